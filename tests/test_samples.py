@@ -1,0 +1,197 @@
+"""Sample folders: what is written comes back, nothing half-written looks complete, upstream's layout is read."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mvdiff.geometry.cameras import RingRig
+from PIL import Image
+
+from mvdiff.samples import (
+    SampleRecord,
+    describe_cameras,
+    find_samples,
+    from_uint8,
+    is_complete,
+    read_sample,
+    sample_folder,
+    scan_samples,
+    to_uint8,
+    write_json,
+    write_sample,
+)
+
+RIG = RingRig(num_views=4, fov_deg=100.0, height=6, width=10)
+
+
+def record(sample_id="room/1", **kwargs):
+    return SampleRecord(sample_id, ["a sofa", "a lamp", "a door", "a wall"], rig=RIG.to_dict(), seed=3, **kwargs)
+
+
+def views(num_views=4, height=6, width=10, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (num_views, height, width, 3), dtype=np.uint8)
+
+
+def test_golden_to_uint8_rounds_and_clips():
+    # (x + 1) * 127.5: 0.996 -> 254.49 -> 254; 0.9961 -> 254.503 -> 255 (truncation would give 254 for both).
+    values = torch.tensor([-1.5, -1.0, 0.996, 0.9961, 1.0, 3.0])
+    assert to_uint8(values).tolist() == [0, 0, 254, 255, 255, 255]
+
+
+def test_uint8_there_and_back():
+    every = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(from_uint8(every)), every)
+    with pytest.raises(ValueError, match="images must be finite"):
+        to_uint8(torch.tensor([float("nan")]))
+
+
+def test_write_and_read_back(tmp_path):
+    pixels, panorama = views(), views(1, 5, 20)[0]
+    folder = write_sample(
+        sample_folder(tmp_path, "room/1"), record(settings={"steps": 5}), torch.from_numpy(pixels), panorama
+    )
+    sample = read_sample(folder)
+    assert sample.record == record(settings={"steps": 5})
+    assert sample.num_views == 4
+    assert np.array_equal(sample.images_uint8().permute(0, 2, 3, 1).numpy(), pixels)
+    assert np.array_equal(sample.panorama_uint8().permute(1, 2, 0).numpy(), panorama)
+    K, R, height, width = sample.record.camera_tensors()
+    assert (height, width) == (6, 10)
+    assert torch.equal(K, RIG.cameras()[0])
+    assert torch.equal(R, RIG.cameras()[1])
+    assert sorted(p.name for p in folder.iterdir()) == [*(f"{i}.png" for i in range(4)), "panorama.png", "sample.json"]
+
+
+def test_cameras_without_a_rig(tmp_path):
+    K, R = RIG.cameras(yaw_offset_deg=17.0)
+    made = SampleRecord("x", list("abcd"), cameras=describe_cameras(K, R, 6, 10))
+    back = read_sample(write_sample(tmp_path / "x", made, views())).record.camera_tensors()
+    assert torch.equal(back[0], K)
+    assert torch.equal(back[1], R)
+    assert back[2:] == (6, 10)
+    with pytest.raises(ValueError, match="must have a rig or cameras"):
+        SampleRecord("x", ["a"]).camera_tensors()
+
+
+def test_overwrite_is_asked_for_and_leaves_no_stale_view(tmp_path):
+    folder = write_sample(tmp_path / "s", record(), views(), views(1)[0])
+    with pytest.raises(FileExistsError, match="pass overwrite"):
+        write_sample(folder, record(), views())
+    fewer = SampleRecord("s", ["a", "b"], rig=RIG.to_dict())
+    write_sample(folder, fewer, views(2, seed=1), overwrite=True)
+    assert sorted(p.name for p in folder.iterdir()) == ["0.png", "1.png", "sample.json"]
+    assert read_sample(folder).panorama_uint8() is None
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+def test_full_disk_is_one_clear_error_and_no_complete_sample(tmp_path):
+    folder = tmp_path / "s"
+    folder.mkdir()
+    (folder / "sample.json.tmp").symlink_to("/dev/full")
+    with pytest.raises(OSError, match=r"sample folder .*s must be writable; got No space left on device") as caught:
+        write_sample(folder, record(), views())
+    assert caught.value.errno == 28
+    assert not is_complete(folder)
+    assert not (folder / "sample.json.tmp").is_symlink()
+    assert is_complete(write_sample(folder, record(), views()))
+
+
+def test_write_json_keeps_the_old_file_when_it_fails(tmp_path):
+    path = write_json(tmp_path / "r.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(path, {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["r.json"]
+
+
+def test_find_samples_sorts_and_counts_incomplete(tmp_path, caplog):
+    for name in ("b", "a"):
+        write_sample(tmp_path / "deep" / name, record(), views())
+    (tmp_path / "killed").mkdir()
+    Image.fromarray(views()[0]).save(tmp_path / "killed" / "0.png")
+    with caplog.at_level("WARNING"):
+        assert find_samples(tmp_path) == [tmp_path / "deep" / "a", tmp_path / "deep" / "b"]
+    assert "1 incomplete sample folder(s) left out" in caplog.text
+    assert scan_samples(tmp_path)[1] == [tmp_path / "killed"]
+    assert find_samples(tmp_path / "deep" / "a") == [tmp_path / "deep" / "a"]
+    with pytest.raises(FileNotFoundError, match="sample root must be a folder"):
+        find_samples(tmp_path / "nowhere")
+
+
+def upstream_folder(folder: Path, num_views=8, natural=True, prompts=None):
+    folder.mkdir(parents=True)
+    pixels = views(num_views, 8, 8)
+    for i, view in enumerate(pixels):
+        Image.fromarray(view).save(folder / f"{i}.png")
+        if natural:
+            Image.fromarray(255 - view).save(folder / f"{i}_natural.png")
+    (folder / "prompt.txt").write_text("\n".join(prompts or [f"view {i}" for i in range(num_views)]) + "\n")
+    return pixels
+
+
+def test_reads_upstream_layout_with_the_default_rig(tmp_path):
+    pixels = upstream_folder(tmp_path / "scene_0")
+    sample = read_sample(tmp_path / "scene_0")
+    assert sample.record.sample_id == "scene_0"
+    assert sample.record.prompts == [f"view {i}" for i in range(8)]
+    assert np.array_equal(sample.images_uint8().permute(0, 2, 3, 1).numpy(), pixels)
+    assert torch.equal(sample.natural_uint8(), 255 - sample.images_uint8())
+    K, R, height, width = sample.record.camera_tensors()
+    assert (height, width) == (8, 8)
+    # FoV 90: f = 0.5 w = 4, centre (w - 1) / 2 = 3.5; view 2 looks right: its z axis is the world's x axis.
+    assert torch.allclose(K[0], torch.tensor([[4.0, 0, 3.5], [0, 4.0, 3.5], [0, 0, 1]]))
+    assert torch.allclose(R[2] @ torch.tensor([0.0, 0, 1]), torch.tensor([1.0, 0, 0]), atol=1e-6)
+
+
+def test_upstream_layout_with_a_given_rig(tmp_path):
+    upstream_folder(tmp_path / "s", num_views=4, natural=False, prompts=["one for all"])
+    with pytest.raises(ValueError, match="rig must have as many views as the folder"):
+        read_sample(tmp_path / "s")
+    sample = read_sample(tmp_path / "s", rig=RIG)
+    assert sample.record.prompts == ["one for all"] * 4
+    with pytest.raises(FileNotFoundError, match=r"_natural\.png"):
+        sample.natural_uint8()
+
+
+def test_broken_folders_are_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="incomplete sample"):
+        read_sample(tmp_path)
+    folder = write_sample(tmp_path / "s", record(), views())
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"image must be readable; got .*2\.png"):
+        read_sample(folder).images_uint8()
+    (folder / "2.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"\['2\.png'\] missing"):
+        read_sample(folder)
+    (folder / "sample.json").write_text("{")
+    with pytest.raises(ValueError, match=r"sample\.json must be readable JSON"):
+        read_sample(folder)
+    (folder / "sample.json").write_text('{"schema_version": 9}')
+    with pytest.raises(ValueError, match=r"schema_version must be 1; got 9, in .*sample\.json"):
+        read_sample(folder)
+    (folder / "sample.json").write_text('{"schema_version": 1, "sample_id": "x", "promts": []}')
+    with pytest.raises(ValueError, match=r"unknown \['promts'\], missing \['prompts'\]"):
+        read_sample(folder)
+
+
+@pytest.mark.parametrize(
+    ("made", "pixels", "message"),
+    [
+        (record(), views().astype(np.float32), r"views must be uint8 of shape \[V, H, W, 3\]; got float32"),
+        (record(), views().transpose(0, 3, 1, 2), "channels last"),
+        (record(), views(3), r"prompts must be one per view \(3\); got 4, in sample 'room/1'"),
+    ],
+)
+def test_wrong_arguments_are_refused(tmp_path, made, pixels, message):
+    with pytest.raises(ValueError, match=message):
+        write_sample(tmp_path / "s", made, pixels)
+    assert not (tmp_path / "s").exists()
+
+
+def test_sample_folder_names_are_distinct():
+    names = {sample_folder("r", i).name for i in ("a/b", "a%2Fb", "a_b", "..", ".", "a b")}
+    assert len(names) == 6
+    assert all("/" not in name and not name.startswith(".") for name in names)
