@@ -1,0 +1,160 @@
+"""The front of the `mvdiff` command: pick the command, run it, turn a user's mistake into one clear line.
+
+Each command lives in `mvdiff/cli/<name>.py` (the four trainer commands share `train.py`) with `add_parser(subparsers)`
+and `run(args)`; only the chosen one is imported, so that `mvdiff --help` needs neither torch nor lightning.
+"""
+
+import argparse
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from mvdiff import __version__
+
+
+class Command(NamedTuple):
+    """One command of the overview: its group, name, module under `mvdiff.cli`, one line of help and an example."""
+
+    group: str
+    name: str
+    module: str
+    help: str
+    example: str
+
+
+COMMANDS = (
+    Command(
+        "Start here",
+        "quickstart",
+        "quickstart",
+        "toy data, training, panoramas, scores and a report in minutes, without a GPU",
+        "mvdiff quickstart",
+    ),
+    Command(
+        "Data",
+        "data",
+        "data",
+        "make, split and check data sets",
+        "mvdiff data check data/mp3d_skybox",
+    ),
+    Command("Train", "fit", "train", "train a model from a YAML file", "mvdiff fit --config pano.yaml"),
+    Command(
+        "Train",
+        "validate",
+        "train",
+        "held-out loss and overlap PSNR of a checkpoint",
+        "mvdiff validate --config pano.yaml --ckpt_path last.ckpt",
+    ),
+    Command(
+        "Train",
+        "test",
+        "train",
+        "generate the test split and score it",
+        "mvdiff test --config pano.yaml --ckpt_path best.ckpt",
+    ),
+    Command(
+        "Train",
+        "predict",
+        "train",
+        "generate a data set's panoramas on any number of devices",
+        "mvdiff predict --config pano.yaml --ckpt_path best.ckpt",
+    ),
+    Command(
+        "Generate",
+        "generate",
+        "generate",
+        "panoramas from prompts",
+        'mvdiff generate panorama --model runs/pano/model --prompt "a kitchen" --out out',
+    ),
+    Command(
+        "Generate",
+        "export",
+        "export",
+        "turn a training checkpoint into a model folder",
+        "mvdiff export last.ckpt --out model",
+    ),
+    Command(
+        "Score",
+        "evaluate",
+        "evaluate",
+        "FID, Inception Score, CLIP score and overlap PSNR of sample folders",
+        "mvdiff evaluate --generated out --reference truth --out results.json",
+    ),
+)
+
+
+def overview() -> str:
+    """Return every command, grouped, with one example each.
+
+    >>> "mvdiff fit --config" in overview()
+    True
+    """
+    lines = ["mvdiff: train, run and score multi-view diffusion models", ""]
+    group = None
+    for command in COMMANDS:
+        if command.group != group:
+            group = command.group
+            lines.append(f"{group}:")
+        lines.append(f"  {command.name:<11} {command.help}")
+        lines.append(f"  {'':<11} $ {command.example}")
+    lines += ["", "mvdiff COMMAND --help explains a command; --debug (or MVDIFF_DEBUG=1) shows tracebacks."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status.
+
+    Args:
+        argv: Arguments after the program's name; default `sys.argv[1:]`.
+
+    Returns:
+        0 on success, 1 after a user's error (one line on stderr). argparse exits with 2 on wrong options.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = os.environ.get("MVDIFF_DEBUG", "") not in ("", "0")
+    if "--debug" in arguments:
+        arguments.remove("--debug")
+        debug = True
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return 0
+    if arguments[0] == "--version":
+        print(f"mvdiff {__version__}")
+        return 0
+    command = next((c for c in COMMANDS if c.name == arguments[0]), None)
+    if command is None:
+        names = ", ".join(c.name for c in COMMANDS)
+        print(f"mvdiff: command must be one of {names}; got {arguments[0]!r}. Run mvdiff --help.", file=sys.stderr)
+        return 2
+    try:
+        return _run(command, arguments)
+    except (ValueError, OSError) as error:
+        if debug:
+            traceback.print_exc()
+        else:
+            print(f"mvdiff {command.name}: error: {_one_line(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"mvdiff {command.name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _run(command: Command, arguments: list[str]) -> int:
+    module = importlib.import_module(f"mvdiff.cli.{command.module}")
+    if command.module == "train":  # LightningCLI has a parser of its own
+        return module.run_trainer(arguments) or 0
+    parser = argparse.ArgumentParser(prog="mvdiff")
+    module.add_parser(parser.add_subparsers(dest="command", required=True))
+    args = parser.parse_args(arguments)
+    return module.run(args) or 0
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,92 @@
+"""`mvdiff fit|validate|test|predict`: LightningCLI with a launcher bridge and a total batch size."""
+
+import os
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from mvdiff.cli.config_files import with_config_paths
+from mvdiff.training.launch import check_world_size, with_launcher_settings
+from mvdiff.training.optimization import accumulation_steps
+
+
+class MVDiffCLI(LightningCLI):
+    """LightningCLI in subclass mode: model, data, trainer and callbacks are classes named by YAML.
+
+    Differs from Lightning's: `--total_batch_size` sets gradient accumulation, launchers' process counts reach the
+    Trainer, the model's settings come from YAML and flags only (never from the checkpoint), and the progress bar is
+    rich's.
+    """
+
+    def __init__(self, args: Sequence[str]) -> None:
+        """Parse and run.
+
+        Args:
+            args: Arguments without the program's name, first the subcommand.
+        """
+        super().__init__(
+            model_class=LightningModule,
+            datamodule_class=LightningDataModule,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            trainer_defaults={"use_distributed_sampler": False},
+            parser_kwargs={"prog": "mvdiff"},
+            args=list(args),
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add `--total_batch_size`."""
+        parser.add_argument(
+            "--total_batch_size",
+            type=int | None,
+            default=None,
+            help="Samples per optimizer step over all devices; sets trainer.accumulate_grad_batches.",
+        )
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
+        """Parse, with packaged configs found by name and the launcher's settings added."""
+        self.config = parser.parse_args(with_launcher_settings(with_config_paths(args), os.environ))
+
+    def _parse_ckpt_path(self) -> None:
+        """Take no settings from a checkpoint: it brings weights, and loading it checks that they fit."""
+
+    def instantiate_trainer(self, **kwargs):
+        """Build the Trainer, check it against the launcher and set the gradient accumulation."""
+        trainer_config = self._get(self.config_init, "trainer")
+        callbacks = trainer_config.get("callbacks") or []
+        callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+        if trainer_config.get("enable_progress_bar") is not False and not any(
+            isinstance(callback, ProgressBar) for callback in callbacks
+        ):
+            callbacks = [*callbacks, RichProgressBar(leave=True)]
+        trainer = super().instantiate_trainer(**(kwargs | {"callbacks": callbacks}))
+        check_world_size(trainer.world_size, os.environ)
+        total_batch_size = self._get(self.config, "total_batch_size")
+        if total_batch_size is not None:
+            if trainer.accumulate_grad_batches != 1:
+                raise ValueError(
+                    "trainer.accumulate_grad_batches must be left at 1 when total_batch_size is set; got "
+                    f"{trainer.accumulate_grad_batches}. Remove one of the two."
+                )
+            trainer.accumulate_grad_batches = accumulation_steps(
+                total_batch_size, self.datamodule.batch_size, trainer.world_size
+            )
+        return trainer
+
+
+def run_trainer(arguments: Sequence[str]) -> int:
+    """Run one trainer subcommand.
+
+    Args:
+        arguments: The subcommand and its options.
+
+    Returns:
+        The exit status, 0.
+    """
+    MVDiffCLI(arguments)
+    return 0

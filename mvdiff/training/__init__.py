@@ -1,0 +1,10 @@
+"""LightningModules, their callbacks and caches, and the bridge from launchers to the Trainer.
+
+- `MultiViewModule` (multi_view.py): trains correspondence-aware attention on a frozen base.
+- `optimization`: optimizer and schedule, gradient accumulation from a total batch size.
+- `TrainedWeightsEMA` (ema.py), `callbacks`: average of the trained weights, model folder at the end, image logging.
+- `cache`: text embeddings and latents on disk.
+- `launch`: `fabric run`, torchrun and plain processes all train as one job.
+
+Import from the modules: the package itself imports nothing.
+"""

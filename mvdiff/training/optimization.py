@@ -1,0 +1,76 @@
+"""Optimizer, learning-rate schedule and gradient accumulation, shared by every LightningModule here."""
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch.nn import Parameter
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+LRInterval = Literal["epoch", "step"]
+
+
+def adamw(params: Iterable[Parameter]) -> AdamW:
+    """Build the paper's optimizer: AdamW, learning rate 2e-4, library defaults (paper, section 5.1)."""
+    return AdamW(params, lr=2e-4)
+
+
+def cosine_over_ten_epochs(optimizer: Optimizer) -> CosineAnnealingLR:
+    """Build the panorama schedule: a cosine over ten epochs, down to 1e-7, stepped once per epoch."""
+    return CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-7)
+
+
+def configure_optimizers(
+    parameters: Iterable[Parameter],
+    optimizer: OptimizerCallable,
+    lr_scheduler: LRSchedulerCallable | None = None,
+    interval: LRInterval = "epoch",
+) -> dict[str, Any]:
+    """Return what `LightningModule.configure_optimizers` returns, for the parameters that train.
+
+    Args:
+        parameters: Parameters; those with `requires_grad=False` are left out.
+        optimizer: Called with the trained parameters.
+        lr_scheduler: Called with the optimizer; None keeps the rate constant.
+        interval: Whether the schedule advances per epoch or per optimizer step.
+
+    Returns:
+        Lightning's dictionary of optimizer and schedule.
+
+    Raises:
+        ValueError: When no parameter is trainable.
+    """
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    if not trained:
+        raise ValueError(
+            "the model must have at least one trainable parameter; got none. Unfreeze the part you want to train."
+        )
+    built = optimizer(trained)
+    if lr_scheduler is None:
+        return {"optimizer": built}
+    return {"optimizer": built, "lr_scheduler": {"scheduler": lr_scheduler(built), "interval": interval}}
+
+
+def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:
+    """Return how many batches make one optimizer step.
+
+    Args:
+        total_batch_size: Samples that one optimizer step shall see, over all devices.
+        batch_size: Samples in one device's batch.
+        world_size: Devices times nodes.
+
+    Raises:
+        ValueError: When the total is not a multiple of what one batch on every device holds.
+
+    >>> accumulation_steps(total_batch_size=4, batch_size=1, world_size=2)
+    2
+    """
+    per_step = batch_size * world_size
+    if total_batch_size < 1 or total_batch_size % per_step:
+        raise ValueError(
+            f"total_batch_size must be a positive multiple of data.batch_size x devices x nodes = "
+            f"{batch_size} x {world_size} = {per_step}; got {total_batch_size}. "
+            "Change one of them so that the division leaves no rest."
+        )
+    return total_batch_size // per_step

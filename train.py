@@ -1,0 +1,3 @@
+from mvdiff.cli.main import main
+
+raise SystemExit(main())
