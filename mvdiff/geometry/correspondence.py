@@ -1,0 +1,242 @@
+"""Where a position of one view is seen in the other views, for views that share a centre.
+
+Conventions: see :mod:`mvdiff.geometry`. V views, U the other view, N neighbours of a view, T tokens (cells, row by
+row), P taps around the corresponding position. All work is done in float64, which neither autocast nor TF32 touches.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.sampling import cell_centres, cell_from_pixel, pixel_from_cell
+from mvdiff.shapes import check_shapes
+
+MIN_DEPTH = 1e-6
+"""A ray counts as in front of a camera when its z exceeds this, in units of the source ray's z."""
+
+
+def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: Tensor) -> Tensor:
+    """Return ``pixel_target_from_pixel_source = K_t R_t^T R_s K_s^-1`` of two views that share a centre.
+
+    Source: paper section 4.1. The result is not rescaled: the third coordinate of ``H @ (x, y, 1)`` is the depth in
+    the target camera of the ray that has depth 1 in the source camera, so its sign tells front from behind.
+
+    Args:
+        K_source: [..., 3, 3] intrinsics in pixels.
+        R_source: [..., 3, 3] world-from-camera.
+        K_target: [..., 3, 3] intrinsics in pixels.
+        R_target: [..., 3, 3] world-from-camera.
+
+    Returns:
+        [..., 3, 3] homography of pixel coordinates, in the dtype of ``K_source``.
+
+    Example:
+        >>> from mvdiff.geometry.cameras import RingRig
+        >>> K, R = RingRig(num_views=8, height=5, width=5).cameras()
+        >>> H = homography(K[0], R[0], K[1], R[1])  # view 1 looks 45 degrees to the right of view 0
+        >>> xy, visible = apply_homography(H, torch.tensor([[4.5, 2.0], [-0.5, 2.0]]), 5, 5)
+        >>> xy[0].round(decimals=3).tolist(), visible.tolist()  # view 0's right edge is view 1's centre
+        ([2.0, 2.0], [True, False])
+    """
+    check_shapes(
+        K_source=(K_source, "... 3 3"),
+        R_source=(R_source, "... 3 3"),
+        K_target=(K_target, "... 3 3"),
+        R_target=(R_target, "... 3 3"),
+    )
+    target_from_source = R_target.double().mT @ R_source.double()
+    return (K_target.double() @ target_from_source @ torch.linalg.inv(K_source.double())).to(K_source.dtype)
+
+
+def apply_homography(H: Tensor, xy: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Map pixel coordinates by a homography and say which of them the target image shows.
+
+    Args:
+        H: [..., 3, 3] ``pixel_target_from_pixel_source``, as :func:`homography` gives it (not rescaled). Its leading
+            axes broadcast with those of ``xy``: for H [V, 3, 3] and points [V, M, 2] pass ``H[:, None]``.
+        xy: [..., 2] (x, y) source pixel coordinates.
+        height: height of the target image in pixels.
+        width: width of the target image in pixels.
+
+    Returns:
+        [..., 2] target pixel coordinates, always finite (0 behind the camera), and [...] bool ``visible``: in front
+        of the target camera and inside its image, [-0.5, W - 0.5] x [-0.5, H - 0.5].
+    """
+    xy_target, in_front = _project(H, xy)
+    return xy_target, in_front & _inside(xy_target, height, width)
+
+
+def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_overlap: float = 0.01) -> Tensor:
+    """List, for each view, the other views that overlap it with more than a sliver.
+
+    Two views overlap by the share of the one's pixels that the other shows, the larger of the two directions (so a
+    narrow view inside a wide one counts for both); own derivation.
+
+    Args:
+        K: [V, 3, 3] intrinsics in pixels.
+        R: [V, 3, 3] world-from-camera.
+        height: image height in pixels, of all views.
+        width: image width in pixels.
+        min_overlap: smallest share of the image, in [0, 1], that counts as an overlap.
+
+    Returns:
+        [V, N] long, N the largest number of neighbours (at least 1), -1 as padding at the end. In each row the views
+        stand by their signed circular index offset, so view i - 1 stands before view i + 1 for every i.
+
+    Example:
+        >>> from mvdiff.geometry.cameras import RingRig
+        >>> K, R = RingRig(num_views=8, fov_deg=90.0, height=64, width=64).cameras()
+        >>> overlapping_neighbours(K, R, 64, 64)[:3].tolist()
+        [[7, 1], [0, 2], [1, 3]]
+    """
+    V = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"))["V"]
+    stride = max(1, min(height, width) // 32)
+    xy = cell_centres(height, width, stride, device=K.device).reshape(-1, 2)
+    K, R = K.double(), R.double()
+    pairs_VU = homography(K[:, None], R[:, None], K[None], R[None])
+    _, visible_VUT = apply_homography(pairs_VU[:, :, None], xy, height, width)
+    overlap_VU = visible_VUT.double().mean(dim=-1)
+    overlap_VU = torch.maximum(overlap_VU, overlap_VU.mT)
+    rows = []
+    for view in range(V):
+        offsets = [offset for offset in range(-(V // 2), V - V // 2) if offset != 0]
+        others = [(view + offset) % V for offset in offsets]
+        rows.append([other for other in others if overlap_VU[view, other] >= min_overlap])
+    N = max(1, *(len(row) for row in rows))
+    return torch.tensor([row + [-1] * (N - len(row)) for row in rows], device=K.device)
+
+
+@dataclass(frozen=True, eq=False)
+class TapGeometry:
+    """Where every token of every view is seen in its neighbours: all that CAA needs to know of cameras.
+
+    Legend: V views, N neighbours of each, T = height * width tokens (cells, row by row), P = kernel_size**2 taps.
+    Tap order: outer loop over the x displacement, inner loop over y, both ascending; so tap (dx, dy) of kernel size k
+    is number ``(dx + k // 2) * k + (dy + k // 2)`` and the middle one is the corresponding position t^l itself.
+
+    Attributes:
+        neighbours: [V, N] long, index of the neighbour view; -1 is padding.
+        taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 where invisible.
+        visible: [V, N, T, P] bool; False for padding.
+        displacement: [V, N, T, P, 2] float32, s* - s in source cells, s* being where the source view sees the tap
+            (paper section 4.1); 0 where invisible.
+        height: height of the maps in cells.
+        width: width of the maps in cells.
+    """
+
+    neighbours: Tensor
+    taps_xy: Tensor
+    visible: Tensor
+    displacement: Tensor
+    height: int
+    width: int
+
+    def to(self, device: torch.device | str) -> "TapGeometry":
+        """Return the same geometry on another device."""
+        return replace(
+            self,
+            neighbours=self.neighbours.to(device),
+            taps_xy=self.taps_xy.to(device),
+            visible=self.visible.to(device),
+            displacement=self.displacement.to(device),
+        )
+
+
+@torch.no_grad()
+def tap_geometry(
+    K: Tensor,
+    R: Tensor,
+    height: int,
+    width: int,
+    stride: int,
+    neighbours: Tensor | None = None,
+    kernel_size: int = 3,
+) -> TapGeometry:
+    """Compute the taps of correspondence-aware attention for views that share a centre.
+
+    Source: paper section 4.1, equations 1 and 2. The token s of a view corresponds to t^l in its neighbour l, by the
+    homography; the taps are t^l plus integer displacements in cells; each goes back by the reverse homography to
+    s*. A tap is visible when t^l is in front of the neighbour, the tap lies inside the neighbour's image, and s* is in
+    front of the source view.
+
+    Args:
+        K: [V, 3, 3] intrinsics in pixels of the image.
+        R: [V, 3, 3] world-from-camera.
+        height: image height in pixels.
+        width: image width in pixels.
+        stride: pixels per cell of the feature maps.
+        neighbours: [V, N] long with -1 as padding; None takes :func:`overlapping_neighbours`.
+        kernel_size: side of the square of taps, odd.
+
+    Returns:
+        The geometry for maps of ceil(height / stride) x ceil(width / stride) cells, on the device of ``K``.
+
+    Raises:
+        ValueError: an even kernel size, or neighbours that are no views of the rig.
+
+    Example:
+        >>> from mvdiff.geometry.cameras import RingRig
+        >>> K, R = RingRig(num_views=8, height=64, width=64).cameras()
+        >>> taps = tap_geometry(K, R, 64, 64, stride=8)
+        >>> taps.taps_xy.shape  # [V, N, T, P, 2]
+        torch.Size([8, 2, 64, 9, 2])
+    """
+    V = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"))["V"]
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}. Use 1, 3 or 5.")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1 pixel per cell; got {stride}. Give the map's downscale factor.")
+    if neighbours is None:
+        neighbours = overlapping_neighbours(K, R, height, width)
+    neighbours = neighbours.to(K.device)
+    check_shapes(K=(K, "V 3 3"), neighbours=(neighbours, "V N"))
+    if neighbours.numel() and (int(neighbours.min()) < -1 or int(neighbours.max()) >= V):
+        raise ValueError(
+            f"neighbours must be view indices from 0 to {V - 1}, or -1 as padding; got values from "
+            f"{int(neighbours.min())} to {int(neighbours.max())}. Use indices of the rig's views."
+        )
+    K, R = K.double(), R.double()
+    present_VN = neighbours >= 0
+    others_VN = neighbours.clamp(min=0)
+    there = homography(K[:, None], R[:, None], K[others_VN], R[others_VN])[:, :, None]
+    back = homography(K[others_VN], R[others_VN], K[:, None], R[:, None])[:, :, None, None]
+
+    centres = cell_centres(height, width, stride, device=K.device)
+    s = centres.reshape(-1, 2)
+    t, t_in_front = _project(there, s)
+    taps = cell_from_pixel(t, stride)[..., None, :] + _tap_displacements(kernel_size, K.device)
+    taps_pixel = pixel_from_cell(taps, stride)
+    s_star, s_star_in_front = _project(back, taps_pixel)
+    visible = t_in_front[..., None] & _inside(taps_pixel, height, width) & s_star_in_front
+    visible = visible & present_VN[..., None, None]
+    displacement = (s_star - s[:, None]) / stride
+    return TapGeometry(
+        neighbours=neighbours,
+        taps_xy=taps.masked_fill(~visible[..., None], 0).float(),
+        visible=visible,
+        displacement=displacement.masked_fill(~visible[..., None], 0).float(),
+        height=centres.shape[0],
+        width=centres.shape[1],
+    )
+
+
+def _tap_displacements(kernel_size: int, device: torch.device) -> Tensor:
+    """Return the [P, 2] integer displacements (dx, dy) in cells: outer loop x, inner loop y."""
+    steps = torch.arange(kernel_size, dtype=torch.float64, device=device) - kernel_size // 2
+    return torch.cartesian_prod(steps, steps).reshape(-1, 2)
+
+
+def _project(H: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
+    """Map [..., 2] points by [..., 3, 3] homographies; points behind the camera become 0 and not ``in_front``."""
+    x, y = xy.unbind(dim=-1)
+    u, v, depth = (H[..., row, 0] * x + H[..., row, 1] * y + H[..., row, 2] for row in range(3))
+    in_front = depth > MIN_DEPTH
+    scale = torch.where(in_front, 1 / torch.where(in_front, depth, 1), 0)
+    return torch.stack([u * scale, v * scale], dim=-1), in_front
+
+
+def _inside(xy: Tensor, height: int, width: int) -> Tensor:
+    """Tell which [..., 2] pixel coordinates lie inside an image, its outer half pixels included."""
+    x, y = xy.unbind(dim=-1)
+    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

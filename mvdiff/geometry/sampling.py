@@ -1,0 +1,118 @@
+"""Pixels, latent cells and grid_sample coordinates: the only place where half pixels live.
+
+Conventions: see :mod:`mvdiff.geometry`. An image of W pixels spans [-0.5, W - 0.5]; cell i of a map with stride s
+covers the pixels s*i .. s*i + s - 1, so its centre is at pixel s*i + (s - 1)/2.
+"""
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvdiff.shapes import check_shapes
+
+
+def pixel_from_cell(cell: Tensor | float, stride: int) -> Tensor | float:
+    """Return the pixel coordinate of a cell coordinate: ``s * cell + (s - 1) / 2`` (convention 5).
+
+    Args:
+        cell: cell coordinates (integers at cell centres).
+        stride: pixels per cell s.
+
+    Returns:
+        Pixel coordinates (integers at pixel centres).
+
+    Example:
+        >>> pixel_from_cell(0.0, stride=8), pixel_from_cell(2.0, stride=8)
+        (3.5, 19.5)
+    """
+    return cell * stride + (stride - 1) / 2
+
+
+def cell_from_pixel(pixel: Tensor | float, stride: int) -> Tensor | float:
+    """Return the cell coordinate of a pixel coordinate: the inverse of :func:`pixel_from_cell`.
+
+    Args:
+        pixel: pixel coordinates (integers at pixel centres).
+        stride: pixels per cell s.
+
+    Returns:
+        Cell coordinates (integers at cell centres).
+
+    Example:
+        >>> cell_from_pixel(-0.5, stride=8)  # the image's left edge is the first cell's left edge
+        -0.5
+    """
+    return (pixel - (stride - 1) / 2) / stride
+
+
+def cell_centres(height: int, width: int, stride: int, device: torch.device | str | None = None) -> Tensor:
+    """Return the pixel coordinates of the centres of all cells of an image.
+
+    Args:
+        height: image height in pixels.
+        width: image width in pixels.
+        stride: pixels per cell; a last, partly filled cell counts.
+        device: where to make the result.
+
+    Returns:
+        [h, w, 2] (x, y) pixel coordinates, h = ceil(height / stride), w = ceil(width / stride), float64.
+
+    Example:
+        >>> cell_centres(4, 8, stride=4).tolist()
+        [[[1.5, 1.5], [5.5, 1.5]]]
+    """
+    x = pixel_from_cell(torch.arange(-(-width // stride), dtype=torch.float64, device=device), stride)
+    y = pixel_from_cell(torch.arange(-(-height // stride), dtype=torch.float64, device=device), stride)
+    return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
+
+
+def normalized_from_pixel(xy: Tensor, height: int, width: int) -> Tensor:
+    """Return grid_sample coordinates (``align_corners=False``) of pixel coordinates.
+
+    The image's edges, pixels -0.5 and W - 0.5, map to -1 and 1.
+
+    Args:
+        xy: [..., 2] (x, y) pixel coordinates.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        [..., 2] coordinates for :func:`torch.nn.functional.grid_sample`.
+
+    Example:
+        >>> normalized_from_pixel(torch.tensor([-0.5, 1.5]), height=4, width=8).tolist()
+        [-1.0, 0.0]
+    """
+    check_shapes(xy=(xy, "... 2"))
+    return (2 * xy + 1) / xy.new_tensor([width, height]) - 1
+
+
+def sample_bilinear(images: Tensor, xy: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
+    """Sample images at pixel coordinates by bilinear interpolation.
+
+    Args:
+        images: [B, C, H, W] floating point.
+        xy: [B, ..., 2] (x, y) pixel coordinates, finite.
+        padding: what lies outside the pixel centres: zeros, or the nearest border pixel.
+
+    Returns:
+        [B, C, ...] samples.
+
+    Raises:
+        ValueError: shapes do not agree.
+
+    Example:
+        >>> row = torch.tensor([0.0, 10.0, 20.0]).view(1, 1, 1, 3)
+        >>> sample_bilinear(row, torch.tensor([[[0.25, 0.0], [2.5, 0.0]]])).tolist()
+        [[[2.5, 10.0]]]
+    """
+    sizes = check_shapes(images=(images, "B C H W"), xy=(xy, "... 2"))
+    if xy.ndim < 2 or xy.shape[0] != sizes["B"]:
+        raise ValueError(
+            f"xy must have shape [B, ..., 2] with B = {sizes['B']}; got {list(xy.shape)}. Match the images' batch."
+        )
+    grid = normalized_from_pixel(xy.to(images.dtype), sizes["H"], sizes["W"]).reshape(sizes["B"], 1, -1, 2)
+    samples = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
+    return samples.reshape(sizes["B"], sizes["C"], *xy.shape[1:-1])
