@@ -1,0 +1,4 @@
+"""Models: the correspondence-aware attention, the UNet it sits in, and the base it is put on.
+
+Import from the modules: `attention`, `adapter`, `multiview_unet`, `geometry_cache`, `backbone` and `reference`.
+"""

@@ -1,0 +1,105 @@
+"""MultiViewAdapter: what multi-view training trains, as a diffusers model of its own (config and safetensors)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffusers import UNet2DConditionModel
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
+
+from mvdiff.models.attention import CorrespondenceAwareAttention
+from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS
+
+VARIANTS = ("paper",)
+MID_PLACES = ("after_first_resnet", "after_mid_block")
+
+
+class MultiViewAdapter(ModelMixin, ConfigMixin):
+    """One correspondence-aware attention per block of a UNet; everything else of the model stays the base's.
+
+    Args:
+        down_channels: channels of the attention in each down block, finest first.
+        mid_channels: channels of the attention in the mid block.
+        up_channels: channels of the attention in each up block, coarsest first.
+        kernel_size: K of the K x K neighbourhood a geometry for this adapter is built with.
+        head_dim: width of an attention head.
+        variant: "paper" (see `CorrespondenceAwareAttention`).
+        mid_place: "after_first_resnet" (panorama) or "after_mid_block" (depth).
+        wavelengths: (shortest, longest) of the displacement encoding, in cells.
+
+    Example:
+        >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32])
+        >>> adapter.config.kernel_size
+        3
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        down_channels: Sequence[int] = (320, 640, 1280, 1280),
+        mid_channels: int = 1280,
+        up_channels: Sequence[int] = (1280, 1280, 640, 320),
+        kernel_size: int = 3,
+        head_dim: int = 32,
+        variant: str = "paper",
+        mid_place: str = "after_first_resnet",
+        wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
+    ) -> None:
+        super().__init__()
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {VARIANTS}; got {variant!r}.")
+        if mid_place not in MID_PLACES:
+            raise ValueError(f"mid_place must be one of {MID_PLACES}; got {mid_place!r}.")
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
+
+        def block(channels: int) -> CorrespondenceAwareAttention:
+            return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths))
+
+        self.down_blocks = nn.ModuleList(block(channels) for channels in down_channels)
+        self.mid_block = block(mid_channels)
+        self.up_blocks = nn.ModuleList(block(channels) for channels in up_channels)
+
+    @classmethod
+    def from_unet(cls, unet: UNet2DConditionModel, variant: str = "paper", **settings: Any) -> MultiViewAdapter:
+        """Make a fresh adapter for `unet`: with it, the multi-view model is `unet`, view by view.
+
+        Args:
+            unet: the base's UNet.
+            variant: see the class.
+            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths` of the class.
+        """
+        return cls(**unet_channels(unet), variant=variant, **settings)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> MultiViewAdapter:
+        """Load an adapter; unlike diffusers' own loading, every key must be there and none may be left over.
+
+        Raises:
+            ValueError: if the weights and the config are not of the same model.
+        """
+        adapter, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
+        wrong = {name: keys for name, keys in info.items() if keys}
+        if wrong:
+            raise ValueError(
+                f"adapter weights must be exactly those its config.json describes; got {wrong}, in "
+                f"{pretrained_model_name_or_path}. This is a checkpoint of another model."
+            )
+        return adapter
+
+    def set_attention_enabled(self, enabled: bool) -> None:
+        """Switch all attention off or on again; feed-forward layers stay (a control: what attention itself gives)."""
+        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+            block.attention_enabled = enabled
+
+
+def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
+    """Return `down_channels`, `mid_channels` and `up_channels` of a UNet: what an adapter for it must have."""
+    return {
+        "down_channels": [block.resnets[-1].out_channels for block in unet.down_blocks],
+        "mid_channels": unet.mid_block.resnets[0].out_channels,
+        "up_channels": [block.resnets[-1].out_channels for block in unet.up_blocks],
+    }

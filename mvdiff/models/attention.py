@@ -1,0 +1,129 @@
+"""Correspondence-aware attention (CAA): every token attends to where the other views see the same point.
+
+Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token), C channels, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers.models.attention import FeedForward
+from torch import Tensor, nn
+
+from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement
+
+
+class CorrespondenceAwareAttention(nn.Module):
+    """Attend from each token to its corresponding neighbourhoods in other views (the paper's section 4.2, eq. 1).
+
+    For token s of a view, over all visible taps t* of all its neighbour views::
+
+        q = Wq LN(F(s) + gamma(0))          x = LN(F(t*) + gamma(s* - s))
+        M = sum softmax(q . Wk x / sqrt(D)) Wv x
+        h = F(s) + Wo M                     out = h + FF(LN(h))
+
+    F(t*) is interpolated bilinearly, FF is a GEGLU (x4; the projection's first half is the value, its second half the
+    gate). `Wo` and the last linear layer of FF start at zero: a fresh block returns its input. A token without visible
+    taps keeps F(s), whatever the bias of `Wo`; empty slots are masked, never attended to.
+
+    Taps are not projected one by one. Since `q_H . Wk_H x = (Wk_H^T q_H) . x` and `sum a Wv_H x = Wv_H sum a x`, Wk is
+    applied to the query and Wv to the attended mean: four C x C products per token, whatever the number of taps.
+
+    Args:
+        channels: C, divisible by 4 and by `head_dim`.
+        head_dim: width of a head.
+        wavelengths: (shortest, longest) of the displacement encoding, in cells (see `encode_displacement`).
+    """
+
+    def __init__(
+        self, channels: int, head_dim: int = 32, wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS
+    ) -> None:
+        super().__init__()
+        if channels % 4 or channels % head_dim:
+            raise ValueError(
+                f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}. "
+                "Choose a head_dim that divides every block's channels."
+            )
+        self.channels = channels
+        self.head_dim = head_dim
+        self.num_heads = channels // head_dim
+        self.wavelengths = tuple(wavelengths)
+        self.attention_enabled = True
+        self.norm1 = nn.LayerNorm(channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, mult=4, activation_fn="geglu")
+        for linear in (self.to_out, self.ff.net[2]):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def forward(
+        self,
+        hidden_states: Tensor,
+        taps: PackedTaps,
+        view_valid: Tensor | None = None,
+        neighbour_batch: Tensor | None = None,
+    ) -> Tensor:
+        """Return `hidden_states` with what the other views say added.
+
+        Args:
+            hidden_states: [B, V, C, h, w] feature maps.
+            taps: the packed taps of this resolution.
+            view_valid: [B, V] bool; views that are padding are never attended to.
+            neighbour_batch: [B] long, the sample whose views are the neighbours of sample b; default: b itself.
+                (A control: with another sample's views, attention has nothing true to say.)
+
+        Returns:
+            [B, V, C, h, w] in the dtype of `hidden_states`.
+
+        Raises:
+            ValueError: if the size or the number of views is not that of `taps`.
+        """
+        batch, num_views, channels, height, width = hidden_states.shape
+        if (num_views, height, width) != (taps.num_views, taps.height, taps.width):
+            raise ValueError(
+                f"hidden_states must have {taps.num_views} views of {taps.height}x{taps.width} cells as its geometry; "
+                f"got {num_views} views of {height}x{width}. Build MultiViewGeometry for this rig and latent size."
+            )
+        tokens = hidden_states.flatten(-2).transpose(-1, -2)
+        if self.attention_enabled:
+            tokens = tokens + self._attend(tokens.contiguous(), taps, view_valid, neighbour_batch)
+        tokens = tokens + self.ff(self.norm2(tokens))
+        return tokens.transpose(-1, -2).unflatten(-1, (height, width)).to(hidden_states.dtype)
+
+    def _attend(
+        self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None
+    ) -> Tensor:
+        """Return the update [B, V, T, C] of the attention."""
+        batch, num_views, num_tokens, channels = tokens.shape
+        heads, width = self.num_heads, self.head_dim
+        source = torch.arange(batch, device=tokens.device) if neighbour_batch is None else neighbour_batch
+
+        # F(t*) + gamma(s* - s): four corners of every tap, weighted and summed in one gather.
+        cells = taps.cells + (source * (num_views * num_tokens)).view(batch, 1, 1, 1, 1)
+        weights = taps.weights.to(tokens.dtype).expand(cells.shape)
+        seen = F.embedding_bag(
+            cells.view(-1, 4), tokens.view(-1, channels), per_sample_weights=weights.reshape(-1, 4), mode="sum"
+        ).view(*cells.shape[:-1], channels)
+        seen = self.norm1(seen + taps.encoding(channels, self.wavelengths, tokens.dtype))
+        visible = taps.visible.expand(cells.shape[:-1])
+        if view_valid is not None:
+            rows = source.view(batch, 1, 1, 1)
+            visible = visible & view_valid[rows, taps.views]
+
+        origin = encode_displacement(tokens.new_zeros(2, dtype=torch.float32), channels, self.wavelengths)
+        query = self.to_q(self.norm1(tokens + origin.to(tokens.dtype)))
+        query = query.view(-1, heads, width).transpose(0, 1)
+        query = torch.bmm(query, self.to_k.weight.view(heads, width, channels)).transpose(0, 1)
+        seen = seen.flatten(0, 2)
+        visible = visible.flatten(0, 2).unsqueeze(1)
+        logits = torch.bmm(query, seen.transpose(1, 2)).float() * width**-0.5
+        attention = logits.masked_fill(~visible, torch.finfo(logits.dtype).min).softmax(-1) * visible
+        mean = torch.bmm(attention.to(seen.dtype), seen)
+        value_weight = self.to_v.weight.view(heads, width, channels)
+        value = torch.bmm(mean.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
+        update = self.to_out(value.reshape(tokens.shape))
+        return update * visible.any(-1).view(batch, num_views, num_tokens, 1)

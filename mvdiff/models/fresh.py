@@ -1,0 +1,98 @@
+"""Build an untrained base in the shape of Stable Diffusion: UNet, CLIP-style text encoder, tokenizer, scheduler.
+
+The autoencoder comes trained, from a folder; everything else starts from a config and a seed.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+WORD_END = "</w>"
+
+
+@dataclass
+class FreshBase:
+    """What a base is made of before training.
+
+    Attributes:
+        unet: UNet2DConditionModel's config; its `cross_attention_dim` is the text encoder's `hidden_size`.
+        text_encoder: CLIPTextConfig's settings, without the vocabulary (it follows from `words`).
+        scheduler: DDIMScheduler's config.
+        vae: Folder of a trained AutoencoderKL.
+        words: Words that are one token each; any other text falls back to letters. None: the toy world's words.
+    """
+
+    unet: dict[str, Any]
+    text_encoder: dict[str, Any]
+    vae: str
+    scheduler: dict[str, Any] = field(default_factory=dict)
+    words: list[str] | None = None
+
+    def build(self, seed: int) -> dict[str, Any]:
+        """Return the components by their names in a diffusers folder; weights are a function of `seed`."""
+        from mvdiff.data.toyworld.captions import vocabulary
+
+        tokenizer = word_tokenizer(self.words or vocabulary(), self.text_encoder.get("max_position_embeddings", 77))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            unet = UNet2DConditionModel(**self.unet)
+            text_config = CLIPTextConfig(
+                vocab_size=len(tokenizer),
+                bos_token_id=tokenizer.bos_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=tokenizer.pad_token_id,
+                **self.text_encoder,
+            )
+            text_encoder = CLIPTextModel(text_config)
+        return {
+            "unet": unet,
+            "text_encoder": text_encoder,
+            "tokenizer": tokenizer,
+            "vae": AutoencoderKL.from_pretrained(self.vae),
+            "scheduler": DDIMScheduler(**self.scheduler),
+        }
+
+
+def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
+    """Make a CLIP tokenizer (byte-level BPE) whose merges join each of `words` into one token.
+
+    Args:
+        words: Lower-case words and signs.
+        max_length: Tokens per prompt, both end markers included.
+
+    Example:
+        >>> tokenizer = word_tokenizer(["a", "red", "ball"], 8)
+        >>> tokenizer.decode(tokenizer("a red ball").input_ids[1:-1])
+        'a red ball'
+        >>> len(tokenizer("a red ball").input_ids)
+        5
+    """
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = list(bytes_to_unicode().values())
+    tokens = letters + [letter + WORD_END for letter in letters]
+    known, merges = set(tokens), []
+    for word in sorted(set(words)):
+        pieces = [*word[:-1], word[-1] + WORD_END]
+        while len(pieces) > 1:
+            merges.append((pieces[0], pieces[1]))
+            pieces[:2] = [pieces[0] + pieces[1]]
+            if pieces[0] not in known:
+                known.add(pieces[0])
+                tokens.append(pieces[0])
+    merges = list(dict.fromkeys(merges))
+    tokens += ["<|startoftext|>", "<|endoftext|>"]
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
+        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
+        (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n")
+        return CLIPTokenizer.from_pretrained(folder, model_max_length=max_length)

@@ -1,0 +1,211 @@
+"""The geometry of attention, prepared once per rig: which cells each token reads, with which weights.
+
+`mvdiff.geometry` says where a token of one view is seen in the others. Here that is turned into what the hot path
+needs: flat indices and bilinear weights for one vectorised gather, without the taps that nobody sees.
+
+Axes: B batch, V views, U other views, T tokens (h * w cells, row-major), P taps of a neighbourhood, S slots of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.correspondence import TapGeometry, overlapping_neighbours, tap_geometry
+
+DEFAULT_WAVELENGTHS = (0.5, 16.0)
+
+
+def encode_displacement(
+    displacement: Tensor, channels: int, wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS
+) -> Tensor:
+    """Encode 2-D displacements by sines and cosines (gamma of the paper's section 4.2; the bands are our own).
+
+    `channels / 4` angular frequencies per axis, geometrically spaced between `2 pi / longest` and `2 pi / shortest`
+    wavelength; the channels are the blocks `[sin x | sin y | cos x | cos y]`, so gamma(0) = `[0 | 0 | 1 | 1]`.
+
+    The bounds follow from what a displacement can be. A tap lies at most `kernel_size // 2` cells from the
+    corresponding point in the *target*, and homographies of overlapping views stretch by small factors (2 along x for
+    FoV 90 views 45 degrees apart), so displacements stay within about 4 *source* cells. The longest wavelength is 16
+    cells: its sine is monotone, hence unambiguous, over [-4, 4]. The shortest is half a cell: four samples of a
+    wave, an eighth of a cell, is one image pixel of an 8x autoencoder; finer waves would only be hash-like noise. All
+    arguments stay below 60 radians, so float32 is exact to about 1e-5.
+
+    Args:
+        displacement: [..., 2] (x, y) in source cells.
+        channels: size of the encoding, divisible by 4.
+        wavelengths: (shortest, longest) in source cells.
+
+    Returns:
+        [..., channels] float32 in [-1, 1].
+
+    Example:
+        >>> encode_displacement(torch.zeros(2), 8)
+        tensor([0., 0., 0., 0., 1., 1., 1., 1.])
+    """
+    shortest, longest = wavelengths
+    bands = channels // 4
+    exponents = torch.linspace(0.0, 1.0, bands, device=displacement.device, dtype=torch.float32)
+    frequencies = (2.0 * math.pi / longest) * (longest / shortest) ** exponents
+    angles = (displacement.float().unsqueeze(-1) * frequencies).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTaps:
+    """The visible taps of every token of one level, packed to the front of as few slots as possible.
+
+    In a ring of FoV-90 views every point is seen by one neighbour or the other, so half of the N * P taps of a token
+    are never visible; packing leaves them out of the gather, the normalisation and the dot products.
+
+    Attributes:
+        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
+        weights: [(B,) V, T, S, 4] float32 bilinear weights; 0 for empty slots.
+        views: [(B,) V, T, S] long, the view a tap lies in.
+        visible: [(B,) V, T, S] bool, False for empty slots.
+        displacement: [(B,) V, T, S, 2] float32, s* - s in source cells; 0 for empty slots.
+        height: rows of cells.
+        width: columns of cells.
+    """
+
+    cells: Tensor
+    weights: Tensor
+    views: Tensor
+    visible: Tensor
+    displacement: Tensor
+    height: int
+    width: int
+    _encodings: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_geometry(cls, geometry: TapGeometry) -> PackedTaps:
+        """Pack the taps of a `TapGeometry`.
+
+        A tap inside the image but beyond the outermost cell centres reads the border cell (its corners are clamped).
+        """
+        height, width = geometry.height, geometry.width
+        taps_xy = _tokens_first(geometry.taps_xy)
+        displacement = _tokens_first(geometry.displacement)
+        num_taps = geometry.visible.shape[-1]
+        neighbours = geometry.neighbours[..., None, :, None].expand(
+            *geometry.visible.shape[:-3], height * width, -1, num_taps
+        )
+        neighbours = neighbours.flatten(-2)
+        visible = geometry.visible.transpose(-3, -2).flatten(-2) & (neighbours >= 0)
+
+        num_slots = max(1, int(visible.sum(-1).max()))
+        slots = visible.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :num_slots]
+        visible = visible.gather(-1, slots)
+        views = neighbours.gather(-1, slots) * visible
+        pairs = slots.unsqueeze(-1).expand(*slots.shape, 2)
+        taps_xy = taps_xy.gather(-2, pairs) * visible.unsqueeze(-1)
+        displacement = displacement.gather(-2, pairs) * visible.unsqueeze(-1)
+
+        size = torch.tensor([width, height], device=taps_xy.device)
+        base = taps_xy.floor()
+        fraction = taps_xy - base
+        corner = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=taps_xy.device)
+        corners = (base.long().unsqueeze(-2) + corner).clamp(min=0).minimum(size - 1)
+        weights = torch.where(corner.bool(), fraction.unsqueeze(-2), 1 - fraction.unsqueeze(-2)).prod(-1)
+        cells = views.unsqueeze(-1) * (height * width) + corners[..., 1] * width + corners[..., 0]
+        return cls(
+            cells=cells,
+            weights=(weights * visible.unsqueeze(-1)).float(),
+            views=views,
+            visible=visible,
+            displacement=displacement.float(),
+            height=height,
+            width=width,
+        )
+
+    @property
+    def num_views(self) -> int:
+        """Views of a sample."""
+        return self.visible.shape[-3]
+
+    def to(self, device: torch.device | str) -> PackedTaps:
+        """Return a copy on `device`, with an empty cache of encodings."""
+        names = ("cells", "weights", "views", "visible", "displacement")
+        return replace(self, **{name: getattr(self, name).to(device) for name in names}, _encodings={})
+
+    def encoding(self, channels: int, wavelengths: tuple[float, float], dtype: torch.dtype) -> Tensor:
+        """Return gamma(s* - s) of every slot: [(B,) V, T, S, channels], computed in float32 once, kept per dtype.
+
+        Inside torch.compile a missing entry is computed in the graph and not kept.
+        """
+        key = (channels, *wavelengths, dtype)
+        if key in self._encodings:
+            return self._encodings[key]
+        if torch.compiler.is_compiling():
+            return encode_displacement(self.displacement, channels, wavelengths).to(dtype)
+        with torch.inference_mode(False), torch.no_grad():  # what inference mode made, training could not use
+            self._encodings[key] = encode_displacement(self.displacement, channels, wavelengths).to(dtype)
+        return self._encodings[key]
+
+
+def _tokens_first(taps: Tensor) -> Tensor:
+    """[..., N, T, P, 2] -> [..., T, N * P, 2]."""
+    return taps.transpose(-4, -3).flatten(-3, -2)
+
+
+@dataclass(frozen=True, eq=False)
+class MultiViewGeometry:
+    """Packed taps for every resolution of a UNet: built once per rig, reused over steps, layers and batches.
+
+    Only the cameras relative to each other count: turning the whole rig (a random yaw) changes nothing, so one
+    object serves a whole training run. Level l has cells of `vae_stride * 2**l` pixels.
+    """
+
+    levels: tuple[PackedTaps, ...]
+
+    @classmethod
+    def from_cameras(
+        cls,
+        K: Tensor,
+        R: Tensor,
+        height: int,
+        width: int,
+        vae_stride: int,
+        num_levels: int,
+        neighbours: Tensor | None = None,
+        kernel_size: int = 3,
+    ) -> MultiViewGeometry:
+        """Build the taps of views that share a centre.
+
+        Args:
+            K: [V, 3, 3] intrinsics, in pixels of the image.
+            R: [V, 3, 3] world-from-camera rotations.
+            height: rows of the *latents*; the image has `height * vae_stride` rows.
+            width: columns of the latents.
+            vae_stride: pixels per latent cell.
+            num_levels: resolutions of the UNet (`len(unet.down_blocks)`).
+            neighbours: [V, N] long, the views each view attends to, padded with -1; default: all that overlap.
+            kernel_size: K of the K x K neighbourhood.
+
+        Example:
+            >>> from mvdiff.geometry.cameras import RingRig
+            >>> K, R = RingRig(num_views=8, height=64, width=64).cameras()
+            >>> geometry = MultiViewGeometry.from_cameras(K, R, 16, 16, vae_stride=4, num_levels=3)
+            >>> [(level.height, level.width) for level in geometry.levels]
+            [(16, 16), (8, 8), (4, 4)]
+        """
+        image_height, image_width = height * vae_stride, width * vae_stride
+        if neighbours is None:
+            neighbours = overlapping_neighbours(K, R, image_height, image_width)
+        levels = (
+            tap_geometry(K, R, image_height, image_width, vae_stride * 2**level, neighbours, kernel_size)
+            for level in range(num_levels)
+        )
+        return cls(tuple(PackedTaps.from_geometry(level) for level in levels))
+
+    @property
+    def num_views(self) -> int:
+        """Views of a sample."""
+        return self.levels[0].num_views
+
+    def to(self, device: torch.device | str) -> MultiViewGeometry:
+        """Return a copy on `device`."""
+        return MultiViewGeometry(tuple(level.to(device) for level in self.levels))

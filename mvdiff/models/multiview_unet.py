@@ -1,0 +1,209 @@
+"""MultiViewUNet: a diffusers UNet run on all views of a sample at once, with attention between the views.
+
+The forward is written out over the public blocks of `UNet2DConditionModel`; with one view, or with a fresh adapter,
+it computes bit for bit what the UNet itself does.
+
+Axes: B batch, V views, C channels, h w latent rows and columns, L text tokens, N = B * V.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_blocks import (
+    CrossAttnDownBlock2D,
+    CrossAttnUpBlock2D,
+    DownBlock2D,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+)
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from mvdiff.models.adapter import MultiViewAdapter, unet_channels
+from mvdiff.models.geometry_cache import MultiViewGeometry
+
+_BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttnUpBlock2D, UpBlock2D)
+
+
+class MultiViewUNet(nn.Module):
+    """A frozen UNet with correspondence-aware attention between its blocks (the paper's figure 2).
+
+    The attention stands after the last ResNet/attention of each down block, before its downsampler; in each up block
+    before its upsampler; in the mid block after the first ResNet, or after the whole block (`mid_place`).
+
+    Args:
+        unet: any `UNet2DConditionModel` of (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
+            blocks, with any prediction type. It is frozen.
+        adapter: the attention blocks, made for this UNet.
+
+    Raises:
+        ValueError: if the adapter belongs to another UNet, or the UNet has parts that this forward does not run.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
+        super().__init__()
+        _check_unet(unet)
+        _check_match(unet, adapter)
+        self.unet = unet.requires_grad_(False)
+        self.adapter = adapter
+        self.gradient_checkpointing = False
+        self.train(self.training)
+
+    @classmethod
+    def from_unet(cls, unet: UNet2DConditionModel, adapter: MultiViewAdapter | None = None) -> MultiViewUNet:
+        """Put `adapter`, or a fresh one, on `unet`."""
+        return cls(unet, MultiViewAdapter.from_unet(unet) if adapter is None else adapter)
+
+    @property
+    def config(self) -> Any:
+        """The configuration of the UNet (`in_channels`, `sample_size`, ...)."""
+        return self.unet.config
+
+    @property
+    def num_levels(self) -> int:
+        """Resolutions, what `MultiViewGeometry.from_cameras` wants."""
+        return len(self.unet.down_blocks)
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the adapter's parameters: all that an optimizer may see."""
+        return self.adapter.parameters()
+
+    def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
+        """Recompute ResNets, transformers and multi-view attention in the backward pass instead of storing them."""
+        self.gradient_checkpointing = enabled
+
+    def train(self, mode: bool = True) -> MultiViewUNet:
+        """Set the adapter's mode; the frozen UNet stays in evaluation mode."""
+        super().train(mode)
+        self.unet.eval()
+        return self
+
+    def forward(
+        self,
+        sample: Tensor,
+        timestep: Tensor | float,
+        encoder_hidden_states: Tensor,
+        geometry: MultiViewGeometry | None,
+        view_valid: Tensor | None = None,
+        neighbour_batch: Tensor | None = None,
+    ) -> Tensor:
+        """Predict noise (or velocity, as the base was trained) for all views jointly.
+
+        Args:
+            sample: [B, V, C, h, w] noisy latents.
+            timestep: [B], one per sample, or a scalar.
+            encoder_hidden_states: [B, V, L, D] text embedding of each view.
+            geometry: where the views see each other; None: every view by itself, as the plain UNet.
+            view_valid: [B, V] bool, False for views that are padding; default: all valid.
+            neighbour_batch: [B] long, sample b attends to the views of sample `neighbour_batch[b]`; default: its own.
+
+        Returns:
+            [B, V, out_channels, h, w].
+        """
+        batch, num_views = sample.shape[:2]
+        unet, adapter = self.unet, self.adapter
+        levels = None if geometry is None or num_views == 1 else geometry.levels
+
+        def across_views(block: nn.Module, hidden_states: Tensor, level: int) -> Tensor:
+            if levels is None:
+                return hidden_states
+            hidden_states = hidden_states.unflatten(0, (batch, num_views))
+            return self._run(block, hidden_states, levels[level], view_valid, neighbour_batch).flatten(0, 1)
+
+        sample = sample.flatten(0, 1)
+        text = encoder_hidden_states.flatten(0, 1)
+        timesteps = torch.as_tensor(timestep, device=sample.device)
+        timesteps = timesteps.expand(batch).repeat_interleave(num_views)
+        factor = 2**unet.num_upsamplers
+        forward_upsample_size = any(side % factor for side in sample.shape[-2:])
+
+        if unet.config.center_input_sample:
+            sample = 2 * sample - 1.0
+        embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
+        if unet.time_embed_act is not None:
+            embedding = unet.time_embed_act(embedding)
+        hidden_states = unet.conv_in(sample)
+
+        skips = [hidden_states]
+        for level, (block, attention) in enumerate(zip(unet.down_blocks, adapter.down_blocks, strict=True)):
+            for resnet, transformer in _layers(block):
+                hidden_states = self._layer(resnet, transformer, hidden_states, embedding, text)
+                skips.append(hidden_states)
+            hidden_states = across_views(attention, hidden_states, level)
+            for downsampler in block.downsamplers or ():
+                hidden_states = downsampler(hidden_states)
+                skips.append(hidden_states)
+
+        hidden_states = self._mid_block(hidden_states, embedding, text, across_views)
+
+        for index, (block, attention) in enumerate(zip(unet.up_blocks, adapter.up_blocks, strict=True)):
+            for resnet, transformer in _layers(block):
+                hidden_states = torch.cat([hidden_states, skips.pop()], dim=1)
+                hidden_states = self._layer(resnet, transformer, hidden_states, embedding, text)
+            hidden_states = across_views(attention, hidden_states, self.num_levels - 1 - index)
+            size = skips[-1].shape[2:] if forward_upsample_size and skips else None
+            for upsampler in block.upsamplers or ():
+                hidden_states = upsampler(hidden_states, size)
+
+        if unet.conv_norm_out is not None:
+            hidden_states = unet.conv_act(unet.conv_norm_out(hidden_states))
+        return unet.conv_out(hidden_states).unflatten(0, (batch, num_views))
+
+    def _mid_block(
+        self, hidden_states: Tensor, embedding: Tensor, text: Tensor, across_views: Callable[..., Tensor]
+    ) -> Tensor:
+        block, attention = self.unet.mid_block, self.adapter.mid_block
+        inside = self.adapter.config.mid_place == "after_first_resnet"
+        hidden_states = self._run(block.resnets[0], hidden_states, embedding)
+        if inside:
+            hidden_states = across_views(attention, hidden_states, self.num_levels - 1)
+        for transformer, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            hidden_states = self._run(transformer, hidden_states, encoder_hidden_states=text, return_dict=False)[0]
+            hidden_states = self._run(resnet, hidden_states, embedding)
+        return hidden_states if inside else across_views(attention, hidden_states, self.num_levels - 1)
+
+    def _layer(
+        self, resnet: nn.Module, transformer: nn.Module | None, hidden_states: Tensor, embedding: Tensor, text: Tensor
+    ) -> Tensor:
+        hidden_states = self._run(resnet, hidden_states, embedding)
+        if transformer is None:
+            return hidden_states
+        return self._run(transformer, hidden_states, encoder_hidden_states=text, return_dict=False)[0]
+
+    def _run(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        if self.gradient_checkpointing and torch.is_grad_enabled():
+            return checkpoint(module, *args, use_reentrant=False, **kwargs)
+        return module(*args, **kwargs)
+
+
+def _layers(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None]]:
+    attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
+    return zip(block.resnets, attentions, strict=True)
+
+
+def _check_unet(unet: UNet2DConditionModel) -> None:
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        if type(block) not in _BLOCKS:
+            names = ", ".join(kind.__name__ for kind in _BLOCKS)
+            raise ValueError(f"unet blocks must be of {names}; got {type(block).__name__}. Use a UNet of these blocks.")
+    for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
+        if unet.config.get(name) is not None:
+            raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")
+    for level, block in enumerate(unet.down_blocks[:-1]):
+        if block.downsamplers is None:
+            raise ValueError(f"unet.down_blocks[{level}] must have a downsampler; got none.")
+
+
+def _check_match(unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
+    for name, channels in unet_channels(unet).items():
+        found = adapter.config[name]
+        found = list(found) if isinstance(channels, list) else found
+        if found != channels:
+            raise ValueError(
+                f"adapter.config.{name} must be {channels} as in the UNet; got {found}. "
+                "This adapter is a checkpoint of another model: load the base it was trained on."
+            )
