@@ -5,7 +5,10 @@ from pathlib import Path
 
 import torch
 
-WORDS = ["this", "is", "one", "view", "of", "a", "scene", "room", "with", "red", "green", "blue", "yellow", "wall", "floor", "ceiling", "window", "table", "chair", "lamp", "ball", "an", "and", "the", "in", "on", "photo"]  # fmt: skip
+WORDS = (
+    "this is one view of a scene room with red green blue yellow wall floor ceiling window "
+    "table chair lamp ball an and the in on photo"
+)
 
 
 def tiny_base(folder, prediction_type: str = "epsilon", zero_terminal_snr: bool = False, seed: int = 0) -> Path:
@@ -75,12 +78,8 @@ def tiny_base(folder, prediction_type: str = "epsilon", zero_terminal_snr: bool 
         part.save_pretrained(str(folder / name))
     library = {"text_encoder": "transformers", "tokenizer": "transformers"}
     index = {name: [library.get(name, "diffusers"), type(part).__name__] for name, part in parts.items()}
-    index |= {
-        "_class_name": "StableDiffusionPipeline",
-        "safety_checker": [None, None],
-        "feature_extractor": [None, None],
-    }
-    index |= {"requires_safety_checker": False}
+    index |= {"_class_name": "StableDiffusionPipeline", "requires_safety_checker": False}
+    index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
     return folder
 
@@ -93,7 +92,7 @@ def tiny_tokenizer():
     letters = list(bytes_to_unicode().values())
     vocab = letters + [letter + "</w>" for letter in letters]
     merges = []
-    for word in WORDS:
+    for word in WORDS.split():
         symbols = [*word[:-1], word[-1] + "</w>"]
         while len(symbols) > 1:
             pair = (symbols[0], symbols[1])

@@ -1,0 +1,332 @@
+"""The diffusion process itself: loss, keyed noise, guidance and the explicit denoising loop, as plain functions.
+
+A model enters as `predict(noisy_latents, timesteps) -> prediction`, both `[B, V, C, h, w]`, with timesteps `[B]`: one
+per sample, shared by its views. A scheduler is any diffusers scheduler; for training only its `alphas_cumprod` and
+`prediction_type` are read. Noise and timesteps depend on keys (seed, epoch, sample[, view]) alone, never on the place
+in a batch, and are drawn on the CPU in float32.
+
+Symbols: x0 clean latents, x_t noisy latents, eps noise, abar_t = alphas_cumprod[t], SNR_t = abar_t / (1 - abar_t).
+"""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from mvdiff.keyed import keyed_generator, keyed_int
+
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
+
+
+def view_noise(*keys: int | str, num_views: int, shape: Sequence[int]) -> Tensor:
+    """Draw the Gaussian noise of one sample, view by view, from keys.
+
+    A view's noise depends on the keys and its index, so adding views leaves the earlier ones as they were.
+
+    Args:
+        *keys: (seed, sample id) when generating, (seed, epoch, sample index) in training.
+        num_views: V.
+        shape: of one view's latents, [C, h, w].
+
+    Returns:
+        [V, C, h, w] float32 on the CPU, standard normal.
+
+    Example:
+        >>> one, two = (view_noise(0, "kitchen", num_views=v, shape=(4, 2, 2)) for v in (1, 2))
+        >>> bool((one[0] == two[0]).all())
+        True
+    """
+    draws = [torch.randn(tuple(shape), generator=keyed_generator("noise", *keys, view)) for view in range(num_views)]
+    return torch.stack(draws)
+
+
+def training_noise(seed: int, epoch: int, sample_index: Iterable[int], num_views: int, shape: Sequence[int]) -> Tensor:
+    """Draw the noise of a training batch, independent for every (epoch, sample, view).
+
+    Args:
+        seed: of the run.
+        epoch: counted from 0.
+        sample_index: [B] indices in the data set.
+        num_views: V.
+        shape: of one view's latents, [C, h, w].
+
+    Returns:
+        [B, V, C, h, w] float32 on the CPU.
+    """
+    return torch.stack(
+        [view_noise(seed, epoch, int(index), num_views=num_views, shape=shape) for index in sample_index]
+    )
+
+
+def sample_timesteps(num_train_timesteps: int, seed: int, epoch: int, sample_index: Iterable[int]) -> Tensor:
+    """Draw one training timestep per sample, uniform over [0, num_train_timesteps).
+
+    Args:
+        num_train_timesteps: T, from the scheduler's config.
+        seed: of the run.
+        epoch: counted from 0.
+        sample_index: [B] indices in the data set.
+
+    Returns:
+        [B] int64 on the CPU, shared by all views of a sample.
+    """
+    draws = [keyed_int("timestep", seed, epoch, int(index)) % num_train_timesteps for index in sample_index]
+    return torch.tensor(draws, dtype=torch.int64)
+
+
+def add_noise(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Diffuse clean latents: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al. 2020, equation 4), in float32.
+
+    Args:
+        scheduler: with `alphas_cumprod` [T].
+        latents: [B, ...] x0.
+        noise: the same shape, eps.
+        timesteps: [B] int64.
+
+    Returns:
+        [B, ...] float32.
+    """
+    abar = _per_sample(scheduler.alphas_cumprod, timesteps, latents)
+    return abar.sqrt() * latents.float() + (1 - abar).sqrt() * noise.float()
+
+
+def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    """Give what the model must predict: eps, x0 ("sample"), or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0.
+
+    v is Salimans and Ho 2022, appendix D; which of the three is the scheduler config's `prediction_type`.
+
+    Args:
+        scheduler: with `alphas_cumprod` [T] and `config.prediction_type`.
+        latents: [B, ...] x0.
+        noise: the same shape, eps.
+        timesteps: [B] int64.
+
+    Returns:
+        [B, ...] float32.
+
+    Raises:
+        ValueError: for another prediction type.
+    """
+    kind = scheduler.config.prediction_type
+    if kind == "epsilon":
+        return noise.float()
+    if kind == "sample":
+        return latents.float()
+    if kind == "v_prediction":
+        abar = _per_sample(scheduler.alphas_cumprod, timesteps, latents)
+        return abar.sqrt() * noise.float() - (1 - abar).sqrt() * latents.float()
+    raise ValueError(
+        f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {kind!r}. "
+        "Correct it in the scheduler's scheduler_config.json."
+    )
+
+
+def min_snr_weight(scheduler, timesteps: Tensor, snr_gamma: float) -> Tensor:
+    """Weigh timesteps by min(SNR_t, gamma) in x0 space (Hang et al. 2023, "min-SNR"), for the scheduler's target.
+
+    The weights of a squared error in eps, v and x0 are min(SNR, gamma) over SNR, SNR + 1 and 1. In v and x0 the weight
+    falls to 0 with the SNR: with a zero-terminal-SNR schedule the last timestep, where sampling starts, is not trained.
+
+    Args:
+        scheduler: with `alphas_cumprod` [T] and `config.prediction_type`.
+        timesteps: [B] int64.
+        snr_gamma: gamma, above 0; 5 in the paper.
+
+    Returns:
+        [B] float32; finite also at zero terminal SNR.
+    """
+    abar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].double()
+    # min(SNR, gamma) = min(abar, gamma (1 - abar)) / (1 - abar) and SNR + 1 = 1 / (1 - abar): no SNR divides.
+    clipped = torch.minimum(abar, snr_gamma * (1 - abar))
+    divisor = {"epsilon": abar, "v_prediction": torch.ones_like(abar), "sample": 1 - abar}
+    kind = scheduler.config.prediction_type
+    weight = torch.where(abar > 0, clipped / divisor[kind], 1.0 if kind == "epsilon" else 0.0)
+    return weight.float()
+
+
+def noise_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scheduler,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    snr_gamma: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Compute the noise-prediction loss of single views (latents [B, C, h, w]); see `multiview_noise_loss`."""
+    squared = _squared_error(predict, scheduler, latents, noise, timesteps)
+    return _reduced(squared.flatten(1).mean(1), scheduler, timesteps, snr_gamma, reduction)
+
+
+def multiview_noise_loss(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scheduler,
+    latents: Tensor,
+    noise: Tensor,
+    timesteps: Tensor,
+    view_valid: Tensor | None = None,
+    snr_gamma: float | None = None,
+    reduction: str = "mean",
+) -> Tensor:
+    """Compute the multi-view noise-prediction loss: the MSE over all valid views jointly (the paper's loss).
+
+    Views are averaged within their sample, then samples within the batch: however the samples are split into equal
+    batches or ranks, the mean is the same.
+
+    Args:
+        predict: (noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction [B, V, C, h, w].
+        scheduler: with `alphas_cumprod` [T] and `config.prediction_type`.
+        latents: [B, V, C, h, w] x0.
+        noise: [B, V, C, h, w] eps, independent for every view.
+        timesteps: [B] int64, one per sample.
+        view_valid: [B, V] bool, False for padding; None when every view counts.
+        snr_gamma: min-SNR weighting, see `min_snr_weight`; None for the paper's plain MSE.
+        reduction: "mean" for a scalar, "none" for one loss per sample [B].
+
+    Returns:
+        Scalar or [B] float32.
+
+    Raises:
+        ValueError: where a sample has no valid view or reduction is unknown.
+    """
+    squared = _squared_error(predict, scheduler, latents, noise, timesteps)
+    per_view = squared.flatten(2).mean(2)
+    if view_valid is None:
+        per_sample = per_view.mean(1)
+    else:
+        count = view_valid.sum(1)
+        if not bool((count > 0).all()):
+            raise ValueError(
+                f"view_valid must keep at least one view of each sample; got {count.tolist()} valid views. "
+                "Leave out samples without views."
+            )
+        per_sample = torch.where(view_valid, per_view, 0.0).sum(1) / count
+    return _reduced(per_sample, scheduler, timesteps, snr_gamma, reduction)
+
+
+def guided(
+    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+    encoder_hidden_states: Tensor,
+    negative_hidden_states: Tensor,
+    guidance_scale: float,
+) -> Callable[[Tensor, Tensor], Tensor]:
+    """Wrap a text-conditional model into classifier-free guidance: u + guidance_scale (c - u) (Ho and Salimans 2022).
+
+    One call of the model per step, on the batch twice: the negative (empty) prompt first, then the text (as upstream).
+    With guidance_scale <= 1 the text alone is run, in a single pass, as diffusers does.
+
+    Args:
+        predict: (noisy latents [N, V, C, h, w], timesteps [N], encoder_hidden_states [N, V, L, D]) -> prediction, where
+            N is the batch or twice the batch.
+        encoder_hidden_states: [B, V, L, D] of the prompts.
+        negative_hidden_states: the same shape, of the empty or negative prompts.
+        guidance_scale: 1 is no guidance; the paper samples with 9.
+
+    Returns:
+        (noisy latents [B, V, C, h, w], timesteps [B]) -> prediction [B, V, C, h, w] float32.
+    """
+    if guidance_scale <= 1:
+        return lambda latents, timesteps: predict(latents, timesteps, encoder_hidden_states).float()
+    both = torch.cat([negative_hidden_states, encoder_hidden_states])
+
+    def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+        output = predict(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), both).float()
+        negative, text = output.chunk(2)
+        return negative + guidance_scale * (text - negative)
+
+    return guided_predict
+
+
+def step_generators(seed: int, sample_ids: Iterable[int | str]) -> list[torch.Generator]:
+    """Make one CPU generator per sample for the noise that stochastic schedulers add, keyed on (seed, sample id)."""
+    return [keyed_generator("scheduler-step", seed, sample_id) for sample_id in sample_ids]
+
+
+@torch.no_grad()
+def denoise(
+    predict: Callable[[Tensor, Tensor], Tensor],
+    scheduler,
+    noise: Tensor,
+    num_inference_steps: int,
+    *,
+    generators: Sequence[torch.Generator] | None = None,
+    eta: float = 0.0,
+    callback: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
+) -> Tensor:
+    """Run the reverse process from pure noise to clean latents with any diffusers scheduler.
+
+    The loop keeps its state in float32 and works on a copy of the scheduler, so the caller's stays as it was.
+
+    Args:
+        predict: (scaled noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction; see `guided`.
+        scheduler: any diffusers scheduler whose step takes (model_output, timestep, sample).
+        noise: [B, V, C, h, w] (or [B, C, h, w]) standard normal; scaled here by the scheduler's init_noise_sigma.
+        num_inference_steps: at least 1. Second-order schedulers call `predict` more often than that.
+        generators: one per sample, for schedulers that add noise; None leaves those to torch's global generator.
+        eta: of DDIM, 0 deterministic .. 1 as DDPM; other schedulers have no such setting.
+        callback: called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
+
+    Returns:
+        [B, V, C, h, w] float32 on noise's device.
+
+    Raises:
+        ValueError: for a number of steps below 1, a scheduler whose noise no generator controls, and noise prediction
+            at zero terminal SNR, where the first step would divide by zero.
+    """
+    scheduler = copy.deepcopy(scheduler)
+    check_sampler(scheduler, num_inference_steps)
+    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    accepted = inspect.signature(scheduler.step).parameters
+    extra = {"eta": eta} if "eta" in accepted else {}
+    if "generator" in accepted and generators is not None:
+        extra["generator"] = list(generators)
+    latents = noise.float() * scheduler.init_noise_sigma
+    for index, timestep in enumerate(scheduler.timesteps):
+        model_input = scheduler.scale_model_input(latents, timestep)
+        prediction = predict(model_input, timestep.expand(len(latents))).float()
+        latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
+        if callback is not None:
+            replaced = callback(index, timestep, latents)
+            latents = latents if replaced is None else replaced
+    return latents
+
+
+def check_sampler(scheduler, num_inference_steps: int) -> None:
+    """Raise ValueError where this scheduler cannot sample correctly or reproducibly; see `denoise`."""
+    if num_inference_steps < 1:
+        raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}. The paper uses 50.")
+    config = scheduler.config
+    if "noise_sampler_seed" in inspect.signature(type(scheduler).__init__).parameters:
+        raise ValueError(
+            f"scheduler must take its noise from a generator; got {type(scheduler).__name__}, which draws one noise "
+            'for the whole batch. Use DPMSolverMultistepScheduler with algorithm_type="sde-dpmsolver++" instead.'
+        )
+    if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
+        raise ValueError(
+            "prediction_type must be v_prediction or sample where rescale_betas_zero_snr is set; got epsilon. At zero "
+            "terminal SNR noise prediction says nothing about the image: train with v_prediction."
+        )
+
+
+def _per_sample(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
+    """Look up abar_t [B] and shape it [B, 1, ...] to broadcast over `like`."""
+    values = alphas_cumprod.to(device=like.device, dtype=torch.float32)[timesteps.to(like.device)]
+    return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _squared_error(predict, scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+    noisy = add_noise(scheduler, latents, noise, timesteps)
+    target = training_target(scheduler, latents, noise, timesteps)
+    return (predict(noisy, timesteps).float() - target).square()
+
+
+def _reduced(per_sample: Tensor, scheduler, timesteps: Tensor, snr_gamma: float | None, reduction: str) -> Tensor:
+    if snr_gamma is not None:
+        per_sample = per_sample * min_snr_weight(scheduler, timesteps, snr_gamma).to(per_sample.device)
+    if reduction == "none":
+        return per_sample
+    if reduction == "mean":
+        return per_sample.mean()
+    raise ValueError(f"reduction must be 'mean' or 'none'; got {reduction!r}. Choose one of the two.")
