@@ -1,0 +1,27 @@
+"""Report pages: one self-contained HTML file with tables, charts, view strips and a 360-degree viewer.
+
+Needs nothing but numpy and Pillow. The viewer follows the conventions of `mvdiff.geometry`: a panorama's centre is
+yaw 0, yaw grows to the right, pitch grows upwards.
+"""
+
+from mvdiff.report.charts import Chart, Series
+from mvdiff.report.galleries import PanoramaEntry, Strip, view_labels
+from mvdiff.report.images import image_grid
+from mvdiff.report.markup import Html
+from mvdiff.report.page import render_report, write_report
+from mvdiff.report.tables import Column, Interval, Table
+
+__all__ = [
+    "Chart",
+    "Column",
+    "Html",
+    "Interval",
+    "PanoramaEntry",
+    "Series",
+    "Strip",
+    "Table",
+    "image_grid",
+    "render_report",
+    "view_labels",
+    "write_report",
+]
