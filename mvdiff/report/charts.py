@@ -103,7 +103,7 @@ def tick_labels(ticks: Sequence[float]) -> list[str]:
 
 
 def _finite(values: Sequence[float] | None) -> list[float]:
-    return [float(value) for value in values or () if math.isfinite(value)]
+    return [] if values is None else [float(value) for value in values if math.isfinite(value)]
 
 
 def chart_scales(chart: Chart) -> tuple[Scale, Scale, list[float], list[float]]:
@@ -112,7 +112,7 @@ def chart_scales(chart: Chart) -> tuple[Scale, Scale, list[float], list[float]]:
     Raises:
         ValueError: If no point of the chart is finite.
     """
-    xs = [x for series in chart.series for x in _finite(list(series.x))]
+    xs = [x for series in chart.series for x in _finite(series.x)]
     ys = [y for series in chart.series for part in (series.y, series.low, series.high) for y in _finite(part)]
     if not xs or not ys:
         raise ValueError(f"Chart({chart.title!r}).series must hold a finite point; got none. Leave the chart out.")
