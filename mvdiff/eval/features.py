@@ -1,0 +1,202 @@
+"""The toy judge: a small network that names what a view of the toy world shows, and its features for toy FID and IS.
+
+It is trained on the toy world by `mvdiff.training.features` and is called ``toy-features`` wherever a number stands,
+so that a toy FID is never mistaken for one of Inception features.
+
+Legend: N images, D features.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from mvdiff.eval.weights import module_hash
+
+NAME = "toy-features"
+IMAGE_SIZE = 64
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+NONE = "none"
+
+
+class ToyFeatureNet(nn.Module):
+    """Classify a view along several heads, over shared features (own design, about 0.35 M parameters at width 32).
+
+    Args:
+        heads: Labels of each head, e.g. ``{"object": ["none", "sofa"], "colour": ["none", "red"], "walls": ["blue"]}``.
+        width: Channels of the first layer; the deepest has four times as many.
+        num_features: Length D of the feature vector before the heads.
+
+    Example:
+        >>> net = ToyFeatureNet({"object": ["none", "sofa"], "walls": ["blue", "green", "white"]})
+        >>> out = net(torch.zeros(2, 3, 48, 80))
+        >>> {name: tuple(value.shape) for name, value in out.items()}
+        {'features': (2, 128), 'object': (2, 2), 'walls': (2, 3)}
+    """
+
+    name = NAME
+
+    def __init__(self, heads: Mapping[str, Sequence[str]], width: int = 32, num_features: int = 128) -> None:
+        super().__init__()
+        if not heads or any(len(labels) == 0 for labels in heads.values()) or "features" in heads:
+            raise ValueError(
+                f"heads must name at least one head, each with labels, none called 'features'; got {dict(heads)!r}. "
+                "Give e.g. {'object': ['none', 'sofa']}."
+            )
+        self.config = {
+            "heads": {name: list(labels) for name, labels in heads.items()},
+            "width": width,
+            "num_features": num_features,
+        }
+        self.num_features = num_features
+        channels = [width, 2 * width, 3 * width, 4 * width]
+        layers: list[nn.Module] = [_conv(3, width, stride=2)]
+        for inner, outer in pairwise(channels):
+            layers += [_conv(inner, inner), _conv(inner, outer, stride=2)]
+        self.trunk = nn.Sequential(*layers)
+        self.project = nn.Sequential(nn.Linear(2 * channels[-1], num_features), nn.SiLU())
+        self.heads = nn.ModuleDict({name: nn.Linear(num_features, len(labels)) for name, labels in heads.items()})
+
+    @property
+    def labels(self) -> dict[str, list[str]]:
+        """Labels of each head."""
+        return self.config["heads"]
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        """Compute the features and every head's logits.
+
+        Args:
+            images: [N, 3, H, W], uint8 in [0, 255] or float in [-1, 1]; resized to 64 x 64 where another size.
+
+        Returns:
+            ``{"features": [N, D], <head>: [N, num labels], ...}``.
+        """
+        if images.dtype == torch.uint8:
+            images = images.float() / 127.5 - 1
+        images = images.to(next(self.parameters()).dtype)
+        if images.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
+            images = F.interpolate(
+                images, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False, antialias=True
+            )
+        hidden = self.trunk(images)
+        pooled = torch.cat([hidden.mean(dim=(2, 3)), hidden.amax(dim=(2, 3))], dim=1)
+        features = self.project(pooled)
+        return {"features": features, **{name: head(features) for name, head in self.heads.items()}}
+
+    def predict(self, images: Tensor, batch_size: int = 64) -> dict[str, list[str]]:
+        """Name each image's label for every head (no gradients, evaluation mode as set by the caller)."""
+        names: dict[str, list[str]] = {head: [] for head in self.labels}
+        device = next(self.parameters()).device
+        with torch.no_grad():
+            for chunk in images.split(batch_size):
+                out = self(chunk.to(device))
+                for head, labels in self.labels.items():
+                    names[head] += [labels[i] for i in out[head].argmax(dim=1).tolist()]
+        return names
+
+    def weights_hash(self) -> str:
+        """Return the SHA-256 of the weights, in hex."""
+        return module_hash(self)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Write ``config.json`` and ``model.safetensors`` (in the module's dtype) into a folder."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_NAME)
+        config = {"name": NAME, **self.config}
+        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> ToyFeatureNet:
+        """Read a folder that `save_pretrained` wrote; float32, in evaluation mode.
+
+        Raises:
+            FileNotFoundError: A file is missing.
+            ValueError: The folder holds something else.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(
+                    f"feature network folder must hold {CONFIG_NAME} and {WEIGHTS_NAME}; "
+                    f"{name} is missing, in {folder}. Train one on the toy world, or point toy_features to its folder."
+                )
+        try:
+            config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            if config.pop("name", None) != NAME:
+                raise ValueError(f"name must be {NAME!r}")
+            net = cls(**config)
+            state = {k: v.float() for k, v in load_file(folder / WEIGHTS_NAME).items()}
+            net.load_state_dict(state)
+        except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            raise ValueError(
+                f"feature network folder must be one of ToyFeatureNet; got {error}, in {folder}. Train it again."
+            ) from error
+        return net.eval()
+
+
+def packaged_toy_features() -> Path:
+    """Return the folder of the toy feature network that ships in the package."""
+    return Path(__file__).parents[1] / "assets" / NAME
+
+
+def caption_agreement(
+    net: ToyFeatureNet, images: Tensor, truth: Sequence[Mapping[str, str] | None], batch_size: int = 64
+) -> dict[str, list[bool]]:
+    """Compare what the network reads in each view with what the truth states (own protocol).
+
+    Args:
+        net: The judge, in evaluation mode.
+        images: [N, 3, H, W], uint8 or float in [-1, 1].
+        truth: For each image the stated labels, e.g. ``{"object": "sofa", "colour": "red", "walls": "blue"}``; heads
+            that it does not state are not judged, None or ``{}`` skips the view.
+
+    Returns:
+        ``{<head>: verdicts, ..., "all": verdicts}``, one bool per judged view (``"all"``: every stated head agrees).
+
+    Raises:
+        ValueError: Counts differ, or the truth names a head or label that the network does not know.
+    """
+    if len(truth) != len(images):
+        raise ValueError(
+            f"truth must have one entry per image ({len(images)}); got {len(truth)}. Use None to skip a view."
+        )
+    for index, stated in enumerate(truth):
+        for head, label in (stated or {}).items():
+            if label not in net.labels.get(head, ()):
+                raise ValueError(
+                    f"truth must use the judge's heads and labels {net.labels}; got {head}={label!r}, in view {index}. "
+                    "Judge with the network trained on this world."
+                )
+    read = net.predict(images, batch_size)
+    verdicts: dict[str, list[bool]] = {head: [] for head in net.labels} | {"all": []}
+    for index, stated in enumerate(truth):
+        if stated:
+            agree = {head: read[head][index] == label for head, label in stated.items()}
+            for head, verdict in agree.items():
+                verdicts[head].append(verdict)
+            verdicts["all"].append(all(agree.values()))
+    return verdicts
+
+
+def _conv(channels_in: int, channels_out: int, stride: int = 1) -> nn.Sequential:
+    groups = next(g for g in (8, 4, 2, 1) if channels_out % g == 0)
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 3, stride=stride, padding=1, bias=False),
+        nn.GroupNorm(groups, channels_out),
+        nn.SiLU(),
+    )
