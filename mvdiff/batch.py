@@ -1,0 +1,191 @@
+"""`MultiViewBatch`: the typed sample that data yields and models eat.
+
+Shapes: B samples, V views, H x W image. Rigs of different view counts share a batch by padding: `view_valid` is False
+for a padded view, which is never attended to and never counted in a loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvdiff.shapes import check_shapes
+
+_PER_VIEW = ("images", "K", "R", "t", "depths", "known")
+
+
+@dataclass
+class MultiViewBatch:
+    """All views of some scenes, with their cameras and prompts.
+
+    Attributes:
+        images: [B, V, 3, H, W] pictures, float in [-1, 1].
+        K: [B, V, 3, 3] intrinsics in pixels of `images`.
+        R: [B, V, 3, 3] world-from-camera rotations. A sample's world is turned with its yaw: view 0 of a ring looks
+            at yaw 0 whatever part of the panorama was cut, so all samples of one rig share their cameras.
+        t: [B, V, 3] camera centres in the world, metres (zeros for views that share a centre).
+        prompts: B lists of V prompts, the prefix already applied.
+        sample_id: B names, unique in their split and fit to be folder names.
+        sample_index: [B] long, index in the split: with `epoch` the key of everything random about a sample.
+        epoch: epoch that this batch belongs to.
+        view_valid: [B, V] bool, False for padding.
+        depths: [B, V, H, W] z-depth in metres (0 = none), or None.
+        known: [B, V, 1, H, W] float, 1 where content is given and 0 where it is to be generated, or None.
+        yaw_deg: [B] float, yaw of the panorama at which the sample was cut, degrees, or None.
+        mirrored: [B] bool, whether the scene was mirrored left-right, or None.
+    """
+
+    images: Tensor
+    K: Tensor
+    R: Tensor
+    t: Tensor
+    prompts: list[list[str]]
+    sample_id: list[str]
+    sample_index: Tensor
+    epoch: int
+    view_valid: Tensor
+    depths: Tensor | None = None
+    known: Tensor | None = None
+    yaw_deg: Tensor | None = None
+    mirrored: Tensor | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """Number of samples B."""
+        return self.images.shape[0]
+
+    @property
+    def num_views(self) -> int:
+        """Number of views V, padding included."""
+        return self.images.shape[1]
+
+    def check(self) -> MultiViewBatch:
+        """Check shapes, kinds and ranges; return the batch itself.
+
+        Raises:
+            ValueError: A field does not fit the others; the text names it.
+        """
+        named = {
+            "images": (self.images, "B V 3 H W"),
+            "K": (self.K, "B V 3 3"),
+            "R": (self.R, "B V 3 3"),
+            "t": (self.t, "B V 3"),
+            "sample_index": (self.sample_index, "B"),
+            "view_valid": (self.view_valid, "B V"),
+        }
+        optional = {"depths": "B V H W", "known": "B V 1 H W", "yaw_deg": "B", "mirrored": "B"}
+        named |= {
+            name: (getattr(self, name), shape) for name, shape in optional.items() if getattr(self, name) is not None
+        }
+        sizes = check_shapes(**named)
+        if not self.images.is_floating_point():
+            raise ValueError(f"images must be floating point in [-1, 1]; got {self.images.dtype}. Use 2 * x / 255 - 1.")
+        low, high = self.images.detach().aminmax()
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
+        if self.view_valid.dtype != torch.bool:
+            raise ValueError(f"view_valid must be bool; got {self.view_valid.dtype}. Use mask.bool().")
+        if len(self.sample_id) != sizes["B"]:
+            raise ValueError(f"sample_id must have one name per sample ({sizes['B']}); got {len(self.sample_id)}.")
+        counts = [len(prompts) for prompts in self.prompts]
+        if counts != [sizes["V"]] * sizes["B"]:
+            raise ValueError(
+                f"prompts must be {sizes['B']} lists of {sizes['V']} texts, one per view; got lists of {counts}. "
+                "Give one prompt per view."
+            )
+        return self
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> MultiViewBatch:
+        """Return the batch with every tensor on `device` (dtypes kept)."""
+        return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> MultiViewBatch:
+        """Return the batch in page-locked memory; DataLoader calls this."""
+        return self._map(Tensor.pin_memory)
+
+    def _map(self, change) -> MultiViewBatch:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+
+    @staticmethod
+    def collate(samples: Sequence[Mapping[str, Any] | MultiViewBatch]) -> MultiViewBatch:
+        """Join samples, padding those with fewer views by invalid ones (zero images, identity cameras, empty prompts).
+
+        Args:
+            samples: Per sample a mapping without the batch axis (`images` [V, 3, H, W], `K`, `R`, `prompts`,
+                `sample_id`, `sample_index`, `epoch`; optional `t`, `view_valid`, `depths`, `known`, `yaw_deg`,
+                `mirrored`), or a `MultiViewBatch` of one sample.
+
+        Returns:
+            The batch, checked.
+
+        Raises:
+            ValueError: The samples do not fit together: other sizes, epochs, or optional fields.
+        """
+        if not samples:
+            raise ValueError("samples must be a non-empty list; got []. Check the data set's length.")
+        items = [_unbatched(sample) if isinstance(sample, MultiViewBatch) else dict(sample) for sample in samples]
+        num_views = max(item["images"].shape[0] for item in items)
+        items = [_padded(item, num_views) for item in items]
+        first = items[0]
+        for item in items[1:]:
+            if item["epoch"] != first["epoch"]:
+                raise ValueError(f"samples must be of one epoch; got {first['epoch']} and {item['epoch']}.")
+            if item.keys() != first.keys():
+                differing = ", ".join(sorted(item.keys() ^ first.keys()))
+                raise ValueError(
+                    f"samples must all have the same fields; {differing} is only in some: {item['sample_id']}."
+                )
+            if item["images"].shape != first["images"].shape:
+                raise ValueError(
+                    f"samples must have images of one size; got {list(first['images'].shape)} in {first['sample_id']} "
+                    f"and {list(item['images'].shape)} in {item['sample_id']}. Use one rig size per data set."
+                )
+        batch = {name: torch.stack([item[name] for item in items]) for name in first if name in _STACKED}
+        return MultiViewBatch(
+            **batch,
+            prompts=[item["prompts"] for item in items],
+            sample_id=[item["sample_id"] for item in items],
+            sample_index=torch.tensor([item["sample_index"] for item in items], dtype=torch.long),
+            epoch=int(first["epoch"]),
+            **{
+                name: torch.tensor([item[name] for item in items], dtype=dtype)
+                for name, dtype in (("yaw_deg", torch.float32), ("mirrored", torch.bool))
+                if name in first
+            },
+        ).check()
+
+
+_STACKED = (*_PER_VIEW, "view_valid")
+
+
+def _unbatched(batch: MultiViewBatch) -> dict[str, Any]:
+    if batch.batch_size != 1:
+        raise ValueError(f"samples must be batches of one sample; got one of {batch.batch_size}. Split it first.")
+    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    sample = {name: value[0] for name, value in values.items() if value is not None and name != "epoch"}
+    for name in ("sample_index", "yaw_deg", "mirrored"):
+        if name in sample:
+            sample[name] = sample[name].item()
+    return sample | {"epoch": batch.epoch}
+
+
+def _padded(sample: dict[str, Any], num_views: int) -> dict[str, Any]:
+    """Complete one sample's optional per-view fields and pad it to `num_views` views."""
+    missing = num_views - sample["images"].shape[0]
+    sample = {name: value for name, value in sample.items() if value is not None}
+    sample.setdefault("t", torch.zeros_like(sample["R"][:, :, 0]))
+    sample.setdefault("view_valid", torch.ones(len(sample["images"]), dtype=torch.bool))
+    if missing:
+        eye = torch.eye(3).expand(missing, 3, 3)
+        for name in _STACKED:
+            if name in sample:
+                value = sample[name]
+                padding = eye.to(value) if name in ("K", "R") else value.new_zeros((missing, *value.shape[1:]))
+                sample[name] = torch.cat([value, padding])
+        sample["prompts"] = list(sample["prompts"]) + [""] * missing
+    return sample | {"prompts": list(sample["prompts"])}

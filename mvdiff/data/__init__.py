@@ -1,0 +1,1 @@
+"""Files -> batches: panorama layouts read as they are, samples keyed by (seed, epoch, index), resumable loaders."""

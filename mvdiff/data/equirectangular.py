@@ -1,0 +1,171 @@
+"""A plain folder of equirectangular panoramas, each with its prompts beside it.
+
+```
+root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp)
+root/NAME.json     {"prompt": "one for all"} or {"prompts": {"0": "...", "90": "...", "up": "..."}} by yaw in degrees
+root/train.txt, test.txt    names without ending, one a line (made by `mvdiff data split`)
+```
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Literal
+
+from torch import Tensor
+
+from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8, to_unit_range
+from mvdiff.data.panoramas import Captions
+from mvdiff.geometry.panorama import perspective_from_equirectangular
+
+_log = logging.getLogger(__name__)
+
+
+def list_images(root: Path) -> dict[str, Path]:
+    """Return the images of a folder by name without ending, sorted.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: Two images share a name.
+    """
+    if not root.is_dir():
+        raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist. Correct the path.")
+    images: dict[str, Path] = {}
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            if path.stem in images:
+                raise ValueError(f"{path} must have a name of its own; got that of {images[path.stem]}. Rename one.")
+            images[path.stem] = path
+    return images
+
+
+def read_names(path: Path) -> list[str]:
+    """Read a split list: names of panoramas, one a line.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: It names none, or one twice.
+    """
+    make = f"Run `mvdiff data split {path.parent}` to make it."
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist; it does not. {make}")
+    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if not names:
+        raise ValueError(f"{path} must name at least one panorama; got none. {make}")
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{path} must name each panorama once; got {twice!r} twice. {make}")
+    return names
+
+
+def read_prompts(path: Path) -> Captions:
+    """Read the prompts of a panorama.
+
+    Returns:
+        Captions by yaw in degrees, and perhaps "up" and "down"; one prompt for all stands at yaw 0.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not JSON of the form above, or a prompt is empty.
+    """
+    form = 'Write {"prompt": "..."} or {"prompts": {"0": "...", "90": "...", "up": "..."}}.'
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} must hold the prompts; the file does not exist. {form}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON in UTF-8; got {error}. {form}") from error
+    if not isinstance(content, dict) or ("prompt" in content) == ("prompts" in content):
+        raise ValueError(f'{path} must have either "prompt" or "prompts"; got {str(content)[:80]}. {form}')
+    prompts = content.get("prompts", {"0": content.get("prompt")})
+    if not isinstance(prompts, dict):
+        raise ValueError(f'{path} must have "prompts" by degree; got {str(prompts)[:80]}. {form}')
+    captions: Captions = {}
+    for key, prompt in prompts.items():
+        if key not in ("up", "down") and not (key.isdecimal() and int(key) < 360):
+            raise ValueError(f'{path} must have degrees from 0 to 359, "up" or "down" as keys; got {key!r}. {form}')
+        if not isinstance(prompt, str) or not prompt.strip():
+            raise ValueError(f"{path} must have a text as prompt at {key!r}; got {prompt!r}. {form}")
+        captions[key if key in ("up", "down") else int(key)] = prompt.strip()
+    if not captions.keys() - {"up", "down"}:
+        raise ValueError(f"{path} must have a prompt for at least one yaw; got {sorted(prompts)}. {form}")
+    return captions
+
+
+class EquirectangularPanoramas:
+    """Panoramas of one split of a folder of equirectangular images.
+
+    Args:
+        root: The folder.
+        split: Name of the list: "train", "test", or that of any other NAME.txt.
+        on_broken: "error" stops at a missing image or prompt file; "skip" leaves the panorama out, counted in
+            `num_skipped` and logged.
+
+    Raises:
+        FileNotFoundError: The folder or the list, or with `on_broken="error"` a listed file, does not exist.
+        ValueError: The list is malformed, or nothing is left.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", on_broken: Literal["error", "skip"] = "error") -> None:
+        if on_broken not in ("error", "skip"):
+            raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+        self.root = Path(root)
+        self.split = split
+        images = list_images(self.root)
+        list_path = self.root / f"{split}.txt"
+        names = read_names(list_path)
+        broken = {name: problem for name in names if (problem := self._problem(name, images.get(name)))}
+        self.num_skipped = len(broken)
+        if broken:
+            first = next(iter(broken.values()))
+            what = f"{len(broken)} of {len(names)} panoramas in {list_path} are incomplete, the first: {first}"
+            if on_broken == "error":
+                raise FileNotFoundError(
+                    f"{what}. Run `mvdiff data check {self.root}` to see all of them, "
+                    'or set on_broken to "skip" to leave them out.'
+                )
+            _log.warning("%s. They are left out.", what)
+        self.paths = [images[name] for name in names if name not in broken]
+        if not self.paths:
+            raise ValueError(f"{list_path} must list at least one complete panorama; got none of {len(names)}.")
+
+    def _problem(self, name: str, image: Path | None) -> str | None:
+        if image is None:
+            return f"{self.root / name} has no image file"
+        if not image.stat().st_size:
+            return f"{image} is empty"
+        prompts = image.with_suffix(".json")
+        return None if prompts.is_file() else f"{prompts} does not exist"
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def sample_id(self, index: int) -> str:
+        """Return the file's name without its ending."""
+        return self.paths[index].stem
+
+    def panorama(self, index: int) -> Tensor:
+        """Decode the panorama: [3, H, 2H] uint8.
+
+        Raises:
+            ValueError: The file is broken or not twice as wide as high.
+        """
+        path = self.paths[index]
+        image = read_image_uint8(path)
+        height, width = image.shape[1:]
+        if width != 2 * height:
+            raise ValueError(
+                f"{path} must be twice as wide as high; got {width}x{height}. Pad or crop it to the whole sphere."
+            )
+        return image
+
+    def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
+        """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
+        panorama = to_unit_range(self.panorama(index))
+        return perspective_from_equirectangular(panorama, K, R, height, width).clamp_(-1, 1)
+
+    def captions(self, index: int) -> Captions:
+        """Read the prompts."""
+        return read_prompts(self.paths[index].with_suffix(".json"))

@@ -1,0 +1,200 @@
+"""The Matterport3D layout: six skybox faces a panorama, a caption file every 45 degrees (PAPER.md section 4).
+
+```
+root/train.npy, test.npy                                 rows of 6 relative face paths
+root/<scene>/matterport_skybox_images/<pano>_skybox{0..5}_sami.jpg
+root/<scene>/blip3/<pano>_<deg>.txt                      deg in 0, 45, ..., 315; also up, down; line 1 is the prompt
+```
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.data.images import read_image_uint8, to_unit_range
+from mvdiff.data.panoramas import Captions
+from mvdiff.geometry.panorama import perspective_from_skybox
+
+CAPTION_DEGREES = tuple(range(0, 360, 45))
+"""Yaws that have a caption file each."""
+
+_log = logging.getLogger(__name__)
+
+
+def layout_root(root: str | Path) -> Path:
+    """Return the folder that holds the split lists: `root` itself or `root/mp3d_skybox`."""
+    root = Path(root)
+    inner = root / "mp3d_skybox"
+    return inner if inner.is_dir() and not any(root.glob("*.npy")) else root
+
+
+def read_split(path: Path) -> list[tuple[str, ...]]:
+    """Read a split list.
+
+    Returns:
+        Per panorama six face paths relative to the list's folder: up, yaw 270, 0, 90, 180, down.
+
+    Raises:
+        FileNotFoundError: There is no such list.
+        ValueError: It is not an [N, 6] array of strings with N > 0.
+    """
+    make = f"Run `mvdiff data split {path.parent}` to make it."
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} must exist; it does not. {make}")
+    try:
+        rows = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} must be a numpy array of strings; it cannot be read ({error}). {make}") from error
+    if rows.ndim != 2 or rows.shape[1] != 6 or rows.dtype.kind != "U":
+        raise ValueError(f"{path} must hold strings of shape [N, 6]; got {rows.dtype} of shape {rows.shape}. {make}")
+    if not len(rows):
+        raise ValueError(f"{path} must list at least one panorama; got none. {make}")
+    return [tuple(row) for row in rows.tolist()]
+
+
+def caption_path(root: Path, face: str, key: int | str) -> Path:
+    """Return the caption file of a panorama, given one of its faces, for a yaw or "up" / "down"."""
+    face_path = root / face
+    return face_path.parent.parent / "blip3" / f"{pano_name(face)}_{key}.txt"
+
+
+def pano_name(face: str) -> str:
+    """Return a panorama's name, given one of its faces.
+
+    Example:
+        >>> pano_name("scene/matterport_skybox_images/0f1e_skybox0_sami.jpg")
+        '0f1e'
+    """
+    return face.rsplit("/", 1)[-1].rsplit("_skybox", 1)[0]
+
+
+def read_caption(path: Path) -> str:
+    """Read the prompt: the first line.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The first line is empty or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} must hold a caption; the file does not exist. Caption this view.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text; got {error}. Write it again.") from error
+    line = text.split("\n", 1)[0].strip()
+    if not line:
+        raise ValueError(f"{path} must have the prompt in its first line; got an empty one. Caption this view.")
+    return line
+
+
+class Matterport3DPanoramas:
+    """Panoramas of one split of a Matterport3D folder.
+
+    Construction lists the folders (no decoding) and finds missing or empty files; what is broken inside an image shows
+    when it is read, or all at once with `mvdiff data check`.
+
+    Args:
+        root: Folder with train.npy and test.npy, or its parent.
+        split: Name of the list: "train", "test", or that of any other NAME.npy.
+        on_broken: "error" stops at incomplete panoramas; "skip" leaves them out, counted in `num_skipped` and logged.
+
+    Raises:
+        FileNotFoundError: The list, or with `on_broken="error"` a listed file, does not exist.
+        ValueError: The list is malformed, or nothing is left.
+    """
+
+    def __init__(self, root: str | Path, split: str = "train", on_broken: Literal["error", "skip"] = "error") -> None:
+        if on_broken not in ("error", "skip"):
+            raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+        self.root = layout_root(root)
+        self.split = split
+        list_path = self.root / f"{split}.npy"
+        rows = read_split(list_path)
+        broken = _incomplete(self.root, rows)
+        self.num_skipped = len(broken)
+        if broken:
+            (row, first), count = next(iter(broken.items())), len(broken)
+            what = f"{count} of {len(rows)} panoramas in {list_path} are incomplete, the first at row {row}: {first}"
+            if on_broken == "error":
+                raise FileNotFoundError(
+                    f"{what}. Run `mvdiff data check {self.root}` to see all of them, "
+                    'or set on_broken to "skip" to leave them out.'
+                )
+            _log.warning("%s. They are left out.", what)
+        self.rows = [row for number, row in enumerate(rows) if number not in broken]
+        if not self.rows:
+            raise ValueError(f"{list_path} must list at least one complete panorama; got none of {len(rows)}.")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def sample_id(self, index: int) -> str:
+        """Return `<scene>_<panorama>`."""
+        face = self.rows[index][0]
+        scene = Path(face).parent.parent.name
+        return f"{scene}_{pano_name(face)}"
+
+    def faces(self, index: int) -> Tensor:
+        """Decode the six faces: [6, 3, S, S] uint8 in the layout's order.
+
+        Raises:
+            ValueError: A face is broken, not square or not of its neighbours' size.
+        """
+        paths = [self.root / face for face in self.rows[index]]
+        faces = [read_image_uint8(path) for path in paths]
+        size = faces[0].shape[-1]
+        for path, face in zip(paths, faces, strict=True):
+            if face.shape != (3, size, size):
+                height, width = face.shape[1:]
+                raise ValueError(
+                    f"{path} must be {size}x{size} as its panorama's first face is wide; got {width}x{height}. "
+                    f"Run `mvdiff data check {self.root}`."
+                )
+        return torch.stack(faces)
+
+    def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
+        """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
+        return perspective_from_skybox(to_unit_range(self.faces(index)), K, R, height, width).clamp_(-1, 1)
+
+    def captions(self, index: int) -> Captions:
+        """Read the captions of the eight yaws, and of "up" and "down" where the files exist."""
+        face = self.rows[index][0]
+        captions: Captions = {key: read_caption(caption_path(self.root, face, key)) for key in CAPTION_DEGREES}
+        for key in ("up", "down"):
+            path = caption_path(self.root, face, key)
+            if path.exists():
+                captions[key] = read_caption(path)
+        return captions
+
+
+def _incomplete(root: Path, rows: list[tuple[str, ...]]) -> dict[int, str]:
+    """Find rows with a missing or empty face or caption: row number -> the first such file and what is wrong."""
+    sizes: dict[Path, dict[str, int]] = {}
+
+    def problem(path: Path) -> str | None:
+        if path.parent not in sizes:
+            sizes[path.parent] = _file_sizes(path.parent)
+        size = sizes[path.parent].get(path.name)
+        return None if size else f"{path} {'does not exist' if size is None else 'is empty'}"
+
+    broken = {}
+    for number, row in enumerate(rows):
+        paths = [root / face for face in row] + [caption_path(root, row[0], key) for key in CAPTION_DEGREES]
+        found = next(filter(None, map(problem, paths)), None)
+        if found:
+            broken[number] = found
+    return broken
+
+
+def _file_sizes(folder: Path) -> dict[str, int]:
+    if not folder.is_dir():
+        return {}
+    with os.scandir(folder) as entries:
+        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}

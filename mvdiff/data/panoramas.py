@@ -1,0 +1,164 @@
+"""Panoramas -> multi-view samples: which way the rig looks, what the views show, which caption each view gets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
+from mvdiff.keyed import keyed_generator
+
+PROMPT_PREFIX = "This is one view of a scene. "
+"""Prefix of every panorama prompt (upstream's setting, PAPER.md section 3)."""
+
+Captions = dict[int | str, str]
+"""Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
+
+
+class PanoramaSource(Protocol):
+    """What reads one layout on disk: panoramas by index, whatever files they are made of."""
+
+    def __len__(self) -> int:
+        """Number of panoramas."""
+
+    def sample_id(self, index: int) -> str:
+        """Name of a panorama, unique and fit to be a folder name."""
+
+    def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
+        """Cut views: [V, 3, 3] intrinsics and world-from-camera rotations -> [V, 3, H, W] in [-1, 1]."""
+
+    def captions(self, index: int) -> Captions:
+        """Captions by yaw in degrees, and perhaps "up" and "down"."""
+
+
+def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) -> str:
+    """Choose a view's caption: the nearest yaw on the circle; above 45 degrees of pitch "up" or "down" if there.
+
+    Ties go to the larger yaw, as rounding (yaw + 22.5) down to a multiple of 45 does (own derivation of "the nearest
+    multiple of 45 degrees", PAPER.md section 4).
+
+    Example:
+        >>> nearest_caption({0: "door", 90: "window", "up": "lamp"}, yaw_deg=-30)
+        'door'
+        >>> nearest_caption({0: "door", 90: "window", "up": "lamp"}, yaw_deg=80, pitch_deg=60)
+        'lamp'
+    """
+    pole = "up" if pitch_deg > 45 else "down" if pitch_deg < -45 else None
+    if pole in captions:
+        return captions[pole]
+    degrees = [key for key in captions if not isinstance(key, str)]
+    if not degrees:
+        raise ValueError(f"captions must have at least one yaw in degrees; got {sorted(map(str, captions))}.")
+
+    def distance(degree: int) -> tuple[float, bool]:
+        turn = (degree - yaw_deg + 180) % 360 - 180
+        return abs(turn), turn < 0
+
+    return captions[min(degrees, key=distance)]
+
+
+class PanoramaDataset(Dataset):
+    """Samples of a rig's views cut from panoramas, keyed by `(epoch, index)` (an int means epoch 0).
+
+    Everything random about a sample is a function of (seed, epoch, index), so it does not depend on the rank, the
+    worker, the batch or a resume.
+
+    Args:
+        source: The panoramas.
+        rig: The views to cut.
+        yaw: "random" (a whole degree in 0..359 per sample), or the degrees to choose from; [0] in evaluation.
+        prompt_prefix: Put before every prompt.
+        seed: Seed of everything random.
+        mirror: Also mirror scenes left-right, every second sample on average. Captions that speak of left and right
+            become wrong.
+        indices: The panoramas to use, by their index in the source; by default all.
+
+    Raises:
+        ValueError: The source is empty or `yaw` is not understood.
+    """
+
+    def __init__(
+        self,
+        source: PanoramaSource,
+        rig: Rig,
+        yaw: Literal["random"] | Sequence[float] = (0,),
+        prompt_prefix: str = PROMPT_PREFIX,
+        seed: int = 0,
+        mirror: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        self.indices = range(len(source)) if indices is None else indices
+        if not len(self.indices):
+            raise ValueError("source must have at least one panorama; got none. Run `mvdiff data check` on the folder.")
+        if yaw != "random" and (isinstance(yaw, str) or not len(yaw)):
+            raise ValueError(f'yaw must be "random" or a list of degrees; got {yaw!r}.')
+        self.source = source
+        self.rig = rig
+        self.yaw = yaw
+        self.prompt_prefix = prompt_prefix
+        self.seed = seed
+        self.mirror = mirror
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def yaw_deg(self, epoch: int, index: int) -> float:
+        """Yaw of a sample in degrees, by its index in the source."""
+        generator = keyed_generator("yaw", self.seed, epoch, index)
+        if self.yaw == "random":
+            return float(torch.randint(360, (), generator=generator))
+        return float(self.yaw[int(torch.randint(len(self.yaw), (), generator=generator))])
+
+    def mirrored(self, epoch: int, index: int) -> bool:
+        """Whether a sample is mirrored."""
+        return self.mirror and bool(torch.randint(2, (), generator=keyed_generator("mirror", self.seed, epoch, index)))
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return one sample for `MultiViewBatch.collate`.
+
+        Args:
+            key: (epoch, index among `indices`), or such an index in epoch 0.
+
+        Returns:
+            `images` [V, 3, H, W] in [-1, 1], `K`, `R` [V, 3, 3] of the rig at yaw 0, `prompts`, `sample_id`,
+            `sample_index`, `epoch`, `yaw_deg`, `mirrored`.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be below {len(self)}; got {index}")
+        index = self.indices[index]  # in the source, so that using fewer panoramas changes none of them
+        yaw, mirrored = self.yaw_deg(epoch, index), self.mirrored(epoch, index)
+        return {
+            **self.cut(index, yaw, mirrored),
+            "sample_id": self.source.sample_id(index),
+            "sample_index": index,
+            "epoch": epoch,
+            "yaw_deg": yaw,
+            "mirrored": mirrored,
+        }
+
+    def cut(self, index: int, yaw_deg: float, mirrored: bool = False) -> dict[str, Any]:
+        """Cut the rig's views at a yaw: `images`, `K`, `R` and `prompts` of a sample."""
+        rig = self.rig
+        K, R = rig.cameras()
+        # In the mirrored world a view at yaw a sees what a view at -a sees in the original, flipped.
+        turn = -1.0 if mirrored else 1.0
+        yaws = [turn * (view_yaw + yaw_deg) for view_yaw in rig.yaw_deg]
+        R_cut = rotation_from_yaw_pitch(
+            torch.tensor(yaws, dtype=torch.float64), torch.tensor(rig.pitch_deg, dtype=torch.float64)
+        ).to(R.dtype)
+        images = self.source.views(index, K, R_cut, rig.height, rig.width)
+        captions = self.source.captions(index)
+        return {
+            "images": images.flip(-1) if mirrored else images,
+            "K": K,
+            "R": R,
+            "prompts": [
+                self.prompt_prefix + nearest_caption(captions, view_yaw, pitch)
+                for view_yaw, pitch in zip(yaws, rig.pitch_deg, strict=True)
+            ],
+        }

@@ -1,0 +1,23 @@
+"""Settings of every test: offline, the same examples each time, shared real data where they are."""
+
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+settings.register_profile(
+    "mvdiff", derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("mvdiff")
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """Folder of real inputs: MVDIFF_TEST_DATA, by default ../shared beside the repository."""
+    repository = Path(__file__).resolve().parents[1]
+    folder = Path(os.environ.get("MVDIFF_TEST_DATA") or repository.parent / "shared")
+    if not (folder / "data" / "mp3d_skybox").is_dir():
+        pytest.skip(f"needs the shared test data, not found in {folder}; set MVDIFF_TEST_DATA")
+    return folder
