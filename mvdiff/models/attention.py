@@ -82,7 +82,7 @@ class CorrespondenceAwareAttention(nn.Module):
         Raises:
             ValueError: if the size or the number of views is not that of `taps`.
         """
-        batch, num_views, channels, height, width = hidden_states.shape
+        _, num_views, _, height, width = hidden_states.shape
         if (num_views, height, width) != (taps.num_views, taps.height, taps.width):
             raise ValueError(
                 f"hidden_states must have {taps.num_views} views of {taps.height}x{taps.width} cells as its geometry; "

@@ -1,0 +1,106 @@
+"""Any autoencoder between images and latents: variational or plain, of a diffusers folder or of raw TAESD files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import diffusers
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor, nn
+
+from mvdiff.models.loading import load_strictly, read_tensors, resolve_folder
+
+_PATTERNS = ["*.json", "*.safetensors", "vae/*.json", "vae/*.safetensors"]
+
+
+def load_autoencoder(
+    pretrained_model_name_or_path: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+) -> nn.Module:
+    """Open an autoencoder.
+
+    Args:
+        pretrained_model_name_or_path: a local folder or hub id; in it either a diffusers autoencoder (`config.json`
+            names its class), or a `vae` folder of that kind, or the raw files `taesd_encoder.safetensors` and
+            `taesd_decoder.safetensors` as TAESD's author distributes them.
+        revision: on the hub.
+        dtype: of the weights; default float32.
+
+    Raises:
+        FileNotFoundError: if there is no autoencoder.
+        ValueError: if its weights cannot be read or are another model's.
+    """
+    folder = resolve_folder(pretrained_model_name_or_path, revision, "vae", _PATTERNS)
+    if (folder / "taesd_encoder.safetensors").is_file():
+        return _load_taesd(folder).to(dtype or torch.float32)
+    if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
+        folder = folder / "vae"
+    config = folder / "config.json"
+    name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL") if config.is_file() else "AutoencoderKL"
+    if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
+        raise ValueError(
+            f"vae must be an autoencoder of diffusers; got class {name!r}, in {config}. Name an autoencoder's folder."
+        )
+    return load_strictly(getattr(diffusers, name), folder, dtype)
+
+
+def autoencoder_stride(vae: nn.Module) -> int:
+    """Return the pixels per latent cell: every block of an autoencoder but one halves the resolution."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def encode_images(
+    vae: nn.Module, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None
+) -> Tensor:
+    """Encode images to scaled latents, as the diffusion model sees them.
+
+    A variational autoencoder's latents are drawn, in float32 on the CPU, from `generator` (or, for a list, each
+    image's from its own), never from the global random state; without a generator they are the mean.
+
+    Args:
+        vae: a diffusers autoencoder.
+        images: [N, 3, H, W] in [-1, 1].
+        generator: a CPU generator, or one per image.
+
+    Returns:
+        [N, C, h, w] float32.
+    """
+    encoded = vae.encode(images.to(vae.dtype))
+    if hasattr(encoded, "latent_dist"):
+        latents = encoded.latent_dist.mean.float()
+        if generator is not None:
+            noise = _noise(latents.shape, generator).to(latents.device)
+            latents = latents + encoded.latent_dist.std.float() * noise
+    else:
+        latents = encoded.latents.float()
+    return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
+
+
+def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
+    """Decode scaled latents [N, C, h, w] to images [N, 3, H, W], float32 in [-1, 1]."""
+    latents = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
+    return vae.decode(latents.to(vae.dtype)).sample.float().clamp(-1.0, 1.0)
+
+
+def _noise(shape: torch.Size, generator: torch.Generator | list[torch.Generator]) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator)
+    if len(generator) != shape[0]:
+        raise ValueError(f"generator must be one or one per image; got {len(generator)} for {shape[0]} images.")
+    return torch.stack([torch.randn(shape[1:], generator=one) for one in generator])
+
+
+def _load_taesd(folder: Path) -> AutoencoderTiny:
+    """Load TAESD's own pair of files: its decoder counts a leading clamp as layer 0, diffusers' does not."""
+    state = {}
+    for name, first in (("encoder", 0), ("decoder", 1)):
+        for key, tensor in read_tensors(folder / f"taesd_{name}.safetensors").items():
+            layer, rest = key.split(".", 1)
+            state[f"{name}.layers.{int(layer) - first}.{rest}"] = tensor.float()
+    vae = AutoencoderTiny()
+    try:
+        vae.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"vae must hold TAESD's weights; got others ({error}), in {folder}.") from error
+    return vae

@@ -1,0 +1,191 @@
+"""The base model: autoencoder, text encoder, tokenizer, UNet and scheduler of a Stable-Diffusion-shaped folder."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from diffusers import DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
+from torch import Tensor, nn
+from transformers import CLIPTextModel, CLIPTokenizer
+
+from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
+from mvdiff.models.loading import load_strictly, resolve_folder
+
+PACKAGED = "mvdiff://"
+_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+_PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt", "safetensors"))]
+
+
+class Backbone(nn.Module):
+    """Everything a base model is made of, in one module.
+
+    Args:
+        vae: a diffusers autoencoder, variational (AutoencoderKL) or not (AutoencoderTiny).
+        text_encoder: maps token ids to hidden states.
+        tokenizer: of the text encoder.
+        unet: the denoiser.
+        scheduler: its training noise schedule; any diffusers scheduler made from this one's config can sample.
+    """
+
+    def __init__(
+        self,
+        vae: nn.Module,
+        text_encoder: CLIPTextModel,
+        tokenizer: CLIPTokenizer,
+        unet: UNet2DConditionModel,
+        scheduler: SchedulerMixin,
+    ) -> None:
+        super().__init__()
+        self.vae = vae
+        self.text_encoder = text_encoder
+        self.tokenizer = tokenizer
+        self.unet = unet
+        self.scheduler = scheduler
+        self._hashes: dict[str, str] | None = None
+
+    @property
+    def vae_stride(self) -> int:
+        """Pixels per latent cell."""
+        return autoencoder_stride(self.vae)
+
+    @property
+    def latent_channels(self) -> int:
+        """Channels of a latent."""
+        return self.vae.config.latent_channels
+
+    def freeze(self) -> Backbone:
+        """Take all gradients away and set evaluation mode."""
+        return self.requires_grad_(False).eval()
+
+    def encode_images(self, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+        """Encode images [N, 3, H, W] in [-1, 1] to scaled latents (see `autoencoder.encode_images`)."""
+        return encode_images(self.vae, images, generator)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents [N, C, h, w] to images [N, 3, H, W] in [-1, 1]."""
+        return decode_latents(self.vae, latents)
+
+    def encode_prompts(self, prompts: list[str]) -> Tensor:
+        """Embed prompts, padded or cut to the tokenizer's length.
+
+        Args:
+            prompts: N texts.
+
+        Returns:
+            [N, L, D] hidden states, in the text encoder's dtype.
+        """
+        tokens = self.tokenizer(
+            prompts,
+            padding="max_length",
+            truncation=True,
+            max_length=self.tokenizer.model_max_length,
+            return_tensors="pt",
+        )
+        device = self.text_encoder.device
+        uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(device) if uses_mask else None
+        return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+
+    def weights_hashes(self) -> dict[str, str]:
+        """Hash unet, text_encoder and vae: blake2b over name, shape and float32 values of each tensor, in name order.
+
+        Weights opened in another precision that holds them exactly have the same hash. Computed once and kept: ask
+        for it when the weights are final.
+        """
+        if self._hashes is None:
+            self._hashes = {part: _hash_weights(getattr(self, part)) for part in ("unet", "text_encoder", "vae")}
+        return dict(self._hashes)
+
+    def weights_hash(self) -> str:
+        """Return one hash for the whole base: that of its parts' hashes."""
+        text = "".join(f"{part}={value};" for part, value in self.weights_hashes().items())
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` and `load_backbone` open.
+
+        Args:
+            folder: where to.
+            dtype: of the written weights; default as they are.
+        """
+        parts = {name: getattr(self, name) for name in _PARTS}
+        if dtype is not None:
+            parts |= {name: copy.deepcopy(parts[name]).to(dtype) for name in ("unet", "text_encoder", "vae")}
+        pipeline = StableDiffusionPipeline(
+            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
+        )
+        pipeline.save_pretrained(str(folder))
+
+
+def resolve_base(name: str | Path, revision: str | None = None) -> Path:
+    """Return the local folder of a base model.
+
+    Args:
+        name: "mvdiff://NAME" for one that comes with the package, a local folder, or a hub id, which is downloaded
+            or taken from the hub's cache.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: if it cannot be had; the text says what to download and where to put it.
+    """
+    if not str(name).startswith(PACKAGED):
+        return resolve_folder(name, revision, "base", _PATTERNS)
+    assets = Path(str(files("mvdiff") / "assets"))
+    folder = assets / str(name).removeprefix(PACKAGED)
+    if not folder.is_dir():
+        found = sorted(path.parent.name for path in assets.glob("*/model_index.json"))
+        raise FileNotFoundError(
+            f"base must be one of the packaged bases {[PACKAGED + one for one in found]}; got {str(name)!r}. "
+            "Name one of these, a local folder, or a hub id."
+        )
+    return folder
+
+
+def load_backbone(
+    pretrained_model_name_or_path: str | Path,
+    revision: str | None = None,
+    vae: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+) -> Backbone:
+    """Open a base model, frozen.
+
+    The scheduler is DDIM (the paper's) on the noise schedule that the base's own scheduler config gives.
+
+    Args:
+        pretrained_model_name_or_path: see `resolve_base`.
+        revision: on the hub.
+        vae: another autoencoder (folder or hub id, see `load_autoencoder`); default: the base's own.
+        dtype: of all weights; default float32.
+
+    Raises:
+        FileNotFoundError: if the base, or a part of it, is missing.
+        ValueError: if a weight file cannot be read or belongs to another model.
+    """
+    folder = resolve_base(pretrained_model_name_or_path, revision)
+    missing = [part for part in _PARTS if not (folder / part).is_dir() and not (part == "vae" and vae is not None)]
+    if missing:
+        raise FileNotFoundError(
+            f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}. "
+            "Set base to the folder that holds model_index.json."
+        )
+    return Backbone(
+        vae=load_autoencoder(folder / "vae" if vae is None else vae, dtype=dtype),
+        text_encoder=load_strictly(CLIPTextModel, folder / "text_encoder", dtype),
+        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
+        unet=load_strictly(UNet2DConditionModel, folder / "unet", dtype),
+        scheduler=DDIMScheduler.from_pretrained(str(folder / "scheduler")),
+    ).freeze()
+
+
+def _hash_weights(module: nn.Module) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(module.state_dict().items()):
+        values = tensor.detach().cpu()
+        values = values.float() if values.is_floating_point() else values
+        digest.update(f"{name}{list(values.shape)}".encode())
+        digest.update(values.contiguous().numpy())
+    return digest.hexdigest()

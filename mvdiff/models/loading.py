@@ -1,0 +1,120 @@
+"""Finding and opening weight folders: every failure is one clear error that names the file and the setting."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+_OLD_BUFFERS = "position_ids"  # what older libraries stored and today's compute; holds nothing learned
+
+
+def resolve_folder(name: str | Path, revision: str | None, setting: str, patterns: list[str]) -> Path:
+    """Return the local folder of a folder name or hub id, downloading from the hub where that is needed.
+
+    Args:
+        name: a local folder, or a hub id "owner/name".
+        revision: branch, tag or commit on the hub.
+        setting: the name of the setting `name` comes from, for the error text.
+        patterns: which files of a hub repository are wanted.
+
+    Raises:
+        FileNotFoundError: if there is neither such a folder nor such a repository within reach.
+    """
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return folder
+    command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    try:
+        unwanted = ["*.fp16.*", "*.non_ema*"]
+        return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=unwanted))
+    except HFValidationError as error:
+        raise FileNotFoundError(
+            f"{setting} must be an existing folder or a hub id 'owner/name'; got {str(name)!r}, which is neither. "
+            f"Correct the path in the setting {setting!r}."
+        ) from error
+    except (HfHubHTTPError, OSError) as error:
+        raise FileNotFoundError(
+            f"{setting} must be a local folder or a hub repository that can be reached; got {str(name)!r}"
+            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder here and could not be "
+            f"downloaded ({type(error).__name__}). Where there is a network, run `{command} --local-dir FOLDER`, copy "
+            f"FOLDER to this machine and set {setting} to its path (or run `{command}` here to fill the hub cache)."
+        ) from error
+
+
+def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
+    """Open a diffusers or transformers model folder; every key must be in the file, and none may be left over.
+
+    Args:
+        model_class: a class with `from_pretrained`.
+        folder: holds `config.json` and weights.
+        dtype: of the loaded weights; default float32.
+
+    Raises:
+        FileNotFoundError: if the folder is no model folder.
+        ValueError: if a weight file cannot be read, or holds the weights of another model.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(
+            f"model folder must hold config.json and weights; got {folder}, which has no config.json. "
+            "Download the whole folder again."
+        )
+    try:
+        model, info = model_class.from_pretrained(
+            str(folder), dtype=dtype or torch.float32, output_loading_info=True, **_quiet(model_class)
+        )
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        raise ValueError(
+            f"weights must be a readable file of a {model_class.__name__}; got {_culprit(folder)} "
+            f"({(str(error).strip() or type(error).__name__).splitlines()[0]}). Download or copy the file again."
+        ) from error
+    wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
+    wrong["unexpected_keys"] = [key for key in wrong.get("unexpected_keys", []) if not key.endswith(_OLD_BUFFERS)]
+    wrong = {name: keys for name, keys in wrong.items() if keys}
+    if wrong:
+        summary = "; ".join(f"{len(keys)} {name.replace('_', ' ')}, as {keys[0]}" for name, keys in wrong.items())
+        raise ValueError(
+            f"weights must be exactly those of the {model_class.__name__} of config.json; got {summary}, in "
+            f"{_culprit(folder)}. This is a checkpoint of another model."
+        )
+    return model
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """Read a safetensors file.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it cannot be read.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"weight file must exist; got {path}. Download or copy it there.")
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"weights must be a readable safetensors file; got {path} ({error}). Download or copy the file again."
+        ) from error
+
+
+def _quiet(model_class: Any) -> dict[str, bool]:
+    """Keep diffusers from warning that the optional `accelerate` is missing."""
+    return {"low_cpu_mem_usage": False} if model_class.__module__.startswith(("diffusers.", "mvdiff.")) else {}
+
+
+def _culprit(folder: Path) -> Path:
+    """Return the first weight file of `folder` that cannot be opened, else its only one, else the folder."""
+    weights = sorted(folder.glob("*.safetensors"))
+    for path in weights:
+        try:
+            with safe_open(str(path), framework="pt"):
+                pass
+        except (OSError, SafetensorError):
+            return path
+    return weights[0] if len(weights) == 1 else folder
