@@ -64,7 +64,7 @@ def apply_homography(H: Tensor, xy: Tensor, height: int, width: int) -> tuple[Te
         of the target camera and inside its image, [-0.5, W - 0.5] x [-0.5, H - 0.5].
     """
     xy_target, in_front = _project(H, xy)
-    return xy_target, in_front & _inside(xy_target, height, width)
+    return xy_target, in_front & inside_image(xy_target, height, width)
 
 
 def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_overlap: float = 0.01) -> Tensor:
@@ -208,7 +208,7 @@ def tap_geometry(
     taps = cell_from_pixel(t, stride)[..., None, :] + _tap_displacements(kernel_size, K.device)
     taps_pixel = pixel_from_cell(taps, stride)
     s_star, s_star_in_front = _project(back, taps_pixel)
-    visible = t_in_front[..., None] & _inside(taps_pixel, height, width) & s_star_in_front
+    visible = t_in_front[..., None] & inside_image(taps_pixel, height, width) & s_star_in_front
     visible = visible & present_VN[..., None, None]
     displacement = (s_star - s[:, None]) / stride
     return TapGeometry(
@@ -236,7 +236,7 @@ def _project(H: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     return torch.stack([u * scale, v * scale], dim=-1), in_front
 
 
-def _inside(xy: Tensor, height: int, width: int) -> Tensor:
+def inside_image(xy: Tensor, height: int, width: int) -> Tensor:
     """Tell which [..., 2] pixel coordinates lie inside an image, its outer half pixels included."""
     x, y = xy.unbind(dim=-1)
     return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

@@ -1,0 +1,113 @@
+"""A skybox as one padded atlas: a direction becomes one position in one image, sampled by one gather.
+
+Conventions: see :mod:`mvdiff.geometry`; the derivation is our own. The six faces lie one below the other in the order
+-z, +z, -x, +x, -y, +y of the world axis they look along, so face number = 2 * axis + (looks along +axis). The up and
+down faces (-y and +y) are stored transposed; then, with A the component along the axis of the face and S the size,
+
+    axis z: column p =  x / A, row q = y / |A|        axis x: p = -z / A, q = y / |A|        axis y: p = x / A, q = z / |A|
+
+with p and q from -1 to 1 over the face, and no case needs more than a choice between two numbers. Every face has a
+border of one texel that shows what its image plane would show there, read from the faces around it: so bilinear
+interpolation goes over edges and corners as if there were none.
+"""
+
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+STORED_FACES = (4, 2, 1, 3, 0, 5)
+"""Index in the skybox (0 up, 1..4 yaw 270, 0, 90, 180, 5 down) of each face of the atlas."""
+
+
+def atlas_from_faces(faces: Tensor) -> Tensor:
+    """Pack the faces of a skybox into an atlas with seamless borders.
+
+    Args:
+        faces: [6, C, S, S] float, in the skybox's order.
+
+    Returns:
+        [1, C, 6 * (S + 2), S + 2] the atlas.
+    """
+    C, S = faces.shape[1:3]
+    stored = torch.stack([faces[face].mT if face in (0, 5) else faces[face] for face in STORED_FACES])
+    stored = F.pad(stored, (1, 1, 1, 1), mode="replicate")
+    atlas = stored.transpose(0, 1).reshape(1, C, 6 * (S + 2), S + 2)
+    borders = F.grid_sample(atlas, _border_grid(S).to(faces.device), mode="bilinear", align_corners=False)
+    left, right, top, bottom = borders[0].unflatten(-2, (4, 6)).unbind(dim=1)  # each [C, 6, S]
+
+    tiles = atlas.view(C, 6, S + 2, S + 2)
+    tiles[..., 1:-1, 0], tiles[..., 1:-1, -1] = left, right
+    tiles[..., 0, 1:-1], tiles[..., -1, 1:-1] = top, bottom
+    for row, inner_row in ((0, 1), (-1, -2)):
+        for column, inner_column in ((0, 1), (-1, -2)):
+            beside, above = tiles[..., inner_row, column], tiles[..., row, inner_column]
+            inner = tiles[..., inner_row, inner_column]
+            around = torch.stack([beside, above, inner])
+            plane = beside + above - inner
+            tiles[..., row, column] = plane.clamp(around.amin(dim=0), around.amax(dim=0))
+    return atlas
+
+
+def atlas_grid(x: Tensor, y: Tensor, z: Tensor, size: int) -> Tensor:
+    """Return where the atlas shows world directions, for grid_sample with ``align_corners=False``.
+
+    Args:
+        x: [...] world x (right) of the directions, of any length but zero.
+        y: [...] world y (down).
+        z: [...] world z (forward).
+        size: face size S in texels.
+
+    Returns:
+        [..., 2] grid coordinates.
+    """
+    return _grid(*_face_coordinates(x, y, z), size)
+
+
+def _face_coordinates(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the atlas face number and the position (p, q) in [-1, 1] on it, of each direction.
+
+    Choices are made by lerp with weights of exactly 0 or 1: on a CPU it takes a tenth of the time of where.
+    """
+    abs_x, abs_z = x.abs(), z.abs()
+    is_x = (abs_x > abs_z).to(x.dtype)
+    is_y = (y.abs() > torch.maximum(abs_x, abs_z)).to(x.dtype)
+    along = torch.lerp(torch.lerp(z, x, is_x), y, is_y)
+    p = torch.lerp(torch.lerp(x, -z, is_x), x, is_y).div_(along)
+    q = torch.lerp(y, z, is_y).div_(along.abs())
+    axis = torch.maximum(is_x, is_y.mul_(2))
+    face = axis.mul_(2).add_(along > 0)
+    return face, p, q
+
+
+def _grid(face: Tensor, p: Tensor, q: Tensor, size: int) -> Tensor:
+    """Return grid_sample coordinates of the position (p, q) on a face of the atlas."""
+    inner = size / (size + 2)
+    grid = torch.empty(*p.shape, 2, dtype=p.dtype, device=p.device)
+    torch.mul(p, inner, out=grid[..., 0])
+    torch.add(face.mul(1 / 3).add_(1 / 6 - 1), q, alpha=inner / 6, out=grid[..., 1])
+    return grid
+
+
+@lru_cache(maxsize=8)
+def _border_grid(size: int) -> Tensor:
+    """Return where the borders of the faces are read: [1, 4 * 6, S, 2]; left, right, top, bottom of each face."""
+    centres = (2 * torch.arange(size, dtype=torch.float64) + 1) / size - 1
+    beyond = torch.full_like(centres, 1 + 1 / size)
+    p = torch.stack([-beyond, beyond, centres, centres])[:, None]
+    q = torch.stack([centres, centres, -beyond, beyond])[:, None]
+    face = torch.arange(6, dtype=torch.float64)[:, None].expand(4, 6, size)
+    face, p, q = _face_coordinates(*_directions(face, p, q))
+    last = 1 - 1 / size  # the outermost texel centre: neighbours are read as they are, without their own borders
+    return _grid(face, p.clamp(-last, last), q.clamp(-last, last), size).float().view(1, 24, size, 2)
+
+
+def _directions(face: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the world direction (x, y, z) of the position (p, q) on a face: the inverse of _face_coordinates."""
+    along = 2 * (face % 2) - 1
+    axis = face // 2
+    x = torch.where(axis == 1, along, p * along)
+    y = torch.where(axis == 2, along, q)
+    z = torch.where(axis == 0, along, torch.where(axis == 1, -p * along, q))
+    return x, y, z

@@ -1,0 +1,293 @@
+"""Panoramas: equirectangular images and skyboxes to perspective views, and views stitched to a panorama.
+
+Conventions: see :mod:`mvdiff.geometry` (6 equirectangular, 7 skybox). Every function gathers: for each pixel of the
+result it computes its direction, and from it the one position where the source shows that direction. A source that
+is finer than the result is halved first (:mod:`mvdiff.geometry.mipmaps`), so that nothing aliases.
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
+from mvdiff.geometry.correspondence import MIN_DEPTH, inside_image
+from mvdiff.geometry.cubemap import atlas_from_faces, atlas_grid
+from mvdiff.geometry.mipmaps import at_mip_level, mip_level
+from mvdiff.geometry.sampling import cell_centres, sample_bilinear
+from mvdiff.shapes import check_shapes
+
+SKYBOX_YAW_DEG = (270.0, 270.0, 0.0, 90.0, 180.0, 270.0)
+SKYBOX_PITCH_DEG = (90.0, 0.0, 0.0, 0.0, 0.0, -90.0)
+
+
+def equirectangular_directions(height: int, width: int, device: torch.device | str | None = None) -> Tensor:
+    """Return the world directions of the pixels of an equirectangular image (convention 6).
+
+    Args:
+        height: image height in pixels.
+        width: image width in pixels, 2 * height.
+        device: where to make the result.
+
+    Returns:
+        [H, W, 3] unit world directions, float32.
+
+    Raises:
+        ValueError: the width is not twice the height.
+
+    Example:
+        >>> directions = equirectangular_directions(90, 180)
+        >>> [round(x, 2) for x in directions[0, 135].tolist()]  # top row, a quarter from the right: up, a little right
+        [0.02, -1.0, 0.0]
+    """
+    _check_equirectangular("width", height, width)
+    yaw = (torch.arange(width, dtype=torch.float64, device=device) + 0.5) * (2 * math.pi / width) - math.pi
+    pitch = math.pi / 2 - (torch.arange(height, dtype=torch.float64, device=device)[:, None] + 0.5) * (math.pi / height)
+    x, y, z = torch.broadcast_tensors(pitch.cos() * yaw.sin(), -pitch.sin(), pitch.cos() * yaw.cos())
+    return torch.stack([x, y, z], dim=-1).float()
+
+
+def pixel_directions(K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
+    """Return the world directions ``R K^-1 (x, y, 1)`` of the pixels of views, of length one.
+
+    Args:
+        K: [..., 3, 3] intrinsics in pixels.
+        R: [..., 3, 3] world-from-camera.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        [..., H, W, 3] unit world directions, in the dtype of ``K``.
+
+    Example:
+        >>> K, R = intrinsics_from_fov(90.0, 3, 3), rotation_from_yaw_pitch(90.0, 0.0)
+        >>> [round(x, 2) for x in pixel_directions(K, R, 3, 3)[1, 1].tolist()]  # middle pixel, turned right
+        [1.0, 0.0, 0.0]
+    """
+    check_shapes(K=(K, "... 3 3"), R=(R, "... 3 3"))
+    rays = torch.stack(_view_rays(K.double(), R.double(), height, width), dim=-1)
+    return F.normalize(rays, dim=-1).to(K.dtype)
+
+
+def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Return the pixels where a view shows world directions.
+
+    Args:
+        K: [3, 3] intrinsics in pixels.
+        R: [3, 3] world-from-camera.
+        directions: [..., 3] world directions.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool ``visible``: in front and inside.
+    """
+    check_shapes(K=(K, "3 3"), R=(R, "3 3"), directions=(directions, "... 3"))
+    pixel_from_world = (K.double() @ R.double().mT).to(directions.dtype)
+    u, v, depth = (directions @ pixel_from_world.mT).unbind(dim=-1)
+    in_front = depth > MIN_DEPTH
+    scale = in_front / torch.where(in_front, depth, 1)
+    xy = torch.stack([u * scale, v * scale], dim=-1)
+    return xy, in_front & inside_image(xy, height, width)
+
+
+def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
+    """Cut perspective views out of an equirectangular image.
+
+    Args:
+        image: [C, H, W] float or uint8, W = 2 H.
+        K: [V, 3, 3] intrinsics in pixels of the views.
+        R: [V, 3, 3] world-from-camera.
+        height: height h of the views in pixels.
+        width: width w of the views in pixels.
+
+    Returns:
+        [V, C, h, w] float32 views, in the range of ``image``.
+
+    Raises:
+        ValueError: W is not 2 H.
+    """
+    sizes = check_shapes(image=(image, "C H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
+    _check_equirectangular("image width", sizes["H"], sizes["W"])
+
+    def prepare(level: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        source = at_mip_level(image[None], level)
+        H, W = source.shape[-2:]
+        over_pole = source.roll(W // 2, dims=-1)
+        padded = torch.cat([over_pole[..., :1, :], source, over_pole[..., -1:, :]], dim=-2)
+        padded = torch.cat([padded[..., -1:], padded, padded[..., :1]], dim=-1)
+
+        def sample(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+            column = (torch.atan2(x, z) / (2 * math.pi) + 0.5) * W
+            row = (torch.atan2(y, torch.hypot(x, z)) / math.pi + 0.5) * H
+            return sample_bilinear(padded, torch.stack([column + 0.5, row + 0.5], dim=-1)[None])[0]
+
+        return sample
+
+    return _cut_views(sizes["W"] / (2 * math.pi), prepare, K.to(image.device), R.to(image.device), height, width)
+
+
+def perspective_from_skybox(faces: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
+    """Cut perspective views out of a skybox, without seams where faces meet.
+
+    Each pixel is read once, from the face that shows its direction; near an edge, interpolation reads the next face's
+    texels (:mod:`mvdiff.geometry.cubemap`).
+
+    Args:
+        faces: [6, C, S, S] float or uint8; 0 up, 1..4 yaw 270, 0, 90, 180, 5 down (convention 7, paper section 4).
+        K: [V, 3, 3] intrinsics in pixels of the views.
+        R: [V, 3, 3] world-from-camera.
+        height: height h of the views in pixels.
+        width: width w of the views in pixels.
+
+    Returns:
+        [V, C, h, w] float32 views, in the range of ``faces``.
+
+    Example:
+        >>> faces = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 8, 8)
+        >>> K, R = intrinsics_from_fov(60.0, 1, 1)[None], rotation_from_yaw_pitch(90.0, 0.0)[None]
+        >>> perspective_from_skybox(faces, K, R, 1, 1).item()  # turned right by 90 degrees: face 3
+        3.0
+    """
+    sizes = check_shapes(faces=(faces, "6 C S S"), K=(K, "V 3 3"), R=(R, "V 3 3"))
+
+    def prepare(level: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        return _skybox_sampler(at_mip_level(faces, level))
+
+    return _cut_views(sizes["S"] / 2, prepare, K.to(faces.device), R.to(faces.device), height, width)
+
+
+def skybox_cameras(size: int) -> tuple[Tensor, Tensor]:
+    """Return the cameras of the six faces of a skybox (convention 7, paper section 4).
+
+    Args:
+        size: face size S in pixels.
+
+    Returns:
+        K [6, 3, 3] in pixels and R [6, 3, 3] world-from-camera, float32.
+    """
+    yaw, pitch = torch.tensor(SKYBOX_YAW_DEG), torch.tensor(SKYBOX_PITCH_DEG)
+    return intrinsics_from_fov(torch.full((6,), 90.0), size, size), rotation_from_yaw_pitch(yaw, pitch)
+
+
+def equirectangular_from_skybox(faces: Tensor, height: int, width: int) -> Tensor:
+    """Turn a skybox into an equirectangular image.
+
+    Args:
+        faces: [6, C, S, S] float or uint8, in the order of :func:`perspective_from_skybox`.
+        height: height H of the result in pixels.
+        width: width W of the result in pixels, 2 H.
+
+    Returns:
+        [C, H, W] float32, in the range of ``faces``.
+    """
+    sizes = check_shapes(faces=(faces, "6 C S S"))
+    directions = equirectangular_directions(height, width, device=faces.device)
+    level = mip_level(sizes["S"] / 2, width / (2 * math.pi))
+    return _skybox_sampler(at_mip_level(faces, level))(*directions.unbind(dim=-1))
+
+
+def skybox_from_equirectangular(image: Tensor, size: int) -> Tensor:
+    """Turn an equirectangular image into the six faces of a skybox.
+
+    Args:
+        image: [C, H, W] float or uint8, W = 2 H.
+        size: face size S in pixels.
+
+    Returns:
+        [6, C, S, S] float32 faces in the order of :func:`perspective_from_skybox`, in the range of ``image``.
+    """
+    return perspective_from_equirectangular(image, *skybox_cameras(size), size, size)
+
+
+def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Blend views that share a centre into one equirectangular panorama.
+
+    A view's weight is highest in its middle and falls linearly to zero at its borders, so no border shows; own
+    derivation. Blending is done for directions, so the wrap and the poles are like any other place.
+
+    Args:
+        images: [V, C, h, w] views, float or uint8.
+        K: [V, 3, 3] intrinsics in pixels.
+        R: [V, 3, 3] world-from-camera.
+        height: height H of the panorama in pixels.
+        width: width W of the panorama in pixels, 2 H.
+
+    Returns:
+        [C, H, W] float32 panorama in the range of ``images``, 0 where no view looks, and [H, W] bool ``covered``.
+
+    Raises:
+        ValueError: the width is not twice the height.
+
+    Example:
+        >>> K, R = intrinsics_from_fov(90.0, 4, 8)[None], rotation_from_yaw_pitch(0.0, 0.0)[None]
+        >>> panorama, covered = stitch(torch.ones(1, 3, 4, 8), K, R, 16, 32)
+        >>> covered[8, [0, 16]].tolist(), panorama[0, 8, [0, 16]].tolist()  # behind, in front
+        ([False, True], [0.0, 1.0])
+    """
+    sizes = check_shapes(images=(images, "V C h w"), K=(K, "V 3 3"), R=(R, "V 3 3"))
+    h, w = sizes["h"], sizes["w"]
+    directions = equirectangular_directions(height, width, device=images.device)
+    total = torch.zeros(sizes["C"], height, width, device=images.device)
+    total_weight = torch.zeros(height, width, device=images.device)
+    for image, K_view, R_view in zip(images, K.to(images.device), R.to(images.device), strict=True):
+        source = at_mip_level(image[None], mip_level(K_view[0, 0].item(), width / (2 * math.pi)))
+        xy, visible = project_directions(K_view, R_view, directions, h, w)
+        relative = (2 * xy + 1) / xy.new_tensor([w, h]) - 1  # from -1 to 1 over the view
+        weight = (1 - relative.abs()).clamp(min=0).prod(dim=-1) * visible
+        samples = F.grid_sample(source, relative[None], padding_mode="border", align_corners=False)[0]
+        total += weight * samples
+        total_weight += weight
+    covered = total_weight > 0
+    return total / torch.where(covered, total_weight, 1), covered
+
+
+def _view_rays(K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the components x, y, z [..., H, W] of the rays ``R K^-1 (x, y, 1)``, not normalised."""
+    world_from_pixel = (R.double() @ torch.linalg.inv(K.double())).to(K.dtype)[..., None, None]
+    centres = cell_centres(height, width, stride=1, device=K.device).to(K.dtype)
+    x, y = centres[:1, :, 0], centres[:, :1, 1]
+    return tuple(
+        (world_from_pixel[..., row, 0, :, :] * x + world_from_pixel[..., row, 2, :, :])
+        + world_from_pixel[..., row, 1, :, :] * y
+        for row in range(3)
+    )
+
+
+def _cut_views(
+    source_focal: float,
+    prepare: Callable[[int], Callable[[Tensor, Tensor, Tensor], Tensor]],
+    K: Tensor,
+    R: Tensor,
+    height: int,
+    width: int,
+) -> Tensor:
+    """Render views one by one (each fits the cache), from the mip level that its focal length asks for."""
+    samplers = {}
+    views = []
+    for K_view, R_view in zip(K.float(), R.float(), strict=True):
+        level = mip_level(source_focal, K_view[0, 0].item())
+        if level not in samplers:
+            samplers[level] = prepare(level)
+        views.append(samplers[level](*_view_rays(K_view, R_view, height, width)))
+    return torch.stack(views)
+
+
+def _skybox_sampler(faces: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """Return a function that samples float faces [6, C, S, S] at directions x, y, z [H, W] -> [C, H, W]."""
+    atlas, size = atlas_from_faces(faces), faces.shape[-1]
+
+    def sample(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
+        return F.grid_sample(atlas, atlas_grid(x, y, z, size)[None], mode="bilinear", align_corners=False)[0]
+
+    return sample
+
+
+def _check_equirectangular(name: str, height: int, width: int) -> None:
+    if width != 2 * height:
+        raise ValueError(
+            f"{name} must be twice the height of an equirectangular image; got {width} x {height} (width x height). "
+            "Crop or pad it to the full sphere."
+        )
