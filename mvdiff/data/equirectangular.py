@@ -163,8 +163,7 @@ class EquirectangularPanoramas:
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
-        panorama = to_unit_range(self.panorama(index))
-        return perspective_from_equirectangular(panorama, K, R, height, width).clamp_(-1, 1)
+        return to_unit_range(perspective_from_equirectangular(self.panorama(index), K, R, height, width))
 
     def captions(self, index: int) -> Captions:
         """Read the prompts."""

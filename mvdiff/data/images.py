@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
@@ -27,23 +29,42 @@ def read_image_uint8(path: Path) -> Tensor:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, truncated or not an image.
     """
+    with _opened(path) as image:
+        pixels = np.array(image.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Decode an image file completely, so that damage shows, and return (width, height).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, truncated or not an image.
+    """
+    with _opened(path) as image:
+        image.load()
+        return image.size
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas are large
-            with Image.open(path) as image:
-                pixels = np.array(image.convert("RGB"))
+            image = Image.open(path)
+        with image:
+            yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{path} must exist; it does not. Run `mvdiff data check` on the data set's folder."
         ) from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a damaged PNG chunk
         raise ValueError(
             f"{path} must be a whole image file; got one that cannot be decoded ({error}). "
             "Run `mvdiff data check` on the data set's folder and fetch what it names again."
         ) from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def to_unit_range(images_uint8: Tensor) -> Tensor:
-    """Map uint8 [0, 255] to float32 [-1, 1]."""
-    return images_uint8.float().mul_(2 / 255).sub_(1)
+def to_unit_range(images: Tensor) -> Tensor:
+    """Map [0, 255], uint8 or float, to float32 [-1, 1]; rounding errors of interpolation are clipped."""
+    return (images.float() * (2 / 255) - 1).clamp_(-1, 1)

@@ -161,7 +161,7 @@ class Matterport3DPanoramas:
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
-        return perspective_from_skybox(to_unit_range(self.faces(index)), K, R, height, width).clamp_(-1, 1)
+        return to_unit_range(perspective_from_skybox(self.faces(index), K, R, height, width))
 
     def captions(self, index: int) -> Captions:
         """Read the captions of the eight yaws, and of "up" and "down" where the files exist."""
