@@ -75,9 +75,8 @@ def main():
             seconds["six warps"].append(plain_seconds)
             seconds["one gather"].append(gather_seconds)
 
-    print(
-        f"{options.face_size} x {options.face_size} uint8 faces -> 8 x {options.view_size} x {options.view_size}, 1 thread"
-    )
+    face, view = options.face_size, options.view_size
+    print(f"{face} x {face} uint8 faces -> 8 x {view} x {view}, 1 thread")
     medians = {name: statistics.median(values) for name, values in seconds.items()}
     for name, median in medians.items():
         spread = f"{min(seconds[name]):.3f} .. {max(seconds[name]):.3f}"

@@ -4,7 +4,9 @@ Conventions: see :mod:`mvdiff.geometry`; the derivation is our own. The six face
 -z, +z, -x, +x, -y, +y of the world axis they look along, so face number = 2 * axis + (looks along +axis). The up and
 down faces (-y and +y) are stored transposed; then, with A the component along the axis of the face and S the size,
 
-    axis z: column p =  x / A, row q = y / |A|        axis x: p = -z / A, q = y / |A|        axis y: p = x / A, q = z / |A|
+    axis z: column p = x / A, row q = y / |A|
+    axis x: column p = -z / A, row q = y / |A|
+    axis y: column p = x / A, row q = z / |A|
 
 with p and q from -1 to 1 over the face, and no case needs more than a choice between two numbers. Every face has a
 border of one texel that shows what its image plane would show there, read from the faces around it: so bilinear

@@ -39,8 +39,8 @@ def equirectangular_directions(height: int, width: int, device: torch.device | s
 
     Example:
         >>> directions = equirectangular_directions(90, 180)
-        >>> [round(x, 2) for x in directions[0, 135].tolist()]  # top row, a quarter from the right: up, a little right
-        [0.02, -1.0, 0.0]
+        >>> [round(x, 2) for x in directions[0, 120].tolist()]  # top row, right of the middle: up, a little right
+        [0.02, -1.0, 0.01]
     """
     _check_equirectangular("width", height, width)
     yaw = (torch.arange(width, dtype=torch.float64, device=device) + 0.5) * (2 * math.pi / width) - math.pi
@@ -82,7 +82,8 @@ def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, wi
         width: image width in pixels.
 
     Returns:
-        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool ``visible``: in front and inside.
+        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool ``visible``: in front and
+        inside the image.
     """
     check_shapes(K=(K, "3 3"), R=(R, "3 3"), directions=(directions, "... 3"))
     pixel_from_world = (K.double() @ R.double().mT).to(directions.dtype)
@@ -126,7 +127,8 @@ def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height
 
         return sample
 
-    return _cut_views(sizes["W"] / (2 * math.pi), prepare, K.to(image.device), R.to(image.device), height, width)
+    source_focal = sizes["W"] / (2 * math.pi)
+    return _cut_views(prepare, source_focal, sizes["C"], K.to(image.device), R.to(image.device), height, width)
 
 
 def perspective_from_skybox(faces: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
@@ -156,7 +158,8 @@ def perspective_from_skybox(faces: Tensor, K: Tensor, R: Tensor, height: int, wi
     def prepare(level: int) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
         return _skybox_sampler(at_mip_level(faces, level))
 
-    return _cut_views(sizes["S"] / 2, prepare, K.to(faces.device), R.to(faces.device), height, width)
+    source_focal = sizes["S"] / 2
+    return _cut_views(prepare, source_focal, sizes["C"], K.to(faces.device), R.to(faces.device), height, width)
 
 
 def skybox_cameras(size: int) -> tuple[Tensor, Tensor]:
@@ -257,8 +260,9 @@ def _view_rays(K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, T
 
 
 def _cut_views(
-    source_focal: float,
     prepare: Callable[[int], Callable[[Tensor, Tensor, Tensor], Tensor]],
+    source_focal: float,
+    num_channels: int,
     K: Tensor,
     R: Tensor,
     height: int,
@@ -266,13 +270,13 @@ def _cut_views(
 ) -> Tensor:
     """Render views one by one (each fits the cache), from the mip level that its focal length asks for."""
     samplers = {}
-    views = []
-    for K_view, R_view in zip(K.float(), R.float(), strict=True):
+    views = torch.empty(len(K), num_channels, height, width, device=K.device)
+    for view, K_view, R_view in zip(views, K.float(), R.float(), strict=True):
         level = mip_level(source_focal, K_view[0, 0].item())
         if level not in samplers:
             samplers[level] = prepare(level)
-        views.append(samplers[level](*_view_rays(K_view, R_view, height, width)))
-    return torch.stack(views)
+        view.copy_(samplers[level](*_view_rays(K_view, R_view, height, width)))
+    return views
 
 
 def _skybox_sampler(faces: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
