@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from mvdiff.report.markup import Html, tag
 
 WIDTH, HEIGHT = 480, 288
-LEFT, RIGHT, TOP, BOTTOM = 58, 14, 12, 44
+LEFT, RIGHT, TOP, BOTTOM = 58, 26, 12, 44
 NUM_COLOURS = 6
 MAX_MARKED_POINTS = 40
 

@@ -49,8 +49,8 @@ class PanoramaEntry:
     Attributes:
         title: Name below its thumbnail.
         captions: Its prompts, shown beside the viewer.
-        methods: Method name -> panorama: [H, W, 3] uint8 equirectangular (centre yaw 0, yaw grows right, row 0 up),
-            or (panorama, covered) with covered [H, W] bool; what is not covered is shown in grey. The first method's
+        methods: Method name -> panorama: [H, 2 H, 3] uint8 equirectangular (centre yaw 0, yaw grows right, row 0 up),
+            or (panorama, covered) with covered [H, 2 H] bool; what is not covered is shown in grey. The first method's
             image is the thumbnail.
     """
 
@@ -97,10 +97,10 @@ def _prompts(strip: Strip) -> Html | None:
             tag("li", tag("b", label), " ", line) for label, line in zip(strip.labels, lines, strict=True)
         ]  # fmt: skip
         return tag("details", tag("summary", f"{len(lines)} prompts, one for each view"), tag("ul", entries))
-    return markup_lines(list(dict.fromkeys(lines)))
+    return _notes(list(dict.fromkeys(lines)))
 
 
-def markup_lines(lines: Sequence[str]) -> Html | None:
+def _notes(lines: Sequence[str]) -> Html | None:
     """Write lines as notes, or nothing if there are none."""
     return tag("div", [tag("p", line, class_="note") for line in lines]) if lines else None
 
@@ -138,7 +138,7 @@ def panorama_payload(panoramas: Sequence[PanoramaEntry]) -> str:
     """Write what the viewer needs as JSON that may stand inside a `<script>` element.
 
     Raises:
-        ValueError: If a panorama is no uint8 image [H, W, 3], or its mask has another size.
+        ValueError: If a panorama is no uint8 image [H, 2 H, 3], or its mask has another size.
     """
     entries = []
     for entry in panoramas:
@@ -146,7 +146,12 @@ def panorama_payload(panoramas: Sequence[PanoramaEntry]) -> str:
         for method, value in entry.methods.items():
             name = f"PanoramaEntry({entry.title!r}).methods[{method!r}]"
             image, covered = value if isinstance(value, tuple | list) else (value, None)
-            painted = paint_uncovered(checked_image(name, image), covered, f"{name} covered")
+            array = checked_image(name, image)
+            if array.shape[1] != 2 * array.shape[0]:
+                raise ValueError(
+                    f"{name} must be twice as wide as high; got {array.shape[1]} x {array.shape[0]} pixels."
+                )
+            painted = paint_uncovered(array, covered, f"{name} covered")
             methods.append({"name": method, "image": data_uri(painted)})
         entries.append({"title": entry.title, "captions": list(entry.captions), "methods": methods})
     return json.dumps(entries).replace("<", "\\u003c")
@@ -168,8 +173,12 @@ def viewer_section(panoramas: Sequence[PanoramaEntry]) -> Html:
             tag("div", readout, class_="status"),
             class_="stage",
         ),
-        tag("div", tag("img", alt="The whole panorama"), tag("i"), class_="flat", title="Click to look there"),
-        tag("div", class_="captions"),
+        tag(
+            "div",
+            tag("div", tag("img", alt="The whole panorama"), tag("i"), class_="flat", title="Click to look there"),
+            tag("div", tag("div", tabindex=0), class_="captions"),
+            class_="below",
+        ),
         tag("div", class_="thumbnails", role="group", aria_label="Panorama"),
         tag("noscript", tag("p", "The 360-degree viewer needs JavaScript.", class_="note")),
         tag(

@@ -118,10 +118,10 @@ def best_text(table: Table, index: int) -> str | None:
 def _heading(column: str | Column) -> Html:
     if isinstance(column, str):
         return tag("th", column, scope="col")
-    unit = tag("span", f" ({column.unit})", class_="unit") if column.unit else None
-    arrow = {"higher": "↑", "lower": "↓", None: None}[column.better]
-    sign = tag("span", f" {arrow}", title=f"{column.better} is better") if arrow else None
-    return tag("th", column.name, unit, sign, scope="col")
+    arrow = {"higher": "\N{NO-BREAK SPACE}↑", "lower": "\N{NO-BREAK SPACE}↓", None: None}[column.better]
+    sign = tag("span", arrow, class_="better", title=f"{column.better} is better") if arrow else None
+    unit = [" ", tag("span", f"({column.unit})", sign, class_="unit")] if column.unit else sign
+    return tag("th", column.name, unit, scope="col")
 
 
 def _row(table: Table, row: Sequence[object], best: Sequence[str | None]) -> Html:

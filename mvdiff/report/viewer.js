@@ -13,8 +13,8 @@
       gl_Position = vec4(screen, 0.0, 1.0);
     }`;
 
-  // The horizontal texture coordinate jumps from 1 to 0 behind the viewer. Taken from it, the derivative there would be
-  // huge and pick the smallest mip level: a seam. Its whole part is removed, so that it is that of the wrapped circle.
+  // The mip level follows the angle that a pixel spans, not the derivatives of the texture coordinates: those jump at the
+  // wrap behind the viewer and grow without bound at the poles, which would show as a seam and as two blurred dots.
   const FRAGMENT = `#version 300 es
     precision highp float;
     uniform sampler2D panorama;
@@ -29,16 +29,15 @@
       vec3 tilted = vec3(ray.x, cp * ray.y - sp * ray.z, sp * ray.y + cp * ray.z);
       vec3 world = normalize(vec3(cy * tilted.x + sy * tilted.z, tilted.y, -sy * tilted.x + cy * tilted.z));
       vec2 at = vec2(0.5 + atan(world.x, world.z) / (2.0 * PI), 0.5 + asin(clamp(world.y, -1.0, 1.0)) / PI);
-      vec2 dx = dFdx(at), dy = dFdy(at);
-      dx.x -= round(dx.x);
-      dy.x -= round(dy.x);
-      colour = vec4(textureGrad(panorama, at, dx, dy).rgb, 1.0);
+      float radians = max(length(dFdx(world)), length(dFdy(world)));
+      float texels = radians / PI * float(textureSize(panorama, 0).y);
+      colour = vec4(textureLod(panorama, at, log2(texels)).rgb, 1.0);
     }`;
 
   const root = document.getElementById("viewer");
   const find = (selector) => root.querySelector(selector);
   const canvas = find("canvas"), methodBox = find(".methods"), thumbnailBox = find(".thumbnails");
-  const readout = find(".readout"), flat = find(".flat"), captionBox = find(".captions");
+  const readout = find(".readout"), flat = find(".flat"), captionBox = find(".captions > div");
   const panoramas = JSON.parse(find('script[type="application/json"]').textContent);
   const state = { ...START, panorama: 0, method: panoramas[0].methods[0].name };
 
@@ -85,8 +84,6 @@
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_WRAP_T, gl.CLAMP_TO_EDGE);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MIN_FILTER, gl.LINEAR_MIPMAP_LINEAR);
     gl.texParameteri(gl.TEXTURE_2D, gl.TEXTURE_MAG_FILTER, gl.LINEAR);
-    const anisotropic = gl.getExtension("EXT_texture_filter_anisotropic");
-    if (anisotropic) gl.texParameteri(gl.TEXTURE_2D, anisotropic.TEXTURE_MAX_ANISOTROPY_EXT, 4);
     return texture;
   }
 
@@ -97,7 +94,7 @@
   }
 
   function draw() {
-    readout.textContent = `yaw ${Math.round(state.yaw)}° · pitch ${Math.round(state.pitch)}° · FoV ${Math.round(state.fov)}°`;
+    readout.textContent = `yaw ${Math.round(state.yaw)}° · pitch ${state.pitch > 0 ? "+" : ""}${Math.round(state.pitch)}° · FoV ${Math.round(state.fov)}°`;
     flat.querySelector("i").style.left = `${(0.5 + state.yaw / 360) * 100}%`;
     flat.querySelector("i").style.top = `${(0.5 - state.pitch / 180) * 100}%`;
     if (!gl || !drawn || gl.isContextLost()) return;
@@ -114,7 +111,7 @@
 
   // ---- what is shown ----
   function lookAt(yaw, pitch, fov = state.fov) {
-    state.yaw = ((((yaw + 180) % 360) + 360) % 360) - 180;
+    state.yaw = 180 - ((((180 - yaw) % 360) + 360) % 360);  // in (-180, 180]
     state.pitch = Math.min(90, Math.max(-90, pitch));
     state.fov = Math.min(MAX_FOV, Math.max(MIN_FOV, fov));
     draw();
