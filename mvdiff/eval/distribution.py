@@ -1,0 +1,96 @@
+"""Fréchet distance (FID) and Inception Score over features of any extractor (see `mvdiff.eval.extractors`).
+
+Plain functions over feature matrices, in float64; equal to torch-fidelity's and torchmetrics' numbers on the same
+features (tests/eval/test_distribution.py).
+
+Legend: N, M images, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from mvdiff.shapes import check_shapes
+
+PAPER_SPLITS = 10
+
+
+def gaussian_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [D] and the unbiased covariance [D, D] of features [N, D], in float64.
+
+    Raises:
+        ValueError: Fewer than two images.
+    """
+    count = check_shapes(features=(features, "N D"))["N"]
+    if count < 2:
+        raise ValueError(f"features must come from at least 2 images; got {count}. Score more samples.")
+    features = features.double()
+    mean = features.mean(dim=0)
+    centred = features - mean
+    return mean, centred.T @ centred / (count - 1)
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017, equation 6).
+
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``; the last trace is the sum of the singular values of
+    ``S1^(1/2) S2^(1/2)``, for which symmetric eigenvalues suffice, so it stays real with singular covariances.
+
+    Args:
+        features: [N, D] features of the generated images.
+        reference: [M, D] features of the reference images.
+
+    Returns:
+        The distance, at least 0.
+
+    Raises:
+        ValueError: Shapes do not fit, or fewer than two images.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 1.0], [4.0, 0.0]])
+        >>> round(frechet_distance(x + torch.tensor([3.0, 4.0]), x), 6)
+        25.0
+    """
+    check_shapes(features=(features, "N D"), reference=(reference, "M D"))
+    mean_1, covariance_1 = gaussian_statistics(features)
+    mean_2, covariance_2 = gaussian_statistics(reference)
+    values, vectors = torch.linalg.eigh(covariance_1)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ covariance_2 @ root).clamp(min=0).sqrt().sum()
+    distance = (mean_1 - mean_2).square().sum() + covariance_1.trace() + covariance_2.trace() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 0) -> tuple[float, float]:
+    """Compute the Inception Score, ``exp(E KL(p(y|x) || p(y)))``, over splits (Salimans et al. 2016, section 4).
+
+    The images are put in a seeded order first, so that views of one panorama do not share a split and re-runs give
+    the same number.
+
+    Args:
+        logits: [N, C] class logits.
+        num_splits: Number of splits S; split k holds images ``k N // S`` to ``(k + 1) N // S``.
+        seed: Seed of the order.
+
+    Returns:
+        Mean and (population) standard deviation over splits.
+
+    Raises:
+        ValueError: Fewer images than splits.
+    """
+    count = check_shapes(logits=(logits, "N C"))["N"]
+    if not 1 <= num_splits <= count:
+        raise ValueError(
+            f"num_splits must be between 1 and the number of images ({count}); got {num_splits}. Score more samples."
+        )
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    log_p = logits.double().cpu()[order].log_softmax(dim=1)
+    scores = []
+    for k in range(num_splits):
+        part = log_p[k * count // num_splits : (k + 1) * count // num_splits]
+        marginal = part.exp().mean(dim=0, keepdim=True)
+        divergence = part.exp() * (part - marginal.log())
+        scores.append(divergence.nan_to_num(0.0).sum(dim=1).mean().exp())
+    stacked = torch.stack(scores)
+    return float(stacked.mean()), float(stacked.std(correction=0))

@@ -1,0 +1,174 @@
+"""Feature extractors behind FID and Inception Score: what is measured with, under its own name and weight hash.
+
+Legend: N images, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import urllib.error
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from mvdiff.eval.features import NAME as TOY_NAME
+from mvdiff.eval.features import ToyFeatureNet, packaged_toy_features
+from mvdiff.eval.weights import file_hash, module_hash
+from mvdiff.shapes import check_shapes
+
+INCEPTION_NAME = "inception-v3-compat"
+INCEPTION_HASH = "6726825d"
+INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
+
+UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, pickle.UnpicklingError)
+
+
+@dataclass(frozen=True)
+class FeatureExtractor:
+    """A named function of images.
+
+    Attributes:
+        name: What stands beside the numbers.
+        weights_hash: SHA-256 of the weights, hex.
+        num_features: D.
+        run: uint8 images [N, 3, H, W] -> features [N, D], logits [N, C] or None.
+        variant: How images reach the network.
+    """
+
+    name: str
+    weights_hash: str
+    num_features: int
+    run: Callable[[Tensor], tuple[Tensor, Tensor | None]]
+    variant: str
+
+    def __call__(self, images_uint8: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
+        """Extract, batch by batch, without gradients.
+
+        Args:
+            images_uint8: [N, 3, H, W] uint8; already rounded (see `mvdiff.samples.to_uint8`).
+            batch_size: Images per forward pass.
+
+        Returns:
+            Features [N, D] and logits [N, C] (None where the extractor has none), on the CPU.
+        """
+        check_shapes(images_uint8=(images_uint8, "N 3 H W"))
+        if images_uint8.dtype != torch.uint8:
+            raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}. Round with to_uint8.")
+        with torch.no_grad():
+            parts = [self.run(chunk) for chunk in images_uint8.split(batch_size)]
+        features = torch.cat([part[0].cpu() for part in parts])
+        logits = None if parts[0][1] is None else torch.cat([part[1].cpu() for part in parts])
+        return features, logits
+
+
+def inception_extractor(
+    weights: str | Path | None = None, expected_hash: str = INCEPTION_HASH, device: str | torch.device = "cpu"
+) -> FeatureExtractor:
+    """Load torch-fidelity's port of the Inception network of FID: 2048 pooled features, unbiased logits.
+
+    Images are resized to 299 as TensorFlow 1 did (bilinear, no antialias), which torch-fidelity, the original FID and
+    the paper's time used.
+
+    Args:
+        weights: The weight file; None looks in torch's hub cache, then downloads it there.
+        expected_hash: What the file's SHA-256 must start with. Another file is another metric: say so by giving its
+            hash.
+        device: Where to run.
+
+    Raises:
+        FileNotFoundError: No file, and it cannot be downloaded.
+        ValueError: The file is another one, or not readable.
+    """
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    path = _inception_path(weights)
+    found = file_hash(path)
+    if not found.startswith(expected_hash.lower()):
+        raise ValueError(
+            f"inception_weights must have a SHA-256 that starts with {expected_hash}; got {found[:16]}, in {path}. "
+            f"Get {INCEPTION_FILES[0]} again, or set inception_hash to measure with this file knowingly."
+        )
+    try:
+        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity unpickles: refuse code beforehand
+        net = FeatureExtractorInceptionV3(INCEPTION_NAME, ["2048", "logits_unbiased"], str(path)).to(device)
+    except UNREADABLE as error:
+        raise ValueError(
+            f"inception_weights must be a readable state dict of {INCEPTION_NAME}; got {_first_line(error)}, "
+            f"in {path}. Get {INCEPTION_FILES[0]} again."
+        ) from error
+    return FeatureExtractor(
+        INCEPTION_NAME, found, 2048, lambda images: net(images.to(device)), "uint8, TF1 bilinear resize to 299"
+    )
+
+
+def toy_extractor(
+    folder: str | Path | None = None, head: str = "object", device: str | torch.device = "cpu"
+) -> FeatureExtractor:
+    """Load the toy feature network (default: the packaged one); the logits are those of one of its heads."""
+    net = ToyFeatureNet.from_pretrained(folder if folder is not None else packaged_toy_features()).to(device)
+    if head not in net.labels:
+        raise ValueError(f"head must be one of {sorted(net.labels)}; got {head!r}. Choose the toy network's head.")
+
+    def run(images: Tensor) -> tuple[Tensor, Tensor]:
+        out = net(images.to(device))
+        return out["features"], out[head]
+
+    return FeatureExtractor(TOY_NAME, net.weights_hash(), net.num_features, run, f"64x64 toy views, head {head!r}")
+
+
+def module_extractor(module: nn.Module, name: str, device: str | torch.device = "cpu") -> FeatureExtractor:
+    """Use any module that maps uint8 images to features [N, ``num_features``]; it has no logits.
+
+    Raises:
+        ValueError: The module has no ``num_features``.
+    """
+    num_features = getattr(module, "num_features", None)
+    if not isinstance(num_features, int):
+        raise ValueError(
+            f"feature extractor must have an int num_features; got {num_features!r}. Set it on the module."
+        )
+    module = module.to(device).eval()
+    return FeatureExtractor(
+        name, module_hash(module), num_features, lambda images: (module(images.to(device)), None), "uint8, as given"
+    )
+
+
+def _inception_path(weights: str | Path | None) -> Path:
+    if weights is not None:
+        if not Path(weights).is_file():
+            raise FileNotFoundError(_missing_inception(f"the file {weights}, which does not exist"))
+        return Path(weights)
+    cache = Path(torch.hub.get_dir()) / "checkpoints"
+    for name in INCEPTION_FILES:
+        if (cache / name).is_file():
+            return cache / name
+    if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
+        raise FileNotFoundError(_missing_inception(f"none in {cache}, and HF_HUB_OFFLINE forbids a download"))
+    from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
+
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(
+            URL_INCEPTION_V3, str(cache / INCEPTION_FILES[0]), hash_prefix=INCEPTION_HASH, progress=False
+        )
+    except (urllib.error.URLError, OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            _missing_inception(f"none in {cache}, and the download failed ({_first_line(error)})")
+        ) from error
+    return cache / INCEPTION_FILES[0]
+
+
+def _missing_inception(got: str) -> str:
+    return (
+        f"inception_weights must be the file {INCEPTION_FILES[0]} (also published as {INCEPTION_FILES[1]}); got {got}. "
+        "Download it from the release page of torch-fidelity v0.2.0 (or of pytorch-fid) on GitHub, put it there or "
+        "anywhere, and set inception_weights to its path."
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0][:200]
