@@ -1,6 +1,7 @@
 """`mvdiff fit|validate|test|predict`: LightningCLI with a launcher bridge and a total batch size."""
 
 import os
+import warnings
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -26,6 +27,9 @@ class MVDiffCLI(LightningCLI):
         Args:
             args: Arguments without the program's name, first the subcommand.
         """
+        # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch.
+        warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
+        warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,

@@ -1,0 +1,102 @@
+"""Disk caches for what a frozen base computes again and again: text embeddings and latents.
+
+Every entry's name is a hash of everything it depends on (the base's weights first), so an entry is never stale, and
+writes are atomic, so ranks and runs may share a folder.
+"""
+
+import hashlib
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+
+class TensorCache:
+    """Tensors on disk by keys.
+
+    Example:
+        >>> import tempfile
+        >>> cache = TensorCache(tempfile.mkdtemp())
+        >>> cache.fetch(lambda: torch.ones(2), "text", "base hash", "a kitchen")
+        tensor([1., 1.])
+        >>> cache.fetch(lambda: torch.zeros(2), "text", "base hash", "a kitchen")
+        tensor([1., 1.])
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        """Open a cache.
+
+        Args:
+            folder: Made when the first entry is written.
+        """
+        self.folder = Path(folder)
+
+    def fetch(self, compute: Callable[[], Tensor], *keys: str | int | float) -> Tensor:
+        """Return the entry of `keys`, computing and writing it if it is not there.
+
+        Args:
+            compute: Gives the tensor; called only on a miss.
+            *keys: Everything that the tensor depends on.
+
+        Returns:
+            The tensor on the CPU.
+
+        Raises:
+            ValueError: An entry cannot be read.
+            OSError: An entry cannot be written, for example on a full disk.
+        """
+        name = hashlib.blake2b(repr(keys).encode(), digest_size=20).hexdigest()
+        path = self.folder / name[:2] / f"{name}.safetensors"
+        if path.is_file():
+            try:
+                return load_file(path)["value"]
+            except SafetensorError as error:
+                raise ValueError(
+                    f"cache_dir must hold readable files; got {path}: {error}. Delete that file."
+                ) from error
+        value = compute().detach().cpu().contiguous()
+        self._write(path, value)
+        return value
+
+    def _write(self, path: Path, value: Tensor) -> None:
+        temporary = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
+            os.close(handle)
+            save_file({"value": value}, temporary)
+            os.replace(temporary, path)
+        except (OSError, SafetensorError) as error:
+            if temporary is not None:
+                Path(temporary).unlink(missing_ok=True)
+            raise OSError(
+                f"cache_dir must be a writable folder with free space; got {self.folder}: {error}."
+            ) from error
+
+
+def cached_text(
+    cache: TensorCache | None, base_hash: str, encode: Callable[[list[str]], Tensor], prompts: Sequence[str]
+) -> Tensor:
+    """Encode prompts, each new one once where there is a cache.
+
+    With a cache every prompt is encoded alone, so that its embedding does not depend on its neighbours in the batch
+    that met it first.
+
+    Args:
+        cache: Or None, to encode all of them now, in one batch.
+        base_hash: `Backbone.weights_hash()`.
+        encode: list of N prompts -> [N, L, D].
+        prompts: N texts.
+
+    Returns:
+        [N, L, D] embeddings; from a cache on the CPU.
+    """
+    if cache is None:
+        return encode(list(prompts))
+    entries = {p: cache.fetch(lambda p=p: encode([p])[0], "text", base_hash, p) for p in dict.fromkeys(prompts)}
+    return torch.stack([entries[prompt] for prompt in prompts])

@@ -1,0 +1,93 @@
+"""Callbacks and small helpers around the Trainer: the model folder at the end of fit, images to any logger."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from PIL import Image
+from torch import Tensor
+
+from mvdiff.samples import to_uint8
+
+
+class SaveModelFolder(Callback):
+    """Write the best checkpoint as a model folder when fit ends (the last weights where no checkpoint was scored)."""
+
+    def __init__(self, dirpath: str | None = None) -> None:
+        """Set the place.
+
+        Args:
+            dirpath: The model folder; None: `model` in the run's folder.
+        """
+        self.dirpath = dirpath
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the folder on the first rank."""
+        folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
+        if trainer.is_global_zero:
+            pl_module.save_model_folder(folder, best_weights(trainer))
+
+
+def best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
+    """Return the state dict of the best checkpoint by the monitored metric, or None where there is none."""
+    callback = trainer.checkpoint_callback
+    path = getattr(callback, "best_model_path", "") if getattr(callback, "monitor", None) else ""
+    if not path or not Path(path).is_file():
+        return None
+    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+
+
+def run_folder(trainer: Trainer) -> str:
+    """Return the run's folder, the same on every rank; every rank must call this."""
+    return trainer.log_dir or trainer.default_root_dir
+
+
+def gather(value: Any) -> list[Any]:
+    """Return what each rank passes, as one list on every rank; every rank must call this."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    gathered = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+def image_grid(rows: list[Tensor]) -> np.ndarray:
+    """Lay out samples below each other, their views side by side.
+
+    Args:
+        rows: Per sample [V, 3, H, W] in [-1, 1]; all of one size.
+
+    Returns:
+        [rows * H, V * W, 3] uint8.
+    """
+    strips = [to_uint8(views).permute(2, 0, 3, 1).flatten(1, 2) for views in rows]
+    width = max(strip.shape[1] for strip in strips)
+    strips = [torch.nn.functional.pad(strip, (0, 0, 0, width - strip.shape[1])) for strip in strips]
+    return torch.cat(strips).cpu().numpy()
+
+
+def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path) -> None:
+    """Give an image to every logger that takes images, or write it as a file where none does; first rank only.
+
+    Args:
+        trainer: The trainer, for its loggers and step.
+        tag: Name, for example "val/samples".
+        image: [H, W, 3] uint8.
+        folder: The run's folder, for the file `images/<tag>_<step>.png`.
+    """
+    if not trainer.is_global_zero:
+        return
+    taken = False
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_image"):  # Weights & Biases and others with Lightning's image interface
+            logger.log_image(tag, [image], step=trainer.global_step)
+            taken = True
+        elif hasattr(logger.experiment, "add_image"):  # TensorBoard
+            logger.experiment.add_image(tag, image, trainer.global_step, dataformats="HWC")
+            taken = True
+    if not taken:
+        path = Path(folder) / "images" / f"{tag.replace('/', '_')}_{trainer.global_step}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(path)

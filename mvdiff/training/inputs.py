@@ -1,0 +1,105 @@
+"""From a batch to a model's inputs: latents, text embeddings, correspondences."""
+
+import torch
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.keyed import keyed_generator
+from mvdiff.models.backbone import Backbone
+from mvdiff.models.geometry_cache import MultiViewGeometry
+from mvdiff.training.cache import TensorCache, cached_text
+
+
+class MultiViewInputs:
+    """Prepare batches for a multi-view UNet.
+
+    Args:
+        backbone: The frozen base.
+        seed: Seed of the autoencoder's noise and of text dropout.
+        kernel_size: K of the K x K taps.
+        cache: Disk cache of text embeddings, or None.
+        cache_latents: Whether latents are cached, too. A cached latent is drawn once, for all epochs.
+    """
+
+    def __init__(
+        self, backbone: Backbone, seed: int, kernel_size: int, cache: TensorCache | None, cache_latents: bool
+    ) -> None:
+        self.backbone = backbone
+        self.seed = seed
+        self.kernel_size = kernel_size
+        self.cache = cache
+        self.cache_latents = cache_latents
+        self._geometries: dict[bytes, MultiViewGeometry] = {}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the base is."""
+        return self.backbone.unet.device
+
+    def latent_size(self, batch: MultiViewBatch) -> tuple[int, int]:
+        """Return rows and columns of a batch's latents."""
+        height, width = batch.images.shape[-2:]
+        return -(-height // self.backbone.vae_stride), -(-width // self.backbone.vae_stride)
+
+    def geometry(self, batch: MultiViewBatch) -> MultiViewGeometry | None:
+        """Return the correspondences of a batch's cameras, computed once per rig; None for single views.
+
+        Raises:
+            ValueError: The samples of the batch have different cameras.
+        """
+        if batch.num_views == 1:
+            return None
+        cameras = torch.cat([batch.K, batch.R], dim=-1).cpu()
+        if not bool((cameras == cameras[:1]).all()):
+            raise ValueError(
+                "samples of a batch must share their cameras; got different ones. Set data.batch_size to 1."
+            )
+        height, width = self.latent_size(batch)
+        key = cameras[0].numpy().tobytes() + f"{height}x{width}".encode()
+        if key not in self._geometries:
+            geometry = MultiViewGeometry.from_cameras(
+                batch.K[0].cpu(),
+                batch.R[0].cpu(),
+                height,
+                width,
+                self.backbone.vae_stride,
+                num_levels=len(self.backbone.unet.down_blocks),
+                kernel_size=self.kernel_size,
+            )
+            self._geometries[key] = geometry.to(self.device)
+        return self._geometries[key]
+
+    @torch.no_grad()
+    def latents(self, batch: MultiViewBatch) -> Tensor:
+        """Encode a batch's images into [B, V, C, h, w], with noise keyed by (seed, epoch, sample index)."""
+        return torch.stack([self._latents(batch, i) for i in range(batch.batch_size)]).to(self.device)
+
+    def _latents(self, batch: MultiViewBatch, i: int) -> Tensor:
+        images = batch.images[i]
+        if not self.cache_latents:
+            return self._encode(images, self.seed, batch.epoch, int(batch.sample_index[i]))
+        shown = (self.seed, batch.sample_id[i], f"yaw {float(batch.yaw_deg[i])}", int(batch.mirrored[i]))
+        cameras = str((*images.shape, batch.K[i].tolist(), batch.R[i].tolist()))
+        return self.cache.fetch(
+            lambda: self._encode(images, *shown), "latents", self.backbone.weights_hash(), *shown, cameras
+        )
+
+    def _encode(self, images: Tensor, *keys: int | str) -> Tensor:
+        return self.backbone.encode_images(images, generator=keyed_generator("latents", *keys))
+
+    @torch.no_grad()
+    def text(self, prompts: list[list[str]]) -> Tensor:
+        """Encode B x V prompts into [B, V, L, D]."""
+        flat = [prompt for sample in prompts for prompt in sample]
+        base_hash = self.backbone.weights_hash() if self.cache else ""
+        embeddings = cached_text(self.cache, base_hash, self.backbone.encode_prompts, flat)
+        return embeddings.to(self.device).unflatten(0, (len(prompts), -1))
+
+    def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> list[list[str]]:
+        """Return a batch's prompts; for a chosen few samples all are empty, keyed by (seed, epoch, sample index)."""
+        prompts = []
+        for index, sample in zip(batch.sample_index.tolist(), batch.prompts, strict=True):
+            generator = keyed_generator("text-dropout", self.seed, batch.epoch, index)
+            dropped = float(torch.rand((), generator=generator)) < chance
+            prompts.append([""] * len(sample) if dropped else list(sample))
+        return prompts

