@@ -93,6 +93,23 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
     return entries
 
 
+def repeated(entries: Sequence[PromptEntry], num_samples: int) -> list[PromptEntry]:
+    """Return each entry `num_samples` times, under names of their own, hence with noise of their own.
+
+    Raises:
+        ValueError: num_samples is below 1.
+
+    Example:
+        >>> [entry.sample_id for entry in repeated([PromptEntry("hall", "a hall")], 2)]
+        ['hall-0', 'hall-1']
+    """
+    if num_samples < 1:
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}. Give the panoramas per prompt.")
+    if num_samples == 1:
+        return list(entries)
+    return [PromptEntry(f"{entry.sample_id}-{copy}", entry.prompt) for entry in entries for copy in range(num_samples)]
+
+
 def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
     sample_id = default_id
     if isinstance(value, dict):

@@ -1,0 +1,27 @@
+"""`mvdiff export CKPT --out DIR`: a training checkpoint becomes a model folder."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    """Add the `export` command."""
+    parser = subparsers.add_parser(
+        "export",
+        help="turn a training checkpoint into a model folder",
+        description="Write the trained weights of a checkpoint as a model folder: adapter, scheduler, rig, prompt "
+        "prefix and the name of the base, whose own weights stay where they are.",
+        epilog="example: mvdiff export runs/pano/checkpoints/last.ckpt --out model",
+    )
+    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    parser.add_argument("--no_ema", action="store_true", help="take the last weights rather than their average")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Export; return the exit status."""
+    from mvdiff.pipelines.checkpoint import export_checkpoint
+
+    info = export_checkpoint(args.checkpoint, args.out, use_ema=not args.no_ema)
+    print(f"{args.out}: a {info.task} model of {info.rig.num_views} views on the base {info.base.id}")
+    return 0

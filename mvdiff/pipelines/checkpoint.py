@@ -1,0 +1,87 @@
+"""Training checkpoints -> model folders.
+
+A Lightning checkpoint of `MultiViewModule` holds the adapter's weights (`state_dict`; with EMA their average, and the
+weights training goes on from in `current_model_state`) and, under `CHECKPOINT_KEY`, plain values that say what model
+they belong to. That is all a model folder needs: exporting takes neither the base nor the data.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.pipelines.model_folder import ModelInfo, write_model_folder
+from mvdiff.pipelines.schedulers import scheduler_class
+
+CHECKPOINT_KEY = "mvdiff"
+_PREFIX = "adapter."
+
+
+def export_checkpoint(checkpoint: str | Path, out: str | Path, use_ema: bool = True) -> ModelInfo:
+    """Write a checkpoint's weights as a model folder.
+
+    Args:
+        checkpoint: a Lightning checkpoint of multi-view training; read without running any code in it.
+        out: the model folder; see `write_model_folder`.
+        use_ema: take the averaged weights where the checkpoint has them (otherwise those training goes on from).
+
+    Returns:
+        What the model folder says about the model.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or is a checkpoint of another model.
+        OSError: the folder cannot be written.
+    """
+    values = read_checkpoint(checkpoint)
+    described = values.get(CHECKPOINT_KEY)
+    if not isinstance(described, Mapping) or not {"info", "adapter", "scheduler"} <= set(described):
+        found = ", ".join(sorted({str(key).split(".")[0] for key in values.get("state_dict", values)})[:8]) or "nothing"
+        raise ValueError(
+            f"checkpoint must be one of mvdiff's multi-view training; got a checkpoint of another model, with {found}, "
+            f"in {checkpoint}. Give a file that `mvdiff fit` wrote for a MultiViewModule."
+        )
+    info = ModelInfo.from_dict(described["info"], where=str(checkpoint))
+    state = values["state_dict"] if use_ema else values.get("current_model_state", values["state_dict"])
+    adapter = MultiViewAdapter.from_config(dict(described["adapter"]))
+    try:
+        adapter.load_state_dict({name.removeprefix(_PREFIX): value for name, value in state.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"checkpoint must hold exactly the adapter that it describes; got a checkpoint of another model: {error}, "
+            f"in {checkpoint}. Give a file that `mvdiff fit` wrote."
+        ) from error
+    name, config = described["scheduler"]
+    write_model_folder(out, adapter, scheduler_class(name).from_config(dict(config)), info)
+    return info
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a Lightning checkpoint onto the CPU, safely: tensors and plain values only.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it cannot be read, or holds no weights.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint must be a file; got {path}. Give a .ckpt file that `mvdiff fit` wrote.")
+    try:
+        values = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"checkpoint must be a readable file of tensors and plain values; got {reason}, in {path}. "
+            "Copy the file again, or give another one."
+        ) from error
+    if not isinstance(values, dict) or not isinstance(values.get("state_dict"), dict):
+        raise ValueError(
+            f"checkpoint must be a Lightning checkpoint with a state_dict; got {type(values).__name__}, in {path}. "
+            "Give a .ckpt file that `mvdiff fit` wrote."
+        )
+    return values
