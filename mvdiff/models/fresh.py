@@ -80,19 +80,30 @@ def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
 
     letters = list(bytes_to_unicode().values())
     tokens = letters + [letter + WORD_END for letter in letters]
-    known, merges = set(tokens), []
+    merges: list[tuple[str, str]] = []
     for word in sorted(set(words)):
-        pieces = [*word[:-1], word[-1] + WORD_END]
+        # What the merges so far leave of the word is joined from the left: later merges rank lower, so that words
+        # made earlier stay whole.
+        pieces = _segment(word, merges)
         while len(pieces) > 1:
             merges.append((pieces[0], pieces[1]))
-            pieces[:2] = [pieces[0] + pieces[1]]
-            if pieces[0] not in known:
-                known.add(pieces[0])
-                tokens.append(pieces[0])
-    merges = list(dict.fromkeys(merges))
+            tokens.append(pieces[0] + pieces[1])
+            pieces = _segment(word, merges)
     tokens += ["<|startoftext|>", "<|endoftext|>"]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
         lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
         (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n")
         return CLIPTokenizer.from_pretrained(folder, model_max_length=max_length)
+
+
+def _segment(word: str, merges: list[tuple[str, str]]) -> list[str]:
+    """Apply byte-pair merges to a word as the tokenizer does: the pair of lowest rank first."""
+    rank = {pair: i for i, pair in enumerate(merges)}
+    pieces = [*word[:-1], word[-1] + WORD_END]
+    while True:
+        ranked = [(rank[pair], i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in rank]
+        if not ranked:
+            return pieces
+        _, i = min(ranked)
+        pieces[i : i + 2] = [pieces[i] + pieces[i + 1]]

@@ -1,0 +1,92 @@
+"""State what a view of a toy scene shows: a caption, and the facts behind it for judges.
+
+A thing is named when it covers at least 1.5 % of the view; nearest to the middle first. The facts name the thing in
+the middle when it covers at least 3 %, so that a judge is asked only what the picture can answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mvdiff.data.toyworld.render import WINDOW
+from mvdiff.data.toyworld.scene import COLOURS, FLOORS, KINDS, WALLS, Scene
+
+NONE = "none"
+JUDGED_HEADS: Mapping[str, tuple[str, ...]] = {
+    "object": (NONE, *KINDS),
+    "colour": (NONE, *COLOURS),
+    "walls": tuple(WALLS),
+}
+NAMED_FRACTION, JUDGED_FRACTION = 0.015, 0.03
+MIDDLE = 0.4  # a thing is in the middle when its centroid lies in the middle 40 % of the width
+
+
+def _article(word: str) -> str:
+    return "an" if word[0] in "aeiou" else "a"
+
+
+def _places(labels: np.ndarray) -> list[tuple[int, float, float]]:
+    """Return (thing index, covered fraction, centroid in [-1, 1]) for each thing seen, middle first."""
+    width = labels.shape[1]
+    columns = np.broadcast_to((2 * np.arange(width) + 1) / width - 1, labels.shape)
+    seen = []
+    for index in np.unique(labels[labels >= 0]):
+        mask = labels == index
+        seen.append((int(index), float(mask.mean()), float(columns[mask].mean())))
+    return sorted(seen, key=lambda item: abs(item[2]))
+
+
+def describe(scene: Scene, labels: np.ndarray) -> str:
+    """Write the caption of a view.
+
+    Args:
+        scene: The scene.
+        labels: `[H, W]` labels of `render.trace` for the view's pixels.
+    """
+    parts = []
+    for index, fraction, where in _places(labels):
+        if fraction < NAMED_FRACTION:
+            continue
+        place = "in the middle" if abs(where) < MIDDLE else ("on the left" if where < 0 else "on the right")
+        thing = scene.things[index]
+        parts.append(f"{_article(thing.colour)} {thing.colour} {thing.kind} {place}")
+    if (labels == WINDOW).mean() >= NAMED_FRACTION:
+        parts.append("a window")
+    parts += [f"{scene.wall_colour} walls", f"{scene.floor} floor"]
+    return ", ".join(parts)
+
+
+def describe_up(scene: Scene) -> str:
+    """Write the caption of the view straight up."""
+    return f"the ceiling, {scene.wall_colour} walls"
+
+
+def describe_down(scene: Scene) -> str:
+    """Write the caption of the view straight down."""
+    return f"the floor, {scene.floor} floor, {scene.wall_colour} walls"
+
+
+def facts(scene: Scene, labels: np.ndarray) -> dict[str, str]:
+    """Return what a judge may be asked of a view: the middle object's kind and colour and the walls' colour.
+
+    Args:
+        scene: The scene.
+        labels: `[H, W]` labels of `render.trace` for the view's pixels.
+
+    Returns:
+        `{"object", "colour", "walls"}`; the first two are `NONE` where no thing stands clearly in the middle.
+    """
+    middle = [p for p in _places(labels) if p[1] >= JUDGED_FRACTION and abs(p[2]) < MIDDLE]
+    kind, colour = NONE, NONE
+    if middle:
+        thing = scene.things[max(middle, key=lambda p: p[1])[0]]
+        kind, colour = thing.kind, thing.colour
+    return {"object": kind, "colour": colour, "walls": scene.wall_colour}
+
+
+def vocabulary() -> list[str]:
+    """Return every word a caption can hold, for the toy tokenizer."""
+    words = "a an the in on middle left right window walls floor ceiling , . this is one view of scene room with and"
+    return [*words.split(), *KINDS, *COLOURS, *WALLS, *FLOORS]

@@ -1,0 +1,143 @@
+"""Analytic ray intersections with the solids the toy world is built of.
+
+Rays: origins and directions ``[N, 3]`` in world axes (x right, y down, z forward; metres). Every solid answers
+``intersect(origins, directions) -> (distance [N], normals [N, 3])`` with ``distance`` in units of the direction's
+length, ``inf`` where the ray misses, and the outward unit normal (0 where it misses). Source: own derivation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+EPSILON = 1e-4
+
+
+def _miss(n: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(n, np.inf, np.float32), np.zeros((n, 3), np.float32)
+
+
+def _smallest_positive(near: np.ndarray, far: np.ndarray) -> np.ndarray:
+    return np.where(near > EPSILON, near, np.where(far > EPSILON, far, np.inf))
+
+
+@dataclass(frozen=True)
+class Ball:
+    """A sphere."""
+
+    centre: tuple[float, float, float]
+    radius: float
+
+    def bound(self) -> tuple[np.ndarray, float]:
+        """Return the centre `[3]` and radius of a sphere that holds the solid."""
+        return np.asarray(self.centre, np.float32), self.radius
+
+    def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first hit's distance `[N]` and normal `[N, 3]`."""
+        offset = origins - np.asarray(self.centre, np.float32)
+        a = np.einsum("nc,nc->n", directions, directions)
+        b = np.einsum("nc,nc->n", offset, directions)
+        c = np.einsum("nc,nc->n", offset, offset) - self.radius**2
+        discriminant = b * b - a * c
+        root = np.sqrt(np.maximum(discriminant, 0))
+        distance = np.where(discriminant > 0, _smallest_positive((-b - root) / a, (-b + root) / a), np.inf)
+        hit = np.isfinite(distance)
+        normals = np.zeros_like(origins)
+        normals[hit] = (offset[hit] + distance[hit, None] * directions[hit]) / self.radius
+        return distance, normals
+
+
+@dataclass(frozen=True)
+class Block:
+    """A box turned about the vertical axis by `yaw` radians (positive to the right)."""
+
+    centre: tuple[float, float, float]
+    half: tuple[float, float, float]
+    yaw: float = 0.0
+
+    def bound(self) -> tuple[np.ndarray, float]:
+        """Return the centre `[3]` and radius of a sphere that holds the solid."""
+        return np.asarray(self.centre, np.float32), float(np.linalg.norm(self.half))
+
+    def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first hit's distance `[N]` and normal `[N, 3]` (slab method in the box's own axes)."""
+        c, s = np.cos(self.yaw), np.sin(self.yaw)
+        world_from_box = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
+        offset = (origins - np.asarray(self.centre, np.float32)) @ world_from_box
+        d = directions @ world_from_box
+        d = np.where(np.abs(d) < 1e-9, np.float32(1e-9), d)
+        half = np.asarray(self.half, np.float32)
+        t1, t2 = (-half - offset) / d, (half - offset) / d
+        near, far = np.minimum(t1, t2), np.maximum(t1, t2)
+        enter, leave = near.max(axis=1), far.min(axis=1)
+        inside = enter <= EPSILON
+        distance = np.where(enter < leave, _smallest_positive(enter, leave), np.inf)
+        axis = np.where(inside, far.argmin(axis=1), near.argmax(axis=1))
+        rows = np.arange(len(d))
+        box_normals = np.zeros_like(d)
+        box_normals[rows, axis] = -np.sign(d[rows, axis]) * np.where(inside, -1, 1)
+        normals = box_normals @ world_from_box.T
+        normals[~np.isfinite(distance)] = 0
+        return distance, normals
+
+
+@dataclass(frozen=True)
+class Tapered:
+    """A vertical cylinder or (truncated) cone: radius `bottom` at y = `base[1]`, `top` at `height` above it."""
+
+    base: tuple[float, float, float]
+    height: float
+    bottom: float
+    top: float
+
+    def bound(self) -> tuple[np.ndarray, float]:
+        """Return the centre `[3]` and radius of a sphere that holds the solid."""
+        x, y, z = self.base
+        reach = float(np.hypot(max(self.bottom, self.top), self.height / 2))
+        return np.array([x, y - self.height / 2, z], np.float32), reach
+
+    def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the first hit's distance `[N]` and normal `[N, 3]`: side and both caps."""
+        x, y, z = self.base
+        slope = (self.top - self.bottom) / self.height
+        o = origins - np.array([x, y, z], np.float32)
+        up, d_up = -o[:, 1], -directions[:, 1]  # height above the base
+        r0 = self.bottom + slope * up
+        a = directions[:, 0] ** 2 + directions[:, 2] ** 2 - (slope * d_up) ** 2
+        a = np.where(np.abs(a) < 1e-9, np.float32(1e-9), a)
+        b = o[:, 0] * directions[:, 0] + o[:, 2] * directions[:, 2] - r0 * slope * d_up
+        c = o[:, 0] ** 2 + o[:, 2] ** 2 - r0**2
+        discriminant = b * b - a * c
+        root = np.sqrt(np.maximum(discriminant, 0))
+        best, normals = _miss(len(o))
+        for t in ((-b - root) / a, (-b + root) / a):
+            height = up + t * d_up
+            good = (discriminant > 0) & (t > EPSILON) & (height >= 0) & (height <= self.height) & (t < best)
+            good &= r0 + slope * t * d_up >= 0
+            best = np.where(good, t, best)
+            p = o[good] + t[good, None] * directions[good]
+            out = np.stack([p[:, 0], np.zeros(len(p), np.float32), p[:, 2]], axis=1)
+            out /= np.maximum(np.linalg.norm(out, axis=1, keepdims=True), 1e-9)
+            out[:, 1] = slope
+            normals[good] = out / np.sqrt(1 + slope**2)
+        d_up = np.where(np.abs(d_up) < 1e-9, np.float32(1e-9), d_up)
+        for level, radius, sign in ((0.0, self.bottom, 1.0), (self.height, self.top, -1.0)):
+            t = (level - up) / d_up
+            px, pz = o[:, 0] + t * directions[:, 0], o[:, 2] + t * directions[:, 2]
+            good = (t > EPSILON) & (px * px + pz * pz <= radius * radius) & (t < best)
+            best = np.where(good, t, best)
+            normals[good] = (0.0, sign, 0.0)
+        return best, normals
+
+
+Solid = Ball | Block | Tapered
+
+
+def rays_near(origins: np.ndarray, directions: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
+    """Return the indices of rays that pass within `radius` of `centre` (ahead of the origin or around it)."""
+    offset = centre - origins
+    along = np.einsum("nc,nc->n", offset, directions)
+    length2 = np.einsum("nc,nc->n", directions, directions)
+    gap2 = np.einsum("nc,nc->n", offset, offset) - along * np.abs(along) / length2
+    return np.nonzero(gap2 <= radius * radius)[0]

@@ -1,0 +1,109 @@
+"""Train a small AutoencoderKL on single views: the autoencoder of the toy base (own recipe, no adversarial term)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.keyed import keyed_generator
+from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
+
+
+class AutoencoderModule(LightningModule):
+    """Learn to encode and decode views: L1 + `mse_weight` x MSE + `kl_weight` x KL per latent number.
+
+    Args:
+        out: Folder that receives the trained autoencoder (diffusers layout) when fit ends.
+        vae: AutoencoderKL's config for a fresh start, or None to go on from `pretrained`.
+        pretrained: Folder of an AutoencoderKL to go on from.
+        train_encoder: False keeps encoder and latent space and trains the decoder alone.
+        kl_weight: Weight of the KL divergence from the standard normal.
+        mse_weight: Weight of the squared error.
+        seed: Of the latent noise, keyed by (seed, epoch, sample).
+        optimizer: Called with the trained parameters.
+        lr_scheduler: Called with the optimizer.
+        interval: Whether the schedule advances per epoch or step.
+    """
+
+    def __init__(
+        self,
+        out: str,
+        vae: dict[str, Any] | None = None,
+        pretrained: str | None = None,
+        train_encoder: bool = True,
+        kl_weight: float = 1e-4,
+        mse_weight: float = 1.0,
+        seed: int = 0,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        interval: LRInterval = "step",
+    ) -> None:
+        super().__init__()
+        if (vae is None) == (pretrained is None):
+            raise ValueError(
+                f"model.vae and model.pretrained: exactly one must be set; got vae={vae!r}, pretrained={pretrained!r}. "
+                "Give a config to start fresh or a folder to go on from."
+            )
+        self.vae = AutoencoderKL(**vae) if vae is not None else AutoencoderKL.from_pretrained(pretrained)
+        if not train_encoder:
+            self.vae.encoder.requires_grad_(False)
+            if self.vae.quant_conv is not None:
+                self.vae.quant_conv.requires_grad_(False)
+        self.out, self.train_encoder = out, train_encoder
+        self.kl_weight, self.mse_weight, self.seed = kl_weight, mse_weight, seed
+        self.optimizer, self.lr_scheduler, self.interval = optimizer, lr_scheduler, interval
+        self._moments = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares of validation latents
+
+    def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch of views."""
+        images = batch.images.flatten(0, 1)
+        posterior = self.vae.encode(images).latent_dist
+        noise = torch.stack(
+            [
+                torch.randn(
+                    (batch.num_views, *posterior.mean.shape[1:]),
+                    generator=keyed_generator("autoencoder", self.seed, batch.epoch, int(index)),
+                )
+                for index in batch.sample_index
+            ]
+        ).flatten(0, 1)
+        latents = posterior.mean + posterior.std * noise.to(posterior.mean)
+        error = (self.vae.decode(latents).sample - images).float()
+        loss = error.abs().mean() + self.mse_weight * error.square().mean()
+        kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
+        self.log_dict({"train/l1": error.abs().mean(), "train/kl": kl}, prog_bar=True)
+        return loss + self.kl_weight * kl if self.train_encoder else loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the latents of the last validation."""
+        self._moments.zero_()
+
+    def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Log the reconstruction PSNR (images scaled to [0, 1]) and gather the latents' spread."""
+        images = batch.images.flatten(0, 1)
+        latents = self.vae.encode(images).latent_dist.mean.double()
+        self._moments += torch.tensor([latents.numel(), latents.sum(), latents.square().sum()], dtype=torch.float64)
+        error = (self.vae.decode(latents.float()).sample.clamp(-1, 1) - images).float()
+        psnr = -10 * (error.square().mean(dim=(1, 2, 3)) / 4).log10()
+        self.log("val/psnr", psnr.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+
+    def on_fit_end(self) -> None:
+        """Write the autoencoder with the scaling factor that gives its latents unit variance."""
+        if not self.trainer.is_global_zero:
+            return
+        count, total, squares = self._moments.tolist()
+        if count and self.train_encoder:
+            variance = squares / count - (total / count) ** 2
+            self.vae.register_to_config(scaling_factor=round(variance**-0.5, 4))
+        self.vae.save_pretrained(Path(self.out))
+
+    def configure_optimizers(self):
+        """Return optimizer and schedule for what trains."""
+        return configure_optimizers(self.vae.parameters(), self.optimizer, self.lr_scheduler, self.interval)

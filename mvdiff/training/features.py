@@ -1,0 +1,107 @@
+"""Train the toy judge: what stands in the middle of a view, its colour, the walls' colour (own design)."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.data.toyworld.captions import JUDGED_HEADS
+from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
+
+
+class FeatureNetModule(LightningModule):
+    """Classify toy views by the facts in `truth/<pano>.json`; needs yaws that are multiples of 45 degrees.
+
+    Args:
+        root: The `mp3d_skybox` folder whose truth files hold the labels.
+        out: Folder that receives the trained network when fit ends.
+        width: Channels of the first layer.
+        num_features: Length of the feature vector.
+        noise: Standard deviation of Gaussian pixel noise in training, so that soft pictures are judged by what they
+            show (images in [-1, 1]).
+        optimizer: Called with the parameters.
+        lr_scheduler: Called with the optimizer.
+        interval: Whether the schedule advances per epoch or step.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        out: str,
+        width: int = 32,
+        num_features: int = 128,
+        noise: float = 0.05,
+        optimizer: OptimizerCallable = adamw,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        interval: LRInterval = "step",
+    ) -> None:
+        super().__init__()
+        self.net = ToyFeatureNet({name: list(labels) for name, labels in JUDGED_HEADS.items()}, width, num_features)
+        self.root, self.out, self.noise = Path(root), out, noise
+        self.optimizer, self.lr_scheduler, self.interval = optimizer, lr_scheduler, interval
+
+    def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
+        """Return each head's label per view `[B * V]`, looked up by sample and yaw."""
+        if batch.yaw_deg is None or bool((batch.mirrored if batch.mirrored is not None else torch.zeros(1)).any()):
+            raise ValueError("data.mirror must be false where facts are looked up by yaw; got true. Set it to false.")
+        view_yaw = torch.atan2(batch.R[..., 0, 2], batch.R[..., 2, 2]).rad2deg()
+        degrees = (view_yaw + batch.yaw_deg[:, None]).round().long() % 360
+        if bool((degrees % 45 != 0).any()):
+            raise ValueError(
+                f"data.yaw must be multiples of 45 degrees, for which facts are known; got views at {degrees.tolist()}. "
+                "Set data.yaw to [0, 45, ..., 315]."
+            )
+        rows = [
+            _facts(self.root, name)[str(int(degree))]
+            for name, views in zip(batch.sample_id, degrees, strict=True)
+            for degree in views
+        ]
+        return {
+            head: torch.tensor([labels.index(row[head]) for row in rows], device=batch.images.device)
+            for head, labels in self.net.labels.items()
+        }
+
+    def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
+        """Return the sum of the heads' cross-entropies."""
+        images = batch.images.flatten(0, 1)
+        images = images + self.noise * torch.rand(1, device=images.device) * torch.randn_like(images)
+        out, labels = self.net(images), self.labels(batch)
+        loss = sum(F.cross_entropy(out[head].float(), labels[head]) for head in labels)
+        self.log("train/loss", loss, prog_bar=True)
+        return loss
+
+    def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Log each head's accuracy; object and colour over views that have a thing in the middle."""
+        out, labels = self.net(batch.images.flatten(0, 1)), self.labels(batch)
+        judged = labels["object"] != self.net.labels["object"].index("none")
+        for head, truth in labels.items():
+            right = (out[head].argmax(dim=1) == truth).float()
+            right = right if head == "walls" else right[judged]
+            if len(right):
+                self.log(f"val/{head}", right.mean(), prog_bar=True, batch_size=len(right), sync_dist=True)
+
+    def on_fit_end(self) -> None:
+        """Write the network."""
+        if self.trainer.is_global_zero:
+            self.net.save_pretrained(self.out)
+
+    def configure_optimizers(self):
+        """Return optimizer and schedule."""
+        return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.interval)
+
+
+@cache
+def _facts(root: Path, sample_id: str) -> dict[str, dict[str, str]]:
+    """Read the facts of a panorama's views, by degree."""
+    name = sample_id.split("_")[-1].split("/")[-1]
+    [path] = root.glob(f"*/truth/{name}.json")
+    return json.loads(path.read_text())["views"]
