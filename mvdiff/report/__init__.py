@@ -6,7 +6,6 @@ yaw 0, yaw grows to the right, pitch grows upwards.
 
 from mvdiff.report.charts import Chart, Series
 from mvdiff.report.galleries import PanoramaEntry, Strip, view_labels
-from mvdiff.report.images import image_grid
 from mvdiff.report.markup import Html
 from mvdiff.report.page import render_report, write_report
 from mvdiff.report.tables import Column, Interval, Table
@@ -20,7 +19,6 @@ __all__ = [
     "Series",
     "Strip",
     "Table",
-    "image_grid",
     "render_report",
     "view_labels",
     "write_report",

@@ -1,7 +1,6 @@
-"""Images for a page: checked, encoded into data addresses, laid out in a grid."""
+"""Images for a page: checked, and encoded into data addresses."""
 
 import base64
-from collections.abc import Sequence
 from io import BytesIO
 
 import numpy as np
@@ -71,33 +70,3 @@ def data_uri(image: np.ndarray) -> str:
 def is_pixelated(image: np.ndarray) -> bool:
     """Tell whether a page should enlarge this image without smoothing."""
     return max(image.shape[:2]) <= MAX_PIXELATED_SIDE
-
-
-def image_grid(rows: Sequence[Sequence[object]], pad: int = 2) -> np.ndarray:
-    """Lay out rows of equally large images as one image, on white.
-
-    Args:
-        rows: Images [H, W, 3] uint8; a shorter row is left white at its end.
-        pad: Pixels between and around the images.
-
-    Returns:
-        [rows * (H + pad) + pad, columns * (W + pad) + pad, 3] uint8.
-
-    Raises:
-        ValueError: If there is no image, or the images differ in size.
-
-    >>> image_grid([[np.zeros((4, 6, 3), np.uint8)] * 3], pad=1).shape
-    (6, 22, 3)
-    """
-    images = [[checked_image(f"rows[{r}][{c}]", image) for c, image in enumerate(row)] for r, row in enumerate(rows)]
-    sizes = {image.shape for row in images for image in row}
-    if len(sizes) != 1:
-        raise ValueError(f"rows must hold images of one size; got {sorted(sizes) or 'no image'}.")
-    height, width, _ = sizes.pop()
-    num_columns = max(len(row) for row in images)
-    grid = np.full((len(images) * (height + pad) + pad, num_columns * (width + pad) + pad, 3), 255, np.uint8)
-    for r, row in enumerate(images):
-        for c, image in enumerate(row):
-            top, left = pad + r * (height + pad), pad + c * (width + pad)
-            grid[top : top + height, left : left + width] = image
-    return grid

@@ -94,7 +94,7 @@
   }
 
   function draw() {
-    readout.textContent = `yaw ${Math.round(state.yaw)}° · pitch ${state.pitch > 0 ? "+" : ""}${Math.round(state.pitch)}° · FoV ${Math.round(state.fov)}°`;
+    readout.textContent = `yaw ${Math.round(state.yaw)}° · pitch ${Math.round(state.pitch) > 0 ? "+" : ""}${Math.round(state.pitch)}° · FoV ${Math.round(state.fov)}°`;
     flat.querySelector("i").style.left = `${(0.5 + state.yaw / 360) * 100}%`;
     flat.querySelector("i").style.top = `${(0.5 - state.pitch / 180) * 100}%`;
     if (!gl || !drawn || gl.isContextLost()) return;

@@ -48,7 +48,6 @@ class Browser:
             port = free.getsockname()[1]
         self.process = subprocess.Popen([driver, f"--port={port}"], stdout=subprocess.DEVNULL)
         self.root = f"http://127.0.0.1:{port}"
-        self._wait_for_driver()
         width, height = self.size
         args = [*FLAGS, f"--user-data-dir={self.profile}", f"--window-size={width},{height}"]
         if self.dark:
@@ -58,15 +57,21 @@ class Browser:
             options["mobileEmulation"] = {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 2.0}}
         wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
         try:
+            self._wait_for_driver()
             session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
         except RuntimeError:
-            self.process.terminate()
+            self._stop()
             raise
         self.root += f"/session/{session['sessionId']}"
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.call("DELETE", "")
+        try:
+            self.call("DELETE", "")
+        finally:
+            self._stop()
+
+    def _stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=10)
 
@@ -118,6 +123,21 @@ class Browser:
         ]
         press = [{"type": "pointerMove", "duration": 0, "x": x, "y": y}, {"type": "pointerDown", "button": 0}]
         self.pointer(*press, *steps, {"type": "pointerUp", "button": 0}, kind=kind)
+
+    def pinch(self, centre: tuple[int, int], before: int, after: int) -> None:
+        """Put two fingers `before` pixels apart and move them to `after` pixels apart."""
+        x, y = centre
+        fingers = []
+        for number, side in enumerate((-1, 1)):
+            actions = [
+                {"type": "pointerMove", "duration": 0, "x": x + side * before // 2, "y": y},
+                {"type": "pointerDown", "button": 0},
+                {"type": "pointerMove", "duration": 50, "x": x + side * after // 2, "y": y},
+                {"type": "pointerUp", "button": 0},
+            ]
+            kind = {"pointerType": "touch"}
+            fingers.append({"type": "pointer", "id": f"finger {number}", "parameters": kind, "actions": actions})
+        self.call("POST", "/actions", {"actions": fingers})
 
     def keys(self, *values: str) -> None:
         """Press keys, one after the other."""

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvdiff.report.images import checked_image, data_uri, image_grid, is_pixelated, paint_uncovered
+from mvdiff.report.images import checked_image, data_uri, is_pixelated, paint_uncovered
 
 
 def decoded(uri: str) -> tuple[str, np.ndarray]:
@@ -57,20 +57,3 @@ def test_float_images_are_refused():
 def test_only_small_images_keep_hard_pixels():
     assert is_pixelated(np.zeros((64, 128, 3), np.uint8))
     assert not is_pixelated(np.zeros((64, 129, 3), np.uint8))
-
-
-def test_grid_places_images_row_by_row():
-    values = [[10, 20, 30], [40]]
-    rows = [[np.full((2, 4, 3), value, np.uint8) for value in row] for row in values]
-    grid = image_grid(rows, pad=1)
-    assert grid.shape == (1 + 2 * 3, 1 + 3 * 5, 3)
-    assert [[int(grid[1 + 3 * r, 1 + 5 * c, 0]) for c in range(3)] for r in range(2)] == [[10, 20, 30], [40, 255, 255]]
-    assert (grid[0] == 255).all()
-    assert (grid[:, 0] == 255).all()
-
-
-def test_grid_refuses_unequal_and_no_images():
-    with pytest.raises(ValueError, match=r"rows must hold images of one size; got \[\(2, 2, 3\), \(2, 4, 3\)\]"):
-        image_grid([[np.zeros((2, 2, 3), np.uint8), np.zeros((2, 4, 3), np.uint8)]])
-    with pytest.raises(ValueError, match="got no image"):
-        image_grid([[]])

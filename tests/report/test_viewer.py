@@ -14,7 +14,8 @@ from mvdiff.geometry import (
     perspective_from_equirectangular,
     rotation_from_yaw_pitch,
 )
-from mvdiff.report import PanoramaEntry, write_report
+from mvdiff.report import Chart, Column, Interval, PanoramaEntry, Series, Strip, Table, write_report
+from tests.report.browser import Browser, find_chromium
 
 pytestmark = pytest.mark.browser
 
@@ -126,6 +127,12 @@ def test_a_finger_turns_the_view(viewer):
     assert -40 < state(viewer)["yaw"] < -5
 
 
+def test_two_fingers_zoom(viewer):
+    viewer.pinch(centre(viewer), before=100, after=200)
+    assert state(viewer)["fov"] == pytest.approx(45, abs=3)
+    assert state(viewer)["yaw"] == pytest.approx(0, abs=3)
+
+
 def test_keys_turn_zoom_and_reset(viewer):
     viewer.run("mvdiffViewer.canvas.focus()")
     viewer.keys(RIGHT, RIGHT, UP)
@@ -193,3 +200,19 @@ def test_the_page_logs_no_error_and_asks_for_nothing(viewer):
     assert [entry for entry in viewer.console() if entry["level"] == "SEVERE"] == []
     loaded = viewer.run("return performance.getEntriesByType('resource').map((entry) => entry.name)")
     assert [name for name in loaded if not name.startswith("data:")] == []
+
+
+@pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver")
+def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path):
+    columns = ["Method", *(Column(name, "dB", "higher") for name in ("Overlap PSNR", "Pooled", "Round trip", "Truth"))]
+    rows = [["CAA with foreign neighbours", *[Interval(20.8, 20.5, 21.1)] * 4]]
+    views = Strip("ground truth", ["a red ball"] * 8, [np.zeros((64, 64, 3), np.uint8)] * 8)
+    curve = Chart("Curve", "steps", "overlap PSNR (dB)", [Series("CAA", [0, 1000], [16, 20])])
+    rooms = [PanoramaEntry(f"Room {i}", ["a caption"], {"CAA": smooth_panorama()}) for i in range(5)]
+    page = write_report(tmp_path / "report.html", "Report", "", [Table("T", columns, rows)], [curve], [views], rooms)
+    with Browser(tmp_path / "profile", 390, 844, phone=True) as phone:
+        phone.open(page)
+        assert phone.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+        width, height = phone.run("const c = mvdiffViewer.canvas; return [c.clientWidth, c.clientHeight]")
+        assert 340 <= width <= 390
+        assert height < 844 / 2  # leaves room for a finger that scrolls the page
