@@ -139,5 +139,5 @@ def rays_near(origins: np.ndarray, directions: np.ndarray, centre: np.ndarray, r
     offset = centre - origins
     along = np.einsum("nc,nc->n", offset, directions)
     length2 = np.einsum("nc,nc->n", directions, directions)
-    gap2 = np.einsum("nc,nc->n", offset, offset) - along * np.abs(along) / length2
+    gap2 = np.einsum("nc,nc->n", offset, offset) - np.maximum(along, 0) ** 2 / length2
     return np.nonzero(gap2 <= radius * radius)[0]

@@ -187,7 +187,7 @@ def make_scene(seed: int, index: int) -> Scene:
     return _furnish(rng, corners, _ring)
 
 
-WALK_RADIUS = 1.55  # metres from the room's middle
+WALK_RADIUS = 1.75  # metres from the room's middle
 
 
 def make_walk(seed: int, index: int) -> Scene:
@@ -236,18 +236,18 @@ def _ring(rng: np.random.Generator, corners: np.ndarray, height: float) -> list[
 
 
 def _cluster(rng: np.random.Generator, corners: np.ndarray, height: float) -> list[Thing]:
-    """Place three things around the middle and up to five along the walls."""
+    """Place four things around the middle and up to four along the walls."""
     things = []
     kinds, colours = rng.permutation(len(KINDS)), rng.permutation(len(COLOURS))
     turn = rng.uniform(0, 2 * np.pi)
     for i in range(8):
         kind, colour = KINDS[kinds[i]], list(COLOURS)[colours[i]]
-        inner = i < 3
-        yaw = turn + 2 * np.pi * (i / 3 if inner else (i - 3) / 5) + rng.uniform(-0.2, 0.2)
+        inner = i < 4
+        yaw = turn + 2 * np.pi * (i / 4 if inner else (i - 4) / 4) + rng.uniform(-0.2, 0.2)
         direction = np.array([[np.sin(yaw), np.cos(yaw)]], np.float32)
         room = float(wall_distance(corners, np.zeros(2, np.float32), direction)[0][0])
-        distance = rng.uniform(0.45, 0.65) if inner else room - 0.6
-        size = rng.uniform(0.6, 0.75) if inner else rng.uniform(0.9, 1.1)
+        distance = rng.uniform(0.5, 0.7) if inner else room - 0.6
+        size = rng.uniform(0.75, 0.85) if inner else rng.uniform(0.9, 1.1)
         if not inner and distance < WALK_RADIUS + 0.75:
             continue
         x, z = float(distance * direction[0, 0]), float(distance * direction[0, 1])
