@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from argparse import ArgumentError
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningDataModule, LightningModule
@@ -11,6 +12,14 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from mvdiff.cli.config_files import with_config_paths
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
+
+_PARSER_NOISE = (
+    "Does not validate against any of the Union subtypes",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value",
+)
 
 
 class MVDiffCLI(LightningCLI):
@@ -30,6 +39,9 @@ class MVDiffCLI(LightningCLI):
         # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        # Subcommand parsers take settings of their own: errors are raised, not printed below pages of usage.
+        parser_kwargs = {"prog": "mvdiff", "exit_on_error": False}
+        parser_kwargs |= {name: {"exit_on_error": False} for name in self.subcommands()}
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -39,7 +51,7 @@ class MVDiffCLI(LightningCLI):
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
-            parser_kwargs={"prog": "mvdiff"},
+            parser_kwargs=parser_kwargs,
             args=list(args),
         )
 
@@ -91,6 +103,24 @@ def run_trainer(arguments: Sequence[str]) -> int:
 
     Returns:
         The exit status, 0.
+
+    Raises:
+        ValueError: A setting is unknown or wrong, or the model or data refuse one.
     """
-    MVDiffCLI(arguments)
+    try:
+        MVDiffCLI(arguments)
+    except ArgumentError as error:
+        raise ValueError(f"{readable(str(error))}. Run mvdiff {arguments[0]} --help for all settings.") from error
+    except ValueError as error:
+        raise ValueError(readable(str(error))) from error
     return 0
+
+
+def readable(message: str) -> str:
+    """Keep what a parser's error says of the mistake; leave out the types it tried and the values it was given.
+
+    >>> readable("Parser key \\"model\\":\\n  Errors:\\n    - Option 'kernel_sise' is not accepted\\n  Given value: {}")
+    'Parser key "model": Option \'kernel_sise\' is not accepted'
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    return " ".join(line for line in lines if line and not line.startswith(_PARSER_NOISE))

@@ -9,6 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 from torch import Tensor
 
+from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.samples import to_uint8
 
 
@@ -36,7 +37,7 @@ def best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
     path = getattr(callback, "best_model_path", "") if getattr(callback, "monitor", None) else ""
     if not path or not Path(path).is_file():
         return None
-    return torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    return read_checkpoint(path)["state_dict"]
 
 
 def run_folder(trainer: Trainer) -> str:

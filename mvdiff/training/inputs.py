@@ -57,16 +57,17 @@ class MultiViewInputs:
         height, width = self.latent_size(batch)
         key = cameras[0].numpy().tobytes() + f"{height}x{width}".encode()
         if key not in self._geometries:
-            geometry = MultiViewGeometry.from_cameras(
-                batch.K[0].cpu(),
-                batch.R[0].cpu(),
-                height,
-                width,
-                self.backbone.vae_stride,
-                num_levels=len(self.backbone.unet.down_blocks),
-                kernel_size=self.kernel_size,
-            )
-            self._geometries[key] = geometry.to(self.device)
+            with torch.inference_mode(False):  # what validation made, training could not use
+                geometry = MultiViewGeometry.from_cameras(
+                    batch.K[0].clone().cpu(),
+                    batch.R[0].clone().cpu(),
+                    height,
+                    width,
+                    self.backbone.vae_stride,
+                    num_levels=len(self.backbone.unet.down_blocks),
+                    kernel_size=self.kernel_size,
+                )
+                self._geometries[key] = geometry.to(self.device)
         return self._geometries[key]
 
     @torch.no_grad()

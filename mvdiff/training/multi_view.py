@@ -14,29 +14,22 @@ from torch import Tensor
 from torchmetrics import MeanMetric
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import (
-    denoise,
-    guided,
-    multiview_noise_loss,
-    sample_timesteps,
-    step_generators,
-    training_noise,
-    view_noise,
-)
+from mvdiff.diffusion import multiview_noise_loss, sample_timesteps, training_noise
 from mvdiff.eval.overlap import overlap_psnr
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.pipelines.prompts import PromptEntry
+from mvdiff.pipelines.sample_folders import generate_samples
 from mvdiff.training.cache import TensorCache
 from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
-from mvdiff.training.sample_writing import all_complete, score_folder, write_batch
+from mvdiff.training.sample_writing import score_folder, write_reference
 from mvdiff.training.trained_part import TrainedPartModule
-
-CHECKPOINT_KEY = "mvdiff"
-"""Where a checkpoint describes its model: `info` (ModelInfo), `adapter` (config), `scheduler` ([class, config])."""
 
 
 class MultiViewModule(TrainedPartModule):
@@ -255,12 +248,18 @@ class MultiViewModule(TrainedPartModule):
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=batch.batch_size)
         if self.trainer.sanity_checking or not self._is_shown(batch_idx, batch.batch_size):
             return
-        for i, views in enumerate(self.generate(batch)):
-            valid = batch.view_valid[i]
-            views = views[valid].float().cpu()
-            score = overlap_psnr(views, batch.K[i][valid].cpu(), batch.R[i][valid].cpu(), size=None)
-            psnr = score["overlap_psnr_mean_of_pairs"]
-            self._validation_samples.append((int(batch.sample_index[i]), psnr, views))
+        images = self.pipeline()(
+            batch.prompts,
+            num_inference_steps=self.hparams.num_inference_steps,
+            guidance_scale=self.hparams.guidance_scale,
+            seed=self.hparams.seed,
+            sample_ids=batch.sample_id,
+            prompt_prefix="",  # the prompts of a batch carry it already
+            output_type="pt",
+        ).images
+        for i, views in enumerate(2 * images - 1):
+            score = overlap_psnr(views, batch.K[i].cpu(), batch.R[i].cpu(), size=None)
+            self._validation_samples.append((int(batch.sample_index[i]), score["overlap_psnr_mean_of_pairs"], views))
 
     def _is_shown(self, batch_idx: int, batch_size: int) -> bool:
         """Whether this batch is one of the first, counted over all ranks, that are generated."""
@@ -292,8 +291,8 @@ class MultiViewModule(TrainedPartModule):
     def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Write generated and real views as sample folders, to be scored when all are there."""
         self._write_generated(self._run_folder / "generated", batch)
-        prefix = getattr(self.trainer.datamodule, "prompt_prefix", "")
-        write_batch(self._run_folder / "reference", batch, batch.images, prefix, panoramas=False)
+        data = self.trainer.datamodule
+        write_reference(self._run_folder / "reference", batch, data.rig, data.prompt_prefix)
 
     def on_test_epoch_end(self) -> None:
         """Score the test split on the first rank; log every number and write results.json."""
@@ -303,45 +302,31 @@ class MultiViewModule(TrainedPartModule):
         self.trainer.strategy.barrier()
 
     def _write_generated(self, root: Path, batch: MultiViewBatch) -> None:
-        settings = self.hparams
-        if all_complete(root, batch) and not settings.overwrite:
-            return
-        shaped_by = {name: settings[name] for name in ("base", "num_inference_steps", "guidance_scale")}
-        shaped_by["scheduler"] = type(self.backbone.scheduler).__name__
-        prefix = getattr(self.trainer.datamodule, "prompt_prefix", "")
-        write_batch(root, batch, self.generate(batch), prefix, settings.seed, shaped_by, overwrite=settings.overwrite)
-
-    # Generation
-
-    @torch.no_grad()
-    def generate(self, batch: MultiViewBatch) -> Tensor:
-        """Generate views for a batch's prompts and cameras.
-
-        The noise is keyed by (seed, sample id) and drawn on the CPU: a sample does not depend on its batch.
-
-        Returns:
-            [B, V, 3, H, W] images in [-1, 1].
-        """
-        geometry, num_views = self.inputs.geometry(batch), batch.num_views
-        shape = (self.backbone.latent_channels, *self.inputs.latent_size(batch))
-        keys = [(self.hparams.seed, sample_id) for sample_id in batch.sample_id]
-        noise = torch.stack([view_noise(*key, num_views=num_views, shape=shape) for key in keys]).to(self.device)
-
-        def predict(latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-            valid = batch.view_valid.repeat(len(latents) // batch.batch_size, 1)
-            return self.unet(latents, timesteps, text, geometry, view_valid=valid)
-
-        text = self.inputs.text(batch.prompts)
-        empty = self.inputs.text([[""] * num_views] * batch.batch_size)
-        latents = denoise(
-            guided(predict, text, empty, self.hparams.guidance_scale),
-            self.backbone.scheduler,
-            noise,
-            self.hparams.num_inference_steps,
-            generators=step_generators(self.hparams.seed, batch.sample_id),
+        pipeline = self.pipeline()
+        prefix = pipeline.prompt_prefix
+        entries = [
+            PromptEntry(sample_id, [prompt.removeprefix(prefix) for prompt in prompts])
+            for sample_id, prompts in zip(batch.sample_id, batch.prompts, strict=True)
+        ]
+        generate_samples(
+            pipeline,
+            entries,
+            root,
+            seed=self.hparams.seed,
+            batch_size=len(entries),
+            overwrite=self.hparams.overwrite,
+            num_inference_steps=self.hparams.num_inference_steps,
+            guidance_scale=self.hparams.guidance_scale,
         )
-        images = self.backbone.decode_latents(latents.flatten(0, 1)).unflatten(0, latents.shape[:2])
-        return images.clamp(-1, 1)
+
+    def pipeline(self) -> MVDiffusionPanoramaPipeline:
+        """Return the model as the pipeline that `mvdiff generate` runs: same prompts and seed, same images."""
+        info = self.model_info()
+        pipeline = MVDiffusionPanoramaPipeline.from_backbone(
+            self.backbone, self.adapter, info.rig, info.prompt_prefix, info.base
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def tiny_config(folder: Path, **model) -> dict:
         "trainer": {
             "accelerator": "cpu",
             "max_epochs": 2,
-            "num_sanity_val_steps": 0,
+            "num_sanity_val_steps": 1,
             "enable_model_summary": False,
             "log_every_n_steps": 1,
             "callbacks": [{"class_path": "mvdiff.training.callbacks.SaveModelFolder"}],
