@@ -107,7 +107,7 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         net, _, preprocess = open_clip.create_model_and_transforms(
             model, pretrained=weights, force_quick_gelu=quick_gelu, weights_only=True
         )
-    except (*UNREADABLE, SafetensorError) as error:
+    except (*UNREADABLE, AssertionError, SafetensorError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         if local:
             raise ValueError(

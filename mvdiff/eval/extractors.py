@@ -24,7 +24,17 @@ INCEPTION_NAME = "inception-v3-compat"
 INCEPTION_HASH = "6726825d"
 INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 
-UNREADABLE = (RuntimeError, OSError, ValueError, KeyError, TypeError, EOFError, AttributeError, pickle.UnpicklingError)
+UNREADABLE = (
+    RuntimeError,
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    EOFError,
+    AttributeError,
+    pickle.UnpicklingError,
+)
+"""What reading a file that is no weight file, or another model's, may raise."""
 
 
 @dataclass(frozen=True)

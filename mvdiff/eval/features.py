@@ -163,10 +163,11 @@ def caption_agreement(
         net: The judge, in evaluation mode.
         images: [N, 3, H, W], uint8 or float in [-1, 1].
         truth: For each image the stated labels, e.g. ``{"object": "sofa", "colour": "red", "walls": "blue"}``; heads
-            that it does not state are not judged, None or ``{}`` skips the view.
+            that it does not state, or states as ``"none"``, are not judged; None skips the view.
 
     Returns:
-        ``{<head>: verdicts, ..., "all": verdicts}``, one bool per judged view (``"all"``: every stated head agrees).
+        ``{<head>: verdicts, ..., "all": verdicts}``, one bool per judged view (``"all"``: views of which every head is
+        judged, and whether all agree).
 
     Raises:
         ValueError: Counts differ, or the truth names a head or label that the network does not know.
@@ -186,10 +187,11 @@ def caption_agreement(
     verdicts: dict[str, list[bool]] = {head: [] for head in net.labels} | {"all": []}
     for index, stated in enumerate(truth):
         if stated:
-            agree = {head: read[head][index] == label for head, label in stated.items()}
+            agree = {head: read[head][index] == label for head, label in stated.items() if label != NONE}
             for head, verdict in agree.items():
                 verdicts[head].append(verdict)
-            verdicts["all"].append(all(agree.values()))
+            if len(agree) == len(net.labels):
+                verdicts["all"].append(all(agree.values()))
     return verdicts
 
 

@@ -86,16 +86,36 @@ def test_module_hash_sees_every_change(net):
 
 
 def test_caption_agreement_counts_by_hand(net):
-    pixels = images(3)
+    pixels = images(5)
     read = net.predict(pixels)
     other = {head: [next(x for x in HEADS[head] if x != label) for label in labels] for head, labels in read.items()}
+    net.labels["object"] = [label.replace("none", "rug") for label in HEADS["object"]]  # so that no label is skipped
+    net.labels["colour"] = [label.replace("none", "grey") for label in HEADS["colour"]]
+    read, other = (
+        {h: [{"object": "rug", "colour": "grey"}[h] if x == "none" else x for x in xs] for h, xs in named.items()}
+        for named in (read, other)
+    )
     truth = [
         {head: read[head][0] for head in HEADS},
         {"object": read["object"][1], "walls": other["walls"][1]},
         None,
+        {**{head: read[head][3] for head in HEADS}, "colour": other["colour"][3]},
+        {},
     ]
     verdicts = caption_agreement(net, pixels, truth)
-    assert verdicts == {"object": [True, True], "colour": [True], "walls": [True, False], "all": [True, False]}
+    assert verdicts == {
+        "object": [True, True, True],
+        "colour": [True, False],
+        "walls": [True, False, True],
+        "all": [True, False],
+    }
+
+
+def test_caption_agreement_does_not_judge_none(net):
+    truth = [{"object": "none", "colour": "none", "walls": "blue"}] * 2
+    verdicts = caption_agreement(net, images(2), truth)
+    assert verdicts["object"] == verdicts["colour"] == verdicts["all"] == []
+    assert len(verdicts["walls"]) == 2
 
 
 def test_caption_agreement_refuses_foreign_truth(net):
