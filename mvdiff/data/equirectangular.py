@@ -17,7 +17,7 @@ from typing import Literal
 from torch import Tensor
 
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8, to_unit_range
-from mvdiff.data.panoramas import Captions
+from mvdiff.data.panoramas import Captions, EmptyCaptionError
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 
 _log = logging.getLogger(__name__)
@@ -86,8 +86,10 @@ def read_prompts(path: Path) -> Captions:
     for key, prompt in prompts.items():
         if key not in ("up", "down") and not (key.isdecimal() and int(key) < 360):
             raise ValueError(f'{path} must have degrees from 0 to 359, "up" or "down" as keys; got {key!r}. {form}')
-        if not isinstance(prompt, str) or not prompt.strip():
+        if not isinstance(prompt, str):
             raise ValueError(f"{path} must have a text as prompt at {key!r}; got {prompt!r}. {form}")
+        if not prompt.strip():
+            raise EmptyCaptionError(f"{path} must have a prompt at {key!r}; got an empty one. {form}")
         captions[key if key in ("up", "down") else int(key)] = prompt.strip()
     if not captions.keys() - {"up", "down"}:
         raise ValueError(f"{path} must have a prompt for at least one yaw; got {sorted(prompts)}. {form}")

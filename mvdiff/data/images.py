@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -49,10 +48,7 @@ def image_size(path: Path) -> tuple[int, int]:
 @contextmanager
 def _opened(path: Path) -> Iterator[Image.Image]:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # panoramas are large
-            image = Image.open(path)
-        with image:
+        with Image.open(path) as image:
             yield image
     except FileNotFoundError as error:
         raise FileNotFoundError(

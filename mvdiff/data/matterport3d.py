@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.images import read_image_uint8, to_unit_range
-from mvdiff.data.panoramas import Captions
+from mvdiff.data.panoramas import Captions, EmptyCaptionError
 from mvdiff.geometry.panorama import perspective_from_skybox
 
 CAPTION_DEGREES = tuple(range(0, 360, 45))
@@ -90,7 +90,7 @@ def read_caption(path: Path) -> str:
         raise ValueError(f"{path} must be UTF-8 text; got {error}. Write it again.") from error
     line = text.split("\n", 1)[0].strip()
     if not line:
-        raise ValueError(f"{path} must have the prompt in its first line; got an empty one. Caption this view.")
+        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty one. Caption this view.")
     return line
 
 

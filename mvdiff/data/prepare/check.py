@@ -11,6 +11,7 @@ from pathlib import Path
 from mvdiff.data.equirectangular import list_images, read_names, read_prompts
 from mvdiff.data.images import image_size
 from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_caption, read_split
+from mvdiff.data.panoramas import EmptyCaptionError
 from mvdiff.data.prepare.layout import detect_layout, find_skyboxes
 
 Progress = Callable[[int, int], None]
@@ -180,10 +181,10 @@ def _problem_of(read: Callable[[], object], path: Path, noun: str, where: str) -
         read()
     except FileNotFoundError:
         return [Problem(f"missing {noun}", path, where)]
+    except EmptyCaptionError:
+        return [Problem("empty caption", path, where)]
     except (ValueError, OSError) as error:
-        empty = noun == "caption" and "empty" in str(error)
-        reason = "" if empty else str(error.__cause__ or error)
-        return [Problem(f"{'empty' if empty else 'broken'} {noun}", path, "; ".join(filter(None, (where, reason))))]
+        return [Problem(f"broken {noun}", path, "; ".join(filter(None, (where, str(error.__cause__ or error)))))]
     return []
 
 

@@ -1,0 +1,128 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvdiff.data.prepare.check import check_folder
+from tests.data.folders import face_path, truncate, write_equirectangular, write_matterport3d
+
+
+def found(report):
+    return {(problem.kind, str(problem.path.relative_to(report.root))) for problem in report.problems}
+
+
+def test_whole_folder_has_no_problems(tmp_path):
+    report = check_folder(write_matterport3d(tmp_path / "mp3d_skybox").parent)
+    assert report.problems == []
+    assert report.layout == "matterport3d"
+    assert report.panoramas == {"train.npy": 5, "test.npy": 2}
+    assert report.sizes == {(16, 16): 42}
+    assert report.captions == 56
+
+
+def test_everything_wrong_is_named_in_one_pass(tmp_path):
+    root = write_matterport3d(tmp_path)
+    truncate(root / face_path("scene0", "pano0", 1))
+    (root / face_path("scene0", "pano0", 2)).unlink()
+    (root / "scene1/blip3/pano1_45.txt").unlink()
+    (root / "scene1/blip3/pano1_90.txt").write_text("\n")
+    (root / "scene1/blip3/pano1_135.txt").write_bytes(b"\xff")
+    (root / "scene1/blip3/pano1_up.txt").write_text("")
+    Image.new("RGB", (16, 12)).save(root / face_path("scene2", "pano2", 0))
+    Image.new("RGB", (24, 24)).save(root / face_path("scene2", "pano2", 5))
+    (root / face_path("scene3", "pano3", 3)).write_text("not an image")
+    rows = np.load(root / "train.npy").astype("U99")
+    rows[4] = [face_path("gone", "pano", face) for face in range(6)]
+    rows[3] = rows[3][[1, 0, 2, 3, 4, 5]]
+    np.save(root / "train.npy", rows)
+    test_rows = np.load(root / "test.npy").astype("U99")
+    np.save(root / "test.npy", np.concatenate([test_rows, rows[2:3]]))
+
+    report = check_folder(root, num_threads=3)
+    assert found(report) == {
+        ("broken face", face_path("scene0", "pano0", 1)),
+        ("missing face", face_path("scene0", "pano0", 2)),
+        ("missing caption", "scene1/blip3/pano1_45.txt"),
+        ("empty caption", "scene1/blip3/pano1_90.txt"),
+        ("broken caption", "scene1/blip3/pano1_135.txt"),
+        ("empty caption", "scene1/blip3/pano1_up.txt"),
+        ("wrong size", face_path("scene2", "pano2", 0)),
+        ("wrong size", face_path("scene2", "pano2", 5)),
+        ("broken face", face_path("scene3", "pano3", 3)),
+        ("wrong face order", face_path("scene3", "pano3", 1)),
+        ("wrong face order", face_path("scene3", "pano3", 0)),
+        ("listed twice", face_path("scene2", "pano2", 0)),
+        *(("listed path does not exist", face_path("gone", "pano", face)) for face in range(6)),
+        *(("missing caption", f"gone/blip3/pano_{degree}.txt") for degree in range(0, 360, 45)),
+    }
+    assert len(report.problems) == sum(report.counts.values()) == 26
+    texts = "\n".join(map(str, report.problems))
+    assert "truncated" in texts
+    assert "train.npy row 0" in texts
+    assert "16x12; faces are square" in texts
+    assert "24x24; others are 16x16" in texts
+
+
+def test_problems_do_not_depend_on_threads(tmp_path):
+    root = write_matterport3d(tmp_path)
+    for number in range(4):
+        truncate(root / face_path(f"scene{number}", f"pano{number}", number))
+    assert check_folder(root, num_threads=1).problems == check_folder(root, num_threads=5).problems
+
+
+def test_missing_and_broken_lists(tmp_path):
+    root = write_matterport3d(tmp_path)
+    (root / "test.npy").unlink()
+    (root / "train.npy").write_bytes(b"nothing")
+    assert found(check_folder(root)) == {("missing list", "test.npy"), ("broken list", "train.npy")}
+
+
+def test_raw_folder_without_lists_is_looked_through(tmp_path):
+    root = write_matterport3d(tmp_path)
+    for name in ("train.npy", "test.npy"):
+        (root / name).unlink()
+    (root / face_path("scene1", "pano1", 1)).unlink()
+    truncate(root / face_path("scene2", "pano2", 1))
+    report = check_folder(root)
+    assert report.panoramas == {"without a list": 6}
+    assert found(report) == {
+        ("missing list", "train.npy"),
+        ("missing list", "test.npy"),
+        ("missing face", "scene1/matterport_skybox_images/pano1"),
+        ("broken face", face_path("scene2", "pano2", 1)),
+    }
+
+
+def test_equirectangular_folder(tmp_path):
+    root = write_equirectangular(tmp_path)
+    assert check_folder(root).problems == []
+    truncate(root / "place0.png")
+    Image.new("RGB", (30, 16)).save(root / "place1.png")
+    (root / "place2.json").unlink()
+    (root / "place3.json").write_text('{"prompt": ""}')
+    (root / "place4.png").unlink()
+    Image.new("RGB", (32, 16)).save(root / "new.png")
+    (root / "test.txt").write_text("place5\nplace6\nplace2\n")
+    report = check_folder(root)
+    assert found(report) == {
+        ("broken image", "place0.png"),
+        ("wrong size", "place1.png"),
+        ("missing caption", "place2.json"),
+        ("empty caption", "place3.json"),
+        ("listed path does not exist", "place4"),
+        ("missing caption", "new.json"),
+        ("listed twice", "place2"),
+    }
+    assert report.panoramas == {"train.txt": 5, "test.txt": 3, "without a list": 1}
+
+
+def test_progress_counts_panoramas(tmp_path):
+    seen = []
+    check_folder(write_matterport3d(tmp_path), progress=lambda done, total: seen.append((done, total)))
+    assert seen == [(number, 7) for number in range(1, 8)]
+
+
+def test_what_is_no_data_set(tmp_path):
+    with pytest.raises(ValueError, match="which has neither"):
+        check_folder(tmp_path)
+    with pytest.raises(FileNotFoundError, match="does not exist"):
+        check_folder(tmp_path / "nowhere")
