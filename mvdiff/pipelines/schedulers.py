@@ -31,7 +31,10 @@ def scheduler_names() -> list[str]:
 
 
 def scheduler_from(name: str, config: Mapping[str, Any]) -> Any:
-    """Build a scheduler of another class from a model's scheduler config: betas, prediction type and spacing are kept.
+    """Build a scheduler of another class from a model's scheduler config, keeping every setting that both know.
+
+    diffusers' own `from_config` drops settings that were left at their default; betas and timestep spacing would then
+    depend on how the config came about. Here they never do.
 
     Args:
         name: Such as "DDIM", "EulerDiscrete", "DPMSolverMultistep", "DDPM", "UniPCMultistep".
@@ -47,7 +50,7 @@ def scheduler_from(name: str, config: Mapping[str, Any]) -> Any:
             f"scheduler must support rescale_betas_zero_snr, which this model was trained with; got {name!r}. "
             f"Choose one of {', '.join(able)}."
         )
-    return found.from_config(config)
+    return found.from_config({key: value for key, value in config.items() if not key.startswith("_")})
 
 
 def _usable(found: Any) -> bool:

@@ -1,0 +1,99 @@
+"""export_checkpoint on files like those that `mvdiff fit` writes."""
+
+import pickle
+
+import pytest
+import torch
+
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, export_checkpoint
+from mvdiff.pipelines.model_folder import ModelInfo, load_adapter, load_scheduler
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from tests.pipelines.conftest import trained_like
+
+
+@pytest.fixture
+def checkpoint(pipeline):
+    """The entries of a checkpoint with EMA: `state_dict` is the average."""
+    adapter, current = pipeline.adapter, trained_like(MultiViewAdapter.from_unet(pipeline.unet), seed=1)
+    config = {key: value for key, value in adapter.config.items() if not key.startswith("_")}
+    scheduler = pipeline.scheduler
+    return {
+        "epoch": 3,
+        "state_dict": {f"adapter.{name}": value for name, value in adapter.state_dict().items()},
+        "current_model_state": {f"adapter.{name}": value for name, value in current.state_dict().items()},
+        CHECKPOINT_KEY: {
+            "info": ModelInfo(pipeline.rig, pipeline.prompt_prefix, pipeline.base).to_dict(),
+            "adapter": config,
+            "scheduler": [type(scheduler).__name__, dict(scheduler.config)],
+        },
+    }
+
+
+def save(values, path):
+    torch.save(values, path)
+    return path
+
+
+def test_gives_the_pipeline_that_was_trained(pipeline, checkpoint, tmp_path):
+    info = export_checkpoint(save(checkpoint, tmp_path / "last.ckpt"), tmp_path / "model")
+    assert info.base == pipeline.base
+    loaded = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    settings = {"seed": 2, "num_inference_steps": 1, "output_type": "pt"}
+    assert torch.equal(loaded("a ball", **settings).images, pipeline("a ball", **settings).images)
+    assert load_scheduler(tmp_path / "model").config.steps_offset == 1
+
+
+def test_weights_with_and_without_ema(checkpoint, tmp_path):
+    path = save(checkpoint, tmp_path / "last.ckpt")
+    for use_ema, entry in ((True, "state_dict"), (False, "current_model_state")):
+        export_checkpoint(path, tmp_path / "model", use_ema=use_ema)
+        state = load_adapter(tmp_path / "model").state_dict()
+        assert all(torch.equal(value, checkpoint[entry][f"adapter.{name}"]) for name, value in state.items())
+    del checkpoint["current_model_state"]
+    export_checkpoint(save(checkpoint, path), tmp_path / "plain", use_ema=False)
+    state = load_adapter(tmp_path / "plain").state_dict()
+    assert all(torch.equal(value, checkpoint["state_dict"][f"adapter.{name}"]) for name, value in state.items())
+
+
+def test_checkpoints_of_other_models(checkpoint, tmp_path):
+    other = save({"state_dict": {"vae.encoder.weight": torch.zeros(1)}}, tmp_path / "vae.ckpt")
+    with pytest.raises(ValueError, match=r"got a checkpoint of another model, with vae, in .*vae.ckpt"):
+        export_checkpoint(other, tmp_path / "model")
+    checkpoint["state_dict"].popitem()
+    with pytest.raises(ValueError, match=r"got a checkpoint of another model: [^.]*\s+Missing key"):
+        export_checkpoint(save(checkpoint, tmp_path / "cut.ckpt"), tmp_path / "model")
+    with pytest.raises(ValueError, match="must be a Lightning checkpoint with a state_dict; got Tensor"):
+        export_checkpoint(save(torch.zeros(1), tmp_path / "tensor.pt"), tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_unreadable_files(checkpoint, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint must be a file; got .*none.ckpt"):
+        export_checkpoint(tmp_path / "none.ckpt", tmp_path / "model")
+    path = save(checkpoint, tmp_path / "last.ckpt")
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r"checkpoint must be a readable file.*last.ckpt"):
+        export_checkpoint(path, tmp_path / "model")
+    for content in (b"", b"not a checkpoint"):
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"checkpoint must be a readable file.*last.ckpt"):
+            export_checkpoint(path, tmp_path / "model")
+
+
+class Harmful:
+    """Unpickling this would run code."""
+
+    ran = False
+
+    def __reduce__(self):
+        return (setattr, (Harmful, "ran", True))
+
+
+def test_code_in_a_checkpoint_does_not_run(tmp_path):
+    path = tmp_path / "evil.ckpt"
+    path.write_bytes(pickle.dumps({"state_dict": Harmful()}))
+    with pytest.raises(ValueError, match="checkpoint must be a readable file of tensors and plain values"):
+        export_checkpoint(path, tmp_path / "model")
+    assert not Harmful.ran

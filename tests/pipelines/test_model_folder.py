@@ -1,0 +1,168 @@
+"""Model folders: what comes back is what was saved, and anything else is one clear error."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import EulerDiscreteScheduler
+
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.pipelines.model_folder import (
+    BaseReference,
+    ModelInfo,
+    base_location,
+    load_scheduler,
+    read_model_info,
+    write_model_folder,
+)
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from tests.pipelines.conftest import RING, make_pipeline
+from tests.tiny import tiny_base
+
+load = MVDiffusionPanoramaPipeline.from_pretrained
+
+
+def quiet(pipeline):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_round_trip_is_bit_equal(pipeline, model_folder):
+    loaded = quiet(load(model_folder))
+    assert loaded.rig == RING
+    assert loaded.prompt_prefix == pipeline.prompt_prefix
+    assert loaded.base == pipeline.base
+    assert dict(loaded.scheduler.config) == dict(pipeline.scheduler.config)
+    assert all(not parameter.requires_grad for parameter in loaded.unet.parameters())
+    settings = {"seed": 2, "num_inference_steps": 2, "output_type": "pt"}
+    assert torch.equal(loaded("a ball", **settings).images, pipeline("a ball", **settings).images)
+
+
+def test_holds_everything_but_the_base(model_folder):
+    files = sorted(str(path.relative_to(model_folder)) for path in model_folder.rglob("*") if path.is_file())
+    assert files == [
+        "adapter/config.json",
+        "adapter/diffusion_pytorch_model.safetensors",
+        "model_index.json",
+        "mvdiff.json",
+        "scheduler/scheduler_config.json",
+    ]
+    assert json.loads((model_folder / "model_index.json").read_text())["_class_name"] == "MVDiffusionPanoramaPipeline"
+    assert not list(model_folder.parent.glob("*.tmp"))
+
+
+def test_any_scheduler_comes_back_as_its_class(model_folder, tmp_path):
+    adapter = MultiViewAdapter([32], 32, [32])
+    info = read_model_info(model_folder)
+    write_model_folder(tmp_path / "m", adapter, EulerDiscreteScheduler(beta_end=0.013), info)
+    scheduler = load_scheduler(tmp_path / "m")
+    assert type(scheduler) is EulerDiscreteScheduler
+    assert scheduler.config.beta_end == 0.013
+
+
+def test_saving_again_replaces_the_whole_folder(model_folder, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    (folder / "adapter" / "left_over").write_text("")
+    info = ModelInfo(RingRig(height=16, width=24), "", BaseReference("owner/name", "main"))
+    write_model_folder(folder, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), info)
+    assert read_model_info(folder) == info
+    assert not (folder / "adapter" / "left_over").exists()
+
+
+def test_other_folders_are_not_overwritten(tmp_path):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    info = ModelInfo(RING, "", BaseReference("owner/name"))
+    with pytest.raises(FileExistsError, match="must be new, empty or an earlier model folder"):
+        write_model_folder(tmp_path, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), info)
+    assert (tmp_path / "thesis.tex").read_text() == "years of work"
+
+
+def test_a_failed_write_keeps_the_earlier_model(model_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+
+    def full_disk(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    adapter = MultiViewAdapter([32], 32, [32])
+    monkeypatch.setattr(adapter, "save_pretrained", full_disk)
+    with pytest.raises(OSError, match=r"model folder .* must be writable; got .*No space left.*Free space"):
+        write_model_folder(folder, adapter, EulerDiscreteScheduler(), read_model_info(model_folder))
+    assert read_model_info(folder) == read_model_info(model_folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_another_base_is_refused_by_its_weights(pipeline, model_folder, tmp_path):
+    other = tiny_base(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match=r"base must be the one that the model was trained on, .*; got .*other"):
+        load(model_folder, base=other)
+    assert load(model_folder, base=other, check_base=False).base.id == str(other)
+    shutil.rmtree(other)
+    shutil.copytree(pipeline.base.id, other)
+    assert load(model_folder, base=other).base.weights_hash == pipeline.base.weights_hash
+
+
+def test_a_missing_base_says_which_one_is_needed(model_folder, tmp_path):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    values = json.loads((folder / "mvdiff.json").read_text())
+    values["base"] |= {"id": "nobody/no-such-base", "revision": "v1"}
+    (folder / "mvdiff.json").write_text(json.dumps(values))
+    with pytest.raises(FileNotFoundError, match=r"needs the base nobody/no-such-base \(revision v1\).*hf download"):
+        load(folder)
+
+
+def test_a_relative_base_is_found_from_the_model_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    make_pipeline(tmp_path / "base").save_pretrained(tmp_path / "models" / "m")
+    path = tmp_path / "models" / "m" / "mvdiff.json"
+    path.write_text(path.read_text().replace(str(tmp_path / "base"), "../../base"))
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert load(tmp_path / "models" / "m").rig == RING
+    assert base_location(tmp_path, BaseReference("owner/name")) == "owner/name"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"schema": 2}, r"schema must be 1; got 2, in .*mvdiff.json"),
+        ({"task": "depth"}, r"task must be one of panorama; got 'depth'"),
+        ({"rig": {"views": [[0, 0, 90]]}}, r"rig must have the keys views, height, width"),
+        ({"base": {"name": "x"}}, r"model description must have rig, prompt_prefix and base"),
+    ],
+)
+def test_broken_descriptions(model_folder, tmp_path, change, message):
+    values = json.loads((model_folder / "mvdiff.json").read_text()) | change
+    (tmp_path / "mvdiff.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=message):
+        read_model_info(tmp_path)
+
+
+def test_broken_folders(pipeline, model_folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"model must be a model folder with mvdiff.json; got .*Make one with"):
+        load(pipeline.base.id)
+    (tmp_path / "mvdiff.json").write_text("{")
+    with pytest.raises(ValueError, match=r"mvdiff.json must be JSON; got .*in .*mvdiff.json"):
+        load(tmp_path)
+    cut = tmp_path / "cut"
+    shutil.copytree(model_folder, cut)
+    weights = cut / "adapter" / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"adapter must hold config.json and readable safetensors"):
+        load(cut)
+    MultiViewAdapter([32, 96], 96, [96, 32]).save_pretrained(str(cut / "adapter"))
+    with pytest.raises(ValueError, match="another model"):
+        load(cut)
+    (cut / "model_index.json").write_text("[]")
+    with pytest.raises(ValueError, match=r"model_index.json must name the scheduler's class"):
+        load_scheduler(cut)
+
+
+def test_dtype(model_folder):
+    loaded = load(model_folder, dtype=torch.bfloat16)
+    assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype, loaded.adapter.dtype} == {torch.bfloat16}

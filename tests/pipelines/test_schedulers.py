@@ -1,0 +1,34 @@
+import pytest
+from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
+
+from mvdiff.pipelines.schedulers import scheduler_class, scheduler_from, scheduler_names
+
+
+def test_names_with_and_without_their_ending():
+    assert scheduler_class("DPMSolverMultistep") is scheduler_class("DPMSolverMultistepScheduler")
+    assert {"DDIM", "DDPM", "EulerDiscrete", "DPMSolverMultistep", "UniPCMultistep", "PNDM"} <= set(scheduler_names())
+    assert not {"FlowMatchEulerDiscrete", "DDIMInverse", "CogVideoXDDIM"} & set(scheduler_names())
+
+
+@pytest.mark.parametrize("name", ["Nope", "", "UNet2DConditionModel", "FlowMatchEulerDiscrete"])
+def test_unknown_names_list_the_choices(name):
+    with pytest.raises(ValueError, match=r"scheduler must be one of .*DDIM, .*EulerDiscrete.*; got"):
+        scheduler_class(name)
+
+
+def test_the_models_schedule_is_kept():
+    own = DDIMScheduler(beta_schedule="scaled_linear", beta_end=0.012, prediction_type="v_prediction", steps_offset=1)
+    other = scheduler_from("DPMSolverMultistep", own.config)
+    assert type(other) is DPMSolverMultistepScheduler
+    for name in ("beta_start", "beta_end", "beta_schedule", "prediction_type", "steps_offset", "timestep_spacing"):
+        assert other.config[name] == own.config[name]
+    plain = DDIMScheduler()  # all defaults: LCM's own betas are others
+    assert scheduler_from("LCM", plain.config).alphas_cumprod.equal(plain.alphas_cumprod)
+    assert scheduler_from("DDIM", other.config).alphas_cumprod.equal(own.alphas_cumprod)
+
+
+def test_schedulers_that_would_change_zero_terminal_snr_betas_are_refused():
+    own = DDIMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction", timestep_spacing="trailing")
+    with pytest.raises(ValueError, match=r"must support rescale_betas_zero_snr.*got 'PNDM'.*DDIM, .*EulerDiscrete"):
+        scheduler_from("PNDM", own.config)
+    assert scheduler_from("EulerDiscrete", own.config).config.rescale_betas_zero_snr
