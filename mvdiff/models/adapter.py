@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from diffusers import UNet2DConditionModel
@@ -12,6 +13,7 @@ from torch import nn
 
 from mvdiff.models.attention import CorrespondenceAwareAttention
 from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS
+from mvdiff.models.loading import open_strictly, resolve_folder
 
 VARIANTS = ("paper",)
 MID_PLACES = ("after_first_resnet", "after_mid_block")
@@ -75,20 +77,23 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         return cls(**unet_channels(unet), variant=variant, **settings)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> MultiViewAdapter:
-        """Load an adapter; unlike diffusers' own loading, every key must be there and none may be left over.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MultiViewAdapter:
+        """Load an adapter; unlike with diffusers' own loading, every key must be there and none may be left over.
+
+        Args:
+            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or a hub id.
+            **kwargs: as for any diffusers model: `dtype` (default float32), `revision`, `subfolder`, ...
 
         Raises:
-            ValueError: if the weights and the config are not of the same model.
+            FileNotFoundError: if there is no adapter.
+            ValueError: if the weights cannot be read or are not those the config describes.
         """
-        adapter, info = super().from_pretrained(pretrained_model_name_or_path, output_loading_info=True, **kwargs)
-        wrong = {name: keys for name, keys in info.items() if keys}
-        if wrong:
-            raise ValueError(
-                f"adapter weights must be exactly those its config.json describes; got {wrong}, in "
-                f"{pretrained_model_name_or_path}. This is a checkpoint of another model."
-            )
-        return adapter
+        revision, subfolder = kwargs.pop("revision", None), kwargs.pop("subfolder", None)
+        folder = resolve_folder(pretrained_model_name_or_path, revision, "adapter", ["*.json", "*.safetensors"])
+        folder = folder / subfolder if subfolder else folder
+        kwargs = {"low_cpu_mem_usage": False} | kwargs | {"output_loading_info": True}
+        opener = super().from_pretrained
+        return open_strictly(cls.__name__, folder, lambda: opener(str(folder), **kwargs))
 
     def set_attention_enabled(self, enabled: bool) -> None:
         """Switch all attention off or on again; feed-forward layers stay (a control: what attention itself gives)."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
@@ -59,28 +61,34 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
         FileNotFoundError: if the folder is no model folder.
         ValueError: if a weight file cannot be read, or holds the weights of another model.
     """
+    # Without accelerate, which is optional, diffusers warns unless told so.
+    quiet = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {}
+    settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **quiet}
+    return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
+
+
+def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
+    """Call `opener`, which returns a model and its loading info, with the checks and errors of `load_strictly`."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(
             f"model folder must hold config.json and weights; got {folder}, which has no config.json. "
             "Download the whole folder again."
         )
     try:
-        model, info = model_class.from_pretrained(
-            str(folder), dtype=dtype or torch.float32, output_loading_info=True, **_quiet(model_class)
-        )
+        model, info = opener()
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"weights must be a readable file of a {model_class.__name__}; got {_culprit(folder)} "
-            f"({(str(error).strip() or type(error).__name__).splitlines()[0]}). Download or copy the file again."
+            f"weights must be a readable file of a {name}; got {_culprit(folder)} ({reason}). "
+            "Download or copy the file again; if it is whole, it is a checkpoint of another model."
         ) from error
-    wrong = {name: sorted(map(str, keys)) for name, keys in info.items() if keys}
-    wrong["unexpected_keys"] = [key for key in wrong.get("unexpected_keys", []) if not key.endswith(_OLD_BUFFERS)]
-    wrong = {name: keys for name, keys in wrong.items() if keys}
+    wrong = {kind: [str(key) for key in keys if not str(key).endswith(_OLD_BUFFERS)] for kind, keys in info.items()}
+    wrong = {kind: sorted(keys) for kind, keys in wrong.items() if keys}
     if wrong:
-        summary = "; ".join(f"{len(keys)} {name.replace('_', ' ')}, as {keys[0]}" for name, keys in wrong.items())
+        summary = "; ".join(f"{len(keys)} {kind.replace('_', ' ')}, as {keys[0]}" for kind, keys in wrong.items())
         raise ValueError(
-            f"weights must be exactly those of the {model_class.__name__} of config.json; got {summary}, in "
-            f"{_culprit(folder)}. This is a checkpoint of another model."
+            f"weights must be exactly those of the {name} of config.json; got {summary}, in {_culprit(folder)}. "
+            "This is a checkpoint of another model."
         )
     return model
 
@@ -101,11 +109,6 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise ValueError(
             f"weights must be a readable safetensors file; got {path} ({error}). Download or copy the file again."
         ) from error
-
-
-def _quiet(model_class: Any) -> dict[str, bool]:
-    """Keep diffusers from warning that the optional `accelerate` is missing."""
-    return {"low_cpu_mem_usage": False} if model_class.__module__.startswith(("diffusers.", "mvdiff.")) else {}
 
 
 def _culprit(folder: Path) -> Path:

