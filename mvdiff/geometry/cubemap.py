@@ -33,22 +33,23 @@ def atlas_from_faces(faces: Tensor) -> Tensor:
         [1, C, 6 * (S + 2), S + 2] the atlas.
     """
     C, S = faces.shape[1:3]
-    stored = torch.stack([faces[face].mT if face in (0, 5) else faces[face] for face in STORED_FACES])
-    stored = F.pad(stored, (1, 1, 1, 1), mode="replicate")
-    atlas = stored.transpose(0, 1).reshape(1, C, 6 * (S + 2), S + 2)
+    tiles = faces.new_empty(C, 6, S + 2, S + 2)
+    for slot, face in enumerate(STORED_FACES):
+        tiles[:, slot, 1:-1, 1:-1] = faces[face].mT if face in (0, 5) else faces[face]
+    tiles[..., 0], tiles[..., -1] = tiles[..., 1], tiles[..., -2]
+    tiles[..., 0, :], tiles[..., -1, :] = tiles[..., 1, :], tiles[..., -2, :]
+
+    atlas = tiles.view(1, C, 6 * (S + 2), S + 2)
     borders = F.grid_sample(atlas, _border_grid(S).to(faces.device), mode="bilinear", align_corners=False)
     left, right, top, bottom = borders[0].unflatten(-2, (4, 6)).unbind(dim=1)  # each [C, 6, S]
-
-    tiles = atlas.view(C, 6, S + 2, S + 2)
     tiles[..., 1:-1, 0], tiles[..., 1:-1, -1] = left, right
     tiles[..., 0, 1:-1], tiles[..., -1, 1:-1] = top, bottom
+    low, high = torch.aminmax(faces)
     for row, inner_row in ((0, 1), (-1, -2)):
         for column, inner_column in ((0, 1), (-1, -2)):
             beside, above = tiles[..., inner_row, column], tiles[..., row, inner_column]
-            inner = tiles[..., inner_row, inner_column]
-            around = torch.stack([beside, above, inner])
-            plane = beside + above - inner
-            tiles[..., row, column] = plane.clamp(around.amin(dim=0), around.amax(dim=0))
+            plane = beside + above - tiles[..., inner_row, inner_column]  # no face shows this place: extend the plane
+            tiles[..., row, column] = plane.clamp(low, high)
     return atlas
 
 

@@ -16,7 +16,7 @@ from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.correspondence import MIN_DEPTH, inside_image
 from mvdiff.geometry.cubemap import atlas_from_faces, atlas_grid
 from mvdiff.geometry.mipmaps import at_mip_level, mip_level
-from mvdiff.geometry.sampling import cell_centres, sample_bilinear
+from mvdiff.geometry.sampling import cell_centres, normalized_from_pixel, sample_bilinear
 from mvdiff.shapes import check_shapes
 
 SKYBOX_YAW_DEG = (270.0, 270.0, 0.0, 90.0, 180.0, 270.0)
@@ -238,7 +238,7 @@ def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tup
     for image, K_view, R_view in zip(images, K.to(images.device), R.to(images.device), strict=True):
         source = at_mip_level(image[None], mip_level(K_view[0, 0].item(), width / (2 * math.pi)))
         xy, visible = project_directions(K_view, R_view, directions, h, w)
-        relative = (2 * xy + 1) / xy.new_tensor([w, h]) - 1  # from -1 to 1 over the view
+        relative = normalized_from_pixel(xy, h, w)  # from -1 to 1 over the view
         weight = (1 - relative.abs()).clamp(min=0).prod(dim=-1) * visible
         samples = F.grid_sample(source, relative[None], padding_mode="border", align_corners=False)[0]
         total += weight * samples
