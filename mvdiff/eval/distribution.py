@@ -16,26 +16,12 @@ from mvdiff.shapes import check_shapes
 PAPER_SPLITS = 10
 
 
-def gaussian_statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean [D] and the unbiased covariance [D, D] of features [N, D], in float64.
-
-    Raises:
-        ValueError: Fewer than two images.
-    """
-    count = check_shapes(features=(features, "N D"))["N"]
-    if count < 2:
-        raise ValueError(f"features must come from at least 2 images; got {count}. Score more samples.")
-    features = features.double()
-    mean = features.mean(dim=0)
-    centred = features - mean
-    return mean, centred.T @ centred / (count - 1)
-
-
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
     """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017, equation 6).
 
-    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))``; the last trace is the sum of the singular values of
-    ``S1^(1/2) S2^(1/2)``, for which symmetric eigenvalues suffice, so it stays real with singular covariances.
+    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances. With any roots ``A1^T A1 = S1`` and
+    ``A2^T A2 = S2`` the last trace is the sum of the singular values of ``A1 A2^T`` (own derivation), which stays real
+    and exact with singular covariances, i.e. fewer images than features.
 
     Args:
         features: [N, D] features of the generated images.
@@ -53,13 +39,25 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         25.0
     """
     check_shapes(features=(features, "N D"), reference=(reference, "M D"))
-    mean_1, covariance_1 = gaussian_statistics(features)
-    mean_2, covariance_2 = gaussian_statistics(reference)
-    values, vectors = torch.linalg.eigh(covariance_1)
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ covariance_2 @ root).clamp(min=0).sqrt().sum()
-    distance = (mean_1 - mean_2).square().sum() + covariance_1.trace() + covariance_2.trace() - 2 * cross
+    mean_1, root_1 = _mean_and_root(features)
+    mean_2, root_2 = _mean_and_root(reference)
+    cross = torch.linalg.svdvals(root_1 @ root_2.T).sum()
+    distance = (mean_1 - mean_2).square().sum() + root_1.square().sum() + root_2.square().sum() - 2 * cross
     return max(0.0, float(distance))
+
+
+def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [D] and a root A [min(N, D), D] of the unbiased covariance, ``A^T A = S``, in float64."""
+    num_images, num_features = features.shape
+    if num_images < 2:
+        raise ValueError(f"features must come from at least 2 images; got {num_images}. Score more samples.")
+    features = features.double()
+    mean = features.mean(dim=0)
+    root = (features - mean) / (num_images - 1) ** 0.5
+    if num_images > num_features:
+        values, vectors = torch.linalg.eigh(root.T @ root)
+        root = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    return mean, root
 
 
 def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 0) -> tuple[float, float]:

@@ -1,0 +1,107 @@
+"""`mvdiff evaluate`: score sample folders."""
+
+import argparse
+from pathlib import Path
+
+METRIC_NAMES = (
+    "fid",
+    "inception_score",
+    "clip_score",
+    "overlap_psnr",
+    "toy_fid",
+    "toy_inception_score",
+    "caption_agreement",
+    "sharpness",
+)
+
+
+def add_parser(subparsers) -> None:
+    """Add the `evaluate` command."""
+    parser = subparsers.add_parser(
+        "evaluate",
+        help="FID, Inception Score, CLIP score and overlap PSNR of sample folders",
+        description="Score sample folders (or upstream's {i}.png, {i}_natural.png, prompt.txt). What cannot be "
+        "computed is reported as missing, the rest still comes out.",
+    )
+    add = parser.add_argument
+    add("--generated", type=Path, required=True, metavar="DIR", help="folder of samples to score")
+    truth = parser.add_mutually_exclusive_group()
+    truth.add_argument("--reference", type=Path, metavar="DIR", help="ground truth: folder of samples")
+    truth.add_argument(
+        "--config",
+        action="append",
+        metavar="YAML",
+        help="ground truth: the views of the data section of this run (repeat for overlays)",
+    )
+    add("--split", default="test", choices=("train", "val", "test"), help="split of --config (default: %(default)s)")
+    add("--out", type=Path, metavar="FILE", help="write the results as JSON")
+    add("--metrics", nargs="+", choices=METRIC_NAMES, help="what to compute (default: the paper's four)")
+    add("--rig", type=Path, metavar="JSON", help="cameras of upstream's folders: a rig as in sample.json")
+    add("--inception_weights", metavar="FILE", help="weights-inception-2015-12-05-6726825d.pth")
+    add("--inception_hash", default="6726825d", metavar="HEX", help="start of its SHA-256 (default: %(default)s)")
+    add("--clip_model", default="ViT-B-16", metavar="NAME", help="open_clip architecture or transformers folder")
+    add("--clip_weights", metavar="FILE", help="weight file or open_clip tag (default: openai)")
+    add("--toy_features", metavar="DIR", help="toy feature network (default: the packaged one)")
+    add("--truth", metavar="JSON", help="what each view shows, by sample id, for caption_agreement")
+    add("--overlap_size", type=int, default=1024, help="image height for overlap PSNR, 0: as is (default: %(default)s)")
+    add("--overlap_pairs", default="adjacent", choices=("adjacent", "overlapping"), help="(default: %(default)s)")
+    add("--num_splits", type=int, default=10, help="splits of the Inception Score (default: %(default)s)")
+    add("--batch_size", type=int, default=32, help="images per forward pass (default: %(default)s)")
+    add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
+    add("--seed", type=int, default=0, help="of orders and resamples (default: %(default)s)")
+    add("--num_resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Score, print the table, write the JSON; return the exit status."""
+    from rich.console import Console
+    from rich.progress import Progress, TextColumn
+
+    from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, write_results
+    from mvdiff.eval.sources import source_from_config
+    from mvdiff.eval.table import results_table
+
+    reference = args.reference
+    if args.config:
+        from mvdiff.cli.config_files import config_path
+
+        reference = source_from_config([config_path(name) for name in args.config], args.split)
+    names = EvaluationSettings.__dataclass_fields__
+    settings = EvaluationSettings(**{name: value for name, value in vars(args).items() if name in names})
+    columns = (TextColumn("{task.description}"), TextColumn("{task.completed} samples"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        tasks = {}
+
+        def advance(which: str, sample_id: str) -> None:
+            if which not in tasks:
+                tasks[which] = bar.add_task(which, total=None)
+            bar.advance(tasks[which])
+
+        results = evaluate(
+            args.generated, reference, args.metrics or PAPER_METRICS, settings, read_rig(args.rig), advance
+        )
+    if args.out is not None:
+        write_results(results, args.out)
+    Console().print(results_table(results))
+    for problem in results["generated"].get("unreadable", []):
+        print(f"left out {problem['folder']}: {problem['reason']}")
+    return 0
+
+
+def read_rig(path: Path | None):
+    """Read a rig from a JSON file (as ``rig`` in sample.json), or None.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It holds no rig.
+    """
+    if path is None:
+        return None
+    import json
+
+    from mvdiff.geometry.cameras import Rig
+
+    try:
+        return Rig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error

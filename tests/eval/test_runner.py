@@ -1,0 +1,271 @@
+"""The runner over real folders, with real (tiny or random) networks."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.bootstrap import bootstrap
+from mvdiff.eval.distribution import frechet_distance
+from mvdiff.eval.extractors import toy_extractor
+from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.eval.overlap import overlap_psnr
+from mvdiff.eval.runner import TOY_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
+from mvdiff.eval.sharpness import gradient_energy
+from mvdiff.eval.sources import DataSource, FolderSource
+from mvdiff.eval.table import results_table
+from mvdiff.eval.weights import file_hash
+from mvdiff.geometry.cameras import Rig
+from mvdiff.samples import from_uint8, read_sample
+from tests.eval.clip import write_transformers_clip
+from tests.eval.inception import write_random_inception
+from tests.eval.worlds import RIG, views, write_judge, write_samples, write_upstream
+
+
+@pytest.fixture
+def toy(tmp_path):
+    return EvaluationSettings(
+        toy_features=str(write_judge(tmp_path / "judge")), overlap_size=0, num_splits=2, num_resamples=50
+    )
+
+
+def test_every_number_equals_its_function(tmp_path, toy):
+    generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b", num=5)
+    results = evaluate(generated, reference, ("toy_fid", "toy_inception_score", "overlap_psnr", "sharpness"), toy)
+    metrics = results["metrics"]
+    a, b = (torch.cat([s.images_uint8 for s in FolderSource(root)]) for root in (generated, reference))
+    extractor = toy_extractor(toy.toy_features)
+    assert metrics["toy_fid"]["value"] == pytest.approx(frechet_distance(extractor(a)[0], extractor(b)[0]), rel=1e-4)
+    assert metrics["toy_fid"]["model"] == "toy-features"
+    assert metrics["toy_fid"]["weights_hash"] == extractor.weights_hash
+    assert (metrics["toy_fid"]["num_images"], metrics["toy_fid"]["num_reference_images"]) == (32, 40)
+    K, R = RIG.cameras()
+    batch = a.unflatten(0, (4, 8))
+    expected = overlap_psnr(batch, K.expand(4, 8, 3, 3), R.expand(4, 8, 3, 3), size=None)
+    for name in ("overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"):
+        assert metrics[name]["value"] == pytest.approx(expected[name], abs=1e-6)
+        assert metrics[name]["ratio_to_reference"] == pytest.approx(metrics[name]["value"] / metrics[name]["reference"])
+        low, high = metrics[name]["interval"]
+        assert low <= metrics[name]["value"] <= high
+        assert metrics[name]["num_pairs"] == 32
+    assert "mean over pairs" in metrics["overlap_psnr_mean_of_pairs"]["variant"]
+    assert "pooled" in metrics["overlap_psnr_pooled"]["variant"]
+    assert 0 < metrics["overlap_psnr_mean_of_pairs"]["mean_of_pair_ratios"] < 1
+    per_sample = metrics["overlap_psnr_mean_of_pairs"]["per_sample"]
+    assert list(per_sample) == ["s0", "s1", "s2", "s3"]
+    assert np.mean(list(per_sample.values())) == pytest.approx(metrics["overlap_psnr_mean_of_pairs"]["value"])
+    assert metrics["sharpness_gradient_energy"]["value"] == pytest.approx(gradient_energy(a).mean().item())
+    assert metrics["sharpness_gradient_energy"]["ratio_to_reference"] > 1
+    assert results["generated"]["num_samples"] == 4
+    assert results["reference"]["num_samples"] == 5
+
+
+def test_same_folder_twice_is_perfect(tmp_path, toy):
+    folder = write_samples(tmp_path / "a")
+    metrics = evaluate(folder, folder, ("toy_fid", "overlap_psnr"), toy)["metrics"]
+    assert metrics["toy_fid"]["value"] < 1e-6
+    assert metrics["overlap_psnr_pooled"]["ratio_to_reference"] == 1
+    assert metrics["overlap_psnr_mean_of_pairs"]["mean_of_pair_ratios"] == 1
+
+
+def test_paper_metrics_with_local_weights(tmp_path):
+    rig = Rig([(0, 0, 90), (45, 0, 90)], height=12, width=12)
+    generated = write_samples(tmp_path / "a", num=1, noise=0.2, rig=rig)
+    reference = write_samples(tmp_path / "b", num=1, rig=rig)
+    weights = write_random_inception(tmp_path / "inception.pth")
+    settings = EvaluationSettings(
+        inception_weights=str(weights),
+        inception_hash=file_hash(weights)[:8],
+        clip_model=str(write_transformers_clip(tmp_path / "clip")),
+        overlap_size=24,
+        num_splits=2,
+        num_resamples=20,
+    )
+    results = evaluate(generated, reference, settings=settings)
+    metrics = results["metrics"]
+    assert [name for name, entry in metrics.items() if "missing" in entry] == []
+    assert metrics["fid"]["model"] == metrics["inception_score"]["model"] == "inception-v3-compat"
+    assert metrics["fid"]["weights_hash"] == file_hash(weights)
+    assert "2048 features" in metrics["fid"]["variant"]
+    assert "fewer images than 2048 features" in metrics["fid"]["note"]
+    assert metrics["clip_score"]["model"] == "transformers CLIPModel clip"
+    assert metrics["clip_score"]["num_images"] == 2
+    assert "resized to 24" in metrics["overlap_psnr_pooled"]["variant"]
+    assert set(flat_numbers(results)) == set(metrics)
+
+
+def test_what_cannot_be_computed_is_missing_and_the_rest_comes_out(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(torch.hub, "_hub_dir", str(tmp_path / "hub"))
+    settings = EvaluationSettings(
+        overlap_size=0, clip_weights=str(tmp_path / "none.pt"), toy_features=str(tmp_path / "none")
+    )
+    results = evaluate(
+        write_samples(tmp_path / "a"), metrics=("fid", "clip_score", "overlap_psnr", "toy_fid"), settings=settings
+    )
+    metrics = results["metrics"]
+    assert "set inception_weights" in metrics["fid"]["missing"]
+    assert "set clip_weights" in metrics["clip_score"]["missing"]
+    assert "config.json is missing" in metrics["toy_fid"]["missing"]
+    assert "value" in metrics["overlap_psnr_pooled"]
+    assert "reference" not in metrics["overlap_psnr_pooled"]
+    assert set(flat_numbers(results)) == {"overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"}
+
+
+def test_no_reference_leaves_out_what_needs_one(tmp_path, toy):
+    metrics = evaluate(write_samples(tmp_path / "a"), metrics=TOY_METRICS, settings=toy)["metrics"]
+    assert metrics["toy_fid"]["missing"] == "no reference images. Give --reference DIR or --config YAML."
+    assert "no sample has a truth" in metrics["caption_agreement"]["missing"]
+    assert "value" in metrics["toy_inception_score"]
+
+
+def test_broken_samples_are_counted_and_named(tmp_path, toy):
+    root = write_samples(tmp_path / "a")
+    (root / "s1" / "sample.json").unlink()
+    (root / "s2" / "3.png").write_bytes(b"broken")
+    results = evaluate(root, metrics=("overlap_psnr",), settings=toy)
+    described = results["generated"]
+    assert (described["num_samples"], described["num_incomplete"], described["num_unreadable"]) == (2, 1, 1)
+    assert "3.png" in described["unreadable"][0]["reason"]
+    assert list(results["metrics"]["overlap_psnr_mean_of_pairs"]["per_sample"]) == ["s0", "s3"]
+
+
+def test_folder_without_samples_is_an_error(tmp_path, toy):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="at least one complete sample; got 0 incomplete"):
+        evaluate(tmp_path / "empty", metrics=("overlap_psnr",), settings=toy)
+    with pytest.raises(ValueError, match=r"metrics must be some of fid, .*; got \['psnr'\]"):
+        evaluate(tmp_path / "empty", metrics=("psnr",), settings=toy)
+
+
+def test_upstream_folders_bring_their_ground_truth(tmp_path, toy):
+    root = write_upstream(tmp_path / "up")
+    results = evaluate(root, metrics=("toy_fid", "overlap_psnr"), settings=toy)
+    assert results["reference"]["kind"] == "ground truth beside generated views"
+    assert results["metrics"]["toy_fid"]["value"] > 0
+    assert results["metrics"]["overlap_psnr_pooled"]["ratio_to_reference"] < 1
+    assert evaluate(write_samples(tmp_path / "a"), root, ("toy_fid",), toy)["reference"] == results["reference"]
+
+
+def test_caption_agreement_uses_truth_of_sample_or_file(tmp_path, toy):
+    net = ToyFeatureNet.from_pretrained(toy.toy_features)
+    read = net.predict(torch.from_numpy(views(0)).permute(0, 3, 1, 2))
+    truth = [{head: read[head][i] for head in read} for i in range(8)]
+    judged = [view for view in truth if "none" not in view.values()]
+    root = write_samples(tmp_path / "a", num=1, truth=truth)
+    metrics = evaluate(root, root, metrics=("caption_agreement",), settings=toy)["metrics"]
+    if judged:
+        assert metrics["caption_agreement"]["value"] == metrics["caption_agreement"]["reference"] == 1
+        assert metrics["caption_agreement"]["num_images"] == len(judged)
+    wrong = [{"object": "sofa", "colour": "red", "walls": "white"}, *[None] * 7]
+    path = tmp_path / "truth.json"
+    path.write_text(json.dumps({"s0": wrong}))
+    settings = EvaluationSettings(toy_features=toy.toy_features, truth=str(path))
+    entry = evaluate(root, metrics=("caption_agreement",), settings=settings)["metrics"]["caption_agreement"]
+    assert entry["value"] == float((read["object"][0], read["colour"][0], read["walls"][0]) == ("sofa", "red", "white"))
+    assert set(entry["per_head"]) == {"object", "colour", "walls"}
+
+
+def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):
+    class BreaksOff(FolderSource):
+        def __iter__(self):
+            yield next(super().__iter__())
+            raise ValueError("panorama 2 must have six faces; got five")
+
+    generated = write_samples(tmp_path / "a")
+    results = evaluate(generated, BreaksOff(generated), ("toy_fid", "overlap_psnr"), toy)
+    assert results["reference"] == {"missing": "panorama 2 must have six faces; got five"}
+    assert results["metrics"]["toy_fid"]["missing"] == "reference: panorama 2 must have six faces; got five"
+    assert "reference" not in results["metrics"]["overlap_psnr_pooled"]
+    assert "six faces" in results["metrics"]["overlap_psnr_pooled"]["note"]
+
+
+def test_data_module_as_reference(tmp_path, toy):
+    K, R = RIG.cameras()
+
+    class Data:
+        prompt_prefix = "A view. "
+
+        def setup(self, stage):
+            assert stage == "test"
+
+        def test_dataloader(self):
+            for seed in range(2):
+                yield MultiViewBatch.collate(
+                    [
+                        {
+                            "images": from_uint8(torch.from_numpy(views(seed)).permute(0, 3, 1, 2)),
+                            "K": K,
+                            "R": R,
+                            "prompts": ["A view. a sofa"] * 8,
+                            "sample_id": f"s{seed}",
+                            "sample_index": seed,
+                            "epoch": 0,
+                        }
+                    ]
+                )
+
+    folder = write_samples(tmp_path / "a", num=2)
+    metrics = evaluate(folder, DataSource(Data()), ("toy_fid", "overlap_psnr"), toy)["metrics"]
+    assert metrics["toy_fid"]["value"] < 1e-6
+    assert metrics["overlap_psnr_mean_of_pairs"]["mean_of_pair_ratios"] == pytest.approx(1)
+    assert next(iter(DataSource(Data()))).prompts == ["a sofa"] * 8
+    with pytest.raises(ValueError, match="split must be 'train', 'val' or 'test'; got 'dev'"):
+        DataSource(Data(), "dev")
+
+
+def test_images_at_another_size_than_their_cameras(tmp_path, toy):
+    """A record made at 24 pixels whose views were saved at 12: K follows the images."""
+    folder = write_samples(tmp_path / "a", num=1)
+    record = json.loads((folder / "s0" / "sample.json").read_text())
+    record["rig"] = RIG.resized(24, 24).to_dict()
+    before = evaluate(folder, metrics=("overlap_psnr",), settings=toy)["metrics"]
+    (folder / "s0" / "sample.json").write_text(json.dumps(record))
+    assert read_sample(folder / "s0").record.camera_tensors()[2] == 24
+    after = evaluate(folder, metrics=("overlap_psnr",), settings=toy)["metrics"]
+    assert after["overlap_psnr_pooled"]["value"] == pytest.approx(before["overlap_psnr_pooled"]["value"], abs=1e-4)
+
+
+def test_fid_interval_resamples_panoramas(tmp_path, toy):
+    settings = EvaluationSettings(toy_features=toy.toy_features, fid_resamples=20)
+    generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b")
+    entry = evaluate(generated, reference, ("toy_fid",), settings)["metrics"]["toy_fid"]
+    extractor = toy_extractor(toy.toy_features)
+    own = torch.stack([extractor(s.images_uint8)[0] for s in FolderSource(generated)]).numpy()
+    truth = torch.cat([extractor(s.images_uint8)[0] for s in FolderSource(reference)])
+    expected = bootstrap(lambda x: frechet_distance(torch.from_numpy(x).flatten(0, 1), truth), own, num_resamples=20)
+    assert entry["interval"] == pytest.approx([expected.low, expected.high], rel=1e-4)
+
+
+def test_results_file_is_json_and_atomic(tmp_path, toy):
+    results = evaluate(write_samples(tmp_path / "a"), metrics=("overlap_psnr", "toy_fid"), settings=toy)
+    path = write_results(results, tmp_path / "deep" / "results.json")
+    assert json.loads(path.read_text()) == json.loads(json.dumps(results))
+    assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="--out must be writable"):
+        write_results(results, tmp_path / "file" / "results.json")
+
+
+def test_two_runs_give_the_same_bytes(tmp_path, toy):
+    generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b")
+    first, second = (
+        write_results(evaluate(generated, reference, TOY_METRICS, toy), tmp_path / f"{i}.json").read_bytes()
+        for i in range(2)
+    )
+    assert first == second
+
+
+def test_table_shows_numbers_and_reasons(tmp_path, toy):
+    from rich.console import Console
+
+    results = evaluate(write_samples(tmp_path / "a"), metrics=("overlap_psnr", "toy_fid"), settings=toy)
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(results_table(results))
+    text = console.export_text()
+    assert "overlap_psnr_pooled" in text
+    assert f"{results['metrics']['overlap_psnr_pooled']['value']:.4g}" in text
+    assert "32 pairs" in text
+    assert "no reference images" in text
