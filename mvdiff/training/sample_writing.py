@@ -27,8 +27,8 @@ def write_reference(root: Path, batch: MultiViewBatch, rig: Rig, prompt_prefix: 
 
 def score_folder(root: Path) -> dict[str, float]:
     """Score `root/generated` against `root/reference`, write `root/results.json` and return the numbers to log."""
-    from mvdiff.eval.runner import evaluate, write_results
+    from mvdiff.eval.runner import evaluate, flat_numbers, write_results
 
     results = evaluate(root / "generated", root / "reference")
     write_results(results, root / "results.json")
-    return results
+    return flat_numbers(results)
