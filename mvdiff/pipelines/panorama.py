@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         self.rig = RingRig() if rig is None else rig
         self.prompt_prefix = prompt_prefix
         self.base = base
-        self._geometries: dict[Any, MultiViewGeometry] = {}
-        MultiViewUNet(unet, adapter)  # an adapter of another base is an error now, not in the first call
+        self._multi_view_unet()  # an adapter of another base is an error now, not in the first call
 
     @classmethod
     def from_backbone(
@@ -250,8 +250,11 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         shape = (backbone.latent_channels, rig.height // stride, rig.width // stride)
         keys = list(zip(seeds, sample_ids, strict=True))
         noise = torch.stack([view_noise(*key, num_views=rig.num_views, shape=shape) for key in keys]).to(device)
-        geometry = self._geometry(rig, stride).to(device) if caa else None
-        unet = MultiViewUNet(self.unet, self.adapter)
+        geometry = None
+        if caa:
+            kernel_size, num_levels = self.adapter.config.kernel_size, len(self.unet.config.block_out_channels)
+            geometry = rig_geometry(rig, stride, num_levels, kernel_size).to(device)
+        unet = self._multi_view_unet()
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
 
         def predict(latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
@@ -301,29 +304,24 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         embeddings = {text: backbone.encode_prompts([text])[0] for sample in prompts for text in sample}
         return torch.stack([torch.stack([embeddings[text] for text in sample]) for sample in prompts])
 
-    def _geometry(self, rig: Rig, stride: int) -> MultiViewGeometry:
-        """Return the rig's correspondences, kept for the last rig."""
-        key = (rig, stride, self.adapter.config.kernel_size, self._execution_device)
-        if key not in self._geometries:
-            geometry = MultiViewGeometry.from_cameras(
-                *rig.cameras(),
-                rig.height // stride,
-                rig.width // stride,
-                stride,
-                num_levels=len(self.unet.config.block_out_channels),
-                kernel_size=self.adapter.config.kernel_size,
-            )
-            self._geometries.clear()
-            self._geometries[key] = geometry.to(self._execution_device)
-        return self._geometries[key]
+    def _multi_view_unet(self) -> MultiViewUNet:
+        """Join UNet and adapter, which a fresh module would put into training mode, and leave their mode as it is."""
+        training = self.adapter.training
+        unet = MultiViewUNet(self.unet, self.adapter)
+        self.adapter.train(training)
+        return unet
 
     @contextmanager
     def _attention(self, enabled: bool):
+        """Run the adapter in evaluation mode, with or without its attention; afterwards it is as it was."""
+        training = self.adapter.training
+        self.adapter.eval()
         self.adapter.set_attention_enabled(enabled)
         try:
             yield
         finally:
             self.adapter.set_attention_enabled(True)
+            self.adapter.train(training)
 
     def _check_call(self, rig, prompts, sample_ids, output_type, neighbour_batch) -> None:
         stride, batch = self._backbone().vae_stride, len(prompts)
@@ -346,6 +344,22 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
                 f"neighbour_batch must name a sample of the batch ({batch}) for each sample; got "
                 f"{list(neighbour_batch)}. Give indices from 0."
             )
+
+
+@lru_cache(maxsize=4)
+def rig_geometry(rig: Rig, vae_stride: int, num_levels: int, kernel_size: int) -> MultiViewGeometry:
+    """Compute the correspondences of a rig, on the CPU; kept for the last rigs.
+
+    Args:
+        rig: the views.
+        vae_stride: pixels per latent cell.
+        num_levels: resolutions of the UNet.
+        kernel_size: K of the adapter's K x K taps.
+    """
+    sides = rig.height // vae_stride, rig.width // vae_stride
+    return MultiViewGeometry.from_cameras(
+        *rig.cameras(), *sides, vae_stride, num_levels=num_levels, kernel_size=kernel_size
+    )
 
 
 def _seeds(seed: int | None, generator: Any, count: int) -> list[int]:

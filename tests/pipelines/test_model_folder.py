@@ -153,10 +153,13 @@ def test_broken_folders(pipeline, model_folder, tmp_path):
     shutil.copytree(model_folder, cut)
     weights = cut / "adapter" / "diffusion_pytorch_model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    with pytest.raises(ValueError, match=r"adapter must hold config.json and readable safetensors"):
+    with pytest.raises(ValueError, match=r"weights must be a readable file of a MultiViewAdapter; got .*safetensors"):
         load(cut)
     MultiViewAdapter([32, 96], 96, [96, 32]).save_pretrained(str(cut / "adapter"))
     with pytest.raises(ValueError, match="another model"):
+        load(cut)
+    shutil.rmtree(cut / "adapter")
+    with pytest.raises(FileNotFoundError, match=r"cut/adapter"):
         load(cut)
     (cut / "model_index.json").write_text("[]")
     with pytest.raises(ValueError, match=r"model_index.json must name the scheduler's class"):

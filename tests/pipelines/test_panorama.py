@@ -163,6 +163,10 @@ def test_controls(pipeline):
     different = [full, foreign, off, plain]
     assert all((a - b).abs().max() > 0.01 for i, a in enumerate(different) for b in different[:i])
     torch.testing.assert_close(pipeline(prompts, **settings).images, full)  # nothing stays switched off
+    for training in (True, False):
+        pipeline.adapter.train(training)
+        pipeline(prompts, caa=False, **settings)
+        assert pipeline.adapter.training is training
     with pytest.raises(ValueError, match="neighbour_batch must name a sample of the batch"):
         pipeline(prompts, neighbour_batch=[0, 2], **settings)
 
