@@ -114,10 +114,9 @@ class SingleViewModule(LightningModule):
         """Update the averaged weights after each optimizer step."""
         step = self.global_step
         decay = min(self.ema_decay, (1 + step) / (10 + step))
-        live = (*self.unet.parameters(), *self.text_encoder.parameters())
+        live = [*self.unet.parameters(), *self.text_encoder.parameters()]
         with torch.no_grad():
-            for mean, value in zip(self.averaged.parameters(), live, strict=True):
-                mean.lerp_(value.detach(), 1 - decay)
+            torch._foreach_lerp_(list(self.averaged.parameters()), live, 1 - decay)
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Log the held-out loss of the averaged weights at fixed timesteps and noise."""

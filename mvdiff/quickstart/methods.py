@@ -1,0 +1,98 @@
+"""What is compared: the base alone, the base with attention, two controls, and what no method can beat."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvdiff.data.datamodule import Matterport3DDataModule
+from mvdiff.data.panoramas import PanoramaDataset
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.geometry.panorama import stitch
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.pipelines.prompts import PromptEntry
+from mvdiff.pipelines.sample_folders import generate_samples, library_versions
+from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
+from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
+
+CAA, BASE = "with CAA", "base without CAA"
+FOREIGN, SILENT = "CAA, neighbours of another panorama", "CAA, attention switched off"
+TRUTH, ROUND_TRIP = "ground truth", "autoencoder round trip"
+METHODS = (CAA, BASE, FOREIGN, SILENT, TRUTH, ROUND_TRIP)
+CONTROLS, REFERENCES = (FOREIGN, SILENT), (TRUTH, ROUND_TRIP)
+FOLDERS = {CAA: "caa", BASE: "base", FOREIGN: "foreign", SILENT: "silent", TRUTH: "truth", ROUND_TRIP: "round_trip"}
+
+
+def toy_rig(size: int = 64) -> RingRig:
+    """Return the ring of eight views of the toy scale."""
+    return RingRig(num_views=8, fov_deg=90.0, height=size, width=size)
+
+
+def held_out(settings: Settings) -> PanoramaDataset:
+    """Return the held-out panoramas at yaw 0."""
+    return Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX).test_dataset()
+
+
+def facts(settings: Settings, sample_id: str) -> list[dict[str, str]]:
+    """Return what each view of a held-out panorama shows, see `toyworld.captions.facts`."""
+    [path] = settings.data_root.glob(f"*/truth/{sample_id.split('_')[-1]}.json")
+    views = json.loads(path.read_text(encoding="utf-8"))["views"]
+    return [views[str(degree)] for degree in range(0, 360, 45)]
+
+
+def generate(settings: Settings, pipeline: MVDiffusionPanoramaPipeline, method: str) -> None:
+    """Generate the held-out captions by one of the four generating methods, same seeds for all."""
+    dataset = held_out(settings)
+    samples = [dataset[i] for i in range(len(dataset))]
+    entries = [PromptEntry(sample["sample_id"], sample["prompts"]) for sample in samples]
+    turned = [(i + 1) % settings.batch_size for i in range(settings.batch_size)]
+    call: dict[str, Any] = {
+        CAA: {},
+        BASE: {"caa": False},
+        FOREIGN: {"neighbour_batch": turned},
+        SILENT: {"attention_enabled": False},
+    }[method]
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        generate_samples(
+            pipeline,
+            entries,
+            settings.samples / FOLDERS[method],
+            seed=settings.seed,
+            batch_size=settings.batch_size,
+            overwrite=True,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            **call,
+        )
+
+
+def write_references(settings: Settings, pipeline: MVDiffusionPanoramaPipeline) -> None:
+    """Write the held-out views themselves, and as the autoencoder gives them back."""
+    rig, dataset = toy_rig(), held_out(settings)
+    backbone = pipeline._backbone()
+    K, R = rig.cameras()
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        images = sample["images"]
+        with torch.no_grad():
+            latents = backbone.vae.encode(images).latent_dist.mode()
+            decoded = backbone.vae.decode(latents).sample.clamp(-1, 1)
+        for method, views in ((TRUTH, images), (ROUND_TRIP, decoded)):
+            record = SampleRecord(sample["sample_id"], sample["prompts"], rig.to_dict(), versions=library_versions())
+            panorama, _ = stitch(views, K, R, 2 * rig.height, 4 * rig.height)
+            write_sample(
+                sample_folder(settings.samples / FOLDERS[method], sample["sample_id"]),
+                record,
+                to_uint8(views).permute(0, 2, 3, 1),
+                to_uint8(panorama).permute(1, 2, 0),
+                overwrite=True,
+            )
+
+
+def samples_of(settings: Settings, method: str) -> Path:
+    """Return the folder of a method's samples."""
+    return settings.samples / FOLDERS[method]

@@ -1,0 +1,144 @@
+"""The whole quickstart, step by step, with what each step took."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from mvdiff.quickstart.settings import BASE, PACKAGED_CAA, Settings
+
+
+def run_quickstart(settings: Settings) -> Path:
+    """Make data, train, generate, score and report.
+
+    Args:
+        settings: What to do and how much of it.
+
+    Returns:
+        The path of `report.html`; `results.json`, samples, runs and data lie beside it.
+
+    Raises:
+        ValueError: Settings that cannot work.
+        OSError: The folder cannot be written.
+    """
+    settings = settings.check()
+    clock = _Clock()
+    from mvdiff.cli.train import run_trainer
+    from mvdiff.data.toyworld import write_toyworld
+    from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+    from mvdiff.pipelines.sample_folders import library_versions
+    from mvdiff.quickstart import methods, page, scores, training
+    from mvdiff.samples import write_json
+
+    with clock.step(f"toy world: {settings.rooms} rooms, {settings.test_rooms} held out"):
+        write_toyworld(
+            settings.out / "data",
+            rooms=settings.rooms,
+            seed=settings.seed,
+            test_rooms=settings.test_rooms,
+            num_frames=0,
+            num_workers=settings.num_workers,
+        )
+    with clock.step("base on the validation captions, before any training"):
+        base_validation = _validate_base(settings, run_trainer)
+    with clock.step(f"training CAA from scratch, {settings.max_steps} steps"):
+        runs = [training.train(settings, "from scratch", settings.max_steps, lr=1e-3)]
+    if PACKAGED_CAA.is_dir() and settings.continue_steps:
+        with clock.step(f"training the packaged CAA further, {settings.continue_steps} steps"):
+            runs.append(
+                training.train(
+                    settings, "packaged, continued", settings.continue_steps, lr=2e-4, init_adapter=PACKAGED_CAA
+                )
+            )
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(runs[-1].model)
+    for method in (methods.CAA, methods.BASE, methods.FOREIGN, methods.SILENT):
+        with clock.step(f"generating {settings.test_rooms} panoramas: {method}"):
+            methods.generate(settings, pipeline, method)
+    with clock.step("scoring"):
+        methods.write_references(settings, pipeline)
+        scored = scores.score_all(settings)
+    story = _story(settings, runs)
+    footer = {
+        "command": "mvdiff quickstart",
+        "settings": ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(settings).items() if key != "out"),
+        "base": f"{BASE}, weights {pipeline.base.weights_hash[:12]}",
+        "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "time": ", ".join(f"{name}: {seconds:.0f} s" for name, seconds in clock.steps)
+        + f"; {clock.total:.0f} s in all",
+    }
+    page.write_page(settings, scored, runs, base_validation, story, footer)
+    results = {"settings": dataclasses.asdict(settings), "scores": _plain(scored), "seconds": dict(clock.steps)}
+    results["curves"] = {run.name: run.curves for run in runs}
+    write_json(settings.out / "results.json", results | {"settings": {**results["settings"], "out": str(settings.out)}})
+    page.print_tables(scored)
+    for line in story:
+        clock.console.print(line)
+    clock.console.print(f"{clock.total:.0f} s; open {settings.out / 'report.html'}")
+    return settings.out / "report.html"
+
+
+def _story(settings: Settings, runs: list) -> list[str]:
+    """Say which weights made the panoramas."""
+    steps, values = runs[0].curves["val/overlap_psnr"]
+    scratch = (
+        f"The curve from scratch ({settings.max_steps} steps on {settings.rooms - settings.test_rooms} rooms) reaches "
+        f"{max(values):.1f} dB on the validation captions after {steps[values.index(max(values))]} steps."
+    )
+    if len(runs) == 1:
+        return ["The panoramas were made with the attention trained here from scratch.", scratch]
+    return [
+        "The panoramas were made with the packaged attention weights, which the same config made with more steps, "
+        f"trained further here for {settings.continue_steps} steps: minutes are too few to train them from scratch.",
+        scratch,
+    ]
+
+
+def _validate_base(settings: Settings, run_trainer) -> float:
+    """Return the overlap PSNR of a fresh adapter, which is the base's, on the validation captions."""
+    from mvdiff.quickstart import training
+
+    arguments = training.fit_arguments(settings, "before", settings.max_steps, None, lr=1e-3)
+    metrics = settings.out / "train" / "before" / "metrics.csv"
+    metrics.unlink(missing_ok=True)
+    run_trainer(["validate", *arguments[1:]])
+    return training.read_curves(metrics)["val/overlap_psnr"][1][-1]
+
+
+class _Clock:
+    """Announce each step and remember how long it took."""
+
+    def __init__(self) -> None:
+        self.console = Console()
+        self.started = time.monotonic()
+        self.steps: list[tuple[str, float]] = []
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Time one step."""
+        self.console.print(f"[bold]{name}[/bold]")
+        start = time.monotonic()
+        yield
+        self.steps.append((name, round(time.monotonic() - start, 1)))
+
+    @property
+    def total(self) -> float:
+        """Seconds since the start."""
+        return time.monotonic() - self.started
+
+
+def _plain(value: Any) -> Any:
+    """Turn intervals into dictionaries, for JSON."""
+    if dataclasses.is_dataclass(value):
+        return dataclasses.asdict(value)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return value
