@@ -24,7 +24,7 @@ def add_parser(subparsers) -> None:
         "computed is reported as missing, the rest still comes out.",
     )
     add = parser.add_argument
-    add("--generated", type=Path, required=True, metavar="DIR", help="folder of samples to score")
+    add("--generated", type=Path, metavar="DIR", help="samples to score (left out: the ground truth itself is scored)")
     truth = parser.add_mutually_exclusive_group()
     truth.add_argument("--reference", type=Path, metavar="DIR", help="ground truth: folder of samples")
     truth.add_argument(
@@ -66,6 +66,11 @@ def run(args: argparse.Namespace) -> int:
         from mvdiff.cli.config_files import config_path
 
         reference = source_from_config([config_path(name) for name in args.config], args.split)
+    generated = args.generated
+    if generated is None:
+        if reference is None:
+            raise ValueError("--generated must be a folder of samples; got nothing. Give it, --reference or --config.")
+        generated, reference = reference, None
     names = EvaluationSettings.__dataclass_fields__
     settings = EvaluationSettings(**{name: value for name, value in vars(args).items() if name in names})
     columns = (TextColumn("{task.description}"), TextColumn("{task.completed} samples"))
@@ -77,9 +82,8 @@ def run(args: argparse.Namespace) -> int:
                 tasks[which] = bar.add_task(which, total=None)
             bar.advance(tasks[which])
 
-        results = evaluate(
-            args.generated, reference, args.metrics or PAPER_METRICS, settings, read_rig(args.rig), advance
-        )
+        metrics = args.metrics or PAPER_METRICS
+        results = evaluate(generated, reference, metrics, settings, read_rig(args.rig), advance)
     if args.out is not None:
         write_results(results, args.out)
     Console().print(results_table(results))

@@ -169,10 +169,10 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
         for path in configs:
             section = (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("data")
             if section is not None:
-                parsed = parser.parse_object({"data": section}, cfg_base=parsed)
+                parsed = parser.parse_object({"data": section}, namespace=parsed)
         if parsed is None:
             raise ValueError("no data section")
-        data = parser.instantiate_classes(parsed).data
+        data = parser.instantiate(parsed).data
     except (ArgumentError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--config must have a data section that can be built; got {reason}, in {names}.") from error

@@ -1,0 +1,132 @@
+"""`mvdiff evaluate`, in-process, over real folders."""
+
+import argparse
+import json
+from pathlib import Path
+
+import pytest
+
+from mvdiff.cli import evaluate as command
+from mvdiff.cli.main import main
+from mvdiff.eval.runner import RESULTS, EvaluationSettings
+from mvdiff.eval.sources import source_from_config
+from tests.data.folders import write_matterport3d
+from tests.eval.worlds import RIG, write_judge, write_samples, write_upstream
+
+
+def write_config(tmp_path: Path, **changes) -> Path:
+    root = write_matterport3d(tmp_path / "mp3d", num_train=3, num_test=2)
+    rig = {"class_path": "mvdiff.geometry.cameras.RingRig", "init_args": {"num_views": 8, "height": 12, "width": 12}}
+    init_args = {"root": str(root), "rig": rig, "num_val": 1, **changes}
+    section = {"class_path": "mvdiff.data.datamodule.Matterport3DDataModule", "init_args": init_args}
+    path = tmp_path / "run.yaml"
+    path.write_text(json.dumps({"seed_everything": 0, "trainer": {"max_epochs": 1}, "data": section}))
+    return path
+
+
+def test_scores_two_folders(tmp_path, capsys):
+    generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b")
+    out = tmp_path / "out" / "results.json"
+    arguments = ["--metrics", "overlap_psnr", "toy_fid", "sharpness", "--overlap_size", "0", "--num_resamples", "20"]
+    arguments += ["--toy_features", str(write_judge(tmp_path / "judge")), "--out", str(out)]
+    status = main(["evaluate", "--generated", str(generated), "--reference", str(reference), *arguments])
+    assert status == 0
+    results = json.loads(out.read_text())
+    assert results["metrics"]["overlap_psnr_pooled"]["ratio_to_reference"] < 1
+    assert results["metrics"]["toy_fid"]["model"] == "toy-features"
+    assert results["settings"]["overlap_size"] == 0
+    printed = capsys.readouterr().out
+    assert "toy_fid" in printed
+    assert "4 samples" in printed
+
+
+def test_reference_from_the_data_section_of_a_run(tmp_path):
+    config = write_config(tmp_path)
+    generated = write_samples(tmp_path / "a", num=2)
+    out = tmp_path / "results.json"
+    arguments = ["--config", str(config), "--metrics", "overlap_psnr", "--overlap_size", "0", "--out", str(out)]
+    assert main(["evaluate", "--generated", str(generated), *arguments]) == 0
+    reference = json.loads(out.read_text())["reference"]
+    assert reference["kind"] == "test split of the data section"
+    assert reference["num_samples"] == 2
+
+
+def test_ground_truth_itself_is_scored_without_generated(tmp_path):
+    out = tmp_path / "results.json"
+    arguments = ["--metrics", "overlap_psnr", "--overlap_size", "0", "--out", str(out)]
+    assert main(["evaluate", "--config", str(write_config(tmp_path)), *arguments]) == 0
+    results = json.loads(out.read_text())
+    assert results["generated"]["kind"] == "test split of the data section"
+    assert results["reference"] is None
+    assert results["metrics"]["overlap_psnr_pooled"]["num_pairs"] == 16
+    assert main(["evaluate", *arguments]) == 1
+
+
+def test_splits_and_overlays(tmp_path):
+    config = write_config(tmp_path)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("data:\n  init_args:\n    max_test_samples: 1\n")
+    samples = list(source_from_config([config, overlay]))
+    assert len(samples) == 1
+    assert samples[0].images_uint8.shape == (8, 3, 12, 12)
+    assert not any(prompt.startswith("This is one view") for prompt in samples[0].prompts)
+    assert len(list(source_from_config([config], "val"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("trainer: {}", "must have a data section that can be built; got no data section"),
+        ("data: {class_path: mvdiff.data.datamodule.Matterport3DDataModule, init_args: {rot: x}}", "rot"),
+        ("data: [", "must have a data section that can be built"),
+    ],
+)
+def test_wrong_configs_are_one_clear_error(tmp_path, text, message):
+    path = tmp_path / "run.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        source_from_config([path])
+
+
+def test_reference_data_that_is_missing_is_reported(tmp_path):
+    config = write_config(tmp_path, root=str(tmp_path / "nowhere"))
+    out = tmp_path / "results.json"
+    generated = write_samples(tmp_path / "a", num=1)
+    arguments = ["--config", str(config), "--metrics", "overlap_psnr", "--overlap_size", "0", "--out", str(out)]
+    assert main(["evaluate", "--generated", str(generated), *arguments]) == 0
+    results = json.loads(out.read_text())
+    assert "nowhere" in results["reference"]["missing"]
+    assert "value" in results["metrics"]["overlap_psnr_pooled"]
+
+
+def test_upstream_layout_with_a_rig_file(tmp_path):
+    root = write_upstream(tmp_path / "up", num=1)
+    rig = tmp_path / "rig.json"
+    rig.write_text(json.dumps(RIG.to_dict()))
+    out = tmp_path / "r.json"
+    arguments = ["--metrics", "overlap_psnr", "--overlap_size", "0", "--rig", str(rig), "--out", str(out)]
+    assert main(["evaluate", "--generated", str(root), *arguments]) == 0
+    assert json.loads(out.read_text())["metrics"]["overlap_psnr_pooled"]["ratio_to_reference"] < 1
+    rig.write_text("{}")
+    with pytest.raises(ValueError, match=r"--rig must be a JSON file with views, height, width; got .*rig\.json"):
+        command.read_rig(rig)
+
+
+def test_user_errors_are_one_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert main(["evaluate", "--generated", str(tmp_path / "empty"), "--metrics", "overlap_psnr"]) == 1
+    error = capsys.readouterr().err
+    assert "at least one complete sample" in error
+    assert "Traceback" not in error
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--generated", "a", "--reference", "b", "--config", "c.yaml"])
+
+
+def test_options_follow_the_settings():
+    parser = argparse.ArgumentParser()
+    command.add_parser(parser.add_subparsers())
+    args = vars(parser.parse_args(["evaluate", "--generated", "x"]))
+    defaults = {name: value for name, value in vars(EvaluationSettings()).items() if name in args}
+    assert {name: args[name] for name in defaults} == defaults
+    assert set(vars(EvaluationSettings())) - set(args) == {"fid_resamples"}
+    assert tuple(RESULTS) == command.METRIC_NAMES
