@@ -153,7 +153,10 @@ def _run(command: Command, arguments: list[str]) -> int:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+    text = str(error)
+    if "Original Traceback" in text:  # of a loading process: what was raised there stands in the last line
+        text = text.rstrip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
+    return " ".join(text.split()) or type(error).__name__
 
 
 if __name__ == "__main__":

@@ -5,9 +5,10 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mvdiff.cli.main import _one_line
 from mvdiff.data.datamodule import EquirectangularDataModule, Matterport3DDataModule
 from mvdiff.geometry.cameras import RingRig
-from tests.data.folders import write_equirectangular, write_matterport3d
+from tests.data.folders import face_path, truncate, write_equirectangular, write_matterport3d
 
 RIG = RingRig(num_views=4, height=4, width=6)
 
@@ -96,6 +97,16 @@ def test_errors(root, tmp_path):
     assert len(skipping.train_dataset()) == 3
 
 
+def test_broken_file_met_by_a_loading_process_is_one_clear_line(tmp_path):
+    broken = write_matterport3d(tmp_path)
+    truncate(broken / face_path("scene2", "pano2", 3))
+    with pytest.raises(ValueError, match="must be a whole image file") as caught:
+        list(module(broken, num_workers=1).train_dataloader())
+    line = _one_line(caught.value)
+    assert line.startswith(str(broken / face_path("scene2", "pano2", 3)))
+    assert "Traceback" not in line
+
+
 class Recorder(LightningModule):
     """Learns one number from the pictures and notes what it saw; may stop as a killed run does."""
 
@@ -170,13 +181,12 @@ def test_resumed_run_equals_uninterrupted_run(root, tmp_path, num_workers):
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
     "settings",
-    [{"limit_train_batches": 3}, {"accumulate_grad_batches": 2}, {"val_check_interval": 2}],
+    [{"limit_train_batches": 3, "num_workers": 1}, {"accumulate_grad_batches": 2}, {"val_check_interval": 2}],
     ids=lambda settings: next(iter(settings)),
 )
 def test_resume_with_trainer_settings(root, tmp_path, settings):
     whole = fit(root, tmp_path / "whole", **settings)
-    stops = [step for step in (1, 3, 4) if step < whole.global_step]
-    for stop_at in stops:
+    for stop_at in (1, 3):
         folder = tmp_path / f"cut{stop_at}"
         first = fit(root, folder, stop_at, **settings)
         last = fit(root, tmp_path / "resumed", ckpt_path=folder / "last.ckpt", **settings)
