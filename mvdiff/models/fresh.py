@@ -5,6 +5,7 @@ The autoencoder comes trained, from a folder; everything else starts from a conf
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from collections.abc import Iterable
@@ -13,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from mvdiff.models.autoencoder import load_autoencoder
+from mvdiff.models.backbone import Backbone
 
 WORD_END = "</w>"
 
@@ -27,7 +31,7 @@ class FreshBase:
         unet: UNet2DConditionModel's config; its `cross_attention_dim` is the text encoder's `hidden_size`.
         text_encoder: CLIPTextConfig's settings, without the vocabulary (it follows from `words`).
         scheduler: DDIMScheduler's config.
-        vae: Folder of a trained AutoencoderKL.
+        vae: Folder or hub id of a trained autoencoder, see `load_autoencoder`.
         words: Words that are one token each; any other text falls back to letters. None: the toy world's words.
     """
 
@@ -37,8 +41,8 @@ class FreshBase:
     scheduler: dict[str, Any] = field(default_factory=dict)
     words: list[str] | None = None
 
-    def build(self, seed: int) -> dict[str, Any]:
-        """Return the components by their names in a diffusers folder; weights are a function of `seed`."""
+    def build(self, seed: int) -> Backbone:
+        """Return the base; its weights are a function of `seed`."""
         from mvdiff.data.toyworld.captions import vocabulary
 
         tokenizer = word_tokenizer(self.words or vocabulary(), self.text_encoder.get("max_position_embeddings", 77))
@@ -53,13 +57,7 @@ class FreshBase:
                 **self.text_encoder,
             )
             text_encoder = CLIPTextModel(text_config)
-        return {
-            "unet": unet,
-            "text_encoder": text_encoder,
-            "tokenizer": tokenizer,
-            "vae": AutoencoderKL.from_pretrained(self.vae),
-            "scheduler": DDIMScheduler(**self.scheduler),
-        }
+        return Backbone(load_autoencoder(self.vae), text_encoder, tokenizer, unet, DDIMScheduler(**self.scheduler))
 
 
 def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
@@ -102,7 +100,7 @@ def _segment(word: str, merges: list[tuple[str, str]]) -> list[str]:
     rank = {pair: i for i, pair in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + WORD_END]
     while True:
-        ranked = [(rank[pair], i) for i, pair in enumerate(zip(pieces, pieces[1:], strict=False)) if pair in rank]
+        ranked = [(rank[pair], i) for i, pair in enumerate(itertools.pairwise(pieces)) if pair in rank]
         if not ranked:
             return pieces
         _, i = min(ranked)

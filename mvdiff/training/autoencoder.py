@@ -29,7 +29,7 @@ class AutoencoderModule(LightningModule):
         seed: Of the latent noise, keyed by (seed, epoch, sample).
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer.
-        interval: Whether the schedule advances per epoch or step.
+        lr_interval: Whether the schedule advances per epoch or step.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class AutoencoderModule(LightningModule):
         seed: int = 0,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
-        interval: LRInterval = "step",
+        lr_interval: LRInterval = "step",
     ) -> None:
         super().__init__()
         if (vae is None) == (pretrained is None):
@@ -58,7 +58,7 @@ class AutoencoderModule(LightningModule):
                 self.vae.quant_conv.requires_grad_(False)
         self.out, self.train_encoder = out, train_encoder
         self.kl_weight, self.mse_weight, self.seed = kl_weight, mse_weight, seed
-        self.optimizer, self.lr_scheduler, self.interval = optimizer, lr_scheduler, interval
+        self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self._moments = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares of validation latents
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
@@ -106,4 +106,4 @@ class AutoencoderModule(LightningModule):
 
     def configure_optimizers(self):
         """Return optimizer and schedule for what trains."""
-        return configure_optimizers(self.vae.parameters(), self.optimizer, self.lr_scheduler, self.interval)
+        return configure_optimizers(self.vae.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)

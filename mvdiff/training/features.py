@@ -30,7 +30,7 @@ class FeatureNetModule(LightningModule):
             show (images in [-1, 1]).
         optimizer: Called with the parameters.
         lr_scheduler: Called with the optimizer.
-        interval: Whether the schedule advances per epoch or step.
+        lr_interval: Whether the schedule advances per epoch or step.
     """
 
     def __init__(
@@ -42,12 +42,12 @@ class FeatureNetModule(LightningModule):
         noise: float = 0.05,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
-        interval: LRInterval = "step",
+        lr_interval: LRInterval = "step",
     ) -> None:
         super().__init__()
         self.net = ToyFeatureNet({name: list(labels) for name, labels in JUDGED_HEADS.items()}, width, num_features)
         self.root, self.out, self.noise = Path(root), out, noise
-        self.optimizer, self.lr_scheduler, self.interval = optimizer, lr_scheduler, interval
+        self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
 
     def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Return each head's label per view `[B * V]`, looked up by sample and yaw."""
@@ -57,7 +57,7 @@ class FeatureNetModule(LightningModule):
         degrees = (view_yaw + batch.yaw_deg[:, None]).round().long() % 360
         if bool((degrees % 45 != 0).any()):
             raise ValueError(
-                f"data.yaw must be multiples of 45 degrees, for which facts are known; got views at {degrees.tolist()}. "
+                f"data.yaw must be multiples of 45 degrees, where facts are known; got views at {degrees.tolist()}. "
                 "Set data.yaw to [0, 45, ..., 315]."
             )
         rows = [
@@ -96,7 +96,7 @@ class FeatureNetModule(LightningModule):
 
     def configure_optimizers(self):
         """Return optimizer and schedule."""
-        return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.interval)
+        return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)
 
 
 @cache
