@@ -262,10 +262,11 @@ def test_table_shows_numbers_and_reasons(tmp_path, toy):
     from rich.console import Console
 
     results = evaluate(write_samples(tmp_path / "a"), metrics=("overlap_psnr", "toy_fid"), settings=toy)
-    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(results_table(results))
     text = console.export_text()
     assert "overlap_psnr_pooled" in text
     assert f"{results['metrics']['overlap_psnr_pooled']['value']:.4g}" in text
-    assert "32 pairs" in text
-    assert "no reference images" in text
+    assert "homography; 32 pairs; squared error pooled over all pixels" in " ".join(text.split())
+    assert "toy_fid: missing: no reference images." in text
+    assert "ratio" not in text  # no reference, no such column
