@@ -71,6 +71,12 @@ class MVDiffCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: it brings weights, and loading it checks that they fit."""
 
+    def before_instantiate_classes(self) -> None:
+        """Load checkpoints without running any code in them, unless asked otherwise."""
+        settings = self.config[self.subcommand]
+        if settings.weights_only is None:
+            settings.weights_only = True
+
     def instantiate_trainer(self, **kwargs):
         """Build the Trainer, check it against the launcher and set the gradient accumulation."""
         trainer_config = self._get(self.config_init, "trainer")

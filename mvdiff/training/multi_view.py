@@ -16,6 +16,7 @@ from torchmetrics import MeanMetric
 from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import multiview_noise_loss, sample_timesteps, training_noise
 from mvdiff.eval.overlap import overlap_psnr
+from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
@@ -59,6 +60,8 @@ class MultiViewModule(TrainedPartModule):
         num_validation_samples: Panoramas generated in each validation (the first of the split).
         output_dir: Where `test` and `predict` write sample folders; None: `samples` in the run's folder.
         overwrite: Whether `test` and `predict` redo complete samples.
+        test_metrics: What `test` scores, see `mvdiff.eval.runner.RESULTS`; None: the paper's metrics.
+        evaluation: How `test` scores; None: the paper's protocol.
 
     Raises:
         ValueError: Settings out of range or at odds with each other.
@@ -88,13 +91,16 @@ class MultiViewModule(TrainedPartModule):
         num_validation_samples: int = 4,
         output_dir: str | None = None,
         overwrite: bool = False,
+        test_metrics: list[str] | None = None,
+        evaluation: EvaluationSettings | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= text_dropout <= 1:
             raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}. The usual value is 0.1.")
         if cache_latents and cache_dir is None:
             raise ValueError("cache_dir must be a folder when cache_latents is true; got null. Set model.cache_dir.")
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "evaluation"])
+        self.evaluation = evaluation
         self.optimizer_callable = optimizer
         self.lr_scheduler_callable = lr_scheduler
         self.backbone: Backbone | None = None
@@ -298,7 +304,8 @@ class MultiViewModule(TrainedPartModule):
         """Score the test split on the first rank; log every number and write results.json."""
         self.trainer.strategy.barrier()
         if self.trainer.is_global_zero:
-            self.log_dict(score_folder(self._run_folder), rank_zero_only=True)
+            numbers = score_folder(self._run_folder, self.hparams.test_metrics or PAPER_METRICS, self.evaluation)
+            self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         self.trainer.strategy.barrier()
 
     def _write_generated(self, root: Path, batch: MultiViewBatch) -> None:

@@ -1,8 +1,10 @@
 """The real views and the scores of `mvdiff test`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.runner import EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.samples import SampleRecord, is_complete, sample_folder, to_uint8, write_sample
@@ -25,10 +27,14 @@ def write_reference(root: Path, batch: MultiViewBatch, rig: Rig, prompt_prefix: 
             write_sample(folder, record, to_uint8(images).permute(0, 2, 3, 1))
 
 
-def score_folder(root: Path) -> dict[str, float]:
-    """Score `root/generated` against `root/reference`, write `root/results.json` and return the numbers to log."""
-    from mvdiff.eval.runner import evaluate, flat_numbers, write_results
+def score_folder(root: Path, metrics: Sequence[str], settings: EvaluationSettings | None) -> dict[str, float]:
+    """Score `root/generated` against `root/reference`, write `root/results.json` and return the numbers that came out.
 
-    results = evaluate(root / "generated", root / "reference")
+    Args:
+        root: What `mvdiff test` wrote.
+        metrics: Names, see `mvdiff.eval.runner.RESULTS`.
+        settings: How to measure; None for the paper's protocol.
+    """
+    results = evaluate(root / "generated", root / "reference", metrics, settings)
     write_results(results, root / "results.json")
     return flat_numbers(results)

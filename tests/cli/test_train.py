@@ -1,0 +1,177 @@
+"""The trainer commands, in this process, on a tiny run."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from mvdiff.cli.main import main
+from mvdiff.cli.train import MVDiffCLI
+from mvdiff.data.datamodule import EquirectangularDataModule
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.pipelines.model_folder import read_model_info
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.samples import find_samples, read_sample, to_uint8
+from tests.training.tiny_run import tiny_config, write_config
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    return tiny_config(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def trained(config, tmp_path_factory):
+    """Folder of a finished fit (one epoch, the best of two validations kept)."""
+    folder = tmp_path_factory.mktemp("fit")
+    run = copy.deepcopy(config)
+    run["trainer"] |= {"max_epochs": 2, "limit_train_batches": 2, "default_root_dir": str(folder)}
+    best = {"monitor": "val/overlap_psnr", "mode": "max", "filename": "best", "dirpath": str(folder)}
+    run["trainer"]["callbacks"].append({"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best})
+    run["trainer"]["callbacks"][0]["init_args"] = {"dirpath": str(folder / "model")}
+    assert main(["fit", "--config", str(write_config(folder / "run.yaml", run))]) == 0
+    return folder
+
+
+def test_fit_writes_its_best_checkpoint_as_a_model_folder(trained, config):
+    info = read_model_info(trained / "model")
+    assert info.base.id == config["model"]["init_args"]["base"]
+    assert info.rig.num_views == 3
+    best = torch.load(trained / "best.ckpt", weights_only=True)
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(trained / "model")
+    for name, value in pipeline.adapter.state_dict().items():
+        assert torch.equal(best["state_dict"][f"adapter.{name}"], value)
+    assert all(name.startswith("adapter.") for name in best["state_dict"])
+
+
+def test_fit_logs_to_tensorboard(trained):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (run,) = (trained / "lightning_logs").iterdir()
+    events = EventAccumulator(str(run))
+    events.Reload()
+    scalars = set(events.Tags()["scalars"])
+    assert {"train/loss", "val/loss", "val/overlap_psnr"} <= scalars
+    assert [event.step for event in events.Images("val/samples")] == [2, 4]
+    assert events.Images("val/samples")[0].width == 3 * 16
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"].endswith("MultiViewModule")
+
+
+def test_predict_writes_what_generate_would(trained, config, tmp_path):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    checkpoint = ["--ckpt_path", str(trained / "best.ckpt"), "--model.init_args.output_dir", str(tmp_path / "out")]
+    assert main(["predict", "--config", run, *checkpoint]) == 0
+    folders = find_samples(tmp_path / "out")
+    assert [folder.name for folder in folders] == ["room8", "room9"]
+    sample = read_sample(folders[0])
+    assert sample.record.prompts[0] == "a red lamp 8"
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(trained / "model")
+    same = pipeline(
+        [sample.record.prompts],
+        seed=sample.record.seed,
+        sample_ids=["room8"],
+        num_inference_steps=2,
+        guidance_scale=9.0,
+        output_type="uint8",
+    )
+    assert torch.equal(sample.images_uint8(), same.images[0].permute(0, 3, 1, 2))
+    written = [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))]
+    assert main(["predict", "--config", run, *checkpoint]) == 0  # all complete: nothing to do
+    assert [path.stat().st_mtime_ns for path in sorted((tmp_path / "out").rglob("*"))] == written
+
+
+def test_test_generates_scores_and_logs(trained, config, tmp_path, capsys):
+    run = copy.deepcopy(config)
+    run["trainer"]["default_root_dir"] = str(tmp_path)
+    run["model"]["init_args"] |= {"test_metrics": ["overlap_psnr"], "evaluation": {"overlap_size": 0}}
+    run = str(write_config(tmp_path / "run.yaml", run))
+    assert main(["test", "--config", run, "--ckpt_path", str(trained / "best.ckpt")]) == 0
+    (results,) = tmp_path.rglob("results.json")
+    metric = json.loads(results.read_text())["metrics"]["overlap_psnr_mean_of_pairs"]
+    assert 5 < metric["value"] < 40
+    assert f"{metric['value']:.3f}"[:5] in capsys.readouterr().out
+    for name in ("generated", "reference"):
+        assert [folder.name for folder in find_samples(results.parent / name)] == ["room8", "room9"]
+    reference = read_sample(results.parent / "reference" / "room8")
+    assert reference.record.seed is None
+    rig = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
+    data = EquirectangularDataModule(config["data"]["init_args"]["root"], rig=rig)
+    assert torch.equal(reference.images_uint8(), to_uint8(data.test_dataset()[0]["images"]))
+
+
+def test_validate_runs_on_a_checkpoint(trained, config, tmp_path, capsys):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    arguments = ["--ckpt_path", str(trained / "best.ckpt"), "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["validate", "--config", run, *arguments]) == 0
+    assert "val/overlap_psnr" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "text"),
+    [
+        (("model", "init_args"), "kernel_sise", 3, "'kernel_sise' is not accepted"),
+        (("trainer",), "max_epoch", 3, "'trainer.max_epoch'"),
+        ((), "nonsense", 1, "'nonsense'"),
+        (("data", "init_args"), "num_val", -1, "num_val must be at least 0; got -1"),
+        (("data", "init_args"), "root", "no/such/folder", "no/such/folder"),
+        (("model", "init_args"), "base", "no/such/base", "base must be"),
+        ((), "total_batch_size", 3, None),
+    ],
+)
+def test_a_wrong_setting_is_one_line_that_names_it(config, tmp_path, capsys, where, key, value, text):
+    run = copy.deepcopy(config)
+    place = run
+    for name in where:
+        place = place[name]
+    place[key] = value
+    if key == "total_batch_size":
+        run["data"]["init_args"]["batch_size"] = 2
+        text = "total_batch_size must be a positive multiple of data.batch_size x devices x nodes = 2 x 1 = 2; got 3"
+    assert main(["fit", "--config", str(write_config(tmp_path / "run.yaml", run))]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mvdiff fit: error:")]
+    assert text in line
+
+
+def test_a_checkpoint_of_another_model_is_one_line(config, tmp_path, capsys):
+    torch.save(
+        {"state_dict": {}, "pytorch-lightning_version": "2.6.0", "epoch": 0, "global_step": 0}, tmp_path / "x.ckpt"
+    )
+    run = str(write_config(tmp_path / "run.yaml", config))
+    assert main(["predict", "--config", run, "--ckpt_path", str(tmp_path / "x.ckpt")]) == 1
+    assert "a checkpoint of another model" in capsys.readouterr().err
+
+
+class Parsed(MVDiffCLI):
+    """The command line up to the trainer, without running it."""
+
+    def _run_subcommand(self, subcommand):
+        pass
+
+
+def test_total_batch_size_sets_the_accumulation(config, tmp_path):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    cli = Parsed(["fit", "--config", run, "--total_batch_size=6", "--data.init_args.batch_size=2"])
+    assert cli.trainer.accumulate_grad_batches == 3
+    assert Parsed(["fit", "--config", run]).trainer.accumulate_grad_batches == 1
+    with pytest.raises(ValueError, match=r"trainer\.accumulate_grad_batches must be left at 1"):
+        Parsed(["fit", "--config", run, "--total_batch_size=2", "--trainer.accumulate_grad_batches=2"])
+
+
+def test_a_launcher_that_started_other_processes_is_refused(config, tmp_path, monkeypatch):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"number of launched processes, 2 \(WORLD_SIZE\); got 1"):
+        Parsed(["fit", "--config", run])
+
+
+def test_the_progress_bar_can_be_replaced_or_switched_off(config, tmp_path):
+    from lightning.pytorch.callbacks import RichProgressBar
+
+    run = str(write_config(tmp_path / "run.yaml", config))
+    assert isinstance(Parsed(["fit", "--config", run]).trainer.progress_bar_callback, RichProgressBar)
+    off = Parsed(["fit", "--config", run, "--trainer.enable_progress_bar=false"])
+    assert off.trainer.progress_bar_callback is None
+    assert Path(run).is_file()

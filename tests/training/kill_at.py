@@ -1,0 +1,20 @@
+"""Run a script and kill the process, as `kill -9` does, at the first batch after a given number of optimizer steps."""
+
+import os
+import runpy
+import signal
+import sys
+
+from mvdiff.training.multi_view import MultiViewModule
+
+steps = int(sys.argv[1])
+
+
+def kill_when_due(self, batch, batch_idx):
+    if self.trainer.global_step == steps:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+MultiViewModule.on_train_batch_start = kill_when_due
+sys.argv = sys.argv[2:]
+runpy.run_path(sys.argv[0], run_name="__main__")

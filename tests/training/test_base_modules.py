@@ -1,0 +1,167 @@
+"""Autoencoder, single-view base and judge: real fits of a few steps on a few rooms."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.data.datamodule import Matterport3DDataModule
+from mvdiff.data.toyworld import write_toyworld
+from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.models.autoencoder import load_autoencoder
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.fresh import FreshBase
+from mvdiff.training.autoencoder import AutoencoderModule
+from mvdiff.training.features import FeatureNetModule
+from mvdiff.training.single_view import SingleViewModule
+from tests.models.test_fresh import TEXT, UNET
+from tests.tiny import tiny_base
+
+VAE = {
+    "block_out_channels": [8, 8],
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "latent_channels": 4,
+    "norm_num_groups": 4,
+}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory) -> Path:
+    return write_toyworld(tmp_path_factory.mktemp("world"), rooms=4, seed=2, size=32, test_rooms=1, num_frames=0)
+
+
+def data(world: Path, **settings) -> Matterport3DDataModule:
+    rig = RingRig(num_views=2, fov_deg=90, height=16, width=24)
+    return Matterport3DDataModule(
+        str(world / "mp3d_skybox"),
+        rig,
+        prompt_prefix="",
+        **({"batch_size": 2, "num_val": 1, "val_from": "test"} | settings),
+    )
+
+
+def trainer(folder: Path, steps: int) -> Trainer:
+    return Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+        num_sanity_val_steps=0,
+    )
+
+
+def test_autoencoder_learns_and_writes_latents_of_unit_variance(world, tmp_path):
+    torch.manual_seed(0)
+    module = AutoencoderModule(
+        out=str(tmp_path / "vae"), vae=VAE, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3)
+    )
+    fit = trainer(tmp_path, 40)
+    fit.validate(module, data(world), verbose=False)
+    before = float(fit.callback_metrics["val/psnr"])
+    fit = trainer(tmp_path, 40)
+    fit.fit(module, data(world))
+    assert float(fit.callback_metrics["val/psnr"]) > before + 2
+    vae = load_autoencoder(tmp_path / "vae")
+    images = data(world).test_dataset()[0]["images"]
+    latents = vae.encode(images).latent_dist.mean * vae.config.scaling_factor
+    assert 0.7 < float(latents.detach().var()) < 1.4
+
+
+def test_autoencoder_may_keep_its_latent_space(world, tmp_path):
+    folder = tiny_base(tmp_path / "base") / "vae"
+    module = AutoencoderModule(out=str(tmp_path / "vae"), pretrained=str(folder), train_encoder=False)
+    trainer(tmp_path, 2).fit(module, data(world))
+    before, after = load_autoencoder(folder), load_autoencoder(tmp_path / "vae")
+    assert after.config.scaling_factor == before.config.scaling_factor
+    for name, value in before.state_dict().items():
+        kept = name.startswith(("encoder", "quant_conv"))
+        assert torch.equal(value, after.state_dict()[name]) == kept or (not kept and "norm" in name), name
+
+
+def test_autoencoder_wants_a_config_or_a_folder():
+    with pytest.raises(ValueError, match=r"model.vae and model.pretrained: exactly one must be set"):
+        AutoencoderModule(out="x")
+
+
+def single_view(tmp_path: Path, **settings) -> SingleViewModule:
+    fresh = FreshBase(unet=UNET, text_encoder=TEXT, vae=str(tiny_base(tmp_path / "tiny") / "vae"))
+    return SingleViewModule(
+        out=str(tmp_path / "base"),
+        fresh=fresh,
+        train_text_encoder=True,
+        num_inference_steps=2,
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3),
+        **settings,
+    )
+
+
+def test_base_learns_and_is_written_in_the_asked_precision(world, tmp_path):
+    module = single_view(tmp_path, out_dtype="float16")
+    frozen = {name: value.clone() for name, value in module.backbone.vae.state_dict().items()}
+    fit = trainer(tmp_path, 30)
+    fit.validate(module, data(world), verbose=False)
+    before = float(fit.callback_metrics["val/loss"])
+    fit = trainer(tmp_path, 30)
+    fit.fit(module, data(world))
+    assert float(fit.callback_metrics["val/loss"]) < 0.95 * before
+    for name, value in module.backbone.vae.state_dict().items():
+        assert torch.equal(value, frozen[name])
+    written, averaged = load_backbone(tmp_path / "base"), module.trained_base()
+    for part in ("unet", "text_encoder"):
+        for name, value in getattr(written, part).state_dict().items():
+            assert torch.equal(value, getattr(averaged, part).state_dict()[name].half().float())
+    assert list((tmp_path / "images").glob("val_samples_*.png"))
+
+
+def test_a_views_draws_do_not_depend_on_its_batch(world, tmp_path):
+    module = single_view(tmp_path, text_dropout=0.5)
+    samples = [data(world).train_dataset()[(3, i)] for i in range(3)]
+    together = module.losses(module.backbone, MultiViewBatch.collate(samples), 3)
+    alone = torch.cat([module.losses(module.backbone, MultiViewBatch.collate([one]), 3) for one in samples])
+    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
+    other = module.losses(module.backbone, MultiViewBatch.collate(samples), 4)
+    assert not torch.allclose(together, other)
+
+
+def test_base_and_fresh_exclude_each_other():
+    with pytest.raises(ValueError, match=r"model.base and model.fresh: exactly one must be set"):
+        SingleViewModule(out="x")
+
+
+def test_judge_learns_the_facts_at_multiples_of_45_degrees_only(world, tmp_path):
+    root = str(world / "mp3d_skybox")
+    module = FeatureNetModule(
+        root, str(tmp_path / "net"), width=8, optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=5e-3)
+    )
+    fit = trainer(tmp_path, 60)
+    fit.fit(module, data(world, yaw=[0, 180], val_from="train", num_val=1))
+    net = ToyFeatureNet.from_pretrained(tmp_path / "net")
+    batch = MultiViewBatch.collate([data(world, yaw=[0, 180], num_val=0).train_dataset()[0]])
+    labels = module.labels(batch)
+    read = net.predict(batch.images[0])
+    assert read["walls"] == [net.labels["walls"][i] for i in labels["walls"]]
+    turned = MultiViewBatch.collate([data(world, yaw=[30], num_val=0).train_dataset()[0]])
+    with pytest.raises(ValueError, match=r"data\.yaw must be multiples of 45 degrees"):
+        module.labels(turned)
+
+
+def test_judges_labels_follow_the_yaw(world, tmp_path):
+    """Turning the panorama by 45 degrees gives view 0 the facts that view 1 of a ring of eight had."""
+    module = FeatureNetModule(str(world / "mp3d_skybox"), str(tmp_path))
+
+    def labels(yaw: int) -> torch.Tensor:
+        rig = RingRig(num_views=8, fov_deg=90, height=16, width=16)
+        module_data = Matterport3DDataModule(str(world / "mp3d_skybox"), rig, prompt_prefix="", yaw=[yaw], num_val=0)
+        return module.labels(MultiViewBatch.collate([module_data.train_dataset()[0]]))["object"]
+
+    still, turned = labels(0), labels(45)
+    assert torch.equal(turned, still.roll(-1))
+    assert not torch.equal(turned, still)

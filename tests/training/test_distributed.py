@@ -1,0 +1,93 @@
+"""One job, however it is started: launchers give the weights of a single process; a killed run resumes exactly."""
+
+import copy
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.training.tiny_run import tiny_config, write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+def launched(command: list[str], folder: Path, flags: list[str], check: bool = True) -> subprocess.CompletedProcess:
+    """Run train.py in processes of its own, one thread each."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    arguments = ["fit", "--config", str(folder.parent / "run.yaml"), "--trainer.default_root_dir", str(folder), *flags]
+    done = subprocess.run(
+        [*command, str(ROOT / "train.py"), *arguments], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def final_checkpoint(folder: Path) -> dict:
+    (path,) = folder.rglob("end.ckpt")
+    return torch.load(path, weights_only=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder with run.yaml: two epochs of two optimizer steps of two samples, with EMA and a checkpoint each step."""
+    folder = tmp_path_factory.mktemp("runs")
+    config = copy.deepcopy(tiny_config(folder))
+    config["total_batch_size"] = 2
+    config["data"]["init_args"] |= {"max_samples": 4, "num_val": 0}
+    config["trainer"] |= {"logger": False, "enable_progress_bar": False}
+    every_step = {"every_n_train_steps": 1, "save_top_k": -1, "save_on_train_epoch_end": False}
+    keep = "lightning.pytorch.callbacks.ModelCheckpoint"
+    config["trainer"]["callbacks"] = [
+        {"class_path": "mvdiff.training.ema.TrainedWeightsEMA", "init_args": {"decay": 0.5}},
+        {"class_path": keep, "init_args": {"filename": "end", "every_n_epochs": 2}},
+        {"class_path": keep, "init_args": {"filename": "{step}", **every_step}},
+    ]
+    write_config(folder / "run.yaml", config)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def single(runs):
+    """The final checkpoint of one process that accumulates two batches of one sample."""
+    launched([sys.executable], runs / "single", [])
+    return final_checkpoint(runs / "single")
+
+
+TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
+LAUNCHERS = {
+    "fabric_run": ([str(Path(sys.executable).with_name("fabric")), "run", "--devices=2", "--accelerator=cpu"], []),
+    "torchrun": ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29417"], []),
+    "trainer_devices": ([sys.executable], TWO),
+}
+
+
+@pytest.mark.parametrize("name", LAUNCHERS)
+def test_every_launcher_trains_one_job(runs, single, name):
+    command, flags = LAUNCHERS[name]
+    launched(command, runs / name, flags)
+    together = final_checkpoint(runs / name)
+    assert together["global_step"] == single["global_step"] == 4
+    for part in ("state_dict", "current_model_state"):
+        assert together[part].keys() == single[part].keys()
+        for key, value in single[part].items():
+            torch.testing.assert_close(together[part][key], value, rtol=1e-3, atol=2e-5)
+
+
+def test_a_killed_run_resumes_bit_for_bit(runs, single):
+    killed = launched([sys.executable, str(ROOT / "tests/training/kill_at.py"), "3"], runs / "killed", [], check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
+    (checkpoint,) = (runs / "killed").rglob("step=3.ckpt")  # in the middle of the second epoch
+    assert not list((runs / "killed").rglob("end.ckpt"))
+    launched([sys.executable], runs / "resumed", ["--ckpt_path", str(checkpoint)])
+    resumed = final_checkpoint(runs / "resumed")
+    assert resumed["global_step"] == 4
+    for part in ("state_dict", "current_model_state"):
+        for key, value in single[part].items():
+            assert torch.equal(resumed[part][key], value), key
+    assert not all(torch.equal(single["state_dict"][k], v) for k, v in single["current_model_state"].items())

@@ -1,0 +1,257 @@
+import copy
+
+import pytest
+import torch
+from diffusers import DDIMScheduler
+from lightning.pytorch import Trainer
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.data.datamodule import EquirectangularDataModule
+from mvdiff.diffusion import sample_timesteps, training_noise
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.keyed import keyed_generator
+from mvdiff.training.cache import TensorCache
+from mvdiff.training.inputs import MultiViewInputs
+from mvdiff.training.multi_view import MultiViewModule
+from tests.tiny import tiny_base
+
+RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
+
+
+def make(folder, **settings):
+    settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 1} | settings
+    module = MultiViewModule(base=str(folder / "base"), **settings)
+    module.configure_model()
+    return module
+
+
+def awaken(module):
+    """Give the adapter's zero-initialised layers weights, so that views do talk to each other."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.adapter.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+@pytest.fixture(scope="module")
+def data(tiny_folder):
+    return EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2)
+
+
+@pytest.fixture(scope="module")
+def module(tiny_folder):
+    return awaken(make(tiny_folder))
+
+
+def batch_of(data, *keys):
+    dataset = data.train_dataset()
+    return MultiViewBatch.collate([dataset[key] for key in keys])
+
+
+def test_loss_matches_the_formula_written_out(module, data):
+    batch = batch_of(data, (3, 1))
+    base = module.backbone
+    scheduler = DDIMScheduler.from_config(base.scheduler.config)
+    latents = base.encode_images(batch.images[0], generator=keyed_generator("latents", 0, 3, 1))
+    t = sample_timesteps(1000, 0, 3, [1])
+    noise = training_noise(0, 3, [1], 3, latents.shape[1:])
+    noisy = scheduler.add_noise(latents, noise[0], t)
+    text = base.encode_prompts(batch.prompts[0])
+    predicted = module.unet(noisy[None], t, text[None], module.inputs.geometry(batch))
+    expected = (predicted - noise).square().mean()
+    torch.testing.assert_close(module.noise_loss(batch, batch.prompts), expected)
+
+
+def test_the_batch_split_changes_nothing(module, data):
+    together = module.noise_loss(batch_of(data, (1, 0), (1, 4)), [["a"] * 3, ["b"] * 3], reduction="none")
+    first = module.noise_loss(batch_of(data, (1, 0)), [["a"] * 3])
+    second = module.noise_loss(batch_of(data, (1, 4)), [["b"] * 3])
+    torch.testing.assert_close(together, torch.stack([first, second]))
+
+
+def test_what_is_random_follows_seed_epoch_and_sample(module, data, tiny_folder):
+    one = module.noise_loss(batch_of(data, (0, 0)), [["a"] * 3])
+    assert torch.equal(one, module.noise_loss(batch_of(data, (0, 0)), [["a"] * 3]))
+    later = copy.copy(batch_of(data, (0, 0)))
+    later.epoch = 1
+    assert not torch.equal(one, module.noise_loss(later, [["a"] * 3]))
+    other = copy.copy(batch_of(data, (0, 0)))
+    other.sample_index = other.sample_index + 1
+    assert not torch.equal(one, module.noise_loss(other, [["a"] * 3]))
+
+
+def test_views_talk_to_each_other_in_training(module, data):
+    batch = batch_of(data, (0, 0))
+    alone = module.unet(*inputs_without_geometry(module, batch))
+    geometry = module.inputs.geometry(batch)
+    together = module.unet(*inputs_without_geometry(module, batch)[:3], geometry)
+    assert (alone - together).abs().max() > 1e-3
+
+
+def inputs_without_geometry(module, batch):
+    latents = module.inputs.latents(batch)
+    return latents, torch.tensor([500]), module.inputs.text(batch.prompts), None
+
+
+def test_a_fresh_adapter_has_the_loss_of_the_plain_base(tiny_folder, data):
+    module, batch = make(tiny_folder), batch_of(data, (0, 2))
+    with_adapter = module.noise_loss(batch, batch.prompts)
+    module.inputs.geometry = lambda batch: None
+    torch.testing.assert_close(with_adapter, module.noise_loss(batch, batch.prompts), rtol=1e-5, atol=1e-6)
+
+
+def test_gradients_reach_the_adapter_and_nothing_else(tiny_folder, data):
+    module, batch = awaken(make(tiny_folder)), batch_of(data, (0, 0))
+    module.noise_loss(batch, batch.prompts).backward()
+    names = {name for name, parameter in module.named_parameters() if parameter.grad is not None}
+    assert names
+    assert all(name.startswith("unet.adapter.") for name in names)
+    assert all(torch.isfinite(p.grad).all() for p in module.adapter.parameters() if p.grad is not None)
+    optimized = module.configure_optimizers()["optimizer"].param_groups[0]["params"]
+    assert {id(p) for p in optimized} == {id(p) for p in module.adapter.parameters()}
+
+
+def test_gradient_checkpointing_gives_the_same_gradients(tiny_folder, data):
+    gradients = []
+    for checkpointing in (False, True):
+        module = awaken(make(tiny_folder, gradient_checkpointing=checkpointing))
+        batch = batch_of(data, (0, 0))
+        module.noise_loss(batch, batch.prompts).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in module.adapter.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients)
+
+
+def test_the_base_stays_in_evaluation_mode(module):
+    module.train()
+    assert not any(part.training for part in module.backbone.modules())
+    assert module.adapter.training
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_text_dropout_drops_whole_samples_at_its_rate(module, data, chance):
+    batch, dropped = batch_of(data, (0, 0)), 0
+    for epoch in range(200):
+        batch.epoch = epoch
+        (prompts,) = module.inputs.with_text_dropout(batch, chance)
+        assert prompts in (batch.prompts[0], [""] * 3)
+        dropped += prompts == [""] * 3
+    assert abs(dropped / 200 - chance) <= 3 * (chance * (1 - chance) / 200) ** 0.5
+
+
+def test_geometry_is_computed_once_per_rig(module, data):
+    first = module.inputs.geometry(batch_of(data, (0, 0)))
+    assert module.inputs.geometry(batch_of(data, (5, 3))) is first  # another yaw is the same rig
+    mixed = batch_of(data, (0, 0), (0, 1))
+    mixed.R[1] = mixed.R[1].flip(0)
+    with pytest.raises(ValueError, match="samples of a batch must share their cameras"):
+        module.inputs.geometry(mixed)
+
+
+def test_geometry_made_in_validation_serves_training(tiny_folder, data):
+    module = awaken(make(tiny_folder))
+    with torch.inference_mode():
+        batch = batch_of(data, (0, 0))
+        module.noise_loss(batch, batch.prompts)
+    batch = batch_of(data, (0, 0))
+    module.noise_loss(batch, batch.prompts).backward()
+
+
+def test_checkpoints_hold_the_adapter_alone(module):
+    state = module.state_dict()
+    assert set(state) == {f"adapter.{name}" for name in module.adapter.state_dict()}
+    assert sum(value.numel() for value in state.values()) < sum(p.numel() for p in module.backbone.parameters())
+
+
+def test_state_dict_round_trip(module, tiny_folder):
+    other = make(tiny_folder, seed=5)
+    other.load_state_dict(module.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(module.adapter.parameters(), other.adapter.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("damage", ["missing", "unexpected", "misshapen"])
+def test_a_checkpoint_of_another_model_is_refused(module, damage):
+    state = dict(module.state_dict())
+    name = next(iter(state))
+    if damage == "missing":
+        del state[name]
+    elif damage == "unexpected":
+        state["adapter.extra.weight"] = torch.zeros(1)
+    else:
+        state[name] = torch.zeros(7, 7)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    with pytest.raises(ValueError, match=f"a checkpoint of another model: .*1 {damage} "):
+        module.load_state_dict(state)
+    assert all(torch.equal(before[key], value) for key, value in module.state_dict().items())
+    with pytest.raises(ValueError, match="strict must be True"):
+        module.load_state_dict(before, strict=False)
+
+
+def test_a_checkpoint_of_another_base_is_refused(module, data, tmp_path, tiny_folder):
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.trainer.datamodule = data
+    checkpoint = {}
+    module.on_save_checkpoint(checkpoint)
+    module.on_load_checkpoint(checkpoint)
+    tiny_base(tmp_path / "base", seed=1)
+    other = make(tmp_path)
+    with pytest.raises(ValueError, match=r"model.base must be the base of the checkpoint, .*tiny.*base"):
+        other.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match="a checkpoint of another model"):
+        module.on_load_checkpoint({})
+
+
+def test_start_from_an_adapter(module, data, tmp_path, tiny_folder):
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.trainer.datamodule = data
+    module.save_model_folder(tmp_path / "model")
+    for place in (tmp_path / "model", tmp_path / "model" / "adapter"):
+        started = make(tiny_folder, init_adapter=str(place))
+        assert all(torch.equal(value, started.state_dict()[name]) for name, value in module.state_dict().items())
+
+
+def test_text_cache_gives_the_same_embeddings(module, tmp_path):
+    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=False)
+    prompts = [["a red lamp", "a blue table", "a red lamp"]]
+    for _ in range(2):
+        torch.testing.assert_close(cached.text(prompts), module.inputs.text(prompts))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 2
+
+
+def test_latents_are_cached_per_sample_yaw_and_mirror(module, tiny_folder, tmp_path):
+    data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2, yaw=[0, 90], mirror=True)
+    dataset = data.train_dataset()
+    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=True)
+    shown = {}
+    for epoch in range(12):
+        sample = dataset[(epoch, 0)]
+        latents = cached.latents(MultiViewBatch.collate([sample]))
+        key = (sample["yaw_deg"], sample["mirrored"])
+        assert torch.equal(latents, shown.setdefault(key, latents))
+    assert len(shown) == len(list(tmp_path.rglob("*.safetensors"))) == 4
+    values = [latents.sum().item() for latents in shown.values()]
+    assert len(set(values)) == 4
+    fresh = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path / "fresh"), cache_latents=True)
+    batch = MultiViewBatch.collate([dataset[(0, 0)]])
+    assert torch.equal(fresh.latents(batch), cached.latents(batch))
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"text_dropout": 1.5}, r"text_dropout must lie in \[0, 1\]; got 1.5"),
+        ({"cache_latents": True}, "cache_dir must be a folder when cache_latents is true"),
+    ],
+)
+def test_wrong_settings(settings, text):
+    with pytest.raises(ValueError, match=text):
+        MultiViewModule(**settings)
+
+
+def test_caching_latents_of_random_yaws_is_refused(tiny_folder, data, tmp_path):
+    module = make(tiny_folder, cache_dir=str(tmp_path), cache_latents=True)
+    trainer = Trainer(
+        logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1, use_distributed_sampler=False
+    )
+    with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache_latents is true"):
+        trainer.fit(module, datamodule=data)
