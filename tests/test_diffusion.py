@@ -232,7 +232,14 @@ def test_a_perfect_model_recovers_its_image_with_any_scheduler(scheduler_class, 
     before = scheduler.timesteps.clone()
     noise = view_noise("any", num_views=4, shape=(4, 6, 5)).view(2, 2, 4, 6, 5)
     generators = step_generators(0, ["a", "b"])
-    result = denoise(ideal_predictor(scheduler, x0), scheduler, noise, 20, generators=generators)
+    ideal, seen = ideal_predictor(scheduler, x0), []
+
+    def predict(latents, timesteps):
+        seen.append(latents)
+        return ideal(latents, timesteps)
+
+    result = denoise(predict, scheduler, noise, 20, generators=generators)
+    torch.testing.assert_close(seen[0], noise, rtol=0.01, atol=0.01)  # whatever the scheduler's own scale of noise
     assert torch.equal(scheduler.timesteps, before)
     assert (result - x0).abs().max() < 0.15
 
