@@ -318,7 +318,9 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
         )
     paths = tuple(folder / f"{i}.png" for i in range(len(paths)))
     _require(paths)
-    rig = rig if rig is not None else _default_rig(paths)
+    if rig is None:
+        height, width = _read_image(paths[0]).shape[-2:]
+        rig = RingRig(num_views=8, fov_deg=90.0, height=height, width=width)
     if rig.num_views != len(paths):
         raise ValueError(
             f"rig must have as many views as the folder ({len(paths)}); got {rig.num_views}, in {folder}. Give its rig."
@@ -328,12 +330,6 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
     _require(natural)
     record = SampleRecord(folder.name, _read_prompts(folder / PROMPT_NAME, len(paths)), rig=rig.to_dict())
     return Sample(folder, record, paths, natural)
-
-
-def _default_rig(paths: Sequence[Path]) -> Rig:
-    with Image.open(paths[0]) as image:
-        width, height = image.size
-    return RingRig(num_views=8, fov_deg=90.0, height=height, width=width)
 
 
 def _read_record(path: Path) -> SampleRecord:
