@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -65,6 +66,16 @@ def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) 
     return captions[min(degrees, key=distance)]
 
 
+def mirrored_caption(caption: str) -> str:
+    """Say of the mirrored picture what a caption says of the picture: the words left and right change places.
+
+    Example:
+        >>> mirrored_caption("a sofa on the left, a lamp to its right; left over")
+        'a sofa on the right, a lamp to its left; right over'
+    """
+    return re.sub(r"\b(left|right)\b", lambda word: {"left": "right", "right": "left"}[word[0]], caption)
+
+
 class PanoramaDataset(Dataset):
     """Samples of a rig's views cut from panoramas, keyed by `(epoch, index)` (an int means epoch 0).
 
@@ -77,8 +88,7 @@ class PanoramaDataset(Dataset):
         yaw: "random" (a whole degree in 0..359 per sample), or the degrees to choose from; [0] in evaluation.
         prompt_prefix: Put before every prompt.
         seed: Seed of everything random.
-        mirror: Also mirror scenes left-right, every second sample on average. Captions that speak of left and right
-            become wrong.
+        mirror: Also mirror scenes left-right, every second sample on average, captions with them.
         indices: The panoramas to use, by their index in the source; by default all.
 
     Raises:
@@ -162,7 +172,10 @@ class PanoramaDataset(Dataset):
             "K": K,
             "R": R,
             "prompts": [
-                self.prompt_prefix + nearest_caption(captions, view_yaw, pitch)
-                for view_yaw, pitch in zip(yaws, rig.pitch_deg, strict=True)
+                self.prompt_prefix + (mirrored_caption(caption) if mirrored else caption)
+                for caption in (
+                    nearest_caption(captions, view_yaw, pitch)
+                    for view_yaw, pitch in zip(yaws, rig.pitch_deg, strict=True)
+                )
             ],
         }

@@ -7,7 +7,7 @@ from PIL import Image
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.matterport3d import Matterport3DPanoramas
-from mvdiff.data.panoramas import PanoramaDataset, nearest_caption
+from mvdiff.data.panoramas import PanoramaDataset, mirrored_caption, nearest_caption
 from mvdiff.geometry.cameras import Rig, RingAndPolesRig, RingRig
 from tests.data.folders import FACE_COLOURS, write_equirectangular, write_matterport3d
 
@@ -137,3 +137,9 @@ def test_errors(skyboxes):
             PanoramaDataset(skyboxes, RIG, yaw)
     with pytest.raises(IndexError):
         PanoramaDataset(skyboxes, RIG)[0, 5]
+
+
+def test_a_mirrored_caption_swaps_left_and_right_and_mirroring_twice_is_nothing():
+    text = "a red ball on the left, a bright window to the right"
+    assert mirrored_caption(text) == "a red ball on the right, a bright window to the left"
+    assert mirrored_caption(mirrored_caption(text)) == text

@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from mvdiff.data.toyworld.captions import vocabulary
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.fresh import FreshBase, word_tokenizer
+from tests.tiny import tiny_base
+
+UNET = {
+    "sample_size": 8,
+    "in_channels": 4,
+    "out_channels": 4,
+    "block_out_channels": [32, 32],
+    "layers_per_block": 1,
+    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"],
+    "up_block_types": ["CrossAttnUpBlock2D", "UpBlock2D"],
+    "cross_attention_dim": 16,
+    "attention_head_dim": 2,
+    "norm_num_groups": 8,
+}
+TEXT = {
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "max_position_embeddings": 24,
+}
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> FreshBase:
+    return FreshBase(unet=UNET, text_encoder=TEXT, vae=str(tiny_base(tmp_path_factory.mktemp("base")) / "vae"))
+
+
+def test_every_word_of_the_toy_world_is_one_token():
+    words = vocabulary()
+    tokenizer = word_tokenizer(words, 48)
+    for word in words:
+        assert len(tokenizer(word).input_ids) == 3, word  # start, the word, end
+    caption = "a red sofa in the middle, a window, mint walls, stone floor"
+    ids = tokenizer(caption).input_ids
+    assert ids[0] == tokenizer.bos_token_id
+    assert ids[-1] == tokenizer.eos_token_id
+    assert len(ids) == 2 + len(caption.replace(",", " ,").split())
+    assert tokenizer.unk_token_id not in tokenizer("Zürich at 5 o'clock?").input_ids[1:-1]
+
+
+def test_a_fresh_base_is_a_function_of_its_seed_and_opens_as_a_folder(fresh, tmp_path):
+    before = torch.random.get_rng_state()
+    one, again, other = fresh.build(0), fresh.build(0), fresh.build(1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert one.weights_hash() == again.weights_hash() != other.weights_hash()
+    one.save_pretrained(tmp_path / "base", torch.float16)
+    opened = load_backbone(tmp_path / "base")
+    assert next(opened.unet.parameters()).dtype == torch.float32
+    torch.testing.assert_close(
+        opened.encode_prompts(["a red ball"]), one.encode_prompts(["a red ball"]), atol=2e-3, rtol=0
+    )
+    assert opened.tokenizer("a red ball").input_ids == one.tokenizer("a red ball").input_ids
