@@ -67,7 +67,7 @@ COMMANDS = (
         "generate",
         "generate",
         "panoramas from prompts",
-        'mvdiff generate panorama --model runs/pano/model --prompt "a kitchen" --out out',
+        'mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
     ),
     Command(
         "Generate",

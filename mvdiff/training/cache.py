@@ -80,7 +80,7 @@ class TensorCache:
 
 
 def cached_text(
-    cache: TensorCache | None, base_hash: str, encode: Callable[[list[str]], Tensor], prompts: Sequence[str]
+    cache: TensorCache | None, encoder: str, encode: Callable[[list[str]], Tensor], prompts: Sequence[str]
 ) -> Tensor:
     """Encode prompts, each new one once where there is a cache.
 
@@ -89,7 +89,7 @@ def cached_text(
 
     Args:
         cache: Or None, to encode all of them now, in one batch.
-        base_hash: `Backbone.weights_hash()`.
+        encoder: Names what encodes: the base's weights and precision.
         encode: list of N prompts -> [N, L, D].
         prompts: N texts.
 
@@ -98,5 +98,5 @@ def cached_text(
     """
     if cache is None:
         return encode(list(prompts))
-    entries = {p: cache.fetch(lambda p=p: encode([p])[0], "text", base_hash, p) for p in dict.fromkeys(prompts)}
+    entries = {p: cache.fetch(lambda p=p: encode([p])[0], "text", encoder, p) for p in dict.fromkeys(prompts)}
     return torch.stack([entries[prompt] for prompt in prompts])

@@ -32,12 +32,12 @@ class SaveModelFolder(Callback):
 
 
 def best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
-    """Return the state dict of the best checkpoint by the monitored metric, or None where there is none."""
-    callback = trainer.checkpoint_callback
-    path = getattr(callback, "best_model_path", "") if getattr(callback, "monitor", None) else ""
-    if not path or not Path(path).is_file():
-        return None
-    return read_checkpoint(path)["state_dict"]
+    """Return the weights of the best checkpoint by the first monitored metric, or None where none is monitored."""
+    for callback in trainer.checkpoint_callbacks:
+        path = getattr(callback, "best_model_path", "")
+        if getattr(callback, "monitor", None) and Path(path).is_file():
+            return read_checkpoint(path)["state_dict"]
+    return None
 
 
 def run_folder(trainer: Trainer) -> str:

@@ -81,9 +81,7 @@ class MultiViewInputs:
             return self._encode(images, self.seed, batch.epoch, int(batch.sample_index[i]))
         shown = (self.seed, batch.sample_id[i], f"yaw {float(batch.yaw_deg[i])}", int(batch.mirrored[i]))
         cameras = str((*images.shape, batch.K[i].tolist(), batch.R[i].tolist()))
-        return self.cache.fetch(
-            lambda: self._encode(images, *shown), "latents", self.backbone.weights_hash(), *shown, cameras
-        )
+        return self.cache.fetch(lambda: self._encode(images, *shown), "latents", self._encoder(), *shown, cameras)
 
     def _encode(self, images: Tensor, *keys: int | str) -> Tensor:
         return self.backbone.encode_images(images, generator=keyed_generator("latents", *keys))
@@ -92,9 +90,16 @@ class MultiViewInputs:
     def text(self, prompts: list[list[str]]) -> Tensor:
         """Encode B x V prompts into [B, V, L, D]."""
         flat = [prompt for sample in prompts for prompt in sample]
-        base_hash = self.backbone.weights_hash() if self.cache else ""
-        embeddings = cached_text(self.cache, base_hash, self.backbone.encode_prompts, flat)
+        encoder = self._encoder() if self.cache else ""
+        embeddings = cached_text(self.cache, encoder, self.backbone.encode_prompts, flat)
         return embeddings.to(self.device).unflatten(0, (len(prompts), -1))
+
+    def _encoder(self) -> str:
+        """Name what encodes: the base's weights and the precision they compute in."""
+        device = self.device.type
+        autocast = torch.is_autocast_enabled(device)
+        dtype = torch.get_autocast_dtype(device) if autocast else self.backbone.unet.dtype
+        return f"{self.backbone.weights_hash()} {dtype}"
 
     def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> list[list[str]]:
         """Return a batch's prompts; for a chosen few samples all are empty, keyed by (seed, epoch, sample index)."""

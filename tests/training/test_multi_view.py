@@ -218,6 +218,40 @@ def test_text_cache_gives_the_same_embeddings(module, tmp_path):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
 
 
+def test_a_cache_tells_precisions_apart(module, tmp_path):
+    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=False)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = cached.text([["a red lamp"]])
+    exact = cached.text([["a red lamp"]])
+    torch.testing.assert_close(exact, module.inputs.text([["a red lamp"]]))
+    assert not torch.equal(rough.float(), exact)
+
+
+@pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
+def test_fit_and_validate_in_a_precision(tiny_folder, data, tmp_path, precision):
+    module = make(tiny_folder)
+    trainer = Trainer(
+        accelerator="cpu",
+        precision=precision,
+        max_steps=2,
+        num_sanity_val_steps=1,
+        limit_val_batches=1,
+        val_check_interval=2,
+        default_root_dir=tmp_path,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data)
+    assert 5 < trainer.callback_metrics["val/overlap_psnr"] < 60
+    assert 0.5 < trainer.callback_metrics["val/loss"] < 2
+    assert [path.name for path in (tmp_path / "images").iterdir()] == ["val_samples_2.png"]  # no logger takes images
+    assert all(parameter.dtype == torch.float32 for parameter in module.adapter.parameters())
+    assert all(torch.isfinite(parameter).all() for parameter in module.adapter.parameters())
+
+
 def test_latents_are_cached_per_sample_yaw_and_mirror(module, tiny_folder, tmp_path):
     data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2, yaw=[0, 90], mirror=True)
     dataset = data.train_dataset()
