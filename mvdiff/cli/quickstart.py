@@ -22,8 +22,9 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run it; return the exit status."""
+    from mvdiff.cli.train import run_trainer
     from mvdiff.quickstart.run import run_quickstart
     from mvdiff.quickstart.settings import Settings
 
-    run_quickstart(Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)}))
+    run_quickstart(Settings(**{field.name: getattr(args, field.name) for field in fields(Settings)}), run_trainer)
     return 0

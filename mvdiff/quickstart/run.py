@@ -6,7 +6,7 @@ import dataclasses
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,12 +15,15 @@ from rich.console import Console
 
 from mvdiff.quickstart.settings import BASE, PACKAGED_CAA, Settings
 
+RunTrainer = Callable[[Sequence[str]], int]
 
-def run_quickstart(settings: Settings) -> Path:
+
+def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
     """Make data, train, generate, score and report.
 
     Args:
         settings: What to do and how much of it.
+        run_trainer: Runs `mvdiff fit|validate` with the given arguments.
 
     Returns:
         The path of `report.html`; `results.json`, samples, runs and data lie beside it.
@@ -31,7 +34,6 @@ def run_quickstart(settings: Settings) -> Path:
     """
     settings = settings.check()
     clock = _Clock()
-    from mvdiff.cli.train import run_trainer
     from mvdiff.data.toyworld import write_toyworld
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
     from mvdiff.pipelines.sample_folders import library_versions
@@ -50,7 +52,7 @@ def run_quickstart(settings: Settings) -> Path:
     with clock.step("base on the validation captions, before any training"):
         base_validation = _validate_base(settings, run_trainer)
     with clock.step(f"training CAA from scratch, {settings.max_steps} steps"):
-        runs = [training.train(settings, "from scratch", settings.max_steps, lr=1e-3)]
+        runs = [training.train(settings, run_trainer, "from scratch", settings.max_steps, lr=1e-3)]
     if PACKAGED_CAA.is_dir() and settings.continue_steps:
         with clock.step(f"training the packaged CAA further, {settings.continue_steps} steps"):
             runs.append(
@@ -102,7 +104,7 @@ def _story(settings: Settings, runs: list) -> list[str]:
     ]
 
 
-def _validate_base(settings: Settings, run_trainer) -> float:
+def _validate_base(settings: Settings, run_trainer: RunTrainer) -> float:
     """Return the overlap PSNR of a fresh adapter, which is the base's, on the validation captions."""
     from mvdiff.quickstart import training
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,18 +56,24 @@ def fit_arguments(settings: Settings, name: str, max_steps: int, init_adapter: P
     return ["fit", "--config", CONFIG, *(f"--{key}={value}" for key, value in chosen.items())]
 
 
-def train(settings: Settings, name: str, max_steps: int, lr: float, init_adapter: Path | None = None) -> Run:
-    """Train for `max_steps` and return the run; a complete run with the same name is started anew.
+def train(
+    settings: Settings,
+    run_trainer: Callable[[Sequence[str]], int],
+    name: str,
+    max_steps: int,
+    lr: float,
+    init_adapter: Path | None = None,
+) -> Run:
+    """Train for `max_steps` and return the run; a run with the same name is started anew.
 
     Args:
         settings: The quickstart.
+        run_trainer: Runs `mvdiff fit` with the given arguments.
         name: Of the run's folder.
         max_steps: Optimizer steps.
         lr: Highest learning rate.
         init_adapter: Model folder to go on from; None starts from zero outputs.
     """
-    from mvdiff.cli.train import run_trainer
-
     folder = settings.out / "train" / name
     metrics = folder / "metrics.csv"
     metrics.unlink(missing_ok=True)
