@@ -1,7 +1,7 @@
 """Measure what looking across views costs: multi-view over plain UNet, time and peak memory, beside the plain twin.
 
     python benchmarks/multiview_forward.py --size 35M
-    python benchmarks/multiview_forward.py --size sd2 --repeats 1
+    python benchmarks/multiview_forward.py --size sd2 --repeats 1 --warmup 0 --checkpointing --twin_latent 0
 
 One run prints everything, with random weights: plain and multi-view take turns on the same 8 views (256x256, so 32x32
 latents), each number is a median. A training step is forward and backward: for the multi-view model to the adapter's
@@ -114,13 +114,15 @@ def measure(run: Callable[[], object], device: str, held: float) -> tuple[float,
     return time.process_time() - start, held_memory(device, peak=True) - held
 
 
-def compare(name: str, runs: dict[str, Callable[[], object]], repeats: int, device: str, held: float) -> None:
-    """Run all in turns, once to warm up, and print medians and ratios over the first."""
+def compare(
+    name: str, runs: dict[str, Callable[[], object]], repeats: int, device: str, held: float, warmup: int = 1
+) -> None:
+    """Run all in turns, first to warm up, and print medians and ratios over the first."""
     results: dict[str, list[tuple[float, float]]] = {label: [] for label in runs}
-    for turn in range(repeats + 1):
+    for turn in range(warmup + repeats):
         for label, run in runs.items():
             result = measure(run, device, held)
-            if turn:
+            if turn >= warmup:
                 results[label].append(result)
     first = None
     for label, values in results.items():
@@ -137,6 +139,7 @@ def main() -> None:
     parser.add_argument("--latent", type=int, default=32, help="latent rows and columns; the image has 8 times as many")
     parser.add_argument("--twin_latent", type=int, default=8, help="latents for the plain twin; 0: leave it out")
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--warmup", type=int, default=1, help="turns that are not counted")
     parser.add_argument("--no_train", action="store_true", help="leave the training step out")
     parser.add_argument("--checkpointing", action="store_true", help="gradient checkpointing, in both models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -169,7 +172,9 @@ def main() -> None:
         "forward", {"plain": lambda: forward(None), "multi-view": lambda: forward(geometry)}, args.repeats, device, held
     )
     if not args.no_train:
-        compare("training", {"plain": train_plain, "multi-view": train_multiview}, args.repeats, device, held)
+        compare(
+            "training", {"plain": train_plain, "multi-view": train_multiview}, args.repeats, device, held, args.warmup
+        )
     if args.twin_latent:
         compare_with_twin(model, args.twin_latent, args.views, device, dtype)
 

@@ -108,7 +108,7 @@ class CorrespondenceAwareAttention(nn.Module):
         seen = F.embedding_bag(
             cells.view(-1, 4), tokens.view(-1, channels), per_sample_weights=weights.reshape(-1, 4), mode="sum"
         ).view(*cells.shape[:-1], channels)
-        seen = self.norm1(seen + taps.encoding(channels, self.wavelengths, tokens.dtype))
+        seen = self.norm1(seen.add_(taps.encoding(channels, self.wavelengths, tokens.dtype)))
         visible = taps.visible.expand(cells.shape[:-1])
         if view_valid is not None:
             rows = source.view(batch, 1, 1, 1)
