@@ -167,10 +167,9 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         adapter = load_adapter(folder)
         parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet)
         pipeline = cls(*parts, adapter, load_scheduler(folder), info.rig, info.prompt_prefix, reference)
-        for part in (*parts, adapter):
-            if isinstance(part, torch.nn.Module):
-                part.requires_grad_(False).eval()
-        return pipeline if dtype is None else pipeline.to(dtype=dtype, silence_dtype_warnings=True)
+        modules = torch.nn.ModuleList(part for part in (*parts, adapter) if isinstance(part, torch.nn.Module))
+        modules.requires_grad_(False).eval().to(dtype or torch.float32)
+        return pipeline
 
     def save_pretrained(self, save_directory: str | Path) -> None:
         """Write a model folder: adapter, scheduler, rig, prefix and the base's name, never the base's weights.
