@@ -39,6 +39,11 @@ def add_parser(subparsers) -> None:
     toyworld.add_argument("--rooms", type=int, default=40, help="number of rooms (default: %(default)s)")
     toyworld.add_argument("--seed", type=int, default=0, help="which world (default: %(default)s)")
     toyworld.add_argument("--size", type=int, default=128, help="side of a face, pixels (default: %(default)s)")
+    toyworld.add_argument("--test_rooms", type=int, help="rooms of the test split (default: a fifth)")
+    toyworld.add_argument(
+        "--num_frames", type=int, default=60, help="frames of each camera path, 0 for none (default: %(default)s)"
+    )
+    toyworld.add_argument("--num_workers", type=int, default=1, help="processes that render (default: %(default)s)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,9 +93,16 @@ def _toyworld(args: argparse.Namespace) -> int:
     with _progress() as bar:
         task = bar.add_task("rooms", total=args.rooms)
         write_toyworld(
-            args.dir, rooms=args.rooms, seed=args.seed, size=args.size, progress=lambda index: bar.advance(task)
+            args.dir,
+            rooms=args.rooms,
+            seed=args.seed,
+            size=args.size,
+            test_rooms=args.test_rooms,
+            num_frames=args.num_frames,
+            num_workers=args.num_workers,
+            progress=lambda index: bar.advance(task),
         )
-    print(f"{args.rooms} rooms in {args.dir}: mp3d_skybox and scannet")
+    print(f"{args.rooms} rooms in {args.dir}: mp3d_skybox" + (" and scannet" if args.num_frames else ""))
     return 0
 
 
