@@ -90,9 +90,9 @@ class FeatureNetModule(LightningModule):
                 self.log(f"val/{head}", right.mean(), prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def on_fit_end(self) -> None:
-        """Write the network."""
+        """Write the network, in half precision."""
         if self.trainer.is_global_zero:
-            self.net.save_pretrained(self.out)
+            self.net.half().save_pretrained(self.out)
 
     def configure_optimizers(self):
         """Return optimizer and schedule."""
