@@ -1,0 +1,132 @@
+"""The numbers of docs/real-data.md that no command of mvdiff gives by itself.
+
+    python benchmarks/real_data.py round_trip --config real/pano.yaml --out runs/real/round_trip
+    python benchmarks/real_data.py losses --config real/pano.yaml --model runs/real/pano-model
+
+`round_trip` encodes and decodes the test views of a run and writes them as sample folders, for `mvdiff evaluate`.
+`losses` measures the training loss on each test panorama, at fixed timesteps and noise: for the base alone, with the
+trained attention, and for two controls. Intervals are over panoramas.
+"""
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+
+import torch
+import yaml
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.cli.config_files import config_path
+from mvdiff.diffusion import multiview_noise_loss, training_noise
+from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
+from mvdiff.eval.overlap import psnr_from_mse
+from mvdiff.eval.sources import source_from_config
+from mvdiff.models.autoencoder import decode_latents, encode_images, load_autoencoder
+from mvdiff.pipelines.sample_folders import library_versions
+from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
+from mvdiff.training.multi_view import MultiViewModule
+
+BASE, CAA = "base without CAA", "with CAA"
+FOREIGN, SILENT = "CAA, neighbours of another panorama", "CAA, attention switched off"
+NOISE_EPOCH = -2  # noise of its own, neither training's nor validation's
+
+
+@torch.no_grad()
+def round_trip(options: argparse.Namespace) -> None:
+    path = config_path(options.config)
+    data = source_from_config([path]).data
+    name = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]["init_args"]["vae"]
+    vae, dataset = load_autoencoder(name).eval(), data.test_dataset()
+    psnr = []
+    for i in range(len(dataset)):
+        sample = dataset[i]
+        images = sample["images"]
+        decoded = decode_latents(vae, encode_images(vae, images))
+        psnr.append(psnr_from_mse(float(((decoded - images) / 2).square().mean())))
+        record = SampleRecord(
+            sample["sample_id"],
+            [prompt.removeprefix(data.prompt_prefix) for prompt in sample["prompts"]],
+            data.rig.to_dict(),
+            settings={"autoencoder": type(vae).__name__},
+            versions=library_versions(),
+        )
+        pixels = to_uint8(decoded).permute(0, 2, 3, 1)
+        write_sample(sample_folder(options.out, sample["sample_id"]), record, pixels, overwrite=True)
+        print(f"{sample['sample_id']}: {psnr[-1]:.2f} dB")
+    print(f"views against themselves: {bootstrap(mean, psnr)} dB, from {min(psnr):.2f} to {max(psnr):.2f}")
+
+
+@torch.no_grad()
+def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: list[int]) -> dict[str, torch.Tensor]:
+    """Return each method's losses [B, number of timesteps]."""
+    inputs, scheduler = module.inputs, module.backbone.scheduler
+    latents, text, geometry = inputs.latents(batch), inputs.text(batch.prompts), inputs.geometry(batch)
+    indices = batch.sample_index.tolist()
+    others = torch.arange(len(indices)).roll(1)
+    calls = {
+        BASE: {"geometry": None},
+        CAA: {"geometry": geometry},
+        FOREIGN: {"geometry": geometry, "neighbour_batch": others},
+        SILENT: {"geometry": geometry},
+    }
+    losses = {}
+    for method, call in calls.items():
+        module.adapter.set_attention_enabled(method != SILENT)
+        columns = []
+        for t in timesteps:
+            noise = training_noise(t, NOISE_EPOCH, indices, batch.num_views, latents.shape[2:])
+
+            def predict(noisy: torch.Tensor, steps: torch.Tensor, call: dict = call) -> torch.Tensor:
+                return module.unet(noisy, steps, text, **call)
+
+            steps = torch.full((len(indices),), t)
+            columns.append(multiview_noise_loss(predict, scheduler, latents, noise, steps, reduction="none"))
+        losses[method] = torch.stack(columns, dim=1)
+    module.adapter.set_attention_enabled(True)
+    return losses
+
+
+def losses(options: argparse.Namespace) -> None:
+    path = config_path(options.config)
+    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]["init_args"]
+    module = MultiViewModule(base=settings["base"], vae=settings.get("vae"), init_adapter=options.model)
+    module.configure_model()
+    module.eval()
+    dataset = source_from_config([path]).data.test_dataset()
+    batch = MultiViewBatch.collate([dataset[i] for i in range(len(dataset))])
+    measured = held_out_losses(module, batch, options.timesteps)
+    per_panorama = {method: values.mean(1).tolist() for method, values in measured.items()}
+    base = per_panorama[BASE]
+    print(f"{len(base)} panoramas, timesteps {options.timesteps}")
+    print(f"{'':38}{'loss':27}{'below the base by':32}panoramas below")
+    for method, values in per_panorama.items():
+        fewer = f"{sum(a < b for a, b in zip(values, base, strict=True))} of {len(base)}"
+        gain = "" if method == BASE else f"{paired_difference(base, values)!s:32}{fewer}"
+        print(f"{method:38}{bootstrap(mean, values)!s:27}{gain}")
+    print("by timestep:   " + "".join(f"{t:>9}" for t in options.timesteps))
+    for method, values in measured.items():
+        print(f"{method[:14]:15}" + "".join(f"{statistics.fmean(column):9.4f}" for column in values.T.tolist()))
+    if options.out:
+        Path(options.out).write_text(json.dumps({"ids": batch.sample_id, "losses": per_panorama}, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    first = commands.add_parser("round_trip")
+    first.add_argument("--config", default="real/pano.yaml")
+    first.add_argument("--out", default="runs/real/round_trip")
+    first.set_defaults(run=round_trip)
+    second = commands.add_parser("losses")
+    second.add_argument("--config", default="real/pano.yaml")
+    second.add_argument("--model", default="runs/real/pano-model", help="model folder that fit wrote")
+    second.add_argument("--timesteps", type=int, nargs="+", default=[100, 300, 500, 700, 900])
+    second.add_argument("--out", help="write each panorama's losses as JSON")
+    second.set_defaults(run=losses)
+    options = parser.parse_args()
+    options.run(options)
+
+
+if __name__ == "__main__":
+    main()
