@@ -55,11 +55,8 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
         runs = [training.train(settings, run_trainer, "from scratch", settings.max_steps, lr=1e-3)]
     if PACKAGED_CAA.is_dir() and settings.continue_steps:
         with clock.step(f"training the packaged CAA further, {settings.continue_steps} steps"):
-            runs.append(
-                training.train(
-                    settings, "packaged, continued", settings.continue_steps, lr=2e-4, init_adapter=PACKAGED_CAA
-                )
-            )
+            name, steps = "packaged, continued", settings.continue_steps
+            runs.append(training.train(settings, run_trainer, name, steps, lr=2e-4, init_adapter=PACKAGED_CAA))
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(runs[-1].model)
     for method in (methods.CAA, methods.BASE, methods.FOREIGN, methods.SILENT):
         with clock.step(f"generating {settings.test_rooms} panoramas: {method}"):

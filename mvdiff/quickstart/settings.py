@@ -8,6 +8,8 @@ from pathlib import Path
 BASE = "mvdiff://toy-base"
 PACKAGED_CAA = Path(__file__).parents[1] / "assets" / "toy-caa"
 PROMPT_PREFIX = ""
+BASE_WORLD_SEED = 1
+"""The toy base, its attention and the judge were trained on rooms of this world (configs/toy)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,11 @@ class Settings:
             raise ValueError(
                 f"test_rooms must be a multiple of batch_size, which must be at least 2; got {self.test_rooms} and "
                 f"{self.batch_size}. One control takes its neighbours from another panorama of the batch."
+            )
+        if self.seed == BASE_WORLD_SEED:
+            raise ValueError(
+                f"seed must not be {BASE_WORLD_SEED}, the world on which the packaged weights were trained; its rooms "
+                "are not held out. Choose another."
             )
         if self.max_steps < self.num_validations or self.num_validations < 1:
             raise ValueError(

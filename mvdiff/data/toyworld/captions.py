@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from mvdiff.data.toyworld.render import WINDOW
+from mvdiff.data.toyworld.render import CEILING, FLOOR, WALL, WINDOW
 from mvdiff.data.toyworld.scene import COLOURS, FLOORS, KINDS, WALLS, Scene
 
 NONE = "none"
@@ -39,12 +39,29 @@ def _places(labels: np.ndarray) -> list[tuple[int, float, float]]:
 
 
 def describe(scene: Scene, labels: np.ndarray) -> str:
-    """Write the caption of a view.
+    """Write the caption of a level view, which always shows walls and floor.
 
     Args:
         scene: The scene.
         labels: `[H, W]` labels of `render.trace` for the view's pixels.
     """
+    return ", ".join([*_things(scene, labels), f"{scene.wall_colour} walls", f"{scene.floor} floor"])
+
+
+def describe_steep(scene: Scene, labels: np.ndarray) -> str:
+    """Write the caption of a view up or down: surfaces are named where they are seen.
+
+    Args:
+        scene: The scene.
+        labels: `[H, W]` labels of `render.trace` for the view's pixels.
+    """
+    surfaces = ((CEILING, "the ceiling"), (WALL, f"{scene.wall_colour} walls"), (FLOOR, f"{scene.floor} floor"))
+    seen = [name for label, name in surfaces if (labels == label).mean() >= NAMED_FRACTION]
+    return ", ".join([*_things(scene, labels), *seen])
+
+
+def _things(scene: Scene, labels: np.ndarray) -> list[str]:
+    """Name the things that are seen and where, middle first, then a window."""
     parts = []
     for index, fraction, where in _places(labels):
         if fraction < NAMED_FRACTION:
@@ -54,18 +71,7 @@ def describe(scene: Scene, labels: np.ndarray) -> str:
         parts.append(f"{_article(thing.colour)} {thing.colour} {thing.kind} {place}")
     if (labels == WINDOW).mean() >= NAMED_FRACTION:
         parts.append("a window")
-    parts += [f"{scene.wall_colour} walls", f"{scene.floor} floor"]
-    return ", ".join(parts)
-
-
-def describe_up(scene: Scene) -> str:
-    """Write the caption of the view straight up."""
-    return f"the ceiling, {scene.wall_colour} walls"
-
-
-def describe_down(scene: Scene) -> str:
-    """Write the caption of the view straight down."""
-    return f"the floor, {scene.floor} floor, {scene.wall_colour} walls"
+    return parts
 
 
 def facts(scene: Scene, labels: np.ndarray) -> dict[str, str]:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from mvdiff.data.toyworld.captions import describe, describe_down, describe_up, facts
+from mvdiff.data.toyworld.captions import describe, describe_steep, facts
 from mvdiff.data.toyworld.render import Hits, trace
 from mvdiff.data.toyworld.scene import Scene, make_scene, make_walk, walk_poses
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
@@ -94,8 +94,10 @@ def write_panorama(root: Path, seed: int, index: int, size: int) -> list[str]:
         labels = render_view(scene, K, R, scene.eye, LABEL_SIZE, LABEL_SIZE).label
         (texts / f"{name}_{degree}.txt").write_text(describe(scene, labels) + "\n")
         judged[str(degree)] = facts(scene, labels)
-    (texts / f"{name}_up.txt").write_text(describe_up(scene) + "\n")
-    (texts / f"{name}_down.txt").write_text(describe_down(scene) + "\n")
+    for look, pitch in (("up", 90.0), ("down", -90.0)):
+        R = rotation_from_yaw_pitch(0.0, pitch)
+        labels = render_view(scene, K, R, scene.eye, LABEL_SIZE, LABEL_SIZE).label
+        (texts / f"{name}_{look}.txt").write_text(describe_steep(scene, labels) + "\n")
     (truth / f"{name}.json").write_text(json.dumps({"views": judged}, indent=1) + "\n")
     return paths
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from mvdiff.data.toyworld.captions import describe, facts
-from mvdiff.data.toyworld.render import FLOOR, WALL, WINDOW, trace
+from mvdiff.data.toyworld.captions import describe, describe_steep, facts
+from mvdiff.data.toyworld.render import CEILING, FLOOR, WALL, WINDOW, trace
 from mvdiff.data.toyworld.scene import COLOURS, KINDS, make_scene, make_thing, make_walk, walk_poses
 from mvdiff.data.toyworld.write import render_view
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
@@ -68,6 +68,20 @@ def test_captions_name_what_is_seen_and_nothing_else():
                 assert (f"{thing.colour} {thing.kind} " in text) == ((labels == i).mean() >= 0.015)
             assert ("a window" in text) == ((labels == WINDOW).mean() >= 0.015)
             assert f"{scene.wall_colour} walls, {scene.floor} floor" in text
+
+
+@pytest.mark.parametrize(("pitch", "surface"), [(90.0, CEILING), (-90.0, FLOOR)])
+def test_captions_up_and_down_name_what_is_seen_and_nothing_else(pitch, surface):
+    for index in range(8):
+        scene = make_scene(7, index)
+        labels = view(scene, 0.0, pitch, size=64).label
+        text = describe_steep(scene, labels)
+        assert (labels == surface).mean() > 0.3
+        assert ("the ceiling" in text) == (surface == CEILING)
+        assert (f"{scene.floor} floor" in text) == (surface == FLOOR)
+        assert ("walls" in text) == ((labels == WALL).mean() >= 0.015)
+        for i, thing in enumerate(scene.things):
+            assert (f"{thing.colour} {thing.kind} " in text) == ((labels == i).mean() >= 0.015)
 
 
 def test_depth_is_exact_a_point_seen_from_two_cameras_is_one_point():
