@@ -12,6 +12,7 @@ from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.panoramas import PanoramaDataset
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import stitch
+from mvdiff.models.autoencoder import decode_latents, encode_images
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.pipelines.sample_folders import generate_samples, library_versions
@@ -73,14 +74,12 @@ def generate(settings: Settings, pipeline: MVDiffusionPanoramaPipeline, method: 
 def write_references(settings: Settings, pipeline: MVDiffusionPanoramaPipeline) -> None:
     """Write the held-out views themselves, and as the autoencoder gives them back."""
     rig, dataset = toy_rig(), held_out(settings)
-    backbone = pipeline._backbone()
     K, R = rig.cameras()
     for i in range(len(dataset)):
         sample = dataset[i]
         images = sample["images"]
         with torch.no_grad():
-            latents = backbone.vae.encode(images).latent_dist.mode()
-            decoded = backbone.vae.decode(latents).sample.clamp(-1, 1)
+            decoded = decode_latents(pipeline.vae, encode_images(pipeline.vae, images))
         for method, views in ((TRUTH, images), (ROUND_TRIP, decoded)):
             record = SampleRecord(sample["sample_id"], sample["prompts"], rig.to_dict(), versions=library_versions())
             panorama, _ = stitch(views, K, R, 2 * rig.height, 4 * rig.height)

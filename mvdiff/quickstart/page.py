@@ -31,13 +31,13 @@ COLUMNS = (
     ("ratio_to_ground_truth", Column("of ground truth", "", "higher", 2)),
     (FID, Column("toy FID", "toy-features", "lower", 2)),
     (IS, Column("toy IS", "toy-features", "higher", 2)),
-    (CONTENT, Column("caption agreement", "share", "higher", 2)),
+    (CONTENT, Column("object and colour read as captioned", "share", "higher", 2)),
     (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
 )
 DIFFERENCES = (
     (PSNR, Column("overlap PSNR", "dB", None, 2)),
     (FID, Column("toy FID", "toy-features", None, 2)),
-    (CONTENT, Column("caption agreement", "share", None, 3)),
+    (CONTENT, Column("object and colour read", "share", None, 3)),
     (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
 )
 

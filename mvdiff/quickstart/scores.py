@@ -27,7 +27,7 @@ PSNR, POOLED, FID, IS, CONTENT, SHARPNESS = (
     "overlap_psnr_pooled",
     "toy_fid",
     "toy_is",
-    "caption_agreement",
+    "object_and_colour_read",
     "sharpness",
 )
 
