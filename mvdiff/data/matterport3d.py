@@ -1,4 +1,4 @@
-"""The Matterport3D layout: six skybox faces a panorama, a caption file every 45 degrees (PAPER.md section 4).
+"""The Matterport3D layout: six skybox faces a panorama, a caption file every 45 degrees (docs/data.md).
 
 ```
 root/train.npy, test.npy                                 rows of 6 relative face paths

@@ -14,7 +14,7 @@ from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.keyed import keyed_generator
 
 PROMPT_PREFIX = "This is one view of a scene. "
-"""Prefix of every panorama prompt (upstream's setting, PAPER.md section 3)."""
+"""Prefix of every panorama prompt (the setting of the released MVDiffusion code)."""
 
 Captions = dict[int | str, str]
 """Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
@@ -44,7 +44,7 @@ def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) 
     """Choose a view's caption: the nearest yaw on the circle; above 45 degrees of pitch "up" or "down" if there.
 
     Ties go to the larger yaw, as rounding (yaw + 22.5) down to a multiple of 45 does (own derivation of "the nearest
-    multiple of 45 degrees", PAPER.md section 4).
+    multiple of 45 degrees", as the released MVDiffusion code chooses).
 
     Example:
         >>> nearest_caption({0: "door", 90: "window", "up": "lamp"}, yaw_deg=-30)
@@ -69,11 +69,18 @@ def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) 
 def mirrored_caption(caption: str) -> str:
     """Say of the mirrored picture what a caption says of the picture: the words left and right change places.
 
+    Their case is kept: small, capital first letter, or all capitals.
+
     Example:
-        >>> mirrored_caption("a sofa on the left, a lamp to its right; left over")
-        'a sofa on the right, a lamp to its left; right over'
+        >>> mirrored_caption("Left: a sofa, a lamp to its right; left over")
+        'Right: a sofa, a lamp to its left; right over'
     """
-    return re.sub(r"\b(left|right)\b", lambda word: {"left": "right", "right": "left"}[word[0]], caption)
+    return re.sub(r"\b(left|right)\b", _other_side, caption, flags=re.IGNORECASE)
+
+
+def _other_side(word: re.Match[str]) -> str:
+    side = {"left": "right", "right": "left"}[word[0].lower()]
+    return side.upper() if word[0].isupper() else side.capitalize() if word[0][0].isupper() else side
 
 
 class PanoramaDataset(Dataset):

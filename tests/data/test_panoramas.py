@@ -50,7 +50,7 @@ def test_vertical_views_take_the_pole_captions_where_there_are_some():
 
 
 def test_golden_directions(skyboxes):
-    """Views at yaw 0, 90, 180, 270, up and down show faces 2, 3, 4, 1, 0 and 5 (PAPER.md section 4)."""
+    """Views at yaw 0, 90, 180, 270, up and down show faces 2, 3, 4, 1, 0 and 5 (docs/data.md)."""
     rig = Rig([(0, 0, 40), (90, 0, 40), (180, 0, 40), (270, 0, 40), (0, 90, 40), (0, -90, 40)], 4, 4)
     images = PanoramaDataset(skyboxes, rig)[0]["images"]
     seen = (images.mean(dim=(-1, -2)) + 1) * 127.5
@@ -143,3 +143,4 @@ def test_a_mirrored_caption_swaps_left_and_right_and_mirroring_twice_is_nothing(
     text = "a red ball on the left, a bright window to the right"
     assert mirrored_caption(text) == "a red ball on the right, a bright window to the left"
     assert mirrored_caption(mirrored_caption(text)) == text
+    assert mirrored_caption("Left, RIGHT, leftover") == "Right, LEFT, leftover"

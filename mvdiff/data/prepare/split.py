@@ -49,7 +49,7 @@ def split_folder(
 
     Args:
         root: The data set's folder.
-        test_fraction: Share of the panoramas to test on; the paper's is a tenth (PAPER.md section 4).
+        test_fraction: Share of the panoramas to test on; the paper's (arXiv 2307.01097) is a tenth.
         test_names: Scenes (or file names without ending) to test on instead of choosing them.
         seed: Another one chooses others.
         overwrite: Replace lists that exist.
