@@ -87,7 +87,8 @@ def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, wi
     """
     check_shapes(K=(K, "3 3"), R=(R, "3 3"), directions=(directions, "... 3"))
     pixel_from_world = (K.double() @ R.double().mT).to(directions.dtype)
-    u, v, depth = (directions @ pixel_from_world.mT).unbind(dim=-1)
+    x, y, z = directions.unbind(dim=-1)
+    u, v, depth = (row[0] * x + row[1] * y + row[2] * z for row in pixel_from_world)  # no @: autocast would round it
     in_front = depth > MIN_DEPTH
     scale = in_front / torch.where(in_front, depth, 1)
     xy = torch.stack([u * scale, v * scale], dim=-1)

@@ -14,6 +14,7 @@ from mvdiff.geometry import (
     equirectangular_directions,
     equirectangular_from_skybox,
     intrinsics_from_fov,
+    overlapping_neighbours,
     perspective_from_equirectangular,
     perspective_from_skybox,
     pixel_directions,
@@ -291,6 +292,33 @@ def test_equal_views_stay_as_they_are():
 
 
 # Contract
+
+
+CAMERAS = RingAndPolesRig(height=12, width=16).cameras(10)
+SOURCE = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize(
+    "compute",
+    [
+        lambda: RingAndPolesRig(height=12, width=16).cameras(10),
+        lambda: (equirectangular_directions(16, 32), pixel_directions(*CAMERAS, 12, 16)),
+        lambda: project_directions(CAMERAS[0][1], CAMERAS[1][1], equirectangular_directions(16, 32), 12, 16),
+        lambda: (perspective_from_equirectangular(torch.cat([*SOURCE[:2]], dim=-1), *CAMERAS, 12, 16),),
+        lambda: (
+            perspective_from_skybox(SOURCE[:6], *CAMERAS, 12, 16),
+            equirectangular_from_skybox(SOURCE[:6], 16, 32),
+        ),
+        lambda: stitch(SOURCE[..., :12, :], *CAMERAS, 16, 32),
+        lambda: (overlapping_neighbours(*CAMERAS, 12, 16),),
+    ],
+    ids=["cameras", "directions", "project", "equirectangular", "skybox", "stitch", "neighbours"],
+)
+def test_autocast_changes_nothing(compute):
+    plain = compute()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        cast = compute()
+    assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
 def test_errors():

@@ -140,8 +140,10 @@ def test_output_types_agree(pipeline):
         pipeline("a ball", output_type="jpeg")
 
 
-def test_panoramas_are_the_stitched_views_and_mark_what_no_view_sees(pipeline):
-    result = pipeline("a ball", seed=1, **STEPS)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_panoramas_are_the_stitched_views_and_mark_what_no_view_sees(pipeline, autocast):
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):  # as in bf16-mixed validation and predict
+        result = pipeline("a ball", seed=1, **STEPS)
     height = result.panoramas.shape[-2]
     panorama, covered = stitch(result.images[0] * 2 - 1, *RING.cameras(), height, 2 * height)
     torch.testing.assert_close(result.panoramas[0] * 2 - 1, panorama)
