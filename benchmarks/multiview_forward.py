@@ -168,13 +168,10 @@ def main() -> None:
         model.adapter.zero_grad()
 
     held = held_memory(device)
-    compare(
-        "forward", {"plain": lambda: forward(None), "multi-view": lambda: forward(geometry)}, args.repeats, device, held
-    )
+    turns = (args.repeats, device, held, args.warmup)
+    compare("forward", {"plain": lambda: forward(None), "multi-view": lambda: forward(geometry)}, *turns)
     if not args.no_train:
-        compare(
-            "training", {"plain": train_plain, "multi-view": train_multiview}, args.repeats, device, held, args.warmup
-        )
+        compare("training", {"plain": train_plain, "multi-view": train_multiview}, *turns)
     if args.twin_latent:
         compare_with_twin(model, args.twin_latent, args.views, device, dtype)
 
