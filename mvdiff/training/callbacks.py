@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
@@ -14,7 +15,11 @@ from mvdiff.samples import to_uint8
 
 
 class SaveModelFolder(Callback):
-    """Write the best checkpoint as a model folder when fit ends (the last weights where no checkpoint was scored)."""
+    """Write the best checkpoint as a model folder when fit ends (the last weights where no checkpoint was scored).
+
+    The best is that of the whole run, before and after a resume: `ModelCheckpoint` by itself forgets its scores where
+    its folder changes, as it does with each new version of a run.
+    """
 
     def __init__(self, dirpath: str | None = None) -> None:
         """Set the place.
@@ -24,11 +29,30 @@ class SaveModelFolder(Callback):
         """
         self.dirpath = dirpath
 
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Hand the resumed run's scores to the callbacks that keep the best checkpoints, before they are restored."""
+        for callback in trainer.checkpoint_callbacks:
+            state = checkpoint.get("callbacks", {}).get(callback.state_key)
+            if state and isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
+                state |= _scored_files(state["best_k_models"], callback.mode) | {"dirpath": callback.dirpath}
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the folder on the first rank."""
         folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
             pl_module.save_model_folder(folder, best_weights(trainer))
+
+
+def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:
+    """Return the part of a ModelCheckpoint's state that follows from its scores, of those files that still exist."""
+    scores = {path: score for path, score in scores.items() if Path(path).is_file()}
+    ranked = sorted(scores, key=lambda path: float(scores[path]), reverse=mode == "max")
+    return {
+        "best_k_models": scores,
+        "best_model_path": ranked[0] if ranked else "",
+        "best_model_score": scores[ranked[0]] if ranked else None,
+        "kth_best_model_path": ranked[-1] if ranked else "",
+    }
 
 
 def best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
