@@ -78,7 +78,7 @@ class MVDiffCLI(LightningCLI):
             settings.weights_only = True
 
     def instantiate_trainer(self, **kwargs):
-        """Build the Trainer, check it against the launcher and set the gradient accumulation."""
+        """Build the Trainer and check it against the launcher; for `fit`, set the gradient accumulation."""
         trainer_config = self._get(self.config_init, "trainer")
         callbacks = trainer_config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -89,7 +89,7 @@ class MVDiffCLI(LightningCLI):
         trainer = super().instantiate_trainer(**(kwargs | {"callbacks": callbacks}))
         check_world_size(trainer.world_size, os.environ)
         total_batch_size = self._get(self.config, "total_batch_size")
-        if total_batch_size is not None:
+        if self.subcommand == "fit" and total_batch_size is not None:
             if trainer.accumulate_grad_batches != 1:
                 raise ValueError(
                     "trainer.accumulate_grad_batches must be left at 1 when total_batch_size is set; got "

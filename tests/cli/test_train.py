@@ -160,6 +160,13 @@ def test_total_batch_size_sets_the_accumulation(config, tmp_path):
         Parsed(["fit", "--config", run, "--total_batch_size=2", "--trainer.accumulate_grad_batches=2"])
 
 
+@pytest.mark.parametrize("command", ["validate", "test", "predict"])
+def test_only_fit_needs_a_total_batch_size_that_divides(config, tmp_path, command):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    cli = Parsed([command, "--config", run, "--total_batch_size=3", "--data.init_args.batch_size=2"])
+    assert cli.trainer.accumulate_grad_batches == 1
+
+
 def test_a_launcher_that_started_other_processes_is_refused(config, tmp_path, monkeypatch):
     run = str(write_config(tmp_path / "run.yaml", config))
     monkeypatch.setenv("WORLD_SIZE", "2")
