@@ -1,5 +1,7 @@
 """From a batch to a model's inputs: latents, text embeddings, correspondences."""
 
+import hashlib
+
 import torch
 from torch import Tensor
 
@@ -18,7 +20,8 @@ class MultiViewInputs:
         seed: Seed of the autoencoder's noise and of text dropout.
         kernel_size: K of the K x K taps.
         cache: Disk cache of text embeddings, or None.
-        cache_latents: Whether latents are cached, too. A cached latent is drawn once, for all epochs.
+        cache_latents: Whether latents are cached, too, by what the images show. A cached latent is drawn once, for all
+            epochs.
     """
 
     def __init__(
@@ -44,23 +47,27 @@ class MultiViewInputs:
     def geometry(self, batch: MultiViewBatch) -> MultiViewGeometry | None:
         """Return the correspondences of a batch's cameras, computed once per rig; None for single views.
 
+        Padded views have no cameras: a sample of fewer views may share a batch with one whose first views are its own.
+
         Raises:
             ValueError: The samples of the batch have different cameras.
         """
         if batch.num_views == 1:
             return None
-        cameras = torch.cat([batch.K, batch.R], dim=-1).cpu()
-        if not bool((cameras == cameras[:1]).all()):
+        cameras, valid = torch.cat([batch.K, batch.R], dim=-1).cpu(), batch.view_valid.cpu()
+        rig = cameras[valid.long().argmax(dim=0), torch.arange(batch.num_views)]  # each view of a sample that has it
+        if not bool((cameras == rig)[valid].all()):
             raise ValueError(
                 "samples of a batch must share their cameras; got different ones. Set data.batch_size to 1."
             )
         height, width = self.latent_size(batch)
-        key = cameras[0].numpy().tobytes() + f"{height}x{width}".encode()
+        key = rig.numpy().tobytes() + f"{height}x{width}".encode()
         if key not in self._geometries:
             with torch.inference_mode(False):  # what validation made, training could not use
+                K, R = rig.clone().split(3, dim=-1)
                 geometry = MultiViewGeometry.from_cameras(
-                    batch.K[0].clone().cpu(),
-                    batch.R[0].clone().cpu(),
+                    K.contiguous(),
+                    R.contiguous(),
                     height,
                     width,
                     self.backbone.vae_stride,
@@ -80,8 +87,8 @@ class MultiViewInputs:
         if not self.cache_latents:
             return self._encode(images, self.seed, batch.epoch, int(batch.sample_index[i]))
         shown = (self.seed, batch.sample_id[i], f"yaw {float(batch.yaw_deg[i])}", int(batch.mirrored[i]))
-        cameras = str((*images.shape, batch.K[i].tolist(), batch.R[i].tolist()))
-        return self.cache.fetch(lambda: self._encode(images, *shown), "latents", self._encoder(), *shown, cameras)
+        pixels = f"{list(images.shape)} {hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()}"
+        return self.cache.fetch(lambda: self._encode(images, *shown), "latents", self._encoder(), *shown, pixels)
 
     def _encode(self, images: Tensor, *keys: int | str) -> Tensor:
         return self.backbone.encode_images(images, generator=keyed_generator("latents", *keys))

@@ -1,4 +1,5 @@
 import copy
+import dataclasses
 
 import pytest
 import torch
@@ -289,3 +290,29 @@ def test_caching_latents_of_random_yaws_is_refused(tiny_folder, data, tmp_path):
     )
     with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache_latents is true"):
         trainer.fit(module, datamodule=data)
+
+
+def test_cached_latents_of_worlds_that_share_names_stay_apart(module, data, tmp_path):
+    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=True)
+    batch = batch_of(data, (0, 0))
+    other = dataclasses.replace(batch, images=batch_of(data, (0, 1)).images)  # the same id, yaw and cameras
+    first, second = cached.latents(batch), cached.latents(other)
+    assert not torch.allclose(first, second)
+    assert torch.equal(cached.latents(batch), first)
+    assert torch.equal(cached.latents(other), second)
+
+
+def test_padded_views_have_no_cameras(module, data):
+    """Samples of three and of two views in one batch have the losses they have alone."""
+    dataset = data.train_dataset()
+    whole, part = dataset[(1, 0)], dataset[(1, 4)]
+    part = part | {name: part[name][:2] for name in ("images", "K", "R", "prompts")}
+    together = MultiViewBatch.collate([part, whole])
+    assert together.view_valid.tolist() == [[True, True, False], [True] * 3]
+    losses = module.noise_loss(together, together.prompts, reduction="none")
+    for loss, sample in zip(losses, (part, whole), strict=True):
+        alone = MultiViewBatch.collate([sample])
+        torch.testing.assert_close(loss, module.noise_loss(alone, alone.prompts))
+    part["R"] = part["R"].flip(0)
+    with pytest.raises(ValueError, match="samples of a batch must share their cameras"):
+        module.inputs.geometry(MultiViewBatch.collate([whole, part]))
