@@ -46,8 +46,8 @@ def generate_samples(
 ) -> GenerationCounts:
     """Generate entries and write one sample folder each.
 
-    Complete samples of the same prompts, seed and settings are left as they are, so that a run can be repeated after it
-    was stopped. Everything is checked before the first panorama is generated.
+    Complete samples of the same prompts, seed, precision and settings are left as they are, so that a run can be
+    repeated after it was stopped. Everything is checked before the first panorama is generated.
 
     Args:
         pipeline: what generates.
@@ -105,9 +105,18 @@ def _settings(pipeline: MVDiffusionPanoramaPipeline, call: Mapping[str, Any]) ->
         "base": None if base is None else base.id,
         "base_weights_hash": None if base is None else base.weights_hash,
         "adapter_weights_hash": module_hash(pipeline.adapter),
-        "dtype": str(pipeline.unet.dtype).removeprefix("torch."),
+        "dtype": _precision(pipeline),
     } | {name: value for name, value in call.items() if not callable(value)}
     return json.loads(json.dumps(described, default=_plain))
+
+
+def _precision(pipeline: MVDiffusionPanoramaPipeline) -> str:
+    """Name the precision of the weights and, where it is active, of autocast: images depend on both."""
+    device = pipeline.device.type
+    precision = str(pipeline.unet.dtype)
+    if torch.is_autocast_enabled(device):
+        precision += f" under {torch.get_autocast_dtype(device)} autocast"
+    return precision.replace("torch.", "")
 
 
 def _is_done(folder: Path, record: SampleRecord) -> bool:

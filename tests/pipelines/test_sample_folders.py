@@ -92,6 +92,16 @@ def test_a_retrained_adapter_is_another_model(pipeline, tmp_path):
             parameter.copy_(before)
 
 
+def test_another_precision_is_not_taken_for_done(pipeline, tmp_path):
+    with torch.autocast("cpu", dtype=torch.bfloat16):  # as `mvdiff predict` does with bf16-mixed
+        generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+        assert generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS).skipped == 1
+    assert read_sample(tmp_path / "a").record.settings["dtype"] == "float32 under bfloat16 autocast"
+    message = r"settings.dtype of a complete sample must be .* 'float32'; got 'float32 under bfloat16 autocast'"
+    with pytest.raises(ValueError, match=message):
+        generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+
+
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(pipeline, tmp_path, monkeypatch):
     generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
     import mvdiff.samples
