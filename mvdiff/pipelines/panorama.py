@@ -76,8 +76,6 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         base: which base this is, for `save_pretrained`.
     """
 
-    model_cpu_offload_seq = "text_encoder->unet->vae"
-
     def __init__(
         self,
         vae: Any,
@@ -280,9 +278,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
                 eta=eta,
                 callback=callback,
             )
-        output = self._output(backbone, latents, rig, panorama_height, output_type, seeds)
-        self.maybe_free_model_hooks()
-        return output
+        return self._output(backbone, latents, rig, panorama_height, output_type, seeds)
 
     def _output(self, backbone, latents, rig, panorama_height, output_type, seeds) -> MVDiffusionPanoramaOutput:
         if output_type == "latent":
