@@ -17,6 +17,8 @@ from mvdiff.data.panoramas import PROMPT_PREFIX, PanoramaDataset, PanoramaSource
 from mvdiff.data.sampler import KeyedSampler
 from mvdiff.geometry.cameras import Rig, RingRig
 
+Split = Literal["train", "val", "test"]
+
 
 class PanoramaDataModule(LightningDataModule):
     """Panoramas of one layout (a subclass names it) as batches of a rig's views.
@@ -111,33 +113,47 @@ class PanoramaDataModule(LightningDataModule):
 
     def train_dataset(self) -> PanoramaDataset:
         """Return the training samples."""
-        source = self.source("train")
-        last = len(source)
-        if self.val_from == "train":
-            if self.num_val >= last:
-                raise ValueError(
-                    f"num_val must be below the number of training panoramas ({last}); got {self.num_val}. "
-                    'Lower it, or set val_from to "test".'
-                )
-            last -= self.num_val
-        indices = range(min(last, self.max_samples or last))
+        source, indices = self._part("train")
         return PanoramaDataset(source, self.rig, self.yaw, self.prompt_prefix, self.seed, self.mirror, indices)
 
     def val_dataset(self) -> PanoramaDataset:
         """Return the validation samples, at yaw 0."""
-        source = self.source(self.val_from)
-        last = len(source)
-        if self.val_from == "train":
-            return self._eval_dataset(source, range(max(0, last - self.num_val), last))
-        return self._eval_dataset(source, range(min(last, self.num_val)))
+        return self.eval_dataset("val")
 
     def test_dataset(self) -> PanoramaDataset:
         """Return the test samples, at yaw 0."""
-        source = self.source("test")
-        return self._eval_dataset(source, range(min(len(source), self.max_test_samples or len(source))))
+        return self.eval_dataset("test")
 
-    def _eval_dataset(self, source: PanoramaSource, indices: range) -> PanoramaDataset:
+    def eval_dataset(self, split: Split) -> PanoramaDataset:
+        """Return the samples of a split at yaw 0, as they stand; for "train" those that training turns and mirrors.
+
+        Raises:
+            ValueError: There is no such split, or it is empty.
+        """
+        source, indices = self._part(split)
         return PanoramaDataset(source, self.rig, (0,), self.prompt_prefix, self.seed, indices=indices)
+
+    def _part(self, split: Split) -> tuple[PanoramaSource, range]:
+        """Return the reader of a split's files and the indices of the split's panoramas in it."""
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split must be 'train', 'val' or 'test'; got {split!r}. Choose one.")
+        if split == "val" and not self.num_val:
+            raise ValueError("num_val must be at least 1 for a val split; got 0. Set it, or choose another split.")
+        in_test = split == "test" or (split == "val" and self.val_from == "test")
+        source = self.source("test" if in_test else "train")
+        size = len(source)
+        if in_test:
+            most = self.num_val if split == "val" else self.max_test_samples
+            return source, range(min(size, most or size))
+        first_val = size - self.num_val if self.val_from == "train" else size
+        if split == "val":
+            return source, range(max(0, first_val), size)
+        if first_val <= 0:
+            raise ValueError(
+                f"num_val must be below the number of training panoramas ({size}); got {self.num_val}. "
+                'Lower it, or set val_from to "test".'
+            )
+        return source, range(min(first_val, self.max_samples or first_val))
 
     def train_dataloader(self) -> DataLoader:
         """Return the training loader; the first pass after a resume begins where the checkpoint was."""
@@ -161,15 +177,15 @@ class PanoramaDataModule(LightningDataModule):
 
     def val_dataloader(self) -> DataLoader | Sequence[DataLoader]:
         """Return the validation loader."""
-        return self._eval_loader(self.val_dataset()) if self.num_val else []
+        return self.eval_dataloader("val") if self.num_val else []
 
     def test_dataloader(self) -> DataLoader:
         """Return the test loader."""
-        return self._eval_loader(self.test_dataset())
+        return self.eval_dataloader("test")
 
     def predict_dataloader(self) -> DataLoader:
         """Return the loader of the samples to generate: those of the test split."""
-        return self._eval_loader(self.test_dataset())
+        return self.eval_dataloader("test")
 
     def state_dict(self) -> dict[str, int]:
         """Return where training stands in its order: epoch, position, stride."""
@@ -187,7 +203,9 @@ class PanoramaDataModule(LightningDataModule):
     def _rank_and_world_size(self) -> tuple[int, int]:
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
-    def _eval_loader(self, dataset: PanoramaDataset) -> DataLoader:
+    def eval_dataloader(self, split: Split) -> DataLoader:
+        """Return a loader of `eval_dataset`: each sample of the split once, in order, divided over devices."""
+        dataset = self.eval_dataset(split)
         rank, world_size = self._rank_and_world_size()
         sampler = KeyedSampler(
             len(dataset), shuffle=False, rank=rank, world_size=world_size, batch_size=self.eval_batch_size

@@ -112,10 +112,10 @@ class FolderSource:
 
 @dataclass
 class DataSource:
-    """The views of one split of a data module, as ground truth.
+    """The views of one split of a data module, as ground truth: at yaw 0, in order, each sample once.
 
     Args:
-        data: A LightningDataModule that yields `MultiViewBatch`.
+        data: A `PanoramaDataModule`, or whatever has its `eval_dataloader`, which yields `MultiViewBatch`.
         split: ``"train"``, ``"val"`` or ``"test"``.
         name: What stands in the results.
     """
@@ -131,9 +131,8 @@ class DataSource:
 
     def __iter__(self) -> Iterator[ScoredSample]:
         self.num_read = 0
-        self.data.setup({"train": "fit", "val": "validate", "test": "test"}[self.split])
         prefix = getattr(self.data, "prompt_prefix", "")
-        for batch in getattr(self.data, f"{self.split}_dataloader")():
+        for batch in self.data.eval_dataloader(self.split):
             for i, sample_id in enumerate(batch.sample_id):
                 valid = batch.view_valid[i]
                 kept = valid.tolist()
@@ -159,10 +158,11 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     """
     import yaml
     from jsonargparse import ArgumentError, ArgumentParser
-    from lightning.pytorch import LightningDataModule
+
+    from mvdiff.data.datamodule import PanoramaDataModule
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(LightningDataModule, "data", required=True)
+    parser.add_subclass_arguments(PanoramaDataModule, "data", required=True)
     names = ", ".join(str(path) for path in configs)
     parsed = None
     try:

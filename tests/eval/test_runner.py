@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.eval.bootstrap import bootstrap
 from mvdiff.eval.distribution import frechet_distance
 from mvdiff.eval.extractors import toy_extractor
@@ -18,7 +19,8 @@ from mvdiff.eval.sources import DataSource, FolderSource
 from mvdiff.eval.table import results_table
 from mvdiff.eval.weights import file_hash
 from mvdiff.geometry.cameras import Rig
-from mvdiff.samples import from_uint8, read_sample
+from mvdiff.samples import from_uint8, read_sample, to_uint8
+from tests.data.folders import write_matterport3d
 from tests.eval.clip import write_transformers_clip
 from tests.eval.inception import write_random_inception
 from tests.eval.worlds import RIG, views, write_judge, write_samples, write_upstream
@@ -188,10 +190,8 @@ def test_data_module_as_reference(tmp_path, toy):
     class Data:
         prompt_prefix = "A view. "
 
-        def setup(self, stage):
-            assert stage == "test"
-
-        def test_dataloader(self):
+        def eval_dataloader(self, split):
+            assert split == "test"
             for seed in range(2):
                 yield MultiViewBatch.collate(
                     [
@@ -214,6 +214,22 @@ def test_data_module_as_reference(tmp_path, toy):
     assert next(iter(DataSource(Data()))).prompts == ["a sofa"] * 8
     with pytest.raises(ValueError, match="split must be 'train', 'val' or 'test'; got 'dev'"):
         DataSource(Data(), "dev")
+
+
+def test_every_split_is_read_in_order_at_yaw_0_each_sample_once(tmp_path):
+    root = write_matterport3d(tmp_path / "mp3d", num_train=6, num_test=2)
+    data = Matterport3DDataModule(root, RIG, batch_size=4, num_val=1, mirror=True)
+    for split, scenes in (("train", range(5)), ("val", [5]), ("test", [6, 7])):
+        samples = list(DataSource(data, split))
+        assert [sample.sample_id for sample in samples] == [f"scene{i}_pano{i}" for i in scenes]
+        assert [sample.prompts[1] for sample in samples] == [f"pano{i} towards 45" for i in scenes]
+        K, R = RIG.cameras()
+        source = data.source("test" if split == "test" else "train")
+        expected = [source.views(i % 6, K, R, RIG.height, RIG.width) for i in scenes]
+        for sample, truth in zip(samples, expected, strict=True):
+            assert torch.equal(sample.images_uint8, to_uint8(truth))
+    with pytest.raises(ValueError, match="num_val must be at least 1 for a val split; got 0"):
+        list(DataSource(Matterport3DDataModule(root, RIG, num_val=0), "val"))
 
 
 def test_images_at_another_size_than_their_cameras(tmp_path, toy):
