@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import torch
 
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.panoramas import PanoramaDataset
+from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.autoencoder import decode_latents, encode_images
@@ -39,9 +39,8 @@ def held_out(settings: Settings) -> PanoramaDataset:
 
 def facts(settings: Settings, sample_id: str) -> list[dict[str, str]]:
     """Return what each view of a held-out panorama shows, see `toyworld.captions.facts`."""
-    [path] = settings.data_root.glob(f"*/truth/{sample_id.split('_')[-1]}.json")
-    views = json.loads(path.read_text(encoding="utf-8"))["views"]
-    return [views[str(degree)] for degree in range(0, 360, 45)]
+    truth = read_truth(settings.data_root, sample_id)
+    return [truth[degree] for degree in range(0, 360, 45)]
 
 
 def generate(settings: Settings, pipeline: MVDiffusionPanoramaPipeline, method: str) -> None:
