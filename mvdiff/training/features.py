@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from functools import cache
-from pathlib import Path
-
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -13,8 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.data.toyworld.captions import JUDGED_HEADS
+from mvdiff.data.toyworld.captions import JUDGED_HEADS, NONE
+from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.keyed import keyed_generator
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
 
 
@@ -27,7 +25,8 @@ class FeatureNetModule(LightningModule):
         width: Channels of the first layer.
         num_features: Length of the feature vector.
         noise: Standard deviation of Gaussian pixel noise in training, so that soft pictures are judged by what they
-            show (images in [-1, 1]).
+            show (images in [-1, 1]); each sample's is a random share of it.
+        seed: Of the noise, keyed by (seed, epoch, sample index).
         optimizer: Called with the parameters.
         lr_scheduler: Called with the optimizer.
         lr_interval: Whether the schedule advances per epoch or step.
@@ -40,13 +39,14 @@ class FeatureNetModule(LightningModule):
         width: int = 32,
         num_features: int = 128,
         noise: float = 0.05,
+        seed: int = 0,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: LRInterval = "step",
     ) -> None:
         super().__init__()
         self.net = ToyFeatureNet({name: list(labels) for name, labels in JUDGED_HEADS.items()}, width, num_features)
-        self.root, self.out, self.noise = Path(root), out, noise
+        self.root, self.out, self.noise, self.seed = root, out, noise, seed
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
 
     def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
@@ -60,21 +60,25 @@ class FeatureNetModule(LightningModule):
                 f"data.yaw must be multiples of 45 degrees, where facts are known; got views at {degrees.tolist()}. "
                 "Set data.yaw to [0, 45, ..., 315]."
             )
-        rows = [
-            _facts(self.root, name)[str(int(degree))]
-            for name, views in zip(batch.sample_id, degrees, strict=True)
-            for degree in views
-        ]
+        truths = [read_truth(self.root, name) for name in batch.sample_id]
+        rows = [truth[degree] for truth, views in zip(truths, degrees.tolist(), strict=True) for degree in views]
         return {
             head: torch.tensor([labels.index(row[head]) for row in rows], device=batch.images.device)
             for head, labels in self.net.labels.items()
         }
 
+    def noised(self, batch: MultiViewBatch) -> Tensor:
+        """Return a batch's images with the noise of training [B, V, 3, H, W]."""
+        draws = []
+        for index in batch.sample_index.tolist():
+            generator = keyed_generator("judge", self.seed, batch.epoch, index)
+            share = torch.rand((), generator=generator)
+            draws.append(share * torch.randn(batch.images.shape[1:], generator=generator))
+        return batch.images + self.noise * torch.stack(draws).to(batch.images)
+
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
         """Return the sum of the heads' cross-entropies."""
-        images = batch.images.flatten(0, 1)
-        images = images + self.noise * torch.rand(1, device=images.device) * torch.randn_like(images)
-        out, labels = self.net(images), self.labels(batch)
+        out, labels = self.net(self.noised(batch).flatten(0, 1)), self.labels(batch)
         loss = sum(F.cross_entropy(out[head].float(), labels[head]) for head in labels)
         self.log("train/loss", loss, prog_bar=True)
         return loss
@@ -82,7 +86,7 @@ class FeatureNetModule(LightningModule):
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Log each head's accuracy; object and colour over views that have a thing in the middle."""
         out, labels = self.net(batch.images.flatten(0, 1)), self.labels(batch)
-        judged = labels["object"] != self.net.labels["object"].index("none")
+        judged = labels["object"] != self.net.labels["object"].index(NONE)
         for head, truth in labels.items():
             right = (out[head].argmax(dim=1) == truth).float()
             right = right if head == "walls" else right[judged]
@@ -97,11 +101,3 @@ class FeatureNetModule(LightningModule):
     def configure_optimizers(self):
         """Return optimizer and schedule."""
         return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)
-
-
-@cache
-def _facts(root: Path, sample_id: str) -> dict[str, dict[str, str]]:
-    """Read the facts of a panorama's views, by degree."""
-    name = sample_id.split("_")[-1].split("/")[-1]
-    [path] = root.glob(f"*/truth/{name}.json")
-    return json.loads(path.read_text())["views"]
