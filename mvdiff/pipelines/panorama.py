@@ -29,9 +29,9 @@ from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.model_folder import (
     BaseReference,
     ModelInfo,
-    base_location,
     load_adapter,
     load_scheduler,
+    location,
     read_model_info,
     write_model_folder,
 )
@@ -127,7 +127,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
             pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`.
             base: where this machine has the base: folder, hub id or packaged name; default: the recorded one.
             revision: of a hub base; default: the recorded one, if the base is.
-            vae: another autoencoder; default: the recorded one.
+            vae: where this machine has the autoencoder that stands in for the base's; default: the recorded one.
             dtype: of all weights; default float32.
             check_base: compare the base's weights with those of the training. False is for trying an adapter on a
                 finetuned base.
@@ -142,11 +142,11 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         """
         folder = Path(pretrained_model_name_or_path)
         info = read_model_info(folder)
-        name = base_location(folder, info.base) if base is None else base
+        name = location(folder, info.base.id) if base is None else base
         revision = info.base.revision if revision is None and base is None else revision
-        vae = info.base.vae if vae is None else vae
+        recorded_vae = None if info.base.vae is None else location(folder, info.base.vae)
         try:
-            backbone = load_backbone(name, revision, vae=vae)
+            backbone = load_backbone(name, revision, vae=recorded_vae if vae is None else vae)
         except FileNotFoundError as error:
             wanted = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
             raise FileNotFoundError(f"model {folder} needs the base {wanted}: {error}") from error
@@ -160,7 +160,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
             str(info.base.id if base is None else base),
             revision,
             backbone.weights_hash(),
-            None if vae is None else str(vae),
+            info.base.vae if vae is None else str(vae),
         )
         adapter = load_adapter(folder)
         parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet)

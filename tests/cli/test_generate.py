@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from mvdiff.cli.main import main
+from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
-from mvdiff.pipelines.model_folder import load_adapter
+from mvdiff.pipelines.model_folder import BaseReference, load_adapter
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample
-from tests.pipelines.conftest import make_pipeline
+from tests.pipelines.conftest import RING, make_pipeline
+from tests.tiny import tiny_base
 
 PROMPT = ["--prompt", "a red room", "--num_inference_steps", "1", "--device", "cpu"]
 
@@ -65,6 +68,18 @@ def test_prompts_file_scheduler_and_batches(model, tmp_path, capsys):
     assert record.settings["dtype"] == "bfloat16"
 
 
+def test_the_vae_of_a_model_may_have_moved(tmp_path):
+    base = make_pipeline(tmp_path / "base").base.id
+    vae = tiny_base(tmp_path / "other", seed=1) / "vae"
+    model = MVDiffusionPanoramaPipeline.from_backbone(
+        load_backbone(base, vae=vae), base=BaseReference(base, vae=str(vae)), rig=RING
+    )
+    model.save_pretrained(tmp_path / "model")
+    moved = vae.rename(tmp_path / "vae")
+    assert generate(tmp_path / "model", tmp_path / "out", *PROMPT) == 1
+    assert generate(tmp_path / "model", tmp_path / "out", *PROMPT, "--vae", moved) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -73,6 +88,7 @@ def test_prompts_file_scheduler_and_batches(model, tmp_path, capsys):
         ([*PROMPT, "--batch_size", 0], "batch_size must be at least 1; got 0"),
         ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be at least 1; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
+        ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
         (["--prompt", " "], "--prompt must say what the panorama shows"),
         (["--prompts", "none.txt"], "prompts must be a file; got none.txt"),
     ],

@@ -12,8 +12,8 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.model_folder import (
     BaseReference,
     ModelInfo,
-    base_location,
     load_scheduler,
+    location,
     read_model_info,
     write_model_folder,
 )
@@ -115,16 +115,19 @@ def test_a_missing_base_says_which_one_is_needed(model_folder, tmp_path):
         load(folder)
 
 
-def test_a_relative_base_is_found_from_the_model_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_a_relative_base_or_vae_is_found_from_the_model_folder(tmp_path, monkeypatch):
     make_pipeline(tmp_path / "base").save_pretrained(tmp_path / "models" / "m")
-    path = tmp_path / "models" / "m" / "mvdiff.json"
-    path.write_text(path.read_text().replace(str(tmp_path / "base"), "../../base"))
+    vae = tiny_base(tmp_path / "other", seed=1) / "vae"
+    pipeline = load(tmp_path / "models" / "m", vae=vae, check_base=False)
+    pipeline.save_pretrained(tmp_path / "models" / "with_vae")
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
-    assert load(tmp_path / "models" / "m").rig == RING
-    assert base_location(tmp_path, BaseReference("owner/name")) == "owner/name"
+    for name, expected in (("m", None), ("with_vae", "../../other/vae")):
+        path = tmp_path / "models" / name / "mvdiff.json"
+        path.write_text(path.read_text().replace(str(tmp_path), "../.."))
+        assert load(path.parent).base.vae == expected
+    assert location(tmp_path, "owner/name") == "owner/name"
 
 
 @pytest.mark.parametrize(
