@@ -87,8 +87,9 @@ class MultiViewInputs:
         if not self.cache_latents:
             return self._encode(images, self.seed, batch.epoch, int(batch.sample_index[i]))
         shown = (self.seed, batch.sample_id[i], f"yaw {float(batch.yaw_deg[i])}", int(batch.mirrored[i]))
-        pixels = f"{list(images.shape)} {hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()}"
-        return self.cache.fetch(lambda: self._encode(images, *shown), "latents", self._encoder(), *shown, pixels)
+        digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()
+        keys = (*shown, str(list(images.shape)), digest)
+        return self.cache.fetch(lambda: self._encode(images, *shown), "latents", self._encoder(), *keys)
 
     def _encode(self, images: Tensor, *keys: int | str) -> Tensor:
         return self.backbone.encode_images(images, generator=keyed_generator("latents", *keys))

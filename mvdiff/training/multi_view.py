@@ -108,6 +108,7 @@ class MultiViewModule(TrainedPartModule):
         self.inputs: MultiViewInputs | None = None
         self.val_loss = MeanMetric()
         self._validation_samples: list[tuple[int, float, Tensor]] = []
+        self._tested_ids: list[str] = []
         self._run_folder = Path()
 
     # Building
@@ -291,20 +292,25 @@ class MultiViewModule(TrainedPartModule):
         self._write_generated(self._run_folder, batch)
 
     def on_test_start(self) -> None:
-        """Find the folder to write to."""
+        """Find the folder to write to; forget the samples of the last test."""
         self.on_predict_start()
+        self._tested_ids.clear()
 
     def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Write generated and real views as sample folders, to be scored when all are there."""
         self._write_generated(self._run_folder / "generated", batch)
         data = self.trainer.datamodule
-        write_reference(self._run_folder / "reference", batch, data.rig, data.prompt_prefix)
+        write_reference(
+            self._run_folder / "reference", batch, data.rig, data.prompt_prefix, overwrite=self.hparams.overwrite
+        )
+        self._tested_ids.extend(batch.sample_id)
 
     def on_test_epoch_end(self) -> None:
-        """Score the test split on the first rank; log every number and write results.json."""
-        self.trainer.strategy.barrier()
+        """Score the samples of this test on the first rank; log every number and write results.json."""
+        sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
         if self.trainer.is_global_zero:
-            numbers = score_folder(self._run_folder, self.hparams.test_metrics or PAPER_METRICS, self.evaluation)
+            metrics = self.hparams.test_metrics or PAPER_METRICS
+            numbers = score_folder(self._run_folder, sample_ids, metrics, self.evaluation)
             self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         self.trainer.strategy.barrier()
 
