@@ -13,6 +13,8 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.keyed import keyed_generator
+from mvdiff.models.autoencoder import load_autoencoder
+from mvdiff.training.callbacks import gather
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
 
 
@@ -30,6 +32,9 @@ class AutoencoderModule(LightningModule):
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer.
         lr_interval: Whether the schedule advances per epoch or step.
+
+    Raises:
+        ValueError: Neither or both of `vae` and `pretrained` are given, or `pretrained` is no AutoencoderKL or broken.
     """
 
     def __init__(
@@ -51,7 +56,12 @@ class AutoencoderModule(LightningModule):
                 f"model.vae and model.pretrained: exactly one must be set; got vae={vae!r}, pretrained={pretrained!r}. "
                 "Give a config to start fresh or a folder to go on from."
             )
-        self.vae = AutoencoderKL(**vae) if vae is not None else AutoencoderKL.from_pretrained(pretrained)
+        self.vae = AutoencoderKL(**vae) if vae is not None else load_autoencoder(pretrained)
+        if not isinstance(self.vae, AutoencoderKL):
+            raise ValueError(
+                f"model.pretrained must be an AutoencoderKL; got {type(self.vae).__name__}, in {pretrained}. "
+                "Name a variational autoencoder's folder."
+            )
         if not train_encoder:
             self.vae.encoder.requires_grad_(False)
             if self.vae.quant_conv is not None:
@@ -94,14 +104,22 @@ class AutoencoderModule(LightningModule):
         psnr = -10 * (error.square().mean(dim=(1, 2, 3)) / 4).log10()
         self.log("val/psnr", psnr.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
 
+    def scaling_factor(self) -> float | None:
+        """Return what gives the last validation's latents unit variance, over all ranks, which must all call this.
+
+        Returns:
+            The factor, or None where nothing was validated.
+        """
+        count, total, squares = torch.tensor(gather(self._moments.tolist()), dtype=torch.float64).sum(0).tolist()
+        return round((squares / count - (total / count) ** 2) ** -0.5, 4) if count else None
+
     def on_fit_end(self) -> None:
         """Write the autoencoder with the scaling factor that gives its latents unit variance."""
+        factor = self.scaling_factor()
         if not self.trainer.is_global_zero:
             return
-        count, total, squares = self._moments.tolist()
-        if count and self.train_encoder:
-            variance = squares / count - (total / count) ** 2
-            self.vae.register_to_config(scaling_factor=round(variance**-0.5, 4))
+        if factor is not None and self.train_encoder:
+            self.vae.register_to_config(scaling_factor=factor)
         self.vae.save_pretrained(Path(self.out))
 
     def configure_optimizers(self):

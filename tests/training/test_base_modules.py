@@ -4,7 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from diffusers import AutoencoderTiny
 from lightning.pytorch import Trainer
+from safetensors.torch import load_file, save_file
+from torch.multiprocessing import start_processes
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.datamodule import Matterport3DDataModule
@@ -89,6 +92,47 @@ def test_autoencoder_may_keep_its_latent_space(world, tmp_path):
 def test_autoencoder_wants_a_config_or_a_folder():
     with pytest.raises(ValueError, match=r"model.vae and model.pretrained: exactly one must be set"):
         AutoencoderModule(out="x")
+
+
+def test_autoencoder_is_loaded_whole_or_not_at_all(tmp_path):
+    folder = tiny_base(tmp_path / "base") / "vae"
+    (weights,) = folder.glob("*.safetensors")
+    tensors = load_file(weights)
+    tensors.pop("decoder.conv_in.weight")
+    save_file(tensors, weights)
+    with pytest.raises(ValueError, match=r"exactly those of the AutoencoderKL .*1 missing keys, as decoder.conv_in"):
+        AutoencoderModule(out="x", pretrained=str(folder))
+    weights.unlink()
+    AutoencoderTiny(encoder_block_out_channels=[8] * 4, decoder_block_out_channels=[8] * 4).save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"model.pretrained must be an AutoencoderKL; got AutoencoderTiny, in .*vae"):
+        AutoencoderModule(out="x", pretrained=str(folder))
+
+
+def test_scaling_factor_is_that_of_all_ranks(world, tmp_path):
+    torch.manual_seed(0)
+    module, dataset = AutoencoderModule(out="x", vae=VAE).eval(), data(world).train_dataset()
+    batches = [MultiViewBatch.collate([dataset[i]]) for i in range(2)]
+    start_processes(factor_of_rank, (module, batches, tmp_path), nprocs=2, start_method="fork")
+    alone = []
+    for batch in batches:
+        module.on_validation_epoch_start()
+        with torch.no_grad():
+            module.validation_step(batch, 0)
+        alone.append(module.scaling_factor())
+    with torch.no_grad():
+        module.validation_step(batches[0], 0)  # after batch 1: now both
+    for rank in range(2):
+        assert float((tmp_path / f"rank{rank}").read_text()) == pytest.approx(module.scaling_factor(), abs=1e-4)
+    assert len({*alone, module.scaling_factor()}) == 3
+
+
+def factor_of_rank(rank: int, module: AutoencoderModule, batches: list[MultiViewBatch], folder: Path) -> None:
+    """Validate one batch per rank and note the scaling factor that the rank finds."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    with torch.no_grad():
+        module.validation_step(batches[rank], 0)
+    (folder / f"rank{rank}").write_text(str(module.scaling_factor()))
+    torch.distributed.destroy_process_group()
 
 
 def single_view(tmp_path: Path, **settings) -> SingleViewModule:
