@@ -1,18 +1,23 @@
 """`mvdiff fit|validate|test|predict`: LightningCLI with a launcher bridge and a total batch size."""
 
 import os
+import textwrap
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mvdiff.cli.config_files import with_config_paths
+from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
 
+_OTHER_WEIGHTS = "Error(s) in loading state_dict"
 _PARSER_NOISE = (
     "Does not validate against any of the Union subtypes",
     "Subtypes:",
@@ -72,10 +77,12 @@ class MVDiffCLI(LightningCLI):
         """Take no settings from a checkpoint: it brings weights, and loading it checks that they fit."""
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints without running any code in them, unless asked otherwise."""
+        """Load checkpoints without running any code in them, unless asked otherwise; first look at what they hold."""
         settings = self.config[self.subcommand]
         if settings.weights_only is None:
             settings.weights_only = True
+        if settings.weights_only and settings.ckpt_path is not None:
+            check_checkpoint(settings.ckpt_path, resume=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs):
         """Build the Trainer and check it against the launcher; for `fit`, set the gradient accumulation."""
@@ -111,15 +118,45 @@ def run_trainer(arguments: Sequence[str]) -> int:
         The exit status, 0.
 
     Raises:
-        ValueError: A setting is unknown or wrong, or the model or data refuse one.
+        ValueError: A setting is unknown or wrong, the model or data refuse one, or the checkpoint is another model's.
     """
     try:
         MVDiffCLI(arguments)
     except ArgumentError as error:
         raise ValueError(f"{readable(str(error))}. Run mvdiff {arguments[0]} --help for all settings.") from error
-    except ValueError as error:
+    except (ValueError, MisconfigurationException) as error:
         raise ValueError(readable(str(error))) from error
+    except RuntimeError as error:
+        if not str(error).startswith(_OTHER_WEIGHTS):
+            raise
+        raise ValueError(
+            "--ckpt_path must hold exactly the weights of the model; got a checkpoint of another model: "
+            f"{textwrap.shorten(str(error), 300)}. Use the YAML file it was trained with."
+        ) from error
     return 0
+
+
+def check_checkpoint(path: str, resume: bool) -> None:
+    """Refuse a file that is no training checkpoint.
+
+    Names and places that Lightning looks up itself ("last", a folder, another file system) are left to it.
+
+    Args:
+        path: What `--ckpt_path` says.
+        resume: Whether training shall go on from it.
+
+    Raises:
+        ValueError: The file cannot be read, or was not written by training.
+    """
+    if not Path(path).is_file():
+        return
+    needed = ["pytorch-lightning_version", *(["optimizer_states", "loops"] if resume else [])]
+    missing = [name for name in needed if name not in read_checkpoint(path, lazy=True)]
+    if missing:
+        raise ValueError(
+            f"--ckpt_path must be a checkpoint of training; got a file without {', '.join(missing)}: {path}. "
+            "Give a .ckpt file that `mvdiff fit` wrote."
+        )
 
 
 def readable(message: str) -> str:

@@ -61,8 +61,12 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, use_ema: bool = T
     return info
 
 
-def read_checkpoint(path: str | Path) -> dict[str, Any]:
+def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
     """Read a Lightning checkpoint onto the CPU, safely: tensors and plain values only.
+
+    Args:
+        path: The file.
+        lazy: Leave tensors on disk until they are used; for a look at what a file holds.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -72,7 +76,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint must be a file; got {path}. Give a .ckpt file that `mvdiff fit` wrote.")
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True)
+        values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(

@@ -144,6 +144,59 @@ def test_a_checkpoint_of_another_model_is_one_line(config, tmp_path, capsys):
     assert "a checkpoint of another model" in capsys.readouterr().err
 
 
+def error_line(capsys, *arguments) -> str:
+    """What a command that must fail says: one line, no traceback."""
+    assert main(list(arguments)) == 1
+    shown = capsys.readouterr().err
+    assert "Traceback" not in shown
+    (line,) = [line for line in shown.splitlines() if line.startswith(f"mvdiff {arguments[0]}: error:")]
+    return line
+
+
+def test_a_file_that_is_no_checkpoint_is_one_line(config, tmp_path, capsys):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    broken, plain = tmp_path / "broken.ckpt", tmp_path / "plain.ckpt"
+    broken.write_bytes(b"no zip file")
+    torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, plain)
+    for path, text in ((broken, "must be a readable file"), (plain, "without optimizer_states, loops: ")):
+        line = error_line(capsys, "fit", "--config", run, "--ckpt_path", str(path))
+        assert text in line
+        assert str(path) in line
+
+
+def test_a_checkpoint_of_another_kind_of_model_is_one_line(trained, config, tmp_path, capsys):
+    vae = json.loads((Path(config["model"]["init_args"]["base"]) / "vae" / "config.json").read_text())
+    vae = {name: vae[name] for name in ("block_out_channels", "down_block_types", "up_block_types", "norm_num_groups")}
+    other = config | {
+        "model": {
+            "class_path": "mvdiff.training.autoencoder.AutoencoderModule",
+            "init_args": {"out": str(tmp_path / "vae"), "vae": vae},
+        }
+    }
+    other["trainer"] = {**other["trainer"], "callbacks": [], "default_root_dir": str(tmp_path)}
+    run = str(write_config(tmp_path / "run.yaml", other))
+    line = error_line(capsys, "validate", "--config", run, "--ckpt_path", str(trained / "best.ckpt"))
+    assert "--ckpt_path must hold exactly the weights of the model; got a checkpoint of another model: " in line
+    assert "AutoencoderModule" in line
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_device_that_is_not_there_is_one_line(config, tmp_path, capsys):
+    run = str(write_config(tmp_path / "run.yaml", config))
+    assert "CUDAAccelerator" in error_line(capsys, "fit", "--config", run, "--trainer.accelerator", "cuda")
+
+
+def test_a_score_that_nobody_gives_is_one_line(config, tmp_path, capsys):
+    run = copy.deepcopy(config)
+    run["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1, "default_root_dir": str(tmp_path)}
+    best = {"monitor": "val/overlap_psnr", "mode": "max"}
+    keep = [{"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best}]
+    run["trainer"]["callbacks"] = keep
+    run["model"]["init_args"]["num_validation_samples"] = 0
+    line = error_line(capsys, "fit", "--config", str(write_config(tmp_path / "run.yaml", run)))
+    assert "val/overlap_psnr" in line
+
+
 class Parsed(MVDiffCLI):
     """The command line up to the trainer, without running it."""
 
