@@ -51,8 +51,10 @@ from mvdiff.geometry.panorama import (
 from mvdiff.geometry.sampling import (
     cell_centres,
     cell_from_pixel,
+    inside_image,
     normalized_from_pixel,
     pixel_from_cell,
+    pixel_from_normalized,
     sample_bilinear,
 )
 
@@ -67,6 +69,7 @@ __all__ = [
     "equirectangular_directions",
     "equirectangular_from_skybox",
     "homography",
+    "inside_image",
     "intrinsics_from_fov",
     "normalized_from_pixel",
     "overlapping_neighbours",
@@ -74,6 +77,7 @@ __all__ = [
     "perspective_from_skybox",
     "pixel_directions",
     "pixel_from_cell",
+    "pixel_from_normalized",
     "project_directions",
     "resize_intrinsics",
     "rotation_from_yaw_pitch",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvdiff.geometry.sampling import pixel_from_cell
 from mvdiff.shapes import check_shapes
 
 
@@ -87,7 +88,7 @@ def resize_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
     """Return the intrinsics of the image resized by the given factors (convention 4).
 
     Resizing maps x to ``s (x + 0.5) - 0.5``: the focal length scales, and the principal point moves with its half
-    pixel.
+    pixel, as if an old pixel were a cell of s new ones.
 
     Args:
         K: [..., 3, 3] intrinsics in pixels.
@@ -106,7 +107,7 @@ def resize_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
     resized = K.clone()
     for row, scale in enumerate((scale_x, scale_y)):
         resized[..., row, :2] *= scale
-        resized[..., row, 2] = scale * (K[..., row, 2] + 0.5) - 0.5
+        resized[..., row, 2] = pixel_from_cell(K[..., row, 2], stride=scale)
     return resized
 
 

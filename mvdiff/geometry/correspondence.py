@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from mvdiff.geometry.sampling import cell_centres, cell_from_pixel, pixel_from_cell
+from mvdiff.geometry.sampling import cell_centres, cell_from_pixel, inside_image, pixel_from_cell
 from mvdiff.shapes import check_shapes
 
 MIN_DEPTH = 1e-6
@@ -234,9 +234,3 @@ def _project(H: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
     in_front = depth > MIN_DEPTH
     scale = torch.where(in_front, 1 / torch.where(in_front, depth, 1), 0)
     return torch.stack([u * scale, v * scale], dim=-1), in_front
-
-
-def inside_image(xy: Tensor, height: int, width: int) -> Tensor:
-    """Tell which [..., 2] pixel coordinates lie inside an image, its outer half pixels included."""
-    x, y = xy.unbind(dim=-1)
-    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)

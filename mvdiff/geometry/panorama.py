@@ -13,10 +13,16 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
-from mvdiff.geometry.correspondence import MIN_DEPTH, inside_image
+from mvdiff.geometry.correspondence import MIN_DEPTH
 from mvdiff.geometry.cubemap import atlas_from_faces, atlas_grid
 from mvdiff.geometry.mipmaps import at_mip_level, mip_level
-from mvdiff.geometry.sampling import cell_centres, normalized_from_pixel, sample_bilinear
+from mvdiff.geometry.sampling import (
+    cell_centres,
+    inside_image,
+    normalized_from_pixel,
+    pixel_from_normalized,
+    sample_bilinear,
+)
 from mvdiff.shapes import check_shapes
 
 SKYBOX_YAW_DEG = (270.0, 270.0, 0.0, 90.0, 180.0, 270.0)
@@ -43,8 +49,8 @@ def equirectangular_directions(height: int, width: int, device: torch.device | s
         [0.02, -1.0, 0.01]
     """
     _check_equirectangular("width", height, width)
-    yaw = (torch.arange(width, dtype=torch.float64, device=device) + 0.5) * (2 * math.pi / width) - math.pi
-    pitch = math.pi / 2 - (torch.arange(height, dtype=torch.float64, device=device)[:, None] + 0.5) * (math.pi / height)
+    relative = normalized_from_pixel(cell_centres(height, width, stride=1, device=device), height, width)
+    yaw, pitch = math.pi * relative[:1, :, 0], -math.pi / 2 * relative[:, :1, 1]
     x, y, z = torch.broadcast_tensors(pitch.cos() * yaw.sin(), -pitch.sin(), pitch.cos() * yaw.cos())
     return torch.stack([x, y, z], dim=-1).float()
 
@@ -122,9 +128,10 @@ def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height
         padded = torch.cat([padded[..., -1:], padded, padded[..., :1]], dim=-1)
 
         def sample(x: Tensor, y: Tensor, z: Tensor) -> Tensor:
-            column = (torch.atan2(x, z) / (2 * math.pi) + 0.5) * W
-            row = (torch.atan2(y, torch.hypot(x, z)) / math.pi + 0.5) * H
-            return sample_bilinear(padded, torch.stack([column + 0.5, row + 0.5], dim=-1)[None])[0]
+            yaw, depression = torch.atan2(x, z), torch.atan2(y, torch.hypot(x, z))
+            relative = torch.stack([yaw / math.pi, depression / (math.pi / 2)], dim=-1)
+            xy = pixel_from_normalized(relative, H, W) + 1  # past the padding
+            return sample_bilinear(padded, xy[None])[0]
 
         return sample
 

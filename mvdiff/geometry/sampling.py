@@ -13,12 +13,12 @@ from torch import Tensor
 from mvdiff.shapes import check_shapes
 
 
-def pixel_from_cell(cell: Tensor | float, stride: int) -> Tensor | float:
+def pixel_from_cell(cell: Tensor | float, stride: float) -> Tensor | float:
     """Return the pixel coordinate of a cell coordinate: ``s * cell + (s - 1) / 2`` (convention 5).
 
     Args:
-        cell: cell coordinates (integers at cell centres).
-        stride: pixels per cell s.
+        cell: cell coordinates (integers at cell centres), tensor, array or number.
+        stride: pixels per cell s; a fraction where pixels are larger than cells.
 
     Returns:
         Pixel coordinates (integers at pixel centres).
@@ -30,11 +30,11 @@ def pixel_from_cell(cell: Tensor | float, stride: int) -> Tensor | float:
     return cell * stride + (stride - 1) / 2
 
 
-def cell_from_pixel(pixel: Tensor | float, stride: int) -> Tensor | float:
+def cell_from_pixel(pixel: Tensor | float, stride: float) -> Tensor | float:
     """Return the cell coordinate of a pixel coordinate: the inverse of :func:`pixel_from_cell`.
 
     Args:
-        pixel: pixel coordinates (integers at pixel centres).
+        pixel: pixel coordinates (integers at pixel centres), tensor, array or number.
         stride: pixels per cell s.
 
     Returns:
@@ -87,6 +87,36 @@ def normalized_from_pixel(xy: Tensor, height: int, width: int) -> Tensor:
     """
     check_shapes(xy=(xy, "... 2"))
     return (2 * xy + 1) / xy.new_tensor([width, height]) - 1
+
+
+def pixel_from_normalized(xy: Tensor, height: int, width: int) -> Tensor:
+    """Return the pixel coordinates of grid_sample coordinates: the inverse of :func:`normalized_from_pixel`.
+
+    Args:
+        xy: [..., 2] coordinates, -1 and 1 at the image's edges.
+        height: image height in pixels.
+        width: image width in pixels.
+
+    Returns:
+        [..., 2] (x, y) pixel coordinates.
+
+    Example:
+        >>> pixel_from_normalized(torch.tensor([-1.0, 0.0]), height=4, width=8).tolist()
+        [-0.5, 1.5]
+    """
+    check_shapes(xy=(xy, "... 2"))
+    return ((xy + 1) * xy.new_tensor([width, height]) - 1) / 2
+
+
+def inside_image(xy: Tensor, height: int, width: int) -> Tensor:
+    """Tell which [..., 2] pixel coordinates lie inside an image, its outer half pixels included.
+
+    Example:
+        >>> inside_image(torch.tensor([[-0.5, 3.5], [-0.6, 0.0]]), height=4, width=8).tolist()
+        [True, False]
+    """
+    x, y = xy.unbind(dim=-1)
+    return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
 
 
 def sample_bilinear(images: Tensor, xy: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:

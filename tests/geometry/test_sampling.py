@@ -1,3 +1,6 @@
+import ast
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import map_coordinates
 
-from mvdiff.geometry import cell_centres, cell_from_pixel, normalized_from_pixel, pixel_from_cell, sample_bilinear
+from mvdiff import geometry
+from mvdiff.data.toyworld import write
+from mvdiff.geometry import (
+    cell_centres,
+    cell_from_pixel,
+    normalized_from_pixel,
+    pixel_from_cell,
+    pixel_from_normalized,
+    sample_bilinear,
+)
 
 
 def test_golden_cell_centres_have_their_half_pixels():
@@ -66,3 +78,20 @@ def test_gradients_flow_to_images_and_positions():
 def test_batch_must_agree():
     with pytest.raises(ValueError, match=r"xy must have shape \[B, ..., 2\] with B = 2; got \[3, 5, 2\]"):
         sample_bilinear(torch.zeros(2, 1, 4, 4), torch.zeros(3, 5, 2))
+
+
+@given(st.floats(-50, 50), st.floats(-50, 50), st.integers(1, 40), st.integers(1, 40))
+def test_normalized_coordinates_there_and_back(x, y, height, width):
+    xy = torch.tensor([x, y], dtype=torch.float64)
+    relative = normalized_from_pixel(xy, height, width)
+    torch.testing.assert_close(pixel_from_normalized(relative, height, width), xy)
+
+
+FILES = [*sorted(Path(geometry.__file__).parent.glob("*.py")), Path(write.__file__)]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_half_pixels_live_in_sampling_alone(path):
+    constants = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Constant)]
+    halves = [node.lineno for node in constants if node.value == 0.5]
+    assert path.stem == "sampling" or not halves, f"half pixels in {path.name}, lines {halves}"

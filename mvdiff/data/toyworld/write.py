@@ -20,6 +20,7 @@ from mvdiff.data.toyworld.render import Hits, trace
 from mvdiff.data.toyworld.scene import Scene, make_scene, make_walk, walk_poses
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import skybox_cameras
+from mvdiff.geometry.sampling import cell_from_pixel
 
 LABEL_SIZE = 64  # pixels of the views in which captions look for things
 FRAME_SUPERSAMPLING = 2  # faces have one ray per texel: views are cut from them at half their resolution
@@ -53,8 +54,8 @@ def render_view(scene: Scene, K, R, t, height: int, width: int, supersampling: i
 def _z1_directions(K, R, height: int, width: int, factor: int) -> np.ndarray:
     """Return world directions `[H f * W f, 3]` whose camera z is 1, so that distance is z-depth."""
     ys, xs = np.meshgrid(
-        (np.arange(height * factor) + 0.5) / factor - 0.5,
-        (np.arange(width * factor) + 0.5) / factor - 0.5,
+        cell_from_pixel(np.arange(height * factor), stride=factor),
+        cell_from_pixel(np.arange(width * factor), stride=factor),
         indexing="ij",
     )
     K, R = np.asarray(K, np.float64), np.asarray(R, np.float64)
