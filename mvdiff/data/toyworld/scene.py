@@ -10,8 +10,10 @@ import hashlib
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from mvdiff.data.toyworld.primitives import EPSILON, Ball, Block, Solid, Tapered
+from mvdiff.geometry.cameras import rotation_from_yaw_pitch
 
 COLOURS = {
     "red": (205, 38, 38),
@@ -208,9 +210,8 @@ def walk_poses(seed: int, index: int, num_frames: int) -> list[tuple[np.ndarray,
             [WALK_RADIUS * np.sin(angle), -1.35 - 0.1 * np.sin(2 * angle + phase), WALK_RADIUS * np.cos(angle)]
         )
         yaw, pitch = angle + np.pi + sway * np.sin(3 * angle + phase), -0.16 + 0.05 * np.sin(angle + phase)
-        Ry = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
-        Rx = np.array([[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]])
-        poses.append((Ry @ Rx, t))
+        yaw_deg, pitch_deg = torch.rad2deg(torch.tensor([yaw, pitch], dtype=torch.float64))
+        poses.append((rotation_from_yaw_pitch(yaw_deg, pitch_deg).numpy(), t))
     return poses
 
 
