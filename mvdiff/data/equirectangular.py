@@ -16,9 +16,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8, to_unit_range
+from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
 from mvdiff.data.panoramas import Captions, EmptyCaptionError
 from mvdiff.geometry.panorama import perspective_from_equirectangular
+from mvdiff.samples import from_uint8
 
 _log = logging.getLogger(__name__)
 
@@ -165,7 +166,7 @@ class EquirectangularPanoramas:
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
-        return to_unit_range(perspective_from_equirectangular(self.panorama(index), K, R, height, width))
+        return from_uint8(perspective_from_equirectangular(self.panorama(index), K, R, height, width))
 
     def captions(self, index: int) -> Captions:
         """Read the prompts."""

@@ -59,8 +59,3 @@ def _opened(path: Path) -> Iterator[Image.Image]:
             f"{path} must be a whole image file; got one that cannot be decoded ({error}). "
             "Run `mvdiff data check` on the data set's folder and fetch what it names again."
         ) from error
-
-
-def to_unit_range(images: Tensor) -> Tensor:
-    """Map [0, 255], uint8 or float, to float32 [-1, 1]; rounding errors of interpolation are clipped."""
-    return (images.float() * (2 / 255) - 1).clamp_(-1, 1)

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.data.images import read_image_uint8, to_unit_range
+from mvdiff.data.images import read_image_uint8
 from mvdiff.data.panoramas import Captions, EmptyCaptionError
 from mvdiff.geometry.panorama import perspective_from_skybox
+from mvdiff.samples import from_uint8
 
 CAPTION_DEGREES = tuple(range(0, 360, 45))
 """Yaws that have a caption file each."""
@@ -161,7 +162,7 @@ class Matterport3DPanoramas:
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
-        return to_unit_range(perspective_from_skybox(self.faces(index), K, R, height, width))
+        return from_uint8(perspective_from_skybox(self.faces(index), K, R, height, width))
 
     def captions(self, index: int) -> Captions:
         """Read the captions of the eight yaws, and of "up" and "down" where the files exist."""

@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from mvdiff.data.toyworld.captions import NONE
 from mvdiff.eval.weights import module_hash
+from mvdiff.samples import from_uint8
 
 NAME = "toy-features"
 IMAGE_SIZE = 64
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
-NONE = "none"
 
 
 class ToyFeatureNet(nn.Module):
@@ -80,7 +81,7 @@ class ToyFeatureNet(nn.Module):
             ``{"features": [N, D], <head>: [N, num labels], ...}``.
         """
         if images.dtype == torch.uint8:
-            images = images.float() / 127.5 - 1
+            images = from_uint8(images)
         images = images.to(next(self.parameters()).dtype)
         if images.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
             images = F.interpolate(
