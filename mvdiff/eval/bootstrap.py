@@ -90,8 +90,3 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 def paired_difference(a: Sequence[float], b: Sequence[float], **options) -> Interval:
     """Interval of the mean of ``a - b`` for two methods on the same samples (options: see `bootstrap`)."""
     return bootstrap(difference, a, b, paired=True, **options)
-
-
-def unpaired_difference(a: Sequence[float], b: Sequence[float], **options) -> Interval:
-    """Interval of ``mean(a) - mean(b)`` for independent samples (options: see `bootstrap`)."""
-    return bootstrap(difference, a, b, paired=False, **options)

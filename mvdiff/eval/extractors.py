@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvdiff.eval.features import NAME as TOY_NAME
 from mvdiff.eval.features import ToyFeatureNet, packaged_toy_features
-from mvdiff.eval.weights import file_hash, module_hash
+from mvdiff.eval.weights import file_hash
 from mvdiff.shapes import check_shapes
 
 INCEPTION_NAME = "inception-v3-compat"
@@ -128,23 +128,6 @@ def toy_extractor(
         return out["features"], out[head]
 
     return FeatureExtractor(TOY_NAME, net.weights_hash(), net.num_features, run, f"64x64 toy views, head {head!r}")
-
-
-def module_extractor(module: nn.Module, name: str, device: str | torch.device = "cpu") -> FeatureExtractor:
-    """Use any module that maps uint8 images to features [N, ``num_features``]; it has no logits.
-
-    Raises:
-        ValueError: The module has no ``num_features``.
-    """
-    num_features = getattr(module, "num_features", None)
-    if not isinstance(num_features, int):
-        raise ValueError(
-            f"feature extractor must have an int num_features; got {num_features!r}. Set it on the module."
-        )
-    module = module.to(device).eval()
-    return FeatureExtractor(
-        name, module_hash(module), num_features, lambda images: (module(images.to(device)), None), "uint8, as given"
-    )
 
 
 def _inception_path(weights: str | Path | None) -> Path:

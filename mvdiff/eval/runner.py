@@ -43,7 +43,6 @@ RESULTS = {
 }
 """Metrics one can ask for, and the numbers that each gives."""
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
-TOY_METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreement", "sharpness")
 UNAVAILABLE = (ValueError, OSError, ImportError)
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-HASH_LENGTH = 16
-
 
 def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hex."""

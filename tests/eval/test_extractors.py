@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from mvdiff.eval.extractors import inception_extractor, module_extractor, toy_extractor
+from mvdiff.eval.extractors import FeatureExtractor, inception_extractor, toy_extractor
 from mvdiff.eval.features import ToyFeatureNet
-from mvdiff.eval.weights import file_hash, module_hash
+from mvdiff.eval.weights import file_hash
 from tests.eval.inception import write_random_inception
 
 
@@ -95,19 +95,10 @@ def test_toy_extractor(tmp_path):
         toy_extractor(tmp_path, head="colour")
 
 
-def test_any_module_with_num_features():
-    class Mean(torch.nn.Module):
-        num_features = 3
-
-        def forward(self, x):
-            return x.float().mean(dim=(2, 3))
-
-    extractor = module_extractor(Mean(), "mean-colour")
+def test_any_function_of_images_may_extract():
+    extractor = FeatureExtractor("mean-colour", "", 3, lambda x: (x.float().mean(dim=(2, 3)), None), "as given")
     features, logits = extractor(images())
     assert logits is None
     assert torch.equal(features, images().float().mean(dim=(2, 3)))
-    assert extractor.weights_hash == module_hash(Mean())
-    with pytest.raises(ValueError, match="must have an int num_features; got None"):
-        module_extractor(torch.nn.Identity(), "x")
     with pytest.raises(ValueError, match=r"images_uint8 must be uint8; got torch\.float32"):
         extractor(images().float())

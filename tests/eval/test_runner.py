@@ -13,7 +13,7 @@ from mvdiff.eval.distribution import frechet_distance
 from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.eval.overlap import overlap_psnr
-from mvdiff.eval.runner import TOY_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
+from mvdiff.eval.runner import EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.eval.sharpness import gradient_energy
 from mvdiff.eval.sources import DataSource, FolderSource
 from mvdiff.eval.table import results_table
@@ -24,6 +24,8 @@ from tests.data.folders import write_matterport3d
 from tests.eval.clip import write_transformers_clip
 from tests.eval.inception import write_random_inception
 from tests.eval.worlds import RIG, views, write_judge, write_samples, write_upstream
+
+TOY_METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreement", "sharpness")
 
 
 @pytest.fixture
