@@ -12,12 +12,14 @@ import argparse
 import json
 import statistics
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.cli.config_files import config_path
+from mvdiff.data.datamodule import PanoramaDataModule
 from mvdiff.diffusion import multiview_noise_loss, training_noise
 from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
 from mvdiff.eval.overlap import psnr_from_mse
@@ -32,12 +34,18 @@ FOREIGN, SILENT = "CAA, neighbours of another panorama", "CAA, attention switche
 NOISE_EPOCH = -2  # noise of its own, neither training's nor validation's
 
 
+def read_run(configs: list[str]) -> tuple[PanoramaDataModule, dict[str, Any]]:
+    """Return the data of a run and its model's settings; later files overlay earlier ones."""
+    paths = [config_path(name) for name in configs]
+    models = [yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("model", {}) for path in paths]
+    settings = {name: value for model in models for name, value in model.get("init_args", {}).items()}
+    return source_from_config(paths).data, settings
+
+
 @torch.no_grad()
 def round_trip(options: argparse.Namespace) -> None:
-    path = config_path(options.config)
-    data = source_from_config([path]).data
-    name = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]["init_args"]["vae"]
-    vae, dataset = load_autoencoder(name).eval(), data.test_dataset()
+    data, settings = read_run(options.config)
+    vae, dataset = load_autoencoder(settings["vae"]).eval(), data.test_dataset()
     psnr = []
     for i in range(len(dataset)):
         sample = dataset[i]
@@ -88,12 +96,11 @@ def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: l
 
 
 def losses(options: argparse.Namespace) -> None:
-    path = config_path(options.config)
-    settings = yaml.safe_load(Path(path).read_text(encoding="utf-8"))["model"]["init_args"]
+    data, settings = read_run(options.config)
     module = MultiViewModule(base=settings["base"], vae=settings.get("vae"), init_adapter=options.model)
     module.configure_model()
     module.eval()
-    dataset = source_from_config([path]).data.test_dataset()
+    dataset = data.test_dataset()
     batch = MultiViewBatch.collate([dataset[i] for i in range(len(dataset))])
     measured = held_out_losses(module, batch, options.timesteps)
     per_panorama = {method: values.mean(1).tolist() for method, values in measured.items()}
@@ -115,11 +122,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     first = commands.add_parser("round_trip")
-    first.add_argument("--config", default="real/pano.yaml")
+    first.add_argument("--config", nargs="+", default=["real/pano.yaml"])
     first.add_argument("--out", default="runs/real/round_trip")
     first.set_defaults(run=round_trip)
     second = commands.add_parser("losses")
-    second.add_argument("--config", default="real/pano.yaml")
+    second.add_argument("--config", nargs="+", default=["real/pano.yaml"])
     second.add_argument("--model", default="runs/real/pano-model", help="model folder that fit wrote")
     second.add_argument("--timesteps", type=int, nargs="+", default=[100, 300, 500, 700, 900])
     second.add_argument("--out", help="write each panorama's losses as JSON")

@@ -7,8 +7,7 @@ from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.prepare.check import check_folder
 from mvdiff.eval.overlap import overlap_psnr, psnr_from_mse
-from mvdiff.geometry.cameras import RingRig
-from mvdiff.geometry.panorama import stitch
+from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
 from mvdiff.samples import to_uint8
 
@@ -59,14 +58,19 @@ def test_a_turn_of_one_view_moves_views_by_one_place(test_data, panoramas):
     assert (turned.int() - panoramas[0].int()).abs().float().mean() > 10
 
 
-def test_stitched_views_cover_the_horizon_without_a_seam(panoramas):
-    K, R = RIG.cameras()
-    panorama, covered = stitch(panoramas[0].float() / 127.5 - 1, K, R, 128, 256)
-    horizon = panorama[:, 48:80]
-    assert covered[48:80].all()
-    steps = (horizon - horizon.roll(1, dims=2)).abs().mean(dim=(0, 1))
-    assert steps[0] < steps.max()  # the step over the wrap is one like any other
-    assert steps[0] < 3 * steps.median()
+def test_real_pictures_continue_over_every_border_of_faces(test_data):
+    # Views whose middle column (yaw 45, 135, ...) or middle row (pitch +-45) is the border of two faces: the step over
+    # it is one like those beside it, which holds only where faces lie in their true order and turn.
+    source = Matterport3DPanoramas(test_data / "data" / "mp3d_skybox", "test")
+    beside = [(yaw, 0, 60) for yaw in (45, 135, 225, 315)]
+    above_and_below = [(yaw, pitch, 60) for pitch in (45, -45) for yaw in (0, 90, 180, 270)]
+    K, R = Rig(beside + above_and_below, 128, 128).cameras()
+    for i in range(2):
+        views = source.views(i, K, R, 128, 128)
+        views[4:] = views[4:].mT.clone()
+        steps = (views[..., 1:] - views[..., :-1]).abs().mean(dim=(1, 2))
+        ratio = steps[:, 63] / steps[:, 48:79].mean(dim=1)
+        assert ratio.mean() < 1.5
 
 
 @torch.no_grad()
