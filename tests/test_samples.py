@@ -7,12 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mvdiff.geometry.cameras import RingRig
 from PIL import Image
 
+from mvdiff.geometry.cameras import RingRig
 from mvdiff.samples import (
     SampleRecord,
-    describe_cameras,
     find_samples,
     from_uint8,
     is_complete,
@@ -44,6 +43,7 @@ def test_golden_to_uint8_rounds_and_clips():
 def test_uint8_there_and_back():
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_uint8(from_uint8(every)), every)
+    assert from_uint8(torch.tensor([-0.1, 127.5, 255.1])).tolist() == [-1, 0, 1]
     with pytest.raises(ValueError, match="images must be finite"):
         to_uint8(torch.tensor([float("nan")]))
 
@@ -67,7 +67,9 @@ def test_write_and_read_back(tmp_path):
 
 def test_cameras_without_a_rig(tmp_path):
     K, R = RIG.cameras(yaw_offset_deg=17.0)
-    made = SampleRecord("x", list("abcd"), cameras=describe_cameras(K, R, 6, 10))
+    turned = [{"K": k.tolist(), "R": r.tolist()} for k, r in zip(K, R, strict=True)]
+    cameras = {"height": 6, "width": 10, "views": turned}
+    made = SampleRecord("x", list("abcd"), cameras=cameras)
     back = read_sample(write_sample(tmp_path / "x", made, views())).record.camera_tensors()
     assert torch.equal(back[0], K)
     assert torch.equal(back[1], R)

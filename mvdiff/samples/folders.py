@@ -1,0 +1,67 @@
+"""Sample folders by name: where a sample lies, which are complete, which files are its views."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from urllib.parse import quote
+
+from mvdiff.samples.record import RECORD_NAME
+
+PANORAMA_NAME = "panorama.png"
+PROMPT_NAME = "prompt.txt"
+
+logger = logging.getLogger(__name__)
+
+
+def sample_folder(root: str | Path, sample_id: str) -> Path:
+    """Return the folder of a sample; ids with slashes stay one level, distinct ids stay distinct.
+
+    Example:
+        >>> sample_folder("out", "scene/pano 1").as_posix()
+        'out/scene%2Fpano%201'
+    """
+    name = quote(str(sample_id), safe="")
+    return Path(root) / ("%2E" + name[1:] if name.startswith(".") else name)
+
+
+def is_complete(folder: str | Path) -> bool:
+    """Tell whether a folder holds a finished sample (its ``sample.json`` is there)."""
+    return (Path(folder) / RECORD_NAME).is_file()
+
+
+def find_samples(root: str | Path) -> list[Path]:
+    """List the complete sample folders at or below a root, sorted; incomplete ones are counted in a warning.
+
+    Raises:
+        FileNotFoundError: The root does not exist.
+    """
+    complete, incomplete = scan_samples(root)
+    if incomplete:
+        logger.warning("%s: %d incomplete sample folder(s) left out, e.g. %s", root, len(incomplete), incomplete[0])
+    return complete
+
+
+def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
+    """List the sample folders at or below a root: ``(complete, incomplete)``, each sorted.
+
+    A folder with ``0.png`` but neither ``sample.json`` nor upstream's ``prompt.txt`` is incomplete.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"sample root must be a folder; got {root}. Check the path.")
+    complete, incomplete = [], []
+    for folder, subfolders, names in os.walk(root):
+        subfolders.sort()
+        if RECORD_NAME in names or ("0.png" in names and PROMPT_NAME in names):
+            complete.append(Path(folder))
+        elif "0.png" in names:
+            incomplete.append(Path(folder))
+    return sorted(complete), sorted(incomplete)
+
+
+def numbered(folder: Path, suffix: str) -> list[Path]:
+    """List the files `<number><suffix>` of a folder, by number."""
+    found = [path for path in folder.glob(f"*{suffix}") if path.stem.isascii() and path.stem.isdigit()]
+    return sorted(found, key=lambda path: int(path.stem))

@@ -1,0 +1,56 @@
+"""Images as numbers and as files: float in [-1, 1], integers in [0, 255], PNG."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Round images in [-1, 1] to integers in [0, 255]; values outside are clipped. The shape is kept.
+
+    Raises:
+        ValueError: A value is NaN or infinite.
+
+    Example:
+        >>> to_uint8(torch.tensor([-1.0, 0.0, 1.0, 7.0])).tolist()
+        [0, 128, 255, 255]
+    """
+    images = images.detach().float()
+    if not bool(torch.isfinite(images).all()):
+        raise ValueError("images must be finite; got NaN or inf. Look for an overflow in the model (try float32).")
+    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def from_uint8(images_uint8: Tensor) -> Tensor:
+    """Map [0, 255] to float32 images in [-1, 1]; the inverse of `to_uint8`.
+
+    Images that were interpolated are float already; their rounding errors are clipped.
+    """
+    return (images_uint8.float() / 127.5 - 1).clamp(-1, 1)
+
+
+def read_png(path: Path) -> Tensor:
+    """Read an image of a sample: uint8 [3, H, W].
+
+    Raises:
+        ValueError: It cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image.convert("RGB"))
+    except OSError as error:
+        raise ValueError(f"image must be readable; got {error}, in {path}. Generate the sample again.") from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def png_bytes(pixels: np.ndarray) -> bytes:
+    """Encode an image [H, W, 3] uint8 as PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=3)
+    return buffer.getvalue()

@@ -1,0 +1,86 @@
+"""What `sample.json` says of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.cameras import Rig
+
+SCHEMA_VERSION = 1
+RECORD_NAME = "sample.json"
+
+
+@dataclass(frozen=True)
+class SampleRecord:
+    """Describe one sample: what ``sample.json`` holds.
+
+    Args:
+        sample_id: Name of the sample, unique within its root.
+        prompts: One prompt per view, as given to the model (without the prefix that the model adds).
+        rig: ``Rig.to_dict()`` of the views, or None where ``cameras`` is given.
+        cameras: ``{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}``, or None.
+        seed: Seed of the noise, or None for images that were not sampled (ground truth).
+        settings: Whatever else shaped the images (steps, guidance, model...). ``settings["truth"]`` may list what each
+            view shows (a dict or None per view), which the caption agreement reads.
+        versions: Library versions.
+        schema_version: Version of this layout.
+    """
+
+    sample_id: str
+    prompts: list[str]
+    rig: dict[str, Any] | None = None
+    cameras: dict[str, Any] | None = None
+    seed: int | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], where: str = RECORD_NAME) -> SampleRecord:
+        """Build a record from parsed JSON; ``where`` is named in errors.
+
+        Raises:
+            ValueError: A key is unknown or missing, or the schema is another one.
+        """
+        if not isinstance(values, Mapping):
+            raise ValueError(f"{where} must hold a JSON object; got {type(values).__name__}. Write the sample again.")
+        version = values.get("schema_version")
+        if version != SCHEMA_VERSION:
+            raise ValueError(
+                f"schema_version must be {SCHEMA_VERSION}; got {version!r}, in {where}. "
+                "Read the sample with the mvdiff version that wrote it, or generate it again."
+            )
+        known = set(cls.__dataclass_fields__)
+        unknown, missing = sorted(set(values) - known), sorted({"sample_id", "prompts"} - set(values))
+        if unknown or missing:
+            raise ValueError(
+                f"sample record must have the keys of schema {SCHEMA_VERSION}; got unknown {unknown}, "
+                f"missing {missing}, in {where}. Generate the sample again."
+            )
+        return cls(**values)
+
+    def camera_tensors(self) -> tuple[Tensor, Tensor, int, int]:
+        """Return the sample's cameras.
+
+        Returns:
+            ``(K, R, height, width)``: intrinsics [V, 3, 3] in pixels, world-from-camera rotations [V, 3, 3], both
+            float32, and the image size that K refers to.
+
+        Raises:
+            ValueError: The record has neither a rig nor cameras.
+        """
+        if self.cameras is not None:
+            K = torch.tensor([view["K"] for view in self.cameras["views"]], dtype=torch.float32)
+            R = torch.tensor([view["R"] for view in self.cameras["views"]], dtype=torch.float32)
+            return K, R, int(self.cameras["height"]), int(self.cameras["width"])
+        if self.rig is not None:
+            rig = Rig.from_dict(self.rig)
+            return *rig.cameras(), rig.height, rig.width
+        raise ValueError(
+            f"sample {self.sample_id!r} must have a rig or cameras; got neither. Give a rig when reading it."
+        )
