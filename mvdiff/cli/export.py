@@ -11,7 +11,7 @@ def add_parser(subparsers) -> None:
         help="turn a training checkpoint into a model folder",
         description="Write the trained weights of a checkpoint as a model folder: adapter, scheduler, rig, prompt "
         "prefix and the name of the base, whose own weights stay where they are.",
-        epilog="example: mvdiff export runs/pano/checkpoints/last.ckpt --out model",
+        epilog="example: mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")

@@ -15,7 +15,7 @@ def add_parser(subparsers) -> None:
         help="all views of a panorama at once, from text",
         description="Write a sample folder per panorama: <i>.png for each view, panorama.png, and sample.json, which "
         "marks it complete. A rerun skips complete samples.",
-        epilog='example: mvdiff generate panorama --model runs/pano/model --prompt "a kitchen" --out out',
+        epilog='example: mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
     )
     add = panorama.add_argument
     add("--model", type=Path, required=True, metavar="DIR", help="a model folder (of fit or export)")

@@ -137,7 +137,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
             ValueError: the base has other weights than in training, or the folder's weights are another model's.
 
         Example:
-            >>> pipeline = MVDiffusionPanoramaPipeline.from_pretrained("runs/pano/model")  # doctest: +SKIP
+            >>> pipeline = MVDiffusionPanoramaPipeline.from_pretrained("runs/pano/version_0/model")  # doctest: +SKIP
             >>> pipeline("a kitchen").panoramas[0].save("kitchen.png")  # doctest: +SKIP
         """
         folder = Path(pretrained_model_name_or_path)
