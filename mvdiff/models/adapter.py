@@ -12,7 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from mvdiff.models.attention import CorrespondenceAwareAttention
-from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS
+from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, DEFAULT_WAVELENGTHS
 from mvdiff.models.loading import open_strictly, resolve_folder
 
 VARIANTS = ("paper",)
@@ -31,6 +31,8 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         variant: "paper" (see `CorrespondenceAwareAttention`).
         mid_place: "after_first_resnet" (panorama) or "after_mid_block" (depth).
         wavelengths: (shortest, longest) of the displacement encoding, in cells.
+        min_overlap: share of its image that a view must see of another to attend to it, in [0, 1]; a geometry for this
+            adapter is built with it (see `overlapping_neighbours`).
 
     Example:
         >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32])
@@ -49,6 +51,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         variant: str = "paper",
         mid_place: str = "after_first_resnet",
         wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
+        min_overlap: float = DEFAULT_MIN_OVERLAP,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
@@ -57,6 +60,10 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             raise ValueError(f"mid_place must be one of {MID_PLACES}; got {mid_place!r}.")
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
+        if not 0 <= min_overlap <= 1:
+            raise ValueError(
+                f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01."
+            )
 
         def block(channels: int) -> CorrespondenceAwareAttention:
             return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths))
@@ -72,7 +79,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         Args:
             unet: the base's UNet.
             variant: see the class.
-            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths` of the class.
+            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap` of the class.
         """
         return cls(**unet_channels(unet), variant=variant, **settings)
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from mvdiff.geometry.correspondence import TapGeometry, overlapping_neighbours, tap_geometry
 
 DEFAULT_WAVELENGTHS = (0.5, 16.0)
+DEFAULT_MIN_OVERLAP = 0.01
 
 
 def encode_displacement(
@@ -172,6 +173,7 @@ class MultiViewGeometry:
         num_levels: int,
         neighbours: Tensor | None = None,
         kernel_size: int = 3,
+        min_overlap: float = DEFAULT_MIN_OVERLAP,
     ) -> MultiViewGeometry:
         """Build the taps of views that share a centre.
 
@@ -184,6 +186,7 @@ class MultiViewGeometry:
             num_levels: resolutions of the UNet (`len(unet.down_blocks)`).
             neighbours: [V, N] long, the views each view attends to, padded with -1; default: all that overlap.
             kernel_size: K of the K x K neighbourhood.
+            min_overlap: smallest share of the image that counts as an overlap, where `neighbours` is not given.
 
         Example:
             >>> from mvdiff.geometry.cameras import RingRig
@@ -194,7 +197,7 @@ class MultiViewGeometry:
         """
         image_height, image_width = height * vae_stride, width * vae_stride
         if neighbours is None:
-            neighbours = overlapping_neighbours(K, R, image_height, image_width)
+            neighbours = overlapping_neighbours(K, R, image_height, image_width, min_overlap)
         levels = (
             tap_geometry(K, R, image_height, image_width, vae_stride * 2**level, neighbours, kernel_size)
             for level in range(num_levels)

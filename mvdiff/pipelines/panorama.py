@@ -249,8 +249,8 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         noise = torch.stack([view_noise(*key, num_views=rig.num_views, shape=shape) for key in keys]).to(device)
         geometry = None
         if caa:
-            kernel_size, num_levels = self.adapter.config.kernel_size, len(self.unet.config.block_out_channels)
-            geometry = rig_geometry(rig, stride, num_levels, kernel_size).to(device)
+            config, num_levels = self.adapter.config, len(self.unet.config.block_out_channels)
+            geometry = rig_geometry(rig, stride, num_levels, config.kernel_size, config.min_overlap).to(device)
         unet = self._multi_view_unet()
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
 
@@ -342,7 +342,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
 
 
 @lru_cache(maxsize=4)
-def rig_geometry(rig: Rig, vae_stride: int, num_levels: int, kernel_size: int) -> MultiViewGeometry:
+def rig_geometry(rig: Rig, vae_stride: int, num_levels: int, kernel_size: int, min_overlap: float) -> MultiViewGeometry:
     """Compute the correspondences of a rig, on the CPU; kept for the last rigs.
 
     Args:
@@ -350,10 +350,11 @@ def rig_geometry(rig: Rig, vae_stride: int, num_levels: int, kernel_size: int) -
         vae_stride: pixels per latent cell.
         num_levels: resolutions of the UNet.
         kernel_size: K of the adapter's K x K taps.
+        min_overlap: share of the image from which on views are the adapter's neighbours.
     """
     sides = rig.height // vae_stride, rig.width // vae_stride
     return MultiViewGeometry.from_cameras(
-        *rig.cameras(), *sides, vae_stride, num_levels=num_levels, kernel_size=kernel_size
+        *rig.cameras(), *sides, vae_stride, num_levels, kernel_size=kernel_size, min_overlap=min_overlap
     )
 
 

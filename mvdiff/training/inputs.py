@@ -8,7 +8,7 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
-from mvdiff.models.geometry_cache import MultiViewGeometry
+from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, MultiViewGeometry
 from mvdiff.training.cache import TensorCache, cached_text
 
 
@@ -22,14 +22,22 @@ class MultiViewInputs:
         cache: Disk cache of text embeddings, or None.
         cache_latents: Whether latents are cached, too, by what the images show. A cached latent is drawn once, for all
             epochs.
+        min_overlap: Share of the image from which on views are neighbours.
     """
 
     def __init__(
-        self, backbone: Backbone, seed: int, kernel_size: int, cache: TensorCache | None, cache_latents: bool
+        self,
+        backbone: Backbone,
+        seed: int,
+        kernel_size: int,
+        cache: TensorCache | None,
+        cache_latents: bool,
+        min_overlap: float = DEFAULT_MIN_OVERLAP,
     ) -> None:
         self.backbone = backbone
         self.seed = seed
         self.kernel_size = kernel_size
+        self.min_overlap = min_overlap
         self.cache = cache
         self.cache_latents = cache_latents
         self._geometries: dict[bytes, MultiViewGeometry] = {}
@@ -73,6 +81,7 @@ class MultiViewInputs:
                     self.backbone.vae_stride,
                     num_levels=len(self.backbone.unet.down_blocks),
                     kernel_size=self.kernel_size,
+                    min_overlap=self.min_overlap,
                 )
                 self._geometries[key] = geometry.to(self.device)
         return self._geometries[key]

@@ -6,7 +6,7 @@ Axes: B samples, V views, C latent channels, h w latent, L text tokens, D text w
 import json
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -32,6 +32,8 @@ from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
 from mvdiff.training.sample_writing import score_folder, write_reference
 from mvdiff.training.trained_part import TrainedPartModule
 
+_ADAPTER_SETTINGS = ("kernel_size", "head_dim", "mid_place", "wavelengths", "min_overlap")
+
 
 class MultiViewModule(TrainedPartModule):
     """Multi-view diffusion: the base's UNet frozen, one correspondence-aware attention adapter trained.
@@ -44,8 +46,12 @@ class MultiViewModule(TrainedPartModule):
         revision: Branch, tag or commit of a hub base.
         vae: Another autoencoder (hub id or folder) in place of the base's.
         init_adapter: Folder of an adapter (or a model folder) to start from; None for a fresh one.
-        kernel_size: K of the K x K taps (paper: 3).
+        kernel_size: K of the K x K taps (paper: 3). This and the next four shape the adapter; None takes them from
+            `init_adapter`, or for a fresh one the defaults of `MultiViewAdapter`.
         head_dim: Width of an attention head.
+        mid_place: Where the mid block's attention stands.
+        wavelengths: (shortest, longest) of the displacement encoding, in cells.
+        min_overlap: Share of its image that a view must see of another to attend to it.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
         lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None keeps the rate.
         lr_interval: Whether the schedule advances per epoch or per optimizer step.
@@ -75,8 +81,11 @@ class MultiViewModule(TrainedPartModule):
         revision: str | None = None,
         vae: str | None = None,
         init_adapter: str | None = None,
-        kernel_size: int = 3,
-        head_dim: int = 32,
+        kernel_size: int | None = None,
+        head_dim: int | None = None,
+        mid_place: Literal["after_first_resnet", "after_mid_block"] | None = None,
+        wavelengths: tuple[float, float] | None = None,
+        min_overlap: float | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = cosine_over_ten_epochs,
         lr_interval: LRInterval = "epoch",
@@ -123,19 +132,28 @@ class MultiViewModule(TrainedPartModule):
         self.unet = MultiViewUNet.from_unet(self.backbone.unet, self._initial_adapter())
         self.unet.enable_gradient_checkpointing(settings.gradient_checkpointing)
         cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
-        kernel_size = self.adapter.config.kernel_size
-        self.inputs = MultiViewInputs(self.backbone, settings.seed, kernel_size, cache, settings.cache_latents)
+        adapter = self.adapter.config
+        self.inputs = MultiViewInputs(
+            self.backbone, settings.seed, adapter.kernel_size, cache, settings.cache_latents, adapter.min_overlap
+        )
 
     def _initial_adapter(self) -> MultiViewAdapter:
         settings = self.hparams
+        chosen = {name: settings[name] for name in _ADAPTER_SETTINGS if settings[name] is not None}
         if settings.init_adapter is not None:
             folder = Path(settings.init_adapter)
-            return MultiViewAdapter.from_pretrained(folder / "adapter" if (folder / "adapter").is_dir() else folder)
+            folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
+            adapter = MultiViewAdapter.from_pretrained(folder)
+            for name, value in chosen.items():
+                if _listed(adapter.config[name]) != _listed(value):
+                    raise ValueError(
+                        f"model.{name} must be left out or be that of model.init_adapter, {adapter.config[name]}; "
+                        f"got {value}, with {folder}. Start without init_adapter to change it."
+                    )
+            return adapter
         with torch.random.fork_rng(devices=[]):  # the same fresh weights on every rank, other draws untouched
             torch.manual_seed(settings.seed)
-            return MultiViewAdapter.from_unet(
-                self.backbone.unet, kernel_size=settings.kernel_size, head_dim=settings.head_dim
-            )
+            return MultiViewAdapter.from_unet(self.backbone.unet, **chosen)
 
     @property
     def adapter(self) -> MultiViewAdapter:
@@ -340,6 +358,11 @@ class MultiViewModule(TrainedPartModule):
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
+
+
+def _listed(value: Any) -> Any:
+    """Return a tuple as the list that a config file makes of it."""
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -45,12 +45,22 @@ def test_weights_of_another_model_are_refused(tmp_path):
         MultiViewAdapter.from_pretrained(tmp_path)
 
 
+def test_an_adapter_of_before_min_overlap_has_the_default(tmp_path):
+    small(min_overlap=0.3).save_pretrained(tmp_path)
+    assert MultiViewAdapter.from_pretrained(tmp_path).config.min_overlap == 0.3
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["min_overlap"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert MultiViewAdapter.from_pretrained(tmp_path).config.min_overlap == 0.01
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
         ({"variant": "other"}, r"variant must be one of \('paper',\); got 'other'"),
         ({"mid_place": "before"}, "mid_place must be one of .* got 'before'"),
         ({"kernel_size": 2}, "kernel_size must be odd and positive; got 2"),
+        ({"min_overlap": 2.0}, r"min_overlap must lie in \[0, 1\]; got 2.0"),
         ({"head_dim": 24}, "divisible by 4 and by head_dim = 24; got 32"),
     ],
 )

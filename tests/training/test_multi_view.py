@@ -11,6 +11,7 @@ from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.diffusion import sample_timesteps, training_noise
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.keyed import keyed_generator
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.training.cache import TensorCache
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
@@ -316,3 +317,38 @@ def test_padded_views_have_no_cameras(module, data):
     part["R"] = part["R"].flip(0)
     with pytest.raises(ValueError, match="samples of a batch must share their cameras"):
         module.inputs.geometry(MultiViewBatch.collate([whole, part]))
+
+
+def test_the_adapters_settings_can_be_chosen(tiny_folder):
+    chosen = {"kernel_size": 1, "mid_place": "after_mid_block", "wavelengths": (1.0, 8.0), "min_overlap": 0.1}
+    config = make(tiny_folder, **chosen).adapter.config
+    assert {name: config[name] for name in chosen} == chosen
+    assert config.head_dim == 8
+
+
+def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny_folder):
+    module.adapter.save_pretrained(tmp_path)
+    same = {"head_dim": 8, "kernel_size": 3, "wavelengths": (0.5, 16.0)}
+    assert make(tiny_folder, init_adapter=str(tmp_path), **same).adapter.config.head_dim == 8
+    assert make(tiny_folder, init_adapter=str(tmp_path), head_dim=None).adapter.config.head_dim == 8
+    for name, value, there in (("kernel_size", 5, 3), ("head_dim", 16, 8), ("min_overlap", 0.3, 0.01)):
+        text = rf"model\.{name} must be left out or be that of model\.init_adapter, {there}; got {value}"
+        with pytest.raises(ValueError, match=text):
+            make(tiny_folder, init_adapter=str(tmp_path), **{name: value})
+
+
+def test_min_overlap_chooses_neighbours_in_training_and_generation(tiny_folder, data):
+    """Where no overlap is large enough, nobody is attended to: as with attention switched off."""
+    lonely, batch = awaken(make(tiny_folder, min_overlap=0.99)), batch_of(data, (0, 0))
+    assert not any(level.visible.any() for level in lonely.inputs.geometry(batch).levels)
+    assert all(level.visible.any() for level in awaken(make(tiny_folder)).inputs.geometry(batch).levels)
+
+    def images(module):
+        pipeline = MVDiffusionPanoramaPipeline.from_backbone(module.backbone, module.adapter, RIG, "", None)
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline("a red lamp", seed=0, num_inference_steps=2, output_type="pt").images
+
+    alone = images(lonely)
+    assert not torch.allclose(alone, images(awaken(make(tiny_folder))), atol=1e-3)
+    lonely.adapter.set_attention_enabled(False)
+    torch.testing.assert_close(alone, images(lonely))
