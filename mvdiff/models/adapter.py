@@ -61,9 +61,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
         if not 0 <= min_overlap <= 1:
-            raise ValueError(
-                f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01."
-            )
+            raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
 
         def block(channels: int) -> CorrespondenceAwareAttention:
             return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths))

@@ -1,6 +1,7 @@
 """One job, however it is started: launchers give the weights of a single process; a killed run resumes exactly."""
 
 import copy
+import json
 import os
 import signal
 import subprocess
@@ -10,17 +11,27 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvdiff.samples import find_samples, read_sample
 from tests.training.tiny_run import tiny_config, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
-def launched(command: list[str], folder: Path, flags: list[str], check: bool = True) -> subprocess.CompletedProcess:
+def launched(
+    command: list[str], folder: Path, flags: list[str], check: bool = True, subcommand: str = "fit"
+) -> subprocess.CompletedProcess:
     """Run train.py in processes of its own, one thread each."""
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    arguments = ["fit", "--config", str(folder.parent / "run.yaml"), "--trainer.default_root_dir", str(folder), *flags]
+    arguments = [
+        subcommand,
+        "--config",
+        str(folder.parent / "run.yaml"),
+        "--trainer.default_root_dir",
+        str(folder),
+        *flags,
+    ]
     done = subprocess.run(
         [*command, str(ROOT / "train.py"), *arguments], env=environment, capture_output=True, text=True, timeout=300
     )
@@ -91,3 +102,22 @@ def test_a_killed_run_resumes_bit_for_bit(runs, single):
         for key, value in single[part].items():
             assert torch.equal(resumed[part][key], value), key
     assert not all(torch.equal(single["state_dict"][k], v) for k, v in single["current_model_state"].items())
+
+
+@pytest.mark.parametrize("subcommand", ["predict", "test"])
+def test_two_processes_write_every_panorama_once(runs, single, subcommand):
+    """Each rank writes its half, the images are those of one process, and one of them scores both halves."""
+    (checkpoint,) = (runs / "single").rglob("end.ckpt")
+    flags = ["--ckpt_path", str(checkpoint), "--model.test_metrics=[overlap_psnr]", "--model.evaluation.overlap_size=0"]
+    images, results = [], []
+    for name, devices in (("one", []), ("two", TWO)):
+        out = runs / f"{subcommand}_{name}"
+        launched([sys.executable], out, [*flags, *devices, "--model.output_dir", str(out)], subcommand=subcommand)
+        folders = find_samples(out / "generated" if subcommand == "test" else out)
+        assert [folder.name for folder in folders] == ["room8", "room9"]
+        images.append(torch.stack([read_sample(folder).images_uint8() for folder in folders]))
+        results += [json.loads(path.read_text())["metrics"] for path in out.rglob("results.json")]
+    assert torch.equal(*images)
+    assert not torch.equal(images[0][0], images[0][1])
+    assert (subcommand == "test") == bool(results)
+    assert all(result == results[0] for result in results)
