@@ -18,7 +18,7 @@ def add_parser(subparsers) -> None:
         epilog='example: mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
     )
     add = panorama.add_argument
-    add("--model", type=Path, required=True, metavar="DIR", help="a model folder (of fit or export)")
+    add("--model", required=True, metavar="DIR", help="a model folder (of fit or export), or mvdiff://toy-caa")
     source = panorama.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="one text for all views")
     source.add_argument(

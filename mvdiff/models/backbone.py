@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -13,9 +12,8 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
-from mvdiff.models.loading import load_strictly, resolve_folder
+from mvdiff.models.loading import PACKAGED, load_strictly, packaged_folder, resolve_folder
 
-PACKAGED = "mvdiff://"
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt", "safetensors"))]
 
@@ -132,17 +130,9 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
     Raises:
         FileNotFoundError: if it cannot be had; the text says what to download and where to put it.
     """
-    if not str(name).startswith(PACKAGED):
-        return resolve_folder(name, revision, "base", _PATTERNS)
-    assets = Path(str(files("mvdiff") / "assets"))
-    folder = assets / str(name).removeprefix(PACKAGED)
-    if not folder.is_dir():
-        found = sorted(path.parent.name for path in assets.glob("*/model_index.json"))
-        raise FileNotFoundError(
-            f"base must be one of the packaged bases {[PACKAGED + one for one in found]}; got {str(name)!r}. "
-            "Name one of these, a local folder, or a hub id."
-        )
-    return folder
+    if str(name).startswith(PACKAGED):
+        return packaged_folder(str(name), "base", "unet")
+    return resolve_folder(name, revision, "base", _PATTERNS)
 
 
 def load_backbone(

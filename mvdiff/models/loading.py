@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,32 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 _OLD_BUFFERS = "position_ids"  # what older libraries stored and today's compute; holds nothing learned
+
+
+PACKAGED = "mvdiff://"
+"""Prefix of the names of what comes with the package."""
+
+
+def packaged_folder(name: str, setting: str, marker: str) -> Path:
+    """Return the folder of something that comes with the package.
+
+    Args:
+        name: "mvdiff://NAME".
+        setting: the name of the setting `name` comes from, for the error text.
+        marker: a file or folder that tells its kind: `unet` in a base, `mvdiff.json` in a model folder.
+
+    Raises:
+        FileNotFoundError: if nothing of that kind and name comes with the package.
+    """
+    assets = Path(str(files("mvdiff") / "assets"))
+    folder = assets / name.removeprefix(PACKAGED)
+    if not (folder / marker).exists():
+        found = sorted(PACKAGED + path.parent.name for path in assets.glob(f"*/{marker}"))
+        raise FileNotFoundError(
+            f"{setting} must be one of those that come with the package, {found}; got {name!r}. "
+            "Name one of these, or a folder."
+        )
+    return folder
 
 
 def resolve_folder(name: str | Path, revision: str | None, setting: str, patterns: list[str]) -> Path:

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.loading import PACKAGED, packaged_folder
 from mvdiff.pipelines.schedulers import scheduler_class
 from mvdiff.samples import write_json
 
@@ -188,6 +189,11 @@ def load_adapter(folder: str | Path) -> MultiViewAdapter:
         ValueError: The weights cannot be read or are those of another model.
     """
     return MultiViewAdapter.from_pretrained(Path(folder).resolve() / "adapter")  # absolute: never taken for a hub id
+
+
+def model_location(name: str | Path) -> Path:
+    """Return the folder of a model: a path, or `mvdiff://NAME` for one that comes with the package."""
+    return packaged_folder(str(name), "model", INFO_NAME) if str(name).startswith(PACKAGED) else Path(name)
 
 
 def location(folder: str | Path, name: str) -> str:

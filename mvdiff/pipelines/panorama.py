@@ -32,6 +32,7 @@ from mvdiff.pipelines.model_folder import (
     load_adapter,
     load_scheduler,
     location,
+    model_location,
     read_model_info,
     write_model_folder,
 )
@@ -124,7 +125,8 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         """Open a model folder together with the base that it names.
 
         Args:
-            pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`.
+            pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`, or
+                `mvdiff://toy-caa`, which comes with the package.
             base: where this machine has the base: folder, hub id or packaged name; default: the recorded one.
             revision: of a hub base; default: the recorded one, if the base is.
             vae: where this machine has the autoencoder that stands in for the base's; default: the recorded one.
@@ -140,7 +142,7 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
             >>> pipeline = MVDiffusionPanoramaPipeline.from_pretrained("runs/pano/version_0/model")  # doctest: +SKIP
             >>> pipeline("a kitchen").panoramas[0].save("kitchen.png")  # doctest: +SKIP
         """
-        folder = Path(pretrained_model_name_or_path)
+        folder = model_location(pretrained_model_name_or_path)
         info = read_model_info(folder)
         name = location(folder, info.base.id) if base is None else base
         revision = info.base.revision if revision is None and base is None else revision
