@@ -13,6 +13,7 @@ from mvdiff.quickstart.methods import (
     FOREIGN,
     METHODS,
     REFERENCES,
+    ROUND_TRIP,
     SILENT,
     TRUTH,
     samples_of,
@@ -97,7 +98,9 @@ def verdict(scores: Mapping[str, Any]) -> list[str]:
     if gain[CONTENT].high < 0:
         worse.append("caption agreement")
     if gain[SHARPNESS].high < 0:
-        worse.append("sharpness")
+        ratio = 1 + gain[SHARPNESS].estimate / scores["methods"][BASE][SHARPNESS].estimate
+        real = scores["methods"][ROUND_TRIP][SHARPNESS].estimate / scores["methods"][BASE][SHARPNESS].estimate
+        worse.append(f"sharpness ({ratio:.0%} of the base's; real views through the autoencoder have {real:.0%})")
     lines.append(
         f"With CAA worse than the base beyond the interval: {', '.join(worse)}."
         if worse

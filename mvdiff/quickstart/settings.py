@@ -32,11 +32,11 @@ class Settings:
 
     out: Path = Path("quickstart")
     seed: int = 0
-    rooms: int = 200
-    test_rooms: int = 24
+    rooms: int = 160
+    test_rooms: int = 16
     max_steps: int = 120
-    continue_steps: int = 40
-    num_validations: int = 4
+    continue_steps: int = 30
+    num_validations: int = 3
     num_inference_steps: int = 20
     guidance_scale: float = 3.0
     batch_size: int = 4
