@@ -111,7 +111,9 @@ def test_missing_bases_say_what_to_download_and_where(tmp_path):
     assert "set base to its path" in text
     with pytest.raises(FileNotFoundError, match="base must be an existing folder or a hub id 'owner/name'; got '/no/"):
         resolve_base("/no/such/folder")
-    with pytest.raises(FileNotFoundError, match=r"come with the package, \['mvdiff://toy-base'\]; got 'mvdiff://nothing'"):
+    with pytest.raises(
+        FileNotFoundError, match=r"come with the package, \['mvdiff://toy-base'\]; got 'mvdiff://nothing'"
+    ):
         resolve_base("mvdiff://nothing")
     (tmp_path / "model_index.json").write_text(json.dumps({}))
     with pytest.raises(FileNotFoundError, match="got no unet, text_encoder, vae, tokenizer, scheduler"):
