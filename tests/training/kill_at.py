@@ -7,14 +7,18 @@ import sys
 
 from mvdiff.training.multi_view import MultiViewModule
 
-steps = int(sys.argv[1])
+
+def main() -> None:
+    steps = int(sys.argv[1])
+
+    def kill_when_due(self, batch, batch_idx):
+        if self.trainer.global_step == steps:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    MultiViewModule.on_train_batch_start = kill_when_due
+    sys.argv = sys.argv[2:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def kill_when_due(self, batch, batch_idx):
-    if self.trainer.global_step == steps:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-MultiViewModule.on_train_batch_start = kill_when_due
-sys.argv = sys.argv[2:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+if __name__ == "__main__":
+    main()
