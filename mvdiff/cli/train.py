@@ -162,8 +162,8 @@ def check_checkpoint(path: str, resume: bool) -> None:
 def readable(message: str) -> str:
     """Keep what a parser's error says of the mistake; leave out the types it tried and the values it was given.
 
-    >>> print(readable("Parser key model:\\n  Errors:\\n    - Option 'kernel_sise' is not accepted\\n  Given value: {}"))
-    Parser key model: Option 'kernel_sise' is not accepted
+    >>> print(readable("Parser key model:\\n  Errors:\\n    - Option 'sise' is not accepted\\n  Given value: {}"))
+    Parser key model: Option 'sise' is not accepted
     """
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     return " ".join(line for line in lines if line and not line.startswith(_PARSER_NOISE))
