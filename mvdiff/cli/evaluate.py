@@ -43,6 +43,12 @@ def add_parser(subparsers) -> None:
     add("--clip_weights", metavar="FILE", help="weight file or open_clip tag (default: openai)")
     add("--toy_features", metavar="DIR", help="toy feature network (default: the packaged one)")
     add("--truth", metavar="JSON", help="what each view shows, by sample id, for caption_agreement")
+    add(
+        "--judge_heads",
+        nargs="+",
+        metavar="HEAD",
+        help="what caption_agreement asks, e.g. object colour (default: all)",
+    )
     add("--overlap_size", type=int, default=1024, help="image height for overlap PSNR, 0: as is (default: %(default)s)")
     add("--overlap_pairs", default="adjacent", choices=("adjacent", "overlapping"), help="(default: %(default)s)")
     add("--num_splits", type=int, default=10, help="splits of the Inception Score (default: %(default)s)")

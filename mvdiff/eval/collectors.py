@@ -6,7 +6,7 @@ never stands without the name of what measured it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -24,6 +24,7 @@ from mvdiff.eval.sharpness import gradient_energy, laplacian_variance
 from mvdiff.eval.sources import ScoredSample, Truth
 
 GENERATED, REFERENCE = "generated", "reference"
+_NO_TRUTH = "no sample has a truth to judge by. Give truth, or write settings.truth into the samples."
 Result = dict[str, Any]
 
 
@@ -271,10 +272,11 @@ class SharpnessCollector:
 
 @dataclass
 class AgreementCollector:
-    """How often the toy judge reads in a view what the truth states."""
+    """How often the toy judge reads in a view what the truth states, by whole views and by single labels."""
 
     net: ToyFeatureNet
     truth: Mapping[str, Truth]
+    heads: Sequence[str] | None = None
     batch_size: int = 32
     seed: int = 0
     num_resamples: int = 1000
@@ -287,7 +289,7 @@ class AgreementCollector:
         truth = self.truth.get(sample.sample_id, sample.truth)
         if truth is not None:
             self.verdicts[which][sample.sample_id] = caption_agreement(
-                self.net, sample.images_uint8, truth, self.batch_size
+                self.net, sample.images_uint8, truth, self.batch_size, self.heads
             )
 
     def forget(self, which: str) -> None:
@@ -295,13 +297,30 @@ class AgreementCollector:
         self.verdicts[which] = {}
 
     def result(self, metric: str) -> Result:
-        """Return the share of judged views in which every head agrees, and each head's own share."""
+        """Return ``caption_agreement`` (by whole views; also each head's own share) or ``label_agreement``."""
+        named = {"model": self.net.name, "weights_hash": self.net.weights_hash()}
+        return named | (self._labels() if metric == "label_agreement" else self._views())
+
+    def _labels(self) -> Result:
+        means = PerSample(self.seed, self.num_resamples)
+        for which, samples in self.verdicts.items():
+            for name, verdicts in samples.items():
+                asked = [verdict for head, found in verdicts.items() if head != "all" for verdict in found]
+                if asked:
+                    means.add(which, name, float(np.mean(asked)))
+        if not means.values[GENERATED]:
+            raise MissingError(_NO_TRUTH)
+        return means.result() | {"variant": f"share of stated labels that are read{self._of()}, mean over samples"}
+
+    def _of(self) -> str:
+        return "" if self.heads is None else f" (of {', '.join(self.heads)})"
+
+    def _views(self) -> Result:
         shares = {which: self._shares(which) for which in (GENERATED, REFERENCE)}
         if "all" not in shares[GENERATED]:
-            raise MissingError(
-                "no sample has a truth to judge by. Give truth, or write settings.truth into the samples."
-            )
-        counts = [(sum(v["all"]), len(v["all"])) for v in self.verdicts[GENERATED].values() if v["all"]]
+            raise MissingError(_NO_TRUTH)
+        judged = {name: v["all"] for name, v in self.verdicts[GENERATED].items() if v["all"]}
+        counts = [(sum(v), len(v)) for v in judged.values()]
         interval = bootstrap(
             lambda drawn: float(drawn[:, 0].sum() / drawn[:, 1].sum()),
             np.array(counts),
@@ -313,12 +332,11 @@ class AgreementCollector:
             "interval": [interval.low, interval.high],
             "per_head": {head: share for head, share in shares[GENERATED].items() if head != "all"},
             "num_images": sum(count for _, count in counts),
-            "model": self.net.name,
-            "weights_hash": self.net.weights_hash(),
-            "variant": "share of judged views in which every head reads the stated label",
+            "variant": f"share of judged views in which every head{self._of()} reads the stated label",
         }
         reference = shares[REFERENCE]
-        return out | with_reference(out["value"], [reference["all"]] if "all" in reference else [])
+        out |= with_reference(out["value"], [reference["all"]] if "all" in reference else [])
+        return out | {"per_sample": {name: float(np.mean(v)) for name, v in judged.items()}}
 
     def _shares(self, which: str) -> dict[str, float]:
         pooled: dict[str, list[bool]] = {}

@@ -156,7 +156,11 @@ def packaged_toy_features() -> Path:
 
 
 def caption_agreement(
-    net: ToyFeatureNet, images: Tensor, truth: Sequence[Mapping[str, str] | None], batch_size: int = 64
+    net: ToyFeatureNet,
+    images: Tensor,
+    truth: Sequence[Mapping[str, str] | None],
+    batch_size: int = 64,
+    heads: Sequence[str] | None = None,
 ) -> dict[str, list[bool]]:
     """Compare what the network reads in each view with what the truth states (own protocol).
 
@@ -165,18 +169,25 @@ def caption_agreement(
         images: [N, 3, H, W], uint8 or float in [-1, 1].
         truth: For each image the stated labels, e.g. ``{"object": "sofa", "colour": "red", "walls": "blue"}``; heads
             that it does not state, or states as ``"none"``, are not judged; None skips the view.
+        batch_size: Images per forward pass.
+        heads: Heads to judge by; what the truth states of others is not looked at. None: all.
 
     Returns:
         ``{<head>: verdicts, ..., "all": verdicts}``, one bool per judged view (``"all"``: views of which every head is
         judged, and whether all agree).
 
     Raises:
-        ValueError: Counts differ, or the truth names a head or label that the network does not know.
+        ValueError: Counts differ, or the truth or ``heads`` name a head or label that the network does not know.
     """
+    judged = list(net.labels) if heads is None else list(heads)
+    if not judged or not set(judged) <= set(net.labels):
+        raise ValueError(f"judge_heads must be some of {', '.join(net.labels)}; got {judged}. Choose among them.")
     if len(truth) != len(images):
         raise ValueError(
             f"truth must have one entry per image ({len(images)}); got {len(truth)}. Use None to skip a view."
         )
+    if heads is not None:
+        truth = [stated and {head: label for head, label in stated.items() if head in judged} for stated in truth]
     for index, stated in enumerate(truth):
         for head, label in (stated or {}).items():
             if label not in net.labels.get(head, ()):
@@ -185,13 +196,13 @@ def caption_agreement(
                     "Judge with the network trained on this world."
                 )
     read = net.predict(images, batch_size)
-    verdicts: dict[str, list[bool]] = {head: [] for head in net.labels} | {"all": []}
+    verdicts: dict[str, list[bool]] = {head: [] for head in judged} | {"all": []}
     for index, stated in enumerate(truth):
         if stated:
             agree = {head: read[head][index] == label for head, label in stated.items() if label != NONE}
             for head, verdict in agree.items():
                 verdicts[head].append(verdict)
-            if len(agree) == len(net.labels):
+            if len(agree) == len(judged):
                 verdicts["all"].append(all(agree.values()))
     return verdicts
 

@@ -38,7 +38,7 @@ RESULTS = {
     "overlap_psnr": ("overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"),
     "toy_fid": ("toy_fid",),
     "toy_inception_score": ("toy_inception_score",),
-    "caption_agreement": ("caption_agreement",),
+    "caption_agreement": ("caption_agreement", "label_agreement"),
     "sharpness": ("sharpness_gradient_energy", "sharpness_laplacian_variance"),
 }
 """Metrics one can ask for, and the numbers that each gives."""
@@ -57,6 +57,7 @@ class EvaluationSettings:
         clip_weights: Weight file or tag for open_clip.
         toy_features: Folder of the toy feature network; None: the packaged one.
         truth: JSON file ``{sample id: [what each view shows]}`` for caption_agreement; None: as noted in the samples.
+        judge_heads: Heads of the toy network that caption_agreement asks; None: all.
         overlap_size: Size of images for the overlap PSNR (height), 0 for their own.
         overlap_pairs: ``"adjacent"``, ``"overlapping"``, or pairs of views.
         num_splits: Splits of the Inception Score.
@@ -73,6 +74,7 @@ class EvaluationSettings:
     clip_weights: str | None = None
     toy_features: str | None = None
     truth: str | None = None
+    judge_heads: list[str] | None = None
     overlap_size: int = PAPER_SIZE
     overlap_pairs: PairRule = "adjacent"
     num_splits: int = 10
@@ -271,7 +273,7 @@ def _make_collector(group: str, settings: EvaluationSettings) -> Collector:
     if group == "judge":
         net = ToyFeatureNet.from_pretrained(settings.toy_features or packaged_toy_features()).to(device)
         truth = read_truth(settings.truth) if settings.truth else {}
-        return AgreementCollector(net, truth, settings.batch_size, **sampled)
+        return AgreementCollector(net, truth, settings.judge_heads, settings.batch_size, **sampled)
     shared = {"num_splits": settings.num_splits, "seed": settings.seed, "batch_size": settings.batch_size}
     if group == "toy":
         extractor = toy_extractor(settings.toy_features, device=device)

@@ -1,6 +1,7 @@
 """The runner over real folders, with real (tiny or random) networks."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,6 +171,33 @@ def test_caption_agreement_uses_truth_of_sample_or_file(tmp_path, toy):
     entry = evaluate(root, metrics=("caption_agreement",), settings=settings)["metrics"]["caption_agreement"]
     assert entry["value"] == float((read["object"][0], read["colour"][0], read["walls"][0]) == ("sofa", "red", "white"))
     assert set(entry["per_head"]) == {"object", "colour", "walls"}
+    assert entry["per_sample"] == {"s0": entry["value"]}
+
+
+def test_label_agreement_counts_labels_of_the_chosen_heads(tmp_path, toy):
+    net = ToyFeatureNet.from_pretrained(toy.toy_features)
+    read = [net.predict(torch.from_numpy(views(seed)[:1]).permute(0, 3, 1, 2)) for seed in range(3)]
+    thing, walls = read[0]["object"][0], read[0]["walls"][0]
+    assert thing != "none"  # else it would not be judged
+    half = {"object": thing, "walls": "green" if walls == "white" else "white", "colour": "not asked"}
+    lone = {"object": "none", "walls": read[2]["walls"][0]}
+    root, path = write_samples(tmp_path / "a", num=3), tmp_path / "truth.json"
+    settings = replace(toy, truth=str(path), judge_heads=["object", "walls"])
+
+    def score(settings, **truth):  # first views only
+        path.write_text(json.dumps({name: [stated, *[None] * 7] for name, stated in truth.items()}))
+        metrics = evaluate(root, metrics=("caption_agreement",), settings=settings)["metrics"]
+        return metrics["caption_agreement"], metrics["label_agreement"]
+
+    by_view, by_label = score(settings, s0=half, s1=None, s2=lone)
+    assert by_label["per_sample"] == {"s0": 0.5, "s2": 1.0}
+    assert (by_label["value"], by_label["num_samples"]) == (0.75, 2)
+    assert by_label["variant"] == "share of stated labels that are read (of object, walls), mean over samples"
+    assert by_view["per_sample"] == {"s0": 0.0}  # a view of which not every head is stated is not judged as a whole
+    by_view, by_label = score(settings, s0=half | {"walls": walls})
+    assert by_view["value"] == by_label["value"] == 1
+    wrong = score(replace(settings, judge_heads=["floor"]), s0=lone)
+    assert all("judge_heads must be some of object, colour, walls; got ['floor']" in e["missing"] for e in wrong)
 
 
 def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):

@@ -1,11 +1,27 @@
+import json
+
+import numpy as np
 import pytest
 
-from mvdiff.eval.bootstrap import Interval
+from mvdiff.data.toyworld import write_toyworld
+from mvdiff.eval.bootstrap import Interval, paired_difference
 from mvdiff.quickstart import page
-from mvdiff.quickstart.methods import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
-from mvdiff.quickstart.scores import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS
+from mvdiff.quickstart.methods import (
+    BASE,
+    CAA,
+    FOREIGN,
+    METHODS,
+    ROUND_TRIP,
+    SILENT,
+    TRUTH,
+    held_out,
+    samples_of,
+    toy_rig,
+)
+from mvdiff.quickstart.scores import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS, number, score_all
 from mvdiff.quickstart.settings import Settings
 from mvdiff.quickstart.training import fit_arguments, read_curves
+from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
 
 
 @pytest.mark.parametrize(
@@ -73,3 +89,53 @@ def test_references_and_controls_do_not_compete():
     assert {row[0] for row in methods.rows} - set(methods.references) == {CAA, BASE}
     assert len(differences.rows) == 3
     assert methods.rows[0][7] == pytest.approx((2.0, 1.9, 2.1))  # sharpness is shown times 1000
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Settings and scores of a world whose methods are the held-out views, each with noise of its own strength."""
+    settings = Settings(out=tmp_path_factory.mktemp("quickstart"), rooms=5, test_rooms=2, batch_size=2)
+    write_toyworld(settings.out / "data", rooms=5, seed=0, test_rooms=2, num_frames=0, num_workers=0)
+    dataset, rng = held_out(settings), np.random.default_rng(0)
+    for method, noise in zip((TRUTH, ROUND_TRIP, CAA, BASE, FOREIGN, SILENT), (0, 2, 10, 20, 30, 40), strict=True):
+        for sample in (dataset[i] for i in range(len(dataset))):
+            views = to_uint8(sample["images"]).permute(0, 2, 3, 1).numpy()
+            views = (views + rng.normal(0, noise, views.shape)).round().clip(0, 255).astype(np.uint8)
+            record = SampleRecord(sample["sample_id"], sample["prompts"], toy_rig().to_dict())
+            write_sample(sample_folder(samples_of(settings, method), sample["sample_id"]), record, views)
+    return settings, score_all(settings)
+
+
+def test_methods_are_scored_by_evaluate(scored):
+    settings, scores = scored
+    assert (scores["num_panoramas"], scores["num_reference_panoramas"]) == (2, 3)
+    truth, caa, base = (scores["methods"][name] for name in (TRUTH, CAA, BASE))
+    assert truth["ratio_to_ground_truth"] == 1
+    assert truth[PSNR].estimate > caa[PSNR].estimate > base[PSNR].estimate
+    assert truth[CONTENT].estimate > 0.5  # of real views the judge reads most; chance is 1 in 8
+    written = json.loads((settings.out / "scores" / "caa.json").read_text())["metrics"]
+    assert written[PSNR]["value"] == caa[PSNR].estimate
+    assert written[CONTENT]["interval"] == [caa[CONTENT].low, caa[CONTENT].high]
+    assert "own size" in written[PSNR]["variant"]
+    assert "(of object, colour)" in written[CONTENT]["variant"]
+    assert written[FID]["num_reference_images"] == 3 * 8
+    found = page.tables(scores)[0].rows[0][1]
+    assert found == (caa[PSNR].estimate, caa[PSNR].low, caa[PSNR].high)
+
+
+def test_differences_are_paired(scored):
+    settings, scores = scored
+    for method, name in ((CAA, "caa"), (FOREIGN, "foreign")):
+        differences, own, base = scores["differences"][method], scores["methods"][method], scores["methods"][BASE]
+        assert differences[FID].estimate == pytest.approx(own[FID] - base[FID], rel=1e-6)
+        theirs, ours = (
+            json.loads((settings.out / "scores" / f"{folder}.json").read_text())["metrics"] for folder in ("base", name)
+        )
+        for metric in (PSNR, SHARPNESS, CONTENT):
+            values = (list(part[metric]["per_sample"].values()) for part in (ours, theirs))
+            assert differences[metric] == paired_difference(*values)
+
+
+def test_scores_that_do_not_come_out_are_an_error():
+    with pytest.raises(ValueError, match="toy_fid must come out to be compared; got none of with CAA: no reference"):
+        number({"missing": "no reference images."}, FID, CAA)
