@@ -53,6 +53,20 @@ def test_holds_everything_but_the_base(model_folder):
     assert not list(model_folder.parent.glob("*.tmp"))
 
 
+def test_nothing_tells_where_the_adapter_was_loaded_from(model_folder, tmp_path):
+    loaded = load(model_folder)
+    assert str(model_folder) in loaded.adapter.config["_name_or_path"]  # diffusers notes it
+    loaded.save_pretrained(tmp_path / "again")
+    files = [path for path in (tmp_path / "again").rglob("*") if path.is_file()]
+    assert len(files) == 5
+    assert not [path for path in files if str(model_folder).encode() in path.read_bytes()]
+    own, before = (
+        {name: value for name, value in load(folder).adapter.config.items() if name != "_name_or_path"}
+        for folder in (tmp_path / "again", model_folder)
+    )
+    assert own == before
+
+
 def test_any_scheduler_comes_back_as_its_class(model_folder, tmp_path):
     adapter = MultiViewAdapter([32], 32, [32])
     info = read_model_info(model_folder)
