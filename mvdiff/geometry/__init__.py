@@ -1,4 +1,4 @@
-"""Geometry of views that share a centre: cameras, correspondences, panoramas. Pure functions of tensors.
+"""Geometry of views: cameras, correspondences by homography or by depth, panoramas. Pure functions of tensors.
 
 The conventions, stated here once and drawn in ``docs/conventions.md``:
 
@@ -17,7 +17,8 @@ The conventions, stated here once and drawn in ``docs/conventions.md``:
 7. Skyboxes: six faces of 90 degrees: 0 up, 1 yaw 270, 2 yaw 0, 3 yaw 90, 4 yaw 180, 5 down. The up and down cameras are
    yawed to 270 before they pitch by +90 and -90: the up face's bottom edge and the down face's top edge meet the
    face at yaw 270.
-8. A projection returns ``visible``: in front of the camera and inside the image. Invisible coordinates are finite.
+8. A projection returns ``visible``: in front of the camera and inside the image; where depths are known also not
+   occluded. Invisible coordinates are finite.
 9. (x, y) stands in the last axis; (row, column) is for array indices alone. Geometry is computed in float64 where it
    decides which pixel is meant, and never under autocast or TF32.
 """
@@ -37,6 +38,16 @@ from mvdiff.geometry.correspondence import (
     overlapping_neighbours,
     tap_geometry,
 )
+from mvdiff.geometry.depth import (
+    DEFAULT_DEPTH_TOLERANCE,
+    DepthTolerance,
+    depth_correspondence,
+    overlap_matrix,
+    overlap_neighbours,
+    project_points,
+    unproject,
+)
+from mvdiff.geometry.depth_taps import depth_tap_geometry
 from mvdiff.geometry.panorama import (
     equirectangular_directions,
     equirectangular_from_skybox,
@@ -59,6 +70,8 @@ from mvdiff.geometry.sampling import (
 )
 
 __all__ = [
+    "DEFAULT_DEPTH_TOLERANCE",
+    "DepthTolerance",
     "Rig",
     "RingAndPolesRig",
     "RingRig",
@@ -66,12 +79,16 @@ __all__ = [
     "apply_homography",
     "cell_centres",
     "cell_from_pixel",
+    "depth_correspondence",
+    "depth_tap_geometry",
     "equirectangular_directions",
     "equirectangular_from_skybox",
     "homography",
     "inside_image",
     "intrinsics_from_fov",
     "normalized_from_pixel",
+    "overlap_matrix",
+    "overlap_neighbours",
     "overlapping_neighbours",
     "perspective_from_equirectangular",
     "perspective_from_skybox",
@@ -79,6 +96,7 @@ __all__ = [
     "pixel_from_cell",
     "pixel_from_normalized",
     "project_directions",
+    "project_points",
     "resize_intrinsics",
     "rotation_from_yaw_pitch",
     "sample_bilinear",
@@ -86,4 +104,5 @@ __all__ = [
     "skybox_from_equirectangular",
     "stitch",
     "tap_geometry",
+    "unproject",
 ]

@@ -182,20 +182,12 @@ def tap_geometry(
         >>> taps.taps_xy.shape  # [V, N, T, P, 2]
         torch.Size([8, 2, 64, 9, 2])
     """
-    V = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"))["V"]
-    if kernel_size < 1 or kernel_size % 2 == 0:
-        raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}. Use 1, 3 or 5.")
-    if stride < 1:
-        raise ValueError(f"stride must be at least 1 pixel per cell; got {stride}. Give the map's downscale factor.")
+    check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"))
     if neighbours is None:
         neighbours = overlapping_neighbours(K, R, height, width)
     neighbours = neighbours.to(K.device)
     check_shapes(K=(K, "V 3 3"), neighbours=(neighbours, "V N"))
-    if neighbours.numel() and (int(neighbours.min()) < -1 or int(neighbours.max()) >= V):
-        raise ValueError(
-            f"neighbours must be view indices from 0 to {V - 1}, or -1 as padding; got values from "
-            f"{int(neighbours.min())} to {int(neighbours.max())}. Use indices of the rig's views."
-        )
+    check_taps(neighbours, stride, kernel_size)
     K, R = K.double(), R.double()
     present_VN = neighbours >= 0
     others_VN = neighbours.clamp(min=0)
@@ -205,7 +197,7 @@ def tap_geometry(
     centres = cell_centres(height, width, stride, device=K.device)
     s = centres.reshape(-1, 2)
     t, t_in_front = _project(there, s)
-    taps = cell_from_pixel(t, stride)[..., None, :] + _tap_displacements(kernel_size, K.device)
+    taps = cell_from_pixel(t, stride)[..., None, :] + tap_displacements(kernel_size, K.device)
     taps_pixel = pixel_from_cell(taps, stride)
     s_star, s_star_in_front = _project(back, taps_pixel)
     visible = t_in_front[..., None] & inside_image(taps_pixel, height, width) & s_star_in_front
@@ -221,7 +213,25 @@ def tap_geometry(
     )
 
 
-def _tap_displacements(kernel_size: int, device: torch.device) -> Tensor:
+def check_taps(neighbours: Tensor, stride: int, kernel_size: int) -> None:
+    """Check what every kind of tap geometry is asked for: [V, N] neighbours, pixels per cell, side of the square.
+
+    Raises:
+        ValueError: an even kernel size, a stride below 1, or neighbours that are no views.
+    """
+    if kernel_size < 1 or kernel_size % 2 == 0:
+        raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}. Use 1, 3 or 5.")
+    if stride < 1:
+        raise ValueError(f"stride must be at least 1 pixel per cell; got {stride}. Give the map's downscale factor.")
+    V = len(neighbours)
+    if neighbours.numel() and (int(neighbours.min()) < -1 or int(neighbours.max()) >= V):
+        raise ValueError(
+            f"neighbours must be view indices from 0 to {V - 1}, or -1 as padding; got values from "
+            f"{int(neighbours.min())} to {int(neighbours.max())}. Use indices of the sample's views."
+        )
+
+
+def tap_displacements(kernel_size: int, device: torch.device) -> Tensor:
     """Return the [P, 2] integer displacements (dx, dy) in cells: outer loop x, inner loop y."""
     steps = torch.arange(kernel_size, dtype=torch.float64, device=device) - kernel_size // 2
     return torch.cartesian_prod(steps, steps).reshape(-1, 2)
