@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from mvdiff.models.attention import CorrespondenceAwareAttention
+from mvdiff.models.conditioning import ImageConditionBlocks
 from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, DEFAULT_WAVELENGTHS
 from mvdiff.models.loading import open_strictly, resolve_folder
 
@@ -33,6 +34,9 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         wavelengths: (shortest, longest) of the displacement encoding, in cells.
         min_overlap: share of its image that a view must see of another to attend to it, in [0, 1]; a geometry for this
             adapter is built with it (see `overlapping_neighbours`).
+        residual: whether a residual convolution block follows each attention (the paper's depth model).
+        image_condition: whether there are blocks that bring given frames in (see `ImageConditionBlocks`).
+        latent_channels: of the latents of given frames.
 
     Example:
         >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32])
@@ -52,6 +56,9 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         mid_place: str = "after_first_resnet",
         wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
+        residual: bool = False,
+        image_condition: bool = False,
+        latent_channels: int = 4,
     ) -> None:
         super().__init__()
         if variant not in VARIANTS:
@@ -64,11 +71,14 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
 
         def block(channels: int) -> CorrespondenceAwareAttention:
-            return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths))
+            return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths), residual)
 
         self.down_blocks = nn.ModuleList(block(channels) for channels in down_channels)
         self.mid_block = block(mid_channels)
         self.up_blocks = nn.ModuleList(block(channels) for channels in up_channels)
+        self.condition_blocks = (
+            ImageConditionBlocks(latent_channels, down_channels, mid_channels, up_channels) if image_condition else None
+        )
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, variant: str = "paper", **settings: Any) -> MultiViewAdapter:
@@ -77,9 +87,10 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         Args:
             unet: the base's UNet.
             variant: see the class.
-            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap` of the class.
+            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap`, `residual`,
+                `image_condition` of the class.
         """
-        return cls(**unet_channels(unet), variant=variant, **settings)
+        return cls(**unet_channels(unet), latent_channels=unet.config.out_channels, variant=variant, **settings)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MultiViewAdapter:

@@ -5,12 +5,35 @@ Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement
+
+
+class ResidualBlock(nn.Module):
+    """GroupNorm, ReLU, 3x3 convolution without bias, twice, added to the input; the last convolution starts at zero.
+
+    Args:
+        channels: of input and output.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(math.gcd(32, channels), channels)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.GroupNorm(math.gcd(32, channels), channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        nn.init.zeros_(self.conv2.weight)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        """Map [N, C, h, w] to the same shape."""
+        update = self.conv1(F.relu(self.norm1(hidden_states)))
+        return hidden_states + self.conv2(F.relu(self.norm2(update)))
 
 
 class CorrespondenceAwareAttention(nn.Module):
@@ -33,10 +56,15 @@ class CorrespondenceAwareAttention(nn.Module):
         channels: C, divisible by 4 and by `head_dim`.
         head_dim: width of a head.
         wavelengths: (shortest, longest) of the displacement encoding, in cells (see `encode_displacement`).
+        residual: whether a `ResidualBlock` follows (the paper's depth model).
     """
 
     def __init__(
-        self, channels: int, head_dim: int = 32, wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS
+        self,
+        channels: int,
+        head_dim: int = 32,
+        wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS,
+        residual: bool = False,
     ) -> None:
         super().__init__()
         if channels % 4 or channels % head_dim:
@@ -59,6 +87,7 @@ class CorrespondenceAwareAttention(nn.Module):
         for linear in (self.to_out, self.ff.net[2]):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
+        self.residual = ResidualBlock(channels) if residual else None
 
     def forward(
         self,
@@ -82,17 +111,25 @@ class CorrespondenceAwareAttention(nn.Module):
         Raises:
             ValueError: if the size or the number of views is not that of `taps`.
         """
-        _, num_views, _, height, width = hidden_states.shape
+        batch, num_views, _, height, width = hidden_states.shape
         if (num_views, height, width) != (taps.num_views, taps.height, taps.width):
             raise ValueError(
                 f"hidden_states must have {taps.num_views} views of {taps.height}x{taps.width} cells as its geometry; "
                 f"got {num_views} views of {height}x{width}. Build MultiViewGeometry for this rig and latent size."
             )
+        if taps.batch_size not in (None, batch):
+            raise ValueError(
+                f"hidden_states must be of {taps.batch_size} samples as their geometry; got {batch}. Build "
+                "MultiViewGeometry for these samples; for guidance, repeat it."
+            )
         tokens = hidden_states.flatten(-2).transpose(-1, -2)
         if self.attention_enabled:
             tokens = tokens + self._attend(tokens.contiguous(), taps, view_valid, neighbour_batch)
         tokens = tokens + self.ff(self.norm2(tokens))
-        return tokens.transpose(-1, -2).unflatten(-1, (height, width)).to(hidden_states.dtype)
+        output = tokens.transpose(-1, -2).unflatten(-1, (height, width))
+        if self.residual is not None:
+            output = self.residual(output.flatten(0, 1)).unflatten(0, output.shape[:2])
+        return output.to(hidden_states.dtype)
 
     def _attend(
         self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None

@@ -127,6 +127,11 @@ class PackedTaps:
         """Views of a sample."""
         return self.visible.shape[-3]
 
+    @property
+    def batch_size(self) -> int | None:
+        """Samples with taps of their own; None for taps that serve any sample."""
+        return len(self.visible) if self.visible.ndim == 4 else None
+
     def to(self, device: torch.device | str) -> PackedTaps:
         """Return a copy on `device`, with an empty cache of encodings."""
         names = ("cells", "weights", "views", "visible", "displacement")

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvdiff.models.adapter import MultiViewAdapter, unet_channels
+from mvdiff.models.conditioning import ImageConditions
 from mvdiff.models.geometry_cache import MultiViewGeometry
 
 _BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttnUpBlock2D, UpBlock2D)
@@ -34,6 +35,11 @@ class MultiViewUNet(nn.Module):
 
     The attention stands after the last ResNet/attention of each down block, before its downsampler; in each up block
     before its upsampler; in the mid block after the first ResNet, or after the whole block (`mid_place`).
+
+    Given frames are added to the input of every block, as upstream does: to the first down block's input, which is also
+    the first skip connection; to each downsampler's output, which is the next block's input and a skip connection, too;
+    to the mid block's input, after the last down block's attention; to each up block's input, before its first skip
+    connection is joined on.
 
     Args:
         unet: any `UNet2DConditionModel` of (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
@@ -90,6 +96,8 @@ class MultiViewUNet(nn.Module):
         geometry: MultiViewGeometry | None,
         view_valid: Tensor | None = None,
         neighbour_batch: Tensor | None = None,
+        condition: Tensor | None = None,
+        condition_active: Tensor | None = None,
     ) -> Tensor:
         """Predict noise (or velocity, as the base was trained) for all views jointly.
 
@@ -100,13 +108,19 @@ class MultiViewUNet(nn.Module):
             geometry: where the views see each other; None: every view by itself, as the plain UNet.
             view_valid: [B, V] bool, False for views that are padding; default: all valid.
             neighbour_batch: [B] long, sample b attends to the views of sample `neighbour_batch[b]`; default: its own.
+            condition: [B, V, C + 1, h, w], the given frames, see `image_condition`; None: there are none.
+            condition_active: [B] bool, whether the sample has a given frame; default: all have.
 
         Returns:
             [B, V, out_channels, h, w].
+
+        Raises:
+            ValueError: if there is a condition, but the adapter has no blocks for it.
         """
         batch, num_views = sample.shape[:2]
         unet, adapter = self.unet, self.adapter
         levels = None if geometry is None or num_views == 1 else geometry.levels
+        added = self._added(condition, condition_active)
 
         def across_views(block: nn.Module, hidden_states: Tensor, level: int) -> Tensor:
             if levels is None:
@@ -126,7 +140,7 @@ class MultiViewUNet(nn.Module):
         embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
         if unet.time_embed_act is not None:
             embedding = unet.time_embed_act(embedding)
-        hidden_states = unet.conv_in(sample)
+        hidden_states = _plus(unet.conv_in(sample), added and added.down[0])
 
         skips = [hidden_states]
         for level, (block, attention) in enumerate(zip(unet.down_blocks, adapter.down_blocks, strict=True)):
@@ -135,12 +149,14 @@ class MultiViewUNet(nn.Module):
                 skips.append(hidden_states)
             hidden_states = across_views(attention, hidden_states, level)
             for downsampler in block.downsamplers or ():
-                hidden_states = downsampler(hidden_states)
+                hidden_states = _plus(downsampler(hidden_states), added and added.down[level + 1])
                 skips.append(hidden_states)
 
+        hidden_states = _plus(hidden_states, added and added.mid)
         hidden_states = self._mid_block(hidden_states, embedding, text, across_views)
 
         for index, (block, attention) in enumerate(zip(unet.up_blocks, adapter.up_blocks, strict=True)):
+            hidden_states = _plus(hidden_states, added and added.up[index])
             for resnet, transformer in _layers(block):
                 hidden_states = torch.cat([hidden_states, skips.pop()], dim=1)
                 hidden_states = self._layer(resnet, transformer, hidden_states, embedding, text)
@@ -152,6 +168,18 @@ class MultiViewUNet(nn.Module):
         if unet.conv_norm_out is not None:
             hidden_states = unet.conv_act(unet.conv_norm_out(hidden_states))
         return unet.conv_out(hidden_states).unflatten(0, (batch, num_views))
+
+    def _added(self, condition: Tensor | None, active: Tensor | None) -> ImageConditions | None:
+        """Compute what given frames add to each block's input."""
+        if condition is None:
+            return None
+        blocks = self.adapter.condition_blocks
+        if blocks is None:
+            raise ValueError(
+                "condition must be left out for an adapter without image_condition; got given frames. Train an adapter "
+                "with image_condition, or give no frames."
+            )
+        return self._run(blocks, condition, active)
 
     def _mid_block(
         self, hidden_states: Tensor, embedding: Tensor, text: Tensor, across_views: Callable[..., Tensor]
@@ -178,6 +206,10 @@ class MultiViewUNet(nn.Module):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(module, *args, use_reentrant=False, **kwargs)
         return module(*args, **kwargs)
+
+
+def _plus(hidden_states: Tensor, added: Tensor | None) -> Tensor:
+    return hidden_states if added is None else hidden_states + added
 
 
 def _layers(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None]]:

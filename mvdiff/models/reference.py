@@ -10,10 +10,10 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvdiff.geometry.correspondence import TapGeometry
-from mvdiff.models.attention import CorrespondenceAwareAttention
+from mvdiff.models.attention import CorrespondenceAwareAttention, ResidualBlock
 
 
 def reference_attention(
@@ -51,7 +51,34 @@ def reference_attention(
                         seen = bilinear(hidden_states[other, neighbour], geometry.taps_xy[view, n, token, tap])
                         taps.append(seen + encoding(block, geometry.displacement[view, n, token, tap]).to(seen))
                 outputs[b, view, :, y, x] = token_update(block, own, taps)
-    return outputs
+    return outputs if block.residual is None else reference_residual(block.residual, outputs)
+
+
+def reference_residual(block: ResidualBlock, hidden_states: Tensor) -> Tensor:
+    """Compute what `block` computes on [B, V, C, h, w], from its definition."""
+    update = reference_convolution(block.conv1.weight, F.relu(group_norm(block.norm1, hidden_states)))
+    return hidden_states + reference_convolution(block.conv2.weight, F.relu(group_norm(block.norm2, update)))
+
+
+def group_norm(norm: nn.GroupNorm, hidden_states: Tensor) -> Tensor:
+    """Bring each group of channels of each view to mean 0 and variance 1, then scale and shift each channel."""
+    groups = hidden_states.unflatten(2, (norm.num_groups, -1))
+    mean = groups.mean((3, 4, 5), keepdim=True)
+    variance = (groups - mean).square().mean((3, 4, 5), keepdim=True)
+    normal = ((groups - mean) / (variance + norm.eps).sqrt()).flatten(2, 3)
+    return normal * norm.weight.view(-1, 1, 1) + norm.bias.view(-1, 1, 1)
+
+
+def reference_convolution(weight: Tensor, hidden_states: Tensor) -> Tensor:
+    """Sum over the 3x3 displacements: each shifts the map, zeros beyond its border, and mixes its channels."""
+    height, width = hidden_states.shape[-2:]
+    padded = F.pad(hidden_states, (1, 1, 1, 1))
+    output = torch.zeros_like(hidden_states)
+    for dy in range(3):
+        for dx in range(3):
+            shifted = padded[..., dy : dy + height, dx : dx + width]
+            output = output + torch.einsum("oi,bvihw->bvohw", weight[:, :, dy, dx], shifted)
+    return output
 
 
 def token_update(block: CorrespondenceAwareAttention, own: Tensor, taps: list[Tensor]) -> Tensor:

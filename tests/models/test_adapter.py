@@ -18,6 +18,14 @@ def test_size_for_stable_diffusion_2_is_the_published_one():
     assert sum(parameter.numel() for parameter in adapter.parameters()) == 147_572_480
 
 
+def test_size_of_the_depth_adapter_is_the_published_one():
+    # Residual block of C channels: two convolutions 18 C^2, two norms 4 C; the image conditions 27,900,800 in all.
+    with torch.device("meta"):
+        residual, whole = (MultiViewAdapter(residual=True, image_condition=flag) for flag in (False, True))
+    assert sum(parameter.numel() for parameter in residual.parameters()) == 313_493_760
+    assert sum(parameter.numel() for parameter in whole.parameters()) == 341_394_560
+
+
 def test_saving_and_loading_returns_config_and_weights(tmp_path):
     adapter = small(kernel_size=5, head_dim=16, mid_place="after_mid_block", wavelengths=(1.0, 8.0))
     for parameter in adapter.parameters():
@@ -29,6 +37,24 @@ def test_saving_and_loading_returns_config_and_weights(tmp_path):
     assert list(loaded.state_dict()) == list(adapter.state_dict())
     for one, other in zip(loaded.parameters(), adapter.parameters(), strict=True):
         assert torch.equal(one, other)
+
+
+def test_a_depth_adapter_comes_back_and_is_no_panorama_adapter(tmp_path):
+    adapter = small(residual=True, image_condition=True, latent_channels=8)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter)
+    adapter.save_pretrained(tmp_path)
+    loaded = MultiViewAdapter.from_pretrained(tmp_path)
+    assert loaded.condition_blocks.conv_in.in_channels == 9
+    assert set(adapter.state_dict()) - set(small().state_dict()) == {
+        name for name in adapter.state_dict() if ".residual." in name or name.startswith("condition_blocks.")
+    }
+    for name, value in adapter.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"image_condition": False}))
+    with pytest.raises(ValueError, match=r"weights must be exactly .*another model"):
+        MultiViewAdapter.from_pretrained(tmp_path)
 
 
 def test_weights_of_another_model_are_refused(tmp_path):

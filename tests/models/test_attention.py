@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn import Conv2d, GroupNorm, ReLU, Sequential
 from torch.testing import assert_close
 
 from mvdiff.geometry.cameras import Rig, RingAndPolesRig, RingRig
@@ -21,9 +22,9 @@ def make(rig, kernel_size=3):
     return geometry, PackedTaps.from_geometry(geometry)
 
 
-def trained_block(channels=16, head_dim=8, seed=0):
+def trained_block(channels=16, head_dim=8, seed=0, residual=False):
     torch.manual_seed(seed)
-    block = CorrespondenceAwareAttention(channels, head_dim)
+    block = CorrespondenceAwareAttention(channels, head_dim, residual=residual)
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return block
@@ -34,11 +35,12 @@ def hidden_for(taps, batch=2, channels=16, seed=1):
     return torch.randn(batch, taps.num_views, channels, taps.height, taps.width, generator=generator)
 
 
+@pytest.mark.parametrize("residual", [False, True])
 @pytest.mark.parametrize("name", RIGS)
-def test_matches_the_plain_twin_forward_and_gradients(name):
+def test_matches_the_plain_twin_forward_and_gradients(name, residual):
     rig, kernel_size = RIGS[name]
     geometry, taps = make(rig, kernel_size)
-    block = trained_block()
+    block = trained_block(residual=residual)
     hidden = hidden_for(taps).requires_grad_()
     valid = torch.ones(2, taps.num_views, dtype=torch.bool)
     valid[1, 1] = False
@@ -55,7 +57,19 @@ def test_matches_the_plain_twin_forward_and_gradients(name):
 def test_fresh_block_returns_its_input_bit_for_bit():
     _, taps = make(RIGS["ring"][0])
     hidden = hidden_for(taps)
-    assert torch.equal(CorrespondenceAwareAttention(16, 8)(hidden, taps), hidden)
+    for residual in (False, True):
+        assert torch.equal(CorrespondenceAwareAttention(16, 8, residual=residual)(hidden, taps), hidden)
+
+
+def test_residual_block_is_that_of_torchs_own_layers():
+    block = trained_block(channels=64, residual=True).residual
+    plain = Sequential(
+        *(GroupNorm(32, 64), ReLU(), Conv2d(64, 64, 3, padding=1, bias=False)),
+        *(GroupNorm(32, 64), ReLU(), Conv2d(64, 64, 3, padding=1, bias=False)),
+    )
+    plain.load_state_dict(dict(zip(plain.state_dict(), block.state_dict().values(), strict=True)))
+    hidden = torch.randn(3, 64, 5, 7)
+    assert_close(block(hidden), hidden + plain(hidden))
 
 
 def test_view_on_the_right_speaks_to_the_right_half():

@@ -1,0 +1,168 @@
+"""What the depth task adds to a UNet's inputs: the depth channel, and the frames that are given.
+
+Axes: B samples, V views, N = B * V, C latent channels, H W image, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mvdiff.shapes import check_shapes
+
+NO_DEPTH = -2.0
+"""The depth channel where there is no depth; valid depths lie in [-1, 1]."""
+
+
+def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
+    """Make the depth channel of the UNet's input: inverse depth, from -1 (farthest) to 1 (nearest) in each frame.
+
+    Source: what upstream's depth models take. Per frame, over its valid pixels at full resolution, x = 1 / (d + 1e-6)
+    becomes 2 (x - min) / (max - min + 1e-6) - 1; the latent map takes every `vae_stride`-th pixel, the first one on. A
+    frame without depth is `NO_DEPTH` everywhere.
+
+    Args:
+        depths: [B, V, H, W] z-depth in metres; 0 or not finite = none.
+        vae_stride: pixels per latent cell.
+
+    Returns:
+        [B, V, 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32 in [-1, 1], `NO_DEPTH` where there is no depth.
+
+    Raises:
+        ValueError: if `depths` has another shape or the stride is below 1.
+
+    Example:
+        >>> depth_condition(torch.tensor([[[[1.0, 2.0], [4.0, 0.0]]]]), vae_stride=1).round(decimals=3)
+        tensor([[[[[ 1.0000, -0.3330],
+                   [-1.0000, -2.0000]]]]])
+    """
+    check_shapes(depths=(depths, "B V H W"))
+    if vae_stride < 1:
+        raise ValueError(f"vae_stride must be at least 1 pixel per cell; got {vae_stride}. Use backbone.vae_stride.")
+    depths = depths.float()
+    valid = torch.isfinite(depths) & (depths > 0)
+    inverse = 1 / (depths.masked_fill(~valid, 1.0) + 1e-6)
+    nearest = inverse.masked_fill(~valid, -math.inf).amax((-2, -1), keepdim=True)
+    farthest = inverse.masked_fill(~valid, math.inf).amin((-2, -1), keepdim=True)
+    scaled = 2 * (inverse - farthest) / (nearest - farthest + 1e-6) - 1
+    scaled = torch.where(valid, scaled, NO_DEPTH)
+    return scaled[..., ::vae_stride, ::vae_stride].unsqueeze(2)
+
+
+def image_condition(latents: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+    """Make the input of `ImageConditionBlocks`: clean latent and mask 1 on given frames, zeros elsewhere.
+
+    Source: paper, interpolation between key frames.
+
+    Args:
+        latents: [B, V, C, h, w] clean scaled latents; those of frames that are not given are not read.
+        known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the whole of another.
+
+    Returns:
+        [B, V, C + 1, h, w] in the dtype of `latents`, and [B] bool `active`: whether the sample has a given frame. A
+        sample without one takes nothing from the blocks.
+
+    Raises:
+        ValueError: if shapes do not agree, or a frame is known in part.
+    """
+    check_shapes(latents=(latents, "B V C h w"), known=(known, "B V 1 H W"))
+    given = known[..., :1, :1] > 0.5
+    if not bool(((known > 0.5) == given).all()):
+        raise ValueError(
+            "known must be 1 or 0 on whole frames; got a frame known in part. Give whole frames (outpainting is "
+            "another task)."
+        )
+    clean = torch.where(given, latents, 0.0)
+    mask = given.to(latents.dtype).expand_as(latents[:, :, :1])
+    return torch.cat([clean, mask], dim=2), given.flatten(1).any(1)
+
+
+class ImageConditions(NamedTuple):
+    """What `ImageConditionBlocks` adds to the inputs of a UNet's blocks, each `[N, channels, rows, columns]`.
+
+    Attributes:
+        down: one per down block, finest first.
+        mid: of the mid block.
+        up: one per up block, coarsest first; added before the skip connection is joined on.
+    """
+
+    down: list[Tensor]
+    mid: Tensor
+    up: list[Tensor]
+
+
+class ImageConditionBlocks(nn.Module):
+    """Bring given frames into every block of a UNet (the paper's image condition; shapes as upstream's).
+
+    One 3x3 convolution takes latent and mask to the UNet's first width; every block of the UNet has a
+    `ImageConditionBlock` of its own that takes this feature to the width and resolution of the block's input. Fresh
+    blocks give zeros. For Stable Diffusion 2: widths 320, 320, 640, 1280 with strides 1, 2, 4, 8 downwards and 1280,
+    1280, 1280, 640 with strides 8, 4, 2, 1 upwards, 27,900,800 parameters. What the last down block gets is added to
+    the mid block's input, too; where the two are not equally wide the mid block has a block of its own.
+
+    Args:
+        latent_channels: C.
+        down_channels: what each down block of the UNet gives, finest first.
+        mid_channels: what the mid block gives.
+        up_channels: what each up block gives, coarsest first.
+    """
+
+    def __init__(
+        self, latent_channels: int, down_channels: Sequence[int], mid_channels: int, up_channels: Sequence[int]
+    ) -> None:
+        super().__init__()
+        width, last = down_channels[0], len(down_channels) - 1
+        down_inputs = [width, *down_channels[:-1]]
+        up_inputs = [mid_channels, *up_channels[:-1]]
+
+        def block(channels: int, level: int) -> ImageConditionBlock:
+            return ImageConditionBlock(width, channels, 2**level)
+
+        self.conv_in = nn.Conv2d(latent_channels + 1, width, 3, padding=1)
+        self.down_blocks = nn.ModuleList(block(channels, level) for level, channels in enumerate(down_inputs))
+        self.mid_block = None if down_inputs[-1] == mid_channels else block(mid_channels, last)
+        self.up_blocks = nn.ModuleList(block(channels, last - index) for index, channels in enumerate(up_inputs))
+
+    def forward(self, condition: Tensor, active: Tensor | None = None) -> ImageConditions:
+        """Compute what is added to each block's input.
+
+        Args:
+            condition: [B, V, C + 1, h, w], see `image_condition`.
+            active: [B] bool; a sample that is not active gets exact zeros, biases included. Default: all are.
+
+        Returns:
+            Maps of N = B * V views, at level l of ceil(h / 2**l) x ceil(w / 2**l) cells, as the UNet's own.
+        """
+        num_views = condition.shape[1]
+        feature = self.conv_in(condition.flatten(0, 1))
+        rows = None if active is None else active.repeat_interleave(num_views).view(-1, 1, 1, 1)
+
+        def run(block: nn.Module) -> Tensor:
+            added = block(feature)
+            return added if rows is None else torch.where(rows, added, 0.0)
+
+        down = [run(block) for block in self.down_blocks]
+        mid = down[-1] if self.mid_block is None else run(self.mid_block)
+        return ImageConditions(down, mid, [run(block) for block in self.up_blocks])
+
+
+class ImageConditionBlock(nn.Module):
+    """GroupNorm, SiLU, strided 3x3 convolution, GroupNorm, SiLU, 1x1 convolution; the last starts at zero."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.norm1 = nn.GroupNorm(math.gcd(32, in_channels), in_channels, eps=1e-6)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride=stride, padding=1)
+        self.norm2 = nn.GroupNorm(math.gcd(32, out_channels), out_channels, eps=1e-6)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 1)
+        nn.init.zeros_(self.conv2.weight)
+        nn.init.zeros_(self.conv2.bias)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """Map [N, in_channels, h, w] to [N, out_channels, ceil(h / stride), ceil(w / stride)]."""
+        hidden = self.conv1(nn.functional.silu(self.norm1(feature)))
+        return self.conv2(nn.functional.silu(self.norm2(hidden)))
