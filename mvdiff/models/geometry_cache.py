@@ -14,10 +14,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
+from mvdiff.geometry import depth_tap_geometry, overlap_matrix, overlap_neighbours
 from mvdiff.geometry.correspondence import TapGeometry, overlapping_neighbours, tap_geometry
+from mvdiff.shapes import check_shapes
 
 DEFAULT_WAVELENGTHS = (0.5, 16.0)
 DEFAULT_MIN_OVERLAP = 0.01
+DEFAULT_MIN_DEPTH_OVERLAP = 0.3
+"""Of views with depth, where the smaller of the two directions counts (the paper's depth model)."""
 
 
 def encode_displacement(
@@ -137,6 +141,13 @@ class PackedTaps:
         names = ("cells", "weights", "views", "visible", "displacement")
         return replace(self, **{name: getattr(self, name).to(device) for name in names}, _encodings={})
 
+    def repeat(self, times: int) -> PackedTaps:
+        """Return the taps of the same samples, `times` times over; taps that serve any sample stay as they are."""
+        if self.batch_size is None:
+            return self
+        names = ("cells", "weights", "views", "visible", "displacement")
+        return replace(self, **{name: torch.cat([getattr(self, name)] * times) for name in names}, _encodings={})
+
     def encoding(self, channels: int, wavelengths: tuple[float, float], dtype: torch.dtype) -> Tensor:
         """Return gamma(s* - s) of every slot: [(B,) V, T, S, channels], computed in float32 once, kept per dtype.
 
@@ -159,10 +170,11 @@ def _tokens_first(taps: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class MultiViewGeometry:
-    """Packed taps for every resolution of a UNet: built once per rig, reused over steps, layers and batches.
+    """Packed taps for every resolution of a UNet: built once, reused over steps and layers.
 
-    Only the cameras relative to each other count: turning the whole rig (a random yaw) changes nothing, so one
-    object serves a whole training run. Level l has cells of `vae_stride * 2**l` pixels.
+    Of views that share a centre only the cameras relative to each other count: turning the whole rig (a random yaw)
+    changes nothing, so one object serves all samples of a whole training run. Views with depth have taps of their own
+    in every sample: one object per batch. Level l has cells of `vae_stride * 2**l` pixels.
     """
 
     levels: tuple[PackedTaps, ...]
@@ -209,6 +221,65 @@ class MultiViewGeometry:
         )
         return cls(tuple(PackedTaps.from_geometry(level) for level in levels))
 
+    @classmethod
+    def from_depths(
+        cls,
+        K: Tensor,
+        R: Tensor,
+        t: Tensor,
+        depths: Tensor,
+        vae_stride: int,
+        num_levels: int,
+        kernel_size: int = 3,
+        min_overlap: float = DEFAULT_MIN_DEPTH_OVERLAP,
+        view_valid: Tensor | None = None,
+    ) -> MultiViewGeometry:
+        """Build the taps of samples whose views have depth and pose, each sample's own.
+
+        A view's neighbours are those that overlap it both ways, or the ones before and after it (see
+        `overlap_neighbours`); padding is nobody's neighbour and has none.
+
+        Args:
+            K: [B, V, 3, 3] intrinsics, in pixels of the image.
+            R: [B, V, 3, 3] world-from-camera rotations.
+            t: [B, V, 3] camera centres in the world, metres.
+            depths: [B, V, H, W] z-depth in metres, 0 = none.
+            vae_stride: pixels per latent cell.
+            num_levels: resolutions of the UNet (`len(unet.down_blocks)`).
+            kernel_size: K of the K x K neighbourhood.
+            min_overlap: what the smaller share of two views must exceed for them to be neighbours.
+            view_valid: [B, V] bool, False for padding; default: all valid.
+
+        Returns:
+            Taps with a leading batch axis, on the device of `depths`.
+
+        Example:
+            >>> from mvdiff.geometry.cameras import intrinsics_from_fov
+            >>> K = intrinsics_from_fov(90.0, height=8, width=16).expand(2, 3, 3, 3)
+            >>> R, t, depths = torch.eye(3).expand(2, 3, 3, 3), torch.zeros(2, 3, 3), torch.full((2, 3, 8, 16), 2.0)
+            >>> geometry = MultiViewGeometry.from_depths(K, R, t, depths, vae_stride=4, num_levels=2)
+            >>> [level.visible.shape[:3] for level in geometry.levels]  # [B, V, T]
+            [torch.Size([2, 3, 8]), torch.Size([2, 3, 2])]
+        """
+        check_shapes(K=(K, "B V 3 3"), R=(R, "B V 3 3"), t=(t, "B V 3"), depths=(depths, "B V H W"))
+        if view_valid is None:
+            view_valid = torch.ones(K.shape[:2], dtype=torch.bool)
+        samples = []
+        for K_V, R_V, t_V, depths_V, valid_V in zip(K, R, t, depths, view_valid.to(depths.device), strict=True):
+            cameras = [camera.to(depths.device) for camera in (K_V, R_V, t_V)]
+            views = valid_V.nonzero()[:, 0]
+            stride = min(4, *depths.shape[-2:])
+            overlap = overlap_matrix(*(camera[views] for camera in cameras), depths_V[views], stride)
+            found = overlap_neighbours(overlap, min_overlap)
+            neighbours = found.new_full((len(valid_V), found.shape[1]), -1)
+            neighbours[views] = torch.where(found >= 0, views[found.clamp(min=0)], -1)
+            samples.append((*cameras, depths_V, neighbours))
+        levels = []
+        for level in range(num_levels):
+            taps = [depth_tap_geometry(*views, vae_stride * 2**level, near, kernel_size) for *views, near in samples]
+            levels.append(PackedTaps.from_geometry(_joined(taps)))
+        return cls(tuple(levels))
+
     @property
     def num_views(self) -> int:
         """Views of a sample."""
@@ -217,3 +288,22 @@ class MultiViewGeometry:
     def to(self, device: torch.device | str) -> MultiViewGeometry:
         """Return a copy on `device`."""
         return MultiViewGeometry(tuple(level.to(device) for level in self.levels))
+
+    def repeat(self, times: int) -> MultiViewGeometry:
+        """Return the geometry of the same samples, `times` times over (2 for classifier-free guidance)."""
+        return MultiViewGeometry(tuple(level.repeat(times) for level in self.levels))
+
+
+def _joined(samples: list[TapGeometry]) -> TapGeometry:
+    """Give samples a leading batch axis; those with fewer neighbours are padded with neighbours that see nothing."""
+    most = max(sample.neighbours.shape[1] for sample in samples)
+
+    def stacked(name: str, padding: int | bool) -> Tensor:
+        values = []
+        for value in (getattr(sample, name) for sample in samples):
+            missing = value.new_full((value.shape[0], most - value.shape[1], *value.shape[2:]), padding)
+            values.append(torch.cat([value, missing], dim=1))
+        return torch.stack(values)
+
+    padding = {"neighbours": -1, "taps_xy": 0, "visible": False, "displacement": 0}
+    return replace(samples[0], **{name: stacked(name, value) for name, value in padding.items()})
