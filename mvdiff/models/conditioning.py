@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
 from mvdiff.shapes import check_shapes
@@ -51,6 +52,30 @@ def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
     scaled = 2 * (inverse - farthest) / (nearest - farthest + 1e-6) - 1
     scaled = torch.where(valid, scaled, NO_DEPTH)
     return scaled[..., ::vae_stride, ::vae_stride].unsqueeze(2)
+
+
+def add_depth_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Give a UNet one more input channel, with zero weights: before training it computes what it did (in place).
+
+    Args:
+        unet: of a base without depth, such as text-to-image Stable Diffusion's.
+
+    Returns:
+        The same UNet; its last input channel is for `depth_condition`.
+    """
+    old = unet.conv_in
+    new = nn.utils.skip_init(
+        *(nn.Conv2d, old.in_channels + 1, old.out_channels, old.kernel_size),
+        padding=old.padding,
+        device=old.weight.device,
+        dtype=old.weight.dtype,
+    )
+    with torch.no_grad():
+        new.weight.copy_(torch.cat([old.weight, torch.zeros_like(old.weight[:, :1])], dim=1))
+        new.bias.copy_(old.bias)
+    unet.conv_in = new.requires_grad_(old.weight.requires_grad)
+    unet.register_to_config(in_channels=old.in_channels + 1)
+    return unet
 
 
 def image_condition(latents: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:

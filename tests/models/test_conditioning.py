@@ -2,10 +2,17 @@ import math
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch.testing import assert_close
 
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.conditioning import NO_DEPTH, ImageConditionBlocks, depth_condition, image_condition
+from mvdiff.models.conditioning import (
+    NO_DEPTH,
+    ImageConditionBlocks,
+    add_depth_input,
+    depth_condition,
+    image_condition,
+)
 from mvdiff.models.multiview_unet import MultiViewUNet
 from tests.models.test_multiview_unet import UNETS, hooked, make_inputs, make_trained, make_unet, stock
 
@@ -49,6 +56,28 @@ def test_frames_are_scaled_one_by_one_and_may_have_no_depth():
     assert (found[0, 1] == NO_DEPTH).all()
     assert (found[0, 2] == -1).all()  # one distance only
     assert_close(depth_condition(3 * depths, 2), found, atol=1e-4, rtol=0)  # metres or feet
+
+
+@pytest.mark.parametrize("name", ["one level", "odd settings"])
+def test_a_new_depth_channel_changes_nothing_before_training_and_is_saved(name, tmp_path):
+    unet = make_unet(name)
+    channels = unet.config.in_channels
+    sample, timesteps, text, _ = make_inputs(unet)
+    with torch.no_grad():
+        expected = stock(unet, sample, timesteps, text)
+        state = torch.get_rng_state()
+        assert add_depth_input(unet) is unet
+        assert torch.equal(torch.get_rng_state(), state)  # no draw
+        depth = depth_condition(torch.rand(2, 4, 32, 32), 4)
+        deep = torch.cat([sample, depth], dim=2)
+        assert_close(stock(unet, deep, timesteps, text), expected, atol=1e-5, rtol=1e-5)
+    unet.save_pretrained(tmp_path)
+    loaded = UNet2DConditionModel.from_pretrained(tmp_path)
+    assert loaded.config.in_channels == unet.config.in_channels == channels + 1
+    with torch.no_grad():
+        assert torch.equal(stock(loaded, deep, timesteps, text), stock(unet, deep, timesteps, text))
+    stock(unet, deep, timesteps, text).square().mean().backward()
+    assert unet.conv_in.weight.grad[:, -1].abs().max() > 0  # the new channel learns at once
 
 
 def test_image_condition_keeps_clean_latents_of_given_frames_alone():
