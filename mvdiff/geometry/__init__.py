@@ -35,6 +35,7 @@ from mvdiff.geometry.correspondence import (
     TapGeometry,
     apply_homography,
     homography,
+    neighbour_table,
     overlapping_neighbours,
     tap_geometry,
 )
@@ -86,6 +87,7 @@ __all__ = [
     "homography",
     "inside_image",
     "intrinsics_from_fov",
+    "neighbour_table",
     "normalized_from_pixel",
     "overlap_matrix",
     "overlap_neighbours",

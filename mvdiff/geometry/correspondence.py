@@ -4,6 +4,7 @@ Conventions: see :mod:`mvdiff.geometry`. V views, U the other view, N neighbours
 row), P taps around the corresponding position. All work is done in float64, which neither autocast nor TF32 touches.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -103,8 +104,41 @@ def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_ov
         offsets = [offset for offset in range(-(V // 2), V - V // 2) if offset != 0]
         others = [(view + offset) % V for offset in offsets]
         rows.append([other for other in others if overlap_VU[view, other] >= min_overlap])
-    N = max(1, *(len(row) for row in rows))
-    return torch.tensor([row + [-1] * (N - len(row)) for row in rows], device=K.device)
+    return neighbour_table(rows, V).to(K.device)
+
+
+def neighbour_table(neighbours: Sequence[Sequence[int]], num_views: int) -> Tensor:
+    """Lay out lists of neighbours, one per view and perhaps of different lengths, as `tap_geometry` takes them.
+
+    Args:
+        neighbours: for each view the views it attends to, counted from 0; an empty list: none.
+        num_views: V, how many views there are.
+
+    Returns:
+        [V, N] long, N the length of the longest list (at least 1), -1 as padding at the end.
+
+    Raises:
+        ValueError: not one list per view, or a list that names the view itself, a view twice, or one that does not
+            exist.
+
+    Example:
+        >>> neighbour_table([[1, 2], [0], []], num_views=3).tolist()
+        [[1, 2], [0, -1], [-1, -1]]
+    """
+    if len(neighbours) != num_views:
+        raise ValueError(
+            f"neighbours must have one list per view ({num_views}); got {len(neighbours)} lists. "
+            "Give [] for a view that attends to no other, or leave neighbours out to take the views that overlap."
+        )
+    for view, row in enumerate(neighbours):
+        others = [other for other in range(num_views) if other != view]
+        if not set(row) <= set(others) or len(set(row)) < len(row):
+            raise ValueError(
+                f"neighbours must name other views of the {num_views}, each once; got {list(row)}, in the list of view "
+                f"{view}. Count views from 0."
+            )
+    N = max([1, *(len(row) for row in neighbours)])
+    return torch.tensor([[*row, *[-1] * (N - len(row))] for row in neighbours], dtype=torch.long).reshape(-1, N)
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
+from mvdiff.geometry.correspondence import neighbour_table
 from mvdiff.models.attention import CorrespondenceAwareAttention
 from mvdiff.models.conditioning import ImageConditionBlocks
 from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, DEFAULT_WAVELENGTHS
@@ -37,6 +38,8 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         residual: whether a residual convolution block follows each attention (the paper's depth model).
         image_condition: whether there are blocks that bring given frames in (see `ImageConditionBlocks`).
         latent_channels: of the latents of given frames.
+        neighbours: for each view the views it attends to, counted from 0, in place of those that `min_overlap` chooses;
+            None for those. An adapter with such lists is one for as many views.
 
     Example:
         >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32])
@@ -56,6 +59,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         mid_place: str = "after_first_resnet",
         wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
+        neighbours: Sequence[Sequence[int]] | None = None,
         residual: bool = False,
         image_condition: bool = False,
         latent_channels: int = 4,
@@ -69,6 +73,8 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
         if not 0 <= min_overlap <= 1:
             raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
+        if neighbours is not None:
+            neighbour_table(neighbours, len(neighbours))
 
         def block(channels: int) -> CorrespondenceAwareAttention:
             return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths), residual)
@@ -87,7 +93,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         Args:
             unet: the base's UNet.
             variant: see the class.
-            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap`, `residual`,
+            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap`, `neighbours`, `residual`,
                 `image_condition` of the class.
         """
         return cls(**unet_channels(unet), latent_channels=unet.config.out_channels, variant=variant, **settings)

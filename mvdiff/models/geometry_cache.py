@@ -9,13 +9,14 @@ Axes: B batch, V views, U other views, T tokens (h * w cells, row-major), P taps
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from mvdiff.geometry import depth_tap_geometry, overlap_matrix, overlap_neighbours
-from mvdiff.geometry.correspondence import TapGeometry, overlapping_neighbours, tap_geometry
+from mvdiff.geometry.correspondence import TapGeometry, neighbour_table, overlapping_neighbours, tap_geometry
 from mvdiff.shapes import check_shapes
 
 DEFAULT_WAVELENGTHS = (0.5, 16.0)
@@ -188,7 +189,7 @@ class MultiViewGeometry:
         width: int,
         vae_stride: int,
         num_levels: int,
-        neighbours: Tensor | None = None,
+        neighbours: Tensor | Sequence[Sequence[int]] | None = None,
         kernel_size: int = 3,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
     ) -> MultiViewGeometry:
@@ -201,7 +202,8 @@ class MultiViewGeometry:
             width: columns of the latents.
             vae_stride: pixels per latent cell.
             num_levels: resolutions of the UNet (`len(unet.down_blocks)`).
-            neighbours: [V, N] long, the views each view attends to, padded with -1; default: all that overlap.
+            neighbours: the views each view attends to where they overlap: a list per view (see `neighbour_table`), or
+                [V, N] long, padded with -1; default: all that overlap.
             kernel_size: K of the K x K neighbourhood.
             min_overlap: smallest share of the image that counts as an overlap, where `neighbours` is not given.
 
@@ -215,6 +217,8 @@ class MultiViewGeometry:
         image_height, image_width = height * vae_stride, width * vae_stride
         if neighbours is None:
             neighbours = overlapping_neighbours(K, R, image_height, image_width, min_overlap)
+        elif not isinstance(neighbours, Tensor):
+            neighbours = neighbour_table(neighbours, len(K))
         levels = (
             tap_geometry(K, R, image_height, image_width, vae_stride * 2**level, neighbours, kernel_size)
             for level in range(num_levels)

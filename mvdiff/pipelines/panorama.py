@@ -252,7 +252,8 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         geometry = None
         if caa:
             config, num_levels = self.adapter.config, len(self.unet.config.block_out_channels)
-            geometry = rig_geometry(rig, stride, num_levels, config.kernel_size, config.min_overlap).to(device)
+            lists = None if config.neighbours is None else tuple(map(tuple, config.neighbours))
+            geometry = rig_geometry(rig, stride, num_levels, config.kernel_size, config.min_overlap, lists).to(device)
         unet = self._multi_view_unet()
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
 
@@ -344,7 +345,14 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
 
 
 @lru_cache(maxsize=4)
-def rig_geometry(rig: Rig, vae_stride: int, num_levels: int, kernel_size: int, min_overlap: float) -> MultiViewGeometry:
+def rig_geometry(
+    rig: Rig,
+    vae_stride: int,
+    num_levels: int,
+    kernel_size: int,
+    min_overlap: float,
+    neighbours: tuple[tuple[int, ...], ...] | None = None,
+) -> MultiViewGeometry:
     """Compute the correspondences of a rig, on the CPU; kept for the last rigs.
 
     Args:
@@ -353,10 +361,11 @@ def rig_geometry(rig: Rig, vae_stride: int, num_levels: int, kernel_size: int, m
         num_levels: resolutions of the UNet.
         kernel_size: K of the adapter's K x K taps.
         min_overlap: share of the image from which on views are the adapter's neighbours.
+        neighbours: the adapter's neighbours of each view, in place of those that overlap.
     """
     sides = rig.height // vae_stride, rig.width // vae_stride
     return MultiViewGeometry.from_cameras(
-        *rig.cameras(), *sides, vae_stride, num_levels, kernel_size=kernel_size, min_overlap=min_overlap
+        *rig.cameras(), *sides, vae_stride, num_levels, neighbours, kernel_size, min_overlap
     )
 
 

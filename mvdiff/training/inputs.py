@@ -1,6 +1,7 @@
 """From a batch to a model's inputs: latents, text embeddings, correspondences."""
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -23,6 +24,7 @@ class MultiViewInputs:
         cache_latents: Whether latents are cached, too, by what the images show. A cached latent is drawn once, for all
             epochs.
         min_overlap: Share of the image from which on views are neighbours.
+        neighbours: The neighbours of each view, in place of those that overlap.
     """
 
     def __init__(
@@ -33,11 +35,13 @@ class MultiViewInputs:
         cache: TensorCache | None,
         cache_latents: bool,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
+        neighbours: Sequence[Sequence[int]] | None = None,
     ) -> None:
         self.backbone = backbone
         self.seed = seed
         self.kernel_size = kernel_size
         self.min_overlap = min_overlap
+        self.neighbours = neighbours
         self.cache = cache
         self.cache_latents = cache_latents
         self._geometries: dict[bytes, MultiViewGeometry] = {}
@@ -58,7 +62,7 @@ class MultiViewInputs:
         Padded views have no cameras: a sample of fewer views may share a batch with one whose first views are its own.
 
         Raises:
-            ValueError: The samples of the batch have different cameras.
+            ValueError: The samples of the batch have different cameras, or other views than `neighbours`.
         """
         if batch.num_views == 1:
             return None
@@ -80,6 +84,7 @@ class MultiViewInputs:
                     width,
                     self.backbone.vae_stride,
                     num_levels=len(self.backbone.unet.down_blocks),
+                    neighbours=self.neighbours,
                     kernel_size=self.kernel_size,
                     min_overlap=self.min_overlap,
                 )

@@ -32,7 +32,7 @@ from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
 from mvdiff.training.sample_writing import score_folder, write_reference
 from mvdiff.training.trained_part import TrainedPartModule
 
-_ADAPTER_SETTINGS = ("kernel_size", "head_dim", "mid_place", "wavelengths", "min_overlap")
+_ADAPTER_SETTINGS = ("kernel_size", "head_dim", "mid_place", "wavelengths", "min_overlap", "neighbours")
 
 
 class MultiViewModule(TrainedPartModule):
@@ -46,12 +46,13 @@ class MultiViewModule(TrainedPartModule):
         revision: Branch, tag or commit of a hub base.
         vae: Another autoencoder (hub id or folder) in place of the base's.
         init_adapter: Folder of an adapter (or a model folder) to start from; None for a fresh one.
-        kernel_size: K of the K x K taps (paper: 3). This and the next four shape the adapter; None takes them from
+        kernel_size: K of the K x K taps (paper: 3). This and the next five shape the adapter; None takes them from
             `init_adapter`, or for a fresh one the defaults of `MultiViewAdapter`.
         head_dim: Width of an attention head.
         mid_place: Where the mid block's attention stands.
         wavelengths: (shortest, longest) of the displacement encoding, in cells.
         min_overlap: Share of its image that a view must see of another to attend to it.
+        neighbours: For each view of the rig the views it attends to, counted from 0, in place of those that overlap.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
         lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None keeps the rate.
         lr_interval: Whether the schedule advances per epoch or per optimizer step.
@@ -86,6 +87,7 @@ class MultiViewModule(TrainedPartModule):
         mid_place: Literal["after_first_resnet", "after_mid_block"] | None = None,
         wavelengths: tuple[float, float] | None = None,
         min_overlap: float | None = None,
+        neighbours: list[list[int]] | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = cosine_over_ten_epochs,
         lr_interval: LRInterval = "epoch",
@@ -134,7 +136,13 @@ class MultiViewModule(TrainedPartModule):
         cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
         adapter = self.adapter.config
         self.inputs = MultiViewInputs(
-            self.backbone, settings.seed, adapter.kernel_size, cache, settings.cache_latents, adapter.min_overlap
+            self.backbone,
+            settings.seed,
+            adapter.kernel_size,
+            cache,
+            settings.cache_latents,
+            adapter.min_overlap,
+            adapter.neighbours,
         )
 
     def _initial_adapter(self) -> MultiViewAdapter:
@@ -361,8 +369,8 @@ class MultiViewModule(TrainedPartModule):
 
 
 def _listed(value: Any) -> Any:
-    """Return a tuple as the list that a config file makes of it."""
-    return list(value) if isinstance(value, tuple) else value
+    """Return tuples as the lists that a config file makes of them."""
+    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -60,6 +60,25 @@ def test_fit_logs_to_tensorboard(trained):
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["class_path"].endswith("MultiViewModule")
 
 
+def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_path, capsys):
+    run = copy.deepcopy(config)
+    run["trainer"] |= {"max_steps": 1, "limit_val_batches": 1, "default_root_dir": str(tmp_path)}
+    run["trainer"]["callbacks"][0]["init_args"] = {"dirpath": str(tmp_path / "model")}
+    best = {"monitor": "val/loss", "dirpath": str(tmp_path)}
+    run["trainer"]["callbacks"].append({"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best})
+    run["model"]["init_args"]["neighbours"] = [[1], [2, 0], []]
+    path = str(write_config(tmp_path / "run.yaml", run))
+    assert main(["fit", "--config", path]) == 0
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
+    assert pipeline.adapter.config.neighbours == [[1], [2, 0], []]
+    assert main(["fit", "--config", path, "--model.init_args.neighbours=[[1],[0]]"]) == 1
+    error = capsys.readouterr().err
+    assert "neighbours must have one list per view (3); got 2 lists" in error
+    assert "Traceback" not in error
+    assert main(["fit", "--config", path, "--model.init_args.neighbours=[[1],[3],[0]]"]) == 1
+    assert "each once; got [3], in the list of view 1" in capsys.readouterr().err
+
+
 def test_predict_writes_what_generate_would(trained, config, tmp_path):
     run = str(write_config(tmp_path / "run.yaml", config))
     checkpoint = ["--ckpt_path", str(trained / "best.ckpt"), "--model.init_args.output_dir", str(tmp_path / "out")]

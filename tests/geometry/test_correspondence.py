@@ -14,6 +14,7 @@ from mvdiff.geometry import (
     apply_homography,
     cell_centres,
     homography,
+    neighbour_table,
     overlapping_neighbours,
     rotation_from_yaw_pitch,
     sample_bilinear,
@@ -177,6 +178,31 @@ def test_the_ring_has_two_neighbours_each():
         K, R = RingRig(num_views=8, fov_deg=90, height=size, width=size).cameras(yaw_offset_deg=23)
         expected = [[(view - 1) % 8, (view + 1) % 8] for view in range(8)]
         assert overlapping_neighbours(K, R, size, size).tolist() == expected
+
+
+def test_neighbour_table_pads_and_tap_geometry_takes_it():
+    table = neighbour_table([[2], [], [0, 1]], num_views=3)
+    assert table.tolist() == [[2, -1], [-1, -1], [0, 1]]
+    assert table.dtype == torch.int64
+    assert neighbour_table([[]], num_views=1).tolist() == [[-1]]
+    K, R = RingRig(num_views=3, fov_deg=150.0, height=16, width=16).cameras()
+    taps = tap_geometry(K, R, 16, 16, 4, table)
+    assert taps.visible.any(dim=(2, 3)).tolist() == [[True, False], [False, False], [True, True]]
+
+
+@pytest.mark.parametrize(
+    ("lists", "text"),
+    [
+        ([[1], [0]], r"neighbours must have one list per view \(3\); got 2 lists"),
+        ([[1], [3], [0]], r"must name other views of the 3, each once; got \[3\], in the list of view 1"),
+        ([[1], [-1], [0]], r"got \[-1\], in the list of view 1"),
+        ([[1], [2], [2]], r"got \[2\], in the list of view 2"),
+        ([[1, 1], [2], [0]], r"got \[1, 1\], in the list of view 0"),
+    ],
+)
+def test_wrong_neighbour_lists_are_named(lists, text):
+    with pytest.raises(ValueError, match=text):
+        neighbour_table(lists, num_views=3)
 
 
 def test_wider_views_have_more_neighbours():

@@ -71,13 +71,15 @@ def test_weights_of_another_model_are_refused(tmp_path):
         MultiViewAdapter.from_pretrained(tmp_path)
 
 
-def test_an_adapter_of_before_min_overlap_has_the_default(tmp_path):
-    small(min_overlap=0.3).save_pretrained(tmp_path)
-    assert MultiViewAdapter.from_pretrained(tmp_path).config.min_overlap == 0.3
+def test_an_adapter_of_before_a_setting_has_its_default(tmp_path):
+    small(min_overlap=0.3, neighbours=((1, 2), (0,), ())).save_pretrained(tmp_path)
+    found = MultiViewAdapter.from_pretrained(tmp_path).config
+    assert (found.min_overlap, found.neighbours) == (0.3, [[1, 2], [0], []])
     config = json.loads((tmp_path / "config.json").read_text())
-    del config["min_overlap"]
+    del config["min_overlap"], config["neighbours"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    assert MultiViewAdapter.from_pretrained(tmp_path).config.min_overlap == 0.01
+    found = MultiViewAdapter.from_pretrained(tmp_path).config
+    assert (found.min_overlap, found.neighbours) == (0.01, None)
 
 
 @pytest.mark.parametrize(
@@ -86,6 +88,7 @@ def test_an_adapter_of_before_min_overlap_has_the_default(tmp_path):
         ({"variant": "other"}, r"variant must be one of \('paper',\); got 'other'"),
         ({"mid_place": "before"}, "mid_place must be one of .* got 'before'"),
         ({"kernel_size": 2}, "kernel_size must be odd and positive; got 2"),
+        ({"neighbours": [[1], [2]]}, r"neighbours must name other views of the 2, .*got \[2\], in the list of view 1"),
         ({"min_overlap": 2.0}, r"min_overlap must lie in \[0, 1\]; got 2.0"),
         ({"head_dim": 24}, "divisible by 4 and by head_dim = 24; got 32"),
     ],

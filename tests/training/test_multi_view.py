@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import re
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.diffusion import sample_timesteps, training_noise
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.keyed import keyed_generator
+from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.training.cache import TensorCache
 from mvdiff.training.inputs import MultiViewInputs
@@ -321,6 +323,7 @@ def test_padded_views_have_no_cameras(module, data):
 
 def test_the_adapters_settings_can_be_chosen(tiny_folder):
     chosen = {"kernel_size": 1, "mid_place": "after_mid_block", "wavelengths": (1.0, 8.0), "min_overlap": 0.1}
+    chosen["neighbours"] = [[1], [2, 0], []]
     config = make(tiny_folder, **chosen).adapter.config
     assert {name: config[name] for name in chosen} == chosen
     assert config.head_dim == 8
@@ -331,9 +334,11 @@ def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny
     same = {"head_dim": 8, "kernel_size": 3, "wavelengths": (0.5, 16.0)}
     assert make(tiny_folder, init_adapter=str(tmp_path), **same).adapter.config.head_dim == 8
     assert make(tiny_folder, init_adapter=str(tmp_path), head_dim=None).adapter.config.head_dim == 8
-    for name, value, there in (("kernel_size", 5, 3), ("head_dim", 16, 8), ("min_overlap", 0.3, 0.01)):
-        text = rf"model\.{name} must be left out or be that of model\.init_adapter, {there}; got {value}"
-        with pytest.raises(ValueError, match=text):
+    lists = [[1], [2, 0], []]
+    others = (("kernel_size", 5, 3), ("head_dim", 16, 8), ("min_overlap", 0.3, 0.01), ("neighbours", lists, None))
+    for name, value, there in others:
+        text = f"model.{name} must be left out or be that of model.init_adapter, {there}; got {value}"
+        with pytest.raises(ValueError, match=re.escape(text)):
             make(tiny_folder, init_adapter=str(tmp_path), **{name: value})
 
 
@@ -343,12 +348,53 @@ def test_min_overlap_chooses_neighbours_in_training_and_generation(tiny_folder, 
     assert not any(level.visible.any() for level in lonely.inputs.geometry(batch).levels)
     assert all(level.visible.any() for level in awaken(make(tiny_folder)).inputs.geometry(batch).levels)
 
-    def images(module):
-        pipeline = MVDiffusionPanoramaPipeline.from_backbone(module.backbone, module.adapter, RIG, "", None)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline("a red lamp", seed=0, num_inference_steps=2, output_type="pt").images
-
     alone = images(lonely)
     assert not torch.allclose(alone, images(awaken(make(tiny_folder))), atol=1e-3)
     lonely.adapter.set_attention_enabled(False)
     torch.testing.assert_close(alone, images(lonely))
+
+
+def test_neighbour_lists_choose_neighbours_in_training_and_generation(tiny_folder, data, tmp_path):
+    """The lists of what overlaps change nothing; a view without neighbours does as with attention switched off."""
+    batch, default, off = batch_of(data, (0, 0)), awaken(make(tiny_folder)), awaken(make(tiny_folder))
+    off.adapter.set_attention_enabled(False)
+    listed = awaken(make(tiny_folder, neighbours=[[2, 1], [0, 2], [1, 0]]))
+    loss = listed.noise_loss(batch, batch.prompts)
+    torch.testing.assert_close(loss, default.noise_loss(batch, batch.prompts), rtol=0, atol=0)
+    torch.testing.assert_close(images(listed), images(default), rtol=0, atol=0)
+
+    chosen = awaken(make(tiny_folder, neighbours=[[1], [2, 0], []]))
+    for level in chosen.inputs.geometry(batch).levels:
+        attended = [set(level.views[view][level.visible[view]].tolist()) for view in range(3)]
+        assert attended == [{1}, {0, 2}, set()]
+    found, full, none = (predicted(module, batch) for module in (chosen, default, off))
+    torch.testing.assert_close(found[0, 2], none[0, 2])
+    assert not torch.allclose(found[0, 0], full[0, 0], atol=1e-4)
+    assert not torch.allclose(found[0, 0], none[0, 0], atol=1e-4)
+    with pytest.raises(ValueError, match=r"neighbours must have one list per view \(3\); got 2 lists"):
+        make(tiny_folder, neighbours=[[1], [0]]).inputs.geometry(batch)
+
+    base = BaseReference(str(tiny_folder / "base"), weights_hash=chosen.backbone.weights_hash())
+    write_model_folder(tmp_path / "m", chosen.adapter, chosen.backbone.scheduler, ModelInfo(RIG, "", base))
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "m")
+    assert pipeline.adapter.config.neighbours == [[1], [2, 0], []]
+    assert torch.equal(generated(pipeline), images(chosen))
+    with pytest.raises(ValueError, match=r"one list per view \(2\); got 3 lists"):
+        generated(pipeline, rig=RingRig(num_views=2, fov_deg=150.0, height=16, width=16))
+
+
+def generated(pipeline, **call):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline("a red lamp", seed=0, num_inference_steps=2, output_type="pt", **call).images
+
+
+def images(module):
+    return generated(MVDiffusionPanoramaPipeline.from_backbone(module.backbone, module.adapter, RIG, "", None))
+
+
+@torch.no_grad()
+def predicted(module, batch):
+    """The noise predicted for a batch's views at one timestep."""
+    noise = training_noise(0, 0, [0], 3, module.inputs.latents(batch).shape[2:])
+    geometry = module.inputs.geometry(batch)
+    return module.unet(noise, torch.tensor([500]), module.inputs.text(batch.prompts), geometry)
