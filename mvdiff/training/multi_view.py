@@ -4,9 +4,10 @@ Axes: B samples, V views, C latent channels, h w latent, L text tokens, D text w
 """
 
 import json
+from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
@@ -31,8 +32,6 @@ from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
 from mvdiff.training.sample_writing import score_folder, write_reference
 from mvdiff.training.trained_part import TrainedPartModule
-
-_ADAPTER_SETTINGS = ("kernel_size", "head_dim", "mid_place", "wavelengths", "min_overlap", "neighbours")
 
 
 class MultiViewModule(TrainedPartModule):
@@ -75,6 +74,18 @@ class MultiViewModule(TrainedPartModule):
     """
 
     trained_part = "adapter"
+    inputs_class: ClassVar[type[MultiViewInputs]] = MultiViewInputs
+    adapter_settings: ClassVar[tuple[str, ...]] = (
+        "kernel_size",
+        "head_dim",
+        "mid_place",
+        "wavelengths",
+        "min_overlap",
+        "neighbours",
+    )
+    """Settings of the module that shape its adapter."""
+    adapter_defaults: ClassVar[dict[str, Any]] = {}
+    """What a fresh adapter has where its settings are None; otherwise the defaults of `MultiViewAdapter`."""
 
     def __init__(
         self,
@@ -135,7 +146,7 @@ class MultiViewModule(TrainedPartModule):
         self.unet.enable_gradient_checkpointing(settings.gradient_checkpointing)
         cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
         adapter = self.adapter.config
-        self.inputs = MultiViewInputs(
+        self.inputs = self.inputs_class(
             self.backbone,
             settings.seed,
             adapter.kernel_size,
@@ -147,7 +158,7 @@ class MultiViewModule(TrainedPartModule):
 
     def _initial_adapter(self) -> MultiViewAdapter:
         settings = self.hparams
-        chosen = {name: settings[name] for name in _ADAPTER_SETTINGS if settings[name] is not None}
+        chosen = {name: settings[name] for name in self.adapter_settings if settings[name] is not None}
         if settings.init_adapter is not None:
             folder = Path(settings.init_adapter)
             folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
@@ -161,7 +172,7 @@ class MultiViewModule(TrainedPartModule):
             return adapter
         with torch.random.fork_rng(devices=[]):  # the same fresh weights on every rank, other draws untouched
             torch.manual_seed(settings.seed)
-            return MultiViewAdapter.from_unet(self.backbone.unet, **chosen)
+            return MultiViewAdapter.from_unet(self.backbone.unet, **(self.adapter_defaults | chosen))
 
     @property
     def adapter(self) -> MultiViewAdapter:
@@ -251,18 +262,30 @@ class MultiViewModule(TrainedPartModule):
             prompts: B x V texts (those of the batch, some perhaps dropped).
             reduction: "mean" for a scalar, "none" for [B].
         """
-        scheduler, geometry = self.backbone.scheduler, self.inputs.geometry(batch)
+        scheduler = self.backbone.scheduler
         latents, text = self.inputs.latents(batch), self.inputs.text(prompts)
         keys = (self.hparams.seed, batch.epoch, batch.sample_index.tolist())
         timesteps = sample_timesteps(scheduler.config.num_train_timesteps, *keys).to(self.device)
         noise = training_noise(*keys, batch.num_views, latents.shape[2:]).to(self.device)
+        predict = self.denoiser(batch, latents, text)
+        return multiview_noise_loss(
+            predict, scheduler, latents, noise, timesteps, batch.view_valid, self.hparams.snr_gamma, reduction
+        )
+
+    def denoiser(self, batch: MultiViewBatch, latents: Tensor, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what predicts the noise of a batch: (noisy latents [B, V, C, h, w], timesteps [B]) -> prediction.
+
+        Args:
+            batch: Cameras and what else is known of the views.
+            latents: [B, V, C, h, w] clean latents, of which only what is given may be shown to the model.
+            text: [B, V, L, D].
+        """
+        geometry = self.inputs.geometry(batch)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
             return self.unet(noisy, timesteps, text, geometry, view_valid=batch.view_valid)
 
-        return multiview_noise_loss(
-            predict, scheduler, latents, noise, timesteps, batch.view_valid, self.hparams.snr_gamma, reduction
-        )
+        return predict
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
         """Return and log the training loss."""
@@ -277,22 +300,38 @@ class MultiViewModule(TrainedPartModule):
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Log the held-out loss at fixed timesteps and noise; generate the first samples on fixed seeds."""
-        self.val_loss.update(self.noise_loss(batch, batch.prompts, reduction="none"))
+        self.update_losses(batch, self.noise_loss(batch, batch.prompts, reduction="none"))
         self.log("val/loss", self.val_loss, prog_bar=True, batch_size=batch.batch_size)
-        if self.trainer.sanity_checking or not self._is_shown(batch_idx, batch.batch_size):
-            return
+        if not self.trainer.sanity_checking and self._is_shown(batch_idx, batch.batch_size):
+            self._validation_samples.extend(self.show(batch))
+
+    def update_losses(self, batch: MultiViewBatch, losses: Tensor) -> None:
+        """Count the held-out losses [B] of a batch."""
+        self.val_loss.update(losses)
+
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How validation, test and predict sample: steps, guidance and seed."""
+        return {name: self.hparams[name] for name in ("num_inference_steps", "guidance_scale", "seed")}
+
+    def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
+        """Generate a validation batch.
+
+        Returns:
+            For each sample its index, its overlap PSNR, and its views [V, 3, H, W] in [-1, 1] on the CPU.
+        """
         images = self.pipeline()(
             batch.prompts,
-            num_inference_steps=self.hparams.num_inference_steps,
-            guidance_scale=self.hparams.guidance_scale,
-            seed=self.hparams.seed,
+            **self.sampling,
             sample_ids=batch.sample_id,
             prompt_prefix="",  # the prompts of a batch carry it already
             output_type="pt",
         ).images
+        shown = []
         for i, views in enumerate(2 * images - 1):
             score = overlap_psnr(views, batch.K[i].cpu(), batch.R[i].cpu(), size=None)
-            self._validation_samples.append((int(batch.sample_index[i]), score["overlap_psnr_mean_of_pairs"], views))
+            shown.append((int(batch.sample_index[i]), score["overlap_psnr_mean_of_pairs"], views))
+        return shown
 
     def _is_shown(self, batch_idx: int, batch_size: int) -> bool:
         """Whether this batch is one of the first, counted over all ranks, that are generated."""
@@ -351,11 +390,9 @@ class MultiViewModule(TrainedPartModule):
             pipeline,
             entries,
             root,
-            seed=self.hparams.seed,
             batch_size=len(entries),
             overwrite=self.hparams.overwrite,
-            num_inference_steps=self.hparams.num_inference_steps,
-            guidance_scale=self.hparams.guidance_scale,
+            **self.sampling,
         )
 
     def pipeline(self) -> MVDiffusionPanoramaPipeline:
