@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode
 from mvdiff.models.loading import PACKAGED, load_strictly, packaged_folder, resolve_folder
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
+_WEIGHTS = ("unet", "text_encoder", "vae")
 _PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt", "safetensors"))]
 
 
@@ -43,7 +45,7 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.unet = unet
         self.scheduler = scheduler
-        self._hashes: dict[str, str] | None = None
+        self._hashes: dict[str, str] = {}
 
     @property
     def vae_stride(self) -> int:
@@ -88,15 +90,19 @@ class Backbone(nn.Module):
         mask = tokens.attention_mask.to(device) if uses_mask else None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
 
-    def weights_hashes(self) -> dict[str, str]:
+    def weights_hashes(self, parts: Iterable[str] = _WEIGHTS) -> dict[str, str]:
         """Hash unet, text_encoder and vae: blake2b over name, shape and float32 values of each tensor, in name order.
 
         Weights opened in another precision that holds them exactly have the same hash. Computed once and kept: ask
         for it when the weights are final.
+
+        Args:
+            parts: which of the three.
         """
-        if self._hashes is None:
-            self._hashes = {part: _hash_weights(getattr(self, part)) for part in ("unet", "text_encoder", "vae")}
-        return dict(self._hashes)
+        for part in parts:
+            if part not in self._hashes:
+                self._hashes[part] = _hash_weights(getattr(self, part))
+        return {part: self._hashes[part] for part in parts}
 
     def weights_hash(self) -> str:
         """Return one hash for the whole base: that of its parts' hashes."""
@@ -112,7 +118,7 @@ class Backbone(nn.Module):
         """
         parts = {name: getattr(self, name) for name in _PARTS}
         if dtype is not None:
-            parts |= {name: copy.deepcopy(parts[name]).to(dtype) for name in ("unet", "text_encoder", "vae")}
+            parts |= {name: copy.deepcopy(parts[name]).to(dtype) for name in _WEIGHTS}
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
