@@ -192,18 +192,32 @@ def multiview_noise_loss(
         ValueError: where a sample has no valid view or reduction is unknown.
     """
     squared = _squared_error(predict, scheduler, latents, noise, timesteps)
-    per_view = squared.flatten(2).mean(2)
-    if view_valid is None:
-        per_sample = per_view.mean(1)
-    else:
-        count = view_valid.sum(1)
-        if not bool((count > 0).all()):
-            raise ValueError(
-                f"view_valid must keep at least one view of each sample; got {count.tolist()} valid views. "
-                "Leave out samples without views."
-            )
-        per_sample = torch.where(view_valid, per_view, 0.0).sum(1) / count
+    per_sample = mean_over_views(squared.flatten(2).mean(2), view_valid)
     return _reduced(per_sample, scheduler, timesteps, snr_gamma, reduction)
+
+
+def mean_over_views(per_view: Tensor, view_valid: Tensor | None = None) -> Tensor:
+    """Average what each view has over its sample's valid views.
+
+    Args:
+        per_view: [B, V].
+        view_valid: [B, V] bool, False for padding; None when every view counts.
+
+    Returns:
+        [B].
+
+    Raises:
+        ValueError: where a sample has no valid view.
+    """
+    if view_valid is None:
+        return per_view.mean(1)
+    count = view_valid.sum(1)
+    if not bool((count > 0).all()):
+        raise ValueError(
+            f"view_valid must keep at least one view of each sample; got {count.tolist()} valid views. "
+            "Leave out samples without views."
+        )
+    return torch.where(view_valid, per_view, 0.0).sum(1) / count
 
 
 def guided(
