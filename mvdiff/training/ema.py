@@ -1,10 +1,12 @@
 """Exponential moving average of the trained weights, exact across a kill and a resume."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from mvdiff.training.trained_part import TrainedPartModule
@@ -18,13 +20,22 @@ class TrainedWeightsEMA(EMAWeightAveraging):
     `current_model_state` the weights that training goes on from.
     """
 
-    def __init__(self, decay: float = 0.999, update_every_n_steps: int = 1, update_starting_at_step: int | None = None):
+    def __init__(
+        self,
+        decay: float = 0.999,
+        update_every_n_steps: int = 1,
+        update_starting_at_step: int | None = None,
+        warm_up: bool = False,
+    ) -> None:
         """Set the average.
 
         Args:
             decay: Weight of the old average in each update, in (0, 1).
             update_every_n_steps: Optimizer steps between two updates.
             update_starting_at_step: Zero-based optimizer step of the first update; None for the first step.
+            warm_up: Average faster at first, so that the weights of the first steps are soon forgotten: after n
+                updates the next one's decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's
+                ExponentialMovingAverage with `num_updates`.
 
         Raises:
             ValueError: A decay outside (0, 1).
@@ -37,6 +48,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             update_every_n_steps=update_every_n_steps,
             update_starting_at_step=update_starting_at_step,
         )
+        if warm_up:  # Lightning's average has none; torch's AveragedModel, which takes this, counts the updates
+            self._kwargs["avg_fn"] = _warming_up(decay)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the trained part, on the training device."""
@@ -90,3 +103,11 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             with torch.no_grad():
                 self._average_model.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
             pl_module.load_state_dict(checkpoint["current_model_state"])
+
+
+def _warming_up(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    def update(average: Tensor, current: Tensor, num_averaged: Tensor) -> Tensor:
+        decay_now = ((1 + num_averaged) / (10 + num_averaged)).clamp(max=decay).to(average.dtype)
+        return torch.lerp(current, average, decay_now)
+
+    return update

@@ -34,12 +34,12 @@ def loader():
     return DataLoader(torch.tensor([[1.0], [2.0], [0.5], [1.5]]))
 
 
-def fit(epochs, ckpt_path=None, callbacks=(), ema=True):
+def fit(epochs, ckpt_path=None, callbacks=(), ema=True, **settings):
     module = Line()
     trainer = Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[*([TrainedWeightsEMA(decay=0.8)] if ema else []), *callbacks],
+        callbacks=[*([TrainedWeightsEMA(**{"decay": 0.8} | settings)] if ema else []), *callbacks],
         logger=False,
         enable_checkpointing=bool(callbacks),
         enable_progress_bar=False,
@@ -50,14 +50,16 @@ def fit(epochs, ckpt_path=None, callbacks=(), ema=True):
     return trainer, module
 
 
-def expected(epochs, decay=0.8):
+def expected(epochs, decay_after=lambda updates: 0.8):
     """Gradient descent and its average by hand: d/dw (w x - 3 x)^2 = 2 x^2 (w - 3)."""
-    w, average, trained, validated = 1.0, None, [], []
+    w, average, trained, validated, updates = 1.0, None, [], [], 0
     for _ in range(epochs):
         for x in (1.0, 2.0, 0.5, 1.5):
             trained.append(w)
             w -= 0.1 * 2 * x * x * (w - 3)
+            decay = decay_after(updates)
             average = w if average is None else decay * average + (1 - decay) * w
+            updates += 1
         validated.append(average)
     return trained, validated
 
@@ -68,6 +70,23 @@ def test_average_matches_the_recurrence():
     assert module.trained_with == pytest.approx(trained, abs=1e-5)
     assert module.validated_with == pytest.approx(validated, abs=1e-5)
     assert module.adapter.weight.item() == pytest.approx(validated[-1], abs=1e-5)  # fit ends with the average
+
+
+def test_warm_up_averages_faster_at_first():
+    """Twelve updates: decays 2/11, 3/12, 4/13, 5/14, then 0.36, which (1 + n) / (10 + n) passes at n = 5."""
+    _, module = fit(epochs=3, decay=0.36, warm_up=True)
+    decays = [0, 2 / 11, 3 / 12, 4 / 13, 5 / 14]
+    _, validated = expected(3, lambda updates: decays[updates] if updates < 5 else 0.36)
+    assert module.validated_with == pytest.approx(validated, abs=1e-5)
+    assert validated[0] != pytest.approx(expected(1, lambda updates: 0.36)[1][0], abs=1e-3)
+
+
+def test_warm_up_resumes_where_it_was(tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="{epoch}", save_top_k=-1, every_n_epochs=1)
+    _, whole = fit(epochs=3, callbacks=[saver], warm_up=True)
+    _, resumed = fit(epochs=3, ckpt_path=tmp_path / "epoch=0.ckpt", warm_up=True)
+    assert resumed.validated_with == whole.validated_with[1:]
+    assert torch.equal(resumed.adapter.weight, whole.adapter.weight)
 
 
 def test_checkpoint_holds_average_and_current_of_the_trained_part(tmp_path):
