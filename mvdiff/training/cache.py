@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -100,3 +101,18 @@ def cached_text(
         return encode(list(prompts))
     entries = {p: cache.fetch(lambda p=p: encode([p])[0], "text", encoder, p) for p in dict.fromkeys(prompts)}
     return torch.stack([entries[prompt] for prompt in prompts])
+
+
+def check_cache_settings(cache_dir: str | None, cache_latents: bool) -> None:
+    """Raise ValueError where latents shall be cached nowhere."""
+    if cache_latents and cache_dir is None:
+        raise ValueError("cache_dir must be a folder when cache_latents is true; got null. Set model.cache_dir.")
+
+
+def check_latents_come_back(data: Any) -> None:
+    """Raise ValueError where a data module cuts its views at random yaws: cached latents would not come back."""
+    if getattr(data, "yaw", None) == "random":
+        raise ValueError(
+            "data.yaw must be a list of degrees when model.cache_latents is true; got 'random', in which hardly "
+            "any latent is met twice. Set data.yaw, for example to [0, 45, 90], or model.cache_latents to false."
+        )

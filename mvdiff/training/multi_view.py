@@ -26,7 +26,7 @@ from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.pipelines.sample_folders import generate_samples
-from mvdiff.training.cache import TensorCache
+from mvdiff.training.cache import TensorCache, check_cache_settings, check_latents_come_back
 from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
@@ -119,8 +119,7 @@ class MultiViewModule(TrainedPartModule):
         super().__init__()
         if not 0 <= text_dropout <= 1:
             raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}. The usual value is 0.1.")
-        if cache_latents and cache_dir is None:
-            raise ValueError("cache_dir must be a folder when cache_latents is true; got null. Set model.cache_dir.")
+        check_cache_settings(cache_dir, cache_latents)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "evaluation"])
         self.evaluation = evaluation
         self.optimizer_callable = optimizer
@@ -246,11 +245,8 @@ class MultiViewModule(TrainedPartModule):
 
     def on_fit_start(self) -> None:
         """Refuse to cache latents that never come back."""
-        if self.hparams.cache_latents and getattr(self.trainer.datamodule, "yaw", None) == "random":
-            raise ValueError(
-                "data.yaw must be a list of degrees when model.cache_latents is true; got 'random', in which hardly "
-                "any latent is met twice. Set data.yaw, for example to [0, 45, 90], or model.cache_latents to false."
-            )
+        if self.hparams.cache_latents:
+            check_latents_come_back(self.trainer.datamodule)
 
     # Loss
 
