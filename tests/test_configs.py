@@ -56,6 +56,13 @@ def test_pano_is_the_papers_run(capsys):
     assert data["yaw"] == "random"
 
 
+@pytest.mark.parametrize(("name", "decay"), [("toy/base.yaml", 0.998), ("real/base.yaml", 0.99)])
+def test_bases_are_written_with_averaged_weights(name, decay, capsys):
+    callbacks = parsed(capsys, name)["trainer"]["callbacks"]
+    (average,) = [callback for callback in callbacks if callback["class_path"].endswith("ema.TrainedWeightsEMA")]
+    assert (average["init_args"]["decay"], average["init_args"]["warm_up"]) == (decay, True)
+
+
 def test_config_is_found_by_name_or_path(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     packaged = configs_folder() / "pano.yaml"

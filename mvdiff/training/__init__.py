@@ -1,6 +1,7 @@
 """LightningModules, their callbacks and caches, and the bridge from launchers to the Trainer.
 
 - `MultiViewModule` (multi_view.py): trains correspondence-aware attention on a frozen base.
+- `SingleViewModule` (single_view.py): trains or finetunes a base on single views.
 - `optimization`: optimizer and schedule, gradient accumulation from a total batch size.
 - `TrainedWeightsEMA` (ema.py), `callbacks`: average of the trained weights, model folder at the end, image logging.
 - `cache`: text embeddings and latents on disk.

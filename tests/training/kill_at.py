@@ -5,7 +5,7 @@ import runpy
 import signal
 import sys
 
-from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.trained_part import TrainedPartModule
 
 
 def main() -> None:
@@ -15,7 +15,7 @@ def main() -> None:
         if self.trainer.global_step == steps:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    MultiViewModule.on_train_batch_start = kill_when_due
+    TrainedPartModule.on_train_batch_start = kill_when_due
     sys.argv = sys.argv[2:]
     runpy.run_path(sys.argv[0], run_name="__main__")
 

@@ -1,4 +1,4 @@
-"""Autoencoder, single-view base and judge: real fits of a few steps on a few rooms."""
+"""Autoencoder and judge: real fits of a few steps on a few rooms."""
 
 from pathlib import Path
 
@@ -15,12 +15,8 @@ from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.autoencoder import load_autoencoder
-from mvdiff.models.backbone import load_backbone
-from mvdiff.models.fresh import FreshBase
 from mvdiff.training.autoencoder import AutoencoderModule
 from mvdiff.training.features import FeatureNetModule
-from mvdiff.training.single_view import SingleViewModule
-from tests.models.test_fresh import TEXT, UNET
 from tests.tiny import tiny_base
 
 VAE = {
@@ -133,51 +129,6 @@ def factor_of_rank(rank: int, module: AutoencoderModule, batches: list[MultiView
         module.validation_step(batches[rank], 0)
     (folder / f"rank{rank}").write_text(str(module.scaling_factor()))
     torch.distributed.destroy_process_group()
-
-
-def single_view(tmp_path: Path, **settings) -> SingleViewModule:
-    fresh = FreshBase(unet=UNET, text_encoder=TEXT, vae=str(tiny_base(tmp_path / "tiny") / "vae"))
-    return SingleViewModule(
-        out=str(tmp_path / "base"),
-        fresh=fresh,
-        train_text_encoder=True,
-        num_inference_steps=2,
-        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3),
-        **settings,
-    )
-
-
-def test_base_learns_and_is_written_in_the_asked_precision(world, tmp_path):
-    module = single_view(tmp_path, out_dtype="float16")
-    frozen = {name: value.clone() for name, value in module.backbone.vae.state_dict().items()}
-    fit = trainer(tmp_path, 30)
-    fit.validate(module, data(world), verbose=False)
-    before = float(fit.callback_metrics["val/loss"])
-    fit = trainer(tmp_path, 30)
-    fit.fit(module, data(world))
-    assert float(fit.callback_metrics["val/loss"]) < 0.95 * before
-    for name, value in module.backbone.vae.state_dict().items():
-        assert torch.equal(value, frozen[name])
-    written, averaged = load_backbone(tmp_path / "base"), module.trained_base()
-    for part in ("unet", "text_encoder"):
-        for name, value in getattr(written, part).state_dict().items():
-            assert torch.equal(value, getattr(averaged, part).state_dict()[name].half().float())
-    assert list((tmp_path / "images").glob("val_samples_*.png"))
-
-
-def test_a_views_draws_do_not_depend_on_its_batch(world, tmp_path):
-    module = single_view(tmp_path, text_dropout=0.5)
-    samples = [data(world).train_dataset()[(3, i)] for i in range(3)]
-    together = module.losses(module.backbone, MultiViewBatch.collate(samples), 3)
-    alone = torch.cat([module.losses(module.backbone, MultiViewBatch.collate([one]), 3) for one in samples])
-    torch.testing.assert_close(together, alone, atol=1e-5, rtol=1e-5)
-    other = module.losses(module.backbone, MultiViewBatch.collate(samples), 4)
-    assert not torch.allclose(together, other)
-
-
-def test_base_and_fresh_exclude_each_other():
-    with pytest.raises(ValueError, match=r"model.base and model.fresh: exactly one must be set"):
-        SingleViewModule(out="x")
 
 
 def test_judge_learns_the_facts_at_multiples_of_45_degrees_only(world, tmp_path):

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
+from mvdiff.models.backbone import load_backbone
 from mvdiff.samples import find_samples, read_sample
 from tests.training.tiny_run import tiny_config, write_config
 
@@ -90,18 +92,66 @@ def test_every_launcher_trains_one_job(runs, single, name):
             torch.testing.assert_close(together[part][key], value, rtol=1e-3, atol=2e-5)
 
 
-def test_a_killed_run_resumes_bit_for_bit(runs, single):
-    killed = launched([sys.executable, str(ROOT / "tests/training/kill_at.py"), "3"], runs / "killed", [], check=False)
+def killed_and_resumed(runs: Path, single: dict, name: str, flags: list[str]) -> None:
+    """Kill a run after its third step, resume it, and compare what it ends with."""
+    kill = [sys.executable, str(ROOT / "tests/training/kill_at.py"), "3"]
+    killed = launched(kill, runs / f"{name}killed", flags, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
-    (checkpoint,) = (runs / "killed").rglob("step=3.ckpt")  # in the middle of the second epoch
-    assert not list((runs / "killed").rglob("end.ckpt"))
-    launched([sys.executable], runs / "resumed", ["--ckpt_path", str(checkpoint)])
-    resumed = final_checkpoint(runs / "resumed")
+    (checkpoint,) = (runs / f"{name}killed").rglob("step=3.ckpt")  # in the middle of the second epoch
+    assert not list((runs / f"{name}killed").rglob("end.ckpt"))
+    launched([sys.executable], runs / f"{name}resumed", [*flags, "--ckpt_path", str(checkpoint)])
+    resumed = final_checkpoint(runs / f"{name}resumed")
     assert resumed["global_step"] == 4
     for part in ("state_dict", "current_model_state"):
         for key, value in single[part].items():
             assert torch.equal(resumed[part][key], value), key
     assert not all(torch.equal(single["state_dict"][k], v) for k, v in single["current_model_state"].items())
+
+
+def test_a_killed_run_resumes_bit_for_bit(runs, single):
+    killed_and_resumed(runs, single, "", [])
+
+
+@pytest.fixture(scope="module")
+def base_flags(runs):
+    """Put the training of base and text encoder, views one by one, in the place of the attention's."""
+    init_args = {
+        "base": str(runs / "base"),
+        "out": str(runs / "out"),
+        "train_text_encoder": True,
+        "text_dropout": 0.5,
+        "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-3}},
+    }
+    config = yaml.safe_load((runs / "run.yaml").read_text())
+    config["model"] = {"class_path": "mvdiff.training.single_view.SingleViewModule", "init_args": init_args}
+    config["trainer"]["callbacks"][0]["init_args"]["warm_up"] = True
+    write_config(runs / "base.yaml", config)
+    return ["--config", str(runs / "base.yaml")]
+
+
+@pytest.fixture(scope="module")
+def single_base(runs, base_flags):
+    """The final checkpoint of one process that trains a base."""
+    launched([sys.executable], runs / "base_single", base_flags)
+    return final_checkpoint(runs / "base_single")
+
+
+def test_a_killed_training_of_a_base_resumes_bit_for_bit(runs, base_flags, single_base):
+    written = load_backbone(runs / "out").unet.state_dict()
+    average = {name.removeprefix("trained_modules.unet."): value for name, value in single_base["state_dict"].items()}
+    assert all(torch.equal(value, average[name]) for name, value in written.items())
+    killed_and_resumed(runs, single_base, "base_", base_flags)
+    resumed = load_backbone(runs / "out").unet.state_dict()
+    assert all(torch.equal(value, written[name]) for name, value in resumed.items())
+
+
+def test_two_processes_train_the_base_of_one(runs, base_flags, single_base):
+    launched([sys.executable], runs / "base_two", [*base_flags, *TWO])
+    together = final_checkpoint(runs / "base_two")
+    for part in ("state_dict", "current_model_state"):
+        assert together[part].keys() == single_base[part].keys()
+        for key, value in single_base[part].items():
+            torch.testing.assert_close(together[part][key], value, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize("subcommand", ["predict", "test"])
