@@ -43,11 +43,10 @@ from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     DepthTolerance,
     depth_correspondence,
-    overlap_matrix,
-    overlap_neighbours,
     project_points,
     unproject,
 )
+from mvdiff.geometry.depth_overlap import overlap_matrix, overlap_neighbours
 from mvdiff.geometry.depth_taps import depth_tap_geometry
 from mvdiff.geometry.panorama import (
     equirectangular_directions,

@@ -1,8 +1,8 @@
-"""Where a pixel with a depth is seen in other views: unprojection, projection, occlusion, and how much views overlap.
+"""Where a pixel with a depth is seen in another view: unprojection, projection, occlusion.
 
 Conventions: see :mod:`mvdiff.geometry`. Poses are world-from-camera, ``x_world = R @ x_camera + t`` with t in metres;
-depths are z-depths in metres, and a depth that is not finite and positive means that there is none. V views, U the
-other view, M points. All work is done in float64, which neither autocast nor TF32 touches.
+depths are z-depths in metres, and a depth that is not finite and positive means that there is none. All work is done in
+float64, which neither autocast nor TF32 touches.
 """
 
 from typing import NamedTuple
@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mvdiff.geometry.correspondence import homography
 from mvdiff.geometry.sampling import cell_centres, inside_image
 from mvdiff.shapes import check_shapes
 
@@ -28,7 +29,7 @@ class DepthTolerance(NamedTuple):
         relative: share of the depth that the target view has.
     """
 
-    absolute: float = 0.05
+    absolute: float = 0.02
     relative: float = 0.03
 
 
@@ -87,11 +88,8 @@ def project_points(
     """
     check_shapes(points=(points, "... 3"), K=(K, "... 3 3"), R=(R, "... 3 3"), t=(t, "... 3"))
     camera = _apply(R.double().mT, points.double() - t.double())
-    x, y, z = _apply(K.double(), camera).unbind(dim=-1)
-    in_front = z > MIN_DEPTH
-    scale = torch.where(in_front, 1 / torch.where(in_front, z, 1), 0)
-    xy = torch.stack([x * scale, y * scale], dim=-1)
-    return xy, camera[..., 2].expand_as(z), in_front & inside_image(xy, height, width)
+    xy, z, in_front = _divide(*_apply(K.double(), camera).unbind(dim=-1))
+    return xy, z, in_front & inside_image(xy, height, width)
 
 
 def depth_correspondence(
@@ -147,12 +145,10 @@ def depth_correspondence(
     check_finite_cameras(K=K_target, R=R_target, t=t_target)
     height, width = depths_target.shape[-2:]
     centres = cell_centres(*depths_source.shape[-2:], 1, device=depths_source.device)
-    source = (camera[..., None, None, :, :] for camera in (K_source, R_source))
-    target = (camera[..., None, None, :, :] for camera in (K_target, R_target))
     depth, has_depth = known_depths(depths_source)
-    points = unproject(centres, depth, *source, t_source[..., None, None, :])
-    xy, z, visible = project_points(points, *target, t_target[..., None, None, :], height, width)
-    visible = visible & has_depth
+    H, e = relation(K_source, R_source, t_source, K_target, R_target, t_target)
+    xy, z, in_front = transfer(H[..., None, None, :, :], e[..., None, None, :], centres, depth)
+    visible = in_front & inside_image(xy, height, width) & has_depth
     if tolerance is not None:
         lead = xy.shape[:-3]
         depths_target = depths_target.expand(*lead, height, width).reshape(-1, height, width)
@@ -161,95 +157,45 @@ def depth_correspondence(
     return xy, visible
 
 
-@torch.no_grad()
-def overlap_matrix(
-    K: Tensor,
-    R: Tensor,
-    t: Tensor,
-    depths: Tensor,
-    stride: int = 4,
-    tolerance: DepthTolerance | None = DEFAULT_DEPTH_TOLERANCE,
-) -> Tensor:
-    """Return how much of each view every other view shows (own derivation; upstream's has no occlusion test).
+def relation(
+    K_source: Tensor, R_source: Tensor, t_source: Tensor, K_target: Tensor, R_target: Tensor, t_target: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return what takes a pixel with a depth from one view to another: the homography at infinity and the epipole.
+
+    Unprojection and projection in one (own derivation): ``z (x', y', 1) = depth H (x, y, 1) + e`` with
+    ``H = K_t R_t^T R_s K_s^-1`` and ``e = K_t R_t^T (t_s - t_t)``; z is the point's depth in the target.
 
     Args:
-        K: [V, 3, 3] intrinsics in pixels.
-        R: [V, 3, 3] world-from-camera.
-        t: [V, 3] camera centres in the world, metres.
-        depths: [V, H, W] z-depth in metres, 0 = none.
-        stride: every stride-th pixel of every stride-th row is looked at, from stride // 2 on.
-        tolerance: see :func:`depth_correspondence`; None: no occlusion test.
+        K_source: [..., 3, 3] intrinsics in pixels; all leading axes broadcast.
+        R_source: [..., 3, 3] world-from-camera.
+        t_source: [..., 3] camera centre in the world, metres.
+        K_target: [..., 3, 3].
+        R_target: [..., 3, 3].
+        t_target: [..., 3].
 
     Returns:
-        [V, V] float64 in [0, 1]: entry (i, j) is the share of all the pixels looked at in view i that view j shows. A
-        pixel without depth counts as not shown, so the diagonal is the share of pixels with a depth.
-
-    Raises:
-        ValueError: shapes do not fit, a camera is not finite, or the stride leaves no pixel.
-
-    Example:
-        >>> from mvdiff.geometry.cameras import intrinsics_from_fov
-        >>> K, R = intrinsics_from_fov(90.0, height=4, width=8).expand(2, 3, 3), torch.eye(3).expand(2, 3, 3)
-        >>> t = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
-        >>> overlap_matrix(K, R, t, torch.full((2, 4, 8), 2.0), stride=1).tolist()
-        [[1.0, 0.75], [0.75, 1.0]]
+        [..., 3, 3] H and [..., 3] e, float64.
     """
-    sizes = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"), t=(t, "V 3"), depths=(depths, "V H W"))
-    check_finite_cameras(K=K, R=R, t=t)
-    height, width = sizes["H"], sizes["W"]
-    if not 1 <= stride <= min(height, width):
-        raise ValueError(
-            f"stride must be between 1 and the image's smaller side, {min(height, width)} pixels; got {stride}. "
-            "Use a smaller one."
-        )
-    looked_at = slice(stride // 2, None, stride)
-    xy = cell_centres(height, width, 1, device=depths.device)[looked_at, looked_at].reshape(-1, 2)
-    depth_VM, has_depth_VM = known_depths(depths[:, looked_at, looked_at].flatten(1))
-    views = torch.arange(len(K), device=depths.device)[:, None]
-    rows = []
-    for view in range(len(K)):  # one view at a time: memory grows with V, not with V * V
-        points = unproject(xy, depth_VM[view], K[view], R[view], t[view])
-        there, z, visible = project_points(points, K[:, None], R[:, None], t[:, None], height, width)
-        visible = visible & has_depth_VM[view]
-        if tolerance is not None:
-            visible = visible & depths_agree(z, depth_at(depths, views, there), tolerance)
-        rows.append(visible.double().mean(dim=-1))
-    return torch.stack(rows)
+    H = homography(K_source.double(), R_source, K_target, R_target)
+    e = _apply(K_target.double(), _apply(R_target.double().mT, t_source.double() - t_target.double()))
+    return H, e
 
 
-def overlap_neighbours(overlap: Tensor, min_overlap: float = 0.3, max_neighbours: int | None = None) -> Tensor:
-    """List the views that each view attends to: those that overlap it both ways (PAPER.md 5.7, rule of upstream).
-
-    View j is a neighbour of view i where the smaller of ``overlap[i, j]`` and ``overlap[j, i]`` exceeds
-    ``min_overlap``. A view without any has the views before and after it, without wrapping around.
+def transfer(H: Tensor, e: Tensor, xy: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Map pixels with a depth by a :func:`relation`.
 
     Args:
-        overlap: [V, V] shares in [0, 1], see :func:`overlap_matrix`.
-        min_overlap: what the smaller share must exceed.
-        max_neighbours: keep this many, those that overlap most; None: all.
+        H: [..., 3, 3], its leading axes broadcast with those of the pixels.
+        e: [..., 3].
+        xy: [..., 2] (x, y) source pixel coordinates.
+        depth: [...] z-depth in metres.
 
     Returns:
-        [V, N] long, N the largest number of neighbours (at least 1), ascending, -1 as padding at the end.
-
-    Raises:
-        ValueError: the matrix is not square, or ``max_neighbours`` is less than 1.
-
-    Example:
-        >>> overlap_neighbours(torch.tensor([[1.0, 0.5, 0.9], [0.4, 1.0, 0.1], [0.2, 0.1, 1.0]])).tolist()
-        [[1], [0], [1]]
+        [..., 2] target pixel coordinates, finite (0 behind the camera); [...] z in the target, metres; [...] bool: in
+        front of the target camera.
     """
-    V = check_shapes(overlap=(overlap, "V V"))["V"]
-    if max_neighbours is not None and max_neighbours < 1:
-        raise ValueError(f"max_neighbours must be at least 1, or None for all; got {max_neighbours}. Use None or more.")
-    both_ways = torch.minimum(overlap, overlap.mT).tolist()
-    rows = []
-    for view in range(V):
-        found = [other for other in range(V) if other != view and both_ways[view][other] > min_overlap]
-        found = found or [other for other in (view - 1, view + 1) if 0 <= other < V]
-        best = sorted(found, key=lambda other: (-both_ways[view][other], abs(other - view)))
-        rows.append(sorted(best[:max_neighbours]))
-    N = max(1, *(len(row) for row in rows)) if rows else 1
-    return torch.tensor([row + [-1] * (N - len(row)) for row in rows], dtype=torch.long, device=overlap.device)
+    x, y = xy.unbind(dim=-1)
+    return _divide(*((H[..., i, 0] * x + H[..., i, 1] * y + H[..., i, 2]) * depth + e[..., i] for i in range(3)))
 
 
 def known_depths(depths: Tensor) -> tuple[Tensor, Tensor]:
@@ -291,6 +237,13 @@ def check_finite_cameras(**cameras: Tensor) -> None:
         if not bool(torch.isfinite(values).all()):
             first = torch.nonzero(~torch.isfinite(values))[0].tolist()
             raise ValueError(f"{name} must be finite; got NaN or inf at index {first}. Leave such frames out.")
+
+
+def _divide(u: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return [..., 2] (u / z, v / z), 0 where not in front; [...] z; [...] bool in front."""
+    in_front = z > MIN_DEPTH
+    scale = torch.where(in_front, 1 / torch.where(in_front, z, 1), 0)
+    return torch.stack([u * scale, v * scale], dim=-1), z, in_front
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:

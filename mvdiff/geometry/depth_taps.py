@@ -15,8 +15,8 @@ from mvdiff.geometry.depth import (
     depth_at,
     depths_agree,
     known_depths,
-    project_points,
-    unproject,
+    relation,
+    transfer,
 )
 from mvdiff.geometry.sampling import cell_centres, cell_from_pixel, inside_image, pixel_from_cell
 from mvdiff.shapes import check_shapes
@@ -80,28 +80,27 @@ def depth_tap_geometry(
         raise ValueError(f"max_displacement must be positive, in cells; got {max_displacement}. The default is 4.")
     height, width = sizes["H"], sizes["W"]
     K, R, t, neighbours = (values.to(depths.device) for values in (K, R, t, neighbours))
-    K, R, t = K.double(), R.double(), t.double()
     present_VN, others_VN = neighbours >= 0, neighbours.clamp(min=0)
     centres = cell_centres(height, width, stride, device=depths.device)
     s = centres.reshape(-1, 2)
     views = torch.arange(sizes["V"], device=depths.device)
 
+    source, target = [x[:, None] for x in (K, R, t)], [x[others_VN] for x in (K, R, t)]
+    there = [x[:, :, None] for x in relation(*source, *target)]
+    back = [x[:, :, None, None] for x in relation(*target, *source)]
+
     depth_VT, has_depth_VT = known_depths(depth_at(depths, views[:, None], s))
-    points = unproject(s, depth_VT, K[:, None], R[:, None], t[:, None])
-    target = [camera[others_VN][:, :, None] for camera in (K, R, t)]
-    xy, z, visible = project_points(points[:, None], *target, height, width)
-    visible = visible & has_depth_VT[:, None] & present_VN[..., None]
+    xy, z, in_front = transfer(*there, s, depth_VT[:, None])
+    visible = in_front & inside_image(xy, height, width) & has_depth_VT[:, None] & present_VN[..., None]
     visible = visible & depths_agree(z, depth_at(depths, others_VN[..., None], xy), tolerance)
 
     taps = cell_from_pixel(xy, stride)[..., None, :] + tap_displacements(kernel_size, depths.device)
     taps_pixel = pixel_from_cell(taps, stride)
     tap_depth, tap_has_depth = known_depths(depth_at(depths, others_VN[..., None, None], taps_pixel))
-    points = unproject(taps_pixel, tap_depth, *(camera[:, :, :, None] for camera in target))
-    source = (camera[:, None, None, None] for camera in (K, R, t))
-    s_star, z_star, _ = project_points(points, *source, height, width)
+    s_star, _, s_star_in_front = transfer(*back, taps_pixel, tap_depth)
     displacement = (s_star - s[:, None]) / stride
     visible = visible[..., None] & inside_image(taps_pixel, height, width) & tap_has_depth
-    visible = visible & (z_star > 0) & (displacement.norm(dim=-1) <= max_displacement)
+    visible = visible & s_star_in_front & (displacement.norm(dim=-1) <= max_displacement)
     return TapGeometry(
         neighbours=neighbours,
         taps_xy=taps.masked_fill(~visible[..., None], 0).float(),
