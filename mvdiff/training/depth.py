@@ -1,0 +1,215 @@
+"""Train the depth task (the paper's ScanNet model): stage 1 on single frames, stage 2 on sequences of frames.
+
+Axes: B samples, V views, N views chosen from the B x V of a batch, C latent channels, H W image, h w latent.
+"""
+
+from collections.abc import Callable
+from itertools import chain
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.models.conditioning import add_depth_input, depth_condition, image_condition
+from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
+from mvdiff.training.callbacks import gather
+from mvdiff.training.inputs import MultiViewInputs
+from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.single_view import SingleViewModule
+
+
+class DepthSingleViewModule(SingleViewModule):
+    """Stage 1: finetune a whole UNet on single frames with the depth of each as an input channel.
+
+    Args:
+        *args: As for `SingleViewModule`.
+        add_depth_input: Give a base without depth a channel for it, with zero weights: training starts from what the
+            base does. False for a depth base.
+        **kwargs: As for `SingleViewModule`.
+
+    Raises:
+        ValueError: The UNet has no channel for the depth.
+    """
+
+    def __init__(self, *args: Any, add_depth_input: bool = False, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if add_depth_input:
+            _widen(self.backbone.unet, self.backbone.latent_channels)
+        check_depth_base(self.backbone.unet.config.in_channels, self.backbone.latent_channels)
+
+    def model_input(self, noisy_latents: Tensor, batch: MultiViewBatch, views: Tensor) -> Tensor:
+        """Join the depth channel on: [N, C, h, w] -> [N, C + 1, h, w]."""
+        depth = depth_channel(batch, self.backbone.vae_stride, noisy_latents)
+        return torch.cat([noisy_latents, depth.flatten(0, 1)[views]], dim=1)
+
+
+class DepthInputs(MultiViewInputs):
+    """Prepare batches of frames with depth and pose."""
+
+    def geometry(self, batch: MultiViewBatch) -> MultiViewGeometry | None:
+        """Compute the correspondences of each sample of a batch; None for single views."""
+        if batch.num_views == 1:
+            return None
+        with torch.autocast(self.device.type, enabled=False):
+            return MultiViewGeometry.from_depths(
+                batch.K,
+                batch.R,
+                batch.t,
+                required_depths(batch),
+                self.backbone.vae_stride,
+                num_levels=len(self.backbone.unet.down_blocks),
+                kernel_size=self.kernel_size,
+                min_overlap=self.min_overlap,
+                view_valid=batch.view_valid,
+            ).to(self.device)
+
+
+class DepthMultiViewModule(MultiViewModule):
+    """Stage 2: train attention, residual and image-condition blocks on sequences; the depth base stays frozen.
+
+    A batch mixes samples to generate (`known` is 0 everywhere) with samples to interpolate (`known` is 1 on the given
+    frames). A sample to generate takes exactly nothing from the image-condition blocks, as when it is generated: what
+    the model meets at inference is what it was trained on. Given frames are denoised like the others, and all valid
+    views count in the loss, the given ones included, as upstream counts outpainting's (the paper does not say).
+
+    Validation logs the held-out loss of all samples (`val/loss`) and of each mode (`val/loss_generation`,
+    `val/loss_interpolation`) where the data has it.
+
+    Args:
+        base: Hub id or folder of a base whose UNet takes the depth channel: the one stage 1 wrote, or a depth base.
+        residual: Whether a residual block follows each attention (paper: yes). This and `image_condition` shape the
+            adapter as the settings of `MultiViewModule` do; where `min_overlap` and `mid_place` are None, a fresh
+            adapter has 0.3 of both directions and "after_mid_block".
+        image_condition: Whether frames can be given (paper: yes).
+        **kwargs: As for `MultiViewModule`.
+
+    Raises:
+        ValueError: Settings out of range or at odds with each other; at building, a base without depth.
+    """
+
+    inputs_class = DepthInputs
+    adapter_settings = (*MultiViewModule.adapter_settings, "residual", "image_condition")
+    adapter_defaults: ClassVar[dict[str, Any]] = {
+        "mid_place": "after_mid_block",
+        "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
+        "residual": True,
+        "image_condition": True,
+    }
+
+    def __init__(
+        self,
+        base: str = "sd2-community/stable-diffusion-2-depth",
+        residual: bool | None = None,
+        image_condition: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(base=base, **kwargs)
+        if self.hparams.neighbours is not None:
+            raise ValueError(
+                "neighbours must be left out for frames with depth; got lists. Frames overlap differently in every "
+                "sample: set min_overlap."
+            )
+        self._mode_losses: list[tuple[bool, float]] = []
+
+    def configure_model(self) -> None:
+        """Load the frozen depth base and build the adapter."""
+        super().configure_model()
+        check_depth_base(self.backbone.unet.config.in_channels, self.backbone.latent_channels)
+
+    def denoiser(self, batch: MultiViewBatch, latents: Tensor, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """Return what predicts the noise: the UNet with depth, correspondences and the given frames, see the class."""
+        geometry = self.inputs.geometry(batch)
+        depth = depth_channel(batch, self.backbone.vae_stride, latents)
+        condition, active = image_condition(latents, given_frames(batch))
+        if self.adapter.condition_blocks is None and not bool(active.any()):
+            condition = active = None
+
+        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
+            return self.unet(
+                torch.cat([noisy, depth], dim=2),
+                timesteps,
+                text,
+                geometry,
+                view_valid=batch.view_valid,
+                condition=condition,
+                condition_active=active,
+            )
+
+        return predict
+
+    def update_losses(self, batch: MultiViewBatch, losses: Tensor) -> None:
+        """Count the held-out losses [B] of a batch, and those of each mode by itself."""
+        super().update_losses(batch, losses)
+        interpolated = (given_frames(batch) > 0).flatten(1).any(1)
+        self._mode_losses.extend(zip(interpolated.tolist(), losses.tolist(), strict=True))
+
+    def on_validation_start(self) -> None:
+        """Forget the losses and samples of the last validation."""
+        super().on_validation_start()
+        self._mode_losses.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss of each mode that the data has, and what was generated."""
+        gathered = list(chain.from_iterable(gather(self._mode_losses)))
+        for mode, interpolated in (("generation", False), ("interpolation", True)):
+            losses = [loss for found, loss in gathered if found == interpolated]
+            if losses:
+                self.log(f"val/loss_{mode}", sum(losses) / len(losses), rank_zero_only=False)
+        super().on_validation_epoch_end()
+
+    def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
+        """Generate a validation batch."""
+        return []
+
+
+def required_depths(batch: MultiViewBatch) -> Tensor:
+    """Return a batch's depths [B, V, H, W] in metres.
+
+    Raises:
+        ValueError: It has none.
+    """
+    if batch.depths is None:
+        raise ValueError(
+            "data must give the depth of every frame; got a batch without depths. Use a data module of frames with "
+            "depth, such as mvdiff.data.scannet_datamodule.ScanNetDataModule."
+        )
+    return batch.depths
+
+
+def given_frames(batch: MultiViewBatch) -> Tensor:
+    """Return a batch's `known` [B, V, 1, H, W]; where it has none, no frame is given."""
+    return torch.zeros_like(batch.images[:, :, :1]) if batch.known is None else batch.known
+
+
+def depth_channel(batch: MultiViewBatch, vae_stride: int, latents: Tensor) -> Tensor:
+    """Return the depth channel [B, V, 1, h, w] that goes with latents [..., h, w], in their dtype and on their device.
+
+    Raises:
+        ValueError: The images' size is no multiple of the autoencoder's stride.
+    """
+    depth = depth_condition(required_depths(batch), vae_stride)
+    if depth.shape[-2:] != latents.shape[-2:]:
+        raise ValueError(
+            f"data.height and data.width must be multiples of {vae_stride}, the autoencoder's stride; got "
+            f"{list(batch.images.shape[-2:])}. Choose another size."
+        )
+    return depth.to(latents)
+
+
+def check_depth_base(in_channels: int, latent_channels: int) -> None:
+    """Raise ValueError where a UNet of `in_channels` has no channel for the depth beside those of the latents."""
+    if in_channels != latent_channels + 1:
+        raise ValueError(
+            f"model.base must have a UNet of {latent_channels} + 1 input channels, latents and depth; got "
+            f"{in_channels}. Name a depth base, or set model.add_depth_input in stage 1 and use what that writes."
+        )
+
+
+def _widen(unet: Any, latent_channels: int) -> None:
+    if unet.config.in_channels != latent_channels:
+        raise ValueError(
+            f"add_depth_input must be false for a base that takes more than latents; got true, with a UNet of "
+            f"{unet.config.in_channels} input channels."
+        )
+    add_depth_input(unet)
