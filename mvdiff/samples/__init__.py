@@ -4,6 +4,7 @@ One folder is one multi-view sample::
 
     <root>/<sample id>/0.png ... <V-1>.png   the views of the rig, in its order
                        panorama.png          optional, the stitched panorama
+                       depth/<i>.png         optional, z-depth of each view: uint16 millimetres, 0 = none
                        sample.json           written last and atomically: its presence marks the folder complete
 
 Folders in upstream's layout (``<i>.png``, ``<i>_natural.png`` for the ground truth, ``prompt.txt``) are read as well;
@@ -15,12 +16,14 @@ Legend: V views, H W image. ``images`` are float in [-1, 1], ``images_uint8`` in
 from mvdiff.samples.folders import find_samples, is_complete, sample_folder, scan_samples
 from mvdiff.samples.pixels import from_uint8, to_uint8
 from mvdiff.samples.reading import Sample, read_sample
-from mvdiff.samples.record import SampleRecord
-from mvdiff.samples.writing import write_json, write_sample
+from mvdiff.samples.record import SampleRecord, camera_record
+from mvdiff.samples.writing import SampleWriter, write_json, write_sample
 
 __all__ = [
     "Sample",
     "SampleRecord",
+    "SampleWriter",
+    "camera_record",
     "find_samples",
     "from_uint8",
     "is_complete",

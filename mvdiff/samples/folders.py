@@ -10,6 +10,7 @@ from urllib.parse import quote
 from mvdiff.samples.record import RECORD_NAME
 
 PANORAMA_NAME = "panorama.png"
+DEPTH_NAME = "depth"
 PROMPT_NAME = "prompt.txt"
 
 logger = logging.getLogger(__name__)
@@ -58,6 +59,9 @@ def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
             complete.append(Path(folder))
         elif "0.png" in names:
             incomplete.append(Path(folder))
+        else:
+            continue
+        subfolders.clear()  # what lies in a sample is part of it
     return sorted(complete), sorted(incomplete)
 
 

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from mvdiff.geometry.cameras import Rig, RingRig
-from mvdiff.samples.folders import PANORAMA_NAME, PROMPT_NAME, is_complete, numbered
+from mvdiff.samples.depths import read_depth
+from mvdiff.samples.folders import DEPTH_NAME, PANORAMA_NAME, PROMPT_NAME, is_complete, numbered
 from mvdiff.samples.pixels import read_png
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
 
@@ -46,6 +47,19 @@ class Sample:
         """Read the panorama: uint8 [3, H, W], or None where the folder has none."""
         path = self.folder / PANORAMA_NAME
         return read_png(path) if path.exists() else None
+
+    def depths(self) -> Tensor | None:
+        """Read the depth maps: float32 [V, H, W] metres, 0 = none; or None where the folder has none.
+
+        Raises:
+            FileNotFoundError: Some views have a depth map and others have none.
+            ValueError: One cannot be read or is of another size than the others.
+        """
+        paths = tuple(self.folder / DEPTH_NAME / path.name for path in self.view_paths)
+        if not any(path.exists() for path in paths):
+            return None
+        _require(paths)
+        return _stacked(paths, [read_depth(path) for path in paths])
 
 
 def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
@@ -117,11 +131,14 @@ def _require(paths: Sequence[Path]) -> None:
 
 
 def _read_views(paths: Sequence[Path]) -> Tensor:
-    views = [read_png(path) for path in paths]
+    return _stacked(paths, [read_png(path) for path in paths])
+
+
+def _stacked(paths: Sequence[Path], views: list[Tensor]) -> Tensor:
     for path, view in zip(paths, views, strict=True):
         if view.shape != views[0].shape:
             raise ValueError(
-                f"views of a sample must have one size; got {list(view.shape[1:])} beside {list(views[0].shape[1:])}, "
-                f"in {path}. Generate the sample again."
+                f"views of a sample must have one size; got {list(view.shape[-2:])} beside "
+                f"{list(views[0].shape[-2:])}, in {path}. Generate the sample again."
             )
     return torch.stack(views)

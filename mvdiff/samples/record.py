@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.geometry.cameras import Rig
+from mvdiff.shapes import check_shapes
 
 SCHEMA_VERSION = 1
 RECORD_NAME = "sample.json"
@@ -23,7 +24,8 @@ class SampleRecord:
         sample_id: Name of the sample, unique within its root.
         prompts: One prompt per view, as given to the model (without the prefix that the model adds).
         rig: ``Rig.to_dict()`` of the views, or None where ``cameras`` is given.
-        cameras: ``{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}``, or None.
+        cameras: ``{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}``, or None. Views that share no centre
+            also have ``"t": [x, y, z]``, the camera centre in the world, metres.
         seed: Seed of the noise, or None for images that were not sampled (ground truth).
         settings: Whatever else shaped the images (steps, guidance, model...). ``settings["truth"]`` may list what each
             view shows (a dict or None per view), which the caption agreement reads.
@@ -84,3 +86,39 @@ class SampleRecord:
         raise ValueError(
             f"sample {self.sample_id!r} must have a rig or cameras; got neither. Give a rig when reading it."
         )
+
+    def translations(self) -> Tensor | None:
+        """Return the camera centres in the world, [V, 3] float32 metres; None where all views share one.
+
+        Raises:
+            ValueError: Some views have a centre and others have none.
+        """
+        views = [] if self.cameras is None else self.cameras["views"]
+        found = [view["t"] for view in views if view.get("t") is not None]
+        if not found:
+            return None
+        if len(found) != len(views):
+            raise ValueError(
+                f"cameras must have t for every view or for none; got {len(found)} of {len(views)}, in sample "
+                f"{self.sample_id!r}. Generate the sample again."
+            )
+        return torch.tensor(found, dtype=torch.float32)
+
+
+def camera_record(K: Tensor, R: Tensor, t: Tensor, height: int, width: int) -> dict[str, Any]:
+    """Describe posed views as ``SampleRecord.cameras``.
+
+    Args:
+        K: [V, 3, 3] intrinsics in pixels.
+        R: [V, 3, 3] world-from-camera rotations.
+        t: [V, 3] camera centres in the world, metres.
+        height: Rows of the images that K refers to.
+        width: Columns.
+
+    Example:
+        >>> camera_record(torch.eye(3)[None], torch.eye(3)[None], torch.zeros(1, 3), 6, 8)["views"][0]["t"]
+        [0.0, 0.0, 0.0]
+    """
+    check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"), t=(t, "V 3"))
+    views = [{"K": k, "R": r, "t": c} for k, r, c in zip(K.tolist(), R.tolist(), t.tolist(), strict=True)]
+    return {"height": int(height), "width": int(width), "views": views}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,105 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mvdiff.samples.folders import PANORAMA_NAME, is_complete, numbered
+from mvdiff.samples.depths import depth_bytes, to_millimetres
+from mvdiff.samples.folders import DEPTH_NAME, PANORAMA_NAME, is_complete, numbered
 from mvdiff.samples.pixels import png_bytes
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
+
+
+class SampleWriter:
+    """Write one sample view by view, so that a long one never lies in memory as a whole.
+
+    What an earlier sample left is removed at once; ``sample.json`` comes last, in `finish`.
+
+    Args:
+        folder: The sample's own folder, made when absent.
+        overwrite: Replace a complete sample.
+
+    Raises:
+        FileExistsError: The folder holds a complete sample and ``overwrite`` is False.
+        OSError: The folder cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.mkdtemp()
+        >>> writer = SampleWriter(folder)
+        >>> writer.add(0, np.zeros((6, 8, 3), np.uint8), depth=np.ones((6, 8)))
+        >>> sorted(path.name for path in writer.finish(SampleRecord("room", ["a sofa"])).iterdir())
+        ['0.png', 'depth', 'sample.json']
+    """
+
+    def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
+        self.folder = Path(folder)
+        self._added: set[int] = set()
+        if is_complete(self.folder) and not overwrite:
+            raise FileExistsError(f"{folder} must not hold a complete sample; got one. Skip it, or pass overwrite.")
+        with self._writing():
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / RECORD_NAME).unlink(missing_ok=True)
+            depths = self.folder / DEPTH_NAME
+            stale = [*numbered(self.folder, ".png"), self.folder / PANORAMA_NAME, *numbered(depths, ".png")]
+            for path in stale:
+                path.unlink(missing_ok=True)
+            if depths.is_dir() and not any(depths.iterdir()):
+                depths.rmdir()
+
+    def add(self, view: int, image: Tensor | np.ndarray, depth: Tensor | np.ndarray | None = None) -> None:
+        """Write a view.
+
+        Args:
+            view: Its place in the sample, from 0.
+            image: uint8 [H, W, 3].
+            depth: [H, W] z-depth in metres, 0 = none; or None.
+
+        Raises:
+            ValueError: Shape, dtype or range do not fit.
+            OSError: The folder cannot be written.
+        """
+        image = _check_uint8(image, "image", "[H, W, 3]", 3)
+        depths = None if depth is None else _check_depths(depth[None], image[None], str(self.folder))
+        with self._writing():
+            if depths is not None:
+                (self.folder / DEPTH_NAME).mkdir(exist_ok=True)
+                (self.folder / DEPTH_NAME / f"{view}.png").write_bytes(depth_bytes(depths[0]))
+            (self.folder / f"{view}.png").write_bytes(png_bytes(image))
+        self._added.add(view)
+
+    def finish(self, record: SampleRecord, panorama: Tensor | np.ndarray | None = None) -> Path:
+        """Complete the sample; return its folder.
+
+        Args:
+            record: What to write into ``sample.json``; one prompt per view.
+            panorama: uint8 [H', W', 3], or None.
+
+        Raises:
+            ValueError: Views are missing, or the panorama does not fit.
+            OSError: The folder cannot be written; the sample stays incomplete.
+        """
+        _check_counts(record, len(self._added))
+        if self._added != set(range(len(self._added))):
+            raise ValueError(
+                f"views must be added from 0 to {len(self._added) - 1}; got {sorted(self._added)}, in sample "
+                f"{record.sample_id!r}. Add every view once."
+            )
+        if panorama is not None:
+            panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+        with self._writing():
+            if panorama is not None:
+                (self.folder / PANORAMA_NAME).write_bytes(png_bytes(panorama))
+            write_json(self.folder / RECORD_NAME, asdict(record))
+        return self.folder
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"sample folder {self.folder} must be writable; got {error.strerror or error}. Free space or choose "
+                "another folder, then run again: complete samples are kept",
+            ) from error
 
 
 def write_sample(
@@ -22,6 +120,7 @@ def write_sample(
     views: Tensor | np.ndarray,
     panorama: Tensor | np.ndarray | None = None,
     overwrite: bool = False,
+    depths: Tensor | np.ndarray | None = None,
 ) -> Path:
     """Write one sample folder; ``sample.json`` comes last, so a killed run leaves no complete-looking folder.
 
@@ -31,43 +130,26 @@ def write_sample(
         views: uint8 [V, H, W, 3].
         panorama: uint8 [H', W', 3], or None.
         overwrite: Replace a complete sample.
+        depths: [V, H, W] z-depth of the views in metres, 0 = none; or None.
 
     Returns:
         The folder.
 
     Raises:
         FileExistsError: The folder holds a complete sample and ``overwrite`` is False.
-        ValueError: Shapes, dtypes or counts do not fit.
+        ValueError: Shapes, dtypes, ranges or counts do not fit.
         OSError: The folder cannot be written (full disk, no permission); the sample stays incomplete.
     """
-    folder = Path(folder)
     views = _check_uint8(views, "views", "[V, H, W, 3]", 4)
     if panorama is not None:
         panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
-    if len(record.prompts) != len(views):
-        raise ValueError(
-            f"prompts must be one per view ({len(views)}); got {len(record.prompts)}, in sample {record.sample_id!r}. "
-            "Repeat a prompt that serves every view."
-        )
-    if is_complete(folder) and not overwrite:
-        raise FileExistsError(f"{folder} must not hold a complete sample; got one. Skip it, or pass overwrite.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / RECORD_NAME).unlink(missing_ok=True)
-        for stale in [*numbered(folder, ".png"), folder / PANORAMA_NAME]:
-            stale.unlink(missing_ok=True)
-        for i, view in enumerate(views):
-            (folder / f"{i}.png").write_bytes(png_bytes(view))
-        if panorama is not None:
-            (folder / PANORAMA_NAME).write_bytes(png_bytes(panorama))
-        write_json(folder / RECORD_NAME, asdict(record))
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"sample folder {folder} must be writable; got {error.strerror or error}. Free space or choose another "
-            "folder, then run again: complete samples are kept",
-        ) from error
-    return folder
+    if depths is not None:
+        _check_depths(depths, views, f"sample {record.sample_id!r}")
+    _check_counts(record, len(views))
+    writer = SampleWriter(folder, overwrite)
+    for i, view in enumerate(views):
+        writer.add(i, view, None if depths is None else depths[i])
+    return writer.finish(record, panorama)
 
 
 def write_json(path: str | Path, value: Any) -> Path:
@@ -95,3 +177,21 @@ def _check_uint8(values: Tensor | np.ndarray, name: str, shape: str, ndim: int) 
             "Use to_uint8 and put the channels last."
         )
     return array
+
+
+def _check_depths(depths: Tensor | np.ndarray, views: np.ndarray, where: str) -> np.ndarray:
+    """Return depths [V, H, W] of views [V, H, W, 3] in millimetres."""
+    if tuple(depths.shape) != views.shape[:-1]:
+        raise ValueError(
+            f"depths must be of the views' shape {list(views.shape[:-1])}; got {list(depths.shape)}, in {where}. "
+            "Give one map of the image's size per view."
+        )
+    return to_millimetres(depths, where)
+
+
+def _check_counts(record: SampleRecord, num_views: int) -> None:
+    if len(record.prompts) != num_views:
+        raise ValueError(
+            f"prompts must be one per view ({num_views}); got {len(record.prompts)}, in sample {record.sample_id!r}. "
+            "Repeat a prompt that serves every view."
+        )
