@@ -115,7 +115,7 @@ class DataSource:
     """The views of one split of a data module, as ground truth: at yaw 0, in order, each sample once.
 
     Args:
-        data: A `PanoramaDataModule`, or whatever has its `eval_dataloader`, which yields `MultiViewBatch`.
+        data: A `MultiViewDataModule`, or whatever has its `eval_dataloader`, which yields `MultiViewBatch`.
         split: ``"train"``, ``"val"`` or ``"test"``.
         name: What stands in the results.
     """
@@ -159,10 +159,10 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     import yaml
     from jsonargparse import ArgumentError, ArgumentParser
 
-    from mvdiff.data.datamodule import PanoramaDataModule
+    from mvdiff.data.keyed_datamodule import MultiViewDataModule
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(PanoramaDataModule, "data", required=True)
+    parser.add_subclass_arguments(MultiViewDataModule, "data", required=True)
     names = ", ".join(str(path) for path in configs)
     parsed = None
     try:

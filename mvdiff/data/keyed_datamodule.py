@@ -1,0 +1,180 @@
+"""What every data module shares: loaders whose training order is keyed, split over devices and resumes exactly."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, Dataset
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.data.sampler import KeyedSampler
+
+Split = Literal["train", "val", "test"]
+
+
+class MultiViewDataModule(LightningDataModule, ABC):
+    """Loaders of `MultiViewBatch`; a subclass says what the samples of a split are.
+
+    A subclass gives `train_dataset` and `eval_dataset`, whose items take keys (epoch, index) and are what
+    `MultiViewBatch.collate` joins, and the attributes `prompt_prefix`, `height` and `width`. Use it with
+    `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of devices, of
+    workers and the batch split never change what a sample shows, nor which samples share an optimizer step.
+
+    Args:
+        batch_size: Samples per device and step in training.
+        eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
+        num_workers: Loading processes per device.
+        seed: Seed of everything random.
+        max_samples: Use the first of the training samples only (None: all).
+        max_test_samples: Use the first of the test samples only (None: all).
+        val_from: "train" keeps the last `num_val` of the training data out of training for validation, so that the
+            checkpoint is not chosen on the test split; "test" validates on the first `num_val` of the test split.
+        num_val: How many (panoramas, or scenes) to validate on; 0 switches validation off.
+
+    Raises:
+        ValueError: A setting is out of range. Data errors come from `setup`.
+    """
+
+    prompt_prefix: str
+    """Put before every prompt."""
+
+    def __init__(
+        self,
+        batch_size: int = 1,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        seed: int = 0,
+        max_samples: int | None = None,
+        max_test_samples: int | None = None,
+        val_from: Literal["train", "test"] = "train",
+        num_val: int = 16,
+    ) -> None:
+        super().__init__()
+        for name, value in (
+            ("batch_size", batch_size),
+            ("eval_batch_size", eval_batch_size),
+            ("max_samples", max_samples),
+            ("max_test_samples", max_test_samples),
+        ):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1; got {value}.")
+        if num_val < 0:
+            raise ValueError(f"num_val must be at least 0; got {num_val}.")
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size or batch_size
+        self.num_workers = num_workers
+        self.seed = seed
+        self.max_samples = max_samples
+        self.max_test_samples = max_test_samples
+        self.val_from = val_from
+        self.num_val = num_val
+        self._train_sampler: KeyedSampler | None = None
+        self._resume: dict[str, int] | None = None
+
+    @abstractmethod
+    def train_dataset(self) -> Dataset:
+        """Return the training samples."""
+
+    @abstractmethod
+    def eval_dataset(self, split: Split) -> Dataset:
+        """Return the samples of a split as evaluation sees them, nothing about them random."""
+
+    def setup(self, stage: str) -> None:
+        """Open the splits that a stage ("fit", "validate", "test", "predict") needs, so that errors come early."""
+        if stage in ("fit", "validate"):
+            self.train_dataset() if stage == "fit" else None
+            self.val_dataset() if self.num_val else None
+        else:
+            self.test_dataset()
+
+    def val_dataset(self) -> Dataset:
+        """Return the validation samples."""
+        return self.eval_dataset("val")
+
+    def test_dataset(self) -> Dataset:
+        """Return the test samples."""
+        return self.eval_dataset("test")
+
+    def in_test(self, split: Split) -> bool:
+        """Tell whether a split's samples come from the test data.
+
+        Raises:
+            ValueError: There is no such split, or validation is off.
+        """
+        if split not in ("train", "val", "test"):
+            raise ValueError(f"split must be 'train', 'val' or 'test'; got {split!r}. Choose one.")
+        if split == "val" and not self.num_val:
+            raise ValueError("num_val must be at least 1 for a val split; got 0. Set it, or choose another split.")
+        return split == "test" or (split == "val" and self.val_from == "test")
+
+    def train_dataloader(self) -> DataLoader:
+        """Return the training loader; the first pass after a resume begins where the checkpoint was."""
+        dataset = self.train_dataset()
+        rank, world_size = self._rank_and_world_size()
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        sampler = KeyedSampler(
+            len(dataset),
+            self.seed,
+            shuffle=True,
+            rank=rank,
+            world_size=world_size,
+            batch_size=self.batch_size,
+            multiple_of=self.batch_size * world_size * accumulate,
+        )
+        if self._resume:
+            sampler.load_state_dict(self._resume)
+            self._resume = None
+        self._train_sampler = sampler
+        return self._loader(dataset, sampler, self.batch_size)
+
+    def val_dataloader(self) -> DataLoader | Sequence[DataLoader]:
+        """Return the validation loader."""
+        return self.eval_dataloader("val") if self.num_val else []
+
+    def test_dataloader(self) -> DataLoader:
+        """Return the test loader."""
+        return self.eval_dataloader("test")
+
+    def predict_dataloader(self) -> DataLoader:
+        """Return the loader of the samples to generate: those of the test split."""
+        return self.eval_dataloader("test")
+
+    def state_dict(self) -> dict[str, int]:
+        """Return where training stands in its order: epoch, position, stride."""
+        if not self._train_sampler or not self.trainer:
+            return {}
+        loop = self.trainer.fit_loop
+        done = loop.epoch_loop.batch_progress.current.processed
+        # An epoch cut short by limit_train_batches is over, too.
+        return self._train_sampler.state_dict(done, epoch_is_over=done >= loop.max_batches)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take over where a checkpoint's training stood; used by the next training loader."""
+        self._resume = dict(state_dict) or None
+
+    def _rank_and_world_size(self) -> tuple[int, int]:
+        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+
+    def eval_dataloader(self, split: Split) -> DataLoader:
+        """Return a loader of `eval_dataset`: each sample of the split once, in order, divided over devices."""
+        dataset = self.eval_dataset(split)
+        rank, world_size = self._rank_and_world_size()
+        sampler = KeyedSampler(
+            len(dataset), shuffle=False, rank=rank, world_size=world_size, batch_size=self.eval_batch_size
+        )
+        return self._loader(dataset, sampler, self.eval_batch_size)
+
+    def _loader(self, dataset: Dataset, sampler: KeyedSampler, batch_size: int) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_size=batch_size,
+            sampler=sampler,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            collate_fn=MultiViewBatch.collate,
+            pin_memory=torch.cuda.is_available(),
+        )
