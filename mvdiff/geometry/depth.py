@@ -24,12 +24,13 @@ an even stride, which lie exactly between pixels, do not fall to either side by 
 class DepthTolerance(NamedTuple):
     """Two depths agree when they differ by at most ``absolute + relative * depth``.
 
-    The defaults were chosen against ray-traced truth in walks through the toy world (``benchmarks/toy_depth.py``: depths
-    in whole millimetres, views 12 to 60 degrees apart). At 48x64, ``visible`` is right for 97.4% of all pixels: for 96.5%
-    of those that the other view sees, for 95.9% of those that are occluded inside its image (54% and 18% of all); with
-    half the tolerance for 94.9% (slanted surfaces are lost), with twice for 97.1% (thin things are seen through). At
-    96x128 it is 98.3%, at 192x256 98.8%. What is wrong lies within two pixels of a jump in depth. In a real recording
-    (Kinect, 7-Scenes) two frames 10 apart differ by 8 mm where both see a point (median; 90%: 30 mm, at 1.2 to 2.7 m).
+    The defaults were chosen against ray-traced truth in walks through the toy world (``benchmarks/toy_depth.py``:
+    depths in whole millimetres, views 12 to 60 degrees apart). At 48x64, ``visible`` is right for 97.4% of all
+    pixels: for 96.5% of those that the other view sees, for 95.9% of those that are occluded inside its image (54%
+    and 18% of all); with half the tolerance for 94.9% (slanted surfaces are lost), with twice for 97.1% (thin things
+    are seen through). At 96x128 it is 98.3%, at 192x256 98.8%. What is wrong lies within two pixels of a jump in
+    depth. In a real recording (Kinect, 7-Scenes) two frames 10 apart differ by 8 mm where both see a point (median;
+    90%: 30 mm, at 1.2 to 2.7 m).
 
     Attributes:
         absolute: metres.
