@@ -9,8 +9,8 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "export",
         help="turn a training checkpoint into a model folder",
-        description="Write the trained weights of a checkpoint as a model folder: adapter, scheduler, rig, prompt "
-        "prefix and the name of the base, whose own weights stay where they are.",
+        description="Write the trained weights of a checkpoint as a model folder: adapter, scheduler, views, "
+        "prompt prefix and the name of the base, whose own weights stay where they are.",
         epilog="example: mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
@@ -23,5 +23,5 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.checkpoint import export_checkpoint
 
     info = export_checkpoint(args.checkpoint, args.out, use_ema=not args.no_ema)
-    print(f"{args.out}: a {info.task} model of {info.rig.num_views} views on the base {info.base.id}")
+    print(f"{args.out}: a {info.task} model of {info.views} on the base {info.base.id}")
     return 0

@@ -3,7 +3,9 @@
     <folder>/model_index.json        diffusers' index: the pipeline's class, adapter and scheduler
              adapter/                config.json and safetensors of the MultiViewAdapter
              scheduler/              scheduler_config.json
-             mvdiff.json             schema, task, rig, prompt prefix and the base: id, revision, weights hash
+             mvdiff.json             schema, task, views, prompt prefix and the base: id, revision, weights hash
+
+The views of a panorama model are a rig; a depth model takes any frames, and says the size it was trained at.
 
 `mvdiff.json` completes a folder: it is written last, in a temporary folder that then takes the place of the old one.
 """
@@ -29,7 +31,9 @@ from mvdiff.samples import write_json
 SCHEMA = 1
 INFO_NAME = "mvdiff.json"
 PANORAMA_TASK = "panorama"
-_PIPELINES = {PANORAMA_TASK: ["mvdiff.pipelines.panorama", "MVDiffusionPanoramaPipeline"]}
+DEPTH_TASK = "depth"
+_PIPELINES = {PANORAMA_TASK: "MVDiffusionPanoramaPipeline", DEPTH_TASK: "MVDiffusionDepthPipeline"}
+_VIEWS = {PANORAMA_TASK: ("rig",), DEPTH_TASK: ("height", "width")}
 
 
 @dataclass(frozen=True)
@@ -54,23 +58,48 @@ class ModelInfo:
     """Say what `mvdiff.json` holds: all of a model but its weights.
 
     Args:
-        rig: Views that the model was trained on, the default of the pipeline.
+        rig: Views that the model was trained on, the default of the pipeline; None for the depth task.
         prompt_prefix: Put before every prompt, as in training.
         base: The base that the adapter needs.
-        task: What the model does; "panorama".
+        task: What the model does: "panorama" or "depth".
+        height: Rows of the frames that a depth model was trained on; None for other tasks.
+        width: Their columns.
+
+    Raises:
+        ValueError: The task is unknown, or what it says of its views is missing.
     """
 
-    rig: Rig
+    rig: Rig | None
     prompt_prefix: str
     base: BaseReference
     task: str = PANORAMA_TASK
+    height: int | None = None
+    width: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.task not in _PIPELINES:
+            raise ValueError(f"task must be one of {', '.join(_PIPELINES)}; got {self.task!r}. Choose one of these.")
+        missing = [name for name in _VIEWS[self.task] if getattr(self, name) is None]
+        if missing:
+            raise ValueError(f"a {self.task} model must have {' and '.join(missing)}; got none. Say what it shows.")
+
+    @property
+    def views(self) -> str:
+        """The views in words.
+
+        Example:
+            >>> ModelInfo(None, "", BaseReference("base"), DEPTH_TASK, height=192, width=256).views
+            'frames of 256 x 192 pixels'
+        """
+        return f"frames of {self.width} x {self.height} pixels" if self.rig is None else f"{self.rig.num_views} views"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in `mvdiff.json`."""
+        views = {name: getattr(self, name) for name in _VIEWS[self.task]}
         return {
             "schema": SCHEMA,
             "task": self.task,
-            "rig": self.rig.to_dict(),
+            **{name: value.to_dict() if isinstance(value, Rig) else value for name, value in views.items()},
             "prompt_prefix": self.prompt_prefix,
             "base": asdict(self.base),
         }
@@ -92,17 +121,15 @@ class ModelInfo:
                 f"task must be one of {', '.join(_PIPELINES)}; got {values.get('task')!r}, in {where}. "
                 "This is a model folder of another kind."
             )
+        task = values["task"]
         try:
-            return cls(
-                rig=Rig.from_dict(values["rig"]),
-                prompt_prefix=values["prompt_prefix"],
-                base=BaseReference(**values["base"]),
-                task=values["task"],
-            )
+            views = {name: values[name] for name in _VIEWS[task]}
+            rig = Rig.from_dict(views.pop("rig")) if "rig" in views else None
+            return cls(rig, values["prompt_prefix"], BaseReference(**values["base"]), task, **views)
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"model description must have rig, prompt_prefix and base; got {error}, in {where}. "
-                "Export the checkpoint again."
+                f"model description must have {', '.join(_VIEWS[task])}, prompt_prefix and base; got {error}, in "
+                f"{where}. Export the checkpoint again."
             ) from error
 
 
@@ -215,9 +242,8 @@ def _forget_source(path: Path) -> None:
 
 
 def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:
-    pipeline = _PIPELINES[info.task]
     return {
-        "_class_name": pipeline[1],
+        "_class_name": _PIPELINES[info.task],
         "_diffusers_version": diffusers.__version__,
         "adapter": ["mvdiff.models.adapter", "MultiViewAdapter"],
         "scheduler": ["diffusers", type(scheduler).__name__],

@@ -7,39 +7,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils import BaseOutput
-from PIL import Image
 from torch import Tensor
 
-from mvdiff.diffusion import check_sampler, denoise, guided, step_generators, view_noise
+from mvdiff.diffusion import check_sampler, step_generators, view_noise
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.models.backbone import Backbone
 from mvdiff.models.geometry_cache import MultiViewGeometry
-from mvdiff.models.multiview_unet import MultiViewUNet
-from mvdiff.pipelines.model_folder import (
-    BaseReference,
-    ModelInfo,
-    load_adapter,
-    load_scheduler,
-    location,
-    model_location,
-    read_model_info,
-    write_model_folder,
-)
+from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
+from mvdiff.pipelines.model_folder import PANORAMA_TASK, BaseReference, ModelInfo
 from mvdiff.pipelines.prompts import expand_prompts
-from mvdiff.samples import to_uint8
-
-OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 
 
 @dataclass
@@ -62,7 +46,7 @@ class MVDiffusionPanoramaOutput(BaseOutput):
     seeds: list[int]
 
 
-class MVDiffusionPanoramaPipeline(DiffusionPipeline):
+class MVDiffusionPanoramaPipeline(MultiViewPipeline):
     """Generate the views of panoramas with a frozen base, and correspondence-aware attention between the views.
 
     Args:
@@ -77,6 +61,8 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         base: which base this is, for `save_pretrained`.
     """
 
+    task = PANORAMA_TASK
+
     def __init__(
         self,
         vae: Any,
@@ -89,14 +75,8 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         prompt_prefix: str = "",
         base: BaseReference | None = None,
     ) -> None:
-        super().__init__()
-        self.register_modules(
-            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, adapter=adapter, scheduler=scheduler
-        )
+        super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
         self.rig = RingRig() if rig is None else rig
-        self.prompt_prefix = prompt_prefix
-        self.base = base
-        self._multi_view_unet()  # an adapter of another base is an error now, not in the first call
 
     @classmethod
     def from_backbone(
@@ -112,79 +92,15 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet)
         return cls(*parts, adapter, backbone.scheduler, rig, prompt_prefix, base)
 
+    @property
+    def model_info(self) -> ModelInfo:
+        """What `mvdiff.json` says of this model; `base` is set."""
+        return ModelInfo(self.rig, self.prompt_prefix, self.base)
+
     @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: str | Path,
-        base: str | Path | None = None,
-        revision: str | None = None,
-        vae: str | Path | None = None,
-        dtype: torch.dtype | None = None,
-        check_base: bool = True,
-    ) -> MVDiffusionPanoramaPipeline:
-        """Open a model folder together with the base that it names.
-
-        Args:
-            pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`, or
-                `mvdiff://toy-caa`, which comes with the package.
-            base: where this machine has the base: folder, hub id or packaged name; default: the recorded one.
-            revision: of a hub base; default: the recorded one, if the base is.
-            vae: where this machine has the autoencoder that stands in for the base's; default: the recorded one.
-            dtype: of all weights; default float32.
-            check_base: compare the base's weights with those of the training. False is for trying an adapter on a
-                finetuned base.
-
-        Raises:
-            FileNotFoundError: there is no such model folder, or its base is missing.
-            ValueError: the base has other weights than in training, or the folder's weights are another model's.
-
-        Example:
-            >>> pipeline = MVDiffusionPanoramaPipeline.from_pretrained("runs/pano/version_0/model")  # doctest: +SKIP
-            >>> pipeline("a kitchen").panoramas[0].save("kitchen.png")  # doctest: +SKIP
-        """
-        folder = model_location(pretrained_model_name_or_path)
-        info = read_model_info(folder)
-        name = location(folder, info.base.id) if base is None else base
-        revision = info.base.revision if revision is None and base is None else revision
-        recorded_vae = None if info.base.vae is None else location(folder, info.base.vae)
-        try:
-            backbone = load_backbone(name, revision, vae=recorded_vae if vae is None else vae)
-        except FileNotFoundError as error:
-            wanted = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
-            raise FileNotFoundError(f"model {folder} needs the base {wanted}: {error}") from error
-        expected = info.base.weights_hash
-        if check_base and expected is not None and backbone.weights_hash() != expected:
-            raise ValueError(
-                f"base must be the one that the model was trained on, {info.base.id} with weights {expected}; got "
-                f"{name} with weights {backbone.weights_hash()}. Give its folder as base, with the same vae."
-            )
-        reference = BaseReference(
-            str(info.base.id if base is None else base),
-            revision,
-            backbone.weights_hash(),
-            info.base.vae if vae is None else str(vae),
-        )
-        adapter = load_adapter(folder)
-        parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet)
-        pipeline = cls(*parts, adapter, load_scheduler(folder), info.rig, info.prompt_prefix, reference)
-        modules = torch.nn.ModuleList(part for part in (*parts, adapter) if isinstance(part, torch.nn.Module))
-        modules.requires_grad_(False).eval().to(dtype or torch.float32)
-        return pipeline
-
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Write a model folder: adapter, scheduler, rig, prefix and the base's name, never the base's weights.
-
-        Raises:
-            ValueError: the pipeline was made without `base`, so nothing says which base it needs.
-        """
-        if self.base is None:
-            raise ValueError(
-                "base must be a BaseReference when a pipeline is saved; got None. Give base=BaseReference(id) when "
-                "making the pipeline."
-            )
-        write_model_folder(
-            save_directory, self.adapter, self.scheduler, ModelInfo(self.rig, self.prompt_prefix, self.base)
-        )
+    def settings_of(cls, info: ModelInfo) -> dict[str, Any]:
+        """Return the rig."""
+        return {"rig": info.rig}
 
     @torch.no_grad()
     def __call__(
@@ -236,15 +152,13 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
         rig = self.rig if rig is None else rig
         prompts = expand_prompts(prompt, rig.num_views)
         sample_ids = [str(i) for i in range(len(prompts))] if sample_ids is None else list(map(str, sample_ids))
-        self._check_call(rig, prompts, sample_ids, output_type, neighbour_batch)
+        self._check_size({"height": rig.height, "width": rig.width}, of="rig")
+        self._check_call(len(prompts), sample_ids, output_type, neighbour_batch)
         check_sampler(self.scheduler, num_inference_steps)
-        seeds = _seeds(seed, generator, len(prompts))
+        seeds = drawn_seeds(seed, generator, len(prompts))
         device = self._execution_device
         backbone = self._backbone()
 
-        prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
-        text = self._encode(backbone, [[prefix + view for view in sample] for sample in prompts])
-        negative = self._encode(backbone, [[negative_prompt or ""] * rig.num_views] * len(prompts))
         stride = backbone.vae_stride
         shape = (backbone.latent_channels, rig.height // stride, rig.width // stride)
         keys = list(zip(seeds, sample_ids, strict=True))
@@ -263,85 +177,31 @@ class MVDiffusionPanoramaPipeline(DiffusionPipeline):
             dtype = self.unet.dtype
             return unet(latents.to(dtype), timesteps, encoder_hidden_states.to(dtype), geometry, neighbour_batch=rows)
 
-        with self.progress_bar(total=num_inference_steps) as progress, self._attention(attention_enabled):
+        latents = self._sample(
+            predict,
+            noise,
+            prompts,
+            negative_prompt,
+            prompt_prefix,
+            num_inference_steps,
+            guidance_scale,
+            [step_generators(one, [name])[0] for one, name in keys],
+            eta,
+            callback_on_step_end,
+            attention_enabled,
+        )
+        return self._output(latents, rig, panorama_height, output_type, seeds)
 
-            def callback(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
-                if (index + 1) % self.scheduler.order == 0:
-                    progress.update()
-                if callback_on_step_end is None:
-                    return None
-                return (callback_on_step_end(self, index, timestep, {"latents": latents}) or {}).get("latents")
-
-            latents = denoise(
-                guided(predict, text, negative, guidance_scale),
-                self.scheduler,
-                noise,
-                num_inference_steps,
-                generators=[step_generators(one, [name])[0] for one, name in keys],
-                eta=eta,
-                callback=callback,
-            )
-        return self._output(backbone, latents, rig, panorama_height, output_type, seeds)
-
-    def _output(self, backbone, latents, rig, panorama_height, output_type, seeds) -> MVDiffusionPanoramaOutput:
+    def _output(self, latents, rig, panorama_height, output_type, seeds) -> MVDiffusionPanoramaOutput:
         if output_type == "latent":
             return MVDiffusionPanoramaOutput(images=latents, panoramas=None, covered=None, seeds=seeds)
-        images = torch.stack([backbone.decode_latents(views).float().cpu() for views in latents]).clamp(-1, 1)
+        images = self._decode(latents)
         K, R = rig.cameras()
         height = panorama_height or round(math.pi * float(K[:, 0, 0].max()))
         stitched = [stitch(views, K, R, height, 2 * height) for views in images]
         panoramas, covered = torch.stack([panorama for panorama, _ in stitched]), stitched[0][1]
-        views, panoramas = (_as_output_type(values, output_type) for values in (images, panoramas))
+        views, panoramas = (as_output_type(values, output_type) for values in (images, panoramas))
         return MVDiffusionPanoramaOutput(images=views, panoramas=panoramas, covered=covered, seeds=seeds)
-
-    def _backbone(self) -> Backbone:
-        return Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
-
-    def _encode(self, backbone: Backbone, prompts: list[list[str]]) -> Tensor:
-        """Embed B x V prompts, each distinct text once, one at a time so that no text depends on the others."""
-        embeddings = {text: backbone.encode_prompts([text])[0] for sample in prompts for text in sample}
-        return torch.stack([torch.stack([embeddings[text] for text in sample]) for sample in prompts])
-
-    def _multi_view_unet(self) -> MultiViewUNet:
-        """Join UNet and adapter, which a fresh module would put into training mode, and leave their mode as it is."""
-        training = self.adapter.training
-        unet = MultiViewUNet(self.unet, self.adapter)
-        self.adapter.train(training)
-        return unet
-
-    @contextmanager
-    def _attention(self, enabled: bool):
-        """Run the adapter in evaluation mode, with or without its attention; afterwards it is as it was."""
-        training = self.adapter.training
-        self.adapter.eval()
-        self.adapter.set_attention_enabled(enabled)
-        try:
-            yield
-        finally:
-            self.adapter.set_attention_enabled(True)
-            self.adapter.train(training)
-
-    def _check_call(self, rig, prompts, sample_ids, output_type, neighbour_batch) -> None:
-        stride, batch = self._backbone().vae_stride, len(prompts)
-        for side, pixels in (("height", rig.height), ("width", rig.width)):
-            if pixels % stride:
-                raise ValueError(
-                    f"rig {side} must be a multiple of {stride}, the autoencoder's stride; got {pixels}. "
-                    f"Use {pixels - pixels % stride or stride} or {pixels - pixels % stride + stride}."
-                )
-        if len(sample_ids) != batch:
-            raise ValueError(f"sample_ids must be one per sample ({batch}); got {len(sample_ids)}. Name each sample.")
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(
-                f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}. Choose one of these."
-            )
-        if neighbour_batch is not None and not (
-            len(neighbour_batch) == batch and all(0 <= i < batch for i in neighbour_batch)
-        ):
-            raise ValueError(
-                f"neighbour_batch must name a sample of the batch ({batch}) for each sample; got "
-                f"{list(neighbour_batch)}. Give indices from 0."
-            )
 
 
 @lru_cache(maxsize=4)
@@ -367,37 +227,3 @@ def rig_geometry(
     return MultiViewGeometry.from_cameras(
         *rig.cameras(), *sides, vae_stride, num_levels, neighbours, kernel_size, min_overlap
     )
-
-
-def _seeds(seed: int | None, generator: Any, count: int) -> list[int]:
-    if seed is not None and generator is not None:
-        raise ValueError("seed must be left out where generator is given; got both. Give one of them.")
-    if seed is not None:
-        return [int(seed)] * count
-    generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) not in (1, count):
-        raise ValueError(
-            f"generator must be one or one per sample ({count}); got {len(generators)}. Give a seed instead."
-        )
-    drawn = []
-    for one in generators:
-        device = "cpu" if one is None else one.device
-        drawn.append(int(torch.randint(2**63 - 1, (), generator=one, device=device)))
-    return drawn * (count // len(drawn))
-
-
-def _as_output_type(images: Tensor, output_type: str) -> Any:
-    """Turn images [..., 3, H, W] in [-1, 1] into the form that was asked for."""
-    if output_type == "pt":
-        return (images + 1) / 2
-    channels_last = images.movedim(-3, -1)
-    if output_type == "np":
-        return ((channels_last + 1) / 2).numpy()
-    pixels = to_uint8(channels_last)
-    return pixels if output_type == "uint8" else _as_pil(pixels)
-
-
-def _as_pil(pixels: Tensor) -> Any:
-    if pixels.ndim > 3:
-        return [_as_pil(one) for one in pixels]
-    return Image.fromarray(pixels.contiguous().numpy())

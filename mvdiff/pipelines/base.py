@@ -1,0 +1,297 @@
+"""MultiViewPipeline: what the pipelines of all tasks share; loading, prompts, the denoising loop, forms of output.
+
+Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from diffusers import DiffusionPipeline
+from PIL import Image
+from torch import Tensor
+
+from mvdiff.diffusion import denoise, guided
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.model_folder import (
+    BaseReference,
+    ModelInfo,
+    load_adapter,
+    load_scheduler,
+    location,
+    model_location,
+    read_model_info,
+    write_model_folder,
+)
+from mvdiff.samples import to_uint8
+
+OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+
+
+class MultiViewPipeline(DiffusionPipeline):
+    """A frozen base with correspondence-aware attention between views; each task derives its own pipeline.
+
+    A derived class has a `task`, names its modules as the parameters of its `__init__` (diffusers reads them there),
+    hands them to this one, and says what a model folder holds of it in `model_info` and `settings_of`.
+
+    Args:
+        vae: autoencoder of the base.
+        text_encoder: of the base.
+        tokenizer: of the base.
+        unet: of the base.
+        adapter: the trained attention blocks.
+        scheduler: any diffusers scheduler; replace `pipeline.scheduler` at will.
+        prompt_prefix: put before every prompt, as in training.
+        base: which base this is, for `save_pretrained`.
+    """
+
+    task: ClassVar[str]
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        adapter: MultiViewAdapter,
+        scheduler: Any,
+        prompt_prefix: str = "",
+        base: BaseReference | None = None,
+    ) -> None:
+        super().__init__()
+        self.register_modules(
+            vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, adapter=adapter, scheduler=scheduler
+        )
+        self.prompt_prefix = prompt_prefix
+        self.base = base
+        self._multi_view_unet()  # an adapter of another base is an error now, not in the first call
+
+    @property
+    @abstractmethod
+    def model_info(self) -> ModelInfo:
+        """What `mvdiff.json` says of this model; `base` is set."""
+
+    @classmethod
+    @abstractmethod
+    def settings_of(cls, info: ModelInfo) -> dict[str, Any]:
+        """Return the arguments of `__init__`, beyond those of this class, that `info` holds."""
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | Path,
+        base: str | Path | None = None,
+        revision: str | None = None,
+        vae: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        check_base: bool = True,
+    ) -> Self:
+        """Open a model folder together with the base that it names.
+
+        Args:
+            pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`, or
+                `mvdiff://toy-caa`, which comes with the package.
+            base: where this machine has the base: folder, hub id or packaged name; default: the recorded one.
+            revision: of a hub base; default: the recorded one, if the base is.
+            vae: where this machine has the autoencoder that stands in for the base's; default: the recorded one.
+            dtype: of all weights; default float32.
+            check_base: compare the base's weights with those of the training. False is for trying an adapter on a
+                finetuned base.
+
+        Raises:
+            FileNotFoundError: there is no such model folder, or its base is missing.
+            ValueError: the model is for another task, the base has other weights than in training, or the folder's
+                weights are another model's.
+
+        Example:
+            >>> from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+            >>> pipeline = MVDiffusionPanoramaPipeline.from_pretrained("runs/pano/version_0/model")  # doctest: +SKIP
+            >>> pipeline("a kitchen").panoramas[0].save("kitchen.png")  # doctest: +SKIP
+        """
+        folder = model_location(pretrained_model_name_or_path)
+        info = read_model_info(folder)
+        if info.task != cls.task:
+            raise ValueError(
+                f"model must be one for the task {cls.task}; got a {info.task} model, in {folder}. "
+                f"Give another model, or run `mvdiff generate {info.task}`."
+            )
+        name = location(folder, info.base.id) if base is None else base
+        revision = info.base.revision if revision is None and base is None else revision
+        recorded_vae = None if info.base.vae is None else location(folder, info.base.vae)
+        try:
+            backbone = load_backbone(name, revision, vae=recorded_vae if vae is None else vae)
+        except FileNotFoundError as error:
+            wanted = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
+            raise FileNotFoundError(f"model {folder} needs the base {wanted}: {error}") from error
+        expected = info.base.weights_hash
+        if check_base and expected is not None and backbone.weights_hash() != expected:
+            raise ValueError(
+                f"base must be the one that the model was trained on, {info.base.id} with weights {expected}; got "
+                f"{name} with weights {backbone.weights_hash()}. Give its folder as base, with the same vae."
+            )
+        reference = BaseReference(
+            str(info.base.id if base is None else base),
+            revision,
+            backbone.weights_hash(),
+            info.base.vae if vae is None else str(vae),
+        )
+        parts = {name: getattr(backbone, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
+        parts |= {"adapter": load_adapter(folder), "scheduler": load_scheduler(folder)}
+        pipeline = cls(**parts, **cls.settings_of(info), prompt_prefix=info.prompt_prefix, base=reference)
+        modules = torch.nn.ModuleList(part for part in parts.values() if isinstance(part, torch.nn.Module))
+        modules.requires_grad_(False).eval().to(dtype or torch.float32)
+        return pipeline
+
+    def save_pretrained(self, save_directory: str | Path) -> None:
+        """Write a model folder: adapter, scheduler, views, prefix and the base's name, never the base's weights.
+
+        Raises:
+            ValueError: the pipeline was made without `base`, so nothing says which base it needs.
+        """
+        if self.base is None:
+            raise ValueError(
+                "base must be a BaseReference when a pipeline is saved; got None. Give base=BaseReference(id) when "
+                "making the pipeline."
+            )
+        write_model_folder(save_directory, self.adapter, self.scheduler, self.model_info)
+
+    def _sample(
+        self,
+        predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+        noise: Tensor,
+        prompts: list[list[str]],
+        negative_prompt: str | None,
+        prompt_prefix: str | None,
+        num_inference_steps: int,
+        guidance_scale: float,
+        generators: Sequence[torch.Generator],
+        eta: float,
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None,
+        attention_enabled: bool,
+    ) -> Tensor:
+        """Denoise [B, V, C, h, w] under guidance; `predict` takes (latents, timesteps, text) as of `guided`."""
+        backbone = self._backbone()
+        prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
+        text = self._encode(backbone, [[prefix + view for view in sample] for sample in prompts])
+        negative = self._encode(backbone, [[negative_prompt or ""] * len(sample) for sample in prompts])
+        with self.progress_bar(total=num_inference_steps) as progress, self._attention(attention_enabled):
+
+            def callback(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+                if (index + 1) % self.scheduler.order == 0:
+                    progress.update()
+                if callback_on_step_end is None:
+                    return None
+                return (callback_on_step_end(self, index, timestep, {"latents": latents}) or {}).get("latents")
+
+            return denoise(
+                guided(predict, text, negative, guidance_scale),
+                self.scheduler,
+                noise,
+                num_inference_steps,
+                generators=generators,
+                eta=eta,
+                callback=callback,
+            )
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [B, V, C, h, w], sample by sample, to images [B, V, 3, H, W] in [-1, 1] on the CPU."""
+        backbone = self._backbone()
+        return torch.stack([backbone.decode_latents(views).float().cpu() for views in latents]).clamp(-1, 1)
+
+    def _backbone(self) -> Backbone:
+        return Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
+
+    def _encode(self, backbone: Backbone, prompts: list[list[str]]) -> Tensor:
+        """Embed B x V prompts, each distinct text once, one at a time so that no text depends on the others."""
+        embeddings = {text: backbone.encode_prompts([text])[0] for sample in prompts for text in sample}
+        return torch.stack([torch.stack([embeddings[text] for text in sample]) for sample in prompts])
+
+    def _multi_view_unet(self) -> MultiViewUNet:
+        """Join UNet and adapter, which a fresh module would put into training mode, and leave their mode as it is."""
+        training = self.adapter.training
+        unet = MultiViewUNet(self.unet, self.adapter)
+        self.adapter.train(training)
+        return unet
+
+    @contextmanager
+    def _attention(self, enabled: bool):
+        """Run the adapter in evaluation mode, with or without its attention; afterwards it is as it was."""
+        training = self.adapter.training
+        self.adapter.eval()
+        self.adapter.set_attention_enabled(enabled)
+        try:
+            yield
+        finally:
+            self.adapter.set_attention_enabled(True)
+            self.adapter.train(training)
+
+    def _check_size(self, sides: Mapping[str, int], of: str) -> None:
+        """Raise ValueError where a side, in pixels, is no multiple of the autoencoder's stride."""
+        stride = self._backbone().vae_stride
+        for side, pixels in sides.items():
+            if pixels % stride:
+                raise ValueError(
+                    f"{of} {side} must be a multiple of {stride}, the autoencoder's stride; got {pixels}. "
+                    f"Use {pixels - pixels % stride or stride} or {pixels - pixels % stride + stride}."
+                )
+
+    def _check_call(self, batch: int, sample_ids, output_type, neighbour_batch) -> None:
+        if len(sample_ids) != batch:
+            raise ValueError(f"sample_ids must be one per sample ({batch}); got {len(sample_ids)}. Name each sample.")
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(
+                f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}. Choose one of these."
+            )
+        if neighbour_batch is not None and not (
+            len(neighbour_batch) == batch and all(0 <= i < batch for i in neighbour_batch)
+        ):
+            raise ValueError(
+                f"neighbour_batch must name a sample of the batch ({batch}) for each sample; got "
+                f"{list(neighbour_batch)}. Give indices from 0."
+            )
+
+
+def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:
+    """Return one seed per sample: `seed` for all, or drawn from generators (None: torch's global one).
+
+    Raises:
+        ValueError: both are given, or there are neither one nor `count` generators.
+    """
+    if seed is not None and generator is not None:
+        raise ValueError("seed must be left out where generator is given; got both. Give one of them.")
+    if seed is not None:
+        return [int(seed)] * count
+    generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
+    if len(generators) not in (1, count):
+        raise ValueError(
+            f"generator must be one or one per sample ({count}); got {len(generators)}. Give a seed instead."
+        )
+    drawn = []
+    for one in generators:
+        device = "cpu" if one is None else one.device
+        drawn.append(int(torch.randint(2**63 - 1, (), generator=one, device=device)))
+    return drawn * (count // len(drawn))
+
+
+def as_output_type(images: Tensor, output_type: str) -> Any:
+    """Turn images [..., 3, H, W] in [-1, 1] into the form that was asked for."""
+    if output_type == "pt":
+        return (images + 1) / 2
+    channels_last = images.movedim(-3, -1)
+    if output_type == "np":
+        return ((channels_last + 1) / 2).numpy()
+    pixels = to_uint8(channels_last)
+    return pixels if output_type == "uint8" else _as_pil(pixels)
+
+
+def _as_pil(pixels: Tensor) -> Any:
+    if pixels.ndim > 3:
+        return [_as_pil(one) for one in pixels]
+    return Image.fromarray(pixels.contiguous().numpy())
