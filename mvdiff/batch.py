@@ -130,7 +130,7 @@ class MultiViewBatch:
             raise ValueError("samples must be a non-empty list; got []. Check the data set's length.")
         items = [_unbatched(sample) if isinstance(sample, MultiViewBatch) else dict(sample) for sample in samples]
         num_views = max(item["images"].shape[0] for item in items)
-        items = [_padded(item, num_views) for item in items]
+        items = [pad_views(item, num_views) for item in items]
         first = items[0]
         for item in items[1:]:
             if item["epoch"] != first["epoch"]:
@@ -174,8 +174,13 @@ def _unbatched(batch: MultiViewBatch) -> dict[str, Any]:
     return sample | {"epoch": batch.epoch}
 
 
-def _padded(sample: dict[str, Any], num_views: int) -> dict[str, Any]:
-    """Complete one sample's optional per-view fields and pad it to `num_views` views."""
+def pad_views(sample: Mapping[str, Any], num_views: int) -> dict[str, Any]:
+    """Complete one sample's optional per-view fields and pad it to `num_views` views, at least as many as it has.
+
+    Args:
+        sample: As `MultiViewBatch.collate` takes it: without the batch axis.
+        num_views: Views afterwards; those added are invalid, with zero images, identity cameras and empty prompts.
+    """
     missing = num_views - sample["images"].shape[0]
     sample = {name: value for name, value in sample.items() if value is not None}
     sample.setdefault("t", torch.zeros_like(sample["R"][:, :, 0]))

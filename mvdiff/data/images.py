@@ -33,16 +33,40 @@ def read_image_uint8(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
-def image_size(path: Path) -> tuple[int, int]:
-    """Decode an image file completely, so that damage shows, and return (width, height).
+def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
+    """Return (width, height) of an image file, decoded completely, so that damage shows, or not at all.
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: The file is empty, truncated or not an image.
     """
     with _opened(path) as image:
-        image.load()
+        if decode:
+            image.load()
         return image.size
+
+
+def read_depth(path: Path) -> Tensor:
+    """Decode a depth map completely.
+
+    Args:
+        path: A PNG of one channel of 16-bit millimetres, 0 = none.
+
+    Returns:
+        [H, W] float32, metres.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is empty, truncated, or not such a PNG.
+    """
+    with _opened(path) as image:
+        values = np.array(image)
+    if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
+        raise ValueError(
+            f"{path} must be a PNG of one channel of 16-bit millimetres; got {values.dtype} of shape {values.shape}. "
+            "Run `mvdiff data check` on the data set's folder and fetch what it names again."
+        )
+    return torch.from_numpy(values.astype(np.float32) / 1000)
 
 
 @contextmanager

@@ -1,0 +1,225 @@
+"""Scenes -> samples of the depth task: key frames, interpolation between two of them, fixed intervals, single frames.
+
+A sample of a *window* mode (keyframes, interval) is `num_views` consecutive frames of a list; one of interpolation is
+two consecutive key frames with frames between, the two of them given (`known`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch.utils.data import Dataset
+
+from mvdiff.batch import pad_views
+from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, frames_between
+from mvdiff.keyed import keyed_generator
+
+Mode = Literal["keyframes", "interpolation", "interval", "mixed", "frames"]
+MODES = ("keyframes", "interpolation", "interval", "mixed", "frames")
+MAX_VIEWS = 150
+"""Scenes with more frames than this are left out where a whole scene is one sample (released code)."""
+
+
+class Slot(NamedTuple):
+    """One sample of an epoch: the scene's number, what is made of it, and where it starts in the list of frames."""
+
+    scene: int
+    mode: str
+    start: int
+
+
+class FrameDataset(Dataset):
+    """Samples of scenes, keyed by `(epoch, index)` (an int means epoch 0).
+
+    In evaluation a window starts at frame 0, `num_views`, 2 `num_views`, ... of its list, the last one shifted back to
+    end with it, and interpolation takes every pair (paper's protocol). Training has as many samples per epoch, and
+    where each starts (for intervals also the first frame) is drawn anew, a function of (seed, epoch, index).
+
+    Args:
+        scenes: The scenes.
+        mode: "keyframes"; "interpolation"; "interval": every `interval`-th usable frame; "mixed": keyframes and
+            interpolation 1:1; "frames": single frames, one of every `interval`.
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
+        num_views: Frames of a window; None: the whole list at once.
+        interval: See `mode`.
+        max_between: Most frames between the two key frames of interpolation, evenly spaced.
+        min_frames: Scenes with fewer key frames (or frames at the interval) are left out; with as many but fewer than
+            `num_views` they are padded. By default 10, or `num_views` if less.
+        prompt_prefix: Put before every prompt.
+        seed: Seed of everything random.
+        training: Whether starts are drawn.
+        indices: The samples to use; by default all.
+
+    Attributes:
+        left_out: Scenes that gave no sample, by reason.
+        missing_captions: Frames without a caption among those that samples may show.
+
+    Raises:
+        FileNotFoundError: A scene is not whole; see `ScanNetScene`.
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(
+        self,
+        scenes: Sequence[ScanNetScene],
+        mode: Mode = "keyframes",
+        height: int = 192,
+        width: int = 256,
+        num_views: int | None = 12,
+        interval: int = 20,
+        max_between: int = MAX_BETWEEN,
+        min_frames: int | None = None,
+        prompt_prefix: str = "",
+        seed: int = 0,
+        training: bool = False,
+        indices: Sequence[int] | None = None,
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}. Choose one.")
+        for name, value, least in (
+            ("height", height, 1),
+            ("width", width, 1),
+            ("num_views", num_views, 1),
+            ("interval", interval, 1),
+            ("max_between", max_between, 1),
+            ("min_frames", min_frames, 1),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}; got {value}.")
+        self.scenes = scenes
+        self.mode = mode
+        self.height = height
+        self.width = width
+        self.num_views = num_views
+        self.interval = interval
+        self.max_between = max_between
+        self.min_frames = min(10, num_views or 10) if min_frames is None else min_frames
+        self.prompt_prefix = prompt_prefix
+        self.seed = seed
+        self.training = training
+        self.left_out: Counter[str] = Counter()
+        self.missing_captions = 0
+        self._pairs: list[list[int]] = []
+        self.slots = [slot for number, scene in enumerate(scenes) for slot in self._slots(number, scene)]
+        self.indices = range(len(self.slots)) if indices is None else indices
+
+    def _slots(self, number: int, scene: ScanNetScene) -> list[Slot]:
+        """List the samples of a scene; count it in `left_out` where there is none."""
+        frames = self._frames(scene)
+        pairs = []
+        if self.mode in ("interpolation", "mixed"):
+            pairs = [i for i in range(len(frames) - 1) if frames_between(scene.valid_frames, *frames[i : i + 2])]
+        self._pairs.append(pairs)
+        what = "frames at the interval" if self.mode == "interval" else "key frames"
+        reason = None
+        if self.mode == "frames":
+            reason = None if frames else "no usable frame"
+        elif len(frames) < self.min_frames:
+            reason = f"fewer than {self.min_frames} {what}"
+        elif self.num_views is None and len(frames) > MAX_VIEWS:
+            reason = f"more than {MAX_VIEWS} {what}"
+        elif self.mode in ("interpolation", "mixed") and not pairs:
+            reason = "no frame between its key frames"
+        if reason:
+            self.left_out[reason] += 1
+            return []
+        any_frame = pairs or (self.mode == "interval" and self.training)
+        self._check_captions(scene, scene.valid_frames if any_frame else frames)
+        if self.mode == "frames":
+            return [Slot(number, "frames", start) for start in range(0, len(frames), self.interval)]
+        if self.mode == "interpolation":
+            return [Slot(number, "interpolation", start) for start in pairs]
+        starts = window_starts(len(frames), self.num_views or len(frames))
+        if self.mode == "mixed":
+            both = [(start, min(pairs, key=lambda pair: abs(pair - start))) for start in starts]
+            return [Slot(number, m, s) for pair in both for m, s in zip(MODES[:2], pair, strict=True)]
+        return [Slot(number, self.mode, start) for start in starts]
+
+    def _frames(self, scene: ScanNetScene, first: int = 0) -> list[int]:
+        """List the frames that starts count in: key frames, or usable frames."""
+        if self.mode == "frames":
+            return scene.valid_frames
+        return scene.valid_frames[first :: self.interval] if self.mode == "interval" else scene.key_frames
+
+    def _check_captions(self, scene: ScanNetScene, frames: Sequence[int]) -> None:
+        missing = scene.without_caption(frames)
+        self.missing_captions += len(missing)
+        if missing and scene.missing_caption == "error":
+            raise FileNotFoundError(
+                f"{scene.file('prompt', missing[0])} must hold a caption; it does not, nor do {len(missing) - 1} more "
+                f"of the scene's {len(frames)} frames. Run `mvdiff data caption {scene.path}`, or set missing_caption "
+                'to "nearest" or "empty".'
+            )
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
+        """Return one sample for `MultiViewBatch.collate`.
+
+        Args:
+            key: (epoch, index among `indices`), or such an index in epoch 0.
+
+        Returns:
+            What `FrameSequence.sample` returns, padded to `num_views` (interpolation: `max_between` + 2) views, with
+            `view_valid`, `sample_id`, `sample_index`, `epoch`.
+        """
+        epoch, index = key if isinstance(key, tuple) else (0, key)
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"index must be below {len(self)}; got {index}")
+        index = self.indices[index]  # among all samples, so that using fewer changes none of them
+        slot, frames = self.frames_of(epoch, index)
+        scene = self.scenes[slot.scene]
+        sequence = FrameSequence(scene, frames, (), self.height, self.width)
+        known = (0, len(frames) - 1) if slot.mode == "interpolation" else ()
+        sample = sequence.sample(known=known, prompt_prefix=self.prompt_prefix)
+        return pad_views(sample, self._most_views(slot.mode) or len(frames)) | {
+            "sample_id": f"{scene.name}_{slot.mode}_{frames[0]}",
+            "sample_index": index,
+            "epoch": epoch,
+        }
+
+    def _most_views(self, mode: str) -> int | None:
+        """Number of views that samples are padded to; None: as many as there are."""
+        return {"frames": 1, "interpolation": self.max_between + 2}.get(mode, self.num_views)
+
+    def frames_of(self, epoch: int, index: int) -> tuple[Slot, list[int]]:
+        """Return what a sample is (its start drawn in training) and the numbers of its frames, by its own index."""
+        slot = self.slots[index]
+        scene = self.scenes[slot.scene]
+        generator = keyed_generator("frames", self.seed, epoch, index)
+
+        def draw(choices: Sequence[int], otherwise: int) -> int:
+            return choices[int(torch.randint(len(choices), (), generator=generator))] if self.training else otherwise
+
+        first = draw(range(min(self.interval, len(scene.valid_frames))), 0) if slot.mode == "interval" else 0
+        frames = self._frames(scene, first)
+        start = slot.start
+        if slot.mode == "frames":
+            start = draw(range(start, min(start + self.interval, len(frames))), start)
+            return slot._replace(start=start), frames[start : start + 1]
+        if slot.mode == "interpolation":
+            if self.mode == "mixed":  # otherwise an epoch has every pair once
+                start = draw(self._pairs[slot.scene], start)
+            ends = frames[start : start + 2]
+            between = frames_between(scene.valid_frames, *ends, self.max_between)
+            return slot._replace(start=start), [ends[0], *between, ends[1]]
+        size = self.num_views or len(frames)
+        start = draw(range(max(1, len(frames) - size + 1)), start)
+        return slot._replace(start=start), frames[start : start + size]
+
+
+def window_starts(num_frames: int, num_views: int) -> list[int]:
+    """Start of each window: 0, `num_views`, ..., the last one shifted back to end at the last frame (the protocol).
+
+    Example:
+        >>> window_starts(30, 12), window_starts(24, 12), window_starts(10, 12)
+        ([0, 12, 18], [0, 12], [0])
+    """
+    last = max(0, num_frames - num_views)
+    return sorted({min(start, last) for start in range(0, num_frames, num_views)})

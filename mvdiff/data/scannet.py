@@ -1,0 +1,348 @@
+"""The ScanNet layout: scenes of colour frames with depth, pose and captions, read as they are (docs/data.md).
+
+```
+root/{train,test}/<scene>/color/<i>.jpg               (or .png) frame i of a recording
+                         /depth/<i>.png               16-bit millimetres, 0 = none
+                         /pose/<i>.txt                4x4 world-from-camera, metres; inf or NaN where tracking was lost
+                         /intrinsic/intrinsic_depth.txt  4x4 (or 3x3), in pixels of the depth images
+                         /prompt/<i>.txt              line 1 is the prompt
+                         /key_frame_0.6.txt           key frames, a frame number a line  (`mvdiff data keyframes`)
+                         /valid_frames.npy            numbers of the usable frames       (`mvdiff data keyframes`)
+```
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mvdiff.data.images import IMAGE_SUFFIXES, image_size, read_depth, read_image_uint8
+from mvdiff.data.matterport3d import read_caption
+from mvdiff.data.panoramas import EmptyCaptionError
+from mvdiff.geometry.cameras import resize_intrinsics
+from mvdiff.samples import from_uint8
+
+KEY_FRAMES = "key_frame_0.6.txt"
+"""Name of the list of a scene's key frames."""
+VALID_FRAMES = "valid_frames.npy"
+"""Name of the list of a scene's usable frames."""
+NOT_FINITE = "pose is not finite"
+"""Why a frame is left out whatever `on_broken` says: recordings lose track, and nothing is broken."""
+
+OnBroken = Literal["error", "skip"]
+MissingCaption = Literal["error", "nearest", "empty"]
+
+_log = logging.getLogger(__name__)
+
+
+def layout_root(root: str | Path) -> Path:
+    """Return the folder that holds train/ and test/: `root` itself or `root/scannet`."""
+    root = Path(root)
+    inner = root / "scannet"
+    return inner if inner.is_dir() and not any((root / split).is_dir() for split in ("train", "test")) else root
+
+
+def scene_folders(folder: Path) -> list[Path]:
+    """Return the scenes in a folder, sorted: the subfolders that have a folder `color`.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has no scene.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} must be a folder of scenes; it does not exist. Correct the path.")
+    scenes = sorted(path for path in folder.iterdir() if (path / "color").is_dir())
+    if not scenes:
+        raise ValueError(f"{folder} must hold at least one scene (a folder with color/, depth/ and pose/); got none.")
+    return scenes
+
+
+def read_pose(path: Path) -> np.ndarray:
+    """Read a world-from-camera pose [4, 4], float64; its numbers may be inf or NaN.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is not 16 numbers, or finite and no rotation with a translation.
+    """
+    pose = _read_matrix(path, (16,)).reshape(4, 4)
+    if np.isfinite(pose).all():
+        R = pose[:3, :3]
+        if np.abs(R @ R.T - np.eye(3)).max() > 0.02 or np.linalg.det(R) < 0 or pose[3].tolist() != [0, 0, 0, 1]:
+            raise ValueError(f"{path} must be a rotation and a translation (world-from-camera); got {pose.tolist()}.")
+    return pose
+
+
+def read_intrinsics(path: Path, height: int, width: int) -> Tensor:
+    """Read intrinsics [3, 3], float64, of images of a size.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no 3x3 or 4x4 matrix, or made for images of another size.
+    """
+    values = _read_matrix(path, (9, 16))
+    side = 3 if values.size == 9 else 4
+    K = values.reshape(side, side)[:3, :3]
+    if not (np.isfinite(K).all() and K[0, 0] > 0 and K[1, 1] > 0 and K[2].tolist() == [0, 0, 1]):
+        raise ValueError(f"{path} must be intrinsics with positive focal lengths; got {K.tolist()}.")
+    for name, middle, size in (("width", K[0, 2], width), ("height", K[1, 2], height)):
+        if abs(middle / size - 0.5) > 0.2:  # intrinsics of images 1.4 times as large, or smaller by that, fall out
+            raise ValueError(
+                f"{path} must be in pixels of the depth images, {width}x{height}; got a principal point "
+                f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of that {name}. Give the intrinsics of that size."
+            )
+    return torch.from_numpy(K.copy())
+
+
+def read_key_frames(path: Path) -> list[int]:
+    """Read a list of frames, one number a line: ascending, each once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is not a frame number, or there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
+        )
+    frames = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        if line.strip():
+            if not line.strip().isdecimal():
+                raise ValueError(f"{path}:{number} must be a frame number; got {line.strip()[:40]!r}. Correct it.")
+            frames.add(int(line))
+    if not frames:
+        raise ValueError(f"{path} must list at least one frame; got none. Run `mvdiff data keyframes {path.parent}`.")
+    return sorted(frames)
+
+
+def read_valid_frames(path: Path) -> list[int]:
+    """Read a list of usable frames: a numpy array of frame numbers, returned ascending, each once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such array.
+    """
+    make = f"Run `mvdiff data keyframes {path.parent}` to make it."
+    try:
+        frames = np.load(path, allow_pickle=False).reshape(-1)
+        numbers = [int(frame) for frame in frames.tolist()]
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} must exist; it does not. {make}") from error
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} must be a numpy array of frame numbers; got {error}. {make}") from error
+    return sorted(set(numbers))
+
+
+class ScanNetScene:
+    """One scene: its frames by number, each with colour, depth, pose and prompt.
+
+    Frames that lack a file or have a pose that is not finite are not usable; `unusable` counts them by reason.
+
+    Args:
+        path: The scene's folder.
+        on_broken: What to do where a list names a frame that lacks a file: "error", or "skip": leave it out, counted.
+        missing_caption: What the prompt of a frame without caption is: "error", "nearest" (that of the frame nearest
+            in number that has one), or "empty".
+
+    Raises:
+        FileNotFoundError: The folder is not there, or not whole.
+        ValueError: A setting is unknown.
+    """
+
+    def __init__(
+        self, path: str | Path, on_broken: OnBroken = "error", missing_caption: MissingCaption = "error"
+    ) -> None:
+        if on_broken not in ("error", "skip"):
+            raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+        if missing_caption not in ("error", "nearest", "empty"):
+            raise ValueError(f'missing_caption must be "error", "nearest" or "empty"; got {missing_caption!r}.')
+        self.path = Path(path)
+        for sub in ("color", "depth", "pose"):
+            if not (self.path / sub).is_dir():
+                raise FileNotFoundError(
+                    f"{self.path / sub} must be a folder of a scene; it does not exist. Correct the path, or decode "
+                    "the scene's .sens file with `mvdiff data import-sens`."
+                )
+        self.name = self.path.resolve().name
+        self.on_broken = on_broken
+        self.missing_caption = missing_caption
+        self.unusable: Counter[str] = Counter()
+
+    def file(self, kind: Literal["color", "depth", "pose", "prompt"], frame: int) -> Path:
+        """Return the path of a frame's file; for colour that of the image that is there (.jpg where none is)."""
+        if kind == "color":
+            paths = [self.path / "color" / f"{frame}{suffix}" for suffix in IMAGE_SUFFIXES]
+            return next((path for path in paths if path.is_file()), paths[0])
+        return self.path / kind / f"{frame}{'.png' if kind == 'depth' else '.txt'}"
+
+    @cached_property
+    def valid_frames(self) -> list[int]:
+        """Numbers of the usable frames, ascending: those of valid_frames.npy, or else all that are whole."""
+        listed = self.path / VALID_FRAMES
+        if listed.is_file():
+            return self._usable(read_valid_frames(listed), VALID_FRAMES)
+        _log.info("%s does not exist: all poses of the scene are read to find its usable frames", listed)
+        return self._usable(numbers_in(self.path / "color"), None)
+
+    @cached_property
+    def key_frames(self) -> list[int]:
+        """Numbers of the usable key frames, ascending.
+
+        Raises:
+            FileNotFoundError: There is no list, or with `on_broken="error"` a listed frame lacks a file.
+            ValueError: The list is malformed.
+        """
+        return self._usable(read_key_frames(self.path / KEY_FRAMES), KEY_FRAMES)
+
+    def _usable(self, frames: Iterable[int], listed_in: str | None) -> list[int]:
+        """Keep the usable ones of some frames; count the others, or stop at them."""
+        kept = []
+        for frame in frames:
+            problem = self.problem(frame)
+            if problem is None:
+                kept.append(frame)
+            elif problem[0] != NOT_FINITE and listed_in and self.on_broken == "error":
+                raise FileNotFoundError(
+                    f"{self.path / listed_in} must list frames that are whole; got {frame}, but {problem[1]}. Run "
+                    f"`mvdiff data check {self.path}` to see all, `mvdiff data keyframes {self.path}` to choose anew, "
+                    'or set on_broken to "skip".'
+                )
+            else:
+                self.unusable[problem[0]] += 1
+        return kept
+
+    def problem(self, frame: int) -> tuple[str, str] | None:
+        """Say why a frame is not usable, without decoding its images: (kind, details); None if it is."""
+        for kind in ("color", "depth"):
+            path = self.file(kind, frame)
+            if not (path.is_file() and path.stat().st_size):
+                return f"no {kind}", f"{path} is {'empty' if path.is_file() else 'not there'}"
+        try:
+            pose = read_pose(self.file("pose", frame))
+        except (FileNotFoundError, ValueError) as error:
+            return "no pose", str(error)
+        return None if np.isfinite(pose).all() else (NOT_FINITE, f"{self.file('pose', frame)} is not finite")
+
+    @cached_property
+    def depth_size(self) -> tuple[int, int]:
+        """(height, width) of the scene's depth images: that of the first one that can be opened."""
+        for frame in numbers_in(self.path / "depth"):
+            try:
+                width, height = image_size(self.file("depth", frame), decode=False)
+            except (ValueError, FileNotFoundError):
+                continue
+            return height, width
+        raise ValueError(f"{self.path / 'depth'} must hold a depth image <i>.png that can be opened; got none.")
+
+    @cached_property
+    def _K(self) -> Tensor:
+        return read_intrinsics(self.path / "intrinsic" / "intrinsic_depth.txt", *self.depth_size)
+
+    def intrinsics(self, height: int, width: int) -> Tensor:
+        """Return K [3, 3], float64, in pixels of the scene's frames resized to a size.
+
+        Raises:
+            FileNotFoundError: There are no intrinsics.
+            ValueError: They are malformed or for another size than that of the depth images.
+        """
+        full_height, full_width = self.depth_size
+        return resize_intrinsics(self._K, scale_x=width / full_width, scale_y=height / full_height)
+
+    def pose(self, frame: int) -> tuple[Tensor, Tensor]:
+        """Return R [3, 3], world-from-camera, and t [3], camera centre in metres, float64.
+
+        Raises:
+            FileNotFoundError: There is no pose.
+            ValueError: It is malformed or not finite.
+        """
+        path = self.file("pose", frame)
+        pose = torch.from_numpy(read_pose(path))
+        if not bool(torch.isfinite(pose).all()):
+            raise ValueError(
+                f"{path} must be finite; got {pose.tolist()}. Leave the frame out: `mvdiff data keyframes {self.path}`."
+            )
+        return pose[:3, :3], pose[:3, 3]
+
+    def image(self, frame: int, height: int, width: int) -> Tensor:
+        """Return the colour image [3, H, W] in [-1, 1], resized by antialiased bilinear interpolation."""
+        image = read_image_uint8(self.file("color", frame)).float()
+        if image.shape[1:] != (height, width):
+            image = interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+        return from_uint8(image)
+
+    def depths(self, frame: int, height: int, width: int) -> Tensor:
+        """Return z-depth [H, W] in metres, 0 = none: each pixel has the depth of the file's pixel nearest its centre.
+
+        Raises:
+            ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
+        """
+        path = self.file("depth", frame)
+        depths = read_depth(path)
+        if tuple(depths.shape) != self.depth_size:
+            raise ValueError(
+                f"{path} must be {self.depth_size[1]}x{self.depth_size[0]} as the scene's others; got "
+                f"{depths.shape[1]}x{depths.shape[0]}. Run `mvdiff data check {self.path}`."
+            )
+        return interpolate(depths[None, None], (height, width), mode="nearest-exact")[0, 0]
+
+    def without_caption(self, frames: Iterable[int]) -> list[int]:
+        """Return those of some frames that have no caption file, or an empty one."""
+        paths = ((frame, self.file("prompt", frame)) for frame in frames)
+        return [frame for frame, path in paths if not (path.is_file() and path.stat().st_size)]
+
+    def prompt(self, frame: int) -> str:
+        """Return a frame's prompt; see `missing_caption`.
+
+        Raises:
+            FileNotFoundError: The frame, or with "nearest" the whole scene, has no caption.
+            ValueError: A caption is not UTF-8 or, with "error", empty.
+        """
+        if self.missing_caption == "error":
+            return read_caption(self.file("prompt", frame))
+        candidates = [frame]
+        if self.missing_caption == "nearest":
+            captioned = numbers_in(self.path / "prompt")
+            candidates = sorted(captioned, key=lambda other: (abs(other - frame), other))
+        for other in candidates:
+            try:
+                return read_caption(self.file("prompt", other))
+            except (FileNotFoundError, EmptyCaptionError):
+                continue
+        if self.missing_caption == "empty":
+            return ""
+        raise FileNotFoundError(
+            f"{self.path / 'prompt'} must hold a caption of at least one frame; got none. Run `mvdiff data caption "
+            f'{self.path}`, or set missing_caption to "empty".'
+        )
+
+
+def numbers_in(folder: Path) -> list[int]:
+    """Return the frame numbers of a folder's files, ascending; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}
+    return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
+
+
+def _read_matrix(path: Path, sizes: tuple[int, ...]) -> np.ndarray:
+    try:
+        values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()])
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} must exist; it does not. Run `mvdiff data check` on the data set's folder."
+        ) from error
+    except ValueError as error:
+        raise ValueError(f"{path} must hold numbers; got {error}. Fetch it again.") from error
+    if values.size not in sizes:
+        raise ValueError(f"{path} must hold {' or '.join(map(str, sizes))} numbers; got {values.size}. Fetch it again.")
+    return values

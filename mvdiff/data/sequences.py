@@ -1,0 +1,189 @@
+"""Sequences of frames along a camera path: which frames, which of them are key frames, and their contents when asked.
+
+Key frames are generated first; the frames between two of them are interpolated (paper, section 4.3). A sequence holds
+numbers only and reads a frame when it is asked for it, so that its length does not matter.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvdiff.data.scannet import ScanNetScene
+
+MAX_BETWEEN = 10
+"""Frames between two key frames that one interpolation sample has at most (the paper's)."""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One frame of a scene.
+
+    Attributes:
+        number: Its number in the recording.
+        image: [3, H, W] colour in [-1, 1], or None where a scene has no pictures.
+        depths: [H, W] z-depth in metres, 0 = none.
+        K: [3, 3] intrinsics in pixels of the image, float64.
+        R: [3, 3] world-from-camera rotation, float64.
+        t: [3] camera centre in the world, metres, float64.
+        prompt: Caption, without prefix.
+    """
+
+    number: int
+    image: Tensor | None
+    depths: Tensor
+    K: Tensor
+    R: Tensor
+    t: Tensor
+    prompt: str
+
+
+class FrameSequence:
+    """Frames of one scene in the order of time, read when asked for.
+
+    Args:
+        scene: The scene.
+        frame_ids: Numbers of the frames, ascending.
+        key_ids: Numbers of those that are key frames, ascending.
+        height: Height of the frames in pixels, whatever the files have.
+        width: Width of the frames in pixels.
+
+    Raises:
+        ValueError: There is no frame, the numbers are not ascending, or a key frame is not among the frames.
+    """
+
+    def __init__(
+        self, scene: ScanNetScene, frame_ids: Sequence[int], key_ids: Sequence[int], height: int, width: int
+    ) -> None:
+        for name, ids in (("frame_ids", frame_ids), ("key_ids", key_ids)):
+            if sorted(set(ids)) != list(ids):
+                raise ValueError(f"{name} must be ascending, each once; got {list(ids)[:20]}, in {scene.path}.")
+        if not frame_ids or not set(key_ids) <= set(frame_ids):
+            raise ValueError(
+                f"frame_ids must be at least one frame and hold all key_ids; got {list(frame_ids)[:20]} and "
+                f"{list(key_ids)[:20]}, in {scene.path}."
+            )
+        self.scene = scene
+        self.frame_ids = list(frame_ids)
+        self.key_ids = list(key_ids)
+        self.height = height
+        self.width = width
+
+    @property
+    def name(self) -> str:
+        """Name of the scene."""
+        return self.scene.name
+
+    @property
+    def key_positions(self) -> list[int]:
+        """Positions of the key frames in the sequence."""
+        position = {frame: i for i, frame in enumerate(self.frame_ids)}
+        return [position[frame] for frame in self.key_ids]
+
+    def __len__(self) -> int:
+        return len(self.frame_ids)
+
+    def frame(self, position: int) -> Frame:
+        """Read the frame at a position (0 is the first).
+
+        Raises:
+            FileNotFoundError: One of its files is missing.
+            ValueError: One of its files is broken.
+        """
+        frame, scene = self.frame_ids[position], self.scene
+        R, t = scene.pose(frame)
+        return Frame(
+            frame,
+            scene.image(frame, self.height, self.width),
+            scene.depths(frame, self.height, self.width),
+            scene.intrinsics(self.height, self.width),
+            R,
+            t,
+            scene.prompt(frame),
+        )
+
+    def sample(
+        self, positions: Sequence[int] | None = None, known: Sequence[int] = (), prompt_prefix: str = ""
+    ) -> dict[str, Any]:
+        """Read frames as the views of a sample (without id, index and epoch) for `MultiViewBatch.collate`.
+
+        Args:
+            positions: Positions of the frames; all by default.
+            known: Those of them that are given, not to be generated.
+            prompt_prefix: Put before every prompt.
+
+        Returns:
+            `images` [V, 3, H, W] in [-1, 1], `depths` [V, H, W] metres, `K`, `R` [V, 3, 3], `t` [V, 3], `known`
+            [V, 1, H, W], all float32, and `prompts`.
+        """
+        positions = range(len(self)) if positions is None else positions
+        frames = [self.frame(position) for position in positions]
+        given = torch.tensor([position in set(known) for position in positions], dtype=torch.float32)
+        return {
+            "images": torch.stack([frame.image for frame in frames]),
+            "depths": torch.stack([frame.depths for frame in frames]),
+            "K": torch.stack([frame.K for frame in frames]).float(),
+            "R": torch.stack([frame.R for frame in frames]).float(),
+            "t": torch.stack([frame.t for frame in frames]).float(),
+            "known": given[:, None, None, None].expand(-1, 1, self.height, self.width).clone(),
+            "prompts": [prompt_prefix + frame.prompt for frame in frames],
+        }
+
+
+def key_sequence(scene: ScanNetScene, height: int = 192, width: int = 256) -> FrameSequence:
+    """Return the key frames of a scene."""
+    return FrameSequence(scene, scene.key_frames, scene.key_frames, height, width)
+
+
+def interval_sequence(scene: ScanNetScene, height: int = 192, width: int = 256, interval: int = 20) -> FrameSequence:
+    """Return every `interval`-th usable frame of a scene, all of them key frames.
+
+    Raises:
+        ValueError: `interval` is less than 1, or the scene has no usable frame.
+    """
+    if interval < 1:
+        raise ValueError(f"interval must be at least 1; got {interval}.")
+    frames = scene.valid_frames[::interval]
+    return FrameSequence(scene, frames, frames, height, width)
+
+
+def full_sequence(
+    scene: ScanNetScene, height: int = 192, width: int = 256, max_between: int | None = None
+) -> FrameSequence:
+    """Return a scene's key frames and the usable frames between them: what the two stages generate.
+
+    Args:
+        scene: The scene.
+        height: Height of the frames in pixels.
+        width: Width of the frames in pixels.
+        max_between: At most this many frames between two key frames, evenly spaced; None: all of them.
+
+    Raises:
+        FileNotFoundError: The scene has no list of key frames.
+    """
+    keys = scene.key_frames
+    frames = list(keys)
+    for first, last in pairwise(keys):
+        frames += frames_between(scene.valid_frames, first, last, max_between)
+    return FrameSequence(scene, sorted(frames), keys, height, width)
+
+
+def frames_between(frames: Sequence[int], first: int, last: int, most: int | None = MAX_BETWEEN) -> list[int]:
+    """Choose frames strictly between two: all, or `most` of them, evenly spaced in their list (own derivation).
+
+    Example:
+        >>> frames_between(range(100), 10, 14)
+        [11, 12, 13]
+        >>> frames_between(range(100), 10, 20, most=2)
+        [13, 17]
+    """
+    between = [frame for frame in frames if first < frame < last]
+    if most is None or len(between) <= most:
+        return between
+    step = (len(between) + 1) / (most + 1)  # the list is at 1..n, the two frames are at 0 and n + 1
+    return [between[int(step * number + 0.5) - 1] for number in range(1, most + 1)]
