@@ -38,7 +38,28 @@ def view_noise(*keys: int | str, num_views: int, shape: Sequence[int]) -> Tensor
         >>> bool((one[0] == two[0]).all())
         True
     """
-    draws = [torch.randn(tuple(shape), generator=keyed_generator("noise", *keys, view)) for view in range(num_views)]
+    return frame_noise(*keys, frames=range(num_views), shape=shape)
+
+
+def frame_noise(*keys: int | str, frames: Iterable[int | str], shape: Sequence[int]) -> Tensor:
+    """Draw the Gaussian noise of frames: what `view_noise` does, for views that have names of their own.
+
+    A frame's noise depends on the keys and its name, not on which frames are drawn with it.
+
+    Args:
+        *keys: as for `view_noise`.
+        frames: V names; the index of a view is the name that `view_noise` gives it.
+        shape: of one frame's latents, [C, h, w].
+
+    Returns:
+        [V, C, h, w] float32 on the CPU, standard normal.
+
+    Example:
+        >>> one, two = (frame_noise(0, "kitchen", frames=f, shape=(4, 2, 2)) for f in ([20, 40], [40]))
+        >>> bool((one[1] == two[0]).all())
+        True
+    """
+    draws = [torch.randn(tuple(shape), generator=keyed_generator("noise", *keys, frame)) for frame in frames]
     return torch.stack(draws)
 
 

@@ -26,7 +26,7 @@ def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_vi
     """Bring prompts into one form: a list of samples, each a list of one text per view.
 
     Args:
-        prompt: see `MVDiffusionPanoramaPipeline.__call__`.
+        prompt: see `MVDiffusionPanoramaPipeline.__call__` and `MVDiffusionDepthPipeline.__call__`.
         num_views: V.
 
     Raises:
@@ -46,7 +46,7 @@ def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_vi
             raise ValueError(
                 f"prompts must be one text for all views, or one text per view ({num_views}); got "
                 f"{json.dumps(views, default=repr)[:200]} ({len(views)}), in sample {index}. "
-                "Give as many prompts as the rig has views."
+                "Give as many prompts as there are views."
             )
         expanded.append(views)
     return expanded
