@@ -1,4 +1,4 @@
-"""Read what the views of a toy panorama show, as `write.write_panorama` noted it for judges."""
+"""Read what the views of a toy panorama or the frames of a toy walk show, as `write` noted it for judges."""
 
 from __future__ import annotations
 
@@ -27,3 +27,21 @@ def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
         )
     views = json.loads(path.read_text(encoding="utf-8"))["views"]
     return {int(degree): shown for degree, shown in views.items()}
+
+
+def read_walk_truth(scene: str | Path) -> dict[int, dict[str, str]]:
+    """Return the facts (see `captions.facts`) of a walk's frames, by frame number.
+
+    Args:
+        scene: The scene's folder in the ScanNet layout.
+
+    Raises:
+        FileNotFoundError: The scene has no truth file.
+    """
+    path = Path(scene) / "truth.json"
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"a judged walk must have its facts; got none at {path}. Judge a world that `mvdiff data toyworld` wrote."
+        )
+    frames = json.loads(path.read_text(encoding="utf-8"))["frames"]
+    return {int(frame): shown for frame, shown in frames.items()}

@@ -1,7 +1,8 @@
 """Write a toy world to disk, in the Matterport3D and ScanNet layouts of `docs/data.md`.
 
 A room gives one panorama (six skybox faces, a caption per 45 degrees, one up, one down, and `truth/<pano>.json` with
-what judges may be asked) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions).
+what judges may be asked) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, and
+`truth.json` with what judges may be asked of each frame).
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int) ->
     K4[:3, :3] = K.numpy()
     for kind in ("color", "depth"):
         np.savetxt(root / name / "intrinsic" / f"intrinsic_{kind}.txt", K4, fmt="%.6f")
+    judged = {}
     for i, (R, t) in enumerate(walk_poses(seed, index, num_frames)):
         hits = render_view(scene, K, R, t, height, width, FRAME_SUPERSAMPLING)
         _save_jpeg(hits.colour, root / name / "color" / f"{i}.jpg")
@@ -122,6 +124,8 @@ def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int) ->
         pose[:3, :3], pose[:3, 3] = R, t
         np.savetxt(root / name / "pose" / f"{i}.txt", pose, fmt="%.8f")
         (root / name / "prompt" / f"{i}.txt").write_text(describe(scene, hits.label) + "\n")
+        judged[str(i)] = facts(scene, hits.label)
+    (root / name / "truth.json").write_text(json.dumps({"frames": judged}, indent=1) + "\n")
     return name
 
 
