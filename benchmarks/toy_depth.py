@@ -4,7 +4,7 @@
 
 The numbers of `mvdiff.geometry.DepthTolerance`: for each tolerance the share of all pixels whose `visible` is right, of
 those that the other view sees, and of those that fall into its image but are occluded there. Walks of 60 frames, pairs
-2, 4, 6 and 10 frames apart; depths in whole millimetres.
+2, 4, 6 and 10 frames apart; depths in whole millimetres. Then the overlap PSNR of true frames (docs/evaluation.md).
 """
 
 import argparse
@@ -16,6 +16,7 @@ from torch import Tensor
 from mvdiff.data.toyworld.render import trace
 from mvdiff.data.toyworld.scene import Scene, make_walk, walk_poses
 from mvdiff.data.toyworld.write import render_view
+from mvdiff.eval.depth_overlap import depth_overlap_psnr
 from mvdiff.geometry import (
     DEFAULT_DEPTH_TOLERANCE,
     DepthTolerance,
@@ -66,6 +67,27 @@ def count(room: int, size: tuple[int, int], tolerances: list[DepthTolerance]) ->
     return counts
 
 
+def overlap_psnr(rooms: int, gap: int, size: tuple[int, int], num_views: int = 12) -> list[float]:
+    """Return the overlap PSNR (mean of pairs, dB) of true frames: the paper's, unoccluded, with R transposed."""
+    K = intrinsics_from_fov(65.0, *size).double()
+    samples = []
+    for room in range(rooms):
+        scene, poses = make_walk(0, room), walk_poses(0, room, NUM_FRAMES)[::gap][:num_views]
+        views = [render_view(scene, K, R, t, *size, supersampling=2) for R, t in poses]
+        images = torch.from_numpy(np.stack([np.round(view.colour * 255) for view in views])).permute(0, 3, 1, 2)
+        R, t = (torch.from_numpy(np.stack(values)) for values in zip(*poses, strict=True))
+        depths = torch.from_numpy(np.stack([view.distance for view in views]))
+        samples.append((images.to(torch.uint8), depths, K.expand(len(R), 3, 3), R, t))
+    batch = [torch.stack(values) for values in zip(*samples, strict=True)]
+    images, depths, K, R, t = batch
+    found = (
+        depth_overlap_psnr(*batch),
+        depth_overlap_psnr(*batch, tolerance=DEFAULT_DEPTH_TOLERANCE),
+        depth_overlap_psnr(images, depths, K, R.mT, t),
+    )
+    return [psnr["overlap_psnr_mean_of_pairs"] for psnr in found]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, nargs=2, default=(48, 64), help="height and width")
@@ -81,6 +103,9 @@ def main() -> None:
         print(f"{tolerance.absolute:.3f} m + {tolerance.relative:.4f} d  {right:.4f}   {seen:.4f}    {occluded:.4f}")
     shares = counts[0, 1::2] / counts[0, 1]
     print(f"seen: {shares[1]:.3f} of all pixels, occluded inside the image: {shares[2]:.3f}")
+    for gap in (1, 2, 5):
+        paper, unoccluded, wrong = overlap_psnr(min(3, options.rooms), gap, tuple(options.size))
+        print(f"overlap PSNR, {gap} apart: {paper:.2f} dB, unoccluded {unoccluded:.2f}, R transposed {wrong:.2f}")
 
 
 if __name__ == "__main__":

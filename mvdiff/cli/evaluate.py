@@ -51,6 +51,12 @@ def add_parser(subparsers) -> None:
     )
     add("--overlap_size", type=int, default=1024, help="image height for overlap PSNR, 0: as is (default: %(default)s)")
     add("--overlap_pairs", default="adjacent", choices=("adjacent", "overlapping"), help="(default: %(default)s)")
+    add(
+        "--overlap_depth_error",
+        type=float,
+        default=0.5,
+        help="metres by which the depth of a compared pixel may be off, for samples with depth (default: %(default)s)",
+    )
     add("--num_splits", type=int, default=10, help="splits of the Inception Score (default: %(default)s)")
     add("--batch_size", type=int, default=32, help="images per forward pass (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")

@@ -19,7 +19,6 @@ from mvdiff.eval.clip_score import ClipScorer
 from mvdiff.eval.distribution import frechet_distance, inception_score
 from mvdiff.eval.extractors import FeatureExtractor
 from mvdiff.eval.features import ToyFeatureNet, caption_agreement
-from mvdiff.eval.overlap import OverlapPSNR, combine, psnr_from_mse
 from mvdiff.eval.sharpness import gradient_energy, laplacian_variance
 from mvdiff.eval.sources import ScoredSample, Truth
 
@@ -147,78 +146,6 @@ def with_reference(value: float, reference: list[float]) -> Result:
         return {}
     truth = float(np.mean(reference))
     return {"reference": truth} | ({"ratio_to_reference": value / truth} if truth else {})
-
-
-_AVERAGES = {  # of rows (sum of PSNRs, pairs, sum of squared errors, values), one per sample
-    "overlap_psnr_mean_of_pairs": lambda sums: float(sums[:, 0].sum() / sums[:, 1].sum()),
-    "overlap_psnr_pooled": lambda sums: psnr_from_mse(float(sums[:, 2].sum() / sums[:, 3].sum())),
-}
-
-
-@dataclass
-class OverlapCollector:
-    """Overlap PSNR, both averages."""
-
-    metrics: dict[str, OverlapPSNR]
-    seed: int = 0
-    num_resamples: int = 1000
-    ids: dict[str, list[str]] = field(default_factory=lambda: {GENERATED: [], REFERENCE: []})
-
-    def update(self, which: str, sample: ScoredSample) -> None:
-        """Compare a sample's overlaps."""
-        self.metrics[which].update(sample.images_uint8, sample.K, sample.R)
-        self.ids[which].append(sample.sample_id)
-
-    def forget(self, which: str) -> None:
-        """Drop one set's pairs."""
-        self.metrics[which].samples, self.ids[which] = [], []
-
-    def result(self, metric: str) -> Result:
-        """Return ``overlap_psnr_mean_of_pairs`` or ``overlap_psnr_pooled``, in dB."""
-        generated, reference = self.metrics[GENERATED], self.metrics[REFERENCE]
-        numbers = combine(generated.samples)
-        if not numbers["num_pairs"]:
-            raise MissingError("no pair of views overlaps.")
-        size = "the images' own size" if generated.size is None else f"images resized to {generated.size}"
-        average = (
-            "mean over pairs" if metric == "overlap_psnr_mean_of_pairs" else "squared error pooled over all pixels"
-        )
-        pairs = generated.pairs if isinstance(generated.pairs, str) else "given"
-        out: Result = {
-            "value": numbers[metric],
-            "model": "homography",
-            "variant": f"{average}; {pairs} pairs; {size}; pixels whose warped mask is exactly one",
-            "num_pairs": numbers["num_pairs"],
-        }
-        sums = np.array(
-            [
-                (sum(s.psnr_of_pairs()), len(s.pairs), sum(s.squared_error), sum(s.num_values))
-                for s in generated.samples
-                if s.pairs
-            ]
-        )
-        interval = bootstrap(_AVERAGES[metric], sums, num_resamples=self.num_resamples, seed=self.seed)
-        out["interval"] = [interval.low, interval.high]
-        theirs = combine(reference.samples)
-        if theirs["num_pairs"]:
-            out |= with_reference(numbers[metric], [theirs[metric]])
-            if metric == "overlap_psnr_mean_of_pairs":
-                out |= self._mean_of_ratios()
-        if metric == "overlap_psnr_mean_of_pairs":
-            means = zip(self.ids[GENERATED], generated.per_sample(), generated.samples, strict=True)
-            out["per_sample"] = {name: value for name, value, sample in means if sample.pairs}
-        return out
-
-    def _mean_of_ratios(self) -> Result:
-        """Mean of per-pair quotients over the pairs of samples that both sets have (not the quotient of means)."""
-        theirs = dict(zip(self.ids[REFERENCE], self.metrics[REFERENCE].samples, strict=True))
-        ratios = []
-        for name, own in zip(self.ids[GENERATED], self.metrics[GENERATED].samples, strict=True):
-            truth = theirs.get(name)
-            if truth is not None and truth.pairs == own.pairs:
-                both = zip(own.psnr_of_pairs(), truth.psnr_of_pairs(), strict=True)
-                ratios += [a / b for a, b in both if b > 0]
-        return {"mean_of_pair_ratios": float(np.mean(ratios))} if ratios else {}
 
 
 @dataclass

@@ -47,6 +47,10 @@ class PairErrors:
         """PSNR of each pair in dB."""
         return [psnr_from_mse(e / n) for e, n in zip(self.squared_error, self.num_values, strict=True)]
 
+    def mean_psnr(self) -> float:
+        """Mean PSNR of the pairs in dB; NaN where there is none."""
+        return _mean(self.psnr_of_pairs())
+
 
 def psnr_from_mse(mse: float) -> float:
     """Return ``-10 log10(mse)`` dB for intensities in [0, 1], at most `MAX_PSNR` (identical up to rounding).
@@ -85,11 +89,7 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
     """
     num_views = len(R)
     if not isinstance(rule, str):
-        pairs = [(int(i), int(j)) for i, j in rule]
-        for i, j in pairs:
-            if not (0 <= i < num_views and 0 <= j < num_views and i != j):
-                raise ValueError(f"pairs must name two of {num_views} views; got ({i}, {j}). Count views from 0.")
-        return pairs
+        return checked_pairs(rule, num_views)
     if rule == "overlapping":
         neighbours = overlapping_neighbours(K, R, height, width).tolist()
         unordered = {tuple(sorted((i, j))) for i, row in enumerate(neighbours) for j in row if j >= 0}
@@ -107,6 +107,19 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
             f"overlap_pairs must be 'adjacent', 'overlapping' or a list of pairs; got {rule!r}. Choose one of them."
         )
     return sorted(_rightwards(i, j, R) for i, j in unordered)
+
+
+def checked_pairs(pairs: Sequence[tuple[int, int]], num_views: int) -> list[tuple[int, int]]:
+    """Return pairs given by hand as integers.
+
+    Raises:
+        ValueError: A pair does not name two of the views.
+    """
+    pairs = [(int(i), int(j)) for i, j in pairs]
+    for i, j in pairs:
+        if not (0 <= i < num_views and 0 <= j < num_views and i != j):
+            raise ValueError(f"pairs must name two of {num_views} views; got ({i}, {j}). Count views from 0.")
+    return pairs
 
 
 def overlap_errors(
@@ -136,7 +149,7 @@ def overlap_errors(
     chosen = view_pairs(K, R, sizes["H"], sizes["W"], pairs)
     if view_valid is not None:
         chosen = [(i, j) for i, j in chosen if bool(view_valid[i]) and bool(view_valid[j])]
-    unit = _unit_range(images)
+    unit = unit_range(images)
     unit, K = _resize(unit, K, size)
     height, width = unit.shape[-2:]
     centres = cell_centres(height, width, 1, device=unit.device).to(torch.float64)
@@ -216,10 +229,6 @@ class OverlapPSNR:
         """Return both averages over all pairs of all samples, and the number of pairs."""
         return combine(self.samples)
 
-    def per_sample(self) -> list[float]:
-        """Mean PSNR of each sample's pairs; NaN where a sample has none."""
-        return [_mean(sample.psnr_of_pairs()) for sample in self.samples]
-
 
 def combine(samples: Sequence[PairErrors]) -> dict[str, float]:
     """Average samples' errors in both ways, see `overlap_psnr`."""
@@ -239,7 +248,12 @@ def _rightwards(i: int, j: int, R: Tensor) -> tuple[int, int]:
     return (j, i) if right_of_i < -1e-6 else (i, j)
 
 
-def _unit_range(images: Tensor) -> Tensor:
+def unit_range(images: Tensor) -> Tensor:
+    """Return images, uint8 or float in [-1, 1], as float32 in [0, 1].
+
+    Raises:
+        ValueError: Another dtype, or values that are not finite and in [-1, 1].
+    """
     if images.dtype == torch.uint8:
         images = from_uint8(images)
     elif not images.is_floating_point():

@@ -21,11 +21,11 @@ from mvdiff.eval.collectors import (
     ClipCollector,
     Collector,
     FeatureCollector,
-    OverlapCollector,
     PerSample,
     SharpnessCollector,
 )
-from mvdiff.eval.overlap import PAPER_SIZE, OverlapPSNR, PairRule
+from mvdiff.eval.overlap import PAPER_SIZE, PairRule
+from mvdiff.eval.overlap_collector import OverlapCollector
 from mvdiff.eval.sources import FolderSource, Source, read_truth
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
@@ -58,8 +58,9 @@ class EvaluationSettings:
         toy_features: Folder of the toy feature network; None: the packaged one.
         truth: JSON file ``{sample id: [what each view shows]}`` for caption_agreement; None: as noted in the samples.
         judge_heads: Heads of the toy network that caption_agreement asks; None: all.
-        overlap_size: Size of images for the overlap PSNR (height), 0 for their own.
-        overlap_pairs: ``"adjacent"``, ``"overlapping"``, or pairs of views.
+        overlap_size: Size of images for the overlap PSNR (height), 0 for their own. Views with depth keep theirs.
+        overlap_pairs: ``"adjacent"`` (with depth: consecutive views), ``"overlapping"``, or pairs of views.
+        overlap_depth_error: Metres; pixels of views with depth that are off by more are left out.
         num_splits: Splits of the Inception Score.
         batch_size: Images per forward pass.
         device: ``"auto"``, ``"cpu"``, ``"cuda"``.
@@ -77,6 +78,7 @@ class EvaluationSettings:
     judge_heads: list[str] | None = None
     overlap_size: int = PAPER_SIZE
     overlap_pairs: PairRule = "adjacent"
+    overlap_depth_error: float = 0.5
     num_splits: int = 10
     batch_size: int = 32
     device: str = "auto"
@@ -263,8 +265,7 @@ def _make_collector(group: str, settings: EvaluationSettings) -> Collector:
     sampled = {"seed": settings.seed, "num_resamples": settings.num_resamples}
     if group == "overlap":
         size = settings.overlap_size or None
-        metrics = {which: OverlapPSNR(size, settings.overlap_pairs) for which in (GENERATED, REFERENCE)}
-        return OverlapCollector(metrics, **sampled)
+        return OverlapCollector(size, settings.overlap_pairs, settings.overlap_depth_error, **sampled)
     if group == "sharpness":
         return SharpnessCollector(PerSample(**sampled), PerSample(**sampled))
     if group == "clip":

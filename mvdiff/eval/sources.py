@@ -30,6 +30,8 @@ class ScoredSample:
         R: [V, 3, 3] world-from-camera rotations.
         prompts: V prompts, without the prefix.
         truth: What each view shows, or None.
+        t: [V, 3] camera centres in the world, metres, or None where all views share one.
+        depths: [V, H, W] z-depth in metres, 0 = none; or None.
     """
 
     sample_id: str
@@ -38,6 +40,8 @@ class ScoredSample:
     R: Tensor
     prompts: list[str]
     truth: Truth | None = None
+    t: Tensor | None = None
+    depths: Tensor | None = None
 
 
 class Source(Protocol):
@@ -89,6 +93,7 @@ class FolderSource:
                 sample = read_sample(folder, rig=self.rig)
                 images = sample.natural_uint8() if self.natural else sample.images_uint8()
                 K, R, height, width = sample.record.camera_tensors()
+                t, depths = sample.record.translations(), sample.depths()
             except (ValueError, OSError) as error:
                 self.skipped.append({"folder": str(folder), "reason": str(error)})
                 continue
@@ -96,7 +101,8 @@ class FolderSource:
                 K = resize_intrinsics(K, images.shape[-1] / width, images.shape[-2] / height)
             self.num_read += 1
             record = sample.record
-            yield ScoredSample(record.sample_id, images, K, R, record.prompts, record.settings.get("truth"))
+            truth = record.settings.get("truth")
+            yield ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths)
 
     def describe(self) -> dict[str, Any]:
         """Say which folder was read, and what of it could not be."""
@@ -112,7 +118,7 @@ class FolderSource:
 
 @dataclass
 class DataSource:
-    """The views of one split of a data module, as ground truth: at yaw 0, in order, each sample once.
+    """The views of one split of a data module, as ground truth: in order (panoramas at yaw 0), each sample once.
 
     Args:
         data: A `MultiViewDataModule`, or whatever has its `eval_dataloader`, which yields `MultiViewBatch`.
@@ -138,9 +144,9 @@ class DataSource:
                 kept = valid.tolist()
                 prompts = [p.removeprefix(prefix) for p, keep in zip(batch.prompts[i], kept, strict=True) if keep]
                 self.num_read += 1
-                yield ScoredSample(
-                    sample_id, to_uint8(batch.images[i][valid]), batch.K[i][valid], batch.R[i][valid], prompts
-                )
+                images, K, R, t = (values[i][valid] for values in (batch.images, batch.K, batch.R, batch.t))
+                depths = None if batch.depths is None else batch.depths[i][valid]
+                yield ScoredSample(sample_id, to_uint8(images), K, R, prompts, t=t, depths=depths)
 
     def describe(self) -> dict[str, Any]:
         """Say which data was read."""
