@@ -14,6 +14,7 @@ from torch import Tensor
 
 from mvdiff.eval.weights import module_hash
 from mvdiff.geometry.cameras import Rig
+from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry, expand_prompts
 from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, write_sample
@@ -71,12 +72,12 @@ def generate_samples(
         raise ValueError(f"batch_size must be at least 1; got {batch_size}. Give the panoramas to generate at once.")
     out, rig = Path(out), pipeline.rig if rig is None else rig
     prompts = expand_prompts([entry.prompt for entry in entries], rig.num_views)
-    noted = _settings(pipeline, call) | dict(settings or {})
+    noted = described_settings(pipeline, call) | dict(settings or {})
     records = [
         SampleRecord(entry.sample_id, views, rig.to_dict(), None, seed, noted, library_versions())
         for entry, views in zip(entries, prompts, strict=True)
     ]
-    todo = [record for record in records if overwrite or not _is_done(sample_folder(out, record.sample_id), record)]
+    todo = [record for record in records if overwrite or not is_done(sample_folder(out, record.sample_id), record)]
     for start in range(0, len(todo), batch_size):
         batch = todo[start : start + batch_size]
         output = pipeline(
@@ -92,8 +93,13 @@ def generate_samples(
     return GenerationCounts(written=len(todo), skipped=len(records) - len(todo))
 
 
-def _settings(pipeline: MVDiffusionPanoramaPipeline, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe, in JSON, what shapes an image beside prompt, rig and seed."""
+def described_settings(pipeline: MultiViewPipeline, call: Mapping[str, Any]) -> dict[str, Any]:
+    """Describe, in JSON, what shapes an image beside prompt, cameras and seed.
+
+    Args:
+        pipeline: What generates.
+        call: Arguments of its call that differ from the defaults; functions are left out.
+    """
     base = pipeline.base
     described = {
         "num_inference_steps": 50,
@@ -110,7 +116,7 @@ def _settings(pipeline: MVDiffusionPanoramaPipeline, call: Mapping[str, Any]) ->
     return json.loads(json.dumps(described, default=_plain))
 
 
-def _precision(pipeline: MVDiffusionPanoramaPipeline) -> str:
+def _precision(pipeline: MultiViewPipeline) -> str:
     """Name the precision of the weights and, where it is active, of autocast: images depend on both."""
     device = pipeline.device.type
     precision = str(pipeline.unet.dtype)
@@ -119,21 +125,25 @@ def _precision(pipeline: MVDiffusionPanoramaPipeline) -> str:
     return precision.replace("torch.", "")
 
 
-def _is_done(folder: Path, record: SampleRecord) -> bool:
-    """Tell whether a folder holds this very sample already; another sample's is an error, not a skip."""
+def is_done(folder: Path, record: SampleRecord) -> bool:
+    """Tell whether a folder holds this very sample already.
+
+    Raises:
+        ValueError: It holds a complete sample of other prompts, cameras, seed or settings.
+    """
     if not is_complete(folder):
         return False
     found = read_sample(folder).record
-    for name in ("prompts", "seed", "rig", "settings"):
+    for name in ("prompts", "seed", "rig", "cameras", "settings"):
         there, wanted = getattr(found, name), getattr(record, name)
         if there == wanted:
             continue
-        if isinstance(wanted, dict):
+        if isinstance(wanted, dict) and isinstance(there, dict):
             key = next(key for key in (*wanted, *there) if there.get(key) != wanted.get(key))
             name, there, wanted = f"{name}.{key}", there.get(key), wanted.get(key)
         raise ValueError(
-            f"{name} of a complete sample must be those of this run, {wanted!r}; got {there!r}, in {folder}. "
-            "Write to another folder, or pass --overwrite to generate it again."
+            f"{name} of a complete sample must be those of this run, {_short(wanted)}; got {_short(there)}, in "
+            f"{folder}. Write to another folder, or pass --overwrite to generate it again."
         )
     return True
 
@@ -142,3 +152,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Tensor):
         return value.tolist()
     return str(value) if isinstance(value, torch.dtype | Path) else repr(value)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 200 else text[:199] + "…"

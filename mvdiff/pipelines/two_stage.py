@@ -1,0 +1,253 @@
+"""Sequences of any length: key frames first, then the frames between two of them (the paper's section 4.3).
+
+Both stages are calls of `MVDiffusionDepthPipeline`, of at most `num_views` frames each:
+
+1. Key frames are generated in windows. The first frames of a window are the last of the window before, given, so that
+   the sequence goes on as it began (`window_overlap`; own derivation: the paper generates 12 key frames and no more).
+2. The frames between two consecutive key frames are interpolated, over the whole sequence, with these two given. More
+   than `num_views` - 2 of them are parted evenly in the order of time, and each part is given both key frames: parts
+   agree with the key frames and so with each other.
+
+What is given was generated before: an 8-bit picture that is encoded again and stays as it was, since of a call only the
+frames that were not given are kept (as upstream). Frames come out as soon as they are made; all that is remembered are
+the last key frames, so memory does not grow with the sequence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.data.sequences import Frame, FrameSequence
+from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.samples import from_uint8
+
+NUM_VIEWS = 12
+"""Frames at once (the paper's)."""
+
+
+class Part(NamedTuple):
+    """The frames of one call of the model.
+
+    Attributes:
+        positions: Positions in the sequence, ascending.
+        given: Those of them that are given; the others are generated.
+    """
+
+    positions: list[int]
+    given: list[int]
+
+
+@dataclass(frozen=True)
+class GeneratedFrame:
+    """One frame of a sequence.
+
+    Attributes:
+        position: Its position in the sequence.
+        frame: What is known of it: depth, camera, prompt (and the real picture, which no model has seen).
+        image_uint8: [H, W, 3] uint8, what was generated.
+    """
+
+    position: int
+    frame: Frame
+    image_uint8: Tensor
+
+
+def generate_sequence(
+    pipeline: MVDiffusionDepthPipeline,
+    sequence: FrameSequence,
+    *,
+    sample_id: str | None = None,
+    prompt: str | None = None,
+    seed: int = 0,
+    num_views: int = NUM_VIEWS,
+    window_overlap: int = 1,
+    batch_size: int = 1,
+    **call: Any,
+) -> Iterator[GeneratedFrame]:
+    """Generate every frame of a sequence, each once; a frame between two key frames comes after these.
+
+    Args:
+        pipeline: What generates.
+        sequence: Frames and which of them are key frames: `key_sequence`, `interval_sequence` (key frames only) or
+            `full_sequence`, see `mvdiff.data.sequences`.
+        sample_id: With `seed` and a frame's number it fixes the frame's noise; default the scene's name.
+        prompt: One text for all frames in place of their captions.
+        seed: Of all frames.
+        num_views: Frames at once, given ones included.
+        window_overlap: Key frames of a window that are given by the window before it; 0 makes windows that do not know
+            of each other.
+        batch_size: Parts between key frames that are interpolated at once; images do not depend on it, beyond float
+            rounding.
+        **call: Further arguments of the pipeline's call, such as num_inference_steps, guidance_scale, caa.
+
+    Returns:
+        The frames as they are made; nothing is generated before the first is asked for.
+
+    Raises:
+        ValueError: Settings are out of range, the sequence does not begin and end with a key frame, or the model takes
+            no given frames where some are needed.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}. Give the parts to interpolate at once.")
+    rounds = plan(sequence.key_positions, len(sequence), num_views, window_overlap)
+    if not pipeline.takes_images and any(part.given for parts in rounds for part in parts):
+        raise ValueError(
+            "model must take given frames (image_condition) to generate frames between key frames, or more than "
+            f"num_views ({num_views}) key frames with window_overlap; got a model that does not. Generate key frames "
+            "with window_overlap 0, or train an adapter with image_condition."
+        )
+    call |= {"seed": seed, "output_type": "uint8"}
+    return _generate(pipeline, sequence, rounds, sample_id or sequence.name, prompt, num_views, batch_size, call)
+
+
+def _generate(
+    pipeline: MVDiffusionDepthPipeline,
+    sequence: FrameSequence,
+    rounds: Sequence[Sequence[Part]],
+    sample_id: str,
+    prompt: str | None,
+    remembered: int,
+    batch_size: int,
+    call: Mapping[str, Any],
+) -> Iterator[GeneratedFrame]:
+    keys, pictures = set(sequence.key_positions), {}
+    for parts in rounds:
+        for start in range(0, len(parts), batch_size):
+            together = parts[start : start + batch_size]
+            read = [[sequence.frame(position) for position in part.positions] for part in together]
+            batch = MultiViewBatch.collate(
+                [_sample(part, frames, pictures, prompt) for part, frames in zip(together, read, strict=True)]
+            )
+            images = pipeline(
+                batch.prompts,
+                batch.depths,
+                batch.K,
+                batch.R,
+                batch.t,
+                view_valid=batch.view_valid,
+                images=batch.images,
+                known=batch.known,
+                sample_ids=[sample_id] * len(together),
+                frame_ids=[_names(frames, batch.num_views) for frames in read],
+                **call,
+            ).images
+            for part, frames, views in zip(together, read, images, strict=True):
+                for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
+                    if position in part.given:
+                        continue
+                    if position in keys:
+                        pictures[position] = image
+                    yield GeneratedFrame(position, frame, image)
+        for position in sorted(pictures)[: -remembered - 1]:
+            del pictures[position]
+
+
+def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_overlap: int) -> list[list[Part]]:
+    """Part a sequence into calls of the model: rounds, whose parts need only what earlier rounds made.
+
+    Args:
+        key_positions: Positions of the key frames, ascending, the first and the last frame among them.
+        num_frames: Length of the sequence.
+        num_views: Most frames of a part.
+        window_overlap: Given key frames of a window but the first.
+
+    Raises:
+        ValueError: Settings are out of range, or the sequence does not begin and end with a key frame.
+
+    Example:
+        >>> for parts in plan([0, 3, 4], 5, num_views=3, window_overlap=1):
+        ...     print([part.positions for part in parts])
+        [[0, 3, 4]]
+        [[0, 1, 3], [0, 2, 3]]
+    """
+    if not key_positions or key_positions[0] != 0 or key_positions[-1] != num_frames - 1:
+        raise ValueError(
+            f"a sequence must begin and end with a key frame; got key frames {list(key_positions)[:20]} of "
+            f"{num_frames} frames. Take the frames from the first to the last key frame."
+        )
+    between = len(key_positions) < num_frames
+    if num_views < (3 if between else 1):
+        raise ValueError(
+            f"num_views must be at least {3 if between else 1}{', two given frames and one between' * between}; got "
+            f"{num_views}. The paper has {NUM_VIEWS}."
+        )
+    if not 0 <= window_overlap < num_views:
+        raise ValueError(
+            f"window_overlap must lie between 0 and num_views - 1 = {num_views - 1}; got {window_overlap}. "
+            "The default is 1."
+        )
+    rounds, last = [], None
+    for window in _windows(list(key_positions), num_views, window_overlap):
+        rounds.append([window])
+        new = [position for position in window.positions if position not in window.given]
+        pairs = pairwise(new if last is None else [last, *new])
+        parts = [part for first, second in pairs for part in _between(first, second, num_views)]
+        rounds += [parts] if parts else []
+        last = new[-1]
+    return rounds
+
+
+def _windows(keys: list[int], num_views: int, overlap: int) -> list[Part]:
+    """Part key frames into as few windows as possible, about equally long, each beginning with the end of the last."""
+    count = max(1, -(-(len(keys) - overlap) // (num_views - overlap)))
+    sizes = even_sizes(len(keys) + (count - 1) * overlap, count)
+    windows, start = [], 0
+    for size in sizes:
+        window = keys[start : start + size]
+        windows.append(Part(window, window[:overlap] if start else []))
+        start += size - overlap
+    return windows
+
+
+def _between(first: int, last: int, num_views: int) -> list[Part]:
+    """Part the frames between two positions evenly, in the order of time."""
+    count = last - first - 1
+    sizes = even_sizes(count, -(-count // (num_views - 2))) if count else []
+    parts, start = [], first + 1
+    for size in sizes:
+        parts.append(Part([first, *range(start, start + size), last], [first, last]))
+        start += size
+    return parts
+
+
+def even_sizes(total: int, count: int) -> list[int]:
+    """Split a number into `count` parts that differ by one at most, the larger ones first.
+
+    Example:
+        >>> even_sizes(13, 3)
+        [5, 4, 4]
+    """
+    return [total // count + (index < total % count) for index in range(count)]
+
+
+def _sample(part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompt: str | None) -> dict[str, Any]:
+    """Join the frames of a part as `MultiViewBatch.collate` takes them; only what was generated is given."""
+    images = torch.zeros(len(frames), 3, *frames[0].depths.shape)
+    known = torch.zeros(len(frames), 1, *frames[0].depths.shape)
+    for view, position in enumerate(part.positions):
+        if position in part.given:
+            images[view] = from_uint8(pictures[position].movedim(-1, 0))
+            known[view] = 1
+    cameras = {name: torch.stack([getattr(frame, name) for frame in frames]).float() for name in ("K", "R", "t")}
+    return {
+        "images": images,
+        "known": known,
+        "depths": torch.stack([frame.depths for frame in frames]),
+        **cameras,
+        "prompts": [frame.prompt if prompt is None else prompt for frame in frames],
+        "sample_id": "",
+        "sample_index": 0,
+        "epoch": 0,
+    }
+
+
+def _names(frames: Sequence[Frame], num_views: int) -> list[int | str]:
+    """Name the views of a part for their noise: a frame by its number, padding by its place."""
+    return [*(frame.number for frame in frames), *(f"padding {view}" for view in range(len(frames), num_views))]
