@@ -29,8 +29,8 @@ class DepthTolerance(NamedTuple):
     pixels: for 96.5% of those that the other view sees, for 95.9% of those that are occluded inside its image (54%
     and 18% of all); with half the tolerance for 94.9% (slanted surfaces are lost), with twice for 97.1% (thin things
     are seen through). At 96x128 it is 98.3%, at 192x256 98.8%. What is wrong lies within two pixels of a jump in
-    depth. In a real recording (Kinect, 7-Scenes) two frames 10 apart differ by 8 mm where both see a point (median;
-    90%: 30 mm, at 1.2 to 2.7 m).
+    depth. In a real recording (Kinect, 7-Scenes) two frames 10 apart differ by 8 mm where both have a depth (median;
+    90%: 28 mm, at 1.2 to 2.7 m).
 
     Attributes:
         absolute: metres.
