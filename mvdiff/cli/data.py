@@ -1,4 +1,4 @@
-"""`mvdiff data check|split|toyworld`: make, split and check data sets."""
+"""`mvdiff data check|split|import-sens|keyframes|caption|toyworld`: make, split, caption and check data sets."""
 
 import argparse
 from pathlib import Path
@@ -12,8 +12,9 @@ def add_parser(subparsers) -> None:
     check = commands.add_parser(
         "check",
         help="name everything broken in a data set, in one pass",
-        description="Decode every image and read every caption of a Matterport3D or equirectangular folder, and name "
-        "every broken or missing file, empty caption and wrong size. Exits with 1 if anything is wrong.",
+        description="Decode every image and read every caption, pose and list of a folder of panoramas or of ScanNet "
+        "scenes, and name every broken or missing file, empty caption and wrong size. Exits with 1 if anything is "
+        "wrong.",
     )
     check.add_argument("dir", type=Path, metavar="DIR")
     check.add_argument("--num_threads", type=int, default=8, help="files decoded at once (default: %(default)s)")
@@ -29,6 +30,36 @@ def add_parser(subparsers) -> None:
     split.add_argument("--test_scenes", type=Path, metavar="FILE", help="scenes (or images) to test on, one a line")
     split.add_argument("--seed", type=int, default=0, help="another seed chooses other scenes (default: %(default)s)")
     split.add_argument("--overwrite", action="store_true", help="replace lists that exist")
+
+    sens = commands.add_parser(
+        "import-sens",
+        help="decode a ScanNet recording",
+        description="Write a .sens recording (version 4) as a scene: color, depth, pose, intrinsic. Frames that are "
+        "there are kept, so that an import can be continued.",
+    )
+    sens.add_argument("file", type=Path, metavar="FILE.sens")
+    sens.add_argument("dir", type=Path, metavar="DIR", help="the scene's folder, as in scannet/train/scene0000_00")
+    sens.add_argument("--frame_skip", type=int, default=1, help="save every N-th frame (default: %(default)s)")
+
+    keyframes = commands.add_parser(
+        "keyframes",
+        help="choose the key frames of scenes",
+        description="Write key_frame_0.6.txt and valid_frames.npy of each scene: key frames whose consecutive overlap "
+        "is about a share, and the frames whose pose is finite and depth usable. Exits with 1 if a scene has none.",
+    )
+    keyframes.add_argument("dir", type=Path, metavar="DIR", help="a scene, or a folder of scenes")
+    keyframes.add_argument(
+        "--overlap", type=float, default=0.65, help="overlap of consecutive key frames (default: %(default)s)"
+    )
+    keyframes.add_argument(
+        "--min_depth",
+        type=float,
+        default=0.2,
+        help="share of pixels a usable frame has depth at (default: %(default)s)",
+    )
+    keyframes.add_argument("--out", type=Path, metavar="DIR", help="write there, with links to the frames")
+    keyframes.add_argument("--overwrite", action="store_true", help="choose anew where lists are there")
+    keyframes.add_argument("--num_workers", type=int, default=1, help="processes (default: %(default)s)")
 
     toyworld = commands.add_parser(
         "toyworld",
@@ -48,28 +79,42 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the chosen command; return the exit status."""
-    return {"check": _check, "split": _split, "toyworld": _toyworld}[args.data_command](args)
+    commands = {
+        "check": _check,
+        "split": _split,
+        "import-sens": _import_sens,
+        "keyframes": _keyframes,
+        "toyworld": _toyworld,
+    }
+    return commands[args.data_command](args)
 
 
 def _check(args: argparse.Namespace) -> int:
-    from mvdiff.data.prepare.check import check_folder
+    from mvdiff.cli.progress import progress_bar
+    from mvdiff.data.prepare.check import check_folders
 
     with _progress() as bar:
         task = bar.add_task("checking", total=None)
-        report = check_folder(
+        reports = check_folders(
             args.dir, args.num_threads, lambda done, total: bar.update(task, completed=done, total=total)
         )
-    for problem in report.problems:
-        print(problem)
-    sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common())
-    lists = ", ".join(f"{count} in {name}" for name, count in report.panoramas.items()) or "none"
-    print(f"{report.root}: {report.layout} layout; panoramas: {lists}; images: {sizes}; captions: {report.captions}")
-    if report.problems:
-        counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.counts.items()))
-        print(f"{len(report.problems)} problems: {counts}")
-        return 1
-    print("no problems")
-    return 0
+    for report in reports:
+        for problem in report.problems:
+            print(problem)
+        sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common())
+        lists = ", ".join(f"{count} in {name}" for name, count in report.panoramas.items()) or "none"
+        noun = "scenes" if report.layout == "scannet" else "panoramas"
+        notes = "".join(f"; {count} x {kind}" for kind, count in sorted(report.notes.items()))
+        print(
+            f"{report.root}: {report.layout} layout; {noun}: {lists}; images: {sizes}; captions: {report.captions}"
+            f"{notes}"
+        )
+        if report.problems:
+            counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.counts.items()))
+            print(f"{len(report.problems)} problems: {counts}")
+        else:
+            print("no problems")
+    return int(any(report.problems for report in reports))
 
 
 def _split(args: argparse.Namespace) -> int:
@@ -87,10 +132,43 @@ def _split(args: argparse.Namespace) -> int:
     return 0
 
 
-def _toyworld(args: argparse.Namespace) -> int:
-    from mvdiff.data.toyworld import write_toyworld
+def _import_sens(args: argparse.Namespace) -> int:
+    from mvdiff.data.prepare.sens import import_sens
 
     with _progress() as bar:
+        task = bar.add_task("frames", total=None)
+        report = import_sens(
+            args.file, args.dir, args.frame_skip, lambda done, total: bar.update(task, completed=done, total=total)
+        )
+    print(f"{report.saved} frames saved, {report.kept} were there, of {report.total}: {args.dir}")
+    return 0
+
+
+def _keyframes(args: argparse.Namespace) -> int:
+    from mvdiff.data.prepare.keyframes import key_frames_of
+
+    with _progress() as bar:
+        task = bar.add_task("scenes", total=None)
+
+        def say(found, total: int) -> None:
+            bar.update(task, advance=1, total=total)
+            bar.console.print(found, highlight=False, soft_wrap=True)
+
+        found = key_frames_of(
+            args.dir, args.overlap, args.min_depth, args.out, args.overwrite, args.num_workers, progress=say
+        )
+    failed = sum(bool(scene.problem) for scene in found)
+    overlaps = [overlap for scene in found for overlap in scene.overlaps]
+    text = f"; overlap of {len(overlaps)} pairs: {sum(overlaps) / len(overlaps):.3f}" if overlaps else ""
+    print(f"{len(found)} scenes: {sum(scene.kept for scene in found)} had lists, {failed} failed{text}")
+    return int(failed > 0)
+
+
+def _toyworld(args: argparse.Namespace) -> int:
+    from mvdiff.cli.progress import progress_bar
+    from mvdiff.data.toyworld import write_toyworld
+
+    with progress_bar() as bar:
         task = bar.add_task("rooms", total=args.rooms)
         write_toyworld(
             args.dir,
@@ -104,12 +182,3 @@ def _toyworld(args: argparse.Namespace) -> int:
         )
     print(f"{args.rooms} rooms in {args.dir}: mp3d_skybox" + (" and scannet" if args.num_frames else ""))
     return 0
-
-
-def _progress():
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
