@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mvdiff.cli.progress import progress_bar
+
 
 def add_parser(subparsers) -> None:
     """Add the `data` command and its own commands."""
@@ -90,10 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    from mvdiff.cli.progress import progress_bar
     from mvdiff.data.prepare.check import check_folders
 
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("checking", total=None)
         reports = check_folders(
             args.dir, args.num_threads, lambda done, total: bar.update(task, completed=done, total=total)
@@ -135,7 +136,7 @@ def _split(args: argparse.Namespace) -> int:
 def _import_sens(args: argparse.Namespace) -> int:
     from mvdiff.data.prepare.sens import import_sens
 
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("frames", total=None)
         report = import_sens(
             args.file, args.dir, args.frame_skip, lambda done, total: bar.update(task, completed=done, total=total)
@@ -147,7 +148,7 @@ def _import_sens(args: argparse.Namespace) -> int:
 def _keyframes(args: argparse.Namespace) -> int:
     from mvdiff.data.prepare.keyframes import key_frames_of
 
-    with _progress() as bar:
+    with progress_bar() as bar:
         task = bar.add_task("scenes", total=None)
 
         def say(found, total: int) -> None:
@@ -165,7 +166,6 @@ def _keyframes(args: argparse.Namespace) -> int:
 
 
 def _toyworld(args: argparse.Namespace) -> int:
-    from mvdiff.cli.progress import progress_bar
     from mvdiff.data.toyworld import write_toyworld
 
     with progress_bar() as bar:
