@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.depth_overlap import depth_overlap_psnr
 from mvdiff.models.conditioning import add_depth_input, depth_condition, image_condition
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
+from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
 from mvdiff.training.callbacks import gather
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
@@ -74,7 +77,8 @@ class DepthMultiViewModule(MultiViewModule):
     views count in the loss, the given ones included, as upstream counts outpainting's (the paper does not say).
 
     Validation logs the held-out loss of all samples (`val/loss`) and of each mode (`val/loss_generation`,
-    `val/loss_interpolation`) where the data has it.
+    `val/loss_interpolation`) where the data has it, and generates the first samples of the split, each in its own mode
+    (`val/samples`, `val/overlap_psnr` of their consecutive frames).
 
     Args:
         base: Hub id or folder of a base whose UNet takes the depth channel: the one stage 1 wrote, or a depth base.
@@ -158,9 +162,62 @@ class DepthMultiViewModule(MultiViewModule):
                 self.log(f"val/loss_{mode}", sum(losses) / len(losses), rank_zero_only=False)
         super().on_validation_epoch_end()
 
+    # What it makes
+
+    def model_info(self) -> ModelInfo:
+        """Describe the model: the size of its frames and its prompt prefix (the data module's) and its base.
+
+        Raises:
+            ValueError: The data module does not say what frames it gives.
+        """
+        data, settings = self.trainer.datamodule, self.hparams
+        missing = [name for name in ("height", "width", "prompt_prefix") if not hasattr(data, name)]
+        if missing:
+            raise ValueError(
+                f"data must be a LightningDataModule with `height`, `width` and `prompt_prefix`; got "
+                f"{type(data).__name__} without {', '.join(missing)}. Derive yours from "
+                "mvdiff.data.scannet_datamodule.ScanNetDataModule."
+            )
+        base = BaseReference(settings.base, settings.revision, self.backbone.weights_hash(), settings.vae)
+        return ModelInfo(None, data.prompt_prefix, base, DEPTH_TASK, data.height, data.width)
+
+    def pipeline(self) -> MVDiffusionDepthPipeline:
+        """Return the model as the pipeline that `mvdiff generate` runs."""
+        info = self.model_info()
+        pipeline = MVDiffusionDepthPipeline.from_backbone(
+            self.backbone, self.adapter, info.height, info.width, info.prompt_prefix, info.base
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
     def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
-        """Generate a validation batch."""
-        return []
+        """Generate a validation batch, given frames given, and score consecutive frames.
+
+        Returns:
+            For each sample its index, its overlap PSNR (mean of pairs; NaN where no pair overlaps), and its valid
+            views [V, 3, H, W] in [-1, 1] on the CPU, given ones as the model renders them.
+        """
+        images = self.pipeline()(
+            batch.prompts,
+            required_depths(batch),
+            batch.K,
+            batch.R,
+            batch.t,
+            view_valid=batch.view_valid,
+            images=batch.images,
+            known=batch.known,
+            **self.sampling,
+            sample_ids=batch.sample_id,
+            prompt_prefix="",  # the prompts of a batch carry it already
+            output_type="pt",
+        ).images
+        shown = []
+        for i, views in enumerate(2 * images.cpu() - 1):
+            frames = [value[i].cpu() for value in (batch.depths, batch.K, batch.R, batch.t)]
+            valid = batch.view_valid[i].cpu()
+            score = depth_overlap_psnr(views, *frames, view_valid=valid)
+            shown.append((int(batch.sample_index[i]), score["overlap_psnr_mean_of_pairs"], views[valid]))
+        return shown
 
 
 def required_depths(batch: MultiViewBatch) -> Tensor:

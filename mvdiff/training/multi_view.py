@@ -4,6 +4,7 @@ Axes: B samples, V views, C latent channels, h w latent, L text tokens, D text w
 """
 
 import json
+import math
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -337,9 +338,10 @@ class MultiViewModule(TrainedPartModule):
         """Log the generated samples as one image and their mean overlap PSNR (of pairs, at the views' own size)."""
         gathered = chain.from_iterable(gather(self._validation_samples))
         samples = sorted(gathered, key=lambda sample: sample[0])[: self.hparams.num_validation_samples]
+        scores = [score for _, score, _ in samples if not math.isnan(score)]  # NaN: no two views overlap
+        if scores:
+            self.log("val/overlap_psnr", sum(scores) / len(scores), prog_bar=True, rank_zero_only=False)
         if samples:
-            psnr = sum(sample[1] for sample in samples) / len(samples)
-            self.log("val/overlap_psnr", psnr, prog_bar=True, rank_zero_only=False)
             log_image(self.trainer, "val/samples", image_grid([views for _, _, views in samples]), self._run_folder)
 
     # Test and predict

@@ -75,6 +75,7 @@ class WallData(LightningDataModule):
     """Eight walls to train on and four to validate on, two in a batch."""
 
     prompt_prefix = ""
+    height, width = HEIGHT, WIDTH
 
     def __init__(self, mode: str = "mixed") -> None:
         super().__init__()
