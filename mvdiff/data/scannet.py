@@ -177,6 +177,7 @@ class ScanNetScene:
         self.on_broken = on_broken
         self.missing_caption = missing_caption
         self.unusable: Counter[str] = Counter()
+        self._counted: set[int] = set()
 
     def file(self, kind: Literal["color", "depth", "pose", "prompt"], frame: int) -> Path:
         """Return the path of a frame's file; for colour that of the image that is there (.jpg where none is)."""
@@ -217,7 +218,8 @@ class ScanNetScene:
                     f"`mvdiff data check {self.path}` to see all, `mvdiff data keyframes {self.path}` to choose anew, "
                     'or set on_broken to "skip".'
                 )
-            else:
+            elif frame not in self._counted:  # a key frame is in both lists
+                self._counted.add(frame)
                 self.unusable[problem[0]] += 1
         return kept
 
