@@ -18,11 +18,15 @@ from mvdiff.geometry import (
     Rig,
     RingRig,
     cell_centres,
+    depth_correspondence,
     equirectangular_directions,
+    intrinsics_from_fov,
     pixel_directions,
+    project_points,
     rotation_from_yaw_pitch,
     skybox_cameras,
     tap_geometry,
+    unproject,
 )
 
 IMAGES = Path(__file__).parent / "images"
@@ -225,10 +229,59 @@ def draw_taps():
     plt.close(figure)
 
 
+def wall_and_board(K, R, t, height, width):
+    """Return the z-depth [H, W] of a wall at z = 4 m with a board before it at z = 2.2 m, x from 0.2 to 0.9 m."""
+    rays = unproject(cell_centres(height, width, 1), torch.ones(height, width), K, R, t) - t  # z-depth 1
+    depths = (4 - t[2]) / rays[..., 2]
+    board = (2.2 - t[2]) / rays[..., 2]
+    x = t[0] + board * rays[..., 0]
+    return torch.where((x > 0.2) & (x < 0.9), board, depths)
+
+
+def draw_depth():
+    """Two cameras seen from above: which points of the one the other sees, and the test for occlusion."""
+    height, width = 1, 64
+    K = intrinsics_from_fov(60.0, height, width).double()
+    poses = [(0.0, (0.0, 0.0, 0.0)), (-15.0, (1.5, 0.0, 0.5))]  # yaw, t
+    R = [rotation_from_yaw_pitch(torch.tensor(yaw, dtype=torch.float64), 0.0) for yaw, _ in poses]
+    t = [torch.tensor(centre, dtype=torch.float64) for _, centre in poses]
+    depths = [wall_and_board(K, *pose, height, width) for pose in zip(R, t, strict=True)]
+    xy, visible = depth_correspondence(depths[0], K, R[0], t[0], depths[1], K, R[1], t[1])
+    points = unproject(cell_centres(height, width, 1), depths[0], K, R[0], t[0])[0]
+    z = project_points(points, K, R[1], t[1], height, width)[1]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9.6, 4.6))
+    left.plot([-2.6, 2.6], [4, 4], color="black", linewidth=3)
+    left.plot([0.2, 0.9], [2.2, 2.2], color=ORANGE, linewidth=4)
+    for pixel, colour in ((10, BLUE), (38, BLUE), (24, RED)):
+        left.plot(*zip(t[0][[0, 2]], points[pixel, [0, 2]], strict=True), color=colour, linewidth=1)
+        left.plot(*zip(t[1][[0, 2]], points[pixel, [0, 2]], strict=True), color=colour, linewidth=1, linestyle="--")
+        left.plot(*points[pixel, [0, 2]], "o", color=colour, markersize=7)
+        right.plot(xy[0, pixel, 0], z[pixel], "o", color=colour, markersize=8, zorder=3)
+    for view, (camera, centre) in enumerate(zip(R, t, strict=True)):
+        for axis, colour, name in ((0, RED, "x"), (2, BLUE, "z")):
+            tip = centre + 0.55 * camera[:, axis]
+            left.annotate("", tip[[0, 2]], centre[[0, 2]], arrowprops={"color": colour, "width": 1.5, "headwidth": 7})
+            left.annotate(name, tip[[0, 2]], color=colour, xytext=(4, 4), textcoords="offset points")
+        left.annotate(f"view {view}", centre[[0, 2]], xytext=(0, -16), textcoords="offset points", ha="center")
+    left.set(xlim=(-2.7, 2.7), ylim=(-0.5, 4.4), aspect="equal", xlabel="world x (metres)", ylabel="world z (metres)")
+    left.set_title("From above: points of view 0, and view 1")
+    right.plot(range(width), depths[1][0], color="black", linewidth=2, label="view 1's own depth")
+    right.plot(
+        xy[0, visible[0], 0], z[visible[0]], ".", color=BLUE, markersize=4, label="z of view 0's points: visible"
+    )
+    hidden = ~visible[0] & (xy[0, :, 0] >= -0.5) & (xy[0, :, 0] <= width - 0.5)
+    right.plot(xy[0, hidden, 0], z[hidden], ".", color=RED, markersize=4, label="occluded: z does not agree")
+    right.set(xlabel="x in view 1 (pixels)", ylabel="z in view 1 (metres)", ylim=(0, None))
+    right.set_title("In view 1: visible where depths agree")
+    right.legend(loc="lower right", frameon=False)
+    figure.savefig(IMAGES / "conventions_depth.png")
+    plt.close(figure)
+
+
 def main():
     """Draw every picture."""
     IMAGES.mkdir(exist_ok=True)
-    for draw in (draw_axes, draw_cells, draw_skybox, draw_equirectangular, draw_taps):
+    for draw in (draw_axes, draw_cells, draw_skybox, draw_equirectangular, draw_taps, draw_depth):
         draw()
 
 
