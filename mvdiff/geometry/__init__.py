@@ -4,8 +4,9 @@ The conventions, stated here once and drawn in ``docs/conventions.md``:
 
 1. Camera axes are OpenCV's: x right, y down, z forward. The world has the axes of the camera at yaw 0, pitch 0; it is
    right-handed.
-2. ``R`` is world-from-camera: ``x_world = R @ x_camera`` (poses add ``t``). Names of composed transforms name both
-   frames, read from right to left: ``pixel_target_from_pixel_source``.
+2. ``R`` is world-from-camera: ``x_world = R @ x_camera``; poses add ``t``, the camera's centre in metres. Depth is
+   z-depth in metres, 0 where there is none. Names of composed transforms name both frames, read from right to left:
+   ``pixel_target_from_pixel_source``.
 3. ``R = R_y(yaw) R_x(pitch)``. Yaw is positive to the right, pitch is positive upwards. Angles are degrees in the API
    (``_deg``), radians inside.
 4. Pixel (x, y): whole numbers are pixel centres, an image spans [-0.5, W - 0.5] x [-0.5, H - 0.5], its middle is
