@@ -38,7 +38,7 @@ class Settings:
     continue_steps: int = 30
     num_validations: int = 3
     num_inference_steps: int = 20
-    guidance_scale: float = 3.0
+    guidance_scale: float = 2.0
     batch_size: int = 4
     num_workers: int = 2
 
