@@ -5,6 +5,7 @@ Axes: B samples, V views, N views chosen from the B x V of a batch, C latent cha
 
 from collections.abc import Callable
 from itertools import chain
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,10 +16,12 @@ from mvdiff.eval.depth_overlap import depth_overlap_psnr
 from mvdiff.models.conditioning import add_depth_input, depth_condition, image_condition
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.pipelines.frame_folders import generate_frame_samples
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
 from mvdiff.training.callbacks import gather
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.sample_writing import write_frame_reference
 from mvdiff.training.single_view import SingleViewModule
 
 
@@ -218,6 +221,14 @@ class DepthMultiViewModule(MultiViewModule):
             score = depth_overlap_psnr(views, *frames, view_valid=valid)
             shown.append((int(batch.sample_index[i]), score["overlap_psnr_mean_of_pairs"], views[valid]))
         return shown
+
+    def write_real(self, root: Path, batch: MultiViewBatch) -> None:
+        """Write the real frames of a batch, their depths and cameras; complete folders are kept."""
+        write_frame_reference(root, batch, self.trainer.datamodule.prompt_prefix, overwrite=self.hparams.overwrite)
+
+    def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
+        """Generate a batch, given frames given (but written as the model renders them); complete folders are kept."""
+        generate_frame_samples(self.pipeline(), batch, root, overwrite=self.hparams.overwrite, **self.sampling)
 
 
 def required_depths(batch: MultiViewBatch) -> Tensor:

@@ -352,7 +352,7 @@ class MultiViewModule(TrainedPartModule):
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Generate and write sample folders; complete ones are kept."""
-        self._write_generated(self._run_folder, batch)
+        self.write_generated(self._run_folder, batch)
 
     def on_test_start(self) -> None:
         """Find the folder to write to; forget the samples of the last test."""
@@ -361,11 +361,8 @@ class MultiViewModule(TrainedPartModule):
 
     def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Write generated and real views as sample folders, to be scored when all are there."""
-        self._write_generated(self._run_folder / "generated", batch)
-        data = self.trainer.datamodule
-        write_reference(
-            self._run_folder / "reference", batch, data.rig, data.prompt_prefix, overwrite=self.hparams.overwrite
-        )
+        self.write_generated(self._run_folder / "generated", batch)
+        self.write_real(self._run_folder / "reference", batch)
         self._tested_ids.extend(batch.sample_id)
 
     def on_test_epoch_end(self) -> None:
@@ -377,7 +374,13 @@ class MultiViewModule(TrainedPartModule):
             self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         self.trainer.strategy.barrier()
 
-    def _write_generated(self, root: Path, batch: MultiViewBatch) -> None:
+    def write_real(self, root: Path, batch: MultiViewBatch) -> None:
+        """Write the real views of a batch as sample folders; complete ones are kept."""
+        data = self.trainer.datamodule
+        write_reference(root, batch, data.rig, data.prompt_prefix, overwrite=self.hparams.overwrite)
+
+    def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
+        """Generate a batch and write sample folders; complete ones are kept."""
         pipeline = self.pipeline()
         prefix = pipeline.prompt_prefix
         entries = [

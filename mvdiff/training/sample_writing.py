@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.runner import EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.eval.sources import FolderSource
 from mvdiff.geometry.cameras import Rig
+from mvdiff.pipelines.frame_folders import frame_record
 from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, to_uint8, write_sample
 
@@ -28,24 +30,39 @@ def write_reference(root: Path, batch: MultiViewBatch, rig: Rig, prompt_prefix: 
         ValueError: A complete folder holds other views, prompts or another rig, and `overwrite` is False.
     """
     for sample_id, images, prompts in zip(batch.sample_id, to_uint8(batch.images).cpu(), batch.prompts, strict=True):
-        folder = sample_folder(root, sample_id)
         prompts = [prompt.removeprefix(prompt_prefix) for prompt in prompts]
         record = SampleRecord(sample_id, prompts, rig.to_dict(), versions=library_versions())
-        if overwrite or not is_complete(folder):
-            write_sample(folder, record, images.permute(0, 2, 3, 1), overwrite=overwrite)
-            continue
-        found = read_sample(folder)
-        same = {
-            "prompts": found.record.prompts == record.prompts,
-            "rig": found.record.rig == record.rig,
-            "views": torch.equal(found.images_uint8(), images),
-        }
-        if not all(same.values()):
-            others = " and ".join(name for name, kept in same.items() if not kept)
-            raise ValueError(
-                f"a complete reference sample must be that of this run; got other {others}, in {folder}. "
-                "Set model.output_dir to another folder, or model.overwrite to true."
-            )
+        _write_real(sample_folder(root, sample_id), record, images, None, overwrite)
+
+
+def write_frame_reference(root: Path, batch: MultiViewBatch, prompt_prefix: str, overwrite: bool = False) -> None:
+    """Write a batch's real frames with their depths and cameras, padding left out; otherwise as `write_reference`."""
+    for i, images in enumerate(to_uint8(batch.images).cpu()):
+        valid, record = batch.view_valid[i].cpu(), frame_record(batch, i, prompt_prefix)
+        folder = sample_folder(root, record.sample_id)
+        _write_real(folder, record, images[valid], batch.depths[i].cpu()[valid], overwrite)
+
+
+def _write_real(
+    folder: Path, record: SampleRecord, images_uint8: Tensor, depths: Tensor | None, overwrite: bool
+) -> None:
+    """Write real views [V, 3, H, W], unless the folder holds these very views."""
+    if overwrite or not is_complete(folder):
+        write_sample(folder, record, images_uint8.permute(0, 2, 3, 1), overwrite=overwrite, depths=depths)
+        return
+    found = read_sample(folder)
+    same = {
+        "prompts": found.record.prompts == record.prompts,
+        "rig": found.record.rig == record.rig,
+        "cameras": found.record.cameras == record.cameras,
+        "views": torch.equal(found.images_uint8(), images_uint8),
+    }
+    if not all(same.values()):
+        others = " and ".join(name for name, kept in same.items() if not kept)
+        raise ValueError(
+            f"a complete reference sample must be that of this run; got other {others}, in {folder}. "
+            "Set model.output_dir to another folder, or model.overwrite to true."
+        )
 
 
 @dataclass

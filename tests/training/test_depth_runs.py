@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.checkpoint import export_checkpoint
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.samples import find_samples, read_sample, to_uint8
 from mvdiff.training.ema import TrainedWeightsEMA
 from tests.training.test_depth import make, trainer
 from tests.training.test_multi_view import awaken
@@ -123,3 +124,27 @@ def test_a_resumed_run_ends_bit_for_bit_and_its_checkpoint_becomes_a_model(base,
     )
     whole.save_model_folder(tmp_path / "again")
     assert MVDiffusionDepthPipeline.from_pretrained(tmp_path / "again").height == 24
+
+
+def test_test_writes_generated_and_real_frames_and_scores_them(base, tmp_path):
+    settings = {"output_dir": str(tmp_path / "out"), "test_metrics": ["overlap_psnr"]}
+    data = WallData()
+    data.test_dataloader = data.predict_dataloader = data.val_dataloader
+    (numbers,) = trainer(tmp_path, 1).test(make(base, **settings), data, verbose=False)
+    assert 5 < numbers["test/overlap_psnr_mean_of_pairs"] < 30
+    real, made = (find_samples(tmp_path / "out" / name) for name in ("reference", "generated"))
+    assert [folder.name for folder in real] == [folder.name for folder in made] == [f"wall{i}" for i in range(100, 104)]
+    batch = wall_batch(100, 101)
+    for i, folder in enumerate(real[:2]):
+        sample, valid = read_sample(folder), batch.view_valid[i]
+        assert torch.equal(sample.images_uint8(), to_uint8(batch.images[i][valid]))
+        assert torch.equal(sample.record.translations(), batch.t[i][valid])
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    trainer(tmp_path, 1).test(make(base, **settings), data, verbose=False)
+    assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
+    other = WallData("interpolation")
+    other.test_dataloader = other.val_dataloader
+    with pytest.raises(ValueError, match="complete sample must be those of this run"):
+        trainer(tmp_path, 1).test(make(base, **settings), other, verbose=False)
+    trainer(tmp_path, 1).predict(make(base, output_dir=str(tmp_path / "predicted")), data)
+    assert len(find_samples(tmp_path / "predicted")) == 4
