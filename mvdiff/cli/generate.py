@@ -1,25 +1,31 @@
-"""`mvdiff generate panorama`: panoramas from prompts, into sample folders."""
+"""`mvdiff generate`: panoramas from prompts, or frames of scenes with depth, into sample folders."""
 
 import argparse
 from pathlib import Path
 
 DTYPES = ("float32", "bfloat16", "float16")
+MODES = ("keyframes", "interval", "full")
 
 
 def add_parser(subparsers) -> None:
     """Add the `generate` command and its tasks."""
-    parser = subparsers.add_parser("generate", help="panoramas from prompts")
+    parser = subparsers.add_parser("generate", help="panoramas from prompts, frames from depth and poses")
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
-    panorama = tasks.add_parser(
+    _add_panorama(tasks)
+    _add_depth(tasks)
+
+
+def _add_panorama(tasks) -> None:
+    parser = tasks.add_parser(
         "panorama",
         help="all views of a panorama at once, from text",
         description="Write a sample folder per panorama: <i>.png for each view, panorama.png, and sample.json, which "
         "marks it complete. A rerun skips complete samples.",
         epilog='example: mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
     )
-    add = panorama.add_argument
+    add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="a model folder (of fit or export), or mvdiff://toy-caa")
-    source = panorama.add_mutually_exclusive_group(required=True)
+    source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="one text for all views")
     source.add_argument(
         "--prompts",
@@ -28,6 +34,53 @@ def add_parser(subparsers) -> None:
         help="a text file, one panorama a line; or .json / .jsonl: texts, lists of one text per view, or "
         '{"prompt": ..., "id": ...}',
     )
+    _add_shared(parser)
+    add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
+    add("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
+
+
+def _add_depth(tasks) -> None:
+    parser = tasks.add_parser(
+        "depth",
+        help="frames of scenes whose depth and poses are known",
+        description="Write a sample folder per scene: <i>.png and depth/<i>.png for each frame, and sample.json with "
+        "poses and prompts, which marks it complete. A rerun skips complete samples.",
+        epilog="example: mvdiff generate depth --model runs/depth_stage2/version_0/model "
+        "--scene scannet/test/scene0707_00 --out out --mode full",
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="a model folder (of fit or export)")
+    add("--scene", type=Path, nargs="+", required=True, metavar="DIR", help="scenes in the ScanNet layout")
+    add(
+        "--mode",
+        choices=MODES,
+        default="keyframes",
+        help="key frames; every --interval-th usable frame; or key frames, then all frames between them "
+        "(default: %(default)s)",
+    )
+    add("--interval", type=int, default=20, help="of --mode interval (default: %(default)s)")
+    add("--max_between", type=int, metavar="N", help="of --mode full: at most N frames between two key frames, evenly")
+    add("--max_frames", type=int, metavar="N", help="the first N frames only, up to the last key frame among them")
+    add("--prompt", help="one text for all frames, in place of their captions")
+    add("--height", type=int, help="rows of the frames (default: the model's)")
+    add("--width", type=int, help="their columns (default: the model's)")
+    add("--num_views", type=int, default=12, help="frames at once (default: %(default)s)")
+    add(
+        "--window_overlap",
+        type=int,
+        default=1,
+        help="where there are more key frames: how many of them the next ones are given; 0 makes each --num_views by "
+        "themselves (default: %(default)s)",
+    )
+    add("--batch_size", type=int, default=1, help="parts between key frames at once (default: %(default)s)")
+    add("--no_caa", action="store_true", help="the base alone, frame by frame (a control)")
+    add("--real", type=Path, metavar="DIR", help="also write the real frames there, to score against")
+    _add_shared(parser)
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    """Add the options of every task."""
+    add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="where the sample folders go")
     add("--base", metavar="ID", help="the base, where it is not at the place that the model names")
     add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
@@ -36,8 +89,6 @@ def add_parser(subparsers) -> None:
     add("--guidance_scale", type=float, default=9.0, help="1 is no guidance (default: %(default)s)")
     add("--negative_prompt", help="what to steer away from")
     add("--scheduler", metavar="NAME", help="any diffusers scheduler, as DPMSolverMultistep (default: the model's)")
-    add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
-    add("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
     add("--device", help="as cuda, cuda:1 or cpu (default: cuda where there is one)")
     add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     add("--overwrite", action="store_true", help="generate complete samples again")
@@ -45,44 +96,135 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate; return the exit status."""
+    if args.prompt is not None and not args.prompt.strip():
+        raise ValueError("--prompt must say what is to be seen; got an empty text. Write a few words.")
+    return {"panorama": _panorama, "depth": _depth}[args.task](args)
+
+
+def _panorama(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.prompts import PromptEntry, read_prompts, repeated
 
-    if args.prompt is not None and not args.prompt.strip():
-        raise ValueError("--prompt must say what the panorama shows; got an empty text. Write a few words.")
     entries = [PromptEntry("0000", args.prompt)] if args.prompts is None else read_prompts(args.prompts)
     entries = repeated(entries, args.num_samples)
-    try:
-        args.out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            f"--out must be a folder that can be written; got {args.out} ({error.strerror}). Choose another folder."
-        ) from error
-
-    import torch
+    _make_folder(args.out)
 
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
     from mvdiff.pipelines.sample_folders import generate_samples
+
+    counts = generate_samples(
+        _pipeline(MVDiffusionPanoramaPipeline, args),
+        entries,
+        args.out,
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+        **_sampling(args),
+    )
+    print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
+    return 0
+
+
+def _depth(args: argparse.Namespace) -> int:
+    from mvdiff.cli.progress import progress_bar
+    from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+    from mvdiff.pipelines.frame_folders import generate_sequence_folder, write_real_sequence
+
+    _make_folder(args.out)
+    pipeline = _pipeline(MVDiffusionDepthPipeline, args)
+    pipeline.set_progress_bar_config(disable=True)
+    size = (args.height or pipeline.height, args.width or pipeline.width)
+    sequences = [_sequence(scene, args, size) for scene in args.scene]  # all are looked at before the first is made
+    names = [sequence.name for sequence in sequences]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--scene must name folders of different names; got {', '.join(names)}. Run one at a time.")
+    with progress_bar() as bar:
+        for sequence in sequences:
+            task = bar.add_task(sequence.name, total=len(sequence))
+            counts = generate_sequence_folder(
+                pipeline,
+                sequence,
+                args.out,
+                prompt=args.prompt,
+                num_views=args.num_views,
+                window_overlap=args.window_overlap,
+                batch_size=args.batch_size,
+                overwrite=args.overwrite,
+                settings={"mode": args.mode},
+                progress=lambda frame, task=task: bar.advance(task),
+                caa=not args.no_caa,
+                **_sampling(args),
+            )
+            bar.remove_task(task)
+            if args.real is not None:
+                write_real_sequence(sequence, args.real, overwrite=args.overwrite)
+            done = "written" if counts.written else "complete before, skipped"
+            print(f"{sequence.name}: {_described(sequence, args.prompt)}; {done}")
+    print(f"{args.out}: {len(sequences)} scenes")
+    return 0
+
+
+def _sequence(path: Path, args: argparse.Namespace, size: tuple[int, int]):
+    """Open a scene as the sequence of its frames that is asked for."""
+    from mvdiff.data.scannet import ScanNetScene
+    from mvdiff.data.sequences import full_sequence, interval_sequence, key_sequence
+    from mvdiff.pipelines.two_stage import first_frames
+
+    scene = ScanNetScene(path, on_broken="skip", missing_caption="nearest")
+    frames = scene.valid_frames if args.mode == "interval" else scene.key_frames
+    if not frames:
+        raise ValueError(
+            f"{path} must have frames to generate; got none that is usable ({_counted(scene.unusable)}). Run "
+            f"`mvdiff data check {path}`."
+        )
+    if args.mode == "keyframes":
+        sequence = key_sequence(scene, *size)
+    elif args.mode == "interval":
+        sequence = interval_sequence(scene, *size, args.interval)
+    else:
+        sequence = full_sequence(scene, *size, args.max_between)
+    return sequence if args.max_frames is None else first_frames(sequence, args.max_frames)
+
+
+def _described(sequence, prompt: str | None) -> str:
+    """Say what a sequence is made of, and what of the scene is not in it."""
+    scene, parts = sequence.scene, [f"{len(sequence)} frames"]
+    if len(sequence.key_ids) < len(sequence):
+        parts[0] += f", {len(sequence.key_ids)} of them key frames"
+    if scene.unusable:
+        parts.append(f"{scene.unusable.total()} unusable frames left out ({_counted(scene.unusable)})")
+    without = [] if prompt is not None else scene.without_caption(sequence.frame_ids)
+    if without:
+        parts.append(f"{len(without)} without caption take the nearest frame's")
+    return "; ".join(parts)
+
+
+def _counted(reasons) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in sorted(reasons.items())) or "none is listed"
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            f"--out must be a folder that can be written; got {out} ({error.strerror}). Choose another folder."
+        ) from error
+
+
+def _pipeline(kind, args: argparse.Namespace):
+    """Open the model on the device that was asked for."""
+    import torch
+
     from mvdiff.pipelines.schedulers import scheduler_from
 
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device must be one that this machine has; got {device}. Use --device cpu.")
-    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(
-        args.model, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
-    )
+    pipeline = kind.from_pretrained(args.model, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype))
     if args.scheduler is not None:
         pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
-    pipeline.to(device)
-    counts = generate_samples(
-        pipeline,
-        entries,
-        args.out,
-        seed=args.seed,
-        batch_size=args.batch_size,
-        overwrite=args.overwrite,
-        num_inference_steps=args.num_inference_steps,
-        guidance_scale=args.guidance_scale,
-        negative_prompt=args.negative_prompt,
-    )
-    print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
-    return 0
+    return pipeline.to(device)
+
+
+def _sampling(args: argparse.Namespace) -> dict:
+    """Return the settings that every task hands to its pipeline."""
+    return {name: getattr(args, name) for name in ("seed", "num_inference_steps", "guidance_scale", "negative_prompt")}

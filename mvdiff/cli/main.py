@@ -66,7 +66,7 @@ COMMANDS = (
         "Generate",
         "generate",
         "generate",
-        "panoramas from prompts",
+        "panoramas from prompts, frames of a scene from depth and poses",
         'mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
     ),
     Command(

@@ -217,6 +217,20 @@ def _between(first: int, last: int, num_views: int) -> list[Part]:
     return parts
 
 
+def first_frames(sequence: FrameSequence, num_frames: int) -> FrameSequence:
+    """Return the first frames of a sequence, up to the last key frame among them.
+
+    Raises:
+        ValueError: `num_frames` is less than 1.
+    """
+    if num_frames < 1:
+        raise ValueError(f"max_frames must be at least 1; got {num_frames}. Leave it out for all frames.")
+    kept = set(sequence.frame_ids[:num_frames])
+    keys = [frame for frame in sequence.key_ids if frame in kept]
+    frames = [frame for frame in sequence.frame_ids if frame <= keys[-1]]
+    return FrameSequence(sequence.scene, frames, keys, sequence.height, sequence.width)
+
+
 def even_sizes(total: int, count: int) -> list[int]:
     """Split a number into `count` parts that differ by one at most, the larger ones first.
 

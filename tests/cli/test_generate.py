@@ -89,7 +89,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be at least 1; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
         ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
-        (["--prompt", " "], "--prompt must say what the panorama shows"),
+        (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--prompts", "none.txt"], "prompts must be a file; got none.txt"),
     ],
 )
