@@ -1,0 +1,293 @@
+"""Decode ScanNet's .sens recordings into the ScanNet layout, frame by frame: `mvdiff data import-sens`.
+
+The format (version 4, little endian): uint32 version; uint64 length and the sensor's name; intrinsics and extrinsics
+of colour, then of depth, 4x4 float32 each; int32 compression of colour (0 raw, 1 PNG, 2 JPEG) and of depth (0 raw
+uint16, 1 zlib); uint32 colour width and height, depth width and height; float32 depth units per metre; uint64 number of
+frames; then per frame a 4x4 float32 world-from-camera pose, uint64 time stamps of colour and depth, uint64 sizes of the
+two in bytes, and their bytes. Motion-sensor readings follow, which are not read.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image
+
+RAW, PNG, JPEG = 0, 1, 2
+RAW_USHORT, ZLIB_USHORT = 0, 1
+_FRAME = struct.Struct("<16f4Q")
+
+
+class TruncatedError(ValueError):
+    """The file ends in the middle of something, or what it says of itself cannot be."""
+
+
+@dataclass(frozen=True)
+class SensHeader:
+    """What a .sens file says before its frames.
+
+    Attributes:
+        sensor: Name of the sensor.
+        matrices: 4x4 float32 each: "intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth".
+        color_compression: `RAW`, `PNG` or `JPEG`.
+        depth_compression: `RAW_USHORT` or `ZLIB_USHORT`.
+        color_size: (height, width).
+        depth_size: (height, width).
+        depth_units: Units of a stored depth per metre.
+        num_frames: Number of frames.
+    """
+
+    sensor: str
+    matrices: dict[str, np.ndarray]
+    color_compression: int
+    depth_compression: int
+    color_size: tuple[int, int]
+    depth_size: tuple[int, int]
+    depth_units: float
+    num_frames: int
+
+
+@dataclass(frozen=True)
+class SensFrame:
+    """One frame as stored: its number, 4x4 float32 world-from-camera pose, time stamps, colour and depth bytes."""
+
+    number: int
+    pose: np.ndarray
+    time_color: int
+    time_depth: int
+    color: bytes
+    depth: bytes
+
+
+class SensReader:
+    """Read a .sens file; only one frame is in memory at a time.
+
+    Args:
+        path: The file. Use the reader as a context manager.
+
+    Attributes:
+        header: What stands before the frames.
+        current: Number of the frame that was begun last.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no .sens file of version 4, or one in an encoding that is not read.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"FILE must be a .sens recording; {self.path} does not exist. Correct the path.")
+        self.current = 0
+        self._size = self.path.stat().st_size
+        self._file: BinaryIO = self.path.open("rb")
+        try:
+            self.header = self._read_header()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> SensReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.close()
+
+    def _read(self, count: int) -> bytes:
+        if count > self._size - self._file.tell():
+            raise TruncatedError(f"{count} bytes are wanted at byte {self._file.tell()}, and it has {self._size}")
+        return self._file.read(count)
+
+    def _unpack(self, form: str) -> tuple:
+        return struct.unpack(form, self._read(struct.calcsize(form)))
+
+    def _read_header(self) -> SensHeader:
+        try:
+            (version,) = self._unpack("<I")
+            if version != 4:
+                raise ValueError(f"{self.path} must be a .sens file of version 4; got {version}. Give another file.")
+            (length,) = self._unpack("<Q")
+            sensor = self._read(length).decode("utf-8", errors="replace")
+            names = ("intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth")
+            matrices = {name: np.frombuffer(self._read(64), "<f4").reshape(4, 4) for name in names}
+            color_compression, depth_compression = self._unpack("<2i")
+            color_width, color_height, depth_width, depth_height = self._unpack("<4I")
+            depth_units, num_frames = self._unpack("<fQ")
+        except TruncatedError as error:
+            raise ValueError(
+                f"{self.path} must be a whole .sens file; its header is cut short ({error}). Fetch it again."
+            ) from error
+        for name, value, known in (
+            ("colour", color_compression, {RAW: "raw", PNG: "PNG", JPEG: "JPEG"}),
+            ("depth", depth_compression, {RAW_USHORT: "raw", ZLIB_USHORT: "zlib"}),
+        ):
+            if value not in known:
+                options = ", ".join(f"{number} ({text})" for number, text in known.items())
+                raise ValueError(f"{name} compression must be one of {options}; got {value}, in {self.path}.")
+        if not depth_units > 0:
+            raise ValueError(f"depth units per metre must be positive; got {depth_units}, in {self.path}.")
+        return SensHeader(
+            sensor,
+            matrices,
+            color_compression,
+            depth_compression,
+            (color_height, color_width),
+            (depth_height, depth_width),
+            depth_units,
+            num_frames,
+        )
+
+    def frames(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[SensFrame]:
+        """Read the frames in order, passing over those that are not wanted.
+
+        Raises:
+            TruncatedError: The file ends before its last frame; the frames before were yielded.
+        """
+        for number in range(self.header.num_frames):
+            self.current = number
+            *pose, time_color, time_depth, color_bytes, depth_bytes = _FRAME.unpack(self._read(_FRAME.size))
+            if color_bytes + depth_bytes > self._size - self._file.tell():
+                raise TruncatedError(
+                    f"{color_bytes + depth_bytes} bytes are wanted at byte {self._file.tell()}, and it has {self._size}"
+                )
+            if not wanted(number):
+                self._file.seek(color_bytes + depth_bytes, os.SEEK_CUR)
+                continue
+            matrix = np.array(pose, np.float32).reshape(4, 4)
+            yield SensFrame(number, matrix, time_color, time_depth, self._read(color_bytes), self._read(depth_bytes))
+
+    def depth_millimetres(self, frame: SensFrame) -> np.ndarray:
+        """Decode a frame's depth: [H, W] uint16, millimetres, 0 = none.
+
+        Raises:
+            ValueError: The bytes are damaged or not of the depth size.
+        """
+        data = frame.depth
+        if self.header.depth_compression == ZLIB_USHORT:
+            try:
+                data = zlib.decompress(data)
+            except zlib.error as error:
+                raise ValueError(f"depth cannot be decompressed ({error})") from error
+        height, width = self.header.depth_size
+        if len(data) != 2 * height * width:
+            raise ValueError(f"depth is {len(data)} bytes, not 2 x {height} x {width}")
+        values = np.frombuffer(data, "<u2").reshape(height, width)
+        if self.header.depth_units != 1000:
+            values = np.round(values * (1000 / self.header.depth_units)).clip(0, 65535).astype(np.uint16)
+        return values
+
+
+@dataclass(frozen=True)
+class SensReport:
+    """What an import did: frames saved now, frames that were there already, frames in the file."""
+
+    saved: int
+    kept: int
+    total: int
+
+
+def import_sens(
+    path: str | Path, folder: str | Path, frame_skip: int = 1, progress: Callable[[int, int], None] | None = None
+) -> SensReport:
+    """Write a .sens recording as one scene of the ScanNet layout: color, depth, pose, intrinsic.
+
+    Frames that are there from an earlier run are kept. JPEG and PNG colour is copied as it is, raw colour becomes PNG.
+
+    Args:
+        path: The .sens file.
+        folder: The scene's folder; made where missing.
+        frame_skip: Save every `frame_skip`-th frame, under its own number.
+        progress: Called with (frames done, frames in all).
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A setting is out of range, the file is not one of version 4, is damaged or truncated (the text
+            says in which frame; those before it are saved), or the folder holds another recording.
+    """
+    if frame_skip < 1:
+        raise ValueError(f"frame_skip must be at least 1; got {frame_skip}.")
+    folder, report = Path(folder), progress or (lambda done, total: None)
+    saved = kept = 0
+    with SensReader(path) as reader:
+        header = reader.header
+        _write_intrinsics(folder, header, reader.path)
+        suffix = ".jpg" if header.color_compression == JPEG else ".png"
+
+        def files(number: int) -> list[Path]:
+            return [folder / "color" / f"{number}{suffix}", folder / "depth" / f"{number}.png", _pose(folder, number)]
+
+        def wanted(number: int) -> bool:
+            nonlocal kept
+            report(number, header.num_frames)
+            if number % frame_skip:
+                return False
+            there = all(file.is_file() for file in files(number))
+            kept += there
+            return not there
+
+        try:
+            for frame in reader.frames(wanted):
+                _write_frame(files(frame.number), frame, reader)
+                saved += 1
+        except ValueError as error:
+            raise ValueError(
+                f"{path} must be a whole .sens file of {header.num_frames} frames; it breaks in frame "
+                f"{reader.current}: {error}. {saved} frames were saved now and {kept} before, in {folder}. Fetch the "
+                "file again and run this again: they are kept."
+            ) from error
+        report(header.num_frames, header.num_frames)
+    return SensReport(saved, kept, header.num_frames)
+
+
+def _pose(folder: Path, number: int) -> Path:
+    return folder / "pose" / f"{number}.txt"
+
+
+def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> None:
+    color, depth, pose = files
+    millimetres = reader.depth_millimetres(frame)  # first: nothing of a damaged frame is written
+    pixels = None
+    if reader.header.color_compression == RAW:
+        height, width = reader.header.color_size
+        if len(frame.color) != 3 * height * width:
+            raise ValueError(f"colour is {len(frame.color)} bytes, not 3 x {height} x {width}")
+        pixels = np.frombuffer(frame.color, np.uint8).reshape(height, width, 3)
+    _write(depth, lambda file: Image.fromarray(millimetres).save(file, format="PNG", compress_level=3))
+    _write(pose, lambda file: file.write(_text(frame.pose).encode()))
+    if pixels is None:
+        _write(color, lambda file: file.write(frame.color))
+    else:
+        _write(color, lambda file: Image.fromarray(pixels).save(file, format="PNG", compress_level=3))
+
+
+def _write_intrinsics(folder: Path, header: SensHeader, source: Path) -> None:
+    """Write the four matrices, or check that those that are there are the same."""
+    for sub in ("color", "depth", "pose", "intrinsic"):
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    for name, matrix in header.matrices.items():
+        path = folder / "intrinsic" / f"{name}.txt"
+        if path.is_file() and path.read_text(encoding="utf-8") != _text(matrix):
+            raise ValueError(
+                f"DIR must be empty or hold frames of {source}; got {path}, which differs. Give another folder."
+            )
+        _write(path, lambda file, matrix=matrix: file.write(_text(matrix).encode()))
+
+
+def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
+    """Write a file under another name first, so that a file that is there is whole."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        fill(file)
+    os.replace(partial, path)
+
+
+def _text(matrix: np.ndarray) -> str:
+    """Write float32 numbers so that they come back exactly."""
+    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in matrix.tolist())
