@@ -288,6 +288,14 @@ class ScanNetScene:
         Raises:
             ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
         """
+        return resize_depths(self.stored_depths(frame), height, width)
+
+    def stored_depths(self, frame: int) -> Tensor:
+        """Return z-depth [H, W] in metres at the size of the scene's depth images.
+
+        Raises:
+            ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
+        """
         path = self.file("depth", frame)
         depths = read_depth(path)
         if tuple(depths.shape) != self.depth_size:
@@ -295,7 +303,7 @@ class ScanNetScene:
                 f"{path} must be {self.depth_size[1]}x{self.depth_size[0]} as the scene's others; got "
                 f"{depths.shape[1]}x{depths.shape[0]}. Run `mvdiff data check {self.path}`."
             )
-        return interpolate(depths[None, None], (height, width), mode="nearest-exact")[0, 0]
+        return depths
 
     def without_caption(self, frames: Iterable[int]) -> list[int]:
         """Return those of some frames that have no caption file, or an empty one."""
@@ -326,6 +334,16 @@ class ScanNetScene:
             f"{self.path / 'prompt'} must hold a caption of at least one frame; got none. Run `mvdiff data caption "
             f'{self.path}`, or set missing_caption to "empty".'
         )
+
+
+def resize_depths(depths: Tensor, height: int, width: int) -> Tensor:
+    """Resize depths [H, W]: each pixel takes the value of the pixel nearest its centre, a tie right and down.
+
+    Example:
+        >>> resize_depths(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 1, 2).tolist()
+        [[2.0, 4.0]]
+    """
+    return interpolate(depths[None, None], (height, width), mode="nearest-exact")[0, 0]
 
 
 def numbers_in(folder: Path) -> list[int]:

@@ -1,8 +1,8 @@
 """Write a toy world to disk, in the Matterport3D and ScanNet layouts of `docs/data.md`.
 
 A room gives one panorama (six skybox faces, a caption per 45 degrees, one up, one down, and `truth/<pano>.json` with
-what judges may be asked) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, and
-`truth.json` with what judges may be asked of each frame).
+what judges may be asked) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, lists
+of key and usable frames, and `truth.json` with what judges may be asked of each frame).
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from mvdiff.data.prepare.keyframes import find_key_frames, write_lists
+from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.toyworld.captions import describe, describe_steep, facts
 from mvdiff.data.toyworld.render import Hits, trace
 from mvdiff.data.toyworld.scene import Scene, make_scene, make_walk, walk_poses
@@ -126,6 +128,7 @@ def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int) ->
         (root / name / "prompt" / f"{i}.txt").write_text(describe(scene, hits.label) + "\n")
         judged[str(i)] = facts(scene, hits.label)
     (root / name / "truth.json").write_text(json.dumps({"frames": judged}, indent=1) + "\n")
+    write_lists(root / name, find_key_frames(ScanNetScene(root / name)))
     return name
 
 

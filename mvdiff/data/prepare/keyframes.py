@@ -1,0 +1,277 @@
+"""Choose key frames by overlap, and list the usable frames: `mvdiff data keyframes`.
+
+Key frames are chosen so that each consecutive pair overlaps by about a target share (65 % in the paper, section 5.2):
+greedily, the next one is the last frame that still overlaps the present one by the target.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.data.prepare.scenes import find_scenes, output_folder
+from mvdiff.data.scannet import KEY_FRAMES, VALID_FRAMES, ScanNetScene, numbers_in, resize_depths
+from mvdiff.geometry.depth import (
+    DEFAULT_DEPTH_TOLERANCE,
+    depth_at,
+    depths_agree,
+    known_depths,
+    project_points,
+    unproject,
+)
+from mvdiff.geometry.sampling import cell_centres
+
+OVERLAP = 0.65
+"""Overlap of consecutive key frames (the paper's)."""
+MIN_DEPTH = 0.2
+"""Share of a frame's pixels that must have a depth for the frame to be usable (own choice)."""
+LEAST_OVERLAP = 0.3
+"""Key frames that overlap less do not attend to each other (PAPER.md 5.7): such a pair is reported."""
+_SIZE = 256  # pixels of the longer side at which depths are looked at
+_SAMPLES = 64  # pixels looked at in a row, every few pixels
+
+
+class View(NamedTuple):
+    """What overlap needs of a frame: its number, depth [H, W] in metres, and camera."""
+
+    number: int
+    depths: Tensor
+    K: Tensor
+    R: Tensor
+    t: Tensor
+
+
+@dataclass
+class SceneKeyFrames:
+    """What was found in a scene.
+
+    Attributes:
+        path: The scene's folder.
+        num_frames: Frames with a colour image.
+        valid_frames: Numbers of the usable ones.
+        unusable: The others, counted by reason.
+        key_frames: Numbers of the key frames.
+        overlaps: Overlap of each consecutive pair of them.
+        problem: Why no lists were written, or "".
+        kept: Whether the lists were there already.
+    """
+
+    path: Path
+    num_frames: int = 0
+    valid_frames: list[int] = field(default_factory=list)
+    unusable: Counter[str] = field(default_factory=Counter)
+    key_frames: list[int] = field(default_factory=list)
+    overlaps: list[float] = field(default_factory=list)
+    problem: str = ""
+    kept: bool = False
+
+    @property
+    def num_apart(self) -> int:
+        """Number of consecutive key frames that overlap too little to see each other."""
+        return sum(overlap < LEAST_OVERLAP for overlap in self.overlaps)
+
+    def __str__(self) -> str:
+        if self.problem:
+            return f"{self.path}: {self.problem}"
+        if self.kept:
+            return f"{self.path}: lists are there"
+        text = f"{self.path}: {self.num_frames} frames, {len(self.valid_frames)} valid, {len(self.key_frames)} key"
+        if self.overlaps:
+            mean = sum(self.overlaps) / len(self.overlaps)
+            text += f", overlap {mean:.2f} ({min(self.overlaps):.2f} to {max(self.overlaps):.2f})"
+        if self.num_apart:
+            text += f", {self.num_apart} pairs below {LEAST_OVERLAP}"
+        return text + "".join(f", {count} x {reason}" for reason, count in sorted(self.unusable.items()))
+
+
+def view_overlap(source: View, target: View) -> float:
+    """Return the share of a view that another one shows, of what can be told (own derivation).
+
+    A pixel without depth, and one whose place in the target has no depth, tells nothing and is not counted. Where all
+    depths are known it is `mvdiff.geometry.depth.overlap_matrix`, which counts them as not shown, as what attends
+    where must: real recordings lack a third of their depths, and no two frames of them would overlap by 65 % then.
+    """
+    height, width = target.depths.shape
+    stride = max(1, source.depths.shape[-1] // _SAMPLES)
+    looked_at = slice(stride // 2, None, stride)
+    xy = cell_centres(*source.depths.shape, 1)[looked_at, looked_at]
+    depth, has_depth = known_depths(source.depths[looked_at, looked_at])
+    points = unproject(xy, depth, source.K, source.R, source.t)
+    there, z, inside = project_points(points, target.K, target.R, target.t, height, width)
+    depth_there = depth_at(target.depths[None], torch.zeros(z.shape, dtype=torch.long), there)
+    told = has_depth & ~(inside & (depth_there == 0))
+    shown = told & inside & depths_agree(z, depth_there, DEFAULT_DEPTH_TOLERANCE)
+    return shown.sum().item() / max(1, told.sum().item())
+
+
+def two_way_overlap(first: View, second: View) -> float:
+    """Return the smaller of the two directions' overlap."""
+    return min(view_overlap(first, second), view_overlap(second, first))
+
+
+def find_key_frames(scene: ScanNetScene, overlap: float = OVERLAP, min_depth: float = MIN_DEPTH) -> SceneKeyFrames:
+    """Look at every frame of a scene, in order, and choose its key frames; write nothing.
+
+    Args:
+        scene: The scene; lists that it has are not looked at.
+        overlap: The next key frame is the last that overlaps the present one both ways by at least this share, and so
+            do all before it; where not even the next frame does, it is that one. The last usable frame is one, too.
+        min_depth: Share of pixels with a depth below which a frame is not usable.
+
+    Returns:
+        What was found; `problem` says where no pair of key frames overlaps.
+
+    Raises:
+        ValueError: A setting is out of range, or the intrinsics are malformed.
+        FileNotFoundError: There are no intrinsics.
+    """
+    _check_settings(overlap, min_depth)
+    numbers = numbers_in(scene.path / "color")
+    found = SceneKeyFrames(scene.path, len(numbers))
+    key: View | None = None
+    last: View | None = None  # the last frame that still overlaps the key frame by the target
+
+    def add(view: View) -> None:
+        nonlocal key, last
+        if key is not None:
+            found.overlaps.append(two_way_overlap(key, view))
+        found.key_frames.append(view.number)
+        key, last = view, None
+
+    for view in _usable_views(scene, numbers, min_depth, found):
+        if key is None:
+            add(view)
+        elif two_way_overlap(key, view) >= overlap:
+            last = view
+        else:
+            if last is not None:
+                add(last)
+            if two_way_overlap(key, view) >= overlap:
+                last = view
+            else:
+                add(view)
+    if last is not None:
+        add(last)
+    if not found.valid_frames:
+        found.problem = f"no frame is usable: {dict(found.unusable)}"
+    elif found.num_apart == len(found.overlaps) > 0:
+        found.problem = (
+            f"no two of its {len(found.key_frames)} key frames overlap by {LEAST_OVERLAP}: poses (4x4 world-from-camera"
+            " in metres), depths (millimetres) and intrinsics (of the depth images) may not belong together"
+        )
+    return found
+
+
+def _check_settings(overlap: float, min_depth: float) -> None:
+    for name, value in (("overlap", overlap), ("min_depth", min_depth)):
+        if not 0 < value < 1:
+            raise ValueError(f"{name} must lie between 0 and 1; got {value}.")
+
+
+def _usable_views(
+    scene: ScanNetScene, numbers: Iterable[int], min_depth: float, found: SceneKeyFrames
+) -> Iterator[View]:
+    """Read the usable frames in order; note them, and why the others are not, in `found`."""
+    smaller = max(1, max(scene.depth_size) / _SIZE)
+    size = tuple(round(side / smaller) for side in scene.depth_size)
+    for number in numbers:
+        problem = scene.problem(number)
+        if problem is None:
+            try:
+                depths = scene.stored_depths(number)
+            except ValueError:
+                problem = ("broken depth", "")
+            else:
+                share = float((depths > 0).double().mean())
+                problem = None if share >= min_depth else (f"depth on less than {min_depth:.0%} of pixels", "")
+        if problem is not None:
+            found.unusable[problem[0]] += 1
+            continue
+        found.valid_frames.append(number)
+        yield View(
+            number,
+            resize_depths(depths, *size),
+            scene.intrinsics(*size),
+            *scene.pose(number),
+        )
+
+
+def write_lists(folder: Path, found: SceneKeyFrames) -> None:
+    """Write a scene's two lists, each under another name first, so that a list that is there is whole."""
+    partial = folder / "lists.partial"
+    with partial.open("wb") as file:
+        np.save(file, np.array(found.valid_frames, dtype=np.int64))
+    os.replace(partial, folder / VALID_FRAMES)
+    partial.write_text("".join(f"{number}\n" for number in found.key_frames))
+    os.replace(partial, folder / KEY_FRAMES)
+
+
+def key_frames_of(
+    root: str | Path,
+    overlap: float = OVERLAP,
+    min_depth: float = MIN_DEPTH,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    num_workers: int = 1,
+    progress: Callable[[SceneKeyFrames, int], None] | None = None,
+) -> list[SceneKeyFrames]:
+    """Write key_frame_0.6.txt and valid_frames.npy of every scene of a folder.
+
+    Args:
+        root: A scene, or a folder of scenes, or one with train/ and test/.
+        overlap: See `find_key_frames`.
+        min_depth: See `find_key_frames`.
+        out: Write to this folder instead, made a data set of the same scenes by links to their frames.
+        overwrite: Choose anew where both lists are there; otherwise such scenes are left as they are.
+        num_workers: Processes.
+        progress: Called with each scene's result and the number of scenes.
+
+    Returns:
+        Per scene what was found; where `problem` is set, nothing was written.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no scene, or a setting is out of range.
+    """
+    scenes = find_scenes(root)
+    _check_settings(overlap, min_depth)
+    job = partial(_write_scene, Path(root), None if out is None else Path(out), overlap, min_depth, overwrite)
+    results = []
+    for found in _map(job, scenes, num_workers):
+        results.append(found)
+        if progress is not None:
+            progress(found, len(scenes))
+    return results
+
+
+def _write_scene(
+    root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, scene: Path
+) -> SceneKeyFrames:
+    folder = output_folder(scene, root, out)
+    if not overwrite and (folder / KEY_FRAMES).is_file() and (folder / VALID_FRAMES).is_file():
+        return SceneKeyFrames(folder, kept=True)
+    try:
+        found = find_key_frames(ScanNetScene(folder), overlap, min_depth)
+    except (FileNotFoundError, ValueError) as error:
+        return SceneKeyFrames(folder, problem=str(error))
+    if not found.problem:
+        write_lists(folder, found)
+    return found
+
+
+def _map(job: Callable[[Path], SceneKeyFrames], scenes: list[Path], num_workers: int):
+    if num_workers <= 1:
+        yield from map(job, scenes)
+        return
+    with ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(job, scenes)
