@@ -153,7 +153,7 @@ def _keyframes(args: argparse.Namespace) -> int:
 
         def say(found, total: int) -> None:
             bar.update(task, advance=1, total=total)
-            bar.console.print(found, highlight=False, soft_wrap=True)
+            print(found)
 
         found = key_frames_of(
             args.dir, args.overlap, args.min_depth, args.out, args.overwrite, args.num_workers, progress=say

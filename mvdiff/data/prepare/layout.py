@@ -9,6 +9,10 @@ from typing import Literal
 
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.matterport3d import layout_root
+from mvdiff.data.prepare.scenes import scenes_in
+from mvdiff.data.scannet import layout_root as scannet_root
+
+Layout = Literal["matterport3d", "equirectangular", "scannet"]
 
 FACES_FOLDER = "matterport_skybox_images"
 """Name of the folder of a scene's skybox faces."""
@@ -16,8 +20,8 @@ FACES_FOLDER = "matterport_skybox_images"
 _FACE = re.compile(r"(?P<pano>.+)_skybox(?P<face>[0-5])_sami\.(jpg|jpeg|png)")
 
 
-def detect_layout(root: str | Path) -> tuple[Literal["matterport3d", "equirectangular"], Path]:
-    """Return the layout of a folder and the folder that holds its lists.
+def find_layouts(root: str | Path) -> list[tuple[Layout, Path]]:
+    """Return the layouts of a folder, each with the folder that holds its lists or its train/ and test/.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -26,15 +30,35 @@ def detect_layout(root: str | Path) -> tuple[Literal["matterport3d", "equirectan
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"DIR must be a folder; {root} does not exist. Correct the path.")
-    skyboxes = layout_root(root)
-    if any(skyboxes.glob("*.npy")) or any(True for _ in _face_folders(skyboxes)) or _zips(skyboxes):
-        return "matterport3d", skyboxes
-    if any(root.glob("*.txt")) or list_images(root):
-        return "equirectangular", root
-    raise ValueError(
-        f"DIR must be a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}) or a folder of equirectangular "
-        f"images; got {root}, which has neither."
-    )
+    if (root / "color").is_dir():  # a single scene, which has lists of its own
+        return [("scannet", root)]
+    scenes, skyboxes, found = scenes_in(root), layout_root(root), []
+    look_deeper = skyboxes != root or not scenes  # not into the many files of scenes
+    if any(skyboxes.glob("*.npy")) or (look_deeper and (any(True for _ in _face_folders(skyboxes)) or _zips(skyboxes))):
+        found.append(("matterport3d", skyboxes))
+    if scenes:
+        found.append(("scannet", scannet_root(root)))
+    if not found and (any(root.glob("*.txt")) or list_images(root)):
+        found.append(("equirectangular", root))
+    if not found:
+        raise ValueError(
+            f"DIR must be a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular "
+            f"images, or one of ScanNet scenes ({{train,test}}/<scene>/color); got {root}, which is none."
+        )
+    return found
+
+
+def detect_layout(root: str | Path) -> tuple[Literal["matterport3d", "equirectangular"], Path]:
+    """Return the layout of a folder of panoramas and the folder that holds its lists.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has no layout of panoramas.
+    """
+    found = [(layout, folder) for layout, folder in find_layouts(root) if layout != "scannet"]
+    if not found:
+        raise ValueError(f"DIR must be a folder of panoramas; got {root}, which holds ScanNet scenes: move folders.")
+    return found[0]
 
 
 def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[str]]:

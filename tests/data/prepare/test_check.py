@@ -122,7 +122,7 @@ def test_progress_counts_panoramas(tmp_path):
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(ValueError, match="which has neither"):
+    with pytest.raises(ValueError, match="which is none"):
         check_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_folder(tmp_path / "nowhere")
