@@ -124,6 +124,9 @@ def test_a_pixel_without_depth_is_finite_and_seen_nowhere(none):
     assert torch.nonzero(~visible).tolist() == [[4, 7]]
     xy, visible = depth_correspondence(depths, K90, EYE, ORIGIN, holes, K90, EYE, ORIGIN)
     assert torch.nonzero(~visible).tolist() == [[4, 7]]
+    lenient = DepthTolerance(10.0, 0.0)  # whatever is allowed, no depth agrees with none
+    _, visible = depth_correspondence(depths, K90, EYE, ORIGIN, holes, K90, EYE, ORIGIN, lenient)
+    assert torch.nonzero(~visible).tolist() == [[4, 7]]
     assert depth_correspondence(depths, K90, EYE, ORIGIN, holes, K90, EYE, ORIGIN, None)[1].all()
 
 

@@ -196,6 +196,18 @@ def test_nothing_is_seen_behind_or_through_padding():
     assert not geometry.visible[1].any()
 
 
+def test_a_tap_whose_point_lies_behind_the_source_is_not_visible():
+    # View 1 looks back at view 0 from 2 m ahead. Both see something between them, but in its left half view 1 sees past
+    # it, 4 m far: 2 m behind view 0.
+    K, R = K90.expand(2, 3, 3), torch.stack([EYE, rotation_from_yaw_pitch(180.0, 0.0)])
+    depths, t = torch.ones(2, HEIGHT, WIDTH), torch.tensor([[0.0, 0.0, 0.0], [0.0, 0.0, 2.0]])
+    depths[1, :, :10] = 4.0
+    geometry = depth_tap_geometry(K, R, t, depths, 4, torch.tensor([[1], [0]]))
+    token = 1 * 5 + 2  # the middle of both images; taps 0 to 2 lie to the left of it
+    assert geometry.visible[0, 0, token].tolist() == [False] * 3 + [True] * 6
+    torch.testing.assert_close(geometry.displacement[0, 0, token, 7], torch.tensor([-1.0, 0.0]))  # left is right there
+
+
 def test_autocast_changes_nothing_and_kinds_are_those_of_the_homography():
     views = uneven_views()
     plain = depth_tap_geometry(*views, 4, NEIGHBOURS, tolerance=LOOSE)
