@@ -27,6 +27,8 @@ def test_both_layouts_are_whole(world):
     walk = world / "scannet" / "test" / "toy00002"
     for sub in ("color", "depth", "pose", "prompt"):
         assert len(list((walk / sub).iterdir())) == 4
+    assert np.load(walk / "valid_frames.npy").tolist() == [0, 1, 2, 3]
+    assert (walk / "key_frame_0.6.txt").read_text() == "0\n1\n2\n3\n"  # a quarter of the way round apart
     depth = np.asarray(Image.open(walk / "depth" / "0.png"))
     assert depth.dtype in (np.uint16, np.int32)
     assert depth.shape == (24, 32)

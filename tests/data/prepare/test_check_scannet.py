@@ -1,0 +1,129 @@
+"""Every file of scenes in one pass: what is broken, missing, of another size, or listed and not there."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mvdiff.cli.main import main
+from mvdiff.data.prepare.check import check_folder, check_folders
+from tests.data.folders import truncate, write_equirectangular, write_matterport3d
+from tests.data.scenes import write_depth, write_scannet, write_scene
+
+
+def found(report):
+    return {(problem.kind, str(problem.path.relative_to(report.root))) for problem in report.problems}
+
+
+def test_whole_scenes_have_no_problems(tmp_path):
+    root = write_scannet(tmp_path / "scannet", num_train=2, num_test=1, num_frames=4)
+    report = check_folder(tmp_path)
+    assert (report.layout, report.root, report.problems) == ("scannet", root, [])
+    assert report.panoramas == {"test": 1, "train": 2}
+    assert report.sizes == {(40, 30): 18, (32, 24): 18}
+    assert (report.captions, dict(report.notes)) == (18, {})
+    assert check_folder(root / "train" / "scene0").panoramas == {"train": 1}
+
+
+def test_everything_wrong_is_named_in_one_pass(tmp_path, capsys):
+    scene = write_scene(tmp_path / "train" / "room", num_frames=20)
+    truncate(scene / "color" / "0.png")
+    (scene / "color" / "1.png").unlink()
+    Image.new("RGB", (20, 15)).save(scene / "color" / "2.png")
+    truncate(scene / "depth" / "3.png")
+    (scene / "depth" / "4.png").unlink()
+    write_depth(scene, 5, np.zeros((24, 32)))
+    write_depth(scene, 6, np.ones((12, 16)))
+    Image.new("L", (32, 24)).save(scene / "depth" / "7.png")
+    (scene / "pose" / "8.txt").write_text("-inf " * 16)
+    (scene / "pose" / "9.txt").unlink()
+    (scene / "pose" / "10.txt").write_text("1 2")
+    (scene / "prompt" / "12.txt").unlink()
+    (scene / "prompt" / "13.txt").unlink()
+    (scene / "prompt" / "14.txt").write_text("")
+    (scene / "prompt" / "15.txt").write_bytes(b"\xff")
+    (scene / "key_frame_0.6.txt").write_text("0\n8\n12\n16\n99\n")
+    (scene / "intrinsic" / "intrinsic_depth.txt").write_text("60 0 40 0 60 30 0 0 1")
+    other = write_scene(tmp_path / "test" / "other", num_frames=3, key_every=None)
+    (other / "intrinsic" / "intrinsic_depth.txt").unlink()
+    (tmp_path / "test" / "bare" / "color").mkdir(parents=True)
+
+    report = check_folder(tmp_path, num_threads=2)
+    lists = {"train/room/key_frame_0.6.txt", "train/room/valid_frames.npy"}
+    assert found(report) == {
+        ("broken colour", "train/room/color/0.png"),
+        ("missing colour", "train/room/color/1.jpg"),
+        ("wrong size", "train/room/color/2.png"),
+        ("broken depth", "train/room/depth/3.png"),
+        ("missing depth", "train/room/depth/4.png"),
+        ("wrong size", "train/room/depth/6.png"),
+        ("broken depth", "train/room/depth/7.png"),
+        ("missing pose", "train/room/pose/9.txt"),
+        ("broken pose", "train/room/pose/10.txt"),
+        ("missing caption", "train/room/prompt/12.txt"),
+        ("empty caption", "train/room/prompt/14.txt"),
+        ("broken caption", "train/room/prompt/15.txt"),
+        ("broken intrinsics", "train/room/intrinsic/intrinsic_depth.txt"),
+        ("listed frame does not exist", "train/room/key_frame_0.6.txt"),
+        *(("listed frame is not usable", name) for name in lists),
+        ("missing intrinsics", "test/other/intrinsic/intrinsic_depth.txt"),
+        ("missing list", "test/other/key_frame_0.6.txt"),
+        ("missing folder", "test/bare/depth"),
+        ("missing folder", "test/bare/pose"),
+    }
+    not_usable = [p.details for p in report.problems if p.kind == "listed frame is not usable"]
+    assert "frame 8: pose is not finite" in not_usable
+    assert "frame 5: no depth at all" in not_usable
+    assert len(not_usable) == 2 + 9  # two key frames, nine of the list of valid ones
+    assert report.notes == {
+        "pose that is not finite": 1,
+        "depth image without any depth": 1,
+        "frame between key frames without caption": 1,
+    }
+    assert main(["data", "check", str(tmp_path)]) == 1
+    out = capsys.readouterr().out
+    assert f"listed frame does not exist: {scene / 'key_frame_0.6.txt'} (frame 99)" in out
+    assert "scannet layout; scenes: 2 in test, 1 in train" in out
+    assert "; 1 x pose that is not finite" in out
+    assert "2 x missing folder" in out
+
+
+def test_a_lost_track_is_no_problem(tmp_path):
+    scene = write_scene(tmp_path / "room", num_frames=4, key_every=None)
+    (scene / "key_frame_0.6.txt").write_text("0\n3\n")
+    (scene / "pose" / "1.txt").write_text("nan " * 16)
+    report = check_folder(scene)
+    assert (report.problems, dict(report.notes)) == ([], {"pose that is not finite": 1})
+
+
+def test_broken_lists(tmp_path):
+    scene = write_scene(tmp_path / "room", num_frames=2)
+    (scene / "key_frame_0.6.txt").write_text("one\n")
+    (scene / "valid_frames.npy").write_bytes(b"")
+    assert found(check_folder(scene)) == {("broken list", "key_frame_0.6.txt"), ("broken list", "valid_frames.npy")}
+
+
+def test_each_layout_of_a_folder_is_checked(tmp_path, capsys):
+    write_matterport3d(tmp_path / "mp3d_skybox")
+    write_scannet(tmp_path / "scannet", num_train=1, num_test=1, num_frames=2)
+    assert [report.layout for report in check_folders(tmp_path)] == ["matterport3d", "scannet"]
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.count("no problems") == 2
+    (tmp_path / "scannet" / "test" / "scene1" / "pose" / "0.txt").unlink()
+    assert main(["data", "check", str(tmp_path)]) == 1
+    assert [report.layout for report in check_folders(write_equirectangular(tmp_path / "panos"))] == ["equirectangular"]
+
+
+def test_scenes_are_not_split(tmp_path):
+    from mvdiff.data.prepare.split import split_folder
+
+    write_scannet(tmp_path, num_train=1, num_test=1, num_frames=2)
+    (tmp_path / "scannetv2_train.txt").write_text("scene0\n")
+    with pytest.raises(ValueError, match=r"DIR must be a folder of panoramas; got .* ScanNet scenes"):
+        split_folder(tmp_path)
+
+
+def test_the_kitchen(test_data):
+    report = check_folder(test_data / "data" / "scannet" / "test" / "scene7000_01")
+    assert {kind for kind, _ in found(report)} == {"missing list"}
+    assert report.sizes == {(640, 480): 300}
+    assert report.captions == 150
