@@ -12,8 +12,10 @@ from mvdiff.data.toyworld.scene import make_walk, walk_poses
 from mvdiff.data.toyworld.write import render_view
 from mvdiff.eval.depth_overlap import depth_overlap_errors, depth_overlap_psnr, depth_view_pairs
 from mvdiff.eval.runner import EvaluationSettings, evaluate
+from mvdiff.eval.sources import source_from_config
 from mvdiff.geometry import DEFAULT_DEPTH_TOLERANCE, DepthTolerance, intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.samples import SampleRecord, camera_record, sample_folder, write_sample
+from tests.data.scenes import write_scannet
 from tests.geometry.depth_views import EYE, HEIGHT, K90, ORIGIN, WIDTH, uneven_views
 
 MEAN, POOLED = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"
@@ -266,3 +268,29 @@ def test_one_number_is_not_made_of_both_kinds(tmp_path, walk):
     found = evaluate(tmp_path / "ours", reference, ["overlap_psnr"], AS_IS)["metrics"][MEAN]
     assert "samples must all have depths, or none" in found["note"]
     assert "ratio_to_reference" not in found
+
+
+def test_a_runs_scannet_data_are_a_reference(tmp_path):
+    root = write_scannet(tmp_path / "scannet", num_train=1, num_test=1)
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "data:\n  class_path: mvdiff.data.scannet_datamodule.ScanNetDataModule\n  init_args:\n"
+        f"    root: {root}\n    height: 24\n    width: 32\n    num_views: 5\n    prompt_prefix: 'a photo of '\n"
+    )
+    source = source_from_config([config])
+    samples = list(source)
+    assert len(samples) >= 2
+    sample = samples[0]
+    assert (sample.depths.shape, sample.t.shape) == ((5, 24, 32), (5, 3))
+    assert sample.prompts[:2] == ["frame 0", "frame 2"]  # without the prefix; every second frame is a key frame
+    for sample in samples:
+        folder, (height, width) = tmp_path / "ours" / sample.sample_id, sample.images_uint8.shape[-2:]
+        record = SampleRecord(
+            sample.sample_id, sample.prompts, cameras=camera_record(sample.K, sample.R, sample.t, height, width)
+        )
+        write_sample(folder, record, sample.images_uint8.permute(0, 2, 3, 1), depths=sample.depths)
+    found = evaluate(tmp_path / "ours", source, ["overlap_psnr"], AS_IS)["metrics"]
+    for name in (MEAN, POOLED):
+        assert found[name]["num_pairs"] == 4 * len(samples)
+        assert found[name]["ratio_to_reference"] == pytest.approx(1, abs=1e-4)
+    assert found[MEAN]["mean_of_pair_ratios"] == pytest.approx(1, abs=1e-4)
