@@ -98,7 +98,7 @@ def view_overlap(source: View, target: View) -> float:
     """Return the share of a view that another one shows, of what can be told (own derivation).
 
     A pixel without depth, and one whose place in the target has no depth, tells nothing and is not counted. Where all
-    depths are known it is `mvdiff.geometry.depth.overlap_matrix`, which counts them as not shown, as what attends
+    depths are known it is `mvdiff.geometry.overlap_matrix`, which counts them as not shown, as what attends
     where must: real recordings lack a third of their depths, and no two frames of them would overlap by 65 % then.
     """
     height, width = target.depths.shape
