@@ -136,11 +136,37 @@ class CorrespondenceAwareAttention(nn.Module):
     ) -> Tensor:
         """Return the update [B, V, T, C] of the attention."""
         batch, num_views, num_tokens, channels = tokens.shape
+        lenders = torch.arange(batch, device=tokens.device) if neighbour_batch is None else neighbour_batch
+        if not taps.parts:
+            return self._update(tokens, tokens, taps, lenders.view(batch, 1, 1), view_valid)
+        own = tokens.view(-1, channels)
+        parts = [
+            (rows, self._update(own[rows], tokens, part, lenders[rows // (num_views * num_tokens)], view_valid))
+            for rows, part in taps.parts
+        ]
+        rows, update = (torch.cat(values) for values in zip(*parts, strict=True))
+        return update.new_zeros(own.shape).index_copy(0, rows, update).view(tokens.shape)
+
+    def _update(
+        self, own: Tensor, tokens: Tensor, taps: PackedTaps, lenders: Tensor, view_valid: Tensor | None
+    ) -> Tensor:
+        """Return what some tokens take from the views they see.
+
+        Args:
+            own: [..., C] these tokens.
+            tokens: [B, V, T, C] all tokens.
+            taps: of these tokens; its leading axes broadcast with those of `own`.
+            lenders: [...] long, the sample that each token attends to; broadcasts likewise.
+            view_valid: [B, V] bool.
+
+        Returns:
+            [..., C], zeros for tokens without visible taps.
+        """
+        _, num_views, num_tokens, channels = tokens.shape
         heads, width = self.num_heads, self.head_dim
-        source = torch.arange(batch, device=tokens.device) if neighbour_batch is None else neighbour_batch
 
         # F(t*) + gamma(s* - s): four corners of every tap, weighted and summed in one gather.
-        cells = taps.cells + (source * (num_views * num_tokens)).view(batch, 1, 1, 1, 1)
+        cells = taps.cells + (lenders * (num_views * num_tokens))[..., None, None]
         weights = taps.weights.to(tokens.dtype).expand(cells.shape)
         seen = F.embedding_bag(
             cells.view(-1, 4), tokens.view(-1, channels), per_sample_weights=weights.reshape(-1, 4), mode="sum"
@@ -148,19 +174,18 @@ class CorrespondenceAwareAttention(nn.Module):
         seen = self.norm1(seen.add_(taps.encoding(channels, self.wavelengths, tokens.dtype)))
         visible = taps.visible.expand(cells.shape[:-1])
         if view_valid is not None:
-            rows = source.view(batch, 1, 1, 1)
-            visible = visible & view_valid[rows, taps.views]
+            visible = visible & view_valid[lenders[..., None], taps.views]
 
         origin = encode_displacement(tokens.new_zeros(2, dtype=torch.float32), channels, self.wavelengths)
-        query = self.to_q(self.norm1(tokens + origin.to(tokens.dtype)))
+        query = self.to_q(self.norm1(own + origin.to(tokens.dtype)))
         query = query.view(-1, heads, width).transpose(0, 1)
         query = torch.bmm(query, self.to_k.weight.view(heads, width, channels)).transpose(0, 1)
-        seen = seen.flatten(0, 2)
-        visible = visible.flatten(0, 2).unsqueeze(1)
+        seen = seen.flatten(0, -3)
+        visible = visible.flatten(0, -2).unsqueeze(1)
         logits = torch.bmm(query, seen.transpose(1, 2)).float() * width**-0.5
         attention = logits.masked_fill(~visible, torch.finfo(logits.dtype).min).softmax(-1) * visible
         mean = torch.bmm(attention.to(seen.dtype), seen)
         value_weight = self.to_v.weight.view(heads, width, channels)
         value = torch.bmm(mean.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
-        update = self.to_out(value.reshape(tokens.shape))
-        return update * visible.any(-1).view(batch, num_views, num_tokens, 1)
+        update = self.to_out(value.reshape(own.shape))
+        return update * visible.any(-1).view(*own.shape[:-1], 1)

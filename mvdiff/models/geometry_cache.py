@@ -9,7 +9,7 @@ Axes: B batch, V views, U other views, T tokens (h * w cells, row-major), P taps
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -23,6 +23,8 @@ DEFAULT_WAVELENGTHS = (0.5, 16.0)
 DEFAULT_MIN_OVERLAP = 0.01
 DEFAULT_MIN_DEPTH_OVERLAP = 0.3
 """Of views with depth, where the smaller of the two directions counts (the paper's depth model)."""
+MAX_PARTS = 5
+"""Of a level's tokens, by how many taps they see: 96, 48, 24, 12 and 6 at most, say."""
 
 
 def encode_displacement(
@@ -75,6 +77,9 @@ class PackedTaps:
         displacement: [(B,) V, T, S, 2] float32, s* - s in source cells; 0 for empty slots.
         height: rows of cells.
         width: columns of cells.
+        parts: the same taps with less padding, where tokens see very differently much: `(rows, taps)` with rows [R]
+            long among the B * V * T tokens and taps of [R, S, ...], S the most that one of these tokens has. Tokens
+            without any visible tap are in none. Empty where one table serves well, and for taps that all samples share.
     """
 
     cells: Tensor
@@ -84,6 +89,7 @@ class PackedTaps:
     displacement: Tensor
     height: int
     width: int
+    parts: tuple[tuple[Tensor, PackedTaps], ...] = ()
     _encodings: dict = field(default_factory=dict, repr=False)
 
     @classmethod
@@ -117,7 +123,7 @@ class PackedTaps:
         corners = (base.long().unsqueeze(-2) + corner).clamp(min=0).minimum(size - 1)
         weights = torch.where(corner.bool(), fraction.unsqueeze(-2), 1 - fraction.unsqueeze(-2)).prod(-1)
         cells = views.unsqueeze(-1) * (height * width) + corners[..., 1] * width + corners[..., 0]
-        return cls(
+        taps = cls(
             cells=cells,
             weights=(weights * visible.unsqueeze(-1)).float(),
             views=views,
@@ -126,6 +132,27 @@ class PackedTaps:
             height=height,
             width=width,
         )
+        return taps if taps.batch_size is None else replace(taps, parts=taps._parted())
+
+    def _parted(self) -> tuple[tuple[Tensor, PackedTaps], ...]:
+        """Part tokens by how much they see: up to S taps, S/2, S/4, ...; nothing where that saves less than half."""
+        counts = self.visible.sum(-1).flatten()
+        parts, most = [], int(counts.max())
+        while most > 0:
+            fewer = most // 2 if len(parts) < MAX_PARTS - 1 else 0
+            rows = ((counts > fewer) & (counts <= most)).nonzero()[:, 0]
+            if len(rows):
+                slots = int(counts[rows].max())
+                parts.append((rows, self._map(lambda values, r=rows, s=slots: values.flatten(0, 2)[r, :s])))
+            most = fewer
+        slots = sum(part.visible.numel() for _, part in parts)
+        return tuple(parts) if 2 * slots < self.visible.numel() else ()
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PackedTaps:
+        """Change every tensor; parts and kept encodings are left out."""
+        names = ("cells", "weights", "views", "visible", "displacement")
+        changed = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed, parts=(), _encodings={})
 
     @property
     def num_views(self) -> int:
@@ -139,15 +166,19 @@ class PackedTaps:
 
     def to(self, device: torch.device | str) -> PackedTaps:
         """Return a copy on `device`, with an empty cache of encodings."""
-        names = ("cells", "weights", "views", "visible", "displacement")
-        return replace(self, **{name: getattr(self, name).to(device) for name in names}, _encodings={})
+        parts = tuple((rows.to(device), part.to(device)) for rows, part in self.parts)
+        return replace(self._map(lambda values: values.to(device)), parts=parts)
 
     def repeat(self, times: int) -> PackedTaps:
         """Return the taps of the same samples, `times` times over; taps that serve any sample stay as they are."""
         if self.batch_size is None:
             return self
-        names = ("cells", "weights", "views", "visible", "displacement")
-        return replace(self, **{name: torch.cat([getattr(self, name)] * times) for name in names}, _encodings={})
+        num_tokens = self.visible[..., 0].numel()
+        parts = tuple(
+            (torch.cat([rows + run * num_tokens for run in range(times)]), part._map(lambda v: torch.cat([v] * times)))
+            for rows, part in self.parts
+        )
+        return replace(self._map(lambda values: torch.cat([values] * times)), parts=parts)
 
     def encoding(self, channels: int, wavelengths: tuple[float, float], dtype: torch.dtype) -> Tensor:
         """Return gamma(s* - s) of every slot: [(B,) V, T, S, channels], computed in float32 once, kept per dtype.

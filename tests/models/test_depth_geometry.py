@@ -1,5 +1,7 @@
 """Taps of samples with depth: each sample's own, padding left out."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -109,6 +111,39 @@ def test_a_sample_of_one_view_has_no_neighbours():
     values = padded(wall(1), 3)
     taps = build(values, torch.tensor([[True, False, False]]), levels=1).levels[0]
     assert not taps.visible.any()
+
+
+def test_parts_of_tokens_attend_as_one_table_does():
+    """Values and gradients, also of samples that lend each other their views; every token with a tap is in one part."""
+    values, valid = mixed_batch()
+    block, lenders = trained_block(), torch.tensor([1, 0])
+    taps = build(values, valid, levels=1).levels[0]
+    assert taps.parts
+    rows = torch.cat([rows for rows, _ in taps.parts])
+    assert torch.equal(rows.sort().values, taps.visible.any(-1).flatten().nonzero()[:, 0])
+    assert 2 * sum(part.visible.numel() for _, part in taps.parts) < taps.visible.numel()
+    hidden = hidden_for(taps, 2).requires_grad_()
+    outputs = [block(hidden, one, valid, lenders) for one in (taps, dataclasses.replace(taps, parts=()))]
+    assert_close(*outputs, atol=1e-5, rtol=1e-5)
+    into = [hidden, *block.parameters()]
+    gradients = [torch.autograd.grad(output.square().sum(), into) for output in outputs]
+    for one, other in zip(*gradients, strict=True):
+        assert_close(one, other, atol=2e-5 * float(other.abs().max()), rtol=1e-4)
+
+
+def test_parts_compile_without_graph_breaks():
+    values, valid = mixed_batch()
+    taps, block = build(values, valid, levels=1).levels[0], trained_block()
+    hidden = hidden_for(taps, 2)
+    compiled = torch.compile(block, fullgraph=True, backend="eager")
+    assert_close(compiled(hidden, taps, valid), block(hidden, taps, valid))
+
+
+def test_where_nobody_sees_another_every_weight_still_gets_a_gradient():
+    taps = build(wall(4, step=9.0, slope=0.0), levels=1).levels[0]
+    block, hidden = trained_block(), hidden_for(taps, 1)
+    block(hidden, taps).sum().backward()
+    assert all(parameter.grad is not None for parameter in block.parameters())
 
 
 @torch.no_grad()
