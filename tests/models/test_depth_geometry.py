@@ -45,6 +45,14 @@ def mixed_batch():
     return [torch.cat(values) for values in zip(*samples, strict=True)], valid
 
 
+def uneven_batch():
+    """Six views that all see each other, and two with four of padding: most slots of one table stay empty."""
+    samples = [wall(6, step=0.15), padded(wall(2, slope=-0.3, seed=1), 6)]
+    return [torch.cat(values) for values in zip(*samples, strict=True)], torch.tensor(
+        [[True] * 6, [True] * 2 + [False] * 4]
+    )
+
+
 def build(values, valid=None, levels=2):
     return MultiViewGeometry.from_depths(*values, STRIDE, levels, view_valid=valid)
 
@@ -115,7 +123,7 @@ def test_a_sample_of_one_view_has_no_neighbours():
 
 def test_parts_of_tokens_attend_as_one_table_does():
     """Values and gradients, also of samples that lend each other their views; every token with a tap is in one part."""
-    values, valid = mixed_batch()
+    values, valid = uneven_batch()
     block, lenders = trained_block(), torch.tensor([1, 0])
     taps = build(values, valid, levels=1).levels[0]
     assert taps.parts
@@ -132,8 +140,9 @@ def test_parts_of_tokens_attend_as_one_table_does():
 
 
 def test_parts_compile_without_graph_breaks():
-    values, valid = mixed_batch()
+    values, valid = uneven_batch()
     taps, block = build(values, valid, levels=1).levels[0], trained_block()
+    assert taps.parts
     hidden = hidden_for(taps, 2)
     compiled = torch.compile(block, fullgraph=True, backend="eager")
     assert_close(compiled(hidden, taps, valid), block(hidden, taps, valid))
@@ -148,7 +157,7 @@ def test_where_nobody_sees_another_every_weight_still_gets_a_gradient():
 
 @torch.no_grad()
 def test_repeating_serves_guidance():
-    values, valid = mixed_batch()
+    values, valid = uneven_batch()
     taps = build(values, valid, levels=1).levels[0]
     twice = build(values, valid, levels=1).repeat(2).levels[0]
     block, hidden = trained_block(), hidden_for(taps, 2)
