@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvdiff.eval.bootstrap import Interval
+from mvdiff.quickstart.comparison import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.methods import (
     BASE,
     CAA,
@@ -19,8 +19,8 @@ from mvdiff.quickstart.methods import (
     samples_of,
     toy_rig,
 )
-from mvdiff.quickstart.scores import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.settings import Settings
+from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.report import Chart, Column, PanoramaEntry, Series, Strip, Table, view_labels, write_report
 from mvdiff.samples import find_samples, read_sample
@@ -43,19 +43,12 @@ DIFFERENCES = (
 )
 
 
-def _cell(metric: str, value: float | Interval) -> object:
-    scale = 1000 if metric == SHARPNESS else 1
-    if isinstance(value, Interval):
-        return (scale * value.estimate, scale * value.low, scale * value.high)
-    return scale * value
-
-
 def tables(scores: Mapping[str, Any]) -> list[Table]:
     """Return the table of methods and the table of paired differences to the base."""
-    rows = [[name, *(_cell(key, scores["methods"][name][key]) for key, _ in COLUMNS)] for name in METHODS]
+    rows = [[name, *(cell(key, scores["methods"][name][key]) for key, _ in COLUMNS)] for name in METHODS]
     count, network = scores["num_panoramas"], scores["feature_network"]
     differences = [
-        [f"{name} − base", *(_cell(key, values[key]) for key, _ in DIFFERENCES)]
+        [f"{name} − base", *(cell(key, values[key]) for key, _ in DIFFERENCES)]
         for name, values in scores["differences"].items()
     ]
     return [
@@ -185,33 +178,6 @@ def write_page(
     )
 
 
-def print_tables(scores: Mapping[str, Any]) -> None:
-    """Print the tables to the terminal."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    from mvdiff.report.tables import cell_text
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
-    for table in tables(scores):
-        shown = RichTable(title=table.title, caption=table.note)
-        digits = []
-        for column in table.columns:
-            text = (
-                column if isinstance(column, str) else f"{column.name}\n({column.unit})" if column.unit else column.name
-            )
-            shown.add_column(text, justify="left" if isinstance(column, str) else "right")
-            digits.append(2 if isinstance(column, str) else column.digits)
-        for row in table.rows:
-            shown.add_row(*(_text(cell, d, cell_text) for cell, d in zip(row, digits, strict=True)))
-        console.print(shown)
-    for line in verdict(scores):
-        console.print(line)
-
-
-def _text(cell: object, digits: int, cell_text) -> str:
-    from mvdiff.report import Interval as Shown
-
-    return cell_text(Shown(*cell) if isinstance(cell, tuple) else cell, digits)
+def print_scores(scores: Mapping[str, Any]) -> None:
+    """Print the tables and what they say to the terminal."""
+    print_tables(tables(scores), verdict(scores))

@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import os
-import platform
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
-from rich.console import Console
-
+from mvdiff.quickstart.provenance import Clock, footer, write_results
 from mvdiff.quickstart.settings import BASE, PACKAGED_CAA, Settings
-
-RunTrainer = Callable[[Sequence[str]], int]
+from mvdiff.quickstart.training import RunTrainer
 
 
 def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
@@ -33,12 +24,10 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
         OSError: The folder cannot be written.
     """
     settings = settings.check()
-    clock = _Clock()
+    clock = Clock()
     from mvdiff.data.toyworld import write_toyworld
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-    from mvdiff.pipelines.sample_folders import library_versions
     from mvdiff.quickstart import methods, page, scores, training
-    from mvdiff.samples import write_json
 
     with clock.step(f"toy world: {settings.rooms} rooms, {settings.test_rooms} held out"):
         write_toyworld(
@@ -65,20 +54,10 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
         methods.write_references(settings, pipeline)
         scored = scores.score_all(settings)
     story = _story(settings, runs)
-    footer = {
-        "command": "mvdiff quickstart",
-        "settings": ", ".join(f"{key}={value}" for key, value in dataclasses.asdict(settings).items() if key != "out"),
-        "base": f"{BASE}, weights {pipeline.base.weights_hash[:12]}",
-        "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "time": ", ".join(f"{name}: {seconds:.0f} s" for name, seconds in clock.steps)
-        + f"; {clock.total:.0f} s in all",
-    }
-    page.write_page(settings, scored, runs, base_validation, story, footer)
-    results = {"settings": dataclasses.asdict(settings), "scores": _plain(scored), "seconds": dict(clock.steps)}
-    results["curves"] = {run.name: run.curves for run in runs}
-    write_json(settings.out / "results.json", results | {"settings": {**results["settings"], "out": str(settings.out)}})
-    page.print_tables(scored)
+    base = f"{BASE}, weights {pipeline.base.weights_hash[:12]}"
+    page.write_page(settings, scored, runs, base_validation, story, footer("mvdiff quickstart", settings, base, clock))
+    write_results(settings, clock, scores=scored, curves={run.name: run.curves for run in runs})
+    page.print_scores(scored)
     for line in story:
         clock.console.print(line)
     clock.console.print(f"{clock.total:.0f} s; open {settings.out / 'report.html'}")
@@ -106,38 +85,6 @@ def _validate_base(settings: Settings, run_trainer: RunTrainer) -> float:
     from mvdiff.quickstart import training
 
     arguments = training.fit_arguments(settings, "before", settings.max_steps, None, lr=1e-3)
-    metrics = settings.out / "train" / "before" / "metrics.csv"
-    metrics.unlink(missing_ok=True)
-    run_trainer(["validate", *arguments[1:]])
-    return training.read_curves(metrics)["val/overlap_psnr"][1][-1]
-
-
-class _Clock:
-    """Announce each step and remember how long it took."""
-
-    def __init__(self) -> None:
-        self.console = Console()
-        self.started = time.monotonic()
-        self.steps: list[tuple[str, float]] = []
-
-    @contextmanager
-    def step(self, name: str) -> Iterator[None]:
-        """Time one step."""
-        self.console.print(f"[bold]{name}[/bold]")
-        start = time.monotonic()
-        yield
-        self.steps.append((name, round(time.monotonic() - start, 1)))
-
-    @property
-    def total(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.started
-
-
-def _plain(value: Any) -> Any:
-    """Turn intervals into dictionaries, for JSON."""
-    if dataclasses.is_dataclass(value):
-        return dataclasses.asdict(value)
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return value
+    folder = training.run_folder(settings, "before")
+    run = training.run_and_read(folder, run_trainer, ["validate", *arguments[1:]])
+    return run.curves["val/overlap_psnr"][1][-1]

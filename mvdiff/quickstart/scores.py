@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
-import torch
-
 from mvdiff.data.datamodule import Matterport3DDataModule
-from mvdiff.eval.bootstrap import Interval
-from mvdiff.eval.extractors import toy_extractor
-from mvdiff.eval.paired import paired, paired_fid, sample_features
-from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
-from mvdiff.eval.sources import DataSource, FolderSource
+from mvdiff.eval.runner import EvaluationSettings
+from mvdiff.eval.sources import DataSource
+from mvdiff.quickstart.comparison import differences_to, evaluate_methods, feature_network, numbers_of
 from mvdiff.quickstart.methods import (
     BASE,
     CAA,
-    FOLDERS,
     FOREIGN,
     METHODS,
     SILENT,
@@ -29,17 +23,7 @@ from mvdiff.quickstart.methods import (
 from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
 from mvdiff.samples import write_json
 
-FID_RESAMPLES = 200
 RESAMPLES = 2000
-METRICS = ("overlap_psnr", "toy_fid", "toy_inception_score", "caption_agreement", "sharpness")
-PSNR, POOLED, FID, IS, CONTENT, SHARPNESS = NUMBERS = (
-    "overlap_psnr_mean_of_pairs",
-    "overlap_psnr_pooled",
-    "toy_fid",
-    "toy_inception_score",
-    "label_agreement",
-    "sharpness_gradient_energy",
-)
 
 
 def evaluation_settings(settings: Settings) -> EvaluationSettings:
@@ -67,43 +51,14 @@ def score_all(settings: Settings) -> dict[str, Any]:
     Raises:
         ValueError: A number could not be had; the text says why.
     """
-    how = evaluation_settings(settings)
     data = Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX, num_val=0)
     reference = DataSource(data, "train", str(settings.data_root))
-    results = {method: evaluate(samples_of(settings, method), reference, METRICS, how) for method in METHODS}
-    for method, scored in results.items():
-        write_results(scored, settings.out / "scores" / f"{FOLDERS[method]}.json")
-    methods = {
-        method: {name: number(scored["metrics"][name], name, method) for name in NUMBERS}
-        for method, scored in results.items()
-    }
-    for numbers in methods.values():
-        numbers["ratio_to_ground_truth"] = numbers[PSNR].estimate / methods[TRUTH][PSNR].estimate
-    extractor = toy_extractor()
-    features = {
-        method: sample_features(FolderSource(samples_of(settings, method)), extractor)
-        for method in (CAA, FOREIGN, SILENT, BASE)
-    }
-    truth = torch.cat(list(sample_features(reference, extractor).values()))
-    differences = {
-        method: {
-            **{name: paired(results[method], results[BASE], name) for name in (PSNR, CONTENT, SHARPNESS)},
-            FID: paired_fid(features[method], features[BASE], truth, num_resamples=FID_RESAMPLES),
-        }
-        for method in (CAA, FOREIGN, SILENT)
-    }
-    fid = results[CAA]["metrics"][FID]
+    samples = {method: samples_of(settings, method) for method in METHODS}
+    results = evaluate_methods(samples, reference, evaluation_settings(settings), settings.out / "scores")
     return {
-        "methods": methods,
-        "differences": differences,
+        "methods": numbers_of(results, TRUTH),
+        "differences": differences_to(BASE, results, samples, reference, (CAA, FOREIGN, SILENT)),
         "num_panoramas": results[CAA]["generated"]["num_samples"],
         "num_reference_panoramas": results[CAA]["reference"]["num_samples"],
-        "feature_network": {"name": fid["model"], "weights_hash": fid["weights_hash"], "variant": fid["variant"]},
+        "feature_network": feature_network(results[CAA]),
     }
-
-
-def number(entry: Mapping[str, Any], name: str, method: str) -> float | Interval:
-    """Return a result's value, with its interval where it has one."""
-    if "missing" in entry:
-        raise ValueError(f"{name} must come out to be compared; got none of {method}: {entry['missing']}")
-    return Interval(entry["value"], *entry["interval"], 0.95) if "interval" in entry else entry["value"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 BASE = "mvdiff://toy-base"
 PACKAGED_CAA = Path(__file__).parents[1] / "assets" / "toy-caa"
@@ -13,20 +14,20 @@ BASE_WORLD_SEED = 1
 
 
 @dataclass(frozen=True)
-class Settings:
-    """Sizes and seeds of a quickstart; the defaults are the embedded default job.
+class QuickstartSettings:
+    """Sizes and seeds of a quickstart, whatever its task; the defaults are those of the panoramas.
 
     Attributes:
         out: Folder that receives everything.
         seed: Of data, training and noise.
         rooms: Rooms of the toy world.
-        test_rooms: How many of them are held out and generated from their captions.
+        test_rooms: How many of them are held out, to be generated from their captions.
         max_steps: Optimizer steps of the training from scratch.
         continue_steps: Optimizer steps by which the packaged attention is trained further.
         num_validations: Points on the curve of each training.
-        num_inference_steps: Denoising steps of every panorama.
-        guidance_scale: Classifier-free guidance of every panorama.
-        batch_size: Panoramas at once; a control borrows neighbours from within the batch.
+        num_inference_steps: Denoising steps of every sample.
+        guidance_scale: Classifier-free guidance of every sample.
+        batch_size: Samples at once; a control borrows neighbours from within the batch.
         num_workers: Processes that draw the toy world.
     """
 
@@ -42,12 +43,12 @@ class Settings:
     batch_size: int = 4
     num_workers: int = 2
 
-    def check(self) -> Settings:
+    def check(self) -> Self:
         """Return the settings, or raise ValueError where they cannot work."""
         if self.batch_size < 2 or self.test_rooms % self.batch_size:
             raise ValueError(
                 f"test_rooms must be a multiple of batch_size, which must be at least 2; got {self.test_rooms} and "
-                f"{self.batch_size}. One control takes its neighbours from another panorama of the batch."
+                f"{self.batch_size}. One control takes its neighbours from another sample of the batch."
             )
         if self.seed == BASE_WORLD_SEED:
             raise ValueError(
@@ -62,11 +63,16 @@ class Settings:
         return self
 
     @property
-    def data_root(self) -> Path:
-        """The Matterport3D folder of the toy world."""
-        return self.out / "data" / "mp3d_skybox"
-
-    @property
     def samples(self) -> Path:
         """The folder that holds one folder of samples per method."""
         return self.out / "samples"
+
+
+@dataclass(frozen=True)
+class Settings(QuickstartSettings):
+    """Sizes and seeds of the panorama quickstart; the defaults are the embedded default job."""
+
+    @property
+    def data_root(self) -> Path:
+        """The Matterport3D folder of the toy world."""
+        return self.out / "data" / "mp3d_skybox"

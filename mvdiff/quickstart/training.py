@@ -1,15 +1,18 @@
-"""Train the attention with the same command a user types, and read its curve back."""
+"""Train with the same command a user types, and read its curve back."""
 
 from __future__ import annotations
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from mvdiff.quickstart.settings import Settings
+from mvdiff.quickstart.settings import QuickstartSettings, Settings
 
 CONFIG = "toy/pano.yaml"
+RunTrainer = Callable[[Sequence[str]], int]
+"""Runs `mvdiff fit|validate` with the given arguments."""
 
 
 @dataclass(frozen=True)
@@ -26,12 +29,16 @@ class Run:
         return self.folder / "model"
 
 
-def fit_arguments(settings: Settings, name: str, max_steps: int, init_adapter: Path | None, lr: float) -> list[str]:
-    """Return the arguments of `mvdiff` that train."""
-    folder = settings.out / "train" / name
-    chosen = {
+def run_folder(settings: QuickstartSettings, name: str) -> Path:
+    """Return the folder of a run."""
+    return settings.out / "train" / name
+
+
+def common_arguments(settings: QuickstartSettings, name: str, max_steps: int) -> dict[str, Any]:
+    """Return what every training sets: its length, where it goes, seeds, and a log that can be read back."""
+    folder = run_folder(settings, name)
+    return {
         "seed_everything": settings.seed,
-        "total_batch_size": settings.batch_size,
         "trainer.max_steps": max_steps,
         "trainer.val_check_interval": max(1, max_steps // settings.num_validations),
         "trainer.default_root_dir": folder,
@@ -41,24 +48,56 @@ def fit_arguments(settings: Settings, name: str, max_steps: int, init_adapter: P
         "trainer.logger.name": "",
         "trainer.logger.version": "",
         "model.seed": settings.seed,
+        "data.seed": settings.seed,
+    }
+
+
+def rate_arguments(lr: float, max_steps: int) -> dict[str, Any]:
+    """Return what sets the highest learning rate and the length of its schedule."""
+    return {
         "model.optimizer.init_args.lr": lr,
         "model.lr_scheduler.init_args.max_lr": lr,
         "model.lr_scheduler.init_args.total_steps": max_steps,
+    }
+
+
+def num_validation_rooms(settings: QuickstartSettings) -> int:
+    """Return how many training rooms are kept for validation: a quarter of them, eight at most."""
+    return min(8, max(1, (settings.rooms - settings.test_rooms) // 4))
+
+
+def command(name: str, config: str, chosen: Mapping[str, Any]) -> list[str]:
+    """Return the arguments of `mvdiff` for a run of a config with some settings."""
+    return [name, "--config", config, *(f"--{key}={value}" for key, value in chosen.items())]
+
+
+def run_and_read(folder: Path, run_trainer: RunTrainer, arguments: Sequence[str]) -> Run:
+    """Run the trainer and read the curves of the run's folder; a log that is there is replaced."""
+    metrics = folder / "metrics.csv"
+    metrics.unlink(missing_ok=True)
+    run_trainer(arguments)
+    return Run(folder.name, folder, read_curves(metrics))
+
+
+def fit_arguments(settings: Settings, name: str, max_steps: int, init_adapter: Path | None, lr: float) -> list[str]:
+    """Return the arguments of `mvdiff` that train the attention of panoramas."""
+    chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
+    chosen |= {
+        "total_batch_size": settings.batch_size,
         "model.num_inference_steps": settings.num_inference_steps,
         "model.guidance_scale": settings.guidance_scale,
         "data.root": settings.data_root,
-        "data.seed": settings.seed,
         "data.batch_size": settings.batch_size,
-        "data.num_val": min(8, max(1, (settings.rooms - settings.test_rooms) // 4)),
+        "data.num_val": num_validation_rooms(settings),
     }
     if init_adapter is not None:
         chosen["model.init_adapter"] = init_adapter
-    return ["fit", "--config", CONFIG, *(f"--{key}={value}" for key, value in chosen.items())]
+    return command("fit", CONFIG, chosen)
 
 
 def train(
     settings: Settings,
-    run_trainer: Callable[[Sequence[str]], int],
+    run_trainer: RunTrainer,
     name: str,
     max_steps: int,
     lr: float,
@@ -74,11 +113,9 @@ def train(
         lr: Highest learning rate.
         init_adapter: Model folder to go on from; None starts from zero outputs.
     """
-    folder = settings.out / "train" / name
-    metrics = folder / "metrics.csv"
-    metrics.unlink(missing_ok=True)
-    run_trainer(fit_arguments(settings, name, max_steps, init_adapter, lr))
-    return Run(name, folder, read_curves(metrics))
+    return run_and_read(
+        run_folder(settings, name), run_trainer, fit_arguments(settings, name, max_steps, init_adapter, lr)
+    )
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:

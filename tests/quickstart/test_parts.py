@@ -6,6 +6,7 @@ import pytest
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.bootstrap import Interval, paired_difference
 from mvdiff.quickstart import page
+from mvdiff.quickstart.comparison import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS, number
 from mvdiff.quickstart.methods import (
     BASE,
     CAA,
@@ -18,7 +19,7 @@ from mvdiff.quickstart.methods import (
     samples_of,
     toy_rig,
 )
-from mvdiff.quickstart.scores import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS, number, score_all
+from mvdiff.quickstart.scores import score_all
 from mvdiff.quickstart.settings import Settings
 from mvdiff.quickstart.training import fit_arguments, read_curves
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample

@@ -1,0 +1,50 @@
+"""Scores as cells of the report's tables, and the same tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from mvdiff.eval.bootstrap import Interval
+from mvdiff.quickstart.comparison import SHARPNESS
+from mvdiff.report import Interval as Shown
+from mvdiff.report import Table
+from mvdiff.report.tables import cell_text
+
+SCALES = {SHARPNESS: 1000}
+"""By what a number is multiplied to be shown."""
+
+
+def cell(metric: str, value: float | Interval) -> object:
+    """Return a number, or (estimate, low, high) of one with an interval, as `mvdiff.report.Table` takes it."""
+    scale = SCALES.get(metric, 1)
+    if isinstance(value, Interval):
+        return (scale * value.estimate, scale * value.low, scale * value.high)
+    return scale * value
+
+
+def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
+    """Print tables and what they say to the terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    for table in tables:
+        shown = RichTable(title=table.title, caption=table.note)
+        digits = []
+        for column in table.columns:
+            text = (
+                column if isinstance(column, str) else f"{column.name}\n({column.unit})" if column.unit else column.name
+            )
+            shown.add_column(text, justify="left" if isinstance(column, str) else "right")
+            digits.append(2 if isinstance(column, str) else column.digits)
+        for row in table.rows:
+            shown.add_row(*(_text(value, d) for value, d in zip(row, digits, strict=True)))
+        console.print(shown)
+    for line in lines:
+        console.print(line)
+
+
+def _text(value: object, digits: int) -> str:
+    return cell_text(Shown(*value) if isinstance(value, tuple) else value, digits)
