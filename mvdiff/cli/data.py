@@ -76,6 +76,12 @@ def add_parser(subparsers) -> None:
     toyworld.add_argument(
         "--num_frames", type=int, default=60, help="frames of each camera path, 0 for none (default: %(default)s)"
     )
+    toyworld.add_argument(
+        "--arc_deg",
+        type=float,
+        default=360.0,
+        help="how far around the room a path goes; less gives closer frames (default: %(default)s)",
+    )
     toyworld.add_argument("--num_workers", type=int, default=1, help="processes that render (default: %(default)s)")
 
 
@@ -177,6 +183,7 @@ def _toyworld(args: argparse.Namespace) -> int:
             size=args.size,
             test_rooms=args.test_rooms,
             num_frames=args.num_frames,
+            arc_deg=args.arc_deg,
             num_workers=args.num_workers,
             progress=lambda index: bar.advance(task),
         )

@@ -199,13 +199,16 @@ def make_walk(seed: int, index: int) -> Scene:
     return _furnish(rng, corners, _cluster)
 
 
-def walk_poses(seed: int, index: int, num_frames: int) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (R `[3, 3]` world-from-camera, t `[3]` metres) of each frame of the walk around the room's middle."""
+def walk_poses(seed: int, index: int, num_frames: int, arc_deg: float = 360.0) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Return (R `[3, 3]` world-from-camera, t `[3]` metres) of each frame of the walk around the room's middle.
+
+    Frame i stands at `arc_deg * i / num_frames` degrees of the round: the whole round by default.
+    """
     rng = scene_rng("toyworld-path", seed, index)
     start, sway, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * np.pi)
     poses = []
     for i in range(num_frames):
-        angle = start + 2 * np.pi * i / num_frames
+        angle = start + np.deg2rad(arc_deg) * i / num_frames
         t = np.array(
             [WALK_RADIUS * np.sin(angle), -1.35 - 0.1 * np.sin(2 * angle + phase), WALK_RADIUS * np.cos(angle)]
         )

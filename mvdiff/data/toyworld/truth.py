@@ -1,9 +1,17 @@
-"""Read what the views of a toy panorama or the frames of a toy walk show, as `write` noted it for judges."""
+"""Read what the views of a toy panorama or the frames of a toy walk show, as `write` noted it.
+
+Legend: H W image.
+"""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
 
 from mvdiff.data.matterport3d import layout_root
 
@@ -29,19 +37,30 @@ def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
     return {int(degree): shown for degree, shown in views.items()}
 
 
-def read_walk_truth(scene: str | Path) -> dict[int, dict[str, str]]:
-    """Return the facts (see `captions.facts`) of a walk's frames, by frame number.
+class WalkTruth:
+    """Which pixels of a walk's frames show which thing.
 
     Args:
         scene: The scene's folder in the ScanNet layout.
 
+    Attributes:
+        things: Kind and colour of each thing of the room, e.g. `{"kind": "sofa", "colour": "red"}`.
+
     Raises:
-        FileNotFoundError: The scene has no truth file.
+        FileNotFoundError: The scene has no truth.
     """
-    path = Path(scene) / "truth.json"
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"a judged walk must have its facts; got none at {path}. Judge a world that `mvdiff data toyworld` wrote."
-        )
-    frames = json.loads(path.read_text(encoding="utf-8"))["frames"]
-    return {int(frame): shown for frame, shown in frames.items()}
+
+    def __init__(self, scene: str | Path) -> None:
+        self.folder = Path(scene) / "truth"
+        path = self.folder / "things.json"
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"a judged walk must have its truth; got none at {path}. Judge a world that `mvdiff data toyworld` "
+                "wrote."
+            )
+        self.things: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["things"]
+
+    def labels(self, frame: int) -> Tensor:
+        """Return long [H, W]: at each pixel the number of the thing in `things`, -1 where there is none."""
+        with Image.open(self.folder / f"{frame}.png") as image:
+            return torch.from_numpy(np.array(image)).long() - 1

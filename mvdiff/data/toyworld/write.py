@@ -2,7 +2,7 @@
 
 A room gives one panorama (six skybox faces, a caption per 45 degrees, one up, one down, and `truth/<pano>.json` with
 what judges may be asked) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, lists
-of key and usable frames, and `truth.json` with what judges may be asked of each frame).
+of key and usable frames, and `truth/`: which pixels of each frame show which thing).
 """
 
 from __future__ import annotations
@@ -106,19 +106,18 @@ def write_panorama(root: Path, seed: int, index: int, size: int) -> list[str]:
     return paths
 
 
-def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int) -> str:
+def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int, arc_deg: float = 360.0) -> str:
     """Write a walk through room `index` in the ScanNet layout (`size` wide, 3:4) and return the scene's name."""
     scene, name = make_walk(seed, index), room_name(index)
     height, width = size * 3 // 4, size
-    for sub in ("color", "depth", "pose", "intrinsic", "prompt"):
+    for sub in ("color", "depth", "pose", "intrinsic", "prompt", "truth"):
         (root / name / sub).mkdir(parents=True, exist_ok=True)
     K = intrinsics_from_fov(65.0, height, width)
     K4 = np.eye(4)
     K4[:3, :3] = K.numpy()
     for kind in ("color", "depth"):
         np.savetxt(root / name / "intrinsic" / f"intrinsic_{kind}.txt", K4, fmt="%.6f")
-    judged = {}
-    for i, (R, t) in enumerate(walk_poses(seed, index, num_frames)):
+    for i, (R, t) in enumerate(walk_poses(seed, index, num_frames, arc_deg)):
         hits = render_view(scene, K, R, t, height, width, FRAME_SUPERSAMPLING)
         _save_jpeg(hits.colour, root / name / "color" / f"{i}.jpg")
         Image.fromarray(np.round(hits.distance * 1000).astype(np.uint16)).save(root / name / "depth" / f"{i}.png")
@@ -126,16 +125,17 @@ def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int) ->
         pose[:3, :3], pose[:3, 3] = R, t
         np.savetxt(root / name / "pose" / f"{i}.txt", pose, fmt="%.8f")
         (root / name / "prompt" / f"{i}.txt").write_text(describe(scene, hits.label) + "\n")
-        judged[str(i)] = facts(scene, hits.label)
-    (root / name / "truth.json").write_text(json.dumps({"frames": judged}, indent=1) + "\n")
+        Image.fromarray((np.maximum(hits.label, -1) + 1).astype(np.uint8)).save(root / name / "truth" / f"{i}.png")
+    things = [{"kind": thing.kind, "colour": thing.colour} for thing in scene.things]
+    (root / name / "truth" / "things.json").write_text(json.dumps({"things": things}, indent=1) + "\n")
     write_lists(root / name, find_key_frames(ScanNetScene(root / name)))
     return name
 
 
-def _write_room(index: int, root: Path, seed: int, size: int, split: str, num_frames: int) -> list[str]:
+def _write_room(index: int, root: Path, seed: int, size: int, split: str, num_frames: int, arc_deg: float) -> list[str]:
     paths = write_panorama(root / "mp3d_skybox", seed, index, size)
     if num_frames:
-        write_walk(root / "scannet" / split, seed, index, size, num_frames)
+        write_walk(root / "scannet" / split, seed, index, size, num_frames, arc_deg)
     return paths
 
 
@@ -146,6 +146,7 @@ def write_toyworld(
     size: int = 128,
     test_rooms: int | None = None,
     num_frames: int = 60,
+    arc_deg: float = 360.0,
     num_workers: int = 1,
     progress=None,
 ) -> Path:
@@ -160,11 +161,12 @@ def write_toyworld(
         size: Side of a skybox face and width of a frame, pixels.
         test_rooms: Default: a fifth, at least one.
         num_frames: Frames of each camera path; 0 leaves the ScanNet layout out.
+        arc_deg: How far around the room's middle a path goes, in (0, 360]; less gives closer frames.
         num_workers: Processes that render.
         progress: Called with each room's index when it is written.
 
     Raises:
-        ValueError: `rooms`, `size` or `test_rooms` out of range.
+        ValueError: `rooms`, `size`, `test_rooms` or `arc_deg` out of range.
     """
     test_rooms = max(1, rooms // 5) if test_rooms is None else test_rooms
     if rooms < 2:
@@ -173,10 +175,13 @@ def write_toyworld(
         raise ValueError(f"test_rooms must be between 1 and rooms - 1 = {rooms - 1}; got {test_rooms}.")
     if size < 16 or size % 4:
         raise ValueError(f"size must be a multiple of 4 and at least 16 pixels; got {size}.")
+    if not 0 < arc_deg <= 360:
+        raise ValueError(f"arc_deg must lie in (0, 360]; got {arc_deg}. The whole round is 360.")
     root = Path(root)
     rows: list[list[str]] = []
     for split, indices in (("train", range(rooms - test_rooms)), ("test", range(rooms - test_rooms, rooms))):
-        job = partial(_write_room, root=root, seed=seed, size=size, split=split, num_frames=num_frames)
+        sizes = {"size": size, "num_frames": num_frames, "arc_deg": arc_deg}
+        job = partial(_write_room, root=root, seed=seed, split=split, **sizes)
         written = []
         for index, paths in zip(indices, _map(job, indices, num_workers), strict=True):
             written.append(paths)

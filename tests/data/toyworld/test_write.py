@@ -8,6 +8,7 @@ from PIL import Image
 
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.toyworld import write_toyworld
+from mvdiff.data.toyworld.scene import walk_poses
 from mvdiff.geometry.cameras import RingRig
 
 
@@ -77,3 +78,16 @@ def test_views_read_back_show_what_was_traced(world):
 def test_settings_out_of_range(tmp_path, settings, text):
     with pytest.raises(ValueError, match=text):
         write_toyworld(tmp_path, **settings)
+
+
+def test_an_arc_is_the_beginning_of_the_round_with_closer_frames():
+    quarter, whole = walk_poses(5, 2, num_frames=4, arc_deg=90.0), walk_poses(5, 2, num_frames=16)
+    for (R, t), (R_whole, t_whole) in zip(quarter, whole, strict=False):
+        np.testing.assert_allclose(R, R_whole, atol=1e-12)
+        np.testing.assert_allclose(t, t_whole, atol=1e-12)
+
+
+@pytest.mark.parametrize("arc_deg", [0.0, 361.0, float("nan")])
+def test_an_arc_out_of_range_is_an_error(tmp_path, arc_deg):
+    with pytest.raises(ValueError, match=r"arc_deg must lie in \(0, 360\]; got"):
+        write_toyworld(tmp_path, rooms=2, size=16, num_frames=1, arc_deg=arc_deg)
