@@ -2,8 +2,9 @@ import pytest
 
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.toyworld import write_toyworld
-from mvdiff.data.toyworld.captions import JUDGED_HEADS
-from mvdiff.data.toyworld.truth import read_truth, read_walk_truth
+from mvdiff.data.toyworld.captions import JUDGED_HEADS, NAMED_FRACTION
+from mvdiff.data.toyworld.scene import make_walk
+from mvdiff.data.toyworld.truth import WalkTruth, read_truth
 
 
 def test_every_panorama_has_the_facts_of_its_eight_views(tmp_path):
@@ -22,15 +23,19 @@ def test_every_panorama_has_the_facts_of_its_eight_views(tmp_path):
         read_truth(root, "toy00007_toy00007")
 
 
-def test_every_frame_of_a_walk_has_its_facts(tmp_path):
+def test_every_frame_of_a_walk_says_where_its_things_are(tmp_path):
     scene = write_toyworld(tmp_path, rooms=2, seed=5, size=32, test_rooms=1, num_frames=7) / "scannet/test/toy00001"
-    truth = read_walk_truth(scene)
-    assert list(truth) == list(range(7))
-    for frame, shown in truth.items():
-        caption = (scene / "prompt" / f"{frame}.txt").read_text()
-        assert set(shown) == set(JUDGED_HEADS)
-        assert f"{shown['walls']} walls" in caption
-        assert shown["object"] == "none" or f"{shown['colour']} {shown['object']} in the middle" in caption
-    assert len({(shown["object"], shown["colour"]) for shown in truth.values()}) > 1  # each frame has its own
-    with pytest.raises(FileNotFoundError, match=r"must have its facts; got none at .*toy00007/truth\.json"):
-        read_walk_truth(scene.parent / "toy00007")
+    truth, room = WalkTruth(scene), make_walk(5, 1)
+    assert truth.things == [{"kind": thing.kind, "colour": thing.colour} for thing in room.things]
+    seen = []
+    for frame in range(7):
+        labels, caption = truth.labels(frame), (scene / "prompt" / f"{frame}.txt").read_text()
+        assert labels.shape == (24, 32)
+        for number, thing in enumerate(truth.things):  # the caption names what covers at least 1.5 % of the frame
+            named = f"{thing['colour']} {thing['kind']} " in caption
+            assert named == ((labels == number).double().mean() >= NAMED_FRACTION)
+        seen.append(set(labels.unique().tolist()))
+    assert all(-1 in numbers for numbers in seen)
+    assert seen[0] != seen[3]
+    with pytest.raises(FileNotFoundError, match=r"must have its truth; got none at .*toy00007/truth/things\.json"):
+        WalkTruth(scene.parent / "toy00007")
