@@ -3,6 +3,7 @@
 Axes: B samples, V views, N views chosen from the B x V of a batch, C latent channels, H W image, h w latent.
 """
 
+import hashlib
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
@@ -51,7 +52,21 @@ class DepthSingleViewModule(SingleViewModule):
 
 
 class DepthInputs(MultiViewInputs):
-    """Prepare batches of frames with depth and pose."""
+    """Prepare batches of frames with depth and pose.
+
+    Cached latents are kept frame by frame: a frame comes back in other windows of its scene.
+    """
+
+    def _latents(self, batch: MultiViewBatch, i: int) -> Tensor:
+        if not self.cache_latents:
+            return super()._latents(batch, i)
+        return torch.stack([self._frame_latent(image) for image in batch.images[i]])
+
+    def _frame_latent(self, image: Tensor) -> Tensor:
+        """Encode an image [3, H, W] to [C, h, w], or take it from the cache."""
+        digest = hashlib.blake2b(image.cpu().contiguous().numpy(), digest_size=20).hexdigest()
+        keys = ("frame", self.seed, str(list(image.shape)), digest)
+        return self.cache.fetch(lambda: self._encode(image[None], *keys)[0], self.purpose, self._encoder("vae"), *keys)
 
     def geometry(self, batch: MultiViewBatch) -> MultiViewGeometry | None:
         """Compute the correspondences of each sample of a batch; None for single views."""

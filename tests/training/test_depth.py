@@ -10,7 +10,8 @@ from mvdiff.diffusion import sample_timesteps, training_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.conditioning import depth_condition
-from mvdiff.training.depth import DepthMultiViewModule, DepthSingleViewModule
+from mvdiff.training.cache import TensorCache
+from mvdiff.training.depth import DepthInputs, DepthMultiViewModule, DepthSingleViewModule
 from mvdiff.training.ema import TrainedWeightsEMA
 from tests.training.test_multi_view import awaken
 from tests.training.tiny_depth import WallData, tiny_depth_base, wall_batch
@@ -133,6 +134,20 @@ def test_an_adapter_without_image_condition_generates_and_refuses_given_frames(b
     assert torch.isfinite(module.noise_loss(wall_batch(0), wall_batch(0).prompts))
     with pytest.raises(ValueError, match="condition must be left out for an adapter without image_condition"):
         module.noise_loss(wall_batch(1), wall_batch(1).prompts)
+
+
+def test_cached_latents_are_kept_frame_by_frame(module, tmp_path):
+    config = module.adapter.config
+    settings = (module.backbone, 0, config.kernel_size, TensorCache(tmp_path), True, config.min_overlap)
+    inputs, batch = DepthInputs(*settings), wall_batch(0, 1)
+    latents = inputs.latents(batch)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 3 + 4 + 1  # and one of padding
+    turned = dataclasses.replace(batch, images=batch.images.flip(1), epoch=5, sample_id=["a", "b"])
+    assert torch.equal(inputs.latents(turned), latents.flip(1))
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 8
+    torch.testing.assert_close(latents, module.inputs.latents(batch), atol=2.0, rtol=0)  # other noise, the same means
+    assert not torch.equal(latents, module.inputs.latents(batch))
+    assert not torch.equal(DepthInputs(settings[0], 1, *settings[2:]).latents(batch), latents)
 
 
 def test_gradients_reach_the_whole_adapter_and_nothing_else(base):
