@@ -5,11 +5,14 @@ import pickle
 import pytest
 import torch
 
+from mvdiff.cli.main import main
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, export_checkpoint
-from mvdiff.pipelines.model_folder import ModelInfo, load_adapter, load_scheduler
+from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.pipelines.model_folder import ModelInfo, load_adapter, load_scheduler, read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from tests.pipelines.conftest import trained_like
+from tests.pipelines.depth_pipelines import make_depth_pipeline
 
 
 @pytest.fixture
@@ -43,6 +46,24 @@ def test_gives_the_pipeline_that_was_trained(pipeline, checkpoint, tmp_path):
     settings = {"seed": 2, "num_inference_steps": 1, "output_type": "pt"}
     assert torch.equal(loaded("a ball", **settings).images, pipeline("a ball", **settings).images)
     assert load_scheduler(tmp_path / "model").config.steps_offset == 1
+
+
+def test_a_depth_checkpoint_gives_a_depth_model(tmp_path, capsys):
+    pipeline = make_depth_pipeline(tmp_path / "base")
+    adapter, scheduler = pipeline.adapter, pipeline.scheduler
+    described = {
+        "info": pipeline.model_info.to_dict(),
+        "adapter": {key: value for key, value in adapter.config.items() if not key.startswith("_")},
+        "scheduler": [type(scheduler).__name__, dict(scheduler.config)],
+    }
+    state = {f"adapter.{name}": value for name, value in adapter.state_dict().items()}
+    path = save({"state_dict": state, CHECKPOINT_KEY: described}, tmp_path / "last.ckpt")
+    assert main(["export", str(path), "--out", str(tmp_path / "model")]) == 0
+    assert "a depth model of frames of 32 x 24 pixels on the base" in capsys.readouterr().out
+    assert read_model_info(tmp_path / "model") == pipeline.model_info
+    loaded = MVDiffusionDepthPipeline.from_pretrained(tmp_path / "model")
+    assert loaded.takes_images
+    assert all(torch.equal(value, state[f"adapter.{name}"]) for name, value in loaded.adapter.state_dict().items())
 
 
 def test_weights_with_and_without_ema(checkpoint, tmp_path):
