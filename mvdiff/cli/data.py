@@ -63,6 +63,36 @@ def add_parser(subparsers) -> None:
     keyframes.add_argument("--overwrite", action="store_true", help="choose anew where lists are there")
     keyframes.add_argument("--num_workers", type=int, default=1, help="processes (default: %(default)s)")
 
+    caption = commands.add_parser(
+        "caption",
+        help="caption panoramas or scenes",
+        description="Caption the views of panoramas (every 45 degrees) and the key frames of scenes by an image "
+        "captioning model of transformers. What has a caption keeps it, so that a run can be continued. Exits with 1 "
+        "if something could not be captioned.",
+    )
+    caption.add_argument("dir", type=Path, metavar="DIR", help="a data set in any layout, or a scene")
+    caption.add_argument(
+        "--model", default="Salesforce/blip2-opt-2.7b", help="hub id or folder of the model (default: %(default)s)"
+    )
+    caption.add_argument("--revision", help="branch, tag or commit of the model on the hub")
+    caption.add_argument(
+        "--every", type=int, metavar="N", help="in scenes, every N-th usable frame instead of key frames"
+    )
+    caption.add_argument("--batch_size", type=int, default=8, help="pictures at once (default: %(default)s)")
+    caption.add_argument("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
+    caption.add_argument(
+        "--dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="of the model (default: bfloat16 on a GPU, float32 on a CPU)",
+    )
+    caption.add_argument("--prompt", default="", help="what the model is given to continue or to answer")
+    caption.add_argument("--max_new_tokens", type=int, default=40, help="length of a caption (default: %(default)s)")
+    caption.add_argument(
+        "--view_size", type=int, default=512, help="side of a panorama's views, pixels (default: %(default)s)"
+    )
+    caption.add_argument("--overwrite", action="store_true", help="caption anew what has a caption")
+
     toyworld = commands.add_parser(
         "toyworld",
         help="write a data set of small procedural rooms",
@@ -92,6 +122,7 @@ def run(args: argparse.Namespace) -> int:
         "split": _split,
         "import-sens": _import_sens,
         "keyframes": _keyframes,
+        "caption": _caption,
         "toyworld": _toyworld,
     }
     return commands[args.data_command](args)
@@ -169,6 +200,28 @@ def _keyframes(args: argparse.Namespace) -> int:
     text = f"; overlap of {len(overlaps)} pairs: {sum(overlaps) / len(overlaps):.3f}" if overlaps else ""
     print(f"{len(found)} scenes: {sum(scene.kept for scene in found)} had lists, {failed} failed{text}")
     return int(failed > 0)
+
+
+def _caption(args: argparse.Namespace) -> int:
+    from mvdiff.data.prepare.caption import caption_folder
+    from mvdiff.data.prepare.captioner import Captioner
+
+    captioner = Captioner(args.model, args.revision, args.device, args.dtype, args.prompt, args.max_new_tokens)
+    with progress_bar() as bar:
+        task = bar.add_task("captions", total=None)
+        report = caption_folder(
+            args.dir,
+            captioner,
+            args.every,
+            args.batch_size,
+            args.view_size,
+            args.overwrite,
+            lambda done, total: bar.update(task, completed=done, total=total),
+        )
+    for failure in report.failed:
+        print(failure)
+    print(f"{report.written} captions written, {report.kept} were there, {len(report.failed)} failures: {args.dir}")
+    return int(bool(report.failed))
 
 
 def _toyworld(args: argparse.Namespace) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -95,6 +96,30 @@ def read_caption(path: Path) -> str:
     return line
 
 
+def read_faces(root: Path, row: Sequence[str]) -> Tensor:
+    """Decode the six faces of a panorama: [6, 3, S, S] uint8 in the layout's order.
+
+    Args:
+        root: Folder of the lists.
+        row: Six paths relative to it.
+
+    Raises:
+        FileNotFoundError: A face does not exist.
+        ValueError: A face is broken, not square or not of its neighbours' size.
+    """
+    paths = [root / face for face in row]
+    faces = [read_image_uint8(path) for path in paths]
+    size = faces[0].shape[-1]
+    for path, face in zip(paths, faces, strict=True):
+        if face.shape != (3, size, size):
+            height, width = face.shape[1:]
+            raise ValueError(
+                f"{path} must be {size}x{size} as its panorama's first face is wide; got {width}x{height}. "
+                f"Run `mvdiff data check {root}`."
+            )
+    return torch.stack(faces)
+
+
 class Matterport3DPanoramas:
     """Panoramas of one split of a Matterport3D folder.
 
@@ -148,17 +173,7 @@ class Matterport3DPanoramas:
         Raises:
             ValueError: A face is broken, not square or not of its neighbours' size.
         """
-        paths = [self.root / face for face in self.rows[index]]
-        faces = [read_image_uint8(path) for path in paths]
-        size = faces[0].shape[-1]
-        for path, face in zip(paths, faces, strict=True):
-            if face.shape != (3, size, size):
-                height, width = face.shape[1:]
-                raise ValueError(
-                    f"{path} must be {size}x{size} as its panorama's first face is wide; got {width}x{height}. "
-                    f"Run `mvdiff data check {self.root}`."
-                )
-        return torch.stack(faces)
+        return read_faces(self.root, self.rows[index])
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""

@@ -1,0 +1,219 @@
+"""Caption pictures of every layout by an image captioning model: `mvdiff data caption` (the paper's is BLIP-2)."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mvdiff.data.equirectangular import list_images, read_prompts
+from mvdiff.data.images import read_image_uint8
+from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_caption, read_faces, read_split
+from mvdiff.data.panoramas import EmptyCaptionError
+from mvdiff.data.prepare.captioner import Captioner
+from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
+from mvdiff.data.prepare.scenes import find_scenes
+from mvdiff.data.scannet import ScanNetScene
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.geometry.panorama import perspective_from_equirectangular, perspective_from_skybox
+
+
+class Job(NamedTuple):
+    """Pictures of one source that lack captions: their number, how to get them, what to do with their captions."""
+
+    count: int
+    images: Callable[[], list[Tensor]]  # [3, H, W] uint8 each
+    write: Callable[[list[str]], None]
+
+
+@dataclass
+class CaptionReport:
+    """What was done: captions written now, captions that were there, and what could not be captioned and why."""
+
+    written: int = 0
+    kept: int = 0
+    failed: list[str] = field(default_factory=list)
+
+
+def caption_folder(
+    root: str | Path,
+    captioner: Captioner,
+    every: int | None = None,
+    batch_size: int = 8,
+    view_size: int = 512,
+    overwrite: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> CaptionReport:
+    """Caption a data set: panoramas every 45 degrees, scenes at their key frames. What has a caption keeps it.
+
+    Args:
+        root: The data set's folder, in any layout.
+        captioner: Says what a picture shows.
+        every: In scenes, caption every so many usable frames instead of the key frames.
+        batch_size: Pictures captioned at once.
+        view_size: Side of the views (90 degrees) of panoramas that are captioned, pixels.
+        overwrite: Caption anew what has a caption.
+        progress: Called with (captions done, captions to write).
+
+    Returns:
+        What was done. A source that is broken does not stop the others.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has none of the known layouts, or a setting is out of range.
+    """
+    for name, value in (("every", every), ("batch_size", batch_size), ("view_size", view_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1; got {value}.")
+    report, jobs = CaptionReport(), []
+    for layout, folder in find_layouts(root):
+        if layout == "scannet":
+            jobs += _scannet_jobs(folder, every, overwrite, report)
+        elif layout == "matterport3d":
+            jobs += _matterport3d_jobs(folder, view_size, overwrite, report)
+        else:
+            jobs += _equirectangular_jobs(folder, view_size, overwrite, report)
+    total = sum(job.count for job in jobs)
+    for batch in _batches(jobs, batch_size, report):
+        images = [image for _, images in batch for image in images]
+        captions: list[str] = []
+        for start in range(0, len(images), batch_size):
+            captions += captioner(images[start : start + batch_size])
+        for job, _ in batch:
+            own, captions = captions[: job.count], captions[job.count :]
+            try:
+                job.write(own)
+            except EmptyCaptionError as error:
+                report.failed.append(str(error))
+            else:
+                report.written += job.count
+        if progress is not None:
+            progress(report.written, total)
+    return report
+
+
+def _batches(jobs: list[Job], batch_size: int, report: CaptionReport) -> Iterator[list[tuple[Job, list[Tensor]]]]:
+    """Read the pictures of so many jobs that a batch is full."""
+    batch: list[tuple[Job, list[Tensor]]] = []
+    for job in jobs:
+        try:
+            batch.append((job, job.images()))
+        except (FileNotFoundError, ValueError) as error:
+            report.failed.append(str(error))
+        if sum(job.count for job, _ in batch) >= batch_size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _scannet_jobs(folder: Path, every: int | None, overwrite: bool, report: CaptionReport) -> Iterator[Job]:
+    for path in find_scenes(folder):
+        try:
+            scene = ScanNetScene(path)
+            frames = scene.key_frames if every is None else scene.valid_frames[::every]
+        except (FileNotFoundError, ValueError) as error:
+            report.failed.append(
+                f"{error} Or caption every N-th frame with --every N." if every is None else str(error)
+            )
+            continue
+        (path / "prompt").mkdir(exist_ok=True)
+        for frame in frames:
+            target = scene.file("prompt", frame)
+            if _has_caption(target, overwrite, report):
+                continue
+            image = scene.file("color", frame)
+            yield Job(1, lambda image=image: [read_image_uint8(image)], partial(_write_texts, [target]))
+
+
+def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[Job]:
+    lists = sorted(root.glob("*.npy"))
+    rows = dict.fromkeys(row for path in lists for row in read_split(path))
+    if not lists:
+        found, incomplete = find_skyboxes(root)
+        rows = dict.fromkeys(row for scene in found.values() for row in scene)
+        report.failed += [f"{panorama} must have six faces; it does not. Fetch it again." for panorama in incomplete]
+    for row in rows:
+        paths = {degree: caption_path(root, row[0], degree) for degree in CAPTION_DEGREES}
+        wanted = [degree for degree, path in paths.items() if not _has_caption(path, overwrite, report)]
+        if wanted:
+
+            def views(row=row, wanted=wanted) -> list[Tensor]:
+                K, R = _ring(view_size)
+                chosen = [degree // 45 for degree in wanted]
+                views = perspective_from_skybox(read_faces(root, row), K[chosen], R[chosen], view_size, view_size)
+                return list(views.round().clamp(0, 255).to(torch.uint8))
+
+            yield Job(len(wanted), views, partial(_write_texts, [paths[degree] for degree in wanted]))
+
+
+def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[Job]:
+    for path in list_images(root).values():
+        target = path.with_suffix(".json")
+        if target.is_file() and not overwrite:
+            try:
+                report.kept += len(read_prompts(target))
+                continue
+            except EmptyCaptionError:
+                pass
+            except ValueError as error:
+                report.failed.append(str(error))
+                continue
+
+        def views(path=path) -> list[Tensor]:
+            K, R = _ring(view_size)
+            views = perspective_from_equirectangular(read_image_uint8(path), K, R, view_size, view_size)
+            return list(views.round().clamp(0, 255).to(torch.uint8))
+
+        yield Job(len(CAPTION_DEGREES), views, partial(_write_json, target))
+
+
+def _ring(size: int) -> tuple[Tensor, Tensor]:
+    return RingRig(num_views=len(CAPTION_DEGREES), fov_deg=90, height=size, width=size).cameras()
+
+
+def _has_caption(path: Path, overwrite: bool, report: CaptionReport) -> bool:
+    """Tell whether a caption file is to be kept."""
+    if overwrite:
+        return False
+    try:
+        read_caption(path)
+    except (FileNotFoundError, ValueError):
+        return False
+    report.kept += 1
+    return True
+
+
+def _write_texts(paths: list[Path], captions: list[str]) -> None:
+    _check_captions(paths[0], captions)
+    for path, caption in zip(paths, captions, strict=True):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write(path, caption + "\n")
+
+
+def _write_json(path: Path, captions: list[str]) -> None:
+    _check_captions(path, captions)
+    prompts = {str(degree): caption for degree, caption in zip(CAPTION_DEGREES, captions, strict=True)}
+    _write(path, json.dumps({"prompts": prompts}, indent=1, ensure_ascii=False) + "\n")
+
+
+def _check_captions(path: Path, captions: list[str]) -> None:
+    if not all(captions):
+        raise EmptyCaptionError(
+            f"{path} must get {len(captions)} captions; the model said nothing {captions.count('')} times. Give "
+            "another --model or --prompt."
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file under another name first, so that one that is there is whole."""
+    partial_path = path.with_name(path.name + ".partial")
+    partial_path.write_text(text, encoding="utf-8")
+    os.replace(partial_path, path)

@@ -1,0 +1,103 @@
+"""An image captioning model of transformers (BLIP-2, BLIP, GIT, ...): pictures in, one line of text each out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+BLIP2 = "Salesforce/blip2-opt-2.7b"
+"""BLIP-2 as most use it; the paper does not say which one it used."""
+DTYPES = ("auto", "float32", "float16", "bfloat16")
+
+
+class Captioner:
+    """Caption pictures greedily, the same way each time.
+
+    Args:
+        model: Hub id or folder of an image captioning model and its processor, as transformers writes them.
+        revision: Branch, tag or commit on the hub.
+        device: "auto" (a GPU where there is one), "cpu", "cuda", ...
+        dtype: "auto" (bfloat16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
+        prompt: What captions are to begin with, or the question put to the model; it is not part of the caption.
+        max_new_tokens: Length of a caption, at most.
+
+    Raises:
+        FileNotFoundError: The model cannot be had.
+        ValueError: It is no captioning model, lacks weights, or a setting is unknown.
+    """
+
+    def __init__(
+        self,
+        model: str = BLIP2,
+        revision: str | None = None,
+        device: str = "auto",
+        dtype: Literal["auto", "float32", "float16", "bfloat16"] = "auto",
+        prompt: str = "",
+        max_new_tokens: int = 40,
+    ) -> None:
+        from transformers import AutoModelForImageTextToText, AutoProcessor
+
+        if dtype not in DTYPES:
+            raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
+        if max_new_tokens < 1:
+            raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}.")
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+        if dtype == "auto":
+            dtype = "bfloat16" if self.device.type == "cuda" else "float32"
+        self.dtype = getattr(torch, dtype)
+        self.prompt = prompt
+        self.max_new_tokens = max_new_tokens
+        try:
+            self.processor = AutoProcessor.from_pretrained(model, revision=revision)
+            self.model, info = AutoModelForImageTextToText.from_pretrained(
+                model, revision=revision, dtype=self.dtype, output_loading_info=True
+            )
+        except OSError as error:
+            raise FileNotFoundError(
+                "--model must be a captioning model's folder, or its hub id where the hub can be reached; got "
+                f"{model!r}: {_first_line(error)} Where there is a network, run `hf download {model} --local-dir "
+                "FOLDER`, and pass --model FOLDER."
+            ) from error
+        except (ValueError, KeyError) as error:
+            raise ValueError(
+                f"--model must be an image captioning model, such as {BLIP2}; got {model!r}: {_first_line(error)}"
+            ) from error
+        lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
+        if lacking:
+            raise ValueError(
+                f"--model must have all its weights; got {model!r}, which lacks {len(lacking)}, as {lacking[0]}. "
+                "Download it again."
+            )
+        self.model = self.model.eval().to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, images: Sequence[Tensor]) -> list[str]:
+        """Caption pictures.
+
+        Args:
+            images: [3, H, W] uint8 each, of any sizes.
+
+        Returns:
+            A caption each, in one line; perhaps empty.
+        """
+        pictures = [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
+        texts = {"text": [self.prompt] * len(pictures), "padding": True} if self.prompt else {}
+        inputs = self.processor(images=pictures, return_tensors="pt", **texts).to(self.device)
+        inputs = {name: value.to(self.dtype) if value.is_floating_point() else value for name, value in inputs.items()}
+        tokens = self.model.generate(**inputs, max_new_tokens=self.max_new_tokens, do_sample=False, num_beams=1)
+        return [self._clean(text) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
+
+    def _clean(self, text: str) -> str:
+        """Put a caption on one line, without the prompt that models repeat."""
+        text = " ".join(text.split())
+        prompt = " ".join(self.prompt.split())
+        return text[len(prompt) :].strip() if text.lower().startswith(prompt.lower()) else text
+
+
+def _first_line(error: BaseException) -> str:
+    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return text if text.endswith(".") else text + "."
