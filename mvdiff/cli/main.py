@@ -77,6 +77,13 @@ COMMANDS = (
         "mvdiff export last.ckpt --out model",
     ),
     Command(
+        "Mesh",
+        "mesh",
+        "mesh",
+        "fuse a sample's or a recording's frames into a coloured mesh",
+        "mvdiff mesh out/scene0707_00 --out mesh.glb",
+    ),
+    Command(
         "Score",
         "evaluate",
         "evaluate",

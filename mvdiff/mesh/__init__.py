@@ -1,0 +1,21 @@
+"""Meshes with colour from frames with depth and pose: fused into a signed distance function, triangulated, written.
+
+Conventions: see :mod:`mvdiff.geometry`; poses are world-from-camera, depths are z-depths in metres.
+"""
+
+from mvdiff.mesh.frames import Frame, SelectedFrames
+from mvdiff.mesh.surface import Mesh, extract_mesh, simplified, turned_upright, up_axis, write_mesh
+from mvdiff.mesh.tsdf import TsdfVolume, fuse
+
+__all__ = [
+    "Frame",
+    "Mesh",
+    "SelectedFrames",
+    "TsdfVolume",
+    "extract_mesh",
+    "fuse",
+    "simplified",
+    "turned_upright",
+    "up_axis",
+    "write_mesh",
+]

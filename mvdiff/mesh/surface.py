@@ -1,0 +1,265 @@
+"""From a fused volume to a mesh with vertex colours, and from that to a file.
+
+Surfaces are where the distance is zero: marching cubes of scikit-image (Lewiner et al. 2003), a chunk of blocks at a
+time. A mesh is in world axes, as the recording's poses are: one of OpenCV poses has y down. glTF (``.glb``) fixes its
+axes, y up, so :func:`write_mesh` turns the mesh for it; PLY has no axes of its own and keeps the world's.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
+
+CHUNK = 8
+"""Blocks along a side of what is triangulated at once: 65 x 65 x 65 voxels, the last of each side shared."""
+SUFFIXES = (".ply", ".glb")
+STEEPEST = 2.5
+"""How much faster than across a plane the distance may change within a cube: faster, it leaps from behind one surface
+to before another, and there is none in between (own derivation; the skirts behind silhouettes)."""
+_WELD = 2.0**12  # vertices of neighbouring chunks are one where they agree to 1/4096 of a voxel
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """Triangles with a colour at each vertex.
+
+    Attributes:
+        vertices: [N, 3] float64, metres.
+        faces: [M, 3] int64, indices of vertices, counter-clockwise as seen from in front.
+        colours: [N, 3] uint8, red, green, blue.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colours: np.ndarray
+
+
+def extract_mesh(volume: TsdfVolume, min_weight: float = 0.0) -> Mesh:
+    """Triangulate the surfaces of a volume.
+
+    A cube of voxels takes part where all its eight corners have been seen, so surfaces end where nothing was observed.
+
+    Args:
+        volume: fused frames.
+        min_weight: what the weight of a voxel must exceed, in observations from a metre away, straight on.
+
+    Returns:
+        The mesh, vertices in world axes; triangles face the side from which they were seen.
+
+    Raises:
+        ValueError: there is no surface.
+    """
+    blocks = unpacked(volume.keys)
+    chunks = np.unique(np.floor_divide(blocks, CHUNK), axis=0)
+    parts = [part for chunk in chunks if (part := _triangulate(volume, chunk, min_weight)) is not None]
+    if not parts:
+        raise ValueError(
+            f"the frames must show a surface that {volume.voxel_size:g} m voxels can hold; got none among "
+            f"{len(blocks)} blocks. Use a larger voxel_size or truncation, or look at the depth images."
+        )
+    starts = np.cumsum([0, *(len(vertices) for vertices, _, _ in parts)])
+    vertices, colours = (np.concatenate([part[i] for part in parts]) for i in (0, 2))
+    faces = np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=False)])
+    _, first, inverse = np.unique(np.round(vertices * _WELD), axis=0, return_index=True, return_inverse=True)
+    faces = inverse.reshape(-1)[faces]
+    return compacted(Mesh(vertices[first] * volume.voxel_size, faces, colours[first]))
+
+
+def _triangulate(volume: TsdfVolume, chunk: np.ndarray, min_weight: float):
+    """Return (vertices [N, 3] in voxels, faces [M, 3], colours [N, 3] uint8) of a chunk, or None."""
+    from skimage.measure import marching_cubes
+
+    sums = _dense(volume, chunk)
+    weight, near = sums[..., 1], sums[..., 2:3]
+    distance = np.where(weight > 0, sums[..., 0] / np.maximum(weight, 1e-12), 1).astype(np.float32)
+    seen = _of_corners(np.logical_and, (weight > min_weight) & (near[..., 0] > 0))
+    largest, smallest = _of_corners(np.maximum, distance), _of_corners(np.minimum, distance)
+    steep = largest - smallest > STEEPEST * 3**0.5 * volume.voxel_size / volume.truncation
+    whole = np.zeros(distance.shape, bool)  # scikit-image asks the mask at a cube's corner with the largest indices
+    whole[1:, 1:, 1:] = seen & (largest > 0) & (smallest <= 0) & ~steep
+    if not whole.any():
+        return None
+    vertices, faces, _, _ = marching_cubes(distance, 0.0, mask=whole, gradient_direction="descent")
+    # between two voxels of an edge of the grid (or, seldom, inside a cube: two opposite corners of it)
+    low, high = np.floor(vertices).astype(int), np.ceil(vertices).astype(int)
+    share = np.abs(vertices - low).max(axis=1, keepdims=True)
+    colours = np.where(near > 0, sums[..., 3:] / np.maximum(near, 1e-12), 0)
+    colours = colours[tuple(low.T)] * (1 - share) + colours[tuple(high.T)] * share
+    vertices = vertices.astype(np.float64) + chunk * (CHUNK * BLOCK)
+    return vertices, faces.astype(np.int64), np.round(colours.clip(0, 255)).astype(np.uint8)
+
+
+def _dense(volume: TsdfVolume, chunk: np.ndarray) -> np.ndarray:
+    """Return the sums of a chunk's voxels and the next layer's: [S, S, S, SUMS], S = CHUNK * BLOCK + 1; 0 = none."""
+    side = CHUNK + 1
+    wanted = packed(np.indices((side, side, side)).reshape(3, -1).T + chunk * CHUNK)
+    at = np.searchsorted(volume.keys, wanted).clip(max=len(volume.keys) - 1)
+    there = np.nonzero(volume.keys[at] == wanted)[0]
+    blocks = torch.zeros(side**3, *volume.sums.shape[1:])
+    blocks[there] = volume.sums[at[there]]
+    size = CHUNK * BLOCK + 1
+    dense = blocks.reshape(side, side, side, *volume.sums.shape[1:]).permute(0, 3, 1, 4, 2, 5, 6)
+    return dense.reshape(*[side * BLOCK] * 3, -1)[:size, :size, :size].numpy()
+
+
+def _of_corners(combine: np.ufunc, voxels: np.ndarray) -> np.ndarray:
+    """Combine the eight corners of each cube of voxels: one fewer per axis."""
+    for axis in range(3):
+        voxels = combine(np.delete(voxels, 0, axis), np.delete(voxels, -1, axis))
+    return voxels
+
+
+def compacted(mesh: Mesh) -> Mesh:
+    """Return a mesh without triangles that have lost a side, and without vertices that no triangle has."""
+    a, b, c = mesh.faces.T
+    faces = mesh.faces[(a != b) & (b != c) & (c != a)]
+    used, faces = np.unique(faces, return_inverse=True)
+    return Mesh(mesh.vertices[used], faces.reshape(-1, 3), mesh.colours[used])
+
+
+def simplified(mesh: Mesh, max_faces: int) -> Mesh:
+    """Return a coarser mesh of at most ``max_faces`` triangles: vertices that share a cell of a grid become one.
+
+    The cells are enlarged until the count holds; positions and colours of a cell are averaged (vertex clustering,
+    Rossignac and Borrel 1993).
+
+    Raises:
+        ValueError: ``max_faces`` is less than 1.
+    """
+    if max_faces < 1:
+        raise ValueError(f"max_faces must be at least 1; got {max_faces}. Use some ten thousand.")
+    coarse = mesh
+    sides = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
+    cell = 2.0 * float(np.median(np.linalg.norm(sides, axis=1)))
+    while len(coarse.faces) > max_faces:
+        _, group, counts = np.unique(np.floor(mesh.vertices / cell), axis=0, return_inverse=True, return_counts=True)
+        group = group.reshape(-1)
+        mean = [
+            np.stack([np.bincount(group, column) for column in values.T], axis=1) / counts[:, None]
+            for values in (mesh.vertices, mesh.colours.astype(np.float64))
+        ]
+        coarse = compacted(Mesh(mean[0], group[mesh.faces], np.round(mean[1]).astype(np.uint8)))
+        cell *= max(1.1, (len(coarse.faces) / max_faces) ** 0.5)
+    return coarse
+
+
+def up_axis(R: Tensor) -> np.ndarray:
+    """Return the world axis that is nearest to up, judged by cameras that were held upright.
+
+    Args:
+        R: [V, 3, 3] world-from-camera; OpenCV cameras have y down.
+
+    Returns:
+        [3] float64, one of the six axes: (0, -1, 0) in worlds with OpenCV's axes, (0, 0, 1) in ScanNet's.
+
+    Example:
+        >>> up_axis(torch.eye(3)[None]).tolist()
+        [0.0, -1.0, 0.0]
+    """
+    up = -R.double().mean(dim=0)[:, 1]
+    axis = int(up.abs().argmax())
+    return np.where(np.arange(3) == axis, np.sign(float(up[axis])), 0.0)
+
+
+def turned_upright(mesh: Mesh, up: np.ndarray) -> Mesh:
+    """Return a mesh in glTF's axes: x right, y up, z towards the viewer; the turn is the shortest that lifts up to y.
+
+    Args:
+        mesh: in world axes.
+        up: [3] unit vector, which way is up in the world.
+
+    Example:
+        >>> point = Mesh(np.array([[1.0, 2.0, 3.0]]), np.zeros((0, 3), int), np.zeros((1, 3), np.uint8))
+        >>> turned_upright(point, np.array([0.0, -1.0, 0.0])).vertices.tolist()  # OpenCV's axes: half a turn about x
+        [[1.0, -2.0, -3.0]]
+        >>> turned_upright(point, np.array([0.0, 0.0, 1.0])).vertices.tolist()  # z up: a quarter
+        [[1.0, 3.0, -2.0]]
+    """
+    cosine = float(up[1])
+    if cosine <= -1 + 1e-9:
+        rotation = np.diag([1.0, -1.0, -1.0])
+    else:
+        x, y, z = np.cross(up, [0.0, 1.0, 0.0])
+        cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+        rotation = np.eye(3) + cross + cross @ cross / (1 + cosine)
+    return replace(mesh, vertices=mesh.vertices @ rotation.T)
+
+
+def check_mesh_path(path: str | Path) -> Path:
+    """Return the path after checking its ending and that its folder can be made.
+
+    Raises:
+        ValueError: the ending is neither ``.ply`` nor ``.glb``.
+        OSError: the folder cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in SUFFIXES:
+        raise ValueError(f"out must end in {' or '.join(SUFFIXES)}; got {path.name!r}. Name it mesh.ply or mesh.glb.")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir() or not os.access(path.parent, os.W_OK):
+            raise PermissionError("it is a folder, or its folder is read-only")
+    except OSError as error:
+        raise OSError(
+            f"out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
+        ) from error
+    return path
+
+
+def write_mesh(path: str | Path, mesh: Mesh, up: np.ndarray | None = None) -> Path:
+    """Write a mesh, whole or not at all.
+
+    Args:
+        path: ``.ply`` (binary, world axes) or ``.glb`` (glTF: y up; colours made linear, as glTF wants them, and shown
+            as they are, without lamps).
+        mesh: in world axes.
+        up: [3] which way is up in the world, for ``.glb``; default: OpenCV's, (0, -1, 0).
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: the ending is another one.
+        OSError: the file cannot be written.
+    """
+    path = check_mesh_path(path)
+    content = _glb(turned_upright(mesh, np.array([0.0, -1.0, 0.0]) if up is None else up)) if (
+        path.suffix.lower() == ".glb"
+    ) else _trimesh(mesh).export(file_type="ply")  # fmt: skip
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OSError(
+            f"out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
+        ) from error
+    return path
+
+
+def _trimesh(mesh: Mesh):
+    import trimesh
+
+    return trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_colors=mesh.colours, process=False)
+
+
+def _glb(mesh: Mesh) -> bytes:
+    colours = mesh.colours / 255  # sRGB (IEC 61966-2-1) to linear light
+    linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
+    shown = replace(mesh, colours=np.round(linear * 255).astype(np.uint8))
+
+    def unlit(tree: dict) -> None:
+        tree["materials"] = [
+            {"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}
+        ]  # fmt: skip
+        tree["extensionsUsed"] = ["KHR_materials_unlit"]
+        for primitive in (part for one in tree["meshes"] for part in one["primitives"]):
+            primitive["material"] = 0
+
+    return _trimesh(shown).export(file_type="glb", tree_postprocessor=unlit)

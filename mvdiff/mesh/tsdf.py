@@ -1,0 +1,287 @@
+"""Fuse depth and colour into a truncated signed distance function (TSDF), kept near surfaces only.
+
+Source: Curless and Levoy 1996 (weighted averages of projective signed distances); blocks of voxels near surfaces, found
+by their integer position, after Niessner et al. 2013. The local planes and the weights are our own derivation.
+
+Voxel (i, j, k) has its centre at ``voxel_size * (i, j, k)`` in the world: the grid does not depend on the recording.
+Distances are positive in front of a surface, in units of the truncation, at most 1. Every voxel holds plain sums, so
+that neither the order of frames nor the way blocks are split into batches matters (up to rounding).
+
+Legend: N blocks of ``BLOCK ** 3`` voxels, H W image.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.depth import known_depths, project_points, unproject
+from mvdiff.geometry.sampling import cell_centres, sample_bilinear
+from mvdiff.mesh.frames import Frame, Frames, checked
+
+BLOCK = 8
+"""Voxels along a side of a block."""
+SUMS = 6
+"""What a voxel sums up: weight * distance, weight, weight near the surface, and that times red, green, blue."""
+DEFAULT_VOXEL_SIZE = 0.02
+DEFAULT_MAX_DEPTH = 8.0
+DEFAULT_MAX_MEMORY = 4.0
+BATCH = 1024
+"""Blocks that are integrated at once: half a million voxels, some 100 MB while they are at work."""
+MIN_SLANT = 0.3
+"""Surfaces seen more obliquely than this count as seen at this angle."""
+BYTES_PER_BLOCK = BLOCK**3 * SUMS * 4
+MAX_PARTS = 8
+"""Into how many points, per axis, a pixel is divided at most when its surface is larger than the truncation."""
+_REACH = 2**20  # block positions are packed into 21 bits per axis
+
+
+class TsdfVolume:
+    """Blocks of voxels and what frames said about them.
+
+    Attributes:
+        voxel_size: metres.
+        truncation: metres.
+        keys: [N] int64, ascending: the blocks' positions, packed.
+        sums: [N, BLOCK, BLOCK, BLOCK, SUMS] float32, axes x, y, z.
+    """
+
+    def __init__(self, voxel_size: float, truncation: float, keys: np.ndarray):
+        self.voxel_size, self.truncation, self.keys = voxel_size, truncation, keys
+        self.sums = torch.zeros(len(keys), BLOCK, BLOCK, BLOCK, SUMS)
+
+    @property
+    def corners(self) -> Tensor:
+        """[N, 3] long, the voxel of each block that has the smallest coordinates."""
+        return torch.from_numpy(unpacked(self.keys) * BLOCK)
+
+    def integrate(self, frame: Frame, max_depth: float = DEFAULT_MAX_DEPTH, batch: int = BATCH) -> None:
+        """Add what a frame shows.
+
+        Args:
+            frame: image, depth and camera.
+            max_depth: depths beyond are left out, metres.
+            batch: blocks at once; the result does not depend on it.
+        """
+        surface = LocalPlanes(frame, self.truncation, max_depth)
+        near = self._blocks_in_view(frame, surface.furthest + self.truncation)
+        offsets = torch.cartesian_prod(*[torch.arange(BLOCK)] * 3)
+        image = frame.image.permute(2, 0, 1)[None].float()
+        corners = self.corners
+        for chosen in near.split(batch):
+            points = (corners[chosen][:, None] + offsets).double() * self.voxel_size
+            added = self._observed(frame, surface, image, points.reshape(-1, 3))
+            self.sums[chosen] += added.reshape(-1, BLOCK, BLOCK, BLOCK, SUMS)
+
+    def _blocks_in_view(self, frame: Frame, furthest: float) -> Tensor:
+        """Return the indices of the blocks that a frame may show something of."""
+        middles = (self.corners.double() + (BLOCK - 1) / 2) * self.voxel_size
+        radius = BLOCK * self.voxel_size  # more than half the diagonal
+        height, width = frame.depth.shape
+        xy, z, _ = project_points(middles, frame.K, frame.R, frame.t, height, width)
+        margin = radius * frame.K[:2].abs().sum(dim=1).double() / z[:, None].clamp(min=1e-6)
+        low, high = xy.new_tensor([-0.5, -0.5]) - margin, xy.new_tensor([width - 0.5, height - 0.5]) + margin
+        inside = ((xy >= low) & (xy <= high)).all(dim=1) | (z.abs() <= 2 * radius)
+        return torch.nonzero(inside & (z > -radius) & (z < furthest + radius))[:, 0]
+
+    def _observed(self, frame: Frame, surface: "LocalPlanes", image: Tensor, points: Tensor) -> Tensor:
+        """Return what a frame adds to the voxels at [M, 3] points: [M, SUMS] float32."""
+        height, width = frame.depth.shape
+        xy, z, visible = project_points(points, frame.K, frame.R, frame.t, height, width)
+        rows = torch.nonzero(visible)[:, 0]
+        depth, slant = surface.at(xy[rows])
+        distance = (depth - z[rows]) * slant / self.truncation
+        seen = (depth > 0) & (distance > -1)
+        rows, depth, slant, distance = rows[seen], depth[seen], slant[seen], distance[seen]
+        # pixels per area of surface, and less and less behind it: the other side of a thin wall is somebody else's
+        weight = slant / depth.square() * (1 + distance).clamp(max=1)
+        near = torch.where(distance < 1, weight, 0)
+        colour = sample_bilinear(image, xy[rows][None], padding="border")[0]
+        added = torch.zeros(len(points), SUMS)
+        added[rows] = torch.stack(
+            [weight * distance.clamp(max=1), weight, near, *(near * colour)], dim=-1
+        ).float()  # fmt: skip
+        return added
+
+
+class LocalPlanes:
+    """A depth map as small planes, one per pixel (own derivation).
+
+    The inverse depth of a plane is affine in the pixel coordinates, so each pixel's plane is its inverse depth and the
+    slope of that towards one neighbour per axis: the neighbour whose depth is nearer, which at the edge of a thing is
+    the one on the same thing. A pixel that jumps by more than the truncation from both neighbours of an axis, and not
+    in line with them, belongs to no surface (such as the mixed depths at edges) and is left out.
+
+    Args:
+        frame: its depth is used, and K.
+        truncation: metres.
+        max_depth: depths beyond are left out, metres.
+    """
+
+    def __init__(self, frame: Frame, truncation: float, max_depth: float):
+        depth, valid = known_depths(frame.depth)
+        valid = valid & (depth <= max_depth)
+        inverse = 1 / depth
+        slopes = []
+        for axis in (1, 0):
+            before, after = _steps(inverse, valid, axis)
+            slopes.append(torch.where(before.abs() <= after.abs(), before, after))
+            jump, bend = torch.minimum(before.abs(), after.abs()), (before - after).abs()
+            alone = torch.isfinite(bend) & (torch.minimum(jump, bend) * depth.square() > truncation)
+            valid = valid & ~alone
+        slope_x, slope_y = (torch.where(torch.isfinite(slope), slope, 0) for slope in slopes)
+        # n . X = 1 on the plane, n = K^T (slope_x, slope_y, rest): X = depth K^-1 (x, y, 1)
+        xy = cell_centres(*depth.shape, 1)
+        rest = inverse - slope_x * xy[..., 0] - slope_y * xy[..., 1]
+        normal = torch.stack([slope_x, slope_y, rest], dim=-1) @ frame.K.double()
+        self.slant = (inverse / normal.norm(dim=-1)).clamp(min=MIN_SLANT)
+        self.inverse = torch.where(valid, inverse, 0)
+        self.slopes = torch.stack([slope_x, slope_y], dim=-1)
+        self.depth, self.valid, self.xy = depth, valid, xy
+        self.furthest = float(depth[valid].max()) if bool(valid.any()) else 0.0
+
+    def at(self, xy: Tensor) -> tuple[Tensor, Tensor]:
+        """Look depths up between pixels.
+
+        Args:
+            xy: [M, 2] (x, y) pixel coordinates inside the image.
+
+        Returns:
+            [M] z-depth in metres of the nearest pixel's plane, 0 where there is none, and [M] metres off that plane per
+            metre of depth.
+        """
+        height, width = self.depth.shape
+        column, row = xy.round().long().unbind(dim=-1)
+        column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
+        inverse = self.inverse[row, column]
+        away = xy - self.xy[row, column]
+        there = inverse + (self.slopes[row, column] * away).sum(dim=-1)
+        known = (inverse > 0) & (there > 0)
+        return torch.where(known, 1 / torch.where(known, there, 1), 0), self.slant[row, column]
+
+    def points(self, frame: Frame, spacing: float) -> Tensor:
+        """Return [M, 3] world points on all planes, at most about ``spacing`` metres apart."""
+        rows, columns = torch.nonzero(self.valid, as_tuple=True)
+        xy, depth, slant = self.xy[rows, columns], self.depth[rows, columns], self.slant[rows, columns]
+        apart = depth / frame.K.double().diagonal()[:2].min() / slant
+        points = []
+        parts = (apart / spacing).ceil().clamp(1, MAX_PARTS).long()
+        for number in parts.unique().tolist():
+            chosen = parts == number
+            inside = (torch.arange(number) + 0.5).double() / number - 0.5
+            for shift in torch.cartesian_prod(inside, inside):
+                moved = xy[chosen] + shift
+                there, _ = self.at(moved)
+                points.append(unproject(moved[there > 0], there[there > 0], frame.K, frame.R, frame.t))
+        return torch.cat(points) if points else torch.zeros(0, 3, dtype=torch.float64)
+
+
+def _steps(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Return [H, W] each: the step from the pixel before and the step to the pixel after, inf where one is invalid."""
+    steps = torch.where(
+        valid.narrow(axis, 1, valid.shape[axis] - 1) & valid.narrow(axis, 0, valid.shape[axis] - 1),
+        values.diff(dim=axis),
+        torch.inf,
+    )
+    edge = torch.full_like(values.narrow(axis, 0, 1), torch.inf)
+    return torch.cat([edge, steps], dim=axis), torch.cat([steps, edge], dim=axis)
+
+
+def fuse(
+    frames: Frames,
+    voxel_size: float = DEFAULT_VOXEL_SIZE,
+    truncation: float | None = None,
+    max_depth: float = DEFAULT_MAX_DEPTH,
+    max_memory: float = DEFAULT_MAX_MEMORY,
+    progress: Callable[[], Any] = lambda: None,
+) -> TsdfVolume:
+    """Fuse frames into a volume: one pass over the depths to find where surfaces are, one to integrate.
+
+    Args:
+        frames: each is read twice and not kept.
+        voxel_size: metres.
+        truncation: metres in front of and behind a surface within which distances are kept; default: 4 voxels.
+        max_depth: depths beyond are left out, metres.
+        max_memory: how large the volume may become, GiB.
+        progress: called after each of the 2 x V readings of a frame.
+
+    Returns:
+        The volume.
+
+    Raises:
+        ValueError: a setting is out of range, the volume would become too large, or no frame has a depth.
+    """
+    truncation = 4 * voxel_size if truncation is None else truncation
+    for name, value, least in (
+        ("voxel_size", voxel_size, 0),
+        ("truncation", truncation, voxel_size),
+        ("max_depth", max_depth, 0),
+    ):
+        if not (value > 0 and value >= least and value < torch.inf):
+            wanted = f"at least a voxel, {least:g} m" if least else "a positive length in metres"
+            raise ValueError(f"{name} must be {wanted}; got {value:g}. Leave it out for the default.")
+    limit = max_memory * 2**30
+    keys = np.zeros(0, np.int64)
+    for index in range(len(frames)):
+        frame = checked(frames[index])
+        found = block_keys(LocalPlanes(frame, truncation, max_depth).points(frame, truncation), voxel_size, truncation)
+        keys = np.union1d(keys, found)
+        needed = len(keys) * BYTES_PER_BLOCK
+        if needed > limit:
+            enough = voxel_size * (needed / limit * len(frames) / (index + 1)) ** 0.5
+            raise ValueError(
+                f"voxel_size must leave a volume of at most {max_memory:g} GiB of memory; got {voxel_size:g} m, with "
+                f"which {index + 1} of {len(frames)} frames need {needed / 2**30:.1f} GiB. Use about {enough:.2g} m, a "
+                "smaller max_depth, or allow more memory."
+            )
+        progress()
+    if not len(keys):
+        raise ValueError(
+            f"depth must be known somewhere; got none within {max_depth:g} m in {len(frames)} frames. "
+            "Look at the depth images (uint16, millimetres), or raise max_depth."
+        )
+    volume = TsdfVolume(voxel_size, truncation, keys)
+    for index in range(len(frames)):
+        volume.integrate(checked(frames[index]), max_depth)
+        progress()
+    return volume
+
+
+def block_keys(points: Tensor, voxel_size: float, truncation: float) -> np.ndarray:
+    """Return the packed positions [N] of all blocks within the truncation of [M, 3] world points, ascending.
+
+    Raises:
+        ValueError: a point is too far from the world's origin for the grid.
+    """
+    cells = (points / truncation).floor().long()  # all points of a cell need nearly the same blocks: keep one cell each
+    if not len(cells):
+        return np.zeros(0, np.int64)
+    side = BLOCK * voxel_size
+    if float(cells.abs().max()) >= _REACH - 2:
+        raise ValueError(
+            f"poses must keep what is seen within {truncation * (_REACH - 2):g} m of the world's origin; got a point "
+            f"{float(points.abs().max()):g} m away. Check the poses, or use a larger voxel_size."
+        )
+    cells = unpacked(np.unique(packed(cells.numpy())))
+    steps = np.linspace(-1, 2, int(np.ceil(3 * truncation / side)) + 1) * truncation  # a cell and its margins
+    around = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 1, 3)
+    blocks = np.floor((cells * truncation + around + voxel_size / 2) / side).astype(np.int64)
+    return np.unique(packed(blocks.reshape(-1, 3)))
+
+
+def packed(positions: np.ndarray) -> np.ndarray:
+    """Pack [N, 3] integers in [-2**20, 2**20) into [N] int64 that sort by x, then y, then z.
+
+    Example:
+        >>> unpacked(packed(np.array([[-3, 0, 1048575]]))).tolist()
+        [[-3, 0, 1048575]]
+    """
+    x, y, z = (positions.astype(np.int64) + _REACH).T
+    return (x << 42) | (y << 21) | z
+
+
+def unpacked(keys: np.ndarray) -> np.ndarray:
+    """Return [N, 3] int64 positions of [N] keys, the inverse of :func:`packed`."""
+    return np.stack([keys >> 42, (keys >> 21) & (2 * _REACH - 1), keys & (2 * _REACH - 1)], axis=-1) - _REACH
