@@ -100,8 +100,13 @@ def test_padding_changes_nothing(pipeline):
     alone = {key: value[1:, :2] for key, value in (frames | pictures).items()}
     images = pipeline("a lamp", sample_ids=["b"], **alone, **settings).images
     assert (images[0] - mixed[1, :2]).abs().max() < TOLERANCE
-    pictures["known"][1, 3] = 1  # what padding says of itself is not heard
+    for name in ("K", "R", "t", "depths"):  # padding that looks like a view which the others would attend to
+        frames[name][1, 2:] = frames[name][1, :1]
+    pictures["known"][1] = 0  # and says that it is given, where no frame is
+    pictures["known"][1, 3] = 1
     again = pipeline(["a red wall", "a lamp"], sample_ids=["a", "b"], **frames, **pictures, **settings).images
+    alone["known"][:] = 0
+    images = pipeline("a lamp", sample_ids=["b"], **alone, **settings).images
     assert (images[0] - again[1, :2]).abs().max() < TOLERANCE
 
 
