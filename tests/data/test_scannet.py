@@ -60,6 +60,9 @@ def test_colour_is_a_mean_over_the_area_it_covers(path):
     torch.testing.assert_close(image[0], torch.full((15, 10), 9.0))
     torch.testing.assert_close(image[1, 7, 1:-1], (torch.arange(1, 9) + 0.5) * 4 - 0.5)
     torch.testing.assert_close(image[2, 1:-1, 5], (torch.arange(1, 14) + 0.5) * 2 - 0.5)
+    board = (np.indices((30, 40)).sum(axis=0) % 2 * 255).astype(np.uint8)  # what a single point would see is 0 or 255
+    Image.fromarray(board).save(path / "color" / "10.png")
+    assert ScanNetScene(path).image(10, 6, 8)[:, 1:-1, 1:-1].abs().max() < 0.05
     whole = (ScanNetScene(path).image(9, 30, 40) + 1) * 127.5
     torch.testing.assert_close(whole[1, 3], torch.arange(40.0))
 

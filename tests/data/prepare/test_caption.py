@@ -81,6 +81,10 @@ def test_scenes_at_their_key_frames(tmp_path, captioner):
     root = write_scannet(tmp_path, num_train=1, num_test=1, num_frames=6)
     for text in root.rglob("prompt/*.txt"):
         text.unlink()
+    generator = torch.Generator().manual_seed(1)
+    for path in sorted(root.rglob("color/*.png")):
+        pixels = torch.randint(0, 256, (8, 8, 3), dtype=torch.uint8, generator=generator)
+        Image.fromarray(pixels.numpy()).resize((40, 30)).save(path)
     seen = []
     report = caption_folder(root, captioner, batch_size=2, progress=lambda done, total: seen.append((done, total)))
     assert (report.written, report.kept, report.failed) == (7, 0, [])  # 3 of 6 frames, 4 of 8
@@ -89,6 +93,7 @@ def test_scenes_at_their_key_frames(tmp_path, captioner):
     assert sorted(int(path.stem) for path in (scene.path / "prompt").iterdir()) == scene.key_frames == [0, 2, 4, 6]
     for frame in scene.key_frames:
         assert scene.prompt(frame) == captioner([read_image_uint8(scene.file("color", frame))])[0]
+    assert len({scene.prompt(frame) for frame in scene.key_frames}) > 2
     assert caption_folder(scene.path, captioner, every=3).written == 1  # frames 0, 3, 6
     assert (scene.path / "prompt" / "3.txt").is_file()
 
