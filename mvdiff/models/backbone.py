@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
-from mvdiff.models.loading import PACKAGED, load_strictly, packaged_folder, resolve_folder
+from mvdiff.models.loading import PACKAGED, forget_source, load_strictly, packaged_folder, resolve_folder
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _WEIGHTS = ("unet", "text_encoder", "vae")
@@ -123,6 +123,8 @@ class Backbone(nn.Module):
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
         pipeline.save_pretrained(str(folder))
+        for part in ("unet", "vae"):
+            forget_source(Path(folder) / part / "config.json")
 
 
 def resolve_base(name: str | Path, revision: str | None = None) -> Path:

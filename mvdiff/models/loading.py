@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
@@ -13,6 +14,8 @@ from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from safetensors import SafetensorError, safe_open
 from torch import nn
+
+from mvdiff.samples import write_json
 
 _OLD_BUFFERS = "position_ids"  # what older libraries stored and today's compute; holds nothing learned
 
@@ -148,3 +151,9 @@ def _culprit(folder: Path) -> Path:
         except (OSError, SafetensorError):
             return path
     return weights[0] if len(weights) == 1 else folder
+
+
+def forget_source(path: Path) -> None:
+    """Take off a written config what diffusers notes on loading: the folder that the weights came from."""
+    config = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {name: value for name, value in config.items() if name != "_name_or_path"})

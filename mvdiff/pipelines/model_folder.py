@@ -24,7 +24,7 @@ from safetensors import SafetensorError
 
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.loading import PACKAGED, packaged_folder
+from mvdiff.models.loading import PACKAGED, forget_source, packaged_folder
 from mvdiff.pipelines.schedulers import scheduler_class
 from mvdiff.samples import write_json
 
@@ -159,7 +159,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
         adapter.save_pretrained(str(temporary / "adapter"))
-        _forget_source(temporary / "adapter" / "config.json")
+        forget_source(temporary / "adapter" / "config.json")
         scheduler.save_pretrained(str(temporary / "scheduler"))
         write_json(temporary / "model_index.json", _index(scheduler, info))
         write_json(temporary / INFO_NAME, info.to_dict())
@@ -233,12 +233,6 @@ def location(folder: str | Path, name: str) -> str:
     """
     beside = Path(folder) / name
     return str(beside) if not Path(name).exists() and beside.is_dir() else name
-
-
-def _forget_source(path: Path) -> None:
-    """Take off a config what diffusers notes on loading: where the weights came from, a path of this machine."""
-    config = json.loads(path.read_text(encoding="utf-8"))
-    write_json(path, {name: value for name, value in config.items() if name != "_name_or_path"})
 
 
 def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:

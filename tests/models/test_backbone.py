@@ -49,6 +49,8 @@ def test_hash_follows_the_weights_and_not_the_precision_they_are_opened_in(base,
     backbone.save_pretrained(tmp_path / "half", dtype=torch.float16)
     assert backbone.unet.dtype == torch.float32
     half = load_backbone(tmp_path / "half")
+    written = (tmp_path / "half").rglob("*.json")
+    assert not [path for path in written if str(base) in path.read_text()]  # no path of the machine that wrote it
     assert half.unet.dtype == half.text_encoder.dtype == torch.float32
     assert half.weights_hash() == load_backbone(tmp_path / "half", dtype=torch.float16).weights_hash()
     assert half.weights_hash() != backbone.weights_hash()
@@ -112,7 +114,7 @@ def test_missing_bases_say_what_to_download_and_where(tmp_path):
     with pytest.raises(FileNotFoundError, match="base must be an existing folder or a hub id 'owner/name'; got '/no/"):
         resolve_base("/no/such/folder")
     with pytest.raises(
-        FileNotFoundError, match=r"come with the package, \['mvdiff://toy-base'\]; got 'mvdiff://nothing'"
+        FileNotFoundError, match=r"come with the package, \['mvdiff://toy-base', 'mvdiff://toy-depth-base'\]; got 'mvdiff://nothing'"
     ):
         resolve_base("mvdiff://nothing")
     (tmp_path / "model_index.json").write_text(json.dumps({}))
