@@ -15,8 +15,7 @@ from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
 from mvdiff.eval.sources import FolderSource, Source
 
 FID_RESAMPLES = 200
-METRICS = ("overlap_psnr", "toy_fid", "toy_inception_score", "caption_agreement", "sharpness")
-PSNR, POOLED, FID, IS, CONTENT, SHARPNESS = NUMBERS = (
+PSNR, POOLED, FID, IS, CONTENT, SHARPNESS = (
     "overlap_psnr_mean_of_pairs",
     "overlap_psnr_pooled",
     "toy_fid",
@@ -27,26 +26,27 @@ PSNR, POOLED, FID, IS, CONTENT, SHARPNESS = NUMBERS = (
 
 
 def evaluate_methods(
-    samples: Mapping[str, Path], reference: Source, how: EvaluationSettings, out: Path
+    samples: Mapping[str, Path], reference: str | Path | Source, metrics: Sequence[str], how: EvaluationSettings
 ) -> dict[str, dict[str, Any]]:
     """Score every method; return what `mvdiff.eval.runner.evaluate` says of each.
 
     Args:
         samples: Method -> folder of its samples.
-        reference: Real views, none of which is scored itself.
+        reference: Real views, none of which is generated.
+        metrics: What to compute.
         how: How to measure.
-        out: Folder that receives a JSON file per method, named as its folder of samples.
     """
-    results = {method: evaluate(folder, reference, METRICS, how) for method, folder in samples.items()}
+    return {method: evaluate(folder, reference, metrics, how) for method, folder in samples.items()}
+
+
+def write_scores(results: Mapping[str, dict[str, Any]], samples: Mapping[str, Path], out: Path) -> None:
+    """Write what `evaluate_methods` returned, a JSON file per method named as its folder of samples."""
     for method, scored in results.items():
         write_results(scored, out / f"{samples[method].name}.json")
-    return results
 
 
-def numbers_of(
-    results: Mapping[str, Mapping[str, Any]], truth: str, names: Sequence[str] = NUMBERS
-) -> dict[str, dict[str, Any]]:
-    """Return each method's numbers, and what share of the truth's overlap PSNR it reaches.
+def numbers_of(results: Mapping[str, Mapping[str, Any]], truth: str, names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return some numbers of each method, and what share of the truth's overlap PSNR it reaches.
 
     Raises:
         ValueError: A number could not be had; the text says why.
@@ -66,7 +66,7 @@ def differences_to(
     samples: Mapping[str, Path],
     reference: Source,
     compared: Sequence[str],
-    toy_features: str | None = None,
+    names: Sequence[str],
 ) -> dict[str, dict[str, Interval]]:
     """Return how much more each of some methods has than the base on the same samples, with intervals.
 
@@ -76,14 +76,14 @@ def differences_to(
         samples: Method -> folder of its samples.
         reference: Real views of the toy FID.
         compared: The methods.
-        toy_features: Folder of the feature network; None: the packaged one.
+        names: The numbers, beside the toy FID; each has one value per sample.
     """
-    extractor = toy_extractor(toy_features)
+    extractor = toy_extractor()
     features = {method: sample_features(FolderSource(samples[method]), extractor) for method in (*compared, base)}
     real = torch.cat(list(sample_features(reference, extractor).values()))
     return {
         method: {
-            **{name: paired(results[method], results[base], name) for name in (PSNR, CONTENT, SHARPNESS)},
+            **{name: paired(results[method], results[base], name) for name in names},
             FID: paired_fid(features[method], features[base], real, num_resamples=FID_RESAMPLES),
         }
         for method in compared

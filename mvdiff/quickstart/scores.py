@@ -7,7 +7,19 @@ from typing import Any
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.eval.sources import DataSource
-from mvdiff.quickstart.comparison import differences_to, evaluate_methods, feature_network, numbers_of
+from mvdiff.quickstart.comparison import (
+    CONTENT,
+    FID,
+    IS,
+    POOLED,
+    PSNR,
+    SHARPNESS,
+    differences_to,
+    evaluate_methods,
+    feature_network,
+    numbers_of,
+    write_scores,
+)
 from mvdiff.quickstart.methods import (
     BASE,
     CAA,
@@ -24,6 +36,9 @@ from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
 from mvdiff.samples import write_json
 
 RESAMPLES = 2000
+METRICS = ("overlap_psnr", "toy_fid", "toy_inception_score", "caption_agreement", "sharpness")
+NUMBERS = (PSNR, POOLED, FID, IS, CONTENT, SHARPNESS)
+PAIRED = (PSNR, CONTENT, SHARPNESS)
 
 
 def evaluation_settings(settings: Settings) -> EvaluationSettings:
@@ -54,10 +69,11 @@ def score_all(settings: Settings) -> dict[str, Any]:
     data = Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX, num_val=0)
     reference = DataSource(data, "train", str(settings.data_root))
     samples = {method: samples_of(settings, method) for method in METHODS}
-    results = evaluate_methods(samples, reference, evaluation_settings(settings), settings.out / "scores")
+    results = evaluate_methods(samples, reference, METRICS, evaluation_settings(settings))
+    write_scores(results, samples, settings.out / "scores")
     return {
-        "methods": numbers_of(results, TRUTH),
-        "differences": differences_to(BASE, results, samples, reference, (CAA, FOREIGN, SILENT)),
+        "methods": numbers_of(results, TRUTH, NUMBERS),
+        "differences": differences_to(BASE, results, samples, reference, (CAA, FOREIGN, SILENT), PAIRED),
         "num_panoramas": results[CAA]["generated"]["num_samples"],
         "num_reference_panoramas": results[CAA]["reference"]["num_samples"],
         "feature_network": feature_network(results[CAA]),
