@@ -1,1 +1,1 @@
-"""Files -> batches: panorama layouts read as they are, samples keyed by (seed, epoch, index), resumable loaders."""
+"""Files -> batches: layouts read as they are, samples keyed by (seed, epoch, index), loaders that resume exactly."""

@@ -1,6 +1,6 @@
 """Sequences of frames along a camera path: which frames, which of them are key frames, and their contents when asked.
 
-Key frames are generated first; the frames between two of them are interpolated (paper, section 4.3). A sequence holds
+Key frames are generated first; the frames between two of them are interpolated, as in the paper. A sequence holds
 numbers only and reads a frame when it is asked for it, so that its length does not matter.
 """
 

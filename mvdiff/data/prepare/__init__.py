@@ -1,1 +1,1 @@
-"""Make and check data sets: validation of a whole folder in one pass, train and test lists."""
+"""Make and check data sets: validation in one pass, train and test lists, recordings, key frames, captions."""

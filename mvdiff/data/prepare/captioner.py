@@ -1,4 +1,4 @@
-"""An image captioning model of transformers (BLIP-2, BLIP, GIT, ...): pictures in, one line of text each out."""
+"""An image captioning model of transformers (BLIP-2, BLIP, ...): pictures in, one line of text each out."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Choose key frames by overlap, and list the usable frames: `mvdiff data keyframes`.
 
-Key frames are chosen so that each consecutive pair overlaps by about a target share (65 % in the paper, section 5.2):
-greedily, the next one is the last frame that still overlaps the present one by the target.
+Key frames are chosen so that each consecutive pair overlaps by about a target share (65 % in the paper): greedily, the
+next one is the last frame that still overlaps the present one by the target.
 """
 
 from __future__ import annotations

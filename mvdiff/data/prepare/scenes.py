@@ -56,10 +56,10 @@ def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
         target = folder / entry.name
         if target.exists():
             continue
-        if entry.name in ("color", "depth", "pose", "intrinsic"):
-            os.symlink(entry.resolve(), target, target_is_directory=True)
-        elif entry.is_dir():
+        if entry.is_file():
+            shutil.copyfile(entry, target)
+        elif entry.name == "prompt":
             shutil.copytree(entry, target)
         else:
-            shutil.copyfile(entry, target)
+            os.symlink(entry.resolve(), target, target_is_directory=True)
     return folder
