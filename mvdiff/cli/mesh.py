@@ -24,7 +24,7 @@ def add_parser(subparsers) -> None:
         help="mesh.ply (axes of the poses) or mesh.glb (y up, opens in 3D viewers and browsers)",
     )
     add("--voxel_size", type=float, metavar="M", help="side of a voxel in metres (default: 0.02)")
-    add("--truncation", type=float, metavar="M", help="how thick a surface is kept (default: 4 voxels)")
+    add("--truncation", type=float, metavar="M", help="how thick a surface is kept (default: 3 voxels)")
     add("--max_depth", type=float, metavar="M", help="leave out what is farther away (default: 8)")
     add("--every", type=int, default=1, metavar="N", help="take every N-th frame (default: %(default)s)")
     add("--size", type=int, nargs=2, metavar=("HEIGHT", "WIDTH"), help="resize frames first (default: as they are)")

@@ -18,7 +18,7 @@ from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
 CHUNK = 8
 """Blocks along a side of what is triangulated at once: 65 x 65 x 65 voxels, the last of each side shared."""
 SUFFIXES = (".ply", ".glb")
-STEEPEST = 2.5
+STEEPEST = 2.0
 """How much faster than across a plane the distance may change within a cube: faster, it leaps from behind one surface
 to before another, and there is none in between (own derivation; the skirts behind silhouettes)."""
 _WELD = 2.0**12  # vertices of neighbouring chunks are one where they agree to 1/4096 of a voxel

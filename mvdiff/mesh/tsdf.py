@@ -110,9 +110,10 @@ class LocalPlanes:
     """A depth map as small planes, one per pixel (own derivation).
 
     The inverse depth of a plane is affine in the pixel coordinates, so each pixel's plane is its inverse depth and the
-    slope of that towards one neighbour per axis: the neighbour whose depth is nearer, which at the edge of a thing is
-    the one on the same thing. A pixel that jumps by more than the truncation from both neighbours of an axis, and not
-    in line with them, belongs to no surface (such as the mixed depths at edges) and is left out.
+    slope of that: the mean slope towards the two neighbours of an axis, or, where these differ by more than the
+    truncation or one is missing, that towards the nearer one, which at the edge of a thing is the one on the same thing.
+    A pixel that jumps by more than the truncation from both, and not in line with them, belongs to no surface (such as
+    the mixed depths at edges) and is left out.
 
     Args:
         frame: its depth is used, and K.
@@ -127,16 +128,17 @@ class LocalPlanes:
         slopes = []
         for axis in (1, 0):
             before, after = _steps(inverse, valid, axis)
-            slopes.append(torch.where(before.abs() <= after.abs(), before, after))
-            jump, bend = torch.minimum(before.abs(), after.abs()), (before - after).abs()
-            alone = torch.isfinite(bend) & (torch.minimum(jump, bend) * depth.square() > truncation)
+            nearer = torch.where(before.abs() <= after.abs(), before, after)
+            bend = (before - after).abs() * depth.square()  # metres; inf or NaN where a neighbour is missing
+            slopes.append(torch.where(bend <= truncation, (before + after) / 2, nearer))
+            alone = torch.isfinite(bend) & (torch.minimum(nearer.abs() * depth.square(), bend) > truncation)
             valid = valid & ~alone
         slope_x, slope_y = (torch.where(torch.isfinite(slope), slope, 0) for slope in slopes)
         # n . X = 1 on the plane, n = K^T (slope_x, slope_y, rest): X = depth K^-1 (x, y, 1)
         xy = cell_centres(*depth.shape, 1)
         rest = inverse - slope_x * xy[..., 0] - slope_y * xy[..., 1]
         normal = torch.stack([slope_x, slope_y, rest], dim=-1) @ frame.K.double()
-        self.slant = (inverse / normal.norm(dim=-1)).clamp(min=MIN_SLANT)
+        self.normal_size = normal.norm(dim=-1)
         self.inverse = torch.where(valid, inverse, 0)
         self.slopes = torch.stack([slope_x, slope_y], dim=-1)
         self.depth, self.valid, self.xy = depth, valid, xy
@@ -159,12 +161,14 @@ class LocalPlanes:
         away = xy - self.xy[row, column]
         there = inverse + (self.slopes[row, column] * away).sum(dim=-1)
         known = (inverse > 0) & (there > 0)
-        return torch.where(known, 1 / torch.where(known, there, 1), 0), self.slant[row, column]
+        slant = (there / self.normal_size[row, column]).clamp(min=MIN_SLANT)
+        return torch.where(known, 1 / torch.where(known, there, 1), 0), slant
 
     def points(self, frame: Frame, spacing: float) -> Tensor:
         """Return [M, 3] world points on all planes, at most about ``spacing`` metres apart."""
         rows, columns = torch.nonzero(self.valid, as_tuple=True)
-        xy, depth, slant = self.xy[rows, columns], self.depth[rows, columns], self.slant[rows, columns]
+        xy = self.xy[rows, columns]
+        depth, slant = self.at(xy)
         apart = depth / frame.K.double().diagonal()[:2].min() / slant
         points = []
         parts = (apart / spacing).ceil().clamp(1, MAX_PARTS).long()
@@ -202,7 +206,7 @@ def fuse(
     Args:
         frames: each is read twice and not kept.
         voxel_size: metres.
-        truncation: metres in front of and behind a surface within which distances are kept; default: 4 voxels.
+        truncation: metres in front of and behind a surface within which distances are kept; default: 3 voxels.
         max_depth: depths beyond are left out, metres.
         max_memory: how large the volume may become, GiB.
         progress: called after each of the 2 x V readings of a frame.
@@ -213,7 +217,7 @@ def fuse(
     Raises:
         ValueError: a setting is out of range, the volume would become too large, or no frame has a depth.
     """
-    truncation = 4 * voxel_size if truncation is None else truncation
+    truncation = 3 * voxel_size if truncation is None else truncation
     for name, value, least in (
         ("voxel_size", voxel_size, 0),
         ("truncation", truncation, voxel_size),

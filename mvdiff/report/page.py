@@ -9,6 +9,7 @@ from string import Template
 from mvdiff.report.charts import Chart, chart_figure
 from mvdiff.report.galleries import PanoramaEntry, Strip, strip_figures, viewer_section
 from mvdiff.report.markup import Html, markup, tag
+from mvdiff.report.meshes import MeshEntry, mesh_section
 from mvdiff.report.tables import Table, table_figure
 
 
@@ -40,6 +41,7 @@ def render_report(
     strips: Sequence[Strip] = (),
     panoramas: Sequence[PanoramaEntry] = (),
     footer: Mapping[str, object] | None = None,
+    meshes: Sequence[MeshEntry] = (),
 ) -> str:
     """Write the report as a string; see `write_report`."""
     sections = []
@@ -47,12 +49,15 @@ def render_report(
         sections.append(("scores", "Scores", [table_figure(table) for table in tables]))
     if panoramas:
         sections.append(("panoramas", "Look around", viewer_section(panoramas)))
+    if meshes:
+        sections.append(("meshes", "Mesh in 3D", mesh_section(meshes)))
     if curves:
         sections.append(("curves", "Training", tag("div", [chart_figure(chart) for chart in curves], class_="charts")))
     if strips:
         sections.append(("views", "Views", strip_figures(strips)))
     if footer:
         sections.append(("provenance", "How this was made", _footer(footer)))
+    scripts = (("viewer.js", panoramas), ("mesh_viewer.js", meshes))
     links = [tag("a", heading, href=f"#{name}") for name, heading, _ in sections]
     return Template(_packaged("template.html")).substitute(
         title=markup(title),
@@ -60,7 +65,7 @@ def render_report(
         summary=_summary(summary),
         navigation=tag("nav", links) if len(links) > 1 else "",
         sections=markup([_section(*section) for section in sections]),
-        script=tag("script", Html(_packaged("viewer.js"))) if panoramas else "",
+        script=markup([tag("script", Html(_packaged(name))) for name, shown in scripts if shown]),
     )
 
 
@@ -73,6 +78,7 @@ def write_report(
     strips: Sequence[Strip] = (),
     panoramas: Sequence[PanoramaEntry] = (),
     footer: Mapping[str, object] | None = None,
+    meshes: Sequence[MeshEntry] = (),
 ) -> Path:
     """Write one self-contained HTML file: it loads nothing, so it can be mailed, archived and opened offline.
 
@@ -85,16 +91,17 @@ def write_report(
         strips: Rows of views.
         panoramas: Scenes of the 360-degree viewer.
         footer: Provenance: what was run, with which settings, versions and weights.
+        meshes: Scenes of the 3D viewer.
 
     Returns:
         The path.
 
     Raises:
-        ValueError: If an image, a mask, a table or a series has a wrong form.
+        ValueError: If an image, a mask, a mesh, a table or a series has a wrong form.
         OSError: If the file cannot be written.
     """
     path = Path(path)
-    page = render_report(title, summary, tables, curves, strips, panoramas, footer)
+    page = render_report(title, summary, tables, curves, strips, panoramas, footer, meshes)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(page, encoding="utf-8")

@@ -1,0 +1,184 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mvdiff.mesh import fuse
+from mvdiff.mesh.tsdf import BLOCK, LocalPlanes, TsdfVolume, block_keys, packed, unpacked
+from tests.mesh.worlds import EYE, HEIGHT, ORIGIN, WIDTH, camera, frame, plane_frame
+
+SLANTED = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
+
+
+def distances(volume):
+    """Voxel centres [M, 3] that were seen, their mean distance [M], and mean colour [M, 3]."""
+    offsets = torch.cartesian_prod(*[torch.arange(BLOCK)] * 3)
+    centres = (volume.corners[:, None] + offsets).reshape(-1, 3).double().numpy() * volume.voxel_size
+    sums = volume.sums.reshape(-1, 6).double().numpy()
+    seen = sums[:, 1] > 0
+    return centres[seen], sums[seen, 0] / sums[seen, 1], sums[seen, 3:] / np.maximum(sums[seen, 2:3], 1e-9)
+
+
+def test_matches_the_distance_to_a_slanted_plane():
+    # n . x = 2: the signed distance of a point before it is 2 - n . x, whatever the camera's own slant to it
+    volume = fuse([plane_frame(SLANTED, 2.0)], voxel_size=0.05, truncation=0.2)
+    centres, found, colours = distances(volume)
+    expected = (2.0 - centres @ SLANTED) / 0.2
+    assert len(found) > 20_000
+    assert expected.min() > -1.001
+    np.testing.assert_allclose(found, np.minimum(expected, 1), atol=1e-4)
+    near = expected < 0.99
+    np.testing.assert_allclose(colours[near], np.broadcast_to([200, 100, 50], colours[near].shape), atol=0.01)
+
+
+def test_golden_one_camera_before_a_wall():
+    # wall at z = 2; truncation 0.4: 0.2 m before it is 0.5, 0.1 m behind it is -0.25, at 0.5 m behind nothing is known
+    volume = fuse([plane_frame((0, 0, 1), 2.0)], voxel_size=0.1, truncation=0.4)
+    centres, found, _ = distances(volume)
+    value = {tuple(np.round(centre, 3)): distance for centre, distance in zip(centres, found, strict=True)}
+    assert value[0.0, 0.0, 1.8] == pytest.approx(0.5, abs=1e-5)
+    assert value[0.5, -0.3, 2.1] == pytest.approx(-0.25, abs=1e-5)
+    assert value[0.0, 0.0, 1.6] == pytest.approx(1, abs=1e-5)
+    assert (0.0, 0.0, 2.5) not in value
+    assert (2.2, 0.0, 2.0) not in value  # 90 degrees of view: x <= z, up to half a pixel
+
+
+def test_golden_a_camera_turned_right():
+    # R_y(+90) looks along +x; its transpose would look along -x and put the wall there
+    K, R, t = camera(yaw=90.0, t=(1.0, 0.5, -0.5))
+    volume = fuse([frame(np.full((HEIGHT, WIDTH), 2.0), K, R, t)], voxel_size=0.1)
+    centres, found, _ = distances(volume)
+    on_wall = centres[np.abs(found) < 1e-4]
+    assert len(on_wall) > 100
+    np.testing.assert_allclose(on_wall[:, 0], 3.0, atol=1e-9)
+    np.testing.assert_allclose(on_wall[:, 1:].mean(axis=0), [0.5, -0.5], atol=0.06)
+
+
+def test_weights_count_pixels_per_area():
+    # from twice as far a quarter; the slant of a wall at 60 degrees, straight ahead, halves it
+    weights = []
+    for normal, offset in (((0, 0, 1), 1.0), ((0, 0, 1), 2.0), ((3**0.5 / 2, 0, 0.5), 0.5)):
+        surface = LocalPlanes(plane_frame(normal, offset, height=31, width=41), truncation=1.0, max_depth=9.0)
+        depth, slant = surface.at(torch.tensor([[20.0, 15.0]], dtype=torch.float64))
+        weights.append(float(slant / depth**2))
+    np.testing.assert_allclose(weights, [1, 0.25, 0.5], rtol=1e-5)
+
+
+def test_the_order_of_frames_changes_nothing():
+    frames = [plane_frame(SLANTED, 2.0, colour=(90 * i, 30, 60), yaw=12.0 * i, t=(0.1 * i, 0, 0)) for i in range(3)]
+    one, other = fuse(frames, 0.05), fuse(frames[::-1], 0.05)
+    np.testing.assert_array_equal(one.keys, other.keys)
+    torch.testing.assert_close(one.sums, other.sums, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_the_split_into_batches_changes_nothing(batch):
+    shown = plane_frame(SLANTED, 2.0, yaw=10.0)
+    whole = fuse([shown], 0.05)
+    split = TsdfVolume(whole.voxel_size, whole.truncation, whole.keys)
+    split.integrate(shown, batch=batch)
+    torch.testing.assert_close(split.sums, whole.sums, rtol=1e-6, atol=1e-5)
+
+
+def test_the_same_frame_twice_counts_twice():
+    shown = plane_frame(SLANTED, 2.0)
+    torch.testing.assert_close(fuse([shown] * 2, 0.05).sums, 2 * fuse([shown], 0.05).sums)
+
+
+def test_every_voxel_near_a_surface_has_a_block_however_coarse_the_pixels():
+    shown = plane_frame(SLANTED, 3.0, height=6, width=8)  # pixels of 0.75 m, voxels of 0.04 m
+    centres, found, _ = distances(fuse([shown], voxel_size=0.04))
+    inside = []
+    for x in np.arange(-1.5, 1.5, 0.25):  # points of the plane: their nearest voxel is there and near zero
+        z = (3.0 - SLANTED[0] * x) / SLANTED[2]
+        inside.append(np.abs(centres - [x, 0, z]).max(axis=1).min())
+        assert np.abs(found[np.abs(centres - [x, 0, z]).max(axis=1).argmin()]) < 0.25
+    assert max(inside) <= 0.02 + 1e-9
+
+
+def test_planes_between_pixels_are_exact_also_at_edges():
+    shown = plane_frame(SLANTED, 2.0)
+    depth = shown.depth.clone()
+    depth[:, 20:] += 1.5  # another plane behind it
+    surface = LocalPlanes(shown._replace(depth=depth), truncation=0.1, max_depth=9.0)
+    assert bool(surface.valid.all())
+    for x, y in ((5.3, 9.8), (19.4, 12.25)):  # the second on the last column before the jump
+        K, _, _ = camera()
+        ray = np.array([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], 1.0])
+        found, _ = surface.at(torch.tensor([[x, y]], dtype=torch.float64))
+        assert float(found) == pytest.approx(2.0 / (ray @ SLANTED), rel=1e-5)
+
+
+def test_pixels_between_two_surfaces_belong_to_none():
+    depth = np.full((HEIGHT, WIDTH), 3.0)
+    depth[:, :20] = 1.0
+    depth[:, 20] = 1.4  # a mixture
+    depth[3, 30] = 2.0  # a speckle
+    surface = LocalPlanes(frame(depth, *camera()), truncation=0.1, max_depth=9.0)
+    expected = np.ones((HEIGHT, WIDTH), bool)
+    expected[:, 20] = expected[3, 30] = False
+    np.testing.assert_array_equal(surface.valid.numpy(), expected)
+
+
+@pytest.mark.parametrize("none", [0.0, float("nan"), float("inf"), -1.0, 9.0])
+def test_no_depth_adds_nothing(none):
+    shown = plane_frame((0, 0, 1), 2.0)
+    half = shown.depth.clone()
+    half[:, : WIDTH // 2] = none
+    centres, _, _ = distances(fuse([shown._replace(depth=half)], 0.1))
+    assert (centres[:, 0] > -0.1).all()
+
+
+@given(st.lists(st.tuples(*[st.integers(-(2**20), 2**20 - 1)] * 3), min_size=1, max_size=20))
+def test_packing_is_undone_and_keeps_the_order(positions):
+    keys = packed(np.array(positions))
+    np.testing.assert_array_equal(unpacked(keys), positions)
+    assert np.argsort(keys, kind="stable").tolist() == sorted(range(len(positions)), key=lambda i: positions[i])
+
+
+def test_blocks_hold_all_that_is_within_the_truncation():
+    # block of 8 voxels of 0.1 m: voxel 7 (at 0.7) is the last of block 0, voxel 8 the first of block 1
+    keys = block_keys(torch.tensor([[0.4, 0.4, 0.4]], dtype=torch.float64), voxel_size=0.1, truncation=0.2)
+    assert [0, 0, 0] in unpacked(keys).tolist()
+    keys = block_keys(torch.tensor([[0.7, 0.4, 0.4]], dtype=torch.float64), voxel_size=0.1, truncation=0.2)
+    assert [1, 0, 0] in unpacked(keys).tolist()
+
+
+def test_a_volume_that_is_too_large_is_refused_with_its_size():
+    with pytest.raises(ValueError, match=r"voxel_size must leave a volume of at most 0.01 GiB.* need 0.\d+ GiB"):
+        fuse([plane_frame((0, 0, 1), 2.0)], voxel_size=0.01, max_memory=0.01)
+
+
+def test_empty_depth():
+    with pytest.raises(ValueError, match=r"depth must be known somewhere; got none within 8 m in 2 frames"):
+        fuse([frame(np.zeros((HEIGHT, WIDTH)), *camera())] * 2)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"voxel_size": 0.0}, "voxel_size must be a positive length in metres; got 0"),
+        ({"voxel_size": float("nan")}, "voxel_size must be a positive"),
+        ({"voxel_size": 0.1, "truncation": 0.05}, "truncation must be at least a voxel, 0.1 m; got 0.05"),
+        ({"max_depth": -1.0}, "max_depth must be a positive"),
+    ],
+)
+def test_settings_out_of_range(settings, text):
+    with pytest.raises(ValueError, match=text):
+        fuse([plane_frame((0, 0, 1), 2.0)], **settings)
+
+
+def test_a_pose_far_away():
+    with pytest.raises(ValueError, match="poses must keep what is seen within"):
+        fuse([plane_frame((0, 0, 1), 1e7 + 2.0, t=(0, 0, 1e7))], voxel_size=0.01)
+
+
+def test_a_broken_frame_is_named():
+    shown = plane_frame((0, 0, 1), 2.0)._replace(name="frame 7")
+    with pytest.raises(ValueError, match=r"t must be finite.*frame 7"):
+        fuse([shown._replace(t=ORIGIN / 0)])
+    with pytest.raises(ValueError, match=r"depth must have shape.*frame 7"):
+        fuse([shown._replace(depth=shown.depth[:5])])
+    with pytest.raises(ValueError, match=r"image must be uint8; got torch.float32, in frame 7"):
+        fuse([shown._replace(image=shown.image.float(), R=EYE)])

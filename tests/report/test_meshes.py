@@ -1,0 +1,74 @@
+import base64
+import json
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from mvdiff.report import MeshEntry, Strip, render_report
+from mvdiff.report.meshes import mesh_payload, packed_mesh
+
+
+def square(**changes):
+    """Two triangles, 2 m wide and 1 m high, before z = -3."""
+    vertices = np.array([[-1.0, 0.0, -3.0], [1.0, 0.0, -3.0], [1.0, 1.0, -3.0], [-1.0, 1.0, -3.0]])
+    faces = np.array([[0, 1, 2], [0, 2, 3]])
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255], [9, 8, 7]], np.uint8)
+    return SimpleNamespace(**{"vertices": vertices, "faces": faces, "colours": colours, **changes})
+
+
+def test_what_is_packed_can_be_unpacked():
+    mesh = square(vertices=square().vertices * [1, 1.2, 1] - [0.1, 0.2, 0.123456])
+    packed = packed_mesh("m", mesh)
+    content = zlib.decompress(base64.b64decode(packed["data"]))
+    places = np.frombuffer(content, "<u2", 12).reshape(4, 3) / 65535
+    low, high = np.array(packed["low"]), np.array(packed["high"])
+    np.testing.assert_allclose(low + places * (high - low), mesh.vertices, atol=2 / 65535)
+    faces = np.cumsum(np.frombuffer(content, "<i4", 6, offset=24)).reshape(2, 3)
+    np.testing.assert_array_equal(faces, mesh.faces)
+    np.testing.assert_array_equal(np.frombuffer(content, np.uint8, offset=48).reshape(4, 3), mesh.colours)
+    assert (packed["vertices"], packed["faces"]) == (4, 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"faces": np.zeros((0, 3), int)}, r"m must have vertices \[N, 3\].*got \[\[4, 3\], \[0, 3\], \[4, 3\]\]"),
+        ({"colours": np.zeros((4, 4), np.uint8)}, r"m must have vertices"),
+        ({"colours": np.zeros((3, 3), np.uint8)}, r"m must have a uint8 colour for each vertex"),
+        ({"colours": np.zeros((4, 3))}, r"m must have a uint8 colour for each vertex.*got float64"),
+        ({"faces": np.array([[0.0, 1, 2]])}, r"whole numbers as faces"),
+        ({"faces": np.array([[0, 1, 4]])}, r"m must have finite vertices and faces between them"),
+        ({"vertices": np.full((4, 3), np.nan)}, r"m must have finite vertices"),
+    ],
+)
+def test_a_mesh_of_a_wrong_form(changes, text):
+    with pytest.raises(ValueError, match=text):
+        packed_mesh("m", square(**changes))
+
+
+def test_an_entry_without_meshes():
+    with pytest.raises(ValueError, match=r"MeshEntry\('Room'\).meshes must hold a mesh; got none"):
+        MeshEntry("Room", {})
+
+
+def test_the_payload_cannot_end_its_script():
+    payload = mesh_payload([MeshEntry("</script><b>", {"a<b": square()})])
+    assert "<" not in payload
+    (entry,) = json.loads(payload)
+    assert entry["title"] == "</script><b>"
+    assert entry["methods"][0]["name"] == "a<b"
+
+
+def test_the_page_holds_viewer_and_strips():
+    images = [np.zeros((4, 6, 3), np.uint8)]
+    strips = [Strip("generated", [], images, group="Frames"), Strip("ground truth", [], images, group="Frames")]
+    page = render_report("T", "S", meshes=[MeshEntry("Room", {"CAA": square()}, strips)], footer={"a": "b"})
+    assert page.count('id="mesh-viewer"') == 1
+    assert page.index('id="mesh-viewer"') < page.index("ground truth") < page.index(">How this was made</h2>")
+    assert "window.mvdiffMesh = viewer" in page
+    assert "window.mvdiffViewer = viewer" not in page
+    assert "http" not in page.split("<style>")[0].replace("http-equiv", "")
+    without = render_report("T", "S")
+    assert "mvdiffMesh" not in without
