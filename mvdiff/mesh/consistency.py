@@ -163,6 +163,9 @@ def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
+    """Correlate two [M] of brightness in [0, 255]; NaN where one of them is flat, to half a grey level."""
+    if not len(a):
+        return float("nan")
     a, b = a - a.mean(), b - b.mean()
-    size = a.norm() * b.norm()
-    return float((a * b).sum() / size) if len(a) > 1 and float(size) > 0 else float("nan")
+    spread = a.square().mean().sqrt(), b.square().mean().sqrt()
+    return float((a * b).mean() / (spread[0] * spread[1])) if float(min(spread)) > 0.5 else float("nan")

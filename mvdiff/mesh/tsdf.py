@@ -111,9 +111,9 @@ class LocalPlanes:
 
     The inverse depth of a plane is affine in the pixel coordinates, so each pixel's plane is its inverse depth and the
     slope of that: the mean slope towards the two neighbours of an axis, or, where these differ by more than the
-    truncation or one is missing, that towards the nearer one, which at the edge of a thing is the one on the same thing.
-    A pixel that jumps by more than the truncation from both, and not in line with them, belongs to no surface (such as
-    the mixed depths at edges) and is left out.
+    truncation or one is missing, that towards the nearer one, which at the edge of a thing is the one on the same
+    thing. A pixel that jumps by more than the truncation from both, and not in line with them, belongs to no surface
+    (such as the mixed depths at edges) and is left out.
 
     Args:
         frame: its depth is used, and K.
@@ -163,6 +163,11 @@ class LocalPlanes:
         known = (inverse > 0) & (there > 0)
         slant = (there / self.normal_size[row, column]).clamp(min=MIN_SLANT)
         return torch.where(known, 1 / torch.where(known, there, 1), 0), slant
+
+    def area(self, frame: Frame) -> float:
+        """Return how large all planes are together, square metres."""
+        depth, slant = self.at(self.xy[self.valid])
+        return float((depth.square() / slant).sum() / (frame.K[0, 0] * frame.K[1, 1]))
 
     def points(self, frame: Frame, spacing: float) -> Tensor:
         """Return [M, 3] world points on all planes, at most about ``spacing`` metres apart."""
@@ -226,20 +231,14 @@ def fuse(
         if not (value > 0 and value >= least and value < torch.inf):
             wanted = f"at least a voxel, {least:g} m" if least else "a positive length in metres"
             raise ValueError(f"{name} must be {wanted}; got {value:g}. Leave it out for the default.")
-    limit = max_memory * 2**30
-    keys = np.zeros(0, np.int64)
+    keys, side = np.zeros(0, np.int64), BLOCK * voxel_size
     for index in range(len(frames)):
         frame = checked(frames[index])
-        found = block_keys(LocalPlanes(frame, truncation, max_depth).points(frame, truncation), voxel_size, truncation)
-        keys = np.union1d(keys, found)
-        needed = len(keys) * BYTES_PER_BLOCK
-        if needed > limit:
-            enough = voxel_size * (needed / limit * len(frames) / (index + 1)) ** 0.5
-            raise ValueError(
-                f"voxel_size must leave a volume of at most {max_memory:g} GiB of memory; got {voxel_size:g} m, with "
-                f"which {index + 1} of {len(frames)} frames need {needed / 2**30:.1f} GiB. Use about {enough:.2g} m, a "
-                "smaller max_depth, or allow more memory."
-            )
+        surface = LocalPlanes(frame, truncation, max_depth)
+        least = int(surface.area(frame) * max(side, 2 * truncation) / side**3)
+        _check_memory(max(least, len(keys)), max_memory, voxel_size)  # before that much is listed
+        keys = np.union1d(keys, block_keys(surface.points(frame, truncation), voxel_size, truncation))
+        _check_memory(len(keys), max_memory, voxel_size)
         progress()
     if not len(keys):
         raise ValueError(
@@ -251,6 +250,16 @@ def fuse(
         volume.integrate(checked(frames[index]), max_depth)
         progress()
     return volume
+
+
+def _check_memory(num_blocks: int, max_memory: float, voxel_size: float) -> None:
+    needed = num_blocks * BYTES_PER_BLOCK / 2**30
+    if needed > max_memory:
+        raise ValueError(
+            f"voxel_size must leave a volume of at most {max_memory:g} GiB of memory; got {voxel_size:g} m, which "
+            f"needs {needed:.3g} GiB or more. Use {voxel_size * (needed / max_memory) ** 0.5:.2g} m or more, a smaller "
+            "max_depth, or allow more memory."
+        )
 
 
 def block_keys(points: Tensor, voxel_size: float, truncation: float) -> np.ndarray:

@@ -146,8 +146,21 @@ def test_blocks_hold_all_that_is_within_the_truncation():
 
 
 def test_a_volume_that_is_too_large_is_refused_with_its_size():
-    with pytest.raises(ValueError, match=r"voxel_size must leave a volume of at most 0.01 GiB.* need 0.\d+ GiB"):
-        fuse([plane_frame((0, 0, 1), 2.0)], voxel_size=0.01, max_memory=0.01)
+    # 4 x 3 m of wall at 1 cm: at least 12 / 0.08^2 = 1875 blocks of 12 KiB, 0.021 GiB
+    wall = plane_frame((0, 0, 1), 2.0)
+    with pytest.raises(ValueError, match=r"at most 0.01 GiB of memory; got 0.01 m, which needs 0.021. GiB or more"):
+        fuse([wall], voxel_size=0.01, max_memory=0.01)
+    with pytest.raises(ValueError, match="voxel_size must leave a volume of at most 4 GiB"):
+        fuse([wall], voxel_size=1e-6)  # refused before that many blocks are listed
+    with pytest.raises(ValueError, match="voxel_size must leave a volume of at most 4 GiB"):
+        fuse([wall], voxel_size=0.01, truncation=50.0)
+
+
+def test_frames_together_are_too_large_where_one_is_not():
+    frames = [plane_frame((0, 0, 1), 2.0 + i, t=(0, 0, i)) for i in range(4)]
+    fuse(frames[:1], voxel_size=0.02, max_memory=0.02)
+    with pytest.raises(ValueError, match=r"voxel_size must leave a volume of at most 0.02 GiB"):
+        fuse(frames, voxel_size=0.02, max_memory=0.02)
 
 
 def test_empty_depth():

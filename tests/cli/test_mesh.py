@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+import trimesh
+
+from mvdiff.cli.main import main
+from mvdiff.data.toyworld.write import write_walk
+from tests.mesh.test_frames import write_frames
+from tests.mesh.worlds import plane_frame
+
+
+@pytest.fixture(scope="module")
+def scene(tmp_path_factory):
+    """16 frames of a toy room, 48 x 64, 22.5 degrees apart."""
+    root = tmp_path_factory.mktemp("scannet")
+    return root / write_walk(root, 0, 3, 64, 16)
+
+
+@pytest.fixture
+def transposed(scene, tmp_path):
+    """The same with the rotations of its poses transposed."""
+    for sub in ("color", "depth", "intrinsic"):
+        (tmp_path / sub).symlink_to(scene / sub)
+    (tmp_path / "pose").mkdir()
+    for path in (scene / "pose").iterdir():
+        pose = np.loadtxt(path)
+        pose[:3, :3] = pose[:3, :3].T
+        np.savetxt(tmp_path / "pose" / path.name, pose)
+    return tmp_path
+
+
+def test_a_scene_becomes_a_mesh(scene, tmp_path, capsys):
+    out = tmp_path / "new" / "mesh.ply"
+    assert main(["mesh", str(scene), "--out", str(out), "--voxel_size", "0.1", "--every", "2"]) == 0
+    said, mesh = capsys.readouterr().out, trimesh.load(out, process=False)
+    assert "8 frames; depth agreement 0.9" in said
+    assert f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles; voxels of 0.1 m" in said
+    assert len(mesh.vertices) > 5000
+    lowest = np.quantile(mesh.vertices[:, 1], 0.99)
+    assert lowest == pytest.approx(0, abs=0.1)  # the floor, y down as in the poses
+
+
+def test_a_glb_stands_upright(scene, tmp_path):
+    out = tmp_path / "mesh.glb"
+    assert main(["mesh", str(scene), "--out", str(out), "--voxel_size", "0.1", "--size", "24", "32"]) == 0
+    vertices = trimesh.load(out, process=False, force="mesh").vertices
+    assert np.quantile(vertices[:, 1], 0.01) == pytest.approx(0, abs=0.1)  # the floor is below
+    assert vertices[:, 1].max() > 2
+
+
+def test_a_sample_becomes_a_mesh(tmp_path, capsys):
+    frames = [plane_frame((0, 0, 1), 2.0, (30 * i, 100, 50), t=(0.4 * i, 0, 0)) for i in range(3)]
+    folder, out = write_frames(tmp_path / "s", frames), tmp_path / "mesh.ply"
+    assert main(["mesh", str(folder), "--out", str(out), "--truncation", "0.1", "--max_depth", "3"]) == 0
+    np.testing.assert_allclose(trimesh.load(out).vertices[:, 2], 2, atol=1e-3)
+    assert "3 frames; depth agreement 1.000" in capsys.readouterr().out
+
+
+def test_frames_that_contradict_each_other_are_refused_unless_forced(transposed, capsys):
+    out = transposed / "mesh.ply"
+    arguments = ["mesh", str(transposed), "--out", str(out), "--voxel_size", "0.1"]
+    assert main(arguments) == 1
+    shown = capsys.readouterr()
+    assert "the frames of SOURCE must agree with each other; got ones that do not: its depths contradict" in shown.err
+    assert "depth agreement 0." in shown.out
+    assert not out.exists()
+    assert main([*arguments, "--force"]) == 0
+    assert "fused because of --force" in capsys.readouterr().out
+    assert out.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"--out": "mesh.obj"}, "out must end in .ply or .glb; got 'mesh.obj'"),
+        ({"--out": "file/mesh.ply"}, "out must be a file that can be written"),
+        ({"--voxel_size": "0.0005", "--max_memory": "0.1"}, "voxel_size must leave a volume of at most 0.1 GiB"),
+        ({"--voxel_size": "-1"}, "voxel_size must be a positive length"),
+        ({"--max_depth": "0.1"}, "depth must be known somewhere"),
+        ({"--every": "0"}, "every must be at least 1"),
+    ],
+)
+def test_what_cannot_be_done(scene, tmp_path, capsys, changes, text):
+    (tmp_path / "file").write_text("")
+    options = {"--out": "mesh.ply", **changes}
+    options["--out"] = str(tmp_path / options["--out"])
+    assert main(["mesh", str(scene), *[part for option in options.items() for part in option]]) == 1
+    assert text in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_source_that_is_none(tmp_path, capsys):
+    assert main(["mesh", str(tmp_path / "nowhere"), "--out", str(tmp_path / "mesh.ply")]) == 1
+    assert "SOURCE must be a sample folder (with sample.json) or a scene" in capsys.readouterr().err
