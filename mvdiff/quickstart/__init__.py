@@ -1,5 +1,6 @@
-"""The embedded default: toy data, training, panoramas, scores and a report in minutes on two cores.
+"""The embedded defaults: toy data, training, samples, scores and a report in minutes on two cores.
 
-`run.run_quickstart` is the whole job; each step is made of the parts a user calls (`mvdiff fit`, the pipeline, the
-metrics, the report), never of code of its own for them.
+`run.run_quickstart` is the whole job for panoramas, `depth.run.run_depth_quickstart` that of the depth task; each step
+is made of the parts a user calls (`mvdiff fit`, the pipelines, the metrics, the report), never of code of its own for
+them.
 """

@@ -1,0 +1,102 @@
+"""What is compared on held-out key frames: the base alone, with attention, two controls, and the frames themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.data.frames import FrameDataset
+from mvdiff.data.scannet_datamodule import ScanNetDataModule
+from mvdiff.models.autoencoder import decode_latents, encode_images
+from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.pipelines.frame_folders import frame_record, generate_frame_samples
+from mvdiff.quickstart.depth.settings import HEIGHT, PROMPT_PREFIX, WIDTH, DepthSettings
+from mvdiff.samples import sample_folder, to_uint8, write_sample
+
+CAA, BASE = "with CAA", "base without CAA"
+FOREIGN, SILENT = "CAA, neighbours of another room", "CAA, attention switched off"
+TRUTH, ROUND_TRIP = "ground truth", "autoencoder round trip"
+GENERATED = (CAA, BASE, FOREIGN, SILENT)
+METHODS = (*GENERATED, TRUTH, ROUND_TRIP)
+CONTROLS, REFERENCES = (FOREIGN, SILENT), (TRUTH, ROUND_TRIP)
+FOLDERS = {CAA: "caa", BASE: "base", FOREIGN: "foreign", SILENT: "silent", TRUTH: "truth", ROUND_TRIP: "round_trip"}
+
+
+def data_module(settings: DepthSettings, num_views: int | None = None) -> ScanNetDataModule:
+    """Return the toy walks as sequences of key frames, of `num_views` (by default the settings') each."""
+    return ScanNetDataModule(
+        settings.data_root,
+        HEIGHT,
+        WIDTH,
+        num_views=num_views or settings.num_views,
+        batch_size=settings.batch_size,
+        prompt_prefix=PROMPT_PREFIX,
+        num_val=0,
+    )
+
+
+def held_out(settings: DepthSettings) -> FrameDataset:
+    """Return the first key frames of every held-out room, equally many of each: as many as the one with fewest has.
+
+    Raises:
+        ValueError: A room has fewer than 3.
+    """
+    fewest = min(len(scene.key_frames) for scene in data_module(settings).scenes("test"))
+    if fewest < 3:
+        raise ValueError(
+            f"every held-out room must have 3 key frames; got one with {fewest}. Raise arc_deg, so that walks see more."
+        )
+    dataset = data_module(settings, min(settings.num_views, fewest)).test_dataset()
+    dataset.indices = [index for index, slot in enumerate(dataset.slots) if slot.start == 0]
+    return dataset
+
+
+def batches(settings: DepthSettings) -> list[MultiViewBatch]:
+    """Return the held-out key frames in batches."""
+    dataset = held_out(settings)
+    starts = range(0, len(dataset), settings.batch_size)
+    return [MultiViewBatch.collate([dataset[start + i] for i in range(settings.batch_size)]) for start in starts]
+
+
+def sampling(settings: DepthSettings) -> dict[str, Any]:
+    """Return how everything is sampled."""
+    return {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
+
+
+def generate(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline, method: str) -> None:
+    """Generate the held-out key frames by one of the four generating methods, same seeds for all."""
+    turned = [(i + 1) % settings.batch_size for i in range(settings.batch_size)]
+    call: dict[str, Any] = {
+        CAA: {},
+        BASE: {"caa": False},
+        FOREIGN: {"neighbour_batch": turned},
+        SILENT: {"attention_enabled": False},
+    }[method]
+    pipeline.set_progress_bar_config(disable=True)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for batch in batches(settings):
+            out = samples_of(settings, method)
+            generate_frame_samples(
+                pipeline, batch, out, seed=settings.seed, overwrite=True, **sampling(settings), **call
+            )
+
+
+def write_references(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline) -> None:
+    """Write the held-out key frames themselves, and as the autoencoder gives them back."""
+    for batch in batches(settings):
+        for i, images in enumerate(batch.images):
+            with torch.no_grad():
+                decoded = decode_latents(pipeline.vae, encode_images(pipeline.vae, images))
+            record = frame_record(batch, i, PROMPT_PREFIX)
+            for method, views in ((TRUTH, images), (ROUND_TRIP, decoded)):
+                folder = sample_folder(samples_of(settings, method), record.sample_id)
+                pixels = to_uint8(views).permute(0, 2, 3, 1)
+                write_sample(folder, record, pixels, overwrite=True, depths=batch.depths[i])
+
+
+def samples_of(settings: DepthSettings, method: str) -> Path:
+    """Return the folder of a method's samples."""
+    return settings.samples / FOLDERS[method]

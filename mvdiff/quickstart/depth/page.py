@@ -1,0 +1,238 @@
+"""The depth quickstart's report page and printed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from mvdiff.quickstart.comparison import FID, POOLED, PSNR, SHARPNESS
+from mvdiff.quickstart.depth.interpolation import INDEPENDENT, INTERPOLATED, REAL, opened
+from mvdiff.quickstart.depth.methods import (
+    BASE,
+    CAA,
+    CONTROLS,
+    FOREIGN,
+    METHODS,
+    REFERENCES,
+    ROUND_TRIP,
+    SILENT,
+    TRUTH,
+    samples_of,
+)
+from mvdiff.quickstart.depth.scores import COLOURS, PAIR_RATIO, UNOCCLUDED
+from mvdiff.quickstart.depth.settings import DepthSettings
+from mvdiff.quickstart.tables import cell, print_tables
+from mvdiff.quickstart.training import Run
+from mvdiff.report import Chart, Column, MeshEntry, Series, Strip, Table, write_report
+from mvdiff.samples import find_samples, read_sample
+
+SHOWN, SHOWN_FRAMES = 6, 16
+COLUMNS = (
+    (PSNR, Column("overlap PSNR, mean of pairs", "dB", "higher", 1)),
+    (POOLED, Column("overlap PSNR, pooled", "dB", "higher", 1)),
+    ("ratio_to_ground_truth", Column("of ground truth", "", "higher", 2)),
+    (PAIR_RATIO, Column("mean of pair ratios", "", "higher", 2)),
+    (UNOCCLUDED, Column("overlap PSNR, occluded left out", "dB", "higher", 1)),
+    (FID, Column("toy FID", "toy-features", "lower", 2)),
+    (COLOURS, Column("things of the captioned colour", "share", "higher", 2)),
+    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+)
+DIFFERENCES = (
+    (PSNR, Column("overlap PSNR", "dB", None, 2)),
+    (FID, Column("toy FID", "toy-features", None, 2)),
+    (COLOURS, Column("things of the captioned colour", "share", None, 3)),
+    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+)
+
+
+def tables(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of methods, of paired differences to the base, and of the frames between key frames."""
+    rows = [[name, *(cell(key, scores["methods"][name][key]) for key, _ in COLUMNS)] for name in METHODS]
+    network = scores["feature_network"]
+    differences = [
+        [f"{name} − base", *(cell(key, values[key]) for key, _ in DIFFERENCES)]
+        for name, values in scores["differences"].items()
+    ]
+    between = [[name, cell("", value)] for name, value in agreement["methods"].items()]
+    return [
+        Table(
+            "Held-out key frames",
+            ["method", *(column for _, column in COLUMNS)],
+            rows,
+            f"{scores['num_sequences']} rooms, {scores['num_views']} key frames each; 95% bootstrap intervals over "
+            "rooms. Overlap PSNR of consecutive key frames at 48x64 over pixels whose depth is off by at most 0.5 m "
+            "(the paper's protocol), and with the stricter test of occlusion that the attention uses. The ratio is of "
+            "the means; beside it, the mean of the ratios of pairs. Toy FID: the project's "
+            f"{network['name']} network ({network['weights_hash'][:12]}) against {scores['num_reference_sequences']} "
+            "sequences of training rooms; not comparable with Inception scores. Colours are read at the "
+            f"{scores['num_things']} places where things stand.",
+            (*CONTROLS, *REFERENCES),
+        ),
+        Table(
+            "Paired differences, same captions, depths and seeds",
+            ["comparison", *(column for _, column in DIFFERENCES)],
+            differences,
+            "Positive: more than the base. Only attention to the right neighbours may raise the overlap PSNR.",
+        ),
+        Table(
+            "Frames between two key frames against these key frames",
+            ["method", Column("overlap PSNR, occluded left out", "dB", "higher", 1)],
+            between,
+            f"{agreement['num_frames']} frames between {agreement['num_gaps']} pairs of key frames of "
+            f"{agreement['num_sequences']} rooms; intervals over pairs of key frames. The key frames were made with "
+            "CAA, and those of the ground truth are its own.",
+            (REAL,),
+        ),
+    ]
+
+
+def verdict(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> list[str]:
+    """Say in sentences what the intervals show, and no more."""
+    gain, controls = scores["differences"][CAA], [scores["differences"][name] for name in (FOREIGN, SILENT)]
+    base, caa = (scores["methods"][name][PSNR] for name in (BASE, CAA))
+    lines = [
+        f"Overlap PSNR of key frames {base.estimate:.1f} dB without CAA, {caa.estimate:.1f} dB with it (ground truth "
+        f"{scores['methods'][TRUTH][PSNR].estimate:.1f} dB, autoencoder round trip "
+        f"{scores['methods'][ROUND_TRIP][PSNR].estimate:.1f} dB): the paired difference is "
+        f"{gain[PSNR].estimate:+.1f} dB [{gain[PSNR].low:+.1f}, {gain[PSNR].high:+.1f}]"
+        + ("; the two intervals do not touch." if caa.low > base.high else "; the two intervals overlap."),
+        "Controls on the same weights: "
+        + ", ".join(f"{control[PSNR].estimate:+.1f} dB" for control in controls)
+        + " with neighbours of another room and with attention switched off.",
+        _content(scores),
+    ]
+    made, alone = (agreement["methods"][name].estimate for name in (INTERPOLATED, INDEPENDENT))
+    found = agreement["difference"]
+    says = "agree with their key frames better than" if found.low > 0 else "do not agree with their key frames beyond"
+    lines.append(
+        f"Interpolated frames {says} independent ones: {made:.1f} against {alone:.1f} dB (real frames "
+        f"{agreement['methods'][REAL].estimate:.1f} dB), paired {found.estimate:+.1f} dB "
+        f"[{found.low:+.1f}, {found.high:+.1f}]."
+    )
+    return lines
+
+
+def _content(scores: Mapping[str, Any]) -> str:
+    """Say what CAA loses beyond the interval."""
+    gain, methods, worse = scores["differences"][CAA], scores["methods"], []
+    if gain[FID].low > 0:
+        worse.append("toy FID")
+    if gain[COLOURS].high < 0:
+        worse.append("colours of things")
+    if gain[SHARPNESS].high < 0:
+        base = methods[BASE][SHARPNESS].estimate
+        kept, real = 1 + gain[SHARPNESS].estimate / base, methods[ROUND_TRIP][SHARPNESS].estimate / base
+        worse.append(f"sharpness ({kept:.0%} of the base's; real frames through the autoencoder have {real:.0%})")
+    if worse:
+        return f"With CAA worse than the base beyond the interval: {', '.join(worse)}."
+    return "Toy FID, colours of things and sharpness are no worse than the base's, within their intervals."
+
+
+def charts(runs: Sequence[Run], stage1: Run, before: Mapping[str, float]) -> list[Chart]:
+    """Return the curves of stage 2's overlap PSNR and loss, and of stage 1's loss."""
+    at_0 = {runs[0].name: before}
+    return [
+        _chart(
+            "Overlap PSNR while training",
+            ("overlap PSNR (dB)", "val/overlap_psnr"),
+            runs,
+            at_0,
+            "Key frames generated from validation captions and depths on fixed seeds, with the averaged weights.",
+        ),
+        _chart(
+            "Held-out loss of stage 2",
+            ("noise loss", "val/loss"),
+            runs,
+            at_0,
+            "Key frames of validation rooms at fixed timesteps and noise. Step 0 is the base alone.",
+        ),
+        _chart(
+            "Held-out loss of stage 1",
+            ("noise loss", "val/loss"),
+            [stage1],
+            {},
+            "Single frames of validation rooms at fixed timesteps and noise.",
+        ),
+    ]
+
+
+def _chart(
+    title: str, shown: tuple[str, str], runs: Sequence[Run], at_0: Mapping[str, Mapping[str, float]], note: str
+) -> Chart:
+    """Draw a metric of some runs; `at_0` says what it was before the first step."""
+    label, metric = shown
+    series = []
+    for run in runs:
+        steps, values = run.curves[metric]
+        if run.name in at_0:
+            steps, values = [0, *steps], [at_0[run.name][metric], *values]
+        series.append(Series(run.name, steps, values))
+    return Chart(title, "optimizer steps", label, series, note)
+
+
+def strips(settings: DepthSettings) -> list[Strip]:
+    """Return strips of the first held-out key frames and of the first frames of every sequence."""
+    found = []
+    folders = {method: find_samples(samples_of(settings, method))[:SHOWN] for method in METHODS}
+    for i in range(len(folders[CAA])):
+        samples = {method: read_sample(folders[method][i]) for method in (BASE, CAA, FOREIGN, TRUTH)}
+        group, prompts = f"held-out room {i + 1}: key frames", samples[CAA].record.prompts
+        labels = [f"key {n + 1}" for n in range(len(prompts))]
+        for method, sample in samples.items():
+            found.append(Strip(method, prompts, _pictures(sample.images_uint8()), labels, group))
+        found.append(Strip("depth", prompts, depth_pictures(samples[CAA].depths()), labels, group))
+    sequences = {method: opened(settings, method) for method in (INTERPOLATED, INDEPENDENT, REAL)}
+    for i, name in enumerate(sequences[REAL]):
+        record = sequences[INTERPOLATED][name].record
+        frames, prompts = record.settings["frames"][:SHOWN_FRAMES], record.prompts[:SHOWN_FRAMES]
+        keys = set(record.settings["key_frames"])
+        labels = [f"key {frame}" if frame in keys else f"{frame}" for frame in frames]
+        for method, samples in sequences.items():
+            pictures = _pictures(samples[name].images_uint8()[:SHOWN_FRAMES])
+            title = "two stages" if method == INTERPOLATED else method
+            found.append(Strip(title, prompts, pictures, labels, f"sequence {i + 1}: key frames and those between"))
+    return found
+
+
+def _pictures(images_uint8: Tensor) -> list[np.ndarray]:
+    return list(images_uint8.permute(0, 2, 3, 1).numpy())
+
+
+def depth_pictures(depths: Tensor) -> list[np.ndarray]:
+    """Return depths [V, H, W] as grey pictures [H, W, 3] uint8: near is bright, none is black, one scale for all."""
+    values = depths.numpy()
+    known = values > 0
+    near = np.where(known, 1 / np.maximum(values, 1e-3), 0)
+    low, high = near[known].min(), near[known].max()
+    grey = np.where(known, 40 + 215 * (near - low) / max(high - low, 1e-9), 0).round().astype(np.uint8)
+    return list(np.repeat(grey[..., None], 3, axis=-1))
+
+
+def write_page(
+    settings: DepthSettings,
+    scores: Mapping[str, Any],
+    agreement: Mapping[str, Any],
+    curves: Sequence[Chart],
+    meshes: Sequence[MeshEntry],
+    story: Sequence[str],
+    footer: Mapping[str, object],
+) -> None:
+    """Write `report.html`."""
+    write_report(
+        settings.out / "report.html",
+        "mvdiff quickstart: depth to frames",
+        [*verdict(scores, agreement), *story],
+        tables(scores, agreement),
+        curves,
+        strips(settings),
+        footer=footer,
+        meshes=meshes,
+    )
+
+
+def print_scores(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> None:
+    """Print the tables and what they say to the terminal."""
+    print_tables(tables(scores, agreement), verdict(scores, agreement))
