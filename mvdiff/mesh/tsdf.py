@@ -280,7 +280,7 @@ def block_keys(points: Tensor, voxel_size: float, truncation: float) -> np.ndarr
     cells = unpacked(np.unique(packed(cells.numpy())))
     steps = np.linspace(-1, 2, int(np.ceil(3 * truncation / side)) + 1) * truncation  # a cell and its margins
     around = np.stack(np.meshgrid(steps, steps, steps, indexing="ij"), axis=-1).reshape(-1, 1, 3)
-    blocks = np.floor((cells * truncation + around + voxel_size / 2) / side).astype(np.int64)
+    blocks = np.floor((cells * truncation + around) / side).astype(np.int64)
     return np.unique(packed(blocks.reshape(-1, 3)))
 
 

@@ -1,3 +1,6 @@
+import itertools
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -137,12 +140,21 @@ def test_packing_is_undone_and_keeps_the_order(positions):
     assert np.argsort(keys, kind="stable").tolist() == sorted(range(len(positions)), key=lambda i: positions[i])
 
 
-def test_blocks_hold_all_that_is_within_the_truncation():
-    # block of 8 voxels of 0.1 m: voxel 7 (at 0.7) is the last of block 0, voxel 8 the first of block 1
-    keys = block_keys(torch.tensor([[0.4, 0.4, 0.4]], dtype=torch.float64), voxel_size=0.1, truncation=0.2)
-    assert [0, 0, 0] in unpacked(keys).tolist()
-    keys = block_keys(torch.tensor([[0.7, 0.4, 0.4]], dtype=torch.float64), voxel_size=0.1, truncation=0.2)
-    assert [1, 0, 0] in unpacked(keys).tolist()
+@given(
+    st.tuples(*[st.floats(-3, 3)] * 3),
+    st.floats(0.03, 0.3),
+    st.sampled_from([1.0, 3.0, 4.0, 20.0]),
+)
+def test_blocks_hold_all_voxels_within_the_truncation(point, voxel_size, voxels):
+    truncation = voxels * voxel_size
+    keys = block_keys(torch.tensor([point], dtype=torch.float64), voxel_size, truncation)
+    found = {tuple(position) for position in unpacked(keys).tolist()}
+    nearest = [
+        [math.ceil((x - 0.999 * truncation) / voxel_size), math.floor((x + 0.999 * truncation) / voxel_size)]
+        for x in point
+    ]
+    for corner in itertools.product(*nearest):  # the outermost voxels of the cube around the point
+        assert tuple(voxel // BLOCK for voxel in corner) in found
 
 
 def test_a_volume_that_is_too_large_is_refused_with_its_size():
