@@ -15,7 +15,14 @@ from mvdiff.quickstart.depth.methods import BASE, CAA, FOREIGN, METHODS, ROUND_T
 from mvdiff.quickstart.depth.run import story_of
 from mvdiff.quickstart.depth.scores import COLOURS, PAIR_RATIO, UNOCCLUDED, score_all
 from mvdiff.quickstart.depth.settings import DepthSettings
-from mvdiff.quickstart.depth.training import packaged_adapter, stage1_arguments, stage2_arguments, trained_base
+from mvdiff.quickstart.depth.training import (
+    STAGE1,
+    STAGE1_SCRATCH,
+    packaged_adapter,
+    stage1_arguments,
+    stage2_arguments,
+    trained_base,
+)
 from mvdiff.quickstart.training import Run
 from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_folder, to_uint8, write_sample
 
@@ -50,7 +57,8 @@ def test_a_missing_adapter_is_said_before_anything_is_made(tmp_path):
 
 def test_both_stages_are_the_commands_a_user_types(tmp_path):
     settings = DepthSettings(out=tmp_path, num_validations=4)
-    one = stage1_arguments(settings)
+    one, scratch = (stage1_arguments(settings, name) for name in (STAGE1, STAGE1_SCRATCH))
+    assert not any(argument.startswith(("--model.base", "--model.add_depth")) for argument in scratch)
     assert one[:3] == ["fit", "--config", "toy/depth_base.yaml"]
     assert {"--model.base=mvdiff://toy-depth-base", "--model.add_depth_input=false"} <= set(one)
     two = stage2_arguments(settings, "from scratch", 40, None, lr=1e-3)
@@ -108,12 +116,16 @@ def test_references_and_controls_do_not_compete():
 def test_the_story_says_whose_weights_made_the_frames():
     curves = {"val/overlap_psnr": ([40, 80], [18.0, 19.5]), "val/loss": ([40, 80], [0.21, 0.2])}
     scratch, before = Run("from scratch", None, curves), {"val/overlap_psnr": 16.25, "val/loss": 0.25}
-    alone = story_of(DepthSettings(), [scratch], before)
-    assert "trained here from scratch" in alone[0]
+    stage1 = [Run("stage 1", None, {"val/loss": ([0, 8], [0.3, 0.25])})]
+    alone = story_of(DepthSettings(), stage1, [scratch], before)
+    assert "attention and image conditions trained here from scratch" in alone[0]
+    assert "from 0.300 to 0.250 in 24 steps" in alone[1]
     assert "from 16.2 to 19.5 dB" in alone[1]
     assert "from 0.2500 to 0.2000 in 80 steps" in alone[1]
-    assert story_of(DepthSettings(), [scratch, scratch], before)[0].startswith("The frames were made with packaged")
-    chart = page.charts([scratch], Run("stage 1", None, {"val/loss": ([0, 8], [0.3, 0.2])}), before)[0]
+    assert story_of(DepthSettings(), stage1, [scratch, scratch], before)[0].startswith(
+        "The frames were made with packaged"
+    )
+    chart = page.charts([scratch], stage1, before)[0]
     assert (chart.series[0].x, chart.series[0].y) == ([0, 40, 80], [16.25, 18.0, 19.5])
 
 
@@ -220,7 +232,7 @@ def test_pages_and_meshes_are_made_of_the_samples(made, tmp_path):
     assert np.array_equal(true.vertices, wrong.vertices)  # the depths are given
     assert not np.array_equal(true.colours, wrong.colours)
     runs = [Run("from scratch", None, {name: ([4], [0.5]) for name in ("val/overlap_psnr", "val/loss")})]
-    curves = page.charts(runs, runs[0], {"val/overlap_psnr": 0.25, "val/loss": 0.75})
+    curves = page.charts(runs, runs, {"val/overlap_psnr": 0.25, "val/loss": 0.75})
     page.write_page(made, scores(4.0, interval(0, 1), interval(0, 1)), agreement(1), curves, [entry], ["so"], {})
     text = (made.out / "report.html").read_text()
     assert "held-out room 2: key frames" in text

@@ -52,7 +52,12 @@ def test_small_depth_quickstart_runs_to_the_end(tmp_path):
         assert (tmp_path / "out" / "meshes" / f"{method}.glb").stat().st_size > 10_000
         assert len(described["frames"]) > len(described["key_frames"]) or method == "sequences_base"
     assert "http://" not in page.replace("http://www.w3.org", "")
-    assert set(results["curves"]) == {"stage 1", "from scratch", "packaged, continued"}
-    assert results["curves"]["stage 1"]["val/loss"][0] == [0, 1, 2]
+    assert set(results["curves"]) == {
+        "stage 1, from a base without depth",
+        "stage 1, packaged, continued",
+        "from scratch",
+        "packaged, continued",
+    }
+    assert results["curves"]["stage 1, packaged, continued"]["val/loss"][0] == [0, 1, 2]
     assert results["curves"]["from scratch"]["val/overlap_psnr"][0] == [2, 4]
     assert (tmp_path / "out" / "train" / "packaged, continued" / "model" / "mvdiff.json").is_file()

@@ -10,6 +10,7 @@ import torch
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.frames import FrameDataset
 from mvdiff.data.scannet_datamodule import ScanNetDataModule
+from mvdiff.eval.sources import DataSource
 from mvdiff.models.autoencoder import decode_latents, encode_images
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import frame_record, generate_frame_samples
@@ -49,7 +50,18 @@ def held_out(settings: DepthSettings) -> FrameDataset:
         raise ValueError(
             f"every held-out room must have 3 key frames; got one with {fewest}. Raise arc_deg, so that walks see more."
         )
-    dataset = data_module(settings, min(settings.num_views, fewest)).test_dataset()
+    return _first_windows(data_module(settings, min(settings.num_views, fewest)).test_dataset())
+
+
+def reference(settings: DepthSettings) -> DataSource:
+    """Return the first key frames of every training room, to measure distances to."""
+    data = data_module(settings)
+    _first_windows(data.eval_dataset("train"))
+    return DataSource(data, "train", str(settings.data_root))
+
+
+def _first_windows(dataset: FrameDataset) -> FrameDataset:
+    """Keep of each room the sample that begins with its first key frame; return the data set itself."""
     dataset.indices = [index for index, slot in enumerate(dataset.slots) if slot.start == 0]
     return dataset
 

@@ -131,7 +131,7 @@ def _content(scores: Mapping[str, Any]) -> str:
     return "Toy FID, colours of things and sharpness are no worse than the base's, within their intervals."
 
 
-def charts(runs: Sequence[Run], stage1: Run, before: Mapping[str, float]) -> list[Chart]:
+def charts(runs: Sequence[Run], stage1: Sequence[Run], before: Mapping[str, float]) -> list[Chart]:
     """Return the curves of stage 2's overlap PSNR and loss, and of stage 1's loss."""
     at_0 = {runs[0].name: before}
     return [
@@ -152,7 +152,7 @@ def charts(runs: Sequence[Run], stage1: Run, before: Mapping[str, float]) -> lis
         _chart(
             "Held-out loss of stage 1",
             ("noise loss", "val/loss"),
-            [stage1],
+            stage1,
             {},
             "Single frames of validation rooms at fixed timesteps and noise.",
         ),

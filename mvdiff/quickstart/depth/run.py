@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from mvdiff.quickstart.depth.settings import WIDTH, DepthSettings
@@ -44,8 +44,11 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
             num_workers=settings.num_workers,
         )
         methods.held_out(settings)  # an error in the settings shows before anything is trained
-    with clock.step(f"stage 1: the depth base on single frames, {settings.stage1_steps} steps"):
-        stage1 = training.train_stage1(settings, run_trainer)
+    with clock.step(
+        f"stage 1, single frames: a base without depth, then the packaged one, {settings.stage1_steps} steps"
+    ):
+        names = (training.STAGE1_SCRATCH, training.STAGE1)
+        stage1 = [training.train_stage1(settings, run_trainer, name) for name in names]
     with clock.step("the base on the validation rooms, before stage 2"):
         before = training.validate_fresh(settings, run_trainer)
     with clock.step(f"stage 2 from scratch, {settings.max_steps} steps"):
@@ -67,7 +70,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
         agreement = interpolation.agreement(settings)
     with clock.step("fusing the mesh of a room"):
         fused = meshes.fuse_sequences(settings)
-    story = story_of(settings, runs, before)
+    story = story_of(settings, stage1, runs, before)
     made = footer(
         "mvdiff quickstart depth",
         settings,
@@ -75,7 +78,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
         clock,
     )
     page.write_page(settings, scored, agreement, page.charts(runs, stage1, before), fused, story, made)
-    curves = {run.name: run.curves for run in (stage1, *runs)}
+    curves = {run.name: run.curves for run in (*stage1, *runs)}
     write_results(settings, clock, scores=scored, interpolation=agreement, before=before, curves=curves)
     page.print_scores(scored, agreement)
     for line in story:
@@ -84,17 +87,25 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
     return settings.out / "report.html"
 
 
-def story_of(settings: DepthSettings, runs: Sequence[Run], before: dict[str, float]) -> list[str]:
-    """Say which weights made the frames, and how far the training from scratch came."""
+def story_of(
+    settings: DepthSettings, stage1: Sequence[Run], runs: Sequence[Run], before: Mapping[str, float]
+) -> list[str]:
+    """Say which weights made the frames, and how far the trainings from scratch came."""
     steps, values = runs[0].curves["val/overlap_psnr"]
-    losses = runs[0].curves["val/loss"][1]
+    start, end, losses = before["val/overlap_psnr"], values[-1], [before["val/loss"], runs[0].curves["val/loss"][1][-1]]
+    frame_losses = stage1[0].curves["val/loss"][1]
     scratch = (
-        f"Stage 2 from scratch ({settings.max_steps} steps on {settings.rooms - settings.test_rooms} rooms) takes the "
-        f"overlap PSNR of validation key frames from {before['val/overlap_psnr']:.1f} to {values[-1]:.1f} dB and their "
-        f"held-out loss from {before['val/loss']:.4f} to {losses[-1]:.4f} in {steps[-1]} steps."
+        f"From scratch, on {settings.rooms - settings.test_rooms} rooms: stage 1 takes the held-out loss of a base "
+        f"that knew no depth from {frame_losses[0]:.3f} to {frame_losses[-1]:.3f} in {settings.stage1_steps} steps; "
+        f"stage 2 takes the overlap PSNR of validation key frames from {start:.1f} to {end:.1f} dB and their held-out "
+        f"loss from {losses[0]:.4f} to {losses[1]:.4f} in {steps[-1]} steps."
     )
     if len(runs) == 1:
-        return ["The frames were made with the attention and image conditions trained here from scratch.", scratch]
+        return [
+            f"The frames were made with the packaged base, trained further here on single frames for "
+            f"{settings.stage1_steps} steps, and with attention and image conditions trained here from scratch.",
+            scratch,
+        ]
     return [
         f"The frames were made with packaged weights: the base, trained further here on single frames for "
         f"{settings.stage1_steps} steps, and the attention and image conditions, which the same config made with more "

@@ -12,7 +12,6 @@ import torch
 from mvdiff.data.toyworld.truth import WalkTruth
 from mvdiff.eval.collectors import GENERATED, PerSample
 from mvdiff.eval.runner import EvaluationSettings
-from mvdiff.eval.sources import DataSource
 from mvdiff.eval.thing_colours import colour_agreement
 from mvdiff.quickstart.comparison import (
     FID,
@@ -32,8 +31,8 @@ from mvdiff.quickstart.depth.methods import (
     METHODS,
     SILENT,
     TRUTH,
-    data_module,
     held_out,
+    reference,
     samples_of,
 )
 from mvdiff.quickstart.depth.settings import DepthSettings
@@ -46,16 +45,16 @@ RESAMPLES = 2000
 def score_all(settings: DepthSettings) -> dict[str, Any]:
     """Score every method; return `{"methods": {name: {metric: number or Interval}}, "differences": ..., ...}`.
 
-    The toy FID is against the key frames of the training rooms; the overlap PSNR has that of the held-out frames
+    The toy FID is against first key frames of the training rooms; the overlap PSNR has that of the held-out frames
     themselves beside it. What `evaluate` returned of each method is written to `scores/`.
 
     Raises:
         ValueError: A number could not be had; the text says why.
     """
     how = EvaluationSettings(overlap_size=0, device="cpu", seed=settings.seed, num_resamples=RESAMPLES)
-    reference = DataSource(data_module(settings), "train", str(settings.data_root))
+    real = reference(settings)
     samples = {method: samples_of(settings, method) for method in METHODS}
-    results = evaluate_methods(samples, reference, ("toy_fid", "sharpness"), how)
+    results = evaluate_methods(samples, real, ("toy_fid", "sharpness"), how)
     overlaps = evaluate_methods(samples, samples[TRUTH], ("overlap_psnr",), how)
     for method, scored in results.items():
         scored["metrics"] |= overlaps[method]["metrics"] | {COLOURS: thing_colours(settings, samples[method])}
@@ -67,9 +66,7 @@ def score_all(settings: DepthSettings) -> dict[str, Any]:
         numbers[UNOCCLUDED] = found["unoccluded"]["value"]
     return {
         "methods": methods,
-        "differences": differences_to(
-            BASE, results, samples, reference, (CAA, FOREIGN, SILENT), (PSNR, COLOURS, SHARPNESS)
-        ),
+        "differences": differences_to(BASE, results, samples, real, (CAA, FOREIGN, SILENT), (PSNR, COLOURS, SHARPNESS)),
         "num_sequences": results[CAA]["generated"]["num_samples"],
         "num_reference_sequences": results[CAA]["reference"]["num_samples"],
         "num_views": held_out(settings).num_views,

@@ -24,12 +24,12 @@ class DepthSettings(QuickstartSettings):
         num_frames: Frames of a walk through a room.
         arc_deg: How far around the room a walk goes; less gives closer frames.
         num_views: Frames at once.
-        stage1_steps: Optimizer steps of stage 1, the base on single frames.
+        stage1_steps: Optimizer steps of stage 1, a base on single frames.
         sequences: Held-out rooms of which all frames are made: key frames, then those between.
     """
 
     out: Path = Path("quickstart-depth")
-    rooms: int = 60
+    rooms: int = 48
     test_rooms: int = 12
     max_steps: int = 80
     continue_steps: int = 24

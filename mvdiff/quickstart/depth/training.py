@@ -18,30 +18,32 @@ from mvdiff.quickstart.training import (
 )
 
 STAGE1_CONFIG, STAGE2_CONFIG = "toy/depth_base.yaml", "toy/depth.yaml"
-STAGE1, SCRATCH, CONTINUED, BEFORE = "stage 1", "from scratch", "packaged, continued", "before"
-STAGE1_LR, SCRATCH_LR, CONTINUED_LR = 1e-5, 1e-3, 2e-4
+STAGE1_SCRATCH, STAGE1 = "stage 1, from a base without depth", "stage 1, packaged, continued"
+SCRATCH, CONTINUED, BEFORE = "from scratch", "packaged, continued", "before"
+STAGE1_SCRATCH_LR, STAGE1_LR, SCRATCH_LR, CONTINUED_LR = 4e-4, 1e-5, 1e-3, 2e-4
 FRAMES_PER_STEP = 32
 
 
-def trained_base(settings: DepthSettings) -> Path:
-    """Return the folder of the base that stage 1 writes."""
-    return run_folder(settings, STAGE1) / "base"
+def trained_base(settings: DepthSettings, name: str = STAGE1) -> Path:
+    """Return the folder of the base that a run of stage 1 writes; stage 2 stands on that of the packaged one."""
+    return run_folder(settings, name) / "base"
 
 
-def stage1_arguments(settings: DepthSettings) -> list[str]:
-    """Return the arguments of `mvdiff` that train the base further on single frames."""
-    steps = settings.stage1_steps
-    chosen = common_arguments(settings, STAGE1, steps) | rate_arguments(STAGE1_LR, steps)
+def stage1_arguments(settings: DepthSettings, name: str) -> list[str]:
+    """Return the arguments of `mvdiff` that train a base on single frames: the packaged one, or one without depth."""
+    steps, packaged = settings.stage1_steps, name == STAGE1
+    chosen = common_arguments(settings, name, steps)
+    chosen |= rate_arguments(STAGE1_LR if packaged else STAGE1_SCRATCH_LR, steps)
     chosen |= {
-        "model.base": settings.base,
-        "model.out": trained_base(settings),
-        "model.add_depth_input": "false",
+        "model.out": trained_base(settings, name),
         "model.num_validation_samples": 0,
         "data.root": settings.data_root,
         "data.batch_size": min(FRAMES_PER_STEP, settings.rooms - settings.test_rooms),
         "data.val_from": "train",
         "data.num_val": num_validation_rooms(settings),
     }
+    if packaged:
+        chosen |= {"model.base": settings.base, "model.add_depth_input": "false"}
     return command("fit", STAGE1_CONFIG, chosen)
 
 
@@ -67,9 +69,9 @@ def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: P
     return command("fit", STAGE2_CONFIG, chosen)
 
 
-def train_stage1(settings: DepthSettings, run_trainer: RunTrainer) -> Run:
-    """Train the base further; its curve of held-out loss begins before the first step."""
-    folder, arguments = run_folder(settings, STAGE1), stage1_arguments(settings)
+def train_stage1(settings: DepthSettings, run_trainer: RunTrainer, name: str) -> Run:
+    """Train a base on single frames; its curve of held-out loss begins before the first step."""
+    folder, arguments = run_folder(settings, name), stage1_arguments(settings, name)
     before = run_and_read(folder, run_trainer, ["validate", *arguments[1:]]).curves["val/loss"][1][-1]
     run = run_and_read(folder, run_trainer, arguments)
     steps, losses = run.curves["val/loss"]
