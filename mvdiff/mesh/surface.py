@@ -135,7 +135,7 @@ def simplified(mesh: Mesh, max_faces: int) -> Mesh:
         raise ValueError(f"max_faces must be at least 1; got {max_faces}. Use some ten thousand.")
     coarse = mesh
     sides = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
-    cell = 2.0 * float(np.median(np.linalg.norm(sides, axis=1)))
+    cell = float(np.median(np.linalg.norm(sides, axis=1))) * (len(mesh.faces) / max_faces) ** 0.5
     while len(coarse.faces) > max_faces:
         _, group, counts = np.unique(np.floor(mesh.vertices / cell), axis=0, return_inverse=True, return_counts=True)
         group = group.reshape(-1)
