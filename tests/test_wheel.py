@@ -53,8 +53,12 @@ def test_wheel_carries_configs_weights_and_pages(installed):
             name = relative.as_posix() if relative.parts[0] == "mvdiff" else f"mvdiff/{relative.as_posix()}"
             assert name in names
     assert not any(name.startswith(("tests/", "benchmarks/", "docs/")) for name in names)
-    weights = sum(path.stat().st_size for path in installed.glob("mvdiff/assets/**/*.safetensors"))
-    assert 0 < weights <= 25e6
+    weights = {path: path.stat().st_size for path in installed.glob("mvdiff/assets/**/*.safetensors")}
+    panorama = sum(
+        size for path, size in weights.items() if not path.relative_to(installed).parts[2].startswith("toy-depth")
+    )
+    assert 0 < panorama <= 25e6
+    assert sum(weights.values()) <= 60e6
 
 
 @pytest.mark.slow

@@ -11,14 +11,11 @@ import torch
 from torch import Tensor
 
 from mvdiff.geometry.correspondence import homography
-from mvdiff.geometry.sampling import cell_centres, inside_image
+from mvdiff.geometry.sampling import cell_centres, inside_image, nearest_pixel
 from mvdiff.shapes import check_shapes
 
 MIN_DEPTH = 1e-6
 """A point counts as in front of a camera when its z exceeds this, in metres."""
-TIE = 1e-4
-"""Pixels by which a position is moved right and down before the nearest pixel is taken, so that the centres of cells of
-an even stride, which lie exactly between pixels, do not fall to either side by rounding errors."""
 
 
 class DepthTolerance(NamedTuple):
@@ -224,7 +221,7 @@ def depth_at(depths: Tensor, view: Tensor, xy: Tensor) -> Tensor:
         [...] metres, in the depths' dtype; 0 where there is none.
     """
     height, width = depths.shape[-2:]
-    column, row = ((xy + (0.5 + TIE)).floor().clamp(-1, max(height, width)).long()).unbind(dim=-1)
+    column, row = nearest_pixel(xy).clamp(-1, max(height, width)).long().unbind(dim=-1)
     found = depths[view, row.clamp(0, height - 1), column.clamp(0, width - 1)]
     return torch.where(torch.isfinite(found) & (found > 0), found, 0)
 

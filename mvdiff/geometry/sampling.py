@@ -12,6 +12,8 @@ from torch import Tensor
 
 from mvdiff.shapes import check_shapes
 
+_TIE = 1e-4  # pixels; positions between two pixels go the same way whatever the rounding
+
 
 def pixel_from_cell(cell: Tensor | float, stride: float) -> Tensor | float:
     """Return the pixel coordinate of a cell coordinate: ``s * cell + (s - 1) / 2`` (convention 5).
@@ -117,6 +119,16 @@ def inside_image(xy: Tensor, height: int, width: int) -> Tensor:
     """
     x, y = xy.unbind(dim=-1)
     return (x >= -0.5) & (x <= width - 0.5) & (y >= -0.5) & (y <= height - 0.5)
+
+
+def nearest_pixel(xy: Tensor) -> Tensor:
+    """Return the [..., 2] centres of the pixels nearest to positions; a tie, up to rounding, goes right and down.
+
+    Example:
+        >>> nearest_pixel(torch.tensor([0.4, 1.5])).tolist()
+        [0.0, 2.0]
+    """
+    return (xy + (0.5 + _TIE)).floor()
 
 
 def sample_bilinear(images: Tensor, xy: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:

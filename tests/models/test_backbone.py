@@ -114,7 +114,8 @@ def test_missing_bases_say_what_to_download_and_where(tmp_path):
     with pytest.raises(FileNotFoundError, match="base must be an existing folder or a hub id 'owner/name'; got '/no/"):
         resolve_base("/no/such/folder")
     with pytest.raises(
-        FileNotFoundError, match=r"come with the package, \['mvdiff://toy-base', 'mvdiff://toy-depth-base'\]; got 'mvdiff://nothing'"
+        FileNotFoundError,
+        match=r"come with the package, \['mvdiff://toy-base', 'mvdiff://toy-depth-base'\]; got 'mvdiff://nothing'",
     ):
         resolve_base("mvdiff://nothing")
     (tmp_path / "model_index.json").write_text(json.dumps({}))
