@@ -20,28 +20,16 @@
     out vec4 colour;
     void main() { colour = vec4(shown, 1.0); }`;
 
-  const root = document.getElementById("mesh-viewer");
-  const find = (selector) => root.querySelector(selector);
-  const canvas = find("canvas"), methodBox = find(".methods"), sceneBox = find(".scenes"), readout = find(".readout");
+  const { find, canvas, gl, fitCanvas, makeButton, fail, wrapped, clamped, ...stage } = mvdiffStage("mesh-viewer", true);
+  const methodBox = find(".methods"), sceneBox = find(".scenes"), readout = find(".readout");
   const scenes = JSON.parse(find('script[type="application/json"]').textContent);
   const state = { ...START, distance: 1, target: [0, 0, 0], scene: 0, method: scenes[0].methods[0].name };
 
   // ---- drawing ----
-  const gl = canvas.getContext("webgl2", { antialias: true, alpha: false, preserveDrawingBuffer: true });
   let matrixPlace = null, loaded = new Map(), drawn = null, radius = 1;
 
   function buildProgram() {
-    const program = gl.createProgram();
-    for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
-      const shader = gl.createShader(kind);
-      gl.shaderSource(shader, source);
-      gl.compileShader(shader);
-      gl.attachShader(program, shader);
-    }
-    gl.linkProgram(program);
-    if (!gl.getProgramParameter(program, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(program));
-    gl.useProgram(program);
-    matrixPlace = gl.getUniformLocation(program, "clipFromGrid");
+    matrixPlace = gl.getUniformLocation(stage.buildProgram(VERTEX, FRAGMENT), "clipFromGrid");
     gl.enable(gl.DEPTH_TEST);
     gl.enable(gl.CULL_FACE);
     gl.clearColor(0.12, 0.14, 0.17, 1);
@@ -102,11 +90,7 @@
   function draw() {
     readout.textContent = `yaw ${Math.round(state.yaw)}° · pitch ${Math.round(state.pitch)}° · ${state.distance.toFixed(1)} m`;
     if (!gl || !drawn || gl.isContextLost()) return;
-    const density = Math.min(window.devicePixelRatio || 1, 2);
-    const width = Math.max(1, Math.round(canvas.clientWidth * density));
-    const height = Math.max(1, Math.round(canvas.clientHeight * density));
-    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    gl.viewport(0, 0, width, height);
+    fitCanvas();
     gl.clear(gl.COLOR_BUFFER_BIT | gl.DEPTH_BUFFER_BIT);
     gl.uniformMatrix4fv(matrixPlace, false, clipFromGrid(drawn.mesh));
     gl.bindVertexArray(drawn.array);
@@ -115,9 +99,8 @@
 
   // ---- what is shown ----
   function lookFrom(yaw, pitch, distance = state.distance) {
-    state.yaw = 180 - ((((180 - yaw) % 360) + 360) % 360);  // in (-180, 180]
-    state.pitch = Math.min(90, Math.max(-90, pitch));
-    state.distance = Math.min(8 * radius, Math.max(0.05 * radius, distance));
+    Object.assign(state, { yaw: wrapped(yaw), pitch: clamped(pitch, -90, 90) });
+    state.distance = clamped(distance, 0.05 * radius, 8 * radius);
     draw();
   }
 
@@ -126,15 +109,6 @@
     radius = Math.hypot(...high.map((value, i) => value - low[i])) / 2 || 1;
     state.target = high.map((value, i) => (value + low[i]) / 2);
     lookFrom(START.yaw, START.pitch, (0.7 * radius) / Math.sin(FOV / 2));
-  }
-
-  function makeButton(box, pressed, onclick, text) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.setAttribute("aria-pressed", String(pressed));
-    button.textContent = text;
-    button.addEventListener("click", onclick);
-    box.append(button);
   }
 
   // Show a scene as a method made it; within a scene the view stays. Meshes stay loaded: there are few.
@@ -157,26 +131,12 @@
     draw();
   }
 
-  function fail(message) {
-    const note = document.createElement("p");
-    note.className = "failed";
-    note.textContent = message;
-    find(".stage").append(note);
-  }
-
   function show(scene, method) {
     viewer.ready = select(scene, method).catch((error) => fail(`The mesh cannot be shown: ${error.message}`));
     return viewer.ready;
   }
 
   // ---- input ----
-  const pointers = new Map();
-
-  function spread() {
-    const [a, b] = [...pointers.values()];
-    return Math.hypot(a.x - b.x, a.y - b.y);
-  }
-
   // Move the mesh along with the pointer, at the distance of the point that is looked at.
   function pan(dx, dy) {
     const { right, up } = axes();
@@ -186,66 +146,28 @@
   }
 
   // A drag pulls the mesh along: across the whole canvas, half a turn.
-  function drag(event) {
-    const before = pointers.get(event.pointerId);
-    if (!before) return;
-    const after = { x: event.clientX, y: event.clientY }, dx = after.x - before.x, dy = after.y - before.y;
-    if (pointers.size === 2) {
-      const apart = spread();
-      pointers.set(event.pointerId, after);
-      lookFrom(state.yaw, state.pitch, (state.distance * apart) / Math.max(spread(), 1));
-      pan(dx / 2, dy / 2);
-      return;
-    }
-    pointers.set(event.pointerId, after);
+  function drag(dx, dy, event) {
     if (event.shiftKey || event.buttons & 2) pan(dx, dy);
     else lookFrom(state.yaw - (dx * 180) / canvas.clientWidth, state.pitch + (dy * 180) / canvas.clientHeight);
   }
 
-  const lift = (event) => pointers.delete(event.pointerId);
+  const turn = (yaw, pitch) => () => lookFrom(state.yaw + yaw, state.pitch + pitch);
+  const zoom = (ratio) => lookFrom(state.yaw, state.pitch, state.distance * ratio);
 
-  function press(event) {
-    const actions = {
-      ArrowLeft: () => lookFrom(state.yaw + 5, state.pitch),
-      ArrowRight: () => lookFrom(state.yaw - 5, state.pitch),
-      ArrowUp: () => lookFrom(state.yaw, state.pitch - 5),
-      ArrowDown: () => lookFrom(state.yaw, state.pitch + 5),
-      "+": () => lookFrom(state.yaw, state.pitch, state.distance / 1.1),
-      "=": () => lookFrom(state.yaw, state.pitch, state.distance / 1.1),
-      "-": () => lookFrom(state.yaw, state.pitch, state.distance * 1.1),
-      Home: reset,
-    };
-    const numbered = scenes[state.scene].methods[Number(event.key) - 1];
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (actions[event.key]) actions[event.key]();
-    else if (numbered) show(state.scene, numbered.name);
-    else return;
-    event.preventDefault();
-  }
-
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.focus({ preventScroll: true });
-    canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-  });
-  canvas.addEventListener("pointermove", drag);
-  canvas.addEventListener("pointerup", lift);
-  canvas.addEventListener("pointercancel", lift);
   canvas.addEventListener("contextmenu", (event) => event.preventDefault());
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const pixels = event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? event.deltaY : event.deltaY * 30;
-    lookFrom(state.yaw, state.pitch, state.distance * Math.exp(pixels / 1000));
-  }, { passive: false });
-  canvas.addEventListener("keydown", press);
-  find('[data-action="reset"]').addEventListener("click", reset);
-  find('[data-action="fullscreen"]').addEventListener("click", () => {
-    if (document.fullscreenElement) document.exitFullscreen();
-    else find(".stage").requestFullscreen();
+  stage.listen({
+    drag,
+    pinch: (ratio, dx, dy) => { zoom(ratio); pan(dx / 2, dy / 2); },
+    zoom,
+    keys: { ArrowLeft: turn(5, 0), ArrowRight: turn(-5, 0), ArrowUp: turn(0, -5), ArrowDown: turn(0, 5) },
+    choose: (number) => {
+      const method = scenes[state.scene].methods[number - 1];
+      return Boolean(method && show(state.scene, method.name));
+    },
+    reset,
+    restore: () => { buildProgram(); show(state.scene, state.method); },
+    draw,
   });
-  canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
-  canvas.addEventListener("webglcontextrestored", () => { buildProgram(); show(state.scene, state.method); });
-  new ResizeObserver(draw).observe(canvas);
 
   // ---- start ----
   const viewer = { state, lookFrom, select: show, ready: null, canvas };

@@ -57,7 +57,7 @@ def render_report(
         sections.append(("views", "Views", strip_figures(strips)))
     if footer:
         sections.append(("provenance", "How this was made", _footer(footer)))
-    scripts = (("viewer.js", panoramas), ("mesh_viewer.js", meshes))
+    scripts = (("stage.js", panoramas or meshes), ("viewer.js", panoramas), ("mesh_viewer.js", meshes))
     links = [tag("a", heading, href=f"#{name}") for name, heading, _ in sections]
     return Template(_packaged("template.html")).substitute(
         title=markup(title),

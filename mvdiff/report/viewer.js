@@ -34,28 +34,17 @@
       colour = vec4(textureLod(panorama, at, log2(texels)).rgb, 1.0);
     }`;
 
-  const root = document.getElementById("viewer");
-  const find = (selector) => root.querySelector(selector);
-  const canvas = find("canvas"), methodBox = find(".methods"), thumbnailBox = find(".thumbnails");
+  const { find, canvas, gl, fitCanvas, makeButton, fail, wrapped, clamped, ...stage } = mvdiffStage("viewer", false);
+  const methodBox = find(".methods"), thumbnailBox = find(".thumbnails");
   const readout = find(".readout"), flat = find(".flat"), captionBox = find(".captions > div");
   const panoramas = JSON.parse(find('script[type="application/json"]').textContent);
   const state = { ...START, panorama: 0, method: panoramas[0].methods[0].name };
 
   // ---- drawing ----
-  const gl = canvas.getContext("webgl2", { antialias: false, alpha: false, preserveDrawingBuffer: true });
   let uniforms = null, textures = new Map(), drawn = null;
 
   function buildProgram() {
-    const program = gl.createProgram();
-    for (const [kind, source] of [[gl.VERTEX_SHADER, VERTEX], [gl.FRAGMENT_SHADER, FRAGMENT]]) {
-      const shader = gl.createShader(kind);
-      gl.shaderSource(shader, source);
-      gl.compileShader(shader);
-      gl.attachShader(program, shader);
-    }
-    gl.linkProgram(program);
-    if (!gl.getProgramParameter(program, gl.LINK_STATUS)) throw new Error(gl.getProgramInfoLog(program));
-    gl.useProgram(program);
+    const program = stage.buildProgram(VERTEX, FRAGMENT);
     uniforms = {
       halfExtent: gl.getUniformLocation(program, "halfExtent"),
       direction: gl.getUniformLocation(program, "direction"),
@@ -98,11 +87,7 @@
     flat.querySelector("i").style.left = `${(0.5 + state.yaw / 360) * 100}%`;
     flat.querySelector("i").style.top = `${(0.5 - state.pitch / 180) * 100}%`;
     if (!gl || !drawn || gl.isContextLost()) return;
-    const density = Math.min(window.devicePixelRatio || 1, 2);
-    const width = Math.max(1, Math.round(canvas.clientWidth * density));
-    const height = Math.max(1, Math.round(canvas.clientHeight * density));
-    if (canvas.width !== width || canvas.height !== height) [canvas.width, canvas.height] = [width, height];
-    gl.viewport(0, 0, width, height);
+    fitCanvas();
     gl.bindTexture(gl.TEXTURE_2D, drawn);
     gl.uniform2f(uniforms.halfExtent, ...halfExtent());
     gl.uniform2f(uniforms.direction, (state.yaw * Math.PI) / 180, (state.pitch * Math.PI) / 180);
@@ -111,19 +96,8 @@
 
   // ---- what is shown ----
   function lookAt(yaw, pitch, fov = state.fov) {
-    state.yaw = 180 - ((((180 - yaw) % 360) + 360) % 360);  // in (-180, 180]
-    state.pitch = Math.min(90, Math.max(-90, pitch));
-    state.fov = Math.min(MAX_FOV, Math.max(MIN_FOV, fov));
+    Object.assign(state, { yaw: wrapped(yaw), pitch: clamped(pitch, -90, 90), fov: clamped(fov, MIN_FOV, MAX_FOV) });
     draw();
-  }
-
-  function makeButton(box, pressed, onclick, ...content) {
-    const button = document.createElement("button");
-    button.type = "button";
-    button.setAttribute("aria-pressed", String(pressed));
-    button.append(...content);
-    button.addEventListener("click", onclick);
-    box.append(button);
   }
 
   // Show a panorama as a method made it; the view direction stays. Only the shown panorama's textures are kept.
@@ -160,90 +134,38 @@
     draw();
   }
 
-  function fail(message) {
-    const note = document.createElement("p");
-    note.className = "failed";
-    note.textContent = message;
-    find(".stage").append(note);
-  }
-
   function show(panorama, method) {
     viewer.ready = select(panorama, method).catch((error) => fail(`The panorama cannot be shown: ${error.message}`));
     return viewer.ready;
   }
 
   // ---- input ----
-  const pointers = new Map();
-
-  function spread() {
-    const [a, b] = [...pointers.values()];
-    return Math.hypot(a.x - b.x, a.y - b.y);
-  }
-
   // A drag pulls the scene along: what was under the pointer near the centre stays under it.
-  function drag(event) {
-    const before = pointers.get(event.pointerId);
-    if (!before) return;
-    const after = { x: event.clientX, y: event.clientY };
-    if (pointers.size === 2) {
-      const apart = spread();
-      pointers.set(event.pointerId, after);
-      lookAt(state.yaw, state.pitch, (state.fov * apart) / Math.max(spread(), 1));
-      return;
-    }
-    pointers.set(event.pointerId, after);
+  function drag(dx, dy) {
     const degrees = (halfExtent()[0] * 360) / Math.PI / canvas.clientWidth;
-    lookAt(state.yaw - (after.x - before.x) * degrees, state.pitch + (after.y - before.y) * degrees);
+    lookAt(state.yaw - dx * degrees, state.pitch + dy * degrees);
   }
 
-  const lift = (event) => pointers.delete(event.pointerId);
+  const turn = (yaw, pitch) => () => lookAt(state.yaw + (yaw * state.fov) / 18, state.pitch + (pitch * state.fov) / 18);
+  const zoom = (ratio) => lookAt(state.yaw, state.pitch, state.fov * ratio);
 
-  function press(event) {
-    const step = state.fov / 18;
-    const actions = {
-      ArrowLeft: () => lookAt(state.yaw - step, state.pitch),
-      ArrowRight: () => lookAt(state.yaw + step, state.pitch),
-      ArrowUp: () => lookAt(state.yaw, state.pitch + step),
-      ArrowDown: () => lookAt(state.yaw, state.pitch - step),
-      "+": () => lookAt(state.yaw, state.pitch, state.fov / 1.1),
-      "=": () => lookAt(state.yaw, state.pitch, state.fov / 1.1),
-      "-": () => lookAt(state.yaw, state.pitch, state.fov * 1.1),
-      Home: () => lookAt(START.yaw, START.pitch, START.fov),
-    };
-    const numbered = panoramas[state.panorama].methods[Number(event.key) - 1];
-    if (event.ctrlKey || event.metaKey || event.altKey) return;
-    if (actions[event.key]) actions[event.key]();
-    else if (numbered) show(state.panorama, numbered.name);
-    else return;
-    event.preventDefault();
-  }
-
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.focus({ preventScroll: true });
-    canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, { x: event.clientX, y: event.clientY });
-  });
-  canvas.addEventListener("pointermove", drag);
-  canvas.addEventListener("pointerup", lift);
-  canvas.addEventListener("pointercancel", lift);
-  canvas.addEventListener("wheel", (event) => {
-    event.preventDefault();
-    const pixels = event.deltaMode === WheelEvent.DOM_DELTA_PIXEL ? event.deltaY : event.deltaY * 30;
-    lookAt(state.yaw, state.pitch, state.fov * Math.exp(pixels / 1000));
-  }, { passive: false });
-  canvas.addEventListener("keydown", press);
-  find('[data-action="reset"]').addEventListener("click", () => lookAt(START.yaw, START.pitch, START.fov));
-  find('[data-action="fullscreen"]').addEventListener("click", () => {
-    if (document.fullscreenElement) document.exitFullscreen();
-    else find(".stage").requestFullscreen();
-  });
   flat.addEventListener("click", (event) => {
     const box = flat.getBoundingClientRect();
     lookAt(((event.clientX - box.left) / box.width - 0.5) * 360, (0.5 - (event.clientY - box.top) / box.height) * 180);
   });
-  canvas.addEventListener("webglcontextlost", (event) => event.preventDefault());
-  canvas.addEventListener("webglcontextrestored", () => { buildProgram(); show(state.panorama, state.method); });
-  new ResizeObserver(draw).observe(canvas);
+  stage.listen({
+    drag,
+    pinch: zoom,
+    zoom,
+    keys: { ArrowLeft: turn(-1, 0), ArrowRight: turn(1, 0), ArrowUp: turn(0, 1), ArrowDown: turn(0, -1) },
+    choose: (number) => {
+      const method = panoramas[state.panorama].methods[number - 1];
+      return Boolean(method && show(state.panorama, method.name));
+    },
+    reset: () => lookAt(START.yaw, START.pitch, START.fov),
+    restore: () => { buildProgram(); show(state.panorama, state.method); },
+    draw,
+  });
 
   // ---- start ----
   const viewer = { state, lookAt, select: show, ready: null, canvas };

@@ -70,7 +70,7 @@ def test_text_is_escaped_and_markup_passes(page):
     assert "<title>Quickstart &lt;1&gt;</title>" in page
     assert "a &amp; b" in page
     assert "<p>See <code>results.json</code>.</p>" in page
-    assert page.count("</script>") == 2  # the panoramas and the viewer
+    assert page.count("</script>") == 3  # the panoramas, the stage and the viewer
 
 
 def test_sections_without_content_are_left_out():
