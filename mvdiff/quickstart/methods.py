@@ -1,9 +1,6 @@
-"""What is compared: the base alone, the base with attention, two controls, and what no method can beat."""
+"""Generate the held-out panoramas by every method, and write the real ones beside them."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -16,15 +13,9 @@ from mvdiff.models.autoencoder import decode_latents, encode_images
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.pipelines.sample_folders import generate_samples, library_versions
+from mvdiff.quickstart.compared import ROUND_TRIP, TRUTH, call_of, samples_of, sampling
 from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
-
-CAA, BASE = "with CAA", "base without CAA"
-FOREIGN, SILENT = "CAA, neighbours of another panorama", "CAA, attention switched off"
-TRUTH, ROUND_TRIP = "ground truth", "autoencoder round trip"
-METHODS = (CAA, BASE, FOREIGN, SILENT, TRUTH, ROUND_TRIP)
-CONTROLS, REFERENCES = (FOREIGN, SILENT), (TRUTH, ROUND_TRIP)
-FOLDERS = {CAA: "caa", BASE: "base", FOREIGN: "foreign", SILENT: "silent", TRUTH: "truth", ROUND_TRIP: "round_trip"}
 
 
 def toy_rig(size: int = 64) -> RingRig:
@@ -48,25 +39,17 @@ def generate(settings: Settings, pipeline: MVDiffusionPanoramaPipeline, method: 
     dataset = held_out(settings)
     samples = [dataset[i] for i in range(len(dataset))]
     entries = [PromptEntry(sample["sample_id"], sample["prompts"]) for sample in samples]
-    turned = [(i + 1) % settings.batch_size for i in range(settings.batch_size)]
-    call: dict[str, Any] = {
-        CAA: {},
-        BASE: {"caa": False},
-        FOREIGN: {"neighbour_batch": turned},
-        SILENT: {"attention_enabled": False},
-    }[method]
     pipeline.set_progress_bar_config(disable=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         generate_samples(
             pipeline,
             entries,
-            settings.samples / FOLDERS[method],
+            samples_of(settings, method),
             seed=settings.seed,
             batch_size=settings.batch_size,
             overwrite=True,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            **call,
+            **sampling(settings),
+            **call_of(settings, method),
         )
 
 
@@ -83,14 +66,9 @@ def write_references(settings: Settings, pipeline: MVDiffusionPanoramaPipeline) 
             record = SampleRecord(sample["sample_id"], sample["prompts"], rig.to_dict(), versions=library_versions())
             panorama, _ = stitch(views, K, R, 2 * rig.height, 4 * rig.height)
             write_sample(
-                sample_folder(settings.samples / FOLDERS[method], sample["sample_id"]),
+                sample_folder(samples_of(settings, method), sample["sample_id"]),
                 record,
                 to_uint8(views).permute(0, 2, 3, 1),
                 to_uint8(panorama).permute(1, 2, 0),
                 overwrite=True,
             )
-
-
-def samples_of(settings: Settings, method: str) -> Path:
-    """Return the folder of a method's samples."""
-    return settings.samples / FOLDERS[method]

@@ -5,23 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, FOREIGN, METHODS, REFERENCES, TRUTH, samples_of
 from mvdiff.quickstart.comparison import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS
-from mvdiff.quickstart.methods import (
-    BASE,
-    CAA,
-    CONTROLS,
-    FOREIGN,
-    METHODS,
-    REFERENCES,
-    ROUND_TRIP,
-    SILENT,
-    TRUTH,
-    samples_of,
-    toy_rig,
-)
+from mvdiff.quickstart.methods import toy_rig
 from mvdiff.quickstart.settings import Settings
 from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
+from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import Chart, Column, PanoramaEntry, Series, Strip, Table, view_labels, write_report
 from mvdiff.samples import find_samples, read_sample
 
@@ -71,35 +61,9 @@ def tables(scores: Mapping[str, Any]) -> list[Table]:
     ]
 
 
-def verdict(scores: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what the intervals show, and no more."""
-    gain, controls = scores["differences"][CAA], [scores["differences"][name] for name in (FOREIGN, SILENT)]
-    base, caa = (scores["methods"][name][PSNR] for name in (BASE, CAA))
-    separate = caa.low > base.high
-    lines = [
-        f"Overlap PSNR {base.estimate:.1f} dB without CAA, {caa.estimate:.1f} dB with it (ground truth "
-        f"{scores['methods'][TRUTH][PSNR].estimate:.1f} dB): the paired difference is {gain[PSNR].estimate:+.1f} dB "
-        f"[{gain[PSNR].low:+.1f}, {gain[PSNR].high:+.1f}]"
-        + ("; the two intervals do not touch." if separate else "; the two intervals overlap."),
-        "Controls on the same weights: "
-        + ", ".join(f"{c[PSNR].estimate:+.1f} dB" for c in controls)
-        + " with neighbours of another panorama and with attention switched off.",
-    ]
-    worse = []
-    if gain[FID].low > 0:
-        worse.append("toy FID")
-    if gain[CONTENT].high < 0:
-        worse.append("caption agreement")
-    if gain[SHARPNESS].high < 0:
-        ratio = 1 + gain[SHARPNESS].estimate / scores["methods"][BASE][SHARPNESS].estimate
-        real = scores["methods"][ROUND_TRIP][SHARPNESS].estimate / scores["methods"][BASE][SHARPNESS].estimate
-        worse.append(f"sharpness ({ratio:.0%} of the base's; real views through the autoencoder have {real:.0%})")
-    lines.append(
-        f"With CAA worse than the base beyond the interval: {', '.join(worse)}."
-        if worse
-        else "Toy FID, caption agreement and sharpness are no worse than the base's, within their intervals."
-    )
-    return lines
+def story_of_scores(scores: Mapping[str, Any]) -> list[str]:
+    """Say in sentences what the intervals show."""
+    return verdict(scores, CONTENT, "caption agreement")
 
 
 def charts(scores: Mapping[str, Any], runs: Sequence[Run], base_validation: float) -> list[Chart]:
@@ -169,7 +133,7 @@ def write_page(
     write_report(
         settings.out / "report.html",
         "mvdiff quickstart: text to panorama",
-        [*verdict(scores), *story],
+        [*story_of_scores(scores), *story],
         tables(scores),
         charts(scores, runs, base_validation),
         strips,
@@ -180,4 +144,4 @@ def write_page(
 
 def print_scores(scores: Mapping[str, Any]) -> None:
     """Print the tables and what they say to the terminal."""
-    print_tables(tables(scores), verdict(scores))
+    print_tables(tables(scores), story_of_scores(scores))

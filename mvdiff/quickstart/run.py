@@ -27,7 +27,7 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
     clock = Clock()
     from mvdiff.data.toyworld import write_toyworld
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-    from mvdiff.quickstart import methods, page, scores, training
+    from mvdiff.quickstart import compared, methods, page, scores, training
 
     with clock.step(f"toy world: {settings.rooms} rooms, {settings.test_rooms} held out"):
         write_toyworld(
@@ -47,7 +47,7 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
             name, steps = "packaged, continued", settings.continue_steps
             runs.append(training.train(settings, run_trainer, name, steps, lr=2e-4, init_adapter=PACKAGED_CAA))
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(runs[-1].model)
-    for method in (methods.CAA, methods.BASE, methods.FOREIGN, methods.SILENT):
+    for method in compared.GENERATED:
         with clock.step(f"generating {settings.test_rooms} panoramas: {method}"):
             methods.generate(settings, pipeline, method)
     with clock.step("scoring"):

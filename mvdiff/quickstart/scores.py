@@ -7,6 +7,7 @@ from typing import Any
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.eval.sources import DataSource
+from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, METHODS, TRUTH, samples_of
 from mvdiff.quickstart.comparison import (
     CONTENT,
     FID,
@@ -20,18 +21,7 @@ from mvdiff.quickstart.comparison import (
     numbers_of,
     write_scores,
 )
-from mvdiff.quickstart.methods import (
-    BASE,
-    CAA,
-    FOREIGN,
-    METHODS,
-    SILENT,
-    TRUTH,
-    facts,
-    held_out,
-    samples_of,
-    toy_rig,
-)
+from mvdiff.quickstart.methods import facts, held_out, toy_rig
 from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
 from mvdiff.samples import write_json
 
@@ -73,7 +63,7 @@ def score_all(settings: Settings) -> dict[str, Any]:
     write_scores(results, samples, settings.out / "scores")
     return {
         "methods": numbers_of(results, TRUTH, NUMBERS),
-        "differences": differences_to(BASE, results, samples, reference, (CAA, FOREIGN, SILENT), PAIRED),
+        "differences": differences_to(BASE, results, samples, reference, (CAA, *CONTROLS), PAIRED),
         "num_panoramas": results[CAA]["generated"]["num_samples"],
         "num_reference_panoramas": results[CAA]["reference"]["num_samples"],
         "feature_network": feature_network(results[CAA]),

@@ -8,10 +8,11 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.bootstrap import Interval, paired_difference
+from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, METHODS, ROUND_TRIP, SILENT, TRUTH, samples_of
 from mvdiff.quickstart.comparison import FID, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.depth import interpolation, meshes, page
 from mvdiff.quickstart.depth.interpolation import INDEPENDENT, INTERPOLATED, REAL
-from mvdiff.quickstart.depth.methods import BASE, CAA, FOREIGN, METHODS, ROUND_TRIP, SILENT, TRUTH, held_out, samples_of
+from mvdiff.quickstart.depth.methods import held_out
 from mvdiff.quickstart.depth.run import story_of
 from mvdiff.quickstart.depth.scores import COLOURS, PAIR_RATIO, UNOCCLUDED, score_all
 from mvdiff.quickstart.depth.settings import DepthSettings
@@ -95,11 +96,11 @@ def agreement(gain: float) -> dict:
 
 
 def test_the_verdict_says_what_the_intervals_show():
-    won = page.verdict(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)), agreement(2.0))
+    won = page.story_of_scores(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)), agreement(2.0))
     assert "+4.0 dB [+3.8, +4.2]; the two intervals do not touch." in won[0]
     assert won[2].startswith("Toy FID, colours of things and sharpness are no worse")
     assert "agree with their key frames better than independent ones: 22.0 against 20.0 dB" in won[3]
-    lost = page.verdict(scores(0.4, interval(2.0, 0.5), interval(-0.3, 0.1)), agreement(0.2))
+    lost = page.story_of_scores(scores(0.4, interval(2.0, 0.5), interval(-0.3, 0.1)), agreement(0.2))
     assert "the two intervals overlap" in lost[0]
     assert lost[2] == "With CAA worse than the base beyond the interval: toy FID, colours of things."
     assert "do not agree with their key frames beyond independent ones" in lost[3]

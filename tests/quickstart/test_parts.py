@@ -6,19 +6,9 @@ import pytest
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.bootstrap import Interval, paired_difference
 from mvdiff.quickstart import page
+from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, METHODS, ROUND_TRIP, SILENT, TRUTH, samples_of
 from mvdiff.quickstart.comparison import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS, number
-from mvdiff.quickstart.methods import (
-    BASE,
-    CAA,
-    FOREIGN,
-    METHODS,
-    ROUND_TRIP,
-    SILENT,
-    TRUTH,
-    held_out,
-    samples_of,
-    toy_rig,
-)
+from mvdiff.quickstart.methods import held_out, toy_rig
 from mvdiff.quickstart.scores import score_all
 from mvdiff.quickstart.settings import Settings
 from mvdiff.quickstart.training import fit_arguments, read_curves
@@ -77,12 +67,18 @@ def scores(gain: float, fid: Interval, content: Interval) -> dict:
 
 
 def test_the_verdict_says_what_the_intervals_show():
-    won = page.verdict(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)))
+    won = page.story_of_scores(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)))
     assert "+4.0 dB [+3.8, +4.2]; the two intervals do not touch." in won[0]
     assert won[2].startswith("Toy FID, caption agreement and sharpness are no worse")
-    lost = page.verdict(scores(0.4, interval(2.0, 0.5), interval(-0.3, 0.1)))
+    lost = page.story_of_scores(scores(0.4, interval(2.0, 0.5), interval(-0.3, 0.1)))
     assert "the two intervals overlap" in lost[0]
     assert lost[2] == "With CAA worse than the base beyond the interval: toy FID, caption agreement."
+    blurred = scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1))
+    blurred["differences"][CAA][SHARPNESS] = interval(-0.0005, 1e-4)
+    assert (
+        "sharpness (75% of the base's; real views through the autoencoder have 100%)."
+        in page.story_of_scores(blurred)[2]
+    )
 
 
 def test_references_and_controls_do_not_compete():

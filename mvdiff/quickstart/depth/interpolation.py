@@ -21,7 +21,8 @@ from mvdiff.eval.overlap import combine
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import generate_sequence_folder, write_real_sequence
-from mvdiff.quickstart.depth.methods import data_module, sampling
+from mvdiff.quickstart.compared import sampling
+from mvdiff.quickstart.depth.methods import data_module
 from mvdiff.quickstart.depth.settings import HEIGHT, WIDTH, DepthSettings
 from mvdiff.samples import Sample, find_samples, read_sample
 

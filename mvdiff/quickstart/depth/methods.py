@@ -1,9 +1,6 @@
-"""What is compared on held-out key frames: the base alone, with attention, two controls, and the frames themselves."""
+"""Generate the held-out key frames by every method, and write the real ones beside them."""
 
 from __future__ import annotations
-
-from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -14,16 +11,9 @@ from mvdiff.eval.sources import DataSource
 from mvdiff.models.autoencoder import decode_latents, encode_images
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import frame_record, generate_frame_samples
+from mvdiff.quickstart.compared import ROUND_TRIP, TRUTH, call_of, samples_of, sampling
 from mvdiff.quickstart.depth.settings import HEIGHT, PROMPT_PREFIX, WIDTH, DepthSettings
 from mvdiff.samples import sample_folder, to_uint8, write_sample
-
-CAA, BASE = "with CAA", "base without CAA"
-FOREIGN, SILENT = "CAA, neighbours of another room", "CAA, attention switched off"
-TRUTH, ROUND_TRIP = "ground truth", "autoencoder round trip"
-GENERATED = (CAA, BASE, FOREIGN, SILENT)
-METHODS = (*GENERATED, TRUTH, ROUND_TRIP)
-CONTROLS, REFERENCES = (FOREIGN, SILENT), (TRUTH, ROUND_TRIP)
-FOLDERS = {CAA: "caa", BASE: "base", FOREIGN: "foreign", SILENT: "silent", TRUTH: "truth", ROUND_TRIP: "round_trip"}
 
 
 def data_module(settings: DepthSettings, num_views: int | None = None) -> ScanNetDataModule:
@@ -73,27 +63,13 @@ def batches(settings: DepthSettings) -> list[MultiViewBatch]:
     return [MultiViewBatch.collate([dataset[start + i] for i in range(settings.batch_size)]) for start in starts]
 
 
-def sampling(settings: DepthSettings) -> dict[str, Any]:
-    """Return how everything is sampled."""
-    return {"num_inference_steps": settings.num_inference_steps, "guidance_scale": settings.guidance_scale}
-
-
 def generate(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline, method: str) -> None:
     """Generate the held-out key frames by one of the four generating methods, same seeds for all."""
-    turned = [(i + 1) % settings.batch_size for i in range(settings.batch_size)]
-    call: dict[str, Any] = {
-        CAA: {},
-        BASE: {"caa": False},
-        FOREIGN: {"neighbour_batch": turned},
-        SILENT: {"attention_enabled": False},
-    }[method]
+    how = {"seed": settings.seed, "overwrite": True, **sampling(settings), **call_of(settings, method)}
     pipeline.set_progress_bar_config(disable=True)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         for batch in batches(settings):
-            out = samples_of(settings, method)
-            generate_frame_samples(
-                pipeline, batch, out, seed=settings.seed, overwrite=True, **sampling(settings), **call
-            )
+            generate_frame_samples(pipeline, batch, samples_of(settings, method), **how)
 
 
 def write_references(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline) -> None:
@@ -107,8 +83,3 @@ def write_references(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline
                 folder = sample_folder(samples_of(settings, method), record.sample_id)
                 pixels = to_uint8(views).permute(0, 2, 3, 1)
                 write_sample(folder, record, pixels, overwrite=True, depths=batch.depths[i])
-
-
-def samples_of(settings: DepthSettings, method: str) -> Path:
-    """Return the folder of a method's samples."""
-    return settings.samples / FOLDERS[method]

@@ -8,24 +8,14 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, FOREIGN, METHODS, REFERENCES, TRUTH, samples_of
 from mvdiff.quickstart.comparison import FID, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.depth.interpolation import INDEPENDENT, INTERPOLATED, REAL, opened
-from mvdiff.quickstart.depth.methods import (
-    BASE,
-    CAA,
-    CONTROLS,
-    FOREIGN,
-    METHODS,
-    REFERENCES,
-    ROUND_TRIP,
-    SILENT,
-    TRUTH,
-    samples_of,
-)
 from mvdiff.quickstart.depth.scores import COLOURS, PAIR_RATIO, UNOCCLUDED
 from mvdiff.quickstart.depth.settings import DepthSettings
 from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
+from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import Chart, Column, MeshEntry, Series, Strip, Table, write_report
 from mvdiff.samples import find_samples, read_sample
 
@@ -89,46 +79,17 @@ def tables(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> list[Tabl
     ]
 
 
-def verdict(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> list[str]:
-    """Say in sentences what the intervals show, and no more."""
-    gain, controls = scores["differences"][CAA], [scores["differences"][name] for name in (FOREIGN, SILENT)]
-    base, caa = (scores["methods"][name][PSNR] for name in (BASE, CAA))
-    lines = [
-        f"Overlap PSNR of key frames {base.estimate:.1f} dB without CAA, {caa.estimate:.1f} dB with it (ground truth "
-        f"{scores['methods'][TRUTH][PSNR].estimate:.1f} dB, autoencoder round trip "
-        f"{scores['methods'][ROUND_TRIP][PSNR].estimate:.1f} dB): the paired difference is "
-        f"{gain[PSNR].estimate:+.1f} dB [{gain[PSNR].low:+.1f}, {gain[PSNR].high:+.1f}]"
-        + ("; the two intervals do not touch." if caa.low > base.high else "; the two intervals overlap."),
-        "Controls on the same weights: "
-        + ", ".join(f"{control[PSNR].estimate:+.1f} dB" for control in controls)
-        + " with neighbours of another room and with attention switched off.",
-        _content(scores),
-    ]
+def story_of_scores(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> list[str]:
+    """Say in sentences what the intervals show, of key frames and of those between."""
     made, alone = (agreement["methods"][name].estimate for name in (INTERPOLATED, INDEPENDENT))
     found = agreement["difference"]
     says = "agree with their key frames better than" if found.low > 0 else "do not agree with their key frames beyond"
-    lines.append(
+    return [
+        *verdict(scores, COLOURS, "colours of things"),
         f"Interpolated frames {says} independent ones: {made:.1f} against {alone:.1f} dB (real frames "
         f"{agreement['methods'][REAL].estimate:.1f} dB), paired {found.estimate:+.1f} dB "
-        f"[{found.low:+.1f}, {found.high:+.1f}]."
-    )
-    return lines
-
-
-def _content(scores: Mapping[str, Any]) -> str:
-    """Say what CAA loses beyond the interval."""
-    gain, methods, worse = scores["differences"][CAA], scores["methods"], []
-    if gain[FID].low > 0:
-        worse.append("toy FID")
-    if gain[COLOURS].high < 0:
-        worse.append("colours of things")
-    if gain[SHARPNESS].high < 0:
-        base = methods[BASE][SHARPNESS].estimate
-        kept, real = 1 + gain[SHARPNESS].estimate / base, methods[ROUND_TRIP][SHARPNESS].estimate / base
-        worse.append(f"sharpness ({kept:.0%} of the base's; real frames through the autoencoder have {real:.0%})")
-    if worse:
-        return f"With CAA worse than the base beyond the interval: {', '.join(worse)}."
-    return "Toy FID, colours of things and sharpness are no worse than the base's, within their intervals."
+        f"[{found.low:+.1f}, {found.high:+.1f}].",
+    ]
 
 
 def charts(runs: Sequence[Run], stage1: Sequence[Run], before: Mapping[str, float]) -> list[Chart]:
@@ -224,7 +185,7 @@ def write_page(
     write_report(
         settings.out / "report.html",
         "mvdiff quickstart: depth to frames",
-        [*verdict(scores, agreement), *story],
+        [*story_of_scores(scores, agreement), *story],
         tables(scores, agreement),
         curves,
         strips(settings),
@@ -235,4 +196,4 @@ def write_page(
 
 def print_scores(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> None:
     """Print the tables and what they say to the terminal."""
-    print_tables(tables(scores, agreement), verdict(scores, agreement))
+    print_tables(tables(scores, agreement), story_of_scores(scores, agreement))

@@ -29,6 +29,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
     clock = Clock()
     from mvdiff.data.toyworld import write_toyworld
     from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+    from mvdiff.quickstart import compared
     from mvdiff.quickstart.depth import interpolation, meshes, methods, page, scores, training
 
     packaged = training.packaged_adapter(settings)
@@ -59,7 +60,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
             name, steps, lr = training.CONTINUED, settings.continue_steps, training.CONTINUED_LR
             runs.append(training.train_stage2(settings, run_trainer, name, steps, lr, packaged))
     pipeline = MVDiffusionDepthPipeline.from_pretrained(runs[-1].model)
-    for method in methods.GENERATED:
+    for method in compared.GENERATED:
         with clock.step(f"generating key frames of {settings.test_rooms} rooms: {method}"):
             methods.generate(settings, pipeline, method)
     with clock.step(f"all frames of {settings.sequences} rooms: key frames, then those between"):

@@ -13,6 +13,7 @@ from mvdiff.data.toyworld.truth import WalkTruth
 from mvdiff.eval.collectors import GENERATED, PerSample
 from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.eval.thing_colours import colour_agreement
+from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, METHODS, TRUTH, samples_of
 from mvdiff.quickstart.comparison import (
     FID,
     POOLED,
@@ -24,17 +25,7 @@ from mvdiff.quickstart.comparison import (
     numbers_of,
     write_scores,
 )
-from mvdiff.quickstart.depth.methods import (
-    BASE,
-    CAA,
-    FOREIGN,
-    METHODS,
-    SILENT,
-    TRUTH,
-    held_out,
-    reference,
-    samples_of,
-)
+from mvdiff.quickstart.depth.methods import held_out, reference
 from mvdiff.quickstart.depth.settings import DepthSettings
 from mvdiff.samples import find_samples, read_sample
 
@@ -66,7 +57,7 @@ def score_all(settings: DepthSettings) -> dict[str, Any]:
         numbers[UNOCCLUDED] = found["unoccluded"]["value"]
     return {
         "methods": methods,
-        "differences": differences_to(BASE, results, samples, real, (CAA, FOREIGN, SILENT), (PSNR, COLOURS, SHARPNESS)),
+        "differences": differences_to(BASE, results, samples, real, (CAA, *CONTROLS), (PSNR, COLOURS, SHARPNESS)),
         "num_sequences": results[CAA]["generated"]["num_samples"],
         "num_reference_sequences": results[CAA]["reference"]["num_samples"],
         "num_views": held_out(settings).num_views,
