@@ -78,32 +78,52 @@ def add_depth_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
-def image_condition(latents: Tensor, known: Tensor) -> tuple[Tensor, Tensor]:
+def given_frames(known: Tensor | None, view_valid: Tensor) -> Tensor:
+    """Tell which frames are given.
+
+    Args:
+        known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the whole of another; None: none is given.
+        view_valid: [B, V] bool, False for padding, which is never given.
+
+    Returns:
+        [B, V] bool, on the device of `view_valid`.
+
+    Raises:
+        ValueError: if shapes do not agree, or a frame is known in part.
+    """
+    if known is None:
+        return torch.zeros_like(view_valid)
+    check_shapes(known=(known, "B V 1 H W"), view_valid=(view_valid, "B V"))
+    known = known > 0.5
+    given = known[:, :, 0, 0, 0]
+    if not bool((known == given[:, :, None, None, None]).all()):
+        raise ValueError(
+            "known must be 1 or 0 on whole frames; got a frame known in part. Give whole frames (outpainting is "
+            "another task)."
+        )
+    return given.to(view_valid.device) & view_valid
+
+
+def image_condition(latents: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     """Make the input of `ImageConditionBlocks`: clean latent and mask 1 on given frames, zeros elsewhere.
 
     Source: paper, interpolation between key frames.
 
     Args:
         latents: [B, V, C, h, w] clean scaled latents; those of frames that are not given are not read.
-        known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the whole of another.
+        given: [B, V] bool, see `given_frames`.
 
     Returns:
         [B, V, C + 1, h, w] in the dtype of `latents`, and [B] bool `active`: whether the sample has a given frame. A
         sample without one takes nothing from the blocks.
 
     Raises:
-        ValueError: if shapes do not agree, or a frame is known in part.
+        ValueError: if shapes do not agree.
     """
-    check_shapes(latents=(latents, "B V C h w"), known=(known, "B V 1 H W"))
-    given = known[..., :1, :1] > 0.5
-    if not bool(((known > 0.5) == given).all()):
-        raise ValueError(
-            "known must be 1 or 0 on whole frames; got a frame known in part. Give whole frames (outpainting is "
-            "another task)."
-        )
-    clean = torch.where(given, latents, 0.0)
-    mask = given.to(latents.dtype).expand_as(latents[:, :, :1])
-    return torch.cat([clean, mask], dim=2), given.flatten(1).any(1)
+    check_shapes(latents=(latents, "B V C h w"), given=(given, "B V"))
+    mask = given[:, :, None, None, None]
+    clean = torch.where(mask, latents, 0.0)
+    return torch.cat([clean, mask.to(latents.dtype).expand_as(latents[:, :, :1])], dim=2), given.any(1)
 
 
 class ImageConditions(NamedTuple):

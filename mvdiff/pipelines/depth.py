@@ -17,7 +17,7 @@ from mvdiff.diffusion import check_sampler, frame_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone
-from mvdiff.models.conditioning import depth_condition, image_condition
+from mvdiff.models.conditioning import depth_condition, given_frames, image_condition
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
@@ -178,7 +178,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         Raises:
             ValueError: an argument does not fit; the text says which.
         """
-        batch, num_views = self._check_frames(depths, K, R, t, view_valid, images, known)
+        valid, given = self._check_frames(depths, K, R, t, view_valid, images, known)
+        batch, num_views = valid.shape
         prompts = expand_prompts(prompt, num_views)
         if len(prompts) != batch:
             raise ValueError(f"prompt must be of {batch} samples as the depths; got {len(prompts)}. Give one for each.")
@@ -196,9 +197,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         shape = (backbone.latent_channels, *depth.shape[-2:])
         keys = list(zip(seeds, sample_ids, names, strict=True))
         noise = torch.stack([frame_noise(*key, frames=frames, shape=shape) for *key, frames in keys]).to(device)
-        valid = torch.ones(batch, num_views, dtype=torch.bool) if view_valid is None else view_valid
-        valid = valid.to(device)
-        condition, active = self._given_frames(images, known, valid, keys, noise)
+        valid, given = valid.to(device), given.to(device)
+        condition, active = self._condition(images, given, keys, noise)
         geometry = self._geometry(K, R, t, depths, valid) if caa and num_views > 1 else None
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
         unet, repeated = self._multi_view_unet(), {}
@@ -236,11 +236,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             return MVDiffusionDepthOutput(images=latents, seeds=seeds)
         return MVDiffusionDepthOutput(images=as_output_type(self._decode(latents), output_type), seeds=seeds)
 
-    def _given_frames(self, images, known, valid, keys, noise) -> tuple[Tensor | None, Tensor | None]:
+    def _condition(self, images, given, keys, noise) -> tuple[Tensor | None, Tensor | None]:
         """Encode the given frames into the UNet's condition [B, V, C + 1, h, w] and which samples have any [B]."""
-        if known is None:
-            return None, None
-        given = (known[:, :, 0, 0, 0] > 0.5).to(valid.device) & valid
         if not bool(given.any()):
             return None, None
         generators = [
@@ -250,8 +247,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             if is_given
         ]
         latents = torch.zeros_like(noise)
-        latents[given] = self._backbone().encode_images(images.to(valid.device)[given], generators).to(latents)
-        return image_condition(latents, known.to(valid.device) * valid[:, :, None, None, None])
+        latents[given] = self._backbone().encode_images(images.to(noise.device)[given], generators).to(latents)
+        return image_condition(latents, given)
 
     def _geometry(self, K: Tensor, R: Tensor, t: Tensor, depths: Tensor, valid: Tensor) -> MultiViewGeometry:
         config, device = self.adapter.config, valid.device
@@ -268,15 +265,17 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
                 view_valid=valid,
             )
 
-    def _check_frames(self, depths, K, R, t, view_valid, images, known) -> tuple[int, int]:
-        """Return B and V; raise ValueError where an input does not fit."""
+    def _check_frames(self, depths, K, R, t, view_valid, images, known) -> tuple[Tensor, Tensor]:
+        """Return [B, V] which views are no padding, and which are given; raise ValueError where an input is wrong."""
         named = {"K": (K, "B V 3 3"), "R": (R, "B V 3 3"), "t": (t, "B V 3"), "view_valid": (view_valid, "B V")}
         named |= {"images": (images, "B V 3 H W"), "known": (known, "B V 1 H W")}
-        given = {name: (value, shape) for name, (value, shape) in named.items() if value is not None}
-        sizes = check_shapes(depths=(depths, "B V H W"), **given)
+        there = {name: (value, shape) for name, (value, shape) in named.items() if value is not None}
+        sizes = check_shapes(depths=(depths, "B V H W"), **there)
         self._check_size({"height": sizes["H"], "width": sizes["W"]}, of="depths'")
-        if known is None or not bool((known > 0.5).any()):
-            return sizes["B"], sizes["V"]
+        valid = torch.ones(sizes["B"], sizes["V"], dtype=torch.bool) if view_valid is None else view_valid
+        given = given_frames(known, valid)
+        if not bool(given.any()):
+            return valid, given
         if images is None:
             raise ValueError("images must be given where known is 1; got none. Give the pictures of the known frames.")
         if not self.takes_images:
@@ -284,7 +283,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
                 "known must be left out for a model without image condition; got given frames. Train an adapter with "
                 "image_condition, or give no frames."
             )
-        low, high = images[(known[:, :, 0, 0, 0] > 0.5).to(images.device)].aminmax()
+        low, high = images[given.to(images.device)].aminmax()
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
-        return sizes["B"], sizes["V"]
+        return valid, given

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.sequences import FrameSequence
+from mvdiff.models.conditioning import given_frames
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.sample_folders import GenerationCounts, described_settings, is_done, library_versions
 from mvdiff.pipelines.two_stage import NUM_VIEWS, GeneratedFrame, generate_sequence
@@ -50,11 +51,10 @@ def generate_frame_samples(
         OSError: The folder cannot be written; samples that are complete stay.
     """
     noted = described_settings(pipeline, call) | dict(settings or {})
-    records = []
+    records, given = [], given_frames(batch.known, batch.view_valid)
     for i in range(batch.batch_size):
         record = frame_record(batch, i, pipeline.prompt_prefix)
-        given = [] if batch.known is None else (batch.known[i, :, 0, 0, 0] > 0.5).nonzero()[:, 0].tolist()
-        records.append(replace(record, seed=seed, settings=noted | {"given": given}))
+        records.append(replace(record, seed=seed, settings=noted | {"given": given[i].nonzero()[:, 0].tolist()}))
     rows = [
         i for i, record in enumerate(records) if overwrite or not is_done(sample_folder(out, record.sample_id), record)
     ]

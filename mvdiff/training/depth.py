@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.depth_overlap import depth_overlap_psnr
-from mvdiff.models.conditioning import add_depth_input, depth_condition, image_condition
+from mvdiff.models.conditioning import add_depth_input, depth_condition, given_frames, image_condition
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import generate_frame_samples
@@ -143,7 +143,7 @@ class DepthMultiViewModule(MultiViewModule):
         """Return what predicts the noise: the UNet with depth, correspondences and the given frames, see the class."""
         geometry = self.inputs.geometry(batch)
         depth = depth_channel(batch, self.backbone.vae_stride, latents)
-        condition, active = image_condition(latents, given_frames(batch))
+        condition, active = image_condition(latents, given_frames(batch.known, batch.view_valid))
         if self.adapter.condition_blocks is None and not bool(active.any()):
             condition = active = None
 
@@ -163,7 +163,7 @@ class DepthMultiViewModule(MultiViewModule):
     def update_losses(self, batch: MultiViewBatch, losses: Tensor) -> None:
         """Count the held-out losses [B] of a batch, and those of each mode by itself."""
         super().update_losses(batch, losses)
-        interpolated = (given_frames(batch) > 0).flatten(1).any(1)
+        interpolated = given_frames(batch.known, batch.view_valid).any(1)
         self._mode_losses.extend(zip(interpolated.tolist(), losses.tolist(), strict=True))
 
     def on_validation_start(self) -> None:
@@ -258,11 +258,6 @@ def required_depths(batch: MultiViewBatch) -> Tensor:
             "depth, such as mvdiff.data.scannet_datamodule.ScanNetDataModule."
         )
     return batch.depths
-
-
-def given_frames(batch: MultiViewBatch) -> Tensor:
-    """Return a batch's `known` [B, V, 1, H, W]; where it has none, no frame is given."""
-    return torch.zeros_like(batch.images[:, :, :1]) if batch.known is None else batch.known
 
 
 def depth_channel(batch: MultiViewBatch, vae_stride: int, latents: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from mvdiff.models.conditioning import (
     ImageConditionBlocks,
     add_depth_input,
     depth_condition,
+    given_frames,
     image_condition,
 )
 from mvdiff.models.multiview_unet import MultiViewUNet
@@ -82,10 +83,9 @@ def test_a_new_depth_channel_changes_nothing_before_training_and_is_saved(name, 
 
 def test_image_condition_keeps_clean_latents_of_given_frames_alone():
     latents = torch.randn(2, 3, 4, 2, 3)
-    known = torch.zeros(2, 3, 1, 8, 12)
-    known[1, 0] = known[1, 2] = 1
+    given = torch.tensor([[False] * 3, [True, False, True]])
     latents[0] = math.nan  # what is not given is not read
-    condition, active = image_condition(latents, known)
+    condition, active = image_condition(latents, given)
     assert condition.shape == (2, 3, 5, 2, 3)
     assert active.tolist() == [False, True]
     assert (condition[0] == 0).all()
@@ -95,11 +95,19 @@ def test_image_condition_keeps_clean_latents_of_given_frames_alone():
         assert (condition[1, view, 4] == 1).all()
 
 
-def test_a_frame_known_in_part_is_refused():
+def test_given_frames_are_known_as_a_whole_and_no_padding():
+    known, valid = torch.zeros(2, 3, 1, 8, 12), torch.tensor([[True] * 3, [True, True, False]])
+    known[0, 0] = known[1, 1] = known[1, 2] = 1
+    assert given_frames(known, valid).tolist() == [[True, False, False], [False, True, False]]
+    assert not given_frames(None, valid).any()
+
+
+@pytest.mark.parametrize("rows", [slice(None, 4), slice(4, None)], ids=["top", "bottom"])
+def test_a_frame_known_in_part_is_refused(rows):
     known = torch.zeros(1, 2, 1, 8, 8)
-    known[0, 0, 0, :4] = 1
+    known[0, 0, 0, rows] = 1
     with pytest.raises(ValueError, match="known must be 1 or 0 on whole frames; got a frame known in part"):
-        image_condition(torch.zeros(1, 2, 4, 2, 2), known)
+        given_frames(known, torch.ones(1, 2, dtype=torch.bool))
 
 
 def shapes_of(blocks):

@@ -236,7 +236,8 @@ FRAMES = walls(3)
         ({"sample_ids": ["a", "b"]}, r"sample_ids must be one per sample \(1\)"),
         ({"known": given(1, 3)["known"]}, "images must be given where known is 1"),
         (given(1, 3) | {"images": torch.full((1, 3, 3, HEIGHT, WIDTH), 3.0)}, r"images must lie in \[-1, 1\]; got \[3"),
-        (given(1, 3) | {"known": torch.rand(1, 3, 1, HEIGHT, WIDTH)}, "known must be 1 or 0 on whole frames"),
+        (given(1, 3) | {"known": torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "known must be 1 or 0 on whole"),
+        (given(1, 3) | {"known": 1 - torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "got a frame known in part"),
         ({"output_type": "jpeg"}, "output_type must be one of"),
     ],
 )
