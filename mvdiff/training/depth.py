@@ -5,7 +5,6 @@ Axes: B samples, V views, N views chosen from the B x V of a batch, C latent cha
 
 import hashlib
 from collections.abc import Callable
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -19,7 +18,6 @@ from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeo
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import generate_frame_samples
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
-from mvdiff.training.callbacks import gather
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.sample_writing import write_frame_reference
@@ -132,7 +130,6 @@ class DepthMultiViewModule(MultiViewModule):
                 "neighbours must be left out for frames with depth; got lists. Frames overlap differently in every "
                 "sample: set min_overlap."
             )
-        self._mode_losses: list[tuple[bool, float]] = []
 
     def configure_model(self) -> None:
         """Load the frozen depth base and build the adapter."""
@@ -160,25 +157,10 @@ class DepthMultiViewModule(MultiViewModule):
 
         return predict
 
-    def update_losses(self, batch: MultiViewBatch, losses: Tensor) -> None:
-        """Count the held-out losses [B] of a batch, and those of each mode by itself."""
-        super().update_losses(batch, losses)
+    def modes(self, batch: MultiViewBatch) -> list[str]:
+        """Tell samples to interpolate, which have given frames, from samples to generate."""
         interpolated = given_frames(batch.known, batch.view_valid).any(1)
-        self._mode_losses.extend(zip(interpolated.tolist(), losses.tolist(), strict=True))
-
-    def on_validation_start(self) -> None:
-        """Forget the losses and samples of the last validation."""
-        super().on_validation_start()
-        self._mode_losses.clear()
-
-    def on_validation_epoch_end(self) -> None:
-        """Log the loss of each mode that the data has, and what was generated."""
-        gathered = list(chain.from_iterable(gather(self._mode_losses)))
-        for mode, interpolated in (("generation", False), ("interpolation", True)):
-            losses = [loss for found, loss in gathered if found == interpolated]
-            if losses:
-                self.log(f"val/loss_{mode}", sum(losses) / len(losses), rank_zero_only=False)
-        super().on_validation_epoch_end()
+        return ["interpolation" if given else "generation" for given in interpolated.tolist()]
 
     # What it makes
 

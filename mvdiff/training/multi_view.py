@@ -13,7 +13,6 @@ from typing import Any, ClassVar, Literal
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import multiview_noise_loss, sample_timesteps, training_noise
@@ -128,7 +127,7 @@ class MultiViewModule(TrainedPartModule):
         self.backbone: Backbone | None = None
         self.unet: MultiViewUNet | None = None
         self.inputs: MultiViewInputs | None = None
-        self.val_loss = MeanMetric()
+        self._validation_losses: list[tuple[str, float]] = []
         self._validation_samples: list[tuple[int, float, Tensor]] = []
         self._tested_ids: list[str] = []
         self._run_folder = Path()
@@ -291,20 +290,21 @@ class MultiViewModule(TrainedPartModule):
         return loss
 
     def on_validation_start(self) -> None:
-        """Forget the samples of the last validation; learn the run's folder, which all ranks must ask for together."""
+        """Forget what the last validation made; learn the run's folder, which all ranks must ask for together."""
+        self._validation_losses.clear()
         self._validation_samples.clear()
         self._run_folder = Path(run_folder(self.trainer))
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Log the held-out loss at fixed timesteps and noise; generate the first samples on fixed seeds."""
-        self.update_losses(batch, self.noise_loss(batch, batch.prompts, reduction="none"))
-        self.log("val/loss", self.val_loss, prog_bar=True, batch_size=batch.batch_size)
+        """Compute the held-out losses at fixed timesteps and noise; generate the first samples on fixed seeds."""
+        losses = self.noise_loss(batch, batch.prompts, reduction="none")
+        self._validation_losses.extend(zip(self.modes(batch), losses.tolist(), strict=True))
         if not self.trainer.sanity_checking and self._is_shown(batch_idx, batch.batch_size):
             self._validation_samples.extend(self.show(batch))
 
-    def update_losses(self, batch: MultiViewBatch, losses: Tensor) -> None:
-        """Count the held-out losses [B] of a batch."""
-        self.val_loss.update(losses)
+    def modes(self, batch: MultiViewBatch) -> list[str]:
+        """Name the mode of each sample, whose held-out loss is also logged by itself; "" where there are no modes."""
+        return [""] * batch.batch_size
 
     @property
     def sampling(self) -> dict[str, Any]:
@@ -335,7 +335,12 @@ class MultiViewModule(TrainedPartModule):
         return batch_idx * batch_size * self.trainer.world_size < self.hparams.num_validation_samples
 
     def on_validation_epoch_end(self) -> None:
-        """Log the generated samples as one image and their mean overlap PSNR (of pairs, at the views' own size)."""
+        """Log the mean loss, generated samples as one image, and their mean overlap PSNR (of pairs, at their size)."""
+        losses = list(chain.from_iterable(gather(self._validation_losses)))
+        for mode in sorted({"", *(mode for mode, _ in losses)}):
+            found = [loss for its, loss in losses if mode in ("", its)]
+            name = f"val/loss_{mode}" if mode else "val/loss"
+            self.log(name, sum(found) / len(found), prog_bar=not mode, rank_zero_only=False)
         gathered = chain.from_iterable(gather(self._validation_samples))
         samples = sorted(gathered, key=lambda sample: sample[0])[: self.hparams.num_validation_samples]
         scores = [score for _, score, _ in samples if not math.isnan(score)]  # NaN: no two views overlap

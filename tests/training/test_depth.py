@@ -177,6 +177,16 @@ def test_training_from_scratch_lowers_the_held_out_loss_of_both_modes(base, tmp_
     assert all(torch.equal(value, frozen[name]) for name, value in module.backbone.named_parameters())
 
 
+def test_a_module_trains_after_it_was_validated(base, tmp_path):
+    """Validation by itself runs in inference mode; nothing that it leaves may be needed in training."""
+    module = make(base, num_validation_samples=1)
+    first, again = (trainer(tmp_path, 1).validate(module, WallData(), verbose=False)[0] for _ in range(2))
+    assert first == again
+    trainer(tmp_path, 4).fit(module, datamodule=WallData())
+    (after,) = trainer(tmp_path, 1).validate(module, WallData(), verbose=False)
+    assert after["val/loss"] != first["val/loss"]
+
+
 def test_data_of_one_mode_logs_that_mode_alone(base, tmp_path):
     (numbers,) = trainer(tmp_path, 1).validate(make(base), WallData("keyframes"), verbose=False)
     assert numbers["val/loss_generation"] == pytest.approx(numbers["val/loss"])
