@@ -78,6 +78,20 @@ def add_depth_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return unet
 
 
+def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
+    """Check that a UNet takes the depth channel.
+
+    Raises:
+        ValueError: if its input is not the latents' channels and one more.
+    """
+    found = unet.config.in_channels
+    if found != latent_channels + 1:
+        raise ValueError(
+            f"base must have a UNet of {latent_channels} + 1 input channels, latents and depth; got {found}. Name a "
+            "depth base, or set model.add_depth_input in stage 1 of the training and use what that writes."
+        )
+
+
 def given_frames(known: Tensor | None, view_valid: Tensor) -> Tensor:
     """Tell which frames are given.
 

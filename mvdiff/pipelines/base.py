@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -38,8 +39,8 @@ OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 class MultiViewPipeline(DiffusionPipeline):
     """A frozen base with correspondence-aware attention between views; each task derives its own pipeline.
 
-    A derived class has a `task`, names its modules as the parameters of its `__init__` (diffusers reads them there),
-    hands them to this one, and says what a model folder holds of it in `model_info` and `settings_of`.
+    A derived class has a `task`, spells out all parameters of its `__init__` (diffusers reads there which of them are
+    modules), hands those below to this one, and says what a model folder holds of it in `model_info`.
 
     Args:
         vae: autoencoder of the base.
@@ -53,6 +54,8 @@ class MultiViewPipeline(DiffusionPipeline):
     """
 
     task: ClassVar[str]
+    adapter_defaults: ClassVar[dict[str, Any]] = {}
+    """Settings of a fresh adapter for this task, where they are not the defaults of `MultiViewAdapter`."""
 
     def __init__(
         self,
@@ -79,9 +82,17 @@ class MultiViewPipeline(DiffusionPipeline):
         """What `mvdiff.json` says of this model; `base` is set."""
 
     @classmethod
-    @abstractmethod
-    def settings_of(cls, info: ModelInfo) -> dict[str, Any]:
-        """Return the arguments of `__init__`, beyond those of this class, that `info` holds."""
+    def from_backbone(cls, backbone: Backbone, adapter: MultiViewAdapter | None = None, **settings: Any) -> Self:
+        """Make a pipeline of a base that is in memory already.
+
+        Args:
+            backbone: the base, and the scheduler to sample with.
+            adapter: default a fresh one, which changes nothing.
+            **settings: arguments of `__init__` that are no modules, see `ModelInfo.settings`.
+        """
+        adapter = MultiViewAdapter.from_unet(backbone.unet, **cls.adapter_defaults) if adapter is None else adapter
+        parts = {name: getattr(backbone, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+        return cls(**parts, adapter=adapter, **settings)
 
     @classmethod
     def from_pretrained(
@@ -142,10 +153,11 @@ class MultiViewPipeline(DiffusionPipeline):
             backbone.weights_hash(),
             info.base.vae if vae is None else str(vae),
         )
-        parts = {name: getattr(backbone, name) for name in ("vae", "text_encoder", "tokenizer", "unet")}
-        parts |= {"adapter": load_adapter(folder), "scheduler": load_scheduler(folder)}
-        pipeline = cls(**parts, **cls.settings_of(info), prompt_prefix=info.prompt_prefix, base=reference)
-        modules = torch.nn.ModuleList(part for part in parts.values() if isinstance(part, torch.nn.Module))
+        backbone.scheduler = load_scheduler(folder)
+        pipeline = cls.from_backbone(backbone, load_adapter(folder), **replace(info, base=reference).settings)
+        modules = torch.nn.ModuleList(
+            part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
+        )
         modules.requires_grad_(False).eval().to(dtype or torch.float32)
         return pipeline
 

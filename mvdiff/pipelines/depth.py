@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.utils import BaseOutput
@@ -16,8 +16,7 @@ from torch import Tensor
 from mvdiff.diffusion import check_sampler, frame_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone
-from mvdiff.models.conditioning import depth_condition, given_frames, image_condition
+from mvdiff.models.conditioning import check_depth_input, depth_condition, given_frames, image_condition
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
@@ -61,6 +60,12 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
     """
 
     task = DEPTH_TASK
+    adapter_defaults: ClassVar[dict[str, Any]] = {
+        "mid_place": "after_mid_block",
+        "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
+        "residual": True,
+        "image_condition": True,
+    }
 
     def __init__(
         self,
@@ -77,39 +82,12 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
         self.height, self.width = height, width
-        channels = vae.config.latent_channels
-        if unet.config.in_channels != channels + 1:
-            raise ValueError(
-                f"base must have a UNet of {channels} + 1 input channels, latents and depth; got "
-                f"{unet.config.in_channels}. Name a depth base, as stage 1 of the training writes one."
-            )
-
-    @classmethod
-    def from_backbone(
-        cls,
-        backbone: Backbone,
-        adapter: MultiViewAdapter | None = None,
-        height: int = 192,
-        width: int = 256,
-        prompt_prefix: str = "",
-        base: BaseReference | None = None,
-    ) -> MVDiffusionDepthPipeline:
-        """Make a pipeline of a base that is in memory already; without an adapter, one that changes nothing."""
-        if adapter is None:
-            settings = {"mid_place": "after_mid_block", "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP}
-            adapter = MultiViewAdapter.from_unet(backbone.unet, residual=True, image_condition=True, **settings)
-        parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet)
-        return cls(*parts, adapter, backbone.scheduler, height, width, prompt_prefix, base)
+        check_depth_input(unet, vae.config.latent_channels)
 
     @property
     def model_info(self) -> ModelInfo:
         """What `mvdiff.json` says of this model; `base` is set."""
         return ModelInfo(None, self.prompt_prefix, self.base, DEPTH_TASK, self.height, self.width)
-
-    @classmethod
-    def settings_of(cls, info: ModelInfo) -> dict[str, Any]:
-        """Return the size of the frames."""
-        return {"height": info.height, "width": info.width}
 
     @property
     def takes_images(self) -> bool:

@@ -93,6 +93,11 @@ class ModelInfo:
         """
         return f"frames of {self.width} x {self.height} pixels" if self.rig is None else f"{self.rig.num_views} views"
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What the task's pipeline is made with beside its modules, by the names of the arguments."""
+        return {name: getattr(self, name) for name in (*_VIEWS[self.task], "prompt_prefix", "base")}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in `mvdiff.json`."""
         views = {name: getattr(self, name) for name in _VIEWS[self.task]}

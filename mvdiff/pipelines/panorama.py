@@ -19,7 +19,6 @@ from mvdiff.diffusion import check_sampler, step_generators, view_noise
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone
 from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import PANORAMA_TASK, BaseReference, ModelInfo
@@ -78,29 +77,10 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
         self.rig = RingRig() if rig is None else rig
 
-    @classmethod
-    def from_backbone(
-        cls,
-        backbone: Backbone,
-        adapter: MultiViewAdapter | None = None,
-        rig: Rig | None = None,
-        prompt_prefix: str = "",
-        base: BaseReference | None = None,
-    ) -> MVDiffusionPanoramaPipeline:
-        """Make a pipeline of a base that is in memory already; without an adapter, one that changes nothing."""
-        adapter = MultiViewAdapter.from_unet(backbone.unet) if adapter is None else adapter
-        parts = (backbone.vae, backbone.text_encoder, backbone.tokenizer, backbone.unet)
-        return cls(*parts, adapter, backbone.scheduler, rig, prompt_prefix, base)
-
     @property
     def model_info(self) -> ModelInfo:
         """What `mvdiff.json` says of this model; `base` is set."""
         return ModelInfo(self.rig, self.prompt_prefix, self.base)
-
-    @classmethod
-    def settings_of(cls, info: ModelInfo) -> dict[str, Any]:
-        """Return the rig."""
-        return {"rig": info.rig}
 
     @torch.no_grad()
     def __call__(

@@ -6,15 +6,21 @@ Axes: B samples, V views, N views chosen from the B x V of a batch, C latent cha
 import hashlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.depth_overlap import depth_overlap_psnr
-from mvdiff.models.conditioning import add_depth_input, depth_condition, given_frames, image_condition
-from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
+from mvdiff.models.conditioning import (
+    add_depth_input,
+    check_depth_input,
+    depth_condition,
+    given_frames,
+    image_condition,
+)
+from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import generate_frame_samples
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
@@ -41,7 +47,7 @@ class DepthSingleViewModule(SingleViewModule):
         super().__init__(*args, **kwargs)
         if add_depth_input:
             _widen(self.backbone.unet, self.backbone.latent_channels)
-        check_depth_base(self.backbone.unet.config.in_channels, self.backbone.latent_channels)
+        check_depth_input(self.backbone.unet, self.backbone.latent_channels)
 
     def model_input(self, noisy_latents: Tensor, batch: MultiViewBatch, views: Tensor) -> Tensor:
         """Join the depth channel on: [N, C, h, w] -> [N, C + 1, h, w]."""
@@ -109,13 +115,8 @@ class DepthMultiViewModule(MultiViewModule):
     """
 
     inputs_class = DepthInputs
+    pipeline_class = MVDiffusionDepthPipeline
     adapter_settings = (*MultiViewModule.adapter_settings, "residual", "image_condition")
-    adapter_defaults: ClassVar[dict[str, Any]] = {
-        "mid_place": "after_mid_block",
-        "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
-        "residual": True,
-        "image_condition": True,
-    }
 
     def __init__(
         self,
@@ -134,7 +135,7 @@ class DepthMultiViewModule(MultiViewModule):
     def configure_model(self) -> None:
         """Load the frozen depth base and build the adapter."""
         super().configure_model()
-        check_depth_base(self.backbone.unet.config.in_channels, self.backbone.latent_channels)
+        check_depth_input(self.backbone.unet, self.backbone.latent_channels)
 
     def denoiser(self, batch: MultiViewBatch, latents: Tensor, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what predicts the noise: the UNet with depth, correspondences and the given frames, see the class."""
@@ -180,15 +181,6 @@ class DepthMultiViewModule(MultiViewModule):
             )
         base = BaseReference(settings.base, settings.revision, self.backbone.weights_hash(), settings.vae)
         return ModelInfo(None, data.prompt_prefix, base, DEPTH_TASK, data.height, data.width)
-
-    def pipeline(self) -> MVDiffusionDepthPipeline:
-        """Return the model as the pipeline that `mvdiff generate` runs."""
-        info = self.model_info()
-        pipeline = MVDiffusionDepthPipeline.from_backbone(
-            self.backbone, self.adapter, info.height, info.width, info.prompt_prefix, info.base
-        )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
         """Generate a validation batch, given frames given, and score consecutive frames.
@@ -255,15 +247,6 @@ def depth_channel(batch: MultiViewBatch, vae_stride: int, latents: Tensor) -> Te
             f"{list(batch.images.shape[-2:])}. Choose another size."
         )
     return depth.to(latents)
-
-
-def check_depth_base(in_channels: int, latent_channels: int) -> None:
-    """Raise ValueError where a UNet of `in_channels` has no channel for the depth beside those of the latents."""
-    if in_channels != latent_channels + 1:
-        raise ValueError(
-            f"model.base must have a UNet of {latent_channels} + 1 input channels, latents and depth; got "
-            f"{in_channels}. Name a depth base, or set model.add_depth_input in stage 1 and use what that writes."
-        )
 
 
 def _widen(unet: Any, latent_channels: int) -> None:

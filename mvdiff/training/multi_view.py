@@ -21,6 +21,7 @@ from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
@@ -46,7 +47,7 @@ class MultiViewModule(TrainedPartModule):
         vae: Another autoencoder (hub id or folder) in place of the base's.
         init_adapter: Folder of an adapter (or a model folder) to start from; None for a fresh one.
         kernel_size: K of the K x K taps (paper: 3). This and the next five shape the adapter; None takes them from
-            `init_adapter`, or for a fresh one the defaults of `MultiViewAdapter`.
+            `init_adapter`, or for a fresh one the defaults of the task.
         head_dim: Width of an attention head.
         mid_place: Where the mid block's attention stands.
         wavelengths: (shortest, longest) of the displacement encoding, in cells.
@@ -75,6 +76,7 @@ class MultiViewModule(TrainedPartModule):
 
     trained_part = "adapter"
     inputs_class: ClassVar[type[MultiViewInputs]] = MultiViewInputs
+    pipeline_class: ClassVar[type[MultiViewPipeline]] = MVDiffusionPanoramaPipeline
     adapter_settings: ClassVar[tuple[str, ...]] = (
         "kernel_size",
         "head_dim",
@@ -84,8 +86,6 @@ class MultiViewModule(TrainedPartModule):
         "neighbours",
     )
     """Settings of the module that shape its adapter."""
-    adapter_defaults: ClassVar[dict[str, Any]] = {}
-    """What a fresh adapter has where its settings are None; otherwise the defaults of `MultiViewAdapter`."""
 
     def __init__(
         self,
@@ -171,7 +171,7 @@ class MultiViewModule(TrainedPartModule):
             return adapter
         with torch.random.fork_rng(devices=[]):  # the same fresh weights on every rank, other draws untouched
             torch.manual_seed(settings.seed)
-            return MultiViewAdapter.from_unet(self.backbone.unet, **(self.adapter_defaults | chosen))
+            return MultiViewAdapter.from_unet(self.backbone.unet, **(self.pipeline_class.adapter_defaults | chosen))
 
     @property
     def adapter(self) -> MultiViewAdapter:
@@ -401,12 +401,9 @@ class MultiViewModule(TrainedPartModule):
             **self.sampling,
         )
 
-    def pipeline(self) -> MVDiffusionPanoramaPipeline:
+    def pipeline(self) -> MultiViewPipeline:
         """Return the model as the pipeline that `mvdiff generate` runs: same prompts and seed, same images."""
-        info = self.model_info()
-        pipeline = MVDiffusionPanoramaPipeline.from_backbone(
-            self.backbone, self.adapter, info.rig, info.prompt_prefix, info.base
-        )
+        pipeline = self.pipeline_class.from_backbone(self.backbone, self.adapter, **self.model_info().settings)
         pipeline.set_progress_bar_config(disable=True)
         return pipeline
 

@@ -26,7 +26,9 @@ def make_pipeline(folder, rig: Rig = RING, **settings) -> MVDiffusionPanoramaPip
     backbone = load_backbone(tiny_base(folder, **settings))
     adapter = trained_like(MultiViewAdapter.from_unet(backbone.unet))
     base = BaseReference(str(folder), weights_hash=backbone.weights_hash())
-    pipeline = MVDiffusionPanoramaPipeline.from_backbone(backbone, adapter, rig, "this is one view of a scene ", base)
+    pipeline = MVDiffusionPanoramaPipeline.from_backbone(
+        backbone, adapter, rig=rig, prompt_prefix="this is one view of a scene ", base=base
+    )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -22,7 +22,12 @@ def make_depth_pipeline(folder, image_condition: bool = True) -> MVDiffusionDept
     )
     base = BaseReference(str(path), weights_hash=backbone.weights_hash())
     pipeline = MVDiffusionDepthPipeline.from_backbone(
-        backbone, trained_like(adapter), HEIGHT, WIDTH, "this is one view of a scene ", base
+        backbone,
+        trained_like(adapter),
+        height=HEIGHT,
+        width=WIDTH,
+        prompt_prefix="this is one view of a scene ",
+        base=base,
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline

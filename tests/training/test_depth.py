@@ -219,7 +219,7 @@ def test_stage_1_makes_a_depth_base_of_one_without(base, tmp_path):
 
 def test_bases_without_depth_are_refused(base, tmp_path):
     plain = str(base.parent / "plain")
-    with pytest.raises(ValueError, match=r"model.base must have a UNet of 4 \+ 1 input channels, .*; got 4\."):
+    with pytest.raises(ValueError, match=r"base must have a UNet of 4 \+ 1 input channels, .*; got 4\."):
         make(plain)
     with pytest.raises(ValueError, match=r"input channels, latents and depth; got 4\. .*model.add_depth_input"):
         DepthSingleViewModule(out=str(tmp_path), base=plain)

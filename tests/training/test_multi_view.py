@@ -389,7 +389,7 @@ def generated(pipeline, **call):
 
 
 def images(module):
-    return generated(MVDiffusionPanoramaPipeline.from_backbone(module.backbone, module.adapter, RIG, "", None))
+    return generated(MVDiffusionPanoramaPipeline.from_backbone(module.backbone, module.adapter, rig=RIG))
 
 
 @torch.no_grad()
