@@ -40,17 +40,16 @@ def generate(settings: Settings, pipeline: MVDiffusionPanoramaPipeline, method: 
     samples = [dataset[i] for i in range(len(dataset))]
     entries = [PromptEntry(sample["sample_id"], sample["prompts"]) for sample in samples]
     pipeline.set_progress_bar_config(disable=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        generate_samples(
-            pipeline,
-            entries,
-            samples_of(settings, method),
-            seed=settings.seed,
-            batch_size=settings.batch_size,
-            overwrite=True,
-            **sampling(settings),
-            **call_of(settings, method),
-        )
+    generate_samples(
+        pipeline,
+        entries,
+        samples_of(settings, method),
+        seed=settings.seed,
+        batch_size=settings.batch_size,
+        overwrite=True,
+        **sampling(settings),
+        **call_of(settings, method),
+    )
 
 
 def write_references(settings: Settings, pipeline: MVDiffusionPanoramaPipeline) -> None:

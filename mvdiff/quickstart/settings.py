@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 BASE = "mvdiff://toy-base"
 PACKAGED_CAA = Path(__file__).parents[1] / "assets" / "toy-caa"
 PROMPT_PREFIX = ""
-BASE_WORLD_SEED = 1
-"""The toy base, its attention and the judge were trained on rooms of this world (configs/toy)."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +29,9 @@ class QuickstartSettings:
         num_workers: Processes that draw the toy world.
     """
 
+    trained_worlds: ClassVar[tuple[int, ...]] = (1,)
+    """Seeds of the toy worlds on which the packaged weights were trained (docs/toy-base.md)."""
+
     out: Path = Path("quickstart")
     seed: int = 0
     rooms: int = 160
@@ -50,10 +51,10 @@ class QuickstartSettings:
                 f"test_rooms must be a multiple of batch_size, which must be at least 2; got {self.test_rooms} and "
                 f"{self.batch_size}. One control takes its neighbours from another sample of the batch."
             )
-        if self.seed == BASE_WORLD_SEED:
+        if self.seed in self.trained_worlds:
             raise ValueError(
-                f"seed must not be {BASE_WORLD_SEED}, the world on which the packaged weights were trained; its rooms "
-                "are not held out. Choose another."
+                f"seed must not be {self.seed}, a world on which the packaged weights were trained; its rooms are not "
+                "held out. Choose another."
             )
         if self.max_steps < self.num_validations or self.num_validations < 1:
             raise ValueError(

@@ -32,7 +32,8 @@ from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_fold
     ("settings", "text"),
     [
         ({"test_rooms": 6, "batch_size": 4}, "test_rooms must be a multiple of batch_size"),
-        ({"seed": 1}, "seed must not be 1, the world on which the packaged weights were trained"),
+        ({"seed": 1}, "seed must not be 1, a world on which the packaged weights were trained"),
+        ({"seed": 3}, "seed must not be 3, a world on which the packaged weights were trained"),
         ({"sequences": 13}, r"sequences must be between 1 and test_rooms \(12\); got 13"),
         ({"num_views": 2}, "num_views must be at least 3, two given frames and one between; got 2"),
         ({"stage1_steps": 2}, r"stage1_steps must be at least num_validations \(3\); got 2"),

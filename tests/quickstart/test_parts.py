@@ -20,7 +20,7 @@ from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
     [
         ({"test_rooms": 6, "batch_size": 4}, "test_rooms must be a multiple of batch_size"),
         ({"test_rooms": 4, "batch_size": 1}, "which must be at least 2; got 4 and 1"),
-        ({"seed": 1}, "seed must not be 1, the world on which the packaged weights were trained"),
+        ({"seed": 1}, "seed must not be 1, a world on which the packaged weights were trained"),
         ({"max_steps": 2, "num_validations": 3}, "max_steps must be at least num_validations"),
     ],
 )

@@ -41,14 +41,11 @@ def generate(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline) -> Non
     how: dict[str, Any] = {"seed": settings.seed, "num_views": settings.num_views, "batch_size": settings.batch_size}
     how |= {"overwrite": True, **sampling(settings)}
     pipeline.set_progress_bar_config(disable=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for sequence in sequences(settings):
-            generate_sequence_folder(pipeline, sequence, folder_of(settings, INTERPOLATED), **how)
-            alone = FrameSequence(sequence.scene, sequence.frame_ids, sequence.frame_ids, HEIGHT, WIDTH)  # none given
-            generate_sequence_folder(
-                pipeline, alone, folder_of(settings, INDEPENDENT), window_overlap=0, caa=False, **how
-            )
-            write_real_sequence(sequence, folder_of(settings, REAL), overwrite=True)
+    for sequence in sequences(settings):
+        generate_sequence_folder(pipeline, sequence, folder_of(settings, INTERPOLATED), **how)
+        alone = FrameSequence(sequence.scene, sequence.frame_ids, sequence.frame_ids, HEIGHT, WIDTH)  # none given
+        generate_sequence_folder(pipeline, alone, folder_of(settings, INDEPENDENT), window_overlap=0, caa=False, **how)
+        write_real_sequence(sequence, folder_of(settings, REAL), overwrite=True)
 
 
 def agreement(settings: DepthSettings) -> dict[str, Any]:

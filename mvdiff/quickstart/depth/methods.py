@@ -67,9 +67,8 @@ def generate(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline, method
     """Generate the held-out key frames by one of the four generating methods, same seeds for all."""
     how = {"seed": settings.seed, "overwrite": True, **sampling(settings), **call_of(settings, method)}
     pipeline.set_progress_bar_config(disable=True)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        for batch in batches(settings):
-            generate_frame_samples(pipeline, batch, samples_of(settings, method), **how)
+    for batch in batches(settings):
+        generate_frame_samples(pipeline, batch, samples_of(settings, method), **how)
 
 
 def write_references(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from mvdiff.quickstart.settings import QuickstartSettings
 
@@ -27,6 +27,8 @@ class DepthSettings(QuickstartSettings):
         stage1_steps: Optimizer steps of stage 1, a base on single frames.
         sequences: Held-out rooms of which all frames are made: key frames, then those between.
     """
+
+    trained_worlds: ClassVar[tuple[int, ...]] = (1, 3)
 
     out: Path = Path("quickstart-depth")
     rooms: int = 48
