@@ -2,10 +2,11 @@
 
     python benchmarks/real_data.py round_trip --config real/pano.yaml --out runs/real/round_trip
     python benchmarks/real_data.py losses --config real/pano.yaml --model runs/real/pano-model
+    python benchmarks/real_data.py losses --config real/depth.yaml --model runs/real/depth-model
 
 `round_trip` encodes and decodes the test views of a run and writes them as sample folders, for `mvdiff evaluate`.
-`losses` measures the training loss on each test panorama, at fixed timesteps and noise: for the base alone, with the
-trained attention, and for two controls. Intervals are over panoramas.
+`losses` measures the training loss on each test sample (a panorama, a window of frames), at fixed timesteps and noise:
+for the base alone, with the trained attention, and for two controls. Intervals are over samples.
 """
 
 import argparse
@@ -19,7 +20,8 @@ import yaml
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.cli.config_files import config_path
-from mvdiff.data.datamodule import PanoramaDataModule
+from mvdiff.data.keyed_datamodule import MultiViewDataModule
+from mvdiff.data.scannet_datamodule import ScanNetDataModule
 from mvdiff.diffusion import multiview_noise_loss, training_noise
 from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
 from mvdiff.eval.overlap import psnr_from_mse
@@ -27,14 +29,15 @@ from mvdiff.eval.sources import source_from_config
 from mvdiff.models.autoencoder import decode_latents, encode_images, load_autoencoder
 from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
+from mvdiff.training.depth import DepthMultiViewModule, depth_channel
 from mvdiff.training.multi_view import MultiViewModule
 
 BASE, CAA = "base without CAA", "with CAA"
-FOREIGN, SILENT = "CAA, neighbours of another panorama", "CAA, attention switched off"
+FOREIGN, SILENT = "CAA, neighbours of another sample", "CAA, attention switched off"
 NOISE_EPOCH = -2  # noise of its own, neither training's nor validation's
 
 
-def read_run(configs: list[str]) -> tuple[PanoramaDataModule, dict[str, Any]]:
+def read_run(configs: list[str]) -> tuple[MultiViewDataModule, dict[str, Any]]:
     """Return the data of a run and its model's settings; later files overlay earlier ones."""
     paths = [config_path(name) for name in configs]
     models = [yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("model", {}) for path in paths]
@@ -70,6 +73,7 @@ def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: l
     """Return each method's losses [B, number of timesteps]."""
     inputs, scheduler = module.inputs, module.backbone.scheduler
     latents, text, geometry = inputs.latents(batch), inputs.text(batch.prompts), inputs.geometry(batch)
+    more = [] if batch.depths is None else [depth_channel(batch, inputs.backbone.vae_stride, latents)]
     indices = batch.sample_index.tolist()
     others = torch.arange(len(indices)).roll(1)
     calls = {
@@ -86,7 +90,7 @@ def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: l
             noise = training_noise(t, NOISE_EPOCH, indices, batch.num_views, latents.shape[2:])
 
             def predict(noisy: torch.Tensor, steps: torch.Tensor, call: dict = call) -> torch.Tensor:
-                return module.unet(noisy, steps, text, **call)
+                return module.unet(torch.cat([noisy, *more], dim=2), steps, text, **call)
 
             steps = torch.full((len(indices),), t)
             columns.append(multiview_noise_loss(predict, scheduler, latents, noise, steps, reduction="none"))
@@ -97,17 +101,18 @@ def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: l
 
 def losses(options: argparse.Namespace) -> None:
     data, settings = read_run(options.config)
-    module = MultiViewModule(base=settings["base"], vae=settings.get("vae"), init_adapter=options.model)
+    kind = DepthMultiViewModule if isinstance(data, ScanNetDataModule) else MultiViewModule
+    module = kind(base=settings["base"], vae=settings.get("vae"), init_adapter=options.model)
     module.configure_model()
     module.eval()
     dataset = data.test_dataset()
     batch = MultiViewBatch.collate([dataset[i] for i in range(len(dataset))])
     measured = held_out_losses(module, batch, options.timesteps)
-    per_panorama = {method: values.mean(1).tolist() for method, values in measured.items()}
-    base = per_panorama[BASE]
-    print(f"{len(base)} panoramas, timesteps {options.timesteps}")
-    print(f"{'':38}{'loss':27}{'below the base by':32}panoramas below")
-    for method, values in per_panorama.items():
+    per_sample = {method: values.mean(1).tolist() for method, values in measured.items()}
+    base = per_sample[BASE]
+    print(f"{len(base)} samples, timesteps {options.timesteps}")
+    print(f"{'':38}{'loss':27}{'below the base by':32}samples below")
+    for method, values in per_sample.items():
         fewer = f"{sum(a < b for a, b in zip(values, base, strict=True))} of {len(base)}"
         gain = "" if method == BASE else f"{paired_difference(base, values)!s:32}{fewer}"
         print(f"{method:38}{bootstrap(mean, values)!s:27}{gain}")
@@ -115,7 +120,7 @@ def losses(options: argparse.Namespace) -> None:
     for method, values in measured.items():
         print(f"{method[:14]:15}" + "".join(f"{statistics.fmean(column):9.4f}" for column in values.T.tolist()))
     if options.out:
-        Path(options.out).write_text(json.dumps({"ids": batch.sample_id, "losses": per_panorama}, indent=1) + "\n")
+        Path(options.out).write_text(json.dumps({"ids": batch.sample_id, "losses": per_sample}, indent=1) + "\n")
 
 
 def main() -> None:
@@ -129,7 +134,7 @@ def main() -> None:
     second.add_argument("--config", nargs="+", default=["real/pano.yaml"])
     second.add_argument("--model", default="runs/real/pano-model", help="model folder that fit wrote")
     second.add_argument("--timesteps", type=int, nargs="+", default=[100, 300, 500, 700, 900])
-    second.add_argument("--out", help="write each panorama's losses as JSON")
+    second.add_argument("--out", help="write each sample's losses as JSON")
     second.set_defaults(run=losses)
     options = parser.parse_args()
     options.run(options)

@@ -23,7 +23,7 @@ from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
-from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
+from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, model_location, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.pipelines.sample_folders import generate_samples
@@ -45,7 +45,7 @@ class MultiViewModule(TrainedPartModule):
         base: Hub id, local folder or `mvdiff://toy-base` of the Stable-Diffusion-shaped base.
         revision: Branch, tag or commit of a hub base.
         vae: Another autoencoder (hub id or folder) in place of the base's.
-        init_adapter: Folder of an adapter (or a model folder) to start from; None for a fresh one.
+        init_adapter: Folder of an adapter, model folder or its `mvdiff://` name, to start from; None for a fresh one.
         kernel_size: K of the K x K taps (paper: 3). This and the next five shape the adapter; None takes them from
             `init_adapter`, or for a fresh one the defaults of the task.
         head_dim: Width of an attention head.
@@ -159,7 +159,7 @@ class MultiViewModule(TrainedPartModule):
         settings = self.hparams
         chosen = {name: settings[name] for name in self.adapter_settings if settings[name] is not None}
         if settings.init_adapter is not None:
-            folder = Path(settings.init_adapter)
+            folder = model_location(settings.init_adapter)
             folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
             adapter = MultiViewAdapter.from_pretrained(folder)
             for name, value in chosen.items():
