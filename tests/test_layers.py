@@ -19,7 +19,8 @@ LAYERS = (  # from the ground up (the same line may hold siblings that do not us
     {"training"},
     {"baselines"},
     {"report", "mesh"},
-    {"quickstart"},
+    {"seeing"},
+    {"demo", "quickstart"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
     from rich.progress import Progress, TextColumn
 
+    from mvdiff.cli.rig_files import read_rig
     from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, write_results
     from mvdiff.eval.sources import source_from_config
     from mvdiff.eval.table import results_table
@@ -102,22 +103,3 @@ def run(args: argparse.Namespace) -> int:
     for problem in results["generated"].get("unreadable", []):
         print(f"left out {problem['folder']}: {problem['reason']}")
     return 0
-
-
-def read_rig(path: Path | None):
-    """Read a rig from a JSON file (as ``rig`` in sample.json), or None.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: It holds no rig.
-    """
-    if path is None:
-        return None
-    import json
-
-    from mvdiff.geometry.cameras import Rig
-
-    try:
-        return Rig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error

@@ -90,6 +90,27 @@ COMMANDS = (
         "FID, Inception Score, CLIP score and overlap PSNR of sample folders",
         "mvdiff evaluate --generated out --reference truth --out results.json",
     ),
+    Command(
+        "Look",
+        "report",
+        "report",
+        "one page of samples, scores and meshes, methods side by side",
+        "mvdiff report out other --out report.html",
+    ),
+    Command(
+        "Look",
+        "video",
+        "video",
+        "a camera that turns in a panorama, or the frames of a recording, as MP4",
+        "mvdiff video out/0000 --out video.mp4",
+    ),
+    Command(
+        "Look",
+        "demo",
+        "demo",
+        "generate in the browser, from a page on this machine",
+        "mvdiff demo --model runs/pano/version_0/model",
+    ),
 )
 
 

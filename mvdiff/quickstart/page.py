@@ -13,7 +13,8 @@ from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import Chart, Column, PanoramaEntry, Series, Strip, Table, view_labels, write_report
-from mvdiff.samples import find_samples, read_sample
+from mvdiff.samples import Sample, find_samples, read_sample
+from mvdiff.seeing.pictures import channels_last, stitched
 
 SHOWN = 6
 COLUMNS = (
@@ -98,26 +99,22 @@ def galleries(settings: Settings) -> tuple[list[Strip], list[PanoramaEntry]]:
         samples = {method: read_sample(folders[method][i]) for method in METHODS}
         prompts = samples[CAA].record.prompts
         for method in (BASE, CAA, FOREIGN, TRUTH):
-            images = samples[method].images_uint8().permute(0, 2, 3, 1).numpy()
-            strips.append(Strip(method, prompts, list(images), labels, group=f"held-out room {i + 1}"))
+            images = channels_last(samples[method].images_uint8())
+            strips.append(Strip(method, prompts, images, labels, group=f"held-out room {i + 1}"))
         scenes.append(
             PanoramaEntry(
                 f"room {i + 1}",
                 prompts,
-                {m: _covered_panorama(samples[m]) for m in (CAA, BASE, TRUTH)},
+                {m: _panorama(samples[m]) for m in (CAA, BASE, TRUTH)},
             )
         )
     return strips, scenes
 
 
-def _covered_panorama(sample) -> object:
-    """Return a sample's views stitched anew, with the mask of what they cover."""
-    from mvdiff.geometry.panorama import stitch
-    from mvdiff.samples import from_uint8, to_uint8
-
-    K, R, height, _ = sample.record.camera_tensors()
-    panorama, covered = stitch(from_uint8(sample.images_uint8()), K, R, 4 * height, 8 * height)
-    return to_uint8(panorama).permute(1, 2, 0).numpy(), covered.numpy()
+def _panorama(sample: Sample) -> object:
+    """Return a sample's views stitched anew, denser than a toy view, with the mask of what they cover."""
+    images_uint8 = sample.images_uint8()
+    return stitched(sample, images_uint8, height=4 * images_uint8.shape[-2])
 
 
 def write_page(

@@ -31,6 +31,11 @@ class Sample:
         """Number of views."""
         return len(self.view_paths)
 
+    @property
+    def with_depths(self) -> bool:
+        """Whether some view has a depth map."""
+        return any((self.folder / DEPTH_NAME / path.name).exists() for path in self.view_paths)
+
     def images_uint8(self) -> Tensor:
         """Read the views: uint8 [V, 3, H, W]."""
         return _read_views(self.view_paths)
@@ -55,9 +60,9 @@ class Sample:
             FileNotFoundError: Some views have a depth map and others have none.
             ValueError: One cannot be read or is of another size than the others.
         """
-        paths = tuple(self.folder / DEPTH_NAME / path.name for path in self.view_paths)
-        if not any(path.exists() for path in paths):
+        if not self.with_depths:
             return None
+        paths = tuple(self.folder / DEPTH_NAME / path.name for path in self.view_paths)
         _require(paths)
         return _stacked(paths, [read_depth(path) for path in paths])
 

@@ -8,6 +8,7 @@ import pytest
 
 from mvdiff.cli import evaluate as command
 from mvdiff.cli.main import main
+from mvdiff.cli.rig_files import read_rig
 from mvdiff.eval.runner import RESULTS, EvaluationSettings
 from mvdiff.eval.sources import source_from_config
 from tests.data.folders import write_matterport3d
@@ -109,7 +110,7 @@ def test_upstream_layout_with_a_rig_file(tmp_path):
     assert json.loads(out.read_text())["metrics"]["overlap_psnr_pooled"]["ratio_to_reference"] < 1
     rig.write_text("{}")
     with pytest.raises(ValueError, match=r"--rig must be a JSON file with views, height, width; got .*rig\.json"):
-        command.read_rig(rig)
+        read_rig(rig)
 
 
 def test_user_errors_are_one_line(tmp_path, capsys):

@@ -5,9 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-from torch import Tensor
-
 from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, FOREIGN, METHODS, REFERENCES, TRUTH, samples_of
 from mvdiff.quickstart.comparison import FID, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.depth.interpolation import INDEPENDENT, INTERPOLATED, REAL, opened
@@ -18,6 +15,7 @@ from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import Chart, Column, MeshEntry, Series, Strip, Table, write_report
 from mvdiff.samples import find_samples, read_sample
+from mvdiff.seeing.pictures import channels_last, depth_pictures
 
 SHOWN, SHOWN_FRAMES = 6, 16
 COLUMNS = (
@@ -143,7 +141,7 @@ def strips(settings: DepthSettings) -> list[Strip]:
         group, prompts = f"held-out room {i + 1}: key frames", samples[CAA].record.prompts
         labels = [f"key {n + 1}" for n in range(len(prompts))]
         for method, sample in samples.items():
-            found.append(Strip(method, prompts, _pictures(sample.images_uint8()), labels, group))
+            found.append(Strip(method, prompts, channels_last(sample.images_uint8()), labels, group))
         found.append(Strip("depth", prompts, depth_pictures(samples[CAA].depths()), labels, group))
     sequences = {method: opened(settings, method) for method in (INTERPOLATED, INDEPENDENT, REAL)}
     for i, name in enumerate(sequences[REAL]):
@@ -152,24 +150,10 @@ def strips(settings: DepthSettings) -> list[Strip]:
         keys = set(record.settings["key_frames"])
         labels = [f"key {frame}" if frame in keys else f"{frame}" for frame in frames]
         for method, samples in sequences.items():
-            pictures = _pictures(samples[name].images_uint8()[:SHOWN_FRAMES])
+            pictures = channels_last(samples[name].images_uint8()[:SHOWN_FRAMES])
             title = "two stages" if method == INTERPOLATED else method
             found.append(Strip(title, prompts, pictures, labels, f"sequence {i + 1}: key frames and those between"))
     return found
-
-
-def _pictures(images_uint8: Tensor) -> list[np.ndarray]:
-    return list(images_uint8.permute(0, 2, 3, 1).numpy())
-
-
-def depth_pictures(depths: Tensor) -> list[np.ndarray]:
-    """Return depths [V, H, W] as grey pictures [H, W, 3] uint8: near is bright, none is black, one scale for all."""
-    values = depths.numpy()
-    known = values > 0
-    near = np.where(known, 1 / np.maximum(values, 1e-3), 0)
-    low, high = near[known].min(), near[known].max()
-    grey = np.where(known, 40 + 215 * (near - low) / max(high - low, 1e-9), 0).round().astype(np.uint8)
-    return list(np.repeat(grey[..., None], 3, axis=-1))
 
 
 def write_page(

@@ -1,0 +1,21 @@
+"""Rigs in files, for the commands that read sample folders without cameras."""
+
+import json
+from pathlib import Path
+
+
+def read_rig(path: Path | None):
+    """Read a rig from a JSON file (as ``rig`` in sample.json), or None.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It holds no rig.
+    """
+    if path is None:
+        return None
+    from mvdiff.geometry.cameras import Rig
+
+    try:
+        return Rig.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error

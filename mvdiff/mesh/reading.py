@@ -1,0 +1,62 @@
+"""Mesh files read again, whoever wrote them, as the 3D viewer shows them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from mvdiff.mesh.surface import SUFFIXES, Mesh, turned_upright
+
+OPENCV_UP = np.array([0.0, -1.0, 0.0])
+
+
+def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
+    """Read a mesh with its colours, in glTF's axes; one without colours is grey.
+
+    Args:
+        path: ``.glb`` (y up by definition; its linear colours are turned back into sRGB) or ``.ply`` (the axes of the
+            poses).
+        up: [3] which way is up in a ``.ply``; default: OpenCV's, (0, -1, 0).
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the ending is another one, or the file holds no triangles.
+    """
+    import trimesh
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"mesh must be a file; got {path}. Correct the path.")
+    suffix = path.suffix.lower()
+    if suffix not in SUFFIXES:
+        raise ValueError(f"mesh must end in {' or '.join(SUFFIXES)}; got {path.name!r}. Convert it.")
+    try:
+        scene = trimesh.load_scene(path, process=False)
+        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+    except Exception as error:  # whatever a parser of foreign bytes raises: there are dozens of kinds
+        raise ValueError(f"mesh must be readable; got {error!r}, in {path}. Write it again.") from error
+    if not parts:
+        raise ValueError(f"mesh must have triangles; got none, in {path}. Points alone cannot be shown.")
+    counts = np.cumsum([0, *(len(part.vertices) for part in parts)])
+    vertices = np.concatenate([np.asarray(part.vertices, dtype=np.float64) for part in parts])
+    faces = np.concatenate([np.asarray(part.faces, dtype=np.int64) + n for part, n in zip(parts, counts, strict=False)])
+    colours = np.concatenate([_colours(part) for part in parts])
+    if not np.isfinite(vertices).all():
+        raise ValueError(f"mesh must have finite vertices; got others, in {path}. Write it again.")
+    if suffix == ".glb":
+        return Mesh(vertices, faces, _srgb(colours))
+    return turned_upright(Mesh(vertices, faces, colours), OPENCV_UP if up is None else up)
+
+
+def _colours(part) -> np.ndarray:
+    """Return [N, 3] uint8, those of a texture where there are no others."""
+    visual = part.visual.to_color() if part.visual.kind == "texture" else part.visual
+    return np.asarray(visual.vertex_colors)[:, :3].astype(np.uint8)
+
+
+def _srgb(linear: np.ndarray) -> np.ndarray:
+    """Turn linear light into sRGB (IEC 61966-2-1), uint8 both."""
+    light = linear / 255
+    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.round(255 * shown).astype(np.uint8)

@@ -1,0 +1,152 @@
+"""What is looked at: folders of samples, what `mvdiff test` wrote, and results of `mvdiff evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mvdiff.geometry.cameras import Rig
+from mvdiff.samples import Sample, read_sample, scan_samples
+
+RESULTS_NAME = "results.json"
+GENERATED_NAME, REFERENCE_NAME = "generated", "reference"
+TRUTH = "ground truth"
+
+
+@dataclass
+class Method:
+    """The samples of one method.
+
+    Attributes:
+        name: What stands beside its pictures.
+        root: Where its samples lie.
+        samples: Those that can be opened, by id, in the order of their folders.
+        problems: What could not be opened: folder and reason, one sentence each.
+        natural: Its pictures are the ground truth that upstream's layout has beside generated views.
+    """
+
+    name: str
+    root: Path
+    samples: dict[str, Sample] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+    natural: bool = False
+
+
+@dataclass(frozen=True)
+class Source:
+    """One DIR of the command line.
+
+    Attributes:
+        path: As it was given.
+        method: Its samples.
+        truth: The ground truth beside them, or None.
+        results: What `mvdiff evaluate` or `mvdiff test` wrote about them, or None.
+    """
+
+    path: Path
+    method: Method
+    truth: Method | None = None
+    results: dict[str, Any] | None = None
+
+
+def open_sources(paths: Sequence[Path], names: Sequence[str] | None = None, rig: Rig | None = None) -> list[Source]:
+    """Open what is to be seen side by side.
+
+    Args:
+        paths: Each a root of samples, one sample, a folder of `mvdiff test` (`generated`, `reference`,
+            `results.json`), or the results file of `mvdiff evaluate`, which says where its samples lie.
+        names: What each is called; default: the names of the folders.
+        rig: Cameras of samples in upstream's layout, see `mvdiff.samples.read_sample`.
+
+    Raises:
+        FileNotFoundError: One does not exist.
+        ValueError: There are as many names as paths, or a path holds nothing to see, or a sample id twice.
+    """
+    if names is None:
+        names = [_own_name(path) for path in paths]
+        names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+    if len(names) != len(paths):
+        raise ValueError(f"--names must be one for each DIR ({len(paths)}); got {len(names)}. Name every one.")
+    if len({*names, TRUTH}) <= len(names):
+        raise ValueError(
+            f"--names must differ from each other and from {TRUTH!r}; got {', '.join(names)}. Name them otherwise."
+        )
+    return [_open(path, name, rig) for path, name in zip(paths, names, strict=True)]
+
+
+def _own_name(path: Path) -> str:
+    resolved = path.resolve()
+    return resolved.parent.name if path.is_file() else resolved.name
+
+
+def _open(path: Path, name: str, rig: Rig | None) -> Source:
+    if not path.exists():
+        raise FileNotFoundError(f"DIR must exist; got {path}. Check the path.")
+    results = None
+    if path.is_file():
+        results = _read_results(path)
+        if results is None:
+            raise ValueError(
+                f"DIR must be a folder, or results of `mvdiff evaluate`; got another file, {path}. "
+                "Give the folder of the samples."
+            )
+        root = _scored_folder(results.get("generated"), path)
+        reference = _scored_folder(results.get("reference"), path)
+    else:
+        inside = path / GENERATED_NAME
+        root, reference = (inside, path / REFERENCE_NAME) if inside.is_dir() else (path, None)
+        if (path / RESULTS_NAME).is_file():
+            results = _read_results(path / RESULTS_NAME)
+    method = _read_method(root, name, rig)
+    truth = None
+    if reference is not None and reference.is_dir() and reference.resolve() != root.resolve():
+        truth = _read_method(reference, TRUTH, rig)
+    elif any(sample.natural_paths for sample in method.samples.values()):
+        samples = {key: sample for key, sample in method.samples.items() if sample.natural_paths}
+        truth = Method(TRUTH, method.root, samples, natural=True)
+    return Source(path, method, truth, results)
+
+
+def _read_results(path: Path) -> dict[str, Any] | None:
+    """Read results of an evaluation; None for JSON that is something else.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"results must be JSON; got {error}, in {path}. Evaluate again.") from error
+    known = isinstance(values, dict) and isinstance(values.get("metrics"), dict) and "generated" in values
+    return values if known else None
+
+
+def _scored_folder(described: Any, results: Path) -> Path | None:
+    """Return where scored samples lie: as it was named, or from the results file on; None if nowhere."""
+    named = described.get("path") if isinstance(described, dict) else None
+    candidates = [] if named is None else [Path(named), results.parent / named, results.parent / Path(named).name]
+    return next((path for path in candidates if path.is_dir()), None)
+
+
+def _read_method(root: Path | None, name: str, rig: Rig | None) -> Method:
+    if root is None:
+        return Method(name, Path())
+    method = Method(name, root)
+    complete, incomplete = scan_samples(root)
+    method.problems += [f"{folder}: incomplete, its sample.json is missing" for folder in incomplete]
+    for folder in complete:
+        try:
+            sample = read_sample(folder, rig)
+        except (ValueError, OSError) as error:
+            method.problems.append(str(error))
+            continue
+        first = method.samples.setdefault(sample.record.sample_id, sample)
+        if first is not sample:
+            raise ValueError(
+                f"DIR must hold each sample once; got {sample.record.sample_id!r} in {first.folder} and in {folder}. "
+                f"Give the folders of the methods side by side, as {first.folder.parent} {folder.parent}."
+            )
+    return method
