@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     for problem in content.problems:
         print(f"left out {problem}")
     parts = [f"{content.num_shown} of {content.num_samples} samples"] if content.num_samples else []
-    parts += [f"{len(content.meshes)} meshes"] if content.meshes else []
+    parts += [f"{len(content.meshes)} scenes in 3D"] if content.meshes else []
     parts += ["scores"] if content.tables else []
     print(f"{args.out}: {', '.join(parts)}; {args.out.stat().st_size / 1e6:.1f} MB")
     return 0

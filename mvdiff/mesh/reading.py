@@ -8,6 +8,7 @@ import numpy as np
 
 from mvdiff.mesh.surface import SUFFIXES, Mesh, turned_upright
 
+GREY = 160
 OPENCV_UP = np.array([0.0, -1.0, 0.0])
 
 
@@ -33,15 +34,16 @@ def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
         raise ValueError(f"mesh must end in {' or '.join(SUFFIXES)}; got {path.name!r}. Convert it.")
     try:
         scene = trimesh.load_scene(path, process=False)
-        parts = [part for part in scene.dump() if isinstance(part, trimesh.Trimesh) and len(part.faces)]
+        placed = [scene.graph[node] for node in scene.graph.nodes_geometry]  # scene.dump() would lose colours
+        parts = [(scene.geometry[name], place) for place, name in placed if _has_triangles(scene.geometry[name])]
     except Exception as error:  # whatever a parser of foreign bytes raises: there are dozens of kinds
         raise ValueError(f"mesh must be readable; got {error!r}, in {path}. Write it again.") from error
     if not parts:
         raise ValueError(f"mesh must have triangles; got none, in {path}. Points alone cannot be shown.")
-    counts = np.cumsum([0, *(len(part.vertices) for part in parts)])
-    vertices = np.concatenate([np.asarray(part.vertices, dtype=np.float64) for part in parts])
-    faces = np.concatenate([np.asarray(part.faces, dtype=np.int64) + n for part, n in zip(parts, counts, strict=False)])
-    colours = np.concatenate([_colours(part) for part in parts])
+    first = np.cumsum([0, *(len(part.vertices) for part, _ in parts)])[:-1]
+    vertices = np.concatenate([trimesh.transform_points(part.vertices, place) for part, place in parts])
+    faces = np.concatenate([np.asarray(part.faces, np.int64) + n for (part, _), n in zip(parts, first, strict=True)])
+    colours = np.concatenate([_colours(part) for part, _ in parts])
     if not np.isfinite(vertices).all():
         raise ValueError(f"mesh must have finite vertices; got others, in {path}. Write it again.")
     if suffix == ".glb":
@@ -49,10 +51,24 @@ def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
     return turned_upright(Mesh(vertices, faces, colours), OPENCV_UP if up is None else up)
 
 
+def _has_triangles(part) -> bool:
+    return len(getattr(part, "faces", ())) > 0
+
+
 def _colours(part) -> np.ndarray:
-    """Return [N, 3] uint8, those of a texture where there are no others."""
-    visual = part.visual.to_color() if part.visual.kind == "texture" else part.visual
-    return np.asarray(visual.vertex_colors)[:, :3].astype(np.uint8)
+    """Return [N, 3] uint8, those of a texture where there are no others, or grey."""
+    from trimesh.visual.color import to_rgba
+
+    visual, colours = part.visual, None
+    if visual.kind in ("vertex", "face"):
+        colours = visual.vertex_colors
+    elif visual.kind == "texture":
+        colours = visual.vertex_attributes.get("color")  # beside a material, trimesh keeps them there
+        if colours is None and visual.uv is not None:
+            colours = visual.to_color().vertex_colors
+    if colours is None or len(colours) != len(part.vertices):
+        return np.full((len(part.vertices), 3), GREY, np.uint8)
+    return to_rgba(colours)[:, :3]
 
 
 def _srgb(linear: np.ndarray) -> np.ndarray:

@@ -112,8 +112,8 @@ def _add_samples(
         names = "; ".join(f"{m.root}: {next(iter(m.samples))}, ..." for m in methods)
         raise ValueError(f"DIRs side by side must hold the same sample ids; got none in common ({names}).")
     content.num_samples = len(ids)
-    seeds_differ, prompts_differ, shortened = [], [], False
-    shown: list[str] = []
+    compared: dict[str, list[bool | None]] = {"prompts": [], "seeds": []}  # the same in all methods? None: unknown
+    shown, shortened = [], False
     for sample_id in ids:
         if len(shown) == max_samples:
             break
@@ -129,20 +129,19 @@ def _add_samples(
         shown.append(sample_id)
         _add_sample(content, sample_id, pictures)
         records = [method.samples[sample_id].record for method in methods]
-        if len({record.seed for record in records}) > 1:
-            seeds_differ.append(sample_id)
-        if any(record.prompts != records[0].prompts for record in records):
-            prompts_differ.append(sample_id)
+        compared["seeds"].append(None if None in (seeds := [r.seed for r in records]) else len(set(seeds)) == 1)
+        compared["prompts"].append(all(record.prompts == records[0].prompts for record in records))
         shortened = shortened or any(len(one.views) < one.num_views for one in pictures.values())
     content.num_shown = len(shown)
     only_some = len({sample_id for m in methods for sample_id in m.samples}) - len(ids)
     if only_some:
         content.notes.append(f"{only_some} samples that not every method has are left out.")
-    for what, found in (("seeds", seeds_differ), ("prompts", prompts_differ)):
-        if found:
-            content.notes.append(f"The methods' {what} differ in {len(found)} of these samples: {', '.join(found[:5])}.")
-    if len(methods) > 1 and not (seeds_differ or prompts_differ):
-        content.notes.append("The methods share prompts and seed in every sample.")
+    for what, same in compared.items():
+        others = [sample_id for sample_id, equal in zip(shown, same, strict=True) if equal is False]
+        if others:
+            content.notes.append(f"The {what} differ in {len(others)} of these samples: {', '.join(others[:5])}.")
+    if len(methods) > 1 and shown and all(map(all, compared.values())):
+        content.notes.append("Every sample has the same prompts and the same seed in all methods.")
     if shortened:
         content.notes.append(f"Of long recordings, {max_views} frames are shown, spread evenly.")
     for method in methods:
@@ -166,7 +165,7 @@ def _add_sample(content: Content, sample_id: str, pictures: dict[str, Pictures])
     for name, one in pictures.items():
         content.strips.append(Strip(name, one.prompts, one.views, one.labels, group=sample_id))
     if first.depths is not None:
-        content.strips.append(Strip("depth", (), first.depths, first.labels, group=sample_id))
+        content.strips.append(Strip("depth, as given", (), first.depths, first.labels, group=sample_id))
     panoramas = {name: one.panorama for name, one in pictures.items() if one.panorama is not None}
     if panoramas:
         lines = [

@@ -8,17 +8,17 @@ from typing import Any
 from mvdiff.eval.table import how
 from mvdiff.report import Column, Table
 
-_NUMBERS = (
-    ("fid", Column("FID", "", "lower", 2)),
-    ("inception_score", Column("Inception Score", "", "higher", 2)),
-    ("clip_score", Column("CLIP score", "", "higher", 2)),
-    ("overlap_psnr_mean_of_pairs", Column("overlap PSNR, mean of pairs", "dB", "higher", 2)),
-    ("overlap_psnr_pooled", Column("overlap PSNR, pooled", "dB", "higher", 2)),
-    ("toy_fid", Column("toy FID", "toy-features", "lower", 2)),
-    ("toy_inception_score", Column("toy IS", "toy-features", "higher", 2)),
-    ("caption_agreement", Column("caption agreement", "share", "higher", 3)),
-    ("label_agreement", Column("label agreement", "share", "higher", 3)),
-)
+_NUMBERS = {
+    "fid": Column("FID", "", "lower", 2),
+    "inception_score": Column("Inception Score", "", "higher", 2),
+    "clip_score": Column("CLIP score", "", "higher", 2),
+    "overlap_psnr_mean_of_pairs": Column("overlap PSNR, mean of pairs", "dB", "higher", 2),
+    "overlap_psnr_pooled": Column("overlap PSNR, pooled", "dB", "higher", 2),
+    "toy_fid": Column("toy FID", "toy-features", "lower", 2),
+    "toy_inception_score": Column("toy IS", "toy-features", "higher", 2),
+    "caption_agreement": Column("caption agreement", "share", "higher", 3),
+    "label_agreement": Column("label agreement", "share", "higher", 3),
+}
 TRUTH_ROW = "ground truth"
 
 
@@ -31,12 +31,11 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     Returns:
         The table, or None without a single metric. What is missing stands in the note with its reason.
     """
-    named = dict(_NUMBERS)
     metrics = list(dict.fromkeys(name for _, values in results for name in values["metrics"]))
     if not metrics:
         return None
     shown = [name for name in metrics if any("value" in _entry(values, name) for _, values in results)]
-    columns = [named.get(name, Column(name.replace("_", " "), "", None, 4)) for name in shown]
+    columns = [_named(name) for name in shown]
     rows = [[method, *(_cell(_entry(values, name)) for name in shown)] for method, values in results]
     references = []
     first = results[0][1]
@@ -44,7 +43,11 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     if any(value is not None for value in truth):
         rows.append([TRUTH_ROW, *truth])
         references.append(TRUTH_ROW)
-    return Table("Scores", ["method", *columns], rows, _note(results, metrics), references)
+    return Table("Results of mvdiff evaluate", ["method", *columns], rows, _note(results, metrics), references)
+
+
+def _named(name: str) -> Column:
+    return _NUMBERS.get(name, Column(name.replace("_", " "), "", None, 4))
 
 
 def _entry(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -67,5 +70,5 @@ def _note(results: Sequence[tuple[str, Mapping[str, Any]]], metrics: Sequence[st
             said.setdefault(how(entry) if entry else "missing: it was not asked for", []).append(method)
         for text, methods in said.items():
             of = f" ({', '.join(methods)})" if len(said) > 1 else ""
-            parts.append(f"{name.replace('_', ' ')}{of}: {text.rstrip('.')}.")
+            parts.append(f"{_named(name).name}{of}: {text.rstrip('.')}.")
     return " ".join(parts)

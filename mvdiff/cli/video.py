@@ -1,0 +1,91 @@
+"""`mvdiff video`: sample folders as MP4."""
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(subparsers) -> None:
+    """Add the `video` command."""
+    parser = subparsers.add_parser(
+        "video",
+        help="a camera that turns in a panorama, or the frames of a recording, as MP4",
+        description="Write an MP4 of each sample: of a panorama, a camera that turns once around to the right and ends "
+        "where it began; of frames of a scene, the frames in order.",
+        epilog="example: mvdiff video out/0000 --out video.mp4",
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="DIR", help="a sample folder, or a root of them")
+    add("--out", type=Path, required=True, metavar="FILE", help="video.mp4; for several samples a folder: <id>.mp4")
+    add("--seconds", type=float, default=12.0, help="of the whole turn (default: %(default)s)")
+    add("--fps", type=float, help="frames per second (default: 30, of recordings 8)")
+    add("--fov", type=float, default=90.0, help="horizontal, degrees (default: %(default)s)")
+    add("--pitch", type=float, default=0.0, help="up positive, degrees (default: %(default)s)")
+    add("--yaw", type=float, default=0.0, help="where the turn begins, right positive (default: %(default)s)")
+    add("--height", type=int, help="rows (default: 360; of recordings the frames' own)")
+    add("--width", type=int, help="columns (default: 640; of recordings the frames' own)")
+    add("--rig", type=Path, metavar="JSON", help="cameras of upstream's folders: a rig as in sample.json")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Check, draw, write; return the exit status."""
+    from mvdiff.cli.progress import progress_bar
+    from mvdiff.cli.rig_files import read_rig
+    from mvdiff.samples import read_sample, scan_samples
+    from mvdiff.seeing.files import check_out, make_folder
+    from mvdiff.seeing.video import check_sides, require_av
+
+    require_av()
+    if args.height is not None and args.width is not None:
+        check_sides(args.height, args.width)
+    rig = read_rig(args.rig)
+    complete, incomplete = scan_samples(args.source)
+    samples, problems = [], [f"{folder}: incomplete, its sample.json is missing" for folder in incomplete]
+    for folder in complete:
+        try:
+            samples.append(read_sample(folder, rig))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+    if not samples:
+        why = f" ({problems[0]})" if problems else ""
+        raise ValueError(f"DIR must hold a complete sample; got none{why}, in {args.source}. Check the path.")
+    single = len(complete) == 1 or args.out.suffix
+    if single:
+        check_out(args.out, (".mp4",))
+        if len(samples) > 1:
+            raise ValueError(
+                f"--out must be a folder where DIR holds several samples ({len(samples)}); got {args.out}. "
+                f"Give a folder, or one sample, as {samples[0].folder}."
+            )
+    else:
+        make_folder(args.out)
+    with progress_bar() as bar:
+        task = bar.add_task("samples", total=len(samples))
+        for sample in samples:
+            path = args.out if single else args.out / f"{sample.folder.name}.mp4"
+            try:
+                print(f"{path}: {_write(path, sample, args)}")
+            except ValueError as error:
+                if single:
+                    raise
+                problems.append(str(error))
+            bar.advance(task)
+    for problem in problems:
+        print(f"left out {problem}")
+    return 0
+
+
+def _write(path: Path, sample, args: argparse.Namespace) -> str:
+    """Write one video; say what it is."""
+    from mvdiff.seeing.pictures import is_recording
+    from mvdiff.seeing.video import panorama_picture, recorded_frames, turning_frames, write_video
+
+    if is_recording(sample):
+        fps = args.fps or 8.0
+        count = write_video(path, recorded_frames(sample, args.height, args.width), fps)
+    else:
+        fps = args.fps or 30.0
+        camera = {"fov_deg": args.fov, "pitch_deg": args.pitch, "yaw_deg": args.yaw}
+        size = (args.height or 360, args.width or 640)
+        turn = turning_frames(panorama_picture(sample), round(args.seconds * fps), *size, **camera)
+        count = write_video(path, turn, fps)
+    return f"{count} frames, {count / fps:.1f} s, {path.stat().st_size / 1e6:.1f} MB"

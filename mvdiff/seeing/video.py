@@ -1,0 +1,181 @@
+"""Videos of samples: a camera that turns in a panorama, or the frames of a recording in order.
+
+Legend: H W panorama, h w frame of the video.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
+from mvdiff.geometry.panorama import perspective_from_equirectangular
+from mvdiff.report.images import paint_uncovered
+from mvdiff.samples import Sample
+from mvdiff.samples.pixels import read_png
+from mvdiff.seeing.pictures import panorama_of
+
+QUALITY = 17
+"""Constant rate factor of x264: lower is better; from about 17 on nobody sees a loss."""
+_BT709 = 1  # of ITU-T H.273: primaries, transfer and matrix of HDTV, which players assume of most videos
+
+
+def turning_frames(
+    panorama: np.ndarray,
+    num_frames: int,
+    height: int,
+    width: int,
+    fov_deg: float = 90.0,
+    pitch_deg: float = 0.0,
+    yaw_deg: float = 0.0,
+) -> Iterator[np.ndarray]:
+    """Turn a camera to the right once around in a panorama; after the last frame comes the first one again.
+
+    Args:
+        panorama: [H, 2 H, 3] uint8 equirectangular.
+        num_frames: Frames of the whole turn.
+        height: Rows h of a frame.
+        width: Its columns w.
+        fov_deg: Horizontal field of view, degrees.
+        pitch_deg: Up positive, degrees.
+        yaw_deg: Where the first frame looks; right positive, degrees.
+
+    Yields:
+        [h, w, 3] uint8 frames.
+
+    Raises:
+        ValueError: The field of view, the pitch or the count is none that a camera can have.
+    """
+    if num_frames < 1:
+        raise ValueError(f"num_frames must be at least 1; got {num_frames}. Take more seconds or frames per second.")
+    if not -90 <= pitch_deg <= 90:
+        raise ValueError(f"pitch_deg must lie between -90 and 90 degrees; got {pitch_deg}. 0 looks ahead.")
+    source = torch.from_numpy(np.ascontiguousarray(panorama)).permute(2, 0, 1)
+    K = intrinsics_from_fov(float(fov_deg), height, width)[None]
+    for i in range(num_frames):
+        R = rotation_from_yaw_pitch(yaw_deg + 360.0 * i / num_frames, pitch_deg)[None]
+        frame = perspective_from_equirectangular(source, K, R, height, width)[0]
+        yield frame.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
+
+
+def panorama_picture(sample: Sample) -> np.ndarray:
+    """Return a sample's panorama [H, 2 H, 3] uint8, stitched where it has none, grey where no view looks."""
+    panorama = panorama_of(sample)
+    return paint_uncovered(*panorama) if isinstance(panorama, tuple) else panorama
+
+
+def recorded_frames(sample: Sample, height: int | None = None, width: int | None = None) -> Iterator[np.ndarray]:
+    """Read the frames of a recording, in order, one at a time.
+
+    Args:
+        sample: The recording.
+        height: Rows h of the video's frames; default: the frames' own, the last row repeated where they are odd.
+        width: Its columns w.
+
+    Yields:
+        [h, w, 3] uint8 frames, of even sides unless sides were given.
+
+    Raises:
+        ValueError: An image cannot be read, or is of another size than the first.
+    """
+    size = None
+    for path in sample.view_paths:
+        frame = read_png(path).permute(1, 2, 0).numpy()
+        size = size or frame.shape
+        if frame.shape != size:
+            raise ValueError(
+                f"frames of a video must have one size; got {frame.shape[1]} x {frame.shape[0]} beside "
+                f"{size[1]} x {size[0]} pixels, in {path}. Generate the sample again."
+            )
+        if height is None and width is None:
+            yield np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
+        else:
+            wanted = (width or size[1] + size[1] % 2, height or size[0] + size[0] % 2)
+            yield np.asarray(Image.fromarray(frame).resize(wanted, Image.Resampling.BICUBIC))
+
+
+def require_av():
+    """Import PyAV.
+
+    Raises:
+        ModuleNotFoundError: It is not installed; the text says what to install.
+    """
+    try:
+        import av
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'videos need the package av, which is not installed. Install it with: pip install "mvdiff[video]"'
+        ) from error
+    return av
+
+
+def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> int:
+    """Write an MP4 (H.264, yuv420p, BT.709) that browsers play, whole or not at all.
+
+    Args:
+        path: The file; an older one is replaced.
+        frames: [h, w, 3] uint8, all of one size with even sides.
+        fps: Frames per second.
+
+    Returns:
+        How many frames it has.
+
+    Raises:
+        ValueError: A side is odd, sizes differ, or there is no frame.
+        ModuleNotFoundError: PyAV is not installed.
+        OSError: The file cannot be written.
+    """
+    av = require_av()
+    path = Path(path)
+    if not fps > 0:
+        raise ValueError(f"fps must be above 0; got {fps}. Take 30.")
+    temporary = path.with_name(f".{path.name}.tmp")
+    size, count = None, 0
+    try:
+        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+            stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
+            for frame in frames:
+                if size is None:
+                    size = frame.shape
+                    check_sides(size[0], size[1])
+                    _describe(stream, size[0], size[1])
+                if frame.shape != size:
+                    raise ValueError(f"frames must have one size; got {frame.shape} beside {size}. Resize them.")
+                picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
+                container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
+                count += 1
+            if not count:
+                raise ValueError(f"frames must hold at least one; got none, for {path}. Generate the sample again.")
+            container.mux(stream.encode())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise OSError(
+            f"--out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    return count
+
+
+def check_sides(height: int, width: int) -> None:
+    """Raise ValueError where a side is odd or too small: half the colours' samples are stored each way."""
+    if height < 2 or width < 2 or height % 2 or width % 2:
+        raise ValueError(
+            f"height and width of a video must be even; got {height} and {width}. "
+            f"Use {max(2, height + height % 2)} and {max(2, width + width % 2)}."
+        )
+
+
+def _describe(stream, height: int, width: int) -> None:
+    """Say what the frames of a stream are, and how good they are to be."""
+    stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+    stream.options = {"crf": str(QUALITY), "preset": "medium"}
+    context = stream.codec_context
+    context.color_primaries = context.color_trc = context.colorspace = _BT709
+    context.color_range = 1  # of H.273's limited range, 16 .. 235
