@@ -8,7 +8,7 @@ from mvdiff.report.charts import Chart, Series
 from mvdiff.report.galleries import PanoramaEntry, Strip, view_labels
 from mvdiff.report.markup import Html
 from mvdiff.report.meshes import MeshEntry
-from mvdiff.report.page import render_report, write_report
+from mvdiff.report.page import render_part, render_report, write_report
 from mvdiff.report.tables import Column, Interval, Table
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Series",
     "Strip",
     "Table",
+    "render_part",
     "render_report",
     "view_labels",
     "write_report",

@@ -57,14 +57,32 @@ def render_report(
         sections.append(("views", "Views", strip_figures(strips)))
     if footer:
         sections.append(("provenance", "How this was made", _footer(footer)))
-    scripts = (("stage.js", panoramas or meshes), ("viewer.js", panoramas), ("mesh_viewer.js", meshes))
     links = [tag("a", heading, href=f"#{name}") for name, heading, _ in sections]
+    navigation = tag("nav", links) if len(links) > 1 else None
+    header = tag("header", tag("h1", title), tag("div", _summary(summary), class_="summary"), navigation)
+    return _page("page", title, header, [_section(*section) for section in sections], panoramas, meshes)
+
+
+def render_part(title: str, panoramas: Sequence[PanoramaEntry], strips: Sequence[Strip] = ()) -> str:
+    """Write a page of the 360-degree viewer and strips alone, for the frame of another page; see `write_report`."""
+    return _page("part", title, None, [viewer_section(panoramas), *strip_figures(strips)], panoramas, ())
+
+
+def _page(
+    kind: str,
+    title: str,
+    header: Html | None,
+    content: object,
+    panoramas: Sequence[PanoramaEntry],
+    meshes: Sequence[MeshEntry],
+) -> str:
+    scripts = (("stage.js", panoramas or meshes), ("viewer.js", panoramas), ("mesh_viewer.js", meshes))
     return Template(_packaged("template.html")).substitute(
+        kind=kind,
         title=markup(title),
         style=_packaged("style.css"),
-        summary=_summary(summary),
-        navigation=tag("nav", links) if len(links) > 1 else "",
-        sections=markup([_section(*section) for section in sections]),
+        header=markup(header),
+        sections=markup(content),
         script=markup([tag("script", Html(_packaged(name))) for name, shown in scripts if shown]),
     )
 

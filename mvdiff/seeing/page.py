@@ -16,7 +16,7 @@ from mvdiff.report import Html, MeshEntry, PanoramaEntry, Strip, Table, write_re
 from mvdiff.report.markup import tag
 from mvdiff.seeing.pictures import Pictures, is_recording, open_pictures
 from mvdiff.seeing.scores import scores_table
-from mvdiff.seeing.sources import TRUTH, Method, Source
+from mvdiff.seeing.sources import Method, Source
 
 SHOWN_FACES = 60_000
 NAMED_PROBLEMS = 20
@@ -83,8 +83,7 @@ def gather(
         where = ", ".join(str(source.path) for source in sources)
         why = f" ({len(content.problems)} that cannot be read: {content.problems[0]})" if content.problems else ""
         raise ValueError(
-            f"DIR must hold samples, results or meshes; got none{why}, in {where}. "
-            "Generate some, or check the path."
+            f"DIR must hold samples, results or meshes; got none{why}, in {where}. Generate some, or check the path."
         )
     return content
 

@@ -1,0 +1,130 @@
+"""What a visitor asks for, checked, and what comes out of it; knows nothing of the page.
+
+Legend: V views, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from mvdiff.geometry.cameras import Rig
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline
+from mvdiff.report import PanoramaEntry, Strip, view_labels
+from mvdiff.report.page import render_part
+
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the form says.
+
+    Attributes:
+        prompt: For all views that have no text of their own.
+        view_prompts: One per view; an empty one takes `prompt`.
+        negative_prompt: What to steer away from, or nothing.
+        seed: Of the noise.
+        num_inference_steps: Of the scheduler.
+        guidance_scale: 1 is no guidance.
+    """
+
+    prompt: str
+    view_prompts: Sequence[str] = ()
+    negative_prompt: str = ""
+    seed: float | None = 0
+    num_inference_steps: float | None = 50
+    guidance_scale: float | None = 9.0
+
+    def prompts(self, labels: Sequence[str]) -> list[str]:
+        """Return the text of every view.
+
+        Args:
+            labels: What the views are called.
+
+        Raises:
+            ValueError: A view has no text.
+        """
+        own = [*self.view_prompts, *[""] * len(labels)][: len(labels)]
+        texts = [(one or "").strip() or (self.prompt or "").strip() for one in own]
+        without = [label for label, text in zip(labels, texts, strict=True) if not text]
+        if without:
+            of = "for all views" if len(without) == len(labels) else f"for the views {', '.join(without)}"
+            raise ValueError(f"prompt must say what is to be seen; got none {of}. Write a few words.")
+        return texts
+
+    def sampling(self) -> dict[str, object]:
+        """Return the settings that every pipeline takes.
+
+        Raises:
+            ValueError: A number is missing or out of range.
+        """
+        steps = _whole("steps", self.num_inference_steps, 1, MAX_STEPS)
+        if self.guidance_scale is None or not 0 <= self.guidance_scale <= 100:
+            raise ValueError(f"guidance must lie between 0 and 100; got {self.guidance_scale}. 1 is no guidance.")
+        return {
+            "seed": _whole("seed", self.seed, 0, 2**63 - 1),
+            "num_inference_steps": steps,
+            "guidance_scale": float(self.guidance_scale),
+            "negative_prompt": (self.negative_prompt or "").strip() or None,
+        }
+
+
+def _whole(name: str, value: float | None, low: int, high: int) -> int:
+    if value is None or value != int(value) or not low <= value <= high:
+        bounds = f"between {low} and {high}" if high < 2**32 else f"of at least {low}"
+        raise ValueError(f"{name} must be a whole number {bounds}; got {value}. Correct it.")
+    return int(value)
+
+
+def rig_labels(rig: Rig) -> list[str]:
+    """Name the views of a rig by where they look."""
+    return view_labels(rig.yaw_deg, rig.pitch_deg)
+
+
+def generate_panorama(
+    pipeline: MVDiffusionPanoramaPipeline, request: Request, progress: Callable[[int, int], None] | None = None
+) -> str:
+    """Generate a panorama and return the document that shows it.
+
+    Args:
+        pipeline: What generates.
+        request: What was asked for.
+        progress: Called with (steps done, steps in all).
+
+    Raises:
+        ValueError: The request is not one that can be met.
+    """
+    prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
+    output = pipeline([prompts], output_type="uint8", callback_on_step_end=counted(pipeline, progress), **settings)
+    return document(output, pipeline.rig, prompts)
+
+
+def counted(pipeline, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
+    """Turn (steps done, steps in all) into what a pipeline calls after each step."""
+
+    def callback(_, index: int, timestep, tensors) -> None:
+        if progress is not None:
+            progress(index + 1, len(pipeline.scheduler.timesteps))
+
+    return callback
+
+
+def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]) -> str:
+    """Write the page part of one sample: its panorama in the viewer, its views below.
+
+    Args:
+        output: Of a pipeline, with output_type "uint8".
+        rig: Its views.
+        prompts: One per view.
+    """
+    labels = rig_labels(rig)
+    alike = len(set(prompts)) == 1
+    captions = [prompts[0]] if alike else [f"{label}: {text}" for label, text in zip(labels, prompts, strict=True)]
+    panorama = (output.panoramas[0].numpy(), output.covered.numpy())
+    views = list(output.images[0].numpy())
+    return render_part(
+        "Panorama",
+        [PanoramaEntry("Panorama", captions, {"generated": panorama})],
+        [Strip("views", (), views, labels)],
+    )

@@ -1,0 +1,135 @@
+"""The page: a form on the left, the 360-degree viewer on the right, built with Gradio.
+
+Nothing is loaded from anywhere but this machine: system fonts, no analytics, no share link.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+from mvdiff.demo.generation import Request, generate_panorama, rig_labels
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+
+logger = logging.getLogger(__name__)
+
+EMPTY = "<p>What is generated appears here.</p>"
+FRAME_STYLE = "width: 100%; height: 54rem; border: 0"
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """What stands in the form at first.
+
+    Attributes:
+        prompt: Text for all views.
+        num_inference_steps: Steps.
+        guidance_scale: Guidance.
+    """
+
+    prompt: str = ""
+    num_inference_steps: int = 50
+    guidance_scale: float = 9.0
+
+
+def require_gradio():
+    """Import Gradio with its analytics off.
+
+    Raises:
+        ModuleNotFoundError: It is not installed; the text says what to install.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    try:
+        import gradio
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(
+            'the demo needs the package gradio, which is not installed. Install it with: pip install "mvdiff[demo]"'
+        ) from error
+    return gradio
+
+
+def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defaults):
+    """Build the page of a model.
+
+    Args:
+        pipeline: What generates.
+        name: What the model is called on the page.
+        defaults: What stands in the form at first.
+
+    Returns:
+        `gradio.Blocks`, to launch with `launch_settings`.
+    """
+    gr = require_gradio()
+    pipeline.set_progress_bar_config(disable=True)
+    labels = rig_labels(pipeline.rig)
+    with gr.Blocks(title="mvdiff demo", analytics_enabled=False) as page:
+        gr.Markdown(f"# mvdiff\n{len(labels)} views of {pipeline.rig.width} x {pipeline.rig.height} pixels at once, by `{name}`.")
+        with gr.Row():
+            with gr.Column(scale=1, min_width=320):
+                form = _form(gr, labels, defaults)
+                button = gr.Button("Generate", variant="primary", elem_id="generate")
+            with gr.Column(scale=2, min_width=480):
+                shown = gr.HTML(EMPTY, elem_id="result", min_height=320)
+
+        def run(prompt, negative, seed, steps, guidance, *view_prompts, progress=gr.Progress()):  # noqa: B008
+            request = Request(prompt, view_prompts, negative, seed, steps, guidance)
+            return _shown(gr, lambda: generate_panorama(pipeline, request, _steps(progress)))
+
+        button.click(run, form, shown, concurrency_limit=1, api_visibility="private")
+    return page
+
+
+def _form(gr, labels: Sequence[str], defaults: Defaults) -> list:
+    """Draw the inputs of every task; return them in the order in which `run` takes them."""
+    prompt = gr.Textbox(defaults.prompt, label="Prompt", lines=2, elem_id="prompt", info="For all views.")
+    with gr.Accordion("A prompt for each view", open=False, elem_id="views"):
+        gr.Markdown("Left empty, a view takes the prompt above.")
+        per_view = [gr.Textbox(label=f"View {label}", lines=1, elem_classes="view-prompt") for label in labels]
+    negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="negative")
+    with gr.Row():
+        seed = gr.Number(0, label="Seed", precision=0, elem_id="seed", min_width=90)
+        steps = gr.Number(defaults.num_inference_steps, label="Steps", precision=0, elem_id="steps", min_width=90)
+        guidance = gr.Number(defaults.guidance_scale, label="Guidance", elem_id="guidance", min_width=90)
+    return [prompt, negative, seed, steps, guidance, *per_view]
+
+
+def _steps(progress):
+    """Show steps done of steps in all."""
+    return lambda done, total: progress((done, total), desc="Generating", unit="steps")
+
+
+def _shown(gr, generate) -> str:
+    """Generate, and return the frame with the document; whatever goes wrong becomes a message in the page."""
+    import torch
+
+    try:
+        document = generate()
+    except (ValueError, OSError) as error:
+        raise _message(gr, str(error)) from error
+    except torch.OutOfMemoryError as error:
+        raise _message(gr, "the device has too little memory for this model. Try --dtype bfloat16.") from error
+    except Exception as error:  # a visitor sees a sentence, the terminal the rest
+        logger.exception("generation failed")
+        raise _message(gr, f"generation failed: {error}. The terminal of mvdiff demo says more.") from error
+    return f'<iframe title="Result" style="{FRAME_STYLE}" allow="fullscreen" srcdoc="{escape(document)}"></iframe>'
+
+
+def _message(gr, text: str):
+    return gr.Error(escape(text), duration=None, title="Not generated", print_exception=False)
+
+
+def launch_settings(gr, host: str, port: int | None) -> dict:
+    """Return how the page is served: from this machine alone, with what is installed alone."""
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
+    return {
+        "server_name": host,
+        "server_port": port,
+        "theme": gr.themes.Default(**fonts),
+        "share": False,
+        "ssr_mode": False,
+        "quiet": True,
+        "footer_links": [],
+    }
