@@ -1,10 +1,13 @@
 """Settings of every test: offline, the same examples each time, shared real data where they are."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.browser import Browser, find_chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 settings.register_profile(
@@ -21,3 +24,12 @@ def test_data() -> Path:
     if not (folder / "data" / "mp3d_skybox").is_dir():
         pytest.skip(f"needs the shared test data, not found in {folder}; set MVDIFF_TEST_DATA")
     return folder
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """One headless browser window of 1200 x 900 pixels for all tests of pages."""
+    if find_chromium() is None:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    with Browser(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened

@@ -12,8 +12,8 @@ def add_parser(subparsers) -> None:
     parser = subparsers.add_parser(
         "demo",
         help="generate in the browser, from a page on this machine",
-        description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the 360-degree "
-        'viewer. It needs the extra demo: pip install "mvdiff[demo]". Nothing leaves this machine.',
+        description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the "
+        '360-degree viewer. It needs the extra demo: pip install "mvdiff[demo]". Nothing leaves this machine.',
         epilog="example: mvdiff demo --model runs/pano/version_0/model",
     )
     add = parser.add_argument

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline
@@ -53,7 +54,7 @@ class Request:
             raise ValueError(f"prompt must say what is to be seen; got none {of}. Write a few words.")
         return texts
 
-    def sampling(self) -> dict[str, object]:
+    def sampling(self) -> dict[str, Any]:
         """Return the settings that every pipeline takes.
 
         Raises:
@@ -96,16 +97,17 @@ def generate_panorama(
         ValueError: The request is not one that can be met.
     """
     prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
-    output = pipeline([prompts], output_type="uint8", callback_on_step_end=counted(pipeline, progress), **settings)
+    callback = counted(pipeline, settings["num_inference_steps"], progress)
+    output = pipeline([prompts], output_type="uint8", callback_on_step_end=callback, **settings)
     return document(output, pipeline.rig, prompts)
 
 
-def counted(pipeline, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
-    """Turn (steps done, steps in all) into what a pipeline calls after each step."""
+def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
+    """Turn (steps done, steps in all) into what a pipeline calls after each step; some schedulers call twice a step."""
 
     def callback(_, index: int, timestep, tensors) -> None:
         if progress is not None:
-            progress(index + 1, len(pipeline.scheduler.timesteps))
+            progress(min((index + 1) // pipeline.scheduler.order, num_steps), num_steps)
 
     return callback
 

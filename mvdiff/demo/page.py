@@ -64,9 +64,10 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defau
     """
     gr = require_gradio()
     pipeline.set_progress_bar_config(disable=True)
-    labels = rig_labels(pipeline.rig)
+    rig = pipeline.rig
+    labels = rig_labels(rig)
     with gr.Blocks(title="mvdiff demo", analytics_enabled=False) as page:
-        gr.Markdown(f"# mvdiff\n{len(labels)} views of {pipeline.rig.width} x {pipeline.rig.height} pixels at once, by `{name}`.")
+        gr.Markdown(f"# mvdiff\n{len(labels)} views of {rig.width} x {rig.height} pixels at once, by `{name}`.")
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
                 form = _form(gr, labels, defaults)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from mvdiff.geometry import intrinsics_from_fov, project_points, rotation_from_yaw_pitch
 from mvdiff.report import MeshEntry, write_report
-from tests.report.browser import Browser, find_chromium
+from tests.browser import Browser, find_chromium
 
 pytestmark = pytest.mark.browser
 

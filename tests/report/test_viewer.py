@@ -15,7 +15,7 @@ from mvdiff.geometry import (
     rotation_from_yaw_pitch,
 )
 from mvdiff.report import Chart, Column, Interval, PanoramaEntry, Series, Strip, Table, write_report
-from tests.report.browser import Browser, find_chromium
+from tests.browser import Browser, find_chromium
 
 pytestmark = pytest.mark.browser
 

@@ -38,8 +38,18 @@ def find_chromium() -> tuple[str, str] | None:
 class Browser:
     """One browser window; a context manager."""
 
-    def __init__(self, profile: Path, width: int = 1200, height: int = 900, *, dark: bool = False, phone: bool = False):
+    def __init__(
+        self,
+        profile: Path,
+        width: int = 1200,
+        height: int = 900,
+        *,
+        dark: bool = False,
+        phone: bool = False,
+        log_requests: bool = False,
+    ):
         self.profile, self.size, self.dark, self.phone = profile, (width, height), dark, phone
+        self.logged = {"browser": "ALL"} | ({"performance": "ALL"} if log_requests else {})
 
     def __enter__(self) -> "Browser":
         chromium, driver = find_chromium()
@@ -55,7 +65,7 @@ class Browser:
         options = {"binary": chromium, "args": args}
         if self.phone:
             options["mobileEmulation"] = {"deviceMetrics": {"width": width, "height": height, "pixelRatio": 2.0}}
-        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}}
+        wanted = {"goog:chromeOptions": options, "goog:loggingPrefs": self.logged}
         try:
             self._wait_for_driver()
             session = self.call("POST", "/session", {"capabilities": {"alwaysMatch": wanted}})
@@ -98,8 +108,21 @@ class Browser:
 
     def open(self, page: Path) -> None:
         """Load a file and wait for its viewer, where it has one."""
-        self.call("POST", "/url", {"url": page.as_uri()})
+        self.visit(page.as_uri())
         self.run_async("Promise.resolve(window.mvdiffViewer && mvdiffViewer.ready).then(done)")
+
+    def visit(self, address: str) -> None:
+        """Load an address."""
+        self.call("POST", "/url", {"url": address})
+
+    def wait_for(self, script: str, seconds: float = 60) -> object:
+        """Run the body of a function until it returns something that is true, and return that."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            if value := self.run(script):
+                return value
+            time.sleep(0.1)
+        raise AssertionError(f"not within {seconds} s: {script}")
 
     def run(self, script: str) -> object:
         """Run the body of a function and return what it returns."""
@@ -156,3 +179,9 @@ class Browser:
     def console(self) -> list[dict]:
         """Return what the page has logged, errors and blocked loads included."""
         return self.call("POST", "/se/log", {"type": "browser"})
+
+    def requests(self) -> list[str]:
+        """Return the addresses that pages have asked for since the last call; needs `log_requests`."""
+        entries = self.call("POST", "/se/log", {"type": "performance"})
+        messages = [json.loads(entry["message"])["message"] for entry in entries]
+        return [one["params"]["request"]["url"] for one in messages if one["method"] == "Network.requestWillBeSent"]

@@ -1,0 +1,46 @@
+import os
+import re
+
+import pytest
+
+from mvdiff.cli.main import main
+from tests.seeing.folders import write_panorama
+
+
+@pytest.fixture
+def out(tmp_path):
+    write_panorama(tmp_path / "out", "a")
+    return tmp_path / "out"
+
+
+def test_two_methods_on_one_page(out, tmp_path, capsys):
+    write_panorama(tmp_path / "other", "a")
+    (write_panorama(tmp_path / "other", "b") / "0.png").unlink()
+    page = tmp_path / "new" / "report.html"
+    command = ["report", str(out), str(tmp_path / "other"), "--names", "mine", "theirs", "--out", str(page)]
+    assert main([*command, "--title", "Both"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"left out .*other/b must hold every view", printed)
+    assert re.search(r"report\.html: 1 of 1 samples; \d+\.\d MB", printed)
+    written = page.read_text(encoding="utf-8")
+    assert "<h1>Both</h1>" in written
+    assert '"name": "theirs"' in written
+
+
+def test_user_errors_are_one_line(out, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("")
+    wrong = {
+        "report.pdf": r"--out must end in \.html; got 'report\.pdf'\. Name it report\.html\.",
+        "file/report.html": r"--out must lie in a folder that can be written; got .*file",
+    }
+    for name, expected in wrong.items():
+        assert main(["report", str(out), "--out", str(tmp_path / name)]) == 1
+        error = capsys.readouterr().err
+        assert re.search(expected, error)
+        assert error.count("\n") == 1
+    (tmp_path / "folder.html").mkdir()
+    assert main(["report", str(out), "--out", str(tmp_path / "folder.html")]) == 1
+    assert re.search(r"--out must be a file; got .*folder\.html \(a folder\)", capsys.readouterr().err)
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 1
+    assert re.search(r"that can be written; got .* \(Permission denied\)", capsys.readouterr().err)

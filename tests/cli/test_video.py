@@ -1,0 +1,63 @@
+import re
+import sys
+
+import av
+import pytest
+
+from mvdiff.cli.main import main
+from tests.seeing.folders import write_panorama, write_recording
+
+SMALL = ["--seconds", "1", "--fps", "4", "--height", "16", "--width", "32"]
+
+
+def test_one_sample_one_file(tmp_path, capsys):
+    folder = write_panorama(tmp_path / "out", "a")
+    assert main(["video", str(folder), "--out", str(tmp_path / "v.mp4"), *SMALL]) == 0
+    assert re.search(r"v\.mp4: 4 frames, 1\.0 s, \d\.\d MB", capsys.readouterr().out)
+    with av.open(str(tmp_path / "v.mp4")) as container:
+        assert [frame.width for frame in container.decode(video=0)] == [32] * 4
+
+
+def test_several_samples_go_into_a_folder_and_broken_ones_are_named(tmp_path, capsys):
+    write_panorama(tmp_path / "out", "a")
+    write_recording(tmp_path / "out", "walk", num_frames=3, size=(8, 8))
+    (write_panorama(tmp_path / "out", "broken") / "0.png").write_bytes(b"no image")
+    (write_panorama(tmp_path / "out", "incomplete") / "sample.json").unlink()
+    assert main(["video", str(tmp_path / "out"), "--out", str(tmp_path / "videos"), *SMALL]) == 0
+    printed = capsys.readouterr().out
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["a.mp4", "walk.mp4"]
+    assert re.search(r"left out .*incomplete: incomplete, its sample\.json is missing", printed)
+    assert re.search(r"left out image must be readable; got .*broken/0\.png", printed)
+
+
+def test_user_errors_are_one_line(tmp_path, capsys, monkeypatch):
+    write_panorama(tmp_path / "out", "a")
+    write_panorama(tmp_path / "out", "b")
+    (tmp_path / "empty").mkdir()
+    one, many = str(tmp_path / "out" / "a"), str(tmp_path / "out")
+    wrong = [
+        ([one, "--out", "v.avi"], r"--out must end in \.mp4; got 'v\.avi'\. Name it v\.mp4\."),
+        ([many, "--out", "v.mp4"], r"--out must be a folder where DIR holds several samples \(2\); got v\.mp4"),
+        ([str(tmp_path / "empty"), "--out", "v.mp4"], r"DIR must hold a complete sample; got none, in .*empty"),
+        ([one, "--out", "v.mp4", "--height", "15", "--width", "32"], r"must be even; got 15 and 32\. Use 16 and 32"),
+        ([one, "--out", "v.mp4", "--height", "15"], r"must be even; got 15 and 640"),
+        ([one, "--out", "v.mp4", "--fps", "-1"], r"fps must be above 0; got -1"),
+        ([one, "--out", "v.mp4", "--seconds", "0"], r"num_frames must be at least 1; got 0"),
+    ]
+    monkeypatch.chdir(tmp_path)
+    for arguments, expected in wrong:
+        assert main(["video", *arguments]) == 1, arguments
+        error = capsys.readouterr().err
+        assert re.search(expected, error), error
+        assert error.count("\n") == 1
+    assert not list(tmp_path.glob("*.mp4"))
+    monkeypatch.setitem(sys.modules, "av", None)
+    assert main(["video", one, "--out", "v.mp4"]) == 1
+    assert 'pip install "mvdiff[video]"' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [write_panorama, write_recording])
+def test_the_only_broken_sample_is_an_error(tmp_path, kind, capsys):
+    (kind(tmp_path, "a") / "0.png").write_bytes(b"no image")
+    assert main(["video", str(tmp_path), "--out", str(tmp_path / "v.mp4"), *SMALL]) == 1
+    assert re.search(r"image must be readable; got .*0\.png", capsys.readouterr().err)

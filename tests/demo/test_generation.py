@@ -1,0 +1,58 @@
+"""What a visitor asks for: prompts, numbers, and the document that comes out, on the packaged toy model."""
+
+import re
+
+import pytest
+
+from mvdiff.demo.generation import Request, generate_panorama
+
+LABELS = ["0°", "90°", "up"]
+
+
+def test_a_view_without_a_text_takes_the_prompt():
+    assert Request(" a room ").prompts(LABELS) == ["a room"] * 3
+    assert Request("a room", ["", " a door ", None]).prompts(LABELS) == ["a room", "a door", "a room"]
+    assert Request("", ["a", "b", "c"]).prompts(LABELS) == ["a", "b", "c"]
+
+
+def test_a_view_without_any_text_is_named():
+    with pytest.raises(ValueError, match=r"got none for all views\. Write a few words\."):
+        Request(" ", ["", "", ""]).prompts(LABELS)
+    with pytest.raises(ValueError, match=r"got none for the views 90°, up\."):
+        Request(None, ["a door"]).prompts(LABELS)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "expected"),
+    [
+        ("num_inference_steps", -3, r"steps must be a whole number between 1 and 1000; got -3\."),
+        ("num_inference_steps", 2.5, r"steps must be a whole number between 1 and 1000; got 2\.5\."),
+        ("num_inference_steps", None, r"steps must be a whole number between 1 and 1000; got None\."),
+        ("seed", -1, r"seed must be a whole number of at least 0; got -1\."),
+        ("guidance_scale", None, r"guidance must lie between 0 and 100; got None\."),
+        ("guidance_scale", float("nan"), r"guidance must lie between 0 and 100; got nan\."),
+    ],
+)
+def test_numbers_out_of_range(field, value, expected):
+    with pytest.raises(ValueError, match=expected):
+        Request("a room", **{field: value}).sampling()
+
+
+def test_numbers_as_a_form_gives_them():
+    settings = Request("a room", (), "  ", 7.0, 3.0, 2).sampling()
+    assert settings == {"seed": 7, "num_inference_steps": 3, "guidance_scale": 2.0, "negative_prompt": None}
+    assert isinstance(settings["num_inference_steps"], int)
+
+
+def test_the_document_shows_the_panorama_its_views_and_prompts(toy_pipeline):
+    done = []
+    request = Request("white walls", ["a red sofa"], "", 0, 2, 1.0)
+    page = generate_panorama(toy_pipeline, request, lambda step, total: done.append((step, total)))
+    assert done == [(1, 2), (2, 2)]
+    assert page.count("<img") == 1 + 8  # the whole panorama, and the views
+    assert "0°: a red sofa" in page
+    assert "45°: white walls" in page
+    assert "<h1>" not in page
+    assert not re.search(r"https?:", page)
+    assert page == generate_panorama(toy_pipeline, request)
+    assert page != generate_panorama(toy_pipeline, Request("white walls", ["a red sofa"], "", 1, 2, 1.0))

@@ -1,0 +1,135 @@
+"""The demo in a real browser: a generation finishes, errors are messages, and only this machine is asked."""
+
+import threading
+
+import pytest
+
+from mvdiff.demo.page import Defaults, build_page, launch_settings, require_gradio
+from tests.browser import Browser, find_chromium
+
+pytestmark = pytest.mark.browser
+
+STATE = "const f = document.querySelector('#result iframe'); const v = f && f.contentWindow.mvdiffViewer; "
+
+
+@pytest.fixture(scope="module")
+def window(toy_pipeline, tmp_path_factory):
+    """The page of the toy model, served by this process, in a window of its own that notes every request."""
+    if find_chromium() is None:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    gr = require_gradio()
+    page = build_page(toy_pipeline, "mvdiff://toy-caa", Defaults("a red sofa in the middle", 2, 1.0))
+    _, address, _ = page.launch(**launch_settings(gr, "127.0.0.1", None), prevent_thread_lock=True)
+    try:
+        with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000, log_requests=True) as opened:
+            opened.address = address
+            yield opened
+    finally:
+        page.close()
+
+
+@pytest.fixture
+def demo(window):
+    """The page, freshly loaded."""
+    window.visit(window.address)
+    window.wait_for("return document.querySelector('#generate') !== null")
+    return window
+
+
+def write(demo, selector: str, text: object) -> None:
+    """Type into a field as a visitor would."""
+    demo.run(
+        f"const field = document.querySelector({selector!r}); field.value = {str(text)!r}; "
+        "field.dispatchEvent(new Event('input', {bubbles: true})); field.dispatchEvent(new Event('change'))"
+    )
+
+
+def generate(demo) -> None:
+    demo.run("document.querySelector('#generate').click()")
+
+
+def message(demo) -> str:
+    return demo.wait_for("const toast = document.querySelector('.toast-body'); return toast && toast.innerText")
+
+
+def test_a_generation_finishes_and_its_viewer_turns(demo):
+    assert demo.run("return document.querySelectorAll('.view-prompt').length") in (0, 8)  # closed, or drawn hidden
+    generate(demo)
+    assert demo.wait_for(f"{STATE} return v && v.state")["yaw"] == 0
+    demo.run_async(f"{STATE} v.ready.then(done)")
+    before = demo.run(f"{STATE} return v.canvas.toDataURL()")
+    x, y, width, height = demo.run(
+        f"{STATE} f.scrollIntoView({{block: 'start', behavior: 'instant'}}); "
+        "const a = f.getBoundingClientRect(), b = v.canvas.getBoundingClientRect(); "
+        "return [a.x + b.x, a.y + b.y, b.width, b.height]"
+    )
+    demo.drag((round(x + width / 2), round(y + height / 2)), (-200, 0))
+    assert 10 < demo.run(f"{STATE} return v.state.yaw") < 60
+    assert demo.run(f"{STATE} return v.canvas.toDataURL()") != before
+    assert demo.run(f"{STATE} return f.contentDocument.querySelectorAll('.strips img').length") == 8
+    assert demo.run(f"{STATE} return f.contentDocument.querySelector('.captions').textContent") == (
+        "a red sofa in the middle"
+    )
+
+
+def test_the_progress_is_shown(demo, toy_pipeline, monkeypatch):
+    """The second of two steps waits until the page has said that one of two is done."""
+    seen, calls, kind = threading.Event(), [], type(toy_pipeline.scheduler)
+    step = kind.step
+
+    def waiting(self, *args, **kwargs):
+        calls.append(len(calls))
+        if len(calls) == 2:
+            seen.wait(60)
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(kind, "step", waiting)
+    generate(demo)
+    said = demo.wait_for("const text = document.querySelector('#result').innerText; return /1.2/.test(text) && text")
+    assert "Generating" in said
+    seen.set()
+    assert demo.wait_for(f"{STATE} return v && v.state")["method"] == "generated"
+
+
+def test_a_prompt_for_one_view(demo):
+    demo.run("document.querySelector('#views button').click()")
+    demo.wait_for("return document.querySelectorAll('.view-prompt textarea, .view-prompt input').length === 8")
+    demo.run(
+        "const field = document.querySelectorAll('.view-prompt textarea, .view-prompt input')[3]; "
+        "field.value = 'a blue lamp'; field.dispatchEvent(new Event('input', {bubbles: true}))"
+    )
+    generate(demo)
+    text = demo.wait_for(f"{STATE} return v && f.contentDocument.querySelector('.captions').textContent")
+    assert "135°: a blue lamp" in text
+    assert "90°: a red sofa in the middle" in text
+
+
+def test_an_empty_prompt_is_a_message(demo):
+    write(demo, "#prompt textarea", "")
+    generate(demo)
+    assert "prompt must say what is to be seen; got none for all views. Write a few words." in message(demo)
+    assert demo.run(f"{STATE} return f") is None
+
+
+def test_negative_steps_are_a_message(demo):
+    write(demo, "#steps input", -3)
+    generate(demo)
+    assert "steps must be a whole number between 1 and 1000; got -3. Correct it." in message(demo)
+
+
+def test_an_unforeseen_failure_is_a_message_without_a_stack_trace(demo, toy_pipeline, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("the <b>scheduler</b> broke")
+
+    monkeypatch.setattr(type(toy_pipeline.scheduler), "set_timesteps", broken)
+    generate(demo)
+    said = message(demo)
+    assert "generation failed: the <b>scheduler</b> broke. The terminal of mvdiff demo says more." in said
+    assert "Traceback" not in said
+
+
+def test_only_this_machine_is_asked(demo):
+    """Of all requests since the window was opened, those of the tests above included."""
+    asked = [url for url in demo.requests() if url.startswith(("http:", "https:", "ws:", "wss:"))]
+    assert len(asked) > 10
+    assert [url for url in asked if not url.startswith(demo.address)] == []

@@ -1,0 +1,131 @@
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.mesh import Mesh, write_mesh
+from mvdiff.seeing.page import gather, write_page
+from mvdiff.seeing.sources import open_sources
+from tests.eval.worlds import write_upstream
+from tests.seeing.folders import write_panorama, write_recording
+
+TRIANGLE = Mesh(np.eye(3), np.array([[0, 1, 2]]), np.array([[200, 10, 10]] * 3, np.uint8))
+
+
+def content(*paths: Path, names=None, **settings):
+    return gather(open_sources(paths, names), **settings)
+
+
+def text(tmp_path: Path, shown) -> str:
+    page = write_page(tmp_path / "report.html", shown, "Title").read_text(encoding="utf-8")
+    return re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
+
+
+def test_methods_stand_side_by_side_on_the_same_samples(tmp_path):
+    for name, ids in (("ours", "abc"), ("theirs", "bcd")):
+        for sample_id in ids:
+            write_panorama(tmp_path / name, sample_id, seed=3)
+    shown = content(tmp_path / "ours", tmp_path / "theirs")
+    assert [(strip.group, strip.title) for strip in shown.strips] == [
+        ("b", "ours"), ("b", "theirs"), ("c", "ours"), ("c", "theirs"),
+    ]  # fmt: skip
+    assert [list(entry.methods) for entry in shown.panoramas] == [["ours", "theirs"]] * 2
+    page = text(tmp_path, shown)
+    assert "2 of 2 samples are shown." in page
+    assert "2 samples that not every method has are left out." in page
+    assert "Every sample has the same prompts and the same seed in all methods." in page
+    assert "seed 3" in page
+
+
+def test_other_seeds_and_prompts_are_said(tmp_path):
+    for sample_id, seed, prompt in (("a", 0, "a room"), ("b", 5, "a hall")):
+        write_panorama(tmp_path / "ours", sample_id)
+        write_panorama(tmp_path / "theirs", sample_id, seed=seed, prompt=prompt)
+    notes = content(tmp_path / "ours", tmp_path / "theirs").notes
+    assert notes == ["The prompts differ in 1 of these samples: b.", "The seeds differ in 1 of these samples: b."]
+
+
+def test_real_images_have_no_seed_to_compare(tmp_path):
+    write_panorama(tmp_path / "ours", "a", seed=0)
+    write_panorama(tmp_path / "real", "a", seed=None)
+    assert content(tmp_path / "ours", tmp_path / "real").notes == []
+
+
+def test_limits_are_said(tmp_path):
+    for sample_id in "abcd":
+        write_recording(tmp_path / "walks", sample_id, num_frames=7)
+    shown = content(tmp_path / "walks", max_samples=3, max_views=4)
+    assert (shown.num_shown, shown.num_samples) == (3, 4)
+    assert {len(strip.images) for strip in shown.strips} == {4}
+    page = text(tmp_path, shown)
+    assert "3 of 4 samples are shown." in page
+    assert "Of long recordings, 4 frames are shown, spread evenly." in page
+    assert "depth, as given" in page
+
+
+def test_a_broken_image_is_counted_and_named_and_the_next_sample_takes_its_place(tmp_path):
+    for sample_id in "abc":
+        write_panorama(tmp_path / "out", sample_id)
+    (tmp_path / "out" / "a" / "2.png").write_bytes(b"no image")
+    shown = content(tmp_path / "out", max_samples=2)
+    assert [entry.title for entry in shown.panoramas] == ["b", "c"]
+    page = text(tmp_path, shown)
+    assert "1 left out that could not be read" in page
+    assert re.search(r"image must be readable; got .*a/2\.png", page)
+
+
+def test_scores_and_truth_of_a_test_run(tmp_path):
+    for name in ("generated", "reference"):
+        write_panorama(tmp_path / "run" / name, "a")
+    results = evaluate(tmp_path / "run" / "generated", tmp_path / "run" / "reference", ["sharpness"])
+    write_results(results, tmp_path / "run" / "results.json")
+    shown = content(tmp_path / "run")
+    assert [strip.title for strip in shown.strips] == ["run", "ground truth"]
+    assert [row[0] for row in shown.tables[0].rows] == ["run", "ground truth"]
+
+
+def test_upstream_folders_are_shown_with_their_truth(tmp_path):
+    shown = content(write_upstream(tmp_path / "theirs", num=1))
+    ours, truth = shown.strips
+    assert truth.title == "ground truth"
+    assert not np.array_equal(ours.images, truth.images)
+    assert not np.array_equal(*(value[0] for value in shown.panoramas[0].methods.values()))
+
+
+def test_meshes_are_found_beside_samples_and_taken_when_given(tmp_path):
+    for name in ("ours", "theirs"):
+        folder = write_recording(tmp_path / name, "r")
+        write_mesh(folder / "mesh.ply", TRIANGLE)
+    (tmp_path / "ours" / "broken.glb").write_bytes(b"glTF?")
+    given = write_mesh(tmp_path / "given.glb", TRIANGLE)
+    shown = content(tmp_path / "ours", tmp_path / "theirs", meshes=[given])
+    assert [(entry.title, list(entry.meshes)) for entry in shown.meshes] == [
+        ("given", ["given.glb"]),
+        ("r/mesh.ply", ["ours", "theirs"]),
+    ]
+    upright = shown.meshes[1].meshes["ours"]
+    np.testing.assert_allclose(upright.vertices, TRIANGLE.vertices * [1, -1, -1], atol=1e-6)  # y down before
+    assert re.search(r"mesh must be readable; got .*broken\.glb", shown.problems[0])
+    assert "Mesh in 3D" in text(tmp_path, shown)
+
+
+def test_folders_that_cannot_be_shown(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"DIR must hold samples, results or meshes; got none, in .*empty\. Generate"):
+        content(tmp_path / "empty")
+    (write_panorama(tmp_path / "broken", "a") / "0.png").write_bytes(b"no")
+    with pytest.raises(ValueError, match=r"got none \(1 that cannot be read: image must be readable"):
+        content(tmp_path / "broken")
+    write_panorama(tmp_path / "panoramas", "a")
+    write_recording(tmp_path / "frames", "a")
+    write_panorama(tmp_path / "others", "b")
+    with pytest.raises(ValueError, match=r"must be of one kind; got a panorama of panoramas, frames with poses of fr"):
+        content(tmp_path / "panoramas", tmp_path / "frames")
+    with pytest.raises(ValueError, match=r"DIRs side by side must hold the same sample ids; got none in common"):
+        content(tmp_path / "panoramas", tmp_path / "others")
+    with pytest.raises(ValueError, match=r"--max_samples must be at least 1; got 0\."):
+        content(tmp_path / "panoramas", max_samples=0)
+    with pytest.raises(FileNotFoundError, match=r"mesh must be a file; got .*none\.glb"):
+        content(tmp_path / "panoramas", meshes=[tmp_path / "none.glb"])
