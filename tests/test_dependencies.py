@@ -13,6 +13,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 
 
+OPTIONAL = PROJECT["optional-dependencies"]
+EXTRAS = [requirement for name, extra in OPTIONAL.items() if name != "dev" for requirement in extra]
+
+
 def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
@@ -33,14 +37,16 @@ def imported() -> dict[str, Path]:
 
 
 def test_what_is_imported_is_declared():
-    distributions, known = packages_distributions(), set(declared(PROJECT["dependencies"]))
+    distributions, known = packages_distributions(), set(declared([*PROJECT["dependencies"], *EXTRAS]))
     for name, path in imported().items():
         assert known & set(map(normalized, distributions[name])), f"{path} imports {name}, which nothing declares"
 
 
-@pytest.mark.parametrize(
-    "requirements", [PROJECT["dependencies"], PROJECT["optional-dependencies"]["dev"]], ids=["run", "dev"]
-)
+def test_what_extras_bring_is_there_for_the_tests():
+    assert set(EXTRAS) <= set(OPTIONAL["dev"])
+
+
+@pytest.mark.parametrize("requirements", [PROJECT["dependencies"], *OPTIONAL.values()], ids=["run", *OPTIONAL])
 def test_each_library_stands_once_with_a_lower_bound(requirements):
     names = declared(requirements)
     assert len(names) == len(set(names))

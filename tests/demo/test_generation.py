@@ -50,8 +50,8 @@ def test_the_document_shows_the_panorama_its_views_and_prompts(toy_pipeline):
     page = generate_panorama(toy_pipeline, request, lambda step, total: done.append((step, total)))
     assert done == [(1, 2), (2, 2)]
     assert page.count("<img") == 1 + 8  # the whole panorama, and the views
-    assert "0°: a red sofa" in page
-    assert "45°: white walls" in page
+    assert '"0\\u00b0: a red sofa"' in page
+    assert '"45\\u00b0: white walls"' in page
     assert "<h1>" not in page
     assert not re.search(r"https?:", page)
     assert page == generate_panorama(toy_pipeline, request)
