@@ -167,6 +167,11 @@ class Browser:
         actions = [{"type": kind, "value": value} for value in values for kind in ("keyDown", "keyUp")]
         self.call("POST", "/actions", {"actions": [{"type": "key", "id": "keyboard", "actions": actions}]})
 
+    def upload(self, selector: str, path: Path) -> None:
+        """Choose a file for a file input."""
+        found = self.call("POST", "/element", {"using": "css selector", "value": selector})
+        self.call("POST", f"/element/{next(iter(found.values()))}/value", {"text": str(path)})
+
     def wheel(self, at: tuple[int, int], delta_y: int) -> None:
         """Turn the wheel over a point of the window."""
         action = {"type": "scroll", "x": at[0], "y": at[1], "deltaX": 0, "deltaY": delta_y, "duration": 0}

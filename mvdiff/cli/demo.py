@@ -35,12 +35,25 @@ def run(args: argparse.Namespace) -> int:
 
     from mvdiff.cli.generate import _pipeline
     from mvdiff.demo.page import Defaults
-    from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 
     toy = Defaults("a red sofa in the middle, white walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
     defaults = toy if args.model.startswith("mvdiff://") else Defaults()
-    page = build_page(_pipeline(MVDiffusionPanoramaPipeline, args), args.model, defaults)
+    page = build_page(_pipeline(_kind(args.model), args), args.model, defaults)
     _, address, _ = page.launch(**launch_settings(gr, args.host, args.port), prevent_thread_lock=True)
     print(f"{address} shows the page; stop with Ctrl-C", flush=True)
     page.block_thread()
     return 0
+
+
+def _kind(model: str):
+    """Return the pipeline of a model's task; that of panoramas says itself what is wrong with a model of another."""
+    from mvdiff.pipelines.model_folder import model_location, read_model_info
+
+    if read_model_info(model_location(model)).task == "outpaint":
+        from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
+
+        return MVDiffusionOutpaintPipeline
+
+    from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+
+    return MVDiffusionPanoramaPipeline

@@ -5,6 +5,7 @@ Legend: V views, H W image.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,6 +19,39 @@ MAX_STEPS = 1000
 
 
 @dataclass(frozen=True)
+class Given:
+    """The picture that outpainting continues.
+
+    Attributes:
+        image: A PIL image, or None while there is none.
+        fov_deg: Its horizontal field of view, degrees.
+        yaw_deg: Where its middle looks, degrees to the right.
+        pitch_deg: Degrees upwards.
+        paste_back: Put its pixels back into the generated views.
+    """
+
+    image: Any = None
+    fov_deg: float | None = 90.0
+    yaw_deg: float | None = 0.0
+    pitch_deg: float | None = 0.0
+    paste_back: bool = True
+
+    def arguments(self) -> dict[str, Any]:
+        """Return it as the pipeline takes it, which checks the angles.
+
+        Raises:
+            ValueError: There is no picture, or an angle is missing.
+        """
+        if self.image is None:
+            raise ValueError("image must be the picture to continue; got none. Drop a picture into the form.")
+        angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
+        missing = [name for name, value in angles.items() if value is None]
+        if missing:
+            raise ValueError(f"{' and '.join(missing)} must be a number of degrees; got none. Fill it in.")
+        return {"image": self.image, "paste_back": bool(self.paste_back)} | {k: float(v) for k, v in angles.items()}
+
+
+@dataclass(frozen=True)
 class Request:
     """What the form says.
 
@@ -28,6 +62,7 @@ class Request:
         seed: Of the noise.
         num_inference_steps: Of the scheduler.
         guidance_scale: 1 is no guidance.
+        given: The picture to continue; read by a pipeline that takes one.
     """
 
     prompt: str
@@ -36,6 +71,7 @@ class Request:
     seed: float | None = 0
     num_inference_steps: float | None = 50
     guidance_scale: float | None = 9.0
+    given: Given = Given()
 
     def prompts(self, labels: Sequence[str]) -> list[str]:
         """Return the text of every view.
@@ -83,6 +119,11 @@ def rig_labels(rig: Rig) -> list[str]:
     return view_labels(rig.yaw_deg, rig.pitch_deg)
 
 
+def takes_image(pipeline: MVDiffusionPanoramaPipeline) -> bool:
+    """Tell whether a pipeline continues a given picture (outpainting)."""
+    return "image" in inspect.signature(type(pipeline).__call__).parameters
+
+
 def generate_panorama(
     pipeline: MVDiffusionPanoramaPipeline, request: Request, progress: Callable[[int, int], None] | None = None
 ) -> str:
@@ -97,6 +138,8 @@ def generate_panorama(
         ValueError: The request is not one that can be met.
     """
     prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
+    if takes_image(pipeline):
+        settings |= request.given.arguments()
     callback = counted(pipeline, settings["num_inference_steps"], progress)
     output = pipeline([prompts], output_type="uint8", callback_on_step_end=callback, **settings)
     return document(output, pipeline.rig, prompts)

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from mvdiff.demo.generation import Request, generate_panorama, rig_labels
+from mvdiff.demo.generation import Given, Request, generate_panorama, rig_labels, takes_image
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 
 logger = logging.getLogger(__name__)
@@ -70,17 +70,29 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defau
         gr.Markdown(f"# mvdiff\n{len(labels)} views of {rig.width} x {rig.height} pixels at once, by `{name}`.")
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
+                given = _given(gr) if takes_image(pipeline) else []
                 form = _form(gr, labels, defaults)
                 button = gr.Button("Generate", variant="primary", elem_id="generate")
             with gr.Column(scale=2, min_width=480):
                 shown = gr.HTML(EMPTY, elem_id="result", min_height=320)
 
-        def run(prompt, negative, seed, steps, guidance, *view_prompts, progress=gr.Progress()):  # noqa: B008
-            request = Request(prompt, view_prompts, negative, seed, steps, guidance)
+        def run(*values, progress=gr.Progress()):  # noqa: B008
+            picture, (prompt, negative, seed, steps, guidance, *own) = values[: len(given)], values[len(given) :]
+            request = Request(prompt, own, negative, seed, steps, guidance, Given(*picture))
             return _shown(gr, lambda: generate_panorama(pipeline, request, _steps(progress)))
 
-        button.click(run, form, shown, concurrency_limit=1, api_visibility="private")
+        button.click(run, [*given, *form], shown, concurrency_limit=1, api_visibility="private")
     return page
+
+
+def _given(gr) -> list:
+    """Draw the inputs of a given picture; return them in the order of `Given`."""
+    image = gr.Image(label="Picture to continue", type="pil", image_mode=None, sources=["upload"], elem_id="image")
+    with gr.Row():
+        fov = gr.Number(90, label="Field of view", elem_id="fov", min_width=90)
+        yaw = gr.Number(0, label="Yaw", elem_id="yaw", min_width=90)
+        pitch = gr.Number(0, label="Pitch", elem_id="pitch", min_width=90)
+    return [image, fov, yaw, pitch, gr.Checkbox(True, label="Put its pixels back", elem_id="paste")]
 
 
 def _form(gr, labels: Sequence[str], defaults: Defaults) -> list:

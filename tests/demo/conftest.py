@@ -10,3 +10,18 @@ def toy_pipeline() -> MVDiffusionPanoramaPipeline:
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained("mvdiff://toy-caa")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+class PictureTaking(MVDiffusionPanoramaPipeline):
+    """A panorama pipeline with the arguments of outpainting, which are noted and else left alone."""
+
+    def __call__(self, prompt, image=None, fov_deg=90.0, yaw_deg=0.0, pitch_deg=0.0, paste_back=True, **settings):
+        self.given = {"size": image.size, "angles": (fov_deg, yaw_deg, pitch_deg), "paste_back": paste_back}
+        return super().__call__(prompt, **settings)
+
+
+@pytest.fixture(scope="session")
+def picture_pipeline(toy_pipeline) -> PictureTaking:
+    pipeline = PictureTaking(**toy_pipeline.components, rig=toy_pipeline.rig)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline

@@ -3,8 +3,9 @@
 import re
 
 import pytest
+from PIL import Image
 
-from mvdiff.demo.generation import Request, generate_panorama
+from mvdiff.demo.generation import Given, Request, generate_panorama, takes_image
 
 LABELS = ["0°", "90°", "up"]
 
@@ -56,3 +57,15 @@ def test_the_document_shows_the_panorama_its_views_and_prompts(toy_pipeline):
     assert not re.search(r"https?:", page)
     assert page == generate_panorama(toy_pipeline, request)
     assert page != generate_panorama(toy_pipeline, Request("white walls", ["a red sofa"], "", 1, 2, 1.0))
+
+
+def test_a_pipeline_that_continues_a_picture_is_given_one(toy_pipeline, picture_pipeline):
+    assert takes_image(picture_pipeline)
+    assert not takes_image(toy_pipeline)
+    given = Given(Image.new("RGB", (30, 20)), 65, -30.0, 5, False)
+    generate_panorama(picture_pipeline, Request("white walls", num_inference_steps=1, guidance_scale=1, given=given))
+    assert picture_pipeline.given == {"size": (30, 20), "angles": (65.0, -30.0, 5.0), "paste_back": False}
+    with pytest.raises(ValueError, match=r"image must be the picture to continue; got none\. Drop a picture"):
+        generate_panorama(picture_pipeline, Request("white walls"))
+    with pytest.raises(ValueError, match=r"fov_deg and pitch_deg must be a number of degrees; got none\."):
+        Given(given.image, None, 0.0, None).arguments()

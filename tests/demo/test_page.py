@@ -1,8 +1,11 @@
 """The demo in a real browser: a generation finishes, errors are messages, and only this machine is asked."""
 
 import threading
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import pytest
+from PIL import Image
 
 from mvdiff.demo.page import Defaults, build_page, launch_settings, require_gradio
 from tests.browser import Browser, find_chromium
@@ -12,26 +15,40 @@ pytestmark = pytest.mark.browser
 STATE = "const f = document.querySelector('#result iframe'); const v = f && f.contentWindow.mvdiffViewer; "
 
 
-@pytest.fixture(scope="module")
-def window(toy_pipeline, tmp_path_factory):
-    """The page of the toy model, served by this process, in a window of its own that notes every request."""
-    if find_chromium() is None:
-        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
-    gr = require_gradio()
-    page = build_page(toy_pipeline, "mvdiff://toy-caa", Defaults("a red sofa in the middle", 2, 1.0))
-    _, address, _ = page.launch(**launch_settings(gr, "127.0.0.1", None), prevent_thread_lock=True)
+@contextmanager
+def served(pipeline):
+    """Serve the page of a pipeline from this process; return its address."""
+    page = build_page(pipeline, "mvdiff://toy-caa", Defaults("a red sofa in the middle", 2, 1.0))
+    _, address, _ = page.launch(**launch_settings(require_gradio(), "127.0.0.1", None), prevent_thread_lock=True)
     try:
-        with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000, log_requests=True) as opened:
-            opened.address = address
-            yield opened
+        yield address
     finally:
         page.close()
 
 
+@pytest.fixture(scope="module")
+def window(tmp_path_factory):
+    """A window of its own that notes every request."""
+    if find_chromium() is None:
+        pytest.skip("needs chromium and chromedriver (Debian: apt-get install chromium chromium-driver)")
+    with Browser(tmp_path_factory.mktemp("profile"), 1400, 1000, log_requests=True) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def address(toy_pipeline):
+    with served(toy_pipeline) as found:
+        yield found
+
+
 @pytest.fixture
-def demo(window):
-    """The page, freshly loaded."""
-    window.visit(window.address)
+def demo(window, address):
+    """The page of the toy model, freshly loaded."""
+    return loaded(window, address)
+
+
+def loaded(window, address):
+    window.visit(address)
     window.wait_for("return document.querySelector('#generate') !== null")
     return window
 
@@ -128,8 +145,24 @@ def test_an_unforeseen_failure_is_a_message_without_a_stack_trace(demo, toy_pipe
     assert "Traceback" not in said
 
 
+def test_a_picture_is_asked_for_where_the_task_continues_one(demo, picture_pipeline, tmp_path):
+    assert demo.run("return document.querySelector('#image')") is None  # panoramas need none
+    Image.new("RGB", (40, 30), (200, 30, 30)).save(tmp_path / "sofa.png")
+    with served(picture_pipeline) as address:
+        loaded(demo, address)
+        generate(demo)
+        assert "image must be the picture to continue; got none. Drop a picture into the form." in message(demo)
+        demo.upload("#image input[type=file]", tmp_path / "sofa.png")
+        demo.wait_for("const shown = document.querySelector('#image img'); return shown && shown.naturalWidth === 40")
+        write(demo, "#yaw input", 90)
+        generate(demo)
+        assert demo.wait_for(f"{STATE} return v && v.state")["method"] == "generated"
+    assert picture_pipeline.given == {"size": (40, 30), "angles": (90.0, 90.0, 0.0), "paste_back": True}
+
+
 def test_only_this_machine_is_asked(demo):
     """Of all requests since the window was opened, those of the tests above included."""
-    asked = [url for url in demo.requests() if url.startswith(("http:", "https:", "ws:", "wss:"))]
+    asked = [urlsplit(url) for url in demo.requests()]
+    asked = [url for url in asked if url.scheme in ("http", "https", "ws", "wss")]
     assert len(asked) > 10
-    assert [url for url in asked if not url.startswith(demo.address)] == []
+    assert {url.hostname for url in asked} == {"127.0.0.1"}
