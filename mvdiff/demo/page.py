@@ -87,11 +87,12 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defau
 
 def _given(gr) -> list:
     """Draw the inputs of a given picture; return them in the order of `Given`."""
-    image = gr.Image(label="Picture to continue", type="pil", image_mode=None, sources=["upload"], elem_id="image")
+    kept = {"type": "pil", "image_mode": None}  # with its transparency
+    image = gr.Image(label="Picture to continue", sources=["upload"], height=220, elem_id="image", **kept)
     with gr.Row():
-        fov = gr.Number(90, label="Field of view", elem_id="fov", min_width=90)
-        yaw = gr.Number(0, label="Yaw", elem_id="yaw", min_width=90)
-        pitch = gr.Number(0, label="Pitch", elem_id="pitch", min_width=90)
+        fov = gr.Number(90, label="Field of view (°)", elem_id="fov", min_width=90)
+        yaw = gr.Number(0, label="Yaw, right (°)", elem_id="yaw", min_width=90)
+        pitch = gr.Number(0, label="Pitch, up (°)", elem_id="pitch", min_width=90)
     return [image, fov, yaw, pitch, gr.Checkbox(True, label="Put its pixels back", elem_id="paste")]
 
 
