@@ -16,8 +16,9 @@ from mvdiff.models.attention import CorrespondenceAwareAttention
 from mvdiff.models.conditioning import ImageConditionBlocks
 from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, DEFAULT_WAVELENGTHS
 from mvdiff.models.loading import open_strictly, resolve_folder
+from mvdiff.models.upstream.attention import UpstreamAttention
 
-VARIANTS = ("paper",)
+VARIANTS = ("paper", "upstream")
 MID_PLACES = ("after_first_resnet", "after_mid_block")
 
 
@@ -30,9 +31,10 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         up_channels: channels of the attention in each up block, coarsest first.
         kernel_size: K of the K x K neighbourhood a geometry for this adapter is built with.
         head_dim: width of an attention head.
-        variant: "paper" (see `CorrespondenceAwareAttention`).
+        variant: "paper" (see `CorrespondenceAwareAttention`) or "upstream", which gives the numbers of published
+            checkpoints (see `UpstreamAttention`); `residual` then says that it is the depth model.
         mid_place: "after_first_resnet" (panorama) or "after_mid_block" (depth).
-        wavelengths: (shortest, longest) of the displacement encoding, in cells.
+        wavelengths: (shortest, longest) of the displacement encoding, in cells; not used by the upstream variant.
         min_overlap: share of its image that a view must see of another to attend to it, in [0, 1]; a geometry for this
             adapter is built with it (see `overlapping_neighbours`).
         residual: whether a residual convolution block follows each attention (the paper's depth model).
@@ -73,10 +75,14 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
         if not 0 <= min_overlap <= 1:
             raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
+        if variant == "upstream":
+            _check_upstream(kernel_size, residual, neighbours)
         if neighbours is not None:
             neighbour_table(neighbours, len(neighbours))
 
         def block(channels: int) -> CorrespondenceAwareAttention:
+            if variant == "upstream":
+                return UpstreamAttention(channels, head_dim, depth=residual)
             return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths), residual)
 
         self.down_blocks = nn.ModuleList(block(channels) for channels in down_channels)
@@ -121,6 +127,18 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         """Switch all attention off or on again; feed-forward layers stay (a control: what attention itself gives)."""
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             block.attention_enabled = enabled
+
+
+def _check_upstream(kernel_size: int, depth: bool, neighbours: Sequence[Sequence[int]] | None) -> None:
+    if depth and kernel_size != 1:
+        raise ValueError(
+            f"kernel_size must be 1 for a depth adapter of the upstream variant; got {kernel_size}. Set kernel_size to 1."
+        )
+    if neighbours is not None:
+        raise ValueError(
+            "neighbours must be left out for the upstream variant, whose views attend to the ones before and after them; "
+            "got lists. Use the paper variant."
+        )
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:

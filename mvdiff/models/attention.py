@@ -6,6 +6,7 @@ Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -59,6 +60,8 @@ class CorrespondenceAwareAttention(nn.Module):
         residual: whether a `ResidualBlock` follows (the paper's depth model).
     """
 
+    taps_type: ClassVar[type] = PackedTaps
+
     def __init__(
         self,
         channels: int,
@@ -109,8 +112,13 @@ class CorrespondenceAwareAttention(nn.Module):
             [B, V, C, h, w] in the dtype of `hidden_states`.
 
         Raises:
-            ValueError: if the size or the number of views is not that of `taps`.
+            ValueError: if the size or the number of views is not that of `taps`, or they are another variant's.
         """
+        if not isinstance(taps, self.taps_type):
+            raise ValueError(
+                f"geometry must be of the adapter's variant, with {self.taps_type.__name__}; got {type(taps).__name__}. "
+                "Build MultiViewGeometry with variant=adapter.config.variant."
+            )
         batch, num_views, _, height, width = hidden_states.shape
         if (num_views, height, width) != (taps.num_views, taps.height, taps.width):
             raise ValueError(
@@ -162,30 +170,44 @@ class CorrespondenceAwareAttention(nn.Module):
         Returns:
             [..., C], zeros for tokens without visible taps.
         """
-        _, num_views, num_tokens, channels = tokens.shape
-        heads, width = self.num_heads, self.head_dim
-
-        # F(t*) + gamma(s* - s): four corners of every tap, weighted and summed in one gather.
-        cells = taps.cells + (lenders * (num_views * num_tokens))[..., None, None]
-        weights = taps.weights.to(tokens.dtype).expand(cells.shape)
-        seen = F.embedding_bag(
-            cells.view(-1, 4), tokens.view(-1, channels), per_sample_weights=weights.reshape(-1, 4), mode="sum"
-        ).view(*cells.shape[:-1], channels)
-        seen = self.norm1(seen.add_(taps.encoding(channels, self.wavelengths, tokens.dtype)))
-        visible = taps.visible.expand(cells.shape[:-1])
+        seen = self._gather(tokens, taps, lenders)  # F(t*)
+        seen = self.norm1(seen.add_(taps.encoding(self.channels, self.wavelengths, tokens.dtype)))
+        visible = taps.visible.expand(seen.shape[:-1])
         if view_valid is not None:
             visible = visible & view_valid[lenders[..., None], taps.views]
+        origin = encode_displacement(tokens.new_zeros(2, dtype=torch.float32), self.channels, self.wavelengths)
+        return self._mix(own + origin.to(tokens.dtype), seen, visible)
 
-        origin = encode_displacement(tokens.new_zeros(2, dtype=torch.float32), channels, self.wavelengths)
-        query = self.to_q(self.norm1(own + origin.to(tokens.dtype)))
-        query = query.view(-1, heads, width).transpose(0, 1)
+    def _gather(self, tokens: Tensor, taps: PackedTaps, lenders: Tensor) -> Tensor:
+        """Return the features [..., S, C] of every tap: its four corners, weighted and summed in one gather."""
+        _, num_views, num_tokens, channels = tokens.shape
+        cells = taps.cells + (lenders * (num_views * num_tokens))[..., None, None]
+        weights = taps.weights.to(tokens.dtype).expand(cells.shape)
+        return F.embedding_bag(
+            cells.view(-1, 4), tokens.view(-1, channels), per_sample_weights=weights.reshape(-1, 4), mode="sum"
+        ).view(*cells.shape[:-1], channels)
+
+    def _mix(self, query: Tensor, seen: Tensor, attended: Tensor) -> Tensor:
+        """Return the attention of queries [..., C], before their norm, to normalised keys [..., S, C].
+
+        Args:
+            query: [..., C].
+            seen: [..., S, C], keys and values before their projections.
+            attended: [..., S] bool, which keys there are.
+
+        Returns:
+            [..., C], zeros where there is no key.
+        """
+        heads, width, channels = self.num_heads, self.head_dim, self.channels
+        lead = query.shape
+        query = self.to_q(self.norm1(query)).view(-1, heads, width).transpose(0, 1)
         query = torch.bmm(query, self.to_k.weight.view(heads, width, channels)).transpose(0, 1)
         seen = seen.flatten(0, -3)
-        visible = visible.flatten(0, -2).unsqueeze(1)
+        attended = attended.flatten(0, -2).unsqueeze(1)
         logits = torch.bmm(query, seen.transpose(1, 2)).float() * width**-0.5
-        attention = logits.masked_fill(~visible, torch.finfo(logits.dtype).min).softmax(-1) * visible
+        attention = logits.masked_fill(~attended, torch.finfo(logits.dtype).min).softmax(-1) * attended
         mean = torch.bmm(attention.to(seen.dtype), seen)
         value_weight = self.to_v.weight.view(heads, width, channels)
         value = torch.bmm(mean.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
-        update = self.to_out(value.reshape(own.shape))
-        return update * visible.any(-1).view(*own.shape[:-1], 1)
+        update = self.to_out(value.reshape(lead))
+        return update * attended.any(-1).view(*lead[:-1], 1)

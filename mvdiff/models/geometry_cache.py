@@ -17,6 +17,8 @@ from torch import Tensor
 
 from mvdiff.geometry import depth_tap_geometry, overlap_matrix, overlap_neighbours
 from mvdiff.geometry.correspondence import TapGeometry, neighbour_table, overlapping_neighbours, tap_geometry
+from mvdiff.geometry.upstream import ring_tap_geometry, upstream_depth_tap_geometry
+from mvdiff.models.upstream.taps import UpstreamTaps
 from mvdiff.shapes import check_shapes
 
 DEFAULT_WAVELENGTHS = (0.5, 16.0)
@@ -209,7 +211,7 @@ class MultiViewGeometry:
     in every sample: one object per batch. Level l has cells of `vae_stride * 2**l` pixels.
     """
 
-    levels: tuple[PackedTaps, ...]
+    levels: tuple[PackedTaps | UpstreamTaps, ...]
 
     @classmethod
     def from_cameras(
@@ -223,6 +225,7 @@ class MultiViewGeometry:
         neighbours: Tensor | Sequence[Sequence[int]] | None = None,
         kernel_size: int = 3,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
+        variant: str = "paper",
     ) -> MultiViewGeometry:
         """Build the taps of views that share a centre.
 
@@ -237,6 +240,8 @@ class MultiViewGeometry:
                 [V, N] long, padded with -1; default: all that overlap.
             kernel_size: K of the K x K neighbourhood.
             min_overlap: smallest share of the image that counts as an overlap, where `neighbours` is not given.
+            variant: of the adapter. With "upstream" a view attends to the views before and after it, whatever
+                `neighbours` and `min_overlap` say (see `mvdiff.geometry.upstream`).
 
         Example:
             >>> from mvdiff.geometry.cameras import RingRig
@@ -246,6 +251,10 @@ class MultiViewGeometry:
             [(16, 16), (8, 8), (4, 4)]
         """
         image_height, image_width = height * vae_stride, width * vae_stride
+        if variant == "upstream":
+            scales = [vae_stride * 2**level for level in range(num_levels)]
+            rings = ring_tap_geometry(K, R, image_height, image_width, scales, kernel_size)
+            return cls(tuple(UpstreamTaps.from_geometry(ring).to(K.device) for ring in rings))
         if neighbours is None:
             neighbours = overlapping_neighbours(K, R, image_height, image_width, min_overlap)
         elif not isinstance(neighbours, Tensor):
@@ -268,6 +277,7 @@ class MultiViewGeometry:
         kernel_size: int = 3,
         min_overlap: float = DEFAULT_MIN_DEPTH_OVERLAP,
         view_valid: Tensor | None = None,
+        variant: str = "paper",
     ) -> MultiViewGeometry:
         """Build the taps of samples whose views have depth and pose, each sample's own.
 
@@ -284,6 +294,8 @@ class MultiViewGeometry:
             kernel_size: K of the K x K neighbourhood.
             min_overlap: what the smaller share of two views must exceed for them to be neighbours.
             view_valid: [B, V] bool, False for padding; default: all valid.
+            variant: of the adapter. With "upstream" a token has one tap in each neighbour, and overlaps are measured on
+                all pixels and without a test for occlusion (see `mvdiff.geometry.upstream`).
 
         Returns:
             Taps with a leading batch axis, on the device of `depths`.
@@ -299,6 +311,8 @@ class MultiViewGeometry:
         check_shapes(K=(K, "B V 3 3"), R=(R, "B V 3 3"), t=(t, "B V 3"), depths=(depths, "B V H W"))
         if view_valid is None:
             view_valid = torch.ones(K.shape[:2], dtype=torch.bool)
+        if variant == "upstream":
+            return cls._from_depths_as_upstream(K, R, t, depths, vae_stride, num_levels, min_overlap, view_valid)
         samples = []
         for K_V, R_V, t_V, depths_V, valid_V in zip(K, R, t, depths, view_valid.to(depths.device), strict=True):
             cameras = [camera.to(depths.device) for camera in (K_V, R_V, t_V)]
@@ -314,6 +328,18 @@ class MultiViewGeometry:
             taps = [depth_tap_geometry(*views, vae_stride * 2**level, near, kernel_size) for *views, near in samples]
             levels.append(PackedTaps.from_geometry(_joined(taps)))
         return cls(tuple(levels))
+
+    @classmethod
+    def _from_depths_as_upstream(
+        cls, K, R, t, depths, vae_stride, num_levels, min_overlap, view_valid
+    ) -> MultiViewGeometry:
+        scales = [vae_stride * 2**level for level in range(num_levels)]
+        samples = [
+            upstream_depth_tap_geometry(*views, scales, min_overlap, valid.nonzero()[:, 0].tolist())
+            for *views, valid in zip(K, R, t, depths, view_valid, strict=True)
+        ]
+        levels = ([UpstreamTaps.from_geometry(taps) for taps in level] for level in zip(*samples, strict=True))
+        return cls(tuple(UpstreamTaps.joined(level).to(depths.device) for level in levels))
 
     @property
     def num_views(self) -> int:

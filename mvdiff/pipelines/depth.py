@@ -241,6 +241,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
                 kernel_size=config.kernel_size,
                 min_overlap=config.min_overlap,
                 view_valid=valid,
+                variant=config.variant,
             )
 
     def _check_frames(self, depths, K, R, t, view_valid, images, known) -> tuple[Tensor, Tensor]:

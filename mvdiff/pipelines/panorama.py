@@ -147,7 +147,8 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         if caa:
             config, num_levels = self.adapter.config, len(self.unet.config.block_out_channels)
             lists = None if config.neighbours is None else tuple(map(tuple, config.neighbours))
-            geometry = rig_geometry(rig, stride, num_levels, config.kernel_size, config.min_overlap, lists).to(device)
+            settings = config.kernel_size, config.min_overlap, lists, config.variant
+            geometry = rig_geometry(rig, stride, num_levels, *settings).to(device)
         unet = self._multi_view_unet()
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
 
@@ -192,6 +193,7 @@ def rig_geometry(
     kernel_size: int,
     min_overlap: float,
     neighbours: tuple[tuple[int, ...], ...] | None = None,
+    variant: str = "paper",
 ) -> MultiViewGeometry:
     """Compute the correspondences of a rig, on the CPU; kept for the last rigs.
 
@@ -202,8 +204,9 @@ def rig_geometry(
         kernel_size: K of the adapter's K x K taps.
         min_overlap: share of the image from which on views are the adapter's neighbours.
         neighbours: the adapter's neighbours of each view, in place of those that overlap.
+        variant: of the adapter.
     """
     sides = rig.height // vae_stride, rig.width // vae_stride
     return MultiViewGeometry.from_cameras(
-        *rig.cameras(), *sides, vae_stride, num_levels, neighbours, kernel_size, min_overlap
+        *rig.cameras(), *sides, vae_stride, num_levels, neighbours, kernel_size, min_overlap, variant
     )

@@ -87,6 +87,7 @@ class DepthInputs(MultiViewInputs):
                 kernel_size=self.kernel_size,
                 min_overlap=self.min_overlap,
                 view_valid=batch.view_valid,
+                variant=self.variant,
             ).to(self.device)
 
 

@@ -88,6 +88,7 @@ class MultiViewInputs(BatchInputs):
         cache_latents: As in `BatchInputs`.
         min_overlap: Share of the image from which on views are neighbours.
         neighbours: The neighbours of each view, in place of those that overlap.
+        variant: Of the adapter.
     """
 
     purpose = "latents"
@@ -101,11 +102,13 @@ class MultiViewInputs(BatchInputs):
         cache_latents: bool,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
         neighbours: Sequence[Sequence[int]] | None = None,
+        variant: str = "paper",
     ) -> None:
         super().__init__(backbone, seed, cache, cache_latents)
         self.kernel_size = kernel_size
         self.min_overlap = min_overlap
         self.neighbours = neighbours
+        self.variant = variant
         self._geometries: dict[bytes, MultiViewGeometry] = {}
 
     def latent_size(self, batch: MultiViewBatch) -> tuple[int, int]:
@@ -144,6 +147,7 @@ class MultiViewInputs(BatchInputs):
                     neighbours=self.neighbours,
                     kernel_size=self.kernel_size,
                     min_overlap=self.min_overlap,
+                    variant=self.variant,
                 )
                 self._geometries[key] = geometry.to(self.device)
         return self._geometries[key]

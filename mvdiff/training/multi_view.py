@@ -153,6 +153,7 @@ class MultiViewModule(TrainedPartModule):
             settings.cache_latents,
             adapter.min_overlap,
             adapter.neighbours,
+            adapter.variant,
         )
 
     def _initial_adapter(self) -> MultiViewAdapter:

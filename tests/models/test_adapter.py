@@ -85,7 +85,7 @@ def test_an_adapter_of_before_a_setting_has_its_default(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"variant": "other"}, r"variant must be one of \('paper',\); got 'other'"),
+        ({"variant": "other"}, r"variant must be one of \('paper', 'upstream'\); got 'other'"),
         ({"mid_place": "before"}, "mid_place must be one of .* got 'before'"),
         ({"kernel_size": 2}, "kernel_size must be odd and positive; got 2"),
         ({"neighbours": [[1], [2]]}, r"neighbours must name other views of the 2, .*got \[2\], in the list of view 1"),

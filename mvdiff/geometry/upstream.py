@@ -1,0 +1,336 @@
+"""Correspondences as upstream's code computes them: what its published weights were trained on, and no better.
+
+Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here, behind names (PAPER.md 5,
+items 1, 4, 6, 7): float32 throughout, matrices multiplied from left to right, cells sampled at other pixels than their
+centres, nothing tested for being behind a camera. The order of operations matters: the encoding of displacements has
+frequencies up to 2^79, so a rounding in the last bit gives other numbers. All of it runs on the CPU, out of reach of
+TF32, and outside autocast. Use :mod:`mvdiff.geometry.correspondence` and `depth_taps` for anything else.
+
+Axes: V views, N neighbours of a view, T tokens (cells, row by row), P taps, H W image, h w cells of a map.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.depth import check_finite_cameras
+from mvdiff.geometry.depth_overlap import overlap_neighbours
+from mvdiff.shapes import check_shapes
+
+FAR_OUTSIDE = -1e6
+"""Coordinate, in pixels, of where a pixel without depth is said to be seen."""
+INVALID_Z = 1e6
+"""Depth, in metres, that an invalid key counts with."""
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamTapGeometry:
+    """What upstream's attention knows of cameras at one resolution.
+
+    Taps that are not valid are kept: they are keys, too (null tokens). Tap order: outer loop x, inner loop y.
+
+    Attributes:
+        neighbours: [V, N] long, index of the neighbour view; -1 is padding, which is no key.
+        taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 where not valid.
+        valid: [V, N, T, P] bool.
+        encoded: [V, N, T, P, 2] float32, the two numbers that a key's encoding is made of: of views that share a
+            centre its displacement in source cells, 0 where not valid; of views with depth the differences of z, in
+            metres, of the pair of keys that it belongs to.
+        second: [V, N, T, P] bool, whether a key is the second of its pair; None for views that share a centre.
+        height: height of the maps in cells.
+        width: width of the maps in cells.
+    """
+
+    neighbours: Tensor
+    taps_xy: Tensor
+    valid: Tensor
+    encoded: Tensor
+    second: Tensor | None
+    height: int
+    width: int
+
+
+# Named conventions (PAPER.md 5.4)
+
+
+def cell_from_image(coordinate: Tensor | float, scale: int) -> Tensor | float:
+    """Return the cell coordinate at which upstream samples an image coordinate: ``coordinate / scale - 0.5``.
+
+    Example:
+        >>> cell_from_image(4.0, scale=8)  # pixel 4 of cell 0, where upstream takes its token
+        0.0
+    """
+    return coordinate / scale - 0.5
+
+
+def image_from_cell(cell: Tensor | float, scale: int) -> Tensor | float:
+    """Return the image coordinate that upstream gives a cell coordinate: ``(cell + 0.5) * scale``.
+
+    Example:
+        >>> image_from_cell(0.0, scale=8)
+        4.0
+    """
+    return (cell + 0.5) * scale
+
+
+def token_pixels(values: Tensor, scale: int) -> Tensor:
+    """Take the pixels at which upstream's tokens stand, scale // 2 + scale * i, out of a map [..., H, W].
+
+    Example:
+        >>> token_pixels(torch.arange(24).expand(8, 24), scale=8).tolist()
+        [[4, 12, 20]]
+    """
+    return values[..., scale // 2 :: scale, scale // 2 :: scale]
+
+
+def neighbours_in_ring(num_views: int) -> Tensor:
+    """Return the [V, 2] neighbours of views in a ring: the view before, then the view after.
+
+    Example:
+        >>> neighbours_in_ring(8)[[0, 7]].tolist()
+        [[7, 1], [6, 0]]
+    """
+    views = torch.arange(num_views)
+    return torch.stack([(views - 1) % num_views, (views + 1) % num_views], dim=1)
+
+
+# Views that share a centre (PAPER.md 5.1, 5.4, 5.6)
+
+
+@torch.no_grad()
+def ring_tap_geometry(
+    K: Tensor, R: Tensor, height: int, width: int, scales: Sequence[int], kernel_size: int = 3
+) -> list[UpstreamTapGeometry]:
+    """Compute the taps of views in a ring: each attends to the view before it and the view after it.
+
+    Args:
+        K: [V, 3, 3] intrinsics in pixels of the image.
+        R: [V, 3, 3] world-from-camera.
+        height: image height in pixels.
+        width: image width in pixels.
+        scales: pixels per cell of each map; they must divide height and width.
+        kernel_size: side of the square of taps, odd.
+
+    Returns:
+        One geometry per scale, on the CPU.
+
+    Raises:
+        ValueError: shapes do not fit, or a scale does not divide the image.
+
+    Example:
+        >>> from mvdiff.geometry.cameras import RingRig
+        >>> K, R = RingRig(num_views=8, height=64, width=64).cameras()
+        >>> [level.taps_xy.shape for level in ring_tap_geometry(K, R, 64, 64, [8, 16])]  # [V, N, T, P, 2]
+        [torch.Size([8, 2, 64, 9, 2]), torch.Size([8, 2, 16, 9, 2])]
+    """
+    V = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"))["V"]
+    _check_scales(height, width, scales)
+    with _plain_float32():
+        K, R = K.detach().cpu().float(), R.detach().cpu().float()
+        neighbours = neighbours_in_ring(V)
+        source, target = torch.arange(V).repeat_interleave(2), neighbours.flatten()
+        there = _homography(K[source], R[source], K[target], R[target])
+        back = _homography(K[target], R[target], K[source], R[source])
+        pixels = _pixels(height, width)
+        seen = _apply_homography(there, pixels).view(V, 2, height, width, 2)
+        return [_ring_level(seen, back, pixels, neighbours, scale, kernel_size) for scale in scales]
+
+
+def _ring_level(
+    seen: Tensor, back: Tensor, pixels: Tensor, neighbours: Tensor, scale: int, kernel_size: int
+) -> UpstreamTapGeometry:
+    V, N, H, W, _ = seen.shape
+    own = _tokens(pixels[:2].view(2, H, W), scale)  # [2, T]
+    steps = torch.arange(kernel_size, dtype=torch.float32) - kernel_size // 2
+    steps = torch.cartesian_prod(steps, steps).view(-1, 2)  # outer loop x, inner loop y
+    at = _tokens(seen.movedim(-1, 2), scale).movedim(2, -1)  # [V, N, T, 2]
+    taps_xy = cell_from_image(at, scale).unsqueeze(-2) + steps
+    coordinates = image_from_cell(taps_xy, scale)
+    valid = ((coordinates > 0) & (coordinates < coordinates.new_tensor([W, H]))).all(-1)
+    points = torch.cat([coordinates, torch.ones_like(coordinates[..., :1])], dim=-1)
+    came_from = _apply_homography(back, points.view(V * N, -1, 3).transpose(1, 2)).view_as(coordinates)
+    displacement = (came_from - own.T[:, None]) / scale
+    return UpstreamTapGeometry(
+        neighbours=neighbours,
+        taps_xy=torch.where(valid[..., None], taps_xy, 0),
+        valid=valid,
+        encoded=torch.where(valid[..., None], displacement, 0),
+        second=None,
+        height=H // scale,
+        width=W // scale,
+    )
+
+
+def _homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: Tensor) -> Tensor:
+    return K_target @ torch.inverse(R_target) @ R_source @ torch.inverse(K_source)
+
+
+def _apply_homography(H: Tensor, points: Tensor) -> Tensor:
+    """Map [..., 3, M] homogeneous pixels by [M', 3, 3] homographies to [M', M, 2]; also what is behind the camera."""
+    mapped = H @ points
+    return (mapped[..., :2, :] / mapped[..., 2:, :]).transpose(-1, -2)
+
+
+# Views with depth and pose (PAPER.md 5.4, 5.7)
+
+
+@torch.no_grad()
+def upstream_depth_tap_geometry(
+    K: Tensor,
+    R: Tensor,
+    t: Tensor,
+    depths: Tensor,
+    scales: Sequence[int],
+    min_overlap: float = 0.3,
+    views: Sequence[int] | None = None,
+) -> list[UpstreamTapGeometry]:
+    """Compute the taps of views with depth and pose: one for each neighbour, where the token's point is seen.
+
+    Args:
+        K: [V, 3, 3] intrinsics in pixels of the depths.
+        R: [V, 3, 3] world-from-camera.
+        t: [V, 3] camera centres in the world, metres.
+        depths: [V, H, W] z-depth in metres, 0 = none.
+        scales: pixels per cell of each map; they must divide height and width.
+        min_overlap: what the smaller of two views' shares must exceed for them to be neighbours.
+        views: which of the V are views; the others are padding, without neighbours. Default: all.
+
+    Returns:
+        One geometry per scale, on the CPU, with P = 1.
+
+    Raises:
+        ValueError: shapes do not fit, a camera is not finite, a scale does not divide the image, or a map has an odd
+            number of cells (the keys are encoded in pairs).
+
+    Example:
+        >>> from mvdiff.geometry.cameras import intrinsics_from_fov
+        >>> K, R = intrinsics_from_fov(90.0, height=8, width=16).expand(2, 3, 3), torch.eye(3).expand(2, 3, 3)
+        >>> t = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+        >>> [level] = upstream_depth_tap_geometry(K, R, t, torch.full((2, 8, 16), 2.0), [4])
+        >>> level.taps_xy[0, 0, 2, 0, 0].round(decimals=3).item()  # f / depth = 4 pixels, one cell, to the left
+        1.0
+    """
+    sizes = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"), t=(t, "V 3"), depths=(depths, "V H W"))
+    check_finite_cameras(K=K, R=R, t=t)
+    V, height, width = sizes["V"], sizes["H"], sizes["W"]
+    _check_scales(height, width, scales)
+    odd = [scale for scale in scales if (height // scale) * (width // scale) % 2]
+    if odd:
+        raise ValueError(
+            f"height and width must give every map an even number of cells for the upstream depth variant, which encodes "
+            f"keys in pairs; got {height}x{width} in cells of {odd[0]} pixels. Use 192x256, upstream's size."
+        )
+    with _plain_float32():
+        K, R, t, depths = (values.detach().cpu().float() for values in (K, R, t, depths))
+        depths = torch.where(torch.isfinite(depths) & (depths > 0), depths, 0)
+        poses = torch.eye(4).repeat(V, 1, 1)
+        poses[:, :3, :3], poses[:, :3, 3] = R, t
+        views = torch.arange(V) if views is None else torch.as_tensor(views, dtype=torch.long)
+        seen = [_seen_with_depth(K, poses, depths, view, views) for view in views.tolist()]
+        inside = [_inside(values, height, width).double().mean((-1, -2)) for values in seen]
+        found = overlap_neighbours(torch.stack(inside), min_overlap) if len(views) else views.view(0, 1)
+        neighbours = torch.full((V, found.shape[1]), -1)
+        neighbours[views] = torch.where(found >= 0, views[found.clamp(min=0)], -1)
+        near = torch.full((V, found.shape[1], height, width, 2), FAR_OUTSIDE)
+        for row, view in enumerate(views.tolist()):
+            near[view] = torch.where((found[row] >= 0).view(-1, 1, 1, 1), seen[row][found[row].clamp(min=0)], near[view])
+        return [_depth_level(near, depths, neighbours, scale) for scale in scales]
+
+
+def _seen_with_depth(K: Tensor, poses: Tensor, depths: Tensor, view: int, targets: Tensor) -> Tensor:
+    """Return [targets, H, W, 2] where every pixel of a view is seen in others; far outside without depth."""
+    H, W = depths.shape[1:]
+    points = torch.inverse(K[view]) @ _pixels(H, W) * depths[view].flatten()
+    points = torch.cat([points, torch.ones_like(points[:1])])
+    target_from_source = torch.inverse(poses[targets]) @ poses[view]
+    mapped = K[targets] @ (target_from_source @ points)[:, :3]
+    xy = (mapped[:, :2] / (mapped[:, 2:] + 1e-6)).transpose(1, 2).view(-1, H, W, 2)
+    return torch.where((depths[view] > 0)[..., None], xy, FAR_OUTSIDE)
+
+
+def _depth_level(near: Tensor, depths: Tensor, neighbours: Tensor, scale: int) -> UpstreamTapGeometry:
+    V, N, H, W, _ = near.shape
+    at = _tokens(near.movedim(-1, 2), scale).movedim(2, -1)  # [V, N, T, 2]
+    taps_xy = cell_from_image(at, scale)
+    rounded = image_from_cell(taps_xy, scale).round()  # half to even
+    own_z = _tokens(depths, scale)  # [V, T]
+    column = rounded[..., 0].nan_to_num(FAR_OUTSIDE).clamp(0, W - 1).long()
+    row = rounded[..., 1].nan_to_num(FAR_OUTSIDE).clamp(0, H - 1).long()
+    there_z = depths[neighbours.clamp(min=0)[..., None], row, column]
+    inside = _inside(rounded, H, W)
+    valid = inside & (there_z > 0) & (own_z > 0)[:, None] & (neighbours >= 0)[..., None]
+    difference = (own_z[:, None] - torch.where(valid, there_z, INVALID_Z)).abs()
+    encoded, second = _paired(difference, (neighbours >= 0).sum(1).tolist())
+    return UpstreamTapGeometry(
+        neighbours=neighbours,
+        taps_xy=torch.where(valid[..., None], taps_xy, 0).unsqueeze(-2),
+        valid=valid.unsqueeze(-1),
+        encoded=encoded.unsqueeze(-2),
+        second=second.unsqueeze(-1),
+        height=H // scale,
+        width=W // scale,
+    )
+
+
+def _paired(difference: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
+    """Pair the keys of each view, consecutive ones in the order (token, neighbour).
+
+    Args:
+        difference: [V, N, T] one number per key.
+        counts: [V] how many of the N are neighbours.
+
+    Returns:
+        [V, N, T, 2] both numbers of each key's pair, and [V, N, T] whether it is the second of the pair.
+    """
+    pairs = torch.zeros(*difference.shape, 2)
+    second = torch.zeros(difference.shape, dtype=torch.bool)
+    for view, count in enumerate(counts):
+        if count:
+            keys = difference[view, :count].T.reshape(-1, 2)  # [T * count / 2, 2]
+            both = keys.repeat_interleave(2, dim=0).view(-1, count, 2)
+            pairs[view, :count] = both.transpose(0, 1)
+            is_second = torch.arange(keys.numel()) % 2 == 1
+            second[view, :count] = is_second.view(-1, count).T
+    return pairs, second
+
+
+# Shared
+
+
+def _inside(xy: Tensor, height: int, width: int) -> Tensor:
+    return ((xy >= 0) & (xy < xy.new_tensor([width, height]))).all(-1)
+
+
+def _pixels(height: int, width: int) -> Tensor:
+    """Return [3, H * W] homogeneous integer pixels (x, y, 1), row by row."""
+    y, x = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+    return torch.stack([x.flatten(), y.flatten(), torch.ones(height * width)]).float()
+
+
+def _tokens(values: Tensor, scale: int) -> Tensor:
+    """Take upstream's tokens out of a map: [..., H, W] -> [..., T]."""
+    return token_pixels(values, scale).flatten(-2)
+
+
+def _check_scales(height: int, width: int, scales: Sequence[int]) -> None:
+    for scale in scales:
+        if height % scale or width % scale:
+            raise ValueError(
+                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for the upstream variant; "
+                f"got {height}x{width}. Choose another size, or use a model of the paper variant."
+            )
+
+
+@contextmanager
+def _plain_float32() -> Iterator[None]:
+    """Run matrix products in float32, whatever autocast and reduced precision say outside."""
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast("cpu", enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(precision)

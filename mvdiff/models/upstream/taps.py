@@ -1,0 +1,179 @@
+"""The keys of upstream's attention, prepared once per rig or batch: cells, weights, and what their encoding says.
+
+Axes: B batch, V views, N neighbours, T tokens (h * w cells, row-major), S keys of a token, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.upstream import UpstreamTapGeometry
+
+MAX_BASE_TWO_BANDS = 80
+
+
+def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
+    """Return the frequencies of a fresh block's encoding (PAPER.md 5.3); those of a checkpoint are loaded instead.
+
+    Band k is base^k; base 2 for at most 80 bands where `base_two`, else 5000^(2.5 / num_bands).
+
+    Args:
+        num_bands: n.
+        base_two: whether base 2 is ever used; never for views with depth.
+
+    Returns:
+        [n] float32.
+
+    Example:
+        >>> frequency_bands(80)[-1].log2().item(), round(frequency_bands(160)[1].item(), 5)
+        (79.0, 1.14234)
+    """
+    base = 2.0 if base_two and num_bands <= MAX_BASE_TWO_BANDS else 5000.0 ** (2.5 / num_bands)
+    return torch.tensor([base**k for k in range(num_bands)], dtype=torch.float64).float()
+
+
+def encode_keys(encoded: Tensor, second: Tensor | None, freq_bands: Tensor) -> Tensor:
+    """Encode keys by sines and cosines of their two numbers (PAPER.md 5.3, 5.7).
+
+    Views that share a centre: `[sin x | sin y | cos x | cos y]` of the displacement (x, y). Views with depth: of the
+    two differences of a pair of keys the first key gets `[sin d0 | sin d1]`, the second `[cos d0 | cos d1]`.
+
+    Args:
+        encoded: [..., 2] float32.
+        second: [...] bool, or None where views share a centre.
+        freq_bands: [n] float32.
+
+    Returns:
+        [..., 4 n] float32 where views share a centre, [..., 2 n] where they have depth.
+
+    Example:
+        >>> encode_keys(torch.zeros(2), None, torch.ones(2))
+        tensor([0., 0., 0., 0., 1., 1., 1., 1.])
+    """
+    angles = (encoded.unsqueeze(-1) * freq_bands).flatten(-2)
+    if second is None:
+        return torch.cat([angles.sin(), angles.cos()], dim=-1)
+    return torch.where(second.unsqueeze(-1), angles.cos(), angles.sin())
+
+
+@dataclass(frozen=True, eq=False)
+class UpstreamTaps:
+    """All keys of every token of one level, the invalid ones included.
+
+    Attributes:
+        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
+        weights: [(B,) V, T, S, 4] float32 bilinear weights, 0 for corners outside the map and for invalid keys.
+        views: [(B,) V, T, S] long, the view a key lies in.
+        valid: [(B,) V, T, S] bool, False for null tokens.
+        present: [(B,) V, T, S] bool, False for padding, which is no key at all.
+        encoded: [(B,) V, T, S, 2] float32, see `UpstreamTapGeometry`.
+        second: [(B,) V, T, S] bool, or None.
+        height: rows of cells.
+        width: columns of cells.
+    """
+
+    cells: Tensor
+    weights: Tensor
+    views: Tensor
+    valid: Tensor
+    present: Tensor
+    encoded: Tensor
+    second: Tensor | None
+    height: int
+    width: int
+    _encodings: dict = field(default_factory=dict, repr=False)
+    parts: ClassVar[tuple] = ()
+
+    @classmethod
+    def from_geometry(cls, geometry: UpstreamTapGeometry) -> UpstreamTaps:
+        """Lay out the taps of one sample, the keys in the order (neighbour, tap)."""
+        height, width = geometry.height, geometry.width
+        taps_xy, encoded = (_tokens_first(values, 2) for values in (geometry.taps_xy, geometry.encoded))
+        valid = _tokens_first(geometry.valid, 1)
+        second = None if geometry.second is None else _tokens_first(geometry.second, 1)
+        num_taps = geometry.valid.shape[-1]
+        neighbours = geometry.neighbours.repeat_interleave(num_taps, dim=1)[:, None].expand_as(valid)
+
+        size = torch.tensor([width, height], device=taps_xy.device)
+        base = taps_xy.floor()
+        fraction = taps_xy - base
+        corner = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=taps_xy.device)
+        corners = base.long().unsqueeze(-2) + corner
+        weights = torch.where(corner.bool(), fraction.unsqueeze(-2), 1 - fraction.unsqueeze(-2)).prod(-1)
+        inside = ((corners >= 0) & (corners < size)).all(-1)
+        corners = corners.clamp(min=0).minimum(size - 1)
+        views = neighbours.clamp(min=0)
+        return cls(
+            cells=views.unsqueeze(-1) * (height * width) + corners[..., 1] * width + corners[..., 0],
+            weights=weights * (inside & valid.unsqueeze(-1)),
+            views=views,
+            valid=valid,
+            present=neighbours >= 0,
+            encoded=encoded,
+            second=second,
+            height=height,
+            width=width,
+        )
+
+    @classmethod
+    def joined(cls, samples: list[UpstreamTaps]) -> UpstreamTaps:
+        """Give samples a leading batch axis; those with fewer keys are padded with keys that are not present."""
+        most = max(sample.valid.shape[2] for sample in samples)
+
+        def stacked(name: str) -> Tensor | None:
+            values = []
+            for value in (getattr(sample, name) for sample in samples):
+                if value is None:
+                    return None
+                missing = value.new_zeros(*value.shape[:2], most - value.shape[2], *value.shape[3:])
+                values.append(torch.cat([value, missing], dim=2))
+            return torch.stack(values)
+
+        names = ("cells", "weights", "views", "valid", "present", "encoded", "second")
+        return replace(samples[0], **{name: stacked(name) for name in names}, _encodings={})
+
+    @property
+    def num_views(self) -> int:
+        """Views of a sample."""
+        return self.valid.shape[-3]
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples with keys of their own; None for keys that serve any sample."""
+        return len(self.valid) if self.valid.ndim == 4 else None
+
+    def to(self, device: torch.device | str) -> UpstreamTaps:
+        """Return a copy on `device`, with an empty cache of encodings."""
+        return self._map(lambda values: values.to(device))
+
+    def repeat(self, times: int) -> UpstreamTaps:
+        """Return the keys of the same samples, `times` times over; keys that serve any sample stay as they are."""
+        return self if self.batch_size is None else self._map(lambda values: torch.cat([values] * times))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> UpstreamTaps:
+        names = ("cells", "weights", "views", "valid", "present", "encoded", "second")
+        values = {name: getattr(self, name) for name in names}
+        return replace(self, **{name: v if v is None else change(v) for name, v in values.items()}, _encodings={})
+
+    def encoding(self, freq_bands: Tensor, dtype: torch.dtype) -> Tensor:
+        """Return the encoding of every key: [(B,) V, T, S, C], computed in float32 once, kept per frequencies and dtype.
+
+        Inside torch.compile it is computed in the graph and not kept.
+        """
+        if torch.compiler.is_compiling():
+            return encode_keys(self.encoded, self.second, freq_bands).to(dtype)
+        key = (tuple(freq_bands.tolist()), dtype)
+        if key not in self._encodings:
+            with torch.inference_mode(False), torch.no_grad():  # what inference mode made, training could not use
+                self._encodings[key] = encode_keys(self.encoded, self.second, freq_bands.clone()).to(dtype)
+        return self._encodings[key]
+
+
+def _tokens_first(values: Tensor, rest: int) -> Tensor:
+    """[V, N, T, P, ...] -> [V, T, N * P, ...], `rest` counting P and what follows it."""
+    return values.transpose(-2 - rest, -1 - rest).flatten(-1 - rest, -rest)
