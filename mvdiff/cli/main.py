@@ -77,6 +77,13 @@ COMMANDS = (
         "mvdiff export last.ckpt --out model",
     ),
     Command(
+        "Generate",
+        "convert",
+        "convert",
+        "published checkpoints to model folders, and back",
+        "mvdiff convert upstream pano.ckpt --task panorama --out model",
+    ),
+    Command(
         "Mesh",
         "mesh",
         "mesh",

@@ -236,7 +236,9 @@ def upstream_depth_tap_geometry(
         neighbours[views] = torch.where(found >= 0, views[found.clamp(min=0)], -1)
         near = torch.full((V, found.shape[1], height, width, 2), FAR_OUTSIDE)
         for row, view in enumerate(views.tolist()):
-            near[view] = torch.where((found[row] >= 0).view(-1, 1, 1, 1), seen[row][found[row].clamp(min=0)], near[view])
+            near[view] = torch.where(
+                (found[row] >= 0).view(-1, 1, 1, 1), seen[row][found[row].clamp(min=0)], near[view]
+            )
         return [_depth_level(near, depths, neighbours, scale) for scale in scales]
 
 

@@ -1,0 +1,279 @@
+"""Read the tensors of a torch file without running anything that the file says.
+
+A torch file is a zip archive: `data.pkl` describes the objects, and every storage is an entry of its own. A pickle may
+name any function and have it called. Here it cannot: the unpickler knows the handful of names that tensors are made of,
+gives them objects of this module, and gives every other name an inert placeholder that accepts whatever a pickle does
+to it and does nothing. So the file of a training with foreign objects in it (a config, numpy scalars, a callback's
+state) opens as well; its foreign content is left out, and named.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+MAX_PICKLE_BYTES = 1 << 30
+_DTYPES = {
+    "DoubleStorage": torch.float64,
+    "FloatStorage": torch.float32,
+    "HalfStorage": torch.float16,
+    "BFloat16Storage": torch.bfloat16,
+    "LongStorage": torch.int64,
+    "IntStorage": torch.int32,
+    "ShortStorage": torch.int16,
+    "CharStorage": torch.int8,
+    "ByteStorage": torch.uint8,
+    "BoolStorage": torch.bool,
+}
+_BROKEN = (
+    *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError, IndexError, ImportError),
+    *(RecursionError, OverflowError, MemoryError, RuntimeError),
+)
+"""What a broken pickle raises."""
+
+
+class Placeholder:
+    """Stands for any object of a file that is not part of a tensor: takes everything, does nothing.
+
+    Each foreign name has a class of its own, derived from this one, since a pickle may make objects of it.
+    """
+
+    __slots__ = ()
+    name = "an object"
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
+        return object.__new__(cls)
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Placeholder:
+        return self
+
+    def __repr__(self) -> str:
+        return f"<{self.name}, not loaded>"
+
+    def _nothing(self, *args: Any) -> None:
+        """Take what a pickle puts into an object."""
+
+    __setattr__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
+
+
+def placeholder(name: str) -> type[Placeholder]:
+    """Return a placeholder class for a foreign name."""
+    return type("Placeholder", (Placeholder,), {"__slots__": (), "name": name})
+
+
+class _Dict(dict):
+    """A dictionary whose other state (the metadata of a state dict) is left out."""
+
+    __slots__ = ()
+
+    def __setstate__(self, state: Any) -> None:
+        """Ignore it."""
+
+
+class _Storage(NamedTuple):  # tuples: a pickle cannot change them once they are made and checked
+    """An entry of the archive."""
+
+    dtype: torch.dtype
+    key: str
+    numel: int
+
+
+class _StoredTensor(NamedTuple):
+    """A tensor as the pickle describes it, not read yet."""
+
+    storage: _Storage
+    offset: int
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+
+
+class _Known:
+    """A name that tensors are made of; calling it makes a description."""
+
+    __slots__ = ("_make",)
+
+    def __init__(self, make: Any) -> None:
+        object.__setattr__(self, "_make", make)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._make(*args)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise pickle.UnpicklingError(f"a pickle must not change {self._make.__name__}")
+
+
+def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
+    whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *stride))
+    if not isinstance(storage, _Storage) or not whole or len(shape) != len(stride):
+        return placeholder("a tensor without a storage")()
+    return _StoredTensor(storage, offset, tuple(shape), tuple(stride))
+
+
+def _rebuild_parameter(data: Any, *_: Any) -> Any:
+    return data
+
+
+def _make_dict(*pairs: Any) -> _Dict:
+    return _Dict(*pairs)
+
+
+_KNOWN = {
+    "torch._utils._rebuild_tensor": _rebuild_tensor,
+    "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
+    "torch._utils._rebuild_parameter": _rebuild_parameter,
+    "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
+    "collections.OrderedDict": _make_dict,
+}
+
+
+class _Unpickler(pickle.Unpickler):
+    """Builds plain values, `_StoredTensor`s and placeholders, and nothing else."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data))
+        self.ignored: set[str] = set()
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full in _KNOWN:
+            return _Known(_KNOWN[full])
+        if module in ("torch", "torch.storage") and name in _DTYPES:
+            return _DTYPES[name]
+        self.ignored.add(full)
+        return placeholder(full)
+
+    def persistent_load(self, pid: Any) -> Any:
+        if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], torch.dtype):
+            _, dtype, key, _, numel = pid
+            if type(key) is str and type(numel) is int and numel >= 0:
+                return _Storage(dtype, key, numel)
+        return placeholder("a storage of an unknown kind")()
+
+
+@dataclass(frozen=True)
+class CheckpointContent:
+    """What a file holds.
+
+    Attributes:
+        state: the weights by name, on the CPU, mapped from the file until they are used.
+        entries: names of the file's other entries, which are left out.
+        ignored: names of the foreign classes and functions that the file mentions; none of them was loaded.
+    """
+
+    state: dict[str, Tensor]
+    entries: tuple[str, ...]
+    ignored: tuple[str, ...]
+
+
+def read_lightning_file(path: str | Path) -> CheckpointContent:
+    """Read the weights of a Lightning checkpoint (or of a bare state dict) of any origin; nothing in it is run.
+
+    Args:
+        path: a file that `torch.save` wrote, torch 1.6 or later.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such file, it is damaged, or what it holds as weights are no tensors; the text says which.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint must be a file; got {path}. Give the .ckpt file that was published.")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"checkpoint must be a zip archive as torch.save writes since torch 1.6; got another kind of file, in {path}. "
+            "If it is older, open it where you trust it and save it again with torch.save; else download it again."
+        )
+    try:
+        with zipfile.ZipFile(path) as archive:
+            values, ignored, root = _unpickled(archive, path)
+            entries = {info.filename.removeprefix(root): info for info in archive.infolist()}
+            state = values.get("state_dict", values) if isinstance(values, dict) else None
+            if not isinstance(state, dict) or not state:
+                raise ValueError(
+                    f"checkpoint must be a Lightning checkpoint with a state_dict; got {_kind(values)}, in {path}. "
+                    "Give the .ckpt file that was published."
+                )
+            mapped = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
+            weights = {str(name): _tensor(value, str(name), entries, mapped, path) for name, value in state.items()}
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ValueError(f"checkpoint must be a whole file; got {error}, in {path}. Download it again.") from error
+    others = () if state is values else tuple(sorted(str(name) for name in values if name != "state_dict"))
+    return CheckpointContent(weights, others, tuple(sorted(ignored)))
+
+
+def _unpickled(archive: zipfile.ZipFile, path: Path) -> tuple[Any, set[str], str]:
+    """Return the archive's objects, the foreign names in it, and the folder that all its entries are in."""
+    found = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+    if len(found) != 1:
+        raise ValueError(
+            f"checkpoint must be a file of torch.save, with one data.pkl; got {len(found)}, in {path}. "
+            "Give the .ckpt file that was published."
+        )
+    [info] = found
+    root = info.filename.removesuffix("data.pkl")
+    if info.file_size > MAX_PICKLE_BYTES:
+        raise ValueError(f"data.pkl must be below 1 GiB; got {info.file_size} bytes, in {path}. Give another file.")
+    order = f"{root}byteorder"
+    if order in archive.namelist() and archive.read(order) != b"little":
+        raise ValueError(
+            f"checkpoint must be little-endian; got {archive.read(order)[:16]!r}, in {path}. Save it again."
+        )
+    unpickler = _Unpickler(archive.read(info))
+    try:
+        return unpickler.load(), unpickler.ignored, root
+    except _BROKEN as error:
+        raise ValueError(
+            f"checkpoint must hold a readable pickle; got {type(error).__name__}: {error}, in {path}. Download it again."
+        ) from error
+
+
+def _tensor(
+    value: Any, name: str, entries: Mapping[str, zipfile.ZipInfo], mapped: torch.UntypedStorage, path: Path
+) -> Tensor:
+    """Find a described tensor in the mapped file."""
+    if not isinstance(value, _StoredTensor):
+        raise ValueError(
+            f"state_dict must hold tensors alone; got {_kind(value)} as {name!r}, in {path}. Nothing of it was run; do not "
+            "use this file."
+        )
+    storage, itemsize = value.storage, value.storage.dtype.itemsize
+    info = entries.get(f"data/{storage.key}")
+    last = value.offset + sum((n - 1) * step for n, step in zip(value.shape, value.stride, strict=True))
+    empty = 0 in value.shape
+    if info is None or storage.numel * itemsize > info.file_size or (not empty and last >= storage.numel):
+        raise ValueError(
+            f"checkpoint must hold all of its weights; got less of {name!r}, in {path}. Download it again."
+        )
+    if empty:
+        return torch.empty(value.shape, dtype=storage.dtype)
+    if info.compress_type != zipfile.ZIP_STORED:
+        raise ValueError(f"checkpoint must not be compressed; got a compressed {name!r}, in {path}. Save it again.")
+    start = _start(path, info)
+    values = mapped[start : start + storage.numel * itemsize]
+    flat = torch.tensor([], dtype=storage.dtype).set_(values.clone() if start % itemsize else values)
+    return flat.as_strided(value.shape, value.stride, value.offset)
+
+
+def _start(path: Path, info: zipfile.ZipInfo) -> int:
+    """Return where an entry's bytes begin: behind its local header, its name and its extra field."""
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)
+        name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))
+    return info.header_offset + 30 + name_length + extra_length
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, type) and issubclass(value, Placeholder):
+        return f"<{value.name}, not loaded>"
+    return repr(value) if isinstance(value, Placeholder) else type(value).__name__
