@@ -120,8 +120,11 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         folder = resolve_folder(pretrained_model_name_or_path, revision, "adapter", ["*.json", "*.safetensors"])
         folder = folder / subfolder if subfolder else folder
         kwargs = {"low_cpu_mem_usage": False} | kwargs | {"output_loading_info": True}
+        dtype = kwargs.pop("torch_dtype", None)
+        dtype = kwargs.pop("dtype", dtype)  # cast here: diffusers tells from the first tensor whether all need it
         opener = super().from_pretrained
-        return open_strictly(cls.__name__, folder, lambda: opener(str(folder), **kwargs))
+        adapter = open_strictly(cls.__name__, folder, lambda: opener(str(folder), **kwargs))
+        return adapter if dtype is None else adapter.to(dtype)
 
     def set_attention_enabled(self, enabled: bool) -> None:
         """Switch all attention off or on again; feed-forward layers stay (a control: what attention itself gives)."""

@@ -111,7 +111,7 @@ def convert_checkpoint(
     checkpoint: str | Path,
     task: str,
     out: str | Path,
-    base: str | None = None,
+    base: str | Path | None = None,
     revision: str | None = None,
     save_base: str | Path | None = None,
     height: int | None = None,
@@ -143,7 +143,7 @@ def convert_checkpoint(
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}. Choose one of these.")
     known = TASKS[task]
     size = {"height": height or known.height, "width": width or known.width}
-    reference = BaseReference(base or known.base, revision)
+    reference = BaseReference(str(base or known.base), revision)
     views = {"rig": None, **size} if known.model_task == DEPTH_TASK else {"rig": RingRig(**size)}
     info = ModelInfo(prompt_prefix=known.prompt_prefix, base=reference, task=known.model_task, **views)
 
@@ -171,7 +171,7 @@ def convert_checkpoint(
 
 
 def convert_single_view(
-    checkpoint: str | Path, out: str | Path, base: str | None = None, revision: str | None = None
+    checkpoint: str | Path, out: str | Path, base: str | Path | None = None, revision: str | None = None
 ) -> Conversion:
     """Write a single-view checkpoint (`depth_single_view.ckpt`, stage 1 of the depth task) as a base.
 

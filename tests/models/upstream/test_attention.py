@@ -211,9 +211,13 @@ def test_compiles_without_graph_breaks():
 def test_errors_say_what_to_do():
     [ring] = ring_geometry().levels
     paper = MultiViewGeometry.from_cameras(*RING.cameras(), 4, 4, 8, 1).levels[0]
-    with pytest.raises(ValueError, match="geometry must be of the adapter's variant, with UpstreamTaps; got PackedTaps"):
+    with pytest.raises(
+        ValueError, match="geometry must be of the adapter's variant, with UpstreamTaps; got PackedTaps"
+    ):
         trained_block()(hidden_for(ring), paper)
-    with pytest.raises(ValueError, match="geometry must be of views with depth for this adapter; got one of views that"):
+    with pytest.raises(
+        ValueError, match="geometry must be of views with depth for this adapter; got one of views that"
+    ):
         trained_block(depth=True)(hidden_for(ring), ring)
     K, R, t, depths = (value[0] for value in wall(2))
     with pytest.raises(ValueError, match="height and width must be multiples of 16 pixels, the largest cells"):

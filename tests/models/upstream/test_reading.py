@@ -1,0 +1,259 @@
+"""Files of any origin: nothing in them is run; foreign objects beside the weights are left out and named."""
+
+import argparse
+import io
+import os
+import pickle
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from mvdiff.models.upstream.reading import read_lightning_file
+
+
+class Commands:
+    """An object whose pickle runs a command when it is opened with pickle."""
+
+    def __init__(self, command):
+        self.command = command
+
+    def __reduce__(self):
+        return os.system, (self.command,)
+
+
+class Foreign:
+    """A callback's state, say."""
+
+    def __init__(self):
+        self.values = [1, {"a": Path("x")}]
+
+
+def weights():
+    base = torch.randn(6, 4)
+    return OrderedDict(
+        whole=base,
+        transposed=base.T,
+        part=base[2:5, 1],
+        shared=base[0],
+        half=torch.randn(3).half(),
+        brain=torch.randn(3).bfloat16(),
+        ids=torch.arange(5),
+        flag=torch.tensor([True, False]),
+        scalar=torch.tensor(2.5),
+        empty=torch.zeros(0, 3),
+        parameter=torch.nn.Parameter(torch.randn(2, 2)),
+    )
+
+
+def saved(path, values, **settings):
+    torch.save(values, path, **settings)
+    return path
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_tensors_come_as_they_were_saved(tmp_path, protocol):
+    state = weights()
+    content = read_lightning_file(saved(tmp_path / "a.ckpt", {"state_dict": state}, pickle_protocol=protocol))
+    assert list(content.state) == list(state)
+    for name, value in state.items():
+        assert content.state[name].dtype == value.dtype
+        assert torch.equal(content.state[name], value), name
+    assert (content.entries, content.ignored) == ((), ())
+    module = torch.nn.Linear(3, 2)
+    content = read_lightning_file(saved(tmp_path / "b.ckpt", module.state_dict()))  # has metadata
+    assert torch.equal(content.state["weight"], module.weight)
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_foreign_objects_are_left_out_and_named(tmp_path, protocol):
+    path = saved(
+        tmp_path / "a.ckpt",
+        {
+            "state_dict": weights(),
+            "epoch": 3,
+            "hyper_parameters": argparse.Namespace(lr=1e-4, path=Path("x")),
+            "callbacks": {Foreign: Foreign(), "best": np.float64(1.0), "history": np.arange(3), "kinds": {1, 2}},
+            "lr_schedulers": [OrderedDict(a=np.int64(1))],
+        },
+        pickle_protocol=protocol,
+    )
+    content = read_lightning_file(path)
+    assert torch.equal(content.state["ids"], torch.arange(5))
+    assert content.entries == ("callbacks", "epoch", "hyper_parameters", "lr_schedulers")
+    named = {"argparse.Namespace", f"{__name__}.Foreign", "numpy.dtype", "numpy.ndarray"}
+    assert named <= set(content.ignored)
+
+
+def test_a_command_in_the_file_does_not_run(tmp_path):
+    marker = tmp_path / "ran"
+    command = Commands(f"touch {marker}")
+    path = saved(tmp_path / "a.ckpt", {"state_dict": weights(), "callbacks": command})
+    content = read_lightning_file(path)
+    assert f"{os.system.__module__}.system" in content.ignored
+    assert not marker.exists()
+    torch.load(path, weights_only=False)  # the file is a real attack
+    assert marker.exists()
+
+
+def test_a_command_in_the_place_of_a_weight_is_refused(tmp_path):
+    marker = tmp_path / "ran"
+    path = saved(tmp_path / "a.ckpt", {"state_dict": {"a": torch.zeros(1), "b": Commands(f"touch {marker}")}})
+    with pytest.raises(
+        ValueError, match=r"must hold tensors alone; got <\w+.system, not loaded> as 'b', in .*do not use"
+    ):
+        read_lightning_file(path)
+    path = saved(tmp_path / "b.ckpt", {"state_dict": Commands(f"touch {marker}")})
+    with pytest.raises(ValueError, match=r"with a state_dict; got _Dict, in|with a state_dict; got dict, in"):
+        read_lightning_file(path)
+    path = saved(tmp_path / "c.ckpt", Commands(f"touch {marker}"))
+    with pytest.raises(ValueError, match=r"with a state_dict; got <\w+.system, not loaded>"):
+        read_lightning_file(path)
+    assert not marker.exists()
+
+
+def with_pickle(path, data, **entries):
+    """A torch file with a pickle written by hand."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        for name, value in entries.items():
+            archive.writestr(f"archive/data/{name}", value)
+    return path
+
+
+def calls(module, name, *arguments):
+    """A pickle that calls module.name with arguments, and gives {'state_dict': result}."""
+    inner = pickle.dumps(arguments, 2)[2:-1]
+    return b"\x80\x02}U\nstate_dict" + f"c{module}\n{name}\n".encode() + inner + b"Rs."
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "arguments"),
+    [
+        ("builtins", "eval", "open('MARKER', 'w')"),
+        ("builtins", "exec", "open('MARKER', 'w')"),
+        ("builtins", "open", ("MARKER", "w")),
+        ("os", "mkdir", "MARKER"),
+        ("subprocess", "check_output", (["touch", "MARKER"],)),
+        ("torch", "load", "MARKER"),
+        ("torch", "save", ({}, "MARKER")),
+        ("torch._utils", "_rebuild_device_tensor_from_numpy", "MARKER"),
+        ("mvdiff.models.upstream.reading", "read_lightning_file", "MARKER"),
+    ],
+)
+def test_no_function_is_called(tmp_path, module, name, arguments):
+    marker = tmp_path / "ran"
+    arguments = arguments if isinstance(arguments, tuple) else (arguments,)
+    named = [_named(value, str(marker)) for value in arguments]
+    path = with_pickle(tmp_path / "a.ckpt", calls(module, name, *named))
+    with pytest.raises(ValueError, match=r"checkpoint must be a Lightning checkpoint|must hold a readable pickle"):
+        read_lightning_file(path)
+    assert not marker.exists()
+
+
+def _named(value, marker):
+    if isinstance(value, list):
+        return [_named(one, marker) for one in value]
+    return value.replace("MARKER", marker) if isinstance(value, str) else value
+
+
+def tensor_pickle(numel, offset, shape, stride):
+    """A pickle of one tensor over storage 0."""
+    buffer, storage = io.BytesIO(), Foreign()
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, thing):
+            return ("storage", torch.FloatStorage, "0", "cpu", numel) if thing is storage else None
+
+        def reducer_override(self, thing):
+            if isinstance(thing, Foreign):
+                return torch._utils._rebuild_tensor_v2, (storage, offset, shape, stride, False, {})
+            return NotImplemented
+
+    Pickler(buffer, 2).dump({"state_dict": {"a": Foreign()}})
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("numel", "offset", "shape", "stride"),
+    [
+        (4, 0, (5,), (1,)),  # beyond the storage
+        (4, 2, (3,), (1,)),
+        (4, 0, (2, 2), (3, 1)),
+        (400, 0, (4,), (1,)),  # a storage beyond its entry
+        (4, -1, (4,), (1,)),
+        (4, 0, (4,), (-1,)),
+        (4, 0, (4,), (1, 1)),
+        (4, 0, (4.0,), (1,)),
+    ],
+)
+def test_a_tensor_reaches_nothing_beyond_its_storage(tmp_path, numel, offset, shape, stride):
+    path = with_pickle(tmp_path / "a.ckpt", tensor_pickle(numel, offset, shape, stride), **{"0": bytes(16)})
+    with pytest.raises(ValueError, match=r"must hold all of its weights; got less of 'a'|must hold tensors alone"):
+        read_lightning_file(path)
+    good = with_pickle(tmp_path / "b.ckpt", tensor_pickle(4, 0, (4,), (1,)), **{"0": bytes(16)})
+    assert read_lightning_file(good).state["a"].tolist() == [0.0] * 4
+
+
+def test_a_pickle_cannot_change_what_it_was_given(tmp_path):
+    """BUILD puts state into an object: none may reach a described tensor, or the functions that make one."""
+    rebuild = b"ctorch._utils\n_rebuild_tensor_v2\n"
+    for data in (
+        b"\x80\x02" + rebuild + b"}U\x05_make" + b"cposix\nsystem\n" + b"sb.",
+        b"\x80\x02" + rebuild + b"N}U\x05_make" + b"cposix\nsystem\n" + b"s\x86b.",
+        b"\x80\x02ccollections\nOrderedDict\n}U\x05itemscposix\nsystem\nsb.",
+    ):
+        path = with_pickle(tmp_path / "a.ckpt", data)
+        with pytest.raises(ValueError, match="must hold a readable pickle"):
+            read_lightning_file(path)
+    data = tensor_pickle(4, 0, (4,), (1,))
+    changed = data[: data.rindex(b"s")] + b"}U\x06offsetK\x7fsb" + data[data.rindex(b"s") :]
+    path = with_pickle(tmp_path / "b.ckpt", changed, **{"0": bytes(16)})
+    try:
+        assert read_lightning_file(path).state["a"].tolist() == [0.0] * 4
+    except ValueError as error:
+        assert "must hold a readable pickle" in str(error)
+
+
+def test_files_that_are_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="checkpoint must be a file; got .*none.ckpt"):
+        read_lightning_file(tmp_path / "none.ckpt")
+    old = saved(tmp_path / "old.ckpt", {"state_dict": weights()}, _use_new_zipfile_serialization=False)
+    with pytest.raises(
+        ValueError, match=r"must be a zip archive as torch.save writes since torch 1.6; got another kind"
+    ):
+        read_lightning_file(old)
+    (tmp_path / "page.ckpt").write_text("<html>not found</html>")
+    with pytest.raises(ValueError, match="download it again"):
+        read_lightning_file(tmp_path / "page.ckpt")
+    whole = saved(tmp_path / "whole.ckpt", {"state_dict": weights()})
+    (tmp_path / "cut.ckpt").write_bytes(whole.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=r"must be a zip archive|must be a whole file"):
+        read_lightning_file(tmp_path / "cut.ckpt")
+    with zipfile.ZipFile(tmp_path / "other.ckpt", "w") as archive:
+        archive.writestr("a.txt", "a")
+    with pytest.raises(ValueError, match=r"with one data\.pkl; got 0"):
+        read_lightning_file(tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match="with a state_dict; got list"):
+        read_lightning_file(saved(tmp_path / "list.ckpt", [1, 2]))
+    with pytest.raises(ValueError, match="must hold a readable pickle; got"):
+        read_lightning_file(with_pickle(tmp_path / "bad.ckpt", b"\x80\x02not a pickle"))
+
+
+def test_compressed_and_unaligned_archives(tmp_path):
+    state = weights()
+    whole = saved(tmp_path / "whole.ckpt", {"state_dict": state})
+    for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        again = tmp_path / f"{method}.ckpt"
+        with zipfile.ZipFile(whole) as old, zipfile.ZipFile(again, "w", method) as new:
+            for name in old.namelist():
+                new.writestr(name, old.read(name))
+        if method == zipfile.ZIP_STORED:  # without torch's alignment
+            content = read_lightning_file(again)
+            assert all(torch.equal(content.state[name], value) for name, value in state.items())
+        else:
+            with pytest.raises(ValueError, match="checkpoint must not be compressed"):
+                read_lightning_file(again)

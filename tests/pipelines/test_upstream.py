@@ -1,0 +1,287 @@
+"""Published checkpoints become model folders that run, and come back bit for bit."""
+
+import argparse
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from safetensors.torch import load_file
+from torch.testing import assert_close
+
+from mvdiff.cli.main import main
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.geometry_cache import MultiViewGeometry
+from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.pipelines.model_folder import load_adapter, read_model_info
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.pipelines.upstream import (
+    convert_checkpoint,
+    convert_single_view,
+    export_to_upstream,
+)
+from tests.models.upstream.files import attention_weights, base_weights, write_file
+from tests.pipelines.depth_pipelines import given, walls
+from tests.tiny import tiny_base
+
+WIDTHS = (32, 32)
+SMALL = RingRig(num_views=8, height=32, width=32)
+
+
+def make_base(folder, in_channels=4, seed=0):
+    """A tiny base whose two levels are equally wide, as the last two of Stable Diffusion 2 are."""
+    backbone = load_backbone(tiny_base(folder / "plain"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        config = dict(backbone.unet.config) | {"block_out_channels": WIDTHS, "in_channels": in_channels}
+        backbone.unet = UNet2DConditionModel.from_config(config)
+    backbone.save_pretrained(folder / "base")
+    return folder / "base"
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """Bases for panoramas and depth, and a file of each kind that holds everything."""
+    root = tmp_path_factory.mktemp("upstream")
+    found = {}
+    for name, channels in (("panorama", 4), ("depth", 5), ("outpainting", 9)):
+        base = found[f"{name}-base"] = make_base(root / name, channels)
+        attention = attention_weights(WIDTHS, depth=name == "depth")
+        weights = base_weights(load_backbone(base)) | attention
+        foreign = {"hyper_parameters": argparse.Namespace(lr=1e-4)}
+        found[name] = write_file(root / f"{name}.ckpt", weights, **foreign)
+    return found
+
+
+def test_a_panorama_file_becomes_a_model_that_runs(places, tmp_path):
+    done = convert_checkpoint(places["panorama"], "panorama", tmp_path / "model", places["panorama-base"])
+    # Per block of 32 channels 16 C^2 + 14 C = 16,832 parameters, five blocks; 14 names each.
+    assert (done.num_weights, done.num_parameters) == (70, 84_160)
+    assert (done.base_parts, done.saved_base) == (("text_encoder", "vae", "unet"), False)
+    assert done.content.entries == ("epoch", "global_step", "hyper_parameters")
+    assert done.content.ignored == ("argparse.Namespace",)
+    info = read_model_info(tmp_path / "model")
+    assert info.rig == RingRig(num_views=8, fov_deg=90.0, height=512, width=512)
+    assert info.prompt_prefix == "This is one view of a scene. "
+    adapter = load_adapter(tmp_path / "model")
+    assert {name: adapter.config[name] for name in ("variant", "kernel_size", "mid_place", "residual")} == {
+        "variant": "upstream",
+        "kernel_size": 3,
+        "mid_place": "after_first_resnet",
+        "residual": False,
+    }
+    pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    settings = {"rig": SMALL, "num_inference_steps": 2, "seed": 0, "output_type": "latent"}
+    latents = pipeline("a room", **settings).images
+    assert latents.shape == (1, 8, 4, 8, 8)
+    assert torch.isfinite(latents).all()
+    plain = pipeline("a room", caa=False, **settings).images
+    assert (latents - plain).abs().max() > 0.01
+    half = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    half.set_progress_bar_config(disable=True)
+    assert torch.isfinite(half("a room", **settings).images).all()
+    assert half.adapter.mid_block.freq_bands.dtype == torch.float32
+
+
+def test_a_depth_file_becomes_a_model_that_runs_with_and_without_given_frames(places, tmp_path):
+    done = convert_checkpoint(places["depth"], "depth", tmp_path / "model", places["depth-base"], height=24, width=32)
+    # Five blocks with a residual block each: 16 C^2 + 14 C + 18 C^2 + 4 C = 35,392. Conditions: conv_in 45 C + C; four
+    # blocks of 2 C + 9 C^2 + C + 2 C + C^2 + C = 10,432. 70 + 5 * 6 + 2 + 4 * 8 names.
+    assert (done.num_weights, done.num_parameters) == (134, 5 * 35_392 + 1_472 + 4 * 10_432)
+    info = read_model_info(tmp_path / "model")
+    assert (info.height, info.width, info.prompt_prefix) == (24, 32, "")
+    pipeline = MVDiffusionDepthPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.adapter.config.mid_place == "after_mid_block"
+    frames = walls(4, 2, step=0.2)
+    settings = {"num_inference_steps": 2, "seed": 0, "output_type": "latent"}
+    key_frames = pipeline(["a wall", "a wall"], **frames, **settings).images
+    between = pipeline(["a wall", "a wall"], **frames, **given(2, 4, [0, 1]), **settings).images
+    assert torch.isfinite(key_frames[0]).all()
+    assert (key_frames - between)[0].abs().max() > 0.01
+
+
+def test_key_frames_take_nothing_of_the_condition_path(places, tmp_path):
+    """PAPER.md 5.8: leaving the path out is not the same as zeros with mask 0, once biases are trained."""
+    convert_checkpoint(places["depth"], "depth", tmp_path / "model", places["depth-base"])
+    unet = MultiViewUNet(load_backbone(places["depth-base"]).unet, load_adapter(tmp_path / "model")).eval()
+    sample, text = torch.randn(1, 2, 5, 6, 8), torch.randn(1, 2, 7, 32)
+    zeros = torch.zeros(1, 2, 5, 6, 8)
+    with torch.no_grad():
+        left_out = unet(sample, 10, text, None)
+        switched_off = unet(sample, 10, text, None, condition=zeros, condition_active=torch.tensor([False]))
+        masked = unet(sample, 10, text, None, condition=zeros)
+    assert torch.equal(left_out, switched_off)
+    assert (left_out - masked).abs().max() > 0.01
+
+
+def test_one_view_is_the_plain_base(places, tmp_path):
+    convert_checkpoint(places["panorama"], "panorama", tmp_path / "model", places["panorama-base"])
+    backbone = load_backbone(places["panorama-base"])
+    sample, text = torch.randn(1, 1, 4, 8, 8), torch.randn(1, 1, 7, 32)
+    rig = RingRig(num_views=1, height=32, width=32)
+    with torch.no_grad():
+        expected = backbone.unet(sample[0], 10, text[0]).sample
+        pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
+        unet = MultiViewUNet(backbone.unet, pipeline.adapter).eval()
+        geometry = MultiViewGeometry.from_cameras(*rig.cameras(), 8, 8, 4, 2, variant="upstream")
+        assert torch.equal(unet(sample, 10, text, geometry)[0], expected)
+
+
+@pytest.mark.parametrize("task", ["panorama", "depth"])
+def test_there_and_back_changes_no_bit(places, tmp_path, task):
+    model, again, back = tmp_path / "model", tmp_path / "again", tmp_path / "back.ckpt"
+    convert_checkpoint(places[task], task, model, places[f"{task}-base"])
+    export_to_upstream(model, back)
+    convert_checkpoint(back, task, again, places[f"{task}-base"])
+    first, second = (load_file(folder / "adapter" / "diffusion_pytorch_model.safetensors") for folder in (model, again))
+    assert set(first) == set(second)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    published = torch.load(places[task], weights_only=False)["state_dict"]
+    exported = torch.load(back, weights_only=True)["state_dict"]
+    assert set(exported) == set(attention_weights(WIDTHS, depth=task == "depth"))
+    assert all(torch.equal(exported[name], published[name]) for name in exported)
+    assert any(name.endswith("freq_bands") for name in exported)
+    whole = export_to_upstream(model, tmp_path / "whole.ckpt", with_base=True)
+    assert set(published) - set(whole) == {"text_encoder.text_model.embeddings.position_ids"}
+    assert all(torch.equal(whole[name], published[name]) for name in whole)
+    with pytest.raises(FileExistsError, match="out must be a new file"):
+        export_to_upstream(model, back)
+
+
+def test_a_finetuned_base_in_the_file_is_refused_or_saved(places, tmp_path):
+    other = make_base(tmp_path / "other", 5, seed=1)
+    arguments = (places["depth"], "depth", tmp_path / "model", other)
+    with pytest.raises(
+        ValueError, match=r"base must be the one .* whose unet \d+ of \d+ weights differ .*--save_base DIR"
+    ):
+        convert_checkpoint(*arguments)
+    assert not (tmp_path / "model").exists()
+    done = convert_checkpoint(*arguments, save_base=tmp_path / "saved")
+    assert done.saved_base
+    assert done.info.base.id == str(tmp_path / "saved")
+    for saved, expected in zip(
+        load_backbone(tmp_path / "saved").unet.parameters(),
+        load_backbone(places["depth-base"]).unet.parameters(),
+        strict=True,
+    ):
+        assert torch.equal(saved, expected)
+    MVDiffusionDepthPipeline.from_pretrained(tmp_path / "model")  # checks the base's hash
+    with pytest.raises(FileExistsError, match="the base's folder must be new or empty"):
+        convert_checkpoint(*arguments, save_base=tmp_path / "saved")
+
+
+def test_a_file_in_half_precision_is_compared_in_it(places, tmp_path):
+    weights = {
+        name: value.half() if value.is_floating_point() else value
+        for name, value in (base_weights(load_backbone(places["panorama-base"])) | attention_weights(WIDTHS)).items()
+    }
+    weights = {name: value if not name.endswith("freq_bands") else value.float() for name, value in weights.items()}
+    path = write_file(tmp_path / "half.ckpt", weights)
+    convert_checkpoint(path, "panorama", tmp_path / "model", places["panorama-base"])
+    adapter = load_adapter(tmp_path / "model")
+    name = "mv_base_model.cp_blocks_mid.transformer.attn1.to_q.weight"
+    assert_close(adapter.mid_block.to_q.weight.detach(), weights[name].float(), atol=0, rtol=0)
+
+
+def test_a_single_view_file_becomes_a_base(places, tmp_path):
+    other = load_backbone(make_base(tmp_path / "other", 5, seed=1))
+    stage_1 = {f"mv_base_model.unet.{name}": value for name, value in other.unet.state_dict().items()}
+    path = write_file(tmp_path / "depth_single_view.ckpt", stage_1)
+    done = convert_single_view(path, tmp_path / "base", places["depth-base"])
+    assert done.base_parts == ("unet",)
+    found = load_backbone(tmp_path / "base")
+    expected, named = other.weights_hashes(), load_backbone(places["depth-base"]).weights_hashes()
+    assert found.weights_hashes() == {"unet": expected["unet"], **{k: named[k] for k in ("text_encoder", "vae")}}
+    del stage_1["mv_base_model.unet.conv_out.bias"]
+    path = write_file(tmp_path / "broken.ckpt", stage_1)
+    with pytest.raises(
+        ValueError, match=r"unet's weights must be exactly .* 1 missing: conv_out.bias; in .*broken.ckpt"
+    ):
+        convert_single_view(path, tmp_path / "no", places["depth-base"])
+
+
+@pytest.mark.parametrize(
+    ("file", "task", "base", "text"),
+    [
+        (
+            "depth",
+            "panorama",
+            "panorama",
+            "for the task panorama; got a file that looks like depth, with names that begin",
+        ),
+        ("panorama", "depth", "depth", "for the task depth; got a file that looks like panorama or outpainting"),
+        (
+            "outpainting",
+            "panorama",
+            "panorama",
+            "must take 0 input channels .* got 5, as for outpainting, in checkpoint",
+        ),
+        (
+            "panorama",
+            "panorama",
+            "depth",
+            "must take 0 input channels beside the latents; got 1, as for depth, in base",
+        ),
+    ],
+)
+def test_a_file_for_another_task_says_what_it_looks_like(places, tmp_path, file, task, base, text):
+    with pytest.raises(ValueError, match=text):
+        convert_checkpoint(places[file], task, tmp_path / "model", places[f"{base}-base"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_no_file_of_upstreams_is_said_to_be_one(places, tmp_path):
+    path = write_file(tmp_path / "other.ckpt", {"model.diffusion_model.x": torch.zeros(1)})
+    with pytest.raises(ValueError, match="looks like none of upstream's models, with names that begin with model, in"):
+        convert_checkpoint(path, "panorama", tmp_path / "model", places["panorama-base"])
+    with pytest.raises(ValueError, match="for the task depth-single-view; got a file that looks like panorama"):
+        convert_single_view(places["panorama"], tmp_path / "base", places["depth-base"])
+    with pytest.raises(ValueError, match="task must be one of panorama, outpainting, depth; got 'sphere'"):
+        convert_checkpoint(path, "sphere", tmp_path / "model")
+
+
+def test_the_command_line(places, tmp_path, capsys):
+    model = tmp_path / "model"
+    base = str(places["panorama-base"])
+    command = [
+        "convert",
+        "upstream",
+        str(places["panorama"]),
+        "--task",
+        "panorama",
+        "--base",
+        base,
+        "--out",
+        str(model),
+    ]
+    assert main([*command, "--height", "32", "--width", "32"]) == 0
+    shown = capsys.readouterr().out
+    assert f"{model}: a panorama model of 8 views on the base {base}, 70 weights, 84,160 parameters" in shown
+    assert "the file's base: text_encoder, vae, unet equal to those of the base" in shown
+    assert "left out: epoch, global_step, hyper_parameters" in shown
+    assert "1 foreign names, none of them loaded: argparse.Namespace" in shown
+    back = tmp_path / "back.ckpt"
+    assert main(["convert", "to-upstream", str(model), "--out", str(back)]) == 0
+    assert f"{back}: 70 weights under upstream's names" in capsys.readouterr().out
+    assert main(["convert", "upstream", str(back), "--task", "depth", "--out", str(tmp_path / "x")]) == 1
+    assert "looks like panorama or outpainting" in capsys.readouterr().err
+    assert (
+        main(
+            [
+                "generate",
+                "panorama",
+                "--model",
+                str(model),
+                "--prompt",
+                "a",
+                "--out",
+                str(tmp_path / "o"),
+                "--num_inference_steps",
+                "2",
+            ]
+        )
+        == 0
+    )
