@@ -17,8 +17,8 @@ def add_parser(subparsers) -> None:
     add = kinds.add_parser(
         "upstream",
         help="a published checkpoint becomes a model folder",
-        description="Read a published Lightning file, running nothing that is in it, and write a model folder. What the "
-        "file holds beside weights is left out and named.",
+        description="Read a published Lightning file, running nothing that is in it, and write a model folder. What "
+        "the file holds beside weights is left out and named.",
         epilog="example: mvdiff convert upstream pano.ckpt --task panorama --out model",
     ).add_argument
     add("checkpoint", type=Path, metavar="FILE", help="the .ckpt file")

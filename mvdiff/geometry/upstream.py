@@ -220,8 +220,8 @@ def upstream_depth_tap_geometry(
     odd = [scale for scale in scales if (height // scale) * (width // scale) % 2]
     if odd:
         raise ValueError(
-            f"height and width must give every map an even number of cells for the upstream depth variant, which encodes "
-            f"keys in pairs; got {height}x{width} in cells of {odd[0]} pixels. Use 192x256, upstream's size."
+            f"height and width must give every map an even number of cells for the upstream depth variant, which "
+            f"encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels. Use 192x256, upstream's size."
         )
     with _plain_float32():
         K, R, t, depths = (values.detach().cpu().float() for values in (K, R, t, depths))
@@ -254,7 +254,7 @@ def _seen_with_depth(K: Tensor, poses: Tensor, depths: Tensor, view: int, target
 
 
 def _depth_level(near: Tensor, depths: Tensor, neighbours: Tensor, scale: int) -> UpstreamTapGeometry:
-    V, N, H, W, _ = near.shape
+    H, W = depths.shape[1:]
     at = _tokens(near.movedim(-1, 2), scale).movedim(2, -1)  # [V, N, T, 2]
     taps_xy = cell_from_image(at, scale)
     rounded = image_from_cell(taps_xy, scale).round()  # half to even
@@ -321,8 +321,8 @@ def _check_scales(height: int, width: int, scales: Sequence[int]) -> None:
     for scale in scales:
         if height % scale or width % scale:
             raise ValueError(
-                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for the upstream variant; "
-                f"got {height}x{width}. Choose another size, or use a model of the paper variant."
+                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for the upstream "
+                f"variant; got {height}x{width}. Choose another size, or use a model of the paper variant."
             )
 
 

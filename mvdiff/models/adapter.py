@@ -135,12 +135,12 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
 def _check_upstream(kernel_size: int, depth: bool, neighbours: Sequence[Sequence[int]] | None) -> None:
     if depth and kernel_size != 1:
         raise ValueError(
-            f"kernel_size must be 1 for a depth adapter of the upstream variant; got {kernel_size}. Set kernel_size to 1."
+            f"kernel_size must be 1 for a depth adapter of the upstream variant; got {kernel_size}. Set it to 1."
         )
     if neighbours is not None:
         raise ValueError(
-            "neighbours must be left out for the upstream variant, whose views attend to the ones before and after them; "
-            "got lists. Use the paper variant."
+            "neighbours must be left out for the upstream variant, whose views attend to the ones before and after "
+            "them; got lists. Use the paper variant."
         )
 
 

@@ -116,8 +116,8 @@ class CorrespondenceAwareAttention(nn.Module):
         """
         if not isinstance(taps, self.taps_type):
             raise ValueError(
-                f"geometry must be of the adapter's variant, with {self.taps_type.__name__}; got {type(taps).__name__}. "
-                "Build MultiViewGeometry with variant=adapter.config.variant."
+                f"geometry must be of the adapter's variant, with {self.taps_type.__name__}; got "
+                f"{type(taps).__name__}. Build MultiViewGeometry with variant=adapter.config.variant."
             )
         batch, num_views, _, height, width = hidden_states.shape
         if (num_views, height, width) != (taps.num_views, taps.height, taps.width):

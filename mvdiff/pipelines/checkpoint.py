@@ -44,7 +44,8 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, use_ema: bool = T
         found = ", ".join(sorted({str(key).split(".")[0] for key in values.get("state_dict", values)})[:8]) or "nothing"
         raise ValueError(
             f"checkpoint must be one of mvdiff's multi-view training; got a checkpoint of another model, with {found}, "
-            f"in {checkpoint}. Give a file that `mvdiff fit` wrote for a MultiViewModule."
+            f"in {checkpoint}. Give a file that `mvdiff fit` wrote for a MultiViewModule; for a published one run "
+            "`mvdiff convert upstream`."
         )
     info = ModelInfo.from_dict(described["info"], where=str(checkpoint))
     state = values["state_dict"] if use_ema else values.get("current_model_state", values["state_dict"])

@@ -223,8 +223,8 @@ def export_to_upstream(
         backbone = load_backbone(name, info.base.revision if base is None else None, vae=info.base.vae)
         if info.base.weights_hash not in (None, backbone.weights_hash()):
             raise ValueError(
-                f"base must be the model's, {info.base.id} with weights {info.base.weights_hash}; got {name} with weights "
-                f"{backbone.weights_hash()}. Give its folder as base."
+                f"base must be the model's, {info.base.id} with weights {info.base.weights_hash}; got {name} with "
+                f"weights {backbone.weights_hash()}. Give its folder as base."
             )
         for part in ("text_encoder", "vae", "unet"):
             state |= upstream_base_state(part, getattr(backbone, part).state_dict())
@@ -266,8 +266,8 @@ def _check_same(backbone: Backbone, parts: dict[str, dict[str, Tensor]], base: s
         if names:
             raise ValueError(
                 f"base must be the one that the checkpoint was trained on; got {base}, of whose {part} {len(names)} of "
-                f"{len(state)} weights differ from those in {checkpoint}, as {names[0]}. Name the right --base, or write "
-                "the file's own with --save_base DIR (the depth model has a finetuned one)."
+                f"{len(state)} weights differ from those in {checkpoint}, as {names[0]}. Name the right --base, or "
+                "write the file's own with --save_base DIR (the depth model has a finetuned one)."
             )
 
 
@@ -278,8 +278,8 @@ def _save_base(
     out = Path(out)
     if "unet" not in parts:
         raise ValueError(
-            f"checkpoint must hold a base under mv_base_model.unet. where one is to be written; got none, in {checkpoint}. "
-            "Leave --save_base out and name the base."
+            f"checkpoint must hold a base under mv_base_model.unet. where one is to be written; got none, in "
+            f"{checkpoint}. Leave --save_base out and name the base."
         )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"the base's folder must be new or empty; got {out}. Choose another folder.")

@@ -51,7 +51,7 @@ def test_where_a_token_is_seen_and_how_far_a_tap_is_displaced():
     assert_close(taps.encoded[0, 1, token, middle], torch.zeros(2), atol=2e-4, rtol=0)
     # The tap one cell to the right, x = 261.73794: x' = 6.23794 / 256 = 0.0243670, back in view 0
     # (1 + x') / (1 - x') = 1.0499512, x = 255.5 + 268.78750 = 524.28750; displacement (524.28750 - 508) / 8 = 2.03594.
-    # y' = -2.49189 / 256 = -0.0097340; y = 255.5 + 256 * y' / (s (1 - x')) = 251.88797; (251.88797 - 252) / 8 = -0.0140.
+    # y' = -2.49189 / 256 = -0.0097340; y = 255.5 + 256 * y' / (s (1 - x')) = 251.88797; (251.88797 - 252) / 8 = -0.014.
     right = 2 * 3 + 1
     assert taps.valid[0, 1, token, right]
     assert_close(taps.encoded[0, 1, token, right], torch.tensor([2.03594, -0.01400]), atol=2e-4, rtol=0)
@@ -62,8 +62,8 @@ def test_where_a_token_is_seen_and_how_far_a_tap_is_displaced():
     [(-3.9, True, -0.4875), (-4.0, False, 0.0), (-4.1, False, 0.0), (59.9, True, 7.4875), (60.0, False, 0.0)],
 )
 def test_a_tap_is_valid_strictly_inside_the_image(shift, valid, cell):
-    # The first token stands at pixel 4, seen at 4 + shift. At -3.9: 0.1, inside (0, 64), cell 0.1 / 8 - 0.5 = -0.4875; at
-    # -4 exactly 0: not strictly inside. At 59.9: 63.9, cell 7.4875; at 60 exactly 64, the size.
+    # The first token stands at pixel 4, seen at 4 + shift. At -3.9: 0.1, inside (0, 64), cell 0.1 / 8 - 0.5 = -0.4875;
+    # at -4 exactly 0: not strictly inside. At 59.9: 63.9, cell 7.4875; at 60 exactly 64, the size.
     [taps] = ring_tap_geometry(*same_place(shift), 64, 64, [8])
     # The y coordinate is that of row 0, 4, inside.
     assert bool(taps.valid[0, 0, 0, 4]) == valid

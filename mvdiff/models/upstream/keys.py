@@ -107,8 +107,8 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     blocks = adapter.condition_blocks
     if (blocks is None) == adapter.config.residual or (blocks is not None and blocks.mid_block is not None):
         raise ValueError(
-            "model must have upstream's blocks, residual and image conditions together or neither, and a mid block as wide "
-            "as the last down block's input; got others. Upstream has no names for them."
+            "model must have upstream's blocks, residual and image conditions together or neither, and a mid block as "
+            "wide as the last down block's input; got others. Upstream has no names for them."
         )
     depth = adapter.config.residual
     return {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
@@ -196,8 +196,8 @@ def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], wha
     if wrong:
         summary = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in wrong.items())
         raise ValueError(
-            f"{what} must be exactly the {len(expected)} of the model; got {summary}; in {where}. Check --task and --base: "
-            "this is a file of another model, or another base was named."
+            f"{what} must be exactly the {len(expected)} of the model; got {summary}; in {where}. Check --task and "
+            "--base: this is a file of another model, or another base was named."
         )
 
 

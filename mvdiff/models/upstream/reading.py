@@ -50,12 +50,14 @@ class Placeholder:
     name = "an object"
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
+        """Be made of anything."""
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Placeholder:
+        """Be called in place of a function."""
         return self
 
     def __repr__(self) -> str:
@@ -145,6 +147,7 @@ class _Unpickler(pickle.Unpickler):
         self.ignored: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
+        """Give a name its stand-in: never what it names."""
         full = f"{module}.{name}"
         if full in _KNOWN:
             return _Known(_KNOWN[full])
@@ -154,6 +157,7 @@ class _Unpickler(pickle.Unpickler):
         return placeholder(full)
 
     def persistent_load(self, pid: Any) -> Any:
+        """Describe a storage; it is read when its tensor is."""
         if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], torch.dtype):
             _, dtype, key, _, numel = pid
             if type(key) is str and type(numel) is int and numel >= 0:
@@ -191,8 +195,9 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
         raise FileNotFoundError(f"checkpoint must be a file; got {path}. Give the .ckpt file that was published.")
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"checkpoint must be a zip archive as torch.save writes since torch 1.6; got another kind of file, in {path}. "
-            "If it is older, open it where you trust it and save it again with torch.save; else download it again."
+            f"checkpoint must be a zip archive as torch.save writes since torch 1.6; got another kind of file, in "
+            f"{path}. If it is older, open it where you trust it and save it again with torch.save; else download "
+            "it again."
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -234,7 +239,8 @@ def _unpickled(archive: zipfile.ZipFile, path: Path) -> tuple[Any, set[str], str
         return unpickler.load(), unpickler.ignored, root
     except _BROKEN as error:
         raise ValueError(
-            f"checkpoint must hold a readable pickle; got {type(error).__name__}: {error}, in {path}. Download it again."
+            f"checkpoint must hold a readable pickle; got {type(error).__name__}: {error}, in {path}. Download it "
+            "again."
         ) from error
 
 
@@ -244,8 +250,8 @@ def _tensor(
     """Find a described tensor in the mapped file."""
     if not isinstance(value, _StoredTensor):
         raise ValueError(
-            f"state_dict must hold tensors alone; got {_kind(value)} as {name!r}, in {path}. Nothing of it was run; do not "
-            "use this file."
+            f"state_dict must hold tensors alone; got {_kind(value)} as {name!r}, in {path}. Nothing of it was run; do "
+            "not use this file."
         )
     storage, itemsize = value.storage, value.storage.dtype.itemsize
     info = entries.get(f"data/{storage.key}")

@@ -161,7 +161,7 @@ class UpstreamTaps:
         return replace(self, **{name: v if v is None else change(v) for name, v in values.items()}, _encodings={})
 
     def encoding(self, freq_bands: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the encoding of every key: [(B,) V, T, S, C], computed in float32 once, kept per frequencies and dtype.
+        """Return the encoding of every key: [(B,) V, T, S, C], in float32 once, kept per frequencies and dtype.
 
         Inside torch.compile it is computed in the graph and not kept.
         """

@@ -222,5 +222,5 @@ def test_errors_say_what_to_do():
     K, R, t, depths = (value[0] for value in wall(2))
     with pytest.raises(ValueError, match="height and width must be multiples of 16 pixels, the largest cells"):
         upstream_depth_tap_geometry(K, R, t, depths, [4, 16])
-    with pytest.raises(ValueError, match="an even number of cells .* got 24x24 in cells of 8 pixels"):
+    with pytest.raises(ValueError, match=r"an even number of cells .* got 24x24 in cells of 8 pixels"):
         upstream_depth_tap_geometry(K, R, t, depths[:, :, :24], [8])

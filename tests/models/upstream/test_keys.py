@@ -25,7 +25,7 @@ def adapter(depth=False, widths=(32, 64, 64)):
 @pytest.mark.parametrize(
     ("depth", "keys", "parameters", "frequencies"),
     # Nine blocks of 14 keys; or nine of 20 (six of the residual block), 2 of conv_in and 8 blocks of 8. Frequencies:
-    # a quarter of the channels, 9 blocks of 320, 640, 1280, 1280, 1280, ... = 8320 channels in all; half of them for depth.
+    # a quarter of the channels, 9 blocks of 320, 640, 1280, 1280, 1280, ... = 8320 channels in all; half for depth.
     [(False, 126, 147_572_480, 2_080), (True, 246, 341_394_560, 4_160)],
 )
 def test_names_shapes_and_sizes_for_stable_diffusion_2(depth, keys, parameters, frequencies):

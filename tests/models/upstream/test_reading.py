@@ -212,14 +212,12 @@ def test_a_pickle_cannot_change_what_it_was_given(tmp_path):
     data = tensor_pickle(4, 0, (4,), (1,))
     changed = data[: data.rindex(b"s")] + b"}U\x06offsetK\x7fsb" + data[data.rindex(b"s") :]
     path = with_pickle(tmp_path / "b.ckpt", changed, **{"0": bytes(16)})
-    try:
-        assert read_lightning_file(path).state["a"].tolist() == [0.0] * 4
-    except ValueError as error:
-        assert "must hold a readable pickle" in str(error)
+    with pytest.raises(ValueError, match="must hold a readable pickle"):
+        read_lightning_file(path)
 
 
 def test_files_that_are_none(tmp_path):
-    with pytest.raises(FileNotFoundError, match="checkpoint must be a file; got .*none.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint must be a file; got .*none\.ckpt"):
         read_lightning_file(tmp_path / "none.ckpt")
     old = saved(tmp_path / "old.ckpt", {"state_dict": weights()}, _use_new_zipfile_serialization=False)
     with pytest.raises(
