@@ -76,6 +76,22 @@ def image_from_cell(cell: Tensor | float, scale: int) -> Tensor | float:
     return (cell + 0.5) * scale
 
 
+def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
+    """Return the intrinsics that upstream gives a resized image: everything scales, half pixels do not count.
+
+    Args:
+        K: [..., 3, 3] intrinsics of the image before it was resized.
+        scale_x: new width over old width.
+        scale_y: new height over old height.
+
+    Example:
+        >>> K = torch.tensor([[600.0, 0.0, 319.5], [0.0, 600.0, 239.5], [0.0, 0.0, 1.0]])
+        >>> plainly_resized_intrinsics(K, 0.5, 0.5)[0].tolist()  # the house says 159.5, see `resize_intrinsics`
+        [300.0, 0.0, 159.75]
+    """
+    return K * K.new_tensor([scale_x, scale_y, 1.0])[:, None]
+
+
 def token_pixels(values: Tensor, scale: int) -> Tensor:
     """Take the pixels at which upstream's tokens stand, scale // 2 + scale * i, out of a map [..., H, W].
 
