@@ -139,8 +139,11 @@ _KNOWN = {
 }
 
 
-class _Unpickler(pickle.Unpickler):
-    """Builds plain values, `_StoredTensor`s and placeholders, and nothing else."""
+class _Unpickler(pickle._Unpickler):
+    """Builds plain values, `_StoredTensor`s and placeholders, and nothing else.
+
+    In Python rather than in C, whose table of memorised objects is as long as a pickle says: gigabytes for five bytes.
+    """
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data))

@@ -4,6 +4,7 @@ import argparse
 import io
 import os
 import pickle
+import random
 import zipfile
 from collections import OrderedDict
 from pathlib import Path
@@ -214,6 +215,34 @@ def test_a_pickle_cannot_change_what_it_was_given(tmp_path):
     path = with_pickle(tmp_path / "b.ckpt", changed, **{"0": bytes(16)})
     with pytest.raises(ValueError, match="must hold a readable pickle"):
         read_lightning_file(path)
+
+
+def test_a_damaged_pickle_is_an_error_or_the_weights(tmp_path):
+    whole = saved(tmp_path / "whole.ckpt", {"state_dict": {"a": torch.arange(6.0)}, "kinds": {1, 2}})
+    with zipfile.ZipFile(whole) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    rng, refused = random.Random(0), 0
+    for _ in range(300):
+        data = bytearray(entries["whole/data.pkl"])
+        for _ in range(rng.randint(1, 4)):
+            place = rng.randrange(len(data))
+            data[place : place + rng.randint(0, 2)] = rng.choice(
+                [b"", b"R", b"b", b"s", b"\x85", bytes([rng.randrange(256)])]
+            )
+        with zipfile.ZipFile(tmp_path / "a.ckpt", "w") as archive:
+            for name, value in entries.items():
+                archive.writestr(name, bytes(data) if name.endswith("data.pkl") else value)
+        try:
+            state = read_lightning_file(tmp_path / "a.ckpt").state
+        except ValueError:
+            refused += 1
+            continue
+        assert all(value.untyped_storage().nbytes() <= 24 for value in state.values())
+    assert 200 < refused < 300
+    # A memo as long as five bytes say: 2^32 places. It must not be made.
+    bomb = b"\x80\x02}r\xff\xff\xff\xff."
+    with pytest.raises(ValueError, match="with a state_dict; got dict"):
+        read_lightning_file(with_pickle(tmp_path / "bomb.ckpt", bomb))
 
 
 def test_files_that_are_none(tmp_path):
