@@ -7,11 +7,13 @@ is written as a base of its own where that is asked for, or needed: the depth mo
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from mvdiff.geometry.cameras import RingRig
@@ -160,12 +162,14 @@ def convert_checkpoint(
     state = adapter_state(content.state, adapter, str(checkpoint))
     adapter.load_state_dict(state, assign=True)
     if save_base is not None:
-        _save_base(backbone, parts, save_base, checkpoint)
+        _load_base(backbone, parts, save_base, checkpoint)
         reference = BaseReference(str(save_base))
     else:
         _check_same(backbone, parts, reference.id, checkpoint)
     info = replace(info, base=replace(reference, weights_hash=backbone.weights_hash()))
     write_model_folder(out, adapter, backbone.scheduler, info)
+    if save_base is not None:
+        _write_base(backbone, save_base)
     num_parameters = sum(parameter.numel() for parameter in adapter.parameters())
     return Conversion(info, len(state), num_parameters, tuple(parts), save_base is not None, content)
 
@@ -189,7 +193,8 @@ def convert_single_view(
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
     backbone, parts = load_backbone(base or TASKS["depth"].base, revision), base_states(content.state)
-    _save_base(backbone, parts, out, checkpoint)
+    _load_base(backbone, parts, out, checkpoint)
+    _write_base(backbone, out)
     return Conversion(None, 0, 0, tuple(parts), True, content)
 
 
@@ -209,6 +214,7 @@ def export_to_upstream(
 
     Raises:
         FileExistsError: the file exists.
+        OSError: it cannot be written.
         FileNotFoundError: there is no such model folder, or its base is missing.
         ValueError: the model is not of the upstream variant, or the base has other weights than the model's.
     """
@@ -233,6 +239,8 @@ def export_to_upstream(
     try:
         torch.save({"state_dict": state}, temporary)
         os.replace(temporary, out)
+    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
+        raise OSError(f"out must be writable; got {error}, in {out}. Free space or choose another file.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return state
@@ -271,10 +279,10 @@ def _check_same(backbone: Backbone, parts: dict[str, dict[str, Tensor]], base: s
             )
 
 
-def _save_base(
+def _load_base(
     backbone: Backbone, parts: dict[str, dict[str, Tensor]], out: str | Path, checkpoint: str | Path
 ) -> None:
-    """Put the file's parts into the base, in place, and write it."""
+    """Put the file's parts into the base, in place, to be written to a new folder."""
     out = Path(out)
     if "unet" not in parts:
         raise ValueError(
@@ -285,4 +293,15 @@ def _save_base(
         raise FileExistsError(f"the base's folder must be new or empty; got {out}. Choose another folder.")
     for part, state in parts.items():
         load_base_part(getattr(backbone, part), state, part, str(checkpoint))
-    backbone.save_pretrained(out)
+
+
+def _write_base(backbone: Backbone, out: str | Path) -> None:
+    """Write the base to a new or empty folder, whole or not at all."""
+    try:
+        backbone.save_pretrained(out)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(out, ignore_errors=True)
+        raise OSError(
+            f"the base's folder {out} must be writable; got {error}. Free space or choose another folder, then try "
+            "again."
+        ) from error

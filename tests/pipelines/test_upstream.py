@@ -151,6 +151,21 @@ def test_there_and_back_changes_no_bit(places, tmp_path, task):
         export_to_upstream(model, back)
 
 
+def test_what_cannot_be_written_leaves_nothing(places, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    convert_checkpoint(places["panorama"], "panorama", tmp_path / "model", places["panorama-base"])
+    monkeypatch.setattr("torch.save", full)
+    with pytest.raises(OSError, match=r"out must be writable; got .*No space left on device"):
+        export_to_upstream(tmp_path / "model", tmp_path / "back.ckpt")
+    monkeypatch.setattr("mvdiff.models.backbone.Backbone.save_pretrained", full)
+    arguments = places["depth"], "depth", tmp_path / "depth", places["depth-base"]
+    with pytest.raises(OSError, match=r"the base's folder .* must be writable; got .*No space left on device"):
+        convert_checkpoint(*arguments, save_base=tmp_path / "base")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["depth", "model"]
+
+
 def test_a_finetuned_base_in_the_file_is_refused_or_saved(places, tmp_path):
     other = make_base(tmp_path / "other", 5, seed=1)
     arguments = (places["depth"], "depth", tmp_path / "model", other)
