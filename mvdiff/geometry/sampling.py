@@ -49,6 +49,28 @@ def cell_from_pixel(pixel: Tensor | float, stride: float) -> Tensor | float:
     return (pixel - (stride - 1) / 2) / stride
 
 
+def upstream_cell_from_pixel(pixel: Tensor | float, stride: int) -> Tensor | float:
+    """Return the cell coordinate at which upstream samples a pixel coordinate: ``pixel / stride - 0.5``.
+
+    Not the house's: see :mod:`mvdiff.geometry.upstream`, the only user.
+
+    Example:
+        >>> upstream_cell_from_pixel(4.0, stride=8)  # pixel 4 of cell 0, where upstream takes its token
+        0.0
+    """
+    return pixel / stride - 0.5
+
+
+def upstream_pixel_from_cell(cell: Tensor | float, stride: int) -> Tensor | float:
+    """Return the pixel coordinate that upstream gives a cell coordinate: ``(cell + 0.5) * stride``.
+
+    Example:
+        >>> upstream_pixel_from_cell(0.0, stride=8)
+        4.0
+    """
+    return (cell + 0.5) * stride
+
+
 def cell_centres(height: int, width: int, stride: int, device: torch.device | str | None = None) -> Tensor:
     """Return the pixel coordinates of the centres of all cells of an image.
 

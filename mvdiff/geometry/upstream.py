@@ -1,6 +1,7 @@
 """Correspondences as upstream's code computes them: what its published weights were trained on, and no better.
 
-Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here, behind names (PAPER.md 5,
+Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here (its half pixels in
+:mod:`mvdiff.geometry.sampling`), behind names (PAPER.md 5,
 items 1, 4, 6, 7): float32 throughout, matrices multiplied from left to right, cells sampled at other pixels than their
 centres, nothing tested for being behind a camera. The order of operations matters: the encoding of displacements has
 frequencies up to 2^79, so a rounding in the last bit gives other numbers. All of it runs on the CPU, out of reach of
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from mvdiff.geometry.depth import check_finite_cameras
 from mvdiff.geometry.depth_overlap import overlap_neighbours
+from mvdiff.geometry.sampling import upstream_cell_from_pixel, upstream_pixel_from_cell
 from mvdiff.shapes import check_shapes
 
 FAR_OUTSIDE = -1e6
@@ -54,26 +56,6 @@ class UpstreamTapGeometry:
 
 
 # Named conventions (PAPER.md 5.4)
-
-
-def cell_from_image(coordinate: Tensor | float, scale: int) -> Tensor | float:
-    """Return the cell coordinate at which upstream samples an image coordinate: ``coordinate / scale - 0.5``.
-
-    Example:
-        >>> cell_from_image(4.0, scale=8)  # pixel 4 of cell 0, where upstream takes its token
-        0.0
-    """
-    return coordinate / scale - 0.5
-
-
-def image_from_cell(cell: Tensor | float, scale: int) -> Tensor | float:
-    """Return the image coordinate that upstream gives a cell coordinate: ``(cell + 0.5) * scale``.
-
-    Example:
-        >>> image_from_cell(0.0, scale=8)
-        4.0
-    """
-    return (cell + 0.5) * scale
 
 
 def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
@@ -163,8 +145,8 @@ def _ring_level(
     steps = torch.arange(kernel_size, dtype=torch.float32) - kernel_size // 2
     steps = torch.cartesian_prod(steps, steps).view(-1, 2)  # outer loop x, inner loop y
     at = _tokens(seen.movedim(-1, 2), scale).movedim(2, -1)  # [V, N, T, 2]
-    taps_xy = cell_from_image(at, scale).unsqueeze(-2) + steps
-    coordinates = image_from_cell(taps_xy, scale)
+    taps_xy = upstream_cell_from_pixel(at, scale).unsqueeze(-2) + steps
+    coordinates = upstream_pixel_from_cell(taps_xy, scale)
     valid = ((coordinates > 0) & (coordinates < coordinates.new_tensor([W, H]))).all(-1)
     points = torch.cat([coordinates, torch.ones_like(coordinates[..., :1])], dim=-1)
     came_from = _apply_homography(back, points.view(V * N, -1, 3).transpose(1, 2)).view_as(coordinates)
@@ -272,8 +254,8 @@ def _seen_with_depth(K: Tensor, poses: Tensor, depths: Tensor, view: int, target
 def _depth_level(near: Tensor, depths: Tensor, neighbours: Tensor, scale: int) -> UpstreamTapGeometry:
     H, W = depths.shape[1:]
     at = _tokens(near.movedim(-1, 2), scale).movedim(2, -1)  # [V, N, T, 2]
-    taps_xy = cell_from_image(at, scale)
-    rounded = image_from_cell(taps_xy, scale).round()  # half to even
+    taps_xy = upstream_cell_from_pixel(at, scale)
+    rounded = upstream_pixel_from_cell(taps_xy, scale).round()  # half to even
     own_z = _tokens(depths, scale)  # [V, T]
     column = rounded[..., 0].nan_to_num(FAR_OUTSIDE).clamp(0, W - 1).long()
     row = rounded[..., 1].nan_to_num(FAR_OUTSIDE).clamp(0, H - 1).long()
