@@ -11,6 +11,7 @@ METRIC_NAMES = (
     "toy_fid",
     "toy_inception_score",
     "caption_agreement",
+    "given",
     "sharpness",
 )
 

@@ -9,9 +9,10 @@ MODES = ("keyframes", "interval", "full")
 
 def add_parser(subparsers) -> None:
     """Add the `generate` command and its tasks."""
-    parser = subparsers.add_parser("generate", help="panoramas from prompts, frames from depth and poses")
+    parser = subparsers.add_parser("generate", help="panoramas from prompts or around pictures, frames from depth")
     tasks = parser.add_subparsers(dest="task", required=True, metavar="TASK")
     _add_panorama(tasks)
+    _add_outpaint(tasks)
     _add_depth(tasks)
 
 
@@ -25,6 +26,39 @@ def _add_panorama(tasks) -> None:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="DIR", help="a model folder (of fit or export), or mvdiff://toy-caa")
+    _add_prompts(parser)
+    _add_shared(parser)
+    add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
+    add("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
+
+
+def _add_outpaint(tasks) -> None:
+    parser = tasks.add_parser(
+        "outpaint",
+        help="a panorama around given pictures",
+        description="Continue pictures all around. Each goes into every view that it reaches; for several, repeat "
+        "--image and give --fov, --yaw and --pitch once for all or as often as --image, in the same order; where "
+        "several reach, the first counts. Transparent parts are generated. Writes sample folders as for panoramas, with "
+        "given/<i>.png, what was given of each view. A rerun skips complete samples.",
+        epilog="example: mvdiff generate outpaint --model runs/outpaint/version_0/model --image photo.jpg --fov 65 "
+        '--prompt "a kitchen" --out out',
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="DIR", help="a model folder (of fit or export), or mvdiff://toy-outpaint")
+    add("--image", type=Path, action="append", required=True, metavar="FILE", help="a given picture")
+    add("--fov", type=float, action="append", metavar="DEG", help="its horizontal field of view (default: 90)")
+    add("--yaw", type=float, action="append", metavar="DEG", help="where its middle looks, to the right (default: 0)")
+    add("--pitch", type=float, action="append", metavar="DEG", help="upwards (default: 0)")
+    add("--no_paste_back", action="store_true", help="leave given pixels as the model renders them, for scores")
+    add("--no_caa", action="store_true", help="the base alone, view by view (a control)")
+    _add_prompts(parser)
+    _add_shared(parser)
+    add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
+    add("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
+
+
+def _add_prompts(parser: argparse.ArgumentParser) -> None:
+    """Add the prompts of tasks whose views are a rig."""
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--prompt", help="one text for all views")
     source.add_argument(
@@ -34,9 +68,6 @@ def _add_panorama(tasks) -> None:
         help="a text file, one panorama a line; or .json / .jsonl: texts, lists of one text per view, or "
         '{"prompt": ..., "id": ...}',
     )
-    _add_shared(parser)
-    add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
-    add("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
 
 
 def _add_depth(tasks) -> None:
@@ -98,14 +129,11 @@ def run(args: argparse.Namespace) -> int:
     """Generate; return the exit status."""
     if args.prompt is not None and not args.prompt.strip():
         raise ValueError("--prompt must say what is to be seen; got an empty text. Write a few words.")
-    return {"panorama": _panorama, "depth": _depth}[args.task](args)
+    return {"panorama": _panorama, "outpaint": _outpaint, "depth": _depth}[args.task](args)
 
 
 def _panorama(args: argparse.Namespace) -> int:
-    from mvdiff.pipelines.prompts import PromptEntry, read_prompts, repeated
-
-    entries = [PromptEntry("0000", args.prompt)] if args.prompts is None else read_prompts(args.prompts)
-    entries = repeated(entries, args.num_samples)
+    entries = _entries(args)
     _make_folder(args.out)
 
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
@@ -121,6 +149,57 @@ def _panorama(args: argparse.Namespace) -> int:
     )
     print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
     return 0
+
+
+def _outpaint(args: argparse.Namespace) -> int:
+    from mvdiff.pipelines.given import given_images, given_views
+
+    pictures = given_images(args.image, *(_angles(args, name) for name in ("fov", "yaw", "pitch")))
+    entries = _entries(args)
+    _make_folder(args.out)
+
+    from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
+    from mvdiff.pipelines.sample_folders import generate_samples
+
+    pipeline = _pipeline(MVDiffusionOutpaintPipeline, args)
+    given = given_views(pictures, pipeline.rig)
+    counts = generate_samples(
+        pipeline,
+        entries,
+        args.out,
+        batch_size=args.batch_size,
+        overwrite=args.overwrite,
+        given=[given] * len(entries),
+        paste_back=not args.no_paste_back,
+        caa=not args.no_caa,
+        **_sampling(args),
+    )
+    shares = given.known.mean(dim=(1, 2, 3))
+    reached = ", ".join(f"{view}: {share:.0%}" for view, share in enumerate(shares.tolist()) if share > 0)
+    print(f"{args.out}: given of the views: {reached}")
+    print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
+    return 0
+
+
+def _angles(args: argparse.Namespace, name: str) -> float | list[float]:
+    """Return an angle for all pictures, or one for each; an error names the option."""
+    values, count = getattr(args, name), len(args.image)
+    if values is None:
+        return 90.0 if name == "fov" else 0.0
+    if len(values) not in (1, count):
+        raise ValueError(
+            f"--{name} must be given once for all pictures or once for each ({count}); got {len(values)}. Repeat it as "
+            "often as --image."
+        )
+    return values[0] if len(values) == 1 else values
+
+
+def _entries(args: argparse.Namespace) -> list:
+    """Return the samples that --prompt or --prompts ask for."""
+    from mvdiff.pipelines.prompts import PromptEntry, read_prompts, repeated
+
+    entries = [PromptEntry("0000", args.prompt)] if args.prompts is None else read_prompts(args.prompts)
+    return repeated(entries, args.num_samples)
 
 
 def _depth(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
+from mvdiff.data.known import KnownMode
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.panoramas import PROMPT_PREFIX, PanoramaDataset, PanoramaSource
 from mvdiff.geometry.cameras import Rig, RingRig
@@ -34,6 +35,9 @@ class PanoramaDataModule(MultiViewDataModule):
         val_from: "train" keeps the last `num_val` training panoramas out of training for validation, so that the
             checkpoint is not chosen on the test split; "test" validates on the first `num_val` test panoramas.
         num_val: Panoramas to validate on; 0 switches validation off.
+        known: For outpainting: what is given of a training sample, "first" (the paper: view 0 as a whole), "random"
+            (what a picture of any field of view, shape and place reaches of the views) or "mixed" (the two 1:1).
+            Elsewhere view 0 is given. None: nothing is said of it.
         on_broken: "error" stops at incomplete panoramas, "skip" leaves them out, counted and logged.
 
     Raises:
@@ -58,6 +62,7 @@ class PanoramaDataModule(MultiViewDataModule):
         max_test_samples: int | None = None,
         val_from: Literal["train", "test"] = "train",
         num_val: int = 16,
+        known: KnownMode | None = None,
         on_broken: Literal["error", "skip"] = "error",
     ) -> None:
         super().__init__(
@@ -68,6 +73,7 @@ class PanoramaDataModule(MultiViewDataModule):
         self.prompt_prefix = prompt_prefix
         self.yaw = yaw
         self.mirror = mirror
+        self.known = known
         self.on_broken = on_broken
         self._sources: dict[str, PanoramaSource] = {}
 
@@ -90,7 +96,9 @@ class PanoramaDataModule(MultiViewDataModule):
     def train_dataset(self) -> PanoramaDataset:
         """Return the training samples."""
         source, indices = self._part("train")
-        return PanoramaDataset(source, self.rig, self.yaw, self.prompt_prefix, self.seed, self.mirror, indices)
+        return PanoramaDataset(
+            source, self.rig, self.yaw, self.prompt_prefix, self.seed, self.mirror, indices, self.known
+        )
 
     def eval_dataset(self, split: Split) -> PanoramaDataset:
         """Return the samples of a split at yaw 0, as they stand; for "train" those that training turns and mirrors.
@@ -99,7 +107,8 @@ class PanoramaDataModule(MultiViewDataModule):
             ValueError: There is no such split, or it is empty.
         """
         source, indices = self._part(split)
-        return PanoramaDataset(source, self.rig, (0,), self.prompt_prefix, self.seed, indices=indices)
+        known = None if self.known is None else "first"
+        return PanoramaDataset(source, self.rig, (0,), self.prompt_prefix, self.seed, indices=indices, known=known)
 
     def _part(self, split: Split) -> tuple[PanoramaSource, range]:
         """Return the reader of a split's files and the indices of the split's panoramas in it."""

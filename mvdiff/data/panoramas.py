@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mvdiff.data.known import KNOWN_MODES, KnownMode, sample_known
 from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.keyed import keyed_generator
 
@@ -97,9 +98,10 @@ class PanoramaDataset(Dataset):
         seed: Seed of everything random.
         mirror: Also mirror scenes left-right, every second sample on average, captions with them.
         indices: The panoramas to use, by their index in the source; by default all.
+        known: What is given of each sample, see `mvdiff.data.known.KnownMode`; None: samples do not say.
 
     Raises:
-        ValueError: The source is empty or `yaw` is not understood.
+        ValueError: The source is empty, or `yaw` or `known` is not understood.
     """
 
     def __init__(
@@ -111,18 +113,22 @@ class PanoramaDataset(Dataset):
         seed: int = 0,
         mirror: bool = False,
         indices: Sequence[int] | None = None,
+        known: KnownMode | None = None,
     ) -> None:
         self.indices = range(len(source)) if indices is None else indices
         if not len(self.indices):
             raise ValueError("source must have at least one panorama; got none. Run `mvdiff data check` on the folder.")
         if yaw != "random" and (isinstance(yaw, str) or not len(yaw)):
             raise ValueError(f'yaw must be "random" or a list of degrees; got {yaw!r}.')
+        if known is not None and known not in KNOWN_MODES:
+            raise ValueError(f"known must be one of {', '.join(KNOWN_MODES)}, or null; got {known!r}. Choose one.")
         self.source = source
         self.rig = rig
         self.yaw = yaw
         self.prompt_prefix = prompt_prefix
         self.seed = seed
         self.mirror = mirror
+        self.known = known
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -146,15 +152,17 @@ class PanoramaDataset(Dataset):
 
         Returns:
             `images` [V, 3, H, W] in [-1, 1], `K`, `R` [V, 3, 3] of the rig at yaw 0, `prompts`, `sample_id`,
-            `sample_index`, `epoch`, `yaw_deg`, `mirrored`.
+            `sample_index`, `epoch`, `yaw_deg`, `mirrored`, and where asked for `known` [V, 1, H, W].
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
         if not -len(self) <= index < len(self):
             raise IndexError(f"index must be below {len(self)}; got {index}")
         index = self.indices[index]  # in the source, so that using fewer panoramas changes none of them
         yaw, mirrored = self.yaw_deg(epoch, index), self.mirrored(epoch, index)
+        given = {} if self.known is None else {"known": sample_known(self.known, self.rig, self.seed, epoch, index)}
         return {
             **self.cut(index, yaw, mirrored),
+            **given,
             "sample_id": self.source.sample_id(index),
             "sample_index": index,
             "epoch": epoch,

@@ -24,6 +24,7 @@ from mvdiff.eval.collectors import (
     PerSample,
     SharpnessCollector,
 )
+from mvdiff.eval.given import GivenCollector
 from mvdiff.eval.overlap import PAPER_SIZE, PairRule
 from mvdiff.eval.overlap_collector import OverlapCollector
 from mvdiff.eval.sources import FolderSource, Source, read_truth
@@ -39,6 +40,7 @@ RESULTS = {
     "toy_fid": ("toy_fid",),
     "toy_inception_score": ("toy_inception_score",),
     "caption_agreement": ("caption_agreement", "label_agreement"),
+    "given": ("known_psnr", "given_overlap_psnr"),
     "sharpness": ("sharpness_gradient_energy", "sharpness_laplacian_variance"),
 }
 """Metrics one can ask for, and the numbers that each gives."""
@@ -250,6 +252,7 @@ _GROUPS = {
     "toy_fid": "toy",
     "toy_inception_score": "toy",
     "caption_agreement": "judge",
+    "given": "given",
     "sharpness": "sharpness",
 }
 
@@ -268,6 +271,8 @@ def _make_collector(group: str, settings: EvaluationSettings) -> Collector:
         return OverlapCollector(size, settings.overlap_pairs, settings.overlap_depth_error, **sampled)
     if group == "sharpness":
         return SharpnessCollector(PerSample(**sampled), PerSample(**sampled))
+    if group == "given":
+        return GivenCollector(PerSample(**sampled), PerSample(**sampled))
     if group == "clip":
         scorer = clip_scorer(settings.clip_model, settings.clip_weights, device)
         return ClipCollector(scorer, settings.batch_size, PerSample(**sampled))

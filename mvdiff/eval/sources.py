@@ -32,6 +32,8 @@ class ScoredSample:
         truth: What each view shows, or None.
         t: [V, 3] camera centres in the world, metres, or None where all views share one.
         depths: [V, H, W] z-depth in metres, 0 = none; or None.
+        given: What was given of the views, uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; or None.
+        pasted_back: Whether given pixels were put back into the views.
     """
 
     sample_id: str
@@ -42,6 +44,8 @@ class ScoredSample:
     truth: Truth | None = None
     t: Tensor | None = None
     depths: Tensor | None = None
+    given: tuple[Tensor, Tensor] | None = None
+    pasted_back: bool = False
 
 
 class Source(Protocol):
@@ -93,7 +97,7 @@ class FolderSource:
                 sample = read_sample(folder, rig=self.rig)
                 images = sample.natural_uint8() if self.natural else sample.images_uint8()
                 K, R, height, width = sample.record.camera_tensors()
-                t, depths = sample.record.translations(), sample.depths()
+                t, depths, given = sample.record.translations(), sample.depths(), sample.given()
             except (ValueError, OSError) as error:
                 self.skipped.append({"folder": str(folder), "reason": str(error)})
                 continue
@@ -102,7 +106,8 @@ class FolderSource:
             self.num_read += 1
             record = sample.record
             truth = record.settings.get("truth")
-            yield ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths)
+            pasted = bool(record.settings.get("paste_back", given is not None))
+            yield ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted)
 
     def describe(self) -> dict[str, Any]:
         """Say which folder was read, and what of it could not be."""

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
-from mvdiff.models.loading import PACKAGED, forget_source, load_strictly, packaged_folder, resolve_folder
+from mvdiff.models.loading import (
+    PACKAGED,
+    forget_source,
+    load_strictly,
+    packaged_folder,
+    part_folders,
+    resolve_folder,
+)
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _WEIGHTS = ("unet", "text_encoder", "vae")
@@ -151,7 +158,8 @@ def load_backbone(
 ) -> Backbone:
     """Open a base model, frozen.
 
-    The scheduler is DDIM (the paper's) on the noise schedule that the base's own scheduler config gives.
+    Parts that a packaged base shares with another come from there (see `loading.part_folders`). The scheduler is DDIM
+    (the paper's) on the noise schedule that the base's own scheduler config gives.
 
     Args:
         pretrained_model_name_or_path: see `resolve_base`.
@@ -164,18 +172,19 @@ def load_backbone(
         ValueError: if a weight file cannot be read or belongs to another model.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
-    missing = [part for part in _PARTS if not (folder / part).is_dir() and not (part == "vae" and vae is not None)]
+    parts = part_folders(folder, _PARTS)
+    missing = [part for part, path in parts.items() if not path.is_dir() and not (part == "vae" and vae is not None)]
     if missing:
         raise FileNotFoundError(
             f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}. "
             "Set base to the folder that holds model_index.json."
         )
     return Backbone(
-        vae=load_autoencoder(folder / "vae" if vae is None else vae, dtype=dtype),
-        text_encoder=load_strictly(CLIPTextModel, folder / "text_encoder", dtype),
-        tokenizer=CLIPTokenizer.from_pretrained(str(folder / "tokenizer")),
-        unet=load_strictly(UNet2DConditionModel, folder / "unet", dtype),
-        scheduler=DDIMScheduler.from_pretrained(str(folder / "scheduler")),
+        vae=load_autoencoder(parts["vae"] if vae is None else vae, dtype=dtype),
+        text_encoder=load_strictly(CLIPTextModel, parts["text_encoder"], dtype),
+        tokenizer=CLIPTokenizer.from_pretrained(str(parts["tokenizer"])),
+        unet=load_strictly(UNet2DConditionModel, parts["unet"], dtype),
+        scheduler=DDIMScheduler.from_pretrained(str(parts["scheduler"])),
     ).freeze()
 
 

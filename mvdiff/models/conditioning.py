@@ -63,18 +63,32 @@ def add_depth_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     Returns:
         The same UNet; its last input channel is for `depth_condition`.
     """
+    return add_input_channels(unet, 1)
+
+
+def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditionModel:
+    """Give a UNet input channels behind those it has, with zero weights: it computes what it did (in place).
+
+    Args:
+        unet: any.
+        count: how many channels.
+
+    Returns:
+        The same UNet.
+    """
     old = unet.conv_in
     new = nn.utils.skip_init(
-        *(nn.Conv2d, old.in_channels + 1, old.out_channels, old.kernel_size),
+        *(nn.Conv2d, old.in_channels + count, old.out_channels, old.kernel_size),
         padding=old.padding,
         device=old.weight.device,
         dtype=old.weight.dtype,
     )
     with torch.no_grad():
-        new.weight.copy_(torch.cat([old.weight, torch.zeros_like(old.weight[:, :1])], dim=1))
+        added = old.weight.new_zeros(old.out_channels, count, *old.kernel_size)
+        new.weight.copy_(torch.cat([old.weight, added], dim=1))
         new.bias.copy_(old.bias)
     unet.conv_in = new.requires_grad_(old.weight.requires_grad)
-    unet.register_to_config(in_channels=old.in_channels + 1)
+    unet.register_to_config(in_channels=old.in_channels + count)
     return unet
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,9 @@ _OLD_BUFFERS = "position_ids"  # what older libraries stored and today's compute
 
 PACKAGED = "mvdiff://"
 """Prefix of the names of what comes with the package."""
+
+LENDER_KEY = "mvdiff_parts_from"
+"""In a packaged base's model_index.json: the packaged base that has the parts this one lacks."""
 
 
 def packaged_folder(name: str, setting: str, marker: str) -> Path:
@@ -44,6 +47,43 @@ def packaged_folder(name: str, setting: str, marker: str) -> Path:
             "Name one of these, or a folder."
         )
     return folder
+
+
+def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
+    """Return where the parts of a base lie: in its folder or, those it lacks, in the packaged base it borrows from.
+
+    Bases that come with the package and share their autoencoder or text encoder hold it once: the `model_index.json` of
+    the others says `"mvdiff_parts_from": "mvdiff://NAME"`. Bases that training writes hold all their parts.
+
+    Args:
+        folder: of the base.
+        parts: names of its subfolders.
+
+    Returns:
+        A folder for each part, which need not exist.
+
+    Raises:
+        FileNotFoundError: if it borrows from a base that does not come with the package.
+        ValueError: if its model_index.json is no JSON object, or borrows from something else.
+    """
+    index, found = folder / "model_index.json", {part: folder / part for part in parts}
+    if all(path.is_dir() for path in found.values()) or not index.is_file():
+        return found
+    try:
+        lender = json.loads(index.read_text(encoding="utf-8")).get(LENDER_KEY)
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"model_index.json must hold a JSON object; got {error}, in {index}. Copy it again."
+        ) from error
+    if lender is None:
+        return found
+    if not str(lender).startswith(PACKAGED):
+        raise ValueError(
+            f"{LENDER_KEY} must name a base that comes with the package, {PACKAGED}NAME; got {lender!r}, in {index}. "
+            "Copy the missing parts into the folder instead."
+        )
+    other = packaged_folder(lender, LENDER_KEY, "unet")
+    return {part: path if path.is_dir() else other / part for part, path in found.items()}
 
 
 def resolve_folder(name: str | Path, revision: str | None, setting: str, patterns: list[str]) -> Path:

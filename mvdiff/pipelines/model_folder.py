@@ -5,7 +5,8 @@
              scheduler/              scheduler_config.json
              mvdiff.json             schema, task, views, prompt prefix and the base: id, revision, weights hash
 
-The views of a panorama model are a rig; a depth model takes any frames, and says the size it was trained at.
+The views of a panorama or outpainting model are a rig; a depth model takes any frames, and says the size it was
+trained at.
 
 `mvdiff.json` completes a folder: it is written last, in a temporary folder that then takes the place of the old one.
 """
@@ -32,8 +33,13 @@ SCHEMA = 1
 INFO_NAME = "mvdiff.json"
 PANORAMA_TASK = "panorama"
 DEPTH_TASK = "depth"
-_PIPELINES = {PANORAMA_TASK: "MVDiffusionPanoramaPipeline", DEPTH_TASK: "MVDiffusionDepthPipeline"}
-_VIEWS = {PANORAMA_TASK: ("rig",), DEPTH_TASK: ("height", "width")}
+OUTPAINT_TASK = "outpaint"
+_PIPELINES = {
+    PANORAMA_TASK: "MVDiffusionPanoramaPipeline",
+    DEPTH_TASK: "MVDiffusionDepthPipeline",
+    OUTPAINT_TASK: "MVDiffusionOutpaintPipeline",
+}
+_VIEWS = {PANORAMA_TASK: ("rig",), DEPTH_TASK: ("height", "width"), OUTPAINT_TASK: ("rig",)}
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class ModelInfo:
         rig: Views that the model was trained on, the default of the pipeline; None for the depth task.
         prompt_prefix: Put before every prompt, as in training.
         base: The base that the adapter needs.
-        task: What the model does: "panorama" or "depth".
+        task: What the model does: "panorama", "outpaint" or "depth".
         height: Rows of the frames that a depth model was trained on; None for other tasks.
         width: Their columns.
 

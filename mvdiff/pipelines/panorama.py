@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers.utils import BaseOutput
@@ -43,6 +43,15 @@ class MVDiffusionPanoramaOutput(BaseOutput):
     panoramas: Any
     covered: Tensor | None
     seeds: list[int]
+
+
+class RigStart(NamedTuple):
+    """Samples to generate: rig, B x V prompts, B keys (seed, sample id), noise [B, V, C, h, w] on the device."""
+
+    rig: Rig
+    prompts: list[list[str]]
+    keys: list[tuple[int, str]]
+    noise: Tensor
 
 
 class MVDiffusionPanoramaPipeline(MultiViewPipeline):
@@ -129,60 +138,84 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         Raises:
             ValueError: an argument does not fit; the text says which.
         """
+        start = self._start(prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch)
+        latents = self._sample(
+            self._predictor(start, caa, neighbour_batch),
+            start.noise,
+            start.prompts,
+            negative_prompt,
+            prompt_prefix,
+            num_inference_steps,
+            guidance_scale,
+            [step_generators(one, [name])[0] for one, name in start.keys],
+            eta,
+            callback_on_step_end,
+            attention_enabled,
+        )
+        return self._output(latents, start, panorama_height, output_type)
+
+    def _start(
+        self, prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch
+    ) -> RigStart:
+        """Check the arguments of a call and draw its noise."""
         rig = self.rig if rig is None else rig
         prompts = expand_prompts(prompt, rig.num_views)
         sample_ids = [str(i) for i in range(len(prompts))] if sample_ids is None else list(map(str, sample_ids))
         self._check_size({"height": rig.height, "width": rig.width}, of="rig")
         self._check_call(len(prompts), sample_ids, output_type, neighbour_batch)
         check_sampler(self.scheduler, num_inference_steps)
-        seeds = drawn_seeds(seed, generator, len(prompts))
-        device = self._execution_device
+        keys = list(zip(drawn_seeds(seed, generator, len(prompts)), sample_ids, strict=True))
         backbone = self._backbone()
-
         stride = backbone.vae_stride
         shape = (backbone.latent_channels, rig.height // stride, rig.width // stride)
-        keys = list(zip(seeds, sample_ids, strict=True))
-        noise = torch.stack([view_noise(*key, num_views=rig.num_views, shape=shape) for key in keys]).to(device)
-        geometry = None
+        noise = torch.stack([view_noise(*key, num_views=rig.num_views, shape=shape) for key in keys])
+        return RigStart(rig, prompts, keys, noise.to(self._execution_device))
+
+    def _predictor(
+        self, start: RigStart, caa: bool, neighbour_batch: Sequence[int] | None, condition: Tensor | None = None
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Return what predicts the noise from latents, timesteps and text.
+
+        Args:
+            start: the samples.
+            caa: whether views attend to each other.
+            neighbour_batch: [B] which sample lends its views as neighbours.
+            condition: [B, V, channels, h, w] joined to the latents in the UNet's input.
+        """
+        batch, device, geometry = len(start.prompts), start.noise.device, None
         if caa:
             config, num_levels = self.adapter.config, len(self.unet.config.block_out_channels)
             lists = None if config.neighbours is None else tuple(map(tuple, config.neighbours))
             settings = config.kernel_size, config.min_overlap, lists, config.variant
-            geometry = rig_geometry(rig, stride, num_levels, *settings).to(device)
+            geometry = rig_geometry(start.rig, self._backbone().vae_stride, num_levels, *settings).to(device)
         unet = self._multi_view_unet()
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
 
         def predict(latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-            passes = range(len(latents) // len(prompts))  # guidance runs the batch twice
-            rows = None if lenders is None else torch.cat([lenders + run * len(prompts) for run in passes])
+            passes = range(len(latents) // batch)  # guidance runs the batch twice
+            rows = None if lenders is None else torch.cat([lenders + run * batch for run in passes])
             dtype = self.unet.dtype
+            if condition is not None:
+                latents = torch.cat([latents, torch.cat([condition for _ in passes])], dim=2)
             return unet(latents.to(dtype), timesteps, encoder_hidden_states.to(dtype), geometry, neighbour_batch=rows)
 
-        latents = self._sample(
-            predict,
-            noise,
-            prompts,
-            negative_prompt,
-            prompt_prefix,
-            num_inference_steps,
-            guidance_scale,
-            [step_generators(one, [name])[0] for one, name in keys],
-            eta,
-            callback_on_step_end,
-            attention_enabled,
-        )
-        return self._output(latents, rig, panorama_height, output_type, seeds)
+        return predict
 
-    def _output(self, latents, rig, panorama_height, output_type, seeds) -> MVDiffusionPanoramaOutput:
+    def _output(self, latents, start: RigStart, panorama_height, output_type) -> MVDiffusionPanoramaOutput:
+        seeds = [seed for seed, _ in start.keys]
         if output_type == "latent":
             return MVDiffusionPanoramaOutput(images=latents, panoramas=None, covered=None, seeds=seeds)
         images = self._decode(latents)
+        panoramas, covered = self._stitched(images, start.rig, panorama_height)
+        views, panoramas = (as_output_type(values, output_type) for values in (images, panoramas))
+        return MVDiffusionPanoramaOutput(images=views, panoramas=panoramas, covered=covered, seeds=seeds)
+
+    def _stitched(self, images: Tensor, rig: Rig, panorama_height: int | None) -> tuple[Tensor, Tensor]:
+        """Stitch views [B, V, 3, H, W] to panoramas [B, 3, height, 2 height]; tell what of them is covered."""
         K, R = rig.cameras()
         height = panorama_height or round(math.pi * float(K[:, 0, 0].max()))
         stitched = [stitch(views, K, R, height, 2 * height) for views in images]
-        panoramas, covered = torch.stack([panorama for panorama, _ in stitched]), stitched[0][1]
-        views, panoramas = (as_output_type(values, output_type) for values in (images, panoramas))
-        return MVDiffusionPanoramaOutput(images=views, panoramas=panoramas, covered=covered, seeds=seeds)
+        return torch.stack([panorama for panorama, _ in stitched]), stitched[0][1]
 
 
 @lru_cache(maxsize=4)

@@ -15,6 +15,7 @@ from torch import Tensor
 from mvdiff.eval.weights import module_hash
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.given import GivenViews
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry, expand_prompts
 from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, write_sample
@@ -43,6 +44,7 @@ def generate_samples(
     rig: Rig | None = None,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
+    given: Sequence[GivenViews] | None = None,
     **call: Any,
 ) -> GenerationCounts:
     """Generate entries and write one sample folder each.
@@ -59,6 +61,8 @@ def generate_samples(
         rig: views; default the pipeline's.
         overwrite: generate complete samples again.
         settings: more to note in `sample.json`, compared on a rerun too.
+        given: what is given of each entry's views, for an outpainting pipeline; written beside the views and, by its
+            hash, compared on a rerun.
         **call: further arguments of the pipeline's call, such as num_inference_steps, guidance_scale, negative_prompt.
 
     Returns:
@@ -73,23 +77,31 @@ def generate_samples(
     out, rig = Path(out), pipeline.rig if rig is None else rig
     prompts = expand_prompts([entry.prompt for entry in entries], rig.num_views)
     noted = described_settings(pipeline, call) | dict(settings or {})
+    conditions = [None] * len(entries) if given is None else list(given)
     records = [
-        SampleRecord(entry.sample_id, views, rig.to_dict(), None, seed, noted, library_versions())
-        for entry, views in zip(entries, prompts, strict=True)
+        SampleRecord(entry.sample_id, views, rig.to_dict(), None, seed, noted | _noted(one), library_versions())
+        for entry, views, one in zip(entries, prompts, conditions, strict=True)
     ]
-    todo = [record for record in records if overwrite or not is_done(sample_folder(out, record.sample_id), record)]
+    todo = [
+        (record, one)
+        for record, one in zip(records, conditions, strict=True)
+        if overwrite or not is_done(sample_folder(out, record.sample_id), record)
+    ]
     for start in range(0, len(todo), batch_size):
-        batch = todo[start : start + batch_size]
+        batch, shown = zip(*todo[start : start + batch_size], strict=True)
         output = pipeline(
             [record.prompts for record in batch],
             rig=rig,
             seed=seed,
             sample_ids=[record.sample_id for record in batch],
             output_type="uint8",
+            **({} if given is None else _given_call(shown)),
             **call,
         )
-        for record, views, panorama in zip(batch, output.images, output.panoramas, strict=True):
-            write_sample(sample_folder(out, record.sample_id), record, views, panorama, overwrite=overwrite)
+        for record, one, views, panorama in zip(batch, shown, output.images, output.panoramas, strict=True):
+            pixels = None if one is None else one.rgba()
+            folder = sample_folder(out, record.sample_id)
+            write_sample(folder, record, views, panorama, overwrite=overwrite, given=pixels)
     return GenerationCounts(written=len(todo), skipped=len(records) - len(todo))
 
 
@@ -146,6 +158,15 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
             f"{folder}. Write to another folder, or pass --overwrite to generate it again."
         )
     return True
+
+
+def _noted(given: GivenViews | None) -> dict[str, Any]:
+    return {} if given is None else {"given": given.describe()}
+
+
+def _given_call(given: Sequence[GivenViews]) -> dict[str, Tensor]:
+    """Return the arguments of an outpainting pipeline's call that say what is given."""
+    return {name: torch.stack([getattr(one, name) for one in given]) for name in ("images", "known")}
 
 
 def _plain(value: Any) -> Any:

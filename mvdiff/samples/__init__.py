@@ -5,6 +5,7 @@ One folder is one multi-view sample::
     <root>/<sample id>/0.png ... <V-1>.png   the views of the rig, in its order
                        panorama.png          optional, the stitched panorama
                        depth/<i>.png         optional, z-depth of each view: uint16 millimetres, 0 = none
+                       given/<i>.png         optional, what was given of each view: RGBA, transparent = generated
                        sample.json           written last and atomically: its presence marks the folder complete
 
 Folders in upstream's layout (``<i>.png``, ``<i>_natural.png`` for the ground truth, ``prompt.txt``) are read as well;

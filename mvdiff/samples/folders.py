@@ -11,6 +11,7 @@ from mvdiff.samples.record import RECORD_NAME
 
 PANORAMA_NAME = "panorama.png"
 DEPTH_NAME = "depth"
+GIVEN_NAME = "given"
 PROMPT_NAME = "prompt.txt"
 
 logger = logging.getLogger(__name__)

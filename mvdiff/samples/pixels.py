@@ -49,8 +49,27 @@ def read_png(path: Path) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
+def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
+    """Read what was given of a view: uint8 [3, H, W], and [1, H, W] float, 1 where it was given.
+
+    Raises:
+        ValueError: It cannot be decoded, or has no transparency.
+    """
+    try:
+        with Image.open(path) as image:
+            pixels = np.array(image)
+    except OSError as error:
+        raise ValueError(f"given view must be readable; got {error}, in {path}. Generate the sample again.") from error
+    if pixels.ndim != 3 or pixels.shape[-1] != 4:
+        raise ValueError(
+            f"given view must be an RGBA image; got shape {list(pixels.shape)}, in {path}. Generate the sample again."
+        )
+    values = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return values[:3], (values[3:] > 127).float()
+
+
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """Encode an image [H, W, 3] uint8 as PNG."""
+    """Encode an image [H, W, 3] or [H, W, 4] uint8 as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()

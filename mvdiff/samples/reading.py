@@ -12,8 +12,8 @@ from torch import Tensor
 
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.samples.depths import read_depth
-from mvdiff.samples.folders import DEPTH_NAME, PANORAMA_NAME, PROMPT_NAME, is_complete, numbered
-from mvdiff.samples.pixels import read_png
+from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME, PANORAMA_NAME, PROMPT_NAME, is_complete, numbered
+from mvdiff.samples.pixels import read_given_png, read_png
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
 
 
@@ -65,6 +65,21 @@ class Sample:
         paths = tuple(self.folder / DEPTH_NAME / path.name for path in self.view_paths)
         _require(paths)
         return _stacked(paths, [read_depth(path) for path in paths])
+
+    def given(self) -> tuple[Tensor, Tensor] | None:
+        """Read what was given of the views: uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; None where nothing was.
+
+        Raises:
+            FileNotFoundError: It is there for some views and not for others.
+            ValueError: One cannot be read or is of another size than the others.
+        """
+        paths = tuple(self.folder / GIVEN_NAME / path.name for path in self.view_paths)
+        if not any(path.exists() for path in paths):
+            return None
+        _require(paths)
+        views = [read_given_png(path) for path in paths]
+        images, known = (_stacked(paths, list(part)) for part in zip(*views, strict=True))
+        return images, known
 
 
 def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:

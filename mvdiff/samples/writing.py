@@ -14,7 +14,7 @@ import numpy as np
 from torch import Tensor
 
 from mvdiff.samples.depths import depth_bytes, to_millimetres
-from mvdiff.samples.folders import DEPTH_NAME, PANORAMA_NAME, is_complete, numbered
+from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME, PANORAMA_NAME, is_complete, numbered
 from mvdiff.samples.pixels import png_bytes
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
 
@@ -49,20 +49,28 @@ class SampleWriter:
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / RECORD_NAME).unlink(missing_ok=True)
-            depths = self.folder / DEPTH_NAME
-            stale = [*numbered(self.folder, ".png"), self.folder / PANORAMA_NAME, *numbered(depths, ".png")]
-            for path in stale:
+            parts = [self.folder / name for name in (DEPTH_NAME, GIVEN_NAME)]
+            stale = [path for folder in (self.folder, *parts) for path in numbered(folder, ".png")]
+            for path in (*stale, self.folder / PANORAMA_NAME):
                 path.unlink(missing_ok=True)
-            if depths.is_dir() and not any(depths.iterdir()):
-                depths.rmdir()
+            for part in parts:
+                if part.is_dir() and not any(part.iterdir()):
+                    part.rmdir()
 
-    def add(self, view: int, image: Tensor | np.ndarray, depth: Tensor | np.ndarray | None = None) -> None:
+    def add(
+        self,
+        view: int,
+        image: Tensor | np.ndarray,
+        depth: Tensor | np.ndarray | None = None,
+        given: Tensor | np.ndarray | None = None,
+    ) -> None:
         """Write a view.
 
         Args:
             view: Its place in the sample, from 0.
             image: uint8 [H, W, 3].
             depth: [H, W] z-depth in metres, 0 = none; or None.
+            given: uint8 [H, W, 4], what was given of it with alpha 255 and elsewhere 0; or None.
 
         Raises:
             ValueError: Shape, dtype or range do not fit.
@@ -70,7 +78,11 @@ class SampleWriter:
         """
         image = _check_uint8(image, "image", "[H, W, 3]", 3)
         depths = None if depth is None else _check_depths(depth[None], image[None], str(self.folder))
+        given = None if given is None else _check_uint8(given, "given", "[H, W, 4]", 3, channels=4)
         with self._writing():
+            if given is not None:
+                (self.folder / GIVEN_NAME).mkdir(exist_ok=True)
+                (self.folder / GIVEN_NAME / f"{view}.png").write_bytes(png_bytes(given))
             if depths is not None:
                 (self.folder / DEPTH_NAME).mkdir(exist_ok=True)
                 (self.folder / DEPTH_NAME / f"{view}.png").write_bytes(depth_bytes(depths[0]))
@@ -121,6 +133,7 @@ def write_sample(
     panorama: Tensor | np.ndarray | None = None,
     overwrite: bool = False,
     depths: Tensor | np.ndarray | None = None,
+    given: Tensor | np.ndarray | None = None,
 ) -> Path:
     """Write one sample folder; ``sample.json`` comes last, so a killed run leaves no complete-looking folder.
 
@@ -131,6 +144,7 @@ def write_sample(
         panorama: uint8 [H', W', 3], or None.
         overwrite: Replace a complete sample.
         depths: [V, H, W] z-depth of the views in metres, 0 = none; or None.
+        given: uint8 [V, H, W, 4], what was given of the views, see `SampleWriter.add`; or None.
 
     Returns:
         The folder.
@@ -145,10 +159,14 @@ def write_sample(
         panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
     if depths is not None:
         _check_depths(depths, views, f"sample {record.sample_id!r}")
+    if given is not None and tuple(given.shape) != (*views.shape[:-1], 4):
+        raise ValueError(
+            f"given must be uint8 of shape {[*views.shape[:-1], 4]}; got {list(given.shape)}. Give one for each view."
+        )
     _check_counts(record, len(views))
     writer = SampleWriter(folder, overwrite)
     for i, view in enumerate(views):
-        writer.add(i, view, None if depths is None else depths[i])
+        writer.add(i, view, *(None if part is None else part[i] for part in (depths, given)))
     return writer.finish(record, panorama)
 
 
@@ -169,9 +187,9 @@ def write_json(path: str | Path, value: Any) -> Path:
     return path
 
 
-def _check_uint8(values: Tensor | np.ndarray, name: str, shape: str, ndim: int) -> np.ndarray:
+def _check_uint8(values: Tensor | np.ndarray, name: str, shape: str, ndim: int, channels: int = 3) -> np.ndarray:
     array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
-    if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != 3:
+    if array.dtype != np.uint8 or array.ndim != ndim or array.shape[-1] != channels:
         raise ValueError(
             f"{name} must be uint8 of shape {shape}; got {array.dtype} {list(array.shape)}. "
             "Use to_uint8 and put the channels last."

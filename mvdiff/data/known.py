@@ -1,0 +1,118 @@
+"""What of a sample is given and what is to be generated: the masks that outpainting is trained with.
+
+`known` is 1 where content is given and 0 where it is to be generated. Axes: V views, H W image.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.cameras import Rig, intrinsics_from_fov, rotation_from_yaw_pitch
+from mvdiff.geometry.given import views_of_given
+from mvdiff.keyed import keyed_generator
+
+KnownMode = Literal["first", "random", "mixed"]
+"""How data says what is given: view 0 as a whole (the paper), a picture at any place, or the two 1:1."""
+
+KNOWN_MODES = ("first", "random", "mixed")
+
+FOV_RANGE = (50.0, 110.0)
+"""Degrees; horizontal fields of view of given pictures in training."""
+ASPECT_RANGE = (0.6, 1.8)
+"""Width over height of given pictures in training."""
+MAX_PITCH = 25.0
+"""Degrees; how far given pictures in training look up or down."""
+
+
+def known_first(rig: Rig) -> Tensor:
+    """Return the paper's form, [V, 1, H, W]: the first view is given as a whole, the others are to be generated."""
+    known = torch.zeros(rig.num_views, 1, rig.height, rig.width)
+    known[0] = 1
+    return known
+
+
+def known_random(rig: Rig, generator: torch.Generator) -> Tensor:
+    """Draw a given picture: its camera turned anywhere, of any common shape, seen by every view that it reaches.
+
+    Args:
+        rig: the views.
+        generator: of the draw.
+
+    Returns:
+        [V, 1, H, W] float32; somewhere 1.
+    """
+    K, R = rig.cameras()
+    while True:  # a rig with gaps may be missed
+        known = views_of_given(*_random_camera(rig.height, 180.0, generator), K, R, rig.height, rig.width)
+        if bool(known.any()):
+            return known
+
+
+def sample_known(mode: KnownMode, rig: Rig, *keys: int) -> Tensor:
+    """Return what is given of a training sample, [V, 1, H, W].
+
+    Args:
+        mode: see `KnownMode`.
+        rig: the views.
+        *keys: (seed, epoch, sample index), of which everything drawn is a function.
+    """
+    generator = keyed_generator("known", *keys)
+    if mode == "first" or (mode == "mixed" and bool(torch.randint(2, (), generator=generator))):
+        return known_first(rig)
+    return known_random(rig, generator)
+
+
+def view_known(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """Draw what is given of a view by itself, for the training of an inpainting base (own derivation).
+
+    Nothing (35 %), all (10 %), a rectangle or all but one (15 %), one side of a line (15 %), or what a picture from
+    another direction shows (25 %).
+
+    Args:
+        height: H.
+        width: W.
+        generator: of the draw.
+
+    Returns:
+        [1, H, W] float32.
+    """
+    kind = float(torch.rand((), generator=generator))
+    if kind < 0.35:
+        return torch.zeros(1, height, width)
+    if kind < 0.45:
+        return torch.ones(1, height, width)
+    if kind < 0.60:
+        return _rectangle(height, width, generator)
+    if kind < 0.75:
+        return _half_plane(height, width, generator)
+    K, R = intrinsics_from_fov(90.0, height, width)[None], torch.eye(3)[None]
+    return views_of_given(*_random_camera(height, 75.0, generator), K, R, height, width)[0]
+
+
+def _random_camera(height: int, max_yaw: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int, int]:
+    """Draw K, R, height and width of a given picture; its pixels are only its shape."""
+    fov, aspect, yaw, pitch = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
+    fov = FOV_RANGE[0] + fov * (FOV_RANGE[1] - FOV_RANGE[0])
+    width = max(1, round(height * (ASPECT_RANGE[0] + aspect * (ASPECT_RANGE[1] - ASPECT_RANGE[0]))))
+    R = rotation_from_yaw_pitch((2 * yaw - 1) * max_yaw, (2 * pitch - 1) * MAX_PITCH)
+    return intrinsics_from_fov(fov, height, width), R, height, width
+
+
+def _rectangle(height: int, width: int, generator: torch.Generator) -> Tensor:
+    given, *edges = torch.rand(5, generator=generator).tolist()
+    known = torch.zeros(1, height, width)
+    (top, bottom), (left, right) = sorted(edges[:2]), sorted(edges[2:])
+    rows, columns = (round(top * height), round(bottom * height)), (round(left * width), round(right * width))
+    known[:, slice(*rows), slice(*columns)] = 1
+    return known if given < 0.5 else 1 - known
+
+
+def _half_plane(height: int, width: int, generator: torch.Generator) -> Tensor:
+    angle, offset = torch.rand(2, generator=generator).tolist()
+    x = torch.linspace(-1, 1, width)
+    y = torch.linspace(-1, 1, height)[:, None]
+    turn = torch.tensor(2 * torch.pi * angle)
+    return (x * turn.cos() + y * turn.sin() > 1.2 * offset - 0.6).float()[None]

@@ -1,0 +1,128 @@
+"""What outpainting adds to a UNet's inputs: which part of a view is to be generated, and what is given of the rest.
+
+An inpainting UNet takes [noisy latent C | mask 1 | masked-image latent C]. Everywhere else in this package `known` is 1
+where content is given; the mask, its complement (1 = generate), is made here alone.
+
+Axes: B samples, V views, C latent channels, H W image, h w latent rows and columns.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import UNet2DConditionModel
+from torch import Tensor
+from torch.nn import functional as F
+
+from mvdiff.models.conditioning import add_input_channels
+from mvdiff.shapes import check_shapes
+
+
+def masked_images(images: Tensor, known: Tensor) -> Tensor:
+    """Blank what is to be generated: 0 in [-1, 1] (mid-grey), as the masked images of Stable Diffusion's inpainting.
+
+    Args:
+        images: [..., 3, H, W] in [-1, 1]; where nothing is known they are not read, and may be NaN.
+        known: [..., 1, H, W], 1 where given, 0 where to be generated.
+
+    Returns:
+        [..., 3, H, W], what an autoencoder turns into the masked-image latents.
+
+    Example:
+        >>> images = torch.tensor([0.5, float("nan")]).expand(3, 1, 2)
+        >>> masked_images(images, torch.tensor([[[1.0, 0.0]]]))[0].tolist()
+        [[0.5, 0.0]]
+    """
+    check_shapes(images=(images, "... 3 H W"), known=(known, "... 1 H W"))
+    return torch.where(known.to(images.device) > 0.5, images, 0.0)
+
+
+def generation_mask(known: Tensor, vae_stride: int) -> Tensor:
+    """Make the UNet's mask channel: 1 in each latent cell with a pixel to generate, 0 in those given whole.
+
+    Stable Diffusion's inpainting takes every `vae_stride`-th pixel. For views given whole or not at all, the paper's
+    form, this is the same; at the edges of a part, that rule calls cells given of whose pixels all but one may be
+    blank, and the blank would be drawn as if it were the picture. Here a cell counts as given only when all of it is;
+    what is known of a cell cut by an edge still stands in the masked image's latent (own derivation).
+
+    Args:
+        known: [..., 1, H, W], 1 where given, 0 where to be generated.
+        vae_stride: pixels per latent cell.
+
+    Returns:
+        [..., 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32.
+
+    Raises:
+        ValueError: if `known` has another shape or the stride is below 1.
+
+    Example:
+        >>> generation_mask(torch.tensor([[[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]]), vae_stride=2).tolist()
+        [[[0.0, 1.0]]]
+    """
+    check_shapes(known=(known, "... 1 H W"))
+    if vae_stride < 1:
+        raise ValueError(f"vae_stride must be at least 1 pixel per cell; got {vae_stride}. Use backbone.vae_stride.")
+    unknown = (known <= 0.5).float()
+    cells = F.max_pool2d(unknown.flatten(0, -4) if known.ndim > 3 else unknown[None], vae_stride, ceil_mode=True)
+    return cells.reshape(*known.shape[:-2], *cells.shape[-2:])
+
+
+def inpainting_condition(known: Tensor, masked_latents: Tensor, vae_stride: int) -> Tensor:
+    """Join what follows the noisy latents in an inpainting UNet's input.
+
+    Source: paper, outpainting; the order is that of Stable Diffusion's inpainting UNet.
+
+    Args:
+        known: [..., 1, H, W], 1 where given, 0 where to be generated.
+        masked_latents: [..., C, h, w] scaled latents of `masked_images`.
+        vae_stride: pixels per latent cell.
+
+    Returns:
+        [..., 1 + C, h, w] in the dtype and on the device of `masked_latents`: mask, then masked-image latent.
+
+    Raises:
+        ValueError: if the sides of the images are no multiples of the stride, or shapes do not agree.
+    """
+    sides = known.shape[-2:]
+    if any(side % vae_stride for side in sides):
+        raise ValueError(
+            f"views must have sides that are multiples of {vae_stride}, the autoencoder's stride; got {list(sides)}. "
+            "Choose another size of the rig."
+        )
+    mask = generation_mask(known, vae_stride).to(masked_latents)
+    check_shapes(mask=(mask, "... 1 h w"), masked_latents=(masked_latents, "... C h w"))
+    return torch.cat([mask, masked_latents], dim=-3)
+
+
+def add_inpainting_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """Give a UNet the input channels of inpainting, with zero weights: before training it computes what it did.
+
+    Args:
+        unet: of a base without them, such as text-to-image Stable Diffusion's; changed in place.
+
+    Returns:
+        The same UNet, with 1 + C channels more, for `inpainting_condition`.
+
+    Raises:
+        ValueError: if the UNet takes more than latents already.
+    """
+    channels = unet.config.out_channels
+    if unet.config.in_channels != channels:
+        raise ValueError(
+            f"add_inpainting_input must be false for a base that takes more than latents; got true, with a UNet of "
+            f"{unet.config.in_channels} input channels."
+        )
+    return add_input_channels(unet, 1 + channels)
+
+
+def check_inpainting_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
+    """Check that a UNet takes mask and masked-image latents.
+
+    Raises:
+        ValueError: if its input is not twice the latents' channels and one more.
+    """
+    found, wanted = unet.config.in_channels, 2 * latent_channels + 1
+    if found != wanted:
+        raise ValueError(
+            f"base must have a UNet of {wanted} input channels, latents, mask and masked image; got {found}. Name an "
+            "inpainting base, such as sd2-community/stable-diffusion-2-inpainting or mvdiff://toy-inpainting-base."
+        )

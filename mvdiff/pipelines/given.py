@@ -1,0 +1,221 @@
+"""Given pictures of outpainting: any image file or array, its camera, and what the views of a rig show of it.
+
+Axes: V views of H x W pixels, h w a picture's own size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from mvdiff.geometry.cameras import Rig, intrinsics_from_fov, rotation_from_yaw_pitch
+from mvdiff.geometry.given import overlay_given, warp_given
+from mvdiff.samples import from_uint8, to_uint8
+
+Picture = str | Path | Image.Image | np.ndarray | Tensor
+
+
+@dataclass(frozen=True)
+class GivenImage:
+    """A given picture with its camera, which shares the views' centre.
+
+    Args:
+        pixels: [3, h, w] float in [-1, 1].
+        fov_deg: Its horizontal field of view in degrees.
+        yaw_deg: Where its middle looks, degrees to the right of view 0.
+        pitch_deg: Degrees upwards.
+        shown: [1, h, w], 0 where the picture is cut out (transparent), which is to be generated; None: all is shown.
+        name: What errors and `sample.json` call it.
+
+    Raises:
+        ValueError: An angle is out of range.
+    """
+
+    pixels: Tensor
+    fov_deg: float = 90.0
+    yaw_deg: float = 0.0
+    pitch_deg: float = 0.0
+    shown: Tensor | None = None
+    name: str = "image"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fov_deg < 180:
+            raise ValueError(
+                f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. Give the "
+                "horizontal field of view: about 65 for a phone's main camera."
+            )
+        if not -90 <= self.pitch_deg <= 90:
+            raise ValueError(
+                f"pitch_deg must lie between -90 and 90 degrees; got {self.pitch_deg:g}, of {self.name}. Positive "
+                "looks up."
+            )
+        if not -360 <= self.yaw_deg <= 360:
+            raise ValueError(
+                f"yaw_deg must lie between -360 and 360 degrees; got {self.yaw_deg:g}, of {self.name}. Positive turns "
+                "right."
+            )
+
+    def views(self, rig: Rig) -> tuple[Tensor, Tensor]:
+        """Return what a rig's views show of it: [V, 3, H, W] images and [V, 1, H, W] known."""
+        h, w = self.pixels.shape[-2:]
+        K, R = intrinsics_from_fov(self.fov_deg, h, w), rotation_from_yaw_pitch(self.yaw_deg, self.pitch_deg)
+        return warp_given(self.pixels, K, R, *rig.cameras(), rig.height, rig.width, shown=self.shown)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what it is, for `sample.json`."""
+        h, w = self.pixels.shape[-2:]
+        angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
+        return {"name": self.name, "width": w, "height": h, **angles}
+
+
+@dataclass(frozen=True)
+class GivenViews:
+    """What is given of a sample's views.
+
+    Args:
+        images: [V, 3, H, W] in [-1, 1]; read where known.
+        known: [V, 1, H, W], 1 where given.
+        pictures: What the given pictures are, for `sample.json`.
+    """
+
+    images: Tensor
+    known: Tensor
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+
+    def images_uint8(self) -> Tensor:
+        """Return the given pixels as uint8 [V, 3, H, W], 0 where nothing is given."""
+        pixels = to_uint8(torch.where(self.known > 0.5, self.images, 0.0))
+        return torch.where(self.known > 0.5, pixels, 0).to(torch.uint8)
+
+    def rgba(self) -> Tensor:
+        """Return uint8 [V, H, W, 4], transparent where nothing is given, as sample folders take it."""
+        alpha = 255 * (self.known > 0.5).to(torch.uint8)
+        return torch.cat([self.images_uint8(), alpha], dim=1).movedim(1, -1)
+
+    def describe(self) -> dict[str, Any]:
+        """Say what is given, for `sample.json`: pictures, share of each view, and a hash of pixels and mask."""
+        digest = hashlib.blake2b(self.images_uint8().contiguous().numpy(), digest_size=16)
+        digest.update((self.known > 0.5).contiguous().numpy())
+        shares = [round(share, 4) for share in self.known.float().mean(dim=(1, 2, 3)).tolist()]
+        return {"pictures": self.pictures, "known_share": shares, "hash": digest.hexdigest()}
+
+
+def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:
+    """Warp given pictures into every view of a rig that they reach; where several reach, the first counts.
+
+    Raises:
+        ValueError: There is no picture, or one reaches no view.
+    """
+    if not pictures:
+        raise ValueError("image must be at least one picture; got none. Give what the panorama is to continue.")
+    layers = [picture.views(rig) for picture in pictures]
+    for picture, (_, known) in zip(pictures, layers, strict=True):
+        if not bool(known.any()):
+            raise ValueError(
+                f"image must reach a view of the rig; got {picture.name} of {picture.fov_deg:g} degrees at yaw "
+                f"{picture.yaw_deg:g}, pitch {picture.pitch_deg:g}, where no view sees a whole pixel of it. Turn it "
+                "towards a view, or use a rig that looks there."
+            )
+    return GivenViews(*overlay_given(layers), [picture.describe() for picture in pictures])
+
+
+def given_images(
+    image: Picture | Sequence[Picture],
+    fov_deg: float | Sequence[float] = 90.0,
+    yaw_deg: float | Sequence[float] = 0.0,
+    pitch_deg: float | Sequence[float] = 0.0,
+) -> list[GivenImage]:
+    """Open pictures and join them with their angles.
+
+    Args:
+        image: one picture or several; each a file, a PIL image of any mode, a uint8 array [h, w], [h, w, 3] or
+            [h, w, 4], or a float tensor [3, h, w] in [-1, 1]. Rotation noted in the file is applied, grey and CMYK
+            become RGB, and what is more than half transparent is cut out.
+        fov_deg: horizontal field of view in degrees, of all or of each.
+        yaw_deg: degrees to the right.
+        pitch_deg: degrees upwards.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: a picture cannot be read, or there are not as many angles as pictures.
+    """
+    pictures = list(image) if isinstance(image, list | tuple) else [image]
+    angles = {"fov_deg": fov_deg, "yaw_deg": yaw_deg, "pitch_deg": pitch_deg}
+    listed = {}
+    for name, value in angles.items():
+        values = [value] * len(pictures) if isinstance(value, int | float) else list(value)
+        if len(values) != len(pictures):
+            raise ValueError(
+                f"{name} must be one number for all pictures or one for each ({len(pictures)}); got {len(values)}. "
+                "Give as many as pictures."
+            )
+        listed[name] = [float(one) for one in values]
+    opened = []
+    for index, picture in enumerate(pictures):
+        name = str(picture) if isinstance(picture, str | Path) else f"image {index}"
+        pixels, shown = _pixels(picture, name)
+        opened.append(
+            GivenImage(pixels, **{angle: values[index] for angle, values in listed.items()}, shown=shown, name=name)
+        )
+    return opened
+
+
+def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
+    if isinstance(picture, Tensor):
+        return _from_tensor(picture, name), None
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,), (4,)):
+            raise ValueError(
+                f"image must be a uint8 array [h, w], [h, w, 3] or [h, w, 4]; got {picture.dtype} "
+                f"{list(picture.shape)}, of {name}. Put the channels last and scale to 0..255."
+            )
+        picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
+    if isinstance(picture, Image.Image):
+        return _from_pil(picture)
+    path = Path(picture)
+    if not path.is_file():
+        raise FileNotFoundError(f"image must be a file; got {path}, which is not there. Correct the path.")
+    try:
+        with Image.open(path) as opened:
+            return _from_pil(opened)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        kind = "no image" if isinstance(error, UnidentifiedImageError) else f"one that cannot be decoded: {error}"
+        raise ValueError(
+            f"image must be a whole picture file; got {kind}, in {path}. Save it as PNG or JPEG."
+        ) from error
+
+
+def _from_tensor(pixels: Tensor, name: str) -> Tensor:
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point():
+        raise ValueError(
+            f"image must be a float tensor [3, h, w] in [-1, 1]; got {pixels.dtype} {list(pixels.shape)}, of {name}. "
+            "Convert it, or give a PIL image."
+        )
+    low, high = pixels.aminmax()
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(f"image must lie in [-1, 1]; got [{low:.4g}, {high:.4g}], of {name}. Scale it and drop NaNs.")
+    return pixels.float().cpu()
+
+
+def _from_pil(image: Image.Image) -> tuple[Tensor, Tensor | None]:
+    """Turn a PIL image of any mode into pixels [3, h, w] in [-1, 1], and what is shown of it."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "F":
+        raise ValueError("floating-point pixels, whose range nothing says")
+    if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip
+        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
+    shown = None
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        shown = torch.from_numpy(np.array(image)[..., 3] >= 128)[None].float()
+        shown = None if bool(shown.all()) else shown
+    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+    return from_uint8(pixels), shown

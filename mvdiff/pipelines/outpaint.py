@@ -1,0 +1,203 @@
+"""MVDiffusionOutpaintPipeline: given pictures become a full panorama (the paper's outpainting, or extrapolation).
+
+Axes: B samples, V views, C latent channels, h w latent, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvdiff.diffusion import step_generators
+from mvdiff.eval.given import known_psnr
+from mvdiff.geometry.cameras import Rig
+from mvdiff.keyed import keyed_generator
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.inpainting import check_inpainting_input, inpainting_condition, masked_images
+from mvdiff.pipelines.base import as_output_type
+from mvdiff.pipelines.given import Picture, given_images, given_views
+from mvdiff.pipelines.model_folder import OUTPAINT_TASK, BaseReference, ModelInfo
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline, RigStart
+from mvdiff.shapes import check_shapes
+
+
+@dataclass
+class MVDiffusionOutpaintOutput(MVDiffusionPanoramaOutput):
+    """What the pipeline returns: what the panorama pipeline does, and what was given.
+
+    Attributes:
+        known: [B, V, 1, H, W] float, 1 where pixels were given.
+        known_psnr: [B] dB between the given pixels and what the model makes in their place, before they are put back;
+            None for latents.
+    """
+
+    known: Tensor | None = None
+    known_psnr: list[float] | None = None
+
+
+class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
+    """Continue given pictures all around, with a frozen inpainting base and attention between the views.
+
+    Args:
+        vae: autoencoder of the base.
+        text_encoder: of the base.
+        tokenizer: of the base.
+        unet: of the base, which takes [noisy latent | mask | masked-image latent].
+        adapter: the trained attention blocks.
+        scheduler: any diffusers scheduler; replace `pipeline.scheduler` at will.
+        rig: default views; the paper's ring of 8 when None.
+        prompt_prefix: put before every prompt, as in training.
+        base: which base this is, for `save_pretrained`.
+
+    Raises:
+        ValueError: the adapter is another base's, or the base is no inpainting base.
+    """
+
+    task = OUTPAINT_TASK
+
+    def __init__(
+        self,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        unet: Any,
+        adapter: MultiViewAdapter,
+        scheduler: Any,
+        rig: Rig | None = None,
+        prompt_prefix: str = "",
+        base: BaseReference | None = None,
+    ) -> None:
+        super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, rig, prompt_prefix, base)
+        check_inpainting_input(unet, vae.config.latent_channels)
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What `mvdiff.json` says of this model; `base` is set."""
+        return ModelInfo(self.rig, self.prompt_prefix, self.base, OUTPAINT_TASK)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | Sequence[Sequence[str]],
+        image: Picture | Sequence[Picture] | None = None,
+        fov_deg: float | Sequence[float] = 90.0,
+        yaw_deg: float | Sequence[float] = 0.0,
+        pitch_deg: float | Sequence[float] = 0.0,
+        images: Tensor | None = None,
+        known: Tensor | None = None,
+        paste_back: bool = True,
+        rig: Rig | None = None,
+        negative_prompt: str | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 9.0,
+        seed: int | None = None,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        sample_ids: Sequence[str] | None = None,
+        prompt_prefix: str | None = None,
+        eta: float = 0.0,
+        panorama_height: int | None = None,
+        output_type: str = "pil",
+        callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+        caa: bool = True,
+        attention_enabled: bool = True,
+        neighbour_batch: Sequence[int] | None = None,
+    ) -> MVDiffusionOutpaintOutput:
+        """Generate panoramas around what is given.
+
+        What is given is either pictures with their angles, which go into every view that they reach, the same for all
+        samples of the call; or views and masks for each sample, as data modules give them (the paper's form: view 0
+        known as a whole).
+
+        Args:
+            prompt: see the panorama pipeline.
+            image: a picture or several, see `mvdiff.pipelines.given.given_images`; where several reach, the first
+                counts.
+            fov_deg: their horizontal field of view in degrees, one number for all or one for each.
+            yaw_deg: where their middle looks, degrees to the right of yaw 0.
+            pitch_deg: degrees upwards.
+            images: in place of `image`, [B, V, 3, H, W] in [-1, 1]; not read where `known` is 0. Pictures of other
+                cameras K, R: see `mvdiff.geometry.given.warp_given`.
+            known: with `images`, [B, V, 1, H, W], 1 where given, 0 where to be generated.
+            paste_back: put the given pixels back into the decoded views (latents are left as they are).
+            rig: views to generate; default the model's. Sides must be multiples of the autoencoder's stride.
+            negative_prompt: what to steer away from, without prefix; default the empty prompt.
+            num_inference_steps: of the scheduler; the paper uses 50 (DDIM).
+            guidance_scale: classifier-free guidance, 9 in the paper; 1 or less runs the text alone, at half the cost.
+            seed: of all samples; None takes one from `generator` or, without, from torch's global generator.
+            generator: in place of a seed, one for all samples or one each; the seeds are drawn from it.
+            sample_ids: names of the samples, part of the noise's key; default their places "0", "1", ...
+            prompt_prefix: default the model's; "" for prompts that carry it already.
+            eta: of DDIM, 0 deterministic .. 1.
+            panorama_height: rows of the stitched panoramas; default as dense as the middle of a view.
+            output_type: "pil", "np", "pt", "uint8" or "latent", see the panorama pipeline's output.
+            callback_on_step_end: called as (pipeline, step, timestep, {"latents": [B, V, C, h, w]}); may return a dict
+                with other latents.
+            caa: False runs the plain inpainting base, view by view (a control).
+            attention_enabled: False switches the attention of CAA off, its feed-forward layers stay (a control).
+            neighbour_batch: [B] which sample of the batch lends its views as neighbours (a control); default its own.
+
+        Raises:
+            FileNotFoundError: a picture is not there.
+            ValueError: an argument does not fit; the text says which.
+        """
+        start = self._start(prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch)
+        images, known = self._given(start, image, (fov_deg, yaw_deg, pitch_deg), images, known)
+        latents = self._sample(
+            self._predictor(start, caa, neighbour_batch, self._condition(start, images, known)),
+            start.noise,
+            start.prompts,
+            negative_prompt,
+            prompt_prefix,
+            num_inference_steps,
+            guidance_scale,
+            [step_generators(one, [name])[0] for one, name in start.keys],
+            eta,
+            callback_on_step_end,
+            attention_enabled,
+        )
+        seeds = [seed for seed, _ in start.keys]
+        if output_type == "latent":
+            return MVDiffusionOutpaintOutput(latents, None, None, seeds, known)
+        made = self._decode(latents)
+        scores = [known_psnr(*sample) for sample in zip(made, images, known, strict=True)]
+        views = torch.where(known > 0.5, images.to(made), made) if paste_back else made
+        panoramas, covered = self._stitched(views, start.rig, panorama_height)
+        shown = as_output_type(views, output_type), as_output_type(panoramas, output_type)
+        return MVDiffusionOutpaintOutput(*shown, covered, seeds, known, scores)
+
+    def _given(self, start: RigStart, image, angles, images, known) -> tuple[Tensor, Tensor]:
+        """Return what is given of each sample, [B, V, 3, H, W] and [B, V, 1, H, W] on the CPU."""
+        batch, rig = len(start.prompts), start.rig
+        if (image is None) == (images is None) or (images is None) != (known is None):
+            there = {"image": image, "images": images, "known": known}
+            got = " and ".join(name for name, value in there.items() if value is not None) or "none"
+            raise ValueError(
+                f"image, or images and known, must say what is given; got {got}. Give a picture, or the views of each "
+                "sample with their masks."
+            )
+        if image is not None:
+            given = given_views(given_images(image, *angles), rig)
+            return (value.expand(batch, *value.shape) for value in (given.images, given.known))
+        sizes = check_shapes(images=(images, "B V 3 H W"), known=(known, "B V 1 H W"))
+        wanted = {"B": batch, "V": rig.num_views, "H": rig.height, "W": rig.width}
+        if sizes != wanted:
+            raise ValueError(
+                f"images must be of the samples and views to generate, {wanted}; got {sizes}. Use the rig's."
+            )
+        images, known = images.float().cpu(), known.float().cpu()
+        low, high = masked_images(images, known).aminmax()
+        if not (low >= -1.001 and high <= 1.001):
+            raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
+        return images, known
+
+    def _condition(self, start: RigStart, images: Tensor, known: Tensor) -> Tensor:
+        """Encode what is given into what follows the latents, [B, V, 1 + C, h, w], as in training."""
+        backbone = self._backbone()
+        masked = masked_images(images, known).to(start.noise.device)
+        generators = [keyed_generator("masked-latents", *key) for key in start.keys]
+        latents = [backbone.encode_images(*sample) for sample in zip(masked, generators, strict=True)]
+        return inpainting_condition(known, torch.stack(latents).to(start.noise), backbone.vae_stride)
