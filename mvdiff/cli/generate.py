@@ -38,8 +38,8 @@ def _add_outpaint(tasks) -> None:
         help="a panorama around given pictures",
         description="Continue pictures all around. Each goes into every view that it reaches; for several, repeat "
         "--image and give --fov, --yaw and --pitch once for all or as often as --image, in the same order; where "
-        "several reach, the first counts. Transparent parts are generated. Writes sample folders as for panoramas, with "
-        "given/<i>.png, what was given of each view. A rerun skips complete samples.",
+        "several reach, the first counts. Transparent parts are generated. Writes sample folders as for panoramas, and "
+        "in given/<i>.png what was given of each view. A rerun skips complete samples.",
         epilog="example: mvdiff generate outpaint --model runs/outpaint/version_0/model --image photo.jpg --fov 65 "
         '--prompt "a kitchen" --out out',
     )

@@ -77,8 +77,8 @@ def warp_given(
         >>> from mvdiff.geometry.cameras import RingRig
         >>> K, R = RingRig(num_views=8, height=4, width=4).cameras()
         >>> images, known = warp_given(torch.ones(3, 4, 4), K[0], R[0], K, R, 4, 4)
-        >>> known.mean(dim=(1, 2, 3)).round(decimals=1).tolist()  # view 0 whole, half of each neighbour's width
-        [1.0, 0.4, 0.0, 0.0, 0.0, 0.0, 0.0, 0.4]
+        >>> known.mean(dim=(1, 2, 3)).round(decimals=1).tolist()  # view 0 whole, half of its neighbours
+        [1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.5]
     """
     V = check_shapes(K=(K, "V 3 3"), R=(R, "V 3 3"))["V"]
     sizes = check_shapes(image=(image, "C h w"), **({} if shown is None else {"shown": (shown, "1 h w")}))

@@ -1,0 +1,92 @@
+"""`mvdiff generate outpaint`, in process, on a tiny model folder."""
+
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from mvdiff.cli.main import main
+from mvdiff.samples import read_sample
+from tests.pipelines.conftest import make_pipeline
+from tests.pipelines.test_outpaint import make_outpaint
+
+PROMPT = ["--prompt", "a red room", "--num_inference_steps", "1", "--device", "cpu"]
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("outpaint")
+    make_outpaint(folder).save_pretrained(folder / "model")
+    return folder / "model"
+
+
+@pytest.fixture
+def picture(tmp_path):
+    Image.effect_noise((30, 20), 80).convert("CMYK").save(tmp_path / "picture.jpg")
+    return tmp_path / "picture.jpg"
+
+
+def generate(model, out, *options):
+    return main(["generate", "outpaint", "--model", str(model), "--out", str(out), *map(str, options)])
+
+
+def test_one_picture(model, picture, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 30, *PROMPT) == 0
+    output = capsys.readouterr().out
+    assert "given of the views: 0: " in output
+    assert "1 panoramas written, 0 complete ones skipped" in output
+    sample = read_sample(out / "0000")
+    [noted] = sample.record.settings["given"]["pictures"]
+    assert noted == {
+        "name": str(picture), "width": 30, "height": 20, "fov_deg": 60.0, "yaw_deg": 30.0, "pitch_deg": 0.0,
+    }  # fmt: skip
+    pixels, known = sample.given()
+    assert 0.1 < known[0].mean() < 0.9
+    assert torch.equal(sample.images_uint8() * (known > 0), pixels * (known > 0))  # pasted back
+    assert sample.panorama_uint8() is not None
+    assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 30, *PROMPT) == 0
+    assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
+    assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 31, *PROMPT) == 1
+    assert "settings.given of a complete sample must be those of this run" in capsys.readouterr().err
+
+
+def test_several_pictures_controls_and_scores(model, picture, tmp_path, capsys):
+    other = tmp_path / "grey.png"
+    Image.new("L", (8, 8), 200).save(other)
+    options = ["--image", picture, "--image", other, "--fov", 50, "--yaw", 0, "--yaw", 180, "--pitch", 10]
+    assert generate(model, tmp_path / "out", *options, "--no_paste_back", "--no_caa", *PROMPT) == 0
+    record = read_sample(tmp_path / "out" / "0000").record
+    assert [(p["fov_deg"], p["yaw_deg"], p["pitch_deg"]) for p in record.settings["given"]["pictures"]] == [
+        (50.0, 0.0, 10.0), (50.0, 180.0, 10.0),
+    ]  # fmt: skip
+    assert (record.settings["paste_back"], record.settings["caa"]) == (False, False)
+    results = tmp_path / "results.json"
+    assert main(["evaluate", "--generated", str(tmp_path / "out"), "--metrics", "given", "--out", str(results)]) == 0
+    assert "known_psnr" in capsys.readouterr().out
+    assert json.loads(results.read_text())["metrics"]["known_psnr"]["value"] > 0
+
+
+def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
+    text = tmp_path / "text.jpg"
+    text.write_text("no image")
+    panorama = make_pipeline(tmp_path / "base")
+    panorama.save_pretrained(tmp_path / "panorama")
+    seven = tmp_path / "seven.json"
+    seven.write_text(json.dumps([["a ball"] * 7]))
+    for where, options, message in (
+        (model, ["--image", text, *PROMPT], "image must be a whole picture file; got no image"),
+        (model, ["--image", tmp_path / "none.png", *PROMPT], "image must be a file; got"),
+        (model, ["--image", picture, "--fov", "270", *PROMPT], "fov_deg must lie between 0 and 180 degrees; got 270"),
+        (model, ["--image", picture, "--fov", 20, "--pitch", 90, *PROMPT], "image must reach a view of the rig"),
+        (model, ["--image", picture, "--yaw", 1, "--yaw", 2, *PROMPT], "--yaw must be given once for all pictures or"),
+        (model, ["--image", picture, "--prompts", seven], "one text per view (4); got"),
+        (model, ["--image", picture, "--prompt", " "], "--prompt must say what is to be seen"),
+        (tmp_path / "panorama", ["--image", picture, *PROMPT], "for the task outpaint; got a panorama model"),
+    ):
+        assert generate(where, tmp_path / "out", *options) == 1
+        error = capsys.readouterr().err
+        assert message in error.replace("\n", " "), error
+        assert "Traceback" not in error
+    assert not list((tmp_path / "out").glob("*/sample.json"))

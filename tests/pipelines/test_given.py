@@ -1,0 +1,144 @@
+"""Given pictures: files and arrays of every kind, their angles, and what a rig's views show of them."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from mvdiff.geometry.cameras import Rig, RingRig
+from mvdiff.pipelines.given import GivenImage, GivenViews, given_images, given_views
+
+RIG = RingRig(num_views=8, height=16, width=16)
+RED = (200, 30, 40)
+
+
+def only(picture, **angles) -> GivenImage:
+    [image] = given_images(picture, **angles)
+    return image
+
+
+def level(value: int) -> float:
+    return value / 127.5 - 1
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+def test_files(tmp_path, suffix):
+    path = tmp_path / f"a{suffix}"
+    Image.new("RGB", (6, 4), RED).save(path)
+    image = only(path, fov_deg=60)
+    assert image.pixels.shape == (3, 4, 6)
+    torch.testing.assert_close(image.pixels.mean(dim=(1, 2)), torch.tensor([level(c) for c in RED]), atol=0.05, rtol=0)
+    assert (image.fov_deg, image.yaw_deg, image.pitch_deg, image.name) == (60.0, 0.0, 0.0, str(path))
+    assert torch.equal(only(str(path)).pixels, image.pixels)
+
+
+def test_grey_sixteen_bits_palette_and_cmyk():
+    grey = only(Image.new("L", (2, 2), 100)).pixels
+    assert grey.unique().tolist() == pytest.approx([level(100)])
+    deep = only(Image.fromarray(np.full((2, 2), 100 * 257, np.uint16))).pixels
+    torch.testing.assert_close(deep, grey)
+    palette = only(Image.new("RGB", (2, 2), RED).convert("P", palette=Image.Palette.ADAPTIVE)).pixels
+    cmyk = only(Image.new("CMYK", (2, 2), (55, 225, 215, 0))).pixels
+    for pixels in (palette, cmyk):
+        torch.testing.assert_close(pixels[:, 0, 0], torch.tensor([level(c) for c in RED]), atol=0.03, rtol=0)
+
+
+def test_transparency_is_cut_out():
+    rgba = Image.new("RGBA", (4, 2), (*RED, 255))
+    assert only(rgba).shown is None
+    rgba.putpixel((0, 0), (0, 0, 0, 0))
+    rgba.putpixel((1, 0), (*RED, 127))
+    assert only(rgba).shown[0].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    views = given_views([only(rgba)], Rig([(0, 0, 90)], height=2, width=4))
+    assert views.known[0, 0].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+
+
+def test_rotation_noted_in_the_file_is_applied(tmp_path):
+    """Orientation 6: the camera was turned, the first stored row is the right edge."""
+    image = Image.new("RGB", (4, 2), (0, 0, 0))
+    for x in range(4):
+        image.putpixel((x, 0), (255, 255, 255))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.save(tmp_path / "a.png", exif=exif)
+    pixels = only(tmp_path / "a.png").pixels
+    assert pixels.shape == (3, 4, 2)
+    assert pixels[0].tolist() == [[-1.0, 1.0]] * 4
+
+
+def test_arrays_and_tensors():
+    array = np.zeros((4, 6, 3), np.uint8)
+    array[..., 0] = 255
+    expected = only(Image.fromarray(array)).pixels
+    assert torch.equal(only(array).pixels, expected)
+    assert torch.equal(only(expected).pixels, expected)
+    assert only(array[..., 0]).pixels.shape == only(array[..., :1]).pixels.shape == (3, 4, 6)
+    for wrong, text in (
+        (np.zeros((4, 6, 2), np.uint8), r"uint8 array \[h, w\], .*; got uint8 \[4, 6, 2\], of image 0"),
+        (np.zeros((4, 6, 3), np.float32), "got float32"),
+        (torch.zeros(4, 6, 6), r"float tensor \[3, h, w\] in \[-1, 1\]; got torch.float32 \[4, 6, 6\]"),
+        (torch.full((3, 2, 2), 255.0), r"image must lie in \[-1, 1\]; got \[255, 255\]"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            given_images(wrong)
+
+
+def test_what_is_no_image_says_so(tmp_path):
+    (tmp_path / "a.png").write_text("hello")
+    with pytest.raises(ValueError, match=r"image must be a whole picture file; got no image, in .*a.png. Save it as"):
+        given_images(tmp_path / "a.png")
+    Image.effect_noise((64, 64), 50).save(tmp_path / "b.png")
+    content = (tmp_path / "b.png").read_bytes()
+    (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
+    with pytest.raises(ValueError, match=r"got one that cannot be decoded: .*, in .*b.png"):
+        given_images(tmp_path / "b.png")
+    with pytest.raises(FileNotFoundError, match=r"image must be a file; got .*c.png, which is not there"):
+        given_images(tmp_path / "c.png")
+    with pytest.raises(ValueError, match="floating-point pixels"):
+        given_images(Image.new("F", (2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("angles", "text"),
+    [
+        ({"fov_deg": 0}, "fov_deg must lie between 0 and 180 degrees; got 0, of image 0. Give the horizontal"),
+        ({"fov_deg": 180}, "fov_deg must lie between 0 and 180 degrees; got 180"),
+        ({"fov_deg": float("nan")}, "fov_deg must lie between 0 and 180 degrees; got nan"),
+        ({"pitch_deg": 91}, "pitch_deg must lie between -90 and 90 degrees; got 91"),
+        ({"yaw_deg": 1000}, "yaw_deg must lie between -360 and 360"),
+        ({"yaw_deg": [1, 2]}, r"yaw_deg must be one number for all pictures or one for each \(1\); got 2"),
+    ],
+)
+def test_angles_are_checked(angles, text):
+    with pytest.raises(ValueError, match=text):
+        given_images(Image.new("RGB", (2, 2)), **angles)
+
+
+def test_several_pictures_and_one_that_reaches_nothing():
+    pictures = [Image.new("RGB", (8, 8), colour) for colour in ("white", "black")]
+    views = given_views(given_images(pictures, fov_deg=[90, 120], yaw_deg=0), RIG)
+    assert views.images[0].unique().tolist() == [1.0]  # the first counts
+    assert views.images[1][:, views.known[1, 0] > 0].round(decimals=4).unique().tolist() == [-1.0, 1.0]
+    assert [picture["fov_deg"] for picture in views.describe()["pictures"]] == [90.0, 120.0]
+    with pytest.raises(ValueError, match="image must reach a view of the rig; got image 1 of 20 degrees at yaw 0, pit"):
+        given_views(given_images(pictures, fov_deg=[90, 20], pitch_deg=[0, 80]), RIG)
+    with pytest.raises(ValueError, match="image must be at least one picture; got none"):
+        given_views([], RIG)
+
+
+def test_the_hash_names_pixels_and_mask_and_nothing_else():
+    images, known = torch.rand(2, 3, 4, 4) - 0.5, torch.zeros(2, 1, 4, 4)
+    known[0] = 1
+    plain = GivenViews(images, known).describe()
+    assert plain["known_share"] == [1.0, 0.0]
+    unread = torch.where(known > 0, images, float("nan"))
+    assert GivenViews(unread, known).describe() == plain
+    changed = images.clone()
+    changed[0, 0, 0, 0] += 0.3
+    less = known.clone()
+    less[0, 0, 0, 0] = 0
+    hashes = {plain["hash"], GivenViews(changed, known).describe()["hash"], GivenViews(images, less).describe()["hash"]}
+    assert len(hashes) == 3
+    rgba = GivenViews(unread, known).rgba()
+    assert rgba.shape == (2, 4, 4, 4)
+    assert rgba[..., 3].unique().tolist() == [0, 255]
