@@ -1,4 +1,4 @@
-"""`mvdiff quickstart`: the embedded default, end to end, and `mvdiff quickstart depth`, that of the depth task."""
+"""`mvdiff quickstart`: the embedded default, end to end, and those of the other tasks, depth and outpainting."""
 
 import argparse
 from dataclasses import fields
@@ -8,6 +8,7 @@ from pathlib import Path
 def add_parser(subparsers) -> None:
     """Add the `quickstart` command; its options are the fields of the settings of its task."""
     from mvdiff.quickstart.depth.settings import DepthSettings
+    from mvdiff.quickstart.outpaint.settings import OutpaintSettings
     from mvdiff.quickstart.settings import Settings
 
     parser = subparsers.add_parser(
@@ -26,6 +27,14 @@ def add_parser(subparsers) -> None:
         "and write report.html.",
     )
     _add_settings(depth, DepthSettings)
+    outpaint = tasks.add_parser(
+        "outpaint",
+        help="panoramas around a given view",
+        description="Make a toy world, train attention on the packaged toy inpainting base, continue held-out views "
+        "all around with and without attention, score whether the given pixels come back and whether the other views "
+        "continue them, and write report.html.",
+    )
+    _add_settings(outpaint, OutpaintSettings)
 
 
 def _add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
@@ -39,9 +48,15 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.cli.train import run_trainer
     from mvdiff.quickstart.depth.run import run_depth_quickstart
     from mvdiff.quickstart.depth.settings import DepthSettings
+    from mvdiff.quickstart.outpaint.run import run_outpaint_quickstart
+    from mvdiff.quickstart.outpaint.settings import OutpaintSettings
     from mvdiff.quickstart.run import run_quickstart
     from mvdiff.quickstart.settings import Settings
 
-    task, settings = (run_depth_quickstart, DepthSettings) if args.task == "depth" else (run_quickstart, Settings)
+    task, settings = {
+        None: (run_quickstart, Settings),
+        "depth": (run_depth_quickstart, DepthSettings),
+        "outpaint": (run_outpaint_quickstart, OutpaintSettings),
+    }[args.task]
     task(settings(**{field.name: getattr(args, field.name) for field in fields(settings)}), run_trainer)
     return 0

@@ -39,7 +39,7 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
             num_workers=settings.num_workers,
         )
     with clock.step("base on the validation captions, before any training"):
-        base_validation = _validate_base(settings, run_trainer)
+        base_validation = training.validate_fresh(settings, run_trainer)
     with clock.step(f"training CAA from scratch, {settings.max_steps} steps"):
         runs = [training.train(settings, run_trainer, "from scratch", settings.max_steps, lr=1e-3)]
     if PACKAGED_CAA.is_dir() and settings.continue_steps:
@@ -78,13 +78,3 @@ def _story(settings: Settings, runs: list) -> list[str]:
         f"trained further here for {settings.continue_steps} steps: minutes are too few to train them from scratch.",
         scratch,
     ]
-
-
-def _validate_base(settings: Settings, run_trainer: RunTrainer) -> float:
-    """Return the overlap PSNR of a fresh adapter, which is the base's, on the validation captions."""
-    from mvdiff.quickstart import training
-
-    arguments = training.fit_arguments(settings, "before", settings.max_steps, None, lr=1e-3)
-    folder = training.run_folder(settings, "before")
-    run = training.run_and_read(folder, run_trainer, ["validate", *arguments[1:]])
-    return run.curves["val/overlap_psnr"][1][-1]

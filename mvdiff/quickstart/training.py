@@ -79,8 +79,10 @@ def run_and_read(folder: Path, run_trainer: RunTrainer, arguments: Sequence[str]
     return Run(folder.name, folder, read_curves(metrics))
 
 
-def fit_arguments(settings: Settings, name: str, max_steps: int, init_adapter: Path | None, lr: float) -> list[str]:
-    """Return the arguments of `mvdiff` that train the attention of panoramas."""
+def fit_arguments(
+    settings: Settings, name: str, max_steps: int, init_adapter: Path | None, lr: float, config: str = CONFIG
+) -> list[str]:
+    """Return the arguments of `mvdiff` that train attention between the views of panoramas."""
     chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
     chosen |= {
         "total_batch_size": settings.batch_size,
@@ -92,7 +94,7 @@ def fit_arguments(settings: Settings, name: str, max_steps: int, init_adapter: P
     }
     if init_adapter is not None:
         chosen["model.init_adapter"] = init_adapter
-    return command("fit", CONFIG, chosen)
+    return command("fit", config, chosen)
 
 
 def train(
@@ -102,6 +104,7 @@ def train(
     max_steps: int,
     lr: float,
     init_adapter: Path | None = None,
+    config: str = CONFIG,
 ) -> Run:
     """Train for `max_steps` and return the run; a run with the same name is started anew.
 
@@ -112,10 +115,17 @@ def train(
         max_steps: Optimizer steps.
         lr: Highest learning rate.
         init_adapter: Model folder to go on from; None starts from zero outputs.
+        config: What is trained.
     """
-    return run_and_read(
-        run_folder(settings, name), run_trainer, fit_arguments(settings, name, max_steps, init_adapter, lr)
-    )
+    arguments = fit_arguments(settings, name, max_steps, init_adapter, lr, config)
+    return run_and_read(run_folder(settings, name), run_trainer, arguments)
+
+
+def validate_fresh(settings: Settings, run_trainer: RunTrainer, config: str = CONFIG) -> float:
+    """Return the overlap PSNR of a fresh adapter, which is the base's, on the validation captions."""
+    arguments = fit_arguments(settings, "before", settings.max_steps, None, 1e-3, config)
+    run = run_and_read(run_folder(settings, "before"), run_trainer, ["validate", *arguments[1:]])
+    return run.curves["val/overlap_psnr"][1][-1]
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:

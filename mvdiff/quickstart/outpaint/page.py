@@ -1,0 +1,142 @@
+"""The outpainting quickstart's report page and printed tables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, METHODS, REFERENCES, ROUND_TRIP, TRUTH
+from mvdiff.quickstart.comparison import CONTENT, FID, PSNR, SHARPNESS
+from mvdiff.quickstart.methods import toy_rig
+from mvdiff.quickstart.outpaint.methods import PICTURE_METHODS, pictures_of
+from mvdiff.quickstart.outpaint.scores import GIVEN, KNOWN
+from mvdiff.quickstart.outpaint.settings import OutpaintSettings
+from mvdiff.quickstart.page import charts, galleries
+from mvdiff.quickstart.tables import cell, print_tables
+from mvdiff.quickstart.training import Run
+from mvdiff.quickstart.verdict import verdict
+from mvdiff.report import Column, Strip, Table, view_labels, write_report
+from mvdiff.samples import find_samples, read_sample
+
+COLUMNS = (
+    (GIVEN, Column("neighbours against the given view", "dB", "higher", 1)),
+    (KNOWN, Column("given pixels, not put back", "dB", "higher", 1)),
+    (PSNR, Column("overlap PSNR, all neighbours", "dB", "higher", 1)),
+    ("ratio_to_ground_truth", Column("of ground truth", "", "higher", 2)),
+    (FID, Column("toy FID", "toy-features", "lower", 2)),
+    (CONTENT, Column("object and colour read as captioned", "share", "higher", 2)),
+    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+)
+DIFFERENCES = (
+    (GIVEN, Column("neighbours against the given view", "dB", None, 2)),
+    (KNOWN, Column("given pixels, not put back", "dB", None, 2)),
+    (PSNR, Column("overlap PSNR", "dB", None, 2)),
+    (FID, Column("toy FID", "toy-features", None, 2)),
+    (CONTENT, Column("object and colour read", "share", None, 3)),
+    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+)
+PICTURE_COLUMNS = (
+    (KNOWN, Column("given pixels, not put back", "dB", "higher", 1)),
+    (PSNR, Column("overlap PSNR, all neighbours", "dB", "higher", 1)),
+)
+
+
+def tables(settings: OutpaintSettings, scores: Mapping[str, Any]) -> list[Table]:
+    """Return the tables of methods, of paired differences to the base, and of panoramas around pictures."""
+    network = scores["feature_network"]
+    return [
+        Table(
+            "Held-out rooms around their first view",
+            ["method", *(column for _, column in COLUMNS)],
+            [[name, *(cell(key, scores["methods"][name][key]) for key, _ in COLUMNS)] for name in METHODS],
+            f"{scores['num_panoramas']} panoramas of 8 views at 64x64, of which view 0 is given; 95% bootstrap "
+            "intervals over panoramas. Neighbours against the given view: its real pixels warped into the views beside "
+            f"it, which were generated. Toy FID: the project's {network['name']} network "
+            f"({network['weights_hash'][:12]}) against {scores['num_reference_panoramas']} training rooms; not "
+            "comparable with Inception scores.",
+            (*CONTROLS, *REFERENCES),
+        ),
+        Table(
+            "Paired differences, same given views, captions and seeds",
+            ["comparison", *(column for _, column in DIFFERENCES)],
+            [
+                [f"{name} − base", *(cell(key, values[key]) for key, _ in DIFFERENCES)]
+                for name, values in scores["differences"].items()
+            ],
+            "Positive: more than the base. Only attention to the right neighbours may raise what neighbours share.",
+        ),
+        Table(
+            "The same rooms around a picture that no view shows as a whole",
+            ["method", *(column for _, column in PICTURE_COLUMNS)],
+            [
+                [name, *(cell(key, values[key]) for key, _ in PICTURE_COLUMNS)]
+                for name, values in scores["pictures"].items()
+            ],
+            f"{settings.pictures} pictures of 4:3 with a field of view of {settings.fov_deg:g} degrees, at yaw "
+            f"{settings.yaw_deg:g} and pitch {settings.pitch_deg:g}, warped into the views that they reach.",
+        ),
+    ]
+
+
+def story_of_scores(scores: Mapping[str, Any]) -> list[str]:
+    """Say in sentences what the intervals show."""
+    methods, gain = scores["methods"], scores["differences"][CAA]
+    base, caa, real = (methods[name][GIVEN].estimate for name in (BASE, CAA, TRUTH))
+    says = "continue the given view" if gain[GIVEN].low > 0 else "do not continue the given view beyond the interval"
+    controls = ", ".join(f"{scores['differences'][name][GIVEN].estimate:+.1f}" for name in CONTROLS)
+    known, limit = (methods[name][KNOWN].estimate for name in (CAA, ROUND_TRIP))
+    return [
+        f"With CAA the neighbours {says}: {caa:.1f} dB against its pixels, without CAA {base:.1f} dB (real neighbours "
+        f"{real:.1f} dB); paired {gain[GIVEN].estimate:+.1f} dB [{gain[GIVEN].low:+.1f}, {gain[GIVEN].high:+.1f}], "
+        f"the controls {controls} dB.",
+        f"The given pixels come back at {known:.1f} dB before they are put back (autoencoder round trip {limit:.1f} "
+        "dB).",
+        *verdict(scores, CONTENT, "caption agreement"),
+    ]
+
+
+def picture_strips(settings: OutpaintSettings) -> list[Strip]:
+    """Return what was given of the views, and what was made of it."""
+    rig, found = toy_rig(), []
+    labels = view_labels(rig.yaw_deg, rig.pitch_deg)
+    folders = {method: find_samples(pictures_of(settings, method)) for method in PICTURE_METHODS}
+    for i in range(settings.pictures):
+        group = f"room {i + 1} around a picture"
+        samples = {method: read_sample(folders[method][i]) for method in (BASE, CAA)}
+        pixels, known = samples[CAA].given()
+        prompts = samples[CAA].record.prompts
+        shown = np.where(known.permute(0, 2, 3, 1).numpy() > 0, pixels.permute(0, 2, 3, 1).numpy(), 128)
+        found.append(Strip("given", prompts, list(shown.astype(np.uint8)), labels, group))
+        for method, sample in samples.items():
+            images = sample.images_uint8().permute(0, 2, 3, 1).numpy()
+            found.append(Strip(method, prompts, list(images), labels, group))
+    return found
+
+
+def write_page(
+    settings: OutpaintSettings,
+    scores: Mapping[str, Any],
+    runs: Sequence[Run],
+    base_validation: float,
+    story: Sequence[str],
+    footer: Mapping[str, object],
+) -> None:
+    """Write `report.html`."""
+    strips, scenes = galleries(settings)
+    write_report(
+        settings.out / "report.html",
+        "mvdiff quickstart: a view to a panorama",
+        [*story_of_scores(scores), *story],
+        tables(settings, scores),
+        charts(scores, runs, base_validation),
+        [*strips, *picture_strips(settings)],
+        scenes,
+        footer,
+    )
+
+
+def print_scores(settings: OutpaintSettings, scores: Mapping[str, Any]) -> None:
+    """Print the tables and what they say to the terminal."""
+    print_tables(tables(settings, scores), story_of_scores(scores))
