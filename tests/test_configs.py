@@ -74,6 +74,21 @@ def test_depth_is_the_papers_run_in_two_stages(capsys):
     assert (model["residual"], model["image_condition"]) == (True, True)
 
 
+def test_outpaint_is_the_papers_run(capsys):
+    config, panorama = parsed(capsys, "outpaint.yaml"), parsed(capsys, "pano.yaml")
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    assert config["model"]["class_path"].endswith("outpaint.OutpaintMultiViewModule")
+    assert model["base"] == "sd2-community/stable-diffusion-2-inpainting"
+    assert (config["total_batch_size"], config["trainer"]["max_epochs"], data["known"]) == (4, 10, "first")
+    assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
+    assert model["optimizer"]["init_args"]["lr"] == 2e-4
+    for name in ("kernel_size", "lr_scheduler", "lr_interval", "num_inference_steps", "guidance_scale"):
+        assert model[name] == panorama["model"]["init_args"][name]
+    assert data["rig"] == panorama["data"]["init_args"]["rig"]
+    toy = parsed(capsys, "toy/inpainting_base.yaml")["model"]["init_args"]
+    assert (toy["base"], toy["add_inpainting_input"]) == ("mvdiff://toy-base", True)
+
+
 @pytest.mark.parametrize(("name", "decay"), [("toy/base.yaml", 0.998), ("real/base.yaml", 0.99)])
 def test_bases_are_written_with_averaged_weights(name, decay, capsys):
     callbacks = parsed(capsys, name)["trainer"]["callbacks"]

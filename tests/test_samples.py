@@ -65,6 +65,27 @@ def test_write_and_read_back(tmp_path):
     assert sorted(p.name for p in folder.iterdir()) == [*(f"{i}.png" for i in range(4)), "panorama.png", "sample.json"]
 
 
+def test_what_was_given_comes_back(tmp_path):
+    alpha = np.zeros((4, 6, 10, 1), np.uint8)
+    alpha[0], alpha[2, :, :3] = 255, 255
+    given = np.concatenate([views(seed=1), alpha], axis=-1)
+    folder = write_sample(tmp_path / "a", record(), views(), given=given)
+    pixels, known = read_sample(folder).given()
+    assert np.array_equal(pixels.permute(0, 2, 3, 1).numpy(), given[..., :3])
+    assert np.array_equal(known[:, 0].numpy() * 255, alpha[..., 0])
+    (folder / "given" / "1.png").unlink()
+    with pytest.raises(FileNotFoundError, match=r"\['1.png'\] missing"):
+        read_sample(folder).given()
+    Image.new("RGB", (10, 6)).save(folder / "given" / "1.png")
+    with pytest.raises(ValueError, match=r"given view must be an RGBA image; got shape \[6, 10, 3\], in .*1.png"):
+        read_sample(folder).given()
+    write_sample(folder, record(), views(), overwrite=True)  # and leaves no stale part
+    assert read_sample(folder).given() is None
+    assert not (folder / "given").exists()
+    with pytest.raises(ValueError, match=r"given must be uint8 of shape \[4, 6, 10, 4\]; got \[4, 6, 10, 3\]"):
+        write_sample(tmp_path / "b", record(), views(), given=views())
+
+
 def test_cameras_without_a_rig(tmp_path):
     K, R = RIG.cameras(yaw_offset_deg=17.0)
     turned = [{"K": k.tolist(), "R": r.tolist()} for k, r in zip(K, R, strict=True)]

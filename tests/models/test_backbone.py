@@ -70,6 +70,31 @@ def test_another_autoencoder_replaces_the_bases_own(base, copied, tmp_path):
     assert load_backbone(copied, vae=moved).weights_hash() == own.weights_hash()
 
 
+def test_packaged_bases_lend_each_other_their_equal_parts(base, copied):
+    """What the folder has is its own; what it lacks is the packaged base's, and an error names the key."""
+    index = copied / "model_index.json"
+    for part in ("vae", "text_encoder", "tokenizer"):
+        shutil.rmtree(copied / part)
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"mvdiff_parts_from": "mvdiff://toy-base"}))
+    lent, own, toy = (load_backbone(name).weights_hashes() for name in (copied, base, "mvdiff://toy-base"))
+    assert lent == {"unet": own["unet"], "text_encoder": toy["text_encoder"], "vae": toy["vae"]}
+    for lender, error, text in (
+        ("mvdiff://nothing", FileNotFoundError, "mvdiff_parts_from must be one of those that come with the package"),
+        (str(base), ValueError, "mvdiff_parts_from must name a base that comes with the package, mvdiff://NAME; got"),
+    ):
+        index.write_text(json.dumps({"mvdiff_parts_from": lender}))
+        with pytest.raises(error, match=text):
+            load_backbone(copied)
+    index.write_text("[]")
+    with pytest.raises(ValueError, match=r"model_index.json must hold a JSON object; .*model_index.json"):
+        load_backbone(copied)
+
+
+def test_the_packaged_depth_base_is_the_one_its_attention_was_trained_on():
+    """Golden: the hash from before it took its equal parts from the toy base."""
+    assert load_backbone("mvdiff://toy-depth-base").weights_hash() == "25fd52173645da9562e29a0b896c84d7"
+
+
 def test_opens_files_with_the_key_names_of_older_libraries(base, copied):
     text = copied / "text_encoder" / "model.safetensors"
     state = {f"text_model.{key}": tensor for key, tensor in load_file(text).items()}

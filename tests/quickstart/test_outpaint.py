@@ -1,0 +1,136 @@
+"""The outpainting quickstart: its settings, what is given, its scores and sentences; and a small one to the end."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from mvdiff.data.toyworld import write_toyworld
+from mvdiff.pipelines.given import GivenViews, given_views
+from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, ROUND_TRIP, SILENT, TRUTH, samples_of
+from mvdiff.quickstart.comparison import PSNR
+from mvdiff.quickstart.methods import toy_rig
+from mvdiff.quickstart.outpaint import page
+from mvdiff.quickstart.outpaint.methods import held_out, picture, pictures_of
+from mvdiff.quickstart.outpaint.scores import GIVEN, KNOWN, score_all
+from mvdiff.quickstart.outpaint.settings import CONFIG, OutpaintSettings
+from mvdiff.quickstart.training import fit_arguments
+from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
+
+SMALL = {
+    "rooms": 8,
+    "test_rooms": 2,
+    "batch_size": 2,
+    "max_steps": 4,
+    "continue_steps": 2,
+    "num_validations": 2,
+    "num_inference_steps": 3,
+    "pictures": 1,
+    "num_workers": 1,
+}
+
+
+def test_settings():
+    assert OutpaintSettings().check() == OutpaintSettings()
+    with pytest.raises(ValueError, match=r"pictures must be between 1 and test_rooms \(12\); got 13"):
+        OutpaintSettings(pictures=13).check()
+    with pytest.raises(ValueError, match="seed must not be 1"):
+        OutpaintSettings(seed=1).check()
+
+
+def test_training_is_the_command_a_user_types(tmp_path):
+    arguments = fit_arguments(OutpaintSettings(out=tmp_path), "from scratch", 40, None, 1e-3, CONFIG)
+    assert arguments[:3] == ["fit", "--config", "toy/outpaint.yaml"]
+    assert f"--data.root={tmp_path / 'data' / 'mp3d_skybox'}" in arguments
+
+
+@pytest.fixture(scope="module")
+def scored(tmp_path_factory):
+    """Settings and scores of a world whose methods are the held-out views, each with noise of its own strength."""
+    settings = OutpaintSettings(
+        out=tmp_path_factory.mktemp("quickstart"), rooms=5, test_rooms=2, batch_size=2, pictures=1
+    )
+    write_toyworld(settings.out / "data", rooms=5, seed=0, test_rooms=2, num_frames=0, num_workers=0)
+    dataset, rng = held_out(settings), np.random.default_rng(0)
+
+    def write(root, sample, noise, given):
+        views = to_uint8(sample["images"]).permute(0, 2, 3, 1).numpy()
+        views = (views + rng.normal(0, noise, views.shape)).round().clip(0, 255).astype(np.uint8)
+        record = SampleRecord(
+            sample["sample_id"], sample["prompts"], toy_rig().to_dict(), settings={"paste_back": False}
+        )
+        write_sample(sample_folder(root, sample["sample_id"]), record, views, given=given.rgba())
+
+    for method, noise in zip((TRUTH, ROUND_TRIP, CAA, BASE, FOREIGN, SILENT), (0, 2, 10, 20, 30, 40), strict=True):
+        for sample in (dataset[i] for i in range(len(dataset))):
+            write(samples_of(settings, method), sample, noise, GivenViews(sample["images"], sample["known"]))
+    for method, noise in ((CAA, 10), (BASE, 20)):
+        write(pictures_of(settings, method), dataset[0], noise, given_views([picture(settings, 0)], toy_rig()))
+    return settings, score_all(settings)
+
+
+def test_the_picture_is_cut_out_of_the_room(scored):
+    """What the views show of it agrees with them: it is a part of the panorama, at its yaw and pitch."""
+    settings, _ = scored
+    given, sample = given_views([picture(settings, 0)], toy_rig()), held_out(settings)[0]
+    known = (given.known > 0.5).expand_as(given.images)
+    assert 0.2 < given.known[0].mean() < 0.9
+    assert 0.1 < given.known[1].mean() < 0.9
+    error = (given.images - sample["images"])[known].square().mean()
+    moved = (given.images - sample["images"].roll(4, dims=-1))[known].square().mean()
+    assert error < 0.3 * moved
+
+
+def test_scores_and_sentences(scored):
+    settings, scores = scored
+    truth, caa, base = (scores["methods"][name] for name in (TRUTH, CAA, BASE))
+    assert truth[KNOWN].estimate == 100
+    for name in (GIVEN, KNOWN, PSNR):
+        assert truth[name].estimate > caa[name].estimate > base[name].estimate
+        assert scores["differences"][CAA][name].estimate == pytest.approx(caa[name].estimate - base[name].estimate)
+    written = json.loads((settings.out / "scores" / "caa.json").read_text())["metrics"]
+    assert written[GIVEN]["value"] == caa[GIVEN].estimate
+    assert scores["pictures"][CAA][KNOWN].estimate > scores["pictures"][BASE][KNOWN].estimate
+    sentences = page.story_of_scores(scores)
+    assert sentences[0].startswith(f"With CAA the neighbours continue the given view: {caa[GIVEN].estimate:.1f} dB")
+    assert f"come back at {caa[KNOWN].estimate:.1f} dB" in sentences[1]
+    methods, differences, pictures = page.tables(settings, scores)
+    assert {row[0] for row in methods.rows} - set(methods.references) == {CAA, BASE}
+    assert (len(differences.rows), len(pictures.rows)) == (3, 2)
+
+
+def test_strips_show_what_was_given(scored):
+    settings, _ = scored
+    given, *made = page.picture_strips(settings)
+    known = given_views([picture(settings, 0)], toy_rig()).known
+    shown = torch.from_numpy(np.stack(given.images)).permute(0, 3, 1, 2)
+    assert (shown[(known == 0).expand_as(shown)] == 128).all()
+    assert [strip.title for strip in made] == [BASE, CAA]
+
+
+@pytest.mark.slow
+def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
+    options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
+    command = [sys.executable, "-m", "mvdiff.cli.main", "quickstart", "outpaint", "--out", "out", *options]
+    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    text = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    methods = results["scores"]["methods"]
+    # Two rooms and three steps prove no gain; what must hold at any size are the ends of the scale.
+    for name in ("known_psnr", "given_overlap_psnr"):
+        found = {method: values[name]["estimate"] for method, values in methods.items()}
+        assert found["ground truth"] > found["autoencoder round trip"] > found["base without CAA"]
+        assert f"{found['with CAA']:.1f}" in text
+    for method in ("caa", "base", "foreign", "silent", "truth", "round_trip"):
+        samples = list((tmp_path / "out" / "samples" / method).glob("*/sample.json"))
+        assert len(samples) == 2
+        assert len(list((samples[0].parent / "given").glob("*.png"))) == 8
+    assert len(list((tmp_path / "out" / "pictures").glob("*/*/sample.json"))) == 2
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert results["curves"]["from scratch"]["val/overlap_psnr"][0] == [2, 4]
