@@ -213,7 +213,7 @@ def _from_pil(image: Image.Image) -> tuple[Tensor, Tensor | None]:
     if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     shown = None
-    if image.has_transparency_data:
+    if "A" in image.getbands() or "transparency" in image.info:
         image = image.convert("RGBA")
         shown = torch.from_numpy(np.array(image)[..., 3] >= 128)[None].float()
         shown = None if bool(shown.all()) else shown
