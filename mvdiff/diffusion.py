@@ -289,6 +289,7 @@ def denoise(
     generators: Sequence[torch.Generator] | None = None,
     eta: float = 0.0,
     callback: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
+    interrupted: Callable[[], bool] | None = None,
 ) -> Tensor:
     """Run the reverse process from pure noise to clean latents with any diffusers scheduler.
 
@@ -302,6 +303,7 @@ def denoise(
         generators: one per sample, for schedulers that add noise; None leaves those to torch's global generator.
         eta: of DDIM, 0 deterministic .. 1 as DDPM; other schedulers have no such setting.
         callback: called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
+        interrupted: asked after each step whether to leave out the rest.
 
     Returns:
         [B, V, C, h, w] float32 on noise's device.
@@ -325,6 +327,8 @@ def denoise(
         if callback is not None:
             replaced = callback(index, timestep, latents)
             latents = latents if replaced is None else replaced
+        if interrupted is not None and interrupted():
+            break
     return latents
 
 

@@ -93,6 +93,7 @@ class Backbone(nn.Module):
             return_tensors="pt",
         )
         device = self.text_encoder.device
+        device = "cpu" if device.type == "meta" else device  # CPU offload: hooks move the input with the weights
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if uses_mask else None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]

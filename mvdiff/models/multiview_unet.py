@@ -9,6 +9,7 @@ Axes: B batch, V views, C channels, h w latent rows and columns, L text tokens, 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import torch
@@ -57,6 +58,7 @@ class MultiViewUNet(nn.Module):
         self.unet = unet.requires_grad_(False)
         self.adapter = adapter
         self.gradient_checkpointing = False
+        self.views_per_chunk: int | None = None
         self.train(self.training)
 
     @classmethod
@@ -81,6 +83,21 @@ class MultiViewUNet(nn.Module):
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
         """Recompute ResNets, transformers and multi-view attention in the backward pass instead of storing them."""
         self.gradient_checkpointing = enabled
+
+    def set_views_per_chunk(self, views: int | None) -> None:
+        """Run the UNet's own layers on some views at a time, which takes less memory; attention still sees all views.
+
+        The output is the same to within rounding: kernels may sum in another order for another batch size.
+
+        Args:
+            views: how many, counted over the batch; None: all at once.
+
+        Raises:
+            ValueError: if there is less than one.
+        """
+        if views is not None and views < 1:
+            raise ValueError(f"views_per_chunk must be at least 1; got {views}. Leave it out to run all views at once.")
+        self.views_per_chunk = views
 
     def train(self, mode: bool = True) -> MultiViewUNet:
         """Set the adapter's mode; the frozen UNet stays in evaluation mode."""
@@ -117,6 +134,7 @@ class MultiViewUNet(nn.Module):
         Raises:
             ValueError: if there is a condition, but the adapter has no blocks for it.
         """
+        self._onload()
         batch, num_views = sample.shape[:2]
         unet, adapter = self.unet, self.adapter
         levels = None if geometry is None or num_views == 1 else geometry.levels
@@ -140,16 +158,17 @@ class MultiViewUNet(nn.Module):
         embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
         if unet.time_embed_act is not None:
             embedding = unet.time_embed_act(embedding)
-        hidden_states = _plus(unet.conv_in(sample), added and added.down[0])
+        hidden_states = _plus(self._in_chunks(unet.conv_in, sample), added and added.down[0])
 
         skips = [hidden_states]
         for level, (block, attention) in enumerate(zip(unet.down_blocks, adapter.down_blocks, strict=True)):
             for resnet, transformer in _layers(block):
-                hidden_states = self._layer(resnet, transformer, hidden_states, embedding, text)
+                hidden_states = self._layer(resnet, transformer, [hidden_states], embedding, text)
                 skips.append(hidden_states)
             hidden_states = across_views(attention, hidden_states, level)
             for downsampler in block.downsamplers or ():
-                hidden_states = _plus(downsampler(hidden_states), added and added.down[level + 1])
+                hidden_states = self._in_chunks(downsampler, hidden_states)
+                hidden_states = _plus(hidden_states, added and added.down[level + 1])
                 skips.append(hidden_states)
 
         hidden_states = _plus(hidden_states, added and added.mid)
@@ -158,16 +177,25 @@ class MultiViewUNet(nn.Module):
         for index, (block, attention) in enumerate(zip(unet.up_blocks, adapter.up_blocks, strict=True)):
             hidden_states = _plus(hidden_states, added and added.up[index])
             for resnet, transformer in _layers(block):
-                hidden_states = torch.cat([hidden_states, skips.pop()], dim=1)
-                hidden_states = self._layer(resnet, transformer, hidden_states, embedding, text)
+                hidden_states = self._layer(resnet, transformer, [hidden_states, skips.pop()], embedding, text)
             hidden_states = across_views(attention, hidden_states, self.num_levels - 1 - index)
             size = skips[-1].shape[2:] if forward_upsample_size and skips else None
             for upsampler in block.upsamplers or ():
-                hidden_states = upsampler(hidden_states, size)
+                hidden_states = self._in_chunks(partial(upsampler, output_size=size), hidden_states)
 
+        return self._in_chunks(self._output, hidden_states).unflatten(0, (batch, num_views))
+
+    def _onload(self) -> None:
+        """Bring offloaded weights here: accelerate's hooks wait for a call of UNet and adapter, whose blocks we call."""
+        for part in (self.unet, self.adapter):
+            if hasattr(part, "_hf_hook"):
+                part._hf_hook.pre_forward(part)
+
+    def _output(self, hidden_states: Tensor) -> Tensor:
+        unet = self.unet
         if unet.conv_norm_out is not None:
             hidden_states = unet.conv_act(unet.conv_norm_out(hidden_states))
-        return unet.conv_out(hidden_states).unflatten(0, (batch, num_views))
+        return unet.conv_out(hidden_states)
 
     def _added(self, condition: Tensor | None, active: Tensor | None) -> ImageConditions | None:
         """Compute what given frames add to each block's input."""
@@ -186,21 +214,39 @@ class MultiViewUNet(nn.Module):
     ) -> Tensor:
         block, attention = self.unet.mid_block, self.adapter.mid_block
         inside = self.adapter.config.mid_place == "after_first_resnet"
-        hidden_states = self._run(block.resnets[0], hidden_states, embedding)
+        hidden_states = self._layer(block.resnets[0], None, [hidden_states], embedding, text)
         if inside:
             hidden_states = across_views(attention, hidden_states, self.num_levels - 1)
-        for transformer, resnet in zip(block.attentions, block.resnets[1:], strict=True):
-            hidden_states = self._run(transformer, hidden_states, encoder_hidden_states=text, return_dict=False)[0]
-            hidden_states = self._run(resnet, hidden_states, embedding)
+
+        def rest(hidden_states: Tensor, embedding: Tensor, text: Tensor) -> Tensor:
+            for transformer, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+                hidden_states = self._run(transformer, hidden_states, encoder_hidden_states=text, return_dict=False)[0]
+                hidden_states = self._run(resnet, hidden_states, embedding)
+            return hidden_states
+
+        hidden_states = self._in_chunks(rest, hidden_states, embedding, text)
         return hidden_states if inside else across_views(attention, hidden_states, self.num_levels - 1)
 
     def _layer(
-        self, resnet: nn.Module, transformer: nn.Module | None, hidden_states: Tensor, embedding: Tensor, text: Tensor
+        self, resnet: nn.Module, transformer: nn.Module | None, inputs: list[Tensor], embedding: Tensor, text: Tensor
     ) -> Tensor:
-        hidden_states = self._run(resnet, hidden_states, embedding)
-        if transformer is None:
-            return hidden_states
-        return self._run(transformer, hidden_states, encoder_hidden_states=text, return_dict=False)[0]
+        """Run a ResNet, and its transformer where it has one, on inputs that are joined along their channels."""
+
+        def run(embedding: Tensor, text: Tensor, *inputs: Tensor) -> Tensor:
+            hidden_states = torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0]
+            hidden_states = self._run(resnet, hidden_states, embedding)
+            if transformer is None:
+                return hidden_states
+            return self._run(transformer, hidden_states, encoder_hidden_states=text, return_dict=False)[0]
+
+        return self._in_chunks(run, embedding, text, *inputs)
+
+    def _in_chunks(self, run: Callable[..., Tensor], *rows: Tensor) -> Tensor:
+        """Run what treats views one by one on `views_per_chunk` of the N views at a time."""
+        if self.views_per_chunk is None:
+            return run(*rows)
+        chunks = zip(*(values.split(self.views_per_chunk) for values in rows), strict=True)
+        return torch.cat([run(*chunk) for chunk in chunks])
 
     def _run(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
         if self.gradient_checkpointing and torch.is_grad_enabled():

@@ -82,7 +82,11 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
         self.height, self.width = height, width
-        check_depth_input(unet, vae.config.latent_channels)
+
+    @staticmethod
+    def check_base(unet: Any, latent_channels: int) -> None:
+        """Raise ValueError where the base has no channel for the depth."""
+        check_depth_input(unet, latent_channels)
 
     @property
     def model_info(self) -> ModelInfo:
@@ -116,6 +120,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         eta: float = 0.0,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         caa: bool = True,
         attention_enabled: bool = True,
         neighbour_batch: Sequence[int] | None = None,
@@ -147,8 +152,10 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             prompt_prefix: default the model's; "" for prompts that carry it already.
             eta: of DDIM, 0 deterministic .. 1.
             output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionDepthOutput`.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": [B, V, C, h, w]}); may return a dict
-                with other latents.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
+                with, and stop denoising by `pipeline._interrupt = True`.
+            callback_on_step_end_tensor_inputs: which tensors it is given: "latents" [B, V, C, h, w], "prompt_embeds"
+                and "negative_prompt_embeds" [B, V, L, D].
             caa: False runs the base, frame by frame, with what is given (a control).
             attention_enabled: False switches the attention of CAA off, its other layers stay (a control).
             neighbour_batch: [B] which sample of the batch lends its frames as neighbours (a control); default its own.
@@ -209,6 +216,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             eta,
             callback_on_step_end,
             attention_enabled,
+            callback_on_step_end_tensor_inputs,
         )
         if output_type == "latent":
             return MVDiffusionDepthOutput(images=latents, seeds=seeds)

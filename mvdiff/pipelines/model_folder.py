@@ -3,7 +3,9 @@
     <folder>/model_index.json        diffusers' index: the pipeline's class, adapter and scheduler
              adapter/                config.json and safetensors of the MultiViewAdapter
              scheduler/              scheduler_config.json
-             mvdiff.json             schema, task, views, prompt prefix and the base: id, revision, weights hash
+             README.md               the model card, written from mvdiff.json
+             mvdiff.json             schema, task, views, prompt prefix, the base (id, revision, weights hash), and how
+                                     the adapter was trained, where that is known
 
 The views of a panorama or outpainting model are a rig; a depth model takes any frames, and says the size it was
 trained at.
@@ -25,12 +27,15 @@ from safetensors import SafetensorError
 
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.loading import PACKAGED, forget_source, packaged_folder
+from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, resolve_folder
+from mvdiff.pipelines.model_card import TrainingRecord, model_card
 from mvdiff.pipelines.schedulers import scheduler_class
 from mvdiff.samples import write_json
 
 SCHEMA = 1
 INFO_NAME = "mvdiff.json"
+CARD_NAME = "README.md"
+_PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
 PANORAMA_TASK = "panorama"
 DEPTH_TASK = "depth"
 OUTPAINT_TASK = "outpaint"
@@ -70,6 +75,7 @@ class ModelInfo:
         task: What the model does: "panorama", "outpaint" or "depth".
         height: Rows of the frames that a depth model was trained on; None for other tasks.
         width: Their columns.
+        training: How the adapter was trained, for the model card; None where that is not known.
 
     Raises:
         ValueError: The task is unknown, or what it says of its views is missing.
@@ -81,6 +87,7 @@ class ModelInfo:
     task: str = PANORAMA_TASK
     height: int | None = None
     width: int | None = None
+    training: TrainingRecord | None = None
 
     def __post_init__(self) -> None:
         if self.task not in _PIPELINES:
@@ -113,6 +120,7 @@ class ModelInfo:
             **{name: value.to_dict() if isinstance(value, Rig) else value for name, value in views.items()},
             "prompt_prefix": self.prompt_prefix,
             "base": asdict(self.base),
+            **({} if self.training is None else {"training": self.training.to_dict()}),
         }
 
     @classmethod
@@ -136,7 +144,9 @@ class ModelInfo:
         try:
             views = {name: values[name] for name in _VIEWS[task]}
             rig = Rig.from_dict(views.pop("rig")) if "rig" in views else None
-            return cls(rig, values["prompt_prefix"], BaseReference(**values["base"]), task, **views)
+            training = TrainingRecord(**values["training"]) if values.get("training") else None
+            base = BaseReference(**values["base"])
+            return cls(rig, values["prompt_prefix"], base, task, **views, training=training)
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"model description must have {', '.join(_VIEWS[task])}, prompt_prefix and base; got {error}, in "
@@ -173,6 +183,8 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         forget_source(temporary / "adapter" / "config.json")
         scheduler.save_pretrained(str(temporary / "scheduler"))
         write_json(temporary / "model_index.json", _index(scheduler, info))
+        card = model_card(info.to_dict(), info.views, _PIPELINES[info.task])
+        (temporary / CARD_NAME).write_text(card, encoding="utf-8")
         write_json(temporary / INFO_NAME, info.to_dict())
         if folder.exists():
             shutil.rmtree(folder)
@@ -230,9 +242,19 @@ def load_adapter(folder: str | Path) -> MultiViewAdapter:
     return MultiViewAdapter.from_pretrained(Path(folder).resolve() / "adapter")  # absolute: never taken for a hub id
 
 
-def model_location(name: str | Path) -> Path:
-    """Return the folder of a model: a path, or `mvdiff://NAME` for one that comes with the package."""
-    return packaged_folder(str(name), "model", INFO_NAME) if str(name).startswith(PACKAGED) else Path(name)
+def model_location(name: str | Path, revision: str | None = None) -> Path:
+    """Return the folder of a model: a path, a hub id "owner/name", or `mvdiff://NAME` for one of the package's.
+
+    Args:
+        name: A hub id is downloaded, or taken from the hub's cache.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: Nothing of that name comes with the package, or the hub has or gives none.
+    """
+    if str(name).startswith(PACKAGED):
+        return packaged_folder(str(name), "model", INFO_NAME)
+    return resolve_folder(name, revision, "model", _PATTERNS) if is_hub_id(name) else Path(name)
 
 
 def location(folder: str | Path, name: str) -> str:

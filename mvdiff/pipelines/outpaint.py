@@ -72,7 +72,11 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         base: BaseReference | None = None,
     ) -> None:
         super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, rig, prompt_prefix, base)
-        check_inpainting_input(unet, vae.config.latent_channels)
+
+    @staticmethod
+    def check_base(unet: Any, latent_channels: int) -> None:
+        """Raise ValueError where the base is no inpainting base."""
+        check_inpainting_input(unet, latent_channels)
 
     @property
     def model_info(self) -> ModelInfo:
@@ -102,6 +106,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         panorama_height: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         caa: bool = True,
         attention_enabled: bool = True,
         neighbour_batch: Sequence[int] | None = None,
@@ -134,8 +139,8 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             eta: of DDIM, 0 deterministic .. 1.
             panorama_height: rows of the stitched panoramas; default as dense as the middle of a view.
             output_type: "pil", "np", "pt", "uint8" or "latent", see the panorama pipeline's output.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": [B, V, C, h, w]}); may return a dict
-                with other latents.
+            callback_on_step_end: see the panorama pipeline.
+            callback_on_step_end_tensor_inputs: which tensors it is given, see there.
             caa: False runs the plain inpainting base, view by view (a control).
             attention_enabled: False switches the attention of CAA off, its feed-forward layers stay (a control).
             neighbour_batch: [B] which sample of the batch lends its views as neighbours (a control); default its own.
@@ -158,6 +163,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             eta,
             callback_on_step_end,
             attention_enabled,
+            callback_on_step_end_tensor_inputs,
         )
         seeds = [seed for seed, _ in start.keys]
         if output_type == "latent":

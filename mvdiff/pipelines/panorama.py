@@ -19,6 +19,7 @@ from mvdiff.diffusion import check_sampler, step_generators, view_noise
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.conditioning import check_latent_input
 from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import PANORAMA_TASK, BaseReference, ModelInfo
@@ -86,6 +87,11 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
         self.rig = RingRig() if rig is None else rig
 
+    @staticmethod
+    def check_base(unet: Any, latent_channels: int) -> None:
+        """Raise ValueError where the base takes more than latents: it is one for another task."""
+        check_latent_input(unet, latent_channels)
+
     @property
     def model_info(self) -> ModelInfo:
         """What `mvdiff.json` says of this model; `base` is set."""
@@ -107,6 +113,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         panorama_height: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         caa: bool = True,
         attention_enabled: bool = True,
         neighbour_batch: Sequence[int] | None = None,
@@ -129,8 +136,10 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
             eta: of DDIM, 0 deterministic .. 1.
             panorama_height: rows of the stitched panoramas; default as dense as the middle of a view.
             output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionPanoramaOutput`.
-            callback_on_step_end: called as (pipeline, step, timestep, {"latents": [B, V, C, h, w]}); may return a dict
-                with other latents.
+            callback_on_step_end: called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
+                with, and stop denoising by `pipeline._interrupt = True`.
+            callback_on_step_end_tensor_inputs: which tensors it is given: "latents" [B, V, C, h, w], "prompt_embeds"
+                and "negative_prompt_embeds" [B, V, L, D].
             caa: False runs the plain base, view by view (a control).
             attention_enabled: False switches the attention of CAA off, its feed-forward layers stay (a control).
             neighbour_batch: [B] which sample of the batch lends its views as neighbours (a control); default its own.
@@ -151,6 +160,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
             eta,
             callback_on_step_end,
             attention_enabled,
+            callback_on_step_end_tensor_inputs,
         )
         return self._output(latents, start, panorama_height, output_type)
 

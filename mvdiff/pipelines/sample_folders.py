@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvdiff.eval.weights import module_hash
+from mvdiff.eval.weights import tensors_hash
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.given import GivenViews
@@ -122,15 +122,17 @@ def described_settings(pipeline: MultiViewPipeline, call: Mapping[str, Any]) -> 
         "scheduler_config": {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")},
         "base": None if base is None else base.id,
         "base_weights_hash": None if base is None else base.weights_hash,
-        "adapter_weights_hash": module_hash(pipeline.adapter),
+        "adapter_weights_hash": tensors_hash(pipeline.adapter_weights()),
         "dtype": _precision(pipeline),
-    } | {name: value for name, value in call.items() if not callable(value)}
+    }
+    described |= pipeline.unusual_settings()
+    described |= {name: value for name, value in call.items() if not callable(value)}
     return json.loads(json.dumps(described, default=_plain))
 
 
 def _precision(pipeline: MultiViewPipeline) -> str:
     """Name the precision of the weights and, where it is active, of autocast: images depend on both."""
-    device = pipeline.device.type
+    device = pipeline._execution_device.type
     precision = str(pipeline.unet.dtype)
     if torch.is_autocast_enabled(device):
         precision += f" under {torch.get_autocast_dtype(device)} autocast"

