@@ -5,8 +5,8 @@
 
 Weights are random: UNet (866M), attention across views (148M) and autoencoder (84M) have the sizes of the paper's model
 on Stable Diffusion 2. Every row is a process of its own, one after the other, so that no row inherits what another one
-left allocated. On a CPU "weights" is the resident set once the modules are built and "peak" the most that a run adds to
-it; on a GPU both are CUDA's. Seconds are the process's own CPU time over all its threads (on a GPU: wall time).
+left allocated. On a CPU "weights" is what building the modules adds to the resident set and "peak" the most that a run
+adds to that; on a GPU both are CUDA's. Seconds are the process's own CPU time over all its threads (on a GPU: wall time).
 """
 
 import argparse
@@ -97,6 +97,7 @@ def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
     """Measure one row in this process."""
     dtype = getattr(torch, row.dtype)
     torch.manual_seed(0)
+    before = held_memory(device)
     if row.stage == "decode":
         vae = built(sd2_vae, device, dtype).eval().requires_grad_(False)
         vae.use_slicing, vae.use_tiling = row.vae_slicing, row.vae_tiling
@@ -120,7 +121,7 @@ def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
 
     held = held_memory(device)
     seconds, peak = measure(run, device, held)
-    return {"seconds": seconds, "weights": held, "peak": peak}
+    return {"seconds": seconds, "weights": held - before, "peak": peak}
 
 
 def main() -> None:

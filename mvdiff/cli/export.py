@@ -10,18 +10,24 @@ def add_parser(subparsers) -> None:
         "export",
         help="turn a training checkpoint into a model folder",
         description="Write the trained weights of a checkpoint as a model folder: adapter, scheduler, views, "
-        "prompt prefix and the name of the base, whose own weights stay where they are.",
+        "prompt prefix, a model card and the name of the base, whose own weights stay where they are.",
         epilog="example: mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
     )
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
     parser.add_argument("--no_ema", action="store_true", help="take the last weights rather than their average")
+    parser.add_argument(
+        "--results",
+        type=Path,
+        metavar="FILE",
+        help="a results.json of `mvdiff test`, for the model card",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Export; return the exit status."""
     from mvdiff.pipelines.checkpoint import export_checkpoint
 
-    info = export_checkpoint(args.checkpoint, args.out, use_ema=not args.no_ema)
+    info = export_checkpoint(args.checkpoint, args.out, use_ema=not args.no_ema, results=args.results)
     print(f"{args.out}: a {info.task} model of {info.views} on the base {info.base.id}")
     return 0

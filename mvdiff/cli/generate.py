@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 DTYPES = ("float32", "bfloat16", "float16")
+OFFLOADS = ("model", "sequential")
 MODES = ("keyframes", "interval", "full")
 
 
@@ -25,7 +26,7 @@ def _add_panorama(tasks) -> None:
         epilog='example: mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="a model folder (of fit or export), or mvdiff://toy-caa")
+    add("--model", required=True, metavar="ID", help="a model folder (of fit or export), a hub id, or mvdiff://toy-caa")
     _add_prompts(parser)
     _add_shared(parser)
     add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
@@ -44,7 +45,7 @@ def _add_outpaint(tasks) -> None:
         '--prompt "a kitchen" --out out',
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="a model folder (of fit or export), or mvdiff://toy-outpaint")
+    add("--model", required=True, metavar="ID", help="a model folder (of fit or export), or a hub id")
     add("--image", type=Path, action="append", required=True, metavar="FILE", help="a given picture")
     add("--fov", type=float, action="append", metavar="DEG", help="its horizontal field of view (default: 90)")
     add("--yaw", type=float, action="append", metavar="DEG", help="where its middle looks, to the right (default: 0)")
@@ -80,7 +81,7 @@ def _add_depth(tasks) -> None:
         "--scene scannet/test/scene0707_00 --out out --mode full",
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="DIR", help="a model folder (of fit or export)")
+    add("--model", required=True, metavar="ID", help="a model folder (of fit or export), or a hub id")
     add("--scene", type=Path, nargs="+", required=True, metavar="DIR", help="scenes in the ScanNet layout")
     add(
         "--mode",
@@ -113,6 +114,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options of every task."""
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="where the sample folders go")
+    add("--revision", metavar="NAME", help="branch, tag or commit of a --model on the hub")
     add("--base", metavar="ID", help="the base, where it is not at the place that the model names")
     add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
     add("--seed", type=int, default=0, help="with the sample's id it fixes the noise (default: %(default)s)")
@@ -123,6 +125,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     add("--device", help="as cuda, cuda:1 or cpu (default: cuda where there is one)")
     add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     add("--overwrite", action="store_true", help="generate complete samples again")
+    memory = parser.add_argument_group("memory", "what takes less of it, and more time (docs/memory.md)")
+    add = memory.add_argument
+    add("--cpu_offload", choices=OFFLOADS, help="weights on the GPU only while a model, or a layer, runs")
+    add("--views_per_chunk", type=int, metavar="N", help="the UNet's own layers on N views at a time (default: all)")
+    add("--vae_slicing", action="store_true", help="decode view by view")
+    add("--vae_tiling", action="store_true", help="decode large views in tiles, blended where they meet")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -298,10 +306,34 @@ def _pipeline(kind, args: argparse.Namespace):
     device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"--device must be one that this machine has; got {device}. Use --device cpu.")
-    pipeline = kind.from_pretrained(args.model, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype))
+    if device == "cpu" and args.cpu_offload is not None:
+        raise ValueError(
+            f"--cpu_offload must be left out on a CPU, where there is one memory only; got {args.cpu_offload}. Take "
+            "--views_per_chunk and --vae_slicing."
+        )
+    pipeline = kind.from_pretrained(
+        args.model, revision=args.revision, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
+    )
     if args.scheduler is not None:
         pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
-    return pipeline.to(device)
+    return with_memory_switches(pipeline, args, device)
+
+
+def with_memory_switches(pipeline, args: argparse.Namespace, device: str):
+    """Bring a pipeline to a device, with what saves memory switched on as the options say."""
+    if args.views_per_chunk is not None:
+        pipeline.set_views_per_chunk(args.views_per_chunk)
+    if args.vae_slicing:
+        pipeline.enable_vae_slicing()
+    if args.vae_tiling:
+        pipeline.enable_vae_tiling()
+    if args.cpu_offload is None:
+        return pipeline.to(device)
+    if args.cpu_offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+    return pipeline
 
 
 def _sampling(args: argparse.Namespace) -> dict:

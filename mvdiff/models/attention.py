@@ -98,6 +98,7 @@ class CorrespondenceAwareAttention(nn.Module):
         taps: PackedTaps,
         view_valid: Tensor | None = None,
         neighbour_batch: Tensor | None = None,
+        views_per_chunk: int | None = None,
     ) -> Tensor:
         """Return `hidden_states` with what the other views say added.
 
@@ -107,6 +108,8 @@ class CorrespondenceAwareAttention(nn.Module):
             view_valid: [B, V] bool; views that are padding are never attended to.
             neighbour_batch: [B] long, the sample whose views are the neighbours of sample b; default: b itself.
                 (A control: with another sample's views, attention has nothing true to say.)
+            views_per_chunk: how many views, counted over the batch, ask at a time; each attends to all others all the
+                same. Less memory, but the encoding of displacements is computed anew each time. None: all at once.
 
         Returns:
             [B, V, C, h, w] in the dtype of `hidden_states`.
@@ -130,27 +133,38 @@ class CorrespondenceAwareAttention(nn.Module):
                 f"hidden_states must be of {taps.batch_size} samples as their geometry; got {batch}. Build "
                 "MultiViewGeometry for these samples; for guidance, repeat it."
             )
+        views = num_views if views_per_chunk is None else max(1, views_per_chunk // batch)
         tokens = hidden_states.flatten(-2).transpose(-1, -2)
         if self.attention_enabled:
-            tokens = tokens + self._attend(tokens.contiguous(), taps, view_valid, neighbour_batch)
+            tokens = tokens + self._attend(tokens.contiguous(), taps, view_valid, neighbour_batch, views)
+        outputs = [self._after_attention(some, height, width) for some in tokens.split(views, dim=1)]
+        output = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
+        return output.to(hidden_states.dtype)
+
+    def _after_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
+        """Feed forward and residual block, view by view: [B, V, T, C] -> [B, V, C, h, w]."""
         tokens = tokens + self.ff(self.norm2(tokens))
         output = tokens.transpose(-1, -2).unflatten(-1, (height, width))
         if self.residual is not None:
             output = self.residual(output.flatten(0, 1)).unflatten(0, output.shape[:2])
-        return output.to(hidden_states.dtype)
+        return output
 
     def _attend(
-        self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None
+        self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None, views: int
     ) -> Tensor:
-        """Return the update [B, V, T, C] of the attention."""
+        """Return the update [B, V, T, C] of the attention; `views` of each sample ask at a time."""
         batch, num_views, num_tokens, channels = tokens.shape
         lenders = torch.arange(batch, device=tokens.device) if neighbour_batch is None else neighbour_batch
         if not taps.parts:
-            return self._update(tokens, tokens, taps, lenders.view(batch, 1, 1), view_valid)
+            updates = [
+                self._update(tokens[:, some], tokens, part, lenders.view(batch, 1, 1), view_valid)
+                for some, part in taps.split_views(views)
+            ]
+            return torch.cat(updates, dim=1) if len(updates) > 1 else updates[0]
         own = tokens.view(-1, channels)
         parts = [
             (rows, self._update(own[rows], tokens, part, lenders[rows // (num_views * num_tokens)], view_valid))
-            for rows, part in taps.parts
+            for rows, part in taps.split_parts(views * batch * num_tokens)
         ]
         rows, update = (torch.cat(values) for values in zip(*parts, strict=True))
         return update.new_zeros(own.shape).index_copy(0, rows, update).view(tokens.shape)

@@ -50,6 +50,19 @@ def autoencoder_stride(vae: nn.Module) -> int:
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
+def enable_slicing(vae: nn.Module) -> None:
+    """Make an autoencoder work on one image of a batch at a time.
+
+    Raises:
+        ValueError: if this autoencoder cannot.
+    """
+    if not hasattr(vae, "use_slicing"):
+        raise ValueError(
+            f"vae must be one that can work image by image for vae_slicing; got {type(vae).__name__}. Leave it out."
+        )
+    vae.enable_slicing()
+
+
 def encode_images(
     vae: nn.Module, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None
 ) -> Tensor:

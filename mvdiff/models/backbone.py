@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -159,8 +160,10 @@ def load_backbone(
 ) -> Backbone:
     """Open a base model, frozen.
 
-    Parts that a packaged base shares with another come from there (see `loading.part_folders`). The scheduler is DDIM
-    (the paper's) on the noise schedule that the base's own scheduler config gives.
+    Any base of the shape of Stable Diffusion 1 or 2 will do, whatever the width of its text, its heads, its prediction
+    type and the channels of its input. The scheduler is DDIM (the paper's) on the noise schedule that the base's own
+    scheduler config gives. Of weights that are there as fp16 variants only, these are opened. Parts that a packaged base
+    shares with another come from there (see `loading.part_folders`).
 
     Args:
         pretrained_model_name_or_path: see `resolve_base`.
@@ -170,9 +173,11 @@ def load_backbone(
 
     Raises:
         FileNotFoundError: if the base, or a part of it, is missing.
-        ValueError: if a weight file cannot be read or belongs to another model.
+        ValueError: if it is a base of another kind, such as Stable Diffusion XL, or a weight file cannot be read or
+            belongs to another model.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
+    _check_kind(folder)
     parts = part_folders(folder, _PARTS)
     missing = [part for part, path in parts.items() if not path.is_dir() and not (part == "vae" and vae is not None)]
     if missing:
@@ -185,8 +190,29 @@ def load_backbone(
         text_encoder=load_strictly(CLIPTextModel, parts["text_encoder"], dtype),
         tokenizer=CLIPTokenizer.from_pretrained(str(parts["tokenizer"])),
         unet=load_strictly(UNet2DConditionModel, parts["unet"], dtype),
-        scheduler=DDIMScheduler.from_pretrained(str(parts["scheduler"])),
+        scheduler=_ddim(parts["scheduler"]),
     ).freeze()
+
+
+def _check_kind(folder: Path) -> None:
+    """Raise ValueError where model_index.json tells of parts that a Stable-Diffusion-1 or -2-shaped base has not."""
+    path = folder / "model_index.json"
+    index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    foreign = [part for part in ("text_encoder_2", "transformer", "prior") if any(index.get(part) or ())]
+    if foreign:
+        raise ValueError(
+            f"base must be of the shape of Stable Diffusion 1 or 2; got a {index.get('_class_name', 'pipeline')} with "
+            f"{', '.join(foreign)}, in {folder}. Name a base of one UNet and one text encoder."
+        )
+
+
+def _ddim(folder: Path) -> DDIMScheduler:
+    """Make DDIM of any scheduler's config; what other classes take for granted of latents, DDIM has to be told."""
+    config = dict(DDIMScheduler.load_config(str(folder)))
+    unsaid = {"clip_sample": False}
+    if config.get("_class_name") == "PNDMScheduler":
+        unsaid["set_alpha_to_one"] = False
+    return DDIMScheduler.from_config(unsaid | config)
 
 
 def _hash_weights(module: nn.Module) -> str:

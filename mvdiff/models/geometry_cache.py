@@ -9,7 +9,7 @@ Axes: B batch, V views, U other views, T tokens (h * w cells, row-major), P taps
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -155,6 +155,26 @@ class PackedTaps:
         names = ("cells", "weights", "views", "visible", "displacement")
         changed = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed, parts=(), _encodings={})
+
+    def split_views(self, views: int) -> Iterator[tuple[slice, PackedTaps]]:
+        """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept."""
+        if views >= self.num_views:
+            yield slice(None), self
+            return
+        for start in range(0, self.num_views, views):
+            some = slice(start, start + views)
+            own = some if self.batch_size is None else (slice(None), some)
+            yield some, self._map(lambda values, own=own: values[own])
+
+    def split_parts(self, rows: int) -> Iterator[tuple[Tensor, PackedTaps]]:
+        """Yield `parts`, of no more than so many rows each."""
+        for own, part in self.parts:
+            if len(own) <= rows:
+                yield own, part
+                continue
+            for start in range(0, len(own), rows):
+                some = slice(start, start + rows)
+                yield own[some], part._map(lambda values, some=some: values[some])
 
     @property
     def num_views(self) -> int:

@@ -85,7 +85,9 @@ class MultiViewUNet(nn.Module):
         self.gradient_checkpointing = enabled
 
     def set_views_per_chunk(self, views: int | None) -> None:
-        """Run the UNet's own layers on some views at a time, which takes less memory; attention still sees all views.
+        """Run the UNet's own layers on some views at a time, which takes less memory.
+
+        In the attention between views as many ask at a time, and each still attends to all others.
 
         The output is the same to within rounding: kernels may sum in another order for another batch size.
 
@@ -144,7 +146,8 @@ class MultiViewUNet(nn.Module):
             if levels is None:
                 return hidden_states
             hidden_states = hidden_states.unflatten(0, (batch, num_views))
-            return self._run(block, hidden_states, levels[level], view_valid, neighbour_batch).flatten(0, 1)
+            context = (levels[level], view_valid, neighbour_batch, self.views_per_chunk)
+            return self._run(block, hidden_states, *context).flatten(0, 1)
 
         sample = sample.flatten(0, 1)
         text = encoder_hidden_states.flatten(0, 1)
@@ -186,7 +189,7 @@ class MultiViewUNet(nn.Module):
         return self._in_chunks(self._output, hidden_states).unflatten(0, (batch, num_views))
 
     def _onload(self) -> None:
-        """Bring offloaded weights here: accelerate's hooks wait for a call of UNet and adapter, whose blocks we call."""
+        """Bring offloaded weights here: accelerate's hooks wait for a call of the UNet itself, not of its blocks."""
         for part in (self.unet, self.adapter):
             if hasattr(part, "_hf_hook"):
                 part._hf_hook.pre_forward(part)

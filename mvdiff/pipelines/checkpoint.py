@@ -7,14 +7,18 @@ they belong to. That is all a model folder needs: exporting takes neither the ba
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from mvdiff.eval.runner import flat_numbers
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import ModelInfo, write_model_folder
 from mvdiff.pipelines.schedulers import scheduler_class
 
@@ -22,13 +26,16 @@ CHECKPOINT_KEY = "mvdiff"
 _PREFIX = "adapter."
 
 
-def export_checkpoint(checkpoint: str | Path, out: str | Path, use_ema: bool = True) -> ModelInfo:
+def export_checkpoint(
+    checkpoint: str | Path, out: str | Path, use_ema: bool = True, results: str | Path | None = None
+) -> ModelInfo:
     """Write a checkpoint's weights as a model folder.
 
     Args:
         checkpoint: a Lightning checkpoint of multi-view training; read without running any code in it.
         out: the model folder; see `write_model_folder`.
         use_ema: take the averaged weights where the checkpoint has them (otherwise those training goes on from).
+        results: a `results.json` of `mvdiff test` or `mvdiff evaluate`, whose scores the model card shall show.
 
     Returns:
         What the model folder says about the model.
@@ -57,9 +64,31 @@ def export_checkpoint(checkpoint: str | Path, out: str | Path, use_ema: bool = T
             f"checkpoint must hold exactly the adapter that it describes; got a checkpoint of another model: {error}, "
             f"in {checkpoint}. Give a file that `mvdiff fit` wrote."
         ) from error
+    if results is not None:
+        record = info.training or TrainingRecord(data="not recorded")
+        info = replace(info, training=replace(record, scores=read_scores(results), measured=f"in {Path(results).name}"))
     name, config = described["scheduler"]
     write_model_folder(out, adapter, scheduler_class(name).from_config(dict(config)), info)
     return info
+
+
+def read_scores(path: str | Path) -> dict[str, float]:
+    """Read the numbers of a `results.json`.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is none that mvdiff wrote.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"results must be a file; got {path}. Give the results.json of `mvdiff test`.")
+    try:
+        return flat_numbers(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"results must be a results.json with metrics; got another file ({error!r}), in {path}. Give what "
+            "`mvdiff test` or `mvdiff evaluate` wrote."
+        ) from error
 
 
 def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from diffusers.utils.torch_utils import get_device
 from torch import Tensor
 
 from mvdiff.models.attention import CorrespondenceAwareAttention
+from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.pipelines.extras import require
 
 
@@ -41,19 +42,25 @@ class MemorySwitches(DiffusionPipeline):
 
     def enable_vae_slicing(self) -> None:
         """Encode and decode view by view."""
-        self._vae_method("enable_slicing")()
+        enable_slicing(self.vae)
 
     def disable_vae_slicing(self) -> None:
         """Encode and decode all views of a sample at once again."""
-        self._vae_method("disable_slicing")()
+        self.vae.disable_slicing()
 
     def enable_vae_tiling(self) -> None:
-        """Encode and decode views that are larger than the autoencoder's own size in tiles, blended where they meet."""
-        self._vae_method("enable_tiling")()
+        """Encode and decode views that are larger than the autoencoder's own size in tiles, blended where they meet.
+
+        Raises:
+            ValueError: if this autoencoder cannot.
+        """
+        if not hasattr(self.vae, "use_tiling"):
+            raise ValueError(f"vae must be one that can work in tiles; got {type(self.vae).__name__}. Leave it out.")
+        self.vae.enable_tiling()
 
     def disable_vae_tiling(self) -> None:
         """Encode and decode whole views again."""
-        self._vae_method("disable_tiling")()
+        self.vae.disable_tiling()
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
         """Keep the parts of the model in the CPU's memory; each is on the GPU while it runs.
@@ -123,10 +130,3 @@ class MemorySwitches(DiffusionPipeline):
                 "CPU offload must have a GPU to move weights to; got none on this machine. Run without it: on a CPU "
                 "there is one memory only."
             )
-
-    def _vae_method(self, name: str) -> Any:
-        if not hasattr(self.vae, name):
-            raise ValueError(
-                f"vae must have {name} for this switch; got {type(self.vae).__name__}. Leave the switch out."
-            )
-        return getattr(self.vae, name)

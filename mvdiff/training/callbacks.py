@@ -10,7 +10,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
-from mvdiff.pipelines.checkpoint import read_checkpoint
+from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, read_checkpoint
+from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.samples import to_uint8
 
 
@@ -40,7 +41,7 @@ class SaveModelFolder(Callback):
         """Write the folder on the first rank."""
         folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
-            pl_module.save_model_folder(folder, best_weights(trainer))
+            pl_module.save_model_folder(folder, *best_weights(trainer))
 
 
 def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:
@@ -55,13 +56,20 @@ def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:
     }
 
 
-def best_weights(trainer: Trainer) -> dict[str, Tensor] | None:
-    """Return the weights of the best checkpoint by the first monitored metric, or None where none is monitored."""
+def best_weights(trainer: Trainer) -> tuple[dict[str, Tensor] | None, TrainingRecord | None]:
+    """Return the best checkpoint's weights by the first monitored metric, and how they came about with that score.
+
+    Both are None where no metric is monitored.
+    """
     for callback in trainer.checkpoint_callbacks:
-        path = getattr(callback, "best_model_path", "")
-        if getattr(callback, "monitor", None) and Path(path).is_file():
-            return read_checkpoint(path)["state_dict"]
-    return None
+        path, monitor = getattr(callback, "best_model_path", ""), getattr(callback, "monitor", None)
+        if monitor and Path(path).is_file():
+            checkpoint = read_checkpoint(path)
+            described = checkpoint.get(CHECKPOINT_KEY, {}).get("info", {}).get("training")
+            scores = {monitor: float(callback.best_model_score)}
+            record = described and TrainingRecord(**described | {"scores": scores, "measured": "in validation"})
+            return checkpoint["state_dict"], record
+    return None, None
 
 
 def run_folder(trainer: Trainer) -> str:

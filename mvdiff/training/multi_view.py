@@ -6,6 +6,7 @@ Axes: B samples, V views, C latent channels, h w latent, L text tokens, D text w
 import json
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -19,10 +20,12 @@ from mvdiff.diffusion import multiview_noise_loss, sample_timesteps, training_no
 from mvdiff.eval.overlap import overlap_psnr
 from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
+from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, model_location, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
@@ -31,6 +34,7 @@ from mvdiff.training.cache import TensorCache, check_cache_settings, check_laten
 from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
+from mvdiff.training.record import training_record
 from mvdiff.training.sample_writing import score_folder, write_reference
 from mvdiff.training.trained_part import TrainedPartModule
 
@@ -60,6 +64,8 @@ class MultiViewModule(TrainedPartModule):
         snr_gamma: Min-SNR weight of the loss; None for the paper's plain loss.
         seed: Seed of everything random in training and of the validation samples.
         gradient_checkpointing: Trade time for memory in the UNet.
+        views_per_chunk: Run the UNet's own layers on so many views at a time, in training and in samples; None for all.
+        vae_slicing: Encode and decode view by view.
         cache_dir: Folder for text embeddings (and latents); None computes them each time.
         cache_latents: Also keep latents in `cache_dir`; only for yaws from a finite list.
         num_inference_steps: Steps of validation, test and predict samples.
@@ -106,6 +112,8 @@ class MultiViewModule(TrainedPartModule):
         snr_gamma: float | None = None,
         seed: int = 0,
         gradient_checkpointing: bool = False,
+        views_per_chunk: int | None = None,
+        vae_slicing: bool = False,
         cache_dir: str | None = None,
         cache_latents: bool = False,
         num_inference_steps: int = 50,
@@ -141,8 +149,12 @@ class MultiViewModule(TrainedPartModule):
         settings = self.hparams
         self.backbone = load_backbone(settings.base, settings.revision, vae=settings.vae)
         self.backbone.freeze()
+        self.pipeline_class.check_base(self.backbone.unet, self.backbone.latent_channels)
+        if settings.vae_slicing:
+            enable_slicing(self.backbone.vae)
         self.unet = MultiViewUNet.from_unet(self.backbone.unet, self._initial_adapter())
         self.unet.enable_gradient_checkpointing(settings.gradient_checkpointing)
+        self.unet.set_views_per_chunk(settings.views_per_chunk)
         cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
         adapter = self.adapter.config
         self.inputs = self.inputs_class(
@@ -198,7 +210,7 @@ class MultiViewModule(TrainedPartModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what `mvdiff export` needs to make a model folder of the weights: plain values only."""
         checkpoint[CHECKPOINT_KEY] = {
-            "info": self.model_info().to_dict(),
+            "info": replace(self.model_info(), training=training_record(self)).to_dict(),
             "adapter": _plain(self.adapter.config),
             "scheduler": [type(self.backbone.scheduler).__name__, _plain(self.backbone.scheduler.config)],
         }
@@ -218,18 +230,25 @@ class MultiViewModule(TrainedPartModule):
                 f"{self.hparams.base} (weights {here}). Set model.base (and model.vae) as in training."
             )
 
-    def save_model_folder(self, folder: str | Path, state_dict: dict[str, Tensor] | None = None) -> None:
+    def save_model_folder(
+        self,
+        folder: str | Path,
+        state_dict: dict[str, Tensor] | None = None,
+        record: TrainingRecord | None = None,
+    ) -> None:
         """Write the trained part as a model folder.
 
         Args:
             folder: Where to.
             state_dict: Weights as in a checkpoint; None for the module's present ones.
+            record: How these weights were trained, for the model card; None: as the module stands now.
         """
         adapter = MultiViewAdapter.from_config(self.adapter.config)
         prefix = f"{self.trained_part}."
         weights = self.state_dict() if state_dict is None else state_dict
         adapter.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
-        write_model_folder(folder, adapter, self.backbone.scheduler, self.model_info())
+        info = replace(self.model_info(), training=training_record(self) if record is None else record)
+        write_model_folder(folder, adapter, self.backbone.scheduler, info)
 
     def train(self, mode: bool = True) -> "MultiViewModule":
         """Set the adapter's mode; the base always stays in evaluation mode."""
@@ -406,6 +425,7 @@ class MultiViewModule(TrainedPartModule):
         """Return the model as the pipeline that `mvdiff generate` runs: same prompts and seed, same images."""
         pipeline = self.pipeline_class.from_backbone(self.backbone, self.adapter, **self.model_info().settings)
         pipeline.set_progress_bar_config(disable=True)
+        pipeline.set_views_per_chunk(self.hparams.views_per_chunk)
         return pipeline
 
 

@@ -1,0 +1,39 @@
+"""How a model was trained, for its model card."""
+
+import json
+from typing import Any
+
+from lightning.pytorch import LightningModule
+
+from mvdiff.pipelines.model_card import TrainingRecord
+from mvdiff.pipelines.sample_folders import library_versions
+
+_MODEL_SETTINGS = ("text_dropout", "snr_gamma", "seed")
+_DATA_SETTINGS = ("mode", "yaw", "prompt_prefix", "height", "width")
+_SHOWN = (str, int, float, bool, list, tuple)
+
+
+def training_record(module: LightningModule) -> TrainingRecord:
+    """Describe the training that a module is in, as it stands now; no place of this machine is named.
+
+    Args:
+        module: A multi-view module with its trainer.
+    """
+    trainer = module.trainer
+    data, optimizers = trainer.datamodule, trainer.optimizers
+    settings: dict[str, Any] = {"optimizer steps": trainer.global_step, "epochs begun": trainer.current_epoch + 1}
+    batch = getattr(data, "batch_size", None)
+    if isinstance(batch, int):
+        settings["samples per step"] = batch * trainer.accumulate_grad_batches * trainer.world_size
+    settings["precision"] = str(trainer.precision)
+    if optimizers:
+        settings["optimizer"] = type(optimizers[0]).__name__
+        settings["learning rate"] = optimizers[0].defaults["lr"]
+    settings |= {name: module.hparams[name] for name in _MODEL_SETTINGS if module.hparams.get(name) is not None}
+    settings |= {name: getattr(data, name) for name in _DATA_SETTINGS if isinstance(getattr(data, name, None), _SHOWN)}
+    settings["started from"] = "fresh weights" if module.hparams.init_adapter is None else "another adapter"
+    config = module.adapter.config
+    names = ("kernel_size", "head_dim", "variant", "mid_place", "min_overlap", "neighbours", "residual")
+    settings |= {name: config[name] for name in names if config.get(name) is not None}
+    plain = json.loads(json.dumps(settings))
+    return TrainingRecord(type(data).__name__, plain, versions=library_versions())

@@ -1,0 +1,157 @@
+"""A LoRA of the base: diffusers' own files, made here from a config, on the tiny base."""
+
+import sys
+
+import pytest
+import torch
+from peft import LoraConfig, inject_adapter_in_model
+from peft.utils import get_peft_model_state_dict
+
+from mvdiff.models.backbone import load_backbone
+from mvdiff.pipelines.sample_folders import described_settings
+from tests.pipelines.conftest import make_pipeline
+
+STEPS = {"seed": 1, "num_inference_steps": 2, "output_type": "pt"}
+TARGETS = {"unet": ["to_q", "to_k", "to_v", "to_out.0"], "text_encoder": ["q_proj", "v_proj"]}
+
+
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory):
+    return make_pipeline(tmp_path_factory.mktemp("lora") / "base")
+
+
+@pytest.fixture(autouse=True)
+def unloaded(pipeline):
+    yield
+    pipeline.unload_lora_weights()
+
+
+def lora_of(base, seed=0):
+    """The tensors of a LoRA of both parts of a base, by part."""
+    backbone, layers = load_backbone(base), {}
+    generator = torch.Generator().manual_seed(seed)
+    for part, targets in TARGETS.items():
+        config = LoraConfig(r=2, lora_alpha=4, target_modules=targets)
+        model = inject_adapter_in_model(config, getattr(backbone, part), adapter_name="default")
+        shapes = get_peft_model_state_dict(model)
+        layers[part] = {name: torch.randn(v.shape, generator=generator) * 0.3 for name, v in shapes.items()}
+    return layers
+
+
+def tensors(layers):
+    return {f"{part}.{name}": value for part, state in layers.items() for name, value in state.items()}
+
+
+@pytest.fixture(scope="module")
+def layers(pipeline):
+    return lora_of(pipeline.base.id)
+
+
+def run(pipeline):
+    return pipeline("a ball", **STEPS).images
+
+
+def test_files_change_the_images_and_unloading_restores_them_bit_for_bit(pipeline, layers, tmp_path):
+    before, noted, weights = run(pipeline), described_settings(pipeline, {}), pipeline._backbone().weights_hash()
+    type(pipeline).save_lora_weights(
+        tmp_path, unet_lora_layers=layers["unet"], text_encoder_lora_layers=layers["text_encoder"]
+    )
+    pipeline.load_lora_weights(tmp_path, adapter_name="wood")
+    assert pipeline.get_list_adapters() == {"unet": ["wood"], "text_encoder": ["wood"]}
+    changed = run(pipeline)
+    assert (changed - before).abs().max() > 0.05
+    assert described_settings(pipeline, {}) == noted | {"lora": ["wood"]}
+    pipeline.unload_lora_weights()
+    assert torch.equal(run(pipeline), before)
+    assert described_settings(pipeline, {}) == noted
+    assert pipeline._backbone().weights_hash() == weights == pipeline.base.weights_hash
+
+
+@pytest.mark.parametrize("part", ["unet", "text_encoder"])
+def test_matches_weights_merged_by_hand(pipeline, layers, part):
+    # An oracle: W + scale B A, written into the base's own layers (the scale is alpha over rank, 1 without alpha).
+    state = layers[part]
+    pipeline.load_lora_weights(tensors({part: state}))
+    found = run(pipeline)
+    pipeline.unload_lora_weights()
+    model = getattr(pipeline, part)
+    names = [name.removesuffix(".lora_A.weight") for name in state if name.endswith(".lora_A.weight")]
+    kept = {}
+    with torch.no_grad():
+        for name in names:
+            weight = model.get_submodule(name).weight
+            kept[name] = weight.clone()
+            weight += state[f"{name}.lora_B.weight"] @ state[f"{name}.lora_A.weight"]
+    expected = run(pipeline)
+    with torch.no_grad():
+        for name, value in kept.items():
+            model.get_submodule(name).weight.copy_(value)
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_strength_two_at_once_and_fusing(pipeline, layers):
+    before = run(pipeline)
+    pipeline.load_lora_weights(tensors(layers))
+    pipeline.load_lora_weights(tensors(lora_of(pipeline.base.id, seed=1)))
+    assert pipeline.get_list_adapters()["text_encoder"] == ["default_0", "default_1"]
+    images = []
+    for strength in ([0.0, 0.0], [1.0, 0.0], [0.5, 0.0], [1.0, 1.0]):
+        pipeline.set_adapters(["default_0", "default_1"], strength)
+        images.append(run(pipeline))
+    torch.testing.assert_close(images[0], before)
+    assert all((a - b).abs().max() > 0.02 for i, a in enumerate(images) for b in images[:i])
+    pipeline.fuse_lora()
+    torch.testing.assert_close(run(pipeline), images[3], atol=1e-4, rtol=0)
+    pipeline.unfuse_lora()
+    torch.testing.assert_close(run(pipeline), images[3], atol=1e-4, rtol=0)
+    pipeline.set_adapters(["default_0"])
+    torch.testing.assert_close(run(pipeline), images[1], atol=1e-4, rtol=0)
+
+
+def test_text_encoder_names_of_older_libraries(pipeline, layers):
+    state = layers["text_encoder"]
+    pipeline.load_lora_weights(tensors({"text_encoder": state}))
+    expected = run(pipeline)
+    pipeline.unload_lora_weights()
+    pipeline.load_lora_weights({f"text_encoder.text_model.{name}": value for name, value in state.items()})
+    assert torch.equal(run(pipeline), expected)
+
+
+def test_a_lora_of_another_base_is_refused_and_leaves_nothing(pipeline, layers):
+    before = run(pipeline)
+    wide = {name: value.repeat(2, 1) if "lora_B" in name else value for name, value in layers["unet"].items()}
+    deep = {name.replace("layers.0", "layers.7"): value for name, value in layers["text_encoder"].items()}
+    wrong = [
+        (tensors({"unet": wide}), "LoRA must be a readable one, made for a base of this shape; got .*size mismatch"),
+        (tensors(layers | {"text_encoder": deep}), "weights of a text encoder, of which 4 have a layer here"),
+        ({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, "LoRA must have weights for the unet or the text_encoder"),
+    ]
+    for state, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            pipeline.load_lora_weights(state)
+        assert not any(pipeline.get_list_adapters().values())
+    assert torch.equal(run(pipeline), before)
+    pipeline.load_lora_weights(tensors(layers), adapter_name="good")
+    good = run(pipeline)
+    with pytest.raises(ValueError, match="Give a LoRA of this base"):
+        pipeline.load_lora_weights(wrong[1][0], adapter_name="bad")
+    assert pipeline.get_list_adapters() == {"unet": ["good"], "text_encoder": ["good"]}
+    pipeline.set_adapters("good")
+    assert torch.equal(run(pipeline), good)
+
+
+def test_missing_files_libraries_and_offloaded_weights(pipeline, layers, tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=f"LoRA must be a readable one, .*in {tmp_path}"):
+        pipeline.load_lora_weights(tmp_path)
+    pipeline.enable_sequential_cpu_offload(device="cpu")
+    with pytest.raises(ValueError, match="LoRA must be loaded before CPU offload is enabled"):
+        pipeline.load_lora_weights(tensors(layers))
+    pipeline.remove_all_hooks()
+    pipeline.load_lora_weights(tensors(layers))
+    expected = run(pipeline)
+    pipeline.enable_sequential_cpu_offload(device="cpu")
+    assert torch.equal(run(pipeline), expected)
+    pipeline.remove_all_hooks()
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match="load_lora_weights must have the library peft; got an installation without"):
+        pipeline.load_lora_weights(tensors(layers))
