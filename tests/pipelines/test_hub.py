@@ -31,7 +31,7 @@ def shared(tmp_path):
 
 def test_what_is_pushed_comes_back_by_its_hub_id(hub, shared, tmp_path):
     shared.push_to_hub("owner/caa", token=TOKEN, private=True)
-    assert hub.created["owner/caa"]["private"] is True
+    assert hub.created["owner/caa"].get("visibility") == "private"
     files = hub.repos["owner/caa"]
     assert sorted(files) == [
         "README.md",
