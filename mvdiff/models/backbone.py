@@ -162,8 +162,8 @@ def load_backbone(
 
     Any base of the shape of Stable Diffusion 1 or 2 will do, whatever the width of its text, its heads, its prediction
     type and the channels of its input. The scheduler is DDIM (the paper's) on the noise schedule that the base's own
-    scheduler config gives. Of weights that are there as fp16 variants only, these are opened. Parts that a packaged base
-    shares with another come from there (see `loading.part_folders`).
+    scheduler config gives. Of weights that are there as fp16 variants only, these are opened. Parts that a packaged
+    base shares with another come from there (see `loading.part_folders`).
 
     Args:
         pretrained_model_name_or_path: see `resolve_base`.

@@ -1,4 +1,4 @@
-"""Model folders on the hub: huggingface_hub's own client, against a server on this machine that answers like the hub."""
+"""Model folders on the hub: huggingface_hub's own client, against a local server that answers like the hub."""
 
 from dataclasses import replace
 
@@ -45,7 +45,7 @@ def test_what_is_pushed_comes_back_by_its_hub_id(hub, shared, tmp_path):
     loaded = MVDiffusionPanoramaPipeline.from_pretrained("owner/caa", revision="v1", base=tmp_path / "base")
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(loaded("a ball", **STEPS).images, shared("a ball", **STEPS).images)
-    with pytest.raises(FileNotFoundError, match="model must be .*'owner/caa' at revision 'v2'"):
+    with pytest.raises(FileNotFoundError, match=r"model must be .*'owner/caa' at revision 'v2'"):
         model_location("owner/caa", "v2")
     with pytest.raises(FileNotFoundError, match=r"needs the base owner/base \(revision main\): base must be a local"):
         MVDiffusionPanoramaPipeline.from_pretrained("owner/caa")

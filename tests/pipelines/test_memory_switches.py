@@ -162,7 +162,7 @@ def test_an_autoencoder_without_a_switch_is_named(pipeline, monkeypatch):
     pipeline.enable_vae_slicing()
     pipeline.enable_vae_tiling()
     monkeypatch.setattr(pipeline, "vae", torch.nn.Identity())
-    with pytest.raises(ValueError, match="vae must be one that can work image by image .*; got Identity"):
+    with pytest.raises(ValueError, match=r"vae must be one that can work image by image .*; got Identity"):
         pipeline.enable_vae_slicing()
     with pytest.raises(ValueError, match="vae must be one that can work in tiles; got Identity"):
         pipeline.enable_vae_tiling()
