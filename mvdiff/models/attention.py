@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
-from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement
+from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement, split_views
 
 
 class ResidualBlock(nn.Module):
@@ -158,7 +158,7 @@ class CorrespondenceAwareAttention(nn.Module):
         if not taps.parts:
             updates = [
                 self._update(tokens[:, some], tokens, part, lenders.view(batch, 1, 1), view_valid)
-                for some, part in taps.split_views(views)
+                for some, part in split_views(taps, views)
             ]
             return torch.cat(updates, dim=1) if len(updates) > 1 else updates[0]
         own = tokens.view(-1, channels)

@@ -177,8 +177,8 @@ def load_backbone(
             belongs to another model.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
-    _check_kind(folder)
     parts = part_folders(folder, _PARTS)
+    _check_kind(folder)
     missing = [part for part, path in parts.items() if not path.is_dir() and not (part == "vae" and vae is not None)]
     if missing:
         raise FileNotFoundError(
@@ -198,6 +198,7 @@ def _check_kind(folder: Path) -> None:
     """Raise ValueError where model_index.json tells of parts that a Stable-Diffusion-1 or -2-shaped base has not."""
     path = folder / "model_index.json"
     index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    index = index if isinstance(index, dict) else {}
     foreign = [part for part in ("text_encoder_2", "transformer", "prior") if any(index.get(part) or ())]
     if foreign:
         raise ValueError(

@@ -156,16 +156,6 @@ class PackedTaps:
         changed = {name: change(getattr(self, name)) for name in names}
         return replace(self, **changed, parts=(), _encodings={})
 
-    def split_views(self, views: int) -> Iterator[tuple[slice, PackedTaps]]:
-        """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept."""
-        if views >= self.num_views:
-            yield slice(None), self
-            return
-        for start in range(0, self.num_views, views):
-            some = slice(start, start + views)
-            own = some if self.batch_size is None else (slice(None), some)
-            yield some, self._map(lambda values, own=own: values[own])
-
     def split_parts(self, rows: int) -> Iterator[tuple[Tensor, PackedTaps]]:
         """Yield `parts`, of no more than so many rows each."""
         for own, part in self.parts:
@@ -220,6 +210,17 @@ class PackedTaps:
 def _tokens_first(taps: Tensor) -> Tensor:
     """[..., N, T, P, 2] -> [..., T, N * P, 2]."""
     return taps.transpose(-4, -3).flatten(-3, -2)
+
+
+def split_views(taps: PackedTaps | UpstreamTaps, views: int) -> Iterator[tuple[slice, PackedTaps | UpstreamTaps]]:
+    """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept."""
+    if views >= taps.num_views:
+        yield slice(None), taps
+        return
+    for start in range(0, taps.num_views, views):
+        some = slice(start, start + views)
+        own = some if taps.batch_size is None else (slice(None), some)
+        yield some, taps._map(lambda values, own=own: values[own])
 
 
 @dataclass(frozen=True, eq=False)

@@ -149,7 +149,7 @@ def test_a_relative_base_or_vae_is_found_from_the_model_folder(tmp_path, monkeyp
     ("change", "message"),
     [
         ({"schema": 2}, r"schema must be 1; got 2, in .*mvdiff.json"),
-        ({"task": "mesh"}, r"task must be one of panorama, depth; got 'mesh'"),
+        ({"task": "mesh"}, r"task must be one of panorama, depth, outpaint; got 'mesh'"),
         ({"task": "depth"}, r"model description must have height, width, prompt_prefix and base"),
         ({"rig": {"views": [[0, 0, 90]]}}, r"rig must have the keys views, height, width"),
         ({"base": {"name": "x"}}, r"model description must have rig, prompt_prefix and base"),

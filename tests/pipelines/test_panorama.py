@@ -225,12 +225,6 @@ def test_is_a_diffusers_pipeline(pipeline):
     assert isinstance(pipeline.scheduler, DDIMScheduler)
 
 
-def test_cpu_offload_is_refused(pipeline):
-    # Its hooks wait for the UNet to be called, but MultiViewUNet calls the UNet's blocks.
-    with pytest.raises(ValueError, match="CPU offload cannot be enabled"):
-        pipeline.enable_model_cpu_offload()
-
-
 def test_bfloat16(tmp_path):
     pipeline = make_pipeline(tmp_path / "base")
     exact = pipeline("a ball", seed=1, **STEPS).images

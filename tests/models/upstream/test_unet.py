@@ -73,3 +73,15 @@ def test_settings_that_upstream_has_not_are_refused():
         MultiViewAdapter.from_unet(unet, variant="upstream", neighbours=[[1], [0]])
     with pytest.raises(ValueError, match="kernel_size must be 1 for a depth adapter of the upstream variant; got 3"):
         MultiViewAdapter.from_unet(unet, variant="upstream", residual=True)
+
+
+@torch.no_grad()
+def test_views_in_chunks_change_nothing():
+    unet = make_unet()
+    sample, timesteps, text, _ = make_inputs(unet, 8, 12)
+    model = make_trained(unet, variant="upstream", head_dim=32)
+    geometry = ring(3)
+    expected = model(sample, timesteps, text, geometry)
+    for views in (1, 3):
+        model.set_views_per_chunk(views)
+        assert_close(model(sample, timesteps, text, geometry), expected, atol=1e-5, rtol=1e-5)
