@@ -33,7 +33,7 @@ class DepthSettings(QuickstartSettings):
     out: Path = Path("quickstart-depth")
     rooms: int = 48
     test_rooms: int = 12
-    max_steps: int = 80
+    max_steps: int = 48
     continue_steps: int = 24
     base: str = BASE
     adapter: str = ADAPTER
