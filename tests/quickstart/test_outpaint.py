@@ -14,7 +14,7 @@ from mvdiff.pipelines.given import GivenViews, given_views
 from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, ROUND_TRIP, SILENT, TRUTH, samples_of
 from mvdiff.quickstart.comparison import PSNR
 from mvdiff.quickstart.methods import toy_rig
-from mvdiff.quickstart.outpaint import page
+from mvdiff.quickstart.outpaint import page, run
 from mvdiff.quickstart.outpaint.methods import held_out, picture, pictures_of
 from mvdiff.quickstart.outpaint.scores import GIVEN, KNOWN, score_all
 from mvdiff.quickstart.outpaint.settings import CONFIG, OutpaintSettings
@@ -134,3 +134,10 @@ def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
     assert len(list((tmp_path / "out" / "pictures").glob("*/*/sample.json"))) == 2
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert results["curves"]["from scratch"]["val/overlap_psnr"][0] == [2, 4]
+
+
+def test_a_base_that_is_not_packaged_is_told_before_anything_is_made(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "BASE", "mvdiff://nothing")
+    with pytest.raises(FileNotFoundError, match=r"needs mvdiff://nothing, .*--config toy/inpainting_base\.yaml"):
+        run.run_outpaint_quickstart(OutpaintSettings(out=tmp_path / "out"), run_trainer=lambda arguments: 0)
+    assert not (tmp_path / "out").exists()

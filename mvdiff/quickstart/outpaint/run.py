@@ -21,9 +21,11 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
 
     Raises:
         ValueError: Settings that cannot work.
+        FileNotFoundError: The toy inpainting base does not come with this version.
         OSError: The folder cannot be written.
     """
     settings = settings.check()
+    check_base()
     clock = Clock()
     from mvdiff.data.toyworld import write_toyworld
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
@@ -66,6 +68,20 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
         clock.console.print(line)
     clock.console.print(f"{clock.total:.0f} s; open {settings.out / 'report.html'}")
     return settings.out / "report.html"
+
+
+def check_base() -> None:
+    """Raise FileNotFoundError, before anything is made, where the package has no toy inpainting base."""
+    from mvdiff.models.backbone import resolve_base
+
+    try:
+        resolve_base(BASE)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the outpainting quickstart needs {BASE}, which does not come with this version of mvdiff. Make a base "
+            "with `mvdiff fit --config toy/inpainting_base.yaml`, and train on it with `mvdiff fit --config "
+            "toy/outpaint.yaml --model.base FOLDER`."
+        ) from error
 
 
 def story_of(settings: OutpaintSettings, runs: list[Run]) -> list[str]:
