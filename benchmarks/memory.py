@@ -6,8 +6,8 @@
 Weights are random: UNet (866M), attention across views (148M) and autoencoder (84M) have the sizes of the paper's model
 on Stable Diffusion 2. Every row is a process of its own, one after the other, so that no row inherits what another one
 left allocated. On a CPU "weights" is what building the modules adds to the resident set and "peak" the most that a run
-adds to that; on a GPU both are CUDA's. Seconds are the process's own CPU time over all its threads (on a GPU: wall
-time).
+adds to that; on a GPU both are CUDA's. Seconds are the process's own
+CPU time (on a GPU: wall time).
 """
 
 import argparse

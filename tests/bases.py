@@ -122,9 +122,8 @@ def write_base(folder: Path, shape: BaseShape, seed: int = 0) -> Path:
     if shape.old_names:
         _rename_as_of_old(folder)
     _write_tokenizer(folder / "tokenizer", tokenizer)
-    _write_json(
-        folder / "scheduler" / "scheduler_config.json", {"_diffusers_version": "0.6.0"} | _NOISE | shape.scheduler
-    )
+    scheduler = {"_diffusers_version": "0.6.0"} | _NOISE | shape.scheduler
+    _write_json(folder / "scheduler" / "scheduler_config.json", scheduler)
     index = {
         "_class_name": "StableDiffusionPipeline",
         "_diffusers_version": "0.6.0",

@@ -216,12 +216,18 @@ class MultiViewModule(TrainedPartModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained on another base."""
+        """Refuse weights that were trained for another task or on another base."""
         described = checkpoint.get(CHECKPOINT_KEY)
         if described is None:
             raise ValueError(
                 f"the checkpoint must be one of a {type(self).__name__}; got a checkpoint of another model. "
                 "Use the YAML file it was trained with."
+            )
+        task = described["info"]["task"]
+        if task != self.pipeline_class.task:
+            raise ValueError(
+                f"the checkpoint must be one of the task {self.pipeline_class.task}; got a checkpoint of another task, "
+                f"{task}. Use the YAML file it was trained with."
             )
         there, here = described["info"]["base"], self.backbone.weights_hash()
         if there["weights_hash"] != here:

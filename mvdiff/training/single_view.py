@@ -193,7 +193,12 @@ class SingleViewModule(TrainedPartModule):
         timesteps = timesteps.to(latents.device)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            sample = self.model_input(noisy, batch, views)
+            sample, channels = self.model_input(noisy, batch, views), self.backbone.unet.config.in_channels
+            if sample.shape[1] != channels:
+                raise ValueError(
+                    f"model.base must have a UNet of {sample.shape[1]} input channels, what {type(self).__name__} "
+                    f"gives it; got {channels}. Name another base, or the module of this base's task."
+                )
             return self.backbone.unet(sample, timesteps, encoder_hidden_states=text).sample
 
         per_view = noise_loss(predict, scheduler, latents, noise, timesteps, self.snr_gamma, reduction="none")

@@ -91,6 +91,8 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--prompts", "none.txt"], "prompts must be a file; got none.txt"),
+        ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
+        ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be at least 1; got 0"),
     ],
 )
 def test_errors_are_one_line(model, tmp_path, capsys, options, message):
@@ -101,9 +103,23 @@ def test_errors_are_one_line(model, tmp_path, capsys, options, message):
     assert not find_samples(tmp_path)
 
 
+def test_memory_switches_give_the_same_panorama(model, tmp_path, capsys):
+    assert generate(model, tmp_path / "plain", *PROMPT) == 0
+    switches = ["--views_per_chunk", 2, "--vae_slicing"]
+    assert generate(model, tmp_path / "small", *PROMPT, *switches) == 0
+    assert generate(model, tmp_path / "plain", *PROMPT, *switches) == 0  # complete: the record is that of this run, too
+    assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
+    plain, small = (read_sample(tmp_path / name / "0000").images_uint8().int() for name in ("plain", "small"))
+    assert (plain - small).abs().max() <= 1
+    assert generate(model, tmp_path / "plain", *PROMPT, "--vae_tiling") == 1
+    assert "settings.vae_tiling of a complete sample must be those of this run, True" in capsys.readouterr().err
+
+
 def test_a_missing_model_and_a_bad_out(model, tmp_path, capsys):
     assert generate(tmp_path, tmp_path / "out", *PROMPT) == 1
     assert "model must be a model folder" in capsys.readouterr().err
+    assert generate("nobody/no-such-model", tmp_path / "out", *PROMPT, "--revision", "v1") == 1
+    assert "got 'nobody/no-such-model' at revision 'v1', which is not a folder here" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert generate(model, tmp_path / "file" / "out", *PROMPT) == 1
     assert "--out must be a folder that can be written" in capsys.readouterr().err

@@ -45,6 +45,13 @@ def test_fit_writes_its_best_checkpoint_as_a_model_folder(trained, config):
     for name, value in pipeline.adapter.state_dict().items():
         assert torch.equal(best["state_dict"][f"adapter.{name}"], value)
     assert all(name.startswith("adapter.") for name in best["state_dict"])
+    assert info.training.data == "EquirectangularDataModule"
+    assert info.training.settings["optimizer steps"] == best["global_step"]
+    assert info.training.settings["learning rate"] == 1e-2
+    assert info.training.scores.keys() == {"val/overlap_psnr"}
+    card = (trained / "model" / "README.md").read_text()
+    assert f"| val/overlap_psnr | {info.training.scores['val/overlap_psnr']:.5g} |" in card
+    assert str(trained) not in card
 
 
 def test_fit_logs_to_tensorboard(trained):

@@ -33,10 +33,8 @@ class Hub(BaseHTTPRequestHandler):
             self.server.cards.append(json.loads(body)["content"])
             self._answer({"warnings": [], "errors": []})
         elif "/preupload/" in path:
-            files = [
-                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
-                for file in json.loads(body)["files"]
-            ]
+            how = {"uploadMode": "regular", "shouldIgnore": False}
+            files = [{"path": file["path"]} | how for file in json.loads(body)["files"]]
             self._answer({"files": files})
         elif "/commit/" in path:
             repo_id = "/".join(path.split("/")[3:5])

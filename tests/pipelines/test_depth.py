@@ -232,6 +232,7 @@ FRAMES = walls(3)
         ({"K": FRAMES["K"] * float("nan")}, "K must be finite"),
         ({"prompt": ["a", "b"]}, "prompt must be of 1 samples as the depths; got 2"),
         ({"prompt": [["a", "b"]]}, r"one text per view \(3\)"),
+        (walls(8) | {"prompt": [["a"] * 7]}, r"one text per view \(8\); got .* \(7\), in sample 0"),
         ({"frame_ids": [[1, 2]]}, r"frame_ids must be 1 lists of 3 names; got \[\[1, 2\]\]"),
         ({"sample_ids": ["a", "b"]}, r"sample_ids must be one per sample \(1\)"),
         ({"known": given(1, 3)["known"]}, "images must be given where known is 1"),

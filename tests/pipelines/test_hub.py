@@ -1,4 +1,4 @@
-"""Model folders on the hub: huggingface_hub's own client, against a local server that answers like the hub."""
+"""Model folders on the hub: huggingface_hub's own client, and a server on this machine that answers as the hub does."""
 
 from dataclasses import replace
 

@@ -153,6 +153,7 @@ def test_a_relative_base_or_vae_is_found_from_the_model_folder(tmp_path, monkeyp
         ({"task": "depth"}, r"model description must have height, width, prompt_prefix and base"),
         ({"rig": {"views": [[0, 0, 90]]}}, r"rig must have the keys views, height, width"),
         ({"base": {"name": "x"}}, r"model description must have rig, prompt_prefix and base"),
+        ({"training": {"when": "today"}}, r"model description must have rig, prompt_prefix and base; got .*when"),
     ],
 )
 def test_broken_descriptions(model_folder, tmp_path, change, message):
@@ -180,6 +181,9 @@ def test_broken_folders(pipeline, model_folder, tmp_path):
     shutil.rmtree(cut / "adapter")
     with pytest.raises(FileNotFoundError, match=r"cut/adapter"):
         load(cut)
+    (cut / "model_index.json").write_text(json.dumps({"scheduler": ["diffusers", "NoSuchScheduler"]}))
+    with pytest.raises(ValueError, match=r"scheduler must be one of .*DDIM.*; got 'NoSuchScheduler'"):
+        load_scheduler(cut)
     (cut / "model_index.json").write_text("[]")
     with pytest.raises(ValueError, match=r"model_index.json must name the scheduler's class"):
         load_scheduler(cut)

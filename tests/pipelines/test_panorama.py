@@ -92,6 +92,8 @@ def test_fewer_prompts_than_views_is_one_clear_error(pipeline):
         ValueError, match=r"prompts must be one text for all views, or one text per view \(4\); got .*2"
     ):
         pipeline([["a ball", "a lamp"]])
+    with pytest.raises(ValueError, match=r"one text per view \(8\); got .* \(7\), in sample 0. Give as many"):
+        pipeline([["a ball"] * 7], rig=RingRig(num_views=8, height=32, width=32))
     with pytest.raises(ValueError, match="prompt must hold at least one text"):
         pipeline([])
 

@@ -1,5 +1,6 @@
 import copy
 import dataclasses
+import json
 import re
 
 import pytest
@@ -12,11 +13,13 @@ from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.diffusion import sample_timesteps, training_noise
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.keyed import keyed_generator
+from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.training.cache import TensorCache
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.record import training_record
 from tests.tiny import tiny_base
 
 RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
@@ -203,6 +206,33 @@ def test_a_checkpoint_of_another_base_is_refused(module, data, tmp_path, tiny_fo
         other.on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match="a checkpoint of another model"):
         module.on_load_checkpoint({})
+    checkpoint["mvdiff"]["info"]["task"] = "depth"
+    with pytest.raises(ValueError, match="must be one of the task panorama; got a checkpoint of another task, depth"):
+        module.on_load_checkpoint(checkpoint)
+
+
+def test_the_record_of_a_training_names_settings_and_no_place(module, data, tiny_folder):
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu", accumulate_grad_batches=2)
+    module.trainer.datamodule = data
+    record = training_record(module)
+    assert record.data == "EquirectangularDataModule"
+    expected = {"samples per step": 2 * data.batch_size, "text_dropout": 0.1, "kernel_size": 3, "precision": "32-true"}
+    assert expected.items() <= record.settings.items()
+    assert str(tiny_folder) not in json.dumps(record.to_dict())
+    assert record == TrainingRecord(**json.loads(json.dumps(record.to_dict())))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_chunks_and_slices_give_the_same_gradients(tiny_folder, data, checkpointing):
+    gradients = []
+    for settings in ({}, {"views_per_chunk": 2, "vae_slicing": True, "gradient_checkpointing": checkpointing}):
+        module = awaken(make(tiny_folder, **settings))
+        batch = batch_of(data, (0, 0))
+        module.noise_loss(batch, batch.prompts).backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in module.adapter.parameters() if p.grad is not None]))
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+    assert module.unet.views_per_chunk == 2
+    assert module.backbone.vae.use_slicing
 
 
 def test_start_from_an_adapter(module, data, tmp_path, tiny_folder):

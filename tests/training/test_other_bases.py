@@ -15,6 +15,7 @@ from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.training.depth import DepthMultiViewModule
 from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.single_view import SingleViewModule
 from tests.bases import BASES, DEPTH, INPAINTING, write_base
 from tests.pipelines.depth_pipelines import walls
 from tests.tiny import tiny_base, tiny_tokenizer
@@ -40,9 +41,8 @@ def test_opens_as_diffusers_does(base):
     words = "a red lamp on the table"
     assert backbone.tokenizer(words).input_ids == stock.tokenizer(words).input_ids
     assert backbone.tokenizer(words).input_ids == tiny_tokenizer()(words).input_ids  # as it was before it was written
-    stock.text_encoder.float()  # fp16 files stay fp16 there
-    expected, _ = stock.encode_prompt([words], "cpu", 1, do_classifier_free_guidance=False)
-    torch.testing.assert_close(backbone.encode_prompts([words]), expected.float(), rtol=1e-4, atol=1e-4)
+    expected, _ = stock.to(torch.float32).encode_prompt([words], "cpu", 1, do_classifier_free_guidance=False)
+    torch.testing.assert_close(backbone.encode_prompts([words]), expected, rtol=1e-4, atol=1e-4)
     config = backbone.scheduler.config
     assert config.prediction_type == stock.scheduler.config.get("prediction_type", "epsilon")
     assert not config.clip_sample  # latents leave [-1, 1]
@@ -106,7 +106,7 @@ TASKS = {
         (
             "panorama",
             INPAINTING,
-            r"of 4 input channels, the latents', .*; got 9 \(an inpainting base\). Name a text-to",
+            r"of 4 input channels, the latents', .*; got 9 \(an inpainting base\). Name a text",
         ),
         ("panorama", DEPTH, r"of 4 input channels, the latents', for this task; got 5 \(a depth base\)"),
         ("depth", INPAINTING, r"of 4 \+ 1 input channels, latents and depth; got 9"),
@@ -123,6 +123,14 @@ def test_a_base_for_another_task_is_refused_by_its_channels(tmp_path, task, shap
         module(base=str(folder), head_dim=8).configure_model()
 
 
+def test_single_view_training_names_the_channels_it_gives(tmp_path, tiny_folder):
+    data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2).train_dataset()
+    batch = MultiViewBatch.collate([data[0, 0]])
+    module = SingleViewModule(out=str(tmp_path / "out"), base=str(write_base(tmp_path / "base", INPAINTING)))
+    with pytest.raises(ValueError, match=r"model.base must have a UNet of 4 input channels, .*Module gives it; got 9"):
+        module.noise_loss(batch, batch.prompts)
+
+
 def test_another_kind_of_base_is_refused(tmp_path):
     folder = tiny_base(tmp_path / "xl")
     index = json.loads((folder / "model_index.json").read_text())
@@ -131,16 +139,12 @@ def test_another_kind_of_base_is_refused(tmp_path):
     load_backbone(folder)
     second = {"text_encoder_2": ["transformers", "CLIPTextModelWithProjection"]}
     (folder / "model_index.json").write_text(json.dumps(index | second | {"_class_name": "StableDiffusionXLPipeline"}))
-    with pytest.raises(
-        ValueError, match=r"shape of Stable Diffusion 1 or 2; got a StableDiffusionXLPipeline with text_"
-    ):
+    with pytest.raises(ValueError, match="of Stable Diffusion 1 or 2; got a StableDiffusionXLPipeline with text_"):
         load_backbone(folder)
     (folder / "model_index.json").unlink()  # without it the UNet tells
     backbone = load_backbone(folder)
     backbone.unet.register_to_config(addition_embed_type="text_time")
-    with pytest.raises(
-        ValueError, match=r"unet.config.addition_embed_type must be None; got 'text_time'. Use a text-to"
-    ):
+    with pytest.raises(ValueError, match=r"unet.config.addition_embed_type must be None; got 'text_time'"):
         MVDiffusionPanoramaPipeline.from_backbone(backbone)
 
 
