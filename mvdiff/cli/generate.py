@@ -3,8 +3,8 @@
 import argparse
 from pathlib import Path
 
-DTYPES = ("float32", "bfloat16", "float16")
-OFFLOADS = ("model", "sequential")
+from mvdiff.cli.opening import add_model_options, open_pipeline
+
 MODES = ("keyframes", "interval", "full")
 
 
@@ -114,23 +114,12 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options of every task."""
     add = parser.add_argument
     add("--out", type=Path, required=True, metavar="DIR", help="where the sample folders go")
-    add("--revision", metavar="NAME", help="branch, tag or commit of a --model on the hub")
-    add("--base", metavar="ID", help="the base, where it is not at the place that the model names")
-    add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
     add("--seed", type=int, default=0, help="with the sample's id it fixes the noise (default: %(default)s)")
     add("--num_inference_steps", type=int, default=50, help="(default: %(default)s)")
     add("--guidance_scale", type=float, default=9.0, help="1 is no guidance (default: %(default)s)")
     add("--negative_prompt", help="what to steer away from")
-    add("--scheduler", metavar="NAME", help="any diffusers scheduler, as DPMSolverMultistep (default: the model's)")
-    add("--device", help="as cuda, cuda:1 or cpu (default: cuda where there is one)")
-    add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
     add("--overwrite", action="store_true", help="generate complete samples again")
-    memory = parser.add_argument_group("memory", "what takes less of it, and more time (docs/memory.md)")
-    add = memory.add_argument
-    add("--cpu_offload", choices=OFFLOADS, help="weights on the GPU only while a model, or a layer, runs")
-    add("--views_per_chunk", type=int, metavar="N", help="the UNet's own layers on N views at a time (default: all)")
-    add("--vae_slicing", action="store_true", help="decode view by view")
-    add("--vae_tiling", action="store_true", help="decode large views in tiles, blended where they meet")
+    add_model_options(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -148,7 +137,7 @@ def _panorama(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.sample_folders import generate_samples
 
     counts = generate_samples(
-        _pipeline(MVDiffusionPanoramaPipeline, args),
+        open_pipeline(MVDiffusionPanoramaPipeline, args),
         entries,
         args.out,
         batch_size=args.batch_size,
@@ -169,7 +158,7 @@ def _outpaint(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
     from mvdiff.pipelines.sample_folders import generate_samples
 
-    pipeline = _pipeline(MVDiffusionOutpaintPipeline, args)
+    pipeline = open_pipeline(MVDiffusionOutpaintPipeline, args)
     given = given_views(pictures, pipeline.rig)
     counts = generate_samples(
         pipeline,
@@ -216,7 +205,7 @@ def _depth(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.frame_folders import generate_sequence_folder, write_real_sequence
 
     _make_folder(args.out)
-    pipeline = _pipeline(MVDiffusionDepthPipeline, args)
+    pipeline = open_pipeline(MVDiffusionDepthPipeline, args)
     pipeline.set_progress_bar_config(disable=True)
     size = (args.height or pipeline.height, args.width or pipeline.width)
     sequences = [_sequence(scene, args, size) for scene in args.scene]  # all are looked at before the first is made
@@ -295,45 +284,6 @@ def _make_folder(out: Path) -> None:
         raise OSError(
             f"--out must be a folder that can be written; got {out} ({error.strerror}). Choose another folder."
         ) from error
-
-
-def _pipeline(kind, args: argparse.Namespace):
-    """Open the model on the device that was asked for."""
-    import torch
-
-    from mvdiff.pipelines.schedulers import scheduler_from
-
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device must be one that this machine has; got {device}. Use --device cpu.")
-    if device == "cpu" and args.cpu_offload is not None:
-        raise ValueError(
-            f"--cpu_offload must be left out on a CPU, where there is one memory only; got {args.cpu_offload}. Take "
-            "--views_per_chunk and --vae_slicing."
-        )
-    pipeline = kind.from_pretrained(
-        args.model, revision=args.revision, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
-    )
-    if args.scheduler is not None:
-        pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
-    return with_memory_switches(pipeline, args, device)
-
-
-def with_memory_switches(pipeline, args: argparse.Namespace, device: str):
-    """Bring a pipeline to a device, with what saves memory switched on as the options say."""
-    if args.views_per_chunk is not None:
-        pipeline.set_views_per_chunk(args.views_per_chunk)
-    if args.vae_slicing:
-        pipeline.enable_vae_slicing()
-    if args.vae_tiling:
-        pipeline.enable_vae_tiling()
-    if args.cpu_offload is None:
-        return pipeline.to(device)
-    if args.cpu_offload == "model":
-        pipeline.enable_model_cpu_offload(device=device)
-    else:
-        pipeline.enable_sequential_cpu_offload(device=device)
-    return pipeline
 
 
 def _sampling(args: argparse.Namespace) -> dict:

@@ -1,0 +1,67 @@
+"""How commands open a model: where its parts lie, on which device, in which precision, with which memory switches."""
+
+import argparse
+
+DTYPES = ("float32", "bfloat16", "float16")
+OFFLOADS = ("model", "sequential")
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add what `open_pipeline` reads beside `--model`."""
+    add = parser.add_argument
+    add("--revision", metavar="NAME", help="branch, tag or commit of a --model on the hub")
+    add("--base", metavar="ID", help="the base, where it is not at the place that the model names")
+    add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
+    add("--scheduler", metavar="NAME", help="any diffusers scheduler, as DPMSolverMultistep (default: the model's)")
+    add("--device", help="as cuda, cuda:1 or cpu (default: cuda where there is one)")
+    add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
+    memory = parser.add_argument_group("memory", "what takes less of it, and more time (docs/memory.md)")
+    add = memory.add_argument
+    add("--cpu_offload", choices=OFFLOADS, help="weights on the GPU only while a model, or a layer, runs")
+    add("--views_per_chunk", type=int, metavar="N", help="the UNet's own layers on N views at a time (default: all)")
+    add("--vae_slicing", action="store_true", help="decode view by view")
+    add("--vae_tiling", action="store_true", help="decode large views in tiles, blended where they meet")
+
+
+def open_pipeline(kind, args: argparse.Namespace):
+    """Open `args.model` as a pipeline of some kind, on the device and with the switches that were asked for.
+
+    Raises:
+        FileNotFoundError: There is no such model, or its base is missing.
+        ValueError: It is one for another task, or an option does not fit it or this machine.
+    """
+    import torch
+
+    from mvdiff.pipelines.schedulers import scheduler_from
+
+    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"--device must be one that this machine has; got {device}. Use --device cpu.")
+    if device == "cpu" and args.cpu_offload is not None:
+        raise ValueError(
+            f"--cpu_offload must be left out on a CPU, where there is one memory only; got {args.cpu_offload}. Take "
+            "--views_per_chunk and --vae_slicing."
+        )
+    pipeline = kind.from_pretrained(
+        args.model, revision=args.revision, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
+    )
+    if args.scheduler is not None:
+        pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
+    return _with_memory_switches(pipeline, args, device)
+
+
+def _with_memory_switches(pipeline, args: argparse.Namespace, device: str):
+    """Bring a pipeline to a device, with what saves memory switched on as the options say."""
+    if args.views_per_chunk is not None:
+        pipeline.set_views_per_chunk(args.views_per_chunk)
+    if args.vae_slicing:
+        pipeline.enable_vae_slicing()
+    if args.vae_tiling:
+        pipeline.enable_vae_tiling()
+    if args.cpu_offload is None:
+        return pipeline.to(device)
+    if args.cpu_offload == "model":
+        pipeline.enable_model_cpu_offload(device=device)
+    else:
+        pipeline.enable_sequential_cpu_offload(device=device)
+    return pipeline
