@@ -112,7 +112,7 @@ def overlay_given(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tens
     """
     images, known = (value.clone() for value in layers[0])
     for below, reached in layers[1:]:
-        images = torch.where(known > 0.5, images, below)
+        images = torch.where(known > 0, images, below)
         known = torch.maximum(known, reached)
     return images, known
 
