@@ -80,9 +80,15 @@ def run_and_read(folder: Path, run_trainer: RunTrainer, arguments: Sequence[str]
 
 
 def fit_arguments(
-    settings: Settings, name: str, max_steps: int, init_adapter: Path | None, lr: float, config: str = CONFIG
+    settings: Settings,
+    name: str,
+    max_steps: int,
+    init_adapter: str | Path | None,
+    lr: float,
+    config: str = CONFIG,
+    base: str | None = None,
 ) -> list[str]:
-    """Return the arguments of `mvdiff` that train attention between the views of panoramas."""
+    """Return the arguments of `mvdiff` that train attention between the views of panoramas; see `train`."""
     chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
     chosen |= {
         "total_batch_size": settings.batch_size,
@@ -94,6 +100,8 @@ def fit_arguments(
     }
     if init_adapter is not None:
         chosen["model.init_adapter"] = init_adapter
+    if base is not None:
+        chosen["model.base"] = base
     return command("fit", config, chosen)
 
 
@@ -103,8 +111,9 @@ def train(
     name: str,
     max_steps: int,
     lr: float,
-    init_adapter: Path | None = None,
+    init_adapter: str | Path | None = None,
     config: str = CONFIG,
+    base: str | None = None,
 ) -> Run:
     """Train for `max_steps` and return the run; a run with the same name is started anew.
 
@@ -116,14 +125,15 @@ def train(
         lr: Highest learning rate.
         init_adapter: Model folder to go on from; None starts from zero outputs.
         config: What is trained.
+        base: On which base; None: that of `config`.
     """
-    arguments = fit_arguments(settings, name, max_steps, init_adapter, lr, config)
+    arguments = fit_arguments(settings, name, max_steps, init_adapter, lr, config, base)
     return run_and_read(run_folder(settings, name), run_trainer, arguments)
 
 
-def validate_fresh(settings: Settings, run_trainer: RunTrainer, config: str = CONFIG) -> float:
+def validate_fresh(settings: Settings, run_trainer: RunTrainer, config: str = CONFIG, base: str | None = None) -> float:
     """Return the overlap PSNR of a fresh adapter, which is the base's, on the validation captions."""
-    arguments = fit_arguments(settings, "before", settings.max_steps, None, 1e-3, config)
+    arguments = fit_arguments(settings, "before", settings.max_steps, None, 1e-3, config, base)
     run = run_and_read(run_folder(settings, "before"), run_trainer, ["validate", *arguments[1:]])
     return run.curves["val/overlap_psnr"][1][-1]
 

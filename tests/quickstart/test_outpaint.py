@@ -9,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from mvdiff.cli.main import main
 from mvdiff.data.toyworld import write_toyworld
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.inpainting import add_inpainting_input
 from mvdiff.pipelines.given import GivenViews, given_views
 from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, ROUND_TRIP, SILENT, TRUTH, samples_of
 from mvdiff.quickstart.comparison import PSNR
 from mvdiff.quickstart.methods import toy_rig
-from mvdiff.quickstart.outpaint import page, run
+from mvdiff.quickstart.outpaint import page
 from mvdiff.quickstart.outpaint.methods import held_out, picture, pictures_of
 from mvdiff.quickstart.outpaint.scores import GIVEN, KNOWN, score_all
 from mvdiff.quickstart.outpaint.settings import CONFIG, OutpaintSettings
@@ -34,16 +37,38 @@ SMALL = {
 }
 
 
-def test_settings():
-    assert OutpaintSettings().check() == OutpaintSettings()
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """An inpainting base of the toy's shape, not trained: what `add_inpainting_input` makes of the toy base."""
+    folder = tmp_path_factory.mktemp("base") / "base"
+    backbone = load_backbone("mvdiff://toy-base")
+    add_inpainting_input(backbone.unet)
+    backbone.save_pretrained(folder)
+    return folder
+
+
+def test_settings(base):
+    settings = OutpaintSettings(base=str(base))
+    assert settings.check() == settings
     with pytest.raises(ValueError, match=r"pictures must be between 1 and test_rooms \(12\); got 13"):
-        OutpaintSettings(pictures=13).check()
+        OutpaintSettings(base=str(base), pictures=13).check()
     with pytest.raises(ValueError, match="seed must not be 1"):
-        OutpaintSettings(seed=1).check()
+        OutpaintSettings(base=str(base), seed=1).check()
+
+
+def test_a_missing_base_is_one_clear_error_before_anything_is_made(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["quickstart", "outpaint"]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "base must be the folder of a toy inpainting base, none of which comes with this version" in error
+    assert "mvdiff fit --config toy/inpainting_base.yaml" in error
+    assert "Traceback" not in error
+    assert not list(tmp_path.iterdir())
 
 
 def test_training_is_the_command_a_user_types(tmp_path):
-    arguments = fit_arguments(OutpaintSettings(out=tmp_path), "from scratch", 40, None, 1e-3, CONFIG)
+    arguments = fit_arguments(OutpaintSettings(out=tmp_path), "from scratch", 40, None, 1e-3, CONFIG, "some/base")
+    assert "--model.base=some/base" in arguments
     assert arguments[:3] == ["fit", "--config", "toy/outpaint.yaml"]
     assert f"--data.root={tmp_path / 'data' / 'mp3d_skybox'}" in arguments
 
@@ -113,9 +138,20 @@ def test_strips_show_what_was_given(scored):
 
 
 @pytest.mark.slow
-def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
+def test_small_outpaint_quickstart_runs_to_the_end(base, tmp_path):
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    command = [sys.executable, "-m", "mvdiff.cli.main", "quickstart", "outpaint", "--out", "out", *options]
+    command = [
+        sys.executable,
+        "-m",
+        "mvdiff.cli.main",
+        "quickstart",
+        "outpaint",
+        "--out",
+        "out",
+        "--base",
+        str(base),
+        *options,
+    ]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -134,10 +170,4 @@ def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
     assert len(list((tmp_path / "out" / "pictures").glob("*/*/sample.json"))) == 2
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert results["curves"]["from scratch"]["val/overlap_psnr"][0] == [2, 4]
-
-
-def test_a_base_that_is_not_packaged_is_told_before_anything_is_made(tmp_path, monkeypatch):
-    monkeypatch.setattr(run, "BASE", "mvdiff://nothing")
-    with pytest.raises(FileNotFoundError, match=r"needs mvdiff://nothing, .*--config toy/inpainting_base\.yaml"):
-        run.run_outpaint_quickstart(OutpaintSettings(out=tmp_path / "out"), run_trainer=lambda arguments: 0)
-    assert not (tmp_path / "out").exists()
+    assert "attention weights of mvdiff://toy-caa, trained further here" in text

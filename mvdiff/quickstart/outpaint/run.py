@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvdiff.quickstart.outpaint.settings import BASE, CONFIG, PACKAGED, OutpaintSettings
+from mvdiff.quickstart.outpaint.settings import CONFIG, OutpaintSettings
 from mvdiff.quickstart.provenance import Clock, footer, write_results
 from mvdiff.quickstart.training import Run, RunTrainer
 
@@ -21,11 +21,10 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
 
     Raises:
         ValueError: Settings that cannot work.
-        FileNotFoundError: The toy inpainting base does not come with this version.
+        FileNotFoundError: There is no inpainting base, or no `adapter`.
         OSError: The folder cannot be written.
     """
     settings = settings.check()
-    check_base()
     clock = Clock()
     from mvdiff.data.toyworld import write_toyworld
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
@@ -42,13 +41,14 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
             num_workers=settings.num_workers,
         )
     with clock.step("inpainting base on the validation rooms, before any training"):
-        base_validation = training.validate_fresh(settings, run_trainer, CONFIG)
+        base_validation = training.validate_fresh(settings, run_trainer, CONFIG, settings.base)
+    trained = {"config": CONFIG, "base": settings.base}
     with clock.step(f"training CAA from scratch, {settings.max_steps} steps"):
-        runs = [training.train(settings, run_trainer, "from scratch", settings.max_steps, lr=1e-3, config=CONFIG)]
-    if PACKAGED.is_dir() and settings.continue_steps:
-        with clock.step(f"training the packaged CAA further, {settings.continue_steps} steps"):
-            name, steps = "packaged, continued", settings.continue_steps
-            runs.append(training.train(settings, run_trainer, name, steps, 2e-4, PACKAGED, CONFIG))
+        runs = [training.train(settings, run_trainer, "from scratch", settings.max_steps, lr=1e-3, **trained)]
+    if settings.adapter and settings.continue_steps:
+        with clock.step(f"training the attention of {settings.adapter} further, {settings.continue_steps} steps"):
+            name, steps = "continued", settings.continue_steps
+            runs.append(training.train(settings, run_trainer, name, steps, 2e-4, settings.adapter, **trained))
     pipeline = MVDiffusionOutpaintPipeline.from_pretrained(runs[-1].model)
     for method in compared.GENERATED:
         with clock.step(f"continuing the first view of {settings.test_rooms} rooms: {method}"):
@@ -60,7 +60,9 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
         methods.write_references(settings, pipeline)
         scored = scores.score_all(settings)
     story = story_of(settings, runs)
-    made = footer("mvdiff quickstart outpaint", settings, f"{BASE}, weights {pipeline.base.weights_hash[:12]}", clock)
+    made = footer(
+        "mvdiff quickstart outpaint", settings, f"{settings.base}, weights {pipeline.base.weights_hash[:12]}", clock
+    )
     page.write_page(settings, scored, runs, base_validation, story, made)
     write_results(settings, clock, scores=scored, curves={run.name: run.curves for run in runs})
     page.print_scores(settings, scored)
@@ -68,20 +70,6 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
         clock.console.print(line)
     clock.console.print(f"{clock.total:.0f} s; open {settings.out / 'report.html'}")
     return settings.out / "report.html"
-
-
-def check_base() -> None:
-    """Raise FileNotFoundError, before anything is made, where the package has no toy inpainting base."""
-    from mvdiff.models.backbone import resolve_base
-
-    try:
-        resolve_base(BASE)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"the outpainting quickstart needs {BASE}, which does not come with this version of mvdiff. Make a base "
-            "with `mvdiff fit --config toy/inpainting_base.yaml`, and train on it with `mvdiff fit --config "
-            "toy/outpaint.yaml --model.base FOLDER`."
-        ) from error
 
 
 def story_of(settings: OutpaintSettings, runs: list[Run]) -> list[str]:
@@ -94,7 +82,7 @@ def story_of(settings: OutpaintSettings, runs: list[Run]) -> list[str]:
     if len(runs) == 1:
         return ["The panoramas were made with the attention trained here from scratch.", scratch]
     return [
-        "The panoramas were made with the packaged attention weights, which the same config made with more steps, "
-        f"trained further here for {settings.continue_steps} steps: minutes are too few to train them from scratch.",
+        f"The panoramas were made with the attention weights of {settings.adapter}, trained further here on given "
+        f"views for {settings.continue_steps} steps: minutes are too few to train them from scratch.",
         scratch,
     ]
