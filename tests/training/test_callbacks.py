@@ -26,7 +26,7 @@ class Scored(TrainedPartModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.adapter.parameters(), lr=1.0)
 
-    def save_model_folder(self, folder, state_dict=None):
+    def save_model_folder(self, folder, state_dict=None, training=None):
         self.written = state_dict["adapter.weight"].item()
 
 
