@@ -47,10 +47,10 @@ def open_pipeline(kind, args: argparse.Namespace):
     )
     if args.scheduler is not None:
         pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
-    return _with_memory_switches(pipeline, args, device)
+    return with_memory_switches(pipeline, args, device)
 
 
-def _with_memory_switches(pipeline, args: argparse.Namespace, device: str):
+def with_memory_switches(pipeline, args: argparse.Namespace, device: str):
     """Bring a pipeline to a device, with what saves memory switched on as the options say."""
     if args.views_per_chunk is not None:
         pipeline.set_views_per_chunk(args.views_per_chunk)

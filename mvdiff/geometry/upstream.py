@@ -1,11 +1,11 @@
 """Correspondences as upstream's code computes them: what its published weights were trained on, and no better.
 
-Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here (its half pixels in
-:mod:`mvdiff.geometry.sampling`), behind names (PAPER.md 5,
-items 1, 4, 6, 7): float32 throughout, matrices multiplied from left to right, cells sampled at other pixels than their
-centres, nothing tested for being behind a camera. The order of operations matters: the encoding of displacements has
-frequencies up to 2^79, so a rounding in the last bit gives other numbers. All of it runs on the CPU, out of reach of
-TF32, and outside autocast. Use :mod:`mvdiff.geometry.correspondence` and `depth_taps` for anything else.
+Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here, behind names (PAPER.md 5,
+items 1, 4, 6, 7), its half pixels in :mod:`mvdiff.geometry.sampling`: float32 throughout, matrices multiplied from left
+to right, cells sampled at other pixels than their centres, nothing tested for being behind a camera. The order of
+operations matters: the encoding of displacements has frequencies up to 2^79, so a rounding in the last bit gives other
+numbers. All of it runs on the CPU, out of reach of TF32, and outside autocast. Use
+:mod:`mvdiff.geometry.correspondence` and `depth_taps` for anything else.
 
 Axes: V views, N neighbours of a view, T tokens (cells, row by row), P taps, H W image, h w cells of a map.
 """

@@ -8,7 +8,7 @@ import torch
 from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderTiny
 
-from mvdiff.cli.generate import with_memory_switches
+from mvdiff.cli.opening import with_memory_switches
 from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.pipelines.sample_folders import described_settings
 from tests.pipelines.conftest import make_pipeline
