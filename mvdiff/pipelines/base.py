@@ -15,13 +15,13 @@ from typing import Any, ClassVar, Self
 
 import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
-from PIL import Image
 from torch import Tensor
 
 from mvdiff.diffusion import denoise, guided
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.calls import OUTPUT_TYPES
 from mvdiff.pipelines.hub import check_shareable, upload_model_folder
 from mvdiff.pipelines.lora import LoraOfBase
 from mvdiff.pipelines.model_card import TrainingRecord
@@ -36,9 +36,6 @@ from mvdiff.pipelines.model_folder import (
     write_model_folder,
 )
 from mvdiff.pipelines.switches import MemorySwitches
-from mvdiff.samples import to_uint8
-
-OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 
 
 class MultiViewPipeline(LoraOfBase, MemorySwitches):
@@ -384,42 +381,3 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
                 f"neighbour_batch must name a sample of the batch ({batch}) for each sample; got "
                 f"{list(neighbour_batch)}. Give indices from 0."
             )
-
-
-def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:
-    """Return one seed per sample: `seed` for all, or drawn from generators (None: torch's global one).
-
-    Raises:
-        ValueError: both are given, or there are neither one nor `count` generators.
-    """
-    if seed is not None and generator is not None:
-        raise ValueError("seed must be left out where generator is given; got both. Give one of them.")
-    if seed is not None:
-        return [int(seed)] * count
-    generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
-    if len(generators) not in (1, count):
-        raise ValueError(
-            f"generator must be one or one per sample ({count}); got {len(generators)}. Give a seed instead."
-        )
-    drawn = []
-    for one in generators:
-        device = "cpu" if one is None else one.device
-        drawn.append(int(torch.randint(2**63 - 1, (), generator=one, device=device)))
-    return drawn * (count // len(drawn))
-
-
-def as_output_type(images: Tensor, output_type: str) -> Any:
-    """Turn images [..., 3, H, W] in [-1, 1] into the form that was asked for."""
-    if output_type == "pt":
-        return (images + 1) / 2
-    channels_last = images.movedim(-3, -1)
-    if output_type == "np":
-        return ((channels_last + 1) / 2).numpy()
-    pixels = to_uint8(channels_last)
-    return pixels if output_type == "uint8" else _as_pil(pixels)
-
-
-def _as_pil(pixels: Tensor) -> Any:
-    if pixels.ndim > 3:
-        return [_as_pil(one) for one in pixels]
-    return Image.fromarray(pixels.contiguous().numpy())

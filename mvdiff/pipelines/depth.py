@@ -18,7 +18,8 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.conditioning import check_depth_input, depth_condition, given_frames, image_condition
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
-from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.calls import as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
 from mvdiff.pipelines.prompts import expand_prompts
 from mvdiff.shapes import check_shapes

@@ -18,7 +18,7 @@ from mvdiff.geometry.cameras import Rig
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.inpainting import check_inpainting_input, inpainting_condition, masked_images
-from mvdiff.pipelines.base import as_output_type
+from mvdiff.pipelines.calls import as_output_type
 from mvdiff.pipelines.given import Picture, given_images, given_views
 from mvdiff.pipelines.model_folder import OUTPAINT_TASK, BaseReference, ModelInfo
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline, RigStart

@@ -21,7 +21,8 @@ from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.conditioning import check_latent_input
 from mvdiff.models.geometry_cache import MultiViewGeometry
-from mvdiff.pipelines.base import MultiViewPipeline, as_output_type, drawn_seeds
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.calls import as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import PANORAMA_TASK, BaseReference, ModelInfo
 from mvdiff.pipelines.prompts import expand_prompts
 

@@ -14,7 +14,7 @@ from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.inpainting import add_inpainting_input
 from mvdiff.models.multiview_unet import MultiViewUNet
-from mvdiff.pipelines.base import OUTPUT_TYPES
+from mvdiff.pipelines.calls import OUTPUT_TYPES
 from mvdiff.pipelines.given import GivenViews, given_images, given_views
 from mvdiff.pipelines.model_folder import BaseReference, read_model_info
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
