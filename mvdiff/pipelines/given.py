@@ -108,6 +108,13 @@ class GivenViews:
         return {"pictures": self.pictures, "known_share": shares, "hash": digest.hexdigest()}
 
 
+def given_arguments(given: Sequence[GivenViews] | None) -> dict[str, Tensor]:
+    """Return the arguments of an outpainting pipeline's call that say what is given of B samples; none for None."""
+    if given is None:
+        return {}
+    return {name: torch.stack([getattr(one, name) for one in given]) for name in ("images", "known")}
+
+
 def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:
     """Warp given pictures into every view of a rig that they reach; where several reach, the first counts.
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.given import GivenViews
+from mvdiff.pipelines.given import GivenViews, given_arguments
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry, expand_prompts
 from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, write_sample
@@ -95,7 +95,7 @@ def generate_samples(
             seed=seed,
             sample_ids=[record.sample_id for record in batch],
             output_type="uint8",
-            **({} if given is None else _given_call(shown)),
+            **given_arguments(None if given is None else shown),
             **call,
         )
         for record, one, views, panorama in zip(batch, shown, output.images, output.panoramas, strict=True):
@@ -164,11 +164,6 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
 
 def _noted(given: GivenViews | None) -> dict[str, Any]:
     return {} if given is None else {"given": given.describe()}
-
-
-def _given_call(given: Sequence[GivenViews]) -> dict[str, Tensor]:
-    """Return the arguments of an outpainting pipeline's call that say what is given."""
-    return {name: torch.stack([getattr(one, name) for one in given]) for name in ("images", "known")}
 
 
 def _plain(value: Any) -> Any:

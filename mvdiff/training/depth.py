@@ -133,11 +133,6 @@ class DepthMultiViewModule(MultiViewModule):
                 "sample: set min_overlap."
             )
 
-    def configure_model(self) -> None:
-        """Load the frozen depth base and build the adapter."""
-        super().configure_model()
-        check_depth_input(self.backbone.unet, self.backbone.latent_channels)
-
     def denoiser(self, batch: MultiViewBatch, latents: Tensor, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what predicts the noise: the UNet with depth, correspondences and the given frames, see the class."""
         geometry = self.inputs.geometry(batch)

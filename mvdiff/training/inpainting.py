@@ -14,12 +14,8 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.known import view_known
 from mvdiff.keyed import keyed_generator
-from mvdiff.models.inpainting import (
-    add_inpainting_input,
-    check_inpainting_input,
-    inpainting_condition,
-    masked_images,
-)
+from mvdiff.models.inpainting import add_inpainting_input as widen
+from mvdiff.models.inpainting import check_inpainting_input, inpainting_condition, masked_images
 from mvdiff.training.inputs import SingleViewInputs
 from mvdiff.training.single_view import SingleViewModule
 
@@ -49,7 +45,7 @@ class InpaintingSingleViewModule(SingleViewModule):
     def __init__(self, *args: Any, add_inpainting_input: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if add_inpainting_input:
-            _widen(self.backbone.unet)
+            widen(self.backbone.unet)
         check_inpainting_input(self.backbone.unet, self.backbone.latent_channels)
         self.masked_inputs = MaskedViewInputs(self.backbone, self.seed, cache=None, cache_latents=False)
         self._last: tuple[MultiViewBatch, Tensor] | None = None
@@ -76,7 +72,3 @@ class InpaintingSingleViewModule(SingleViewModule):
         """Join mask and masked image on: [N, C, h, w] -> [N, 2 C + 1, h, w]."""
         condition = self.condition(batch).flatten(0, 1)[views]
         return torch.cat([noisy_latents, condition.to(noisy_latents)], dim=1)
-
-
-def _widen(unet: Any) -> None:
-    add_inpainting_input(unet)  # under another name than the setting's

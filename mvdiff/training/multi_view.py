@@ -11,35 +11,35 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import multiview_noise_loss, sample_timesteps, training_noise
 from mvdiff.eval.overlap import overlap_psnr
-from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings
+from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
+from mvdiff.pipelines.given import GivenViews, given_arguments
 from mvdiff.pipelines.model_card import TrainingRecord
-from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, model_location, write_model_folder
+from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.pipelines.sample_folders import generate_samples
 from mvdiff.training.cache import TensorCache, check_cache_settings, check_latents_come_back
 from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
+from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
 from mvdiff.training.record import training_record
-from mvdiff.training.sample_writing import score_folder, write_reference
-from mvdiff.training.trained_part import TrainedPartModule
+from mvdiff.training.sample_writing import SampleWritingModule, write_reference
 
 
-class MultiViewModule(TrainedPartModule):
+class MultiViewModule(SampleWritingModule):
     """Multi-view diffusion: the base's UNet frozen, one correspondence-aware attention adapter trained.
 
     What a sample sees (timestep, noise, text dropout, the autoencoder's noise) is a function of (seed, epoch, sample
@@ -124,12 +124,11 @@ class MultiViewModule(TrainedPartModule):
         test_metrics: list[str] | None = None,
         evaluation: EvaluationSettings | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(evaluation)
         if not 0 <= text_dropout <= 1:
             raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}. The usual value is 0.1.")
         check_cache_settings(cache_dir, cache_latents)
         self.save_hyperparameters(ignore=["optimizer", "lr_scheduler", "evaluation"])
-        self.evaluation = evaluation
         self.optimizer_callable = optimizer
         self.lr_scheduler_callable = lr_scheduler
         self.backbone: Backbone | None = None
@@ -137,8 +136,6 @@ class MultiViewModule(TrainedPartModule):
         self.inputs: MultiViewInputs | None = None
         self._validation_losses: list[tuple[str, float]] = []
         self._validation_samples: list[tuple[int, float, Tensor]] = []
-        self._tested_ids: list[str] = []
-        self._run_folder = Path()
 
     # Building
 
@@ -152,39 +149,24 @@ class MultiViewModule(TrainedPartModule):
         self.pipeline_class.check_base(self.backbone.unet, self.backbone.latent_channels)
         if settings.vae_slicing:
             enable_slicing(self.backbone.vae)
-        self.unet = MultiViewUNet.from_unet(self.backbone.unet, self._initial_adapter())
+        chosen = {name: settings[name] for name in self.adapter_settings if settings[name] is not None}
+        defaults = self.pipeline_class.adapter_defaults
+        adapter = initial_adapter(self.backbone.unet, settings.init_adapter, chosen, defaults, settings.seed)
+        self.unet = MultiViewUNet.from_unet(self.backbone.unet, adapter)
         self.unet.enable_gradient_checkpointing(settings.gradient_checkpointing)
         self.unet.set_views_per_chunk(settings.views_per_chunk)
         cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
-        adapter = self.adapter.config
+        config = adapter.config
         self.inputs = self.inputs_class(
             self.backbone,
             settings.seed,
-            adapter.kernel_size,
+            config.kernel_size,
             cache,
             settings.cache_latents,
-            adapter.min_overlap,
-            adapter.neighbours,
-            adapter.variant,
+            config.min_overlap,
+            config.neighbours,
+            config.variant,
         )
-
-    def _initial_adapter(self) -> MultiViewAdapter:
-        settings = self.hparams
-        chosen = {name: settings[name] for name in self.adapter_settings if settings[name] is not None}
-        if settings.init_adapter is not None:
-            folder = model_location(settings.init_adapter)
-            folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-            adapter = MultiViewAdapter.from_pretrained(folder)
-            for name, value in chosen.items():
-                if _listed(adapter.config[name]) != _listed(value):
-                    raise ValueError(
-                        f"model.{name} must be left out or be that of model.init_adapter, {adapter.config[name]}; "
-                        f"got {value}, with {folder}. Start without init_adapter to change it."
-                    )
-            return adapter
-        with torch.random.fork_rng(devices=[]):  # the same fresh weights on every rank, other draws untouched
-            torch.manual_seed(settings.seed)
-            return MultiViewAdapter.from_unet(self.backbone.unet, **(self.pipeline_class.adapter_defaults | chosen))
 
     @property
     def adapter(self) -> MultiViewAdapter:
@@ -337,6 +319,10 @@ class MultiViewModule(TrainedPartModule):
         """How validation, test and predict sample: steps, guidance and seed."""
         return {name: self.hparams[name] for name in ("num_inference_steps", "guidance_scale", "seed")}
 
+    def given(self, batch: MultiViewBatch) -> list[GivenViews] | None:
+        """Return what is given of each sample where the pipeline takes that (outpainting); None where it does not."""
+        return None
+
     def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
         """Generate a validation batch.
 
@@ -345,6 +331,7 @@ class MultiViewModule(TrainedPartModule):
         """
         images = self.pipeline()(
             batch.prompts,
+            **given_arguments(self.given(batch)),
             **self.sampling,
             sample_ids=batch.sample_id,
             prompt_prefix="",  # the prompts of a batch carry it already
@@ -375,35 +362,7 @@ class MultiViewModule(TrainedPartModule):
         if samples:
             log_image(self.trainer, "val/samples", image_grid([views for _, _, views in samples]), self._run_folder)
 
-    # Test and predict
-
-    def on_predict_start(self) -> None:
-        """Find the folder to write to."""
-        self._run_folder = Path(self.hparams.output_dir or Path(run_folder(self.trainer)) / "samples")
-
-    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Generate and write sample folders; complete ones are kept."""
-        self.write_generated(self._run_folder, batch)
-
-    def on_test_start(self) -> None:
-        """Find the folder to write to; forget the samples of the last test."""
-        self.on_predict_start()
-        self._tested_ids.clear()
-
-    def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Write generated and real views as sample folders, to be scored when all are there."""
-        self.write_generated(self._run_folder / "generated", batch)
-        self.write_real(self._run_folder / "reference", batch)
-        self._tested_ids.extend(batch.sample_id)
-
-    def on_test_epoch_end(self) -> None:
-        """Score the samples of this test on the first rank; log every number and write results.json."""
-        sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
-        if self.trainer.is_global_zero:
-            metrics = self.hparams.test_metrics or PAPER_METRICS
-            numbers = score_folder(self._run_folder, sample_ids, metrics, self.evaluation)
-            self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
-        self.trainer.strategy.barrier()
+    # What test and predict write
 
     def write_real(self, root: Path, batch: MultiViewBatch) -> None:
         """Write the real views of a batch as sample folders; complete ones are kept."""
@@ -422,6 +381,7 @@ class MultiViewModule(TrainedPartModule):
             pipeline,
             entries,
             root,
+            given=self.given(batch),
             batch_size=len(entries),
             overwrite=self.hparams.overwrite,
             **self.sampling,
@@ -433,11 +393,6 @@ class MultiViewModule(TrainedPartModule):
         pipeline.set_progress_bar_config(disable=True)
         pipeline.set_views_per_chunk(self.hparams.views_per_chunk)
         return pipeline
-
-
-def _listed(value: Any) -> Any:
-    """Return tuples as the lists that a config file makes of them."""
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _plain(config: Any) -> dict[str, Any]:

@@ -5,20 +5,16 @@ Axes: B samples, V views, C latent channels, H W image, h w latent.
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.eval.overlap import overlap_psnr
-from mvdiff.models.inpainting import check_inpainting_input, inpainting_condition, masked_images
+from mvdiff.models.inpainting import inpainting_condition, masked_images
 from mvdiff.pipelines.given import GivenViews
 from mvdiff.pipelines.model_folder import OUTPAINT_TASK, ModelInfo
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
-from mvdiff.pipelines.prompts import PromptEntry
-from mvdiff.pipelines.sample_folders import generate_samples
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
 
@@ -58,7 +54,6 @@ class OutpaintMultiViewModule(MultiViewModule):
         if self.unet is not None:
             return
         super().configure_model()
-        check_inpainting_input(self.backbone.unet, self.backbone.latent_channels)
         settings, inputs = self.hparams, self.inputs
         self.masked_inputs = MaskedInputs(
             self.backbone, settings.seed, inputs.kernel_size, inputs.cache, settings.cache_latents
@@ -93,41 +88,14 @@ class OutpaintMultiViewModule(MultiViewModule):
         """Describe the model: its rig and prompt prefix (the data module's) and its base."""
         return replace(super().model_info(), task=OUTPAINT_TASK)
 
-    def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
-        """Generate a validation batch from what is given of it.
+    @property
+    def sampling(self) -> dict[str, Any]:
+        """How samples are made: given parts are shown, written and scored as the model renders them."""
+        return super().sampling | {"paste_back": False}
 
-        Returns:
-            For each sample its index, its overlap PSNR, and its views [V, 3, H, W] in [-1, 1] on the CPU.
-        """
-        images = self.pipeline()(
-            batch.prompts,
-            images=batch.images,
-            known=required_known(batch),
-            paste_back=False,
-            **self.sampling,
-            sample_ids=batch.sample_id,
-            prompt_prefix="",  # the prompts of a batch carry it already
-            output_type="pt",
-        ).images
-        shown = []
-        for i, views in enumerate(2 * images - 1):
-            score = overlap_psnr(views, batch.K[i].cpu(), batch.R[i].cpu(), size=None)
-            shown.append((int(batch.sample_index[i]), score["overlap_psnr_mean_of_pairs"], views))
-        return shown
-
-    def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
-        """Generate a batch from what is given of it, written as the model renders it; complete folders are kept."""
-        pipeline = self.pipeline()
-        generate_samples(
-            pipeline,
-            batch_entries(batch, pipeline.prompt_prefix),
-            root,
-            given=batch_given(batch),
-            batch_size=batch.batch_size,
-            overwrite=self.hparams.overwrite,
-            paste_back=False,
-            **self.sampling,
-        )
+    def given(self, batch: MultiViewBatch) -> list[GivenViews]:
+        """Return what is given of each sample of a batch."""
+        return [GivenViews(*sample) for sample in zip(batch.images.cpu(), required_known(batch).cpu(), strict=True)]
 
 
 def required_known(batch: MultiViewBatch) -> Tensor:
@@ -142,16 +110,3 @@ def required_known(batch: MultiViewBatch) -> Tensor:
             "paper's form."
         )
     return batch.known
-
-
-def batch_entries(batch: MultiViewBatch, prompt_prefix: str) -> list[PromptEntry]:
-    """Return the names and prompts of a batch, the prefix taken off."""
-    return [
-        PromptEntry(sample_id, tuple(prompt.removeprefix(prompt_prefix) for prompt in prompts))
-        for sample_id, prompts in zip(batch.sample_id, batch.prompts, strict=True)
-    ]
-
-
-def batch_given(batch: MultiViewBatch) -> list[GivenViews]:
-    """Return what is given of each sample of a batch."""
-    return [GivenViews(*sample) for sample in zip(batch.images.cpu(), required_known(batch).cpu(), strict=True)]

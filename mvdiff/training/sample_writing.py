@@ -1,19 +1,75 @@
-"""The real views and the scores of `mvdiff test`."""
+"""What `mvdiff test` and `mvdiff predict` write: generated and real views, and the scores."""
 
+from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.eval.runner import EvaluationSettings, evaluate, flat_numbers, write_results
+from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.eval.sources import FolderSource
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.frame_folders import frame_record
 from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, to_uint8, write_sample
+from mvdiff.training.callbacks import gather, run_folder
+from mvdiff.training.trained_part import TrainedPartModule
+
+
+class SampleWritingModule(TrainedPartModule):
+    """A module whose predictions are sample folders, which its tests score beside the real views.
+
+    A derived module has the hyperparameters `output_dir` and `test_metrics`, and says how a batch is written.
+
+    Args:
+        evaluation: How tests score; None: the paper's protocol.
+    """
+
+    def __init__(self, evaluation: EvaluationSettings | None) -> None:
+        super().__init__()
+        self.evaluation = evaluation
+        self._tested_ids: list[str] = []
+        self._run_folder = Path()
+
+    @abstractmethod
+    def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
+        """Generate a batch and write sample folders; complete ones are kept."""
+
+    @abstractmethod
+    def write_real(self, root: Path, batch: MultiViewBatch) -> None:
+        """Write the real views of a batch as sample folders; complete ones are kept."""
+
+    def on_predict_start(self) -> None:
+        """Find the folder to write to."""
+        self._run_folder = Path(self.hparams.output_dir or Path(run_folder(self.trainer)) / "samples")
+
+    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Generate and write sample folders; complete ones are kept."""
+        self.write_generated(self._run_folder, batch)
+
+    def on_test_start(self) -> None:
+        """Find the folder to write to; forget the samples of the last test."""
+        self.on_predict_start()
+        self._tested_ids.clear()
+
+    def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
+        """Write generated and real views as sample folders, to be scored when all are there."""
+        self.write_generated(self._run_folder / "generated", batch)
+        self.write_real(self._run_folder / "reference", batch)
+        self._tested_ids.extend(batch.sample_id)
+
+    def on_test_epoch_end(self) -> None:
+        """Score the samples of this test on the first rank; log every number and write results.json."""
+        sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
+        if self.trainer.is_global_zero:
+            metrics = self.hparams.test_metrics or PAPER_METRICS
+            numbers = score_folder(self._run_folder, sample_ids, metrics, self.evaluation)
+            self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
+        self.trainer.strategy.barrier()
 
 
 def write_reference(root: Path, batch: MultiViewBatch, rig: Rig, prompt_prefix: str, overwrite: bool = False) -> None:
