@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mvdiff.data.datamodule import Matterport3DDataModule
@@ -47,11 +48,22 @@ def evaluation_settings(settings: Settings) -> EvaluationSettings:
     )
 
 
-def score_all(settings: Settings) -> dict[str, Any]:
+def score_all(
+    settings: Settings,
+    metrics: Sequence[str] = METRICS,
+    numbers: Sequence[str] = NUMBERS,
+    compared: Sequence[str] = PAIRED,
+) -> dict[str, Any]:
     """Score every method; return `{"methods": {name: {metric: number or Interval}}, "differences": ..., ...}`.
 
     The reference is the training rooms' views at yaw 0: none of them is scored itself. What `evaluate` returned of each
     method is written to `scores/`.
+
+    Args:
+        settings: The quickstart.
+        metrics: What is computed.
+        numbers: What of it is shown.
+        compared: What of it is compared with the base, sample by sample.
 
     Raises:
         ValueError: A number could not be had; the text says why.
@@ -59,11 +71,11 @@ def score_all(settings: Settings) -> dict[str, Any]:
     data = Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX, num_val=0)
     reference = DataSource(data, "train", str(settings.data_root))
     samples = {method: samples_of(settings, method) for method in METHODS}
-    results = evaluate_methods(samples, reference, METRICS, evaluation_settings(settings))
+    results = evaluate_methods(samples, reference, metrics, evaluation_settings(settings))
     write_scores(results, samples, settings.out / "scores")
     return {
-        "methods": numbers_of(results, TRUTH, NUMBERS),
-        "differences": differences_to(BASE, results, samples, reference, (CAA, *CONTROLS), PAIRED),
+        "methods": numbers_of(results, TRUTH, numbers),
+        "differences": differences_to(BASE, results, samples, reference, (CAA, *CONTROLS), compared),
         "num_panoramas": results[CAA]["generated"]["num_samples"],
         "num_reference_panoramas": results[CAA]["reference"]["num_samples"],
         "feature_network": feature_network(results[CAA]),

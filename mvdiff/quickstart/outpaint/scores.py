@@ -4,27 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.eval.runner import EvaluationSettings
-from mvdiff.eval.sources import DataSource
-from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, METHODS, TRUTH, samples_of
-from mvdiff.quickstart.comparison import (
-    CONTENT,
-    FID,
-    PSNR,
-    SHARPNESS,
-    differences_to,
-    evaluate_methods,
-    feature_network,
-    number,
-    numbers_of,
-    write_scores,
-)
-from mvdiff.quickstart.methods import toy_rig
+from mvdiff.quickstart import scores
+from mvdiff.quickstart.comparison import CONTENT, FID, PSNR, SHARPNESS, evaluate_methods, number, write_scores
 from mvdiff.quickstart.outpaint.methods import PICTURE_METHODS, pictures_of
 from mvdiff.quickstart.outpaint.settings import OutpaintSettings
-from mvdiff.quickstart.scores import RESAMPLES, evaluation_settings
-from mvdiff.quickstart.settings import PROMPT_PREFIX
+from mvdiff.quickstart.scores import RESAMPLES
 
 GIVEN, KNOWN = "given_overlap_psnr", "known_psnr"
 METRICS = ("given", "overlap_psnr", "toy_fid", "caption_agreement", "sharpness")
@@ -33,27 +18,12 @@ PAIRED = (GIVEN, KNOWN, PSNR, CONTENT, SHARPNESS)
 
 
 def score_all(settings: OutpaintSettings) -> dict[str, Any]:
-    """Score every method; return `{"methods": ..., "differences": ..., "pictures": ..., ...}`.
-
-    The toy FID is against the views of the training rooms. What `evaluate` returned of each method is written to
-    `scores/`.
+    """Score every method as the panorama quickstart does, and, as `pictures`, the panoramas around pictures.
 
     Raises:
         ValueError: A number could not be had; the text says why.
     """
-    data = Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX, num_val=0)
-    reference = DataSource(data, "train", str(settings.data_root))
-    samples = {method: samples_of(settings, method) for method in METHODS}
-    results = evaluate_methods(samples, reference, METRICS, evaluation_settings(settings))
-    write_scores(results, samples, settings.out / "scores")
-    return {
-        "methods": numbers_of(results, TRUTH, NUMBERS),
-        "differences": differences_to(BASE, results, samples, reference, (CAA, *CONTROLS), PAIRED),
-        "pictures": _pictures(settings),
-        "num_panoramas": results[CAA]["generated"]["num_samples"],
-        "num_reference_panoramas": results[CAA]["reference"]["num_samples"],
-        "feature_network": feature_network(results[CAA]),
-    }
+    return scores.score_all(settings, METRICS, NUMBERS, PAIRED) | {"pictures": _pictures(settings)}
 
 
 def _pictures(settings: OutpaintSettings) -> dict[str, dict[str, Any]]:
