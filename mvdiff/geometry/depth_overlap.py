@@ -78,7 +78,7 @@ def overlap_matrix(
 
 
 def overlap_neighbours(overlap: Tensor, min_overlap: float = 0.3, max_neighbours: int | None = None) -> Tensor:
-    """List the views that each view attends to: those that overlap it both ways (PAPER.md 5.7, rule of upstream).
+    """List the views that each view attends to: those that overlap it both ways (upstream's rule, docs/checkpoints.md).
 
     View j is a neighbour of view i where the smaller of ``overlap[i, j]`` and ``overlap[j, i]`` exceeds
     ``min_overlap``. A view without any has the views before and after it, without wrapping around.

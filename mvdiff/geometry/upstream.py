@@ -1,10 +1,10 @@
 """Correspondences as upstream's code computes them: what its published weights were trained on, and no better.
 
-Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here, behind names (PAPER.md 5,
-items 1, 4, 6, 7), its half pixels in :mod:`mvdiff.geometry.sampling`: float32 throughout, matrices multiplied from left
-to right, cells sampled at other pixels than their centres, nothing tested for being behind a camera. The order of
-operations matters: the encoding of displacements has frequencies up to 2^79, so a rounding in the last bit gives other
-numbers. All of it runs on the CPU, out of reach of TF32, and outside autocast. Use
+Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here, behind names (its half
+pixels in :mod:`mvdiff.geometry.sampling`; docs/checkpoints.md lists it all): float32 throughout, matrices multiplied
+from left to right, cells sampled at other pixels than their centres, nothing tested for being behind a camera. The
+order of operations matters: the encoding of displacements has frequencies up to 2^79, so a rounding in the last bit
+gives other numbers. All of it runs on the CPU, out of reach of TF32, and outside autocast. Use
 :mod:`mvdiff.geometry.correspondence` and `depth_taps` for anything else.
 
 Axes: V views, N neighbours of a view, T tokens (cells, row by row), P taps, H W image, h w cells of a map.
@@ -55,7 +55,7 @@ class UpstreamTapGeometry:
     width: int
 
 
-# Named conventions (PAPER.md 5.4)
+# Named conventions (docs/checkpoints.md)
 
 
 def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
@@ -95,7 +95,7 @@ def neighbours_in_ring(num_views: int) -> Tensor:
     return torch.stack([(views - 1) % num_views, (views + 1) % num_views], dim=1)
 
 
-# Views that share a centre (PAPER.md 5.1, 5.4, 5.6)
+# Views that share a centre (docs/checkpoints.md)
 
 
 @torch.no_grad()
@@ -172,7 +172,7 @@ def _apply_homography(H: Tensor, points: Tensor) -> Tensor:
     return (mapped[..., :2, :] / mapped[..., 2:, :]).transpose(-1, -2)
 
 
-# Views with depth and pose (PAPER.md 5.4, 5.7)
+# Views with depth and pose (docs/checkpoints.md)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Published checkpoints of upstream <-> model folders (PAPER.md 5.9).
+"""Published checkpoints of upstream <-> model folders (docs/checkpoints.md).
 
 A checkpoint holds the attention's weights and a copy of its base. The copy is compared with the base that is named; it
 is written as a base of its own where that is asked for, or needed: the depth model's UNet was finetuned.

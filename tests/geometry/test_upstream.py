@@ -1,4 +1,4 @@
-"""PAPER.md section 5, items 1, 4, 5, 6 and 7: numbers worked out from their descriptions."""
+"""Upstream's geometry (docs/checkpoints.md): numbers worked out from its description."""
 
 import math
 

@@ -122,7 +122,7 @@ def test_an_outpainting_file_becomes_a_model_that_continues_a_view(places, tmp_p
 
 
 def test_key_frames_take_nothing_of_the_condition_path(places, tmp_path):
-    """PAPER.md 5.8: leaving the path out is not the same as zeros with mask 0, once biases are trained."""
+    """docs/checkpoints.md: leaving the path out is not the same as zeros with mask 0, once biases are trained."""
     convert_checkpoint(places["depth"], "depth", tmp_path / "model", places["depth-base"])
     unet = MultiViewUNet(load_backbone(places["depth-base"]).unet, load_adapter(tmp_path / "model")).eval()
     sample, text = torch.randn(1, 2, 5, 6, 8), torch.randn(1, 2, 7, 32)

@@ -36,7 +36,7 @@ OVERLAP = 0.65
 MIN_DEPTH = 0.2
 """Share of a frame's pixels that must have a depth for the frame to be usable (own choice)."""
 LEAST_OVERLAP = 0.3
-"""Key frames that overlap less do not attend to each other (PAPER.md 5.7): such a pair is reported."""
+"""Key frames that overlap less do not attend to each other (docs/checkpoints.md): such a pair is reported."""
 _SIZE = 256  # pixels of the longer side at which depths are looked at
 _SAMPLES = 64  # pixels looked at in a row, every few pixels
 

@@ -1,1 +1,1 @@
-"""Upstream's model and its published checkpoints: attention, taps, key names, safe reading (PAPER.md section 5)."""
+"""Upstream's model and its published checkpoints: attention, taps, key names, safe reading (docs/checkpoints.md)."""

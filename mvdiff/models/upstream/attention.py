@@ -1,4 +1,4 @@
-"""Upstream's attention between views, with the numbers of its published weights (PAPER.md 5.1 to 5.4, 5.7).
+"""Upstream's attention between views, with the numbers of its published weights (docs/checkpoints.md).
 
 Axes: B batch, V views, T tokens (h * w cells), S keys of a token, C channels.
 """

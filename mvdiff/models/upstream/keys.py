@@ -1,4 +1,4 @@
-"""The names of weights in upstream's checkpoints and ours, strictly in both directions (PAPER.md 5.9)."""
+"""The names of weights in upstream's checkpoints and ours, strictly in both directions (docs/checkpoints.md)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ MAX_BASE_TWO_BANDS = 80
 
 
 def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
-    """Return the frequencies of a fresh block's encoding (PAPER.md 5.3); those of a checkpoint are loaded instead.
+    """Return the frequencies of a fresh block's encoding; those of a checkpoint are loaded instead.
 
     Band k is base^k; base 2 for at most 80 bands where `base_two`, else 5000^(2.5 / num_bands).
 
@@ -38,7 +38,7 @@ def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
 
 
 def encode_keys(encoded: Tensor, second: Tensor | None, freq_bands: Tensor) -> Tensor:
-    """Encode keys by sines and cosines of their two numbers (PAPER.md 5.3, 5.7).
+    """Encode keys by sines and cosines of their two numbers (docs/checkpoints.md).
 
     Views that share a centre: `[sin x | sin y | cos x | cos y]` of the displacement (x, y). Views with depth: of the
     two differences of a pair of keys the first key gets `[sin d0 | sin d1]`, the second `[cos d0 | cos d1]`.

@@ -1,4 +1,4 @@
-"""Files of the layout that PAPER.md 5.9 describes: names and shapes written out from there, random weights."""
+"""Files of the layout that docs/checkpoints.md describes: names and shapes written out from there, random weights."""
 
 from collections import OrderedDict
 from pathlib import Path

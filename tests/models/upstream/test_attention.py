@@ -1,4 +1,4 @@
-"""PAPER.md section 5, items 1 to 4 and 7: the block against the plain twin and against numbers worked out by hand."""
+"""Upstream's attention (docs/checkpoints.md): the block against the plain twin and numbers worked out by hand."""
 
 import math
 
@@ -131,7 +131,7 @@ def test_encoding_of_a_pair_of_keys():
 
 @torch.no_grad()
 def test_the_last_bit_of_the_geometry_changes_the_update_above_the_frequencies_that_are_cut():
-    """PAPER.md 5.3: why another order of operations gives other numbers, and why structure is tested below 2^10."""
+    """Why another order of operations gives other numbers, and why structure is tested below 2^10."""
     rig = RingRig(num_views=8, height=64, width=64)
     [taps] = ring_geometry(rig).levels
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""PAPER.md 5.9: names of weights, strictly, both ways."""
+"""Published checkpoints (docs/checkpoints.md): names of weights, strictly, both ways."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""PAPER.md 5.4, 5.6, 5.8: where the blocks stand, and that the gather is grid_sample."""
+"""Upstream's UNet (docs/checkpoints.md): where the blocks stand, and that the gather is grid_sample."""
 
 import pytest
 import torch
