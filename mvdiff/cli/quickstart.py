@@ -30,9 +30,9 @@ def add_parser(subparsers) -> None:
     outpaint = tasks.add_parser(
         "outpaint",
         help="panoramas around a given view",
-        description="Make a toy world, train attention on a toy inpainting base (--base), continue held-out views "
-        "all around with and without attention, score whether the given pixels come back and whether the other views "
-        "continue them, and write report.html.",
+        description="Make a toy world, train attention on the packaged toy inpainting base, continue held-out "
+        "views all around with and without attention, score whether the given pixels come back and whether the "
+        "other views continue them, and write report.html.",
     )
     _add_settings(outpaint, OutpaintSettings)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvdiff.models.loading import PACKAGED, packaged_folder
 from mvdiff.quickstart.settings import QuickstartSettings, Settings
 
 CONFIG = "toy/pano.yaml"
@@ -136,6 +137,24 @@ def validate_fresh(settings: Settings, run_trainer: RunTrainer, config: str = CO
     arguments = fit_arguments(settings, "before", settings.max_steps, None, 1e-3, config, base)
     run = run_and_read(run_folder(settings, "before"), run_trainer, ["validate", *arguments[1:]])
     return run.curves["val/overlap_psnr"][1][-1]
+
+
+def adapter_folder(adapter: str) -> Path | None:
+    """Return the model folder whose attention is trained further, None where the setting is "".
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    if not adapter:
+        return None
+    if adapter.startswith(PACKAGED):
+        return packaged_folder(adapter, "adapter", "mvdiff.json")
+    if not (Path(adapter) / "mvdiff.json").is_file():
+        raise FileNotFoundError(
+            f"adapter must be a model folder, or one that comes with the package; got {adapter!r}. Name a folder that "
+            "`mvdiff fit` wrote."
+        )
+    return Path(adapter)
 
 
 def read_curves(path: Path) -> dict[str, tuple[list[int], list[float]]]:

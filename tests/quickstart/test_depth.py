@@ -19,12 +19,11 @@ from mvdiff.quickstart.depth.settings import DepthSettings
 from mvdiff.quickstart.depth.training import (
     STAGE1,
     STAGE1_SCRATCH,
-    packaged_adapter,
     stage1_arguments,
     stage2_arguments,
     trained_base,
 )
-from mvdiff.quickstart.training import Run
+from mvdiff.quickstart.training import Run, adapter_folder
 from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_folder, to_uint8, write_sample
 
 
@@ -34,7 +33,7 @@ from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_fold
         ({"test_rooms": 6, "batch_size": 4}, "test_rooms must be a multiple of batch_size"),
         ({"seed": 1}, "seed must not be 1, a world on which the packaged weights were trained"),
         ({"seed": 3}, "seed must not be 3, a world on which the packaged weights were trained"),
-        ({"sequences": 13}, r"sequences must be between 1 and test_rooms \(12\); got 13"),
+        ({"sequences": 9}, r"sequences must be between 1 and test_rooms \(8\); got 9"),
         ({"num_views": 2}, "num_views must be at least 3, two given frames and one between; got 2"),
         ({"stage1_steps": 2}, r"stage1_steps must be at least num_validations \(3\); got 2"),
     ],
@@ -51,8 +50,8 @@ def test_the_default_settings_work():
 def test_a_missing_adapter_is_said_before_anything_is_made(tmp_path):
     settings = DepthSettings(out=tmp_path / "out", adapter=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="adapter must be a model folder"):
-        packaged_adapter(settings)
-    assert packaged_adapter(replace(settings, adapter="")) is None
+        adapter_folder(settings.adapter)
+    assert adapter_folder("") is None
     assert main(["quickstart", "depth", "--out", str(tmp_path / "out"), "--adapter", str(tmp_path)]) == 1
     assert not (tmp_path / "out").exists()
 
@@ -69,7 +68,8 @@ def test_both_stages_are_the_commands_a_user_types(tmp_path):
     assert f"--model.out={trained_base(settings)}" in one
     assert {"--trainer.max_steps=40", "--trainer.val_check_interval=10", "--data.eval_mode=keyframes"} <= set(two)
     assert not any(argument.startswith("--model.init_adapter") for argument in two)
-    assert "--model.init_adapter=x" in stage2_arguments(settings, "continued", 40, "x", lr=1e-3)
+    further = stage2_arguments(settings, "continued", 40, "x", lr=1e-3)
+    assert {"--model.init_adapter=x", "--trainer.val_check_interval=40"} <= set(further)
 
 
 def interval(estimate: float, margin: float) -> Interval:

@@ -11,8 +11,6 @@ import torch
 
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld import write_toyworld
-from mvdiff.models.backbone import load_backbone
-from mvdiff.models.inpainting import add_inpainting_input
 from mvdiff.pipelines.given import GivenViews, given_views
 from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, ROUND_TRIP, SILENT, TRUTH, samples_of
 from mvdiff.quickstart.comparison import PSNR
@@ -37,33 +35,30 @@ SMALL = {
 }
 
 
-@pytest.fixture(scope="module")
-def base(tmp_path_factory):
-    """An inpainting base of the toy's shape, not trained: what `add_inpainting_input` makes of the toy base."""
-    folder = tmp_path_factory.mktemp("base") / "base"
-    backbone = load_backbone("mvdiff://toy-base")
-    add_inpainting_input(backbone.unet)
-    backbone.save_pretrained(folder)
-    return folder
-
-
-def test_settings(base):
-    settings = OutpaintSettings(base=str(base))
-    assert settings.check() == settings
+def test_settings():
+    assert OutpaintSettings().check() == OutpaintSettings()
     with pytest.raises(ValueError, match=r"pictures must be between 1 and test_rooms \(12\); got 13"):
-        OutpaintSettings(base=str(base), pictures=13).check()
+        OutpaintSettings(pictures=13).check()
     with pytest.raises(ValueError, match="seed must not be 1"):
-        OutpaintSettings(base=str(base), seed=1).check()
+        OutpaintSettings(seed=1).check()
 
 
-def test_a_missing_base_is_one_clear_error_before_anything_is_made(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("option", "name", "text"),
+    [
+        ("--base", "mvdiff://nothing", "base must be one of those that come with the package, ['mvdiff://toy-base', "),
+        ("--base", "empty", "unet"),
+        ("--adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
+    ],
+)
+def test_a_missing_part_is_one_clear_error_before_anything_is_made(tmp_path, monkeypatch, capsys, option, name, text):
     monkeypatch.chdir(tmp_path)
-    assert main(["quickstart", "outpaint"]) == 1
+    (tmp_path / "empty").mkdir()
+    assert main(["quickstart", "outpaint", option, name]) == 1
     error = " ".join(capsys.readouterr().err.split())
-    assert "base must be the folder of a toy inpainting base, none of which comes with this version" in error
-    assert "mvdiff fit --config toy/inpainting_base.yaml" in error
+    assert text in error
     assert "Traceback" not in error
-    assert not list(tmp_path.iterdir())
+    assert [path.name for path in tmp_path.iterdir()] == ["empty"]
 
 
 def test_training_is_the_command_a_user_types(tmp_path):
@@ -138,20 +133,9 @@ def test_strips_show_what_was_given(scored):
 
 
 @pytest.mark.slow
-def test_small_outpaint_quickstart_runs_to_the_end(base, tmp_path):
+def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
-    command = [
-        sys.executable,
-        "-m",
-        "mvdiff.cli.main",
-        "quickstart",
-        "outpaint",
-        "--out",
-        "out",
-        "--base",
-        str(base),
-        *options,
-    ]
+    command = [sys.executable, "-m", "mvdiff.cli.main", "quickstart", "outpaint", "--out", "out", *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -170,4 +154,4 @@ def test_small_outpaint_quickstart_runs_to_the_end(base, tmp_path):
     assert len(list((tmp_path / "out" / "pictures").glob("*/*/sample.json"))) == 2
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert results["curves"]["from scratch"]["val/overlap_psnr"][0] == [2, 4]
-    assert "attention weights of mvdiff://toy-caa, trained further here" in text
+    assert "attention weights of mvdiff://toy-outpaint, trained further here" in text

@@ -69,8 +69,8 @@ def tables(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> list[Tabl
             "Frames between two key frames against these key frames",
             ["method", Column("overlap PSNR, occluded left out", "dB", "higher", 1)],
             between,
-            f"{agreement['num_frames']} frames between {agreement['num_gaps']} pairs of key frames of "
-            f"{agreement['num_sequences']} rooms; intervals over pairs of key frames. The key frames were made with "
+            f"{agreement['num_frames']} frames between {agreement['num_gaps']} pairs of key frames "
+            f"(rooms: {agreement['num_sequences']}); intervals over pairs of key frames. The key frames were made with "
             "CAA, and those of the ground truth are its own.",
             (REAL,),
         ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mvdiff.quickstart.depth.settings import WIDTH, DepthSettings
 from mvdiff.quickstart.provenance import Clock, footer, write_results
-from mvdiff.quickstart.training import Run, RunTrainer
+from mvdiff.quickstart.training import Run, RunTrainer, adapter_folder
 
 
 def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Path:
@@ -32,7 +32,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
     from mvdiff.quickstart import compared
     from mvdiff.quickstart.depth import interpolation, meshes, methods, page, scores, training
 
-    packaged = training.packaged_adapter(settings)
+    packaged = adapter_folder(settings.adapter)
     with clock.step(f"toy world: {settings.rooms} rooms to walk through, {settings.test_rooms} held out"):
         write_toyworld(
             settings.out / "data",
@@ -63,7 +63,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
     for method in compared.GENERATED:
         with clock.step(f"generating key frames of {settings.test_rooms} rooms: {method}"):
             methods.generate(settings, pipeline, method)
-    with clock.step(f"all frames of {settings.sequences} rooms: key frames, then those between"):
+    with clock.step(f"all frames, key frames first (rooms: {settings.sequences})"):
         interpolation.generate(settings, pipeline)
     with clock.step("scoring"):
         methods.write_references(settings, pipeline)

@@ -31,17 +31,17 @@ class DepthSettings(QuickstartSettings):
     trained_worlds: ClassVar[tuple[int, ...]] = (1, 3)
 
     out: Path = Path("quickstart-depth")
-    rooms: int = 48
-    test_rooms: int = 12
-    max_steps: int = 48
-    continue_steps: int = 24
+    rooms: int = 32
+    test_rooms: int = 8
+    max_steps: int = 36
+    continue_steps: int = 12
     base: str = BASE
     adapter: str = ADAPTER
-    num_frames: int = 60
-    arc_deg: float = 240.0
+    num_frames: int = 48
+    arc_deg: float = 192.0
     num_views: int = 12
     stage1_steps: int = 24
-    sequences: int = 2
+    sequences: int = 1
 
     def check(self) -> Self:
         """Return the settings, or raise ValueError where they cannot work."""

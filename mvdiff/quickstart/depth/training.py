@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from mvdiff.models.loading import PACKAGED, packaged_folder
 from mvdiff.quickstart.depth.settings import DepthSettings
 from mvdiff.quickstart.training import (
     Run,
@@ -50,7 +49,8 @@ def stage1_arguments(settings: DepthSettings, name: str) -> list[str]:
 def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: Path | None, lr: float) -> list[str]:
     """Return the arguments of `mvdiff` that train attention and image conditions on stage 1's base.
 
-    Training mixes key frames to generate with frames to interpolate; validation is on key frames.
+    Training mixes key frames to generate with frames to interpolate; validation is on key frames and samples
+    two rooms. What goes on from `init` shows no curve and is validated once, at its end.
     """
     chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
     chosen |= {
@@ -58,14 +58,16 @@ def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: P
         "model.base": trained_base(settings),
         "model.num_inference_steps": settings.num_inference_steps,
         "model.guidance_scale": settings.guidance_scale,
+        "model.num_validation_samples": 2,
         "data.root": settings.data_root,
+        "data.max_val_samples": num_validation_rooms(settings),
         "data.eval_mode": "keyframes",
         "data.num_views": settings.num_views,
         "data.batch_size": settings.batch_size,
         "data.num_val": num_validation_rooms(settings),
     }
     if init is not None:
-        chosen["model.init_adapter"] = init
+        chosen |= {"model.init_adapter": init, "trainer.val_check_interval": max_steps}
     return command("fit", STAGE2_CONFIG, chosen)
 
 
@@ -101,21 +103,3 @@ def validate_fresh(settings: DepthSettings, run_trainer: RunTrainer) -> dict[str
     arguments = stage2_arguments(settings, BEFORE, settings.max_steps, None, SCRATCH_LR)
     run = run_and_read(run_folder(settings, BEFORE), run_trainer, ["validate", *arguments[1:]])
     return {metric: run.curves[metric][1][-1] for metric in ("val/loss", "val/overlap_psnr")}
-
-
-def packaged_adapter(settings: DepthSettings) -> Path | None:
-    """Return the model folder to go on from, None where the settings name none.
-
-    Raises:
-        FileNotFoundError: There is no such folder.
-    """
-    if not settings.adapter:
-        return None
-    if settings.adapter.startswith(PACKAGED):
-        return packaged_folder(settings.adapter, "adapter", "mvdiff.json")
-    if not (Path(settings.adapter) / "mvdiff.json").is_file():
-        raise FileNotFoundError(
-            f'adapter must be a model folder or "mvdiff://toy-depth"; got {settings.adapter!r}. Name a folder that '
-            "`mvdiff fit --config toy/depth.yaml` wrote."
-        )
-    return Path(settings.adapter)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mvdiff.quickstart.outpaint.settings import CONFIG, OutpaintSettings
 from mvdiff.quickstart.provenance import Clock, footer, write_results
-from mvdiff.quickstart.training import Run, RunTrainer
+from mvdiff.quickstart.training import Run, RunTrainer, adapter_folder
 
 
 def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer) -> Path:
@@ -21,16 +21,19 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
 
     Raises:
         ValueError: Settings that cannot work.
-        FileNotFoundError: There is no inpainting base, or no `adapter`.
+        FileNotFoundError: `base` or `adapter` is not there.
         OSError: The folder cannot be written.
     """
     settings = settings.check()
     clock = Clock()
     from mvdiff.data.toyworld import write_toyworld
+    from mvdiff.models.backbone import load_backbone
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
     from mvdiff.quickstart import compared, training
     from mvdiff.quickstart.outpaint import methods, page, scores
 
+    packaged = adapter_folder(settings.adapter)
+    load_backbone(settings.base)  # a base that is not there shows before anything is made
     with clock.step(f"toy world: {settings.rooms} rooms, {settings.test_rooms} held out"):
         write_toyworld(
             settings.out / "data",
@@ -45,10 +48,10 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
     trained = {"config": CONFIG, "base": settings.base}
     with clock.step(f"training CAA from scratch, {settings.max_steps} steps"):
         runs = [training.train(settings, run_trainer, "from scratch", settings.max_steps, lr=1e-3, **trained)]
-    if settings.adapter and settings.continue_steps:
+    if packaged is not None and settings.continue_steps:
         with clock.step(f"training the attention of {settings.adapter} further, {settings.continue_steps} steps"):
             name, steps = "continued", settings.continue_steps
-            runs.append(training.train(settings, run_trainer, name, steps, 2e-4, settings.adapter, **trained))
+            runs.append(training.train(settings, run_trainer, name, steps, 2e-4, packaged, **trained))
     pipeline = MVDiffusionOutpaintPipeline.from_pretrained(runs[-1].model)
     for method in compared.GENERATED:
         with clock.step(f"continuing the first view of {settings.test_rooms} rooms: {method}"):
