@@ -33,8 +33,9 @@ class DepthSettings(QuickstartSettings):
     out: Path = Path("quickstart-depth")
     rooms: int = 32
     test_rooms: int = 8
-    max_steps: int = 36
+    max_steps: int = 48
     continue_steps: int = 12
+    batch_size: int = 2
     base: str = BASE
     adapter: str = ADAPTER
     num_frames: int = 48
