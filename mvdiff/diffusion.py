@@ -334,8 +334,10 @@ def denoise(
 
 def check_sampler(scheduler, num_inference_steps: int) -> None:
     """Raise ValueError where this scheduler cannot sample correctly or reproducibly; see `denoise`."""
-    if num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps must be at least 1; got {num_inference_steps}. The paper uses 50.")
+    if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
+        raise ValueError(
+            f"num_inference_steps must be at least 1, and whole; got {num_inference_steps}. The paper uses 50."
+        )
     config = scheduler.config
     if "noise_sampler_seed" in inspect.signature(type(scheduler).__init__).parameters:
         raise ValueError(

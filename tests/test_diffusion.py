@@ -292,7 +292,7 @@ def test_callback_sees_each_step_and_may_replace_the_latents():
     result = denoise(lambda x, t: x, scheduler, normal(1, 2, 4, 3, 3), 3, callback=callback)
     assert steps == [(0, 666), (1, 333), (2, 0)]
     assert torch.equal(result, torch.zeros(1, 2, 4, 3, 3))
-    with pytest.raises(ValueError, match="num_inference_steps must be at least 1; got 0"):
+    with pytest.raises(ValueError, match="num_inference_steps must be at least 1, and whole; got 0"):
         denoise(lambda x, t: x, scheduler, normal(1, 2, 4, 3, 3), 0)
 
 

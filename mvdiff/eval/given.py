@@ -104,7 +104,7 @@ class GivenCollector:
 
     def update(self, which: str, sample: ScoredSample) -> None:
         """Compare a sample with what was given of it; a reference, and a sample of which nothing was, gives nothing."""
-        if which != GENERATED or sample.given is None:
+        if which != GENERATED or sample.given is None or not bool((sample.given[1] > 0.5).any()):
             return
         self.num_given += 1
         images, (given, known) = sample.images_uint8, sample.given

@@ -116,6 +116,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
         vae: str | Path | None = None,
         dtype: torch.dtype | None = None,
         check_base: bool = True,
+        torch_dtype: torch.dtype | None = None,
     ) -> Self:
         """Open a model folder together with the base that it names.
 
@@ -129,6 +130,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
             dtype: of all weights; default float32.
             check_base: compare the base's weights with those of the training. False is for trying an adapter on a
                 finetuned base.
+            torch_dtype: what older diffusers call `dtype`.
 
         Raises:
             FileNotFoundError: there is no such model folder, here or on the hub, or its base is missing.
@@ -140,6 +142,8 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
             >>> pipeline = MVDiffusionPanoramaPipeline.from_pretrained("runs/pano/version_0/model")  # doctest: +SKIP
             >>> pipeline("a kitchen").panoramas[0].save("kitchen.png")  # doctest: +SKIP
         """
+        if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
+            raise ValueError(f"dtype and torch_dtype must be the same; got {dtype} and {torch_dtype}. Give one.")
         folder = model_location(pretrained_model_name_or_path, revision)
         info = read_model_info(folder)
         if info.task != cls.task:
@@ -172,7 +176,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
         modules = torch.nn.ModuleList(
             part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
         )
-        modules.requires_grad_(False).eval().to(dtype or torch.float32)
+        modules.requires_grad_(False).eval().to(dtype or torch_dtype or torch.float32)
         pipeline.training_record = info.training
         return pipeline
 
@@ -307,8 +311,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
 
     def unusual_settings(self) -> dict[str, Any]:
         """Name, for the record of a sample, what is on and changes images: tiles, the base's LoRAs."""
-        loras = self.get_active_adapters() if hasattr(self.unet, "peft_config") else []
-        return super().unusual_settings() | ({"lora": loras} if loras else {})
+        return super().unusual_settings() | self.lora_settings()
 
     def _callback_inputs(self, callback: Any, names: Sequence[str]) -> list[str]:
         if isinstance(callback, PipelineCallback | MultiPipelineCallbacks):

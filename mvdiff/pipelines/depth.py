@@ -235,6 +235,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         ]
         latents = torch.zeros_like(noise)
         latents[given] = self._backbone().encode_images(images.to(noise.device)[given], generators).to(latents)
+        self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
         return image_condition(latents, given)
 
     def _geometry(self, K: Tensor, R: Tensor, t: Tensor, depths: Tensor, valid: Tensor) -> MultiViewGeometry:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -158,13 +159,18 @@ def given_images(
     angles = {"fov_deg": fov_deg, "yaw_deg": yaw_deg, "pitch_deg": pitch_deg}
     listed = {}
     for name, value in angles.items():
-        values = [value] * len(pictures) if isinstance(value, int | float) else list(value)
+        values = [value] * len(pictures) if np.ndim(value) == 0 else list(value)
         if len(values) != len(pictures):
             raise ValueError(
                 f"{name} must be one number for all pictures or one for each ({len(pictures)}); got {len(values)}. "
                 "Give as many as pictures."
             )
-        listed[name] = [float(one) for one in values]
+        try:
+            listed[name] = [float(one) for one in values]
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{name} must be a number of degrees, or one for each picture; got {value!r}. Give numbers."
+            ) from error
     opened = []
     for index, picture in enumerate(pictures):
         name = str(picture) if isinstance(picture, str | Path) else f"image {index}"
@@ -179,29 +185,38 @@ def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
     if isinstance(picture, Tensor):
         return _from_tensor(picture, name), None
     if isinstance(picture, np.ndarray):
-        if picture.dtype != np.uint8 or picture.ndim not in (2, 3) or picture.shape[2:] not in ((), (1,), (3,), (4,)):
+        channels = picture.shape[2:]
+        if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or channels not in ((), (1,), (3,), (4,)):
             raise ValueError(
                 f"image must be a uint8 array [h, w], [h, w, 3] or [h, w, 4]; got {picture.dtype} "
                 f"{list(picture.shape)}, of {name}. Put the channels last and scale to 0..255."
             )
         picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
     if isinstance(picture, Image.Image):
-        return _from_pil(picture)
-    path = Path(picture)
-    if not path.is_file():
-        raise FileNotFoundError(f"image must be a file; got {path}, which is not there. Correct the path.")
+        source = nullcontext(picture)
+    elif isinstance(picture, str | Path):
+        path = Path(picture)
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "not there"
+            raise FileNotFoundError(f"image must be a file; got {path}, which is {found}. Correct the path.")
+        source = None
+    else:
+        raise ValueError(
+            f"image must be a file, a PIL image, a uint8 array or a float tensor; got {type(picture).__name__}, of "
+            f"{name}. Convert it to one of these."
+        )
     try:
-        with Image.open(path) as opened:
+        with Image.open(picture) if source is None else source as opened:
             return _from_pil(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "no image" if isinstance(error, UnidentifiedImageError) else f"one that cannot be decoded: {error}"
         raise ValueError(
-            f"image must be a whole picture file; got {kind}, in {path}. Save it as PNG or JPEG."
+            f"image must be a whole picture file; got {kind}, in {name}. Save it as PNG or JPEG."
         ) from error
 
 
 def _from_tensor(pixels: Tensor, name: str) -> Tensor:
-    if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point():
+    if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point() or not pixels.numel():
         raise ValueError(
             f"image must be a float tensor [3, h, w] in [-1, 1]; got {pixels.dtype} {list(pixels.shape)}, of {name}. "
             "Convert it, or give a PIL image."
@@ -215,8 +230,9 @@ def _from_tensor(pixels: Tensor, name: str) -> Tensor:
 def _from_pil(image: Image.Image) -> tuple[Tensor, Tensor | None]:
     """Turn a PIL image of any mode into pixels [3, h, w] in [-1, 1], and what is shown of it."""
     image = ImageOps.exif_transpose(image)
-    if image.mode == "F":
-        raise ValueError("floating-point pixels, whose range nothing says")
+    if image.mode in ("F", "I"):
+        kind = {"F": "floating-point", "I": "32-bit"}[image.mode]
+        raise ValueError(f"{kind} pixels, whose range nothing says")
     if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     shown = None

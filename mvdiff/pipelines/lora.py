@@ -12,6 +12,7 @@ from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_
 from diffusers.utils.peft_utils import get_peft_kwargs
 from torch import Tensor, nn
 
+from mvdiff.eval.weights import tensors_hash
 from mvdiff.pipelines.extras import require
 
 _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
@@ -23,6 +24,8 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
     "Adapters" are LoRAs here, as everywhere in diffusers; the trained attention (`pipeline.adapter`) is left alone.
     What a model folder says of the base stays true of the base without its LoRA.
     """
+
+    _fused_loras: tuple[dict[str, Any], ...] | list[dict[str, Any]] = ()
 
     def load_lora_weights(
         self,
@@ -111,6 +114,38 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         text_encoder.peft_config = getattr(text_encoder, "peft_config", {}) | {adapter_name: config}
         set_peft_model_state_dict(text_encoder, state, adapter_name=adapter_name)
         text_encoder.to(device=text_encoder.device, dtype=text_encoder.dtype)
+
+    def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Add the active LoRAs to the weights themselves, as diffusers does; samples go on naming them."""
+        record = self._active_loras()
+        super().fuse_lora(*args, **kwargs)
+        self._fused_loras = [*self._fused_loras, record | {key: repr(value) for key, value in kwargs.items()}]
+
+    def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
+        """Take fused LoRAs out of the weights again."""
+        super().unfuse_lora(*args, **kwargs)
+        self._fused_loras = []
+
+    def lora_settings(self) -> dict[str, Any]:
+        """Say, for the record of a sample, which LoRAs change the base, how strongly, and what they hold."""
+        active = self._active_loras()
+        return ({"lora": active} if active else {}) | ({"fused_lora": self._fused_loras} if self._fused_loras else {})
+
+    def _active_loras(self) -> dict[str, dict[str, Any]]:
+        """Return, by name, the scales and a hash of the LoRAs that the layers of the base run beside their weights."""
+        tensors, scales = {}, {}
+        for part in ("unet", "text_encoder"):
+            for place, layer in getattr(self, part).named_modules():
+                if not hasattr(layer, "lora_A") or layer.merged or layer.disable_adapters:
+                    continue
+                for name in set(layer.active_adapters) & layer.lora_A.keys():
+                    scales.setdefault(name, set()).add(round(float(layer.scaling[name]), 6))
+                    for side in ("lora_A", "lora_B"):
+                        tensors.setdefault(name, {})[f"{part}.{place}.{side}"] = getattr(layer, side)[name].weight
+        return {
+            name: {"scale": sorted(scales[name]), "weights_hash": tensors_hash(tensors[name])[:32]}
+            for name in sorted(tensors)
+        }
 
     def _forget_other_loras(self, known: dict[str, list[str]]) -> None:
         """Take off what a failed load has left in a part."""

@@ -21,7 +21,12 @@ from mvdiff.models.inpainting import check_inpainting_input, inpainting_conditio
 from mvdiff.pipelines.calls import as_output_type
 from mvdiff.pipelines.given import Picture, given_images, given_views
 from mvdiff.pipelines.model_folder import OUTPAINT_TASK, BaseReference, ModelInfo
-from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline, RigStart
+from mvdiff.pipelines.panorama import (
+    MVDiffusionPanoramaOutput,
+    MVDiffusionPanoramaPipeline,
+    RigStart,
+    check_panorama_height,
+)
 from mvdiff.shapes import check_shapes
 
 
@@ -149,6 +154,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             FileNotFoundError: a picture is not there.
             ValueError: an argument does not fit; the text says which.
         """
+        check_panorama_height(panorama_height)
         start = self._start(prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch)
         images, known = self._given(start, image, (fov_deg, yaw_deg, pitch_deg), images, known)
         latents = self._sample(
@@ -187,7 +193,10 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             )
         if image is not None:
             given = given_views(given_images(image, *angles), rig)
-            return (value.expand(batch, *value.shape) for value in (given.images, given.known))
+            return given.images.expand(batch, -1, -1, -1, -1), given.known.expand(batch, -1, -1, -1, -1)
+        if not (isinstance(images, Tensor) and isinstance(known, Tensor)):
+            got = ", ".join(type(value).__name__ for value in (images, known))
+            raise ValueError(f"images and known must be tensors; got {got}. Convert them, or give pictures as image.")
         sizes = check_shapes(images=(images, "B V 3 H W"), known=(known, "B V 1 H W"))
         wanted = {"B": batch, "V": rig.num_views, "H": rig.height, "W": rig.width}
         if sizes != wanted:
@@ -195,6 +204,12 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
                 f"images must be of the samples and views to generate, {wanted}; got {sizes}. Use the rig's."
             )
         images, known = images.float().cpu(), known.float().cpu()
+        if not bool(((known == 0) | (known == 1)).all()):
+            low, high = known.aminmax()
+            raise ValueError(
+                f"known must be 1 where given and 0 where to be generated; got values from {low:.4g} to {high:.4g}. "
+                "Threshold it."
+            )
         low, high = masked_images(images, known).aminmax()
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
@@ -206,4 +221,5 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         masked = masked_images(images, known).to(start.noise.device)
         generators = [keyed_generator("masked-latents", *key) for key in start.keys]
         latents = [backbone.encode_images(*sample) for sample in zip(masked, generators, strict=True)]
+        self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
         return inpainting_condition(known, torch.stack(latents).to(start.noise), backbone.vae_stride)

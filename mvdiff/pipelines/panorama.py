@@ -148,6 +148,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         Raises:
             ValueError: an argument does not fit; the text says which.
         """
+        check_panorama_height(panorama_height)
         start = self._start(prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch)
         latents = self._sample(
             self._predictor(start, caa, neighbour_batch),
@@ -227,6 +228,12 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         height = panorama_height or round(math.pi * float(K[:, 0, 0].max()))
         stitched = [stitch(views, K, R, height, 2 * height) for views in images]
         return torch.stack([panorama for panorama, _ in stitched]), stitched[0][1]
+
+
+def check_panorama_height(height: int | None) -> None:
+    """Raise ValueError where a panorama cannot have so many rows."""
+    if height is not None and (not isinstance(height, int) or height < 1):
+        raise ValueError(f"panorama_height must be at least 1, and whole; got {height}. Leave it out.")
 
 
 @lru_cache(maxsize=4)

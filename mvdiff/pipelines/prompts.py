@@ -36,12 +36,16 @@ def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_vi
         >>> expand_prompts(["a kitchen", ["a door", "a bed"]], 2)
         [['a kitchen', 'a kitchen'], ['a door', 'a bed']]
     """
+    if not isinstance(prompt, str | Sequence):
+        raise ValueError(
+            f"prompt must be a text, a list of texts, or a list of lists; got {type(prompt).__name__}. Give a prompt."
+        )
     samples = [prompt] if isinstance(prompt, str) else list(prompt)
     if not samples:
         raise ValueError("prompt must hold at least one text; got none. Give a prompt.")
     expanded = []
     for index, sample in enumerate(samples):
-        views = [sample] * num_views if isinstance(sample, str) else list(sample)
+        views = list(sample) if isinstance(sample, Sequence) and not isinstance(sample, str) else [sample] * num_views
         if len(views) != num_views or not all(isinstance(view, str) for view in views):
             raise ValueError(
                 f"prompts must be one text for all views, or one text per view ({num_views}); got "

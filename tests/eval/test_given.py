@@ -100,6 +100,8 @@ def test_what_cannot_be_scored_is_missing_with_its_reason(tmp_path):
     write(tmp_path / "whole", "s", world(), torch.ones(8, 1, 12, 12), paste_back=False)
     metrics = evaluate(tmp_path / "whole", None, ["given"])["metrics"]
     assert "no view that was not given" in metrics["given_overlap_psnr"]["missing"]
+    write(tmp_path / "whole", "nothing", world(), torch.zeros(8, 1, 12, 12), paste_back=False)
+    assert evaluate(tmp_path / "whole", None, ["given"])["metrics"]["known_psnr"] == metrics["known_psnr"]
     record = SampleRecord("s", ["a sofa"] * 8, rig=RIG.to_dict())
     write_sample(sample_folder(tmp_path / "plain", "s"), record, world().movedim(1, -1))
     metrics = evaluate(tmp_path / "plain", None, ["given"])["metrics"]

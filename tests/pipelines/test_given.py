@@ -77,6 +77,8 @@ def test_arrays_and_tensors():
         (np.zeros((4, 6, 2), np.uint8), r"uint8 array \[h, w\], .*; got uint8 \[4, 6, 2\], of image 0"),
         (np.zeros((4, 6, 3), np.float32), "got float32"),
         (torch.zeros(4, 6, 6), r"float tensor \[3, h, w\] in \[-1, 1\]; got torch.float32 \[4, 6, 6\]"),
+        (torch.zeros(3, 0, 5), r"float tensor .*; got torch.float32 \[3, 0, 5\]"),
+        (np.zeros((0, 5, 3), np.uint8), r"uint8 array .*; got uint8 \[0, 5, 3\]"),
         (torch.full((3, 2, 2), 255.0), r"image must lie in \[-1, 1\]; got \[255, 255\]"),
     ):
         with pytest.raises(ValueError, match=text):
@@ -96,6 +98,14 @@ def test_what_is_no_image_says_so(tmp_path):
         given_images(tmp_path / "c.png")
     with pytest.raises(ValueError, match="floating-point pixels"):
         given_images(Image.new("F", (2, 2)))
+    with pytest.raises(ValueError, match=r"got one that cannot be decoded: 32-bit pixels, .*, in image 0"):
+        given_images(Image.fromarray(np.full((2, 2), 200, np.int32)))
+    with pytest.raises(ValueError, match=r"got one that cannot be decoded: .*, in image 0"):
+        given_images(Image.open(tmp_path / "b.png"))
+    with pytest.raises(FileNotFoundError, match="which is a folder"):
+        given_images(tmp_path)
+    with pytest.raises(ValueError, match=r"image must be a file, a PIL image, .*; got bytes, of image 0"):
+        given_images(b"no")
 
 
 @pytest.mark.parametrize(
@@ -106,6 +116,7 @@ def test_what_is_no_image_says_so(tmp_path):
         ({"fov_deg": float("nan")}, "fov_deg must lie between 0 and 180 degrees; got nan"),
         ({"pitch_deg": 91}, "pitch_deg must lie between -90 and 90 degrees; got 91"),
         ({"yaw_deg": 1000}, "yaw_deg must lie between -360 and 360"),
+        ({"fov_deg": None}, "fov_deg must be a number of degrees, or one for each picture; got None"),
         ({"yaw_deg": [1, 2]}, r"yaw_deg must be one number for all pictures or one for each \(1\); got 2"),
     ],
 )

@@ -13,6 +13,7 @@ from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.pipelines.sample_folders import described_settings
 from tests.pipelines.conftest import make_pipeline
 from tests.pipelines.depth_pipelines import given, make_depth_pipeline, walls
+from tests.pipelines.test_outpaint import make_outpaint, some_views
 
 STEPS = {"seed": 1, "num_inference_steps": 2, "output_type": "pt"}
 
@@ -27,22 +28,31 @@ def depth_pipeline(tmp_path_factory):
     return make_depth_pipeline(tmp_path_factory.mktemp("depth_switches"))
 
 
+@pytest.fixture(scope="module")
+def outpaint_pipeline(tmp_path_factory):
+    return make_outpaint(tmp_path_factory.mktemp("outpaint_switches"))
+
+
 @pytest.fixture
-def calls(pipeline, depth_pipeline, request):
+def calls(pipeline, depth_pipeline, outpaint_pipeline, request):
     """A pipeline and its call: all the modules that a task has take part."""
     if request.param == "panorama":
         yield pipeline, lambda: pipeline("a ball", **STEPS).images
         pipeline.remove_all_hooks()
+    elif request.param == "outpaint":
+        images, known = some_views()
+        yield outpaint_pipeline, lambda: outpaint_pipeline("a ball", images=images, known=known, **STEPS).images
+        outpaint_pipeline.remove_all_hooks()
     else:
         frames = walls(3, 2) | given(2, 3, [0])
         yield depth_pipeline, lambda: depth_pipeline(["a ball", "red"], **frames, **STEPS).images
         depth_pipeline.remove_all_hooks()
 
 
-BOTH = pytest.mark.parametrize("calls", ["panorama", "depth"], indirect=True)
+EVERY = pytest.mark.parametrize("calls", ["panorama", "depth", "outpaint"], indirect=True)
 
 
-@BOTH
+@EVERY
 def test_sequential_offload_keeps_weights_away_between_layers_and_the_images_exactly(calls, tmp_path):
     pipeline, call = calls
     expected, adapter = call(), {name: value.clone() for name, value in pipeline.adapter.state_dict().items()}
@@ -61,7 +71,7 @@ def test_sequential_offload_keeps_weights_away_between_layers_and_the_images_exa
     assert torch.equal(call(), expected)
 
 
-@BOTH
+@EVERY
 def test_model_offload_brings_unet_and_adapter_together_and_away_before_decoding(calls, monkeypatch):
     pipeline, call = calls
     expected, events = call(), []
@@ -82,6 +92,8 @@ def test_model_offload_brings_unet_and_adapter_together_and_away_before_decoding
     assert torch.equal(call(), expected)
     last_step = len(events) - events[::-1].index("fetch UNet2DConditionModel") - 1
     assert events[last_step : last_step + 2] == ["fetch UNet2DConditionModel", "fetch MultiViewAdapter"]
+    encoding = [at for at, name in enumerate(events[:last_step]) if name == "fetch AutoencoderKL"]
+    assert all("leave AutoencoderKL" in events[at : events.index("fetch UNet2DConditionModel")] for at in encoding)
     assert events.count("fetch UNet2DConditionModel") == events.count("fetch MultiViewAdapter") == 2
     after = events[last_step + 2 :]
     decoding = after.index("fetch AutoencoderKL")

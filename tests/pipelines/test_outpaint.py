@@ -175,11 +175,17 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ({"image": picture, "images": images, "known": known}, "got image and images and known"),
         ({"images": images[:, :3], "known": known[:, :3]}, r"of the samples and views to generate, .*'V': 4.*'V': 3"),
         ({"images": 255 * images, "known": known}, r"images must lie in \[-1, 1\]"),
+        ({"images": images.numpy(), "known": known.numpy()}, "images and known must be tensors; got ndarray, ndarray"),
+        ({"images": images, "known": 255 * known}, "known must be 1 where given .*; got values from 0 to 255"),
+        ({"image": picture, "panorama_height": -3}, "panorama_height must be at least 1, and whole; got -3"),
+        ({"image": picture, "num_inference_steps": 2.5}, "num_inference_steps must be at least 1, and whole; got 2.5"),
         ({"image": picture, "fov_deg": 200}, "fov_deg must lie between 0 and 180"),
         ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must reach a view of the rig"),
     ):
         with pytest.raises(ValueError, match=text):
-            outpaint("a ball", **call, **STEPS)
+            outpaint("a ball", **STEPS | call)
+    with pytest.raises(ValueError, match="prompt must be a text, a list of texts, or a list of lists; got NoneType"):
+        outpaint(None, image=picture, **STEPS)
     with pytest.raises(ValueError, match=r"one text per view \(4\); got .* \(3\)"):
         outpaint([["a"] * 3], images=images, known=known, **STEPS)
     plain = make_pipeline(tmp_path / "plain")

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 SMALL = {
-    "rooms": 8,
+    "rooms": 6,
     "test_rooms": 2,
     "batch_size": 2,
     "max_steps": 4,
@@ -16,9 +16,9 @@ SMALL = {
     "stage1_steps": 2,
     "num_validations": 2,
     "num_inference_steps": 3,
-    "num_frames": 24,
-    "arc_deg": 150,
-    "num_views": 6,
+    "num_frames": 18,
+    "arc_deg": 110,
+    "num_views": 5,
     "sequences": 1,
     "num_workers": 1,
 }
