@@ -35,14 +35,14 @@ def known_first(rig: Rig) -> Tensor:
 
 
 def known_random(rig: Rig, generator: torch.Generator) -> Tensor:
-    """Draw a given picture: its camera turned anywhere, of any common shape, seen by every view that it reaches.
+    """Draw a given picture: its camera turned all around, of any common shape, seen by the views that it reaches.
 
     Args:
         rig: the views.
         generator: of the draw.
 
     Returns:
-        [V, 1, H, W] float32; somewhere 1.
+        [V, 1, H, W] float32; somewhere 1. Pictures look up or down by `MAX_PITCH` degrees at most.
     """
     K, R = rig.cameras()
     while True:  # a rig with gaps may be missed

@@ -16,11 +16,10 @@ from mvdiff.diffusion import step_generators
 from mvdiff.eval.given import known_psnr
 from mvdiff.geometry.cameras import Rig
 from mvdiff.keyed import keyed_generator
-from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.inpainting import check_inpainting_input, inpainting_condition, masked_images
 from mvdiff.pipelines.calls import as_output_type
 from mvdiff.pipelines.given import Picture, given_images, given_views
-from mvdiff.pipelines.model_folder import OUTPAINT_TASK, BaseReference, ModelInfo
+from mvdiff.pipelines.model_folder import OUTPAINT_TASK
 from mvdiff.pipelines.panorama import (
     MVDiffusionPanoramaOutput,
     MVDiffusionPanoramaPipeline,
@@ -64,29 +63,10 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
 
     task = OUTPAINT_TASK
 
-    def __init__(
-        self,
-        vae: Any,
-        text_encoder: Any,
-        tokenizer: Any,
-        unet: Any,
-        adapter: MultiViewAdapter,
-        scheduler: Any,
-        rig: Rig | None = None,
-        prompt_prefix: str = "",
-        base: BaseReference | None = None,
-    ) -> None:
-        super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, rig, prompt_prefix, base)
-
     @staticmethod
     def check_base(unet: Any, latent_channels: int) -> None:
         """Raise ValueError where the base is no inpainting base."""
         check_inpainting_input(unet, latent_channels)
-
-    @property
-    def model_info(self) -> ModelInfo:
-        """What `mvdiff.json` says of this model; `base` is set."""
-        return ModelInfo(self.rig, self.prompt_prefix, self.base, OUTPAINT_TASK)
 
     @torch.no_grad()
     def __call__(

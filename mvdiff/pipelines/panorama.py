@@ -96,7 +96,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
     @property
     def model_info(self) -> ModelInfo:
         """What `mvdiff.json` says of this model; `base` is set."""
-        return ModelInfo(self.rig, self.prompt_prefix, self.base)
+        return ModelInfo(self.rig, self.prompt_prefix, self.base, self.task)
 
     @torch.no_grad()
     def __call__(

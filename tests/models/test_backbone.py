@@ -95,6 +95,11 @@ def test_the_packaged_depth_base_is_the_one_its_attention_was_trained_on():
     assert load_backbone("mvdiff://toy-depth-base").weights_hash() == "25fd52173645da9562e29a0b896c84d7"
 
 
+def test_the_packaged_inpainting_base_is_the_one_its_attention_was_trained_on():
+    """Golden: the hash of the whole folder that the training wrote, its own copies of the equal parts included."""
+    assert load_backbone("mvdiff://toy-inpainting-base").weights_hash() == "2f100d2562bb1523b1bd98199936e933"
+
+
 def test_opens_files_with_the_key_names_of_older_libraries(base, copied):
     text = copied / "text_encoder" / "model.safetensors"
     state = {f"text_model.{key}": tensor for key, tensor in load_file(text).items()}
@@ -140,7 +145,7 @@ def test_missing_bases_say_what_to_download_and_where(tmp_path):
         resolve_base("/no/such/folder")
     with pytest.raises(
         FileNotFoundError,
-        match=r"come with the package, \['mvdiff://toy-base', 'mvdiff://toy-depth-base'\]; got 'mvdiff://nothing'",
+        match=r"come with the package, \['mvdiff://toy-base', 'mvdiff://toy-depth-base', .*; got 'mvdiff://nothing'",
     ):
         resolve_base("mvdiff://nothing")
     (tmp_path / "model_index.json").write_text(json.dumps({}))

@@ -21,6 +21,8 @@ from mvdiff.quickstart.settings import PROMPT_PREFIX
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
 
 PICTURE_METHODS = (CAA, BASE)
+PICTURE_SIZE = (48, 64)
+"""Rows and columns of a picture that no view shows as a whole."""
 
 
 def held_out(settings: OutpaintSettings) -> PanoramaDataset:
@@ -36,10 +38,16 @@ def pictures_of(settings: OutpaintSettings, method: str) -> Path:
 
 def picture(settings: OutpaintSettings, index: int) -> GivenImage:
     """Cut a picture of 4:3 out of a held-out panorama."""
-    dataset, size = held_out(settings), (48, 64)
-    camera = Rig([(settings.yaw_deg, settings.pitch_deg, settings.fov_deg)], *size)
+    dataset = held_out(settings)
+    camera = Rig([(settings.yaw_deg, settings.pitch_deg, settings.fov_deg)], *PICTURE_SIZE)
     pixels = PanoramaDataset(dataset.source, camera, indices=dataset.indices)[index]["images"][0]
     return GivenImage(pixels, settings.fov_deg, settings.yaw_deg, settings.pitch_deg, name=f"picture {index}")
+
+
+def check_picture(settings: OutpaintSettings) -> None:
+    """Raise ValueError where the picture's angles are no camera's, or no view sees it."""
+    blank = torch.zeros(3, *PICTURE_SIZE)
+    given_views([GivenImage(blank, settings.fov_deg, settings.yaw_deg, settings.pitch_deg)], toy_rig())
 
 
 def generate(settings: OutpaintSettings, pipeline: MVDiffusionOutpaintPipeline, method: str) -> None:

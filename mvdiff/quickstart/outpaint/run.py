@@ -33,7 +33,9 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
     from mvdiff.quickstart.outpaint import methods, page, scores
 
     packaged = adapter_folder(settings.adapter)
-    load_backbone(settings.base)  # a base that is not there shows before anything is made
+    base = load_backbone(settings.base)  # what is wrong with the settings shows before anything is made
+    MVDiffusionOutpaintPipeline.check_base(base.unet, base.latent_channels)
+    methods.check_picture(settings)
     with clock.step(f"toy world: {settings.rooms} rooms, {settings.test_rooms} held out"):
         write_toyworld(
             settings.out / "data",
