@@ -71,10 +71,10 @@ class GivenImage:
         return warp_given(self.pixels, K, R, *rig.cameras(), rig.height, rig.width, shown=self.shown)
 
     def describe(self) -> dict[str, Any]:
-        """Say what it is, for `sample.json`."""
+        """Say what it is, for `sample.json`; of a file its name alone, not where it lay."""
         h, w = self.pixels.shape[-2:]
         angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
-        return {"name": self.name, "width": w, "height": h, **angles}
+        return {"name": Path(self.name).name, "width": w, "height": h, **angles}
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,7 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
         there, wanted = getattr(found, name), getattr(record, name)
         if there == wanted:
             continue
-        if isinstance(wanted, dict) and isinstance(there, dict):
+        while isinstance(wanted, dict) and isinstance(there, dict):
             key = next(key for key in (*wanted, *there) if there.get(key) != wanted.get(key))
             name, there, wanted = f"{name}.{key}", there.get(key), wanted.get(key)
         raise ValueError(

@@ -40,7 +40,7 @@ def test_one_picture(model, picture, tmp_path, capsys):
     sample = read_sample(out / "0000")
     [noted] = sample.record.settings["given"]["pictures"]
     assert noted == {
-        "name": str(picture), "width": 30, "height": 20, "fov_deg": 60.0, "yaw_deg": 30.0, "pitch_deg": 0.0,
+        "name": picture.name, "width": 30, "height": 20, "fov_deg": 60.0, "yaw_deg": 30.0, "pitch_deg": 0.0,
     }  # fmt: skip
     pixels, known = sample.given()
     assert 0.1 < known[0].mean() < 0.9
@@ -49,7 +49,7 @@ def test_one_picture(model, picture, tmp_path, capsys):
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 30, *PROMPT) == 0
     assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 31, *PROMPT) == 1
-    assert "settings.given of a complete sample must be those of this run" in capsys.readouterr().err
+    assert "settings.given.pictures of a complete sample must be those of this run" in capsys.readouterr().err
 
 
 def test_several_pictures_controls_and_scores(model, picture, tmp_path, capsys):
