@@ -45,7 +45,7 @@ def _add_outpaint(tasks) -> None:
         '--prompt "a kitchen" --out out',
     )
     add = parser.add_argument
-    add("--model", required=True, metavar="ID", help="a model folder (of fit or export), or a hub id")
+    add("--model", required=True, metavar="ID", help="a model folder, a hub id, or mvdiff://toy-outpaint")
     add("--image", type=Path, action="append", required=True, metavar="FILE", help="a given picture")
     add("--fov", type=float, action="append", metavar="DEG", help="its horizontal field of view (default: 90)")
     add("--yaw", type=float, action="append", metavar="DEG", help="where its middle looks, to the right (default: 0)")

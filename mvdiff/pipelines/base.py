@@ -122,7 +122,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
 
         Args:
             pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`; a hub
-                id "owner/name" of one; or `mvdiff://toy-caa`, which comes with the package.
+                id "owner/name" of one; or one that comes with the package, as `mvdiff://toy-caa`.
             revision: branch, tag or commit of a hub model.
             base: where this machine has the base: folder, hub id or packaged name; default: the recorded one.
             base_revision: of a hub base; default: the recorded one, if the base is.
