@@ -52,6 +52,29 @@ def test_masks_of_single_views_are_of_every_kind():
     assert bool(torch.equal(view_known(16, 24, keyed_generator("m", 5)), masks[5]))
 
 
+def is_rectangle(mask: torch.Tensor) -> bool:
+    rows, columns = mask.any(1), mask.any(0)
+    whole = all(side.nonzero()[[0, -1]].diff(dim=0) == side.sum() - 1 for side in (rows, columns))
+    return whole and torch.equal(mask, rows[:, None] & columns)
+
+
+def is_monotone(mask: torch.Tensor) -> bool:
+    """Tell whether every row, and every column, turns at most once, all rows the same way, and all columns."""
+    steps = [mask.int().diff(dim=dim) for dim in (0, 1)]
+    return all(bool((step >= 0).all() or (step <= 0).all()) for step in steps)
+
+
+def test_parts_of_single_views_are_rectangles_what_is_around_them_and_sides_of_lines():
+    masks = [view_known(16, 24, keyed_generator("m", i))[0] > 0 for i in range(400)]
+    masks = [mask for mask in masks if mask.any() and not mask.all()]
+    inside, around = [mask for mask in masks if is_rectangle(mask)], [mask for mask in masks if is_rectangle(~mask)]
+    assert min(len(inside), len(around)) > 12  # 15 % of 400, half of them each, less those of no or every pixel
+    assert any(mask[:, 20:].any() for mask in inside)  # not transposed: columns beyond the number of rows
+    sides = [mask for mask in masks if is_monotone(mask) and not is_rectangle(mask) and not is_rectangle(~mask)]
+    assert len(sides) > 25  # 15 %, likewise
+    assert {(bool(mask[0, 0]), bool(mask[-1, -1])) for mask in sides} >= {(True, False), (False, True)}
+
+
 def test_data_modules_say_what_is_given(tmp_path):
     root = write_equirectangular(tmp_path / "data")
     data = EquirectangularDataModule(root, rig=RIG, num_val=1, known="random", seed=3)
