@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,16 @@ from mvdiff.pipelines.given import GivenViews, given_arguments
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry, expand_prompts
 from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, write_sample
+
+_SHAPING = (
+    "num_inference_steps",
+    "guidance_scale",
+    "negative_prompt",
+    "eta",
+    "paste_back",
+    "caa",
+    "attention_enabled",
+)  # arguments of a pipeline's call that a sample notes whether given or left at their defaults
 
 
 @dataclass(frozen=True)
@@ -112,11 +123,8 @@ def described_settings(pipeline: MultiViewPipeline, call: Mapping[str, Any]) -> 
         pipeline: What generates.
         call: Arguments of its call that differ from the defaults; functions are left out.
     """
-    base = pipeline.base
-    described = {
-        "num_inference_steps": 50,
-        "guidance_scale": 9.0,
-        "negative_prompt": None,
+    base, parameters = pipeline.base, signature(pipeline.__call__).parameters
+    described = {name: parameters[name].default for name in _SHAPING if name in parameters} | {
         "prompt_prefix": pipeline.prompt_prefix,
         "scheduler": type(pipeline.scheduler).__name__,
         "scheduler_config": {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")},

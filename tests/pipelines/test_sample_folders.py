@@ -78,6 +78,13 @@ def test_other_samples_of_the_same_name_are_not_taken_for_done(pipeline, tmp_pat
         generate_samples(pipeline, other, tmp_path, **STEPS)
 
 
+def test_defaults_written_out_are_the_same_sample(pipeline, tmp_path):
+    generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+    defaults = {"guidance_scale": 9.0, "negative_prompt": None, "eta": 0.0, "caa": True, "attention_enabled": True}
+    assert defaults.items() <= read_sample(tmp_path / "a").record.settings.items()
+    assert generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS, **defaults).skipped == 1
+
+
 def test_a_retrained_adapter_is_another_model(pipeline, tmp_path):
     generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
     parameter = next(pipeline.adapter.parameters())
