@@ -84,7 +84,8 @@ from mvdiff.pipelines.{task} import {pipeline_class}
 pipeline = {pipeline_class}.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
 ```
 
-`mvdiff generate {task} --model FOLDER` does it from the command line."""
+`mvdiff generate {task} --model FOLDER` does it from the command line. The class is mvdiff's, so diffusers' own
+`DiffusionPipeline.from_pretrained` does not find it."""
 
 
 def _base(base: Mapping[str, Any]) -> str:

@@ -35,7 +35,7 @@ from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_fold
         ({"seed": 3}, "seed must not be 3, a world on which the packaged weights were trained"),
         ({"sequences": 9}, r"sequences must be between 1 and test_rooms \(8\); got 9"),
         ({"num_views": 2}, "num_views must be at least 3, two given frames and one between; got 2"),
-        ({"stage1_steps": 2}, r"stage1_steps must be at least num_validations \(3\); got 2"),
+        ({"stage1_steps": 1}, r"stage1_steps must be at least num_validations \(2\); got 1"),
     ],
 )
 def test_settings_that_cannot_work(settings, text):
@@ -127,7 +127,9 @@ def test_the_story_says_whose_weights_made_the_frames():
     assert story_of(DepthSettings(), stage1, [scratch, scratch], before)[0].startswith(
         "The frames were made with packaged"
     )
-    chart = page.charts([scratch], stage1, before)[0]
+    continued = Run("continued", None, {"val/loss": ([12], [0.2])})  # makes no samples of its own
+    chart, losses, _ = page.charts([scratch, continued], stage1, before)
+    assert [len(one.series) for one in (chart, losses)] == [1, 2]
     assert (chart.series[0].x, chart.series[0].y) == ([0, 40, 80], [16.25, 18.0, 19.5])
 
 

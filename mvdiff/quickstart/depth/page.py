@@ -121,10 +121,10 @@ def charts(runs: Sequence[Run], stage1: Sequence[Run], before: Mapping[str, floa
 def _chart(
     title: str, shown: tuple[str, str], runs: Sequence[Run], at_0: Mapping[str, Mapping[str, float]], note: str
 ) -> Chart:
-    """Draw a metric of some runs; `at_0` says what it was before the first step."""
+    """Draw a metric of the runs that have it; `at_0` says what it was before the first step."""
     label, metric = shown
     series = []
-    for run in runs:
+    for run in (run for run in runs if metric in run.curves):
         steps, values = run.curves[metric]
         if run.name in at_0:
             steps, values = [0, *steps], [at_0[run.name][metric], *values]

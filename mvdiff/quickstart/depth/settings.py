@@ -31,10 +31,12 @@ class DepthSettings(QuickstartSettings):
     trained_worlds: ClassVar[tuple[int, ...]] = (1, 3)
 
     out: Path = Path("quickstart-depth")
-    rooms: int = 32
+    rooms: int = 28
     test_rooms: int = 8
     max_steps: int = 48
     continue_steps: int = 12
+    num_validations: int = 2
+    num_inference_steps: int = 16
     batch_size: int = 2
     base: str = BASE
     adapter: str = ADAPTER
