@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import diffusers
@@ -10,7 +9,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from mvdiff.models.loading import load_strictly, read_tensors, resolve_folder
+from mvdiff.models.loading import load_strictly, read_object, read_tensors, resolve_folder
 
 _PATTERNS = ["*.json", "*.safetensors", "vae/*.json", "vae/*.safetensors"]
 
@@ -37,7 +36,7 @@ def load_autoencoder(
     if not (folder / "config.json").is_file() and (folder / "vae").is_dir():
         folder = folder / "vae"
     config = folder / "config.json"
-    name = json.loads(config.read_text()).get("_class_name", "AutoencoderKL") if config.is_file() else "AutoencoderKL"
+    name = str(read_object(config).get("_class_name", "AutoencoderKL")) if config.is_file() else "AutoencoderKL"
     if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
         raise ValueError(
             f"vae must be an autoencoder of diffusers; got class {name!r}, in {config}. Name an autoencoder's folder."

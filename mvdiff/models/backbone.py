@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -18,13 +17,17 @@ from mvdiff.models.loading import (
     PACKAGED,
     forget_source,
     load_strictly,
+    opening,
     packaged_folder,
     part_folders,
+    read_object,
     resolve_folder,
 )
+from mvdiff.models.schedulers import scheduler_class
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _WEIGHTS = ("unet", "text_encoder", "vae")
+_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt", "safetensors"))]
 
 
@@ -173,8 +176,8 @@ def load_backbone(
 
     Raises:
         FileNotFoundError: if the base, or a part of it, is missing.
-        ValueError: if it is a base of another kind, such as Stable Diffusion XL, or a weight file cannot be read or
-            belongs to another model.
+        ValueError: if it is a base of another kind, such as Stable Diffusion XL, a file of it cannot be read or
+            belongs to another model, or its parts do not fit each other.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
     parts = part_folders(folder, _PARTS)
@@ -185,20 +188,65 @@ def load_backbone(
             f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}. "
             "Set base to the folder that holds model_index.json."
         )
-    return Backbone(
+    backbone = Backbone(  # what is small first
+        scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
+        tokenizer=_load_tokenizer(parts["tokenizer"]),
         vae=load_autoencoder(parts["vae"] if vae is None else vae, dtype=dtype),
         text_encoder=load_strictly(CLIPTextModel, parts["text_encoder"], dtype),
-        tokenizer=CLIPTokenizer.from_pretrained(str(parts["tokenizer"])),
         unet=load_strictly(UNet2DConditionModel, parts["unet"], dtype),
-        scheduler=_ddim(parts["scheduler"]),
-    ).freeze()
+    )
+    _check_fit(backbone, folder)
+    return backbone.freeze()
+
+
+def _load_tokenizer(folder: Path) -> CLIPTokenizer:
+    """Open a tokenizer, which without its files would be one of the end markers alone."""
+    if not (folder / "tokenizer.json").is_file() and not all(
+        (folder / name).is_file() for name in ("vocab.json", "merges.txt")
+    ):
+        raise FileNotFoundError(
+            f"tokenizer must be a folder with tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}. "
+            "Download or copy the whole folder again."
+        )
+    with opening("tokenizer", "CLIPTokenizer", folder):
+        return CLIPTokenizer.from_pretrained(str(folder))
+
+
+def _check_fit(backbone: Backbone, folder: Path) -> None:
+    """Raise ValueError where one part of a base gives what another cannot take."""
+    tokenizer, text, unet = backbone.tokenizer, backbone.text_encoder.config, backbone.unet.config
+    special = len(tokenizer.all_special_ids)
+    if not special < len(tokenizer) <= text.vocab_size:
+        raise ValueError(
+            f"tokenizer of the base must have more than its {special} end markers and at most the {text.vocab_size} "
+            f"tokens of the text encoder's vocab_size; got {len(tokenizer)}, in {folder}. Copy the tokenizer that "
+            "belongs to the text encoder."
+        )
+    if tokenizer.model_max_length > text.max_position_embeddings:
+        raise ValueError(
+            "model_max_length of the base's tokenizer must be at most the text encoder's max_position_embeddings, "
+            f"{text.max_position_embeddings}; got {tokenizer.model_max_length}, in {folder}. Copy its "
+            "tokenizer_config.json as well, or correct it there."
+        )
+    widths = unet.cross_attention_dim
+    widths = [widths] if isinstance(widths, int) else list(widths)
+    if any(width != text.hidden_size for width in widths):
+        raise ValueError(
+            f"cross_attention_dim of the base's UNet must be the text encoder's hidden_size, {text.hidden_size}; got "
+            f"{unet.cross_attention_dim}, in {folder}. Use the text encoder that the UNet was trained with."
+        )
+    if unet.out_channels != backbone.latent_channels:
+        raise ValueError(
+            "out_channels of the base's UNet must be the autoencoder's latent channels, "
+            f"{backbone.latent_channels}; got {unet.out_channels}, in {folder}. Use the autoencoder that the UNet was "
+            "trained with, or a UNet that predicts nothing beside the noise."
+        )
 
 
 def _check_kind(folder: Path) -> None:
     """Raise ValueError where model_index.json tells of parts that a Stable-Diffusion-1 or -2-shaped base has not."""
     path = folder / "model_index.json"
-    index = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    index = index if isinstance(index, dict) else {}
+    index = read_object(path) if path.is_file() else {}
     foreign = [part for part in ("text_encoder_2", "transformer", "prior") if any(index.get(part) or ())]
     if foreign:
         raise ValueError(
@@ -207,13 +255,28 @@ def _check_kind(folder: Path) -> None:
         )
 
 
-def _ddim(folder: Path) -> DDIMScheduler:
+def _ddim(path: Path) -> DDIMScheduler:
     """Make DDIM of any scheduler's config; what other classes take for granted of latents, DDIM has to be told."""
-    config = dict(DDIMScheduler.load_config(str(folder)))
+    config = read_object(path)
+    try:
+        scheduler_class(str(config.get("_class_name")))
+    except ValueError as error:
+        raise ValueError(
+            "_class_name of the base's scheduler must be one of diffusers' that samples from discrete betas, as "
+            f"PNDMScheduler; got {config.get('_class_name')!r}, in {path}. "
+            "Name a base of the shape of Stable Diffusion 1 or 2."
+        ) from error
+    prediction = config.get("prediction_type", "epsilon")
+    if prediction not in _PREDICTIONS:
+        raise ValueError(
+            f"prediction_type of the base must be one of {', '.join(_PREDICTIONS)}; got {prediction!r}, in {path}. "
+            "Name a base of the shape of Stable Diffusion 1 or 2."
+        )
     unsaid = {"clip_sample": False}
-    if config.get("_class_name") == "PNDMScheduler":
+    if config["_class_name"] == "PNDMScheduler":
         unsaid["set_alpha_to_one"] = False
-    return DDIMScheduler.from_config(unsaid | config)
+    with opening("scheduler", "DDIMScheduler", path):
+        return DDIMScheduler.from_config(unsaid | config)
 
 
 def _hash_weights(module: nn.Module) -> str:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,6 @@ from torch import nn
 from mvdiff.samples import write_json
 
 _OLD_BUFFERS = "position_ids"  # what older libraries stored and today's compute; holds nothing learned
-
 
 _WHOLE = "*[!6].safetensors"  # weights that are no fp16 variant
 
@@ -72,12 +72,7 @@ def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
     index, found = folder / "model_index.json", {part: folder / part for part in parts}
     if all(path.is_dir() for path in found.values()) or not index.is_file():
         return found
-    try:
-        lender = json.loads(index.read_text(encoding="utf-8")).get(LENDER_KEY)
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"model_index.json must hold a JSON object; got {error}, in {index}. Copy it again."
-        ) from error
+    lender = read_object(index).get(LENDER_KEY)
     if lender is None:
         return found
     if not str(lender).startswith(PACKAGED):
@@ -148,12 +143,13 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
         dtype: of the loaded weights; default float32.
 
     Raises:
-        FileNotFoundError: if the folder is no model folder.
+        FileNotFoundError: if the folder is no model folder, or has no weights.
         ValueError: if a weight file cannot be read, or holds the weights of another model.
     """
-    # Without accelerate, which is optional, diffusers warns unless told so.
-    quiet = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {}
-    settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **quiet}
+    # Without accelerate, which is optional, diffusers warns unless told so. transformers lists shapes that differ only
+    # where they are to be ignored, and else tells of them on the terminal alone.
+    own = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {"ignore_mismatched_sizes": True}
+    settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **own}
     if not any(folder.glob(_WHOLE)) and any(folder.glob("*.fp16.safetensors")):
         settings["variant"] = "fp16"
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
@@ -166,14 +162,14 @@ def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module,
             f"model folder must hold config.json and weights; got {folder}, which has no config.json. "
             "Download the whole folder again."
         )
-    try:
+    if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        raise FileNotFoundError(
+            f"weights of a {name} must be there as .safetensors; got none, in {folder}. Copy them there. Of a hub "
+            "repository the .safetensors are downloaded, of whole precision only: if it has others, run "
+            "`hf download OWNER/NAME --local-dir FOLDER` and name FOLDER, which opens with .bin or fp16 files as well."
+        )
+    with opening("weights", name, folder):
         model, info = opener()
-    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"weights must be a readable file of a {name}; got {_culprit(folder)} ({reason}). "
-            "Download or copy the file again; if it is whole, it is a checkpoint of another model."
-        ) from error
     wrong = {kind: [str(key) for key in keys if not str(key).endswith(_OLD_BUFFERS)] for kind, keys in info.items()}
     wrong = {kind: sorted(keys) for kind, keys in wrong.items() if keys}
     if wrong:
@@ -183,6 +179,50 @@ def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module,
             "This is a checkpoint of another model."
         )
     return model
+
+
+@contextmanager
+def opening(what: str, kind: str, path: Path) -> Iterator[None]:
+    """Turn whatever a library raises while it opens a file, or the files of a folder, into one error that names it.
+
+    Args:
+        what: the part, as "weights" or "tokenizer".
+        kind: class that the files are to be of.
+        path: of the file or folder.
+
+    Raises:
+        ValueError: in place of any other exception.
+    """
+    try:
+        yield
+    except Exception as error:  # of any class: tokenizers raise plain exceptions, schedulers NotImplementedError
+        found = _culprit(path) if path.is_dir() else path
+        raise ValueError(
+            f"{what} must be a readable file of a {kind}; got {found} ({_reason(error)}). "
+            "Download or copy the file again; if it is whole, it is of another model."
+        ) from error
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that holds an object.
+
+    Raises:
+        FileNotFoundError: if it is not there.
+        ValueError: if it holds something else.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path.name} must exist; got {path}. Download or copy it there.")
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path.name} must hold a JSON object; got {error}, in {path}. Download or copy it again."
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"{path.name} must hold a JSON object; got a {type(value).__name__}, in {path}. Download or copy it again."
+        )
+    return value
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -204,18 +244,28 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _culprit(folder: Path) -> Path:
-    """Return the first weight file of `folder` that cannot be opened, else its only one, else the folder."""
+    """Return the first JSON or weight file of `folder` that cannot be read, else its only weight file, else it."""
     weights = sorted(folder.glob("*.safetensors"))
-    for path in weights:
+    for path in (*sorted(folder.glob("*.json")), *weights):
         try:
-            with safe_open(str(path), framework="pt"):
-                pass
-        except (OSError, SafetensorError):
+            if path.suffix == ".json":
+                json.loads(path.read_text(encoding="utf-8"))
+            else:
+                with safe_open(str(path), framework="pt"):
+                    pass
+        except (OSError, ValueError, SafetensorError):
             return path
     return weights[0] if len(weights) == 1 else folder
 
 
+def _reason(error: Exception, num_lines: int = 3) -> str:
+    """Say on one line what an error says: its first lines, of which the very first may be a heading."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    more = f" ... and {len(lines) - num_lines} more lines" if len(lines) > num_lines else ""
+    return " ".join(lines[:num_lines]) + more
+
+
 def forget_source(path: Path) -> None:
     """Take off a written config what diffusers notes on loading: the folder that the weights came from."""
-    config = json.loads(path.read_text(encoding="utf-8"))
+    config = read_object(path)
     write_json(path, {name: value for name, value in config.items() if name != "_name_or_path"})

@@ -128,3 +128,6 @@ def test_errors_name_the_setting(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
     with pytest.raises(ValueError, match="vae must be an autoencoder of diffusers; got class 'UNet2DConditionModel'"):
         load_autoencoder(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ValueError, match=r"config\.json must hold a JSON object; got .*, in .*config\.json\. Download"):
+        load_autoencoder(tmp_path)

@@ -3,11 +3,12 @@ import shutil
 
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch.testing import assert_close
 
 from mvdiff.models.backbone import load_backbone, resolve_base
+from mvdiff.models.fresh import word_tokenizer
 from tests.tiny import tiny_base
 
 
@@ -73,11 +74,10 @@ def test_another_autoencoder_replaces_the_bases_own(base, copied, tmp_path):
 def test_packaged_bases_lend_each_other_their_equal_parts(base, copied):
     """What the folder has is its own; what it lacks is the packaged base's, and an error names the key."""
     index = copied / "model_index.json"
-    for part in ("vae", "text_encoder", "tokenizer"):
-        shutil.rmtree(copied / part)
+    shutil.rmtree(copied / "vae")
     index.write_text(json.dumps(json.loads(index.read_text()) | {"mvdiff_parts_from": "mvdiff://toy-base"}))
     lent, own, toy = (load_backbone(name).weights_hashes() for name in (copied, base, "mvdiff://toy-base"))
-    assert lent == {"unet": own["unet"], "text_encoder": toy["text_encoder"], "vae": toy["vae"]}
+    assert lent == {"unet": own["unet"], "text_encoder": own["text_encoder"], "vae": toy["vae"]}
     for lender, error, text in (
         ("mvdiff://nothing", FileNotFoundError, "mvdiff_parts_from must be one of those that come with the package"),
         (str(base), ValueError, "mvdiff_parts_from must name a base that comes with the package, mvdiff://NAME; got"),
@@ -112,6 +112,134 @@ def test_opens_files_with_the_key_names_of_older_libraries(base, copied):
         state = {key.replace(f".{new}.", f".{old}."): tensor for key, tensor in state.items()}
     save_file(state, vae, metadata={"format": "pt"})
     assert load_backbone(copied).weights_hash() == load_backbone(base).weights_hash()
+
+
+def edit(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "error"),
+    [
+        ("model_index.json", "{", ValueError),
+        ("scheduler/scheduler_config.json", "{", ValueError),
+        ("scheduler/scheduler_config.json", "[]", ValueError),
+        ("scheduler/scheduler_config.json", None, FileNotFoundError),
+        ("tokenizer/tokenizer.json", "{", ValueError),
+        ("tokenizer/tokenizer_config.json", "{", ValueError),
+        ("tokenizer/tokenizer.json", "{}", ValueError),
+        ("unet/config.json", "{", ValueError),
+        ("vae/config.json", "{", ValueError),
+    ],
+)
+def test_a_broken_file_is_named(copied, file, text, error):
+    (copied / file).unlink() if text is None else (copied / file).write_text(text)
+    named = "tokenizer" if text == "{}" else file  # JSON, and no tokenizer: the folder is named
+    with pytest.raises(error, match=rf" must .*; got .*{named}.*\. Download or copy"):
+        load_backbone(copied)
+
+
+def test_a_tokenizer_without_its_files_is_refused(copied):
+    tokenizer = copied / "tokenizer"
+    (tokenizer / "tokenizer.json").rename(copied / "moved.json")
+    (tokenizer / "vocab.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"json, or vocab.json and merges.txt; got neither, in .*/tok"):
+        load_backbone(copied)
+    (tokenizer / "merges.txt").write_text("#version: 0.2\n")
+    with pytest.raises(ValueError, match=r"more than its 2 end markers and at most the 589 tokens .*; got 2, in "):
+        load_backbone(copied)
+
+
+def test_a_tokenizer_of_another_text_encoder_is_refused(copied):
+    settings = copied / "tokenizer" / "tokenizer_config.json"
+    edit(settings, model_max_length=200)
+    with pytest.raises(ValueError, match="must be at most the text encoder's max_position_embeddings, 77; got 200, in"):
+        load_backbone(copied)
+    settings.unlink()  # it alone says the length
+    with pytest.raises(ValueError, match=r"max_position_embeddings, 77; got \d+, in .*tokenizer_config.json"):
+        load_backbone(copied)
+    shutil.rmtree(copied / "tokenizer")
+    word_tokenizer((f"word{number}" for number in range(300)), 77).save_pretrained(copied / "tokenizer")
+    with pytest.raises(ValueError, match=r"at most the 589 tokens of the text encoder's vocab_size; got \d{3,}, in "):
+        load_backbone(copied)
+
+
+def test_weights_of_another_width_say_which(copied):
+    edit(copied / "unet" / "config.json", cross_attention_dim=48)
+    with pytest.raises(ValueError, match=r"size mismatch for .*attn2.to_k.weight: .*\[32, 32\].*and \d+ more lines"):
+        load_backbone(copied)
+    edit(copied / "text_encoder" / "config.json", hidden_size=48)
+    with pytest.raises(ValueError, match=r"of the CLIPText.*; got \d+ mismatched keys, as .*text_encoder/model"):
+        load_backbone(copied)
+
+
+@pytest.mark.parametrize("width", [48, [32, 48]])
+def test_a_unet_for_texts_of_another_width_is_refused(base, copied, width):
+    """diffusers takes a width per level; the two levels of this base then are both to be the text encoder's."""
+    replace_unet(base, copied, cross_attention_dim=width)
+    with pytest.raises(ValueError, match=r"cross_attention_dim .*'s hidden_size, 32; got .*48.*, in .*copy\. Use the"):
+        load_backbone(copied)
+
+
+def test_widths_that_are_alike_on_every_level_are_one_width(base, copied):
+    replace_unet(base, copied, cross_attention_dim=[32, 32])
+    assert list(load_backbone(copied).unet.config.cross_attention_dim) == [32, 32]
+
+
+def test_a_unet_with_other_latents_than_the_autoencoder_is_refused(base, copied):
+    replace_unet(base, copied, out_channels=8)
+    with pytest.raises(ValueError, match=r"out_channels .* latent channels, 4; got 8, in .*copy\. Use the autoencoder"):
+        load_backbone(copied)
+
+
+def replace_unet(base, folder, **changes):
+    unet = UNet2DConditionModel.from_config(dict(load_backbone(base).unet.config) | changes)
+    unet.save_pretrained(str(folder / "unet"))
+
+
+NOT_BETAS = r"_class_name of the base's scheduler must be .*; got {}, in .*scheduler_config.json\. Name a base"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"_class_name": "FlowMatchEulerDiscreteScheduler"}, NOT_BETAS.format("'FlowMatchEulerDiscreteScheduler'")),
+        ({"_class_name": "MyScheduler"}, NOT_BETAS.format("'MyScheduler'")),
+        ({"_class_name": None}, NOT_BETAS.format("None")),
+        (
+            {"prediction_type": "flow_prediction"},
+            r"of epsilon, v_prediction, sample; got 'flow_prediction', in .*json",
+        ),
+        (
+            {"beta_schedule": "exponential"},
+            r"scheduler must be .*; got .*scheduler_config.json \(exponential is",
+        ),
+    ],
+)
+def test_a_scheduler_of_another_kind_is_refused(copied, changes, message):
+    edit(copied / "scheduler" / "scheduler_config.json", **changes)
+    with pytest.raises(ValueError, match=message):
+        load_backbone(copied)
+
+
+@pytest.mark.parametrize("name", ["EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "LCMScheduler"])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_any_scheduler_of_betas_gives_its_schedule(copied, name, prediction_type):
+    edit(copied / "scheduler" / "scheduler_config.json", _class_name=name, prediction_type=prediction_type)
+    config = load_backbone(copied).scheduler.config
+    assert (config.prediction_type, config.beta_start, config.beta_end) == (prediction_type, 0.00085, 0.012)
+
+
+def test_weights_that_are_not_safetensors_are_said_to_be_so(copied):
+    """A hub id brings the safetensors alone; the same folder with .bin files opens."""
+    expected = load_backbone(copied).weights_hash()
+    weights = copied / "unet" / "diffusion_pytorch_model.safetensors"
+    state = load_file(weights)
+    weights.unlink()
+    with pytest.raises(FileNotFoundError, match=r"of a UNet2D.* as \.safetensors; got none, in .*/unet\..*hf download"):
+        load_backbone(copied)
+    torch.save(state, weights.with_suffix(".bin"))
+    assert load_backbone(copied).weights_hash() == expected
 
 
 @pytest.mark.parametrize(
