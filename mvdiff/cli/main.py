@@ -14,6 +14,12 @@ from typing import NamedTuple
 
 from mvdiff import __version__
 
+_OPTIONS = "--dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"
+_SETTINGS = (
+    "model.gradient_checkpointing and model.views_per_chunk, or model.vae_slicing, or trainer.precision bf16-mixed"
+)
+_LESS_MEMORY = {"generate": f"Take {_OPTIONS}", "demo": f"Take {_OPTIONS}", "train": f"Set {_SETTINGS}"}
+
 
 class Command(NamedTuple):
     """One command of the overview: its group, name, module under `mvdiff.cli`, one line of help and an example."""
@@ -166,11 +172,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     try:
         return _run(command, arguments)
-    except (ValueError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
+        out_of_memory = _is_out_of_memory(error)
+        if isinstance(error, RuntimeError) and not out_of_memory:
+            raise
         if debug:
             traceback.print_exc()
         else:
-            print(f"mvdiff {command.name}: error: {_one_line(error)}", file=sys.stderr)
+            text = _too_little_memory(command, error) if out_of_memory else _one_line(error)
+            print(f"mvdiff {command.name}: error: {text}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"mvdiff {command.name}: interrupted", file=sys.stderr)
@@ -185,6 +195,17 @@ def _run(command: Command, arguments: list[str]) -> int:
     module.add_parser(parser.add_subparsers(dest="command", required=True))
     args = parser.parse_args(arguments)
     return module.run(args) or 0
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    torch = sys.modules.get("torch")  # imported by commands that use it, never here
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
+def _too_little_memory(command: Command, error: BaseException) -> str:
+    asked = ". ".join(_one_line(error).split(". ")[:3]).rstrip(".")  # for how much, of what is free; the rest tunes
+    advice = _LESS_MEMORY.get(command.module, "Use a device with more memory")
+    return f"the device must have enough memory; got: {asked}. {advice} (docs/memory.md)."
 
 
 def _one_line(error: BaseException) -> str:

@@ -26,6 +26,8 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 def open_pipeline(kind, args: argparse.Namespace):
     """Open `args.model` as a pipeline of some kind, on the device and with the switches that were asked for.
 
+    The device is tried before anything is loaded.
+
     Raises:
         FileNotFoundError: There is no such model, or its base is missing.
         ValueError: It is one for another task, or an option does not fit it or this machine.
@@ -34,10 +36,8 @@ def open_pipeline(kind, args: argparse.Namespace):
 
     from mvdiff.pipelines.schedulers import scheduler_from
 
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        raise ValueError(f"--device must be one that this machine has; got {device}. Use --device cpu.")
-    if device == "cpu" and args.cpu_offload is not None:
+    device = usable_device(args.device)
+    if device.type == "cpu" and args.cpu_offload is not None:
         raise ValueError(
             f"--cpu_offload must be left out on a CPU, where there is one memory only; got {args.cpu_offload}. Take "
             "--views_per_chunk and --vae_slicing."
@@ -50,7 +50,28 @@ def open_pipeline(kind, args: argparse.Namespace):
     return with_memory_switches(pipeline, args, device)
 
 
-def with_memory_switches(pipeline, args: argparse.Namespace, device: str):
+def usable_device(name: str | None):
+    """Return the device of a name, or by default the GPU where there is one, after a first tensor on it.
+
+    Raises:
+        ValueError: PyTorch knows no such device, or cannot use it here.
+    """
+    import torch
+
+    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError, ImportError) as error:  # as the device's kind would have it
+        here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
+        reason = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(
+            f"--device must be one that works on this machine; got {name!r} ({reason}). Use --device {here}."
+        ) from error
+    return device
+
+
+def with_memory_switches(pipeline, args: argparse.Namespace, device):
     """Bring a pipeline to a device, with what saves memory switched on as the options say."""
     if args.views_per_chunk is not None:
         pipeline.set_views_per_chunk(args.views_per_chunk)

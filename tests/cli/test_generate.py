@@ -92,6 +92,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--prompts", "none.txt"], "prompts must be a file; got none.txt"),
         ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
+        ([*PROMPT, "--device", "cpu:1", "--cpu_offload", "model"], "--cpu_offload must be left out on a CPU"),
         ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be at least 1; got 0"),
     ],
 )
@@ -101,6 +102,19 @@ def test_errors_are_one_line(model, tmp_path, capsys, options, message):
     assert error.startswith("mvdiff generate: error: ")
     assert message in error
     assert not find_samples(tmp_path)
+
+
+@pytest.mark.parametrize("device", ["foo", "cuda:99", "cuda:x", "mps", "xpu", "hpu", "meta"])
+def test_a_device_that_does_not_work_here_is_told_before_anything_is_loaded(tmp_path, capsys, device):
+    if device in ("mps", "xpu") and torch.accelerator.is_available():
+        pytest.skip(f"this machine may have {device}")
+    assert generate("nowhere", tmp_path, *PROMPT, "--device", device) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(
+        f"mvdiff generate: error: --device must be one that works on this machine; got '{device}' ("
+    )
+    assert error.count("\n") == 1
+    assert "Use --device cpu" in error
 
 
 def test_memory_switches_give_the_same_panorama(model, tmp_path, capsys):
