@@ -27,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     """Open the model, serve the page until it is interrupted; return the exit status."""
     from mvdiff.demo.page import build_page, launch_settings, require_gradio
 
+    if args.port is not None and not 1 <= args.port <= 65535:
+        raise ValueError(f"--port must lie between 1 and 65535; got {args.port}. Leave it out for the first free one.")
     gr = require_gradio()
 
     from mvdiff.demo.page import Defaults
@@ -34,7 +36,14 @@ def run(args: argparse.Namespace) -> int:
     toy = Defaults("a red sofa in the middle, white walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
     defaults = toy if args.model.startswith("mvdiff://") else Defaults()
     page = build_page(open_pipeline(_kind(args.model, args.revision), args), args.model, defaults)
-    _, address, _ = page.launch(**launch_settings(gr, args.host, args.port), prevent_thread_lock=True)
+    try:
+        _, address, _ = page.launch(**launch_settings(gr, args.host, args.port), prevent_thread_lock=True)
+    except OSError as error:  # of Gradio, which tells of its own settings
+        port = "none from 7860 on" if args.port is None else args.port
+        raise ValueError(
+            f"--port must be free, and --host an address of this machine; got {port} on {args.host}, which cannot be "
+            "served. Give another --port or --host."
+        ) from error
     print(f"{address} shows the page; stop with Ctrl-C", flush=True)
     page.block_thread()
     return 0

@@ -108,7 +108,7 @@ class Request:
 
 
 def _whole(name: str, value: float | None, low: int, high: int) -> int:
-    if value is None or value != int(value) or not low <= value <= high:
+    if value is None or not low <= value <= high or value != int(value):  # the bounds first: inf and nan are no int
         bounds = f"between {low} and {high}" if high < 2**32 else f"of at least {low}"
         raise ValueError(f"{name} must be a whole number {bounds}; got {value}. Correct it.")
     return int(value)
