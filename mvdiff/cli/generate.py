@@ -61,7 +61,7 @@ def _add_outpaint(tasks) -> None:
 def _add_prompts(parser: argparse.ArgumentParser) -> None:
     """Add the prompts of tasks whose views are a rig."""
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--prompt", help="one text for all views")
+    source.add_argument("--prompt", action="append", help="one text for all views; or repeated, one per view in order")
     source.add_argument(
         "--prompts",
         type=Path,
@@ -93,7 +93,7 @@ def _add_depth(tasks) -> None:
     add("--interval", type=int, default=20, help="of --mode interval (default: %(default)s)")
     add("--max_between", type=int, metavar="N", help="of --mode full: at most N frames between two key frames, evenly")
     add("--max_frames", type=int, metavar="N", help="the first N frames only, up to the last key frame among them")
-    add("--prompt", help="one text for all frames, in place of their captions")
+    add("--prompt", action="append", help="one text for all frames, in place of their captions")
     add("--height", type=int, help="rows of the frames (default: the model's)")
     add("--width", type=int, help="their columns (default: the model's)")
     add("--num_views", type=int, default=12, help="frames at once (default: %(default)s)")
@@ -124,7 +124,7 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate; return the exit status."""
-    if args.prompt is not None and not args.prompt.strip():
+    if args.prompt is not None and not all(prompt.strip() for prompt in args.prompt):
         raise ValueError("--prompt must say what is to be seen; got an empty text. Write a few words.")
     return {"panorama": _panorama, "outpaint": _outpaint, "depth": _depth}[args.task](args)
 
@@ -195,8 +195,10 @@ def _entries(args: argparse.Namespace) -> list:
     """Return the samples that --prompt or --prompts ask for."""
     from mvdiff.pipelines.prompts import PromptEntry, read_prompts, repeated
 
-    entries = [PromptEntry("0000", args.prompt)] if args.prompts is None else read_prompts(args.prompts)
-    return repeated(entries, args.num_samples)
+    if args.prompts is not None:
+        return repeated(read_prompts(args.prompts), args.num_samples)
+    prompt = args.prompt[0] if len(args.prompt) == 1 else tuple(args.prompt)
+    return repeated([PromptEntry("0000", prompt)], args.num_samples)
 
 
 def _depth(args: argparse.Namespace) -> int:
@@ -204,6 +206,12 @@ def _depth(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
     from mvdiff.pipelines.frame_folders import generate_sequence_folder, write_real_sequence
 
+    if args.prompt is not None and len(args.prompt) > 1:
+        raise ValueError(
+            f"--prompt must be one text for all frames; got {len(args.prompt)}. Write captions into the scene's prompt/ "
+            "for texts of their own."
+        )
+    prompt = None if args.prompt is None else args.prompt[0]
     _make_folder(args.out)
     pipeline = open_pipeline(MVDiffusionDepthPipeline, args)
     pipeline.set_progress_bar_config(disable=True)
@@ -219,7 +227,7 @@ def _depth(args: argparse.Namespace) -> int:
                 pipeline,
                 sequence,
                 args.out,
-                prompt=args.prompt,
+                prompt=prompt,
                 num_views=args.num_views,
                 window_overlap=args.window_overlap,
                 batch_size=args.batch_size,
@@ -233,7 +241,7 @@ def _depth(args: argparse.Namespace) -> int:
             if args.real is not None:
                 write_real_sequence(sequence, args.real, overwrite=args.overwrite)
             done = "written" if counts.written else "complete before, skipped"
-            print(f"{sequence.name}: {_described(sequence, args.prompt)}; {done}")
+            print(f"{sequence.name}: {_described(sequence, prompt)}; {done}")
     print(f"{args.out}: {len(sequences)} scenes")
     return 0
 

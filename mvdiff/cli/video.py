@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+_RANGES = {"seconds": (0.01, 3600), "fps": (0.1, 240), "fov": (1, 179), "pitch": (-90, 90), "yaw": (-360, 360)}
+
 
 def add_parser(subparsers) -> None:
     """Add the `video` command."""
@@ -37,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     require_av()
     if args.height is not None and args.width is not None:
         check_sides(args.height, args.width)
+    _check_options(args)
     rig = read_rig(args.rig)
     complete, incomplete = scan_samples(args.source)
     samples, problems = [], [f"{folder}: incomplete, its sample.json is missing" for folder in incomplete]
@@ -58,20 +61,38 @@ def run(args: argparse.Namespace) -> int:
             )
     else:
         make_folder(args.out)
+    written = 0
     with progress_bar() as bar:
         task = bar.add_task("samples", total=len(samples))
         for sample in samples:
             path = args.out if single else args.out / f"{sample.folder.name}.mp4"
             try:
                 print(f"{path}: {_write(path, sample, args)}")
-            except ValueError as error:
+                written += 1
+            except (ValueError, OSError) as error:
                 if single:
                     raise
                 problems.append(str(error))
             bar.advance(task)
+    if not written:
+        raise ValueError(f"DIR must hold a sample that can be drawn; got none ({problems[0]}). Correct that first.")
     for problem in problems:
         print(f"left out {problem}")
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Refuse what no sample could be drawn with.
+
+    Raises:
+        ValueError: A number is out of its range.
+    """
+    for name, (low, high) in _RANGES.items():
+        value = getattr(args, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(
+                f"--{name} must lie between {low} and {high}; got {value:g}. Choose a number between them."
+            )
 
 
 def _write(path: Path, sample, args: argparse.Namespace) -> str:
@@ -80,10 +101,10 @@ def _write(path: Path, sample, args: argparse.Namespace) -> str:
     from mvdiff.seeing.video import panorama_picture, recorded_frames, turning_frames, write_video
 
     if is_recording(sample):
-        fps = args.fps or 8.0
+        fps = 8.0 if args.fps is None else args.fps
         count = write_video(path, recorded_frames(sample, args.height, args.width), fps)
     else:
-        fps = args.fps or 30.0
+        fps = 30.0 if args.fps is None else args.fps
         camera = {"fov_deg": args.fov, "pitch_deg": args.pitch, "yaw_deg": args.yaw}
         size = (args.height or 360, args.width or 640)
         turn = turning_frames(panorama_picture(sample), round(args.seconds * fps), *size, **camera)

@@ -101,8 +101,10 @@ def _open(path: Path, name: str, rig: Rig | None) -> Source:
         if (path / RESULTS_NAME).is_file():
             results = _read_results(path / RESULTS_NAME)
     method = _read_method(root, name, rig)
+    if root is None:
+        method.problems.append(f"samples of {name}: scored at {_named_path(results['generated'])}, which is not there")
     truth = None
-    if reference is not None and reference.is_dir() and reference.resolve() != root.resolve():
+    if reference is not None and reference.is_dir() and (root is None or reference.resolve() != root.resolve()):
         truth = _read_method(reference, TRUTH, rig)
     elif any(sample.natural_paths for sample in method.samples.values()):
         samples = {key: sample for key, sample in method.samples.items() if sample.natural_paths}
@@ -124,9 +126,14 @@ def _read_results(path: Path) -> dict[str, Any] | None:
     return values if known else None
 
 
+def _named_path(described: Any) -> str | None:
+    """Return where results say that their samples lie."""
+    return described.get("path") if isinstance(described, dict) else None
+
+
 def _scored_folder(described: Any, results: Path) -> Path | None:
     """Return where scored samples lie: as it was named, or from the results file on; None if nowhere."""
-    named = described.get("path") if isinstance(described, dict) else None
+    named = _named_path(described)
     candidates = [] if named is None else [Path(named), results.parent / named, results.parent / Path(named).name]
     return next((path for path in candidates if path.is_dir()), None)
 

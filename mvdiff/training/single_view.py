@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import denoise, guided, mean_over_views, noise_loss, sample_timesteps, training_noise, view_noise
+from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.fresh import FreshBase
 from mvdiff.training.cache import TensorCache, check_cache_settings, check_latents_come_back
@@ -48,6 +49,8 @@ class SingleViewModule(TrainedPartModule):
         text_dropout: Probability of the empty prompt, for guidance.
         snr_gamma: Min-SNR weight, None for the plain loss.
         seed: Of everything that is drawn.
+        gradient_checkpointing: Trade time for memory in what is trained.
+        vae_slicing: Encode and decode view by view.
         cache_dir: Folder for text embeddings (unless `train_text_encoder`) and latents; None computes them each time.
         cache_latents: Also keep latents in `cache_dir`; only for yaws from a finite list.
         num_inference_steps: Of the validation samples.
@@ -75,6 +78,8 @@ class SingleViewModule(TrainedPartModule):
         text_dropout: float = 0.1,
         snr_gamma: float | None = None,
         seed: int = 0,
+        gradient_checkpointing: bool = False,
+        vae_slicing: bool = False,
         cache_dir: str | None = None,
         cache_latents: bool = False,
         num_inference_steps: int = 25,
@@ -102,6 +107,12 @@ class SingleViewModule(TrainedPartModule):
         self.backbone.freeze()
         self.train_text_encoder = train_text_encoder
         self.trained_modules.requires_grad_(True).train()
+        if vae_slicing:
+            enable_slicing(self.backbone.vae)
+        if gradient_checkpointing:
+            self.backbone.unet.enable_gradient_checkpointing()
+            if train_text_encoder:
+                self.backbone.text_encoder.gradient_checkpointing_enable()
         cache = None if cache_dir is None else TensorCache(cache_dir)
         self.inputs = SingleViewInputs(self.backbone, seed, cache, cache_latents)
         self.out, self.out_dtype = out, getattr(torch, out_dtype)

@@ -68,6 +68,13 @@ def test_several_pictures_controls_and_scores(model, picture, tmp_path, capsys):
     assert json.loads(results.read_text())["metrics"]["known_psnr"]["value"] > 0
 
 
+def test_a_prompt_for_each_view(model, picture, tmp_path):
+    texts = ["red", "blue", "a lamp", "a ball"]
+    prompts = [part for text in texts for part in ("--prompt", text)]
+    assert generate(model, tmp_path / "out", "--image", picture, *PROMPT[2:], *prompts) == 0
+    assert read_sample(tmp_path / "out" / "0000").record.prompts == texts
+
+
 def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
     text = tmp_path / "text.jpg"
     text.write_text("no image")
@@ -82,6 +89,7 @@ def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
         (model, ["--image", picture, "--fov", 20, "--pitch", 90, *PROMPT], "image must reach a view of the rig"),
         (model, ["--image", picture, "--yaw", 1, "--yaw", 2, *PROMPT], "--yaw must be given once for all pictures or"),
         (model, ["--image", picture, "--prompts", seven], "one text per view (4); got"),
+        (model, ["--image", picture, *3 * ["--prompt", "a ball"]], "one text per view (4); got"),
         (model, ["--image", picture, "--prompt", " "], "--prompt must say what is to be seen"),
         (tmp_path / "panorama", ["--image", picture, *PROMPT], "for the task outpaint; got a panorama model"),
     ):

@@ -41,8 +41,15 @@ def test_user_errors_are_one_line(tmp_path, capsys, monkeypatch):
         ([str(tmp_path / "empty"), "--out", "v.mp4"], r"DIR must hold a complete sample; got none, in .*empty"),
         ([one, "--out", "v.mp4", "--height", "15", "--width", "32"], r"must be even; got 15 and 32\. Use 16 and 32"),
         ([one, "--out", "v.mp4", "--height", "15"], r"must be even; got 15 and 640"),
-        ([one, "--out", "v.mp4", "--fps", "-1"], r"fps must be above 0; got -1"),
-        ([one, "--out", "v.mp4", "--seconds", "0"], r"num_frames must be at least 1; got 0"),
+        ([one, "--out", "v.mp4", "--fps", "-1"], r"--fps must lie between 0.1 and 240; got -1"),
+        ([one, "--out", "v.mp4", "--fps", "0"], r"--fps must lie between 0.1 and 240; got 0"),
+        ([one, "--out", "v.mp4", "--seconds", "0"], r"--seconds must lie between 0.01 and 3600; got 0"),
+        ([one, "--out", "v.mp4", "--seconds", "inf"], r"--seconds must lie between 0.01 and 3600; got inf"),
+        ([many, "--out", "videos", "--fov", "500"], r"--fov must lie between 1 and 179; got 500"),
+        (
+            [many, "--out", "videos", "--seconds", "0.01", "--fps", "1"],
+            r"that can be drawn; got none \(num_frames must be at least 1",
+        ),
     ]
     monkeypatch.chdir(tmp_path)
     for arguments, expected in wrong:

@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 
 import pytest
 
@@ -37,6 +38,17 @@ def test_results_say_where_their_samples_lie_also_after_a_move(tmp_path):
     [source] = open_sources([tmp_path / "now" / "results.json"])
     assert (source.method.name, source.method.root) == ("now", tmp_path / "now" / "out")
     assert source.truth.root == tmp_path / "now" / "real"
+
+
+def test_samples_that_are_gone_are_said(tmp_path):
+    for name in ("out", "real"):
+        write_panorama(tmp_path / name, "a")
+    write_results(evaluate(tmp_path / "out", tmp_path / "real", ["sharpness"]), tmp_path / "results.json")
+    shutil.rmtree(tmp_path / "out")
+    [source] = open_sources([tmp_path / "results.json"], ["mine"])
+    assert source.method.samples == {}
+    assert source.method.problems == [f"samples of mine: scored at {tmp_path / 'out'}, which is not there"]
+    assert source.results["metrics"]
 
 
 def test_upstream_folders_bring_their_ground_truth(tmp_path):

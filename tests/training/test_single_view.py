@@ -97,6 +97,19 @@ def test_a_views_draws_do_not_depend_on_its_batch(module, data):
     assert not torch.allclose(together[0], module.noise_loss(later, later.prompts))
 
 
+def test_saving_memory_changes_no_gradient(tiny_folder, data):
+    plain = make(tiny_folder, train_text_encoder=True)
+    saving = make(tiny_folder, train_text_encoder=True, gradient_checkpointing=True, vae_slicing=True)
+    batch = batch_of(data, (3, 1), (3, 2))
+    for module in (plain, saving):
+        module.train().noise_loss(batch, batch.prompts).backward()
+    for (name, one), other in zip(plain.named_parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, one.grad, atol=1e-6, rtol=1e-4, msg=name)
+    assert saving.backbone.unet.is_gradient_checkpointing
+    assert saving.backbone.vae.use_slicing
+    assert not plain.backbone.unet.is_gradient_checkpointing
+
+
 def test_text_is_dropped_view_by_view_at_its_rate(module, data):
     batch, dropped = batch_of(data, (0, 0)), []
     for epoch in range(200):
