@@ -12,6 +12,7 @@ from __future__ import annotations
 import io
 import pickle
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,8 @@ import torch
 from torch import Tensor
 
 MAX_PICKLE_BYTES = 1 << 30
+_ENCRYPTED = 1
+"""The bit of a zip entry's flags."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -48,6 +51,7 @@ class Placeholder:
 
     __slots__ = ()
     name = "an object"
+    foreign = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
         """Be made of anything."""
@@ -69,9 +73,9 @@ class Placeholder:
     __setattr__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
 
 
-def placeholder(name: str) -> type[Placeholder]:
-    """Return a placeholder class for a foreign name."""
-    return type("Placeholder", (Placeholder,), {"__slots__": (), "name": name})
+def placeholder(name: str, foreign: bool = True) -> type[Placeholder]:
+    """Return a placeholder class for a foreign name, or for a kind of tensor that is not read."""
+    return type("Placeholder", (Placeholder,), {"__slots__": (), "name": name, "foreign": foreign})
 
 
 class _Dict(dict):
@@ -118,7 +122,7 @@ class _Known:
 def _rebuild_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> Any:
     whole = all(type(n) is int and n >= 0 for n in (offset, *shape, *stride))
     if not isinstance(storage, _Storage) or not whole or len(shape) != len(stride):
-        return placeholder("a tensor without a storage")()
+        return placeholder("a tensor without a storage", foreign=False)()
     return _StoredTensor(storage, offset, tuple(shape), tuple(stride))
 
 
@@ -137,6 +141,8 @@ _KNOWN = {
     "torch._utils._rebuild_parameter_with_state": _rebuild_parameter,
     "collections.OrderedDict": _make_dict,
 }
+_TENSORS = "torch._utils._rebuild_"
+"""How torch's names begin that make tensors; those that are not known make kinds that are not read, as float8."""
 
 
 class _Unpickler(pickle._Unpickler):
@@ -157,7 +163,7 @@ class _Unpickler(pickle._Unpickler):
         if module in ("torch", "torch.storage") and name in _DTYPES:
             return _DTYPES[name]
         self.ignored.add(full)
-        return placeholder(full)
+        return placeholder(full, foreign=not full.startswith(_TENSORS))
 
     def persistent_load(self, pid: Any) -> Any:
         """Describe a storage; it is read when its tensor is."""
@@ -165,7 +171,7 @@ class _Unpickler(pickle._Unpickler):
             _, dtype, key, _, numel = pid
             if type(key) is str and type(numel) is int and numel >= 0:
                 return _Storage(dtype, key, numel)
-        return placeholder("a storage of an unknown kind")()
+        return placeholder("a storage of an unknown kind", foreign=False)()
 
 
 @dataclass(frozen=True)
@@ -204,6 +210,12 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
         )
     try:
         with zipfile.ZipFile(path) as archive:
+            encrypted = [info.filename for info in archive.infolist() if info.flag_bits & _ENCRYPTED]
+            if encrypted:
+                raise ValueError(
+                    f"checkpoint must not be encrypted; got an encrypted {encrypted[0]}, in {path}. Save it again "
+                    "without a password."
+                )
             values, ignored, root = _unpickled(archive, path)
             entries = {info.filename.removeprefix(root): info for info in archive.infolist()}
             state = values.get("state_dict", values) if isinstance(values, dict) else None
@@ -214,7 +226,7 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
                 )
             mapped = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
             weights = {str(name): _tensor(value, str(name), entries, mapped, path) for name, value in state.items()}
-    except (zipfile.BadZipFile, OSError) as error:
+    except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
         raise ValueError(f"checkpoint must be a whole file; got {error}, in {path}. Download it again.") from error
     others = () if state is values else tuple(sorted(str(name) for name in values if name != "state_dict"))
     return CheckpointContent(weights, others, tuple(sorted(ignored)))
@@ -252,9 +264,14 @@ def _tensor(
 ) -> Tensor:
     """Find a described tensor in the mapped file."""
     if not isinstance(value, _StoredTensor):
+        what = value if isinstance(value, type) else type(value)
+        advice = (
+            "Nothing of it was run; do not use this file."
+            if issubclass(what, Placeholder) and what.foreign
+            else "Where you trust the file, save it again with that entry as a plain tensor, or without it."
+        )
         raise ValueError(
-            f"state_dict must hold tensors alone; got {_kind(value)} as {name!r}, in {path}. Nothing of it was run; do "
-            "not use this file."
+            f"state_dict must hold plain tensors alone; got {_kind(value)} as {name!r}, in {path}. {advice}"
         )
     storage, itemsize = value.storage, value.storage.dtype.itemsize
     info = entries.get(f"data/{storage.key}")

@@ -104,7 +104,7 @@ def test_a_command_in_the_place_of_a_weight_is_refused(tmp_path):
     marker = tmp_path / "ran"
     path = saved(tmp_path / "a.ckpt", {"state_dict": {"a": torch.zeros(1), "b": Commands(f"touch {marker}")}})
     with pytest.raises(
-        ValueError, match=r"must hold tensors alone; got <\w+.system, not loaded> as 'b', in .*do not use"
+        ValueError, match=r"must hold plain tensors alone; got <\w+.system, not loaded> as 'b', in .*do not use"
     ):
         read_lightning_file(path)
     path = saved(tmp_path / "b.ckpt", {"state_dict": Commands(f"touch {marker}")})
@@ -114,6 +114,56 @@ def test_a_command_in_the_place_of_a_weight_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"with a state_dict; got <\w+.system, not loaded>"):
         read_lightning_file(path)
     assert not marker.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [
+        ("m._extra_state", {"version": 3}, "_Dict|dict"),
+        ("phase", torch.zeros(2, dtype=torch.complex64), "<a tensor without a storage, not loaded>"),
+        (
+            "small",
+            torch.zeros(2).to(torch.float8_e4m3fn),
+            "<torch._utils._rebuild_tensor_v[23], not loaded>|.*storage.*",
+        ),
+        ("sparse", torch.eye(2).to_sparse(), "<torch._utils._rebuild_sparse_tensor, not loaded>"),
+        ("count", 3, "int"),
+    ],
+)
+def test_a_harmless_entry_that_is_no_plain_tensor_is_named_and_not_blamed(tmp_path, name, value, kind):
+    path = saved(tmp_path / "a.ckpt", {"state_dict": {"a": torch.zeros(1), name: value}})
+    with pytest.raises(ValueError, match=f"must hold plain tensors alone; got ({kind}) as '{name}', in") as error:
+        read_lightning_file(path)
+    assert str(error.value).endswith("save it again with that entry as a plain tensor, or without it.")
+
+
+@pytest.mark.parametrize("entry", ["data.pkl", "data/0"])
+def test_an_encrypted_archive_is_refused(tmp_path, entry):
+    """Also where only numbers are encrypted, which are taken from the file as they stand."""
+    path = saved(tmp_path / "a.ckpt", {"state_dict": {"a": torch.zeros(4)}})
+    data = bytearray(path.read_bytes())
+    central = data.index(b"PK\x01\x02")  # central headers come last; flags 8 bytes in, the name 46 bytes in
+    while data[central + 46 :][: len(f"a/{entry}")] != f"a/{entry}".encode():
+        central = data.index(b"PK\x01\x02", central + 1)
+    data[central + 8] |= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        ValueError, match=rf"must not be encrypted; got an encrypted a/{entry}, in .*without a password"
+    ):
+        read_lightning_file(path)
+
+
+@pytest.mark.parametrize(("method", "text"), [(zipfile.ZIP_DEFLATED, "Error -3"), (1, "compression method")])
+def test_an_archive_that_cannot_be_unpacked_is_one_clear_error(tmp_path, method, text):
+    path = tmp_path / "a.ckpt"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a/data.pkl", bytes(100))
+    data = bytearray(path.read_bytes())
+    data[30 + len("a/data.pkl")] = 0xFF  # the first compressed byte: no kind of block
+    data[8] = data[data.index(b"PK\x01\x02") + 10] = method  # 1: shrunk, which nobody reads today
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=f"checkpoint must be a whole file; got .*{text}.*, in .*Download it again"):
+        read_lightning_file(path)
 
 
 def with_pickle(path, data, **entries):
@@ -193,7 +243,9 @@ def tensor_pickle(numel, offset, shape, stride):
 )
 def test_a_tensor_reaches_nothing_beyond_its_storage(tmp_path, numel, offset, shape, stride):
     path = with_pickle(tmp_path / "a.ckpt", tensor_pickle(numel, offset, shape, stride), **{"0": bytes(16)})
-    with pytest.raises(ValueError, match=r"must hold all of its weights; got less of 'a'|must hold tensors alone"):
+    with pytest.raises(
+        ValueError, match=r"must hold all of its weights; got less of 'a'|must hold plain tensors alone"
+    ):
         read_lightning_file(path)
     good = with_pickle(tmp_path / "b.ckpt", tensor_pickle(4, 0, (4,), (1,)), **{"0": bytes(16)})
     assert read_lightning_file(good).state["a"].tolist() == [0.0] * 4
