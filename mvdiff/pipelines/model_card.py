@@ -15,6 +15,8 @@ _BASE_LICENCES = {
     "CreativeML Open RAIL-M": ("CompVis/stable-diffusion-v1-", "stable-diffusion-v1-5/", "runwayml/stable-diffusion-"),
 }
 _DATA_TERMS = {"Matterport3D": "Matterport3D", "ScanNet": "ScanNet"}
+ORIGIN = "origin"
+"""A setting: where weights come from that mvdiff did not train, in words that follow "Attention for 8 views, "."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,7 @@ class TrainingRecord:
     """How an adapter was trained, in plain values.
 
     Args:
-        data: Class of the data module.
+        data: Class of the data module; the data set, where there is an `ORIGIN`.
         settings: What was set, by name: numbers, texts, lists.
         scores: What was measured of these weights, by name.
         measured: On what the scores were measured, in words.
@@ -54,6 +56,7 @@ def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) ->
         Markdown with the hub's metadata as YAML on top.
     """
     task, base, training = described["task"], described["base"], described.get("training")
+    origin = _origin(training) or "trained with mvdiff beside a frozen base"
     hub_base = base["id"] if is_hub_id(base["id"]) else None
     data = ModelCardData(
         library_name="mvdiff",
@@ -65,8 +68,8 @@ def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) ->
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# Multi-view diffusion: {task}",
-        f"Correspondence-aware attention (MVDiffusion) for {views}, trained with mvdiff beside a frozen base. This "
-        "folder holds the trained attention only; the base is opened from where it is.",
+        f"Correspondence-aware attention (MVDiffusion) for {views}, {origin}. This folder holds the trained attention "
+        "only; the base is opened from where it is.",
         _loading(task, pipeline_class),
         _base(base),
         *([] if training is None else _training(training)),
@@ -99,7 +102,7 @@ def _base(base: Mapping[str, Any]) -> str:
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:
-    rows = {"data module": training["data"], **training["settings"]}
+    rows = {"data by the paper" if _origin(training) else "data module": training["data"], **training["settings"]}
     rows |= {f"version of {name}": value for name, value in training["versions"].items()}
     sections = ["## Training\n\n" + _table(rows)]
     if training["scores"]:
@@ -119,12 +122,16 @@ def _licences(base: Mapping[str, Any], training: Mapping[str, Any] | None) -> st
         notes = [f"The licence of the base {base['id']} is not known here: see the base's own page."]
     for part, name in _DATA_TERMS.items():
         if training is not None and part in training["data"]:
-            notes.append(
-                f"The data were in the layout of {name}. Where they are {name} itself, its terms allow non-commercial "
-                "use only."
+            found = (
+                f"By the paper the data were {name}" if _origin(training) else f"The data were in the layout of {name}"
             )
+            notes.append(f"{found}. Where they are {name} itself, its terms allow non-commercial use only.")
     notes.append("The author of this model has stated no licence for the trained attention here.")
     return "## Licences\n\n" + "\n".join(f"- {note}" for note in notes)
+
+
+def _origin(training: Mapping[str, Any] | None) -> str | None:
+    return training and training["settings"].get(ORIGIN)
 
 
 def _table(rows: Mapping[str, Any]) -> str:

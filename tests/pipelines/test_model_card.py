@@ -59,6 +59,18 @@ def test_it_states_data_settings_base_scores_and_licences():
         assert part in text
 
 
+def test_of_weights_that_came_from_elsewhere_it_says_so():
+    text = card_of(training=TrainingRecord("ScanNet", {"origin": "converted from depth.ckpt"})).text
+    for part in (
+        "for 4 views, converted from depth.ckpt. This folder",
+        "| data by the paper | ScanNet |",
+        "By the paper the data were ScanNet. Where they are ScanNet itself, its terms allow non-commercial use only.",
+    ):
+        assert part in text
+    assert "trained with mvdiff" not in text
+    assert "layout" not in text
+
+
 @pytest.mark.parametrize(
     ("base", "note"),
     [
