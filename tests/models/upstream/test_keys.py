@@ -4,15 +4,18 @@ import pytest
 import torch
 
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.backbone import load_backbone
 from mvdiff.models.upstream.keys import (
+    ATTENTION,
     adapter_state,
-    base_states,
-    check_names,
+    base_name,
     file_kind,
-    upstream_base_state,
+    model_states,
+    upstream_base_name,
     upstream_state,
 )
-from tests.models.upstream.files import attention_layout, attention_weights
+from tests.models.upstream.files import attention_layout, attention_weights, base_weights
+from tests.tiny import tiny_base
 
 DEPTH = {"residual": True, "image_condition": True, "kernel_size": 1, "mid_place": "after_mid_block"}
 
@@ -20,6 +23,16 @@ DEPTH = {"residual": True, "image_condition": True, "kernel_size": 1, "mid_place
 def adapter(depth=False, widths=(32, 64, 64)):
     settings = DEPTH if depth else {}
     return MultiViewAdapter(list(widths), widths[-1], list(widths[::-1]), variant="upstream", **settings)
+
+
+def taken(weights, one):
+    [found] = model_states(weights, {ATTENTION: one}, "pano.ckpt", [ATTENTION]).values()
+    return adapter_state(found, one.config.residual, "pano.ckpt")
+
+
+def base_modules(folder):
+    backbone = load_backbone(tiny_base(folder))
+    return backbone, {part: getattr(backbone, part) for part in ("unet", "vae", "text_encoder")}
 
 
 @pytest.mark.parametrize(
@@ -42,30 +55,100 @@ def test_names_shapes_and_sizes_for_stable_diffusion_2(depth, keys, parameters, 
 def test_weights_come_back_bit_for_bit(depth):
     weights = attention_weights((32, 64, 64), depth)
     one = adapter(depth)
-    one.load_state_dict(adapter_state(weights, one, "file"))
+    one.load_state_dict(taken(weights, one))
     back = upstream_state(one)
     assert set(back) == set(weights)
     for name, value in weights.items():
         assert torch.equal(back[name], value), name
 
 
-def test_every_missing_and_left_over_name_is_listed():
-    weights = attention_weights((32, 64, 64))
+def test_every_missing_and_left_over_name_of_all_parts_is_listed_once(tmp_path):
+    backbone, modules = base_modules(tmp_path)
+    weights = base_weights(backbone) | attention_weights((32, 64, 64))
     gone = [name for name in weights if "cp_blocks_mid" in name and "norm" in name]
+    gone += [
+        "mv_base_model.unet.conv_out.bias",
+        "text_encoder.text_model.final_layer_norm.bias",
+        "vae.encoder.mid_block.attentions.0.query.bias",
+    ]
     for name in gone:
         del weights[name]
-    weights["mv_base_model.cp_blocks_mid.extra"] = weights["other"] = torch.zeros(1)
-    changed = "mv_base_model.cp_blocks_encoder.0.transformer.attn1.to_q.weight"
-    weights[changed] = torch.zeros(3, 3)
-    with pytest.raises(ValueError, match="attention's weights must be exactly the 98 of the model") as error:
-        adapter_state(weights, adapter(), "pano.ckpt")
-    for text in (
-        *gone,
-        "4 missing",
-        "2 unexpected: mv_base_model.cp_blocks_mid.extra, other;",
-        f"1 of another shape: {changed} [3, 3] for [32, 32]; in pano.ckpt. Check --task and --base",
-    ):
-        assert text in str(error.value)
+    extra = ["mv_base_model.cp_blocks_mid.extra", "other", "text_encoder.text_model.more", "vae.decoder.strange"]
+    weights |= {name: torch.zeros(1) for name in extra}
+    again = "vae.encoder.mid_block.attentions.0.to_k.bias"  # beside the file's key.bias
+    weights[again] = weights["vae.encoder.mid_block.attentions.0.key.bias"]
+    changed = {
+        "mv_base_model.cp_blocks_encoder.0.transformer.attn1.to_q.weight": (3, 3),
+        "vae.encoder.conv_in.bias": (5,),
+        "vae.encoder.mid_block.attentions.0.value.weight": (7, 7, 3, 3),
+    }
+    shapes = {name: list(weights[name].shape) for name in changed}
+    weights |= {name: torch.zeros(shape) for name, shape in changed.items()}
+    with pytest.raises(ValueError, match="weights must be exactly those of the model, 98 of attention,") as error:
+        model_states(weights, {ATTENTION: adapter(), **modules}, "pano.ckpt", [ATTENTION])
+    listed = "; ".join(
+        [
+            f"got 7 missing: {', '.join(sorted(gone))}",
+            f"5 unexpected: {', '.join(sorted([*extra, again]))}",
+            "3 of another shape: "
+            + ", ".join(f"{name} {list(shape)} for {shapes[name]}" for name, shape in sorted(changed.items())),
+            "in pano.ckpt. Check --task and --base",
+        ]
+    )
+    assert listed in str(error.value)
+
+
+def test_a_part_that_is_needed_is_listed_where_it_is_missing(tmp_path):
+    backbone, modules = base_modules(tmp_path)
+    unet = {name: value for name, value in base_weights(backbone).items() if ".unet." in name}
+    assert list(model_states(unet, modules, "file", ["unet"])) == ["unet"]
+    bare = {name.removeprefix("mv_base_model."): value for name, value in unet.items()}
+    with pytest.raises(ValueError, match=f"got {len(unet)} missing: mv_base_model.unet.*; {len(unet)} unexp") as error:
+        model_states(bare, modules, "file", ["unet"])
+    assert all(f" {name}" in str(error.value) for name in (*unet, *bare))
+
+
+@pytest.mark.parametrize("depth", [False, True])
+@pytest.mark.parametrize(("dtype", "infinite"), [(torch.float16, True), (torch.bfloat16, False)])
+def test_frequencies_of_half_precision_are_computed_anew(depth, dtype, infinite):
+    """32 bands: half precision ends at 65,504, which 2^k passes at k = 16 and 5000^(2.5 k / 32) at k = 17."""
+    width = 64 if depth else 128
+    expected = torch.tensor([5000.0 ** (2.5 * k / 32) if depth else 2.0**k for k in range(32)])
+    weights = attention_weights((width,), depth)
+    weights = {name: (expected if name.endswith("bands") else value).to(dtype) for name, value in weights.items()}
+    name = f"mv_base_model.cp_blocks_mid.{'attn1.' * depth}pe.freq_bands"
+    assert weights[name].isinf().any() == infinite
+    one = adapter(depth, (width,))
+    found = taken(weights, one)
+    for ours, value in found.items():
+        assert value.dtype == torch.float32
+        if ours.endswith("freq_bands"):
+            torch.testing.assert_close(value, expected, rtol=1e-6, atol=0)
+    to_q = name.replace("pe.freq_bands", "transformer.attn1.to_q.weight")
+    assert torch.equal(found["mid_block.to_q.weight"], weights[to_q].float())
+    for place, value in ((5, 1.01), (2, float("inf")), (3, float("nan")), (31, 1000.0)):
+        wrong = weights[name].clone()
+        wrong[place] = wrong[place] * value if value == 1.01 else value
+        if dtype == torch.bfloat16 and value == 1.01:
+            wrong[place] *= 1.02  # of 8 bits
+        with pytest.raises(
+            ValueError, match=rf"must be those of upstream, rounded; got others as {name}, in pano.ckpt"
+        ):
+            taken(weights | {name: wrong}, one)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("mv_base_model.cp_blocks_mid.transformer.norm1.bias", float("nan")),
+        ("mv_base_model.cp_blocks_decoder.1.pe.freq_bands", float("inf")),  # once half, then saved in float32
+    ],
+)
+def test_weights_that_are_not_finite_are_named(name, value):
+    weights = attention_weights((32, 64, 64))
+    weights[name][3] = value
+    with pytest.raises(ValueError, match=rf"must be finite; got infinity or NaN in {name}, in pano.ckpt"):
+        taken(weights, adapter())
 
 
 def test_kinds_of_files():
@@ -75,27 +158,23 @@ def test_kinds_of_files():
     assert file_kind(["model.diffusion_model.x"]) == "none"
 
 
-def test_old_names_of_the_base_are_translated_both_ways():
-    block = "vae.encoder.mid_block.attentions.0"
-    old = {
-        f"{block}.query.weight": torch.randn(4, 4),
-        f"{block}.key.bias": torch.randn(4),
-        f"{block}.value.weight": torch.randn(4, 4, 1, 1),  # of before the layers were linear
-        f"{block}.proj_attn.weight": torch.randn(4, 4),
-        f"{block}.group_norm.weight": torch.randn(4),
-        "text_encoder.text_model.embeddings.position_ids": torch.arange(3),
-        "text_encoder.text_model.final_layer_norm.bias": torch.randn(4),
-        "mv_base_model.unet.down_blocks.0.attentions.0.transformer_blocks.0.attn1.to_q.weight": torch.randn(4, 4),
-    }
-    parts = base_states(old)
-    new = "encoder.mid_block.attentions.0"
-    assert list(parts["vae"]) == [
-        f"{new}.{name}" for name in ("to_q.weight", "to_k.bias", "to_v.weight", "to_out.0.weight", "group_norm.weight")
-    ]
-    assert torch.equal(parts["vae"][f"{new}.to_v.weight"], old[f"{block}.value.weight"][:, :, 0, 0])
-    assert list(parts["text_encoder"]) == ["final_layer_norm.bias"]
-    back = {name for part, state in parts.items() for name in upstream_base_state(part, state)}
-    assert back == set(old) - {"text_encoder.text_model.embeddings.position_ids"}
+def test_old_names_of_the_base_are_translated_both_ways(tmp_path):
+    backbone, modules = base_modules(tmp_path)
+    weights = base_weights(backbone)
+    linear = [name for name in weights if name.endswith((".query.weight", ".proj_attn.weight"))]
+    assert len(linear) == 4
+    older = weights | {name: weights[name][..., None, None] for name in linear}  # of before the layers were linear
+    for names in (weights, older):
+        found = model_states(names, modules, "file")
+        for part, module in modules.items():
+            state = module.state_dict()
+            assert set(found[part]) == set(state)
+            assert all(torch.equal(found[part][name], value) for name, value in state.items())
+    back = {upstream_base_name(part, name) for part, state in found.items() for name in state}
+    assert back == set(weights) - {"text_encoder.text_model.embeddings.position_ids"}
+    block = "encoder.mid_block.attentions.0"
+    assert base_name(f"vae.{block}.proj_attn.bias") == ("vae", f"{block}.to_out.0.bias")
+    assert base_name("mv_base_model.cp_blocks_mid.x") is None
 
 
 def test_weights_of_the_paper_variant_have_no_names_there():
@@ -103,12 +182,11 @@ def test_weights_of_the_paper_variant_have_no_names_there():
         upstream_state(MultiViewAdapter([32], 32, [32]))
     with pytest.raises(ValueError, match="residual and image conditions together or neither"):
         upstream_state(MultiViewAdapter([32], 32, [32], variant="upstream", residual=True, kernel_size=1))
-    check_names({}, {}, "nothing", "nowhere")
 
 
 def test_adapters_of_the_upstream_variant_come_back_from_disk(tmp_path):
     one = adapter(depth=True)
-    one.load_state_dict(adapter_state(attention_weights((32, 64, 64), depth=True), one, "file"))
+    one.load_state_dict(taken(attention_weights((32, 64, 64), depth=True), one))
     one.save_pretrained(tmp_path)
     for dtype in (None, torch.bfloat16):
         loaded = MultiViewAdapter.from_pretrained(tmp_path, **({} if dtype is None else {"dtype": dtype}))
