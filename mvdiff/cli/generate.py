@@ -208,8 +208,8 @@ def _depth(args: argparse.Namespace) -> int:
 
     if args.prompt is not None and len(args.prompt) > 1:
         raise ValueError(
-            f"--prompt must be one text for all frames; got {len(args.prompt)}. Write captions into the scene's prompt/ "
-            "for texts of their own."
+            f"--prompt must be one text for all frames; got {len(args.prompt)}. Texts of their own are captions in the "
+            "scene's prompt/."
         )
     prompt = None if args.prompt is None else args.prompt[0]
     _make_folder(args.out)
