@@ -70,6 +70,12 @@ def test_both_stages_are_the_commands_a_user_types(tmp_path):
     assert not any(argument.startswith("--model.init_adapter") for argument in two)
     further = stage2_arguments(settings, "continued", 40, "x", lr=1e-3)
     assert {"--model.init_adapter=x", "--trainer.val_check_interval=40"} <= set(further)
+    work = ("--data.num_views=", "--data.batch_size=", "--total_batch_size=")
+    shapes = [
+        {name: int(one.removeprefix(name)) for one in run for name in work if one.startswith(name)}
+        for run in (two, further)
+    ]
+    assert [list(shape.values()) for shape in shapes] == [[4, 6, 4], [2, 12, 2]]  # as many views in a step
 
 
 def interval(estimate: float, margin: float) -> Interval:

@@ -33,7 +33,7 @@ class DepthSettings(QuickstartSettings):
     out: Path = Path("quickstart-depth")
     rooms: int = 28
     test_rooms: int = 8
-    max_steps: int = 48
+    max_steps: int = 64
     continue_steps: int = 12
     num_validations: int = 2
     num_inference_steps: int = 16

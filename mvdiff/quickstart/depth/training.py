@@ -49,21 +49,26 @@ def stage1_arguments(settings: DepthSettings, name: str) -> list[str]:
 def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: Path | None, lr: float) -> list[str]:
     """Return the arguments of `mvdiff` that train attention and image conditions on stage 1's base.
 
-    Training mixes key frames to generate with frames to interpolate; validation is on key frames and samples
-    two rooms. What goes on from `init` shows no curve: its loss is taken once, at its end.
+    Training mixes key frames to generate with frames to interpolate; validation is on key frames. From scratch,
+    samples have half as many views and a step twice as many samples: as much work, with as many more timesteps, so
+    that a curve of a minute rises. What goes on from `init` shows no curve: its loss is taken once, at its end.
     """
     chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
+    num_views, batch_size = settings.num_views, settings.batch_size
+    if init is None:
+        num_views, batch_size = max(3, num_views // 2), 2 * batch_size
     chosen |= {
-        "total_batch_size": settings.batch_size,
+        "total_batch_size": batch_size,
         "model.base": trained_base(settings),
         "model.num_inference_steps": settings.num_inference_steps,
         "model.guidance_scale": settings.guidance_scale,
-        "model.num_validation_samples": 2,
+        "model.num_validation_samples": batch_size,
         "data.root": settings.data_root,
         "data.max_val_samples": num_validation_rooms(settings),
         "data.eval_mode": "keyframes",
-        "data.num_views": settings.num_views,
-        "data.batch_size": settings.batch_size,
+        "data.num_views": num_views,
+        "data.min_frames": min(8, num_views),
+        "data.batch_size": batch_size,
         "data.num_val": num_validation_rooms(settings),
     }
     if init is not None:
