@@ -3,11 +3,11 @@
     python benchmarks/memory.py
     python benchmarks/memory.py --only forward --latent 64 --device cuda
 
-Weights are random: UNet (866M), attention across views (148M) and autoencoder (84M) have the sizes of the paper's model
-on Stable Diffusion 2. Every row is a process of its own, one after the other, so that no row inherits what another one
+Weights are random: UNet (866M), attention across views (148M), autoencoder (84M) and text encoder (340M) have the sizes
+of the paper's model on Stable Diffusion 2; "generate" is a whole pipeline, two steps with guidance. Every row is a process of its own, one after the other, so that no row inherits what another one
 left allocated. On a CPU "weights" is what building the modules adds to the resident set and "peak" the most that a run
-adds to that; on a GPU both are CUDA's. Seconds are the process's own
-CPU time (on a GPU: wall time).
+adds to that; on a GPU both are CUDA's, and the rows with CPU offload, which needs one, are measured too. Seconds are the
+process's own CPU time (on a GPU: wall time).
 """
 
 import argparse
@@ -17,13 +17,18 @@ import sys
 from dataclasses import asdict, dataclass
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from multiview_forward import SIZES, geometry_of, held_memory, inputs, measure
 from torch import nn
+from transformers import CLIPTextConfig, CLIPTextModel
 
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.models.backbone import Backbone
+from mvdiff.models.fresh import word_tokenizer
 from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 
-STAGES = ("forward", "training", "decode")
+STAGES = ("forward", "training", "decode", "generate")
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Row:
     views_per_chunk: int | None = None
     gradient_checkpointing: bool = False
     vae_slicing: bool = False
+    cpu_offload: str | None = None
 
     @property
     def label(self) -> str:
@@ -54,8 +60,14 @@ ROWS = (
     Row("training", gradient_checkpointing=True, views_per_chunk=1),
     Row("decode"),
     Row("decode", vae_slicing=True),
+    Row("generate"),
+    Row("generate", views_per_chunk=1, vae_slicing=True),
     Row("forward", "bfloat16"),
     Row("forward", "bfloat16", views_per_chunk=1),
+    Row("generate", "bfloat16"),
+    Row("generate", "bfloat16", cpu_offload="model"),
+    Row("generate", "bfloat16", cpu_offload="sequential"),
+    Row("generate", "bfloat16", views_per_chunk=1, vae_slicing=True, cpu_offload="sequential"),
 )
 
 
@@ -92,6 +104,45 @@ def sd2_vae() -> AutoencoderKL:
     )
 
 
+def sd2_text_encoder() -> CLIPTextModel:
+    """Its text encoder."""
+    return CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=49408,
+            hidden_size=1024,
+            intermediate_size=4096,
+            num_hidden_layers=23,
+            num_attention_heads=16,
+            hidden_act="gelu",
+        )
+    )
+
+
+def sd2_pipeline(row: Row, views: int, latent: int, device: str, dtype: torch.dtype) -> MVDiffusionPanoramaPipeline:
+    """The panorama pipeline of these parts; under CPU offload they are made, and wait, on the CPU."""
+    where = "cpu" if row.cpu_offload else device
+    model = built(sd2_unet, where, dtype)
+    vae, text_encoder = built(sd2_vae, where, dtype), built(sd2_text_encoder, where, dtype)
+    pipeline = MVDiffusionPanoramaPipeline(
+        vae,
+        text_encoder,
+        word_tokenizer(["a", "room"], 77),
+        model.unet,
+        model.adapter,
+        DDIMScheduler(),
+        RingRig(num_views=views, height=8 * latent, width=8 * latent),
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.set_views_per_chunk(row.views_per_chunk)
+    if row.vae_slicing:
+        pipeline.enable_vae_slicing()
+    if row.cpu_offload == "model":
+        pipeline.enable_model_cpu_offload()
+    elif row.cpu_offload == "sequential":
+        pipeline.enable_sequential_cpu_offload()
+    return pipeline
+
+
 def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
     """Measure one row in this process."""
     dtype = getattr(torch, row.dtype)
@@ -105,6 +156,11 @@ def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
         def run() -> None:
             with torch.no_grad():
                 vae.decode(latents)
+    elif row.stage == "generate":
+        pipeline = sd2_pipeline(row, views, latent, device, dtype)
+
+        def run() -> None:
+            pipeline("a room", num_inference_steps=2, seed=0, output_type="uint8")
     else:
         model = built(sd2_unet, device, dtype)
         model.unet.requires_grad_(False)
@@ -141,9 +197,11 @@ def main() -> None:
         print(json.dumps(run_row(row, args.views, side(row, args.latent), args.device)))
         return
     print(f"{args.views} views, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    if args.device == "cpu":
+        print("The rows with CPU offload are left out: they need --device cuda.")
     print("| stage | settings | peak beyond the weights, MiB | weights, MiB | s |\n|---|---|---|---|---|", flush=True)
     for index, row in enumerate(ROWS):
-        if args.only and row.stage not in args.only:
+        if args.only and row.stage not in args.only or row.cpu_offload and args.device == "cpu":
             continue
         latent = side(row, args.latent)
         done = subprocess.run(

@@ -2,7 +2,7 @@
 
 import argparse
 
-from mvdiff.cli.opening import add_model_options, open_pipeline
+from mvdiff.cli.opening import add_model_options, open_pipeline, usable_device
 
 TOY_MODEL = "mvdiff://toy-caa"
 
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     if args.port is not None and not 1 <= args.port <= 65535:
         raise ValueError(f"--port must lie between 1 and 65535; got {args.port}. Leave it out for the first free one.")
     gr = require_gradio()
+    usable_device(args.device)  # before a model is downloaded
 
     from mvdiff.demo.page import Defaults
 

@@ -195,7 +195,7 @@ def load_backbone(
         text_encoder=load_strictly(CLIPTextModel, parts["text_encoder"], dtype),
         unet=load_strictly(UNet2DConditionModel, parts["unet"], dtype),
     )
-    _check_fit(backbone, folder)
+    check_parts_fit(backbone, folder)
     return backbone.freeze()
 
 
@@ -212,8 +212,8 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
         return CLIPTokenizer.from_pretrained(str(folder))
 
 
-def _check_fit(backbone: Backbone, folder: Path) -> None:
-    """Raise ValueError where one part of a base gives what another cannot take."""
+def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
+    """Raise ValueError where one part of a base gives what another cannot take; `folder` says where the base is from."""
     tokenizer, text, unet = backbone.tokenizer, backbone.text_encoder.config, backbone.unet.config
     special = len(tokenizer.all_special_ids)
     if not special < len(tokenizer) <= text.vocab_size:

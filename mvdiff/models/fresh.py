@@ -18,7 +18,7 @@ from diffusers import DDIMScheduler, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mvdiff.models.autoencoder import load_autoencoder
-from mvdiff.models.backbone import Backbone
+from mvdiff.models.backbone import Backbone, check_parts_fit
 
 WORD_END = "</w>"
 
@@ -42,7 +42,11 @@ class FreshBase:
     words: list[str] | None = None
 
     def build(self, seed: int) -> Backbone:
-        """Return the base; its weights are a function of `seed`."""
+        """Return the base; its weights are a function of `seed`.
+
+        Raises:
+            ValueError: one part gives what another cannot take, see `check_parts_fit`.
+        """
         from mvdiff.data.toyworld.captions import vocabulary
 
         tokenizer = word_tokenizer(self.words or vocabulary(), self.text_encoder.get("max_position_embeddings", 77))
@@ -57,7 +61,10 @@ class FreshBase:
                 **self.text_encoder,
             )
             text_encoder = CLIPTextModel(text_config)
-        return Backbone(load_autoencoder(self.vae), text_encoder, tokenizer, unet, DDIMScheduler(**self.scheduler))
+        scheduler = DDIMScheduler(**self.scheduler)
+        backbone = Backbone(load_autoencoder(self.vae), text_encoder, tokenizer, unet, scheduler)
+        check_parts_fit(backbone, "the settings of a fresh base")
+        return backbone
 
 
 def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:

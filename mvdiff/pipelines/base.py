@@ -5,6 +5,7 @@ Axes: B samples, V views, C latent channels, h w latent, H W image, L text token
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import contextmanager
@@ -267,6 +268,8 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
     ) -> Tensor:
         """Denoise [B, V, C, h, w] under guidance; `predict` takes (latents, timesteps, text) as of `guided`."""
         handed = self._callback_inputs(callback_on_step_end, callback_on_step_end_tensor_inputs)
+        if not math.isfinite(guidance_scale):
+            raise ValueError(f"guidance_scale must be a finite number; got {guidance_scale}. 1 is no guidance.")
         backbone = self._backbone()
         prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
         tensors = {

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -57,3 +59,8 @@ def test_a_fresh_base_is_a_function_of_its_seed_and_opens_as_a_folder(fresh, tmp
         opened.encode_prompts(["a red ball"]), one.encode_prompts(["a red ball"]), atol=2e-3, rtol=0
     )
     assert opened.tokenizer("a red ball").input_ids == one.tokenizer("a red ball").input_ids
+
+
+def test_a_fresh_base_whose_unet_takes_another_text_width_is_an_error(fresh):
+    with pytest.raises(ValueError, match=r"hidden_size, 16; got 24, in the settings of a fresh base\."):
+        replace(fresh, unet=UNET | {"cross_attention_dim": 24}).build(0)

@@ -51,7 +51,8 @@ def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: P
 
     Training mixes key frames to generate with frames to interpolate; validation is on key frames. From scratch,
     samples have half as many views and a step twice as many samples: as much work, with as many more timesteps, so
-    that a curve of a minute rises. What goes on from `init` shows no curve: its loss is taken once, at its end.
+    that a curve of a minute rises; its key frames for validation take half the inference steps. What goes on from
+    `init` shows no curve: its loss is taken once, at its end.
     """
     chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
     num_views, batch_size = settings.num_views, settings.batch_size
@@ -60,7 +61,7 @@ def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: P
     chosen |= {
         "total_batch_size": batch_size,
         "model.base": trained_base(settings),
-        "model.num_inference_steps": settings.num_inference_steps,
+        "model.num_inference_steps": max(1, settings.num_inference_steps // 2),
         "model.guidance_scale": settings.guidance_scale,
         "model.num_validation_samples": batch_size,
         "data.root": settings.data_root,
