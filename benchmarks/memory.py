@@ -4,10 +4,11 @@
     python benchmarks/memory.py --only forward --latent 64 --device cuda
 
 Weights are random: UNet (866M), attention across views (148M), autoencoder (84M) and text encoder (340M) have the sizes
-of the paper's model on Stable Diffusion 2; "generate" is a whole pipeline, two steps with guidance. Every row is a process of its own, one after the other, so that no row inherits what another one
-left allocated. On a CPU "weights" is what building the modules adds to the resident set and "peak" the most that a run
-adds to that; on a GPU both are CUDA's, and the rows with CPU offload, which needs one, are measured too. Seconds are the
-process's own CPU time (on a GPU: wall time).
+of the paper's model on Stable Diffusion 2; "generate" is a whole pipeline, two steps with guidance. Every row is a
+process of its own, one after the other, so that no row inherits what another one left allocated. On a CPU "weights" is
+what building the modules adds to the resident set and "peak" the most that a run adds to that; on a GPU both are CUDA's,
+and the rows with CPU offload, which needs one, are measured too. Seconds are the process's own CPU time (on a GPU: wall
+time).
 """
 
 import argparse
@@ -23,7 +24,6 @@ from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.models.backbone import Backbone
 from mvdiff.models.fresh import word_tokenizer
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
@@ -201,7 +201,7 @@ def main() -> None:
         print("The rows with CPU offload are left out: they need --device cuda.")
     print("| stage | settings | peak beyond the weights, MiB | weights, MiB | s |\n|---|---|---|---|---|", flush=True)
     for index, row in enumerate(ROWS):
-        if args.only and row.stage not in args.only or row.cpu_offload and args.device == "cpu":
+        if (args.only and row.stage not in args.only) or (row.cpu_offload and args.device == "cpu"):
             continue
         latent = side(row, args.latent)
         done = subprocess.run(

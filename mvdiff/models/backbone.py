@@ -213,7 +213,7 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
 
 
 def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
-    """Raise ValueError where one part of a base gives what another cannot take; `folder` says where the base is from."""
+    """Raise ValueError, which names `folder`, where one part of a base gives what another cannot take."""
     tokenizer, text, unet = backbone.tokenizer, backbone.text_encoder.config, backbone.unet.config
     special = len(tokenizer.all_special_ids)
     if not special < len(tokenizer) <= text.vocab_size:
