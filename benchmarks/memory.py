@@ -6,9 +6,9 @@
 Weights are random: UNet (866M), attention across views (148M), autoencoder (84M) and text encoder (340M) have the sizes
 of the paper's model on Stable Diffusion 2; "generate" is a whole pipeline, two steps with guidance. Every row is a
 process of its own, one after the other, so that no row inherits what another one left allocated. On a CPU "weights" is
-what building the modules adds to the resident set and "peak" the most that a run adds to that; on a GPU both are CUDA's,
-and the rows with CPU offload, which needs one, are measured too. Seconds are the process's own CPU time (on a GPU: wall
-time).
+what building the modules adds to the resident set and "peak" the most that a run adds to that; on a GPU both are
+CUDA's, and the rows with CPU offload, which needs one, are measured too. Seconds are the process's own CPU time (on a
+GPU: wall time).
 """
 
 import argparse
