@@ -21,7 +21,7 @@ def add_parser(subparsers) -> None:
         metavar="DIR",
         help="a root of sample folders, one sample, what `mvdiff test` wrote, or the results.json of `mvdiff evaluate`",
     )
-    add("--out", type=Path, required=True, metavar="FILE", help="the page, report.html")
+    add("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
     add("--names", nargs="+", metavar="NAME", help="of the DIRs (default: the names of their folders)")
     add("--title", help="heading (default: the names)")
     add("--max_samples", type=int, default=12, metavar="N", help="show the first N samples (default: %(default)s)")
@@ -37,15 +37,17 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.seeing.page import gather, write_page
     from mvdiff.seeing.sources import open_sources
 
-    check_out(args.out, (".html",))
+    first = args.sources[0]
+    out = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    check_out(out, (".html",))
     sources = open_sources(args.sources, args.names, read_rig(args.rig))
     content = gather(sources, args.mesh, args.max_samples, args.max_views)
     title = args.title or " and ".join(source.method.name for source in sources)
-    write_page(args.out, content, title)
+    write_page(out, content, title)
     for problem in content.problems:
         print(f"left out {problem}")
     parts = [f"{content.num_shown} of {content.num_samples} samples"] if content.num_samples else []
     parts += [f"{len(content.meshes)} scenes in 3D"] if content.meshes else []
     parts += ["scores"] if content.tables else []
-    print(f"{args.out}: {', '.join(parts)}; {args.out.stat().st_size / 1e6:.1f} MB")
+    print(f"{out}: {', '.join(parts)}; {out.stat().st_size / 1e6:.1f} MB")
     return 0

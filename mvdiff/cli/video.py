@@ -17,7 +17,12 @@ def add_parser(subparsers) -> None:
     )
     add = parser.add_argument
     add("source", type=Path, metavar="DIR", help="a sample folder, or a root of them")
-    add("--out", type=Path, required=True, metavar="FILE", help="video.mp4; for several samples a folder: <id>.mp4")
+    add(
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="video.mp4; for several samples a folder (default: beside each sample's)",
+    )
     add("--seconds", type=float, default=12.0, help="of the whole turn (default: %(default)s)")
     add("--fps", type=float, help="frames per second (default: 30, of recordings 8)")
     add("--fov", type=float, default=90.0, help="horizontal, degrees (default: %(default)s)")
@@ -51,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if not samples:
         why = f" ({problems[0]})" if problems else ""
         raise ValueError(f"DIR must hold a complete sample; got none{why}, in {args.source}. Check the path.")
-    single = len(complete) == 1 or args.out.suffix
+    single = args.out is not None and (len(complete) == 1 or args.out.suffix)
     if single:
         check_out(args.out, (".mp4",))
         if len(samples) > 1:
@@ -59,13 +64,14 @@ def run(args: argparse.Namespace) -> int:
                 f"--out must be a folder where DIR holds several samples ({len(samples)}); got {args.out}. "
                 f"Give a folder, or one sample, as {samples[0].folder}."
             )
-    else:
+    elif args.out is not None:
         make_folder(args.out)
     written = 0
     with progress_bar() as bar:
         task = bar.add_task("samples", total=len(samples))
         for sample in samples:
-            path = args.out if single else args.out / f"{sample.folder.name}.mp4"
+            folder = sample.folder.resolve()
+            path = args.out if single else (args.out or folder.parent) / f"{folder.name}.mp4"
             try:
                 print(f"{path}: {_write(path, sample, args)}")
                 written += 1

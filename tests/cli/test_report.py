@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 
 import pytest
 
@@ -25,6 +26,14 @@ def test_two_methods_on_one_page(out, tmp_path, capsys):
     written = page.read_text(encoding="utf-8")
     assert "<h1>Both</h1>" in written
     assert '"name": "theirs"' in written
+
+
+def test_without_out_the_page_lies_in_the_first_folder(out, tmp_path, capsys):
+    folder = shutil.copytree(out, tmp_path / "mine")
+    for _ in range(2):  # the page is no sample
+        assert main(["report", str(folder)]) == 0
+        assert f"{folder / 'report.html'}: " in capsys.readouterr().out
+    assert "mine" in (folder / "report.html").read_text()
 
 
 def test_user_errors_are_one_line(out, tmp_path, capsys, monkeypatch):

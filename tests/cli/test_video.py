@@ -30,6 +30,16 @@ def test_several_samples_go_into_a_folder_and_broken_ones_are_named(tmp_path, ca
     assert re.search(r"left out image must be readable; got .*broken/0\.png", printed)
 
 
+@pytest.mark.parametrize("source", ["out", "out/a", "."])
+def test_without_out_each_lies_beside_its_sample(source, tmp_path, capsys, monkeypatch):
+    folder = write_panorama(tmp_path / "out", "a")
+    monkeypatch.chdir(folder if source == "." else tmp_path)
+    assert main(["video", source, *SMALL]) == 0
+    assert [path.name for path in tmp_path.rglob("*.mp4")] == ["a.mp4"]
+    assert f"{tmp_path / 'out' / 'a.mp4'}: 4 frames" in capsys.readouterr().out
+    assert main(["video", str(tmp_path / "out"), *SMALL]) == 0  # the video is no sample
+
+
 def test_user_errors_are_one_line(tmp_path, capsys, monkeypatch):
     write_panorama(tmp_path / "out", "a")
     write_panorama(tmp_path / "out", "b")
