@@ -134,10 +134,24 @@ class Tapered:
 Solid = Ball | Block | Tapered
 
 
-def rays_near(origins: np.ndarray, directions: np.ndarray, centre: np.ndarray, radius: float) -> np.ndarray:
-    """Return the indices of rays that pass within `radius` of `centre` (ahead of the origin or around it)."""
-    offset = centre - origins
-    along = np.einsum("nc,nc->n", offset, directions)
-    length2 = np.einsum("nc,nc->n", directions, directions)
-    gap2 = np.einsum("nc,nc->n", offset, offset) - np.maximum(along, 0) ** 2 / length2
-    return np.nonzero(gap2 <= radius * radius)[0]
+class RayBundle:
+    """Rays, with what it takes to tell quickly which of them pass near a point.
+
+    Args:
+        origins: Float32 `[N, 3]`.
+        directions: Float32 `[N, 3]`, any length.
+    """
+
+    SLACK = 1e-3  # square metres: more than float32 loses on coordinates of a room, so that no hit is missed
+
+    def __init__(self, origins: np.ndarray, directions: np.ndarray) -> None:
+        self.origins, self.directions = np.ascontiguousarray(origins), np.ascontiguousarray(directions)
+        self._start = np.einsum("nc,nc->n", self.origins, self.directions)
+        self._length2 = np.einsum("nc,nc->n", self.directions, self.directions)
+        self._origin2 = np.einsum("nc,nc->n", self.origins, self.origins)
+
+    def near(self, centre: np.ndarray, radius: float) -> np.ndarray:
+        """Return the indices of rays that pass within `radius` of `centre` (ahead of the origin or around it)."""
+        along = np.maximum(self.directions @ centre - self._start, 0)
+        offset2 = self._origin2 - 2 * (self.origins @ centre) + centre @ centre
+        return np.nonzero(offset2 - along * along / self._length2 <= radius * radius + self.SLACK)[0]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mvdiff.data.toyworld.primitives import rays_near
+from mvdiff.data.toyworld.primitives import RayBundle
 from mvdiff.data.toyworld.scene import COLOURS, WALLS, Scene, wall_distance
 
 FLOOR, CEILING, WALL, WINDOW = -1, -2, -3, -4
@@ -32,13 +32,13 @@ def _nearest_thing(scene: Scene, origins: np.ndarray, directions: np.ndarray, di
     n = len(directions)
     label, shade = np.full(n, -9, np.int16), np.ones(n, np.float32)
     normals = np.zeros((n, 3), np.float32)
+    rays = RayBundle(origins, directions)
     for index, thing in enumerate(scene.things):
         for solid, brightness in thing.solids:
-            centre, radius = solid.bound()
-            near = rays_near(origins, directions, centre, radius)
+            near = rays.near(*solid.bound())
             if not len(near):
                 continue
-            t, normal = solid.intersect(origins[near], directions[near])
+            t, normal = solid.intersect(rays.origins[near], rays.directions[near])
             closer = t < distance[near]
             rows = near[closer]
             distance[rows], label[rows], shade[rows], normals[rows] = t[closer], index, brightness, normal[closer]
@@ -49,9 +49,10 @@ def _shadowed(scene: Scene, points: np.ndarray) -> np.ndarray:
     """Return `[N]` bool: a thing stands between the point and the light."""
     to_light = np.asarray(scene.light, np.float32) - points
     dark = np.zeros(len(points), bool)
+    rays = RayBundle(points, to_light)
     for thing in scene.things:
         for solid, _ in thing.solids:
-            near = rays_near(points, to_light, *solid.bound())
+            near = rays.near(*solid.bound())
             if len(near):
                 t, _ = solid.intersect(points[near], to_light[near])
                 dark[near] |= t < 1

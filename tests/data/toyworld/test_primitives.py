@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mvdiff.data.toyworld.primitives import Ball, Block, Tapered, rays_near
+from mvdiff.data.toyworld.primitives import Ball, Block, RayBundle, Tapered
 
 SOLIDS = {
     "ball": (Ball((0.3, -0.2, 0.4), 0.6), lambda p: np.linalg.norm(p - [0.3, -0.2, 0.4], axis=-1) <= 0.6),
@@ -63,4 +63,12 @@ def test_bound_never_loses_a_hit(name):
     directions = rng.normal(size=(2000, 3)).astype(np.float32)
     hit = np.nonzero(np.isfinite(SOLIDS[name][0].intersect(origins, directions)[0]))[0]
     assert len(hit) > 50
-    assert np.isin(hit, rays_near(origins, directions, *SOLIDS[name][0].bound())).all()
+    assert np.isin(hit, RayBundle(origins, directions).near(*SOLIDS[name][0].bound())).all()
+
+
+def test_rays_that_pass_far_from_a_sphere_are_left_out():
+    # Own derivation: along +z from the origin, the sphere's centre is 3 m aside, 3 m behind, around, and 0.5 m aside.
+    rays = RayBundle(np.zeros((1, 3), np.float32), np.array([[0, 0, 2]], np.float32))
+    spheres = {(3.0, 0, 5): 0, (0, 0, -3.0): 0, (0, 0, -0.5): 1, (0.5, 0, 5.0): 1}
+    for centre, expected in spheres.items():
+        assert len(rays.near(np.array(centre, np.float32), 1.0)) == expected
