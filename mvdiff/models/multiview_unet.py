@@ -1,7 +1,7 @@
 """MultiViewUNet: a diffusers UNet run on all views of a sample at once, with attention between the views.
 
 The forward is written out over the public blocks of `UNet2DConditionModel`; with one view, or with a fresh adapter,
-it computes bit for bit what the UNet itself does.
+it computes bit for bit what the UNet itself does once it is frozen.
 
 Axes: B batch, V views, C channels, h w latent rows and columns, L text tokens, N = B * V.
 """
