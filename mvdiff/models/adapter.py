@@ -9,6 +9,13 @@ from typing import Any
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_blocks import (
+    CrossAttnDownBlock2D,
+    CrossAttnUpBlock2D,
+    DownBlock2D,
+    UNetMidBlock2DCrossAttn,
+    UpBlock2D,
+)
 from torch import nn
 
 from mvdiff.geometry.correspondence import neighbour_table
@@ -20,6 +27,7 @@ from mvdiff.models.upstream.attention import UpstreamAttention
 
 VARIANTS = ("paper", "upstream")
 MID_PLACES = ("after_first_resnet", "after_mid_block")
+_BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttnUpBlock2D, UpBlock2D)
 
 
 class MultiViewAdapter(ModelMixin, ConfigMixin):
@@ -101,6 +109,9 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             variant: see the class.
             **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap`, `neighbours`, `residual`,
                 `image_condition` of the class.
+
+        Raises:
+            ValueError: if the UNet has other parts than those the multi-view model runs, or a setting is out of range.
         """
         return cls(**unet_channels(unet), latent_channels=unet.config.out_channels, variant=variant, **settings)
 
@@ -145,9 +156,33 @@ def _check_upstream(kernel_size: int, depth: bool, neighbours: Sequence[Sequence
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """Return `down_channels`, `mid_channels` and `up_channels` of a UNet: what an adapter for it must have."""
+    """Return `down_channels`, `mid_channels` and `up_channels` of a UNet: what an adapter for it must have.
+
+    Raises:
+        ValueError: if the UNet has other parts than those that `MultiViewUNet` runs.
+    """
+    _check_unet(unet)
     return {
         "down_channels": [block.resnets[-1].out_channels for block in unet.down_blocks],
         "mid_channels": unet.mid_block.resnets[0].out_channels,
         "up_channels": [block.resnets[-1].out_channels for block in unet.up_blocks],
     }
+
+
+def _check_unet(unet: UNet2DConditionModel) -> None:
+    """Raise ValueError where a UNet has other parts than those that `MultiViewUNet` runs."""
+    if unet.mid_block is None:  # as in some distilled UNets
+        raise ValueError(
+            f"unet.mid_block must be a {UNetMidBlock2DCrossAttn.__name__}; got none. Use a base whose UNet has a mid "
+            "block: views attend to each other there, too."
+        )
+    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
+        if type(block) not in _BLOCKS:
+            names = ", ".join(kind.__name__ for kind in _BLOCKS)
+            raise ValueError(f"unet blocks must be of {names}; got {type(block).__name__}. Use a UNet of these blocks.")
+    for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
+        if unet.config.get(name) is not None:
+            raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")
+    for level, block in enumerate(unet.down_blocks[:-1]):
+        if block.downsamplers is None:
+            raise ValueError(f"unet.down_blocks[{level}] must have a downsampler; got none.")

@@ -14,21 +14,12 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.unets.unet_2d_blocks import (
-    CrossAttnDownBlock2D,
-    CrossAttnUpBlock2D,
-    DownBlock2D,
-    UNetMidBlock2DCrossAttn,
-    UpBlock2D,
-)
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvdiff.models.adapter import MultiViewAdapter, unet_channels
 from mvdiff.models.conditioning import ImageConditions
 from mvdiff.models.geometry_cache import MultiViewGeometry
-
-_BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttnUpBlock2D, UpBlock2D)
 
 
 class MultiViewUNet(nn.Module):
@@ -53,7 +44,6 @@ class MultiViewUNet(nn.Module):
 
     def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
         super().__init__()
-        _check_unet(unet)
         _check_match(unet, adapter)
         self.unet = unet.requires_grad_(False)
         self.adapter = adapter
@@ -95,10 +85,12 @@ class MultiViewUNet(nn.Module):
             views: how many, counted over the batch; None: all at once.
 
         Raises:
-            ValueError: if there is less than one.
+            ValueError: if it is no whole number of at least one.
         """
-        if views is not None and views < 1:
-            raise ValueError(f"views_per_chunk must be at least 1; got {views}. Leave it out to run all views at once.")
+        if views is not None and (not isinstance(views, int) or isinstance(views, bool) or views < 1):
+            raise ValueError(
+                f"views_per_chunk must be at least 1, and whole; got {views!r}. Leave it out to run all views at once."
+            )
         self.views_per_chunk = views
 
     def train(self, mode: bool = True) -> MultiViewUNet:
@@ -264,19 +256,6 @@ def _plus(hidden_states: Tensor, added: Tensor | None) -> Tensor:
 def _layers(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None]]:
     attentions = getattr(block, "attentions", None) or [None] * len(block.resnets)
     return zip(block.resnets, attentions, strict=True)
-
-
-def _check_unet(unet: UNet2DConditionModel) -> None:
-    for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
-        if type(block) not in _BLOCKS:
-            names = ", ".join(kind.__name__ for kind in _BLOCKS)
-            raise ValueError(f"unet blocks must be of {names}; got {type(block).__name__}. Use a UNet of these blocks.")
-    for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
-        if unet.config.get(name) is not None:
-            raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")
-    for level, block in enumerate(unet.down_blocks[:-1]):
-        if block.downsamplers is None:
-            raise ValueError(f"unet.down_blocks[{level}] must have a downsampler; got none.")
 
 
 def _check_match(unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:

@@ -31,7 +31,7 @@ class MemorySwitches(DiffusionPipeline):
             views: how many, counted over samples and both passes of guidance; None: all at once.
 
         Raises:
-            ValueError: if there is less than one.
+            ValueError: if it is no whole number of at least one.
         """
         before, self.views_per_chunk = self.views_per_chunk, views
         try:

@@ -125,5 +125,7 @@ def test_controls_still_hold_and_a_wrong_count_is_refused():
         expected = model(sample, timesteps, text, geometry, neighbour_batch=order)
         model.set_views_per_chunk(1)
         assert_close(model(sample, timesteps, text, geometry, neighbour_batch=order), expected, **CLOSE)
-    with pytest.raises(ValueError, match=r"views_per_chunk must be at least 1; got 0\. Leave it out"):
-        model.set_views_per_chunk(0)
+    for wrong in (0, 2.5, "2", True):
+        with pytest.raises(ValueError, match=rf"views_per_chunk must be at least 1, and whole; got {wrong!r}\."):
+            model.set_views_per_chunk(wrong)
+    assert model.views_per_chunk == 1

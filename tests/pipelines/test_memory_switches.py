@@ -150,8 +150,9 @@ def test_slices_and_chunks_change_nothing_but_rounding(pipeline):
     pipeline.set_views_per_chunk(None)
     handle.remove()
     inner.remove()
-    with pytest.raises(ValueError, match="views_per_chunk must be at least 1"):
-        pipeline.set_views_per_chunk(0)
+    for wrong in (0, 2.5, "2"):
+        with pytest.raises(ValueError, match=f"views_per_chunk must be at least 1, and whole; got {wrong!r}"):
+            pipeline.set_views_per_chunk(wrong)
     assert torch.equal(pipeline("a ball", **STEPS).images, expected)
 
 
