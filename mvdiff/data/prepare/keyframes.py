@@ -20,7 +20,15 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.prepare.scenes import find_scenes, output_folder
-from mvdiff.data.scannet import KEY_FRAMES, VALID_FRAMES, ScanNetScene, numbers_in, resize_depths
+from mvdiff.data.scannet import (
+    KEY_FRAMES,
+    VALID_FRAMES,
+    ScanNetScene,
+    numbers_in,
+    read_key_frames,
+    read_valid_frames,
+    resize_depths,
+)
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     depth_at,
@@ -63,7 +71,8 @@ class SceneKeyFrames:
         key_frames: Numbers of the key frames.
         overlaps: Overlap of each consecutive pair of them.
         problem: Why no lists were written, or "".
-        kept: Whether the lists were there already.
+        kept: Whether both lists were there already.
+        kept_list: Name of the one list that was there and is kept, or "".
     """
 
     path: Path
@@ -74,6 +83,7 @@ class SceneKeyFrames:
     overlaps: list[float] = field(default_factory=list)
     problem: str = ""
     kept: bool = False
+    kept_list: str = ""
 
     @property
     def num_apart(self) -> int:
@@ -91,7 +101,8 @@ class SceneKeyFrames:
             text += f", overlap {mean:.2f} ({min(self.overlaps):.2f} to {max(self.overlaps):.2f})"
         if self.num_apart:
             text += f", {self.num_apart} pairs below {LEAST_OVERLAP}"
-        return text + "".join(f", {count} x {reason}" for reason, count in sorted(self.unusable.items()))
+        text += "".join(f", {count} x {reason}" for reason, count in sorted(self.unusable.items()))
+        return text + (f"; {self.kept_list} was there and is kept" if self.kept_list else "")
 
 
 def view_overlap(source: View, target: View) -> float:
@@ -119,14 +130,20 @@ def two_way_overlap(first: View, second: View) -> float:
     return min(view_overlap(first, second), view_overlap(second, first))
 
 
-def find_key_frames(scene: ScanNetScene, overlap: float = OVERLAP, min_depth: float = MIN_DEPTH) -> SceneKeyFrames:
-    """Look at every frame of a scene, in order, and choose its key frames; write nothing.
+def find_key_frames(
+    scene: ScanNetScene,
+    overlap: float = OVERLAP,
+    min_depth: float = MIN_DEPTH,
+    numbers: Iterable[int] | None = None,
+) -> SceneKeyFrames:
+    """Look at the frames of a scene, in order, and choose its key frames; write nothing.
 
     Args:
         scene: The scene; lists that it has are not looked at.
         overlap: The next key frame is the last that overlaps the present one both ways by at least this share, and so
             do all before it; where not even the next frame does, it is that one. The last usable frame is one, too.
         min_depth: Share of pixels with a depth below which a frame is not usable.
+        numbers: Look at these frames only, ascending; default: all that have a colour image.
 
     Returns:
         What was found; `problem` says where no pair of key frames overlaps.
@@ -136,8 +153,8 @@ def find_key_frames(scene: ScanNetScene, overlap: float = OVERLAP, min_depth: fl
         FileNotFoundError: There are no intrinsics.
     """
     _check_settings(overlap, min_depth)
-    numbers = numbers_in(scene.path / "color")
-    found = SceneKeyFrames(scene.path, len(numbers))
+    in_color = numbers_in(scene.path / "color")
+    found = SceneKeyFrames(scene.path, len(in_color))
     key: View | None = None
     last: View | None = None  # the last frame that still overlaps the key frame by the target
 
@@ -148,7 +165,7 @@ def find_key_frames(scene: ScanNetScene, overlap: float = OVERLAP, min_depth: fl
         found.key_frames.append(view.number)
         key, last = view, None
 
-    for view in _usable_views(scene, numbers, min_depth, found):
+    for view in _usable_views(scene, in_color if numbers is None else numbers, min_depth, found):
         if key is None:
             add(view)
         elif two_way_overlap(key, view) >= overlap:
@@ -163,13 +180,28 @@ def find_key_frames(scene: ScanNetScene, overlap: float = OVERLAP, min_depth: fl
     if last is not None:
         add(last)
     if not found.valid_frames:
-        found.problem = f"no frame is usable: {dict(found.unusable)}"
+        found.problem = _no_frame_is_usable(found)
     elif found.num_apart == len(found.overlaps) > 0:
         found.problem = (
             f"no two of its {len(found.key_frames)} key frames overlap by {LEAST_OVERLAP}: poses (4x4 world-from-camera"
             " in metres), depths (millimetres) and intrinsics (of the depth images) may not belong together"
         )
     return found
+
+
+def _find_valid_frames(scene: ScanNetScene, min_depth: float, key_frames: list[int]) -> SceneKeyFrames:
+    """Look at the frames of a scene whose key frames are chosen: which are usable is all that is asked."""
+    numbers = numbers_in(scene.path / "color")
+    found = SceneKeyFrames(scene.path, len(numbers), key_frames=key_frames)
+    for _ in _usable_views(scene, numbers, min_depth, found):
+        pass
+    if not found.valid_frames:
+        found.problem = _no_frame_is_usable(found)
+    return found
+
+
+def _no_frame_is_usable(found: SceneKeyFrames) -> str:
+    return f"no frame is usable: {dict(found.unusable)}"
 
 
 def _check_settings(overlap: float, min_depth: float) -> None:
@@ -207,13 +239,15 @@ def _usable_views(
 
 
 def write_lists(folder: Path, found: SceneKeyFrames) -> None:
-    """Write a scene's two lists, each under another name first, so that a list that is there is whole."""
+    """Write a scene's lists but for one that is kept, each under another name first: one that is there is whole."""
     partial = folder / "lists.partial"
-    with partial.open("wb") as file:
-        np.save(file, np.array(found.valid_frames, dtype=np.int64))
-    os.replace(partial, folder / VALID_FRAMES)
-    partial.write_text("".join(f"{number}\n" for number in found.key_frames))
-    os.replace(partial, folder / KEY_FRAMES)
+    if found.kept_list != VALID_FRAMES:
+        with partial.open("wb") as file:
+            np.save(file, np.array(found.valid_frames, dtype=np.int64))
+        os.replace(partial, folder / VALID_FRAMES)
+    if found.kept_list != KEY_FRAMES:
+        partial.write_text("".join(f"{number}\n" for number in found.key_frames))
+        os.replace(partial, folder / KEY_FRAMES)
 
 
 def key_frames_of(
@@ -232,7 +266,8 @@ def key_frames_of(
         overlap: See `find_key_frames`.
         min_depth: See `find_key_frames`.
         out: Write to this folder instead, made a data set of the same scenes by links to their frames.
-        overwrite: Choose anew where both lists are there; otherwise such scenes are left as they are.
+        overwrite: Choose anew where lists are there; otherwise each that is there is kept, and one that is missing is
+            made: valid frames are all that are usable, key frames are chosen among the valid ones that are listed.
         num_workers: Processes.
         progress: Called with each scene's result and the number of scenes.
 
@@ -258,10 +293,16 @@ def _write_scene(
     root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, scene: Path
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
-    if not overwrite and (folder / KEY_FRAMES).is_file() and (folder / VALID_FRAMES).is_file():
+    kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and (folder / name).is_file()]
+    if len(kept) == 2:
         return SceneKeyFrames(folder, kept=True)
     try:
-        found = find_key_frames(ScanNetScene(folder), overlap, min_depth)
+        if kept == [KEY_FRAMES]:
+            found = _find_valid_frames(ScanNetScene(folder), min_depth, read_key_frames(folder / KEY_FRAMES))
+        else:
+            numbers = read_valid_frames(folder / VALID_FRAMES) if kept else None
+            found = find_key_frames(ScanNetScene(folder), overlap, min_depth, numbers)
+        found.kept_list = kept[0] if kept else ""
     except (FileNotFoundError, ValueError) as error:
         return SceneKeyFrames(folder, problem=str(error))
     if not found.problem:

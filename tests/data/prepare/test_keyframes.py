@@ -119,7 +119,7 @@ def test_toy_world_comes_with_its_lists(walk):
 def test_frames_that_are_not_usable(tmp_path):
     def depths(number):
         depth = np.full((HEIGHT, WIDTH), DEPTH)
-        depth[: {3: HEIGHT, 4: HEIGHT - 4}.get(number, 0)] = 0
+        depth[: {3: HEIGHT - 1, 4: HEIGHT - 4}.get(number, 0)] = 0
         return depth
 
     scene = write_wall(tmp_path / "wall", [0.1 * i for i in range(12)], depths)
@@ -151,7 +151,7 @@ def test_a_jump_is_a_pair_that_is_reported(tmp_path):
 def test_command_reports_scenes_without_overlap(tmp_path, capsys):
     good = write_wall(tmp_path / "train" / "good", [0, 1, 2])
     apart = write_wall(tmp_path / "train" / "apart", [0, 10, 20])
-    blind = write_wall(tmp_path / "test" / "blind", [0, 1], lambda number: np.zeros((HEIGHT, WIDTH)))
+    blind = write_wall(tmp_path / "test" / "blind", [0, 1], lambda number: DEPTH * np.eye(HEIGHT, WIDTH))
     assert main(["data", "keyframes", str(tmp_path)]) == 1
     out = capsys.readouterr().out
     assert f"{good}: 3 frames, 3 valid, 3 key, overlap 0.75 (0.75 to 0.75)\n" in out
@@ -174,6 +174,40 @@ def test_lists_that_are_there_are_kept(tmp_path):
     [anew] = key_frames_of(scene, overwrite=True, num_workers=2)
     assert (anew.kept, (scene / "key_frame_0.6.txt").read_text()) == (False, "0\n2\n")
     assert not list(scene.glob("*.partial"))
+
+
+def test_a_key_frame_list_is_kept_where_only_the_valid_frames_are_missing(tmp_path, capsys):
+    scene = write_wall(tmp_path / "wall", [0, 0.5, 1, 1.5])
+    (scene / "pose" / "2.txt").write_text("-inf " * 16)
+    (scene / "key_frame_0.6.txt").write_text("1\n3\n")
+    assert main(["data", "keyframes", str(scene)]) == 0
+    assert (scene / "key_frame_0.6.txt").read_text() == "1\n3\n"
+    assert read_valid_frames(scene / "valid_frames.npy") == [0, 1, 3]
+    line = f"{scene}: 4 frames, 3 valid, 2 key, 1 x pose is not finite; key_frame_0.6.txt was there and is kept\n"
+    assert line in capsys.readouterr().out
+    assert not list(scene.glob("*.partial"))
+
+
+def test_valid_frames_are_kept_where_only_the_key_frames_are_missing(tmp_path, capsys):
+    scene = write_wall(tmp_path / "wall", [0, 0.5, 1, 1.5, 2])
+    np.save(scene / "valid_frames.npy", [1, 2, 4, 9])  # 0 and 3 are usable, but not listed; 9 is not there
+    before = (scene / "valid_frames.npy").read_bytes()
+    assert main(["data", "keyframes", str(scene)]) == 0
+    assert (scene / "valid_frames.npy").read_bytes() == before
+    assert read_key_frames(scene / "key_frame_0.6.txt") == [1, 2, 4]  # 1 to 4 is 0.625
+    out = capsys.readouterr().out
+    assert ", 1 x no color; valid_frames.npy was there and is kept\n" in out
+    assert main(["data", "keyframes", str(scene), "--overwrite"]) == 0
+    assert read_valid_frames(scene / "valid_frames.npy") == [0, 1, 2, 3, 4]
+
+
+def test_a_kept_list_that_is_broken_is_named_and_kept(tmp_path, capsys):
+    scene = write_wall(tmp_path / "wall", [0, 0.5, 1])
+    (scene / "key_frame_0.6.txt").write_text("one\n")
+    assert main(["data", "keyframes", str(scene)]) == 1
+    assert f"{scene / 'key_frame_0.6.txt'}:1 must be a frame number; got 'one'" in capsys.readouterr().out
+    assert (scene / "key_frame_0.6.txt").read_text() == "one\n"
+    assert not (scene / "valid_frames.npy").exists()
 
 
 def test_out_leaves_the_original_alone(tmp_path):
