@@ -20,6 +20,8 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
+from mvdiff.data.scannet import numbers_in
+
 RAW, PNG, JPEG = 0, 1, 2
 RAW_USHORT, ZLIB_USHORT = 0, 1
 _FRAME = struct.Struct("<16f4Q")
@@ -90,6 +92,7 @@ class SensReader:
         self._file: BinaryIO = self.path.open("rb")
         try:
             self.header = self._read_header()
+            self._first = self._file.tell()
         except BaseException:
             self._file.close()
             raise
@@ -145,23 +148,38 @@ class SensReader:
         )
 
     def frames(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[SensFrame]:
-        """Read the frames in order, passing over those that are not wanted.
+        """Read the frames in order, from the first, passing over those that are not wanted.
 
         Raises:
             TruncatedError: The file ends before its last frame; the frames before were yielded.
         """
+        for number, pose, times, (color_bytes, depth_bytes) in self._heads():
+            if wanted(number):
+                yield SensFrame(number, pose, *times, self._read(color_bytes), self._read(depth_bytes))
+
+    def poses(self) -> Iterator[tuple[int, np.ndarray, int]]:
+        """Read each frame's number, pose and size of its colour in bytes, in order, without its images.
+
+        Raises:
+            TruncatedError: As `frames`.
+        """
+        for number, pose, _, (color_bytes, _) in self._heads():
+            yield number, pose, color_bytes
+
+    def _heads(self) -> Iterator[tuple[int, np.ndarray, tuple[int, int], tuple[int, int]]]:
+        """Go from frame to frame: number, pose, time stamps, and sizes in bytes of colour and depth, which follow."""
+        self._file.seek(self._first)
         for number in range(self.header.num_frames):
             self.current = number
             *pose, time_color, time_depth, color_bytes, depth_bytes = _FRAME.unpack(self._read(_FRAME.size))
-            if color_bytes + depth_bytes > self._size - self._file.tell():
+            images = self._file.tell()
+            if color_bytes + depth_bytes > self._size - images:
                 raise TruncatedError(
-                    f"{color_bytes + depth_bytes} bytes are wanted at byte {self._file.tell()}, and it has {self._size}"
+                    f"{color_bytes + depth_bytes} bytes are wanted at byte {images}, and it has {self._size}"
                 )
-            if not wanted(number):
-                self._file.seek(color_bytes + depth_bytes, os.SEEK_CUR)
-                continue
             matrix = np.array(pose, np.float32).reshape(4, 4)
-            yield SensFrame(number, matrix, time_color, time_depth, self._read(color_bytes), self._read(depth_bytes))
+            yield number, matrix, (time_color, time_depth), (color_bytes, depth_bytes)
+            self._file.seek(images + color_bytes + depth_bytes)
 
     def depth_millimetres(self, frame: SensFrame) -> np.ndarray:
         """Decode a frame's depth: [H, W] uint16, millimetres, 0 = none.
@@ -217,8 +235,9 @@ def import_sens(
     saved = kept = 0
     with SensReader(path) as reader:
         header = reader.header
-        _write_intrinsics(folder, header, reader.path)
-        suffix = ".jpg" if header.color_compression == JPEG else ".png"
+        _check_same_recording(folder, reader)
+        _write_intrinsics(folder, header)
+        suffix = _suffix(header)
 
         def files(number: int) -> list[Path]:
             return [folder / "color" / f"{number}{suffix}", folder / "depth" / f"{number}.png", _pose(folder, number)]
@@ -267,17 +286,53 @@ def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> Non
         _write(color, lambda file: Image.fromarray(pixels).save(file, format="PNG", compress_level=3))
 
 
-def _write_intrinsics(folder: Path, header: SensHeader, source: Path) -> None:
-    """Write the four matrices, or check that those that are there are the same."""
+def _check_same_recording(folder: Path, reader: SensReader) -> None:
+    """Compare what a folder holds with a file: the four matrices, and each frame's pose and size of colour.
+
+    Poses alone would not tell recordings of a camera that stands still apart. No image is read.
+
+    Raises:
+        ValueError: Something differs; nothing was written.
+    """
+
+    def differs(path: Path) -> ValueError:
+        return ValueError(
+            f"DIR must be empty or hold frames of {reader.path}; got {folder}, whose "
+            f"{path.relative_to(folder).as_posix()} is not of that recording. Give another folder, or empty this one."
+        )
+
+    for name, matrix in reader.header.matrices.items():
+        path = folder / "intrinsic" / f"{name}.txt"
+        if path.is_file() and path.read_bytes() != _text(matrix).encode():
+            raise differs(path)
+    there = set(numbers_in(folder / "pose"))
+    if there and max(there) >= reader.header.num_frames:
+        raise differs(_pose(folder, max(there)))
+    try:
+        for number, pose, color_bytes in reader.poses() if there else ():
+            if number in there:
+                path, color = _pose(folder, number), folder / "color" / f"{number}{_suffix(reader.header)}"
+                if path.is_file() and path.read_bytes() != _text(pose).encode():
+                    raise differs(path)
+                if reader.header.color_compression != RAW and color.is_file() and color.stat().st_size != color_bytes:
+                    raise differs(color)
+                there.discard(number)
+                if not there:
+                    return
+    except TruncatedError:
+        return  # said when its frames are read; what comes before is compared
+
+
+def _suffix(header: SensHeader) -> str:
+    return ".jpg" if header.color_compression == JPEG else ".png"
+
+
+def _write_intrinsics(folder: Path, header: SensHeader) -> None:
+    """Make the folders of a scene and write the four matrices."""
     for sub in ("color", "depth", "pose", "intrinsic"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     for name, matrix in header.matrices.items():
-        path = folder / "intrinsic" / f"{name}.txt"
-        if path.is_file() and path.read_text(encoding="utf-8") != _text(matrix):
-            raise ValueError(
-                f"DIR must be empty or hold frames of {source}; got {path}, which differs. Give another folder."
-            )
-        _write(path, lambda file, matrix=matrix: file.write(_text(matrix).encode()))
+        _write(folder / "intrinsic" / f"{name}.txt", lambda file, matrix=matrix: file.write(_text(matrix).encode()))
 
 
 def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:

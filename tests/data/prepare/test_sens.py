@@ -44,7 +44,16 @@ def pose_of(number: int) -> np.ndarray:
 INTRINSIC_DEPTH = np.array([[7.1, 0, 3.4, 0], [0, 7.3, 2.6, 0], [0, 0, 1, 0], [0, 0, 0, 1]], np.float32)
 
 
-def write_sens(path, num_frames=5, colours=jpeg, compression=(2, 1), units=1000.0, version=4, depth_size=None):
+def write_sens(
+    path,
+    num_frames=5,
+    colours=jpeg,
+    compression=(2, 1),
+    units=1000.0,
+    version=4,
+    depth_size=None,
+    poses=pose_of,
+):
     """Write a .sens file, part by part as ScanNet's own description of the format has it."""
     color, depth = compression
     parts = [struct.pack("<I", version), struct.pack("<Q", 5), b"Kinde"]
@@ -58,7 +67,7 @@ def write_sens(path, num_frames=5, colours=jpeg, compression=(2, 1), units=1000.
         colour_bytes = colours(number)
         depth_bytes = depth_of(number).tobytes()
         depth_bytes = zlib.compress(depth_bytes) if depth == 1 else depth_bytes
-        parts.append(pose_of(number).tobytes())
+        parts.append(poses(number).tobytes())
         parts.append(struct.pack("<QQ", 1000 * number, 1000 * number + 7))
         parts.append(struct.pack("<QQ", len(colour_bytes), len(depth_bytes)))
         parts += [colour_bytes, depth_bytes]
@@ -186,6 +195,51 @@ def test_another_recording_does_not_mix_in(tmp_path):
     other.write_bytes(write_sens(tmp_path / "c.sens").read_bytes().replace(INTRINSIC_DEPTH[0].tobytes(), bytes(16)))
     with pytest.raises(ValueError, match="DIR must be empty or hold frames of"):
         import_sens(other, tmp_path / "scene")
+
+
+def lost_at_first(number):
+    return pose_of(2 if number == 0 else number + 10)
+
+
+def standing_still(number):
+    return np.eye(4, dtype=np.float32)
+
+
+def large(number):
+    return jpeg(number) + bytes(7)
+
+
+@pytest.mark.parametrize(
+    ("there", "given", "named"),
+    [
+        # the same camera, so the same four matrices
+        ({"num_frames": 3}, {"poses": lambda number: pose_of(number + 10)}, "pose/0.txt"),
+        ({"num_frames": 3, "poses": lambda number: pose_of(2)}, {"poses": lost_at_first}, "pose/1.txt"),
+        ({"num_frames": 3, "poses": standing_still}, {"poses": standing_still, "colours": large}, "color/0.jpg"),
+        ({"num_frames": 9}, {}, "pose/8.txt"),
+    ],
+)
+def test_another_recording_of_the_same_camera_does_not_mix_in(tmp_path, capsys, there, given, named):
+    scene = tmp_path / "scene"
+    import_sens(write_sens(tmp_path / "a.sens", **there), scene)
+    before = {path: path.read_bytes() for path in scene.rglob("*") if path.is_file()}
+    other = write_sens(tmp_path / "b.sens", **{"num_frames": 5} | given)
+    assert main(["data", "import-sens", str(other), str(scene)]) == 1
+    assert (
+        f"DIR must be empty or hold frames of {other}; got {scene}, whose {named} is not of that recording. Give "
+        "another folder, or empty this one."
+    ) in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in scene.rglob("*") if path.is_file()} == before
+
+
+def test_frames_in_between_are_added_later(tmp_path):
+    path, scene = write_sens(tmp_path / "a.sens", num_frames=8), tmp_path / "scene"
+    import_sens(path, scene, frame_skip=3)
+    (scene / "color" / "6.jpg").unlink()  # as where a run ended in the middle of a frame
+    report = import_sens(path, scene)
+    assert (report.saved, report.kept) == (6, 2)
+    assert (scene / "color" / "6.jpg").read_bytes() == jpeg(6)
+    assert import_sens(path, scene).kept == 8
 
 
 def test_memory_does_not_grow_with_the_file(tmp_path):
