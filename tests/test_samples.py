@@ -103,7 +103,7 @@ def test_overwrite_is_asked_for_and_leaves_no_stale_view(tmp_path):
     folder = write_sample(tmp_path / "s", record(), views(), views(1)[0])
     with pytest.raises(FileExistsError, match="pass overwrite"):
         write_sample(folder, record(), views())
-    fewer = SampleRecord("s", ["a", "b"], rig=RIG.to_dict())
+    fewer = SampleRecord("s", ["a", "b"], rig=RingRig(num_views=2, height=6, width=10).to_dict())
     write_sample(folder, fewer, views(2, seed=1), overwrite=True)
     assert sorted(p.name for p in folder.iterdir()) == ["0.png", "1.png", "sample.json"]
     assert read_sample(folder).panorama_uint8() is None
@@ -206,6 +206,11 @@ def test_broken_folders_are_named(tmp_path):
         (record(), views().astype(np.float32), r"views must be uint8 of shape \[V, H, W, 3\]; got float32"),
         (record(), views().transpose(0, 3, 1, 2), "channels last"),
         (record(), views(3), r"prompts must be one per view \(3\); got 4, in sample 'room/1'"),
+        (
+            SampleRecord("room/1", ["a"] * 3, rig=RIG.to_dict()),
+            views(3),
+            r"rig must have as many views as the sample \(3\); got 4, in sample 'room/1'\. Describe",
+        ),
     ],
 )
 def test_wrong_arguments_are_refused(tmp_path, made, pixels, message):
@@ -218,3 +223,76 @@ def test_sample_folder_names_are_distinct():
     names = {sample_folder("r", i).name for i in ("a/b", "a%2Fb", "a_b", "..", ".", "a b")}
     assert len(names) == 6
     assert all("/" not in name and not name.startswith(".") for name in names)
+
+
+def camera(**changes):
+    eye = [[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]]
+    return {"K": eye, "R": eye, **changes}
+
+
+def views_of(*described):
+    return {"height": 6, "width": 10, "views": list(described)}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sample_id": 7}, r"sample_id must be a text that is not empty; got 7"),
+        ({"sample_id": ""}, r"sample_id must be a text that is not empty; got ''"),
+        ({"prompts": "abcd"}, r"prompts must be a list of texts, one for each view; got 'abcd'"),
+        ({"prompts": []}, r"prompts must be a list of texts, one for each view; got \[\]"),
+        ({"prompts": [1, 2, 3, 4]}, r"prompts must be a list of texts, one for each view; got \[1, 2, 3, 4\]"),
+        ({"prompts": ["x"] * 3}, r"prompts must be as many as the views of rig \(4\); got 3"),
+        ({"seed": "a"}, r"seed must be a whole number or null; got 'a'"),
+        ({"seed": True}, r"seed must be a whole number or null; got True"),
+        ({"settings": None}, r"settings must be an object of names and values; got None"),
+        ({"versions": ["1.0"]}, r"versions must be an object of names and values; got \['1\.0'\]"),
+        ({"settings": {"key_frames": 5}}, r"settings\.key_frames must be a list of frames, by number or name; got 5"),
+        (
+            {"settings": {"frames": [[0]]}},
+            r"settings\.frames must be a list of frames, by number .* got \[\[0\]\]",
+        ),
+        ({"rig": [1]}, r"rig must be an object with views, height and width, or null; got \[1\]"),
+        ({"rig": {"views": []}}, r"rig must be an object with views, height and width, or null; got \{'views': \[\]\}"),
+        ({"rig": views_of() | {"fov": 9}}, r"rig\.views must be a list with an entry for each view; got \[\]"),
+        ({"rig": views_of([0, 0, 90]) | {"fov": 9}}, r"rig must be an object with views, height and width alone; got"),
+        ({"rig": views_of([0, 0, 90])}, r"prompts must be as many as the views of rig \(1\); got 4"),
+        ({"rig": views_of([0, 0, 180])}, r"rig\.views\[0\] must be yaw, pitch and field of view .* got \[0, 0, 180\]"),
+        ({"rig": views_of([0, 0, 90], [0, "a", 90])}, r"rig\.views\[1\] must be yaw, .* got \[0, 'a', 90\]"),
+        ({"rig": views_of([float("nan"), 0, 90])}, r"rig\.views\[0\] must be yaw, .* got \[nan, 0, 90\]"),
+        ({"rig": views_of(8) | {"height": 6.5}}, r"rig\.height must be a whole number of pixels, .* got 6\.5"),
+        ({"rig": views_of(8) | {"width": 0}}, r"rig\.width must be a whole number of pixels, from 1 to 65536; got 0"),
+        ({"cameras": {"K": 1}}, r"cameras must be an object with views, height and width, or null; got \{'K': 1\}"),
+        ({"cameras": views_of(1)}, r"cameras\.views\[0\] must be an object with K and R; got 1"),
+        ({"cameras": views_of(camera(), {"K": [1]})}, r"cameras\.views\[1\]\.K must be three rows of .* got \[1\]"),
+        (
+            {"cameras": views_of(camera(R=None))},
+            r"cameras\.views\[0\]\.R must be three rows of .*; got None",
+        ),
+        ({"cameras": views_of(camera(K=[[0, 0, 0]] * 3))}, r"\[0\]\.K must be intrinsics with focal lengths above 0;"),
+        (
+            {"cameras": views_of(camera(t=[0, 0]))},
+            r"\[0\]\.t must be three numbers, or null; got \[0, 0\]",
+        ),
+        ({"cameras": views_of(camera(t=[0, 0, 10**400]))}, r"\[0\]\.t must be three numbers, or null; got \[0, 0, 10"),
+        (
+            {"cameras": views_of(*[camera(t=[0, 0, 0])] * 3, camera())},
+            r"cameras\.views must have t for every view or for none; got 3 of 4",
+        ),
+        ({"cameras": views_of(*[camera()] * 3)}, r"prompts must be as many as the views of cameras \(3\); got 4"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_named(tmp_path, changes, message):
+    path = write_sample(tmp_path / "s", record(), views()) / "sample.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    with pytest.raises(ValueError, match=message) as caught:
+        read_sample(tmp_path / "s")
+    assert f", in {path}. Correct " in str(caught.value)
+    assert str(caught.value).endswith(", or generate the sample again.")
+
+
+def test_prompts_in_another_encoding_are_named(tmp_path):
+    upstream_folder(tmp_path / "s")
+    (tmp_path / "s" / "prompt.txt").write_bytes("a caf\xe9".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"prompt\.txt must be UTF-8 text; got .*s/prompt\.txt\. Save it as UTF-8\."):
+        read_sample(tmp_path / "s")

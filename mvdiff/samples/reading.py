@@ -92,7 +92,7 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
 
     Raises:
         FileNotFoundError: The folder is incomplete, or a view is missing.
-        ValueError: ``sample.json`` cannot be read, or counts do not fit.
+        ValueError: ``sample.json`` cannot be read or contradicts itself, or counts do not fit; the text names the file.
     """
     folder = Path(folder)
     if is_complete(folder):
@@ -132,7 +132,10 @@ def _read_record(path: Path) -> SampleRecord:
 
 
 def _read_prompts(path: Path, num_views: int) -> list[str]:
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"prompt.txt must be UTF-8 text; got {error}, in {path}. Save it as UTF-8.") from error
     if len(lines) == 1:
         return lines * num_views
     if len(lines) != num_views:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.geometry.cameras import Rig
+from mvdiff.samples.record_checks import check_record
 from mvdiff.shapes import check_shapes
 
 SCHEMA_VERSION = 1
@@ -28,7 +29,8 @@ class SampleRecord:
             also have ``"t": [x, y, z]``, the camera centre in the world, metres.
         seed: Seed of the noise, or None for images that were not sampled (ground truth).
         settings: Whatever else shaped the images (steps, guidance, model...). ``settings["truth"]`` may list what each
-            view shows (a dict or None per view), which the caption agreement reads.
+            view shows (a dict or None per view), which the caption agreement reads; ``settings["frames"]`` and
+            ``settings["key_frames"]`` the numbers or names of a recording's frames.
         versions: Library versions.
         schema_version: Version of this layout.
     """
@@ -47,7 +49,8 @@ class SampleRecord:
         """Build a record from parsed JSON; ``where`` is named in errors.
 
         Raises:
-            ValueError: A key is unknown or missing, or the schema is another one.
+            ValueError: A key is unknown or missing, a field is of the wrong kind or contradicts another (see
+                `mvdiff.samples.record_checks.check_record`), or the schema is another one.
         """
         if not isinstance(values, Mapping):
             raise ValueError(f"{where} must hold a JSON object; got {type(values).__name__}. Write the sample again.")
@@ -64,6 +67,7 @@ class SampleRecord:
                 f"sample record must have the keys of schema {SCHEMA_VERSION}; got unknown {unknown}, "
                 f"missing {missing}, in {where}. Generate the sample again."
             )
+        check_record(values, where)
         return cls(**values)
 
     def camera_tensors(self) -> tuple[Tensor, Tensor, int, int]:

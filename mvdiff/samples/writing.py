@@ -213,3 +213,9 @@ def _check_counts(record: SampleRecord, num_views: int) -> None:
             f"prompts must be one per view ({num_views}); got {len(record.prompts)}, in sample {record.sample_id!r}. "
             "Repeat a prompt that serves every view."
         )
+    for name, described in (("rig", record.rig), ("cameras", record.cameras)):
+        if described is not None and len(described["views"]) != num_views:
+            raise ValueError(
+                f"{name} must have as many views as the sample ({num_views}); got {len(described['views'])}, in sample "
+                f"{record.sample_id!r}. Describe the views written."
+            )

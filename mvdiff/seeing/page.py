@@ -119,14 +119,18 @@ def _add_samples(
         columns = [*methods, *([truth] if truth and sample_id in truth.samples else [])]
         _check_kinds(sample_id, columns)
         pictures: dict[str, Pictures] = {}
+        folder = columns[0].samples[sample_id].folder
         try:
             for method in columns:
+                folder = method.samples[sample_id].folder
                 pictures[method.name] = open_pictures(method.samples[sample_id], max_views, method.natural)
+            strips, panoramas = _entries(sample_id, pictures)
         except (ValueError, OSError) as error:
-            content.problems.append(str(error))
+            content.problems.append(str(error) if str(folder) in str(error) else f"{folder}: {error}")
             continue
         shown.append(sample_id)
-        _add_sample(content, sample_id, pictures)
+        content.strips += strips
+        content.panoramas += panoramas
         records = [method.samples[sample_id].record for method in methods]
         compared["seeds"].append(None if None in (seeds := [r.seed for r in records]) else len(set(seeds)) == 1)
         compared["prompts"].append(all(record.prompts == records[0].prompts for record in records))
@@ -159,19 +163,20 @@ def _check_kinds(sample_id: str, methods: Sequence[Method]) -> None:
         )
 
 
-def _add_sample(content: Content, sample_id: str, pictures: dict[str, Pictures]) -> None:
+def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Strip], list[PanoramaEntry]]:
+    """Lay out what a page shows of one sample, by method."""
     first = next(iter(pictures.values()))
-    for name, one in pictures.items():
-        content.strips.append(Strip(name, one.prompts, one.views, one.labels, group=sample_id))
+    strips = [Strip(name, one.prompts, one.views, one.labels, group=sample_id) for name, one in pictures.items()]
     if first.depths is not None:
-        content.strips.append(Strip("depth, as given", (), first.depths, first.labels, group=sample_id))
+        strips.append(Strip("depth, as given", (), first.depths, first.labels, group=sample_id))
     panoramas = {name: one.panorama for name, one in pictures.items() if one.panorama is not None}
-    if panoramas:
-        lines = [
-            line if len(set(first.prompts)) == 1 else f"{label}: {line}"
-            for label, line in zip(first.labels, first.prompts, strict=True)
-        ]
-        content.panoramas.append(PanoramaEntry(sample_id, list(dict.fromkeys(lines)), panoramas))
+    if not panoramas:
+        return strips, []
+    lines = [
+        line if len(set(first.prompts)) == 1 else f"{label}: {line}"
+        for label, line in zip(first.labels, first.prompts, strict=True)
+    ]
+    return strips, [PanoramaEntry(sample_id, list(dict.fromkeys(lines)), panoramas)]
 
 
 def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str]) -> list[MeshEntry]:

@@ -1,11 +1,15 @@
+import json
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.geometry.cameras import Rig
 from mvdiff.mesh import Mesh, write_mesh
+from mvdiff.samples import camera_record
 from mvdiff.seeing.page import gather, write_page
 from mvdiff.seeing.sources import open_sources
 from tests.eval.worlds import write_upstream
@@ -74,6 +78,41 @@ def test_a_broken_image_is_counted_and_named_and_the_next_sample_takes_its_place
     page = text(tmp_path, shown)
     assert "1 left out that could not be read" in page
     assert re.search(r"image must be readable; got .*a/2\.png", page)
+
+
+CAMERAS = camera_record(torch.eye(3)[None], torch.eye(3)[None], torch.zeros(1, 3), 16, 16)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"prompts": ["x"] * 3},
+            r"prompts must be as many as the views of rig \(8\); got 3, in .*two/0001/sample\.json",
+        ),
+        ({"prompts": "abc"}, r"prompts must be a list of texts, one for each view; got 'abc', in .*two/0001/sample"),
+        ({"rig": Rig([(0, 0, 90)]).to_dict()}, r"as the views of rig \(1\); got 8, in .*two/0001/sample\.json"),
+        ({"rig": [1]}, r"rig must be an object with views, height and width, or null; got \[1\], in .*two/0001/sample"),
+        ({"cameras": {"K": 1}}, r"cameras must be an object with views, .* got \{'K': 1\}, in .*two/0001/sample\.json"),
+        ({"cameras": CAMERAS}, r"prompts must be as many as the views of cameras \(1\); got 8, in .*two/0001/sample"),
+        ({"seed": "a"}, r"seed must be a whole number or null; got 'a', in .*two/0001/sample\.json"),
+        ({"settings": None}, r"settings must be an object of names and values; got None, in .*two/0001/sample\.json"),
+        ({"rig": None}, r"two/0001: sample '0001' must have a rig or cameras; got neither"),
+    ],
+)
+def test_a_record_that_contradicts_itself_is_named_and_the_next_sample_takes_its_place(tmp_path, changes, message):
+    for sample_id in ("0001", "0002"):
+        write_panorama(tmp_path / "two", sample_id)
+    path = tmp_path / "two" / "0001" / "sample.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    shown = content(tmp_path / "two", max_samples=1)
+    assert [entry.title for entry in shown.panoramas] == ["0002"]
+    assert {strip.group for strip in shown.strips} == {"0002"}
+    [problem] = shown.problems
+    assert re.search(message, problem), problem
+    page = text(tmp_path, shown)
+    assert "1 left out that could not be read" in page
+    assert "two/0001" in page
 
 
 def test_scores_and_truth_of_a_test_run(tmp_path):

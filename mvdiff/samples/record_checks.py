@@ -1,0 +1,113 @@
+"""Whether what `sample.json` says can be meant and fits together; asked once, where it is read."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+_TOO_FAR = 1e12  # no angle, place or focal length is as large
+_MAX_SIDE = 1 << 16
+
+
+def check_record(values: Mapping[str, Any], where: str) -> None:
+    """Check every field of a record that has its keys; a field that may be left out is not asked for.
+
+    Args:
+        values: What `mvdiff.samples.SampleRecord` is made of.
+        where: The file, named in errors.
+
+    Raises:
+        ValueError: A field is of the wrong kind, or contradicts another; the text names it.
+
+    Example:
+        >>> check_record({"sample_id": "room", "prompts": ["a sofa"], "seed": "a"}, "room/sample.json")
+        Traceback (most recent call last):
+        ...
+        ValueError: seed must be a whole number or null; got 'a', in room/sample.json. Correct it, or generate ...
+    """
+    sample_id, prompts, seed = values["sample_id"], values["prompts"], values.get("seed")
+    if not (isinstance(sample_id, str) and sample_id):
+        _refuse("sample_id", "a text that is not empty", sample_id, where)
+    if not (_is_list(prompts) and all(isinstance(prompt, str) for prompt in prompts)):
+        _refuse("prompts", "a list of texts, one for each view", prompts, where)
+    if seed is not None and not _is_whole(seed):
+        _refuse("seed", "a whole number or null", seed, where)
+    for name in ("settings", "versions"):
+        if not isinstance(values.get(name, {}), Mapping):
+            _refuse(name, "an object of names and values", values[name], where)
+    for name in ("frames", "key_frames"):
+        numbers = values.get("settings", {}).get(name)
+        if numbers is not None and not (
+            isinstance(numbers, list) and all(isinstance(number, str) or _is_whole(number) for number in numbers)
+        ):
+            _refuse(f"settings.{name}", "a list of frames, by number or name", numbers, where)
+    for name, check in (("rig", _check_rig), ("cameras", _check_cameras)):
+        described = values.get(name)
+        if described is None:
+            continue
+        if not isinstance(described, Mapping) or not {"views", "height", "width"} <= set(described):
+            _refuse(name, "an object with views, height and width, or null", described, where)
+        for side in ("height", "width"):
+            if not (_is_whole(described[side]) and 1 <= described[side] <= _MAX_SIDE):
+                _refuse(f"{name}.{side}", f"a whole number of pixels, from 1 to {_MAX_SIDE}", described[side], where)
+        if not _is_list(described["views"]):
+            _refuse(f"{name}.views", "a list with an entry for each view", described["views"], where)
+        check(described, where)
+        if len(described["views"]) != len(prompts):
+            raise ValueError(
+                f"prompts must be as many as the views of {name} ({len(described['views'])}); got {len(prompts)}, in "
+                f"{where}. Correct the one that is wrong, or generate the sample again."
+            )
+
+
+def _check_rig(rig: Mapping[str, Any], where: str) -> None:
+    if set(rig) != {"views", "height", "width"}:
+        _refuse("rig", "an object with views, height and width alone", sorted(rig), where)
+    for i, view in enumerate(rig["views"]):
+        if not (_is_vector(view) and 0 < view[2] < 180):
+            _refuse(f"rig.views[{i}]", "yaw, pitch and field of view (above 0, below 180), in degrees", view, where)
+
+
+def _check_cameras(cameras: Mapping[str, Any], where: str) -> None:
+    for i, view in enumerate(cameras["views"]):
+        name = f"cameras.views[{i}]"
+        if not isinstance(view, Mapping):
+            _refuse(name, "an object with K and R", view, where)
+        for key in ("K", "R"):
+            rows = view.get(key)
+            if not (_is_list(rows) and len(rows) == 3 and all(map(_is_vector, rows))):
+                _refuse(f"{name}.{key}", "three rows of three numbers", rows, where)
+        if not (view["K"][0][0] > 0 and view["K"][1][1] > 0):
+            _refuse(f"{name}.K", "intrinsics with focal lengths above 0", view["K"], where)
+        if view.get("t") is not None and not _is_vector(view["t"]):
+            _refuse(f"{name}.t", "three numbers, or null", view["t"], where)
+    placed = sum(view.get("t") is not None for view in cameras["views"])
+    if placed not in (0, len(cameras["views"])):
+        raise ValueError(
+            f"cameras.views must have t for every view or for none; got {placed} of {len(cameras['views'])}, in "
+            f"{where}. Correct them, or generate the sample again."
+        )
+
+
+def _refuse(name: str, requirement: str, got: object, where: str) -> NoReturn:
+    raise ValueError(
+        f"{name} must be {requirement}; got {reprlib.repr(got)}, in {where}. Correct it, or generate the sample again."
+    )
+
+
+def _is_list(value: object) -> bool:
+    return isinstance(value, list) and len(value) > 0
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_vector(value: object) -> bool:
+    """Tell whether a value is three finite numbers."""
+    return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_TOO_FAR < value < _TOO_FAR
