@@ -36,6 +36,7 @@ from mvdiff.pipelines.model_folder import (
     read_model_info,
     write_model_folder,
 )
+from mvdiff.pipelines.prompts import expand_negative_prompt
 from mvdiff.pipelines.switches import MemorySwitches
 
 
@@ -256,7 +257,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
         predict: Callable[[Tensor, Tensor, Tensor], Tensor],
         noise: Tensor,
         prompts: list[list[str]],
-        negative_prompt: str | None,
+        negative_prompt: str | Sequence[str] | None,
         prompt_prefix: str | None,
         num_inference_steps: int,
         guidance_scale: float,
@@ -272,9 +273,10 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
             raise ValueError(f"guidance_scale must be a finite number; got {guidance_scale}. 1 is no guidance.")
         backbone = self._backbone()
         prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
+        negative = expand_negative_prompt(negative_prompt, noise.shape[1])
         tensors = {
             "prompt_embeds": self._encode(backbone, [[prefix + view for view in sample] for sample in prompts]),
-            "negative_prompt_embeds": self._encode(backbone, [[negative_prompt or ""] * len(one) for one in prompts]),
+            "negative_prompt_embeds": self._encode(backbone, [negative] * len(prompts)),
         }
         self._guidance_scale, self._num_timesteps, self._interrupt = guidance_scale, num_inference_steps, False
 

@@ -110,7 +110,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         view_valid: Tensor | None = None,
         images: Tensor | None = None,
         known: Tensor | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 9.0,
         seed: int | None = None,
@@ -143,7 +143,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             images: [B, V, 3, H, W] in [-1, 1]; those of frames that are not given are not read.
             known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the others; default: none is given. The
                 model was trained with none, or with the first and the last.
-            negative_prompt: what to steer away from, without prefix; default the empty prompt.
+            negative_prompt: what to steer away from, without prefix: one text for all frames, or a list of one per
+                frame, the same for all samples; default the empty prompt.
             num_inference_steps: of the scheduler; the paper uses 50 (DDIM).
             guidance_scale: classifier-free guidance, 9 in the paper; 1 or less runs the text alone, at half the cost.
             seed: of all samples; None takes one from `generator` or, without, from torch's global generator.

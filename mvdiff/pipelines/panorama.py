@@ -103,7 +103,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         self,
         prompt: str | Sequence[str] | Sequence[Sequence[str]],
         rig: Rig | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 9.0,
         seed: int | None = None,
@@ -127,7 +127,8 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
             prompt: one text for all views of one sample; a list of texts, one sample each; or a list of samples,
                 each a text for all views or a list of one text per view.
             rig: views to generate; default the model's. Sides must be multiples of the autoencoder's stride.
-            negative_prompt: what to steer away from, without prefix; default the empty prompt.
+            negative_prompt: what to steer away from, without prefix: one text for all views, or a list of one per
+                view, the same for all samples; default the empty prompt.
             num_inference_steps: of the scheduler; the paper uses 50 (DDIM).
             guidance_scale: classifier-free guidance, 9 in the paper; 1 or less runs the text alone, at half the cost.
             seed: of all samples; None takes one from `generator` or, without, from torch's global generator.

@@ -56,6 +56,35 @@ def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_vi
     return expanded
 
 
+def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_views: int) -> list[str]:
+    """Bring a negative prompt into one form: one text per view.
+
+    Args:
+        negative_prompt: one text for all views, a list of one per view, or None for the empty prompt.
+        num_views: V.
+
+    Raises:
+        ValueError: it is something else, or there are fewer or more texts than views.
+
+    Example:
+        >>> expand_negative_prompt("fog", 2), expand_negative_prompt(["fog", ""], 2), expand_negative_prompt(None, 2)
+        (['fog', 'fog'], ['fog', ''], ['', ''])
+    """
+    if negative_prompt is None or isinstance(negative_prompt, str):
+        return [negative_prompt or ""] * num_views
+    if not isinstance(negative_prompt, Sequence) or not all(isinstance(text, str) for text in negative_prompt):
+        raise ValueError(
+            "negative_prompt must be one text for all views, or a list of one text per view; got "
+            f'{str(negative_prompt)[:200]}. It is the same for all samples: give texts, "" for a view without.'
+        )
+    if len(negative_prompt) != num_views:
+        raise ValueError(
+            f"negative_prompt must be one text for all views, or one per view ({num_views}); got "
+            f"{len(negative_prompt)}. Give as many as there are views."
+        )
+    return list(negative_prompt)
+
+
 def read_prompts(path: str | Path) -> list[PromptEntry]:
     """Read a file of prompts, one entry per panorama.
 
@@ -65,12 +94,19 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: an entry is empty or malformed, or an id comes twice; the text names the line or entry.
+        ValueError: it is no UTF-8 text, an entry is empty or malformed, or an id comes twice; the text names file and
+            line or entry.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"prompts must be a file; got {path}. Correct the path, or use --prompt for one text.")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"prompts must be a file of UTF-8 text; got other bytes ({error.reason} at byte {error.start}), in {path}. "
+            "Give one prompt a line, or a .json or .jsonl file; save it as UTF-8."
+        ) from error
     if path.suffix.lower() == ".json":
         values = _parse(text, str(path))
         if not isinstance(values, list):

@@ -171,6 +171,8 @@ def test_controls(pipeline):
         )
     ]
     assert all((a - b).abs().max() > 0.005 for i, a in enumerate(different) for b in different[:i])
+    listed = pipeline(prompts, **frames, negative_prompt=["red"] * 3, **settings).images
+    assert torch.equal(listed, pipeline(prompts, **frames, negative_prompt="red", **settings).images)
     nothing = given(2, 3, views=[])
     assert torch.equal(pipeline(prompts, **frames, **nothing, **settings).images, full)
     only_first = given(2, 3)

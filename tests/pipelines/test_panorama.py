@@ -114,6 +114,29 @@ def test_guidance_and_negative_prompt_matter(pipeline):
     assert not torch.allclose(images[0], images[3])
 
 
+def test_a_negative_prompt_for_each_view(pipeline):
+    settings = {"seed": 1, "caa": False, **STEPS}  # every view by itself
+    texts = ["", "red", "", "a ball"]
+    listed = pipeline(["a lamp", "a table"], negative_prompt=texts, **settings).images
+    for view, text in enumerate(texts):
+        alone = pipeline(["a lamp", "a table"], negative_prompt=text, **settings).images
+        torch.testing.assert_close(listed[:, view], alone[:, view], rtol=0, atol=1e-5)
+    assert (listed[:, 1] - listed[:, 0]).abs().max() > 1e-3
+    one = pipeline("a lamp", negative_prompt="red", **settings).images
+    assert torch.equal(pipeline("a lamp", negative_prompt=["red"] * 4, **settings).images, one)
+    for wrong, text in (
+        (["red"] * 3, r"negative_prompt must be one text for all views, or one per view \(4\); got 3\. Give as many"),
+        ([], r"negative_prompt must be one text for all views, or one per view \(4\); got 0"),
+        (
+            ["red", None, "", ""],
+            r"negative_prompt must be one text .*, or a list of one text per view; got \['red', None",
+        ),
+        (3, "negative_prompt must be one text for all views, or a list of one text per view; got 3"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            pipeline("a lamp", negative_prompt=wrong, **settings)
+
+
 def test_another_rig_at_call_time(pipeline):
     result = pipeline([["a ball", "a lamp", "red"]], rig=UNEVEN, seed=1, **STEPS)
     assert result.images.shape == (1, 3, 3, 32, 48)

@@ -46,6 +46,20 @@ def test_broken_files_name_the_place(tmp_path, name, text, message):
         read_prompts(write(tmp_path / name, text))
 
 
+def test_a_byte_order_mark_is_no_part_of_a_prompt(tmp_path):
+    for name, text in (("p.txt", "a kitchen"), ("p.json", '["a kitchen"]'), ("p.jsonl", '"a kitchen"')):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + text.encode())
+        assert read_prompts(tmp_path / name) == [PromptEntry("0000", "a kitchen")]
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    path = tmp_path / "a.png"
+    path.write_bytes(b"\x89PNG\r\n")
+    text = r"prompts must be a file of UTF-8 text; got other bytes \(invalid start byte at byte 0\), in .*a\.png\."
+    with pytest.raises(ValueError, match=text):
+        read_prompts(path)
+
+
 def test_a_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"prompts must be a file; got .*none.txt"):
         read_prompts(tmp_path / "none.txt")
