@@ -37,7 +37,7 @@ class GivenImage:
         name: What errors and `sample.json` call it.
 
     Raises:
-        ValueError: An angle is out of range.
+        ValueError: An angle is out of range, or nothing of the picture is shown.
     """
 
     pixels: Tensor
@@ -48,6 +48,11 @@ class GivenImage:
     name: str = "image"
 
     def __post_init__(self) -> None:
+        if self.shown is not None and not bool(self.shown.any()):
+            raise ValueError(
+                f"image must show something; got {self.name}, which is transparent everywhere (what is more than half "
+                "transparent is cut out). Save it without transparency, or only what is to be generated transparent."
+            )
         if not 0 < self.fov_deg < 180:
             raise ValueError(
                 f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. Give the "

@@ -80,7 +80,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         known: Tensor | None = None,
         paste_back: bool = True,
         rig: Rig | None = None,
-        negative_prompt: str | None = None,
+        negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int = 50,
         guidance_scale: float = 9.0,
         seed: int | None = None,
@@ -114,7 +114,8 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             known: with `images`, [B, V, 1, H, W], 1 where given, 0 where to be generated.
             paste_back: put the given pixels back into the decoded views (latents are left as they are).
             rig: views to generate; default the model's. Sides must be multiples of the autoencoder's stride.
-            negative_prompt: what to steer away from, without prefix; default the empty prompt.
+            negative_prompt: what to steer away from, without prefix: one text for all views, or a list of one per
+                view, the same for all samples; default the empty prompt.
             num_inference_steps: of the scheduler; the paper uses 50 (DDIM).
             guidance_scale: classifier-free guidance, 9 in the paper; 1 or less runs the text alone, at half the cost.
             seed: of all samples; None takes one from `generator` or, without, from torch's global generator.
@@ -189,6 +190,12 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             raise ValueError(
                 f"known must be 1 where given and 0 where to be generated; got values from {low:.4g} to {high:.4g}. "
                 "Threshold it."
+            )
+        nothing = [index for index, sample in enumerate(known) if not bool(sample.any())]
+        if nothing:
+            raise ValueError(
+                f"known must be 1 somewhere in each sample; got 0 everywhere, in sample {nothing[0]}. Give a part of a "
+                "view, or generate without pictures: `mvdiff generate panorama`."
             )
         low, high = masked_images(images, known).aminmax()
         if not (low >= -1.001 and high <= 1.001):

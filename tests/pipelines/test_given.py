@@ -53,6 +53,15 @@ def test_transparency_is_cut_out():
     assert views.known[0, 0].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
 
 
+def test_a_picture_that_is_transparent_everywhere_is_refused(tmp_path):
+    path = tmp_path / "clear.png"
+    Image.new("RGBA", (4, 2), (*RED, 127)).save(path)
+    with pytest.raises(
+        ValueError, match=r"image must show something; got .*clear\.png, which is transparent everywhere"
+    ):
+        given_images([Image.new("RGB", (2, 2)), path])
+
+
 def test_rotation_noted_in_the_file_is_applied(tmp_path):
     """Orientation 6: the camera was turned, the first stored row is the right edge."""
     image = Image.new("RGB", (4, 2), (0, 0, 0))
