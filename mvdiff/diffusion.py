@@ -299,7 +299,8 @@ def denoise(
         predict: (scaled noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction; see `guided`.
         scheduler: any diffusers scheduler whose step takes (model_output, timestep, sample).
         noise: [B, V, C, h, w] (or [B, C, h, w]) standard normal; scaled here by the scheduler's init_noise_sigma.
-        num_inference_steps: at least 1. Second-order schedulers call `predict` more often than that.
+        num_inference_steps: from 1 to the scheduler's number of training steps. Second-order schedulers call `predict`
+            more often than that.
         generators: one per sample, for schedulers that add noise; None leaves those to torch's global generator.
         eta: of DDIM, 0 deterministic .. 1 as DDPM; other schedulers have no such setting.
         callback: called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
@@ -309,8 +310,8 @@ def denoise(
         [B, V, C, h, w] float32 on noise's device.
 
     Raises:
-        ValueError: for a number of steps below 1, a scheduler whose noise no generator controls, and noise prediction
-            at zero terminal SNR, where the first step would divide by zero.
+        ValueError: for a number of steps out of range, a scheduler whose noise no generator controls, and noise
+            prediction at zero terminal SNR, where the first step would divide by zero.
     """
     scheduler = copy.deepcopy(scheduler)
     check_sampler(scheduler, num_inference_steps)
@@ -339,6 +340,12 @@ def check_sampler(scheduler, num_inference_steps: int) -> None:
             f"num_inference_steps must be at least 1, and whole; got {num_inference_steps}. The paper uses 50."
         )
     config = scheduler.config
+    num_train_timesteps = config.get("num_train_timesteps")
+    if num_train_timesteps is not None and num_inference_steps > num_train_timesteps:
+        raise ValueError(
+            f"num_inference_steps must be at most {num_train_timesteps}, the scheduler's number of training steps "
+            f"(num_train_timesteps); got {num_inference_steps}. The paper uses 50."
+        )
     if "noise_sampler_seed" in inspect.signature(type(scheduler).__init__).parameters:
         raise ValueError(
             f"scheduler must take its noise from a generator; got {type(scheduler).__name__}, which draws one noise "

@@ -294,6 +294,11 @@ def test_callback_sees_each_step_and_may_replace_the_latents():
     assert torch.equal(result, torch.zeros(1, 2, 4, 3, 3))
     with pytest.raises(ValueError, match="num_inference_steps must be at least 1, and whole; got 0"):
         denoise(lambda x, t: x, scheduler, normal(1, 2, 4, 3, 3), 0)
+    for kind in (DDIMScheduler, EulerDiscreteScheduler, DPMSolverMultistepScheduler):
+        with pytest.raises(
+            ValueError, match=r"num_inference_steps must be at most 1000, the scheduler's .*; got 1001\."
+        ):
+            denoise(lambda x, t: x, make(kind), normal(1, 2, 4, 3, 3), 1001)
 
 
 def test_half_precision_predictions_leave_the_state_in_float32():

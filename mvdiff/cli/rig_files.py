@@ -8,14 +8,22 @@ def read_rig(path: Path | None):
     """Read a rig from a JSON file (as ``rig`` in sample.json), or None.
 
     Raises:
-        FileNotFoundError: The file does not exist.
+        FileNotFoundError: There is no such file.
         ValueError: It holds no rig.
     """
     if path is None:
         return None
+    if not path.is_file():
+        found = "a folder" if path.is_dir() else "not there"
+        raise FileNotFoundError(
+            f"--rig must be a JSON file with views, height, width; got {path}, which is {found}. Correct the path, or "
+            "copy what stands under rig in a sample.json into a file."
+        )
     from mvdiff.geometry.cameras import Rig
 
     try:
         return Rig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(
+            f"--rig must be a JSON file with views, height, width; got {error}, in {path}. Correct the file."
+        ) from error

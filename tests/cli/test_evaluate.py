@@ -111,6 +111,11 @@ def test_upstream_layout_with_a_rig_file(tmp_path):
     rig.write_text("{}")
     with pytest.raises(ValueError, match=r"--rig must be a JSON file with views, height, width; got .*rig\.json"):
         read_rig(rig)
+    for path, found in ((tmp_path / "none.json", "not there"), (tmp_path, "a folder")):
+        with pytest.raises(
+            FileNotFoundError, match=rf"--rig must be a JSON file .*; got {path}, which is {found}\. Correct"
+        ):
+            read_rig(path)
 
 
 def test_user_errors_are_one_line(tmp_path, capsys):
