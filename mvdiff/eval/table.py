@@ -1,7 +1,8 @@
-"""Print results as a table, and under it what each number was measured with."""
+"""Print results as a table, and under it what each number was measured with; check results that come from a file."""
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -51,6 +52,51 @@ def how(entry: Mapping[str, Any]) -> str:
     parts += [f"{entry[key]} {word}" for key, word in counts.items() if key in entry]
     parts += [entry[key] for key in ("variant", "note") if key in entry]
     return "; ".join(parts)
+
+
+def check_results(results: Mapping[str, Any], where: str) -> None:
+    """Check that results from a file can be shown.
+
+    Args:
+        results: With ``generated`` and ``metrics``, as `mvdiff.eval.runner.evaluate` returns them.
+        where: The file, named in errors.
+
+    Raises:
+        ValueError: An entry is of the wrong kind; the text names it.
+
+    Example:
+        >>> check_results({"generated": {"path": "out"}, "metrics": {"fid": {"value": None}}}, "results.json")
+        Traceback (most recent call last):
+        ...
+        ValueError: metrics.fid.value must be a number; got None, in results.json. Evaluate again.
+    """
+
+    def need(holds: bool, name: str, requirement: str, got: object) -> None:
+        if not holds:
+            raise ValueError(f"{name} must be {requirement}; got {reprlib.repr(got)}, in {where}. Evaluate again.")
+
+    generated, reference = results["generated"], results.get("reference")
+    named = isinstance(generated, Mapping) and isinstance(generated.get("path"), str)
+    need(named, "generated", "an object with the path of the samples", generated)
+    need(reference is None or isinstance(reference, Mapping), "reference", "an object or null", reference)
+    need(isinstance((reference or {}).get("path", ""), str), "reference", "an object with a path", reference)
+    for metric, entry in results["metrics"].items():
+        name = f"metrics.{metric}"
+        holds = isinstance(entry, Mapping) and ("value" in entry or "missing" in entry)
+        need(holds, name, "an object with value and model, or with missing", entry)
+        texts = ["missing"] if "missing" in entry else ["model", *({"weights_hash", "variant", "note"} & set(entry))]
+        if "missing" not in entry:
+            need(_is_number(entry["value"]), f"{name}.value", "a number", entry["value"])
+        for key in sorted(texts):
+            need(isinstance(entry.get(key), str), f"{name}.{key}", "a text", entry.get(key))
+        theirs, interval = entry.get("reference"), entry.get("interval")
+        need(theirs is None or _is_number(theirs), f"{name}.reference", "a number", theirs)
+        pair = isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
+        need(interval is None or pair, f"{name}.interval", "two numbers", interval)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _cell(value: float | list[float] | None) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from mvdiff.eval.table import check_results
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import Sample, read_sample, scan_samples
 
@@ -116,14 +117,17 @@ def _read_results(path: Path) -> dict[str, Any] | None:
     """Read results of an evaluation; None for JSON that is something else.
 
     Raises:
-        ValueError: It is no JSON.
+        ValueError: It is no JSON, or an entry is of the wrong kind.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"results must be JSON; got {error}, in {path}. Evaluate again.") from error
     known = isinstance(values, dict) and isinstance(values.get("metrics"), dict) and "generated" in values
-    return values if known else None
+    if not known:
+        return None
+    check_results(values, str(path))
+    return values
 
 
 def _named_path(described: Any) -> str | None:
@@ -153,7 +157,15 @@ def _read_method(root: Path | None, name: str, rig: Rig | None) -> Method:
         first = method.samples.setdefault(sample.record.sample_id, sample)
         if first is not sample:
             raise ValueError(
-                f"DIR must hold each sample once; got {sample.record.sample_id!r} in {first.folder} and in {folder}. "
-                f"Give the folders of the methods side by side, as {first.folder.parent} {folder.parent}."
+                f"DIR must hold each sample id once; got {sample.record.sample_id!r} in {first.folder} and in "
+                f"{folder}. {_advice(first.folder, folder)}"
             )
     return method
+
+
+def _advice(first: Path, second: Path) -> str:
+    """Say what to do about two folders of one sample id."""
+    roots = first.parent, second.parent
+    if any(one.is_relative_to(other) for one, other in (roots, roots[::-1])):  # one root, or one within the other
+        return "Remove one of them, or give it another sample_id in its sample.json."
+    return f"Give the folders of the methods side by side: mvdiff report {roots[0]} {roots[1]}."

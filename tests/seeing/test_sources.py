@@ -69,6 +69,77 @@ def test_other_json_is_no_results(tmp_path):
         open_sources([tmp_path])
 
 
+NUMBER = {"value": 1.0, "model": "net"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"known_psnr": {"value": None}}, r"metrics\.known_psnr\.value must be a number; got None"),
+        ({"known_psnr": {"value": True, "model": "net"}}, r"metrics\.known_psnr\.value must be a number; got True"),
+        ({"known_psnr": {"value": 1.0}}, r"metrics\.known_psnr\.model must be a text; got None"),
+        ({"known_psnr": "x"}, r"metrics\.known_psnr must be an object with value and model, or with missing; got 'x'"),
+        ({"known_psnr": None}, r"metrics\.known_psnr must be an object with value and model, .* got None"),
+        ({"known_psnr": {}}, r"metrics\.known_psnr must be an object with value and model, .* got \{\}"),
+        ({"fid": {"missing": None}}, r"metrics\.fid\.missing must be a text; got None"),
+        ({"fid": NUMBER | {"interval": [1]}}, r"metrics\.fid\.interval must be two numbers; got \[1\]"),
+        ({"fid": NUMBER | {"reference": "a"}}, r"metrics\.fid\.reference must be a number; got 'a'"),
+        ({"fid": NUMBER | {"weights_hash": 5}}, r"metrics\.fid\.weights_hash must be a text; got 5"),
+        ({"fid": NUMBER | {"note": ["a"]}}, r"metrics\.fid\.note must be a text; got \['a'\]"),
+    ],
+)
+@pytest.mark.parametrize("inside", [True, False])
+def test_results_with_an_odd_entry_are_named(tmp_path, changes, message, inside):
+    path = tmp_path / ("results.json" if inside else "scores.json")
+    write_panorama(tmp_path, "a")
+    path.write_text(json.dumps({"generated": {"path": str(tmp_path)}, "metrics": {"fid": NUMBER} | changes}))
+    with pytest.raises(ValueError, match=rf"^{message}, in {path}\. Evaluate again\.$"):
+        open_sources([tmp_path if inside else path])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"generated": None}, r"generated must be an object with the path of the samples; got None"),
+        ({"generated": {"path": 5}}, r"generated must be an object with the path of the samples; got \{'path': 5\}"),
+        ({"reference": 5}, r"reference must be an object or null; got 5"),
+        ({"reference": {"path": 5}}, r"reference must be an object with a path; got \{'path': 5\}"),
+    ],
+)
+def test_results_that_do_not_say_where_their_samples_lie_are_named(tmp_path, changes, message):
+    path = tmp_path / "scores.json"
+    path.write_text(json.dumps({"generated": {"path": "out"}, "reference": None, "metrics": {"fid": NUMBER}} | changes))
+    with pytest.raises(ValueError, match=rf"^{message}, in {path}\. Evaluate again\.$"):
+        open_sources([path])
+
+
+def test_a_sample_id_twice_says_where_and_what_helps(tmp_path):
+    one, other = tmp_path / "multi" / "0000", tmp_path / "multi" / "0001"
+    shutil.copytree(write_panorama(tmp_path / "multi", "0000"), other)
+    with pytest.raises(ValueError, match="DIR must hold each sample id once") as caught:
+        open_sources([tmp_path / "multi"])
+    assert str(caught.value) == (
+        f"DIR must hold each sample id once; got '0000' in {one} and in {other}. "
+        "Remove one of them, or give it another sample_id in its sample.json."
+    )
+    record = json.loads((other / "sample.json").read_text())
+    (other / "sample.json").write_text(json.dumps(record | {"sample_id": "0001"}))
+    assert list(open_sources([tmp_path / "multi"])[0].method.samples) == ["0000", "0001"]  # what it says helps
+    nested = shutil.copytree(one, tmp_path / "multi" / "more" / "0000")
+    with pytest.raises(ValueError, match=rf"in {one} and in {nested}\. Remove one of them, or give it another"):
+        open_sources([tmp_path / "multi"])
+
+
+def test_a_sample_id_in_the_folders_of_two_methods_says_to_give_both(tmp_path):
+    ours, theirs = tmp_path / "all" / "ours", tmp_path / "all" / "theirs"
+    for root in (ours, theirs):
+        write_panorama(root, "a")
+    expected = rf"Give the folders of the methods side by side: mvdiff report {ours} {theirs}\.$"
+    with pytest.raises(ValueError, match=expected):
+        open_sources([tmp_path / "all"])
+    assert [source.method.name for source in open_sources([ours, theirs])] == ["ours", "theirs"]
+
+
 def test_broken_and_incomplete_samples_are_counted(tmp_path):
     write_panorama(tmp_path, "a")
     (write_panorama(tmp_path, "b") / "3.png").unlink()
@@ -91,5 +162,5 @@ def test_names_that_do_not_fit(tmp_path):
         open_sources(paths, ["x", "x"])
     with pytest.raises(FileNotFoundError, match=r"DIR must exist; got .*three"):
         open_sources([tmp_path / "three"])
-    with pytest.raises(ValueError, match=r"DIR must hold each sample once; got 'a' in .*one/out/a and in .*two/out/a"):
+    with pytest.raises(ValueError, match=r"each sample id once; got 'a' in .*one/out/a and in .*two/out/a"):
         open_sources([tmp_path])
