@@ -18,6 +18,11 @@ _NUMBERS = {
     "toy_inception_score": Column("toy IS", "toy-features", "higher", 2),
     "caption_agreement": Column("caption agreement", "share", "higher", 3),
     "label_agreement": Column("label agreement", "share", "higher", 3),
+    "thing_colours": Column("things of the captioned colour", "share", "higher", 3),
+    "known_psnr": Column("given pixels, not put back, PSNR", "dB", "higher", 2),
+    "given_overlap_psnr": Column("neighbours against the given views, PSNR", "dB", "higher", 2),
+    "sharpness_gradient_energy": Column("sharpness, gradient energy", "grey²", None, 5),  # noise raises it, too
+    "sharpness_laplacian_variance": Column("sharpness, variance of the Laplacian", "grey²", None, 5),
 }
 TRUTH_ROW = "ground truth"
 

@@ -1,4 +1,5 @@
-from mvdiff.report.tables import best_text
+from mvdiff.eval.runner import RESULTS
+from mvdiff.report.tables import best_text, table_figure
 from mvdiff.seeing.scores import scores_table
 
 
@@ -21,16 +22,39 @@ def test_methods_stand_above_each_other_and_the_truth_below():
     assert table.note == "FID: net. overlap PSNR, pooled: net."
 
 
+def test_every_score_of_an_evaluation_has_a_heading_of_its_own():
+    names = [name for numbers in RESULTS.values() for name in numbers]
+    table = scores_table([("ours", result(**{name: {"value": 1.0} for name in [*names, "thing_colours"]}))])
+    columns = dict(zip([*names, "thing_colours"], table.columns[1:], strict=True))
+    assert [name for name, column in columns.items() if column.digits == 4] == []  # as of a number that nobody knows
+    for name, column in columns.items():
+        assert (column.unit == "dB") == ("psnr" in name), name
+        assert (column.better is None) == ("sharpness" in name), name
+        assert column.better != "lower" or name.endswith("fid"), name
+
+
+def test_scores_of_outpainting_have_unit_direction_and_two_decimals():
+    table = scores_table([("ours", result(known_psnr={"value": 11.8811}, given_overlap_psnr={"value": 9.0}))])
+    figure = table_figure(table)
+    assert [(column.name, column.unit, column.better) for column in table.columns[1:]] == [
+        ("given pixels, not put back, PSNR", "dB", "higher"),
+        ("neighbours against the given views, PSNR", "dB", "higher"),
+    ]
+    assert ">11.88<" in figure
+    assert ">9.00<" in figure
+    assert "known psnr" not in figure
+
+
 def test_what_is_missing_is_said_with_its_reason():
     ours = result(fid={"missing": "no weights."}, sharpness_gradient_energy={"value": 0.001})
     table = scores_table([("ours", ours), ("theirs", result(fid={"missing": "no weights."}))])
     assert [column if isinstance(column, str) else column.name for column in table.columns] == [
         "method",
-        "sharpness gradient energy",
+        "sharpness, gradient energy",
     ]
     assert table.rows == [["ours", 0.001], ["theirs", None]]
     assert "FID: missing: no weights." in table.note
-    assert "sharpness gradient energy (theirs): missing: it was not asked for." in table.note
+    assert "sharpness, gradient energy (theirs): missing: it was not asked for." in table.note
 
 
 def test_without_metrics_there_is_no_table():
