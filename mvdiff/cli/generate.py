@@ -212,14 +212,18 @@ def _depth(args: argparse.Namespace) -> int:
             "scene's prompt/."
         )
     prompt = None if args.prompt is None else args.prompt[0]
+    for name in ("height", "width"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise ValueError(f"--{name} must be at least 1; got {getattr(args, name)}. Leave it out for the model's.")
+    scenes = [_scene(path, args) for path in args.scene]  # all are looked at before the model is loaded
+    names = [scene.name for scene in scenes]
+    if len(set(names)) < len(names):
+        raise ValueError(f"--scene must name folders of different names; got {', '.join(names)}. Run one at a time.")
     _make_folder(args.out)
     pipeline = open_pipeline(MVDiffusionDepthPipeline, args)
     pipeline.set_progress_bar_config(disable=True)
     size = (args.height or pipeline.height, args.width or pipeline.width)
-    sequences = [_sequence(scene, args, size) for scene in args.scene]  # all are looked at before the first is made
-    names = [sequence.name for sequence in sequences]
-    if len(set(names)) < len(names):
-        raise ValueError(f"--scene must name folders of different names; got {', '.join(names)}. Run one at a time.")
+    sequences = [_sequence(scene, args, *size) for scene in scenes]
     with progress_bar() as bar:
         for sequence in sequences:
             task = bar.add_task(sequence.name, total=len(sequence))
@@ -239,18 +243,16 @@ def _depth(args: argparse.Namespace) -> int:
             )
             bar.remove_task(task)
             if args.real is not None:
-                write_real_sequence(sequence, args.real, overwrite=args.overwrite)
+                write_real_sequence(sequence, args.real, overwrite=args.overwrite, prompt=prompt)
             done = "written" if counts.written else "complete before, skipped"
             print(f"{sequence.name}: {_described(sequence, prompt)}; {done}")
     print(f"{args.out}: {len(sequences)} scenes")
     return 0
 
 
-def _sequence(path: Path, args: argparse.Namespace, size: tuple[int, int]):
-    """Open a scene as the sequence of its frames that is asked for."""
-    from mvdiff.data.scannet import ScanNetScene
-    from mvdiff.data.sequences import full_sequence, interval_sequence, key_sequence
-    from mvdiff.pipelines.two_stage import first_frames
+def _scene(path: Path, args: argparse.Namespace):
+    """Open a scene that has the frames and captions that are asked for."""
+    from mvdiff.data.scannet import ScanNetScene, numbers_in
 
     scene = ScanNetScene(path, on_broken="skip", missing_caption="nearest")
     frames = scene.valid_frames if args.mode == "interval" else scene.key_frames
@@ -259,12 +261,27 @@ def _sequence(path: Path, args: argparse.Namespace, size: tuple[int, int]):
             f"{path} must have frames to generate; got none that is usable ({_counted(scene.unusable)}). Run "
             f"`mvdiff data check {path}`."
         )
+    if args.prompt is None:
+        captioned = numbers_in(path / "prompt")
+        if len(scene.without_caption(captioned)) == len(captioned):
+            raise FileNotFoundError(
+                f"{path / 'prompt'} must hold a caption of at least one frame; got none. Give --prompt, one text for "
+                f"all frames, or run `mvdiff data caption {path}`."
+            )
+    return scene
+
+
+def _sequence(scene, args: argparse.Namespace, height: int, width: int):
+    """Choose the frames of a scene that are asked for."""
+    from mvdiff.data.sequences import full_sequence, interval_sequence, key_sequence
+    from mvdiff.pipelines.two_stage import first_frames
+
     if args.mode == "keyframes":
-        sequence = key_sequence(scene, *size)
+        sequence = key_sequence(scene, height, width)
     elif args.mode == "interval":
-        sequence = interval_sequence(scene, *size, args.interval)
+        sequence = interval_sequence(scene, height, width, args.interval)
     else:
-        sequence = full_sequence(scene, *size, args.max_between)
+        sequence = full_sequence(scene, height, width, args.max_between)
     return sequence if args.max_frames is None else first_frames(sequence, args.max_frames)
 
 

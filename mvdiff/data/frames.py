@@ -1,4 +1,4 @@
-"""Scenes -> samples of the depth task: key frames, interpolation between two of them, fixed intervals, single frames.
+"""Scenes -> samples of the depth task: key frames, interpolation, fixed intervals, single frames, whole sequences.
 
 A sample of a *window* mode (keyframes, interval) is `num_views` consecutive frames of a list; one of interpolation is
 two consecutive key frames with frames between, the two of them given (`known`).
@@ -15,11 +15,11 @@ from torch.utils.data import Dataset
 
 from mvdiff.batch import pad_views
 from mvdiff.data.scannet import ScanNetScene
-from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, frames_between
+from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, frames_between, full_sequence
 from mvdiff.keyed import keyed_generator
 
-Mode = Literal["keyframes", "interpolation", "interval", "mixed", "frames"]
-MODES = ("keyframes", "interpolation", "interval", "mixed", "frames")
+Mode = Literal["keyframes", "interpolation", "interval", "mixed", "frames", "full"]
+MODES = ("keyframes", "interpolation", "interval", "mixed", "frames", "full")
 MAX_VIEWS = 150
 """Scenes with more frames than this are left out where a whole scene is one sample (released code)."""
 
@@ -36,13 +36,15 @@ class FrameDataset(Dataset):
     """Samples of scenes, keyed by `(epoch, index)` (an int means epoch 0).
 
     In evaluation a window starts at frame 0, `num_views`, 2 `num_views`, ... of its list, the last one shifted back to
-    end with it, and interpolation takes every pair (paper's protocol). Training has as many samples per epoch, and
-    where each starts (for intervals also the first frame) is drawn anew, a function of (seed, epoch, index).
+    end with it, and interpolation takes every pair (paper's protocol); mixed, the pair nearest each window, once.
+    Training has a sample an epoch for each of these starts, and where each starts (for intervals also the first frame)
+    is drawn anew, a function of (seed, epoch, index).
 
     Args:
         scenes: The scenes.
         mode: "keyframes"; "interpolation"; "interval": every `interval`-th usable frame; "mixed": keyframes and
-            interpolation 1:1; "frames": single frames, one of every `interval`.
+            interpolation 1:1; "frames": single frames, one of every `interval`; "full": all key frames of a scene and
+            every usable frame between them, not for training.
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
         num_views: Frames of a window; None: the whole list at once.
@@ -81,6 +83,8 @@ class FrameDataset(Dataset):
     ) -> None:
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}. Choose one.")
+        if mode == "full" and training:
+            raise ValueError('mode must give short samples in training; got "full". Set eval_mode to it instead.')
         for name, value, least in (
             ("height", height, 1),
             ("width", width, 1),
@@ -121,7 +125,7 @@ class FrameDataset(Dataset):
             reason = None if frames else "no usable frame"
         elif len(frames) < self.min_frames:
             reason = f"fewer than {self.min_frames} {what}"
-        elif self.num_views is None and len(frames) > MAX_VIEWS:
+        elif self.mode != "full" and self.num_views is None and len(frames) > MAX_VIEWS:
             reason = f"more than {MAX_VIEWS} {what}"
         elif self.mode in ("interpolation", "mixed") and not pairs:
             reason = "no frame between its key frames"
@@ -129,7 +133,9 @@ class FrameDataset(Dataset):
             self.left_out[reason] += 1
             return []
         any_frame = pairs or (self.mode == "interval" and self.training)
-        self._check_captions(scene, scene.valid_frames if any_frame else frames)
+        self._check_captions(scene, scene.valid_frames if any_frame else self._whole(scene, frames))
+        if self.mode == "full":
+            return [Slot(number, "full", 0)]
         if self.mode == "frames":
             return [Slot(number, "frames", start) for start in range(0, len(frames), self.interval)]
         if self.mode == "interpolation":
@@ -137,7 +143,8 @@ class FrameDataset(Dataset):
         starts = window_starts(len(frames), self.num_views or len(frames))
         if self.mode == "mixed":
             both = [(start, min(pairs, key=lambda pair: abs(pair - start))) for start in starts]
-            return [Slot(number, m, s) for pair in both for m, s in zip(MODES[:2], pair, strict=True)]
+            slots = [Slot(number, m, s) for pair in both for m, s in zip(MODES[:2], pair, strict=True)]
+            return slots if self.training else list(dict.fromkeys(slots))  # two windows may have one pair nearest
         return [Slot(number, self.mode, start) for start in starts]
 
     def _frames(self, scene: ScanNetScene, first: int = 0) -> list[int]:
@@ -146,14 +153,18 @@ class FrameDataset(Dataset):
             return scene.valid_frames
         return scene.valid_frames[first :: self.interval] if self.mode == "interval" else scene.key_frames
 
+    def _whole(self, scene: ScanNetScene, frames: list[int]) -> list[int]:
+        """Add to the key frames those between them in mode full."""
+        return full_sequence(scene, self.height, self.width).frame_ids if self.mode == "full" else frames
+
     def _check_captions(self, scene: ScanNetScene, frames: Sequence[int]) -> None:
         missing = scene.without_caption(frames)
         self.missing_captions += len(missing)
         if missing and scene.missing_caption == "error":
             raise FileNotFoundError(
                 f"{scene.file('prompt', missing[0])} must hold a caption; it does not, nor do {len(missing) - 1} more "
-                f"of the scene's {len(frames)} frames. Run `mvdiff data caption {scene.path}`, or set missing_caption "
-                'to "nearest" or "empty".'
+                f'of the scene\'s {len(frames)} frames. Set missing_caption to "nearest" (the caption of the nearest '
+                f'frame that has one) or "empty", or run `mvdiff data caption {scene.path} --every 1`.'
             )
 
     def __len__(self) -> int:
@@ -186,7 +197,7 @@ class FrameDataset(Dataset):
 
     def _most_views(self, mode: str) -> int | None:
         """Number of views that samples are padded to; None: as many as there are."""
-        return {"frames": 1, "interpolation": self.max_between + 2}.get(mode, self.num_views)
+        return {"frames": 1, "interpolation": self.max_between + 2, "full": None}.get(mode, self.num_views)
 
     def frames_of(self, epoch: int, index: int) -> tuple[Slot, list[int]]:
         """Return what a sample is (its start drawn in training) and the numbers of its frames, by its own index."""
@@ -200,6 +211,8 @@ class FrameDataset(Dataset):
         first = draw(range(min(self.interval, len(scene.valid_frames))), 0) if slot.mode == "interval" else 0
         frames = self._frames(scene, first)
         start = slot.start
+        if slot.mode == "full":
+            return slot, self._whole(scene, frames)
         if slot.mode == "frames":
             start = draw(range(start, min(start + self.interval, len(frames))), start)
             return slot._replace(start=start), frames[start : start + 1]

@@ -115,9 +115,9 @@ def read_key_frames(path: Path) -> list[int]:
             f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
         )
     frames = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
         if line.strip():
-            if not line.strip().isdecimal():
+            if not (line.strip().isascii() and line.strip().isdecimal()):
                 raise ValueError(f"{path}:{number} must be a frame number; got {line.strip()[:40]!r}. Correct it.")
             frames.add(int(line))
     if not frames:
@@ -135,12 +135,17 @@ def read_valid_frames(path: Path) -> list[int]:
     make = f"Run `mvdiff data keyframes {path.parent}` to make it."
     try:
         frames = np.load(path, allow_pickle=False).reshape(-1)
-        numbers = [int(frame) for frame in frames.tolist()]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} must exist; it does not. {make}") from error
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} must be a numpy array of frame numbers; got {error}. {make}") from error
-    return sorted(set(numbers))
+    whole = frames.dtype.kind in "iu" or (frames.dtype.kind == "f" and (frames == np.floor(frames)).all())
+    if not whole or (frames.size and not (frames.min() >= 0 and frames.max() < 2**31)):
+        raise ValueError(
+            f"{path} must be a numpy array of frame numbers; got {frames.dtype} values such as "
+            f"{frames[:5].tolist()}. {make}"
+        )
+    return sorted({int(frame) for frame in frames})
 
 
 class ScanNetScene:
@@ -169,6 +174,11 @@ class ScanNetScene:
         self.path = Path(path)
         for sub in ("color", "depth", "pose"):
             if not (self.path / sub).is_dir():
+                inner = next(iter(sorted(self.path.glob("*/color"))), None)
+                if inner is not None and sub == "color":
+                    raise FileNotFoundError(
+                        f"{self.path} must be one scene; it holds scenes. Name one of them, such as {inner.parent}."
+                    )
                 raise FileNotFoundError(
                     f"{self.path / sub} must be a folder of a scene; it does not exist. Correct the path, or decode "
                     "the scene's .sens file with `mvdiff data import-sens`."
@@ -224,11 +234,16 @@ class ScanNetScene:
         return kept
 
     def problem(self, frame: int) -> tuple[str, str] | None:
-        """Say why a frame is not usable, without decoding its images: (kind, details); None if it is."""
+        """Say why a frame is not usable: (kind, details); None if it is.
+
+        No image is decoded but depths whose file is so small that they may be 0 everywhere.
+        """
         for kind in ("color", "depth"):
             path = self.file(kind, frame)
             if not (path.is_file() and path.stat().st_size):
                 return f"no {kind}", f"{path} is {'empty' if path.is_file() else 'not there'}"
+        if path.stat().st_size < self._least_depth_bytes and self._is_without_depth(path):
+            return "no depth", f"{path} is 0 everywhere"
         try:
             pose = read_pose(self.file("pose", frame))
         except (FileNotFoundError, ValueError) as error:
@@ -237,14 +252,35 @@ class ScanNetScene:
 
     @cached_property
     def depth_size(self) -> tuple[int, int]:
-        """(height, width) of the scene's depth images: that of the first one that can be opened."""
+        """(height, width) of the scene's depth images: that of most of the first three that can be opened."""
+        sizes = []
         for frame in numbers_in(self.path / "depth"):
             try:
                 width, height = image_size(self.file("depth", frame), decode=False)
             except (ValueError, FileNotFoundError):
                 continue
-            return height, width
-        raise ValueError(f"{self.path / 'depth'} must hold a depth image <i>.png that can be opened; got none.")
+            sizes.append((height, width))
+            if len(sizes) == 3:
+                break
+        if not sizes:
+            raise ValueError(f"{self.path / 'depth'} must hold a depth image <i>.png that can be opened; got none.")
+        return Counter(sizes).most_common(1)[0][0]
+
+    @cached_property
+    def _least_depth_bytes(self) -> int:
+        """Size that a depth image of the scene exceeds unless nearly all of it is one value, as PNG packs such."""
+        try:
+            height, width = self.depth_size
+        except ValueError:
+            return 0  # no image opens, which is named when one is read
+        return height * width * 2 // 100 + 1024
+
+    @staticmethod
+    def _is_without_depth(path: Path) -> bool:
+        try:
+            return not bool(read_depth(path).any())
+        except (ValueError, FileNotFoundError):
+            return False  # a broken image: named when it is read
 
     @cached_property
     def _K(self) -> Tensor:

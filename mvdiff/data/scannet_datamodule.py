@@ -28,7 +28,7 @@ class ScanNetDataModule(MultiViewDataModule):
         width: Width of the frames in pixels (the paper's).
         mode: What a sample is: "keyframes" (consecutive key frames), "interpolation" (two key frames, given, and up to
             `max_between` frames between), "mixed" (both, 1:1), "interval" (every `interval`-th usable frame), "frames"
-            (single frames).
+            (single frames), "full" (all key frames of a scene and every usable frame between; as `eval_mode` only).
         eval_mode: The same for validation and test; by default `mode`.
         num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (intervals: scenes
             above 150 frames left out).
@@ -138,7 +138,7 @@ class ScanNetDataModule(MultiViewDataModule):
             scene = ScanNetScene(path, self.on_broken, self.missing_caption)
             scene.intrinsics(self.height, self.width)
             modes = {self.mode, self.eval_mode}
-            lists = [scene.key_frames] if modes & {"keyframes", "interpolation", "mixed"} else []
+            lists = [scene.key_frames] if modes - {"interval", "frames"} else []
             lists += [scene.valid_frames] if modes != {"keyframes"} else []
         except (FileNotFoundError, ValueError) as error:
             return error

@@ -31,7 +31,6 @@ class Frame:
         K: [3, 3] intrinsics in pixels of the image, float64.
         R: [3, 3] world-from-camera rotation, float64.
         t: [3] camera centre in the world, metres, float64.
-        prompt: Caption, without prefix.
     """
 
     number: int
@@ -40,7 +39,6 @@ class Frame:
     K: Tensor
     R: Tensor
     t: Tensor
-    prompt: str
 
 
 class FrameSequence:
@@ -54,7 +52,8 @@ class FrameSequence:
         width: Width of the frames in pixels.
 
     Raises:
-        ValueError: There is no frame, the numbers are not ascending, or a key frame is not among the frames.
+        ValueError: There is no frame, the numbers are not ascending, a key frame is not among the frames, or a size is
+            less than 1.
     """
 
     def __init__(
@@ -68,6 +67,9 @@ class FrameSequence:
                 f"frame_ids must be at least one frame and hold all key_ids; got {list(frame_ids)[:20]} and "
                 f"{list(key_ids)[:20]}, in {scene.path}."
             )
+        for name, size in (("height", height), ("width", width)):
+            if size < 1:
+                raise ValueError(f"{name} must be at least 1; got {size}. Give the pixels of a frame.")
         self.scene = scene
         self.frame_ids = list(frame_ids)
         self.key_ids = list(key_ids)
@@ -104,8 +106,11 @@ class FrameSequence:
             scene.intrinsics(self.height, self.width),
             R,
             t,
-            scene.prompt(frame),
         )
+
+    def prompt(self, position: int) -> str:
+        """Return the caption of the frame at a position, without prefix; see `ScanNetScene.prompt`."""
+        return self.scene.prompt(self.frame_ids[position])
 
     def sample(
         self, positions: Sequence[int] | None = None, known: Sequence[int] = (), prompt_prefix: str = ""
@@ -131,7 +136,7 @@ class FrameSequence:
             "R": torch.stack([frame.R for frame in frames]).float(),
             "t": torch.stack([frame.t for frame in frames]).float(),
             "known": given[:, None, None, None].expand(-1, 1, self.height, self.width).clone(),
-            "prompts": [prompt_prefix + frame.prompt for frame in frames],
+            "prompts": [prompt_prefix + self.prompt(position) for position in positions],
         }
 
 
@@ -147,7 +152,7 @@ def interval_sequence(scene: ScanNetScene, height: int = 192, width: int = 256, 
         ValueError: `interval` is less than 1, or the scene has no usable frame.
     """
     if interval < 1:
-        raise ValueError(f"interval must be at least 1; got {interval}.")
+        raise ValueError(f"interval must be at least 1; got {interval}. The paper has 20.")
     frames = scene.valid_frames[::interval]
     return FrameSequence(scene, frames, frames, height, width)
 
@@ -165,7 +170,10 @@ def full_sequence(
 
     Raises:
         FileNotFoundError: The scene has no list of key frames.
+        ValueError: `max_between` is less than 1.
     """
+    if max_between is not None and max_between < 1:
+        raise ValueError(f"max_between must be at least 1; got {max_between}. Leave it out for all frames.")
     keys = scene.key_frames
     frames = list(keys)
     for first, last in pairwise(keys):

@@ -159,13 +159,16 @@ def generate_sequence_folder(
     return GenerationCounts(written=1, skipped=0)
 
 
-def write_real_sequence(sequence: FrameSequence, out: str | Path, overwrite: bool = False) -> GenerationCounts:
+def write_real_sequence(
+    sequence: FrameSequence, out: str | Path, overwrite: bool = False, prompt: str | None = None
+) -> GenerationCounts:
     """Write the real frames of a sequence as the sample that `generate_sequence_folder`'s is scored against.
 
     Args:
         sequence: The frames.
         out: Root of the sample folders.
         overwrite: Write a complete sample again.
+        prompt: One text for all frames in place of their captions.
 
     Returns:
         Counts of written samples (0 or 1), and of those that were complete before.
@@ -175,7 +178,7 @@ def write_real_sequence(sequence: FrameSequence, out: str | Path, overwrite: boo
         ValueError: A complete sample has other frames; or a file is broken.
         OSError: The folder cannot be written.
     """
-    record = _sequence_record(sequence, None)
+    record = _sequence_record(sequence, prompt)
     folder = sample_folder(out, record.sample_id)
     if not overwrite and is_done(folder, record):
         return GenerationCounts(written=0, skipped=1)

@@ -50,7 +50,7 @@ class GeneratedFrame:
 
     Attributes:
         position: Its position in the sequence.
-        frame: What is known of it: depth, camera, prompt (and the real picture, which no model has seen).
+        frame: What is known of it: depth and camera (and the real picture, which no model has seen).
         image_uint8: [H, W, 3] uint8, what was generated.
     """
 
@@ -117,13 +117,19 @@ def _generate(
     batch_size: int,
     call: Mapping[str, Any],
 ) -> Iterator[GeneratedFrame]:
+    def prompt_of(position: int) -> str:
+        return sequence.prompt(position) if prompt is None else prompt
+
     keys, pictures = set(sequence.key_positions), {}
     for parts in rounds:
         for start in range(0, len(parts), batch_size):
             together = parts[start : start + batch_size]
             read = [[sequence.frame(position) for position in part.positions] for part in together]
             batch = MultiViewBatch.collate(
-                [_sample(part, frames, pictures, prompt) for part, frames in zip(together, read, strict=True)]
+                [
+                    _sample(part, frames, pictures, [prompt_of(position) for position in part.positions])
+                    for part, frames in zip(together, read, strict=True)
+                ]
             )
             images = pipeline(
                 batch.prompts,
@@ -241,7 +247,7 @@ def even_sizes(total: int, count: int) -> list[int]:
     return [total // count + (index < total % count) for index in range(count)]
 
 
-def _sample(part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompt: str | None) -> dict[str, Any]:
+def _sample(part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompts: list[str]) -> dict[str, Any]:
     """Join the frames of a part as `MultiViewBatch.collate` takes them; only what was generated is given."""
     images = torch.zeros(len(frames), 3, *frames[0].depths.shape)
     known = torch.zeros(len(frames), 1, *frames[0].depths.shape)
@@ -255,7 +261,7 @@ def _sample(part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor],
         "known": known,
         "depths": torch.stack([frame.depths for frame in frames]),
         **cameras,
-        "prompts": [frame.prompt if prompt is None else prompt for frame in frames],
+        "prompts": prompts,
         "sample_id": "",
         "sample_index": 0,
         "epoch": 0,

@@ -92,6 +92,20 @@ def test_what_is_left_out_is_counted_and_said(model, walk, tmp_path, capsys):
     assert read_sample(tmp_path / "out" / "scene").record.settings["frames"] == [1, 2, 3, 5, 6, 8, 9]
 
 
+def test_scenes_without_captions_take_a_prompt(model, walk, tmp_path, capsys):
+    scene = tmp_path / "scene"
+    shutil.copytree(walk, scene)
+    shutil.rmtree(scene / "prompt")
+    assert generate(model, scene, tmp_path / "out") == 1
+    assert "must hold a caption of at least one frame; got none. Give --prompt, one text" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    for prompt in ("a kitchen", "a bath"):
+        options = ["--mode", "full", "--prompt", prompt, "--real", tmp_path / "real", "--overwrite"]
+        assert generate(model, scene, tmp_path / "out", *options) == 0
+        for root in ("out", "real"):
+            assert read_sample(tmp_path / root / "scene").record.prompts == [prompt] * 9
+
+
 def test_several_scenes(model, walk, tmp_path, capsys):
     shutil.copytree(walk, tmp_path / "b")
     assert generate(model, [walk, tmp_path / "b"], tmp_path / "out") == 0
@@ -112,6 +126,9 @@ def test_several_scenes(model, walk, tmp_path, capsys):
         (["--batch_size", 0], "batch_size must be at least 1; got 0"),
         (["--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
+        (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1. Leave it out for all"),
+        (["--height", 0], "--height must be at least 1; got 0. Leave it out for the model's"),
+        (["--width", -48], "--width must be at least 1; got -48"),
     ],
 )
 def test_errors_are_one_line(model, walk, tmp_path, capsys, options, message):

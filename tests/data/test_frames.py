@@ -177,7 +177,8 @@ def test_sequences(scenes):
     assert key_sequence(scenes[0], 6, 8).frame_ids == list(range(0, 40, 3))
     assert interval_sequence(scenes[0], 6, 8, interval=15).key_ids == [0, 15, 30]
     frame = full.frame(7)
-    assert (frame.number, frame.prompt, frame.image.shape, frame.depths.shape) == (107, "frame 107", (3, 6, 8), (6, 8))
+    assert (frame.number, frame.image.shape, frame.depths.shape) == (107, (3, 6, 8), (6, 8))
+    assert full.prompt(7) == "frame 107"
     torch.testing.assert_close(frame.R, torch.from_numpy(pose_of(107)[:3, :3]))
     centre = unproject(torch.tensor([3.5, 2.5]), frame.depths[2, 3], frame.K, frame.R, frame.t)
     angle = np.deg2rad(107)  # the middle pixel looks straight ahead
@@ -201,10 +202,52 @@ def test_sequence_errors(scenes, frames, keys, text):
         FrameSequence(scenes[0], frames, keys, 6, 8)
 
 
+def test_sequences_of_no_size_or_fewer_than_no_frames(scenes):
+    with pytest.raises(ValueError, match="height must be at least 1; got 0"):
+        key_sequence(scenes[0], 0, 8)
+    with pytest.raises(ValueError, match="width must be at least 1; got -8"):
+        key_sequence(scenes[0], 6, -8)
+    with pytest.raises(ValueError, match="max_between must be at least 1; got -1"):
+        full_sequence(scenes[0], 6, 8, max_between=-1)
+
+
+def test_full_is_all_key_frames_and_all_between(scenes):
+    data = dataset(scenes, "full", num_views=3, max_between=1)
+    assert [data.frames_of(0, i)[1] for i in range(2)] == [list(range(40)), list(range(100, 131))]
+    sample = data[1]
+    assert sample["sample_id"] == "b_full_100"
+    assert sample["images"].shape == (31, 3, 6, 8)
+    assert not sample["known"].any()
+    assert sample["prompts"][7] == "frame 107"
+
+
+def test_mixed_evaluates_no_pair_twice(tmp_path):
+    path = write_scene(tmp_path / "e", num_frames=60, key_every=None)
+    keys = [0, *range(5, 60)]  # frames between the first pair alone
+    (path / "key_frame_0.6.txt").write_text("".join(f"{frame}\n" for frame in keys))
+    scene = ScanNetScene(path)
+    samples = [data.frames_of(0, i)[0] for data in [dataset([scene], "mixed")] for i in range(len(data))]
+    assert [(slot.mode, slot.start) for slot in samples if slot.mode == "interpolation"] == [("interpolation", 0)]
+    assert len(samples) == 1 + 5
+    assert len(dataset([scene], "mixed", training=True)) == 2 * 5  # in training the two stay 1:1
+
+
+def test_captions_of_key_frames_alone_are_not_enough_without_a_word(tmp_path):
+    path = write_scene(tmp_path / "f", key_every=2)
+    for frame in range(1, 24, 2):
+        (path / "prompt" / f"{frame}.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r'Set missing_caption to "nearest" .*data caption .* --every 1`'):
+        dataset([ScanNetScene(path)], "mixed")
+    nearest = dataset([ScanNetScene(path, missing_caption="nearest")], "mixed")
+    assert nearest.missing_captions == 12
+    assert dataset([ScanNetScene(path)], "keyframes").missing_captions == 0
+
+
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"mode": "full"}, "mode must be one of keyframes, interpolation, interval, mixed, frames; got 'full'"),
+        ({"mode": "all"}, "mode must be one of keyframes, interpolation, interval, mixed, frames, full; got 'all'"),
+        ({"mode": "full", "training": True}, 'mode must give short samples in training; got "full"'),
         ({"num_views": 0}, "num_views must be at least 1; got 0"),
         ({"interval": 0}, "interval must be at least 1; got 0"),
         ({"max_between": 0}, "max_between must be at least 1; got 0"),

@@ -92,6 +92,51 @@ def test_lists_that_name_frames_that_are_not_there(path):
     assert scene.valid_frames == [7, 8, 10, 12]
 
 
+def test_depth_that_is_0_everywhere_is_no_depth(path):
+    write_depth(path, 9, np.zeros((24, 32)))
+    with pytest.raises(FileNotFoundError, match=r"list frames that are whole; got 9, but .*9\.png is 0 everywhere"):
+        _ = ScanNetScene(path).valid_frames
+    scene = ScanNetScene(path, on_broken="skip")
+    assert (scene.key_frames, scene.valid_frames) == ([7, 11], [7, 8, 10, 11, 12])
+    assert scene.unusable == {"no depth": 1}
+    (path / "valid_frames.npy").unlink()
+    scene = ScanNetScene(path)
+    assert (scene.valid_frames, scene.unusable) == ([7, 8, 10, 11, 12], {"no depth": 1})
+
+
+@pytest.mark.parametrize("level", range(1, 10))
+def test_every_png_of_0_alone_is_small_enough_to_be_looked_into(path, level):
+    empty = Image.fromarray(np.zeros((480, 640), np.uint16))
+    for frame in range(7, 13):
+        empty.save(path / "depth" / f"{frame}.png", compress_level=level)
+    assert ScanNetScene(path, on_broken="skip").valid_frames == []
+
+
+def test_one_depth_of_another_size_is_not_taken_for_the_scenes(path):
+    write_depth(path, 7, np.ones((48, 64)))
+    assert ScanNetScene(path).depth_size == (24, 32)
+    ScanNetScene(path).intrinsics(24, 32)
+    with pytest.raises(ValueError, match=r"7\.png must be 32x24 as the scene's others; got 64x48"):
+        ScanNetScene(path).depths(7, 4, 6)
+
+
+@pytest.mark.parametrize(
+    "frames", [[7, np.inf], [7.5, 8], [True] * 6, [np.nan], [-1, 7], ["7", "8"]], ids=lambda frames: str(frames[0])
+)
+def test_lists_of_what_is_no_frame_number(path, frames):
+    np.save(path / "valid_frames.npy", np.array(frames))
+    with pytest.raises(ValueError, match=r"must be a numpy array of frame numbers; got \S+ values such"):
+        _ = ScanNetScene(path).valid_frames
+    np.save(path / "valid_frames.npy", np.array([8.0, 7.0]))
+    assert ScanNetScene(path).valid_frames == [7, 8]
+
+
+def test_a_list_that_is_no_text(path):
+    (path / "key_frame_0.6.txt").write_bytes(b"7\n\xff\xfe\n")
+    with pytest.raises(ValueError, match=r"key_frame_0\.6\.txt:2 must be a frame number; got "):
+        _ = ScanNetScene(path).key_frames
+
+
 def test_jpeg_and_png_colour(path):
     Image.new("RGB", (40, 30), (250, 0, 0)).save(path / "color" / "20.jpg")
     assert ScanNetScene(path).file("color", 20).name == "20.jpg"
@@ -159,6 +204,8 @@ def test_what_is_no_scene(path, tmp_path):
     (tmp_path / "other" / "color").mkdir(parents=True)
     with pytest.raises(FileNotFoundError, match="depth must be a folder of a scene; it does not exist"):
         ScanNetScene(tmp_path / "other")
+    with pytest.raises(FileNotFoundError, match=r"must be one scene; it holds scenes. Name one of .*other"):
+        ScanNetScene(tmp_path)
     (path / "intrinsic" / "intrinsic_depth.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"intrinsic_depth\.txt must exist"):
         ScanNetScene(path).intrinsics(4, 6)

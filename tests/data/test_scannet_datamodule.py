@@ -57,6 +57,15 @@ def test_evaluation_may_have_a_mode_of_its_own(root):
     assert {slot.mode for slot in data.test_dataset().slots} == {"keyframes"}
 
 
+def test_whole_sequences_are_for_evaluation(root):
+    data = module(root, eval_mode="full")
+    data.setup("test")
+    batches = list(data.test_dataloader())
+    assert [batch.num_views for batch in batches] == [29, 31]  # key frames are the even ones of 30 and 32
+    assert [batch.sample_id for batch in batches] == [["scene3_full_0"], ["scene4_full_0"]]
+    assert all(batch.view_valid.all() and not batch.known.any() for batch in batches)
+
+
 @pytest.mark.parametrize("mode", ["keyframes", "interpolation", "interval", "mixed", "frames"])
 def test_samples_do_not_depend_on_ranks_workers_or_batches(root, mode):
     settings = {"mode": mode, "interval": 2, "max_samples": 4}
@@ -140,9 +149,11 @@ def test_errors(root, tmp_path):
     with pytest.raises(ValueError, match=r"num_val must be below the number of training scenes \(3\); got 3"):
         module(root, num_val=3).setup("fit")
     with pytest.raises(ValueError, match="mode must be one of"):
-        module(root, mode="full")
+        module(root, mode="all")
     with pytest.raises(ValueError, match="mode must be one of"):
-        module(root, eval_mode="full")
+        module(root, eval_mode="all")
+    with pytest.raises(ValueError, match="mode must give short samples in training"):
+        module(root, mode="full").setup("fit")
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         module(root, batch_size=0)
     with pytest.raises(FileNotFoundError, match="train must be a folder of scenes"):

@@ -104,7 +104,7 @@ def test_a_sequence_is_one_sample_in_the_order_of_time(pipeline, sequence, tmp_p
     assert sample.record.sample_id == "toy00000"
     assert sample.record.settings["frames"] == [1, 2, 3, 4, 5]
     assert sample.record.settings["key_frames"] == [1, 4, 5]
-    assert sample.record.prompts == [sequence.frame(i).prompt for i in range(5)]
+    assert sample.record.prompts == [sequence.prompt(i) for i in range(5)]
     expected = {frame.position: frame.image_uint8 for frame in generate_sequence(pipeline, sequence, seed=2, **STEPS)}
     assert torch.equal(sample.images_uint8().movedim(1, -1), torch.stack([expected[i] for i in range(5)]))
     frames = [sequence.frame(i) for i in range(5)]

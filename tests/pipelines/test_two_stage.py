@@ -131,7 +131,7 @@ def test_matches_the_two_stages_written_out(pipeline, scene):
             images[0, view], known[0, view] = from_uint8(picture.permute(2, 0, 1)), 1
         cameras = {name: torch.stack([getattr(f, name) for f in frames])[None].float() for name in ("K", "R", "t")}
         return pipeline(
-            [[frame.prompt for frame in frames]],
+            [[sequence.scene.prompt(frame.number) for frame in frames]],
             torch.stack([frame.depths for frame in frames])[None],
             **cameras,
             images=images,
