@@ -38,22 +38,31 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.mesh.consistency import check_consistency
     from mvdiff.mesh.frames import SampleFrames, SelectedFrames, open_frames
     from mvdiff.mesh.surface import check_mesh_path, extract_mesh, up_axis, write_mesh
-    from mvdiff.mesh.tsdf import fuse
+    from mvdiff.mesh.tsdf import check_settings, fuse
+    from mvdiff.samples.folders import DEPTH_NAME
 
     check_mesh_path(args.out)
-    source = open_frames(args.source)
-    frames = SelectedFrames(source, args.every, None if args.size is None else tuple(args.size))
     names = ("voxel_size", "truncation", "max_depth", "max_memory")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    check_settings(**settings)
+    source = open_frames(args.source)
+    frames = SelectedFrames(source, args.every, None if args.size is None else tuple(args.size))
     poses = frames.poses()
     found = check_consistency(frames, poses)
     print(f"{args.source}: {len(frames)} frames; {found}")
     problem = found.problem(real_colours=not isinstance(source, SampleFrames))
     if problem is not None:
-        wrong = f"the frames of SOURCE must agree with each other; got ones that do not: {problem}, in {args.source}. "
+        if found.lacks_depth:
+            folder = args.source / (DEPTH_NAME if isinstance(source, SampleFrames) else "depth")
+            wrong = f"the frames of SOURCE must have depth; got ones that do not: {problem}, in {folder}. "
+            advice = "Put depth images there (uint16, millimetres, 0 where there is none)"
+        else:
+            folder = args.source
+            wrong = f"the frames of SOURCE must agree with each other; got ones that do not: {problem}, in {folder}. "
+            advice = "Its poses (world-from-camera?) or intrinsics are wrong"
         if not args.force:
-            raise ValueError(f"{wrong}Its poses (world-from-camera?) or intrinsics are wrong; --force fuses it anyway.")
-        print(f"warning: {wrong}Its poses or intrinsics are wrong; fused because of --force.")
+            raise ValueError(f"{wrong}{advice}; --force fuses it anyway.")
+        print(f"warning: {wrong}{advice}; fused because of --force.")
     with progress_bar() as bar:
         task = bar.add_task("fusing", total=2 * len(frames))
         volume = fuse(frames, **settings, progress=lambda: bar.advance(task))

@@ -34,7 +34,7 @@ MIN_GAIN = 1 / 3
 MIN_LACKING = 0.1
 """Colours are not judged where they correlate to 0.9 without poses: hardly anything moved."""
 MIN_SHARED = 0.01
-"""Share of pixels that the compared frames must see of each other for a judgement."""
+"""Share of pixels that the compared frames must have depth at, and must see of each other, for a judgement."""
 MIN_TURN_DEG, MIN_WAY = 15.0, 0.3
 """Frames are compared once the camera has turned or moved (metres) so far: nearer ones agree whatever the poses."""
 
@@ -49,6 +49,7 @@ class Consistency:
         colour_unmoved: the same with the same pixel of the other frame, as if the camera had stood still: chance.
         shared: share of all pixels whose points the other frame may see.
         num_pairs: pairs compared.
+        with_depth: share of the pixels of the compared frames that have a depth.
     """
 
     agreement: float
@@ -56,11 +57,19 @@ class Consistency:
     colour_unmoved: float
     shared: float
     num_pairs: int
+    with_depth: float = 1.0
+
+    @property
+    def lacks_depth(self) -> bool:
+        """Whether hardly any pixel has a depth: of poses and intrinsics nothing can be said."""
+        return self.num_pairs > 0 and self.with_depth < MIN_SHARED
 
     def __str__(self) -> str:
         """Say it in one line."""
         if not self.num_pairs:
             return "one frame only, nothing to compare"
+        if self.lacks_depth:
+            return f"depth at {self.with_depth:.1%} of the pixels in {self.num_pairs} pairs, nothing to compare"
         return (
             f"depth agreement {self.agreement:.3f}, colour correlation {self.colour:.3f} (unmoved "
             f"{self.colour_unmoved:.3f}) in {self.num_pairs} pairs that share {self.shared:.0%} of their pixels"
@@ -74,6 +83,8 @@ class Consistency:
         """
         if not self.num_pairs:
             return None
+        if self.lacks_depth:
+            return f"its depth is missing (known at {self.with_depth:.1%} of the pixels of the frames compared)"
         if self.shared < MIN_SHARED:
             return f"its frames see nothing of each other ({self.shared:.1%} of their pixels)"
         if not self.agreement >= MIN_AGREEMENT:
@@ -106,17 +117,21 @@ def check_consistency(
         cameras = [frames[index] for index in range(len(frames))]
         poses = torch.stack([one.R for one in cameras]), torch.stack([one.t for one in cameras])
     pairs = frame_pairs(*poses, num_pairs)
-    counts, colours = np.zeros(4), []
+    counts, colours, known_and_all = np.zeros(4), [], np.zeros(2)
     for source, target in pairs:
-        count, colour = compare(frames[source], frames[target], tolerance)
+        pair = frames[source], frames[target]
+        count, colour = compare(*pair, tolerance)
         counts += count
+        for one in pair:
+            known_and_all += float(known_depths(one.depth)[1].sum()), one.depth.numel()
         colours.append(colour)
     agree, through, shared, pixels = counts.tolist()
     judged = agree + through
     known = np.array([pair for pair in colours if np.isfinite(pair).all()]).reshape(-1, 2)
     colour, unmoved = known.mean(axis=0).tolist() if len(known) else (float("nan"), float("nan"))
     agreement = agree / judged if judged else float("nan")
-    return Consistency(agreement, colour, unmoved, shared / pixels if pixels else 0.0, len(pairs))
+    with_depth = known_and_all[0] / max(1, known_and_all[1])
+    return Consistency(agreement, colour, unmoved, shared / pixels if pixels else 0.0, len(pairs), with_depth)
 
 
 def frame_pairs(R: Tensor, t: Tensor, num_pairs: int) -> list[tuple[int, int]]:

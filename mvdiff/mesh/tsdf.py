@@ -28,6 +28,8 @@ SUMS = 6
 DEFAULT_VOXEL_SIZE = 0.02
 DEFAULT_MAX_DEPTH = 8.0
 DEFAULT_MAX_MEMORY = 4.0
+LENGTHS = 1e-6, 1e6
+"""Settings are lengths between these, metres: volumes of others are beyond what floats can count."""
 BATCH = 1024
 """Blocks that are integrated at once: half a million voxels, some 100 MB while they are at work."""
 MIN_SLANT = 0.3
@@ -198,6 +200,32 @@ def _steps(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
     return torch.cat([edge, steps], dim=axis), torch.cat([steps, edge], dim=axis)
 
 
+def check_settings(
+    voxel_size: float = DEFAULT_VOXEL_SIZE,
+    truncation: float | None = None,
+    max_depth: float = DEFAULT_MAX_DEPTH,
+    max_memory: float = DEFAULT_MAX_MEMORY,
+) -> None:
+    """Check settings of :func:`fuse` before any frame is read.
+
+    Raises:
+        ValueError: one is not positive and finite, or the truncation is less than a voxel.
+    """
+    shortest, longest = LENGTHS
+    length = f"a positive length in metres, {shortest:g} to {longest:g}"
+    for name, value, least, wanted in (
+        ("voxel_size", voxel_size, shortest, length),
+        ("truncation", truncation, voxel_size, f"at least a voxel, {voxel_size:g} m, and at most {longest:g} m"),
+        ("max_depth", max_depth, shortest, length),
+    ):
+        if value is not None and not least <= value <= longest:
+            raise ValueError(f"{name} must be {wanted}; got {value:g}. Leave it out for the default.")
+    if not 0 < max_memory < torch.inf:
+        raise ValueError(
+            f"max_memory must be a positive, finite number of GiB; got {max_memory:g}. Leave it out for the default."
+        )
+
+
 def fuse(
     frames: Frames,
     voxel_size: float = DEFAULT_VOXEL_SIZE,
@@ -222,15 +250,8 @@ def fuse(
     Raises:
         ValueError: a setting is out of range, the volume would become too large, or no frame has a depth.
     """
+    check_settings(voxel_size, truncation, max_depth, max_memory)
     truncation = 3 * voxel_size if truncation is None else truncation
-    for name, value, least in (
-        ("voxel_size", voxel_size, 0),
-        ("truncation", truncation, voxel_size),
-        ("max_depth", max_depth, 0),
-    ):
-        if not (value > 0 and value >= least and value < torch.inf):
-            wanted = f"at least a voxel, {least:g} m" if least else "a positive length in metres"
-            raise ValueError(f"{name} must be {wanted}; got {value:g}. Leave it out for the default.")
     keys, side = np.zeros(0, np.int64), BLOCK * voxel_size
     for index in range(len(frames)):
         frame = checked(frames[index])
@@ -241,8 +262,9 @@ def fuse(
         _check_memory(len(keys), max_memory, voxel_size)
         progress()
     if not len(keys):
+        where = f", such as {frames[0].name}" if len(frames) else ""
         raise ValueError(
-            f"depth must be known somewhere; got none within {max_depth:g} m in {len(frames)} frames. "
+            f"depth must be known somewhere; got none within {max_depth:g} m in {len(frames)} frames{where}. "
             "Look at the depth images (uint16, millimetres), or raise max_depth."
         )
     volume = TsdfVolume(voxel_size, truncation, keys)

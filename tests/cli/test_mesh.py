@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import trimesh
+from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld.write import write_walk
@@ -76,7 +77,11 @@ def test_frames_that_contradict_each_other_are_refused_unless_forced(transposed,
         ({"--voxel_size": "0.0005", "--max_memory": "0.1"}, "voxel_size must leave a volume of at most 0.1 GiB"),
         ({"--voxel_size": "-1"}, "voxel_size must be a positive length"),
         ({"--max_depth": "0.1"}, "depth must be known somewhere"),
-        ({"--every": "0"}, "every must be at least 1"),
+        ({"--every": "0"}, "every must be at least 1; got 0"),
+        ({"--every": "-2"}, "every must be at least 1; got -2"),
+        ({"--max_memory": "0"}, "max_memory must be a positive, finite number of GiB; got 0"),
+        ({"--max_memory": "nan"}, "max_memory must be a positive, finite number of GiB; got nan"),
+        ({"--truncation": "inf"}, "truncation must be at least a voxel, 0.02 m, and at most 1e+06 m; got inf"),
     ],
 )
 def test_what_cannot_be_done(scene, tmp_path, capsys, changes, text):
@@ -86,6 +91,50 @@ def test_what_cannot_be_done(scene, tmp_path, capsys, changes, text):
     assert main(["mesh", str(scene), *[part for option in options.items() for part in option]]) == 1
     assert text in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize("size", [("0", "8"), ("8", "-1")])
+def test_a_size_that_is_none(scene, tmp_path, capsys, size):
+    assert main(["mesh", str(scene), "--out", str(tmp_path / "mesh.ply"), "--size", *size]) == 1
+    assert f"size must be a height and a width of at least 1 pixel; got ({', '.join(size)})" in capsys.readouterr().err
+
+
+def test_settings_are_refused_before_frames_are_read(tmp_path, capsys):
+    nowhere, out = str(tmp_path / "nowhere"), str(tmp_path / "mesh.ply")
+    assert main(["mesh", nowhere, "--out", out, "--max_memory", "nan"]) == 1
+    assert "max_memory must be a positive, finite number of GiB; got nan" in capsys.readouterr().err
+
+
+def test_a_scene_with_hardly_any_depth_is_told_so(scene, tmp_path, capsys):
+    for sub in ("color", "pose", "intrinsic"):
+        (tmp_path / sub).symlink_to(scene / sub)
+    (tmp_path / "depth").mkdir()
+    depth = np.zeros((48, 64), np.uint16)
+    depth[10, 10] = 1500
+    for path in (scene / "depth").iterdir():
+        Image.fromarray(depth).save(tmp_path / "depth" / path.name)
+    arguments = ["mesh", str(tmp_path), "--out", str(tmp_path / "mesh.ply")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert (
+        "the frames of SOURCE must have depth; got ones that do not: its depth is missing (known at 0.0% of the pixels "
+        f"of the frames compared), in {tmp_path / 'depth'}. Put depth images there (uint16, millimetres, 0 where "
+        "there is none); --force fuses it anyway."
+    ) in error
+    assert "poses" not in error
+    assert main([*arguments, "--voxel_size", "0.1", "--force"]) in (0, 1)
+    assert "poses" not in capsys.readouterr().out
+
+
+def test_a_sample_without_any_depth_is_told_so(tmp_path, capsys):
+    frames = [plane_frame((0, 0, 1), 2.0, t=(0.4 * i, 0, 0)) for i in range(3)]
+    folder = write_frames(tmp_path / "s", [one._replace(depth=0 * one.depth) for one in frames])
+    arguments = ["mesh", str(folder), "--out", str(tmp_path / "mesh.ply")]
+    assert main(arguments) == 1
+    error = capsys.readouterr().err
+    assert f"(known at 0.0% of the pixels of the frames compared), in {folder / 'depth'}. Put depth images" in error
+    assert main([*arguments, "--force"]) == 1
+    assert f"got none within 8 m in 3 frames, such as {folder}" in capsys.readouterr().err
 
 
 def test_a_source_that_is_none(tmp_path, capsys):

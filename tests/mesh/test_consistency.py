@@ -108,6 +108,18 @@ def test_no_overlap_is_a_problem():
     assert found.problem(real_colours=False) == "its frames see nothing of each other (0.0% of their pixels)"
 
 
+@pytest.mark.parametrize("known", [0, 1])
+def test_frames_without_depth_are_not_called_wrong(known):
+    depth = np.zeros((HEIGHT, WIDTH))
+    depth[0, :known] = 2.0
+    found = check_consistency([frame(depth, *camera(t=(0.4 * i, 0, 0))) for i in range(2)])
+    share = f"{known / (HEIGHT * WIDTH):.1%}"
+    assert found.lacks_depth
+    assert found.problem(False) == f"its depth is missing (known at {share} of the pixels of the frames compared)"
+    assert str(found) == f"depth at {share} of the pixels in 1 pairs, nothing to compare"
+    assert not check_consistency([plane_frame(WALL, 2.0), plane_frame((0, 0, -1), 2.0, yaw=180.0)]).lacks_depth
+
+
 def test_it_says_its_numbers_in_one_line():
     found = Consistency(agreement=0.51239, colour=0.9, colour_unmoved=0.25, shared=0.4, num_pairs=3)
     assert str(found) == (

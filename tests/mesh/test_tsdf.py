@@ -11,6 +11,7 @@ from mvdiff.mesh import fuse
 from mvdiff.mesh.tsdf import BLOCK, LocalPlanes, TsdfVolume, block_keys, packed, unpacked
 from tests.mesh.worlds import EYE, HEIGHT, ORIGIN, WIDTH, camera, frame, plane_frame
 
+INF, NAN = math.inf, math.nan
 SLANTED = np.array([0.3, -0.2, 1.0]) / np.linalg.norm([0.3, -0.2, 1.0])
 
 
@@ -176,17 +177,30 @@ def test_frames_together_are_too_large_where_one_is_not():
 
 
 def test_empty_depth():
-    with pytest.raises(ValueError, match=r"depth must be known somewhere; got none within 8 m in 2 frames"):
-        fuse([frame(np.zeros((HEIGHT, WIDTH)), *camera())] * 2)
+    with pytest.raises(ValueError, match=r"got none within 8 m in 2 frames, such as frame 7\. Look at the depth"):
+        fuse([frame(np.zeros((HEIGHT, WIDTH)), *camera())._replace(name="frame 7")] * 2)
+    with pytest.raises(ValueError, match=r"depth must be known somewhere; got none within 8 m in 0 frames\."):
+        fuse([])
 
 
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"voxel_size": 0.0}, "voxel_size must be a positive length in metres; got 0"),
-        ({"voxel_size": float("nan")}, "voxel_size must be a positive"),
-        ({"voxel_size": 0.1, "truncation": 0.05}, "truncation must be at least a voxel, 0.1 m; got 0.05"),
+        ({"voxel_size": 0.0}, r"voxel_size must be a positive length in metres, 1e-06 to 1e\+06; got 0\. Leave it out"),
+        ({"voxel_size": NAN}, "voxel_size must be a positive length .*; got nan"),
+        ({"voxel_size": INF}, "voxel_size must be a positive length .*; got inf"),
+        ({"voxel_size": 1e-120}, "voxel_size must be a positive length .*; got 1e-120"),
+        ({"voxel_size": 0.1, "truncation": 0.05}, "truncation must be at least a voxel, 0.1 m, .*; got 0.05"),
+        ({"truncation": 0.0}, "truncation must be at least a voxel, 0.02 m, .*; got 0"),
+        ({"truncation": NAN}, "truncation must be at least a voxel, .*; got nan"),
+        ({"truncation": INF}, r"truncation must be .* at most 1e\+06 m; got inf"),
         ({"max_depth": -1.0}, "max_depth must be a positive"),
+        ({"max_depth": NAN}, "max_depth must be a positive .*; got nan"),
+        ({"max_depth": INF}, "max_depth must be a positive .*; got inf"),
+        ({"max_memory": 0.0}, r"max_memory must be a positive, finite number of GiB; got 0\. Leave it out"),
+        ({"max_memory": -1.0}, "max_memory must be a positive, finite number of GiB; got -1"),
+        ({"max_memory": NAN}, "max_memory must be a positive, finite number of GiB; got nan"),
+        ({"max_memory": INF}, "max_memory must be a positive, finite number of GiB; got inf"),
     ],
 )
 def test_settings_out_of_range(settings, text):
