@@ -22,14 +22,21 @@ def check_folder(root: str | Path, num_threads: int = 8, progress: Progress | No
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has none of the known layouts.
+        ValueError: It has none of the known layouts, or `num_threads` is less than 1.
     """
+    _check_num_threads(num_threads)
     return _check(*find_layouts(root)[0], num_threads, progress)
 
 
 def check_folders(root: str | Path, num_threads: int = 8, progress: Progress | None = None) -> list[CheckReport]:
     """Check a folder as `check_folder` does, in each layout that it has."""
+    _check_num_threads(num_threads)
     return [_check(layout, folder, num_threads, progress) for layout, folder in find_layouts(root)]
+
+
+def _check_num_threads(num_threads: int) -> None:
+    if num_threads < 1:
+        raise ValueError(f"num_threads must be at least 1; got {num_threads}. Leave it out for the default.")
 
 
 def _check(layout: Layout, folder: Path, num_threads: int, progress: Progress | None) -> CheckReport:

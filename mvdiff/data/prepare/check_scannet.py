@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdiff.data.images import image_size, read_depth
+from mvdiff.data.images import IMAGE_SUFFIXES, image_size, read_depth
 from mvdiff.data.matterport3d import read_caption
 from mvdiff.data.prepare.problems import CheckReport, Problem, Progress, collect, problem_of
 from mvdiff.data.prepare.scenes import find_scenes
@@ -59,6 +59,7 @@ def _check_scene(folder: Path) -> _Found:
         found.problems = [Problem("missing folder", path) for path in missing]
         return found
     scene = ScanNetScene(folder)
+    _check_names(folder, found)
     lists = _check_lists(folder, found)
     numbers = sorted({number for sub in ("color", "depth", "pose") for number in numbers_in(folder / sub)})
     unusable = {number: _check_frame(scene, number, found) for number in numbers}
@@ -83,6 +84,28 @@ def _check_scene(folder: Path) -> _Found:
         else:
             found.notes["frame between key frames without caption"] += 1
     return found
+
+
+def _check_names(folder: Path, found: _Found) -> None:
+    """Name folders of files with zero-padded numbers, which are not read, and a scene without any colour image."""
+    for kind, suffixes in (("color", IMAGE_SUFFIXES), ("depth", (".png",)), ("pose", (".txt",))):
+        padded = sorted(
+            path.name
+            for path in (folder / kind).iterdir()
+            if path.suffix in suffixes and _is_number(path.stem) and str(int(path.stem)) != path.stem
+        )
+        if padded:
+            example = Path(padded[0])
+            details = f"{len(padded)}, such as {example}, are not read; rename them to <i>{example.suffix}"
+            details += f", {example} to {int(example.stem)}{example.suffix}"
+            found.problems.append(Problem("zero-padded names", folder / kind, details))
+        elif kind == "color" and not numbers_in(folder / kind):
+            names = ", ".join(f"<i>{suffix}" for suffix in suffixes)
+            found.problems.append(Problem("no colour images", folder / kind, f"it must hold frames named {names}"))
+
+
+def _is_number(stem: str) -> bool:
+    return stem.isascii() and stem.isdecimal()
 
 
 def _check_lists(folder: Path, found: _Found) -> dict[str, list[int]]:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mvdiff.data.prepare.check import check_folder
+from mvdiff.cli.main import main
+from mvdiff.data.prepare.check import check_folder, check_folders
 from tests.data.folders import face_path, truncate, write_equirectangular, write_matterport3d
 
 
@@ -119,6 +120,17 @@ def test_progress_counts_panoramas(tmp_path):
     seen = []
     check_folder(write_matterport3d(tmp_path), progress=lambda done, total: seen.append((done, total)))
     assert seen == [(number, 7) for number in range(1, 8)]
+
+
+@pytest.mark.parametrize("num_threads", [0, -3])
+def test_too_few_threads(tmp_path, capsys, num_threads):
+    root = write_equirectangular(tmp_path)
+    text = f"num_threads must be at least 1; got {num_threads}. Leave it out for the default."
+    for check in (check_folder, check_folders):
+        with pytest.raises(ValueError, match=text):
+            check(root, num_threads)
+    assert main(["data", "check", str(root), "--num_threads", str(num_threads)]) == 1
+    assert capsys.readouterr().err.endswith(f"error: {text}\n")
 
 
 def test_what_is_no_data_set(tmp_path):

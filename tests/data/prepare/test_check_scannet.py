@@ -95,6 +95,43 @@ def test_a_lost_track_is_no_problem(tmp_path):
     assert (report.problems, dict(report.notes)) == ([], {"pose that is not finite": 1})
 
 
+def test_zero_padded_names_are_not_passed_over(tmp_path, capsys):
+    scene = write_scene(tmp_path / "room", num_frames=12)
+    for kind in ("color", "depth", "pose"):
+        for path in list((scene / kind).iterdir()):
+            path.rename(path.with_name(path.name.zfill(10)))
+    assert main(["data", "check", str(scene)]) == 1
+    out = capsys.readouterr().out
+    rename = "are not read; rename them to <i>"
+    for kind, suffix in (("color", ".png"), ("depth", ".png"), ("pose", ".txt")):
+        details = f"12, such as 000000{suffix}, {rename}{suffix}, 000000{suffix} to 0{suffix}"
+        assert f"zero-padded names: {scene / kind} ({details})\n" in out
+    assert "no colour images" not in out
+    assert "3 x zero-padded names" in out
+
+
+def test_zero_padded_names_among_others(tmp_path):
+    scene = write_scene(tmp_path / "room", num_frames=12)  # of these, 10 and 11 have no padding
+    for number in range(10):
+        (scene / "depth" / f"{number}.png").rename(scene / "depth" / f"{number:02d}.png")
+    (scene / "depth" / "00.txt").write_text("notes")
+    padded = [problem for problem in check_folder(scene).problems if problem.kind == "zero-padded names"]
+    assert [(problem.path, problem.details) for problem in padded] == [
+        (scene / "depth", "10, such as 00.png, are not read; rename them to <i>.png, 00.png to 0.png")
+    ]
+
+
+@pytest.mark.parametrize("name", [None, "frame-000000.color.jpg"])
+def test_a_scene_without_colour_images(tmp_path, name):
+    scene = write_scene(tmp_path / "room", num_frames=0, key_every=None)
+    if name:
+        Image.new("RGB", (40, 30)).save(scene / "color" / name)
+    (scene / "key_frame_0.6.txt").write_text("0\n")
+    problems = {str(problem) for problem in check_folder(scene).problems}
+    names = "it must hold frames named <i>.jpg, <i>.jpeg, <i>.png, <i>.webp"
+    assert f"no colour images: {scene / 'color'} ({names})" in problems
+
+
 def test_broken_lists(tmp_path):
     scene = write_scene(tmp_path / "room", num_frames=2)
     (scene / "key_frame_0.6.txt").write_text("one\n")
