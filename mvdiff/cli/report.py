@@ -33,16 +33,17 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Read, write, say what came out; return the exit status."""
     from mvdiff.cli.rig_files import read_rig
-    from mvdiff.seeing.files import check_out
+    from mvdiff.seeing.files import check_out, make_folder
     from mvdiff.seeing.page import gather, write_page
     from mvdiff.seeing.sources import open_sources
 
+    sources = open_sources(args.sources, args.names, read_rig(args.rig))
     first = args.sources[0]
     out = args.out or (first if first.is_dir() else first.parent) / "report.html"
     check_out(out, (".html",))
-    sources = open_sources(args.sources, args.names, read_rig(args.rig))
     content = gather(sources, args.mesh, args.max_samples, args.max_views)
     title = args.title or " and ".join(source.method.name for source in sources)
+    make_folder(out.parent)
     write_page(out, content, title)
     for problem in content.problems:
         print(f"left out {problem}")

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 _RANGES = {"seconds": (0.01, 3600), "fps": (0.1, 240), "fov": (1, 179), "pitch": (-90, 90), "yaw": (-360, 360)}
+_SIDES = (2, 16384)  # rows or columns that x264 can encode
 
 
 def add_parser(subparsers) -> None:
@@ -38,12 +39,10 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
     from mvdiff.samples import read_sample, scan_samples
-    from mvdiff.seeing.files import check_out, make_folder
-    from mvdiff.seeing.video import check_sides, require_av
+    from mvdiff.seeing.files import check_folder, check_out
+    from mvdiff.seeing.video import require_av
 
     require_av()
-    if args.height is not None and args.width is not None:
-        check_sides(args.height, args.width)
     _check_options(args)
     rig = read_rig(args.rig)
     complete, incomplete = scan_samples(args.source)
@@ -65,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
                 f"Give a folder, or one sample, as {samples[0].folder}."
             )
     elif args.out is not None:
-        make_folder(args.out)
+        check_folder(args.out)
     written = 0
     with progress_bar() as bar:
         task = bar.add_task("samples", total=len(samples))
@@ -99,20 +98,28 @@ def _check_options(args: argparse.Namespace) -> None:
             raise ValueError(
                 f"--{name} must lie between {low} and {high}; got {value:g}. Choose a number between them."
             )
+    low, high = _SIDES
+    for name in ("height", "width"):
+        value = getattr(args, name)
+        if value is not None and (value % 2 or not low <= value <= high):
+            nearest = min(max(value + value % 2, low), high)
+            raise ValueError(f"--{name} must be even, from {low} to {high}; got {value}. Use {nearest}.")
 
 
 def _write(path: Path, sample, args: argparse.Namespace) -> str:
     """Write one video; say what it is."""
+    from mvdiff.seeing.files import make_folder
     from mvdiff.seeing.pictures import is_recording
     from mvdiff.seeing.video import panorama_picture, recorded_frames, turning_frames, write_video
 
     if is_recording(sample):
         fps = 8.0 if args.fps is None else args.fps
-        count = write_video(path, recorded_frames(sample, args.height, args.width), fps)
+        frames = recorded_frames(sample, args.height, args.width)
     else:
         fps = 30.0 if args.fps is None else args.fps
         camera = {"fov_deg": args.fov, "pitch_deg": args.pitch, "yaw_deg": args.yaw}
-        size = (args.height or 360, args.width or 640)
-        turn = turning_frames(panorama_picture(sample), round(args.seconds * fps), *size, **camera)
-        count = write_video(path, turn, fps)
+        size = (360 if args.height is None else args.height, 640 if args.width is None else args.width)
+        frames = turning_frames(panorama_picture(sample), round(args.seconds * fps), *size, **camera)
+    make_folder(path.parent)
+    count = write_video(path, frames, fps)
     return f"{count} frames, {count / fps:.1f} s, {path.stat().st_size / 1e6:.1f} MB"

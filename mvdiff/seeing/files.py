@@ -8,10 +8,10 @@ from pathlib import Path
 
 
 def check_out(path: str | Path, suffixes: Sequence[str]) -> Path:
-    """Return the path of a file to write after checking its ending and that its folder can be written.
+    """Return the path of a file to write after checking its ending and that its folder can be written; make nothing.
 
     Args:
-        path: The file; its folder is made.
+        path: The file.
         suffixes: The endings that it may have, as ".html".
 
     Raises:
@@ -23,22 +23,34 @@ def check_out(path: str | Path, suffixes: Sequence[str]) -> Path:
         raise ValueError(f"--out must end in {endings}; got {path.name!r}. Name it {path.stem or 'out'}{suffixes[0]}.")
     if path.is_dir():
         raise IsADirectoryError(f"--out must be a file; got {path} (a folder). Name a file in it.")
-    make_folder(path.parent)
+    check_folder(path.parent)
     return path
 
 
-def make_folder(folder: Path) -> None:
-    """Make a folder that can be written.
+def check_folder(folder: Path) -> None:
+    """Check that a folder can be written, or made where it does not exist; make nothing.
 
     Raises:
         OSError: It cannot be made or written.
     """
+    nearest = next(one for one in (folder, *folder.parents) if one.exists() or one == one.parent)
+    if not nearest.is_dir():
+        raise _refused(folder, "Not a directory")
+    if not os.access(nearest, os.W_OK):
+        raise _refused(folder, "Permission denied")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder.
+
+    Raises:
+        OSError: It cannot be made.
+    """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if not os.access(folder, os.W_OK):
-            raise PermissionError(13, "Permission denied")
     except OSError as error:
-        raise OSError(
-            f"--out must lie in a folder that can be written; got {folder} ({error.strerror or error}). "
-            "Choose another place."
-        ) from error
+        raise _refused(folder, error.strerror or str(error)) from error
+
+
+def _refused(folder: Path, reason: str) -> OSError:
+    return OSError(f"--out must lie in a folder that can be written; got {folder} ({reason}). Choose another place.")

@@ -53,3 +53,32 @@ def test_user_errors_are_one_line(out, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(os, "access", lambda *_: False)
     assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 1
     assert re.search(r"that can be written; got .* \(Permission denied\)", capsys.readouterr().err)
+
+
+def test_where_there_is_no_source_nothing_is_made(out, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    before = sorted(tmp_path.rglob("*"))
+    wrong = [
+        (["typo/sub"], r"DIR must exist; got typo/sub\. Check the path\."),
+        (["typo/sub", "--out", "new/page.html"], r"DIR must exist; got typo/sub\. Check the path\."),
+        (["empty", "--out", "new/page.html"], r"DIR must hold samples, results or meshes; got none, in empty\."),
+        (["out", "--max_samples", "0", "--out", "new/page.html"], r"--max_samples must be at least 1; got 0\."),
+    ]
+    for arguments, expected in wrong:
+        assert main(["report", *arguments]) == 1
+        error = capsys.readouterr().err
+        assert re.search(expected, error), error
+        assert error.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+    assert main(["report", "out", "--out", "new/deep/page.html"]) == 0
+    assert (tmp_path / "new" / "deep" / "page.html").is_file()
+
+
+def test_the_report_goes_on_without_a_record_that_contradicts_itself(out, capsys):
+    path = write_panorama(out, "b") / "sample.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": "a"'))
+    assert main(["report", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert f"left out seed must be a whole number or null; got 'a', in {path}. Correct it" in printed
+    assert "report.html: 1 of 1 samples" in printed

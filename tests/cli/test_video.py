@@ -45,12 +45,18 @@ def test_user_errors_are_one_line(tmp_path, capsys, monkeypatch):
     write_panorama(tmp_path / "out", "b")
     (tmp_path / "empty").mkdir()
     one, many = str(tmp_path / "out" / "a"), str(tmp_path / "out")
+    walk = str(write_recording(tmp_path / "walks", "walk", num_frames=2))
     wrong = [
         ([one, "--out", "v.avi"], r"--out must end in \.mp4; got 'v\.avi'\. Name it v\.mp4\."),
         ([many, "--out", "v.mp4"], r"--out must be a folder where DIR holds several samples \(2\); got v\.mp4"),
         ([str(tmp_path / "empty"), "--out", "v.mp4"], r"DIR must hold a complete sample; got none, in .*empty"),
-        ([one, "--out", "v.mp4", "--height", "15", "--width", "32"], r"must be even; got 15 and 32\. Use 16 and 32"),
-        ([one, "--out", "v.mp4", "--height", "15"], r"must be even; got 15 and 640"),
+        ([one, "--height", "15", "--width", "32"], r"--height must be even, from 2 to 16384; got 15\. Use 16\."),
+        ([one, "--height", "15"], r"--height must be even, from 2 to 16384; got 15\. Use 16\."),
+        ([one, "--height", "-2"], r"--height must be even, from 2 to 16384; got -2\. Use 2\."),
+        ([one, "--height", "0"], r"--height must be even, from 2 to 16384; got 0\. Use 2\."),
+        ([walk, "--height", "-2"], r"--height must be even, from 2 to 16384; got -2\. Use 2\."),
+        ([walk, "--width", "0"], r"--width must be even, from 2 to 16384; got 0\. Use 2\."),
+        ([many, "--width", "20000"], r"--width must be even, from 2 to 16384; got 20000\. Use 16384\."),
         ([one, "--out", "v.mp4", "--fps", "-1"], r"--fps must lie between 0.1 and 240; got -1"),
         ([one, "--out", "v.mp4", "--fps", "0"], r"--fps must lie between 0.1 and 240; got 0"),
         ([one, "--out", "v.mp4", "--seconds", "0"], r"--seconds must lie between 0.01 and 3600; got 0"),
@@ -67,10 +73,19 @@ def test_user_errors_are_one_line(tmp_path, capsys, monkeypatch):
         error = capsys.readouterr().err
         assert re.search(expected, error), error
         assert error.count("\n") == 1
-    assert not list(tmp_path.glob("*.mp4"))
+    assert not list(tmp_path.rglob("*.mp4"))
     monkeypatch.setitem(sys.modules, "av", None)
     assert main(["video", one, "--out", "v.mp4"]) == 1
     assert 'pip install "mvdiff[video]"' in capsys.readouterr().err
+
+
+def test_a_height_alone_keeps_the_other_side(tmp_path, capsys):
+    few = ["--seconds", "1", "--fps", "2", "--height", "16"]
+    for sample, width in ((write_panorama(tmp_path, "a"), 640), (write_recording(tmp_path, "w", 2, size=(7, 9)), 10)):
+        out = tmp_path / "new" / f"{sample.name}.mp4"
+        assert main(["video", str(sample), "--out", str(out), *few]) == 0
+        with av.open(str(out)) as container:
+            assert {(frame.height, frame.width) for frame in container.decode(video=0)} == {(16, width)}
 
 
 @pytest.mark.parametrize("kind", [write_panorama, write_recording])
