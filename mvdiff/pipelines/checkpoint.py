@@ -19,7 +19,7 @@ import torch
 from mvdiff.eval.runner import flat_numbers
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.model_card import TrainingRecord
-from mvdiff.pipelines.model_folder import ModelInfo, write_model_folder
+from mvdiff.pipelines.model_folder import ModelInfo, check_new_model_folder, write_model_folder
 from mvdiff.pipelines.schedulers import scheduler_class
 
 CHECKPOINT_KEY = "mvdiff"
@@ -27,7 +27,11 @@ _PREFIX = "adapter."
 
 
 def export_checkpoint(
-    checkpoint: str | Path, out: str | Path, use_ema: bool = True, results: str | Path | None = None
+    checkpoint: str | Path,
+    out: str | Path,
+    use_ema: bool = True,
+    results: str | Path | None = None,
+    overwrite: bool = False,
 ) -> ModelInfo:
     """Write a checkpoint's weights as a model folder.
 
@@ -36,15 +40,18 @@ def export_checkpoint(
         out: the model folder; see `write_model_folder`.
         use_ema: take the averaged weights where the checkpoint has them (otherwise those training goes on from).
         results: a `results.json` of `mvdiff test` or `mvdiff evaluate`, whose scores the model card shall show.
+        overwrite: replace a model folder at `out`.
 
     Returns:
         What the model folder says about the model.
 
     Raises:
+        FileExistsError: `out` is a model folder and `overwrite` False, or a folder of something else.
         FileNotFoundError: there is no such file.
         ValueError: it cannot be read, or is a checkpoint of another model.
         OSError: the folder cannot be written.
     """
+    check_new_model_folder(out, overwrite)
     values = read_checkpoint(checkpoint)
     described = values.get(CHECKPOINT_KEY)
     if not isinstance(described, Mapping) or not {"info", "adapter", "scheduler"} <= set(described):

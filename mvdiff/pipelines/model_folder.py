@@ -94,7 +94,9 @@ class ModelInfo:
             raise ValueError(f"task must be one of {', '.join(_PIPELINES)}; got {self.task!r}. Choose one of these.")
         missing = [name for name in _VIEWS[self.task] if getattr(self, name) is None]
         if missing:
-            raise ValueError(f"a {self.task} model must have {' and '.join(missing)}; got none. Say what it shows.")
+            raise ValueError(
+                f"a model for the task {self.task} must have {' and '.join(missing)}; got none. Say what it shows."
+            )
 
     @property
     def views(self) -> str:
@@ -105,6 +107,16 @@ class ModelInfo:
             'frames of 256 x 192 pixels'
         """
         return f"frames of {self.width} x {self.height} pixels" if self.rig is None else f"{self.rig.num_views} views"
+
+    @property
+    def title(self) -> str:
+        """The model in words.
+
+        Example:
+            >>> ModelInfo(None, "", BaseReference("owner/base"), DEPTH_TASK, height=192, width=256).title
+            'a depth model of frames of 256 x 192 pixels on the base owner/base'
+        """
+        return f"{model_of(self.task)} of {self.views} on the base {self.base.id}"
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -152,6 +164,29 @@ class ModelInfo:
                 f"model description must have {', '.join(_VIEWS[task])}, prompt_prefix and base; got {error}, in "
                 f"{where}. Export the checkpoint again."
             ) from error
+
+
+def model_of(task: str) -> str:
+    """Name a model by its task, with its article.
+
+    Example:
+        >>> model_of("outpaint"), model_of("depth")
+        ('an outpaint model', 'a depth model')
+    """
+    return f"{'an' if task[0] in 'aeiou' else 'a'} {task} model"
+
+
+def check_new_model_folder(folder: str | Path, overwrite: bool) -> None:
+    """Check that a model folder which a command is to write replaces no other, unless that was asked for.
+
+    Raises:
+        FileExistsError: There is a model folder, and `overwrite` is False.
+    """
+    if not overwrite and (Path(folder) / INFO_NAME).is_file():
+        raise FileExistsError(
+            f"out must be a new or empty folder; got {folder}, which holds a model. Choose another --out, or pass "
+            "--overwrite to replace it."
+        )
 
 
 def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler: Any, info: ModelInfo) -> Path:
@@ -206,15 +241,27 @@ def read_model_info(folder: str | Path) -> ModelInfo:
     """
     path = Path(folder) / INFO_NAME
     if not path.is_file():
-        raise FileNotFoundError(
-            f"model must be a model folder with {INFO_NAME}; got {folder}. "
-            "Make one with `mvdiff export CKPT --out DIR`, or give the folder that `mvdiff fit` wrote."
-        )
+        raise FileNotFoundError(f"model must be a model folder with {INFO_NAME}; got {folder}{_instead(path.parent)}")
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{INFO_NAME} must be JSON; got {error}, in {path}. Export the checkpoint again.") from error
     return ModelInfo.from_dict(values, where=str(path))
+
+
+def _instead(place: Path) -> str:
+    """Say what stands in the place of a model folder, and what to do about it."""
+    if place.is_file():
+        return (
+            f", which is a file. Make a model folder of it: `mvdiff export {place} --out DIR` if `mvdiff fit` wrote "
+            f"it, `mvdiff convert upstream {place} --task TASK --out DIR` if it is a checkpoint of the paper's authors."
+        )
+    if (place / "unet").is_dir():
+        return (
+            ", which is a base: it has no adapter. Give a model folder, which names its base; where this base is to "
+            "take the place of the recorded one, name it as base (--base)."
+        )
+    return ". Make one with `mvdiff export CKPT --out DIR`, or give the folder that `mvdiff fit` wrote."
 
 
 def load_scheduler(folder: str | Path) -> Any:

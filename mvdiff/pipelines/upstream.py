@@ -39,6 +39,7 @@ from mvdiff.pipelines.model_folder import (
     PANORAMA_TASK,
     BaseReference,
     ModelInfo,
+    check_new_model_folder,
     load_adapter,
     location,
     model_location,
@@ -125,6 +126,7 @@ def convert_checkpoint(
     save_base: str | Path | None = None,
     height: int | None = None,
     width: int | None = None,
+    overwrite: bool = False,
 ) -> Conversion:
     """Write a published checkpoint as a model folder of the upstream variant.
 
@@ -138,11 +140,13 @@ def convert_checkpoint(
             the model one on that; None: the file's base must be the named one.
         height: rows of the views, a multiple of the base's largest cell; default upstream's.
         width: their columns.
+        overwrite: replace a model folder at `out`; a base is never replaced.
 
     Returns:
         What was found and done.
 
     Raises:
+        FileExistsError: `out` is a model folder and `overwrite` False, or a folder that is to be written is not empty.
         FileNotFoundError: there is no such file, or the base is missing.
         ValueError: the file cannot be read, is one for another task, its weights are not exactly the model's or not
             finite, its base is not the named one, the sides do not suit the model, or one of the folders lies in
@@ -154,6 +158,7 @@ def convert_checkpoint(
     known = TASKS[task]
     name = _lasting(base or known.base)
     _check_apart(out, save_base=save_base, base=name if Path(name).is_dir() else None)
+    check_new_model_folder(out, overwrite)
 
     content = read_lightning_file(checkpoint)
     _check_kind(content, known.kind, task, checkpoint)
@@ -223,7 +228,11 @@ def convert_single_view(
 
 
 def export_to_upstream(
-    model: str | Path, out: str | Path, with_base: bool = False, base: str | Path | None = None
+    model: str | Path,
+    out: str | Path,
+    with_base: bool = False,
+    base: str | Path | None = None,
+    overwrite: bool = False,
 ) -> dict[str, Tensor]:
     """Write a model folder of the upstream variant as a checkpoint with upstream's names.
 
@@ -232,19 +241,21 @@ def export_to_upstream(
         out: the new file, a Lightning checkpoint with a `state_dict` alone.
         with_base: also write the base under upstream's names, as the published files have it.
         base: where this machine has the base; default: the recorded one.
+        overwrite: replace a file at `out`.
 
     Returns:
         What was written.
 
     Raises:
-        FileExistsError: the file exists.
+        FileExistsError: the file exists and `overwrite` is False, or it is a folder.
         OSError: it cannot be written.
         FileNotFoundError: there is no such model folder, or its base is missing.
         ValueError: the model is not of the upstream variant, or the base has other weights than the model's.
     """
     out = Path(out)
-    if out.exists():
-        raise FileExistsError(f"out must be a new file; got {out}, which exists. Choose another --out.")
+    if out.is_dir() or (out.exists() and not overwrite):
+        found = "is a folder. Choose" if out.is_dir() else "exists. Pass --overwrite to replace it, or choose"
+        raise FileExistsError(f"out must be a new file; got {out}, which {found} another --out.")
     folder = model_location(model)
     info = read_model_info(folder)
     state = upstream_state(load_adapter(folder))

@@ -154,7 +154,7 @@ def test_export(model, tmp_path, capsys):
     current = {name: value + 1 for name, value in state.items()}
     values = {"state_dict": state, "current_model_state": current, CHECKPOINT_KEY: described}
     torch.save(values, tmp_path / "last.ckpt")
-    for flags, expected in (([], state), (["--no_ema"], current)):
+    for flags, expected in (([], state), (["--no_ema", "--overwrite"], current)):
         assert main(["export", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "model"), *flags]) == 0
         assert "a panorama model of 4 views" in capsys.readouterr().out
         found = load_adapter(tmp_path / "model").state_dict()

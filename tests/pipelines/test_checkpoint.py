@@ -69,13 +69,26 @@ def test_a_depth_checkpoint_gives_a_depth_model(tmp_path, capsys):
 def test_weights_with_and_without_ema(checkpoint, tmp_path):
     path = save(checkpoint, tmp_path / "last.ckpt")
     for use_ema, entry in ((True, "state_dict"), (False, "current_model_state")):
-        export_checkpoint(path, tmp_path / "model", use_ema=use_ema)
+        export_checkpoint(path, tmp_path / "model", use_ema=use_ema, overwrite=not use_ema)
         state = load_adapter(tmp_path / "model").state_dict()
         assert all(torch.equal(value, checkpoint[entry][f"adapter.{name}"]) for name, value in state.items())
     del checkpoint["current_model_state"]
     export_checkpoint(save(checkpoint, path), tmp_path / "plain", use_ema=False)
     state = load_adapter(tmp_path / "plain").state_dict()
     assert all(torch.equal(value, checkpoint["state_dict"][f"adapter.{name}"]) for name, value in state.items())
+
+
+def test_an_earlier_model_is_replaced_only_where_that_is_asked_for(checkpoint, tmp_path):
+    path, model = save(checkpoint, tmp_path / "last.ckpt"), tmp_path / "model"
+    export_checkpoint(path, model)
+    (model / "mine.txt").write_text("")
+    with pytest.raises(
+        FileExistsError, match=r"out must be a new or empty folder; got .*model, which .*pass --overwrite"
+    ):
+        export_checkpoint(path, model)
+    assert (model / "mine.txt").exists()
+    assert main(["export", str(path), "--out", str(model), "--overwrite"]) == 0
+    assert not (model / "mine.txt").exists()
 
 
 def test_checkpoints_of_other_models(checkpoint, tmp_path):

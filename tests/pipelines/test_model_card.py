@@ -121,7 +121,7 @@ def test_export_takes_scores_of_a_results_file(pipeline, tmp_path, capsys):
     }
     torch.save(values, tmp_path / "last.ckpt")
     (tmp_path / "results.json").write_text(json.dumps(RESULTS))
-    command = ["export", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "m"), "--results"]
+    command = ["export", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "m"), "--overwrite", "--results"]
     assert main([*command, str(tmp_path / "results.json")]) == 0
     found = read_model_info(tmp_path / "m").training
     assert found == replace(RECORD, scores={"fid": 12.5}, measured="in results.json")

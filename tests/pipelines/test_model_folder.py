@@ -164,8 +164,11 @@ def test_broken_descriptions(model_folder, tmp_path, change, message):
 
 
 def test_broken_folders(pipeline, model_folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"model must be a model folder with mvdiff.json; got .*Make one with"):
+    base = r"model must be a model folder with mvdiff\.json; got .*base, which is a base: it has no adapter\. .*--base"
+    with pytest.raises(FileNotFoundError, match=base):
         load(pipeline.base.id)
+    with pytest.raises(FileNotFoundError, match=r"model must be a model folder with mvdiff.json; got .*Make one with"):
+        load(tmp_path)
     (tmp_path / "mvdiff.json").write_text("{")
     with pytest.raises(ValueError, match=r"mvdiff.json must be JSON; got .*in .*mvdiff.json"):
         load(tmp_path)
@@ -192,3 +195,19 @@ def test_broken_folders(pipeline, model_folder, tmp_path):
 def test_dtype(model_folder):
     loaded = load(model_folder, dtype=torch.bfloat16)
     assert {loaded.unet.dtype, loaded.vae.dtype, loaded.text_encoder.dtype, loaded.adapter.dtype} == {torch.bfloat16}
+
+
+def test_a_file_in_the_place_of_a_model_or_base_is_no_hub_id(model_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "b.ckpt").write_bytes(b"weights")
+    text = (
+        r"model must be a model folder with mvdiff\.json; got a/b\.ckpt, which is a file\. .*`mvdiff export a/b\.ckpt "
+        r"--out DIR` if `mvdiff fit` wrote it, `mvdiff convert upstream a/b\.ckpt --task TASK --out DIR` if it is"
+    )
+    with pytest.raises(FileNotFoundError, match=text):
+        load("a/b.ckpt")
+    for setting in ("base", "vae"):
+        text = rf"{setting} must be a folder or a hub id 'owner/name'; got 'a/b\.ckpt', which is a file\. Name a folder"
+        with pytest.raises(FileNotFoundError, match=text):
+            load(model_folder, **{setting: "a/b.ckpt"})
