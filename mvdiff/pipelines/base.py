@@ -23,7 +23,7 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.calls import OUTPUT_TYPES
-from mvdiff.pipelines.hub import check_shareable, upload_model_folder
+from mvdiff.pipelines.hub import check_repo_id, check_shareable, upload_model_folder
 from mvdiff.pipelines.lora import LoraOfBase
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import (
@@ -33,6 +33,7 @@ from mvdiff.pipelines.model_folder import (
     load_scheduler,
     location,
     model_location,
+    model_of,
     read_model_info,
     write_model_folder,
 )
@@ -150,7 +151,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
         info = read_model_info(folder)
         if info.task != cls.task:
             raise ValueError(
-                f"model must be one for the task {cls.task}; got a {info.task} model, in {folder}. "
+                f"model must be one for the task {cls.task}; got {model_of(info.task)}, in {folder}. "
                 f"Give another model, or run `mvdiff generate {info.task}`."
             )
         name = location(folder, info.base.id) if base is None else base
@@ -205,7 +206,7 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
 
         Raises:
             ValueError: the pipeline was made without `base`, so nothing says which base it needs; or, with
-                `push_to_hub`, the base is a folder of this machine.
+                `push_to_hub`, the base is a folder of this machine or `repo_id` no name on the hub.
             OSError: the folder cannot be written, or the hub cannot be reached.
         """
         if self.base is None:
@@ -214,7 +215,9 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
                 "making the pipeline."
             )
         info = replace(self.model_info, training=self.training_record)
+        repo_id = Path(save_directory).name if repo_id is None else repo_id
         if push_to_hub:
+            check_repo_id(repo_id)
             check_shareable(info)
         adapter, weights = self.adapter, self.adapter_weights()
         if any(weight.is_meta for weight in adapter.parameters()):
@@ -222,7 +225,6 @@ class MultiViewPipeline(LoraOfBase, MemorySwitches):
             adapter.load_state_dict(weights, assign=True)
         write_model_folder(save_directory, adapter, self.scheduler, info)
         if push_to_hub:
-            repo_id = Path(save_directory).name if repo_id is None else repo_id
             upload_model_folder(save_directory, repo_id, commit_message, private, token, create_pr)
 
     def push_to_hub(

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
 
 from mvdiff.models.loading import PACKAGED, is_hub_id
 from mvdiff.pipelines.model_folder import ModelInfo
@@ -23,6 +24,22 @@ def check_shareable(info: ModelInfo) -> None:
                 f"{setting} must be a hub id or one that comes with the package where a model is uploaded; got "
                 f"{name!r}. Upload that folder, too, and set pipeline.base to a BaseReference with its hub id."
             )
+
+
+def check_repo_id(repo_id: str) -> None:
+    """Check that the hub can have a repository of a name.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(
+            "repo_id must be 'owner/name', or 'name' below the token's owner, of at most 96 letters, digits, '-', '_' "
+            "and '.', with neither '-' nor '.' at either end of a part, without '--' and '..', and no '.git' at the "
+            f"end; got {repo_id!r}. Choose another, as 'owner/my-model'."
+        ) from error
 
 
 def upload_model_folder(
@@ -50,6 +67,7 @@ def upload_model_folder(
         OSError: the hub cannot be reached or does not allow it.
         ValueError: repo_id is no such name.
     """
+    check_repo_id(repo_id)
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
@@ -61,8 +79,6 @@ def upload_model_folder(
                 create_pr=create_pr,
             )
         )
-    except HFValidationError:
-        raise
     except Exception as error:  # what a network can do wrong has no narrower name in every version of the client
         raise OSError(
             f"model must be uploaded to a hub repository that can be reached and written; got {type(error).__name__} "

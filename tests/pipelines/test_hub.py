@@ -72,11 +72,16 @@ def test_a_model_without_card_writing_rights_or_network_is_one_clear_error(hub, 
         shared.push_to_hub("owner/caa", token=TOKEN)
 
 
-def test_offline_and_wrong_names(shared, pipeline):
+def test_offline_and_wrong_names(shared, pipeline, tmp_path):
     with pytest.raises(OSError, match="OfflineModeIsEnabled"):
         shared.push_to_hub("owner/caa", token=TOKEN)
-    with pytest.raises(ValueError, match="Repo id must"):
-        shared.push_to_hub("owner/with/too/many", token=TOKEN)
+    for name in ("owner/with/too/many", "bad name!", "owner/a--b", "owner/a.git", "-a", 97 * "a"):
+        text = rf"repo_id must be 'owner/name', or 'name' below .*; got {name!r}\. Choose another, as 'owner/my-model'"
+        with pytest.raises(ValueError, match=text):
+            shared.push_to_hub(name, token=TOKEN)
+    with pytest.raises(ValueError, match="repo_id must be 'owner/name'"):
+        shared.save_pretrained(tmp_path / "a model", push_to_hub=True, token=TOKEN)
+    assert not (tmp_path / "a model").exists()
     with pytest.raises(ValueError, match=r"base must be a hub id .* where a model is uploaded; got '/.*base'"):
         pipeline.push_to_hub("owner/caa", token=TOKEN)
     with pytest.raises(FileNotFoundError, match="hf download owner/nothing --revision v3 --local-dir FOLDER"):

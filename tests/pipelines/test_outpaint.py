@@ -211,7 +211,7 @@ def test_model_folder_goes_round(outpaint, tmp_path):
     images, known = some_views()
     settings = {"images": images, "known": known} | STEPS
     assert torch.equal(again("a ball", **settings).images, outpaint("a ball", **settings).images)
-    with pytest.raises(ValueError, match=r"one for the task panorama; got a outpaint model.*mvdiff generate outpaint"):
+    with pytest.raises(ValueError, match=r"one for the task panorama; got an outpaint model.*mvdiff generate outpaint"):
         MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
 
 
