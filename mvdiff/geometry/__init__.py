@@ -22,6 +22,9 @@ The conventions, stated here once and drawn in ``docs/conventions.md``:
    occluded. Invisible coordinates are finite.
 9. (x, y) stands in the last axis; (row, column) is for array indices alone. Geometry is computed in float64 where it
    decides which pixel is meant, and never under autocast or TF32.
+10. ``known`` is 1 where a pixel is given, 0 where it is to be generated. The mask of inpainting UNets says the
+    opposite; it is made of ``known``, and so inverted, in ``mvdiff.models.inpainting`` alone. What tells the depth
+    model its given frames (``mvdiff.models.conditioning``) is 1 on them, as ``known`` is.
 """
 
 from mvdiff.geometry.cameras import (

@@ -7,7 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mvdiff.geometry.cameras import Rig, intrinsics_from_fov, rotation_from_yaw_pitch
+from mvdiff.geometry.given import views_of_given
 from mvdiff.models.backbone import load_backbone
+from mvdiff.models.conditioning import given_frames, image_condition
 from mvdiff.models.inpainting import (
     add_inpainting_input,
     check_inpainting_input,
@@ -37,6 +40,20 @@ def test_whole_views_match_diffusers_rule(value):
     known = torch.full((3, 1, 16, 24), value)
     theirs = torch.nn.functional.interpolate(1 - known, size=(2, 3))
     assert torch.equal(generation_mask(known, 8), theirs)
+
+
+def test_known_is_1_where_given_and_only_the_mask_of_inpainting_is_inverted():
+    """Signed and asymmetric: a picture of what is to the left is known in the left of a wide view."""
+    rig = Rig([(0, 0, 120)], height=2, width=12)
+    K, R = intrinsics_from_fov(60.0, 4, 8), rotation_from_yaw_pitch(-45.0, 0.0)
+    known = views_of_given(K, R, 4, 8, *rig.cameras(), rig.height, rig.width)
+    # The picture spans yaw -75 to -15. f = 6 / tan(60) = 3.46, so it ends at column 5.5 - 3.46 tan(15) = 4.57.
+    assert known[0, 0, 0].tolist() == [1.0] * 5 + [0.0] * 7
+    assert generation_mask(known, 1)[0, 0, 0].tolist() == [0.0] * 5 + [1.0] * 7
+    frames = torch.stack([torch.ones(1, 2, 2), torch.zeros(1, 2, 2)])[None]
+    given = given_frames(frames, torch.ones(1, 2, dtype=torch.bool))
+    condition, _ = image_condition(torch.zeros(1, 2, 4, 1, 1), given)
+    assert condition[0, :, -1].flatten().tolist() == [1.0, 0.0]  # the depth model's mask is known itself
 
 
 def test_what_is_to_be_generated_is_not_read():
