@@ -2,6 +2,8 @@
 
 import json
 import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -289,6 +291,35 @@ def test_a_record_that_contradicts_itself_is_named(tmp_path, changes, message):
         read_sample(tmp_path / "s")
     assert f", in {path}. Correct " in str(caught.value)
     assert str(caught.value).endswith(", or generate the sample again.")
+
+
+def broken_chunk(png: bytes) -> bytes:
+    """The first half of a PNG's pixels, then a chunk whose name is none: Pillow raises SyntaxError."""
+    at = png.index(b"IDAT") - 4
+    half = png[at + 8 : at + 8 + struct.unpack(">I", png[at : at + 4])[0] // 2]
+    chunk = struct.pack(">I", len(half)) + b"IDAT" + half + struct.pack(">I", zlib.crc32(b"IDAT" + half))
+    return png[:at] + chunk + b"\0\0\0\7\1\2\3\4" + bytes(20)
+
+
+def test_images_that_cannot_be_decoded_are_named(tmp_path, monkeypatch):
+    alpha = np.full((4, 6, 10, 4), 255, np.uint8)
+    folder = write_sample(tmp_path / "s", record(), views(), given=alpha, depths=np.ones((4, 6, 10)))
+    whole = folder / "3.png"
+    sample = read_sample(folder)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 20)  # 60 pixels are taken for a decompression bomb
+    with pytest.raises(
+        ValueError, match=r"image must be readable; got .*decompression bomb.*, in .*/0\.png\. Generate"
+    ):
+        sample.images_uint8()
+    monkeypatch.undo()
+    for path, read, name in (
+        (folder / "0.png", sample.images_uint8, "image"),
+        (folder / "given" / "0.png", sample.given, "given view"),
+        (folder / "depth" / "0.png", sample.depths, "depth"),
+    ):
+        path.write_bytes(broken_chunk(whole.read_bytes()))
+        with pytest.raises(ValueError, match=rf"{name} must be readable; got broken PNG file .*, in {path}\. Generate"):
+            read()
 
 
 def test_prompts_in_another_encoding_are_named(tmp_path):

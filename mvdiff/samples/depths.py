@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mvdiff.samples.pixels import UNREADABLE
+
 MAX_DEPTH = 65.535
 """Metres; what 16 bits of millimetres hold."""
 
@@ -57,7 +59,7 @@ def read_depth(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             values = np.array(image)
-    except OSError as error:
+    except UNREADABLE as error:
         raise ValueError(f"depth must be readable; got {error}, in {path}. Generate the sample again.") from error
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise ValueError(

@@ -10,6 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
+"""What Pillow raises for files that it cannot decode; SyntaxError for a broken chunk of a PNG."""
+
 
 def to_uint8(images: Tensor) -> Tensor:
     """Round images in [-1, 1] to integers in [0, 255]; values outside are clipped. The shape is kept.
@@ -44,7 +47,7 @@ def read_png(path: Path) -> Tensor:
     try:
         with Image.open(path) as image:
             pixels = np.array(image.convert("RGB"))
-    except OSError as error:
+    except UNREADABLE as error:
         raise ValueError(f"image must be readable; got {error}, in {path}. Generate the sample again.") from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
@@ -58,7 +61,7 @@ def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
     try:
         with Image.open(path) as image:
             pixels = np.array(image)
-    except OSError as error:
+    except UNREADABLE as error:
         raise ValueError(f"given view must be readable; got {error}, in {path}. Generate the sample again.") from error
     if pixels.ndim != 3 or pixels.shape[-1] != 4:
         raise ValueError(
