@@ -252,7 +252,7 @@ def _depth(args: argparse.Namespace) -> int:
 
 def _scene(path: Path, args: argparse.Namespace):
     """Open a scene that has the frames and captions that are asked for."""
-    from mvdiff.data.scannet import ScanNetScene, numbers_in
+    from mvdiff.data.scannet import ScanNetScene
 
     scene = ScanNetScene(path, on_broken="skip", missing_caption="nearest")
     frames = scene.valid_frames if args.mode == "interval" else scene.key_frames
@@ -261,13 +261,11 @@ def _scene(path: Path, args: argparse.Namespace):
             f"{path} must have frames to generate; got none that is usable ({_counted(scene.unusable)}). Run "
             f"`mvdiff data check {path}`."
         )
-    if args.prompt is None:
-        captioned = numbers_in(path / "prompt")
-        if len(scene.without_caption(captioned)) == len(captioned):
-            raise FileNotFoundError(
-                f"{path / 'prompt'} must hold a caption of at least one frame; got none. Give --prompt, one text for "
-                f"all frames, or run `mvdiff data caption {path}`."
-            )
+    if args.prompt is None and not scene.has_captions:
+        raise FileNotFoundError(
+            f"{path / 'prompt'} must hold a caption of at least one frame; got none. Give --prompt, one text for all "
+            f"frames, or run `mvdiff data caption {path}`."
+        )
     return scene
 
 

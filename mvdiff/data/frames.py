@@ -44,7 +44,7 @@ class FrameDataset(Dataset):
         scenes: The scenes.
         mode: "keyframes"; "interpolation"; "interval": every `interval`-th usable frame; "mixed": keyframes and
             interpolation 1:1; "frames": single frames, one of every `interval`; "full": all key frames of a scene and
-            every usable frame between them, not for training.
+            every usable frame between them in one piece (1 MB a frame of 192x256), not for training.
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
         num_views: Frames of a window; None: the whole list at once.

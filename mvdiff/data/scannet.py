@@ -16,7 +16,7 @@ from __future__ import annotations
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -121,7 +121,9 @@ def read_key_frames(path: Path) -> list[int]:
                 raise ValueError(f"{path}:{number} must be a frame number; got {line.strip()[:40]!r}. Correct it.")
             frames.add(int(line))
     if not frames:
-        raise ValueError(f"{path} must list at least one frame; got none. Run `mvdiff data keyframes {path.parent}`.")
+        raise ValueError(
+            f"{path} must list at least one frame; got none. Run `mvdiff data keyframes {path.parent} --overwrite`."
+        )
     return sorted(frames)
 
 
@@ -132,13 +134,17 @@ def read_valid_frames(path: Path) -> list[int]:
         FileNotFoundError: There is no such file.
         ValueError: It is no such array.
     """
-    make = f"Run `mvdiff data keyframes {path.parent}` to make it."
+    make = f"Run `mvdiff data keyframes {path.parent} --overwrite` to make it anew."
     try:
-        frames = np.load(path, allow_pickle=False).reshape(-1)
+        frames = np.array(np.load(path, allow_pickle=False)).reshape(-1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must exist; it does not. {make}") from error
+        raise FileNotFoundError(
+            f"{path} must exist; it does not. Run `mvdiff data keyframes {path.parent}` to make it."
+        ) from error
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{path} must be a numpy array of frame numbers; got {error}. {make}") from error
+    if frames.dtype.kind == "f":
+        frames = frames.astype(np.float64)
     whole = frames.dtype.kind in "iu" or (frames.dtype.kind == "f" and (frames == np.floor(frames)).all())
     if not whole or (frames.size and not (frames.min() >= 0 and frames.max() < 2**31)):
         raise ValueError(
@@ -151,7 +157,8 @@ def read_valid_frames(path: Path) -> list[int]:
 class ScanNetScene:
     """One scene: its frames by number, each with colour, depth, pose and prompt.
 
-    Frames that lack a file or have a pose that is not finite are not usable; `unusable` counts them by reason.
+    Frames that lack a file, whose depth is 0 everywhere, or whose pose is not finite are not usable; `unusable` counts
+    them by reason.
 
     Args:
         path: The scene's folder.
@@ -225,7 +232,8 @@ class ScanNetScene:
             elif problem[0] != NOT_FINITE and listed_in and self.on_broken == "error":
                 raise FileNotFoundError(
                     f"{self.path / listed_in} must list frames that are whole; got {frame}, but {problem[1]}. Run "
-                    f"`mvdiff data check {self.path}` to see all, `mvdiff data keyframes {self.path}` to choose anew, "
+                    f"`mvdiff data check {self.path}` to see all, `mvdiff data keyframes {self.path} "
+                    "--overwrite` to choose anew, "
                     'or set on_broken to "skip".'
                 )
             elif frame not in self._counted:  # a key frame is in both lists
@@ -236,7 +244,8 @@ class ScanNetScene:
     def problem(self, frame: int) -> tuple[str, str] | None:
         """Say why a frame is not usable: (kind, details); None if it is.
 
-        No image is decoded but depths whose file is so small that they may be 0 everywhere.
+        No image is decoded but depths whose file is so small that they may be 0 everywhere. (Zeros that were saved
+        without compression are thus not found; they show each other nothing.)
         """
         for kind in ("color", "depth"):
             path = self.file(kind, frame)
@@ -341,6 +350,12 @@ class ScanNetScene:
             )
         return depths
 
+    @property
+    def has_captions(self) -> bool:
+        """Whether any frame has a caption."""
+        captioned = numbers_in(self.path / "prompt")
+        return len(self.without_caption(captioned)) < len(captioned)
+
     def without_caption(self, frames: Iterable[int]) -> list[int]:
         """Return those of some frames that have no caption file, or an empty one."""
         paths = ((frame, self.file("prompt", frame)) for frame in frames)
@@ -355,11 +370,7 @@ class ScanNetScene:
         """
         if self.missing_caption == "error":
             return read_caption(self.file("prompt", frame))
-        candidates = [frame]
-        if self.missing_caption == "nearest":
-            captioned = numbers_in(self.path / "prompt")
-            candidates = sorted(captioned, key=lambda other: (abs(other - frame), other))
-        for other in candidates:
+        for other in self._captioned_near(frame):
             try:
                 return read_caption(self.file("prompt", other))
             except (FileNotFoundError, EmptyCaptionError):
@@ -370,6 +381,13 @@ class ScanNetScene:
             f"{self.path / 'prompt'} must hold a caption of at least one frame; got none. Run `mvdiff data caption "
             f'{self.path}`, or set missing_caption to "empty".'
         )
+
+    def _captioned_near(self, frame: int) -> Iterator[int]:
+        """Yield the frame, then with "nearest" those that have a caption file, the nearest first."""
+        yield frame
+        if self.missing_caption == "nearest":
+            captioned = numbers_in(self.path / "prompt")
+            yield from sorted(captioned, key=lambda other: (abs(other - frame), other))
 
 
 def resize_depths(depths: Tensor, height: int, width: int) -> Tensor:

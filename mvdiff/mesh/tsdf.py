@@ -209,7 +209,7 @@ def check_settings(
     """Check settings of :func:`fuse` before any frame is read.
 
     Raises:
-        ValueError: one is not positive and finite, or the truncation is less than a voxel.
+        ValueError: one is not positive, a length is not finite, or the truncation is less than a voxel.
     """
     shortest, longest = LENGTHS
     length = f"a positive length in metres, {shortest:g} to {longest:g}"
@@ -220,9 +220,9 @@ def check_settings(
     ):
         if value is not None and not least <= value <= longest:
             raise ValueError(f"{name} must be {wanted}; got {value:g}. Leave it out for the default.")
-    if not 0 < max_memory < torch.inf:
+    if not max_memory > 0:
         raise ValueError(
-            f"max_memory must be a positive, finite number of GiB; got {max_memory:g}. Leave it out for the default."
+            f"max_memory must be a positive number of GiB, or inf; got {max_memory:g}. Leave it out for the default."
         )
 
 

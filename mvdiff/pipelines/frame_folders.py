@@ -168,7 +168,7 @@ def write_real_sequence(
         sequence: The frames.
         out: Root of the sample folders.
         overwrite: Write a complete sample again.
-        prompt: One text for all frames in place of their captions.
+        prompt: One text for all frames of a scene without captions.
 
     Returns:
         Counts of written samples (0 or 1), and of those that were complete before.
@@ -178,7 +178,7 @@ def write_real_sequence(
         ValueError: A complete sample has other frames; or a file is broken.
         OSError: The folder cannot be written.
     """
-    record = _sequence_record(sequence, prompt)
+    record = _sequence_record(sequence, None if sequence.scene.has_captions else prompt)
     folder = sample_folder(out, record.sample_id)
     if not overwrite and is_done(folder, record):
         return GenerationCounts(written=0, skipped=1)

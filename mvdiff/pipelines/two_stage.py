@@ -103,6 +103,11 @@ def generate_sequence(
             f"num_views ({num_views}) key frames with window_overlap; got a model that does not. Generate key frames "
             "with window_overlap 0, or train an adapter with image_condition."
         )
+    if not isinstance(call.get("negative_prompt"), str | None):
+        raise ValueError(
+            "negative_prompt must be one text for the whole sequence, which is generated in parts; got "
+            f"{str(call['negative_prompt'])[:200]}. Give one text."
+        )
     call |= {"seed": seed, "output_type": "uint8"}
     return _generate(pipeline, sequence, rounds, sample_id or sequence.name, prompt, num_views, batch_size, call)
 

@@ -106,6 +106,15 @@ def test_scenes_without_captions_take_a_prompt(model, walk, tmp_path, capsys):
             assert read_sample(tmp_path / root / "scene").record.prompts == [prompt] * 9
 
 
+def test_real_frames_keep_their_captions_whatever_the_prompt(model, walk, tmp_path):
+    real = tmp_path / "real"
+    assert generate(model, walk, tmp_path / "a", "--real", real) == 0
+    first = read_sample(real / "toy00000").record.prompts
+    assert generate(model, walk, tmp_path / "b", "--real", real, "--prompt", "a red room") == 0
+    assert read_sample(real / "toy00000").record.prompts == first
+    assert read_sample(tmp_path / "b" / "toy00000").record.prompts == ["a red room"] * len(first)
+
+
 def test_several_scenes(model, walk, tmp_path, capsys):
     shutil.copytree(walk, tmp_path / "b")
     assert generate(model, [walk, tmp_path / "b"], tmp_path / "out") == 0

@@ -127,8 +127,16 @@ def test_lists_of_what_is_no_frame_number(path, frames):
     np.save(path / "valid_frames.npy", np.array(frames))
     with pytest.raises(ValueError, match=r"must be a numpy array of frame numbers; got \S+ values such"):
         _ = ScanNetScene(path).valid_frames
-    np.save(path / "valid_frames.npy", np.array([8.0, 7.0]))
-    assert ScanNetScene(path).valid_frames == [7, 8]
+    for kind in (np.float16, np.float64, np.uint8):
+        np.save(path / "valid_frames.npy", np.array([[8, 7]], kind))
+        assert ScanNetScene(path).valid_frames == [7, 8]
+
+
+def test_an_archive_is_no_list(path):
+    with (path / "valid_frames.npy").open("wb") as file:
+        np.savez(file, frames=np.arange(3))
+    with pytest.raises(ValueError, match=r"array of frame numbers; got .*`mvdiff data keyframes .* --overwrite`"):
+        _ = ScanNetScene(path).valid_frames
 
 
 def test_a_list_that_is_no_text(path):
@@ -167,7 +175,7 @@ def test_captions_that_are_missing(path):
     ("name", "content", "text"),
     [
         ("key_frame_0.6.txt", "7\nx\n", r"key_frame_0\.6\.txt:2 must be a frame number; got 'x'"),
-        ("key_frame_0.6.txt", "\n", "must list at least one frame; got none. Run `mvdiff data keyframes"),
+        ("key_frame_0.6.txt", "\n", r"at least one frame; got none. Run `mvdiff data keyframes .* --overwrite`"),
         ("pose/7.txt", "1 2 3", r"7\.txt must hold 16 numbers; got 3"),
         ("pose/7.txt", "one " * 16, "must hold numbers; got could not convert"),
         ("pose/7.txt", "2 0 0 0 0 2 0 0 0 0 2 0 0 0 0 1", "must be a rotation and a translation"),

@@ -202,3 +202,5 @@ def test_a_model_without_image_condition_makes_key_frames_only(tmp_path, scene):
             generate_sequence(pipeline, **({"sequence": sequence} | wrong))
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         generate_sequence(pipeline, sequence, batch_size=0)
+    with pytest.raises(ValueError, match="negative_prompt must be one text for the whole sequence"):
+        generate_sequence(pipeline, sequence, negative_prompt=["fog"] * len(KEYS))
