@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from mvdiff.data.frames import FrameDataset, Mode
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
-from mvdiff.data.scannet import MissingCaption, OnBroken, ScanNetScene, layout_root, scene_folders
+from mvdiff.data.scannet import MissingCaption, OnBroken, ScanNetScene
+from mvdiff.data.scannet_files import layout_root, scene_folders
 from mvdiff.data.sequences import MAX_BETWEEN
 
 _log = logging.getLogger(__name__)

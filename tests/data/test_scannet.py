@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mvdiff.data.scannet import ScanNetScene, layout_root, numbers_in, read_intrinsics, scene_folders
+from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.scannet_files import layout_root, numbers_in, read_intrinsics, scene_folders
 from mvdiff.geometry.depth import project_points
 from tests.data.scenes import DEPTH_SIZE, K_DEPTH, pose_of, write_depth, write_frame, write_scannet, write_scene
 

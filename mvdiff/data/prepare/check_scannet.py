@@ -15,10 +15,10 @@ from mvdiff.data.images import IMAGE_SUFFIXES, image_size, read_depth
 from mvdiff.data.matterport3d import read_caption
 from mvdiff.data.prepare.problems import CheckReport, Problem, Progress, collect, problem_of
 from mvdiff.data.prepare.scenes import find_scenes
-from mvdiff.data.scannet import (
+from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.scannet_files import (
     KEY_FRAMES,
     VALID_FRAMES,
-    ScanNetScene,
     numbers_in,
     read_intrinsics,
     read_key_frames,

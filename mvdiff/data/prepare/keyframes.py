@@ -20,15 +20,8 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.prepare.scenes import find_scenes, output_folder
-from mvdiff.data.scannet import (
-    KEY_FRAMES,
-    VALID_FRAMES,
-    ScanNetScene,
-    numbers_in,
-    read_key_frames,
-    read_valid_frames,
-    resize_depths,
-)
+from mvdiff.data.scannet import ScanNetScene, resize_depths
+from mvdiff.data.scannet_files import KEY_FRAMES, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     depth_at,

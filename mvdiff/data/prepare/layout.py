@@ -10,7 +10,7 @@ from typing import Literal
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.matterport3d import layout_root
 from mvdiff.data.prepare.scenes import scenes_in
-from mvdiff.data.scannet import layout_root as scannet_root
+from mvdiff.data.scannet_files import layout_root as scannet_root
 
 Layout = Literal["matterport3d", "equirectangular", "scannet"]
 

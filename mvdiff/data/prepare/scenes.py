@@ -6,7 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
-from mvdiff.data.scannet import layout_root
+from mvdiff.data.scannet_files import layout_root
 
 
 def find_scenes(root: str | Path) -> list[Path]:

@@ -16,7 +16,8 @@ from mvdiff.data.prepare.keyframes import (
     view_overlap,
 )
 from mvdiff.data.prepare.keyframes import _usable_views as usable_views
-from mvdiff.data.scannet import ScanNetScene, read_key_frames, read_valid_frames
+from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.scannet_files import read_key_frames, read_valid_frames
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.geometry import overlap_matrix
 
