@@ -65,7 +65,8 @@ def test_training_and_generation_give_the_unet_the_same(base, tmp_path, calls, i
     generate(module, batch)
     trained, generated = calls
     assert torch.equal(trained["sample"][:, :, 4:], generated["sample"][:, :, 4:])
-    assert torch.equal(trained["encoder_hidden_states"], generated["encoder_hidden_states"])
+    # Texts are encoded in batches of other sizes, which some CPUs sum in another order.
+    torch.testing.assert_close(trained["encoder_hidden_states"], generated["encoder_hidden_states"])
     assert torch.equal(trained["view_valid"], generated["view_valid"])
     for one, other in zip(trained["geometry"].levels, generated["geometry"].levels, strict=True):
         assert all(
