@@ -21,7 +21,7 @@ from mvdiff.keyed import keyed_generator
 Mode = Literal["keyframes", "interpolation", "interval", "mixed", "frames", "full"]
 MODES = ("keyframes", "interpolation", "interval", "mixed", "frames", "full")
 MAX_VIEWS = 150
-"""Scenes with more frames than this are left out where a whole scene is one sample (released code)."""
+"""Scenes with more frames than this are left out where `num_views` is None (released code)."""
 
 
 class Slot(NamedTuple):

@@ -211,7 +211,8 @@ class ScanNetScene:
         pose = torch.from_numpy(read_pose(path))
         if not bool(torch.isfinite(pose).all()):
             raise ValueError(
-                f"{path} must be finite; got {pose.tolist()}. Leave the frame out: `mvdiff data keyframes {self.path}`."
+                f"{path} must be finite; got {pose.tolist()}. Leave the frame out: `mvdiff data keyframes {self.path} "
+                "--overwrite`."
             )
         return pose[:3, :3], pose[:3, 3]
 
