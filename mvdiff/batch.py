@@ -1,4 +1,4 @@
-"""`MultiViewBatch`: the typed sample that data yields and models eat.
+"""`MultiViewBatch`: the one currency of data, pipelines, tasks, training and sample folders.
 
 Shapes: B samples, V views, H x W image. Rigs of different view counts share a batch by padding: `view_valid` is False
 for a padded view, which is never attended to and never counted in a loss.
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvdiff.keyed import keyed_int
 from mvdiff.shapes import check_shapes
 
 _PER_VIEW = ("images", "K", "R", "t", "depths", "known")
@@ -28,7 +29,7 @@ class MultiViewBatch:
         R: [B, V, 3, 3] world-from-camera rotations. A sample's world is turned with its yaw: view 0 of a ring looks
             at yaw 0 whatever part of the panorama was cut, so all samples of one rig share their cameras.
         t: [B, V, 3] camera centres in the world, metres (zeros for views that share a centre).
-        prompts: B lists of V prompts, the prefix already applied.
+        prompts: B lists of V prompts, without the model's prefix (see `mvdiff.models.text`).
         sample_id: B names, unique in their split and fit to be folder names.
         sample_index: [B] long, index in the split: with `epoch` the key of everything random about a sample.
         epoch: epoch that this batch belongs to.
@@ -37,6 +38,8 @@ class MultiViewBatch:
         known: [B, V, 1, H, W] float, 1 where content is given and 0 where it is to be generated, or None.
         yaw_deg: [B] float, yaw of the panorama at which the sample was cut, degrees, or None.
         mirrored: [B] bool, whether the scene was mirrored left-right, or None.
+        view_names: B lists of V names that key the views' noise, such as frame numbers; None: their places 0, 1, ...
+        notes: B mappings of what else `sample.json` shall say of a sample, or None.
     """
 
     images: Tensor
@@ -52,6 +55,8 @@ class MultiViewBatch:
     known: Tensor | None = None
     yaw_deg: Tensor | None = None
     mirrored: Tensor | None = None
+    view_names: list[list[int | str]] | None = None
+    notes: list[dict[str, Any]] | None = None
 
     @property
     def batch_size(self) -> int:
@@ -62,6 +67,24 @@ class MultiViewBatch:
     def num_views(self) -> int:
         """Number of views V, padding included."""
         return self.images.shape[1]
+
+    def names_of(self, index: int) -> list[int | str]:
+        """Return the names of a sample's views."""
+        return list(range(self.num_views)) if self.view_names is None else list(self.view_names[index])
+
+    def view_keys(self) -> list[int]:
+        """Return a key for each of the B x V views taken by itself: a function of (sample index, view)."""
+        return [view_key(int(index), view) for index in self.sample_index for view in range(self.num_views)]
+
+    def rows(self, indices: Sequence[int]) -> MultiViewBatch:
+        """Return some samples of the batch."""
+
+        def some(value: Any) -> Any:
+            if isinstance(value, Tensor):
+                return value[list(indices)]
+            return [value[i] for i in indices] if isinstance(value, list) else value
+
+        return replace(self, **{field.name: some(getattr(self, field.name)) for field in fields(self)})
 
     def check(self) -> MultiViewBatch:
         """Check shapes, kinds and ranges; return the batch itself.
@@ -97,6 +120,8 @@ class MultiViewBatch:
                 f"prompts must be {sizes['B']} lists of {sizes['V']} texts, one per view; got lists of {counts}. "
                 "Give one prompt per view."
             )
+        if self.view_names is not None and [len(names) for names in self.view_names] != counts:
+            raise ValueError(f"view_names must be {sizes['B']} lists of {sizes['V']} names; got {self.view_names}.")
         return self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MultiViewBatch:
@@ -118,7 +143,7 @@ class MultiViewBatch:
         Args:
             samples: Per sample a mapping without the batch axis (`images` [V, 3, H, W], `K`, `R`, `prompts`,
                 `sample_id`, `sample_index`, `epoch`; optional `t`, `view_valid`, `depths`, `known`, `yaw_deg`,
-                `mirrored`), or a `MultiViewBatch` of one sample.
+                `mirrored`, `view_names`, `notes`), or a `MultiViewBatch` of one sample.
 
         Returns:
             The batch, checked.
@@ -134,7 +159,7 @@ class MultiViewBatch:
         first = items[0]
         for item in items[1:]:
             if item["epoch"] != first["epoch"]:
-                raise ValueError(f"samples must be of one epoch; got {first['epoch']} and {item['epoch']}.")
+                raise ValueError(f"cannot batch samples of different epochs ({first['epoch']}, {item['epoch']}).")
             if item.keys() != first.keys():
                 differing = ", ".join(sorted(item.keys() ^ first.keys()))
                 raise ValueError(
@@ -152,6 +177,7 @@ class MultiViewBatch:
             sample_id=[item["sample_id"] for item in items],
             sample_index=torch.tensor([item["sample_index"] for item in items], dtype=torch.long),
             epoch=int(first["epoch"]),
+            **{name: [item[name] for item in items] for name in ("view_names", "notes") if name in first},
             **{
                 name: torch.tensor([item[name] for item in items], dtype=dtype)
                 for name, dtype in (("yaw_deg", torch.float32), ("mirrored", torch.bool))
@@ -193,4 +219,12 @@ def pad_views(sample: Mapping[str, Any], num_views: int) -> dict[str, Any]:
                 padding = eye.to(value) if name in ("K", "R") else value.new_zeros((missing, *value.shape[1:]))
                 sample[name] = torch.cat([value, padding])
         sample["prompts"] = list(sample["prompts"]) + [""] * missing
+        if "view_names" in sample:
+            names = list(sample["view_names"])
+            sample["view_names"] = names + [f"padding {view}" for view in range(len(names), num_views)]
     return sample | {"prompts": list(sample["prompts"])}
+
+
+def view_key(sample_index: int, view: int) -> int:
+    """Return the key of a view taken by itself."""
+    return keyed_int("view", sample_index, view)

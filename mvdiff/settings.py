@@ -1,0 +1,80 @@
+"""Settings of users in groups: keyword-only dataclasses, free of torch so that a command's help is fast.
+
+The string under a field is its help. A setting that is None takes the value of what it is a setting of: a loaded
+adapter's, the task's, or the library's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+MidPlace = Literal["after_first_resnet", "after_mid_block"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How images are sampled."""
+
+    num_inference_steps: int = 50
+    """denoising steps (paper: 50, DDIM)"""
+    guidance_scale: float = 9.0
+    """classifier-free guidance (paper: 9); 1 or less runs the prompt alone, at half the cost"""
+    negative_prompt: str | Sequence[str] | None = None
+    """what to steer away from: one text for all views or one per view; default the empty prompt"""
+    eta: float = 0.0
+    """noise of DDIM, from 0 (deterministic) to 1"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Controls:
+    """Controls beside a model's samples: what is left of a gain without the part that should cause it."""
+
+    caa: bool = True
+    """False runs the base alone, view by view"""
+    attention_enabled: bool = True
+    """False skips the attention across views; the adapter's other layers stay"""
+    neighbour_batch: Sequence[int] | None = None
+    """for each sample the sample of the batch that lends its views as neighbours; default its own"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """What shapes an adapter; None takes the value of the adapter that training starts from, else the task's."""
+
+    attention: Mapping[str, Any] | None = None
+    """attention across views: `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}"""
+    mid_place: MidPlace | None = None
+    """place of the mid block's attention"""
+    residual: bool | None = None
+    """add a residual convolution block after each attention"""
+    image_condition: bool | None = None
+    """add the blocks that bring given frames in"""
+
+    def chosen(self) -> dict[str, Any]:
+        """Return the settings that are not None."""
+        return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSettings:
+    """What training keeps of what a frozen base computes again and again."""
+
+    dir: str | None = None
+    """folder for text embeddings and latents; None computes them each time"""
+    latents: bool = False
+    """keep latents too; only for views that come back, such as yaws from a list"""
+    geometry_bytes: int = 2 * 2**30
+    """memory for correspondences of rigs, with their encodings"""
+
+    def __post_init__(self) -> None:
+        if self.latents and self.dir is None:
+            raise ValueError("cache.dir must be a folder when cache.latents is true; got null.")
+        if self.geometry_bytes < 0:
+            raise ValueError(f"cache.geometry_bytes must be at least 0; got {self.geometry_bytes}.")
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """Return a group of settings as plain values, which checkpoints can hold."""
+    return asdict(settings)

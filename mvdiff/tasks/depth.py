@@ -1,0 +1,93 @@
+"""DepthTask: frames of a scene with known depth and poses (the paper's section 4.2)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.depth_overlap import depth_overlap_psnr
+from mvdiff.models.conditioning import (
+    add_depth_input,
+    check_depth_input,
+    depth_condition,
+    given_frames,
+    image_condition,
+)
+from mvdiff.settings import AdapterSettings
+from mvdiff.tasks.task import Condition, Encoder, Task
+
+
+class DepthTask(Task):
+    """The UNet's input is [noisy latent | depth]; given frames come in through the adapter's image-condition blocks.
+
+    A batch mixes samples to generate (`known` is 0 everywhere) with samples to interpolate (`known` is 1 on whole
+    frames). All valid frames are denoised and count in the loss, the given ones included, as upstream counts
+    outpainting's (the paper does not say).
+    """
+
+    name = "depth"
+    default_base = "sd2-community/stable-diffusion-2-depth"
+    adapter = AdapterSettings(
+        attention={"init_args": {"min_overlap": 0.3}},
+        mid_place="after_mid_block",
+        residual=True,
+        image_condition=True,
+    )
+    view_fields = ("height", "width")
+
+    def check_base(self, unet: Any, latent_channels: int) -> None:
+        """Raise ValueError where the base has no channel for the depth."""
+        check_depth_input(unet, latent_channels)
+
+    def add_input(self, unet: Any) -> None:
+        """Add a channel for the depth."""
+        if unet.config.in_channels != unet.config.out_channels:
+            raise ValueError(
+                f"add_input must be false for a base that takes more than latents; got true, with a UNet of "
+                f"{unet.config.in_channels} input channels."
+            )
+        add_depth_input(unet)
+
+    def check_batch(self, batch: MultiViewBatch) -> None:
+        """Raise ValueError where a batch has no depths, or `known` is not of whole frames."""
+        if batch.depths is None:
+            raise ValueError(
+                "depths must be there for every frame; got a batch without them. Use a data module of frames with "
+                "depth, such as mvdiff.data.scannet_datamodule.ScanNetDataModule."
+            )
+        given_frames(batch.known, batch.view_valid)
+
+    def condition(self, batch: MultiViewBatch, encoder: Encoder) -> Condition:
+        """Make the depth channel, and the input of the image-condition blocks where frames can be given."""
+        depth = depth_condition(batch.depths, encoder.vae_stride)
+        given = given_frames(batch.known, batch.view_valid)
+        latents = encoder.given(given)
+        if depth.shape[-2:] != latents.shape[-2:]:
+            raise ValueError(
+                f"height and width must be multiples of {encoder.vae_stride}, the autoencoder's stride; got "
+                f"{list(batch.images.shape[-2:])}."
+            )
+        return Condition(depth, *image_condition(latents, given))
+
+    def modes(self, batch: MultiViewBatch) -> list[str]:
+        """Tell samples to interpolate, which have given frames, from samples to generate."""
+        interpolated = given_frames(batch.known, batch.view_valid).any(1)
+        return ["interpolation" if given else "generation" for given in interpolated.tolist()]
+
+    def overlap_psnr(self, views: Tensor, batch: MultiViewBatch, index: int) -> float:
+        """Score consecutive frames."""
+        frames = [value[index].cpu() for value in (batch.depths, batch.K, batch.R, batch.t)]
+        scores = depth_overlap_psnr(views, *frames, view_valid=batch.view_valid[index].cpu())
+        return scores["overlap_psnr_mean_of_pairs"]
+
+    def scheduler_keys(self, batch: MultiViewBatch, index: int) -> tuple[int | str, ...]:
+        """Key by the frames' names too: parts of a sequence share a sample id."""
+        return tuple(batch.names_of(index))
+
+    def describe_given(self, batch: MultiViewBatch, index: int) -> tuple[dict[str, Any], Tensor | None]:
+        """List the positions of given frames; they are written as the model renders them."""
+        given = given_frames(batch.known, batch.view_valid)[index]
+        return {"given": given.nonzero()[:, 0].tolist()}, None
