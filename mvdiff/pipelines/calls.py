@@ -1,16 +1,65 @@
-"""What the calls of all pipelines take and give alike: seeds, and forms of output."""
+"""What the calls of all pipelines take and give alike: batches of a user's arguments, seeds, forms of output."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from mvdiff.batch import MultiViewBatch
+from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import to_uint8
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
+
+
+def rig_batch(
+    rig: Rig, prompts: list[list[str]], sample_ids: Sequence[str] | None = None, **fields: Any
+) -> MultiViewBatch:
+    """Make a batch of B samples of a rig's views.
+
+    Args:
+        rig: The V views.
+        prompts: B lists of V prompts.
+        sample_ids: B names; default their places "0", "1", ...
+        **fields: More fields of the batch, such as `images` and `known`; images are zeros by default.
+
+    Raises:
+        ValueError: There is not one name per sample.
+    """
+    count = len(prompts)
+    K, R = (camera.expand(count, *camera.shape) for camera in rig.cameras())
+    images = torch.zeros(()).expand(count, rig.num_views, 3, rig.height, rig.width)  # takes no memory
+    return MultiViewBatch(
+        **{"images": images, "K": K, "R": R, "t": torch.zeros(count, rig.num_views, 3)} | fields,
+        prompts=prompts,
+        sample_id=named_samples(sample_ids, count),
+        sample_index=torch.arange(count),
+        epoch=0,
+        view_valid=torch.ones(count, rig.num_views, dtype=torch.bool),
+    )
+
+
+def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:
+    """Return one name per sample; default their places.
+
+    Raises:
+        ValueError: There are more or fewer names than samples.
+    """
+    if sample_ids is None:
+        return [str(i) for i in range(count)]
+    if len(sample_ids) != count:
+        raise ValueError(f"sample_ids must be one per sample ({count}); got {len(sample_ids)}.")
+    return [str(sample_id) for sample_id in sample_ids]
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise ValueError where a form of output is unknown."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}.")
 
 
 def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:

@@ -7,22 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mvdiff.diffusion import check_sampler, frame_noise
-from mvdiff.keyed import keyed_generator
+from mvdiff.batch import MultiViewBatch
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.conditioning import check_depth_input, depth_condition, given_frames, image_condition
-from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
+from mvdiff.models.conditioning import given_frames
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.calls import as_output_type, drawn_seeds
-from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
+from mvdiff.pipelines.calls import as_output_type, check_output_type, drawn_seeds, named_samples
+from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.sampling import StepCallback
+from mvdiff.settings import Controls, Sampling
 from mvdiff.shapes import check_shapes
+from mvdiff.tasks.depth import DepthTask
+from mvdiff.tasks.task import Task
 
 
 @dataclass
@@ -60,14 +62,6 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         ValueError: the adapter is another base's, or the base has no channel for the depth.
     """
 
-    task = DEPTH_TASK
-    adapter_defaults: ClassVar[dict[str, Any]] = {
-        "mid_place": "after_mid_block",
-        "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
-        "residual": True,
-        "image_condition": True,
-    }
-
     def __init__(
         self,
         vae: Any,
@@ -81,25 +75,26 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         prompt_prefix: str = "",
         base: BaseReference | None = None,
     ) -> None:
-        super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
-        self.height, self.width = height, width
+        views = {"height": height, "width": width}
+        super().__init__(
+            vae, text_encoder, tokenizer, unet, adapter, scheduler, self.face_task(), views, prompt_prefix, base
+        )
 
-    @staticmethod
-    def check_base(unet: Any, latent_channels: int) -> None:
-        """Raise ValueError where the base has no channel for the depth."""
-        check_depth_input(unet, latent_channels)
-
-    @property
-    def model_info(self) -> ModelInfo:
-        """What `mvdiff.json` says of this model; `base` is set."""
-        return ModelInfo(None, self.prompt_prefix, self.base, DEPTH_TASK, self.height, self.width)
+    @classmethod
+    def face_task(cls) -> Task:
+        """Return the task: depth to images."""
+        return DepthTask()
 
     @property
-    def takes_images(self) -> bool:
-        """Whether frames can be given."""
-        return self.adapter.condition_blocks is not None
+    def height(self) -> int:
+        """Rows of the frames that the model was trained on."""
+        return self.views["height"]
 
-    @torch.no_grad()
+    @property
+    def width(self) -> int:
+        """Their columns."""
+        return self.views["width"]
+
     def __call__(
         self,
         prompt: str | Sequence[str] | Sequence[Sequence[str]],
@@ -151,7 +146,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             generator: in place of a seed, one for all samples or one each; the seeds are drawn from it.
             sample_ids: names of the samples, part of the noise's key; default their places "0", "1", ...
             frame_ids: [B][V] names of the frames, part of the noise's key; default their places 0, 1, ...
-            prompt_prefix: default the model's; "" for prompts that carry it already.
+            prompt_prefix: default the model's.
             eta: of DDIM, 0 deterministic .. 1.
             output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionDepthOutput`.
             callback_on_step_end: called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
@@ -165,115 +160,64 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         Raises:
             ValueError: an argument does not fit; the text says which.
         """
-        valid, given = self._check_frames(depths, K, R, t, view_valid, images, known)
-        batch, num_views = valid.shape
-        prompts = expand_prompts(prompt, num_views)
-        if len(prompts) != batch:
-            raise ValueError(f"prompt must be of {batch} samples as the depths; got {len(prompts)}. Give one for each.")
-        sample_ids = [str(i) for i in range(batch)] if sample_ids is None else list(map(str, sample_ids))
-        names = [list(range(num_views))] * batch if frame_ids is None else [list(frames) for frames in frame_ids]
-        if [len(frames) for frames in names] != [num_views] * batch:
-            raise ValueError(f"frame_ids must be {batch} lists of {num_views} names; got {names}. Name each frame.")
-        self._check_call(batch, sample_ids, output_type, neighbour_batch)
-        check_sampler(self.scheduler, num_inference_steps)
-        seeds = drawn_seeds(seed, generator, batch)
-        device, dtype = self._execution_device, self.unet.dtype
-        backbone = self._backbone()
-
-        depth = depth_condition(depths.to(device), backbone.vae_stride)
-        shape = (backbone.latent_channels, *depth.shape[-2:])
-        keys = list(zip(seeds, sample_ids, names, strict=True))
-        noise = torch.stack([frame_noise(*key, frames=frames, shape=shape) for *key, frames in keys]).to(device)
-        valid, given = valid.to(device), given.to(device)
-        condition, active = self._condition(images, given, keys, noise)
-        geometry = self._geometry(K, R, t, depths, valid) if caa and num_views > 1 else None
-        lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
-        unet, repeated = self._multi_view_unet(), {}
-
-        def predict(latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-            passes = len(latents) // batch  # guidance runs the batch twice
-            if passes not in repeated:
-                repeated[passes] = None if geometry is None else geometry.repeat(passes)
-            rows = None if lenders is None else torch.cat([lenders + run * batch for run in range(passes)])
-            return unet(
-                torch.cat([latents, torch.cat([depth] * passes)], dim=2).to(dtype),
-                timesteps,
-                encoder_hidden_states.to(dtype),
-                repeated[passes],
-                view_valid=torch.cat([valid] * passes),
-                neighbour_batch=rows,
-                condition=None if condition is None else torch.cat([condition] * passes).to(dtype),
-                condition_active=None if active is None else torch.cat([active] * passes),
-            )
-
-        latents = self._sample(
-            predict,
-            noise,
-            prompts,
-            negative_prompt,
-            prompt_prefix,
-            num_inference_steps,
-            guidance_scale,
-            [keyed_generator("scheduler-step", *key, *frames) for *key, frames in keys],
-            eta,
-            callback_on_step_end,
-            attention_enabled,
-            callback_on_step_end_tensor_inputs,
+        check_output_type(output_type)
+        cameras = {"depths": depths, "K": K, "R": R, "t": t}
+        batch = _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_ids)
+        generated = self.generate(
+            batch,
+            Sampling(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                eta=eta,
+            ),
+            seed=drawn_seeds(seed, generator, batch.batch_size),
+            controls=Controls(caa=caa, attention_enabled=attention_enabled, neighbour_batch=neighbour_batch),
+            prompt_prefix=prompt_prefix,
+            callback=StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs),
+            decode=output_type != "latent",
         )
-        if output_type == "latent":
-            return MVDiffusionDepthOutput(images=latents, seeds=seeds)
-        return MVDiffusionDepthOutput(images=as_output_type(self._decode(latents), output_type), seeds=seeds)
+        shown = generated.latents if generated.images is None else as_output_type(generated.images, output_type)
+        return MVDiffusionDepthOutput(images=shown, seeds=generated.seeds)
 
-    def _condition(self, images, given, keys, noise) -> tuple[Tensor | None, Tensor | None]:
-        """Encode the given frames into the UNet's condition [B, V, C + 1, h, w] and which samples have any [B]."""
-        if not bool(given.any()):
-            return None, None
-        generators = [
-            keyed_generator("given", *key, frames[view])
-            for (*key, frames), views in zip(keys, given.tolist(), strict=True)
-            for view, is_given in enumerate(views)
-            if is_given
-        ]
-        latents = torch.zeros_like(noise)
-        latents[given] = self._backbone().encode_images(images.to(noise.device)[given], generators).to(latents)
-        self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
-        return image_condition(latents, given)
 
-    def _geometry(self, K: Tensor, R: Tensor, t: Tensor, depths: Tensor, valid: Tensor) -> MultiViewGeometry:
-        config, device = self.adapter.config, valid.device
-        with torch.autocast(device.type, enabled=False):
-            return MultiViewGeometry.from_depths(
-                K,
-                R,
-                t,
-                depths.to(device),
-                self._backbone().vae_stride,
-                num_levels=len(self.unet.config.block_out_channels),
-                kernel_size=config.kernel_size,
-                min_overlap=config.min_overlap,
-                view_valid=valid,
-                variant=config.variant,
-            )
-
-    def _check_frames(self, depths, K, R, t, view_valid, images, known) -> tuple[Tensor, Tensor]:
-        """Return [B, V] which views are no padding, and which are given; raise ValueError where an input is wrong."""
-        named = {"K": (K, "B V 3 3"), "R": (R, "B V 3 3"), "t": (t, "B V 3"), "view_valid": (view_valid, "B V")}
-        named |= {"images": (images, "B V 3 H W"), "known": (known, "B V 1 H W")}
-        there = {name: (value, shape) for name, (value, shape) in named.items() if value is not None}
-        sizes = check_shapes(depths=(depths, "B V H W"), **there)
-        self._check_size({"height": sizes["H"], "width": sizes["W"]}, of="depths'")
-        valid = torch.ones(sizes["B"], sizes["V"], dtype=torch.bool) if view_valid is None else view_valid
-        given = given_frames(known, valid)
-        if not bool(given.any()):
-            return valid, given
+def _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_ids) -> MultiViewBatch:
+    """Make a batch of frames of a call's arguments; raise ValueError where one does not fit."""
+    depths = cameras["depths"]
+    named = {name: (cameras[name], shape) for name, shape in (("K", "B V 3 3"), ("R", "B V 3 3"), ("t", "B V 3"))}
+    optional = {
+        "view_valid": (view_valid, "B V"),
+        "images": (images, "B V 3 H W"),
+        "known": (known, "B V 1 H W"),
+    }
+    named |= {name: (value, shape) for name, (value, shape) in optional.items() if value is not None}
+    sizes = check_shapes(depths=(depths, "B V H W"), **named)
+    count, num_views = sizes["B"], sizes["V"]
+    prompts = expand_prompts(prompt, num_views)
+    if len(prompts) != count:
+        raise ValueError(f"prompt must be of {count} samples as the depths; got {len(prompts)}.")
+    names = None if frame_ids is None else [list(frames) for frames in frame_ids]
+    if names is not None and [len(frames) for frames in names] != [num_views] * count:
+        raise ValueError(f"frame_ids must be {count} lists of {num_views} names; got {names}.")
+    valid = torch.ones(count, num_views, dtype=torch.bool) if view_valid is None else view_valid
+    given = given_frames(known, valid)
+    shown = torch.zeros(()).expand(count, num_views, 3, sizes["H"], sizes["W"])
+    if bool(given.any()):
         if images is None:
-            raise ValueError("images must be given where known is 1; got none. Give the pictures of the known frames.")
-        if not self.takes_images:
-            raise ValueError(
-                "known must be left out for a model without image condition; got given frames. Train an adapter with "
-                "image_condition, or give no frames."
-            )
-        low, high = images[given.to(images.device)].aminmax()
+            raise ValueError("images must be given where known is 1; got none.")
+        given = given.to(images.device)
+        shown = torch.where(given[:, :, None, None, None], images, 0.0)
+        low, high = shown.aminmax()
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
-        return valid, given
+    return MultiViewBatch(
+        images=shown,
+        **cameras,
+        prompts=prompts,
+        sample_id=named_samples(sample_ids, count),
+        sample_index=torch.arange(count),
+        epoch=0,
+        view_valid=valid,
+        known=known,
+        view_names=names,
+    )

@@ -5,7 +5,6 @@ Axes: V views of H x W pixels, h w a picture's own size.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -19,7 +18,7 @@ from torch import Tensor
 
 from mvdiff.geometry.cameras import Rig, intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.given import overlay_given, warp_given
-from mvdiff.samples import from_uint8, to_uint8
+from mvdiff.samples import from_uint8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 
@@ -95,30 +94,6 @@ class GivenViews:
     images: Tensor
     known: Tensor
     pictures: list[dict[str, Any]] = field(default_factory=list)
-
-    def images_uint8(self) -> Tensor:
-        """Return the given pixels as uint8 [V, 3, H, W], 0 where nothing is given."""
-        pixels = to_uint8(torch.where(self.known > 0.5, self.images, 0.0))
-        return torch.where(self.known > 0.5, pixels, 0).to(torch.uint8)
-
-    def rgba(self) -> Tensor:
-        """Return uint8 [V, H, W, 4], transparent where nothing is given, as sample folders take it."""
-        alpha = 255 * (self.known > 0.5).to(torch.uint8)
-        return torch.cat([self.images_uint8(), alpha], dim=1).movedim(1, -1)
-
-    def describe(self) -> dict[str, Any]:
-        """Say what is given, for `sample.json`: pictures, share of each view, and a hash of pixels and mask."""
-        digest = hashlib.blake2b(self.images_uint8().contiguous().numpy(), digest_size=16)
-        digest.update((self.known > 0.5).contiguous().numpy())
-        shares = [round(share, 4) for share in self.known.float().mean(dim=(1, 2, 3)).tolist()]
-        return {"pictures": self.pictures, "known_share": shares, "hash": digest.hexdigest()}
-
-
-def given_arguments(given: Sequence[GivenViews] | None) -> dict[str, Tensor]:
-    """Return the arguments of an outpainting pipeline's call that say what is given of B samples; none for None."""
-    if given is None:
-        return {}
-    return {name: torch.stack([getattr(one, name) for one in given]) for name in ("images", "known")}
 
 
 def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:

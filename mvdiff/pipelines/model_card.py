@@ -42,7 +42,7 @@ class TrainingRecord:
         return asdict(self)
 
 
-def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) -> str:
+def model_card(described: Mapping[str, Any], views: str, pipeline: str) -> str:
     """Write the model card of a model.
 
     Only what is known is stated: no licence of the adapter's own weights, which is for its author to choose.
@@ -50,7 +50,7 @@ def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) ->
     Args:
         described: What `ModelInfo.to_dict` gives.
         views: Its views in words.
-        pipeline_class: Name of the task's pipeline.
+        pipeline: Class path of the task's pipeline.
 
     Returns:
         Markdown with the hub's metadata as YAML on top.
@@ -70,7 +70,7 @@ def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) ->
         f"# Multi-view diffusion: {task}",
         f"Correspondence-aware attention (MVDiffusion) for {views}, {origin}. This folder holds the trained attention "
         "only; the base is opened from where it is.",
-        _loading(task, pipeline_class),
+        _loading(task, *pipeline.rsplit(".", 1)),
         _base(base),
         *([] if training is None else _training(training)),
         _licences(base, training),
@@ -78,11 +78,11 @@ def model_card(described: Mapping[str, Any], views: str, pipeline_class: str) ->
     return "\n\n".join(sections) + "\n"
 
 
-def _loading(task: str, pipeline_class: str) -> str:
+def _loading(task: str, module: str, pipeline_class: str) -> str:
     return f"""## Use
 
 ```python
-from mvdiff.pipelines.{task} import {pipeline_class}
+from {module} import {pipeline_class}
 
 pipeline = {pipeline_class}.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
 ```

@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -31,20 +32,13 @@ from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_f
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
 from mvdiff.pipelines.schedulers import scheduler_class
 from mvdiff.samples import write_json
+from mvdiff.tasks.opening import task_from
+from mvdiff.tasks.task import Task
 
 SCHEMA = 1
 INFO_NAME = "mvdiff.json"
 CARD_NAME = "README.md"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
-PANORAMA_TASK = "panorama"
-DEPTH_TASK = "depth"
-OUTPAINT_TASK = "outpaint"
-_PIPELINES = {
-    PANORAMA_TASK: "MVDiffusionPanoramaPipeline",
-    DEPTH_TASK: "MVDiffusionDepthPipeline",
-    OUTPAINT_TASK: "MVDiffusionOutpaintPipeline",
-}
-_VIEWS = {PANORAMA_TASK: ("rig",), DEPTH_TASK: ("height", "width"), OUTPAINT_TASK: ("rig",)}
 
 
 @dataclass(frozen=True)
@@ -66,70 +60,67 @@ class BaseReference:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Say what `mvdiff.json` holds: all of a model but its weights.
+    """What `mvdiff.json` holds: all of a model but its weights.
 
     Args:
-        rig: Views that the model was trained on, the default of the pipeline; None for the depth task.
-        prompt_prefix: Put before every prompt, as in training.
+        task: What the model does.
+        views: The views it was trained on, by `Task.view_fields`: `rig`, or `height` and `width` in pixels.
+        prompt_prefix: Put before every prompt.
         base: The base that the adapter needs.
-        task: What the model does: "panorama", "outpaint" or "depth".
-        height: Rows of the frames that a depth model was trained on; None for other tasks.
-        width: Their columns.
         training: How the adapter was trained, for the model card; None where that is not known.
 
     Raises:
-        ValueError: The task is unknown, or what it says of its views is missing.
+        ValueError: `views` has other fields than the task's.
     """
 
-    rig: Rig | None
+    task: Task
+    views: Mapping[str, Any]
     prompt_prefix: str
     base: BaseReference
-    task: str = PANORAMA_TASK
-    height: int | None = None
-    width: int | None = None
     training: TrainingRecord | None = None
 
     def __post_init__(self) -> None:
-        if self.task not in _PIPELINES:
-            raise ValueError(f"task must be one of {', '.join(_PIPELINES)}; got {self.task!r}. Choose one of these.")
-        missing = [name for name in _VIEWS[self.task] if getattr(self, name) is None]
-        if missing:
+        missing = [name for name in self.task.view_fields if self.views.get(name) is None]
+        unknown = sorted(set(self.views) - set(self.task.view_fields))
+        if missing or unknown:
             raise ValueError(
-                f"a model for the task {self.task} must have {' and '.join(missing)}; got none. Say what it shows."
+                f"views of a model for the task {self.task.name} must be {', '.join(self.task.view_fields)}; got "
+                f"{', '.join(self.views) or 'none'}."
             )
 
     @property
-    def views(self) -> str:
+    def shown(self) -> str:
         """The views in words.
 
         Example:
-            >>> ModelInfo(None, "", BaseReference("base"), DEPTH_TASK, height=192, width=256).views
+            >>> from mvdiff.tasks.opening import task_from
+            >>> ModelInfo(task_from("depth"), {"height": 192, "width": 256}, "", BaseReference("base")).shown
             'frames of 256 x 192 pixels'
         """
-        return f"frames of {self.width} x {self.height} pixels" if self.rig is None else f"{self.rig.num_views} views"
+        rig = self.views.get("rig")
+        if rig is not None:
+            return f"{rig.num_views} views"
+        if {"height", "width"} <= set(self.views):
+            return f"frames of {self.views['width']} x {self.views['height']} pixels"
+        return "views"
 
     @property
     def title(self) -> str:
         """The model in words.
 
         Example:
-            >>> ModelInfo(None, "", BaseReference("owner/base"), DEPTH_TASK, height=192, width=256).title
+            >>> from mvdiff.tasks.opening import task_from
+            >>> ModelInfo(task_from("depth"), {"height": 192, "width": 256}, "", BaseReference("owner/base")).title
             'a depth model of frames of 256 x 192 pixels on the base owner/base'
         """
-        return f"{model_of(self.task)} of {self.views} on the base {self.base.id}"
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What the task's pipeline is made with beside its modules, by the names of the arguments."""
-        return {name: getattr(self, name) for name in (*_VIEWS[self.task], "prompt_prefix", "base")}
+        return f"{model_of(self.task.name)} of {self.shown} on the base {self.base.id}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, as in `mvdiff.json`."""
-        views = {name: getattr(self, name) for name in _VIEWS[self.task]}
         return {
             "schema": SCHEMA,
-            "task": self.task,
-            **{name: value.to_dict() if isinstance(value, Rig) else value for name, value in views.items()},
+            "task": self.task.spec(),
+            **{name: value.to_dict() if isinstance(value, Rig) else value for name, value in self.views.items()},
             "prompt_prefix": self.prompt_prefix,
             "base": asdict(self.base),
             **({} if self.training is None else {"training": self.training.to_dict()}),
@@ -147,21 +138,19 @@ class ModelInfo:
             raise ValueError(
                 f"schema must be {SCHEMA}; got {found!r}, in {where}. Export the checkpoint again with this mvdiff."
             )
-        if values.get("task") not in _PIPELINES:
-            raise ValueError(
-                f"task must be one of {', '.join(_PIPELINES)}; got {values.get('task')!r}, in {where}. "
-                "This is a model folder of another kind."
-            )
-        task = values["task"]
         try:
-            views = {name: values[name] for name in _VIEWS[task]}
-            rig = Rig.from_dict(views.pop("rig")) if "rig" in views else None
+            task = task_from(values.get("task"))
+        except ValueError as error:
+            raise ValueError(f"{error} In {where}: this is a model folder of another kind.") from error
+        try:
+            views = {name: values[name] for name in task.view_fields}
+            if "rig" in views:
+                views["rig"] = Rig.from_dict(views["rig"])
             training = TrainingRecord(**values["training"]) if values.get("training") else None
-            base = BaseReference(**values["base"])
-            return cls(rig, values["prompt_prefix"], base, task, **views, training=training)
+            return cls(task, views, values["prompt_prefix"], BaseReference(**values["base"]), training)
         except (KeyError, TypeError) as error:
             raise ValueError(
-                f"model description must have {', '.join(_VIEWS[task])}, prompt_prefix and base; got {error}, in "
+                f"model description must have {', '.join(task.view_fields)}, prompt_prefix and base; got {error}, in "
                 f"{where}. Export the checkpoint again."
             ) from error
 
@@ -218,7 +207,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         forget_source(temporary / "adapter" / "config.json")
         scheduler.save_pretrained(str(temporary / "scheduler"))
         write_json(temporary / "model_index.json", _index(scheduler, info))
-        card = model_card(info.to_dict(), info.views, _PIPELINES[info.task])
+        card = model_card(info.to_dict(), info.shown, info.task.pipeline)
         (temporary / CARD_NAME).write_text(card, encoding="utf-8")
         write_json(temporary / INFO_NAME, info.to_dict())
         if folder.exists():
@@ -317,7 +306,7 @@ def location(folder: str | Path, name: str) -> str:
 
 def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:
     return {
-        "_class_name": _PIPELINES[info.task],
+        "_class_name": info.task.pipeline.rpartition(".")[2],
         "_diffusers_version": diffusers.__version__,
         "adapter": ["mvdiff.models.adapter", "MultiViewAdapter"],
         "scheduler": ["diffusers", type(scheduler).__name__],

@@ -12,21 +12,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvdiff.diffusion import step_generators
 from mvdiff.eval.given import known_psnr
 from mvdiff.geometry.cameras import Rig
-from mvdiff.keyed import keyed_generator
-from mvdiff.models.inpainting import check_inpainting_input, inpainting_condition, masked_images
-from mvdiff.pipelines.calls import as_output_type
+from mvdiff.models.inpainting import masked_images
+from mvdiff.pipelines.calls import check_output_type, drawn_seeds, rig_batch
 from mvdiff.pipelines.given import Picture, given_images, given_views
-from mvdiff.pipelines.model_folder import OUTPAINT_TASK
 from mvdiff.pipelines.panorama import (
     MVDiffusionPanoramaOutput,
     MVDiffusionPanoramaPipeline,
-    RigStart,
     check_panorama_height,
+    panorama_output,
 )
+from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.sampling import StepCallback
+from mvdiff.settings import Controls, Sampling
 from mvdiff.shapes import check_shapes
+from mvdiff.tasks.outpaint import OutpaintTask
+from mvdiff.tasks.task import Task
 
 
 @dataclass
@@ -61,14 +63,11 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         ValueError: the adapter is another base's, or the base is no inpainting base.
     """
 
-    task = OUTPAINT_TASK
+    @classmethod
+    def face_task(cls) -> Task:
+        """Return the task: outpainting."""
+        return OutpaintTask()
 
-    @staticmethod
-    def check_base(unet: Any, latent_channels: int) -> None:
-        """Raise ValueError where the base is no inpainting base."""
-        check_inpainting_input(unet, latent_channels)
-
-    @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | Sequence[Sequence[str]],
@@ -121,7 +120,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             seed: of all samples; None takes one from `generator` or, without, from torch's global generator.
             generator: in place of a seed, one for all samples or one each; the seeds are drawn from it.
             sample_ids: names of the samples, part of the noise's key; default their places "0", "1", ...
-            prompt_prefix: default the model's; "" for prompts that carry it already.
+            prompt_prefix: default the model's.
             eta: of DDIM, 0 deterministic .. 1.
             panorama_height: rows of the stitched panoramas; default as dense as the middle of a view.
             output_type: "pil", "np", "pt", "uint8" or "latent", see the panorama pipeline's output.
@@ -136,77 +135,51 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
             ValueError: an argument does not fit; the text says which.
         """
         check_panorama_height(panorama_height)
-        start = self._start(prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch)
-        images, known = self._given(start, image, (fov_deg, yaw_deg, pitch_deg), images, known)
-        latents = self._sample(
-            self._predictor(start, caa, neighbour_batch, self._condition(start, images, known)),
-            start.noise,
-            start.prompts,
-            negative_prompt,
-            prompt_prefix,
-            num_inference_steps,
-            guidance_scale,
-            [step_generators(one, [name])[0] for one, name in start.keys],
-            eta,
-            callback_on_step_end,
-            attention_enabled,
-            callback_on_step_end_tensor_inputs,
+        check_output_type(output_type)
+        rig = self.rig if rig is None else rig
+        prompts = expand_prompts(prompt, rig.num_views)
+        images, known = _given(rig, len(prompts), image, (fov_deg, yaw_deg, pitch_deg), images, known)
+        batch = rig_batch(rig, prompts, sample_ids, images=images, known=known)
+        generated = self.generate(
+            batch,
+            Sampling(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                eta=eta,
+            ),
+            seed=drawn_seeds(seed, generator, batch.batch_size),
+            controls=Controls(caa=caa, attention_enabled=attention_enabled, neighbour_batch=neighbour_batch),
+            prompt_prefix=prompt_prefix,
+            callback=StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs),
+            paste_back=paste_back,
+            decode=output_type != "latent",
         )
-        seeds = [seed for seed, _ in start.keys]
-        if output_type == "latent":
-            return MVDiffusionOutpaintOutput(latents, None, None, seeds, known)
-        made = self._decode(latents)
-        scores = [known_psnr(*sample) for sample in zip(made, images, known, strict=True)]
-        views = torch.where(known > 0.5, images.to(made), made) if paste_back else made
-        panoramas, covered = self._stitched(views, start.rig, panorama_height)
-        shown = as_output_type(views, output_type), as_output_type(panoramas, output_type)
-        return MVDiffusionOutpaintOutput(*shown, covered, seeds, known, scores)
+        fields = panorama_output(generated, rig, panorama_height, output_type)
+        if generated.rendered is not None:
+            rows = zip(generated.rendered, images, known, strict=True)
+            fields["known_psnr"] = [known_psnr(*row) for row in rows]
+        return MVDiffusionOutpaintOutput(**fields, known=known)
 
-    def _given(self, start: RigStart, image, angles, images, known) -> tuple[Tensor, Tensor]:
-        """Return what is given of each sample, [B, V, 3, H, W] and [B, V, 1, H, W] on the CPU."""
-        batch, rig = len(start.prompts), start.rig
-        if (image is None) == (images is None) or (images is None) != (known is None):
-            there = {"image": image, "images": images, "known": known}
-            got = " and ".join(name for name, value in there.items() if value is not None) or "none"
-            raise ValueError(
-                f"image, or images and known, must say what is given; got {got}. Give a picture, or the views of each "
-                "sample with their masks."
-            )
-        if image is not None:
-            given = given_views(given_images(image, *angles), rig)
-            return given.images.expand(batch, -1, -1, -1, -1), given.known.expand(batch, -1, -1, -1, -1)
-        if not (isinstance(images, Tensor) and isinstance(known, Tensor)):
-            got = ", ".join(type(value).__name__ for value in (images, known))
-            raise ValueError(f"images and known must be tensors; got {got}. Convert them, or give pictures as image.")
-        sizes = check_shapes(images=(images, "B V 3 H W"), known=(known, "B V 1 H W"))
-        wanted = {"B": batch, "V": rig.num_views, "H": rig.height, "W": rig.width}
-        if sizes != wanted:
-            raise ValueError(
-                f"images must be of the samples and views to generate, {wanted}; got {sizes}. Use the rig's."
-            )
-        images, known = images.float().cpu(), known.float().cpu()
-        if not bool(((known == 0) | (known == 1)).all()):
-            low, high = known.aminmax()
-            raise ValueError(
-                f"known must be 1 where given and 0 where to be generated; got values from {low:.4g} to {high:.4g}. "
-                "Threshold it."
-            )
-        nothing = [index for index, sample in enumerate(known) if not bool(sample.any())]
-        if nothing:
-            raise ValueError(
-                f"known must be 1 somewhere in each sample; got 0 everywhere, in sample {nothing[0]}. Give a part of a "
-                "view, or generate without pictures: `mvdiff generate panorama`."
-            )
-        low, high = masked_images(images, known).aminmax()
-        if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
-        return images, known
 
-    def _condition(self, start: RigStart, images: Tensor, known: Tensor) -> Tensor:
-        """Encode what is given into what follows the latents, [B, V, 1 + C, h, w], as in training."""
-        backbone = self._backbone()
-        masked = masked_images(images, known).to(start.noise.device)
-        generators = [keyed_generator("masked-latents", *key) for key in start.keys]
-        latents = [backbone.encode_images(*sample) for sample in zip(masked, generators, strict=True)]
-        self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
-        return inpainting_condition(known, torch.stack(latents).to(start.noise), backbone.vae_stride)
+def _given(rig: Rig, count: int, image, angles, images, known) -> tuple[Tensor, Tensor]:
+    """Return what is given of each of `count` samples, [B, V, 3, H, W] and [B, V, 1, H, W] on the CPU."""
+    if (image is None) == (images is None) or (images is None) != (known is None):
+        there = {"image": image, "images": images, "known": known}
+        got = " and ".join(name for name, value in there.items() if value is not None) or "none"
+        raise ValueError(f"Pass `image`, or both `images` and `known`; got {got}.")
+    if image is not None:
+        views = given_views(given_images(image, *angles), rig)
+        return tuple(part.expand(count, -1, -1, -1, -1) for part in (views.images, views.known))
+    if not (isinstance(images, Tensor) and isinstance(known, Tensor)):
+        got = ", ".join(type(value).__name__ for value in (images, known))
+        raise ValueError(f"images and known must be tensors; got {got}. Convert them, or give pictures as image.")
+    sizes = check_shapes(images=(images, "B V 3 H W"), known=(known, "B V 1 H W"))
+    wanted = {"B": count, "V": rig.num_views, "H": rig.height, "W": rig.width}
+    if sizes != wanted:
+        raise ValueError(f"images must have the sizes of the samples and the rig, {wanted}; got {sizes}.")
+    images, known = masked_images(images.float().cpu(), known.float().cpu()), known.float().cpu()
+    low, high = images.aminmax()
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
+    return images, known

@@ -8,23 +8,23 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
-from mvdiff.diffusion import check_sampler, step_generators, view_noise
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.conditioning import check_latent_input
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.calls import as_output_type, drawn_seeds
-from mvdiff.pipelines.model_folder import PANORAMA_TASK, BaseReference, ModelInfo
+from mvdiff.pipelines.calls import as_output_type, check_output_type, drawn_seeds, rig_batch
+from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.sampling import Generated, StepCallback
+from mvdiff.settings import Controls, Sampling
+from mvdiff.tasks.panorama import PanoramaTask
+from mvdiff.tasks.task import Task
 
 
 @dataclass
@@ -47,15 +47,6 @@ class MVDiffusionPanoramaOutput(BaseOutput):
     seeds: list[int]
 
 
-class RigStart(NamedTuple):
-    """Samples to generate: rig, B x V prompts, B keys (seed, sample id), noise [B, V, C, h, w] on the device."""
-
-    rig: Rig
-    prompts: list[list[str]]
-    keys: list[tuple[int, str]]
-    noise: Tensor
-
-
 class MVDiffusionPanoramaPipeline(MultiViewPipeline):
     """Generate the views of panoramas with a frozen base, and correspondence-aware attention between the views.
 
@@ -71,8 +62,6 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         base: which base this is, for `save_pretrained`.
     """
 
-    task = PANORAMA_TASK
-
     def __init__(
         self,
         vae: Any,
@@ -85,20 +74,21 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         prompt_prefix: str = "",
         base: BaseReference | None = None,
     ) -> None:
-        super().__init__(vae, text_encoder, tokenizer, unet, adapter, scheduler, prompt_prefix, base)
-        self.rig = RingRig() if rig is None else rig
+        views = {"rig": RingRig() if rig is None else rig}
+        super().__init__(
+            vae, text_encoder, tokenizer, unet, adapter, scheduler, self.face_task(), views, prompt_prefix, base
+        )
 
-    @staticmethod
-    def check_base(unet: Any, latent_channels: int) -> None:
-        """Raise ValueError where the base takes more than latents: it is one for another task."""
-        check_latent_input(unet, latent_channels)
+    @classmethod
+    def face_task(cls) -> Task:
+        """Return the task: text to panorama."""
+        return PanoramaTask()
 
     @property
-    def model_info(self) -> ModelInfo:
-        """What `mvdiff.json` says of this model; `base` is set."""
-        return ModelInfo(self.rig, self.prompt_prefix, self.base, self.task)
+    def rig(self) -> Rig:
+        """Default views."""
+        return self.views["rig"]
 
-    @torch.no_grad()
     def __call__(
         self,
         prompt: str | Sequence[str] | Sequence[Sequence[str]],
@@ -134,7 +124,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
             seed: of all samples; None takes one from `generator` or, without, from torch's global generator.
             generator: in place of a seed, one for all samples or one each; the seeds are drawn from it.
             sample_ids: names of the samples, part of the noise's key; default their places "0", "1", ...
-            prompt_prefix: default the model's; "" for prompts that carry it already.
+            prompt_prefix: default the model's.
             eta: of DDIM, 0 deterministic .. 1.
             panorama_height: rows of the stitched panoramas; default as dense as the middle of a view.
             output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionPanoramaOutput`.
@@ -150,115 +140,53 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
             ValueError: an argument does not fit; the text says which.
         """
         check_panorama_height(panorama_height)
-        start = self._start(prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch)
-        latents = self._sample(
-            self._predictor(start, caa, neighbour_batch),
-            start.noise,
-            start.prompts,
-            negative_prompt,
-            prompt_prefix,
-            num_inference_steps,
-            guidance_scale,
-            [step_generators(one, [name])[0] for one, name in start.keys],
-            eta,
-            callback_on_step_end,
-            attention_enabled,
-            callback_on_step_end_tensor_inputs,
-        )
-        return self._output(latents, start, panorama_height, output_type)
-
-    def _start(
-        self, prompt, rig, seed, generator, sample_ids, num_inference_steps, output_type, neighbour_batch
-    ) -> RigStart:
-        """Check the arguments of a call and draw its noise."""
+        check_output_type(output_type)
         rig = self.rig if rig is None else rig
-        prompts = expand_prompts(prompt, rig.num_views)
-        sample_ids = [str(i) for i in range(len(prompts))] if sample_ids is None else list(map(str, sample_ids))
-        self._check_size({"height": rig.height, "width": rig.width}, of="rig")
-        self._check_call(len(prompts), sample_ids, output_type, neighbour_batch)
-        check_sampler(self.scheduler, num_inference_steps)
-        keys = list(zip(drawn_seeds(seed, generator, len(prompts)), sample_ids, strict=True))
-        backbone = self._backbone()
-        stride = backbone.vae_stride
-        shape = (backbone.latent_channels, rig.height // stride, rig.width // stride)
-        noise = torch.stack([view_noise(*key, num_views=rig.num_views, shape=shape) for key in keys])
-        return RigStart(rig, prompts, keys, noise.to(self._execution_device))
+        batch = rig_batch(rig, expand_prompts(prompt, rig.num_views), sample_ids)
+        generated = self.generate(
+            batch,
+            Sampling(
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                negative_prompt=negative_prompt,
+                eta=eta,
+            ),
+            seed=drawn_seeds(seed, generator, batch.batch_size),
+            controls=Controls(caa=caa, attention_enabled=attention_enabled, neighbour_batch=neighbour_batch),
+            prompt_prefix=prompt_prefix,
+            callback=StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs),
+            decode=output_type != "latent",
+        )
+        return MVDiffusionPanoramaOutput(**panorama_output(generated, rig, panorama_height, output_type))
 
-    def _predictor(
-        self, start: RigStart, caa: bool, neighbour_batch: Sequence[int] | None, condition: Tensor | None = None
-    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Return what predicts the noise from latents, timesteps and text.
 
-        Args:
-            start: the samples.
-            caa: whether views attend to each other.
-            neighbour_batch: [B] which sample lends its views as neighbours.
-            condition: [B, V, channels, h, w] joined to the latents in the UNet's input.
-        """
-        batch, device, geometry = len(start.prompts), start.noise.device, None
-        if caa:
-            config, num_levels = self.adapter.config, len(self.unet.config.block_out_channels)
-            lists = None if config.neighbours is None else tuple(map(tuple, config.neighbours))
-            settings = config.kernel_size, config.min_overlap, lists, config.variant
-            geometry = rig_geometry(start.rig, self._backbone().vae_stride, num_levels, *settings).to(device)
-        unet = self._multi_view_unet()
-        lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
+def panorama_output(generated: Generated, rig: Rig, panorama_height: int | None, output_type: str) -> dict[str, Any]:
+    """Return the fields of an output of views and panoramas, see `MVDiffusionPanoramaOutput`."""
+    if generated.images is None:
+        return {"images": generated.latents, "panoramas": None, "covered": None, "seeds": generated.seeds}
+    panoramas, covered = stitched(generated.images, rig, panorama_height)
+    views, panoramas = (as_output_type(values, output_type) for values in (generated.images, panoramas))
+    return {"images": views, "panoramas": panoramas, "covered": covered, "seeds": generated.seeds}
 
-        def predict(latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
-            passes = range(len(latents) // batch)  # guidance runs the batch twice
-            rows = None if lenders is None else torch.cat([lenders + run * batch for run in passes])
-            dtype = self.unet.dtype
-            if condition is not None:
-                latents = torch.cat([latents, torch.cat([condition for _ in passes])], dim=2)
-            return unet(latents.to(dtype), timesteps, encoder_hidden_states.to(dtype), geometry, neighbour_batch=rows)
 
-        return predict
+def stitched(images: Tensor, rig: Rig, panorama_height: int | None = None) -> tuple[Tensor, Tensor]:
+    """Stitch views to panoramas.
 
-    def _output(self, latents, start: RigStart, panorama_height, output_type) -> MVDiffusionPanoramaOutput:
-        seeds = [seed for seed, _ in start.keys]
-        if output_type == "latent":
-            return MVDiffusionPanoramaOutput(images=latents, panoramas=None, covered=None, seeds=seeds)
-        images = self._decode(latents)
-        panoramas, covered = self._stitched(images, start.rig, panorama_height)
-        views, panoramas = (as_output_type(values, output_type) for values in (images, panoramas))
-        return MVDiffusionPanoramaOutput(images=views, panoramas=panoramas, covered=covered, seeds=seeds)
+    Args:
+        images: [B, V, 3, H, W] in [-1, 1].
+        rig: The views.
+        panorama_height: Rows of a panorama; default as dense as the middle of a view.
 
-    def _stitched(self, images: Tensor, rig: Rig, panorama_height: int | None) -> tuple[Tensor, Tensor]:
-        """Stitch views [B, V, 3, H, W] to panoramas [B, 3, height, 2 height]; tell what of them is covered."""
-        K, R = rig.cameras()
-        height = panorama_height or round(math.pi * float(K[:, 0, 0].max()))
-        stitched = [stitch(views, K, R, height, 2 * height) for views in images]
-        return torch.stack([panorama for panorama, _ in stitched]), stitched[0][1]
+    Returns:
+        [B, 3, height, 2 height], and [height, 2 height] bool, where the rig sees the panorama.
+    """
+    K, R = rig.cameras()
+    height = panorama_height or round(math.pi * float(K[:, 0, 0].max()))
+    panoramas = [stitch(views, K, R, height, 2 * height) for views in images]
+    return torch.stack([panorama for panorama, _ in panoramas]), panoramas[0][1]
 
 
 def check_panorama_height(height: int | None) -> None:
     """Raise ValueError where a panorama cannot have so many rows."""
     if height is not None and (not isinstance(height, int) or height < 1):
         raise ValueError(f"panorama_height must be at least 1, and whole; got {height}. Leave it out.")
-
-
-@lru_cache(maxsize=4)
-def rig_geometry(
-    rig: Rig,
-    vae_stride: int,
-    num_levels: int,
-    kernel_size: int,
-    min_overlap: float,
-    neighbours: tuple[tuple[int, ...], ...] | None = None,
-    variant: str = "paper",
-) -> MultiViewGeometry:
-    """Compute the correspondences of a rig, on the CPU; kept for the last rigs.
-
-    Args:
-        rig: the views.
-        vae_stride: pixels per latent cell.
-        num_levels: resolutions of the UNet.
-        kernel_size: K of the adapter's K x K taps.
-        min_overlap: share of the image from which on views are the adapter's neighbours.
-        neighbours: the adapter's neighbours of each view, in place of those that overlap.
-        variant: of the adapter.
-    """
-    sides = rig.height // vae_stride, rig.width // vae_stride
-    return MultiViewGeometry.from_cameras(
-        *rig.cameras(), *sides, vae_stride, num_levels, neighbours, kernel_size, min_overlap, variant
-    )

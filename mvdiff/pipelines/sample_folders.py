@@ -1,35 +1,26 @@
-"""Many panoramas into sample folders, in batches, with a rerun going on where the last one stopped."""
+"""Batches into sample folders, generated or real, for every task; a rerun goes on where the last one stopped."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.given import GivenViews, given_arguments
-from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-from mvdiff.pipelines.prompts import PromptEntry, expand_prompts
-from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, write_sample
-
-_SHAPING = (
-    "num_inference_steps",
-    "guidance_scale",
-    "negative_prompt",
-    "eta",
-    "paste_back",
-    "caa",
-    "attention_enabled",
-)  # arguments of a pipeline's call that a sample notes whether given or left at their defaults
+from mvdiff.pipelines.panorama import stitched
+from mvdiff.pipelines.sampling import PAPER_SAMPLING
+from mvdiff.samples import SampleRecord, camera_record, is_complete, read_sample, sample_folder, to_uint8, write_sample
+from mvdiff.settings import Controls, Sampling
+from mvdiff.tasks.task import NO_CONTROLS
 
 
 @dataclass(frozen=True)
@@ -46,85 +37,134 @@ def library_versions() -> dict[str, str]:
 
 
 def generate_samples(
-    pipeline: MVDiffusionPanoramaPipeline,
-    entries: Sequence[PromptEntry],
+    pipeline: MultiViewPipeline,
+    batch: MultiViewBatch,
     out: str | Path,
     *,
-    seed: int = 0,
-    batch_size: int = 1,
     rig: Rig | None = None,
+    seed: int = 0,
+    batch_size: int | None = None,
+    sampling: Sampling = PAPER_SAMPLING,
+    controls: Controls = NO_CONTROLS,
+    paste_back: bool = True,
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
-    given: Sequence[GivenViews] | None = None,
-    **call: Any,
 ) -> GenerationCounts:
-    """Generate entries and write one sample folder each.
+    """Generate the samples of a batch and write a folder each; padding is left out.
 
-    Complete samples of the same prompts, seed, precision and settings are left as they are, so that a run can be
-    repeated after it was stopped. Everything is checked before the first panorama is generated.
-
-    Args:
-        pipeline: what generates.
-        entries: names and prompts.
-        out: root of the sample folders.
-        seed: of all samples; with the sample's id it fixes the noise.
-        batch_size: panoramas generated at once; images do not depend on it, beyond float rounding.
-        rig: views; default the pipeline's.
-        overwrite: generate complete samples again.
-        settings: more to note in `sample.json`, compared on a rerun too.
-        given: what is given of each entry's views, for an outpainting pipeline; written beside the views and, by its
-            hash, compared on a rerun.
-        **call: further arguments of the pipeline's call, such as num_inference_steps, guidance_scale, negative_prompt.
-
-    Returns:
-        Counts of written and skipped samples.
-
-    Raises:
-        ValueError: prompts do not fit the rig, or a complete sample was made with other prompts, seed or settings.
-        OSError: the folder cannot be written; samples that are complete stay.
-    """
-    if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}. Give the panoramas to generate at once.")
-    out, rig = Path(out), pipeline.rig if rig is None else rig
-    prompts = expand_prompts([entry.prompt for entry in entries], rig.num_views)
-    noted = described_settings(pipeline, call) | dict(settings or {})
-    conditions = [None] * len(entries) if given is None else list(given)
-    records = [
-        SampleRecord(entry.sample_id, views, rig.to_dict(), None, seed, noted | _noted(one), library_versions())
-        for entry, views, one in zip(entries, prompts, conditions, strict=True)
-    ]
-    todo = [
-        (record, one)
-        for record, one in zip(records, conditions, strict=True)
-        if overwrite or not is_done(sample_folder(out, record.sample_id), record)
-    ]
-    for start in range(0, len(todo), batch_size):
-        batch, shown = zip(*todo[start : start + batch_size], strict=True)
-        output = pipeline(
-            [record.prompts for record in batch],
-            rig=rig,
-            seed=seed,
-            sample_ids=[record.sample_id for record in batch],
-            output_type="uint8",
-            **given_arguments(None if given is None else shown),
-            **call,
-        )
-        for record, one, views, panorama in zip(batch, shown, output.images, output.panoramas, strict=True):
-            pixels = None if one is None else one.rgba()
-            folder = sample_folder(out, record.sample_id)
-            write_sample(folder, record, views, panorama, overwrite=overwrite, given=pixels)
-    return GenerationCounts(written=len(todo), skipped=len(records) - len(todo))
-
-
-def described_settings(pipeline: MultiViewPipeline, call: Mapping[str, Any]) -> dict[str, Any]:
-    """Describe, in JSON, what shapes an image beside prompt, cameras and seed.
+    Complete samples of the same prompts, cameras, seed, precision and settings are left as they are. All folders are
+    checked before the first sample is generated.
 
     Args:
         pipeline: What generates.
-        call: Arguments of its call that differ from the defaults; functions are left out.
+        batch: Prompts, cameras and what the task needs.
+        out: Root of the sample folders.
+        rig: The views, for tasks whose views are a rig; default the pipeline's. Its views are stitched to a panorama.
+        seed: Random seed (noise is also keyed by sample id).
+        batch_size: Samples generated at once, which changes images by float rounding only; default all.
+        sampling: Steps, guidance, negative prompt, eta.
+        controls: What to switch off.
+        paste_back: Put known pixels back, for tasks that know some.
+        overwrite: Generate complete samples again.
+        settings: More to note in `sample.json`, compared on a rerun too.
+
+    Raises:
+        ValueError: A complete sample was made with other prompts, cameras, seed or settings.
+        OSError: The folder cannot be written; samples that are complete stay.
     """
-    base, parameters = pipeline.base, signature(pipeline.__call__).parameters
-    described = {name: parameters[name].default for name in _SHAPING if name in parameters} | {
+    if batch_size is not None and batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    rig = pipeline.views.get("rig") if rig is None else rig
+    noted = described_settings(pipeline, sampling, controls, paste_back) | dict(settings or {})
+    todo = []
+    for i in range(batch.batch_size):
+        given, pixels = pipeline.task.describe_given(batch, i)
+        record = replace(sample_record(batch, i, rig), seed=seed, settings=noted | given)
+        if overwrite or not is_done(sample_folder(out, record.sample_id), record):
+            todo.append((i, record, pixels))
+    for start in range(0, len(todo), batch_size or max(1, len(todo))):
+        part = todo[start : start + (batch_size or len(todo))]
+        rows = batch.rows([i for i, _, _ in part])
+        images = pipeline.generate(
+            rows, sampling, seed=seed, controls=controls, paste_back=paste_back and pipeline.task.paste_back
+        ).images
+        panoramas = [None] * len(part) if rig is None else _uint8(stitched(images, rig)[0])
+        for (i, record, pixels), views, panorama in zip(part, _uint8(images), panoramas, strict=True):
+            write_views(sample_folder(out, record.sample_id), record, batch, i, views, panorama, pixels, overwrite)
+    return GenerationCounts(written=len(todo), skipped=batch.batch_size - len(todo))
+
+
+def write_reference(
+    batch: MultiViewBatch, out: str | Path, *, rig: Rig | None = None, overwrite: bool = False
+) -> GenerationCounts:
+    """Write the real views of a batch, a sample folder each; folders that hold these very views are kept.
+
+    Args:
+        batch: Images, prompts and cameras.
+        out: Root of the sample folders.
+        rig: The views, for tasks whose views are a rig.
+        overwrite: Write complete samples again.
+
+    Raises:
+        ValueError: A complete folder holds other views, prompts or cameras, and `overwrite` is False.
+        OSError: The folder cannot be written.
+    """
+    written = 0
+    for i, views in enumerate(_uint8(batch.images.cpu())):
+        record = sample_record(batch, i, rig)
+        folder = sample_folder(out, record.sample_id)
+        valid = batch.view_valid[i].cpu()
+        if not overwrite and is_done(folder, record):
+            if not torch.equal(read_sample(folder).images_uint8().movedim(1, -1), views[valid]):
+                raise ValueError(
+                    f"views of a complete sample must be those of the data; got other pixels, in {folder}. Write to "
+                    "another folder, or set overwrite."
+                )
+            continue
+        write_views(folder, record, batch, i, views, None, None, overwrite)
+        written += 1
+    return GenerationCounts(written=written, skipped=batch.batch_size - written)
+
+
+def sample_record(batch: MultiViewBatch, index: int, rig: Rig | None) -> SampleRecord:
+    """Describe a sample of a batch without its padding: prompts, rig or cameras, versions."""
+    valid = batch.view_valid[index].cpu()
+    prompts = [prompt for prompt, kept in zip(batch.prompts[index], valid.tolist(), strict=True) if kept]
+    record = SampleRecord(batch.sample_id[index], prompts, versions=library_versions())
+    if rig is not None:
+        return replace(record, rig=rig.to_dict())
+    cameras = (value[index].cpu()[valid] for value in (batch.K, batch.R, batch.t))
+    return replace(record, cameras=camera_record(*cameras, *batch.images.shape[-2:]))
+
+
+def write_views(
+    folder: Path,
+    record: SampleRecord,
+    batch: MultiViewBatch,
+    index: int,
+    views: Tensor,
+    panorama: Tensor | None,
+    given: Tensor | None,
+    overwrite: bool,
+) -> None:
+    """Write one sample of a batch without its padding: uint8 views [V, H, W, 3], and depths where there are any."""
+    valid = batch.view_valid[index].cpu()
+    depths = None if batch.depths is None else batch.depths[index].cpu()[valid]
+    given = None if given is None else given[valid]
+    write_sample(folder, record, views[valid], panorama, overwrite=overwrite, depths=depths, given=given)
+
+
+def described_settings(
+    pipeline: MultiViewPipeline, sampling: Sampling, controls: Controls, paste_back: bool = True
+) -> dict[str, Any]:
+    """Describe, in JSON, what shapes an image besides prompt, cameras and seed."""
+    base, control = pipeline.base, asdict(controls)
+    if control["neighbour_batch"] is None:
+        del control["neighbour_batch"]
+    described = {
+        **asdict(sampling),
+        **control,
+        **({"paste_back": paste_back} if pipeline.task.paste_back else {}),
         "prompt_prefix": pipeline.prompt_prefix,
         "scheduler": type(pipeline.scheduler).__name__,
         "scheduler_config": {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")},
@@ -132,19 +172,9 @@ def described_settings(pipeline: MultiViewPipeline, call: Mapping[str, Any]) -> 
         "base_weights_hash": None if base is None else base.weights_hash,
         "adapter_weights_hash": tensors_hash(pipeline.adapter_weights()),
         "dtype": _precision(pipeline),
+        **pipeline.unusual_settings(),
     }
-    described |= pipeline.unusual_settings()
-    described |= {name: value for name, value in call.items() if not callable(value)}
     return json.loads(json.dumps(described, default=_plain))
-
-
-def _precision(pipeline: MultiViewPipeline) -> str:
-    """Name the precision of the weights and, where it is active, of autocast: images depend on both."""
-    device = pipeline._execution_device.type
-    precision = str(pipeline.unet.dtype)
-    if torch.is_autocast_enabled(device):
-        precision += f" under {torch.get_autocast_dtype(device)} autocast"
-    return precision.replace("torch.", "")
 
 
 def is_done(folder: Path, record: SampleRecord) -> bool:
@@ -170,8 +200,18 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
     return True
 
 
-def _noted(given: GivenViews | None) -> dict[str, Any]:
-    return {} if given is None else {"given": given.describe()}
+def _uint8(images: Tensor) -> Tensor:
+    """[..., 3, H, W] in [-1, 1] -> uint8 [..., H, W, 3]."""
+    return to_uint8(images.movedim(-3, -1))
+
+
+def _precision(pipeline: MultiViewPipeline) -> str:
+    """Name the precision of the weights and, where it is active, of autocast: images depend on both."""
+    device = pipeline._execution_device.type
+    precision = str(pipeline.unet.dtype)
+    if torch.is_autocast_enabled(device):
+        precision += f" under {torch.get_autocast_dtype(device)} autocast"
+    return precision.replace("torch.", "")
 
 
 def _plain(value: Any) -> Any:

@@ -1,6 +1,6 @@
 """Sequences of any length: key frames first, then the frames between two of them (the paper's section 4.3).
 
-Both stages are calls of `MVDiffusionDepthPipeline`, of at most `num_views` frames each:
+Both stages are calls of `MultiViewPipeline.generate`, of at most `num_views` frames each:
 
 1. Key frames are generated in windows. The first frames of a window are the last of the window before, given, so that
    the sequence goes on as it began (`window_overlap`; own derivation: the paper generates 12 key frames and no more).
@@ -15,7 +15,7 @@ the last key frames, so memory does not grow with the sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -25,8 +25,11 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.sequences import Frame, FrameSequence
-from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
-from mvdiff.samples import from_uint8
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.sampling import PAPER_SAMPLING
+from mvdiff.samples import from_uint8, to_uint8
+from mvdiff.settings import Controls, Sampling
+from mvdiff.tasks.task import NO_CONTROLS
 
 NUM_VIEWS = 12
 """Frames at once (the paper's)."""
@@ -60,7 +63,7 @@ class GeneratedFrame:
 
 
 def generate_sequence(
-    pipeline: MVDiffusionDepthPipeline,
+    pipeline: MultiViewPipeline,
     sequence: FrameSequence,
     *,
     sample_id: str | None = None,
@@ -69,7 +72,8 @@ def generate_sequence(
     num_views: int = NUM_VIEWS,
     window_overlap: int = 1,
     batch_size: int = 1,
-    **call: Any,
+    sampling: Sampling = PAPER_SAMPLING,
+    controls: Controls = NO_CONTROLS,
 ) -> Iterator[GeneratedFrame]:
     """Generate every frame of a sequence, each once; a frame between two key frames comes after these.
 
@@ -85,7 +89,8 @@ def generate_sequence(
             of each other.
         batch_size: Parts between key frames that are interpolated at once; images do not depend on it, beyond float
             rounding.
-        **call: Further arguments of the pipeline's call, such as num_inference_steps, guidance_scale, caa.
+        sampling: Steps, guidance, eta, and one negative prompt for the whole sequence.
+        controls: What to switch off.
 
     Returns:
         The frames as they are made; nothing is generated before the first is asked for.
@@ -103,59 +108,47 @@ def generate_sequence(
             f"num_views ({num_views}) key frames with window_overlap; got a model that does not. Generate key frames "
             "with window_overlap 0, or train an adapter with image_condition."
         )
-    if not isinstance(call.get("negative_prompt"), str | None):
+    if not isinstance(sampling.negative_prompt, str | None):
         raise ValueError(
             "negative_prompt must be one text for the whole sequence, which is generated in parts; got "
-            f"{str(call['negative_prompt'])[:200]}. Give one text."
+            f"{str(sampling.negative_prompt)[:200]}."
         )
-    call |= {"seed": seed, "output_type": "uint8"}
-    return _generate(pipeline, sequence, rounds, sample_id or sequence.name, prompt, num_views, batch_size, call)
 
+    def generate(batch: MultiViewBatch) -> Tensor:
+        images = pipeline.generate(batch, sampling, seed=seed, controls=controls).images
+        return to_uint8(images.movedim(-3, -1))
 
-def _generate(
-    pipeline: MVDiffusionDepthPipeline,
-    sequence: FrameSequence,
-    rounds: Sequence[Sequence[Part]],
-    sample_id: str,
-    prompt: str | None,
-    remembered: int,
-    batch_size: int,
-    call: Mapping[str, Any],
-) -> Iterator[GeneratedFrame]:
     def prompt_of(position: int) -> str:
         return sequence.prompt(position) if prompt is None else prompt
 
+    together = [parts[start : start + batch_size] for parts in rounds for start in range(0, len(parts), batch_size)]
+    return _generate(generate, sequence, together, sample_id or sequence.name, prompt_of, num_views)
+
+
+def _generate(
+    generate: Callable[[MultiViewBatch], Tensor],
+    sequence: FrameSequence,
+    calls: Sequence[Sequence[Part]],
+    sample_id: str,
+    prompt_of: Callable[[int], str],
+    remembered: int,
+) -> Iterator[GeneratedFrame]:
     keys, pictures = set(sequence.key_positions), {}
-    for parts in rounds:
-        for start in range(0, len(parts), batch_size):
-            together = parts[start : start + batch_size]
-            read = [[sequence.frame(position) for position in part.positions] for part in together]
-            batch = MultiViewBatch.collate(
-                [
-                    _sample(part, frames, pictures, [prompt_of(position) for position in part.positions])
-                    for part, frames in zip(together, read, strict=True)
-                ]
-            )
-            images = pipeline(
-                batch.prompts,
-                batch.depths,
-                batch.K,
-                batch.R,
-                batch.t,
-                view_valid=batch.view_valid,
-                images=batch.images,
-                known=batch.known,
-                sample_ids=[sample_id] * len(together),
-                frame_ids=[_names(frames, batch.num_views) for frames in read],
-                **call,
-            ).images
-            for part, frames, views in zip(together, read, images, strict=True):
-                for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
-                    if position in part.given:
-                        continue
-                    if position in keys:
-                        pictures[position] = image
-                    yield GeneratedFrame(position, frame, image)
+    for parts in calls:
+        read = [[sequence.frame(position) for position in part.positions] for part in parts]
+        batch = MultiViewBatch.collate(
+            [
+                _sample(part, frames, pictures, [prompt_of(position) for position in part.positions], sample_id)
+                for part, frames in zip(parts, read, strict=True)
+            ]
+        )
+        for part, frames, views in zip(parts, read, generate(batch), strict=True):
+            for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
+                if position in part.given:
+                    continue
+                if position in keys:
+                    pictures[position] = image
+                yield GeneratedFrame(position, frame, image)
         for position in sorted(pictures)[: -remembered - 1]:
             del pictures[position]
 
@@ -252,7 +245,9 @@ def even_sizes(total: int, count: int) -> list[int]:
     return [total // count + (index < total % count) for index in range(count)]
 
 
-def _sample(part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompts: list[str]) -> dict[str, Any]:
+def _sample(
+    part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompts: list[str], sample_id: str
+) -> dict[str, Any]:
     """Join the frames of a part as `MultiViewBatch.collate` takes them; only what was generated is given."""
     images = torch.zeros(len(frames), 3, *frames[0].depths.shape)
     known = torch.zeros(len(frames), 1, *frames[0].depths.shape)
@@ -267,12 +262,8 @@ def _sample(part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor],
         "depths": torch.stack([frame.depths for frame in frames]),
         **cameras,
         "prompts": prompts,
-        "sample_id": "",
+        "sample_id": sample_id,
         "sample_index": 0,
         "epoch": 0,
+        "view_names": [frame.number for frame in frames],
     }
-
-
-def _names(frames: Sequence[Frame], num_views: int) -> list[int | str]:
-    """Name the views of a part for their noise: a frame by its number, padding by its place."""
-    return [*(frame.number for frame in frames), *(f"padding {view}" for view in range(len(frames), num_views))]

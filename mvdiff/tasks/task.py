@@ -60,6 +60,10 @@ class Task(ABC):
     """Prefix of the paper's prompts."""
     adapter: ClassVar[AdapterSettings] = AdapterSettings()
     """Settings of a fresh adapter where they are not the adapter's own defaults."""
+    pipeline: ClassVar[str] = "mvdiff.pipelines.base.MultiViewPipeline"
+    """Class path of the pipeline that users call."""
+    paste_back: ClassVar[bool] = False
+    """Known pixels can be put back into decoded views, see `finish`."""
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)
     """What a model folder says of its views, read from the data module: `rig`, or `height` and `width`."""
 

@@ -1,0 +1,330 @@
+"""SamplingPipeline: from a batch to latents and images; noise by keys, guidance, callbacks, decoding.
+
+Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided
+from mvdiff.keyed import keyed_generator
+from mvdiff.models.backbone import Backbone
+from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.models.text import PromptEncoder
+from mvdiff.pipelines.prompts import expand_negative_prompt
+from mvdiff.pipelines.switches import MemorySwitches
+from mvdiff.settings import Controls, Sampling
+from mvdiff.tasks.task import NO_CONTROLS, Condition, Task, denoiser
+
+PAPER_SAMPLING = Sampling()
+
+
+@dataclass(frozen=True)
+class StepCallback:
+    """What is called after each denoising step.
+
+    Args:
+        function: Called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on with.
+        tensor_inputs: Which tensors it is given.
+    """
+
+    function: Callable[..., dict[str, Any] | None] | None = None
+    tensor_inputs: Sequence[str] = ("latents",)
+
+
+NO_CALLBACK = StepCallback()
+
+
+@dataclass(frozen=True)
+class Generated:
+    """What a pipeline generates of a batch.
+
+    Attributes:
+        latents: [B, V, C, h, w] float32.
+        rendered: [B, V, 3, H, W] in [-1, 1] on the CPU, as the model renders every view; None if not decoded.
+        images: `rendered` with known pixels put back where that was asked for.
+        seeds: [B] seeds of the samples.
+    """
+
+    latents: Tensor
+    rendered: Tensor | None
+    images: Tensor | None
+    seeds: list[int]
+
+
+@dataclass
+class SamplingEncoder:
+    """The autoencoder for what a call is given, with noise keyed by (purpose, seed, sample id[, view name])."""
+
+    backbone: Backbone
+    batch: MultiViewBatch
+    seeds: Sequence[int]
+    like: Tensor
+    used: bool = field(default=False, init=False)
+
+    @property
+    def vae_stride(self) -> int:
+        """Pixels per latent cell."""
+        return self.backbone.vae_stride
+
+    def pictures(self, images: Tensor, purpose: str) -> Tensor:
+        """Encode pictures [B, V, 3, H, W], one sample at a time."""
+        self.used = True
+        keys = zip(self.seeds, self.batch.sample_id, strict=True)
+        generators = [keyed_generator(f"{purpose}s", *key) for key in keys]
+        samples = zip(images.to(self.like.device), generators, strict=True)
+        return torch.stack([self.backbone.encode_images(*sample) for sample in samples]).to(self.like)
+
+    def given(self, views: Tensor) -> Tensor:
+        """Encode the given views [B, V]; zeros elsewhere."""
+        latents = torch.zeros_like(self.like)
+        if not bool(views.any()):
+            return latents
+        self.used = True
+        generators = [
+            keyed_generator("given", self.seeds[i], self.batch.sample_id[i], self.batch.names_of(i)[view])
+            for i, view in views.nonzero().tolist()
+        ]
+        images = self.batch.images.to(self.like.device)[views]
+        latents[views] = self.backbone.encode_images(images, generators).to(latents)
+        return latents
+
+
+class SamplingPipeline(MemorySwitches):
+    """The part of a pipeline that samples; `MultiViewPipeline` adds opening and saving."""
+
+    task: Task
+    prompt_prefix: str
+    _callback_tensor_inputs: ClassVar[list[str]] = ["latents", "prompt_embeds", "negative_prompt_embeds"]
+    _guidance_scale: float = 1.0
+    _num_timesteps: int = 0
+    _interrupt: bool = False
+
+    @property
+    def guidance_scale(self) -> float:
+        """Guidance of the running call; a callback may set `_guidance_scale` for the steps to come."""
+        return self._guidance_scale
+
+    @property
+    def num_timesteps(self) -> int:
+        """Denoising steps of the running call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the running call stops denoising; a callback stops it with `pipeline._interrupt = True`."""
+        return self._interrupt
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether the adapter has the blocks that bring given frames in."""
+        return self.adapter.condition_blocks is not None
+
+    @torch.no_grad()
+    def generate(
+        self,
+        batch: MultiViewBatch,
+        sampling: Sampling = PAPER_SAMPLING,
+        *,
+        seed: int | Sequence[int] = 0,
+        controls: Controls = NO_CONTROLS,
+        prompt_prefix: str | None = None,
+        callback: StepCallback = NO_CALLBACK,
+        paste_back: bool = False,
+        decode: bool = True,
+    ) -> Generated:
+        """Generate all views of a batch.
+
+        Noise is drawn on the CPU in float32 from (seed, sample id, view name) alone: a sample does not depend on its
+        batch.
+
+        Args:
+            batch: Prompts, cameras and what the task needs; images are read where they are known.
+            sampling: Steps, guidance, negative prompt, eta.
+            seed: One seed for all samples, or one per sample.
+            controls: What to switch off.
+            prompt_prefix: Default the model's.
+            callback: What is called after each step.
+            paste_back: Put known pixels back, for tasks that know some.
+            decode: False leaves `rendered` and `images` None.
+
+        Raises:
+            ValueError: The batch lacks what the task needs, or a setting is out of range.
+        """
+        check_sampler(self.scheduler, sampling.num_inference_steps)
+        self._check_size(batch)
+        self._check_controls(batch, controls)
+        self.task.check_batch(batch)
+        backbone, device = self._backbone(), self._execution_device
+        seeds = [int(seed)] * batch.batch_size if isinstance(seed, int) else list(seed)
+        batch = batch.to(device)
+        noise = self._noise(batch, seeds)
+        encoder = SamplingEncoder(backbone, batch, seeds, noise)
+        condition = self.task.condition(batch, encoder)
+        self._check_condition(condition)
+        if encoder.used:
+            self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
+        geometry = None
+        if controls.caa:
+            with torch.autocast(device.type, enabled=False):
+                geometry = self.adapter.geometry(self.task.correspondences(batch), backbone.vae_stride)
+        predict = denoiser(self._multi_view_unet(), batch, condition, geometry, controls)
+        with self._attention(controls.attention_enabled):
+            latents = self._denoise(predict, batch, noise, seeds, sampling, prompt_prefix, callback)
+        if not decode:
+            return Generated(latents, None, None, seeds)
+        rendered = self._decode(latents)
+        return Generated(latents, rendered, self.task.finish(rendered, batch) if paste_back else rendered, seeds)
+
+    def _noise(self, batch: MultiViewBatch, seeds: Sequence[int]) -> Tensor:
+        backbone = self._backbone()
+        height, width = batch.images.shape[-2:]
+        shape = (backbone.latent_channels, height // backbone.vae_stride, width // backbone.vae_stride)
+        draws = [
+            frame_noise(seed, sample_id, frames=batch.names_of(i), shape=shape)
+            for i, (seed, sample_id) in enumerate(zip(seeds, batch.sample_id, strict=True))
+        ]
+        return torch.stack(draws).to(batch.images.device)
+
+    def _denoise(
+        self,
+        predict: Callable[[Tensor, Tensor, Tensor], Tensor],
+        batch: MultiViewBatch,
+        noise: Tensor,
+        seeds: Sequence[int],
+        sampling: Sampling,
+        prompt_prefix: str | None,
+        callback: StepCallback,
+    ) -> Tensor:
+        """Denoise [B, V, C, h, w] under guidance."""
+        handed = self._callback_inputs(callback)
+        if not math.isfinite(sampling.guidance_scale):
+            raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 is no guidance.")
+        text = PromptEncoder(self._encode_texts, self.prompt_prefix if prompt_prefix is None else prompt_prefix)
+        negative = expand_negative_prompt(sampling.negative_prompt, batch.num_views)
+        tensors = {
+            "prompt_embeds": text(batch.prompts),
+            "negative_prompt_embeds": text.negative([negative] * batch.batch_size),
+        }
+        self._guidance_scale, self._interrupt = sampling.guidance_scale, False
+        self._num_timesteps = sampling.num_inference_steps
+
+        def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
+            return guided(predict, *tensors.values(), self.guidance_scale)(latents, timesteps)
+
+        with self.progress_bar(total=sampling.num_inference_steps) as progress:
+
+            def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
+                if (index + 1) % self.scheduler.order == 0:
+                    progress.update()
+                if callback.function is None:
+                    return None
+                known = {"latents": latents, **tensors}
+                returned = callback.function(self, index, timestep, {name: known[name] for name in handed}) or {}
+                for name in known.keys() & returned.keys():
+                    if returned[name].shape != known[name].shape:
+                        raise ValueError(
+                            f"callback_on_step_end must return {name} of shape {list(known[name].shape)}; got "
+                            f"{list(returned[name].shape)}."
+                        )
+                tensors.update({name: returned[name] for name in tensors.keys() & returned.keys()})
+                return returned.get("latents")
+
+            latents = denoise(
+                guided_predict,
+                self.scheduler,
+                noise,
+                sampling.num_inference_steps,
+                generators=[
+                    keyed_generator("scheduler-step", seeds[i], batch.sample_id[i], *self.task.scheduler_keys(batch, i))
+                    for i in range(batch.batch_size)
+                ],
+                eta=sampling.eta,
+                callback=after_step,
+                interrupted=lambda: self.interrupt,
+            )
+        self.maybe_free_model_hooks()  # under CPU offload UNet and adapter make room for the autoencoder
+        return latents
+
+    def _encode_texts(self, texts: list[str]) -> Tensor:
+        """Embed N texts, each distinct one once and by itself, so that no text depends on the others."""
+        backbone, device = self._backbone(), self._execution_device
+        embeddings = {text: backbone.encode_prompts([text])[0].to(device) for text in dict.fromkeys(texts)}
+        return torch.stack([embeddings[text] for text in texts])
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        """Decode latents [B, V, C, h, w], sample by sample, to images [B, V, 3, H, W] in [-1, 1] on the CPU."""
+        backbone = self._backbone()
+        images = torch.stack([backbone.decode_latents(views).float().cpu() for views in latents]).clamp(-1, 1)
+        self.maybe_free_model_hooks()
+        return images
+
+    def _backbone(self) -> Backbone:
+        return Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
+
+    def _multi_view_unet(self) -> MultiViewUNet:
+        """Join UNet and adapter, which a fresh module would put into training mode, and leave their mode as it is."""
+        training = self.adapter.training
+        unet = MultiViewUNet(self.unet, self.adapter)
+        unet.set_views_per_chunk(self.views_per_chunk)
+        self.adapter.train(training)
+        return unet
+
+    @contextmanager
+    def _attention(self, enabled: bool) -> Iterator[None]:
+        """Run the adapter in evaluation mode, with or without its attention; afterwards it is as it was."""
+        training = self.adapter.training
+        self.adapter.eval()
+        self.adapter.set_attention_enabled(enabled)
+        try:
+            yield
+        finally:
+            self.adapter.set_attention_enabled(True)
+            self.adapter.train(training)
+
+    def _callback_inputs(self, callback: StepCallback) -> list[str]:
+        names = callback.tensor_inputs
+        if isinstance(callback.function, PipelineCallback | MultiPipelineCallbacks):
+            names = callback.function.tensor_inputs
+        unknown = [name for name in names if name not in self._callback_tensor_inputs]
+        if unknown:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs must be of {', '.join(self._callback_tensor_inputs)}; got "
+                f"{', '.join(map(repr, unknown))}."
+            )
+        return list(names)
+
+    def _check_size(self, batch: MultiViewBatch) -> None:
+        """Raise ValueError where a side of the views is no multiple of the autoencoder's stride."""
+        stride = self._backbone().vae_stride
+        for side, pixels in zip(("height", "width"), batch.images.shape[-2:], strict=True):
+            if pixels % stride:
+                lower = pixels - pixels % stride
+                raise ValueError(
+                    f"{side} of the views must be a multiple of {stride}, the autoencoder's stride; got {pixels}. Use "
+                    f"{lower or stride} or {lower + stride}."
+                )
+
+    def _check_condition(self, condition: Condition) -> None:
+        if condition.active is not None and bool(condition.active.any()) and not self.takes_images:
+            raise ValueError(
+                "known must be left out for a model without image condition; got given frames. Train an adapter with "
+                "image_condition."
+            )
+
+    def _check_controls(self, batch: MultiViewBatch, controls: Controls) -> None:
+        lenders, count = controls.neighbour_batch, batch.batch_size
+        if lenders is not None and not (len(lenders) == count and all(0 <= i < count for i in lenders)):
+            raise ValueError(
+                f"neighbour_batch must name a sample of the batch ({count}) for each sample; got {list(lenders)}."
+            )
