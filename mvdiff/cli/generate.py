@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 
 from mvdiff.cli.opening import add_model_options, open_pipeline
+from mvdiff.settings import Controls, Sampling
 
 MODES = ("keyframes", "interval", "full")
 
@@ -31,6 +32,7 @@ def _add_panorama(tasks) -> None:
     _add_shared(parser)
     add("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
     add("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
+    add("--no_caa", action="store_true", help="the base alone, view by view (a control)")
 
 
 def _add_outpaint(tasks) -> None:
@@ -134,18 +136,8 @@ def _panorama(args: argparse.Namespace) -> int:
     _make_folder(args.out)
 
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-    from mvdiff.pipelines.sample_folders import generate_samples
 
-    counts = generate_samples(
-        open_pipeline(MVDiffusionPanoramaPipeline, args),
-        entries,
-        args.out,
-        batch_size=args.batch_size,
-        overwrite=args.overwrite,
-        **_sampling(args),
-    )
-    print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
-    return 0
+    return _panoramas(args, open_pipeline(MVDiffusionPanoramaPipeline, args), entries)
 
 
 def _outpaint(args: argparse.Namespace) -> int:
@@ -156,24 +148,40 @@ def _outpaint(args: argparse.Namespace) -> int:
     _make_folder(args.out)
 
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
-    from mvdiff.pipelines.sample_folders import generate_samples
 
     pipeline = open_pipeline(MVDiffusionOutpaintPipeline, args)
-    given = given_views(pictures, pipeline.rig)
-    counts = generate_samples(
-        pipeline,
-        entries,
-        args.out,
-        batch_size=args.batch_size,
-        overwrite=args.overwrite,
-        given=[given] * len(entries),
-        paste_back=not args.no_paste_back,
-        caa=not args.no_caa,
-        **_sampling(args),
-    )
+    given, count = given_views(pictures, pipeline.rig), len(entries)
     shares = given.known.mean(dim=(1, 2, 3))
     reached = ", ".join(f"{view}: {share:.0%}" for view, share in enumerate(shares.tolist()) if share > 0)
     print(f"{args.out}: given of the views: {reached}")
+    return _panoramas(
+        args,
+        pipeline,
+        entries,
+        images=given.images.expand(count, -1, -1, -1, -1),
+        known=given.known.expand(count, -1, -1, -1, -1),
+        notes=[{"pictures": given.pictures}] * count,
+    )
+
+
+def _panoramas(args: argparse.Namespace, pipeline, entries, **fields) -> int:
+    """Generate the entries' panoramas; `fields` of the batch say what is given of them."""
+    from mvdiff.pipelines.calls import rig_batch
+    from mvdiff.pipelines.prompts import expand_prompts
+    from mvdiff.pipelines.sample_folders import generate_samples
+
+    prompts = expand_prompts([entry.prompt for entry in entries], pipeline.rig.num_views)
+    counts = generate_samples(
+        pipeline,
+        rig_batch(pipeline.rig, prompts, [entry.sample_id for entry in entries], **fields),
+        args.out,
+        seed=args.seed,
+        batch_size=args.batch_size,
+        sampling=_sampling(args),
+        controls=Controls(caa=not args.no_caa),
+        paste_back=not getattr(args, "no_paste_back", False),
+        overwrite=args.overwrite,
+    )
     print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
     return 0
 
@@ -204,7 +212,7 @@ def _entries(args: argparse.Namespace) -> list:
 def _depth(args: argparse.Namespace) -> int:
     from mvdiff.cli.progress import progress_bar
     from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
-    from mvdiff.pipelines.frame_folders import generate_sequence_folder, write_real_sequence
+    from mvdiff.pipelines.sequence_folders import generate_sequence_folder, write_real_sequence
 
     if args.prompt is not None and len(args.prompt) > 1:
         raise ValueError(
@@ -235,11 +243,12 @@ def _depth(args: argparse.Namespace) -> int:
                 num_views=args.num_views,
                 window_overlap=args.window_overlap,
                 batch_size=args.batch_size,
+                seed=args.seed,
+                sampling=_sampling(args),
+                controls=Controls(caa=not args.no_caa),
                 overwrite=args.overwrite,
                 settings={"mode": args.mode},
                 progress=lambda frame, task=task: bar.advance(task),
-                caa=not args.no_caa,
-                **_sampling(args),
             )
             bar.remove_task(task)
             if args.real is not None:
@@ -309,6 +318,10 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _sampling(args: argparse.Namespace) -> dict:
-    """Return the settings that every task hands to its pipeline."""
-    return {name: getattr(args, name) for name in ("seed", "num_inference_steps", "guidance_scale", "negative_prompt")}
+def _sampling(args: argparse.Namespace) -> Sampling:
+    """Return how every task samples."""
+    return Sampling(
+        num_inference_steps=args.num_inference_steps,
+        guidance_scale=args.guidance_scale,
+        negative_prompt=args.negative_prompt,
+    )
