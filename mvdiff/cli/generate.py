@@ -16,6 +16,7 @@ def add_parser(subparsers) -> None:
     _add_panorama(tasks)
     _add_outpaint(tasks)
     _add_depth(tasks)
+    _add_dataset(tasks)
 
 
 def _add_panorama(tasks) -> None:
@@ -112,6 +113,25 @@ def _add_depth(tasks) -> None:
     _add_shared(parser)
 
 
+def _add_dataset(tasks) -> None:
+    parser = tasks.add_parser(
+        "dataset",
+        help="the samples of a data set, for a model of any task",
+        description="Write a sample folder per sample of one split of a run's data section. A rerun skips complete "
+        "samples.",
+        epilog="example: mvdiff generate dataset --model runs/pano/version_0/model --config pano.yaml --out out",
+    )
+    add = parser.add_argument
+    add("--model", required=True, metavar="ID", help="a model folder (of fit or export), a hub id, or mvdiff://NAME")
+    add("--config", type=Path, action="append", required=True, metavar="YAML", help="a run's YAML files, in order")
+    add("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
+    add("--max_samples", type=int, metavar="N", help="stop after N samples (default: all)")
+    add("--no_paste_back", action="store_true", help="leave known pixels as the model renders them, for scores")
+    add("--no_caa", action="store_true", help="the base alone, view by view (a control)")
+    add("--real", type=Path, metavar="DIR", help="also write the real views there, to score against")
+    _add_shared(parser)
+
+
 def _add_shared(parser: argparse.ArgumentParser) -> None:
     """Add the options of every task."""
     add = parser.add_argument
@@ -126,9 +146,10 @@ def _add_shared(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Generate; return the exit status."""
-    if args.prompt is not None and not all(prompt.strip() for prompt in args.prompt):
+    prompts = getattr(args, "prompt", None) or ()
+    if not all(prompt.strip() for prompt in prompts):
         raise ValueError("--prompt must say what is to be seen; got an empty text. Write a few words.")
-    return {"panorama": _panorama, "outpaint": _outpaint, "depth": _depth}[args.task](args)
+    return {"panorama": _panorama, "outpaint": _outpaint, "depth": _depth, "dataset": _dataset}[args.task](args)
 
 
 def _panorama(args: argparse.Namespace) -> int:
@@ -183,6 +204,48 @@ def _panoramas(args: argparse.Namespace, pipeline, entries, **fields) -> int:
         overwrite=args.overwrite,
     )
     print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
+    return 0
+
+
+def _dataset(args: argparse.Namespace) -> int:
+    if args.max_samples is not None and args.max_samples < 1:
+        raise ValueError(f"--max_samples must be at least 1; got {args.max_samples}.")
+    _make_folder(args.out)
+
+    from mvdiff.cli.progress import progress_bar
+    from mvdiff.eval.sources import source_from_config
+    from mvdiff.pipelines.base import MultiViewPipeline
+    from mvdiff.pipelines.sample_folders import generate_samples, write_reference
+
+    data = source_from_config(args.config, args.split).data
+    batches = data.eval_dataloader(args.split)
+    pipeline = open_pipeline(MultiViewPipeline, args)
+    pipeline.set_progress_bar_config(disable=True)
+    rig = getattr(data, "rig", None) if "rig" in pipeline.task.view_fields else None
+    written = skipped = 0
+    with progress_bar() as bar:
+        task = bar.add_task(str(args.out), total=args.max_samples)
+        for batch in batches:
+            left = None if args.max_samples is None else args.max_samples - written - skipped
+            if left == 0:
+                break
+            batch = batch if left is None else batch.rows(range(min(left, batch.batch_size)))
+            counts = generate_samples(
+                pipeline,
+                batch,
+                args.out,
+                rig=rig,
+                seed=args.seed,
+                sampling=_sampling(args),
+                controls=Controls(caa=not args.no_caa),
+                paste_back=not args.no_paste_back,
+                overwrite=args.overwrite,
+            )
+            if args.real is not None:
+                write_reference(batch, args.real, rig=rig, overwrite=args.overwrite)
+            written, skipped = written + counts.written, skipped + counts.skipped
+            bar.advance(task, batch.batch_size)
+    print(f"{args.out}: {written} samples written, {skipped} complete ones skipped")
     return 0
 
 

@@ -4,8 +4,12 @@ import torch
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import load_backbone
+from mvdiff.pipelines.calls import rig_batch
 from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.sample_folders import GenerationCounts, generate_samples
+from mvdiff.settings import Controls, Sampling
 from tests.tiny import tiny_base
 
 RING = RingRig(num_views=4, fov_deg=120.0, height=32, width=32)
@@ -31,6 +35,25 @@ def make_pipeline(folder, rig: Rig = RING, **settings) -> MVDiffusionPanoramaPip
     )
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
+
+
+def write_entries(pipeline, entries, out, *, rig: Rig | None = None, **options) -> GenerationCounts:
+    """Write the samples of prompt entries; `options` of sampling, controls and `generate_samples` alike."""
+    rig = pipeline.rig if rig is None else rig
+    fields = {name: options.pop(name) for name in ("images", "known", "notes") if name in options}
+    prompts = expand_prompts([entry.prompt for entry in entries], rig.num_views)
+    batch = rig_batch(rig, prompts, [entry.sample_id for entry in entries], **fields)
+    return generate_samples(pipeline, batch, out, rig=rig, **grouped(options))
+
+
+def grouped(options: dict) -> dict:
+    """Sort flat options into the groups of `mvdiff.settings`."""
+    groups = {}
+    for name, kind in (("sampling", Sampling), ("controls", Controls)):
+        taken = {key: options[key] for key in kind.__dataclass_fields__ if key in options}
+        groups[name] = kind(**taken)
+        options = {key: value for key, value in options.items() if key not in taken}
+    return options | groups
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mvdiff.geometry.cameras import Rig, RingRig
-from mvdiff.pipelines.given import GivenImage, GivenViews, given_images, given_views
+from mvdiff.pipelines.given import GivenImage, given_images, given_views
 
 RIG = RingRig(num_views=8, height=16, width=16)
 RED = (200, 30, 40)
@@ -139,26 +139,8 @@ def test_several_pictures_and_one_that_reaches_nothing():
     views = given_views(given_images(pictures, fov_deg=[90, 120], yaw_deg=0), RIG)
     assert views.images[0].unique().tolist() == [1.0]  # the first counts
     assert views.images[1][:, views.known[1, 0] > 0].round(decimals=4).unique().tolist() == [-1.0, 1.0]
-    assert [picture["fov_deg"] for picture in views.describe()["pictures"]] == [90.0, 120.0]
+    assert [picture["fov_deg"] for picture in views.pictures] == [90.0, 120.0]
     with pytest.raises(ValueError, match="image must reach a view of the rig; got image 1 of 20 degrees at yaw 0, pit"):
         given_views(given_images(pictures, fov_deg=[90, 20], pitch_deg=[0, 80]), RIG)
     with pytest.raises(ValueError, match="image must be at least one picture; got none"):
         given_views([], RIG)
-
-
-def test_the_hash_names_pixels_and_mask_and_nothing_else():
-    images, known = torch.rand(2, 3, 4, 4) - 0.5, torch.zeros(2, 1, 4, 4)
-    known[0] = 1
-    plain = GivenViews(images, known).describe()
-    assert plain["known_share"] == [1.0, 0.0]
-    unread = torch.where(known > 0, images, float("nan"))
-    assert GivenViews(unread, known).describe() == plain
-    changed = images.clone()
-    changed[0, 0, 0, 0] += 0.3
-    less = known.clone()
-    less[0, 0, 0, 0] = 0
-    hashes = {plain["hash"], GivenViews(changed, known).describe()["hash"], GivenViews(images, less).describe()["hash"]}
-    assert len(hashes) == 3
-    rgba = GivenViews(unread, known).rgba()
-    assert rgba.shape == (2, 4, 4, 4)
-    assert rgba[..., 3].unique().tolist() == [0, 255]

@@ -13,14 +13,13 @@ from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.inpainting import add_inpainting_input
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.calls import OUTPUT_TYPES
-from mvdiff.pipelines.given import GivenViews, given_images, given_views
+from mvdiff.pipelines.given import given_images, given_views
 from mvdiff.pipelines.model_folder import BaseReference, read_model_info
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
-from mvdiff.pipelines.sample_folders import generate_samples
 from mvdiff.samples import read_sample, to_uint8
-from tests.pipelines.conftest import RING, UNEVEN, make_pipeline, trained_like
+from tests.pipelines.conftest import RING, UNEVEN, make_pipeline, trained_like, write_entries
 from tests.tiny import tiny_base
 
 STEPS = {"num_inference_steps": 2, "output_type": "pt", "seed": 3}
@@ -205,7 +204,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
 def test_model_folder_goes_round(outpaint, tmp_path):
     outpaint.save_pretrained(tmp_path / "model")
     info = read_model_info(tmp_path / "model")
-    assert (info.task, info.rig) == ("outpaint", RING)
+    assert (info.task.name, info.views) == ("outpaint", {"rig": RING})
     again = MVDiffusionOutpaintPipeline.from_pretrained(tmp_path / "model")
     again.set_progress_bar_config(disable=True)
     images, known = some_views()
@@ -217,18 +216,17 @@ def test_model_folder_goes_round(outpaint, tmp_path):
 
 def test_sample_folders_hold_what_was_given(outpaint, tmp_path):
     images, known = some_views(batch=2)
-    given = [GivenViews(*sample) for sample in zip(images, known, strict=True)]
     entries = [PromptEntry("a", "a ball"), PromptEntry("b", "a lamp")]
-    run = {"num_inference_steps": 1, "paste_back": False}
-    counts = generate_samples(outpaint, entries, tmp_path, given=given, batch_size=2, **run)
+    run = {"num_inference_steps": 1, "paste_back": False, "notes": [{"pictures": []}] * 2}
+    counts = write_entries(outpaint, entries, tmp_path, images=images, known=known, batch_size=2, **run)
     assert (counts.written, counts.skipped) == (2, 0)
     sample = read_sample(tmp_path / "b")
     pixels, mask = sample.given()
     assert torch.equal(mask, known[1])
     assert torch.equal(pixels * (mask > 0), to_uint8(images[1]) * (mask > 0))
-    assert sample.record.settings["given"] == given[1].describe()
+    assert sample.record.settings["given"]["known_share"] == known[1].mean(dim=(1, 2, 3)).tolist()
     assert sample.record.settings["paste_back"] is False
-    again = generate_samples(outpaint, entries, tmp_path, given=given, **run)
+    again = write_entries(outpaint, entries, tmp_path, images=images, known=known, **run)
     assert (again.written, again.skipped) == (0, 2)
     with pytest.raises(ValueError, match=r"settings.given.\w+ of a complete sample must be those of this run"):
-        generate_samples(outpaint, entries, tmp_path, given=given[::-1], **run)
+        write_entries(outpaint, entries, tmp_path, images=images.flip(0), known=known.flip(0), **run)

@@ -5,9 +5,9 @@ import torch
 
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.prompts import PromptEntry
-from mvdiff.pipelines.sample_folders import GenerationCounts, generate_samples
+from mvdiff.pipelines.sample_folders import GenerationCounts
 from mvdiff.samples import find_samples, read_sample
-from tests.pipelines.conftest import RING, UNEVEN
+from tests.pipelines.conftest import RING, UNEVEN, write_entries
 
 ENTRIES = [
     PromptEntry("a", "a ball"),
@@ -22,7 +22,7 @@ def stamps(root):
 
 
 def test_writes_complete_samples(pipeline, tmp_path):
-    counts = generate_samples(pipeline, ENTRIES, tmp_path, batch_size=2, negative_prompt="wall", **STEPS)
+    counts = write_entries(pipeline, ENTRIES, tmp_path, batch_size=2, negative_prompt="wall", **STEPS)
     assert counts == GenerationCounts(written=3, skipped=0)
     folders = find_samples(tmp_path)
     assert [folder.name for folder in folders] == ["a", "b", "c"]
@@ -46,15 +46,15 @@ def test_writes_complete_samples(pipeline, tmp_path):
 
 
 def test_a_rerun_writes_what_is_missing_and_nothing_else(pipeline, tmp_path):
-    generate_samples(pipeline, ENTRIES, tmp_path, **STEPS)
+    write_entries(pipeline, ENTRIES, tmp_path, **STEPS)
     before = stamps(tmp_path)
     (tmp_path / "b" / "sample.json").unlink()  # as if the run had been killed while it wrote b
-    counts = generate_samples(pipeline, ENTRIES, tmp_path, batch_size=3, **STEPS)
+    counts = write_entries(pipeline, ENTRIES, tmp_path, batch_size=3, **STEPS)
     assert counts == GenerationCounts(written=1, skipped=2)
     changed = {path.parent.name for path, stamp in stamps(tmp_path).items() if before[path] != stamp}
     assert changed == {"b"}
-    assert generate_samples(pipeline, ENTRIES, tmp_path, **STEPS) == GenerationCounts(written=0, skipped=3)
-    assert generate_samples(pipeline, ENTRIES, tmp_path, overwrite=True, **STEPS).written == 3
+    assert write_entries(pipeline, ENTRIES, tmp_path, **STEPS) == GenerationCounts(written=0, skipped=3)
+    assert write_entries(pipeline, ENTRIES, tmp_path, overwrite=True, **STEPS).written == 3
     assert all(before[path] != stamp for path, stamp in stamps(tmp_path).items())
 
 
@@ -68,32 +68,32 @@ def test_a_rerun_writes_what_is_missing_and_nothing_else(pipeline, tmp_path):
     ],
 )
 def test_other_samples_of_the_same_name_are_not_taken_for_done(pipeline, tmp_path, changed, message):
-    generate_samples(pipeline, ENTRIES, tmp_path, **STEPS)
+    write_entries(pipeline, ENTRIES, tmp_path, **STEPS)
     before = stamps(tmp_path)
     with pytest.raises(ValueError, match=message):
-        generate_samples(pipeline, ENTRIES, tmp_path, **STEPS | changed)
+        write_entries(pipeline, ENTRIES, tmp_path, **STEPS | changed)
     assert stamps(tmp_path) == before
     other = [PromptEntry("a", "a lamp")]
     with pytest.raises(ValueError, match="prompts of a complete sample must be those of this run"):
-        generate_samples(pipeline, other, tmp_path, **STEPS)
+        write_entries(pipeline, other, tmp_path, **STEPS)
 
 
 def test_defaults_written_out_are_the_same_sample(pipeline, tmp_path):
-    generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+    write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
     defaults = {"guidance_scale": 9.0, "negative_prompt": None, "eta": 0.0, "caa": True, "attention_enabled": True}
     assert defaults.items() <= read_sample(tmp_path / "a").record.settings.items()
-    assert generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS, **defaults).skipped == 1
+    assert write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS, **defaults).skipped == 1
 
 
 def test_a_retrained_adapter_is_another_model(pipeline, tmp_path):
-    generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+    write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
     parameter = next(pipeline.adapter.parameters())
     before = parameter.detach().clone()
     try:
         with torch.no_grad():
             parameter.add_(0.1)
         with pytest.raises(ValueError, match=r"settings.adapter_weights_hash of a complete sample"):
-            generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+            write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
     finally:
         with torch.no_grad():
             parameter.copy_(before)
@@ -101,28 +101,28 @@ def test_a_retrained_adapter_is_another_model(pipeline, tmp_path):
 
 def test_another_precision_is_not_taken_for_done(pipeline, tmp_path):
     with torch.autocast("cpu", dtype=torch.bfloat16):  # as `mvdiff predict` does with bf16-mixed
-        generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
-        assert generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS).skipped == 1
+        write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+        assert write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS).skipped == 1
     assert read_sample(tmp_path / "a").record.settings["dtype"] == "float32 under bfloat16 autocast"
     message = r"settings.dtype of a complete sample must be .* 'float32'; got 'float32 under bfloat16 autocast'"
     with pytest.raises(ValueError, match=message):
-        generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+        write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
 
 
 def test_a_full_disk_is_one_clear_error_and_loses_nothing(pipeline, tmp_path, monkeypatch):
-    generate_samples(pipeline, ENTRIES[:1], tmp_path, **STEPS)
+    write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
 
     def full_disk(*args, **kwargs):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full_disk)
     with pytest.raises(OSError, match=r"sample folder .*b must be writable; got No space left on device"):
-        generate_samples(pipeline, ENTRIES, tmp_path, **STEPS)
+        write_entries(pipeline, ENTRIES, tmp_path, **STEPS)
     monkeypatch.undo()
     assert [folder.name for folder in find_samples(tmp_path)] == ["a"]
-    assert generate_samples(pipeline, ENTRIES, tmp_path, **STEPS) == GenerationCounts(written=2, skipped=1)
+    assert write_entries(pipeline, ENTRIES, tmp_path, **STEPS) == GenerationCounts(written=2, skipped=1)
 
 
 def test_a_batch_size_below_one(pipeline, tmp_path):
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
-        generate_samples(pipeline, ENTRIES, tmp_path, batch_size=0)
+        write_entries(pipeline, ENTRIES, tmp_path, batch_size=0)

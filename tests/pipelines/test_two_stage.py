@@ -16,7 +16,7 @@ from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.depth_pipelines import make_depth_pipeline
 
 KEYS = [2, 5, 6, 12, 14, 17]
-STEPS = {"num_inference_steps": 1, "guidance_scale": 2.0}
+STEPS = {"sampling": Sampling(num_inference_steps=1, guidance_scale=2.0)}
 
 
 @pytest.fixture(scope="module")
@@ -203,4 +203,4 @@ def test_a_model_without_image_condition_makes_key_frames_only(tmp_path, scene):
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         generate_sequence(pipeline, sequence, batch_size=0)
     with pytest.raises(ValueError, match="negative_prompt must be one text for the whole sequence"):
-        generate_sequence(pipeline, sequence, negative_prompt=["fog"] * len(KEYS))
+        generate_sequence(pipeline, sequence, sampling=Sampling(negative_prompt=["fog"] * len(KEYS)))

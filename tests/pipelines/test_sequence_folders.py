@@ -6,19 +6,16 @@ import torch
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.sequences import full_sequence, key_sequence
 from mvdiff.data.toyworld.write import write_walk
-from mvdiff.pipelines.frame_folders import (
-    generate_frame_samples,
-    generate_sequence_folder,
-    write_real_sequence,
-)
-from mvdiff.pipelines.sample_folders import GenerationCounts
+from mvdiff.pipelines.sample_folders import GenerationCounts, generate_samples
+from mvdiff.pipelines.sequence_folders import generate_sequence_folder, write_real_sequence
 from mvdiff.pipelines.two_stage import generate_sequence
 from mvdiff.samples import find_samples, read_sample, to_uint8
+from mvdiff.settings import Sampling
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.depth_pipelines import make_depth_pipeline
 from tests.training.tiny_depth import wall_batch
 
-STEPS = {"num_inference_steps": 1, "guidance_scale": 2.0}
+STEPS = {"sampling": Sampling(num_inference_steps=1, guidance_scale=2.0)}
 WRITTEN, SKIPPED = GenerationCounts(1, 0), GenerationCounts(0, 1)
 
 
@@ -41,8 +38,7 @@ def stamps(root):
 
 def test_a_batch_is_written_with_depth_and_poses_and_without_padding(pipeline, tmp_path):
     batch = wall_batch(0, 1)  # three frames to generate, padded to the four of an interpolation
-    batch.prompts = [["this is one view of a scene " + prompt for prompt in prompts] for prompts in batch.prompts]
-    assert generate_frame_samples(pipeline, batch, tmp_path, seed=4, **STEPS) == GenerationCounts(2, 0)
+    assert generate_samples(pipeline, batch, tmp_path, seed=4, **STEPS) == GenerationCounts(2, 0)
     samples = [read_sample(folder) for folder in find_samples(tmp_path)]
     assert [sample.record.sample_id for sample in samples] == ["wall0", "wall1"]
     assert [sample.num_views for sample in samples] == [3, 4]
@@ -52,9 +48,9 @@ def test_a_batch_is_written_with_depth_and_poses_and_without_padding(pipeline, t
         **{name: getattr(batch, name) for name in ("depths", "K", "R", "t", "view_valid", "images", "known")},
         seed=4,
         sample_ids=batch.sample_id,
-        prompt_prefix="",
         output_type="uint8",
-        **STEPS,
+        num_inference_steps=1,
+        guidance_scale=2.0,
     ).images.movedim(-1, 2)
     for i, (sample, views) in enumerate(zip(samples, (3, 4), strict=True)):
         assert (sample.images_uint8().int() - direct[i, :views].int()).abs().max() <= 1
@@ -64,9 +60,7 @@ def test_a_batch_is_written_with_depth_and_poses_and_without_padding(pipeline, t
         assert torch.equal(R, batch.R[i, :views])
         assert torch.equal(sample.record.translations(), batch.t[i, :views])
         assert (height, width) == (HEIGHT, WIDTH)
-        assert sample.record.prompts == [
-            prompt.removeprefix("this is one view of a scene ") for prompt in batch.prompts[i][:views]
-        ]
+        assert sample.record.prompts == batch.prompts[i][:views]
         assert sample.record.settings["num_inference_steps"] == 1
         assert not list(sample.folder.glob("panorama*"))
     given = to_uint8(batch.images[1, 0])
@@ -75,21 +69,21 @@ def test_a_batch_is_written_with_depth_and_poses_and_without_padding(pipeline, t
 
 def test_a_batch_again_writes_what_is_missing(pipeline, tmp_path):
     batch = wall_batch(0, 2, 4)
-    generate_frame_samples(pipeline, batch, tmp_path, **STEPS)
+    generate_samples(pipeline, batch, tmp_path, **STEPS)
     before = stamps(tmp_path)
     first = read_sample(tmp_path / "wall2").images_uint8()
     (tmp_path / "wall2" / "sample.json").unlink()
-    assert generate_frame_samples(pipeline, batch, tmp_path, **STEPS) == GenerationCounts(1, 2)
+    assert generate_samples(pipeline, batch, tmp_path, **STEPS) == GenerationCounts(1, 2)
     changed = {path for path, stamp in stamps(tmp_path).items() if before[path] != stamp}
     assert {path.relative_to(tmp_path).parts[0] for path in changed} == {"wall2"}
     assert (read_sample(tmp_path / "wall2").images_uint8().int() - first.int()).abs().max() <= 1
-    assert generate_frame_samples(pipeline, batch, tmp_path, **STEPS) == GenerationCounts(0, 3)
-    assert generate_frame_samples(pipeline, batch, tmp_path, overwrite=True, **STEPS).written == 3
+    assert generate_samples(pipeline, batch, tmp_path, **STEPS) == GenerationCounts(0, 3)
+    assert generate_samples(pipeline, batch, tmp_path, overwrite=True, **STEPS).written == 3
     with pytest.raises(ValueError, match=r"seed of a complete sample must be those of this run, 5; got 0"):
-        generate_frame_samples(pipeline, batch, tmp_path, seed=5, **STEPS)
+        generate_samples(pipeline, batch, tmp_path, seed=5, **STEPS)
     batch.t = batch.t + 1
     with pytest.raises(ValueError, match=r"cameras.views of a complete sample must be those of this run, .{0,210}got"):
-        generate_frame_samples(pipeline, batch, tmp_path, **STEPS)
+        generate_samples(pipeline, batch, tmp_path, **STEPS)
 
 
 def test_a_sequence_is_one_sample_in_the_order_of_time(pipeline, sequence, tmp_path):
