@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvdiff.models.class_paths import resolve_class
+from mvdiff.class_paths import resolve_class
 from mvdiff.tasks.depth import DepthTask
 from mvdiff.tasks.outpaint import OutpaintTask
 from mvdiff.tasks.panorama import PanoramaTask
