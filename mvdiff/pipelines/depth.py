@@ -13,11 +13,13 @@ import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import check_sampler, frame_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.adapter_config import DEFAULT_ATTENTION
+from mvdiff.models.attention.correspondence import DEFAULT_MIN_DEPTH_OVERLAP
 from mvdiff.models.conditioning import check_depth_input, depth_condition, given_frames, image_condition
-from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP, MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.calls import as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
@@ -62,8 +64,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
 
     task = DEPTH_TASK
     adapter_defaults: ClassVar[dict[str, Any]] = {
+        "attention": {"class_path": DEFAULT_ATTENTION, "init_args": {"min_overlap": DEFAULT_MIN_DEPTH_OVERLAP}},
         "mid_place": "after_mid_block",
-        "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
         "residual": True,
         "image_condition": True,
     }
@@ -186,7 +188,8 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         noise = torch.stack([frame_noise(*key, frames=frames, shape=shape) for *key, frames in keys]).to(device)
         valid, given = valid.to(device), given.to(device)
         condition, active = self._condition(images, given, keys, noise)
-        geometry = self._geometry(K, R, t, depths, valid) if caa and num_views > 1 else None
+        frames = MultiViewBatch.from_cameras(K, R, *depths.shape[-2:], t, depths, valid)
+        geometry = self.adapter.geometry(frames, backbone.vae_stride) if caa else None
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
         unet, repeated = self._multi_view_unet(), {}
 
@@ -238,22 +241,6 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         latents[given] = self._backbone().encode_images(images.to(noise.device)[given], generators).to(latents)
         self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
         return image_condition(latents, given)
-
-    def _geometry(self, K: Tensor, R: Tensor, t: Tensor, depths: Tensor, valid: Tensor) -> MultiViewGeometry:
-        config, device = self.adapter.config, valid.device
-        with torch.autocast(device.type, enabled=False):
-            return MultiViewGeometry.from_depths(
-                K,
-                R,
-                t,
-                depths.to(device),
-                self._backbone().vae_stride,
-                num_levels=len(self.unet.config.block_out_channels),
-                kernel_size=config.kernel_size,
-                min_overlap=config.min_overlap,
-                view_valid=valid,
-                variant=config.variant,
-            )
 
     def _check_frames(self, depths, K, R, t, view_valid, images, known) -> tuple[Tensor, Tensor]:
         """Return [B, V] which views are no padding, and which are given; raise ValueError where an input is wrong."""

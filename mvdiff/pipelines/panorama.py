@@ -8,19 +8,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
 from diffusers.utils import BaseOutput
 from torch import Tensor
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import check_sampler, step_generators, view_noise
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.conditioning import check_latent_input
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.calls import as_output_type, drawn_seeds
 from mvdiff.pipelines.model_folder import PANORAMA_TASK, BaseReference, ModelInfo
@@ -197,10 +196,8 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         """
         batch, device, geometry = len(start.prompts), start.noise.device, None
         if caa:
-            config, num_levels = self.adapter.config, len(self.unet.config.block_out_channels)
-            lists = None if config.neighbours is None else tuple(map(tuple, config.neighbours))
-            settings = config.kernel_size, config.min_overlap, lists, config.variant
-            geometry = rig_geometry(start.rig, self._backbone().vae_stride, num_levels, *settings).to(device)
+            cameras = MultiViewBatch.from_cameras(*start.rig.cameras(), start.rig.height, start.rig.width)
+            geometry = self.adapter.geometry(cameras, self._backbone().vae_stride)
         unet = self._multi_view_unet()
         lenders = None if neighbour_batch is None else torch.as_tensor(list(neighbour_batch), device=device)
 
@@ -235,30 +232,3 @@ def check_panorama_height(height: int | None) -> None:
     """Raise ValueError where a panorama cannot have so many rows."""
     if height is not None and (not isinstance(height, int) or height < 1):
         raise ValueError(f"panorama_height must be at least 1, and whole; got {height}. Leave it out.")
-
-
-@lru_cache(maxsize=4)
-def rig_geometry(
-    rig: Rig,
-    vae_stride: int,
-    num_levels: int,
-    kernel_size: int,
-    min_overlap: float,
-    neighbours: tuple[tuple[int, ...], ...] | None = None,
-    variant: str = "paper",
-) -> MultiViewGeometry:
-    """Compute the correspondences of a rig, on the CPU; kept for the last rigs.
-
-    Args:
-        rig: the views.
-        vae_stride: pixels per latent cell.
-        num_levels: resolutions of the UNet.
-        kernel_size: K of the adapter's K x K taps.
-        min_overlap: share of the image from which on views are the adapter's neighbours.
-        neighbours: the adapter's neighbours of each view, in place of those that overlap.
-        variant: of the adapter.
-    """
-    sides = rig.height // vae_stride, rig.width // vae_stride
-    return MultiViewGeometry.from_cameras(
-        *rig.cameras(), *sides, vae_stride, num_levels, neighbours, kernel_size, min_overlap, variant
-    )

@@ -18,10 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone, load_backbone
-from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP
-from mvdiff.models.upstream.keys import (
+from mvdiff.interop.attention import CLASS_PATH
+from mvdiff.interop.keys import (
     ATTENTION,
     BASE_PREFIXES,
     adapter_state,
@@ -31,7 +29,9 @@ from mvdiff.models.upstream.keys import (
     upstream_base_name,
     upstream_state,
 )
-from mvdiff.models.upstream.reading import CheckpointContent, read_lightning_file
+from mvdiff.interop.reading import CheckpointContent, read_lightning_file
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.pipelines.model_card import ORIGIN, TrainingRecord
 from mvdiff.pipelines.model_folder import (
     DEPTH_TASK,
@@ -84,13 +84,7 @@ TASKS = {
     ),
     "depth": UpstreamTask(
         *("depth", DEPTH_TASK, 1, "sd2-community/stable-diffusion-2-depth", "ScanNet", 192, 256, ""),
-        adapter={
-            "kernel_size": 1,
-            "mid_place": "after_mid_block",
-            "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
-            "residual": True,
-            "image_condition": True,
-        },
+        adapter={"mid_place": "after_mid_block", "residual": True, "image_condition": True},
     ),
 }
 SINGLE_VIEW = "depth-single-view"
@@ -128,7 +122,7 @@ def convert_checkpoint(
     width: int | None = None,
     overwrite: bool = False,
 ) -> Conversion:
-    """Write a published checkpoint as a model folder of the upstream variant.
+    """Write a published checkpoint as a model folder with upstream's attention.
 
     Args:
         checkpoint: upstream's Lightning file; nothing in it is run (see `read_lightning_file`).
@@ -172,10 +166,11 @@ def convert_checkpoint(
         "width": known.width if width is None else width,
     }
     _check_size(size, backbone, known)
+    attention = {"class_path": CLASS_PATH, "init_args": {"depth": known.model_task == DEPTH_TASK}}
     with torch.device("meta"):
-        adapter = MultiViewAdapter.from_unet(backbone.unet, variant="upstream", **known.adapter)
+        adapter = MultiViewAdapter.from_unet(backbone.unet, attention, **known.adapter)
     parts = model_states(content.state, {ATTENTION: adapter, **_weights(backbone)}, str(checkpoint), [ATTENTION])
-    state = adapter_state(parts.pop(ATTENTION), adapter.config.residual, str(checkpoint))
+    state = adapter_state(parts.pop(ATTENTION), adapter.mid_block.depth, str(checkpoint))
     adapter.load_state_dict(state, assign=True)
     if save_base is None:
         _check_same(backbone, parts, name, checkpoint)
@@ -234,7 +229,7 @@ def export_to_upstream(
     base: str | Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Tensor]:
-    """Write a model folder of the upstream variant as a checkpoint with upstream's names.
+    """Write a model folder with upstream's attention as a checkpoint with upstream's names.
 
     Args:
         model: the model folder.
@@ -250,7 +245,7 @@ def export_to_upstream(
         FileExistsError: the file exists and `overwrite` is False, or it is a folder.
         OSError: it cannot be written.
         FileNotFoundError: there is no such model folder, or its base is missing.
-        ValueError: the model is not of the upstream variant, or the base has other weights than the model's.
+        ValueError: the model has another attention than upstream's, or the base has other weights than the model's.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
