@@ -166,7 +166,7 @@ def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
         model.unet.requires_grad_(False)
         model.set_views_per_chunk(row.views_per_chunk)
         model.enable_gradient_checkpointing(row.gradient_checkpointing)
-        arguments = (*inputs(model, latent, views, device, dtype), geometry_of(model, latent, views, device))
+        arguments = (*inputs(model, latent, views, device, dtype), geometry_of(model, latent, views))
 
         def run() -> None:
             with torch.set_grad_enabled(row.stage == "training"):

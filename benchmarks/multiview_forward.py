@@ -22,9 +22,10 @@ import torch
 from diffusers import UNet2DConditionModel
 from torch import Tensor, nn
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.correspondence import tap_geometry
-from mvdiff.models.geometry_cache import MultiViewGeometry
+from mvdiff.models.attention import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.models.reference import reference_attention
 
@@ -76,10 +77,10 @@ def rig(latent: int, views: int) -> tuple[Tensor, Tensor]:
     return RingRig(num_views=views, fov_deg=720.0 / views if views > 4 else 90.0, height=side, width=side).cameras()
 
 
-def geometry_of(model: MultiViewUNet, latent: int, views: int, device: str) -> MultiViewGeometry:
+def geometry_of(model: MultiViewUNet, latent: int, views: int) -> MultiViewGeometry:
     """The geometry of such a ring, for every level."""
-    K, R = rig(latent, views)
-    return MultiViewGeometry.from_cameras(K, R, latent, latent, STRIDE, model.num_levels).to(device)
+    side = latent * STRIDE
+    return model.adapter.geometry(MultiViewBatch.from_cameras(*rig(latent, views), side, side), STRIDE)
 
 
 def inputs(model: MultiViewUNet, latent: int, views: int, device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -149,7 +150,7 @@ def main() -> None:
 
     model = build(args.size, device, dtype)
     model.enable_gradient_checkpointing(args.checkpointing)
-    geometry = geometry_of(model, args.latent, args.views, device)
+    geometry = geometry_of(model, args.latent, args.views)
     sample, timestep, text = inputs(model, args.latent, args.views, device, dtype)
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.unet, model.adapter)]
     print(f"{args.size}: UNet {millions[0]:.1f}M, attention across views {millions[1]:.1f}M parameters")
@@ -180,7 +181,7 @@ def main() -> None:
 def compare_with_twin(model: MultiViewUNet, latent: int, views: int, device: str, dtype: torch.dtype) -> None:
     """Time the whole model with the fast attention and with the twin's loops, and print how far they differ."""
     K, R = rig(latent, views)
-    geometry = geometry_of(model, latent, views, device)
+    geometry = geometry_of(model, latent, views)
     sample, timestep, text = inputs(model, latent, views, device, dtype)
     slow = MultiViewUNet(model.unet, copy.deepcopy(model.adapter))
     last = model.num_levels - 1

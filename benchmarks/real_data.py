@@ -72,7 +72,8 @@ def round_trip(options: argparse.Namespace) -> None:
 def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: list[int]) -> dict[str, torch.Tensor]:
     """Return each method's losses [B, number of timesteps]."""
     inputs, scheduler = module.inputs, module.backbone.scheduler
-    latents, text, geometry = inputs.latents(batch), inputs.text(batch.prompts), inputs.geometry(batch)
+    latents, text = inputs.latents(batch), inputs.text(batch.prompts)
+    geometry = module.adapter.geometry(batch, inputs.backbone.vae_stride)
     more = [] if batch.depths is None else [depth_channel(batch, inputs.backbone.vae_stride, latents)]
     indices = batch.sample_index.tolist()
     others = torch.arange(len(indices)).roll(1)

@@ -58,6 +58,43 @@ class MultiViewBatch:
     view_names: list[list[int | str]] | None = None
     notes: list[dict[str, Any]] | None = None
 
+    @classmethod
+    def from_cameras(
+        cls,
+        K: Tensor,
+        R: Tensor,
+        height: int,
+        width: int,
+        t: Tensor | None = None,
+        depths: Tensor | None = None,
+        view_valid: Tensor | None = None,
+    ) -> MultiViewBatch:
+        """Make a batch of cameras without pictures: what correspondences are built from.
+
+        Args:
+            K: [B, V, 3, 3], or [V, 3, 3] for one sample; see the class.
+            R: Likewise.
+            height: Rows of the images.
+            width: Columns of the images.
+            t: [B, V, 3]; default zeros.
+            depths: [B, V, H, W], or None.
+            view_valid: [B, V]; default all valid.
+        """
+        K, R = (value if value.ndim == 4 else value[None] for value in (K, R))
+        shape = K.shape[:2]
+        return cls(
+            images=torch.zeros(()).expand(*shape, 3, height, width),
+            K=K,
+            R=R,
+            t=K.new_zeros(*shape, 3) if t is None else t,
+            prompts=[[""] * shape[1]] * shape[0],
+            sample_id=[str(index) for index in range(shape[0])],
+            sample_index=torch.arange(shape[0]),
+            epoch=0,
+            view_valid=torch.ones(shape, dtype=torch.bool) if view_valid is None else view_valid,
+            depths=depths,
+        )
+
     @property
     def batch_size(self) -> int:
         """Number of samples B."""

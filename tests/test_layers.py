@@ -8,7 +8,7 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mvdiff"
 LAYERS = (  # from the ground up (the same line may hold siblings that do not use each other)
-    {"shapes", "keyed"},
+    {"shapes", "keyed", "class_paths"},
     {"geometry"},
     {"batch", "samples"},
     {"data"},
@@ -21,6 +21,7 @@ LAYERS = (  # from the ground up (the same line may hold siblings that do not us
     {"report", "mesh"},
     {"seeing"},
     {"demo", "quickstart"},
+    {"interop"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -65,6 +66,13 @@ def test_imports_only_from_below(path):
         assert there == here or LEVEL[there] < LEVEL[here], (
             f"{module_name(path)} imports {module}, which is not below it"
         )
+
+
+def test_nothing_but_its_command_and_a_class_path_refers_to_the_2023_release():
+    """`mvdiff convert` imports it; the translation of old adapter configs names its attention."""
+    places = {module_name(path) for path in FILES if "mvdiff.interop" in path.read_text(encoding="utf-8")}
+    others = {place for place in places if not place.startswith("mvdiff.interop")}
+    assert others == {"mvdiff.cli.convert", "mvdiff.models.adapter_config"}
 
 
 def test_no_import_cycles():

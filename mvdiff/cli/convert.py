@@ -32,7 +32,7 @@ def add_parser(subparsers) -> None:
     add("--overwrite", action="store_true", help="replace an earlier model folder (a base is never replaced)")
     add = kinds.add_parser(
         "to-upstream",
-        help="a model folder of the upstream variant becomes a checkpoint",
+        help="a model folder with upstream's attention becomes a checkpoint",
         description="Write a model folder's weights under the names that the paper's code gives them.",
         epilog="example: mvdiff convert to-upstream model --out pano.ckpt",
     ).add_argument
@@ -45,7 +45,7 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert; return the exit status."""
-    from mvdiff.pipelines.upstream import SINGLE_VIEW, convert_checkpoint, convert_single_view, export_to_upstream
+    from mvdiff.interop.conversion import SINGLE_VIEW, convert_checkpoint, convert_single_view, export_to_upstream
 
     if args.kind == "to-upstream":
         state = export_to_upstream(args.model, args.out, args.with_base, args.base, args.overwrite)

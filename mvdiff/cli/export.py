@@ -3,6 +3,8 @@
 import argparse
 from pathlib import Path
 
+from mvdiff.cli.opening import add_plugin_option
+
 
 def add_parser(subparsers) -> None:
     """Add the `export` command."""
@@ -23,6 +25,7 @@ def add_parser(subparsers) -> None:
         metavar="FILE",
         help="a results.json of `mvdiff test`, for the model card",
     )
+    add_plugin_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:

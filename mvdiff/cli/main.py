@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from mvdiff import __version__
+from mvdiff.class_paths import allow_plugins
 
 _OPTIONS = "--dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"
 _SETTINGS = (
@@ -194,6 +195,7 @@ def _run(command: Command, arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="mvdiff")
     module.add_parser(parser.add_subparsers(dest="command", required=True))
     args = parser.parse_args(arguments)
+    allow_plugins(*getattr(args, "plugin", ()))
     return module.run(args) or 0
 
 

@@ -6,8 +6,20 @@ DTYPES = ("float32", "bfloat16", "float16")
 OFFLOADS = ("model", "sequential")
 
 
+def add_plugin_option(parser: argparse.ArgumentParser) -> None:
+    """Add `--plugin`, which every command has that opens a model; `mvdiff.cli.main` reads it."""
+    parser.add_argument(
+        "--plugin",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="let the model's files name classes of this package of yours, whose code then runs; repeat for others",
+    )
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Add what `open_pipeline` reads beside `--model`."""
+    add_plugin_option(parser)
     add = parser.add_argument
     add("--revision", metavar="NAME", help="branch, tag or commit of a --model on the hub")
     add("--base", metavar="ID", help="the base, where it is not at the place that the model names")

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from mvdiff.class_paths import allow_plugins, allow_plugins_of
 from mvdiff.cli.config_files import with_config_paths
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.training.launch import check_world_size, with_launcher_settings
@@ -61,12 +62,21 @@ class MVDiffCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--total_batch_size`."""
+        """Add `--total_batch_size` and `--plugin`."""
         parser.add_argument(
             "--total_batch_size",
             type=int | None,
             default=None,
             help="Samples per optimizer step over all devices; sets trainer.accumulate_grad_batches.",
+        )
+        parser.add_argument(
+            "--plugin",
+            action="append",
+            type=str,
+            default=[],
+            metavar="MODULE",
+            help="Let model.init_adapter name classes of this package of yours; repeat for others. The packages of "
+            "every class_path in your own YAML are let in anyway.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
@@ -77,8 +87,13 @@ class MVDiffCLI(LightningCLI):
         """Take no settings from a checkpoint: it brings weights, and loading it checks that they fit."""
 
     def before_instantiate_classes(self) -> None:
-        """Load checkpoints without running any code in them, unless asked otherwise; first look at what they hold."""
+        """Load checkpoints without running any code in them, unless asked otherwise; first look at what they hold.
+
+        What the user's own YAML names counts as named by the user.
+        """
         settings = self.config[self.subcommand]
+        allow_plugins(*settings.plugin)
+        allow_plugins_of(settings.as_dict())
         if settings.weights_only is None:
             settings.weights_only = True
         if settings.weights_only and settings.ckpt_path is not None:

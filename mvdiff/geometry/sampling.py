@@ -52,7 +52,7 @@ def cell_from_pixel(pixel: Tensor | float, stride: float) -> Tensor | float:
 def upstream_cell_from_pixel(pixel: Tensor | float, stride: int) -> Tensor | float:
     """Return the cell coordinate at which upstream samples a pixel coordinate: ``pixel / stride - 0.5``.
 
-    Not the house's: see :mod:`mvdiff.geometry.upstream`, the only user.
+    Not the house's: that of the 2023 release (docs/checkpoints.md).
 
     Example:
         >>> upstream_cell_from_pixel(4.0, stride=8)  # pixel 4 of cell 0, where upstream takes its token

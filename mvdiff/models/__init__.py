@@ -1,5 +1,4 @@
-"""Models: the correspondence-aware attention, the UNet it sits in, and the base it is put on.
+"""Models: attention across views, the UNet it sits in, and the base it is put on.
 
-Import from the modules: `attention`, `adapter`, `multiview_unet`, `geometry_cache`, `backbone`, `reference`, and, for
-published checkpoints, those of `upstream`.
+Import from the modules: `attention`, `adapter`, `multiview_unet`, `backbone`, `reference`.
 """

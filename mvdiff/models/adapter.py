@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from diffusers import UNet2DConditionModel
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
@@ -18,44 +22,44 @@ from diffusers.models.unets.unet_2d_blocks import (
 )
 from torch import nn
 
-from mvdiff.geometry.correspondence import neighbour_table
-from mvdiff.models.attention import CorrespondenceAwareAttention
+from mvdiff.batch import MultiViewBatch
+from mvdiff.class_paths import resolve_settings
+from mvdiff.models.adapter_config import DEFAULT_ATTENTION, FORMAT_VERSION, upgrade_config
+from mvdiff.models.attention import Level, MultiViewGeometry, ViewAttention
 from mvdiff.models.conditioning import ImageConditionBlocks
-from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, DEFAULT_WAVELENGTHS
 from mvdiff.models.loading import open_strictly, resolve_folder
-from mvdiff.models.upstream.attention import UpstreamAttention
+from mvdiff.models.residual import ResidualBlock
 
-VARIANTS = ("paper", "upstream")
 MID_PLACES = ("after_first_resnet", "after_mid_block")
 _BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttnUpBlock2D, UpBlock2D)
 
 
 class MultiViewAdapter(ModelMixin, ConfigMixin):
-    """One correspondence-aware attention per block of a UNet; everything else of the model stays the base's.
+    """One attention across views per block of a UNet; everything else of the model stays the base's.
 
     Args:
         down_channels: channels of the attention in each down block, finest first.
         mid_channels: channels of the attention in the mid block.
         up_channels: channels of the attention in each up block, coarsest first.
-        kernel_size: K of the K x K neighbourhood a geometry for this adapter is built with.
-        head_dim: width of an attention head.
-        variant: "paper" (see `CorrespondenceAwareAttention`) or "upstream", which gives the numbers of published
-            checkpoints (see `UpstreamAttention`); `residual` then says that it is the depth model.
+        attention: `class_path` of a `ViewAttention` in mvdiff or in a module of `allow_plugins`, and its `init_args`;
+            either may be left out. The config keeps all arguments, with the class's defaults. Default: the paper's,
+            `CorrespondenceAwareAttention`.
         mid_place: "after_first_resnet" (panorama) or "after_mid_block" (depth).
-        wavelengths: (shortest, longest) of the displacement encoding, in cells; not used by the upstream variant.
-        min_overlap: share of its image that a view must see of another to attend to it, in [0, 1]; a geometry for this
-            adapter is built with it (see `overlapping_neighbours`).
         residual: whether a residual convolution block follows each attention (the paper's depth model).
         image_condition: whether there are blocks that bring given frames in (see `ImageConditionBlocks`).
         latent_channels: of the latents of given frames.
-        neighbours: for each view the views it attends to, counted from 0, in place of those that `min_overlap` chooses;
-            None for those. An adapter with such lists is one for as many views.
+
+    Raises:
+        ValueError: a setting is out of range, or the attention's class or arguments are refused.
 
     Example:
-        >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32])
-        >>> adapter.config.kernel_size
-        3
+        >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32], {"init_args": {"kernel_size": 1}})
+        >>> adapter.config.attention["init_args"]["kernel_size"], adapter.config.attention["init_args"]["head_dim"]
+        (1, 32)
     """
+
+    geometry_cache_bytes: int = 2 << 30
+    """Bytes of geometry to keep for other batches, encodings included; the last one is kept whatever its size."""
 
     @register_to_config
     def __init__(
@@ -63,35 +67,23 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         down_channels: Sequence[int] = (320, 640, 1280, 1280),
         mid_channels: int = 1280,
         up_channels: Sequence[int] = (1280, 1280, 640, 320),
-        kernel_size: int = 3,
-        head_dim: int = 32,
-        variant: str = "paper",
+        attention: Mapping[str, Any] | None = None,
         mid_place: str = "after_first_resnet",
-        wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
-        min_overlap: float = DEFAULT_MIN_OVERLAP,
-        neighbours: Sequence[Sequence[int]] | None = None,
         residual: bool = False,
         image_condition: bool = False,
         latent_channels: int = 4,
     ) -> None:
         super().__init__()
-        if variant not in VARIANTS:
-            raise ValueError(f"variant must be one of {VARIANTS}; got {variant!r}.")
         if mid_place not in MID_PLACES:
             raise ValueError(f"mid_place must be one of {MID_PLACES}; got {mid_place!r}.")
-        if kernel_size < 1 or kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
-        if not 0 <= min_overlap <= 1:
-            raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
-        if variant == "upstream":
-            _check_upstream(kernel_size, residual, neighbours)
-        if neighbours is not None:
-            neighbour_table(neighbours, len(neighbours))
+        kind, arguments, settings = resolve_settings(attention, ViewAttention, DEFAULT_ATTENTION)
+        self.register_to_config(attention=settings, format_version=FORMAT_VERSION)
 
-        def block(channels: int) -> CorrespondenceAwareAttention:
-            if variant == "upstream":
-                return UpstreamAttention(channels, head_dim, depth=residual)
-            return CorrespondenceAwareAttention(channels, head_dim, tuple(wavelengths), residual)
+        def block(channels: int) -> ViewAttention:
+            attention = kind(channels, **arguments)
+            if residual:
+                attention.residual = ResidualBlock(channels)
+            return attention
 
         self.down_blocks = nn.ModuleList(block(channels) for channels in down_channels)
         self.mid_block = block(mid_channels)
@@ -99,21 +91,29 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         self.condition_blocks = (
             ImageConditionBlocks(latent_channels, down_channels, mid_channels, up_channels) if image_condition else None
         )
+        self._geometries: OrderedDict[tuple[bytes, torch.device], MultiViewGeometry] = OrderedDict()
 
     @classmethod
-    def from_unet(cls, unet: UNet2DConditionModel, variant: str = "paper", **settings: Any) -> MultiViewAdapter:
+    def from_unet(
+        cls, unet: UNet2DConditionModel, attention: Mapping[str, Any] | None = None, **settings: Any
+    ) -> MultiViewAdapter:
         """Make a fresh adapter for `unet`: with it, the multi-view model is `unet`, view by view.
 
         Args:
             unet: the base's UNet.
-            variant: see the class.
-            **settings: `kernel_size`, `head_dim`, `mid_place`, `wavelengths`, `min_overlap`, `neighbours`, `residual`,
-                `image_condition` of the class.
+            attention: see the class.
+            **settings: `mid_place`, `residual`, `image_condition` of the class.
 
         Raises:
             ValueError: if the UNet has other parts than those the multi-view model runs, or a setting is out of range.
         """
-        return cls(**unet_channels(unet), latent_channels=unet.config.out_channels, variant=variant, **settings)
+        channels = unet_channels(unet)
+        return cls(**channels, latent_channels=unet.config.out_channels, attention=attention, **settings)
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
+        """Make an adapter, with fresh weights, of the config of an adapter, of whatever format."""
+        return super().from_config(upgrade_config(config), **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MultiViewAdapter:
@@ -130,6 +130,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         revision, subfolder = kwargs.pop("revision", None), kwargs.pop("subfolder", None)
         folder = resolve_folder(pretrained_model_name_or_path, revision, "adapter", ["*.json", "*.safetensors"])
         folder = folder / subfolder if subfolder else folder
+        _check_config(folder / "config.json")
         kwargs = {"low_cpu_mem_usage": False} | kwargs | {"output_loading_info": True}
         dtype = kwargs.pop("torch_dtype", None)
         dtype = kwargs.pop("dtype", dtype)  # cast here: diffusers tells from the first tensor whether all need it
@@ -142,17 +143,75 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             block.attention_enabled = enabled
 
+    def geometry(self, batch: MultiViewBatch, vae_stride: int) -> MultiViewGeometry | None:
+        """Return where the views of a batch see each other, on the device that the adapter runs on.
 
-def _check_upstream(kernel_size: int, depth: bool, neighbours: Sequence[Sequence[int]] | None) -> None:
-    if depth and kernel_size != 1:
-        raise ValueError(
-            f"kernel_size must be 1 for a depth adapter of the upstream variant; got {kernel_size}. Set it to 1."
-        )
-    if neighbours is not None:
-        raise ValueError(
-            "neighbours must be left out for the upstream variant, whose views attend to the ones before and after "
-            "them; got lists. Use the paper variant."
-        )
+        The attention's class builds it. What other batches with these cameras can use is kept, with its encodings, up
+        to `geometry_cache_bytes`, those used longest ago going first; taps of depth, each sample's own, are not kept.
+
+        Args:
+            batch: cameras, the size of `images`, `view_valid` and, where correspondences come from it, `depths`.
+            vae_stride: pixels per latent cell.
+
+        Returns:
+            The taps of each level; None for samples of one view.
+
+        Raises:
+            ValueError: the batch has correspondences that the attention's class cannot build.
+        """
+        if batch.num_views == 1:
+            return None
+        height, width = batch.images.shape[-2:]
+        levels = [
+            Level(-(-height // stride), -(-width // stride), stride)
+            for stride in (vae_stride * 2**level for level in range(len(self.config.down_channels)))
+        ]
+        offloaded = self._offloaded_to()
+        device = self.device if offloaded is None else offloaded
+        with torch.no_grad(), torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
+            key = self.mid_block.taps_key(batch, levels)
+            if key is None:
+                if batch.depths is not None:
+                    batch = replace(batch, depths=batch.depths.to(device))
+                return self._built(batch, levels).to(device)
+            home = device if offloaded is None else torch.device("cpu")
+            geometry = self._kept(key, batch, levels, home)
+            return geometry if offloaded is None else geometry.to(device)
+
+    def _built(self, batch: MultiViewBatch, levels: Sequence[Level]) -> MultiViewGeometry:
+        return MultiViewGeometry(tuple(self.mid_block.build_taps(batch, levels)))
+
+    def _kept(
+        self, key: bytes, batch: MultiViewBatch, levels: Sequence[Level], device: torch.device
+    ) -> MultiViewGeometry:
+        """Return the geometry of a key, built unless it was kept."""
+        kept = self._geometries
+        if (key, device) not in kept:
+            with torch.inference_mode(False):  # what validation made, training could not use
+                batch = replace(batch, K=batch.K.clone(), R=batch.R.clone(), t=batch.t.clone())
+                kept[key, device] = self._built(batch, levels).to(device)
+        kept.move_to_end((key, device))
+        while len(kept) > 1 and sum(geometry.nbytes for geometry in kept.values()) > self.geometry_cache_bytes:
+            kept.popitem(last=False)
+        return kept[key, device]
+
+    def _offloaded_to(self) -> torch.device | None:
+        """Return the device that accelerate's hooks bring weights to for a call; None without hooks."""
+        for module in self.modules():
+            device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
+            if device is not None:
+                return torch.device(device)
+        return None
+
+
+def _check_config(path: Path) -> None:
+    """Raise ValueError where a config names an attention that may not be used; broken files are left to diffusers."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return
+    if isinstance(config, dict):
+        resolve_settings(upgrade_config(config).get("attention"), ViewAttention, DEFAULT_ATTENTION, str(path))
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:

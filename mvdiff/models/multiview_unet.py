@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvdiff.models.adapter import MultiViewAdapter, unet_channels
+from mvdiff.models.attention import MultiViewGeometry
 from mvdiff.models.conditioning import ImageConditions
-from mvdiff.models.geometry_cache import MultiViewGeometry
 
 
 class MultiViewUNet(nn.Module):
-    """A frozen UNet with correspondence-aware attention between its blocks (the paper's figure 2).
+    """A frozen UNet with attention across views between its blocks (the paper's figure 2).
 
     The attention stands after the last ResNet/attention of each down block, before its downsampler; in each up block
     before its upsampler; in the mid block after the first ResNet, or after the whole block (`mid_place`).
@@ -63,7 +63,7 @@ class MultiViewUNet(nn.Module):
 
     @property
     def num_levels(self) -> int:
-        """Resolutions, what `MultiViewGeometry.from_cameras` wants."""
+        """Resolutions of the UNet."""
         return len(self.unet.down_blocks)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mvdiff.geometry.correspondence import TapGeometry
-from mvdiff.models.attention import CorrespondenceAwareAttention, ResidualBlock
+from mvdiff.models.attention import CorrespondenceAwareAttention
+from mvdiff.models.residual import ResidualBlock
 
 
 def reference_attention(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -30,17 +31,9 @@ def rig_batch(
     Raises:
         ValueError: There is not one name per sample.
     """
-    count = len(prompts)
-    K, R = (camera.expand(count, *camera.shape) for camera in rig.cameras())
-    images = torch.zeros(()).expand(count, rig.num_views, 3, rig.height, rig.width)  # takes no memory
-    return MultiViewBatch(
-        **{"images": images, "K": K, "R": R, "t": torch.zeros(count, rig.num_views, 3)} | fields,
-        prompts=prompts,
-        sample_id=named_samples(sample_ids, count),
-        sample_index=torch.arange(count),
-        epoch=0,
-        view_valid=torch.ones(count, rig.num_views, dtype=torch.bool),
-    )
+    K, R = (camera.expand(len(prompts), *camera.shape) for camera in rig.cameras())
+    cameras = MultiViewBatch.from_cameras(K, R, rig.height, rig.width)
+    return replace(cameras, prompts=prompts, sample_id=named_samples(sample_ids, len(prompts)), **fields)
 
 
 def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:

@@ -6,7 +6,7 @@ Axes: B samples, V frames of a sample, C latent channels, h w latent, H W image,
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -210,14 +210,14 @@ def _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_i
         low, high = shown.aminmax()
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
-    return MultiViewBatch(
+    frames = MultiViewBatch.from_cameras(
+        cameras["K"], cameras["R"], sizes["H"], sizes["W"], cameras["t"], depths, valid
+    )
+    return replace(
+        frames,
         images=shown,
-        **cameras,
         prompts=prompts,
         sample_id=named_samples(sample_ids, count),
-        sample_index=torch.arange(count),
-        epoch=0,
-        view_valid=valid,
         known=known,
         view_names=names,
     )

@@ -9,7 +9,6 @@ from diffusers import DiffusionPipeline
 from diffusers.utils.torch_utils import get_device
 from torch import Tensor
 
-from mvdiff.models.attention import CorrespondenceAwareAttention
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.pipelines.extras import require
 
@@ -110,7 +109,7 @@ class MemorySwitches(DiffusionPipeline):
                     device,
                     offload_buffers=len(part._parameters) > 0,
                     state_dict=self._offloaded_adapter if part is self.adapter else None,
-                    preload_module_classes=[CorrespondenceAwareAttention.__name__],
+                    preload_module_classes=[type(self.adapter.mid_block).__name__],
                 )
 
     def unusual_settings(self) -> dict[str, Any]:

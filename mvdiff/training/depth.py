@@ -20,7 +20,6 @@ from mvdiff.models.conditioning import (
     given_frames,
     image_condition,
 )
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import generate_frame_samples
 from mvdiff.pipelines.model_folder import DEPTH_TASK, BaseReference, ModelInfo
@@ -72,24 +71,6 @@ class DepthInputs(MultiViewInputs):
         keys = ("frame", self.seed, str(list(image.shape)), digest)
         return self.cache.fetch(lambda: self._encode(image[None], *keys)[0], self.purpose, self._encoder("vae"), *keys)
 
-    def geometry(self, batch: MultiViewBatch) -> MultiViewGeometry | None:
-        """Compute the correspondences of each sample of a batch; None for single views."""
-        if batch.num_views == 1:
-            return None
-        with torch.autocast(self.device.type, enabled=False):
-            return MultiViewGeometry.from_depths(
-                batch.K,
-                batch.R,
-                batch.t,
-                required_depths(batch),
-                self.backbone.vae_stride,
-                num_levels=len(self.backbone.unet.down_blocks),
-                kernel_size=self.kernel_size,
-                min_overlap=self.min_overlap,
-                view_valid=batch.view_valid,
-                variant=self.variant,
-            ).to(self.device)
-
 
 class DepthMultiViewModule(MultiViewModule):
     """Stage 2: train attention, residual and image-condition blocks on sequences; the depth base stays frozen.
@@ -135,7 +116,8 @@ class DepthMultiViewModule(MultiViewModule):
 
     def denoiser(self, batch: MultiViewBatch, latents: Tensor, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what predicts the noise: the UNet with depth, correspondences and the given frames, see the class."""
-        geometry = self.inputs.geometry(batch)
+        required_depths(batch)
+        geometry = self.adapter.geometry(batch, self.backbone.vae_stride)
         depth = depth_channel(batch, self.backbone.vae_stride, latents)
         condition, active = image_condition(latents, given_frames(batch.known, batch.view_valid))
         if self.adapter.condition_blocks is None and not bool(active.any()):

@@ -6,8 +6,11 @@ from typing import Any
 import torch
 from diffusers import UNet2DConditionModel
 
+from mvdiff.class_paths import merge_settings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.model_folder import model_location
+
+_ADAPTER_SETTINGS = ("mid_place", "residual", "image_condition")
 
 
 def initial_adapter(
@@ -33,17 +36,28 @@ def initial_adapter(
     if init_adapter is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return MultiViewAdapter.from_unet(unet, **(defaults | chosen))
+            attention = merge_settings(defaults.get("attention"), _of_attention(chosen))
+            return MultiViewAdapter.from_unet(unet, **{**defaults, **_of_adapter(chosen), "attention": attention})
     folder = model_location(init_adapter)
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
     adapter = MultiViewAdapter.from_pretrained(folder)
+    there = adapter.config.attention["init_args"] | {name: adapter.config[name] for name in _ADAPTER_SETTINGS}
     for name, value in chosen.items():
-        if _listed(adapter.config[name]) != _listed(value):
+        if _listed(there.get(name)) != _listed(value):
             raise ValueError(
-                f"model.{name} must be left out or be that of model.init_adapter, {adapter.config[name]}; "
+                f"model.{name} must be left out or be that of model.init_adapter, {there.get(name)}; "
                 f"got {value}, with {folder}. Start without init_adapter to change it."
             )
     return adapter
+
+
+def _of_adapter(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in chosen.items() if name in _ADAPTER_SETTINGS}
+
+
+def _of_attention(chosen: Mapping[str, Any]) -> dict[str, Any]:
+    arguments = {name: value for name, value in chosen.items() if name not in _ADAPTER_SETTINGS}
+    return {"init_args": arguments} if arguments else {}
 
 
 def _listed(value: Any) -> Any:

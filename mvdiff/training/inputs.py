@@ -1,7 +1,6 @@
-"""From a batch to a model's inputs: latents, text embeddings, correspondences, text dropout."""
+"""From a batch to a model's inputs: latents, text embeddings, text dropout."""
 
 import hashlib
-from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -10,7 +9,6 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch
 from mvdiff.keyed import keyed_generator, keyed_int
 from mvdiff.models.backbone import Backbone
-from mvdiff.models.geometry_cache import DEFAULT_MIN_OVERLAP, MultiViewGeometry
 from mvdiff.training.cache import TensorCache, cached_text
 
 
@@ -83,74 +81,11 @@ class MultiViewInputs(BatchInputs):
     Args:
         backbone: The frozen base.
         seed: Seed of the autoencoder's noise and of text dropout.
-        kernel_size: K of the K x K taps.
         cache: Disk cache of text embeddings, or None.
         cache_latents: As in `BatchInputs`.
-        min_overlap: Share of the image from which on views are neighbours.
-        neighbours: The neighbours of each view, in place of those that overlap.
-        variant: Of the adapter.
     """
 
     purpose = "latents"
-
-    def __init__(
-        self,
-        backbone: Backbone,
-        seed: int,
-        kernel_size: int,
-        cache: TensorCache | None,
-        cache_latents: bool,
-        min_overlap: float = DEFAULT_MIN_OVERLAP,
-        neighbours: Sequence[Sequence[int]] | None = None,
-        variant: str = "paper",
-    ) -> None:
-        super().__init__(backbone, seed, cache, cache_latents)
-        self.kernel_size = kernel_size
-        self.min_overlap = min_overlap
-        self.neighbours = neighbours
-        self.variant = variant
-        self._geometries: dict[bytes, MultiViewGeometry] = {}
-
-    def latent_size(self, batch: MultiViewBatch) -> tuple[int, int]:
-        """Return rows and columns of a batch's latents."""
-        height, width = batch.images.shape[-2:]
-        return -(-height // self.backbone.vae_stride), -(-width // self.backbone.vae_stride)
-
-    def geometry(self, batch: MultiViewBatch) -> MultiViewGeometry | None:
-        """Return the correspondences of a batch's cameras, computed once per rig; None for single views.
-
-        Padded views have no cameras: a sample of fewer views may share a batch with one whose first views are its own.
-
-        Raises:
-            ValueError: The samples of the batch have different cameras, or other views than `neighbours`.
-        """
-        if batch.num_views == 1:
-            return None
-        cameras, valid = torch.cat([batch.K, batch.R], dim=-1).cpu(), batch.view_valid.cpu()
-        rig = cameras[valid.long().argmax(dim=0), torch.arange(batch.num_views)]  # each view of a sample that has it
-        if not bool((cameras == rig)[valid].all()):
-            raise ValueError(
-                "samples of a batch must share their cameras; got different ones. Set data.batch_size to 1."
-            )
-        height, width = self.latent_size(batch)
-        key = rig.numpy().tobytes() + f"{height}x{width}".encode()
-        if key not in self._geometries:
-            with torch.inference_mode(False):  # what validation made, training could not use
-                K, R = rig.clone().split(3, dim=-1)
-                geometry = MultiViewGeometry.from_cameras(
-                    K.contiguous(),
-                    R.contiguous(),
-                    height,
-                    width,
-                    self.backbone.vae_stride,
-                    num_levels=len(self.backbone.unet.down_blocks),
-                    neighbours=self.neighbours,
-                    kernel_size=self.kernel_size,
-                    min_overlap=self.min_overlap,
-                    variant=self.variant,
-                )
-                self._geometries[key] = geometry.to(self.device)
-        return self._geometries[key]
 
     def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> list[list[str]]:
         """Return a batch's prompts; for a chosen few samples all are empty, keyed by (seed, epoch, sample index)."""

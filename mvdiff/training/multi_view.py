@@ -156,17 +156,7 @@ class MultiViewModule(SampleWritingModule):
         self.unet.enable_gradient_checkpointing(settings.gradient_checkpointing)
         self.unet.set_views_per_chunk(settings.views_per_chunk)
         cache = None if settings.cache_dir is None else TensorCache(settings.cache_dir)
-        config = adapter.config
-        self.inputs = self.inputs_class(
-            self.backbone,
-            settings.seed,
-            config.kernel_size,
-            cache,
-            settings.cache_latents,
-            config.min_overlap,
-            config.neighbours,
-            config.variant,
-        )
+        self.inputs = self.inputs_class(self.backbone, settings.seed, cache, settings.cache_latents)
 
     @property
     def adapter(self) -> MultiViewAdapter:
@@ -284,7 +274,7 @@ class MultiViewModule(SampleWritingModule):
             latents: [B, V, C, h, w] clean latents, of which only what is given may be shown to the model.
             text: [B, V, L, D].
         """
-        geometry = self.inputs.geometry(batch)
+        geometry = self.adapter.geometry(replace(batch, depths=None), self.backbone.vae_stride)
 
         def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
             return self.unet(noisy, timesteps, text, geometry, view_valid=batch.view_valid)

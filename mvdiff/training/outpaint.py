@@ -54,10 +54,8 @@ class OutpaintMultiViewModule(MultiViewModule):
         if self.unet is not None:
             return
         super().configure_model()
-        settings, inputs = self.hparams, self.inputs
-        self.masked_inputs = MaskedInputs(
-            self.backbone, settings.seed, inputs.kernel_size, inputs.cache, settings.cache_latents
-        )
+        settings = self.hparams
+        self.masked_inputs = MaskedInputs(self.backbone, settings.seed, self.inputs.cache, settings.cache_latents)
 
     def on_fit_start(self) -> None:
         """Refuse to cache latents that never come back."""
@@ -71,7 +69,7 @@ class OutpaintMultiViewModule(MultiViewModule):
 
     def denoiser(self, batch: MultiViewBatch, latents: Tensor, text: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
         """Return what predicts the noise: the UNet with mask, masked image and correspondences."""
-        geometry = self.inputs.geometry(batch)
+        geometry = self.adapter.geometry(replace(batch, depths=None), self.backbone.vae_stride)
         known = required_known(batch)
         masked = self.masked_inputs.latents(replace(batch, images=masked_images(batch.images, known)))
         condition = inpainting_condition(known, masked, self.backbone.vae_stride)

@@ -33,7 +33,8 @@ def training_record(module: LightningModule) -> TrainingRecord:
     settings |= {name: getattr(data, name) for name in _DATA_SETTINGS if isinstance(getattr(data, name, None), _SHOWN)}
     settings["started from"] = "fresh weights" if module.hparams.init_adapter is None else "another adapter"
     config = module.adapter.config
-    names = ("kernel_size", "head_dim", "variant", "mid_place", "min_overlap", "neighbours", "residual")
-    settings |= {name: config[name] for name in names if config.get(name) is not None}
+    shape = config.attention["init_args"] | {name: config[name] for name in ("mid_place", "residual")}
+    settings |= {"attention": config.attention["class_path"]}
+    settings |= {name: value for name, value in shape.items() if value is not None}
     plain = json.loads(json.dumps(settings))
     return TrainingRecord(type(data).__name__, plain, versions=library_versions())

@@ -77,7 +77,7 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     path = str(write_config(tmp_path / "run.yaml", run))
     assert main(["fit", "--config", path]) == 0
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
-    assert pipeline.adapter.config.neighbours == [[1], [2, 0], []]
+    assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
     assert main(["fit", "--config", path, "--model.init_args.neighbours=[[1],[0]]"]) == 1
     error = capsys.readouterr().err
     assert "neighbours must have one list per view (3); got 2 lists" in error

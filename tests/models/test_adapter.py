@@ -7,8 +7,9 @@ from safetensors.torch import load_file, save_file
 from mvdiff.models.adapter import MultiViewAdapter
 
 
-def small(**settings):
-    return MultiViewAdapter([32, 64], 64, [64, 32], **settings)
+def small(attention=None, **settings):
+    attention = {"init_args": attention} if attention else None
+    return MultiViewAdapter([32, 64], 64, [64, 32], attention, **settings)
 
 
 def test_size_for_stable_diffusion_2_is_the_published_one():
@@ -27,13 +28,19 @@ def test_size_of_the_depth_adapter_is_the_published_one():
 
 
 def test_saving_and_loading_returns_config_and_weights(tmp_path):
-    adapter = small(kernel_size=5, head_dim=16, mid_place="after_mid_block", wavelengths=(1.0, 8.0))
+    adapter = small({"kernel_size": 5, "head_dim": 16, "wavelengths": (1.0, 8.0)}, mid_place="after_mid_block")
     for parameter in adapter.parameters():
         torch.nn.init.normal_(parameter)
     adapter.save_pretrained(tmp_path)
     loaded = MultiViewAdapter.from_pretrained(tmp_path)
-    assert [loaded.config[name] for name in ("kernel_size", "head_dim", "mid_place")] == [5, 16, "after_mid_block"]
-    assert loaded.mid_block.wavelengths == (1.0, 8.0)
+    assert loaded.config.mid_place == "after_mid_block"
+    assert loaded.config.attention == {
+        "class_path": "mvdiff.models.attention.CorrespondenceAwareAttention",
+        "init_args": {
+            **{"kernel_size": 5, "head_dim": 16, "wavelengths": [1.0, 8.0], "min_overlap": 0.01, "neighbours": None}
+        },
+    }
+    assert (loaded.mid_block.kernel_size, loaded.mid_block.wavelengths) == (5, (1.0, 8.0))
     assert list(loaded.state_dict()) == list(adapter.state_dict())
     for one, other in zip(loaded.parameters(), adapter.parameters(), strict=True):
         assert torch.equal(one, other)
@@ -71,26 +78,18 @@ def test_weights_of_another_model_are_refused(tmp_path):
         MultiViewAdapter.from_pretrained(tmp_path)
 
 
-def test_an_adapter_of_before_a_setting_has_its_default(tmp_path):
-    small(min_overlap=0.3, neighbours=((1, 2), (0,), ())).save_pretrained(tmp_path)
-    found = MultiViewAdapter.from_pretrained(tmp_path).config
-    assert (found.min_overlap, found.neighbours) == (0.3, [[1, 2], [0], []])
-    config = json.loads((tmp_path / "config.json").read_text())
-    del config["min_overlap"], config["neighbours"]
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    found = MultiViewAdapter.from_pretrained(tmp_path).config
-    assert (found.min_overlap, found.neighbours) == (0.01, None)
-
-
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"variant": "other"}, r"variant must be one of \('paper', 'upstream'\); got 'other'"),
         ({"mid_place": "before"}, "mid_place must be one of .* got 'before'"),
-        ({"kernel_size": 2}, "kernel_size must be odd and positive; got 2"),
-        ({"neighbours": [[1], [2]]}, r"neighbours must name other views of the 2, .*got \[2\], in the list of view 1"),
-        ({"min_overlap": 2.0}, r"min_overlap must lie in \[0, 1\]; got 2.0"),
-        ({"head_dim": 24}, "divisible by 4 and by head_dim = 24; got 32"),
+        ({"attention": {"kernel_size": 2}}, "kernel_size must be odd and positive; got 2"),
+        (
+            {"attention": {"neighbours": [[1], [2]]}},
+            r"neighbours must name other views of the 2, .*got \[2\], in the list of view 1",
+        ),
+        ({"attention": {"min_overlap": 2.0}}, r"min_overlap must lie in \[0, 1\]; got 2.0"),
+        ({"attention": {"head_dim": 24}}, "divisible by 4 and by head_dim = 24; got 32"),
+        ({"attention": {"kernel": 3}}, "must be of kernel_size, .*; got kernel"),
     ],
 )
 def test_wrong_settings_are_named(settings, text):

@@ -6,8 +6,9 @@ from torch.testing import assert_close
 from mvdiff.geometry.cameras import Rig, RingAndPolesRig, RingRig
 from mvdiff.geometry.correspondence import tap_geometry
 from mvdiff.models.attention import CorrespondenceAwareAttention
-from mvdiff.models.geometry_cache import PackedTaps
+from mvdiff.models.attention.taps import PackedTaps
 from mvdiff.models.reference import reference_attention
+from mvdiff.models.residual import ResidualBlock
 
 RIGS = {
     "ring": (RingRig(num_views=8, height=24, width=40), 3),
@@ -24,7 +25,8 @@ def make(rig, kernel_size=3):
 
 def trained_block(channels=16, head_dim=8, seed=0, residual=False):
     torch.manual_seed(seed)
-    block = CorrespondenceAwareAttention(channels, head_dim, residual=residual)
+    block = CorrespondenceAwareAttention(channels, head_dim=head_dim)
+    block.residual = ResidualBlock(channels) if residual else None
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
     return block
@@ -57,8 +59,10 @@ def test_matches_the_plain_twin_forward_and_gradients(name, residual):
 def test_fresh_block_returns_its_input_bit_for_bit():
     _, taps = make(RIGS["ring"][0])
     hidden = hidden_for(taps)
-    for residual in (False, True):
-        assert torch.equal(CorrespondenceAwareAttention(16, 8, residual=residual)(hidden, taps), hidden)
+    block = CorrespondenceAwareAttention(16, head_dim=8)
+    assert torch.equal(block(hidden, taps), hidden)
+    block.residual = ResidualBlock(16)
+    assert torch.equal(block(hidden, taps), hidden)
 
 
 def test_residual_block_is_that_of_torchs_own_layers():

@@ -7,8 +7,8 @@ import torch
 from torch.testing import assert_close
 
 from mvdiff.geometry import depth_tap_geometry, intrinsics_from_fov, rotation_from_yaw_pitch
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.reference import reference_attention
+from tests.geometries import depth_geometry
 from tests.models.test_attention import trained_block
 
 HEIGHT, WIDTH, STRIDE = 24, 32, 4
@@ -54,7 +54,7 @@ def uneven_batch():
 
 
 def build(values, valid=None, levels=2):
-    return MultiViewGeometry.from_depths(*values, STRIDE, levels, view_valid=valid)
+    return depth_geometry(*values, STRIDE, levels, view_valid=valid)
 
 
 def hidden_for(taps, batch, seed=1):

@@ -5,8 +5,8 @@ from torch.testing import assert_close
 
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
+from tests.geometries import camera_geometry
 
 UNETS = {
     "one level": {
@@ -51,7 +51,7 @@ def make_inputs(unet, height=8, width=8, batch=2, views=VIEWS):
     sample = torch.randn(batch, views, unet.config.in_channels, height, width, generator=generator)
     text = torch.randn(batch, views, 5, 16, generator=generator)
     K, R = RingRig(num_views=views, fov_deg=120.0, height=height * STRIDE, width=width * STRIDE).cameras()
-    geometry = MultiViewGeometry.from_cameras(K, R, height, width, STRIDE, len(unet.down_blocks))
+    geometry = camera_geometry(K, R, height, width, STRIDE, len(unet.down_blocks))
     return sample, torch.tensor([7, 801])[:batch], text, geometry
 
 

@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from mvdiff.models.conditioning import image_condition
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
+from tests.geometries import depth_geometry
 from tests.models.test_depth_geometry import padded, wall
 from tests.models.test_multiview_unet import UNETS, gradients_of, make_inputs, make_trained, make_unet
 
@@ -45,7 +45,7 @@ def depth_inputs(model: MultiViewUNet, num_levels: int):
     samples = [padded(wall(count, step=0.4, slope=0.2, seed=count), 4) for count in (4, 3)]
     K, R, t, depths = (torch.cat(values) for values in zip(*samples, strict=True))
     valid = torch.arange(4) < torch.tensor([4, 3])[:, None]
-    geometry = MultiViewGeometry.from_depths(K, R, t, depths, 4, num_levels, view_valid=valid)
+    geometry = depth_geometry(K, R, t, depths, 4, num_levels, view_valid=valid)
     generator = torch.Generator().manual_seed(2)
     height, width = geometry.levels[0].height, geometry.levels[0].width
     sample = torch.randn(2, 4, 4, height, width, generator=generator)

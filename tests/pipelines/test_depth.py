@@ -9,12 +9,12 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.conditioning import depth_condition
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.schedulers import scheduler_from
 from mvdiff.samples import to_uint8
+from tests.geometries import depth_geometry
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.depth_pipelines import given, make_depth_pipeline, walls
 from tests.tiny import tiny_base
@@ -54,7 +54,7 @@ def test_matches_a_loop_written_out(pipeline, interpolate):
     backbone = backbone_of(pipeline)
     text = backbone.encode_prompts(["this is one view of a scene " + prompt for prompt in prompts])[None]
     empty = backbone.encode_prompts([""] * 3)[None]
-    geometry = MultiViewGeometry.from_depths(**frames, vae_stride=4, num_levels=2, min_overlap=0.3)
+    geometry = depth_geometry(**frames, stride=4, num_levels=2, min_overlap=0.3)
     depth = depth_condition(frames["depths"], 4)
     condition = None
     if interpolate:

@@ -9,7 +9,6 @@ from mvdiff.eval.given import known_psnr
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.inpainting import add_inpainting_input
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.calls import OUTPUT_TYPES
@@ -19,6 +18,7 @@ from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.samples import read_sample, to_uint8
+from tests.geometries import camera_geometry
 from tests.pipelines.conftest import RING, UNEVEN, make_pipeline, trained_like, write_entries
 from tests.tiny import tiny_base
 
@@ -81,7 +81,7 @@ def test_matches_a_loop_written_out(outpaint):
     mask = torch.ones(4, 1, 8, 8)
     mask[0], mask[1, :, :, :4] = 0, 0  # of the fifth column of cells one pixel in four is known
     extra = torch.cat([mask, masked], dim=1)[None]
-    geometry = MultiViewGeometry.from_cameras(*RING.cameras(), 8, 8, vae_stride=4, num_levels=2)
+    geometry = camera_geometry(*RING.cameras(), 8, 8, stride=4, num_levels=2)
     unet = MultiViewUNet(outpaint.unet, outpaint.adapter)
     abar = outpaint.scheduler.alphas_cumprod
     x = view_noise(3, "x", num_views=4, shape=(4, 8, 8))[None]

@@ -11,11 +11,11 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.schedulers import scheduler_from
 from mvdiff.samples import to_uint8
+from tests.geometries import camera_geometry
 from tests.pipelines.conftest import RING, UNEVEN, make_pipeline
 
 STEPS = {"num_inference_steps": 2, "output_type": "pt"}
@@ -33,7 +33,7 @@ def test_matches_a_loop_written_out(pipeline):
     backbone = Backbone(pipeline.vae, pipeline.text_encoder, pipeline.tokenizer, pipeline.unet, pipeline.scheduler)
     text = backbone.encode_prompts(["this is one view of a scene " + view for view in views])[None]
     empty = backbone.encode_prompts([""] * 4)[None]
-    geometry = MultiViewGeometry.from_cameras(*RING.cameras(), 8, 8, vae_stride=4, num_levels=2)
+    geometry = camera_geometry(*RING.cameras(), 8, 8, stride=4, num_levels=2)
     unet = MultiViewUNet(pipeline.unet, pipeline.adapter)
     abar = pipeline.scheduler.alphas_cumprod
     x = view_noise(5, "x", num_views=4, shape=(4, 8, 8))[None]

@@ -49,10 +49,12 @@ def module(base):
 
 def test_a_fresh_adapter_is_that_of_the_papers_depth_model(base):
     config = make(base).adapter.config
-    assert (config.mid_place, config.min_overlap) == ("after_mid_block", 0.3)
-    assert (config.residual, config.image_condition, config.kernel_size) == (True, True, 3)
+    attention = config.attention["init_args"]
+    assert (config.mid_place, attention["min_overlap"]) == ("after_mid_block", 0.3)
+    assert (config.residual, config.image_condition, attention["kernel_size"]) == (True, True, 3)
     config = make(base, residual=False, image_condition=False, min_overlap=0.1).adapter.config
-    assert (config.residual, config.image_condition, config.min_overlap) == (False, False, 0.1)
+    assert (config.residual, config.image_condition) == (False, False)
+    assert config.attention["init_args"]["min_overlap"] == 0.1
 
 
 def test_loss_matches_the_formula_written_out(module):
@@ -74,7 +76,7 @@ def test_loss_matches_the_formula_written_out(module):
             given = torch.tensor([1.0, 0, 0, 1]).view(4, 1, 1, 1)
             mask = given.expand(4, 1, *latents.shape[-2:])
             condition = {"condition": torch.cat([given * latents, mask], dim=1)[None]}
-        predicted = module.unet(sample[None], t, text[None], module.inputs.geometry(one), **condition)
+        predicted = module.unet(sample[None], t, text[None], geometry_of(module, one), **condition)
         torch.testing.assert_close(loss, (predicted - noise).square().mean(), atol=1e-5, rtol=1e-4)
 
 
@@ -98,7 +100,7 @@ def test_a_sample_to_generate_is_seen_as_in_generation(module):
     assert (kwargs["condition"][0] == 0).all()
     both = module.unet(*inputs, **kwargs)
     sample, timesteps, text, _ = inputs
-    alone = module.inputs.geometry(wall_batch(0))
+    alone = geometry_of(module, wall_batch(0))
     plain = module.unet(sample[:1, :3], timesteps[:1], text[:1, :3], alone)
     torch.testing.assert_close(both[:1, :3], plain, atol=1e-5, rtol=1e-5)
     clean = module.inputs.latents(wall_batch(0, 1))
@@ -137,8 +139,7 @@ def test_an_adapter_without_image_condition_generates_and_refuses_given_frames(b
 
 
 def test_cached_latents_are_kept_frame_by_frame(module, tmp_path):
-    config = module.adapter.config
-    settings = (module.backbone, 0, config.kernel_size, TensorCache(tmp_path), True, config.min_overlap)
+    settings = (module.backbone, 0, TensorCache(tmp_path), True)
     inputs, batch = DepthInputs(*settings), wall_batch(0, 1)
     latents = inputs.latents(batch)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3 + 4 + 1  # and one of padding

@@ -62,7 +62,7 @@ def test_loss_matches_the_formula_written_out(module, data):
     noise = training_noise(0, 3, [1], 3, latents.shape[1:])
     noisy = scheduler.add_noise(latents, noise[0], t)
     text = base.encode_prompts(batch.prompts[0])
-    predicted = module.unet(noisy[None], t, text[None], module.inputs.geometry(batch))
+    predicted = module.unet(noisy[None], t, text[None], geometry_of(module, batch))
     expected = (predicted - noise).square().mean()
     torch.testing.assert_close(module.noise_loss(batch, batch.prompts), expected)
 
@@ -88,9 +88,13 @@ def test_what_is_random_follows_seed_epoch_and_sample(module, data, tiny_folder)
 def test_views_talk_to_each_other_in_training(module, data):
     batch = batch_of(data, (0, 0))
     alone = module.unet(*inputs_without_geometry(module, batch))
-    geometry = module.inputs.geometry(batch)
+    geometry = geometry_of(module, batch)
     together = module.unet(*inputs_without_geometry(module, batch)[:3], geometry)
     assert (alone - together).abs().max() > 1e-3
+
+
+def geometry_of(module, batch):
+    return module.adapter.geometry(batch, module.backbone.vae_stride)
 
 
 def inputs_without_geometry(module, batch):
@@ -101,7 +105,7 @@ def inputs_without_geometry(module, batch):
 def test_a_fresh_adapter_has_the_loss_of_the_plain_base(tiny_folder, data):
     module, batch = make(tiny_folder), batch_of(data, (0, 2))
     with_adapter = module.noise_loss(batch, batch.prompts)
-    module.inputs.geometry = lambda batch: None
+    module.adapter.geometry = lambda batch, vae_stride: None
     torch.testing.assert_close(with_adapter, module.noise_loss(batch, batch.prompts), rtol=1e-5, atol=1e-6)
 
 
@@ -144,12 +148,12 @@ def test_text_dropout_drops_whole_samples_at_its_rate(module, data, chance):
 
 
 def test_geometry_is_computed_once_per_rig(module, data):
-    first = module.inputs.geometry(batch_of(data, (0, 0)))
-    assert module.inputs.geometry(batch_of(data, (5, 3))) is first  # another yaw is the same rig
+    first = geometry_of(module, batch_of(data, (0, 0)))
+    assert geometry_of(module, batch_of(data, (5, 3))) is first  # another yaw is the same rig
     mixed = batch_of(data, (0, 0), (0, 1))
     mixed.R[1] = mixed.R[1].flip(0)
     with pytest.raises(ValueError, match="samples of a batch must share their cameras"):
-        module.inputs.geometry(mixed)
+        geometry_of(module, mixed)
 
 
 def test_geometry_made_in_validation_serves_training(tiny_folder, data):
@@ -291,22 +295,23 @@ def test_padded_views_have_no_cameras(module, data):
         torch.testing.assert_close(loss, module.noise_loss(alone, alone.prompts))
     part["R"] = part["R"].flip(0)
     with pytest.raises(ValueError, match="samples of a batch must share their cameras"):
-        module.inputs.geometry(MultiViewBatch.collate([whole, part]))
+        geometry_of(module, MultiViewBatch.collate([whole, part]))
 
 
 def test_the_adapters_settings_can_be_chosen(tiny_folder):
     chosen = {"kernel_size": 1, "mid_place": "after_mid_block", "wavelengths": (1.0, 8.0), "min_overlap": 0.1}
     chosen["neighbours"] = [[1], [2, 0], []]
     config = make(tiny_folder, **chosen).adapter.config
-    assert {name: config[name] for name in chosen} == chosen
-    assert config.head_dim == 8
+    assert config.mid_place == chosen.pop("mid_place")
+    chosen |= {"head_dim": 8, "wavelengths": [1.0, 8.0]}
+    assert config.attention["init_args"] == chosen
 
 
 def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny_folder):
     module.adapter.save_pretrained(tmp_path)
     same = {"head_dim": 8, "kernel_size": 3, "wavelengths": (0.5, 16.0)}
-    assert make(tiny_folder, init_adapter=str(tmp_path), **same).adapter.config.head_dim == 8
-    assert make(tiny_folder, init_adapter=str(tmp_path), head_dim=None).adapter.config.head_dim == 8
+    assert make(tiny_folder, init_adapter=str(tmp_path), **same).adapter.mid_block.head_dim == 8
+    assert make(tiny_folder, init_adapter=str(tmp_path), head_dim=None).adapter.mid_block.head_dim == 8
     lists = [[1], [2, 0], []]
     others = (("kernel_size", 5, 3), ("head_dim", 16, 8), ("min_overlap", 0.3, 0.01), ("neighbours", lists, None))
     for name, value, there in others:
@@ -318,8 +323,8 @@ def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny
 def test_min_overlap_chooses_neighbours_in_training_and_generation(tiny_folder, data):
     """Where no overlap is large enough, nobody is attended to: as with attention switched off."""
     lonely, batch = awaken(make(tiny_folder, min_overlap=0.99)), batch_of(data, (0, 0))
-    assert not any(level.visible.any() for level in lonely.inputs.geometry(batch).levels)
-    assert all(level.visible.any() for level in awaken(make(tiny_folder)).inputs.geometry(batch).levels)
+    assert not any(level.visible.any() for level in geometry_of(lonely, batch).levels)
+    assert all(level.visible.any() for level in geometry_of(awaken(make(tiny_folder)), batch).levels)
 
     alone = images(lonely)
     assert not torch.allclose(alone, images(awaken(make(tiny_folder))), atol=1e-3)
@@ -337,7 +342,7 @@ def test_neighbour_lists_choose_neighbours_in_training_and_generation(tiny_folde
     torch.testing.assert_close(images(listed), images(default), rtol=0, atol=0)
 
     chosen = awaken(make(tiny_folder, neighbours=[[1], [2, 0], []]))
-    for level in chosen.inputs.geometry(batch).levels:
+    for level in geometry_of(chosen, batch).levels:
         attended = [set(level.views[view][level.visible[view]].tolist()) for view in range(3)]
         assert attended == [{1}, {0, 2}, set()]
     found, full, none = (predicted(module, batch) for module in (chosen, default, off))
@@ -345,12 +350,12 @@ def test_neighbour_lists_choose_neighbours_in_training_and_generation(tiny_folde
     assert not torch.allclose(found[0, 0], full[0, 0], atol=1e-4)
     assert not torch.allclose(found[0, 0], none[0, 0], atol=1e-4)
     with pytest.raises(ValueError, match=r"neighbours must have one list per view \(3\); got 2 lists"):
-        make(tiny_folder, neighbours=[[1], [0]]).inputs.geometry(batch)
+        geometry_of(make(tiny_folder, neighbours=[[1], [0]]), batch)
 
     base = BaseReference(str(tiny_folder / "base"), weights_hash=chosen.backbone.weights_hash())
     write_model_folder(tmp_path / "m", chosen.adapter, chosen.backbone.scheduler, ModelInfo(RIG, "", base))
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "m")
-    assert pipeline.adapter.config.neighbours == [[1], [2, 0], []]
+    assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
     assert torch.equal(generated(pipeline), images(chosen))
     with pytest.raises(ValueError, match=r"one list per view \(2\); got 3 lists"):
         generated(pipeline, rig=RingRig(num_views=2, fov_deg=150.0, height=16, width=16))
@@ -369,5 +374,5 @@ def images(module):
 def predicted(module, batch):
     """The noise predicted for a batch's views at one timestep."""
     noise = training_noise(0, 0, [0], 3, module.inputs.latents(batch).shape[2:])
-    geometry = module.inputs.geometry(batch)
+    geometry = geometry_of(module, batch)
     return module.unet(noise, torch.tensor([500]), module.inputs.text(batch.prompts), geometry)

@@ -24,7 +24,7 @@ def module(tiny_folder):
 
 
 def test_text_cache_gives_the_same_embeddings(module, tmp_path):
-    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=False)
+    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=False)
     prompts = [["a red lamp", "a blue table", "a red lamp"]]
     for _ in range(2):
         torch.testing.assert_close(cached.text(prompts), module.inputs.text(prompts))
@@ -32,7 +32,7 @@ def test_text_cache_gives_the_same_embeddings(module, tmp_path):
 
 
 def test_a_cache_tells_precisions_apart(module, tmp_path):
-    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=False)
+    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=False)
     with torch.autocast("cpu", torch.bfloat16):
         rough = cached.text([["a red lamp"]])
     exact = cached.text([["a red lamp"]])
@@ -43,7 +43,7 @@ def test_a_cache_tells_precisions_apart(module, tmp_path):
 def test_latents_are_cached_per_sample_yaw_and_mirror(module, tiny_folder, tmp_path):
     data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2, yaw=[0, 90], mirror=True)
     dataset = data.train_dataset()
-    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=True)
+    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=True)
     shown = {}
     for epoch in range(12):
         sample = dataset[(epoch, 0)]
@@ -53,7 +53,7 @@ def test_latents_are_cached_per_sample_yaw_and_mirror(module, tiny_folder, tmp_p
     assert len(shown) == len(list(tmp_path.rglob("*.safetensors"))) == 4
     values = [latents.sum().item() for latents in shown.values()]
     assert len(set(values)) == 4
-    fresh = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path / "fresh"), cache_latents=True)
+    fresh = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path / "fresh"), cache_latents=True)
     batch = MultiViewBatch.collate([dataset[(0, 0)]])
     assert torch.equal(fresh.latents(batch), cached.latents(batch))
 
@@ -68,7 +68,7 @@ def test_caching_latents_of_random_yaws_is_refused(tiny_folder, data, tmp_path):
 
 
 def test_cached_latents_of_worlds_that_share_names_stay_apart(module, data, tmp_path):
-    cached = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=True)
+    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=True)
     batch = batch_of(data, (0, 0))
     other = dataclasses.replace(batch, images=batch_of(data, (0, 1)).images)  # the same id, yaw and cameras
     first, second = cached.latents(batch), cached.latents(other)

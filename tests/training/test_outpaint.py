@@ -54,7 +54,7 @@ def test_loss_matches_the_formula_written_out(module, tiny_folder):
     noisy = base.scheduler.add_noise(latents, noise, t)
     sample = torch.cat([noisy, generation_mask(batch.known[0], 4), masked], dim=1)[None]
     text = base.encode_prompts(batch.prompts[0])[None]
-    predicted = module.unet(sample, t, text, module.inputs.geometry(batch))
+    predicted = module.unet(sample, t, text, module.adapter.geometry(batch, module.backbone.vae_stride))
     torch.testing.assert_close(found, (predicted[0] - noise).square().mean(), atol=1e-5, rtol=1e-4)
 
 

@@ -218,7 +218,7 @@ def upstream_depth_tap_geometry(
     odd = [scale for scale in scales if (height // scale) * (width // scale) % 2]
     if odd:
         raise ValueError(
-            f"height and width must give every map an even number of cells for the upstream depth variant, which "
+            f"height and width must give every map an even number of cells for upstream's depth attention, which "
             f"encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels. Use 192x256, upstream's size."
         )
     with _plain_float32():
@@ -319,8 +319,8 @@ def _check_scales(height: int, width: int, scales: Sequence[int]) -> None:
     for scale in scales:
         if height % scale or width % scale:
             raise ValueError(
-                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for the upstream "
-                f"variant; got {height}x{width}. Choose another size, or use a model of the paper variant."
+                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for upstream's "
+                f"attention; got {height}x{width}. Choose another size, or use a model with the paper's attention."
             )
 
 

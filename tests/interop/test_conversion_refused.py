@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from mvdiff.cli.main import main
+from mvdiff.interop.conversion import convert_checkpoint, convert_single_view, export_to_upstream
 from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
-from mvdiff.pipelines.upstream import convert_checkpoint, convert_single_view, export_to_upstream
-from tests.models.upstream.files import attention_weights, base_weights, write_file
-from tests.pipelines.upstream_files import WIDTHS, make_base, write_places
+from tests.interop.files import attention_weights, base_weights, write_file
+from tests.interop.places import WIDTHS, make_base, write_places
 
 
 @pytest.fixture(scope="module")

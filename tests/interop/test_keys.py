@@ -3,9 +3,8 @@
 import pytest
 import torch
 
-from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import load_backbone
-from mvdiff.models.upstream.keys import (
+from mvdiff.interop.attention import CLASS_PATH
+from mvdiff.interop.keys import (
     ATTENTION,
     adapter_state,
     base_name,
@@ -14,20 +13,25 @@ from mvdiff.models.upstream.keys import (
     upstream_base_name,
     upstream_state,
 )
-from tests.models.upstream.files import attention_layout, attention_weights, base_weights
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.backbone import load_backbone
+from tests.interop.files import attention_layout, attention_weights, base_weights
 from tests.tiny import tiny_base
 
-DEPTH = {"residual": True, "image_condition": True, "kernel_size": 1, "mid_place": "after_mid_block"}
+RING = {"attention": {"class_path": CLASS_PATH}}
+DEPTH = {
+    "attention": {"class_path": CLASS_PATH, "init_args": {"depth": True}},
+    **{"residual": True, "image_condition": True, "mid_place": "after_mid_block"},
+}
 
 
 def adapter(depth=False, widths=(32, 64, 64)):
-    settings = DEPTH if depth else {}
-    return MultiViewAdapter(list(widths), widths[-1], list(widths[::-1]), variant="upstream", **settings)
+    return MultiViewAdapter(list(widths), widths[-1], list(widths[::-1]), **(DEPTH if depth else RING))
 
 
 def taken(weights, one):
     [found] = model_states(weights, {ATTENTION: one}, "pano.ckpt", [ATTENTION]).values()
-    return adapter_state(found, one.config.residual, "pano.ckpt")
+    return adapter_state(found, one.mid_block.depth, "pano.ckpt")
 
 
 def base_modules(folder):
@@ -43,7 +47,7 @@ def base_modules(folder):
 )
 def test_names_shapes_and_sizes_for_stable_diffusion_2(depth, keys, parameters, frequencies):
     with torch.device("meta"):
-        state = upstream_state(MultiViewAdapter(variant="upstream", **(DEPTH if depth else {})))
+        state = upstream_state(MultiViewAdapter(**(DEPTH if depth else RING)))
     assert {name: tuple(value.shape) for name, value in state.items()} == attention_layout(depth=depth)
     assert len(state) == keys
     sizes = {name: value.numel() for name, value in state.items()}
@@ -177,14 +181,15 @@ def test_old_names_of_the_base_are_translated_both_ways(tmp_path):
     assert base_name("mv_base_model.cp_blocks_mid.x") is None
 
 
-def test_weights_of_the_paper_variant_have_no_names_there():
-    with pytest.raises(ValueError, match=r"model must be of the upstream variant.* got one of the paper variant"):
+def test_weights_of_another_attention_have_no_names_there():
+    with pytest.raises(ValueError, match=r"model must have UpstreamAttention.* got CorrespondenceAwareAttention"):
         upstream_state(MultiViewAdapter([32], 32, [32]))
-    with pytest.raises(ValueError, match="residual and image conditions together or neither"):
-        upstream_state(MultiViewAdapter([32], 32, [32], variant="upstream", residual=True, kernel_size=1))
+    for settings in (DEPTH | {"image_condition": False}, RING | {"residual": True, "image_condition": True}):
+        with pytest.raises(ValueError, match="residual and image conditions together or neither"):
+            upstream_state(MultiViewAdapter([32], 32, [32], **settings))
 
 
-def test_adapters_of_the_upstream_variant_come_back_from_disk(tmp_path):
+def test_adapters_come_back_from_disk(tmp_path):
     one = adapter(depth=True)
     one.load_state_dict(taken(attention_weights((32, 64, 64), depth=True), one))
     one.save_pretrained(tmp_path)

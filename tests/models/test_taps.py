@@ -5,7 +5,8 @@ from torch.testing import assert_close
 from mvdiff.geometry.cameras import RingAndPolesRig, RingRig
 from mvdiff.geometry.correspondence import tap_geometry
 from mvdiff.geometry.sampling import sample_bilinear
-from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS, MultiViewGeometry, PackedTaps, encode_displacement
+from mvdiff.models.attention.taps import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement
+from tests.geometries import camera_geometry
 
 
 def ring(num_views=8, height=24, width=40, yaw=0.0):
@@ -73,7 +74,7 @@ def test_levels_halve_upwards_and_turning_the_rig_changes_nothing():
     geometries = []
     for yaw in (0.0, 123.0):
         K, R = ring(height=20, width=28, yaw=yaw)
-        geometries.append(MultiViewGeometry.from_cameras(K, R, 5, 7, vae_stride=4, num_levels=3))
+        geometries.append(camera_geometry(K, R, 5, 7, stride=4, num_levels=3))
     assert [(level.height, level.width) for level in geometries[0].levels] == sizes
     for one, turned in zip(*(geometry.levels for geometry in geometries), strict=True):
         # float32 rotations: a tap on the very edge may fall either way, so compare tokens with as many taps in both
@@ -86,7 +87,7 @@ def test_levels_halve_upwards_and_turning_the_rig_changes_nothing():
 
 def test_displacements_stay_where_the_encoding_is_unambiguous():
     K, R = ring(height=256, width=256)
-    geometry = MultiViewGeometry.from_cameras(K, R, 32, 32, vae_stride=8, num_levels=4)
+    geometry = camera_geometry(K, R, 32, 32, stride=8, num_levels=4)
     assert max(level.displacement.abs().max() for level in geometry.levels) < DEFAULT_WAVELENGTHS[1] / 4
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvdiff.models.upstream.reading import read_lightning_file
+from mvdiff.interop.reading import read_lightning_file
 
 
 class Commands:
@@ -192,7 +192,7 @@ def calls(module, name, *arguments):
         ("torch", "load", "MARKER"),
         ("torch", "save", ({}, "MARKER")),
         ("torch._utils", "_rebuild_device_tensor_from_numpy", "MARKER"),
-        ("mvdiff.models.upstream.reading", "read_lightning_file", "MARKER"),
+        ("mvdiff.interop.reading", "read_lightning_file", "MARKER"),
     ],
 )
 def test_no_function_is_called(tmp_path, module, name, arguments):

@@ -5,7 +5,7 @@ Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token
 
 from __future__ import annotations
 
-import math
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -13,31 +13,18 @@ import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
-from mvdiff.models.geometry_cache import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement, split_views
+from mvdiff.batch import MultiViewBatch
+from mvdiff.geometry.correspondence import neighbour_table
+from mvdiff.models.attention.base import Level, ViewAttention
+from mvdiff.models.attention.building import camera_taps, depth_taps
+from mvdiff.models.attention.taps import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement, split_views
+
+DEFAULT_MIN_OVERLAP = 0.01
+DEFAULT_MIN_DEPTH_OVERLAP = 0.3
+"""Of views with depth, where the smaller of the two directions counts (the paper's depth model)."""
 
 
-class ResidualBlock(nn.Module):
-    """GroupNorm, ReLU, 3x3 convolution without bias, twice, added to the input; the last convolution starts at zero.
-
-    Args:
-        channels: of input and output.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.norm1 = nn.GroupNorm(math.gcd(32, channels), channels)
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.GroupNorm(math.gcd(32, channels), channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        nn.init.zeros_(self.conv2.weight)
-
-    def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map [N, C, h, w] to the same shape."""
-        update = self.conv1(F.relu(self.norm1(hidden_states)))
-        return hidden_states + self.conv2(F.relu(self.norm2(update)))
-
-
-class CorrespondenceAwareAttention(nn.Module):
+class CorrespondenceAwareAttention(ViewAttention):
     """Attend from each token to its corresponding neighbourhoods in other views (the paper's section 4.2, eq. 1).
 
     For token s of a view, over all visible taps t* of all its neighbour views::
@@ -53,11 +40,21 @@ class CorrespondenceAwareAttention(nn.Module):
     Taps are not projected one by one. Since `q_H . Wk_H x = (Wk_H^T q_H) . x` and `sum a Wv_H x = Wv_H sum a x`, Wk is
     applied to the query and Wv to the attended mean: four C x C products per token, whatever the number of taps.
 
+    Views that share a centre attend to those that overlap them, by homographies; views with depth to those that show
+    the same surface (`build_taps`).
+
     Args:
         channels: C, divisible by 4 and by `head_dim`.
+        kernel_size: K of the K x K neighbourhood of taps, odd.
         head_dim: width of a head.
         wavelengths: (shortest, longest) of the displacement encoding, in cells (see `encode_displacement`).
-        residual: whether a `ResidualBlock` follows (the paper's depth model).
+        min_overlap: share of its image, in [0, 1], that a view must see of another to attend to it; of views with depth
+            both of the two must see that share (the paper's depth model: 0.3).
+        neighbours: for each view the views it attends to, counted from 0, in place of those that `min_overlap` chooses;
+            for views that share a centre.
+
+    Raises:
+        ValueError: a setting is out of range.
     """
 
     taps_type: ClassVar[type] = PackedTaps
@@ -65,21 +62,31 @@ class CorrespondenceAwareAttention(nn.Module):
     def __init__(
         self,
         channels: int,
+        *,
+        kernel_size: int = 3,
         head_dim: int = 32,
-        wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS,
-        residual: bool = False,
+        wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
+        min_overlap: float = DEFAULT_MIN_OVERLAP,
+        neighbours: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__(channels)
+        if kernel_size < 1 or kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
+        if not 0 <= min_overlap <= 1:
+            raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
+        if neighbours is not None:
+            neighbour_table(neighbours, len(neighbours))
         if channels % 4 or channels % head_dim:
             raise ValueError(
                 f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}. "
                 "Choose a head_dim that divides every block's channels."
             )
-        self.channels = channels
+        self.kernel_size = kernel_size
         self.head_dim = head_dim
         self.num_heads = channels // head_dim
         self.wavelengths = tuple(wavelengths)
-        self.attention_enabled = True
+        self.min_overlap = min_overlap
+        self.neighbours = neighbours
         self.norm1 = nn.LayerNorm(channels)
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(channels, channels, bias=False)
@@ -90,69 +97,31 @@ class CorrespondenceAwareAttention(nn.Module):
         for linear in (self.to_out, self.ff.net[2]):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
-        self.residual = ResidualBlock(channels) if residual else None
 
-    def forward(
-        self,
-        hidden_states: Tensor,
-        taps: PackedTaps,
-        view_valid: Tensor | None = None,
-        neighbour_batch: Tensor | None = None,
-        views_per_chunk: int | None = None,
-    ) -> Tensor:
-        """Return `hidden_states` with what the other views say added.
-
-        Args:
-            hidden_states: [B, V, C, h, w] feature maps.
-            taps: the packed taps of this resolution.
-            view_valid: [B, V] bool; views that are padding are never attended to.
-            neighbour_batch: [B] long, the sample whose views are the neighbours of sample b; default: b itself.
-                (A control: with another sample's views, attention has nothing true to say.)
-            views_per_chunk: how many views, counted over the batch, ask at a time; each attends to all others all the
-                same. Less memory, but the encoding of displacements is computed anew each time. None: all at once.
-
-        Returns:
-            [B, V, C, h, w] in the dtype of `hidden_states`.
+    def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[PackedTaps]:
+        """Build the taps of a batch: of depth, each sample's own, or of cameras that all samples share.
 
         Raises:
-            ValueError: if the size or the number of views is not that of `taps`, or they are another variant's.
+            ValueError: `neighbours` are lists for other views, or for views with depth; or the samples do not share
+                their cameras.
         """
-        if not isinstance(taps, self.taps_type):
+        if batch.depths is None:
+            return camera_taps(batch, levels, self.kernel_size, self.min_overlap, self.neighbours)
+        if self.neighbours is not None:
             raise ValueError(
-                f"geometry must be of the adapter's variant, with {self.taps_type.__name__}; got "
-                f"{type(taps).__name__}. Build MultiViewGeometry with variant=adapter.config.variant."
+                "neighbours must be left out for frames with depth; got lists. Frames overlap differently in every "
+                "sample: set min_overlap."
             )
-        batch, num_views, _, height, width = hidden_states.shape
-        if (num_views, height, width) != (taps.num_views, taps.height, taps.width):
-            raise ValueError(
-                f"hidden_states must have {taps.num_views} views of {taps.height}x{taps.width} cells as its geometry; "
-                f"got {num_views} views of {height}x{width}. Build MultiViewGeometry for this rig and latent size."
-            )
-        if taps.batch_size not in (None, batch):
-            raise ValueError(
-                f"hidden_states must be of {taps.batch_size} samples as their geometry; got {batch}. Build "
-                "MultiViewGeometry for these samples; for guidance, repeat it."
-            )
-        views = num_views if views_per_chunk is None else max(1, views_per_chunk // batch)
-        tokens = hidden_states.flatten(-2).transpose(-1, -2)
-        if self.attention_enabled:
-            tokens = tokens + self._attend(tokens.contiguous(), taps, view_valid, neighbour_batch, views)
-        outputs = [self._after_attention(some, height, width) for some in tokens.split(views, dim=1)]
-        output = torch.cat(outputs, dim=1) if len(outputs) > 1 else outputs[0]
-        return output.to(hidden_states.dtype)
+        return depth_taps(batch, levels, self.kernel_size, self.min_overlap)
 
-    def _after_attention(self, tokens: Tensor, height: int, width: int) -> Tensor:
-        """Feed forward and residual block, view by view: [B, V, T, C] -> [B, V, C, h, w]."""
-        tokens = tokens + self.ff(self.norm2(tokens))
-        output = tokens.transpose(-1, -2).unflatten(-1, (height, width))
-        if self.residual is not None:
-            output = self.residual(output.flatten(0, 1)).unflatten(0, output.shape[:2])
-        return output
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """Add FF(LN(h)) to the tokens [B, V', T, C]."""
+        return tokens + self.ff(self.norm2(tokens))
 
-    def _attend(
+    def attend(
         self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None, views: int
     ) -> Tensor:
-        """Return the update [B, V, T, C] of the attention; `views` of each sample ask at a time."""
+        """Return the update Wo M of all tokens, zeros for those without visible taps; see `ViewAttention.attend`."""
         batch, num_views, num_tokens, channels = tokens.shape
         lenders = torch.arange(batch, device=tokens.device) if neighbour_batch is None else neighbour_batch
         if not taps.parts:

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mvdiff.geometry.upstream import UpstreamTapGeometry
+from mvdiff.interop.geometry import UpstreamTapGeometry
 
 MAX_BASE_TWO_BANDS = 80
 

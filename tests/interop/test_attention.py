@@ -7,12 +7,13 @@ import torch
 from torch.testing import assert_close
 
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.geometry.upstream import upstream_depth_tap_geometry
-from mvdiff.models.geometry_cache import MultiViewGeometry
-from mvdiff.models.upstream.attention import UpstreamAttention
-from mvdiff.models.upstream.taps import encode_keys, frequency_bands
+from mvdiff.interop.attention import UpstreamAttention
+from mvdiff.interop.geometry import upstream_depth_tap_geometry
+from mvdiff.interop.taps import encode_keys, frequency_bands
+from mvdiff.models.residual import ResidualBlock
+from tests.geometries import camera_geometry, depth_geometry
+from tests.interop.plain import depth_attention, reference_residual, ring_attention
 from tests.models.test_depth_geometry import HEIGHT, WIDTH, padded, wall
-from tests.models.upstream.plain import depth_attention, reference_residual, ring_attention
 
 RING = RingRig(num_views=8, height=32, width=32)
 
@@ -21,6 +22,7 @@ def trained_block(channels=64, depth=False, highest=2.0**4, seed=0):
     """A block with weights that do something; its frequencies are cut, since float64 and float32 agree only there."""
     torch.manual_seed(seed)
     block = UpstreamAttention(channels, depth=depth)
+    block.residual = ResidualBlock(channels) if depth else None
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     block.freq_bands.clamp_(max=highest)
@@ -28,8 +30,8 @@ def trained_block(channels=64, depth=False, highest=2.0**4, seed=0):
 
 
 def ring_geometry(rig=RING, stride=8, levels=1):
-    return MultiViewGeometry.from_cameras(
-        *rig.cameras(), rig.height // stride, rig.width // stride, stride, levels, variant="upstream"
+    return camera_geometry(
+        *rig.cameras(), rig.height // stride, rig.width // stride, stride, levels, kind=UpstreamAttention
     )
 
 
@@ -54,9 +56,7 @@ def test_matches_the_plain_twin_on_views_with_depth(views):
     K, R, t, depths = (value[0] for value in wall(views, step=0.6 if views < 4 else 0.2))
     depths[0, : HEIGHT // 2, : WIDTH // 3] = 0.0  # no depth there
     neighbours = [[other for other in range(views) if other != view] for view in range(views)]
-    geometry = MultiViewGeometry.from_depths(
-        *(value[None] for value in (K, R, t, depths)), 4, 1, kernel_size=1, min_overlap=0.3, variant="upstream"
-    )
+    geometry = depth_geometry(*(value[None] for value in (K, R, t, depths)), 4, 1, kind=UpstreamAttention, depth=True)
     [taps] = geometry.levels
     assert taps.present.all()
     assert 0.1 < (~taps.valid).float().mean() < 0.8
@@ -156,7 +156,7 @@ def test_a_fresh_block_returns_its_input():
     [taps] = ring_geometry().levels
     hidden = hidden_for(taps, batch=2)
     assert torch.equal(UpstreamAttention(64)(hidden, taps), hidden)
-    geometry = MultiViewGeometry.from_depths(*wall(3), 4, 2, kernel_size=1, min_overlap=0.3, variant="upstream")
+    geometry = depth_geometry(*wall(3), 4, 2, kind=UpstreamAttention, depth=True)
     hidden = hidden_for(geometry.levels[1])
     assert torch.equal(UpstreamAttention(64, depth=True)(hidden, geometry.levels[1]), hidden)
 
@@ -166,9 +166,9 @@ def test_padding_is_no_key_and_a_batch_is_its_samples():
     one, other = wall(4, step=0.2), wall(2, step=0.4, slope=-0.3, seed=1)
     values = [torch.cat(pair) for pair in zip(one, padded(other, 4), strict=True)]
     valid = torch.tensor([[True] * 4, [True, True, False, False]])
-    settings = {"vae_stride": 4, "num_levels": 2, "kernel_size": 1, "min_overlap": 0.3, "variant": "upstream"}
-    batch = MultiViewGeometry.from_depths(*values, view_valid=valid, **settings)
-    alone = [MultiViewGeometry.from_depths(*sample, **settings) for sample in (one, other)]
+    settings = {"stride": 4, "num_levels": 2, "kind": UpstreamAttention, "depth": True}
+    batch = depth_geometry(*values, view_valid=valid, **settings)
+    alone = [depth_geometry(*sample, **settings) for sample in (one, other)]
     block = trained_block(depth=True)
     for level, taps in enumerate(batch.levels):
         hidden = hidden_for(taps, batch=2)
@@ -210,10 +210,8 @@ def test_compiles_without_graph_breaks():
 
 def test_errors_say_what_to_do():
     [ring] = ring_geometry().levels
-    paper = MultiViewGeometry.from_cameras(*RING.cameras(), 4, 4, 8, 1).levels[0]
-    with pytest.raises(
-        ValueError, match="geometry must be of the adapter's variant, with UpstreamTaps; got PackedTaps"
-    ):
+    paper = camera_geometry(*RING.cameras(), 4, 4, 8, 1).levels[0]
+    with pytest.raises(ValueError, match="taps must be UpstreamTaps, as UpstreamAttention builds them; got PackedTaps"):
         trained_block()(hidden_for(ring), paper)
     with pytest.raises(
         ValueError, match="geometry must be of views with depth for this adapter; got one of views that"

@@ -8,8 +8,9 @@ from collections.abc import Collection, Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
+from mvdiff.interop.attention import UpstreamAttention
+from mvdiff.interop.taps import frequency_bands
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.upstream.taps import frequency_bands
 
 MODEL = "mv_base_model."
 BASE_PREFIXES = {"unet": f"{MODEL}unet.", "vae": "vae.", "text_encoder": "text_encoder."}
@@ -53,7 +54,7 @@ def upstream_name(name: str, depth: bool) -> str:
     """Return upstream's name of one of an adapter's weights.
 
     Args:
-        name: in the state dict of a `MultiViewAdapter` of the upstream variant.
+        name: in the state dict of a `MultiViewAdapter` with `UpstreamAttention`.
         depth: whether it is the depth model.
 
     Example:
@@ -85,8 +86,8 @@ def model_states(
 
     Args:
         state: all weights of the checkpoint.
-        modules: what it may hold, for names and shapes: "attention" (an adapter of the upstream variant), "unet", "vae"
-            and "text_encoder". They may be on the meta device.
+        modules: what it may hold, for names and shapes: "attention" (an adapter with `UpstreamAttention`), "unet",
+            "vae" and "text_encoder". They may be on the meta device.
         where: the file, for errors.
         needed: which of them it must hold; each of the others it holds as a whole or not at all.
 
@@ -98,7 +99,7 @@ def model_states(
     """
     expected = {part: module.state_dict() for part, module in modules.items()}
     adapter = modules.get(ATTENTION)
-    depth = adapter is not None and adapter.config.residual
+    depth = adapter is not None and adapter.mid_block.depth
     attention = {upstream_name(name, depth): name for name in expected.get(ATTENTION, {})}
     found: dict[str, dict[str, Tensor]] = {}
     unexpected, shapes = [], []
@@ -169,20 +170,22 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     """Return an adapter's weights under upstream's names.
 
     Raises:
-        ValueError: the adapter is not of the upstream variant, or has a block that upstream has no name for.
+        ValueError: the adapter has another attention than upstream's, or a block that upstream has no name for.
     """
-    if adapter.config.variant != "upstream":
+    attention = type(adapter.mid_block)
+    if attention is not UpstreamAttention:
         raise ValueError(
-            f"model must be of the upstream variant, whose attention computes what upstream's does; got one of the "
-            f"{adapter.config.variant} variant. Its weights would mean something else there."
+            f"model must have {UpstreamAttention.__name__}, which computes what upstream's attention does; got "
+            f"{attention.__name__}. Its weights would mean something else there."
         )
+    depth = adapter.mid_block.depth
     blocks = adapter.condition_blocks
-    if (blocks is None) == adapter.config.residual or (blocks is not None and blocks.mid_block is not None):
+    whole = adapter.config.residual == (blocks is not None) == depth
+    if not whole or (blocks is not None and blocks.mid_block is not None):
         raise ValueError(
             "model must have upstream's blocks, residual and image conditions together or neither, and a mid block as "
             "wide as the last down block's input; got others. Upstream has no names for them."
         )
-    depth = adapter.config.residual
     return {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
 
 

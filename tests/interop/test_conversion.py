@@ -10,18 +10,19 @@ from torch.testing import assert_close
 
 from mvdiff.cli.main import main
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.interop.attention import CLASS_PATH, UpstreamAttention
+from mvdiff.interop.conversion import convert_checkpoint, convert_single_view, export_to_upstream
 from mvdiff.models.backbone import load_backbone
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.hub import check_shareable
 from mvdiff.pipelines.model_folder import load_adapter, read_model_info
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-from mvdiff.pipelines.upstream import convert_checkpoint, convert_single_view, export_to_upstream
-from tests.models.upstream.files import attention_weights, base_weights, write_file
+from tests.geometries import camera_geometry
+from tests.interop.files import attention_weights, base_weights, write_file
+from tests.interop.places import WIDTHS, make_base, write_places
 from tests.pipelines.depth_pipelines import given, walls
-from tests.pipelines.upstream_files import WIDTHS, make_base, write_places
 
 SMALL = RingRig(num_views=8, height=32, width=32)
 
@@ -42,12 +43,9 @@ def test_a_panorama_file_becomes_a_model_that_runs(places, tmp_path):
     assert info.rig == RingRig(num_views=8, fov_deg=90.0, height=512, width=512)
     assert info.prompt_prefix == "This is one view of a scene. "
     adapter = load_adapter(tmp_path / "model")
-    assert {name: adapter.config[name] for name in ("variant", "kernel_size", "mid_place", "residual")} == {
-        "variant": "upstream",
-        "kernel_size": 3,
-        "mid_place": "after_first_resnet",
-        "residual": False,
-    }
+    assert adapter.config.attention["class_path"] == CLASS_PATH
+    assert (adapter.mid_block.kernel_size, adapter.mid_block.depth) == (3, False)
+    assert (adapter.config.mid_place, adapter.config.residual) == ("after_first_resnet", False)
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     settings = {"rig": SMALL, "num_inference_steps": 2, "seed": 0, "output_type": "latent"}
@@ -120,7 +118,7 @@ def test_one_view_is_the_plain_base(places, tmp_path):
         expected = backbone.unet(sample[0], 10, text[0]).sample
         pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
         unet = MultiViewUNet(backbone.unet, pipeline.adapter).eval()
-        geometry = MultiViewGeometry.from_cameras(*rig.cameras(), 8, 8, 4, 2, variant="upstream")
+        geometry = camera_geometry(*rig.cameras(), 8, 8, 4, 2, kind=UpstreamAttention)
         assert torch.equal(unet(sample, 10, text, geometry)[0], expected)
 
 

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 from mvdiff.geometry.cameras import Rig, RingRig, intrinsics_from_fov
 from mvdiff.geometry.correspondence import tap_geometry
-from mvdiff.geometry.upstream import ring_tap_geometry, upstream_depth_tap_geometry
+from mvdiff.interop.geometry import ring_tap_geometry, upstream_depth_tap_geometry
 
 RING = RingRig(num_views=8, height=512, width=512)
 

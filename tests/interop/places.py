@@ -6,7 +6,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from mvdiff.models.backbone import load_backbone
-from tests.models.upstream.files import attention_weights, base_weights, write_file
+from tests.interop.files import attention_weights, base_weights, write_file
 from tests.tiny import tiny_base
 
 WIDTHS = (32, 32)

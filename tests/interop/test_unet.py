@@ -6,18 +6,19 @@ import torch.nn.functional as F
 from torch.testing import assert_close
 
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.geometry.upstream import ring_tap_geometry
+from mvdiff.interop.attention import CLASS_PATH, UpstreamAttention
+from mvdiff.interop.geometry import ring_tap_geometry
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.geometry_cache import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
-from mvdiff.models.upstream.attention import UpstreamAttention
+from tests.geometries import camera_geometry
 from tests.models.test_multiview_unet import hooked, make_inputs, make_trained, make_unet, stock
 
+UPSTREAM = {"class_path": CLASS_PATH}
 RIG = RingRig(num_views=4, fov_deg=120.0, height=32, width=48)
 
 
 def ring(levels):
-    return MultiViewGeometry.from_cameras(*RIG.cameras(), 8, 12, 4, levels, variant="upstream")
+    return camera_geometry(*RIG.cameras(), 8, 12, 4, levels, kind=UpstreamAttention)
 
 
 @torch.no_grad()
@@ -42,7 +43,7 @@ def test_features_are_those_of_grid_sample_with_aligned_corners_and_zeros():
 def test_places_match_hooks_on_the_stock_unet(mid_place):
     unet = make_unet()
     sample, timesteps, text, _ = make_inputs(unet, 8, 12)
-    model = make_trained(unet, variant="upstream", head_dim=32, mid_place=mid_place)
+    model = make_trained(unet, attention=UPSTREAM, mid_place=mid_place)
     geometry = ring(3)
     found = model(sample, timesteps, text, geometry)
     handles = hooked(unet, model.adapter, geometry, batch=2)
@@ -57,29 +58,32 @@ def test_places_match_hooks_on_the_stock_unet(mid_place):
 def test_a_fresh_adapter_and_one_view_are_the_stock_unet_bit_for_bit():
     unet = make_unet()
     sample, timesteps, text, _ = make_inputs(unet, 8, 12)
-    fresh = MultiViewUNet(unet, MultiViewAdapter.from_unet(unet, variant="upstream"))
+    fresh = MultiViewUNet(unet, MultiViewAdapter.from_unet(unet, UPSTREAM))
     assert torch.equal(fresh(sample, timesteps, text, ring(3)), stock(unet, sample, timesteps, text))
-    trained = make_trained(unet, variant="upstream")
+    trained = make_trained(unet, attention=UPSTREAM)
     one = sample[:, :1], timesteps, text[:, :1]
-    geometry = MultiViewGeometry.from_cameras(
-        *RingRig(num_views=1, height=32, width=48).cameras(), 8, 12, 4, 3, variant="upstream"
+    geometry = camera_geometry(
+        *RingRig(num_views=1, height=32, width=48).cameras(), 8, 12, 4, 3, kind=UpstreamAttention
     )
     assert torch.equal(trained(*one, geometry), stock(unet, *one))
 
 
 def test_settings_that_upstream_has_not_are_refused():
     unet = make_unet()
-    with pytest.raises(ValueError, match="neighbours must be left out for the upstream variant"):
-        MultiViewAdapter.from_unet(unet, variant="upstream", neighbours=[[1], [0]])
-    with pytest.raises(ValueError, match="kernel_size must be 1 for a depth adapter of the upstream variant; got 3"):
-        MultiViewAdapter.from_unet(unet, variant="upstream", residual=True)
+    for settings, text in (
+        ({"neighbours": [[1], [0]]}, "UpstreamAttention must be of depth, .*; got neighbours"),
+        ({"depth": True, "kernel_size": 3}, "kernel_size must be 1, or left out, where depth is true; got 3"),
+        ({"min_overlap": 0.3}, r"min_overlap must be left out where depth is false; got 0\.3"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            MultiViewAdapter.from_unet(unet, UPSTREAM | {"init_args": settings})
 
 
 @torch.no_grad()
 def test_views_in_chunks_change_nothing():
     unet = make_unet()
     sample, timesteps, text, _ = make_inputs(unet, 8, 12)
-    model = make_trained(unet, variant="upstream", head_dim=32)
+    model = make_trained(unet, attention=UPSTREAM)
     geometry = ring(3)
     expected = model(sample, timesteps, text, geometry)
     for views in (1, 3):

@@ -1,0 +1,96 @@
+"""From a batch to the taps of correspondence-aware attention.
+
+Axes: B samples, V views, N neighbours of a view, T tokens, P taps, H W image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.geometry import depth_tap_geometry, overlap_matrix, overlap_neighbours
+from mvdiff.geometry.correspondence import TapGeometry, neighbour_table, overlapping_neighbours, tap_geometry
+from mvdiff.models.attention.base import Level, shared_cameras
+from mvdiff.models.attention.taps import PackedTaps
+from mvdiff.shapes import check_shapes
+
+
+def camera_taps(
+    batch: MultiViewBatch,
+    levels: Sequence[Level],
+    kernel_size: int,
+    min_overlap: float,
+    neighbours: Sequence[Sequence[int]] | None,
+) -> list[PackedTaps]:
+    """Build the taps of views that share a centre; they serve all samples with these cameras, whichever way they turn.
+
+    Args:
+        batch: K and R of samples that share their cameras.
+        levels: Resolutions of the UNet, finest first; its cells cover the image.
+        kernel_size: K of the K x K taps.
+        min_overlap: Share of the image from which on views are neighbours.
+        neighbours: The neighbours of each view, in place of those that overlap.
+    """
+    K, R = shared_cameras(batch)
+    height, width = levels[0].height * levels[0].stride, levels[0].width * levels[0].stride
+    if neighbours is None:
+        table = overlapping_neighbours(K, R, height, width, min_overlap)
+    else:
+        table = neighbour_table(neighbours, len(K))
+    return [
+        PackedTaps.from_geometry(tap_geometry(K, R, height, width, level.stride, table, kernel_size))
+        for level in levels
+    ]
+
+
+def depth_taps(
+    batch: MultiViewBatch, levels: Sequence[Level], kernel_size: int, min_overlap: float
+) -> list[PackedTaps]:
+    """Build the taps of samples whose views have depth and pose, each sample's own, on the device of the depths.
+
+    A view's neighbours are those that overlap it both ways, or the ones before and after it (see `overlap_neighbours`);
+    padding is nobody's neighbour and has none.
+
+    Args:
+        batch: K, R, t, `depths` and `view_valid`.
+        levels: Resolutions of the UNet, finest first.
+        kernel_size: K of the K x K taps.
+        min_overlap: What the smaller share of two views must exceed for them to be neighbours.
+    """
+    K, R, t, depths = batch.K, batch.R, batch.t, batch.depths
+    check_shapes(K=(K, "B V 3 3"), R=(R, "B V 3 3"), t=(t, "B V 3"), depths=(depths, "B V H W"))
+    samples = []
+    for K_V, R_V, t_V, depths_V, valid_V in zip(K, R, t, depths, batch.view_valid.to(depths.device), strict=True):
+        cameras = [camera.to(depths.device) for camera in (K_V, R_V, t_V)]
+        views = valid_V.nonzero()[:, 0]
+        stride = min(4, *depths.shape[-2:])
+        overlap = overlap_matrix(*(camera[views] for camera in cameras), depths_V[views], stride)
+        near = overlap_neighbours(overlap, min_overlap)
+        neighbours = near.new_full((len(valid_V), near.shape[1]), -1)
+        neighbours[views] = torch.where(near >= 0, views[near.clamp(min=0)], -1)
+        samples.append((*cameras, depths_V, neighbours))
+    return [
+        PackedTaps.from_geometry(
+            _joined([depth_tap_geometry(*views, level.stride, near, kernel_size) for *views, near in samples])
+        )
+        for level in levels
+    ]
+
+
+def _joined(samples: list[TapGeometry]) -> TapGeometry:
+    """Give samples a leading batch axis; those with fewer neighbours are padded with neighbours that see nothing."""
+    most = max(sample.neighbours.shape[1] for sample in samples)
+
+    def stacked(name: str, padding: int | bool) -> Tensor:
+        values = []
+        for value in (getattr(sample, name) for sample in samples):
+            missing = value.new_full((value.shape[0], most - value.shape[1], *value.shape[2:]), padding)
+            values.append(torch.cat([value, missing], dim=1))
+        return torch.stack(values)
+
+    padding = {"neighbours": -1, "taps_xy": 0, "visible": False, "displacement": 0}
+    return replace(samples[0], **{name: stacked(name, value) for name, value in padding.items()})

@@ -1,0 +1,223 @@
+"""The taps of correspondence-aware attention: which cells each token reads, with which weights.
+
+`mvdiff.geometry` says where a token of one view is seen in the others. Here that becomes what the hot path needs: flat
+indices and bilinear weights for one vectorised gather, without the taps that nobody sees.
+
+Axes: B batch, V views, T tokens (h * w cells, row-major), P taps of a neighbourhood, S slots of a token.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.correspondence import TapGeometry
+
+DEFAULT_WAVELENGTHS = (0.5, 16.0)
+MAX_PARTS = 5
+"""Of a level's tokens, by how many taps they see: 96, 48, 24, 12 and 6 at most, say."""
+AnyTaps = TypeVar("AnyTaps")
+
+
+def encode_displacement(
+    displacement: Tensor, channels: int, wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS
+) -> Tensor:
+    """Encode 2-D displacements by sines and cosines (gamma of the paper's section 4.2; the bands are our own).
+
+    `channels / 4` angular frequencies per axis, geometrically spaced between `2 pi / longest` and `2 pi / shortest`
+    wavelength; the channels are the blocks `[sin x | sin y | cos x | cos y]`, so gamma(0) = `[0 | 0 | 1 | 1]`.
+
+    The bounds follow from what a displacement can be. A tap lies at most `kernel_size // 2` cells from the
+    corresponding point in the *target*, and homographies of overlapping views stretch by small factors (2 along x for
+    FoV 90 views 45 degrees apart), so displacements stay within about 4 *source* cells. The longest wavelength is 16
+    cells: its sine is monotone, hence unambiguous, over [-4, 4]. The shortest is half a cell: four samples of a
+    wave, an eighth of a cell, is one image pixel of an 8x autoencoder; finer waves would only be hash-like noise. All
+    arguments stay below 60 radians, so float32 is exact to about 1e-5.
+
+    Args:
+        displacement: [..., 2] (x, y) in source cells.
+        channels: size of the encoding, divisible by 4.
+        wavelengths: (shortest, longest) in source cells.
+
+    Returns:
+        [..., channels] float32 in [-1, 1].
+
+    Example:
+        >>> encode_displacement(torch.zeros(2), 8)
+        tensor([0., 0., 0., 0., 1., 1., 1., 1.])
+    """
+    shortest, longest = wavelengths
+    bands = channels // 4
+    exponents = torch.linspace(0.0, 1.0, bands, device=displacement.device, dtype=torch.float32)
+    frequencies = (2.0 * math.pi / longest) * (longest / shortest) ** exponents
+    angles = (displacement.float().unsqueeze(-1) * frequencies).flatten(-2)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+@dataclass(frozen=True, eq=False)
+class PackedTaps:
+    """The visible taps of every token of one level, packed to the front of as few slots as possible.
+
+    In a ring of FoV-90 views every point is seen by one neighbour or the other, so half of the N * P taps of a token
+    are never visible; packing leaves them out of the gather, the normalisation and the dot products.
+
+    Attributes:
+        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
+        weights: [(B,) V, T, S, 4] float32 bilinear weights; 0 for empty slots.
+        views: [(B,) V, T, S] long, the view a tap lies in.
+        visible: [(B,) V, T, S] bool, False for empty slots.
+        displacement: [(B,) V, T, S, 2] float32, s* - s in source cells; 0 for empty slots.
+        height: rows of cells.
+        width: columns of cells.
+        parts: the same taps with less padding, where tokens see very differently much: `(rows, taps)` with rows [R]
+            long among the B * V * T tokens and taps of [R, S, ...], S the most that one of these tokens has. Tokens
+            without any visible tap are in none. Empty where one table serves well, and for taps that all samples share.
+    """
+
+    cells: Tensor
+    weights: Tensor
+    views: Tensor
+    visible: Tensor
+    displacement: Tensor
+    height: int
+    width: int
+    parts: tuple[tuple[Tensor, PackedTaps], ...] = ()
+    _encodings: dict = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_geometry(cls, geometry: TapGeometry) -> PackedTaps:
+        """Pack the taps of a `TapGeometry`.
+
+        A tap inside the image but beyond the outermost cell centres reads the border cell (its corners are clamped).
+        """
+        height, width = geometry.height, geometry.width
+        taps_xy = _tokens_first(geometry.taps_xy)
+        displacement = _tokens_first(geometry.displacement)
+        num_taps = geometry.visible.shape[-1]
+        neighbours = geometry.neighbours[..., None, :, None].expand(
+            *geometry.visible.shape[:-3], height * width, -1, num_taps
+        )
+        neighbours = neighbours.flatten(-2)
+        visible = geometry.visible.transpose(-3, -2).flatten(-2) & (neighbours >= 0)
+
+        num_slots = max(1, int(visible.sum(-1).max()))
+        slots = visible.to(torch.uint8).argsort(dim=-1, descending=True, stable=True)[..., :num_slots]
+        visible = visible.gather(-1, slots)
+        views = neighbours.gather(-1, slots) * visible
+        pairs = slots.unsqueeze(-1).expand(*slots.shape, 2)
+        taps_xy = taps_xy.gather(-2, pairs) * visible.unsqueeze(-1)
+        displacement = displacement.gather(-2, pairs) * visible.unsqueeze(-1)
+
+        size = torch.tensor([width, height], device=taps_xy.device)
+        base = taps_xy.floor()
+        fraction = taps_xy - base
+        corner = torch.tensor([[0, 0], [1, 0], [0, 1], [1, 1]], device=taps_xy.device)
+        corners = (base.long().unsqueeze(-2) + corner).clamp(min=0).minimum(size - 1)
+        weights = torch.where(corner.bool(), fraction.unsqueeze(-2), 1 - fraction.unsqueeze(-2)).prod(-1)
+        cells = views.unsqueeze(-1) * (height * width) + corners[..., 1] * width + corners[..., 0]
+        taps = cls(
+            cells=cells,
+            weights=(weights * visible.unsqueeze(-1)).float(),
+            views=views,
+            visible=visible,
+            displacement=displacement.float(),
+            height=height,
+            width=width,
+        )
+        return taps if taps.batch_size is None else replace(taps, parts=taps._parted())
+
+    def _parted(self) -> tuple[tuple[Tensor, PackedTaps], ...]:
+        """Part tokens by how much they see: up to S taps, S/2, S/4, ...; nothing where that saves less than half."""
+        counts = self.visible.sum(-1).flatten()
+        parts, most = [], int(counts.max())
+        while most > 0:
+            fewer = most // 2 if len(parts) < MAX_PARTS - 1 else 0
+            rows = ((counts > fewer) & (counts <= most)).nonzero()[:, 0]
+            if len(rows):
+                slots = int(counts[rows].max())
+                parts.append((rows, self._map(lambda values, r=rows, s=slots: values.flatten(0, 2)[r, :s])))
+            most = fewer
+        slots = sum(part.visible.numel() for _, part in parts)
+        return tuple(parts) if 2 * slots < self.visible.numel() else ()
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> PackedTaps:
+        """Change every tensor; parts and kept encodings are left out."""
+        names = ("cells", "weights", "views", "visible", "displacement")
+        changed = {name: change(getattr(self, name)) for name in names}
+        return replace(self, **changed, parts=(), _encodings={})
+
+    def split_parts(self, rows: int) -> Iterator[tuple[Tensor, PackedTaps]]:
+        """Yield `parts`, of no more than so many rows each."""
+        for own, part in self.parts:
+            if len(own) <= rows:
+                yield own, part
+                continue
+            for start in range(0, len(own), rows):
+                some = slice(start, start + rows)
+                yield own[some], part._map(lambda values, some=some: values[some])
+
+    @property
+    def num_views(self) -> int:
+        """Views of a sample."""
+        return self.visible.shape[-3]
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples with taps of their own; None for taps that serve any sample."""
+        return len(self.visible) if self.visible.ndim == 4 else None
+
+    def to(self, device: torch.device | str) -> PackedTaps:
+        """Return a copy on `device`, with an empty cache of encodings."""
+        parts = tuple((rows.to(device), part.to(device)) for rows, part in self.parts)
+        return replace(self._map(lambda values: values.to(device)), parts=parts)
+
+    def repeat(self, times: int) -> PackedTaps:
+        """Return the taps of the same samples, `times` times over; taps that serve any sample stay as they are."""
+        if self.batch_size is None:
+            return self
+        num_tokens = self.visible[..., 0].numel()
+        parts = tuple(
+            (torch.cat([rows + run * num_tokens for run in range(times)]), part._map(lambda v: torch.cat([v] * times)))
+            for rows, part in self.parts
+        )
+        return replace(self._map(lambda values: torch.cat([values] * times)), parts=parts)
+
+    def encoding(self, channels: int, wavelengths: tuple[float, float], dtype: torch.dtype) -> Tensor:
+        """Return gamma(s* - s) of every slot: [(B,) V, T, S, channels], computed in float32 once, kept per dtype.
+
+        Inside torch.compile a missing entry is computed in the graph and not kept.
+        """
+        key = (channels, *wavelengths, dtype)
+        if key in self._encodings:
+            return self._encodings[key]
+        if torch.compiler.is_compiling():
+            return encode_displacement(self.displacement, channels, wavelengths).to(dtype)
+        with torch.inference_mode(False), torch.no_grad():  # what inference mode made, training could not use
+            self._encodings[key] = encode_displacement(self.displacement, channels, wavelengths).to(dtype)
+        return self._encodings[key]
+
+
+def _tokens_first(taps: Tensor) -> Tensor:
+    """[..., N, T, P, 2] -> [..., T, N * P, 2]."""
+    return taps.transpose(-4, -3).flatten(-3, -2)
+
+
+def split_views(taps: AnyTaps, views: int) -> Iterator[tuple[slice, AnyTaps]]:
+    """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept.
+
+    Args:
+        taps: `PackedTaps`, or taps with the same `_map`.
+        views: Views of a sample.
+    """
+    if views >= taps.num_views:
+        yield slice(None), taps
+        return
+    for start in range(0, taps.num_views, views):
+        some = slice(start, start + views)
+        own = some if taps.batch_size is None else (slice(None), some)
+        yield some, taps._map(lambda values, own=own: values[own])
