@@ -39,7 +39,7 @@ def trained(config, tmp_path_factory):
 def test_fit_writes_its_best_checkpoint_as_a_model_folder(trained, config):
     info = read_model_info(trained / "model")
     assert info.base.id == config["model"]["init_args"]["base"]
-    assert info.rig.num_views == 3
+    assert info.views["rig"].num_views == 3
     best = torch.load(trained / "best.ckpt", weights_only=True)
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(trained / "model")
     for name, value in pipeline.adapter.state_dict().items():

@@ -40,7 +40,7 @@ def test_a_panorama_file_becomes_a_model_that_runs(places, tmp_path):
     assert done.content.entries == ("epoch", "global_step", "hyper_parameters")
     assert done.content.ignored == ("argparse.Namespace",)
     info = read_model_info(tmp_path / "model")
-    assert info.rig == RingRig(num_views=8, fov_deg=90.0, height=512, width=512)
+    assert info.views["rig"] == RingRig(num_views=8, fov_deg=90.0, height=512, width=512)
     assert info.prompt_prefix == "This is one view of a scene. "
     adapter = load_adapter(tmp_path / "model")
     assert adapter.config.attention["class_path"] == CLASS_PATH
