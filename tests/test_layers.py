@@ -18,8 +18,8 @@ LAYERS = (  # from the ground up (the same line may hold siblings that do not us
     {"pipelines"},
     {"training"},
     {"baselines"},
-    {"report", "mesh"},
-    {"seeing"},
+    {"mesh"},
+    {"report"},
     {"demo", "quickstart"},
     {"cli"},
 )
