@@ -31,11 +31,12 @@ def add_parser(subparsers) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Read, write, say what came out; return the exit status."""
+    """Write the page and print what it holds; return the exit status."""
+    from mvdiff.cli.out_files import check_out, make_folder
     from mvdiff.cli.rig_files import read_rig
-    from mvdiff.seeing.files import check_out, make_folder
-    from mvdiff.seeing.page import gather, write_page
-    from mvdiff.seeing.sources import open_sources
+    from mvdiff.report import write_page
+    from mvdiff.report.sample_page import gather
+    from mvdiff.report.sources import open_sources
 
     sources = open_sources(args.sources, args.names, read_rig(args.rig))
     first = args.sources[0]
@@ -44,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     content = gather(sources, args.mesh, args.max_samples, args.max_views)
     title = args.title or " and ".join(source.method.name for source in sources)
     make_folder(out.parent)
-    write_page(out, content, title)
+    write_page(out, content.page(title))
     for problem in content.problems:
         print(f"left out {problem}")
     parts = [f"{content.num_shown} of {content.num_samples} samples"] if content.num_samples else []

@@ -36,11 +36,11 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Check, draw, write; return the exit status."""
+    from mvdiff.cli.out_files import check_folder, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.report.video import require_av
     from mvdiff.samples import read_sample, scan_samples
-    from mvdiff.seeing.files import check_folder, check_out
-    from mvdiff.seeing.video import require_av
 
     require_av()
     _check_options(args)
@@ -108,9 +108,9 @@ def _check_options(args: argparse.Namespace) -> None:
 
 def _write(path: Path, sample, args: argparse.Namespace) -> str:
     """Write one video; say what it is."""
-    from mvdiff.seeing.files import make_folder
-    from mvdiff.seeing.pictures import is_recording
-    from mvdiff.seeing.video import panorama_picture, recorded_frames, turning_frames, write_video
+    from mvdiff.cli.out_files import make_folder
+    from mvdiff.report.pictures import is_recording
+    from mvdiff.report.video import panorama_picture, recorded_frames, turning_frames, write_video
 
     if is_recording(sample):
         fps = 8.0 if args.fps is None else args.fps

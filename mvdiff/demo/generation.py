@@ -12,8 +12,7 @@ from typing import Any
 
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline
-from mvdiff.report import PanoramaEntry, Strip, view_labels
-from mvdiff.report.page import render_part
+from mvdiff.report import Gallery, Page, PanoramaEntry, PanoramaViewer, Section, render_page, view_labels
 
 MAX_STEPS = 1000
 
@@ -156,7 +155,7 @@ def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | Non
 
 
 def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]) -> str:
-    """Write the page part of one sample: its panorama in the viewer, its views below.
+    """Write the document of one sample: its panorama in the viewer, its views below.
 
     Args:
         output: Of a pipeline, with output_type "uint8".
@@ -167,9 +166,6 @@ def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]
     alike = len(set(prompts)) == 1
     captions = [prompts[0]] if alike else [f"{label}: {text}" for label, text in zip(labels, prompts, strict=True)]
     panorama = (output.panoramas[0].numpy(), output.covered.numpy())
-    views = list(output.images[0].numpy())
-    return render_part(
-        "Panorama",
-        [PanoramaEntry("Panorama", captions, {"generated": panorama})],
-        [Strip("views", (), views, labels)],
-    )
+    viewer = PanoramaViewer([PanoramaEntry("Panorama", captions, {"generated": panorama})])
+    views = Gallery({"views": list(output.images[0].numpy())}, labels=labels)
+    return render_page(Page("Panorama", sections=[Section("views", "Views", [viewer, views])], is_frame=True))

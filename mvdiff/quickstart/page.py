@@ -12,9 +12,20 @@ from mvdiff.quickstart.settings import Settings
 from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
-from mvdiff.report import Chart, Column, PanoramaEntry, Series, Strip, Table, view_labels, write_report
+from mvdiff.report import (
+    Chart,
+    Column,
+    Gallery,
+    Page,
+    PanoramaEntry,
+    Series,
+    Table,
+    report_sections,
+    view_labels,
+    write_page,
+)
+from mvdiff.report.pictures import channels_last, stitched
 from mvdiff.samples import Sample, find_samples, read_sample
-from mvdiff.seeing.pictures import channels_last, stitched
 
 SHOWN = 6
 COLUMNS = (
@@ -89,18 +100,17 @@ def charts(scores: Mapping[str, Any], runs: Sequence[Run], base_validation: floa
     ]
 
 
-def galleries(settings: Settings) -> tuple[list[Strip], list[PanoramaEntry]]:
-    """Return view strips and viewer scenes of the first held-out panoramas."""
+def galleries(settings: Settings) -> tuple[list[Gallery], list[PanoramaEntry]]:
+    """Return views and viewer scenes of the first held-out panoramas."""
     rig = toy_rig()
     labels = view_labels(rig.yaw_deg, rig.pitch_deg)
-    strips, scenes = [], []
+    shown, scenes = [], []
     folders = {method: find_samples(samples_of(settings, method))[:SHOWN] for method in METHODS}
     for i in range(len(folders[CAA])):
         samples = {method: read_sample(folders[method][i]) for method in METHODS}
         prompts = samples[CAA].record.prompts
-        for method in (BASE, CAA, FOREIGN, TRUTH):
-            images = channels_last(samples[method].images_uint8())
-            strips.append(Strip(method, prompts, images, labels, group=f"held-out room {i + 1}"))
+        rows = {method: channels_last(samples[method].images_uint8()) for method in (BASE, CAA, FOREIGN, TRUTH)}
+        shown.append(Gallery(rows, f"held-out room {i + 1}", labels, prompts))
         scenes.append(
             PanoramaEntry(
                 f"room {i + 1}",
@@ -108,7 +118,7 @@ def galleries(settings: Settings) -> tuple[list[Strip], list[PanoramaEntry]]:
                 {m: _panorama(samples[m]) for m in (CAA, BASE, TRUTH)},
             )
         )
-    return strips, scenes
+    return shown, scenes
 
 
 def _panorama(sample: Sample) -> object:
@@ -117,7 +127,7 @@ def _panorama(sample: Sample) -> object:
     return stitched(sample, images_uint8, height=4 * images_uint8.shape[-2])
 
 
-def write_page(
+def write_report(
     settings: Settings,
     scores: Mapping[str, Any],
     runs: Sequence[Run],
@@ -126,17 +136,16 @@ def write_page(
     footer: Mapping[str, object],
 ) -> None:
     """Write `report.html`."""
-    strips, scenes = galleries(settings)
-    write_report(
-        settings.out / "report.html",
-        "mvdiff quickstart: text to panorama",
-        [*story_of_scores(scores), *story],
-        tables(scores),
-        charts(scores, runs, base_validation),
-        strips,
-        scenes,
-        footer,
+    views, scenes = galleries(settings)
+    sections = report_sections(
+        tables=tables(scores),
+        panoramas=scenes,
+        charts=charts(scores, runs, base_validation),
+        galleries=views,
+        facts=footer,
     )
+    page = Page("mvdiff quickstart: text to panorama", [*story_of_scores(scores), *story], sections)
+    write_page(settings.out / "report.html", page)
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:

@@ -55,7 +55,9 @@ def run_quickstart(settings: Settings, run_trainer: RunTrainer) -> Path:
         scored = scores.score_all(settings)
     story = _story(settings, runs)
     base = f"{BASE}, weights {pipeline.base.weights_hash[:12]}"
-    page.write_page(settings, scored, runs, base_validation, story, footer("mvdiff quickstart", settings, base, clock))
+    page.write_report(
+        settings, scored, runs, base_validation, story, footer("mvdiff quickstart", settings, base, clock)
+    )
     write_results(settings, clock, scores=scored, curves={run.name: run.curves for run in runs})
     page.print_scores(scored)
     for line in story:

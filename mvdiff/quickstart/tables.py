@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from mvdiff.eval.bootstrap import Interval
 from mvdiff.quickstart.comparison import SHARPNESS
-from mvdiff.report import Interval as Shown
 from mvdiff.report import Table
 from mvdiff.report.tables import cell_text
 
@@ -32,19 +31,11 @@ def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
         console.width = 160
     for table in tables:
         shown = RichTable(title=table.title, caption=table.note)
-        digits = []
-        for column in table.columns:
-            text = (
-                column if isinstance(column, str) else f"{column.name}\n({column.unit})" if column.unit else column.name
-            )
+        for column, heading in zip(table.columns, table.headings, strict=True):
+            text = f"{heading.name}\n({heading.unit})" if heading.unit else heading.name
             shown.add_column(text, justify="left" if isinstance(column, str) else "right")
-            digits.append(2 if isinstance(column, str) else column.digits)
         for row in table.rows:
-            shown.add_row(*(_text(value, d) for value, d in zip(row, digits, strict=True)))
+            shown.add_row(*(cell_text(value, column.digits) for value, column in zip(row, table.headings, strict=True)))
         console.print(shown)
     for line in lines:
         console.print(line)
-
-
-def _text(value: object, digits: int) -> str:
-    return cell_text(Shown(*value) if isinstance(value, tuple) else value, digits)

@@ -1,28 +1,36 @@
-"""Report pages: one self-contained HTML file with tables, charts, view strips, a 360-degree and a 3D viewer.
+"""Pages: one self-contained HTML file of tables, charts, galleries, a 360-degree and a 3D viewer; videos of samples.
 
-Needs nothing but numpy and Pillow. The 360-degree viewer follows the conventions of `mvdiff.geometry`: a panorama's
+A page is data (`Page`, `Section`, blocks); a template in `templates/` draws each kind of block. The names below need
+nothing but numpy, Pillow and jinja2. The 360-degree viewer follows the conventions of `mvdiff.geometry`: a panorama's
 centre is yaw 0, yaw grows to the right, pitch grows upwards. The 3D viewer has glTF's axes.
 """
 
-from mvdiff.report.charts import Chart, Series
-from mvdiff.report.galleries import PanoramaEntry, Strip, view_labels
-from mvdiff.report.markup import Html
-from mvdiff.report.meshes import MeshEntry
-from mvdiff.report.page import render_part, render_report, write_report
-from mvdiff.report.tables import Column, Interval, Table
+from mvdiff.report.blocks import Block, Details, Facts, Note
+from mvdiff.report.charts import Chart, Charts, Series
+from mvdiff.report.galleries import Gallery, view_labels
+from mvdiff.report.pages import Page, Section, render_page, report_sections, write_page
+from mvdiff.report.tables import Column, Table
+from mvdiff.report.viewers import MeshEntry, MeshViewer, PanoramaEntry, PanoramaViewer
 
 __all__ = [
+    "Block",
     "Chart",
+    "Charts",
     "Column",
-    "Html",
-    "Interval",
+    "Details",
+    "Facts",
+    "Gallery",
     "MeshEntry",
+    "MeshViewer",
+    "Note",
+    "Page",
     "PanoramaEntry",
+    "PanoramaViewer",
+    "Section",
     "Series",
-    "Strip",
     "Table",
-    "render_part",
-    "render_report",
+    "render_page",
+    "report_sections",
     "view_labels",
-    "write_report",
+    "write_page",
 ]

@@ -1,10 +1,13 @@
 """Line charts as inline SVG, coloured by the page's style sheet so that they follow light and dark."""
 
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from __future__ import annotations
 
-from mvdiff.report.markup import Html, tag
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from mvdiff.report.blocks import Block
 
 WIDTH, HEIGHT = 480, 288
 LEFT, RIGHT, TOP, BOTTOM = 58, 26, 12, 44
@@ -44,7 +47,7 @@ class Series:
 
 
 @dataclass(frozen=True)
-class Chart:
+class Chart(Block):
     """Lines over one pair of axes.
 
     Attributes:
@@ -60,6 +63,64 @@ class Chart:
     y_label: str
     series: Sequence[Series] = field(default_factory=list)
     note: str = ""
+    template: ClassVar[str] = "chart.html"
+
+    @property
+    def plot(self) -> Plot:
+        """The chart in the coordinates of its drawing.
+
+        Raises:
+            ValueError: No point of the chart is finite.
+        """
+        xs = [x for series in self.series for x in _finite(series.x)]
+        ys = [y for series in self.series for part in (series.y, series.low, series.high) for y in _finite(part)]
+        if not xs or not ys:
+            raise ValueError(f"Chart({self.title!r}).series must hold a finite point; got none. Leave the chart out.")
+        x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
+        first, last = (min(xs), max(xs)) if max(xs) > min(xs) else (x_ticks[0], x_ticks[-1])
+        x_ticks = [tick for tick in x_ticks if first <= tick <= last]
+        x_scale = Scale(first, last, LEFT, WIDTH - RIGHT)
+        y_scale = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
+        return Plot(
+            list(zip(map(x_scale.place, x_ticks), tick_labels(x_ticks), strict=True)),
+            list(zip(map(y_scale.place, y_ticks), tick_labels(y_ticks), strict=True)),
+            [_line(number, series, self, x_scale, y_scale) for number, series in enumerate(self.series)],
+        )
+
+
+@dataclass(frozen=True)
+class Charts(Block):
+    """Charts side by side, as many as the window is wide enough for."""
+
+    charts: Sequence[Chart]
+    template: ClassVar[str] = "charts.html"
+
+
+@dataclass(frozen=True)
+class Line:
+    """A series as it is drawn; points are written as `x,y x,y`."""
+
+    name: str
+    colour: int
+    dashed: bool
+    bands: list[str]  # outlines of the intervals
+    parts: list[str]  # the line, split where it breaks
+    marks: list[tuple[str, str, str]]  # x, y and text of each marked point
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A chart as it is drawn: place and label of each tick, and the lines, inside a frame."""
+
+    x_ticks: list[tuple[str, str]]
+    y_ticks: list[tuple[str, str]]
+    lines: list[Line]
+    width: ClassVar[int] = WIDTH
+    height: ClassVar[int] = HEIGHT
+    left: ClassVar[int] = LEFT
+    right: ClassVar[int] = WIDTH - RIGHT
+    top: ClassVar[int] = TOP
+    bottom: ClassVar[int] = HEIGHT - BOTTOM
 
 
 @dataclass(frozen=True)
@@ -71,9 +132,9 @@ class Scale:
     first: float
     last: float
 
-    def __call__(self, value: float) -> float:
-        """Map a data value to a drawing coordinate."""
-        return self.first + (value - self.start) / (self.stop - self.start) * (self.last - self.first)
+    def place(self, value: float) -> str:
+        """Write the drawing coordinate of a data value."""
+        return f"{self.first + (value - self.start) / (self.stop - self.start) * (self.last - self.first):.1f}"
 
 
 def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
@@ -106,29 +167,8 @@ def _finite(values: Sequence[float] | None) -> list[float]:
     return [] if values is None else [float(value) for value in values if math.isfinite(value)]
 
 
-def chart_scales(chart: Chart) -> tuple[Scale, Scale, list[float], list[float]]:
-    """Return the x scale, the y scale, the x ticks and the y ticks of a chart.
-
-    Raises:
-        ValueError: If no point of the chart is finite.
-    """
-    xs = [x for series in chart.series for x in _finite(series.x)]
-    ys = [y for series in chart.series for part in (series.y, series.low, series.high) for y in _finite(part)]
-    if not xs or not ys:
-        raise ValueError(f"Chart({chart.title!r}).series must hold a finite point; got none. Leave the chart out.")
-    x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
-    x_first, x_last = (min(xs), max(xs)) if max(xs) > min(xs) else (x_ticks[0], x_ticks[-1])
-    x_scale = Scale(x_first, x_last, LEFT, WIDTH - RIGHT)
-    y_scale = Scale(y_ticks[0], y_ticks[-1], HEIGHT - BOTTOM, TOP)
-    return x_scale, y_scale, [tick for tick in x_ticks if x_first <= tick <= x_last], y_ticks
-
-
-def _pairs(points: Sequence[tuple[float, float]]) -> str:
-    return " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
-
-
 def _runs(series: Series) -> list[list[int]]:
-    """Indices of the finite points, split where the line breaks."""
+    """Return the indices of the finite points, split where the line breaks."""
     runs: list[list[int]] = [[]]
     for index, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
         if math.isfinite(x) and math.isfinite(y):
@@ -138,60 +178,19 @@ def _runs(series: Series) -> list[list[int]]:
     return [run for run in runs if run]
 
 
-def _draw_series(number: int, series: Series, chart: Chart, x_scale: Scale, y_scale: Scale) -> Html:
-    parts = []
+def _line(number: int, series: Series, chart: Chart, x_scale: Scale, y_scale: Scale) -> Line:
+    def points(indices: Iterable[int], values: Sequence[float]) -> str:
+        return " ".join(f"{x_scale.place(series.x[i])},{y_scale.place(values[i])}" for i in indices)
+
+    line = Line(series.name, number % NUM_COLOURS, series.dashed, [], [], [])
     for run in _runs(series):
+        line.parts.append(points(run, series.y))
         if series.low is not None and series.high is not None:
             banded = [i for i in run if math.isfinite(series.low[i]) and math.isfinite(series.high[i])]
-            edge = [(x_scale(series.x[i]), y_scale(series.low[i])) for i in banded]
-            edge += [(x_scale(series.x[i]), y_scale(series.high[i])) for i in reversed(banded)]
-            parts.append(tag("polygon", class_="band", points=_pairs(edge)))
-        points = [(x_scale(series.x[i]), y_scale(series.y[i])) for i in run]
-        parts.append(tag("polyline", class_="line dashed" if series.dashed else "line", points=_pairs(points)))
+            line.bands.append(f"{points(banded, series.low)} {points(reversed(banded), series.high)}")
         if len(series.x) <= MAX_MARKED_POINTS and not series.dashed:
-            for i, (x, y) in zip(run, points, strict=True):
+            for i in run:
                 interval = f" [{series.low[i]:.4g}, {series.high[i]:.4g}]" if series.low is not None else ""
-                hint = f"{series.name}: {series.y[i]:.4g}{interval} at {series.x[i]:,.6g} ({chart.x_label})"
-                parts.append(tag("circle", tag("title", hint), cx=f"{x:.1f}", cy=f"{y:.1f}", r=3))
-    return tag("g", parts, class_=f"series colour-{number % NUM_COLOURS}")
-
-
-def svg_chart(chart: Chart) -> Html:
-    """Draw a chart as one `<svg>` element.
-
-    Raises:
-        ValueError: If no point of the chart is finite.
-    """
-    x_scale, y_scale, x_ticks, y_ticks = chart_scales(chart)
-    bottom, right = HEIGHT - BOTTOM, WIDTH - RIGHT
-    axes = []
-    for tick, label in zip(y_ticks, tick_labels(y_ticks), strict=True):
-        y = f"{y_scale(tick):.1f}"
-        axes.append(tag("line", class_="grid", x1=LEFT, x2=right, y1=y, y2=y))
-        axes.append(tag("text", label, x=LEFT - 8, y=y, dy="0.32em", text_anchor="end"))
-    for tick, label in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        x = f"{x_scale(tick):.1f}"
-        axes.append(tag("line", class_="axis", x1=x, x2=x, y1=bottom, y2=bottom + 4))
-        axes.append(tag("text", label, x=x, y=bottom + 17, text_anchor="middle"))
-    axes.append(tag("line", class_="axis", x1=LEFT, x2=right, y1=bottom, y2=bottom))
-    middle_x, middle_y = (LEFT + right) / 2, (TOP + bottom) / 2
-    axes.append(tag("text", chart.x_label, class_="label", x=middle_x, y=HEIGHT - 6, text_anchor="middle"))
-    turned = f"translate(14 {middle_y}) rotate(-90)"
-    axes.append(tag("text", chart.y_label, class_="label", transform=turned, text_anchor="middle"))
-    lines = [_draw_series(number, series, chart, x_scale, y_scale) for number, series in enumerate(chart.series)]
-    spoken = f"{chart.title}: {chart.y_label} over {chart.x_label}"
-    return tag("svg", axes, lines, viewBox=f"0 0 {WIDTH} {HEIGHT}", role="img", aria_label=spoken)
-
-
-def chart_figure(chart: Chart) -> Html:
-    """Draw a chart with its heading, its legend (when there is more than one line) and its note."""
-    legend = None
-    if len(chart.series) > 1:
-        swatches = [
-            tag("li", tag("i", class_="dashed" if series.dashed else None), series.name,
-                class_=f"colour-{number % NUM_COLOURS}")
-            for number, series in enumerate(chart.series)
-        ]  # fmt: skip
-        legend = tag("ul", swatches, class_="legend")
-    note = tag("p", chart.note, class_="note") if chart.note else None
-    return tag("figure", tag("figcaption", chart.title), legend, svg_chart(chart), note, class_="chart card")
+                text = f"{series.name}: {series.y[i]:.4g}{interval} at {series.x[i]:,.6g} ({chart.x_label})"
+                line.marks.append((x_scale.place(series.x[i]), y_scale.place(series.y[i]), text))
+    return line

@@ -1,66 +1,68 @@
-"""View strips, and the panoramas that the 360-degree viewer shows."""
+"""Galleries: rows of views, one row for each method."""
 
-import json
-from collections.abc import Mapping, Sequence
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from typing import ClassVar
 
-from mvdiff.report.images import checked_image, data_uri, is_pixelated, paint_uncovered
-from mvdiff.report.markup import Html, tag
+import numpy as np
+
+from mvdiff.report.blocks import Block
+from mvdiff.report.images import checked_image
 
 
 @dataclass(frozen=True)
-class Strip:
-    """The views of one sample in a row.
+class Gallery(Block):
+    """Views of one sample in rows, aligned by view.
 
     Attributes:
-        title: What stands left of the row: the method.
-        caption_lines: One line for each view (its prompt), or any number of lines about the whole row.
-        images: The views, [H, W, 3] uint8 each.
-        view_labels: What stands above each view, such as "45°" (see `view_labels`); by default its number.
-        group: Consecutive strips of one group stand in one frame, aligned by view, under this heading.
+        rows: Title of a row, such as its method -> its views, [H, W, 3] uint8 each, as many in every row.
+        title: Heading.
+        labels: Names of the views, such as "45°" (see `view_labels`); by default their numbers.
+        captions: One line for each view (its prompt), or any number of lines about all rows.
     """
 
-    title: str
-    caption_lines: Sequence[str]
-    images: Sequence[object]
-    view_labels: Sequence[str] | None = None
-    group: str = ""
+    rows: Mapping[str, Sequence[object]]
+    title: str = ""
+    labels: Sequence[str] | None = None
+    captions: Sequence[str] = ()
+    template: ClassVar[str] = "gallery.html"
 
     def __post_init__(self) -> None:
-        if not len(self.images):
-            raise ValueError(f"Strip({self.title!r}).images must hold an image; got none.")
-        if self.view_labels is not None and len(self.view_labels) != len(self.images):
-            raise ValueError(
-                f"Strip({self.title!r}).view_labels must have one label for each of {len(self.images)} images; "
-                f"got {len(self.view_labels)}."
-            )
+        if not self.rows:
+            raise ValueError(f"Gallery({self.title!r}).rows must hold a row; got none.")
+        count = len(next(iter(self.rows.values()))) if self.labels is None else len(self.labels)
+        for title, images in self.rows.items():
+            if not len(images) or len(images) != count:
+                raise ValueError(
+                    f"Gallery({self.title!r}).rows[{title!r}] must hold {count or 'some'} images, one for each view; "
+                    f"got {len(images)}."
+                )
 
     @property
-    def labels(self) -> list[str]:
-        """The labels of the views, given or numbered."""
-        return list(self.view_labels or (f"view {index}" for index in range(len(self.images))))
+    def view_labels(self) -> list[str]:
+        """Names of the views, given or numbered."""
+        num_views = len(next(iter(self.rows.values())))
+        return list(self.labels or (f"view {index}" for index in range(num_views)))
 
+    @property
+    def pictures(self) -> Iterator[tuple[str, list[tuple[str, np.ndarray]]]]:
+        """Title of each row, and (label, image) of its views.
 
-@dataclass(frozen=True)
-class PanoramaEntry:
-    """One scene of the viewer, as several methods made it.
+        Raises:
+            ValueError: An image is no uint8 image of shape [H, W, 3].
+        """
+        for title, images in self.rows.items():
+            name = f"Gallery({self.title!r}).rows[{title!r}]"
+            checked = [checked_image(f"{name}[{index}]", image) for index, image in enumerate(images)]
+            yield title, list(zip(self.view_labels, checked, strict=True))
 
-    Attributes:
-        title: Name below its thumbnail.
-        captions: Its prompts, shown beside the viewer.
-        methods: Method name -> panorama: [H, 2 H, 3] uint8 equirectangular (centre yaw 0, yaw grows right, row 0 up),
-            or (panorama, covered) with covered [H, 2 H] bool; what is not covered is shown in grey. The first method's
-            image is the thumbnail.
-    """
-
-    title: str
-    captions: Sequence[str]
-    methods: Mapping[str, object]
-
-    def __post_init__(self) -> None:
-        if not self.methods:
-            raise ValueError(f"PanoramaEntry({self.title!r}).methods must hold a panorama; got none.")
+    @property
+    def prompts(self) -> list[tuple[str, str]]:
+        """Label and caption of each view, if there is one caption for each and they differ; else nothing."""
+        by_view = len(self.captions) == len(self.view_labels) and len(set(self.captions)) > 1
+        return list(zip(self.view_labels, self.captions, strict=True)) if by_view else []
 
 
 def view_labels(yaw_deg: Sequence[float], pitch_deg: Sequence[float] | None = None) -> list[str]:
@@ -77,117 +79,3 @@ def view_labels(yaw_deg: Sequence[float], pitch_deg: Sequence[float] | None = No
         else:
             labels.append(f"{float(yaw):g}°" + (f", {pitch:+g}°" if pitch else ""))
     return labels
-
-
-def _strip_rows(strip: Strip) -> list[Html]:
-    row = [tag("div", strip.title, class_="strip-title")]
-    for index, (label, image) in enumerate(zip(strip.labels, strip.images, strict=True)):
-        array = checked_image(f"Strip({strip.title!r}).images[{index}]", image)
-        look = "pixelated" if is_pixelated(array) else None
-        alt = f"{strip.title}, {label}"
-        size = {"width": array.shape[1], "height": array.shape[0]}
-        row.append(tag("img", src=data_uri(array), alt=alt, title=alt, class_=look, loading="lazy", **size))
-    return row
-
-
-def _prompts(strip: Strip) -> Html | None:
-    lines = list(strip.caption_lines)
-    if len(lines) == len(strip.images) and len(set(lines)) > 1:
-        entries = [
-            tag("li", tag("b", label), " ", line) for label, line in zip(strip.labels, lines, strict=True)
-        ]  # fmt: skip
-        return tag("details", tag("summary", f"{len(lines)} prompts, one for each view"), tag("ul", entries))
-    return _notes(list(dict.fromkeys(lines)))
-
-
-def _notes(lines: Sequence[str]) -> Html | None:
-    """Write lines as notes, or nothing if there are none."""
-    return tag("div", [tag("p", line, class_="note") for line in lines]) if lines else None
-
-
-def strip_figures(strips: Sequence[Strip]) -> list[Html]:
-    """Draw strips, one frame for each run of strips with the same group and the same views.
-
-    Raises:
-        ValueError: If an image is no uint8 image of shape [H, W, 3].
-    """
-    figures = []
-    for (group, labels), run in groupby(strips, key=lambda strip: (strip.group, tuple(strip.labels))):
-        members = list(run)
-        header = [tag("span"), [tag("span", label, class_="view-label") for label in labels]]
-        rows = [part for strip in members for part in _strip_rows(strip)]
-        captioned = next((strip for strip in members if strip.caption_lines), members[0])
-        figures.append(
-            tag(
-                "figure",
-                tag("figcaption", group) if group else None,
-                tag(
-                    "div",
-                    tag("div", header, rows, class_="strips", style=f"--views: {len(labels)}"),
-                    class_="scroll",
-                    tabindex=0,
-                ),
-                _prompts(captioned),
-                class_="card",
-            )
-        )
-    return figures
-
-
-def panorama_payload(panoramas: Sequence[PanoramaEntry]) -> str:
-    """Write what the viewer needs as JSON that may stand inside a `<script>` element.
-
-    Raises:
-        ValueError: If a panorama is no uint8 image [H, 2 H, 3], or its mask has another size.
-    """
-    entries = []
-    for entry in panoramas:
-        methods = []
-        for method, value in entry.methods.items():
-            name = f"PanoramaEntry({entry.title!r}).methods[{method!r}]"
-            image, covered = value if isinstance(value, tuple | list) else (value, None)
-            array = checked_image(name, image)
-            if array.shape[1] != 2 * array.shape[0]:
-                raise ValueError(
-                    f"{name} must be twice as wide as high; got {array.shape[1]} x {array.shape[0]} pixels."
-                )
-            painted = paint_uncovered(array, covered, f"{name} covered")
-            methods.append({"name": method, "image": data_uri(painted)})
-        entries.append({"title": entry.title, "captions": list(entry.captions), "methods": methods})
-    return json.dumps(entries).replace("<", "\\u003c")
-
-
-def viewer_section(panoramas: Sequence[PanoramaEntry]) -> Html:
-    """Draw the frame that viewer.js fills, and the panoramas for it."""
-    readout = [
-        tag("output", class_="readout", aria_live="off"),
-        tag("button", "Reset", type="button", data_action="reset", title="Look at yaw 0 again (Home)"),
-        tag("button", "Full screen", type="button", data_action="fullscreen"),
-    ]
-    return tag(
-        "div",
-        tag(
-            "div",
-            tag("canvas", tabindex=0, role="img", aria_label="360-degree view; arrow keys turn, plus and minus zoom"),
-            tag("div", class_="methods", role="group", aria_label="Method"),
-            tag("div", readout, class_="status"),
-            class_="stage",
-        ),
-        tag(
-            "div",
-            tag("div", tag("img", alt="The whole panorama"), tag("i"), class_="flat", title="Click to look there"),
-            tag("div", tag("div", tabindex=0), class_="captions"),
-            class_="below",
-        ),
-        tag("div", class_="thumbnails", role="group", aria_label="Panorama"),
-        tag("noscript", tag("p", "The 360-degree viewer needs JavaScript.", class_="note")),
-        tag(
-            "p",
-            "Drag, or use the arrow keys, to look around; wheel, pinch or + and − to zoom; number keys switch the "
-            "method without moving the view. Grey: seen by no view.",
-            class_="note",
-        ),
-        tag("script", Html(panorama_payload(panoramas)), type="application/json"),
-        class_="viewer card",
-        id="viewer",
-    )

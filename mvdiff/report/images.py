@@ -7,24 +7,24 @@ import numpy as np
 from PIL import Image
 
 NEUTRAL_GREY = 128
-"""What stands where a panorama was not covered by any view."""
+"""Grey of what no view of a panorama covers."""
 
 MAX_LOSSLESS_PIXELS = 256 * 512
 """Larger images are stored as JPEG."""
 
 MAX_PIXELATED_SIDE = 128
-"""Images up to this side (pixels) are enlarged with visible pixels: smoothing would hide what the model really made."""
+"""Images up to this side (pixels) are enlarged with visible pixels: smoothing would hide what the model made."""
 
 
 def checked_image(name: str, image: object) -> np.ndarray:
     """Return `image` as an array after checking its form.
 
     Args:
-        name: What the user calls this image, for the error text.
+        name: Name of the image in error texts.
         image: [H, W, 3] uint8 array, or what numpy turns into one.
 
     Raises:
-        ValueError: If it is no uint8 array of shape [H, W, 3].
+        ValueError: The image is no uint8 array of shape [H, W, 3].
     """
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
@@ -36,15 +36,15 @@ def checked_image(name: str, image: object) -> np.ndarray:
 
 
 def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "covered") -> np.ndarray:
-    """Fill what no view covered with neutral grey.
+    """Fill what no view covers with neutral grey.
 
     Args:
         image: [H, W, 3] uint8 panorama.
         covered: [H, W] bool, True where content is; None means everywhere.
-        name: What the user calls the mask, for the error text.
+        name: Name of the mask in error texts.
 
     Raises:
-        ValueError: If the mask has another size than the image.
+        ValueError: The mask has another size than the image.
     """
     if covered is None:
         return image

@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from mvdiff.cli.main import main
-from tests.seeing.folders import write_panorama
+from tests.report.folders import write_panorama
 
 
 @pytest.fixture

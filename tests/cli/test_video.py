@@ -5,7 +5,7 @@ import av
 import pytest
 
 from mvdiff.cli.main import main
-from tests.seeing.folders import write_panorama, write_recording
+from tests.report.folders import write_panorama, write_recording
 
 SMALL = ["--seconds", "1", "--fps", "4", "--height", "16", "--width", "32"]
 

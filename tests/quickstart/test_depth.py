@@ -237,7 +237,7 @@ def test_pages_and_meshes_are_made_of_the_samples(made, tmp_path):
     assert not np.array_equal(true.colours, wrong.colours)
     runs = [Run("from scratch", None, {name: ([4], [0.5]) for name in ("val/overlap_psnr", "val/loss")})]
     curves = page.charts(runs, runs, {"val/overlap_psnr": 0.25, "val/loss": 0.75})
-    page.write_page(made, scores(4.0, interval(0, 1), interval(0, 1)), agreement(1), curves, [entry], ["so"], {})
+    page.write_report(made, scores(4.0, interval(0, 1), interval(0, 1)), agreement(1), curves, [entry], ["so"], {})
     text = (made.out / "report.html").read_text()
     assert "held-out room 2: key frames" in text
     assert "sequence 1: key frames and those between" in text

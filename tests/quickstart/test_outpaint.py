@@ -126,13 +126,13 @@ def test_scores_and_sentences(scored):
     assert (len(differences.rows), len(pictures.rows)) == (3, 2)
 
 
-def test_strips_show_what_was_given(scored):
+def test_galleries_show_what_was_given(scored):
     settings, _ = scored
-    given, *made = page.picture_strips(settings)
+    rows = page.picture_galleries(settings)[0].rows
     known = given_views([picture(settings, 0)], toy_rig()).known
-    shown = torch.from_numpy(np.stack(given.images)).permute(0, 3, 1, 2)
+    shown = torch.from_numpy(np.stack(rows["given"])).permute(0, 3, 1, 2)
     assert (shown[(known == 0).expand_as(shown)] == 128).all()
-    assert [strip.title for strip in made] == [BASE, CAA]
+    assert list(rows) == ["given", BASE, CAA]
 
 
 @pytest.mark.slow

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvdiff.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Series, chart_figure, nice_ticks
-from mvdiff.report.charts import svg_chart as draw
+from mvdiff.report import Chart, Charts, Series
+from mvdiff.report.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, nice_ticks
+from tests.report.drawing import drawn as draw
 
 
 def points(element: ElementTree.Element) -> list[tuple[float, float]]:
@@ -15,7 +16,8 @@ def points(element: ElementTree.Element) -> list[tuple[float, float]]:
 
 
 def find(svg: str, css_class: str) -> list[ElementTree.Element]:
-    return [e for e in ElementTree.fromstring(svg).iter() if css_class in (e.get("class") or "").split()]
+    elements = ElementTree.fromstring(svg).find("svg").iter()
+    return [element for element in elements if css_class in (element.get("class") or "").split()]
 
 
 def test_points_land_where_the_axes_say():
@@ -68,11 +70,12 @@ def test_a_legend_names_each_line_and_text_is_escaped():
     chart = Chart(
         "<t>", "x", "y", [Series("a<b", [0, 1], [1, 2]), Series("base", [0, 1], [1, 1], dashed=True)], "n & m"
     )
-    figure = chart_figure(chart)
+    figure = draw(chart)
     ElementTree.fromstring(figure)
     assert "a&lt;b</li>" in figure
     assert "base</li>" in figure
     assert "n &amp; m" in figure
+    assert draw(Charts([chart, chart])).count("<svg") == 2
     assert "<t>" not in figure
 
 

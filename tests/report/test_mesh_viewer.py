@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from mvdiff.geometry import intrinsics_from_fov, project_points, rotation_from_yaw_pitch
-from mvdiff.report import MeshEntry, write_report
+from mvdiff.report import MeshEntry, Page, report_sections, write_page
 from tests.browser import Browser, find_chromium
 
 pytestmark = pytest.mark.browser
@@ -34,7 +34,8 @@ def page(browser, tmp_path_factory):
         MeshEntry("Box", {"CAA": box(), "no CAA": box(250 - COLOURS)}),
         MeshEntry("Room", {"CAA": box(inwards=True)}),
     ]
-    return write_report(tmp_path_factory.mktemp("page") / "report.html", "Viewer", "", meshes=meshes)
+    page = Page("Viewer", sections=report_sections(meshes=meshes))
+    return write_page(tmp_path_factory.mktemp("page") / "report.html", page)
 
 
 @pytest.fixture
@@ -171,7 +172,8 @@ def test_the_page_logs_no_error_and_asks_for_nothing(viewer):
 
 @pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver")
 def test_a_phone_shows_it_without_scrolling_sideways(tmp_path):
-    page = write_report(tmp_path / "report.html", "Report", "", meshes=[MeshEntry("Box", {"CAA": box()})])
+    sections = report_sections(meshes=[MeshEntry("Box", {"CAA": box()})])
+    page = write_page(tmp_path / "report.html", Page("Report", sections=sections))
     with Browser(tmp_path / "profile", 390, 844, phone=True) as phone:
         phone.open(page)
         phone.run_async("mvdiffMesh.ready.then(done)")

@@ -2,14 +2,16 @@ import re
 
 import pytest
 
-from mvdiff.report.tables import Column, Interval, Table, best_text, cell_text, table_figure
+from mvdiff.report import Column, Table
+from mvdiff.report.tables import best_text, cell_text
+from tests.report.drawing import drawn
 
 PSNR = Column("Overlap PSNR", "dB", "higher", digits=1)
 FID = Column("Toy FID", better="lower", digits=1)
 
 
 def table(**changes) -> Table:
-    rows = [["CAA", (20.8, 20.5, 21.1), 34.2], ["no CAA", Interval(16.1, 15.8, 16.4), 33.9], ["truth", 32.7, 0.0]]
+    rows = [["CAA", (20.8, 20.5, 21.1), 34.2], ["no CAA", [16.1, 15.8, 16.4], 33.9], ["truth", 32.7, 0.0]]
     return Table(**{"title": "Scores", "columns": ["Method", PSNR, FID], "rows": rows, **changes})
 
 
@@ -18,32 +20,35 @@ def bold(html: str) -> list[str]:
 
 
 def test_intervals_are_written_beside_the_value():
-    text = re.sub(r"<[^>]+>", "", table_figure(table()))
+    text = re.sub(r"<[^>]+>", "", drawn(table()))
     assert "20.8 [20.5, 21.1]" in text
     assert "16.1 [15.8, 16.4]" in text
+    assert cell_text((20.8, 20.5, 21.1), 1) == "20.8 [20.5, 21.1]"
 
 
 def test_headings_carry_unit_and_direction():
-    text = re.sub(r"<[^>]+>", "", table_figure(table())).replace("\N{NO-BREAK SPACE}", " ")
+    text = re.sub(r"<[^>]+>", "", drawn(table())).replace("\N{NO-BREAK SPACE}", " ")
     assert "Overlap PSNR (dB) ↑" in text
     assert "Toy FID ↓" in text
 
 
 def test_the_best_of_a_column_is_bold_and_references_do_not_compete():
-    assert bold(table_figure(table())) == ["32.7", "0.0"]
-    assert bold(table_figure(table(references=["truth"]))) == ["20.8", "33.9"]
+    assert bold(drawn(table())) == ["32.7", "0.0"]
+    assert bold(drawn(table(references=["truth"]))) == ["20.8", "33.9"]
+    rows = [["a", 2.0, 1.0], ["b", 1.0, 3.0], ["truth", 2.0, 1.0]]
+    assert bold(drawn(table(rows=rows, references=["truth"]))) == ["2.0", "1.0"]
 
 
 def test_what_looks_equal_is_equally_best():
     rows = [["a", 1.04, 0.0], ["b", 0.96, 0.0], ["c", 0.5, 1.0]]
-    assert bold(table_figure(table(rows=rows))) == ["1.0", "0.0", "1.0", "0.0"]
+    assert bold(drawn(table(rows=rows))) == ["1.0", "0.0", "1.0", "0.0"]
 
 
 def test_missing_and_lonely_values_do_not_win():
     lonely = table(rows=[["a", 1.0, None], ["b", None, float("nan")]])
     assert best_text(lonely, 1) is None
-    assert "<b>" not in table_figure(lonely)
-    assert table_figure(lonely).count("–") == 3
+    assert "<b>" not in drawn(lonely)
+    assert drawn(lonely).count("–") == 3
 
 
 @pytest.mark.parametrize(
@@ -54,7 +59,7 @@ def test_cells(cell, text):
 
 
 def test_text_is_escaped():
-    figure = table_figure(Table("<T>", ["<C>"], [["<R>"]], "<N>"))
+    figure = drawn(Table("<T>", ["<C>"], [["<R>"]], "<N>"))
     assert not re.search("<[TCRN]>", figure)
 
 

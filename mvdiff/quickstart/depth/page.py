@@ -13,9 +13,9 @@ from mvdiff.quickstart.depth.settings import DepthSettings
 from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
-from mvdiff.report import Chart, Column, MeshEntry, Series, Strip, Table, write_report
+from mvdiff.report import Chart, Column, Gallery, MeshEntry, Page, Series, Table, report_sections, write_page
+from mvdiff.report.pictures import channels_last, depth_pictures
 from mvdiff.samples import find_samples, read_sample
-from mvdiff.seeing.pictures import channels_last, depth_pictures
 
 SHOWN, SHOWN_FRAMES = 6, 16
 COLUMNS = (
@@ -132,31 +132,34 @@ def _chart(
     return Chart(title, "optimizer steps", label, series, note)
 
 
-def strips(settings: DepthSettings) -> list[Strip]:
-    """Return strips of the first held-out key frames and of the first frames of every sequence."""
+def galleries(settings: DepthSettings) -> list[Gallery]:
+    """Return the first held-out key frames, and the first frames of every sequence."""
     found = []
     folders = {method: find_samples(samples_of(settings, method))[:SHOWN] for method in METHODS}
     for i in range(len(folders[CAA])):
         samples = {method: read_sample(folders[method][i]) for method in (BASE, CAA, FOREIGN, TRUTH)}
-        group, prompts = f"held-out room {i + 1}: key frames", samples[CAA].record.prompts
+        prompts = samples[CAA].record.prompts
         labels = [f"key {n + 1}" for n in range(len(prompts))]
-        for method, sample in samples.items():
-            found.append(Strip(method, prompts, channels_last(sample.images_uint8()), labels, group))
-        found.append(Strip("depth", prompts, depth_pictures(samples[CAA].depths()), labels, group))
+        rows = {method: channels_last(sample.images_uint8()) for method, sample in samples.items()}
+        rows["depth"] = depth_pictures(samples[CAA].depths())
+        found.append(Gallery(rows, f"held-out room {i + 1}: key frames", labels, prompts))
     sequences = {method: opened(settings, method) for method in (INTERPOLATED, INDEPENDENT, REAL)}
     for i, name in enumerate(sequences[REAL]):
         record = sequences[INTERPOLATED][name].record
         frames, prompts = record.settings["frames"][:SHOWN_FRAMES], record.prompts[:SHOWN_FRAMES]
         keys = set(record.settings["key_frames"])
         labels = [f"key {frame}" if frame in keys else f"{frame}" for frame in frames]
-        for method, samples in sequences.items():
-            pictures = channels_last(samples[name].images_uint8()[:SHOWN_FRAMES])
-            title = "two stages" if method == INTERPOLATED else method
-            found.append(Strip(title, prompts, pictures, labels, f"sequence {i + 1}: key frames and those between"))
+        rows = {
+            "two stages" if method == INTERPOLATED else method: channels_last(
+                samples[name].images_uint8()[:SHOWN_FRAMES]
+            )
+            for method, samples in sequences.items()
+        }
+        found.append(Gallery(rows, f"sequence {i + 1}: key frames and those between", labels, prompts))
     return found
 
 
-def write_page(
+def write_report(
     settings: DepthSettings,
     scores: Mapping[str, Any],
     agreement: Mapping[str, Any],
@@ -166,16 +169,15 @@ def write_page(
     footer: Mapping[str, object],
 ) -> None:
     """Write `report.html`."""
-    write_report(
-        settings.out / "report.html",
-        "mvdiff quickstart: depth to frames",
-        [*story_of_scores(scores, agreement), *story],
-        tables(scores, agreement),
-        curves,
-        strips(settings),
-        footer=footer,
+    sections = report_sections(
+        tables=tables(scores, agreement),
         meshes=meshes,
+        charts=curves,
+        galleries=galleries(settings),
+        facts=footer,
     )
+    page = Page("mvdiff quickstart: depth to frames", [*story_of_scores(scores, agreement), *story], sections)
+    write_page(settings.out / "report.html", page)
 
 
 def print_scores(scores: Mapping[str, Any], agreement: Mapping[str, Any]) -> None:

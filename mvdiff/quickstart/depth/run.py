@@ -78,7 +78,7 @@ def run_depth_quickstart(settings: DepthSettings, run_trainer: RunTrainer) -> Pa
         f"{settings.base}, {settings.stage1_steps} steps further; weights {pipeline.base.weights_hash[:12]}",
         clock,
     )
-    page.write_page(settings, scored, agreement, page.charts(runs, stage1, before), fused, story, made)
+    page.write_report(settings, scored, agreement, page.charts(runs, stage1, before), fused, story, made)
     curves = {run.name: run.curves for run in (*stage1, *runs)}
     write_results(settings, clock, scores=scored, interpolation=agreement, before=before, curves=curves)
     page.print_scores(scored, agreement)

@@ -17,7 +17,8 @@ from mvdiff.quickstart.page import charts, galleries
 from mvdiff.quickstart.tables import cell, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
-from mvdiff.report import Column, Strip, Table, view_labels, write_report
+from mvdiff.report import Column, Gallery, Page, Table, report_sections, view_labels, write_page
+from mvdiff.report.pictures import channels_last
 from mvdiff.samples import find_samples, read_sample
 
 COLUMNS = (
@@ -97,25 +98,23 @@ def story_of_scores(scores: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def picture_strips(settings: OutpaintSettings) -> list[Strip]:
+def picture_galleries(settings: OutpaintSettings) -> list[Gallery]:
     """Return what was given of the views, and what was made of it."""
     rig, found = toy_rig(), []
     labels = view_labels(rig.yaw_deg, rig.pitch_deg)
     folders = {method: find_samples(pictures_of(settings, method)) for method in PICTURE_METHODS}
     for i in range(settings.pictures):
-        group = f"room {i + 1} around a picture"
         samples = {method: read_sample(folders[method][i]) for method in (BASE, CAA)}
         pixels, known = samples[CAA].given()
         prompts = samples[CAA].record.prompts
         shown = np.where(known.permute(0, 2, 3, 1).numpy() > 0, pixels.permute(0, 2, 3, 1).numpy(), 128)
-        found.append(Strip("given", prompts, list(shown.astype(np.uint8)), labels, group))
-        for method, sample in samples.items():
-            images = sample.images_uint8().permute(0, 2, 3, 1).numpy()
-            found.append(Strip(method, prompts, list(images), labels, group))
+        rows = {"given": list(shown.astype(np.uint8))}
+        rows |= {method: channels_last(sample.images_uint8()) for method, sample in samples.items()}
+        found.append(Gallery(rows, f"room {i + 1} around a picture", labels, prompts))
     return found
 
 
-def write_page(
+def write_report(
     settings: OutpaintSettings,
     scores: Mapping[str, Any],
     runs: Sequence[Run],
@@ -124,17 +123,16 @@ def write_page(
     footer: Mapping[str, object],
 ) -> None:
     """Write `report.html`."""
-    strips, scenes = galleries(settings)
-    write_report(
-        settings.out / "report.html",
-        "mvdiff quickstart: a view to a panorama",
-        [*story_of_scores(scores), *story],
-        tables(settings, scores),
-        charts(scores, runs, base_validation),
-        [*strips, *picture_strips(settings)],
-        scenes,
-        footer,
+    views, scenes = galleries(settings)
+    sections = report_sections(
+        tables=tables(settings, scores),
+        panoramas=scenes,
+        charts=charts(scores, runs, base_validation),
+        galleries=[*views, *picture_galleries(settings)],
+        facts=footer,
     )
+    page = Page("mvdiff quickstart: a view to a panorama", [*story_of_scores(scores), *story], sections)
+    write_page(settings.out / "report.html", page)
 
 
 def print_scores(settings: OutpaintSettings, scores: Mapping[str, Any]) -> None:

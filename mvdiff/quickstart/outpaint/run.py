@@ -68,7 +68,7 @@ def run_outpaint_quickstart(settings: OutpaintSettings, run_trainer: RunTrainer)
     made = footer(
         "mvdiff quickstart outpaint", settings, f"{settings.base}, weights {pipeline.base.weights_hash[:12]}", clock
     )
-    page.write_page(settings, scored, runs, base_validation, story, made)
+    page.write_report(settings, scored, runs, base_validation, story, made)
     write_results(settings, clock, scores=scored, curves={run.name: run.curves for run in runs})
     page.print_scores(settings, scored)
     for line in story:

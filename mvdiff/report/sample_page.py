@@ -1,9 +1,10 @@
-"""The page of sample folders and results: scores, the 360-degree viewer, meshes, strips of views."""
+"""The page of sample folders and results: scores, the 360-degree viewer, meshes, galleries of views."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,14 @@ from mvdiff import __version__
 from mvdiff.mesh import simplified, up_axis
 from mvdiff.mesh.reading import read_mesh
 from mvdiff.mesh.surface import SUFFIXES
-from mvdiff.report import Html, MeshEntry, PanoramaEntry, Strip, Table, write_report
-from mvdiff.report.markup import tag
-from mvdiff.seeing.pictures import Pictures, is_recording, open_pictures
-from mvdiff.seeing.scores import scores_table
-from mvdiff.seeing.sources import Method, Source
+from mvdiff.report.blocks import Block, Details
+from mvdiff.report.galleries import Gallery
+from mvdiff.report.pages import Page, report_sections
+from mvdiff.report.pictures import Pictures, is_recording, open_pictures
+from mvdiff.report.scores import scores_table
+from mvdiff.report.sources import GIVEN_DEPTH, Method, Source
+from mvdiff.report.tables import Table
+from mvdiff.report.viewers import MeshEntry, PanoramaEntry
 
 SHOWN_FACES = 60_000
 NAMED_PROBLEMS = 20
@@ -25,41 +29,60 @@ _SAID = ("base", "num_inference_steps", "guidance_scale", "negative_prompt", "sc
 
 @dataclass
 class Content:
-    """What a page shows, and what it says of it.
+    """Content of a page.
 
     Attributes:
         panoramas: Scenes of the 360-degree viewer.
-        strips: Rows of views.
+        galleries: Views of each sample, by method.
         meshes: Scenes of the 3D viewer.
         tables: Scores.
-        num_shown: Samples on the page.
-        num_samples: Samples that could be on it: those that every method has.
+        num_shown: Number of samples on the page.
+        num_samples: Number of samples that every method has.
         notes: Sentences about what is shown and what is not.
-        problems: What could not be read, a sentence each.
-        footer: How the samples were made.
+        problems: Sentences about what could not be read.
+        facts: How the samples were made.
     """
 
     panoramas: list[PanoramaEntry] = field(default_factory=list)
-    strips: list[Strip] = field(default_factory=list)
+    galleries: list[Gallery] = field(default_factory=list)
     meshes: list[MeshEntry] = field(default_factory=list)
     tables: list[Table] = field(default_factory=list)
     num_shown: int = 0
     num_samples: int = 0
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
-    footer: dict[str, object] = field(default_factory=dict)
+    facts: dict[str, object] = field(default_factory=dict)
+
+    def page(self, title: str) -> Page:
+        """Lay the content out under a title."""
+        summary: list[Block | str] = []
+        if self.num_samples:
+            summary.append(f"{self.num_shown} of {self.num_samples} samples are shown.")
+        summary += self.notes
+        if self.problems:
+            more = len(self.problems) - NAMED_PROBLEMS
+            items = [*self.problems[:NAMED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+            summary.append(Details(f"{len(self.problems)} left out that could not be read", items, is_open=True))
+        sections = report_sections(
+            tables=self.tables,
+            panoramas=self.panoramas,
+            meshes=self.meshes,
+            galleries=self.galleries,
+            facts=self.facts,
+        )
+        return Page(title, summary, sections)
 
 
 def gather(
     sources: Sequence[Source], meshes: Sequence[Path] = (), max_samples: int = 12, max_views: int = 16
 ) -> Content:
-    """Read what a page shows of some sources, side by side where there are several.
+    """Read the content of a page from sources, side by side where there are several.
 
     Args:
-        sources: See `mvdiff.seeing.sources.open_sources`.
-        meshes: Mesh files to show, beside those that lie in the sources.
-        max_samples: At most so many samples are shown.
-        max_views: At most so many frames of a recording are shown.
+        sources: See `mvdiff.report.sources.open_sources`.
+        meshes: Mesh files to show beside those that lie in the sources.
+        max_samples: Largest number of samples shown.
+        max_views: Largest number of frames shown of a recording.
 
     Raises:
         ValueError: There is nothing to show, a limit is below 1, or methods have no sample in common or show samples
@@ -88,24 +111,10 @@ def gather(
     return content
 
 
-def write_page(path: Path, content: Content, title: str) -> Path:
-    """Write the page, see `mvdiff.report.write_report`."""
-    return write_report(
-        path,
-        title,
-        _summary(content),
-        content.tables,
-        strips=content.strips,
-        panoramas=content.panoramas,
-        footer=content.footer,
-        meshes=content.meshes,
-    )
-
-
 def _add_samples(
     content: Content, methods: Sequence[Method], truth: Method | None, max_samples: int, max_views: int
 ) -> None:
-    """Add strips and panoramas of the first samples that every method has and whose images can be read."""
+    """Add galleries and panoramas of the first samples that every method has and whose images can be read."""
     ids = [sample_id for sample_id in methods[0].samples if all(sample_id in m.samples for m in methods)]
     if not ids:
         names = "; ".join(f"{m.root}: {next(iter(m.samples))}, ..." for m in methods)
@@ -124,12 +133,12 @@ def _add_samples(
             for method in columns:
                 folder = method.samples[sample_id].folder
                 pictures[method.name] = open_pictures(method.samples[sample_id], max_views, method.natural)
-            strips, panoramas = _entries(sample_id, pictures)
+            galleries, panoramas = _entries(sample_id, pictures)
         except (ValueError, OSError) as error:
             content.problems.append(str(error) if str(folder) in str(error) else f"{folder}: {error}")
             continue
         shown.append(sample_id)
-        content.strips += strips
+        content.galleries += galleries
         content.panoramas += panoramas
         records = [method.samples[sample_id].record for method in methods]
         compared["seeds"].append(None if None in (seeds := [r.seed for r in records]) else len(set(seeds)) == 1)
@@ -148,10 +157,10 @@ def _add_samples(
     if shortened:
         content.notes.append(f"Of long recordings, {max_views} frames are shown, spread evenly.")
     for method in methods:
-        content.footer[method.name] = _provenance(method, shown or ids)
+        content.facts[method.name] = _provenance(method, shown or ids)
     if truth is not None:
-        content.footer[truth.name] = str(truth.root)
-    content.footer["Page"] = f"mvdiff {__version__}"
+        content.facts[truth.name] = str(truth.root)
+    content.facts["Page"] = f"mvdiff {__version__}"
 
 
 def _check_kinds(sample_id: str, methods: Sequence[Method]) -> None:
@@ -163,24 +172,28 @@ def _check_kinds(sample_id: str, methods: Sequence[Method]) -> None:
         )
 
 
-def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Strip], list[PanoramaEntry]]:
-    """Lay out what a page shows of one sample, by method."""
+def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Gallery], list[PanoramaEntry]]:
+    """Lay out the pictures of one sample, by method; methods with other views have a gallery of their own."""
     first = next(iter(pictures.values()))
-    strips = [Strip(name, one.prompts, one.views, one.labels, group=sample_id) for name, one in pictures.items()]
+    rows = [(name, one.views, one.labels, one.prompts) for name, one in pictures.items()]
     if first.depths is not None:
-        strips.append(Strip("depth, as given", (), first.depths, first.labels, group=sample_id))
+        rows.append((GIVEN_DEPTH, first.depths, first.labels, ()))
+    galleries = []
+    for labels, members in groupby(rows, key=lambda row: row[2]):
+        run = list(members)
+        galleries.append(Gallery({name: views for name, views, *_ in run}, sample_id, labels, run[0][3]))
     panoramas = {name: one.panorama for name, one in pictures.items() if one.panorama is not None}
     if not panoramas:
-        return strips, []
+        return galleries, []
     lines = [
         line if len(set(first.prompts)) == 1 else f"{label}: {line}"
         for label, line in zip(first.labels, first.prompts, strict=True)
     ]
-    return strips, [PanoramaEntry(sample_id, list(dict.fromkeys(lines)), panoramas)]
+    return galleries, [PanoramaEntry(sample_id, list(dict.fromkeys(lines)), panoramas)]
 
 
 def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str]) -> list[MeshEntry]:
-    """Read meshes: those given must be readable, those found that are not are named; equal names stand side by side."""
+    """Read meshes; those found that cannot be read become problems. Equal names stand side by side."""
     entries = [MeshEntry(path.stem, {path.name: simplified(read_mesh(path), SHOWN_FACES)}) for path in given]
     found: dict[str, dict] = {}
     for source in sources:
@@ -204,7 +217,7 @@ def _is_mesh(path: Path) -> bool:
 
 
 def _up(method: Method) -> np.ndarray | None:
-    """Which way is up in the world of a method's recordings, as their cameras were held."""
+    """Return the direction that is up in the world of a method's recordings, as their cameras were held."""
     posed = (sample for sample in method.samples.values() if sample.record.translations() is not None)
     sample = next(posed, None)
     return None if sample is None else up_axis(sample.record.camera_tensors()[1])
@@ -220,17 +233,3 @@ def _provenance(method: Method, ids: Sequence[str]) -> str:
     parts += [f"{key.replace('_', ' ')} {settings[key]}" for key in _SAID if settings.get(key) not in (None, "")]
     parts += [f"{name} {version}" for name, version in records[0].versions.items()]
     return ", ".join(parts)
-
-
-def _summary(content: Content) -> list[str]:
-    lines = []
-    if content.num_samples:
-        lines.append(f"{content.num_shown} of {content.num_samples} samples are shown.")
-    lines += content.notes
-    if content.problems:
-        items = [tag("li", problem) for problem in content.problems[:NAMED_PROBLEMS]]
-        more = len(content.problems) - len(items)
-        items += [tag("li", f"and {more} more")] if more else []
-        head = tag("summary", f"{len(content.problems)} left out that could not be read")
-        lines.append(Html(tag("details", head, tag("ul", items), class_="problems", open=True)))
-    return lines

@@ -17,13 +17,13 @@ from PIL import Image
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.report.images import paint_uncovered
+from mvdiff.report.pictures import panorama_of
 from mvdiff.samples import Sample
 from mvdiff.samples.pixels import read_png
-from mvdiff.seeing.pictures import panorama_of
 
 QUALITY = 17
-"""Constant rate factor of x264: lower is better; from about 17 on nobody sees a loss."""
-_BT709 = 1  # of ITU-T H.273: primaries, transfer and matrix of HDTV, which players assume of most videos
+"""Constant rate factor of x264: lower is better; the loss at 17 and below is invisible."""
+_BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of HDTV, which players assume of most videos
 
 
 def turning_frames(
@@ -35,22 +35,22 @@ def turning_frames(
     pitch_deg: float = 0.0,
     yaw_deg: float = 0.0,
 ) -> Iterator[np.ndarray]:
-    """Turn a camera to the right once around in a panorama; after the last frame comes the first one again.
+    """Turn a camera to the right once around in a panorama; the frames loop.
 
     Args:
         panorama: [H, 2 H, 3] uint8 equirectangular.
         num_frames: Frames of the whole turn.
         height: Rows h of a frame.
-        width: Its columns w.
+        width: Columns w of a frame.
         fov_deg: Horizontal field of view, degrees.
-        pitch_deg: Up positive, degrees.
-        yaw_deg: Where the first frame looks; right positive, degrees.
+        pitch_deg: Pitch of the camera, up positive, degrees.
+        yaw_deg: Yaw of the first frame, right positive, degrees.
 
     Yields:
         [h, w, 3] uint8 frames.
 
     Raises:
-        ValueError: The field of view, the pitch or the count is none that a camera can have.
+        ValueError: The field of view, the pitch or the number of frames is out of range.
     """
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1; got {num_frames}. Take more seconds or frames per second.")
@@ -75,8 +75,8 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
 
     Args:
         sample: The recording.
-        height: Rows h of the video's frames; default: the frames' own, the last row repeated where they are odd.
-        width: Its columns w.
+        height: Rows h of the video's frames; default: the frames' own, with the last row repeated if they are odd.
+        width: Columns w, likewise.
 
     Yields:
         [h, w, 3] uint8 frames, of even sides unless sides were given.
@@ -104,7 +104,7 @@ def require_av():
     """Import PyAV.
 
     Raises:
-        ModuleNotFoundError: It is not installed; the text says what to install.
+        ModuleNotFoundError: PyAV is not installed.
     """
     try:
         import av
@@ -116,15 +116,15 @@ def require_av():
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> int:
-    """Write an MP4 (H.264, yuv420p, BT.709) that browsers play, whole or not at all.
+    """Write an MP4 (H.264, yuv420p, BT.709) that browsers play; an error leaves no file.
 
     Args:
         path: The file; an older one is replaced.
-        frames: [h, w, 3] uint8, all of one size with even sides.
+        frames: [h, w, 3] uint8, of one size with even sides.
         fps: Frames per second.
 
     Returns:
-        How many frames it has.
+        Number of frames.
 
     Raises:
         ValueError: A side is odd, sizes differ, or there is no frame.
@@ -164,7 +164,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
 
 
 def check_sides(height: int, width: int) -> None:
-    """Raise ValueError where a side is odd or too small: half the colours' samples are stored each way."""
+    """Raise ValueError if a side is odd or too small: yuv420p halves the colour resolution each way."""
     if height < 2 or width < 2 or height % 2 or width % 2:
         raise ValueError(
             f"height and width of a video must be even; got {height} and {width}. "
@@ -173,9 +173,9 @@ def check_sides(height: int, width: int) -> None:
 
 
 def _describe(stream, height: int, width: int) -> None:
-    """Say what the frames of a stream are, and how good they are to be."""
+    """Set size, pixel format, quality and colour space of a stream."""
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     stream.options = {"crf": str(QUALITY), "preset": "medium"}
     context = stream.codec_context
     context.color_primaries = context.color_trc = context.colorspace = _BT709
-    context.color_range = 1  # of H.273's limited range, 16 .. 235
+    context.color_range = 1  # limited range, 16 .. 235

@@ -8,9 +8,9 @@ import av
 import numpy as np
 import pytest
 
+from mvdiff.report.video import panorama_picture, recorded_frames, turning_frames, write_video
 from mvdiff.samples import read_sample
-from mvdiff.seeing.video import panorama_picture, recorded_frames, turning_frames, write_video
-from tests.seeing.folders import POLES, RING, write_panorama, write_recording
+from tests.report.folders import POLES, RING, write_panorama, write_recording
 
 SIZE = (32, 64)
 FOCAL, MIDDLE = 32.0, 31.5  # of 64 columns at 90 degrees

@@ -1,6 +1,7 @@
 from mvdiff.eval.runner import RESULTS
-from mvdiff.report.tables import best_text, table_figure
-from mvdiff.seeing.scores import scores_table
+from mvdiff.report.scores import scores_table
+from mvdiff.report.tables import best_text
+from tests.report.drawing import drawn
 
 
 def result(**metrics) -> dict:
@@ -35,7 +36,7 @@ def test_every_score_of_an_evaluation_has_a_heading_of_its_own():
 
 def test_scores_of_outpainting_have_unit_direction_and_two_decimals():
     table = scores_table([("ours", result(known_psnr={"value": 11.8811}, given_overlap_psnr={"value": 9.0}))])
-    figure = table_figure(table)
+    figure = drawn(table)
     assert [(column.name, column.unit, column.better) for column in table.columns[1:]] == [
         ("given pixels, not put back, PSNR", "dB", "higher"),
         ("neighbours against the given views, PSNR", "dB", "higher"),

@@ -14,7 +14,17 @@ from mvdiff.geometry import (
     perspective_from_equirectangular,
     rotation_from_yaw_pitch,
 )
-from mvdiff.report import Chart, Column, Interval, PanoramaEntry, Series, Strip, Table, write_report
+from mvdiff.report import (
+    Chart,
+    Column,
+    Gallery,
+    Page,
+    PanoramaEntry,
+    Series,
+    Table,
+    report_sections,
+    write_page,
+)
 from tests.browser import Browser, find_chromium
 
 pytestmark = pytest.mark.browser
@@ -41,7 +51,8 @@ def page(browser, tmp_path_factory):
         PanoramaEntry("Room 1", ["two"], {"CAA": (np.full((HEIGHT, 2 * HEIGHT, 3), 250, np.uint8), covered)}),
         PanoramaEntry("Room 2", ["three"], {"CAA": smooth_panorama(2 * HEIGHT)}),
     ]
-    return write_report(tmp_path_factory.mktemp("page") / "report.html", "Viewer", "", panoramas=rooms)
+    page = Page("Viewer", sections=report_sections(panoramas=rooms))
+    return write_page(tmp_path_factory.mktemp("page") / "report.html", page)
 
 
 @pytest.fixture
@@ -205,11 +216,12 @@ def test_the_page_logs_no_error_and_asks_for_nothing(viewer):
 @pytest.mark.skipif(find_chromium() is None, reason="needs chromium and chromedriver")
 def test_a_phone_shows_the_page_without_scrolling_sideways(tmp_path):
     columns = ["Method", *(Column(name, "dB", "higher") for name in ("Overlap PSNR", "Pooled", "Round trip", "Truth"))]
-    rows = [["CAA with foreign neighbours", *[Interval(20.8, 20.5, 21.1)] * 4]]
-    views = Strip("ground truth", ["a red ball"] * 8, [np.zeros((64, 64, 3), np.uint8)] * 8)
+    rows = [["CAA with foreign neighbours", *[(20.8, 20.5, 21.1)] * 4]]
+    views = Gallery({"ground truth": [np.zeros((64, 64, 3), np.uint8)] * 8}, captions=["a red ball"] * 8)
     curve = Chart("Curve", "steps", "overlap PSNR (dB)", [Series("CAA", [0, 1000], [16, 20])])
     rooms = [PanoramaEntry(f"Room {i}", ["a caption"], {"CAA": smooth_panorama()}) for i in range(5)]
-    page = write_report(tmp_path / "report.html", "Report", "", [Table("T", columns, rows)], [curve], [views], rooms)
+    sections = report_sections(tables=[Table("T", columns, rows)], charts=[curve], galleries=[views], panoramas=rooms)
+    page = write_page(tmp_path / "report.html", Page("Report", sections=sections))
     with Browser(tmp_path / "profile", 390, 844, phone=True) as phone:
         phone.open(page)
         assert phone.run("return [innerWidth, document.documentElement.scrollWidth]") == [390, 390]

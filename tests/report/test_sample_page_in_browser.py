@@ -9,7 +9,7 @@ from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.samples import SampleRecord, write_sample
-from tests.seeing.folders import POLES
+from tests.report.folders import POLES
 
 pytestmark = pytest.mark.browser
 

@@ -15,21 +15,21 @@ from torch import Tensor
 
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.panorama import stitch
-from mvdiff.report import view_labels
+from mvdiff.report.galleries import view_labels
 from mvdiff.samples import Sample, from_uint8, to_uint8
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a page shows of one sample.
+    """Pictures of one sample.
 
     Attributes:
         views: [H, W, 3] uint8 each.
-        labels: What stands above each view.
+        labels: Names of the views.
         prompts: One per view.
-        panorama: [H, 2 H, 3] uint8, or with its mask (panorama, covered); None for frames.
+        panorama: [H, 2 H, 3] uint8, or (panorama, covered) with its mask; None for frames.
         depths: Depth in grey, one picture per view, or None.
-        num_views: How many views the sample has; of frames, fewer may be shown.
+        num_views: Number of views of the sample; a recording may show fewer.
     """
 
     views: list[np.ndarray]
@@ -50,11 +50,11 @@ def is_recording(sample: Sample) -> bool:
 
 
 def open_pictures(sample: Sample, max_views: int, natural: bool = False) -> Pictures:
-    """Read what a page shows of a sample.
+    """Read the pictures of a sample.
 
     Args:
         sample: The sample.
-        max_views: At most so many frames of a recording, spread evenly; a panorama's views are all shown.
+        max_views: Largest number of frames of a recording, spread evenly; a panorama shows all views.
         natural: Show the ground truth that upstream's layout has beside the generated views.
 
     Raises:
@@ -83,7 +83,7 @@ def open_pictures(sample: Sample, max_views: int, natural: bool = False) -> Pict
 
 
 def spread(count: int, at_most: int) -> list[int]:
-    """Choose at most so many of `count` things in a row, evenly, the first and the last among them.
+    """Choose at most `at_most` of `count` indices, spread evenly, first and last included.
 
     >>> spread(5, 9), spread(9, 3)
     ([0, 1, 2, 3, 4], [0, 4, 8])
@@ -131,12 +131,12 @@ def stitched(sample: Sample, images_uint8: Tensor, height: int | None = None) ->
     """Stitch views [V, 3, h, w] with their sample's cameras.
 
     Args:
-        sample: Whose cameras.
+        sample: Sample with the cameras.
         images_uint8: Its views.
         height: Rows H of the panorama; default: as dense as the middle of a view.
 
     Returns:
-        [H, 2 H, 3] uint8 and [H, 2 H] bool, where some view looks.
+        Panorama [H, 2 H, 3] uint8, and mask [H, 2 H] bool of what some view covers.
     """
     K, R, rows, columns = sample.record.camera_tensors()
     if (rows, columns) != tuple(images_uint8.shape[-2:]):

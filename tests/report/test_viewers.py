@@ -1,13 +1,31 @@
 import base64
 import json
+import re
 import zlib
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mvdiff.report import MeshEntry, Strip, render_report
-from mvdiff.report.meshes import mesh_payload, packed_mesh
+from mvdiff.report import (
+    Gallery,
+    MeshEntry,
+    MeshViewer,
+    Page,
+    PanoramaEntry,
+    PanoramaViewer,
+    Section,
+    render_page,
+)
+from mvdiff.report.viewers import packed_mesh
+from tests.report.drawing import drawn
+
+WIDE = np.full((8, 16, 3), 90, np.uint8)
+
+
+def payload(viewer) -> str:
+    """Return the data that a page has for a viewer."""
+    return re.search(r'<script type="application/json">(.*)</script>', drawn(viewer))[1]
 
 
 def square(**changes):
@@ -53,22 +71,46 @@ def test_an_entry_without_meshes():
         MeshEntry("Room", {})
 
 
-def test_the_payload_cannot_end_its_script():
-    payload = mesh_payload([MeshEntry("</script><b>", {"a<b": square()})])
-    assert "<" not in payload
-    (entry,) = json.loads(payload)
+def test_the_payload_of_meshes_cannot_end_its_script():
+    text = payload(MeshViewer([MeshEntry("</script><b>", {"a<b": square()})]))
+    assert "<" not in text
+    (entry,) = json.loads(text)
     assert entry["title"] == "</script><b>"
     assert entry["methods"][0]["name"] == "a<b"
 
 
-def test_the_page_holds_viewer_and_strips():
-    images = [np.zeros((4, 6, 3), np.uint8)]
-    strips = [Strip("generated", [], images, group="Frames"), Strip("ground truth", [], images, group="Frames")]
-    page = render_report("T", "S", meshes=[MeshEntry("Room", {"CAA": square()}, strips)], footer={"a": "b"})
+def test_the_payload_of_panoramas_reads_back():
+    text = payload(PanoramaViewer([PanoramaEntry("R", ["a < b"], {"CAA": WIDE, "truth": WIDE})]))
+    assert "<" not in text
+    (entry,) = json.loads(text)
+    assert entry["captions"] == ["a < b"]
+    assert [method["name"] for method in entry["methods"]] == ["CAA", "truth"]
+    assert all(method["image"].startswith("data:image/png;base64,") for method in entry["methods"])
+
+
+def test_a_panorama_of_a_wrong_form():
+    with pytest.raises(ValueError, match=r"PanoramaEntry\('x'\).methods must hold a panorama"):
+        PanoramaEntry("x", [], {})
+    with pytest.raises(ValueError, match=r"PanoramaEntry\('x'\).methods\['CAA'\] must be a uint8 image"):
+        drawn(PanoramaViewer([PanoramaEntry("x", [], {"CAA": WIDE / 255})]))
+    with pytest.raises(ValueError, match=r"methods\['CAA'\] must be twice as wide as high; got 8 x 8"):
+        drawn(PanoramaViewer([PanoramaEntry("x", [], {"CAA": WIDE[:, :8]})]))
+
+
+def test_a_page_runs_the_scripts_of_its_viewers_alone():
+    mesh = MeshViewer([MeshEntry("Room", {"CAA": square()})])
+    frames = Gallery({"generated": [WIDE], "ground truth": [WIDE]}, "Frames")
+    page = render_page(Page("T", sections=[Section("meshes", "Mesh", [mesh, frames]), Section("end", "End", ["Text"])]))
     assert page.count('id="mesh-viewer"') == 1
-    assert page.index('id="mesh-viewer"') < page.index("ground truth") < page.index(">How this was made</h2>")
+    assert page.index('id="mesh-viewer"') < page.index("ground truth") < page.index(">End</h2>")
     assert "window.mvdiffMesh = viewer" in page
     assert "window.mvdiffViewer = viewer" not in page
+    assert page.count("function mvdiffStage") == 1
     assert "http" not in page.split("<style>")[0].replace("http-equiv", "")
-    without = render_report("T", "S")
-    assert "mvdiffMesh" not in without
+    assert "mvdiffMesh" not in render_page(Page("T", ["S"]))
+
+
+def test_a_page_holds_each_viewer_once():
+    viewer = PanoramaViewer([PanoramaEntry("R", [], {"CAA": WIDE})])
+    with pytest.raises(ValueError, match=r"Page\('T'\).*got PanoramaViewer, PanoramaViewer"):
+        Page("T", sections=[Section("a", "A", [viewer]), Section("b", "B", [viewer])])

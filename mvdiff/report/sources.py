@@ -1,4 +1,4 @@
-"""What is looked at: folders of samples, what `mvdiff test` wrote, and results of `mvdiff evaluate`."""
+"""Sources of a page: folders of samples, folders that `mvdiff test` wrote, and results of `mvdiff evaluate`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from mvdiff.samples import Sample, read_sample, scan_samples
 
 RESULTS_NAME = "results.json"
 GENERATED_NAME, REFERENCE_NAME = "generated", "reference"
-TRUTH = "ground truth"
+TRUTH, GIVEN_DEPTH = "ground truth", "depth, as given"
 
 
 @dataclass
@@ -22,11 +22,11 @@ class Method:
     """The samples of one method.
 
     Attributes:
-        name: What stands beside its pictures.
-        root: Where its samples lie.
-        samples: Those that can be opened, by id, in the order of their folders.
-        problems: What could not be opened: folder and reason, one sentence each.
-        natural: Its pictures are the ground truth that upstream's layout has beside generated views.
+        name: Name shown beside its pictures.
+        root: Folder of its samples.
+        samples: Samples that can be opened, by id, in the order of their folders.
+        problems: Sentences with folder and reason of what cannot be opened.
+        natural: Show the ground truth that upstream's layout has beside generated views.
     """
 
     name: str
@@ -41,10 +41,10 @@ class Source:
     """One DIR of the command line.
 
     Attributes:
-        path: As it was given.
+        path: DIR itself.
         method: Its samples.
-        truth: The ground truth beside them, or None.
-        results: What `mvdiff evaluate` or `mvdiff test` wrote about them, or None.
+        truth: Ground truth beside them, or None.
+        results: Results of `mvdiff evaluate` or `mvdiff test` for them, or None.
     """
 
     path: Path
@@ -54,26 +54,27 @@ class Source:
 
 
 def open_sources(paths: Sequence[Path], names: Sequence[str] | None = None, rig: Rig | None = None) -> list[Source]:
-    """Open what is to be seen side by side.
+    """Open sources that a page shows side by side.
 
     Args:
-        paths: Each a root of samples, one sample, a folder of `mvdiff test` (`generated`, `reference`,
-            `results.json`), or the results file of `mvdiff evaluate`, which says where its samples lie.
-        names: What each is called; default: the names of the folders.
+        paths: A root of samples, one sample, a folder of `mvdiff test` (`generated`, `reference`, `results.json`), or
+            the results file of `mvdiff evaluate`, which names the folder of its samples.
+        names: Names of the methods; default: names of the folders.
         rig: Cameras of samples in upstream's layout, see `mvdiff.samples.read_sample`.
 
     Raises:
-        FileNotFoundError: One does not exist.
-        ValueError: There are as many names as paths, or a path holds nothing to see, or a sample id twice.
+        FileNotFoundError: A path does not exist.
+        ValueError: Names do not fit the paths, a file is no results file, or a folder holds a sample id twice.
     """
     if names is None:
         names = [_own_name(path) for path in paths]
         names = names if len(set(names)) == len(names) else [str(path) for path in paths]
     if len(names) != len(paths):
         raise ValueError(f"--names must be one for each DIR ({len(paths)}); got {len(names)}. Name every one.")
-    if len({*names, TRUTH}) <= len(names):
+    if len({*names, TRUTH, GIVEN_DEPTH}) < len(names) + 2:
         raise ValueError(
-            f"--names must differ from each other and from {TRUTH!r}; got {', '.join(names)}. Name them otherwise."
+            f"--names must differ from each other, from {TRUTH!r} and from {GIVEN_DEPTH!r}; got {', '.join(names)}. "
+            "Choose other names."
         )
     return [_open(path, name, rig) for path, name in zip(paths, names, strict=True)]
 
@@ -114,10 +115,10 @@ def _open(path: Path, name: str, rig: Rig | None) -> Source:
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:
-    """Read results of an evaluation; None for JSON that is something else.
+    """Read results of an evaluation; return None for other JSON.
 
     Raises:
-        ValueError: It is no JSON, or an entry is of the wrong kind.
+        ValueError: The file is no JSON, or an entry is of the wrong kind.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -131,12 +132,12 @@ def _read_results(path: Path) -> dict[str, Any] | None:
 
 
 def _named_path(described: Any) -> str | None:
-    """Return where results say that their samples lie."""
+    """Return the folder that results name."""
     return described.get("path") if isinstance(described, dict) else None
 
 
 def _scored_folder(described: Any, results: Path) -> Path | None:
-    """Return where scored samples lie: as it was named, or from the results file on; None if nowhere."""
+    """Return the folder of scored samples, as named or relative to the results file; None if it is not there."""
     named = _named_path(described)
     candidates = [] if named is None else [Path(named), results.parent / named, results.parent / Path(named).name]
     return next((path for path in candidates if path.is_dir()), None)
@@ -164,7 +165,7 @@ def _read_method(root: Path | None, name: str, rig: Rig | None) -> Method:
 
 
 def _advice(first: Path, second: Path) -> str:
-    """Say what to do about two folders of one sample id."""
+    """Tell how to resolve two folders with one sample id."""
     roots = first.parent, second.parent
     if any(one.is_relative_to(other) for one, other in (roots, roots[::-1])):  # one root, or one within the other
         return "Remove one of them, or give it another sample_id in its sample.json."

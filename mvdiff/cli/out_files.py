@@ -1,4 +1,4 @@
-"""Where a page or a video goes: checked before anything is made."""
+"""Checks of `--out` before anything is made."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 
 
 def check_out(path: str | Path, suffixes: Sequence[str]) -> Path:
-    """Return the path of a file to write after checking its ending and that its folder can be written; make nothing.
+    """Check that a file has an allowed suffix and can be written; make nothing. Return its path.
 
     Args:
         path: The file.
-        suffixes: The endings that it may have, as ".html".
+        suffixes: Allowed suffixes, such as ".html".
 
     Raises:
-        ValueError: It has another ending.
+        ValueError: It has another suffix.
         OSError: It is a folder, or its folder cannot be made or written.
     """
     path, endings = Path(path), " or ".join(suffixes)
@@ -28,7 +28,7 @@ def check_out(path: str | Path, suffixes: Sequence[str]) -> Path:
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a folder can be written, or made where it does not exist; make nothing.
+    """Check that a folder can be made and written; make nothing.
 
     Raises:
         OSError: It cannot be made or written.

@@ -9,11 +9,12 @@ import torch
 from mvdiff.eval.runner import evaluate, write_results
 from mvdiff.geometry.cameras import Rig
 from mvdiff.mesh import Mesh, write_mesh
+from mvdiff.report import write_page
+from mvdiff.report.sample_page import gather
+from mvdiff.report.sources import open_sources
 from mvdiff.samples import camera_record
-from mvdiff.seeing.page import gather, write_page
-from mvdiff.seeing.sources import open_sources
 from tests.eval.worlds import write_upstream
-from tests.seeing.folders import write_panorama, write_recording
+from tests.report.folders import POLES, RING, write_panorama, write_recording
 
 TRIANGLE = Mesh(np.eye(3), np.array([[0, 1, 2]]), np.array([[200, 10, 10]] * 3, np.uint8))
 
@@ -23,7 +24,7 @@ def content(*paths: Path, names=None, **settings):
 
 
 def text(tmp_path: Path, shown) -> str:
-    page = write_page(tmp_path / "report.html", shown, "Title").read_text(encoding="utf-8")
+    page = write_page(tmp_path / "report.html", shown.page("Title")).read_text(encoding="utf-8")
     return re.sub(r"<[^>]+>", " ", re.sub(r"<(script|style).*?</\1>", "", page, flags=re.DOTALL))
 
 
@@ -32,9 +33,8 @@ def test_methods_stand_side_by_side_on_the_same_samples(tmp_path):
         for sample_id in ids:
             write_panorama(tmp_path / name, sample_id, seed=3)
     shown = content(tmp_path / "ours", tmp_path / "theirs")
-    assert [(strip.group, strip.title) for strip in shown.strips] == [
-        ("b", "ours"), ("b", "theirs"), ("c", "ours"), ("c", "theirs"),
-    ]  # fmt: skip
+    rows = [(gallery.title, list(gallery.rows)) for gallery in shown.galleries]
+    assert rows == [("b", ["ours", "theirs"]), ("c", ["ours", "theirs"])]
     assert [list(entry.methods) for entry in shown.panoramas] == [["ours", "theirs"]] * 2
     page = text(tmp_path, shown)
     assert "2 of 2 samples are shown." in page
@@ -62,11 +62,21 @@ def test_limits_are_said(tmp_path):
         write_recording(tmp_path / "walks", sample_id, num_frames=7)
     shown = content(tmp_path / "walks", max_samples=3, max_views=4)
     assert (shown.num_shown, shown.num_samples) == (3, 4)
-    assert {len(strip.images) for strip in shown.strips} == {4}
+    assert {len(images) for gallery in shown.galleries for images in gallery.rows.values()} == {4}
     page = text(tmp_path, shown)
     assert "3 of 4 samples are shown." in page
     assert "Of long recordings, 4 frames are shown, spread evenly." in page
     assert "depth, as given" in page
+
+
+def test_methods_with_other_views_have_a_gallery_of_their_own(tmp_path):
+    write_panorama(tmp_path / "ring", "a", rig=RING)
+    write_panorama(tmp_path / "poles", "a", rig=POLES)
+    shown = content(tmp_path / "ring", tmp_path / "poles")
+    assert [(gallery.title, list(gallery.rows), len(gallery.labels)) for gallery in shown.galleries] == [
+        ("a", ["ring"], RING.num_views),
+        ("a", ["poles"], POLES.num_views),
+    ]
 
 
 def test_a_broken_image_is_counted_and_named_and_the_next_sample_takes_its_place(tmp_path):
@@ -107,7 +117,7 @@ def test_a_record_that_contradicts_itself_is_named_and_the_next_sample_takes_its
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     shown = content(tmp_path / "two", max_samples=1)
     assert [entry.title for entry in shown.panoramas] == ["0002"]
-    assert {strip.group for strip in shown.strips} == {"0002"}
+    assert [gallery.title for gallery in shown.galleries] == ["0002"]
     [problem] = shown.problems
     assert re.search(message, problem), problem
     page = text(tmp_path, shown)
@@ -121,15 +131,15 @@ def test_scores_and_truth_of_a_test_run(tmp_path):
     results = evaluate(tmp_path / "run" / "generated", tmp_path / "run" / "reference", ["sharpness"])
     write_results(results, tmp_path / "run" / "results.json")
     shown = content(tmp_path / "run")
-    assert [strip.title for strip in shown.strips] == ["run", "ground truth"]
+    assert list(shown.galleries[0].rows) == ["run", "ground truth"]
     assert [row[0] for row in shown.tables[0].rows] == ["run", "ground truth"]
 
 
 def test_upstream_folders_are_shown_with_their_truth(tmp_path):
     shown = content(write_upstream(tmp_path / "theirs", num=1))
-    ours, truth = shown.strips
-    assert truth.title == "ground truth"
-    assert not np.array_equal(ours.images, truth.images)
+    [(_, ours), (title, truth)] = shown.galleries[0].rows.items()
+    assert title == "ground truth"
+    assert not np.array_equal(ours, truth)
     assert not np.array_equal(*(value[0] for value in shown.panoramas[0].methods.values()))
 
 

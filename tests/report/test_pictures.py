@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdiff.geometry.cameras import Rig
+from mvdiff.report.pictures import depth_pictures, direction_labels, open_pictures, panorama_of, spread
 from mvdiff.samples import SampleRecord, camera_record, read_sample, write_sample
-from mvdiff.seeing.pictures import depth_pictures, direction_labels, open_pictures, panorama_of, spread
 from tests.eval.worlds import views
-from tests.seeing.folders import POLES, RING, write_panorama, write_recording
+from tests.report.folders import POLES, RING, write_panorama, write_recording
 
 
 @given(st.integers(1, 200), st.integers(1, 40))

@@ -1,0 +1,126 @@
+"""Pages as data: one HTML file that holds everything it shows."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from mvdiff.report.blocks import Block, Facts
+from mvdiff.report.charts import Chart, Charts
+from mvdiff.report.galleries import Gallery
+from mvdiff.report.images import data_uri, is_pixelated
+from mvdiff.report.tables import Table
+from mvdiff.report.viewers import MeshEntry, MeshViewer, PanoramaEntry, PanoramaViewer
+
+
+@dataclass(frozen=True)
+class Section:
+    """Blocks under a heading.
+
+    Attributes:
+        name: Anchor, such as "scores".
+        heading: Text above the blocks and in the page's navigation.
+        blocks: What stands in it; a string is a paragraph of text, and `markupsafe.Markup` is HTML.
+    """
+
+    name: str
+    heading: str
+    blocks: Sequence[Block | str]
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page.
+
+    Attributes:
+        title: Heading, and title of the browser's window.
+        summary: Blocks below the heading.
+        sections: Sections; those without blocks are left out.
+        is_frame: Leave out headings, summary, navigation and margins: the page fills a frame of another page.
+    """
+
+    title: str
+    summary: Sequence[Block | str] = ()
+    sections: Sequence[Section] = ()
+    is_frame: bool = False
+
+    def __post_init__(self) -> None:
+        kinds = [type(block).__name__ for block in self._blocks() if block.scripts]
+        if len(set(kinds)) < len(kinds):
+            raise ValueError(f"Page({self.title!r}) must hold each viewer once; got {', '.join(kinds)}.")
+
+    @property
+    def scripts(self) -> list[str]:
+        """Files with the scripts that the page's blocks need, each once, in order."""
+        return list(dict.fromkeys(script for block in self._blocks() for script in block.scripts))
+
+    def _blocks(self) -> list[Block]:
+        everything = [*self.summary, *(block for section in self.sections for block in section.blocks)]
+        return [block for block in everything if isinstance(block, Block)]
+
+
+def report_sections(
+    *,
+    tables: Sequence[Table] = (),
+    panoramas: Sequence[PanoramaEntry] = (),
+    meshes: Sequence[MeshEntry] = (),
+    charts: Sequence[Chart] = (),
+    galleries: Sequence[Gallery] = (),
+    facts: Mapping[str, object] | None = None,
+) -> list[Section]:
+    """Return the sections of a report, under the headings and in the order that all reports share."""
+    sections = [
+        Section("scores", "Scores", tables),
+        Section("panoramas", "Look around", [PanoramaViewer(panoramas)] if panoramas else []),
+        Section("meshes", "Mesh in 3D", [MeshViewer(meshes)] if meshes else []),
+        Section("curves", "Training", [Charts(charts)] if charts else []),
+        Section("views", "Views", galleries),
+        Section("provenance", "How this was made", [Facts(facts)] if facts else []),
+    ]
+    return [section for section in sections if section.blocks]
+
+
+@cache
+def _environment() -> Environment:
+    loader = PackageLoader("mvdiff.report")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.policies["json.dumps_kwargs"] = {}  # keys in their own order
+    environment.filters["data_uri"] = data_uri
+    environment.tests["pixelated"] = is_pixelated
+    environment.globals["source"] = lambda name: Markup(loader.get_source(environment, name)[0])
+    return environment
+
+
+def render_page(page: Page) -> str:
+    """Return the HTML of a page; see `write_page`."""
+    return _environment().get_template("page.html").render(page=page)
+
+
+def write_page(path: str | Path, page: Page) -> Path:
+    """Write a page as one HTML file that loads nothing: it can be mailed, archived and opened offline.
+
+    Args:
+        path: The file; its folder is made, and an older file is replaced in one step.
+        page: What it shows.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: An image, a mask, a mesh or a chart has a wrong form.
+        OSError: The file cannot be written.
+    """
+    path, text = Path(path), render_page(page)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
