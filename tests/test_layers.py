@@ -8,19 +8,19 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mvdiff"
 LAYERS = (  # from the ground up (the same line may hold siblings that do not use each other)
-    {"shapes", "keyed", "class_paths"},
+    {"shapes", "keyed", "settings", "class_paths"},
     {"geometry"},
     {"batch", "samples"},
     {"data"},
     {"eval"},
-    {"models"},
-    {"diffusion"},
+    {"diffusion", "models"},
+    {"tasks"},
     {"pipelines"},
+    {"methods"},
     {"training"},
-    {"baselines"},
     {"mesh"},
     {"report"},
-    {"demo", "quickstart"},
+    {"demo", "quickstart", "recipes"},
     {"interop"},
     {"cli"},
 )
