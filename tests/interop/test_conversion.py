@@ -92,7 +92,7 @@ def test_an_outpainting_file_becomes_a_model_that_continues_a_view(places, tmp_p
     found = [pipeline("a room", images=torch.full((1, 8, 3, 32, 32), grey), **settings).images for grey in (0.0, 0.5)]
     changed = (found[0] - found[1]).abs().flatten(2).amax(-1)[0]
     assert torch.isfinite(found[0]).all()
-    assert (changed > 1e-4).all()  # all views hear of view 0 through the attention
+    assert (changed > 1e-5).all()  # all views hear of view 0 through the attention
 
 
 def test_key_frames_take_nothing_of_the_condition_path(places, tmp_path):

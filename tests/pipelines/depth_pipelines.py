@@ -17,9 +17,8 @@ def make_depth_pipeline(folder, image_condition: bool = True) -> MVDiffusionDept
     """Write a tiny depth base into `folder` and put a pipeline with a random adapter on it."""
     path = tiny_depth_base(folder)
     backbone = load_backbone(path)
-    adapter = MultiViewAdapter.from_unet(
-        backbone.unet, residual=True, image_condition=image_condition, mid_place="after_mid_block", min_overlap=0.3
-    )
+    settings = MVDiffusionDepthPipeline.adapter_defaults | {"image_condition": image_condition}
+    adapter = MultiViewAdapter.from_unet(backbone.unet, **settings)
     base = BaseReference(str(path), weights_hash=backbone.weights_hash())
     pipeline = MVDiffusionDepthPipeline.from_backbone(
         backbone,

@@ -13,7 +13,7 @@ from mvdiff.models.conditioning import depth_condition
 from mvdiff.training.cache import TensorCache
 from mvdiff.training.depth import DepthInputs, DepthMultiViewModule, DepthSingleViewModule
 from mvdiff.training.ema import TrainedWeightsEMA
-from tests.training.test_multi_view import awaken
+from tests.training.test_multi_view import awaken, geometry_of
 from tests.training.tiny_depth import WallData, tiny_depth_base, wall_batch
 
 
