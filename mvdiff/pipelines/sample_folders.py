@@ -155,7 +155,10 @@ def write_views(
 
 
 def described_settings(
-    pipeline: MultiViewPipeline, sampling: Sampling, controls: Controls, paste_back: bool = True
+    pipeline: MultiViewPipeline,
+    sampling: Sampling = PAPER_SAMPLING,
+    controls: Controls = NO_CONTROLS,
+    paste_back: bool = True,
 ) -> dict[str, Any]:
     """Describe, in JSON, what shapes an image besides prompt, cameras and seed."""
     base, control = pipeline.base, asdict(controls)

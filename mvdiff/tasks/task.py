@@ -67,6 +67,12 @@ class Task(ABC):
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)
     """What a model folder says of its views, read from the data module: `rig`, or `height` and `width`."""
 
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other)
+
+    def __hash__(self) -> int:
+        return hash(type(self))
+
     @classmethod
     def spec(cls) -> str:
         """Return what model folders and checkpoints store: the name, or the class path of a task outside mvdiff."""

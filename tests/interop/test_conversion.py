@@ -66,7 +66,7 @@ def test_a_depth_file_becomes_a_model_that_runs_with_and_without_given_frames(pl
     # blocks of 2 C + 9 C^2 + C + 2 C + C^2 + C = 10,432. 70 + 5 * 6 + 2 + 4 * 8 names.
     assert (done.num_weights, done.num_parameters) == (134, 5 * 35_392 + 1_472 + 4 * 10_432)
     info = read_model_info(tmp_path / "model")
-    assert (info.height, info.width, info.prompt_prefix) == (24, 32, "")
+    assert (info.views, info.prompt_prefix) == ({"height": 24, "width": 32}, "")
     pipeline = MVDiffusionDepthPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)
     assert pipeline.adapter.config.mid_place == "after_mid_block"
@@ -81,7 +81,7 @@ def test_a_depth_file_becomes_a_model_that_runs_with_and_without_given_frames(pl
 def test_an_outpainting_file_becomes_a_model_that_continues_a_view(places, tmp_path):
     arguments = places["outpainting"], "outpainting", tmp_path / "model", places["outpainting-base"]
     done = convert_checkpoint(*arguments, height=32, width=32)
-    assert (done.info.task, done.num_weights) == ("outpaint", 70)
+    assert (done.info.task.name, done.num_weights) == ("outpaint", 70)
     assert done.info.prompt_prefix == "This is one view of a scene. "
     pipeline = MVDiffusionOutpaintPipeline.from_pretrained(tmp_path / "model")
     pipeline.set_progress_bar_config(disable=True)

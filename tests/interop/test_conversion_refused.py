@@ -80,7 +80,8 @@ def test_sides_that_the_model_cannot_take_are_refused(places, tmp_path, task, si
     assert not (tmp_path / "model").exists()
     fitting = {"height": 24, "width": 24 if task == "panorama" else 32}
     done = convert_checkpoint(places[task], task, tmp_path / "model", places[f"{task}-base"], **fitting)
-    found = done.info if task == "depth" else done.info.views["rig"]
+    views = done.info.views
+    found = views if task == "depth" else {"height": views["rig"].height, "width": views["rig"].width}
     assert (found.height, found.width) == tuple(fitting.values())
 
 

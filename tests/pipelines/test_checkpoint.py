@@ -9,7 +9,7 @@ from mvdiff.cli.main import main
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, export_checkpoint
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
-from mvdiff.pipelines.model_folder import ModelInfo, load_adapter, load_scheduler, read_model_info
+from mvdiff.pipelines.model_folder import load_adapter, load_scheduler, read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from tests.pipelines.conftest import trained_like
 from tests.pipelines.depth_pipelines import make_depth_pipeline
@@ -26,7 +26,7 @@ def checkpoint(pipeline):
         "state_dict": {f"adapter.{name}": value for name, value in adapter.state_dict().items()},
         "current_model_state": {f"adapter.{name}": value for name, value in current.state_dict().items()},
         CHECKPOINT_KEY: {
-            "info": ModelInfo(pipeline.rig, pipeline.prompt_prefix, pipeline.base).to_dict(),
+            "info": pipeline.model_info.to_dict(),
             "adapter": config,
             "scheduler": [type(scheduler).__name__, dict(scheduler.config)],
         },

@@ -229,7 +229,7 @@ FRAMES = walls(3)
     ("changed", "message"),
     [
         ({"depths": FRAMES["depths"][:, :2]}, r"K must have shape \[B, V, 3, 3\]; got \[1, 3, 3, 3\]"),
-        ({"depths": FRAMES["depths"][..., :30]}, r"depths' width must be a multiple of 4.*got 30.*Use 28 or 32"),
+        ({"depths": FRAMES["depths"][..., :30]}, r"width .* multiple of 4.*got 30.*Use 28 or 32"),
         ({"t": FRAMES["t"][..., :2]}, r"t must have shape \[B, V, 3\]"),
         ({"K": FRAMES["K"] * float("nan")}, "K must be finite"),
         ({"prompt": ["a", "b"]}, "prompt must be of 1 samples as the depths; got 2"),

@@ -52,7 +52,7 @@ def run(pipeline):
 
 
 def test_files_change_the_images_and_unloading_restores_them_bit_for_bit(pipeline, layers, tmp_path):
-    before, noted, weights = run(pipeline), described_settings(pipeline, {}), pipeline._backbone().weights_hash()
+    before, noted, weights = run(pipeline), described_settings(pipeline), pipeline._backbone().weights_hash()
     type(pipeline).save_lora_weights(
         tmp_path, unet_lora_layers=layers["unet"], text_encoder_lora_layers=layers["text_encoder"]
     )
@@ -60,12 +60,12 @@ def test_files_change_the_images_and_unloading_restores_them_bit_for_bit(pipelin
     assert pipeline.get_list_adapters() == {"unet": ["wood"], "text_encoder": ["wood"]}
     changed = run(pipeline)
     assert (changed - before).abs().max() > 0.05
-    noted_lora = described_settings(pipeline, {})
+    noted_lora = described_settings(pipeline)
     assert noted_lora["lora"].keys() == {"wood"}
     assert {key: value for key, value in noted_lora.items() if key != "lora"} == noted
     pipeline.unload_lora_weights()
     assert torch.equal(run(pipeline), before)
-    assert described_settings(pipeline, {}) == noted
+    assert described_settings(pipeline) == noted
     assert pipeline._backbone().weights_hash() == weights == pipeline.base.weights_hash
 
 
@@ -111,24 +111,24 @@ def test_strength_two_at_once_and_fusing(pipeline, layers):
 
 
 def test_samples_note_what_a_lora_holds_how_strong_it_is_and_that_it_is_fused(pipeline, layers):
-    plain, noted = described_settings(pipeline, {}), []
+    plain, noted = described_settings(pipeline), []
     for seed, strength, part in ((0, 1.0, "unet"), (1, 1.0, "unet"), (1, 0.5, "unet"), (0, 1.0, "text_encoder")):
         state = {part: layers[part] if seed == 0 else lora_of(pipeline.base.id, seed)[part]}
         pipeline.load_lora_weights(tensors(state))
         pipeline.set_adapters("default_0", strength)
-        noted.append(described_settings(pipeline, {}))
+        noted.append(described_settings(pipeline))
         assert noted[-1]["lora"]["default_0"]["scale"] == [strength]
         pipeline.unload_lora_weights()
     assert all(a != b for i, a in enumerate(noted) for b in noted[:i])
     pipeline.load_lora_weights(tensors({"unet": layers["unet"]}))
     pipeline.fuse_lora()
-    fused = described_settings(pipeline, {})
+    fused = described_settings(pipeline)
     assert "lora" not in fused
     assert fused["fused_lora"] == [noted[0]["lora"]]
     pipeline.unfuse_lora()
-    assert described_settings(pipeline, {}) == noted[0]
+    assert described_settings(pipeline) == noted[0]
     pipeline.unload_lora_weights()
-    assert described_settings(pipeline, {}) == plain
+    assert described_settings(pipeline) == plain
 
 
 def test_text_encoder_names_of_older_libraries(pipeline, layers):

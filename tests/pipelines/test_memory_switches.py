@@ -56,14 +56,14 @@ EVERY = pytest.mark.parametrize("calls", ["panorama", "depth", "outpaint"], indi
 def test_sequential_offload_keeps_weights_away_between_layers_and_the_images_exactly(calls, tmp_path):
     pipeline, call = calls
     expected, adapter = call(), {name: value.clone() for name, value in pipeline.adapter.state_dict().items()}
-    noted = described_settings(pipeline, {})
+    noted = described_settings(pipeline)
     pipeline.enable_sequential_cpu_offload(device="cpu")
     weights = [w for part in ("unet", "adapter", "vae", "text_encoder") for w in getattr(pipeline, part).parameters()]
     for _ in range(2):
         assert all(weight.is_meta for weight in weights)  # nothing can run without being fetched
         assert torch.equal(call(), expected)
         weights = [w for part in ("unet", "adapter", "vae") for w in getattr(pipeline, part).parameters()]
-    assert described_settings(pipeline, {}) == noted
+    assert described_settings(pipeline) == noted
     pipeline.save_pretrained(tmp_path / "model")
     saved = load_adapter(tmp_path / "model").state_dict()
     assert all(torch.equal(saved[name], value) for name, value in adapter.items())
@@ -157,10 +157,10 @@ def test_slices_and_chunks_change_nothing_but_rounding(pipeline):
 
 
 def test_tiles_cut_large_views_and_are_noted(pipeline):
-    expected, noted = pipeline("a ball", **STEPS).images, described_settings(pipeline, {})
+    expected, noted = pipeline("a ball", **STEPS).images, described_settings(pipeline)
     pipeline.enable_vae_tiling()
     assert torch.equal(pipeline("a ball", **STEPS).images, expected)  # views of half the autoencoder's own size
-    assert described_settings(pipeline, {}) == noted | {"vae_tiling": True}
+    assert described_settings(pipeline) == noted | {"vae_tiling": True}
     sizes = pipeline.vae.tile_latent_min_size, pipeline.vae.tile_sample_min_size
     pipeline.vae.tile_latent_min_size, pipeline.vae.tile_sample_min_size = 4, 16
     tiled = pipeline("a ball", **STEPS).images

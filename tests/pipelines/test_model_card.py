@@ -22,12 +22,15 @@ RECORD = TrainingRecord(
     "in results.json",
     {"torch": "2.15.0"},
 )
+from mvdiff.tasks.opening import task_from
+
 RESULTS = {"metrics": {"fid": {"value": 12.5, "count": 3}, "clip_score": {"missing": "no network"}}}
 
 
 def card_of(base=SD2, training=RECORD, **views):
-    info = ModelInfo(None if views else RING, "", base, "depth" if views else "panorama", training=training, **views)
-    return ModelCard(model_card(info.to_dict(), info.views, "MVDiffusionPanoramaPipeline"))
+    task = task_from("depth" if views else "panorama")
+    info = ModelInfo(task, views or {"rig": RING}, "", base, training)
+    return ModelCard(model_card(info.to_dict(), info.shown, task.pipeline))
 
 
 def test_the_hub_reads_its_metadata():

@@ -18,6 +18,7 @@ from mvdiff.pipelines.model_folder import (
     write_model_folder,
 )
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.tasks.opening import task_from
 from tests.pipelines.conftest import RING, make_pipeline
 from tests.tiny import tiny_base
 
@@ -81,7 +82,9 @@ def test_saving_again_replaces_the_whole_folder(model_folder, tmp_path):
     folder = tmp_path / "m"
     shutil.copytree(model_folder, folder)
     (folder / "adapter" / "left_over").write_text("")
-    info = ModelInfo(RingRig(height=16, width=24), "", BaseReference("owner/name", "main"))
+    info = ModelInfo(
+        task_from("panorama"), {"rig": RingRig(height=16, width=24)}, "", BaseReference("owner/name", "main")
+    )
     write_model_folder(folder, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), info)
     assert read_model_info(folder) == info
     assert not (folder / "adapter" / "left_over").exists()
@@ -89,7 +92,7 @@ def test_saving_again_replaces_the_whole_folder(model_folder, tmp_path):
 
 def test_other_folders_are_not_overwritten(tmp_path):
     (tmp_path / "thesis.tex").write_text("years of work")
-    info = ModelInfo(RING, "", BaseReference("owner/name"))
+    info = ModelInfo(task_from("panorama"), {"rig": RING}, "", BaseReference("owner/name"))
     with pytest.raises(FileExistsError, match="must be new, empty or an earlier model folder"):
         write_model_folder(tmp_path, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), info)
     assert (tmp_path / "thesis.tex").read_text() == "years of work"
@@ -149,7 +152,7 @@ def test_a_relative_base_or_vae_is_found_from_the_model_folder(tmp_path, monkeyp
     ("change", "message"),
     [
         ({"schema": 2}, r"schema must be 1; got 2, in .*mvdiff.json"),
-        ({"task": "mesh"}, r"task must be one of panorama, depth, outpaint; got 'mesh'"),
+        ({"task": "mesh"}, r"task must be one of panorama, outpaint, depth.*got 'mesh'"),
         ({"task": "depth"}, r"model description must have height, width, prompt_prefix and base"),
         ({"rig": {"views": [[0, 0, 90]]}}, r"rig must have the keys views, height, width"),
         ({"base": {"name": "x"}}, r"model description must have rig, prompt_prefix and base"),
