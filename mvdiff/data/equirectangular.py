@@ -16,8 +16,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
-from mvdiff.data.panoramas import Captions, EmptyCaptionError
+from mvdiff.data.panoramas import Captions
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
 

@@ -21,10 +21,6 @@ Captions = dict[int | str, str]
 """Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
 
 
-class EmptyCaptionError(ValueError):
-    """A caption is there but says nothing."""
-
-
 class PanoramaSource(Protocol):
     """What reads one layout on disk: panoramas by index, whatever files they are made of."""
 

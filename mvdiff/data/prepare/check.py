@@ -5,33 +5,40 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mvdiff.data.captions import read_caption
 from mvdiff.data.equirectangular import list_images, read_names, read_prompts
-from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_caption, read_split
-from mvdiff.data.prepare.check_scannet import check_scannet
-from mvdiff.data.prepare.layout import Layout, find_layouts, find_skyboxes
+from mvdiff.data.layouts import Source
+from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_split
+from mvdiff.data.prepare.check_recordings import check_recordings
+from mvdiff.data.prepare.layout import DataSet, find_layouts, find_skyboxes
 from mvdiff.data.prepare.problems import CheckReport, Problem, Progress, collect, image_sizes, problem_of
 
 
-def check_folder(root: str | Path, num_threads: int = 8, progress: Progress | None = None) -> CheckReport:
+def check_folder(
+    root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
+) -> CheckReport:
     """Decode every image and read every caption (and pose) of a data set; in the first of its layouts.
 
     Args:
         root: The data set's folder; the layout is found out.
         num_threads: Files decoded at once.
         progress: Called after each panorama or scene.
+        source: What reads the data set; by default the layouts that it has.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It has none of the known layouts, or `num_threads` is less than 1.
     """
     _check_num_threads(num_threads)
-    return _check(*find_layouts(root)[0], num_threads, progress)
+    return _check(find_layouts(root, source)[0], num_threads, progress, source)
 
 
-def check_folders(root: str | Path, num_threads: int = 8, progress: Progress | None = None) -> list[CheckReport]:
+def check_folders(
+    root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
+) -> list[CheckReport]:
     """Check a folder as `check_folder` does, in each layout that it has."""
     _check_num_threads(num_threads)
-    return [_check(layout, folder, num_threads, progress) for layout, folder in find_layouts(root)]
+    return [_check(data_set, num_threads, progress, source) for data_set in find_layouts(root, source)]
 
 
 def _check_num_threads(num_threads: int) -> None:
@@ -39,15 +46,16 @@ def _check_num_threads(num_threads: int) -> None:
         raise ValueError(f"num_threads must be at least 1; got {num_threads}. Leave it out for the default.")
 
 
-def _check(layout: Layout, folder: Path, num_threads: int, progress: Progress | None) -> CheckReport:
-    report = CheckReport(layout, folder)
-    check = {
-        "matterport3d": _check_matterport3d,
-        "equirectangular": _check_equirectangular,
-        "scannet": check_scannet,
-    }[layout]
+def _check(data_set: DataSet, num_threads: int, progress: Progress | None, source: Source | None) -> CheckReport:
+    report = CheckReport(data_set.layout, data_set.root, noun="scenes" if data_set.scenes else "panoramas")
+    progress = progress or (lambda done, total: None)
     with ThreadPoolExecutor(num_threads) as pool:
-        check(report, pool, progress or (lambda done, total: None))
+        if data_set.scenes:
+            check_recordings(report, data_set.scenes, source, pool, progress)
+        elif data_set.layout == "matterport3d":
+            _check_matterport3d(report, pool, progress)
+        else:
+            _check_equirectangular(report, pool, progress)
     report.problems.sort()
     return report
 

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import image_size
-from mvdiff.data.panoramas import EmptyCaptionError
 
 Progress = Callable[[int, int], None]
 """Called with (panoramas or scenes done, those in all)."""
@@ -31,13 +31,14 @@ class CheckReport:
     """What a check found.
 
     Attributes:
-        layout: "matterport3d", "equirectangular" or "scannet".
+        layout: "matterport3d", "equirectangular", or a layout of recordings.
         root: Folder of the lists, or of train/ and test/.
         panoramas: Panoramas per list, or scenes per split.
         sizes: Images per (width, height), depth images included.
         captions: Captions read.
         problems: All that is wrong.
         notes: What is as it may be but worth a number, counted by kind.
+        noun: "panoramas" or "scenes".
     """
 
     layout: str
@@ -47,6 +48,7 @@ class CheckReport:
     captions: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    noun: str = "panoramas"
 
     @property
     def counts(self) -> Counter[str]:

@@ -155,7 +155,7 @@ def test_scenes_are_not_split(tmp_path):
 
     write_scannet(tmp_path, num_train=1, num_test=1, num_frames=2)
     (tmp_path / "scannetv2_train.txt").write_text("scene0\n")
-    with pytest.raises(ValueError, match=r"DIR must be a folder of panoramas; got .* ScanNet scenes"):
+    with pytest.raises(ValueError, match=r"DIR must be a folder of panoramas; got .* \(scannet layout\)"):
         split_folder(tmp_path)
 
 
