@@ -11,8 +11,10 @@ from typing import Any
 
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.transforms_json import TransformsRecording
+from mvdiff.data.tum import TumRecording
 
-RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene,)
+RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts that are recognised by what lies in a folder."""
 
 

@@ -18,12 +18,15 @@ from mvdiff.data.layouts import Source, recording_class
 from mvdiff.data.prepare.problems import CheckReport, Problem, Progress, collect, problem_of
 from mvdiff.data.recordings import NOT_FINITE, Kind, RecordingSource
 
+_Sizes = dict[tuple[Path, str, int], tuple[int, int]]
+"""(width, height) by file, kind and frame: one file may hold several images."""
+
 
 @dataclass
 class _Found:
-    """Contents of a scene: image sizes by path, problems, counts of what is no problem, captions read."""
+    """Contents of a scene: sizes of images, problems, counts of what is no problem, captions read."""
 
-    sizes: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    sizes: _Sizes = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     captions: int = 0
@@ -37,7 +40,7 @@ def check_recordings(
         split = scene.parent.name if scene.parent.name in ("train", "test") else "no split"
         report.panoramas[split] = report.panoramas.get(split, 0) + 1
 
-    def results() -> Iterator[tuple[dict[Path, tuple[int, int]], int, list[Problem]]]:
+    def results() -> Iterator[tuple[_Sizes, int, list[Problem]]]:
         for found in pool.map(partial(_check_scene, source=source), scenes):
             report.notes += found.notes
             yield found.sizes, found.captions, found.problems
@@ -59,9 +62,9 @@ def _check_scene(folder: Path, source: Source | None) -> _Found:
         return found
     lists = _check_lists(folder, found)
     numbers = scene.frames_of_any_file()
-    places: dict[str, dict[Path, tuple[int, int]]] = {"color": {}, "depth": {}}
-    unusable = {number: _check_frame(scene, number, found, places) for number in numbers}
-    _check_sizes(scene, numbers, found, places)
+    sizes: dict[str, _Sizes] = {"color": {}, "depth": {}}
+    unusable = {number: _check_frame(scene, number, found, sizes) for number in numbers}
+    _check_sizes(scene, numbers, found, sizes)
     for name, listed in lists.items():
         for number in listed:
             if number not in unusable:
@@ -98,9 +101,7 @@ def _check_lists(folder: Path, found: _Found) -> dict[str, list[int]]:
     return lists
 
 
-def _check_frame(
-    scene: RecordingSource, number: int, found: _Found, sizes: dict[str, dict[Path, tuple[int, int]]]
-) -> str:
+def _check_frame(scene: RecordingSource, number: int, found: _Found, sizes: dict[str, _Sizes]) -> str:
     """Decode a frame's files; return why the frame is not usable, or ""."""
     reasons = []
 
@@ -117,11 +118,11 @@ def _check_frame(
 
     def read_image(path: Path) -> None:
         height, width = scene.load_image(number).shape[1:]
-        sizes["color"][path] = (width, height)
+        sizes["color"][path, "color", number] = (width, height)
 
     def read_depths(path: Path) -> None:
         values = scene.load_depths(number)
-        sizes["depth"][path] = (values.shape[1], values.shape[0])
+        sizes["depth"][path, "depth", number] = (values.shape[1], values.shape[0])
         if not values.any():
             found.notes["depth image without any depth"] += 1
             reasons.append("no depth at all")
@@ -137,9 +138,7 @@ def _check_frame(
     return ", ".join(reasons)
 
 
-def _check_sizes(
-    scene: RecordingSource, numbers: list[int], found: _Found, sizes: dict[str, dict[Path, tuple[int, int]]]
-) -> None:
+def _check_sizes(scene: RecordingSource, numbers: list[int], found: _Found, sizes: dict[str, _Sizes]) -> None:
     """Name images of another size than most of their kind in the scene, and intrinsics made for another size."""
     for of_kind in sizes.values():
         found.sizes |= of_kind
@@ -147,7 +146,7 @@ def _check_sizes(
             usual = Counter(of_kind.values()).most_common(1)[0][0]
             found.problems += [
                 Problem("wrong size", path, f"{width}x{height}; others of the scene are {usual[0]}x{usual[1]}")
-                for path, (width, height) in of_kind.items()
+                for (path, *_), (width, height) in of_kind.items()
                 if (width, height) != usual
             ]
     if sizes["depth"]:

@@ -78,9 +78,9 @@ def problem_of(read: Callable[[], object], path: Path, noun: str, where: str) ->
     return []
 
 
-def collect(report: CheckReport, results: Iterable, total: int, progress: Progress) -> dict[Path, tuple[int, int]]:
-    """Gather the results of all panoramas into the report; return the size of every whole image."""
-    sizes: dict[Path, tuple[int, int]] = {}
+def collect(report: CheckReport, results: Iterable, total: int, progress: Progress) -> dict:
+    """Gather the results of all panoramas into the report; return the (width, height) of every whole image."""
+    sizes = {}
     for done, (found, captions, problems) in enumerate(results, start=1):
         sizes |= found
         report.captions += captions
