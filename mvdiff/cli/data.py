@@ -26,8 +26,8 @@ def add_parser(subparsers) -> None:
     split = commands.add_parser(
         "split",
         help="write the train and test lists, from a raw download too",
-        description="Write train.npy and test.npy (or train.txt and test.txt for equirectangular images). Matterport3D "
-        "is split by scene; archives of a raw download are unpacked first.",
+        description="Write train.npy and test.npy (train.txt and test.txt for equirectangular images and recordings). "
+        "Matterport3D is split by scene; archives of a raw download are unpacked first.",
     )
     split.add_argument("dir", type=Path, metavar="DIR")
     split.add_argument("--test_fraction", type=float, default=0.1, help="share to test on (default: %(default)s)")
@@ -147,9 +147,15 @@ def _check(args: argparse.Namespace) -> int:
     for report in reports:
         for problem in report.problems:
             print(problem)
+        for scene, found in report.agreement.items():
+            if doubt := found.problem(real_colours=True):
+                print(f"warning: {scene}: {doubt}; its poses (world-from-camera?) or intrinsics may be wrong")
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common())
         lists = ", ".join(f"{count} in {name}" for name, count in report.panoramas.items()) or "none"
         notes = "".join(f"; {count} x {kind}" for kind, count in sorted(report.notes.items()))
+        agreement = [found.agreement for found in report.agreement.values() if found.agreement == found.agreement]
+        if agreement:
+            notes += f"; depth agreement {sum(agreement) / len(agreement):.3f} (lowest {min(agreement):.3f})"
         print(
             f"{report.root}: {report.layout} layout; {report.noun}: {lists}; images: {sizes}; captions: "
             f"{report.captions}{notes}"
@@ -173,7 +179,7 @@ def _split(args: argparse.Namespace) -> int:
         print(f"unpacked {archive}")
     for panorama in report.left_out:
         print(f"left out, not all six faces are there: {panorama}")
-    print(f"{report.train} train and {report.test} test panoramas: {', '.join(map(str, report.files))}")
+    print(f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}")
     return 0
 
 

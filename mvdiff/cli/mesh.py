@@ -58,9 +58,11 @@ def run(args: argparse.Namespace) -> int:
     problem = found.problem(real_colours=not isinstance(source, SampleFrames))
     if problem is not None:
         if found.lacks_depth:
-            folder = args.source / (DEPTH_NAME if isinstance(source, SampleFrames) else "depth")
+            is_sample = isinstance(source, SampleFrames)
+            folder = args.source / DEPTH_NAME if is_sample else source.scene.file("depth", source.numbers[0]).parent
+            units = 1000 if is_sample else source.scene.depth_units_per_metre
             wrong = f"the frames of SOURCE must have depth; got ones that do not: {problem}, in {folder}. "
-            advice = "Put depth images there (uint16, millimetres, 0 where there is none)"
+            advice = f"Put depth images there (uint16, {units:g} a metre, 0 where there is none)"
         else:
             folder = args.source
             wrong = f"the frames of SOURCE must agree with each other; got ones that do not: {problem}, in {folder}. "

@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mvdiff.data.equirectangular import read_names
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
@@ -156,6 +157,24 @@ def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
     scenes = [path for path in _subfolders(folder) if recording_class(path, source)]
     if not scenes:
         raise ValueError(f"{folder} must hold at least one scene (a folder with {looked_for(source)}); got none.")
+    return scenes
+
+
+def split_scenes(root: str | Path, split: str, source: Source | None = None) -> list[Path]:
+    """Return the recordings of a split: those in its folder, or where there is none those that <split>.txt names.
+
+    Raises:
+        FileNotFoundError: There is neither, or a listed recording does not exist.
+        ValueError: There is no recording.
+    """
+    root = data_set_root(root)
+    names = root / f"{split}.txt"
+    if (root / split).is_dir() or not names.is_file():
+        return scene_folders(root / split, source)
+    scenes = [root / name for name in read_names(names)]
+    for scene in scenes:
+        if not recording_class(scene, source):
+            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is none. Correct the list.")
     return scenes
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from mvdiff.data.frames import FrameDataset, Mode
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
-from mvdiff.data.layouts import Source, data_set_root, open_recording, scene_folders
+from mvdiff.data.layouts import Source, data_set_root, open_recording, split_scenes
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
 from mvdiff.data.sequences import MAX_BETWEEN
 
@@ -24,7 +24,7 @@ class RecordingDataModule(MultiViewDataModule):
     devices, of workers and the batch split never change what a sample shows.
 
     Args:
-        root: Folder with train/ and test/, or its parent.
+        root: Folder with train/ and test/ (or train.txt and test.txt, of `mvdiff data split`), or its parent.
         height: Height of the frames in pixels (the paper's), whatever the files have.
         width: Width of the frames in pixels (the paper's).
         mode: What a sample is: "keyframes" (consecutive key frames), "interpolation" (two key frames, given, and up to
@@ -124,7 +124,7 @@ class RecordingDataModule(MultiViewDataModule):
         """
         if split not in self._scenes:
             folder = data_set_root(self.root) / split
-            paths = scene_folders(folder, self.source)
+            paths = split_scenes(self.root, split, self.source)
             with ThreadPoolExecutor(8) as pool:  # a scene without valid_frames.npy has a file to read for each frame
                 opened = list(pool.map(self._open, paths))
             found = [scene for scene in opened if isinstance(scene, RecordingSource)]

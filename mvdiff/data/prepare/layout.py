@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
@@ -71,21 +71,24 @@ def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSe
     return DataSet(", ".join(layouts), root, tuple(scenes))
 
 
-def detect_layout(root: str | Path) -> tuple[Literal["matterport3d", "equirectangular"], Path]:
-    """Return the layout of a folder of panoramas and the folder that holds its lists.
+def splittable(root: str | Path) -> DataSet:
+    """Return what of a folder can be split: its panoramas, or else recordings that lie side by side.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no layout of panoramas.
+        ValueError: There is nothing to split: it has no known layout, is one recording, or is split by folders.
     """
     found = find_layouts(root)
-    panoramas = [(data_set.layout, data_set.root) for data_set in found if not data_set.scenes]
-    if not panoramas:
+    panoramas = next((data_set for data_set in found if not data_set.scenes), None)
+    data_set = panoramas or found[0]
+    if data_set.root in data_set.scenes:
+        raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is one scene.")
+    if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):
         raise ValueError(
-            f"DIR must be a folder of panoramas; got {root}, which holds scenes ({found[0].layout} layout): move "
-            "folders into train/ and test/ to split them."
+            f"DIR must be a folder of panoramas or of scenes side by side; got {root}, whose scenes "
+            f"({data_set.layout} layout) are split by the folders train/ and test/: move them."
         )
-    return panoramas[0]
+    return data_set
 
 
 def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[str]]:

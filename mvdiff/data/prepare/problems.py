@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import image_size
+from mvdiff.geometry.consistency import Consistency
 
 Progress = Callable[[int, int], None]
 """Called with (panoramas or scenes done, those in all)."""
@@ -39,6 +40,7 @@ class CheckReport:
         problems: All that is wrong.
         notes: What is as it may be but worth a number, counted by kind.
         noun: "panoramas" or "scenes".
+        agreement: Scenes whose depths and poses could be compared, and how far they agree.
     """
 
     layout: str
@@ -49,6 +51,7 @@ class CheckReport:
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
     noun: str = "panoramas"
+    agreement: dict[Path, Consistency] = field(default_factory=dict)
 
     @property
     def counts(self) -> Counter[str]:
