@@ -19,8 +19,8 @@ from scipy.spatial import cKDTree
 
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.geometry import cell_centres, unproject
+from mvdiff.geometry.consistency import check_consistency
 from mvdiff.mesh import Frame, SelectedFrames, extract_mesh, fuse
-from mvdiff.mesh.consistency import check_consistency
 from mvdiff.mesh.frames import open_frames
 
 Break = Callable[[Frame, Callable[[int], Frame], int], Frame]

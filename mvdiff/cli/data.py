@@ -3,6 +3,7 @@
 import argparse
 from pathlib import Path
 
+from mvdiff.cli.opening import add_data_option
 from mvdiff.cli.progress import progress_bar
 
 
@@ -14,18 +15,19 @@ def add_parser(subparsers) -> None:
     check = commands.add_parser(
         "check",
         help="name everything broken in a data set, in one pass",
-        description="Decode every image and read every caption, pose and list of a folder of panoramas or of ScanNet "
-        "scenes, and name every broken or missing file, empty caption and wrong size. Exits with 1 if anything is "
+        description="Decode every image and read every caption, pose and list of a folder of panoramas or of "
+        "recordings, and name every broken or missing file, empty caption and wrong size. Exits with 1 if anything is "
         "wrong.",
     )
     check.add_argument("dir", type=Path, metavar="DIR")
+    add_data_option(check)
     check.add_argument("--num_threads", type=int, default=8, help="files decoded at once (default: %(default)s)")
 
     split = commands.add_parser(
         "split",
         help="write the train and test lists, from a raw download too",
-        description="Write train.npy and test.npy (or train.txt and test.txt for equirectangular images). Matterport3D "
-        "is split by scene; archives of a raw download are unpacked first.",
+        description="Write train.npy and test.npy (train.txt and test.txt for equirectangular images and recordings). "
+        "Matterport3D is split by scene; archives of a raw download are unpacked first.",
     )
     split.add_argument("dir", type=Path, metavar="DIR")
     split.add_argument("--test_fraction", type=float, default=0.1, help="share to test on (default: %(default)s)")
@@ -50,6 +52,7 @@ def add_parser(subparsers) -> None:
         "is about a share, and the frames whose pose is finite and depth usable. Exits with 1 if a scene has none.",
     )
     keyframes.add_argument("dir", type=Path, metavar="DIR", help="a scene, or a folder of scenes")
+    add_data_option(keyframes)
     keyframes.add_argument(
         "--overlap", type=float, default=0.65, help="overlap of consecutive key frames (default: %(default)s)"
     )
@@ -71,6 +74,7 @@ def add_parser(subparsers) -> None:
         "if something could not be captioned.",
     )
     caption.add_argument("dir", type=Path, metavar="DIR", help="a data set in any layout, or a scene")
+    add_data_option(caption)
     caption.add_argument(
         "--model", default="Salesforce/blip2-opt-2.7b", help="hub id or folder of the model (default: %(default)s)"
     )
@@ -129,23 +133,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.check import check_folders
 
     with progress_bar() as bar:
         task = bar.add_task("checking", total=None)
         reports = check_folders(
-            args.dir, args.num_threads, lambda done, total: bar.update(task, completed=done, total=total)
+            args.dir,
+            args.num_threads,
+            lambda done, total: bar.update(task, completed=done, total=total),
+            Source.of_option(args.data),
         )
     for report in reports:
         for problem in report.problems:
             print(problem)
+        for scene, found in report.agreement.items():
+            if doubt := found.problem(real_colours=True):
+                print(f"warning: {scene}: {doubt}; its poses (world-from-camera?) or intrinsics may be wrong")
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common())
         lists = ", ".join(f"{count} in {name}" for name, count in report.panoramas.items()) or "none"
-        noun = "scenes" if report.layout == "scannet" else "panoramas"
         notes = "".join(f"; {count} x {kind}" for kind, count in sorted(report.notes.items()))
+        agreement = [found.agreement for found in report.agreement.values() if found.agreement == found.agreement]
+        if agreement:
+            notes += f"; depth agreement {sum(agreement) / len(agreement):.3f} (lowest {min(agreement):.3f})"
         print(
-            f"{report.root}: {report.layout} layout; {noun}: {lists}; images: {sizes}; captions: {report.captions}"
-            f"{notes}"
+            f"{report.root}: {report.layout} layout; {report.noun}: {lists}; images: {sizes}; captions: "
+            f"{report.captions}{notes}"
         )
         if report.problems:
             counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.counts.items()))
@@ -166,7 +179,7 @@ def _split(args: argparse.Namespace) -> int:
         print(f"unpacked {archive}")
     for panorama in report.left_out:
         print(f"left out, not all six faces are there: {panorama}")
-    print(f"{report.train} train and {report.test} test panoramas: {', '.join(map(str, report.files))}")
+    print(f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}")
     return 0
 
 
@@ -183,6 +196,7 @@ def _import_sens(args: argparse.Namespace) -> int:
 
 
 def _keyframes(args: argparse.Namespace) -> int:
+    from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.keyframes import key_frames_of
 
     with progress_bar() as bar:
@@ -193,7 +207,14 @@ def _keyframes(args: argparse.Namespace) -> int:
             print(found)
 
         found = key_frames_of(
-            args.dir, args.overlap, args.min_depth, args.out, args.overwrite, args.num_workers, progress=say
+            args.dir,
+            args.overlap,
+            args.min_depth,
+            args.out,
+            args.overwrite,
+            args.num_workers,
+            progress=say,
+            source=Source.of_option(args.data),
         )
     failed = sum(bool(scene.problem) for scene in found)
     overlaps = [overlap for scene in found for overlap in scene.overlaps]
@@ -203,6 +224,7 @@ def _keyframes(args: argparse.Namespace) -> int:
 
 
 def _caption(args: argparse.Namespace) -> int:
+    from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.caption import caption_folder
     from mvdiff.data.prepare.captioner import Captioner
 
@@ -217,6 +239,7 @@ def _caption(args: argparse.Namespace) -> int:
             args.view_size,
             args.overwrite,
             lambda done, total: bar.update(task, completed=done, total=total),
+            Source.of_option(args.data),
         )
     for failure in report.failed:
         print(failure)

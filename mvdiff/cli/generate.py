@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvdiff.cli.opening import add_model_options, open_pipeline
+from mvdiff.cli.opening import add_data_option, add_model_options, open_pipeline
 from mvdiff.settings import Controls, Sampling
 
 MODES = ("keyframes", "interval", "full")
@@ -85,7 +85,8 @@ def _add_depth(tasks) -> None:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="ID", help="a model folder (of fit or export), or a hub id")
-    add("--scene", type=Path, nargs="+", required=True, metavar="DIR", help="scenes in the ScanNet layout")
+    add("--scene", type=Path, nargs="+", required=True, metavar="DIR", help="scenes in any layout")
+    add_data_option(parser)
     add(
         "--mode",
         choices=MODES,
@@ -324,9 +325,9 @@ def _depth(args: argparse.Namespace) -> int:
 
 def _scene(path: Path, args: argparse.Namespace):
     """Open a scene that has the frames and captions that are asked for."""
-    from mvdiff.data.scannet import ScanNetScene
+    from mvdiff.data.layouts import Source, open_recording
 
-    scene = ScanNetScene(path, on_broken="skip", missing_caption="nearest")
+    scene = open_recording(path, Source.of_option(args.data), on_broken="skip", missing_caption="nearest")
     frames = scene.valid_frames if args.mode == "interval" else scene.key_frames
     if not frames:
         raise ValueError(

@@ -3,19 +3,22 @@
 import argparse
 from pathlib import Path
 
+from mvdiff.cli.opening import add_data_option
+
 
 def add_parser(subparsers) -> None:
     """Add the `mesh` command."""
     parser = subparsers.add_parser(
         "mesh",
         help="fuse a sample's or a recording's frames into a coloured mesh",
-        description="Fuse the frames of a sample (of `mvdiff generate depth`) or of a scene in the ScanNet layout into "
-        "a mesh with colours at its vertices. Before that, say how far the frames agree; where they contradict each "
-        "other, their poses or intrinsics are wrong, and nothing is fused.",
+        description="Fuse the frames of a sample (of `mvdiff generate depth`) or of a recording with depth and pose "
+        "into a mesh with colours at its vertices. Before that, say how far the frames agree; where they contradict "
+        "each other, their poses or intrinsics are wrong, and nothing is fused.",
         epilog="example: mvdiff mesh out/scene0707_00 --out mesh.glb",
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="a sample folder, or a scene")
+    add("source", type=Path, metavar="SOURCE", help="a sample folder, or a scene in any layout")
+    add_data_option(parser)
     add(
         "--out",
         type=Path,
@@ -35,8 +38,10 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Check, fuse, write; return the exit status."""
     from mvdiff.cli.progress import progress_bar
-    from mvdiff.mesh.consistency import check_consistency
-    from mvdiff.mesh.frames import SampleFrames, SelectedFrames, open_frames
+    from mvdiff.data.layouts import Source
+    from mvdiff.data.recorded_frames import SelectedFrames
+    from mvdiff.geometry.consistency import check_consistency
+    from mvdiff.mesh.frames import SampleFrames, open_frames
     from mvdiff.mesh.surface import check_mesh_path, extract_mesh, up_axis, write_mesh
     from mvdiff.mesh.tsdf import check_settings, fuse
     from mvdiff.samples.folders import DEPTH_NAME
@@ -45,7 +50,7 @@ def run(args: argparse.Namespace) -> int:
     names = ("voxel_size", "truncation", "max_depth", "max_memory")
     settings = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     check_settings(**settings)
-    source = open_frames(args.source)
+    source = open_frames(args.source, Source.of_option(args.data))
     frames = SelectedFrames(source, args.every, None if args.size is None else tuple(args.size))
     poses = frames.poses()
     found = check_consistency(frames, poses)
@@ -53,9 +58,11 @@ def run(args: argparse.Namespace) -> int:
     problem = found.problem(real_colours=not isinstance(source, SampleFrames))
     if problem is not None:
         if found.lacks_depth:
-            folder = args.source / (DEPTH_NAME if isinstance(source, SampleFrames) else "depth")
+            is_sample = isinstance(source, SampleFrames)
+            folder = args.source / DEPTH_NAME if is_sample else source.scene.file("depth", source.numbers[0]).parent
+            units = 1000 if is_sample else source.scene.depth_units_per_metre
             wrong = f"the frames of SOURCE must have depth; got ones that do not: {problem}, in {folder}. "
-            advice = "Put depth images there (uint16, millimetres, 0 where there is none)"
+            advice = f"Put depth images there (uint16, {units:g} a metre, 0 where there is none)"
         else:
             folder = args.source
             wrong = f"the frames of SOURCE must agree with each other; got ones that do not: {problem}, in {folder}. "

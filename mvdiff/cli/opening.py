@@ -35,6 +35,16 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--vae_tiling", action="store_true", help="decode large views in tiles, blended where they meet")
 
 
+def add_data_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names a user's own reader of recordings; see `mvdiff.data.layouts.Source.of_option`."""
+    parser.add_argument(
+        "--data",
+        metavar="CLASS",
+        help="what reads the recordings: a class, as my.module.MySource, or FILE.yaml with class_path and init_args "
+        "(default: the layout that is there)",
+    )
+
+
 def open_pipeline(kind, args: argparse.Namespace):
     """Open `args.model` as a pipeline of some kind, on the device and with the switches that were asked for.
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
 from mvdiff.data.known import KnownMode
+from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.panoramas import PROMPT_PREFIX, PanoramaDataset, PanoramaSource
 from mvdiff.geometry.cameras import Rig, RingRig
 
 
 class PanoramaDataModule(MultiViewDataModule):
-    """Panoramas of one layout (a subclass names it) as batches of a rig's views.
+    """Panoramas of one layout (a subclass or `source` names it) as batches of a rig's views.
 
     Training cuts at a random yaw, validation, test and prediction at yaw 0, in order, each sample once. Use it with
     `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of devices, of
@@ -39,13 +40,15 @@ class PanoramaDataModule(MultiViewDataModule):
             (what a picture of any field of view, shape and place reaches of the views) or "mixed" (the two 1:1).
             Elsewhere view 0 is given. None: nothing is said of it.
         on_broken: "error" stops at incomplete panoramas, "skip" leaves them out, counted and logged.
+        source: What reads the layout: the import path of a `PanoramaSource`, or `class_path` and `init_args`; called
+            with (root, split, on_broken). By default the subclass's.
 
     Raises:
         ValueError: A setting is out of range. Data errors come from `setup`.
     """
 
-    source_class: type
-    """Reads the layout: called with (root, split, on_broken)."""
+    source_class: type | None = None
+    """Reads the layout where `source` is not set."""
 
     def __init__(
         self,
@@ -64,6 +67,7 @@ class PanoramaDataModule(MultiViewDataModule):
         num_val: int = 16,
         known: KnownMode | None = None,
         on_broken: Literal["error", "skip"] = "error",
+        source: str | dict[str, Any] | None = None,
     ) -> None:
         super().__init__(
             batch_size, eval_batch_size, num_workers, seed, max_samples, max_test_samples, val_from, num_val
@@ -75,6 +79,9 @@ class PanoramaDataModule(MultiViewDataModule):
         self.mirror = mirror
         self.known = known
         self.on_broken = on_broken
+        self._reader = Source.of(source or self.source_class)
+        if self._reader is None:
+            raise ValueError("source must name the class that reads the panoramas; got None.")
         self._sources: dict[str, PanoramaSource] = {}
 
     @property
@@ -90,7 +97,7 @@ class PanoramaDataModule(MultiViewDataModule):
     def source(self, split: str) -> PanoramaSource:
         """Return the reader of a split, made at the first call."""
         if split not in self._sources:
-            self._sources[split] = self.source_class(self.root, split, on_broken=self.on_broken)
+            self._sources[split] = self._reader(self.root, split, on_broken=self.on_broken)
         return self._sources[split]
 
     def train_dataset(self) -> PanoramaDataset:

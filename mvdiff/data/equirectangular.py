@@ -16,8 +16,9 @@ from typing import Literal
 
 from torch import Tensor
 
+from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
-from mvdiff.data.panoramas import Captions, EmptyCaptionError
+from mvdiff.data.panoramas import Captions
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
 
@@ -43,7 +44,7 @@ def list_images(root: Path) -> dict[str, Path]:
 
 
 def read_names(path: Path) -> list[str]:
-    """Read a split list: names of panoramas, one a line.
+    """Read a split list: names of panoramas or scenes, one a line.
 
     Raises:
         FileNotFoundError: There is no such list.
@@ -54,10 +55,10 @@ def read_names(path: Path) -> list[str]:
         raise FileNotFoundError(f"{path} must exist; it does not. {make}")
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
-        raise ValueError(f"{path} must name at least one panorama; got none. {make}")
+        raise ValueError(f"{path} must hold at least one name; got none. {make}")
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{path} must name each panorama once; got {twice!r} twice. {make}")
+        raise ValueError(f"{path} must hold each name once; got {twice!r} twice. {make}")
     return names
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mvdiff.batch import pad_views
-from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, frames_between, full_sequence
 from mvdiff.keyed import keyed_generator
 
@@ -62,13 +62,13 @@ class FrameDataset(Dataset):
         missing_captions: Frames without a caption among those that samples may show.
 
     Raises:
-        FileNotFoundError: A scene is not whole; see `ScanNetScene`.
+        FileNotFoundError: A scene is not whole; see `RecordingSource`.
         ValueError: A setting is out of range.
     """
 
     def __init__(
         self,
-        scenes: Sequence[ScanNetScene],
+        scenes: Sequence[RecordingSource],
         mode: Mode = "keyframes",
         height: int = 192,
         width: int = 256,
@@ -112,7 +112,7 @@ class FrameDataset(Dataset):
         self.slots = [slot for number, scene in enumerate(scenes) for slot in self._slots(number, scene)]
         self.indices = range(len(self.slots)) if indices is None else indices
 
-    def _slots(self, number: int, scene: ScanNetScene) -> list[Slot]:
+    def _slots(self, number: int, scene: RecordingSource) -> list[Slot]:
         """List the samples of a scene; count it in `left_out` where there is none."""
         frames = self._frames(scene)
         pairs = []
@@ -147,22 +147,22 @@ class FrameDataset(Dataset):
             return slots if self.training else list(dict.fromkeys(slots))  # two windows may have one pair nearest
         return [Slot(number, self.mode, start) for start in starts]
 
-    def _frames(self, scene: ScanNetScene, first: int = 0) -> list[int]:
+    def _frames(self, scene: RecordingSource, first: int = 0) -> list[int]:
         """List the frames that starts count in: key frames, or usable frames."""
         if self.mode == "frames":
             return scene.valid_frames
         return scene.valid_frames[first :: self.interval] if self.mode == "interval" else scene.key_frames
 
-    def _whole(self, scene: ScanNetScene, frames: list[int]) -> list[int]:
+    def _whole(self, scene: RecordingSource, frames: list[int]) -> list[int]:
         """Add to the key frames those between them in mode full."""
         return full_sequence(scene, self.height, self.width).frame_ids if self.mode == "full" else frames
 
-    def _check_captions(self, scene: ScanNetScene, frames: Sequence[int]) -> None:
+    def _check_captions(self, scene: RecordingSource, frames: Sequence[int]) -> None:
         missing = scene.without_caption(frames)
         self.missing_captions += len(missing)
         if missing and scene.missing_caption == "error":
             raise FileNotFoundError(
-                f"{scene.file('prompt', missing[0])} must hold a caption; it does not, nor do {len(missing) - 1} more "
+                f"{scene.caption_file(missing[0])} must hold a caption; it does not, nor do {len(missing) - 1} more "
                 f'of the scene\'s {len(frames)} frames. Set missing_caption to "nearest" (the caption of the nearest '
                 f'frame that has one) or "empty", or run `mvdiff data caption {scene.path} --every 1`.'
             )

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File endings that are read as images."""
@@ -46,11 +47,12 @@ def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
         return image.size
 
 
-def read_depth(path: Path) -> Tensor:
+def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
     """Decode a depth map completely.
 
     Args:
-        path: A PNG of one channel of 16-bit millimetres, 0 = none.
+        path: A PNG of one channel of 16 bits, 0 = none.
+        units_per_metre: Value at one metre; by default values are millimetres.
 
     Returns:
         [H, W] float32, metres.
@@ -63,10 +65,20 @@ def read_depth(path: Path) -> Tensor:
         values = np.array(image)
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise ValueError(
-            f"{path} must be a PNG of one channel of 16-bit millimetres; got {values.dtype} of shape {values.shape}. "
+            f"{path} must be a PNG of one channel of 16 bits; got {values.dtype} of shape {values.shape}. "
             "Run `mvdiff data check` on the data set's folder and fetch what it names again."
         )
-    return torch.from_numpy(values.astype(np.float32) / 1000)
+    return torch.from_numpy(values.astype(np.float32) / units_per_metre)
+
+
+def resize_depths(depths: Tensor, height: int, width: int) -> Tensor:
+    """Resize depths [H, W]: each pixel takes the value of the pixel nearest its centre, a tie right and down.
+
+    Example:
+        >>> resize_depths(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 1, 2).tolist()
+        [[2.0, 4.0]]
+    """
+    return interpolate(depths[None, None], (height, width), mode="nearest-exact")[0, 0]
 
 
 @contextmanager

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.captions import read_caption
 from mvdiff.data.images import read_image_uint8
-from mvdiff.data.panoramas import Captions, EmptyCaptionError
+from mvdiff.data.panoramas import Captions
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
@@ -75,25 +76,6 @@ def pano_name(face: str) -> str:
         '0f1e'
     """
     return face.rsplit("/", 1)[-1].rsplit("_skybox", 1)[0]
-
-
-def read_caption(path: Path) -> str:
-    """Read the prompt: the first line.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The first line is empty or not UTF-8.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must hold a caption; the file does not exist. Caption this view.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text; got {error}. Write it again.") from error
-    line = text.split("\n", 1)[0].strip()
-    if not line:
-        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty one. Caption this view.")
-    return line
 
 
 def read_faces(root: Path, row: Sequence[str]) -> Tensor:

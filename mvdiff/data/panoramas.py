@@ -21,12 +21,11 @@ Captions = dict[int | str, str]
 """Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
 
 
-class EmptyCaptionError(ValueError):
-    """A caption is there but says nothing."""
-
-
 class PanoramaSource(Protocol):
-    """What reads one layout on disk: panoramas by index, whatever files they are made of."""
+    """A reader of one layout: panoramas by index, whatever files they are made of.
+
+    Data modules call its class with (root, split, on_broken), see `PanoramaDataModule`.
+    """
 
     def __len__(self) -> int:
         """Number of panoramas."""

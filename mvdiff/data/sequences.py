@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.recordings import RecordingSource
 
 MAX_BETWEEN = 10
 """Frames between two key frames that one interpolation sample has at most (the paper's)."""
@@ -57,7 +57,7 @@ class FrameSequence:
     """
 
     def __init__(
-        self, scene: ScanNetScene, frame_ids: Sequence[int], key_ids: Sequence[int], height: int, width: int
+        self, scene: RecordingSource, frame_ids: Sequence[int], key_ids: Sequence[int], height: int, width: int
     ) -> None:
         for name, ids in (("frame_ids", frame_ids), ("key_ids", key_ids)):
             if sorted(set(ids)) != list(ids):
@@ -103,13 +103,13 @@ class FrameSequence:
             frame,
             scene.image(frame, self.height, self.width),
             scene.depths(frame, self.height, self.width),
-            scene.intrinsics(self.height, self.width),
+            scene.intrinsics(self.height, self.width, frame),
             R,
             t,
         )
 
     def prompt(self, position: int) -> str:
-        """Return the caption of the frame at a position, without prefix; see `ScanNetScene.prompt`."""
+        """Return the caption of the frame at a position, without prefix; see `RecordingSource.prompt`."""
         return self.scene.prompt(self.frame_ids[position])
 
     def sample(
@@ -140,12 +140,12 @@ class FrameSequence:
         }
 
 
-def key_sequence(scene: ScanNetScene, height: int = 192, width: int = 256) -> FrameSequence:
+def key_sequence(scene: RecordingSource, height: int = 192, width: int = 256) -> FrameSequence:
     """Return the key frames of a scene."""
     return FrameSequence(scene, scene.key_frames, scene.key_frames, height, width)
 
 
-def interval_sequence(scene: ScanNetScene, height: int = 192, width: int = 256, interval: int = 20) -> FrameSequence:
+def interval_sequence(scene: RecordingSource, height: int = 192, width: int = 256, interval: int = 20) -> FrameSequence:
     """Return every `interval`-th usable frame of a scene, all of them key frames.
 
     Raises:
@@ -158,7 +158,7 @@ def interval_sequence(scene: ScanNetScene, height: int = 192, width: int = 256, 
 
 
 def full_sequence(
-    scene: ScanNetScene, height: int = 192, width: int = 256, max_between: int | None = None
+    scene: RecordingSource, height: int = 192, width: int = 256, max_between: int | None = None
 ) -> FrameSequence:
     """Return a scene's key frames and the usable frames between them: what the two stages generate.
 

@@ -49,6 +49,16 @@ def cell_from_pixel(pixel: Tensor | float, stride: float) -> Tensor | float:
     return (pixel - (stride - 1) / 2) / stride
 
 
+def pixel_from_corner(position: float) -> float:
+    """Convert a position that counts from the image's corner, as COLMAP's and nerfstudio's do, to pixels.
+
+    Example:
+        >>> pixel_from_corner(320.0)  # the middle of 640 pixels
+        319.5
+    """
+    return position - 0.5
+
+
 def upstream_cell_from_pixel(pixel: Tensor | float, stride: int) -> Tensor | float:
     """Return the cell coordinate at which upstream samples a pixel coordinate: ``pixel / stride - 0.5``.
 

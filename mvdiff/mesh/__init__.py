@@ -3,7 +3,8 @@
 Conventions: see :mod:`mvdiff.geometry`; poses are world-from-camera, depths are z-depths in metres.
 """
 
-from mvdiff.mesh.frames import Frame, SelectedFrames
+from mvdiff.data.recorded_frames import SelectedFrames
+from mvdiff.geometry.consistency import Frame
 from mvdiff.mesh.surface import Mesh, extract_mesh, simplified, turned_upright, up_axis, write_mesh
 from mvdiff.mesh.tsdf import TsdfVolume, fuse
 

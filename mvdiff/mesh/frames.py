@@ -1,184 +1,16 @@
-"""What is fused: frames with depth and pose, read one after the other."""
+"""Frames to fuse: those of a sample folder or of a recording."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple, Protocol
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mvdiff.data.images import read_image_uint8
-from mvdiff.data.scannet import ScanNetScene, resize_depths
-from mvdiff.geometry.cameras import resize_intrinsics
-from mvdiff.geometry.depth import check_finite_cameras
+from mvdiff.data.layouts import Source, looked_for, open_recording, recording_class
+from mvdiff.data.recorded_frames import SceneFrames
+from mvdiff.geometry.consistency import Frame
 from mvdiff.samples import Sample, is_complete, read_sample
 from mvdiff.samples.depths import read_depth
 from mvdiff.samples.folders import DEPTH_NAME
-from mvdiff.shapes import check_shapes
-
-
-class Frame(NamedTuple):
-    """One picture, how far everything in it is away, and the camera that took both.
-
-    Attributes:
-        image: [H, W, 3] uint8.
-        depth: [H, W] z-depth in metres; a depth that is not finite and positive means that there is none.
-        K: [3, 3] intrinsics in pixels.
-        R: [3, 3] world-from-camera.
-        t: [3] camera centre in the world, metres.
-        name: what errors call it.
-    """
-
-    image: Tensor
-    depth: Tensor
-    K: Tensor
-    R: Tensor
-    t: Tensor
-    name: str = "a frame"
-
-
-class Frames(Protocol):
-    """Frames in the order of the recording: a list, or what reads each when asked for it, as often as asked."""
-
-    def __len__(self) -> int:
-        """Return how many there are."""
-
-    def __getitem__(self, index: int, /) -> Frame:
-        """Return one of them; an IndexError ends a loop."""
-
-
-class Recording(Frames, Protocol):
-    """Frames whose poses can be had without reading images."""
-
-    def poses(self) -> tuple[Tensor, Tensor]:
-        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
-
-
-class SelectedFrames:
-    """Every n-th frame of a recording, resized where asked for.
-
-    Args:
-        frames: the recording, see :func:`open_frames`.
-        every: 1 takes all of them, 2 the first, the third, and so on.
-        size: (height, width) in pixels, or None to leave frames as they are.
-
-    Raises:
-        ValueError: ``every`` or a side is less than 1.
-    """
-
-    def __init__(self, frames: Recording, every: int = 1, size: tuple[int, int] | None = None):
-        if every < 1:
-            raise ValueError(f"every must be at least 1; got {every}. 1 takes all frames.")
-        if size is not None and min(size) < 1:
-            raise ValueError(f"size must be a height and a width of at least 1 pixel; got {size}. Leave it out.")
-        self.frames, self.every, self.size = frames, every, size
-
-    def __len__(self) -> int:
-        return -(-len(self.frames) // self.every)
-
-    def __getitem__(self, index: int) -> Frame:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        frame = checked(self.frames[index * self.every])
-        return frame if self.size is None else resized(frame, *self.size)
-
-    def poses(self) -> tuple[Tensor, Tensor]:
-        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres, of all frames, read without their images."""
-        return tuple(values[:: self.every] for values in self.frames.poses())
-
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[index] for index in range(len(self)))
-
-
-def checked(frame: Frame) -> Frame:
-    """Return the frame itself after checking its shapes and that its camera is finite.
-
-    Raises:
-        ValueError: something does not fit; the text names the frame.
-    """
-    try:
-        check_shapes(
-            image=(frame.image, "H W 3"),
-            depth=(frame.depth, "H W"),
-            K=(frame.K, "3 3"),
-            R=(frame.R, "3 3"),
-            t=(frame.t, "3"),
-        )
-        check_finite_cameras(K=frame.K, R=frame.R, t=frame.t)
-    except ValueError as error:
-        raise ValueError(f"{error} (In {frame.name}.)") from error
-    if frame.image.dtype != torch.uint8:
-        raise ValueError(
-            f"image must be uint8; got {frame.image.dtype}, in {frame.name}. Convert it by mvdiff.samples.to_uint8."
-        )
-    return frame
-
-
-def resized(frame: Frame, height: int, width: int) -> Frame:
-    """Return a frame at another size: colours averaged, depths those of the nearest pixel, intrinsics to match.
-
-    Depths are not averaged: between the edge of a thing and what is behind it, there is nothing.
-
-    Example:
-        >>> depth, eye = torch.tensor([[1.0, 1.0, 3.0, 3.0]]).expand(2, 4), torch.eye(3)
-        >>> half = resized(Frame(torch.zeros(2, 4, 3, dtype=torch.uint8), depth, eye, eye, torch.zeros(3)), 1, 2)
-        >>> half.depth.tolist(), half.image.shape, half.K[0].tolist()
-        ([[1.0, 3.0]], torch.Size([1, 2, 3]), [0.5, 0.0, -0.25])
-    """
-    old_height, old_width = frame.depth.shape
-    if (old_height, old_width) == (height, width):
-        return frame
-    return frame._replace(
-        image=resized_image(frame.image, height, width),
-        depth=resize_depths(frame.depth, height, width),
-        K=resize_intrinsics(frame.K, width / old_width, height / old_height),
-    )
-
-
-def resized_image(image: Tensor, height: int, width: int) -> Tensor:
-    """Return an image [H, W, 3] uint8 at another size, by antialiased bilinear interpolation."""
-    pixels = image.permute(2, 0, 1)[None].float()
-    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
-    return pixels.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
-
-
-class SceneFrames:
-    """The usable frames of a recording in the ScanNet layout, at the size of its depth images.
-
-    Args:
-        scene: the recording.
-
-    Raises:
-        ValueError: it has no usable frame.
-    """
-
-    def __init__(self, scene: ScanNetScene):
-        self.scene, self.numbers = scene, scene.valid_frames
-        if not self.numbers:
-            reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(scene.unusable.items()))
-            raise ValueError(
-                f"{scene.path} must have usable frames; got none ({reasons or 'none is listed'}). Run "
-                f"`mvdiff data check {scene.path}`."
-            )
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def poses(self) -> tuple[Tensor, Tensor]:
-        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
-        R, t = zip(*(self.scene.pose(number) for number in self.numbers), strict=True)
-        return torch.stack(R), torch.stack(t)
-
-    def __getitem__(self, index: int) -> Frame:
-        number, scene = self.numbers[index], self.scene
-        height, width = scene.depth_size
-        R, t = scene.pose(number)
-        image = read_image_uint8(scene.file("color", number)).permute(1, 2, 0)
-        if tuple(image.shape[:2]) != (height, width):
-            image = resized_image(image, height, width)
-        depth = scene.stored_depths(number)
-        return Frame(image, depth, scene.intrinsics(height, width), R, t, f"{scene.path}, frame {number}")
 
 
 class SampleFrames:
@@ -222,19 +54,23 @@ class SampleFrames:
         return Frame(image, depth, self.K[index], self.R[index], self.t[index], str(path))
 
 
-def open_frames(folder: str | Path) -> SceneFrames | SampleFrames:
-    """Open what is to be fused: a sample folder, or a scene in the ScanNet layout.
+def open_frames(folder: str | Path, source: Source | None = None) -> SceneFrames | SampleFrames:
+    """Open what is to be fused: a sample folder, or a recording.
+
+    Args:
+        folder: A sample folder, or a recording of any layout.
+        source: What reads a recording; by default the layout that it has.
 
     Raises:
-        FileNotFoundError: it is neither.
-        ValueError: it has no frame with a depth and a pose.
+        FileNotFoundError: It is neither.
+        ValueError: It has no frame with a depth and a pose.
     """
     folder = Path(folder)
-    if is_complete(folder):
+    if source is None and is_complete(folder):
         return SampleFrames(read_sample(folder))
-    if (folder / "pose").is_dir():
-        return SceneFrames(ScanNetScene(folder, on_broken="skip"))
+    if recording_class(folder, source):
+        return SceneFrames(open_recording(folder, source, on_broken="skip"))
     raise FileNotFoundError(
-        f"SOURCE must be a sample folder (with sample.json) or a scene (with color/, depth/ and pose/); got {folder}. "
+        f"SOURCE must be a sample folder (with sample.json) or a scene (with {looked_for(source)}); got {folder}. "
         "Name one sample or scene, not the folder above it."
     )

@@ -17,9 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.recorded_frames import checked
+from mvdiff.geometry.consistency import Frame, Frames
 from mvdiff.geometry.depth import known_depths, project_points, unproject
 from mvdiff.geometry.sampling import cell_centres, sample_bilinear
-from mvdiff.mesh.frames import Frame, Frames, checked
 
 BLOCK = 8
 """Voxels along a side of a block."""

@@ -124,7 +124,7 @@ def _sequence_record(sequence: FrameSequence, prompt: str | None) -> SampleRecor
     """Describe a sequence without reading its pictures and depths."""
     scene, height, width = sequence.scene, sequence.height, sequence.width
     R, t = (torch.stack(values) for values in zip(*map(scene.pose, sequence.frame_ids), strict=True))
-    K = scene.intrinsics(height, width).expand(len(sequence), 3, 3)
+    K = torch.stack([scene.intrinsics(height, width, frame) for frame in sequence.frame_ids])
     return SampleRecord(
         sequence.name,
         [scene.prompt(frame) if prompt is None else prompt for frame in sequence.frame_ids],

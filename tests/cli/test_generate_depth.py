@@ -9,6 +9,7 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.samples import find_samples, read_sample
+from tests.data.other_layouts import write_transforms, write_tum
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.conftest import make_pipeline
 from tests.pipelines.depth_pipelines import make_depth_pipeline
@@ -59,6 +60,19 @@ def test_modes(model, walk, tmp_path, capsys, options, frames, keys):
     assert sample.record.translations().shape == (len(frames), 3)
     expected = f"toy00000: {len(frames)} frames" + f", {len(keys)} of them key frames" * (frames != keys) + "; written"
     assert capsys.readouterr().out.splitlines() == [expected, f"{tmp_path}: 1 scenes"]
+
+
+@pytest.mark.parametrize("write", [write_transforms, write_tum])
+def test_other_layouts_give_the_same_frames(model, walk, tmp_path, write):
+    other = write(walk, tmp_path / "other" / walk.name)
+    for scene, out in ((walk, tmp_path / "a"), (other, tmp_path / "b")):
+        assert generate(model, scene, out, "--real", out / "real") == 0
+    expected, found = (read_sample(tmp_path / out / walk.name) for out in ("a", "b"))
+    assert found.record.prompts == expected.record.prompts
+    assert (found.images_uint8().int() - expected.images_uint8().int()).abs().max() <= 1
+    assert torch.equal(found.depths(), expected.depths())
+    real, other_real = (read_sample(tmp_path / out / "real" / walk.name) for out in ("a", "b"))
+    assert torch.equal(real.images_uint8(), other_real.images_uint8())
 
 
 def test_rerun_skips_and_other_settings_are_refused(model, walk, tmp_path, capsys):
@@ -161,7 +175,7 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     for frame in (1, 4):
         (scene / "pose" / f"{frame}.txt").write_text("nan " * 16)
     assert "must have frames to generate; got none that is usable (2 x pose is not finite)" in error_of(model, scene)
-    assert "must be a folder of a scene; it does not exist" in error_of(model, tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'} must be a scene, with " in error_of(model, tmp_path / "nowhere")
     (scene / "key_frame_0.6.txt").write_text("0\n2\n")
     (scene / "depth" / "2.png").write_bytes((scene / "depth" / "2.png").read_bytes()[:60])
     assert "depth/2.png" in error_of(model, scene)

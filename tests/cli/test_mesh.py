@@ -118,7 +118,7 @@ def test_a_scene_with_hardly_any_depth_is_told_so(scene, tmp_path, capsys):
     error = capsys.readouterr().err
     assert (
         "the frames of SOURCE must have depth; got ones that do not: its depth is missing (known at 0.0% of the pixels "
-        f"of the frames compared), in {tmp_path / 'depth'}. Put depth images there (uint16, millimetres, 0 where "
+        f"of the frames compared), in {tmp_path / 'depth'}. Put depth images there (uint16, 1000 a metre, 0 where "
         "there is none); --force fuses it anyway."
     ) in error
     assert "poses" not in error

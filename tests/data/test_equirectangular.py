@@ -86,7 +86,7 @@ def test_truncated_and_wrong_size_are_named_when_read(root):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [("\n", "at least one panorama"), ("place0\nplace1\nplace0\n", "got 'place0' twice"), (None, "must exist")],
+    [("\n", "at least one name"), ("place0\nplace1\nplace0\n", "got 'place0' twice"), (None, "must exist")],
 )
 def test_bad_list_is_named(root, content, text):
     path = root / "train.txt"

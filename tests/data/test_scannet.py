@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from mvdiff.data.frame_files import numbers_in
+from mvdiff.data.layouts import data_set_root, scene_folders
 from mvdiff.data.scannet import ScanNetScene
-from mvdiff.data.scannet_files import layout_root, numbers_in, read_intrinsics, scene_folders
 from mvdiff.geometry.depth import project_points
 from tests.data.scenes import DEPTH_SIZE, K_DEPTH, pose_of, write_depth, write_frame, write_scannet, write_scene
 
@@ -202,7 +203,7 @@ def test_broken_arrays_and_images(path):
     with pytest.raises(ValueError, match=r"8\.png must be a whole image file"):
         ScanNetScene(path).depths(8, 4, 6)
     Image.new("RGB", (32, 24)).save(path / "depth" / "9.png")
-    with pytest.raises(ValueError, match=r"9\.png must be a PNG of one channel of 16-bit millimetres"):
+    with pytest.raises(ValueError, match=r"9\.png must be a PNG of one channel of 16 bits"):
         ScanNetScene(path).depths(9, 4, 6)
     write_depth(path, 10, np.ones((48, 64)))
     with pytest.raises(ValueError, match=r"10\.png must be 32x24 as the scene's others; got 64x48"):
@@ -211,7 +212,7 @@ def test_broken_arrays_and_images(path):
 
 def test_what_is_no_scene(path, tmp_path):
     (tmp_path / "other" / "color").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match="depth must be a folder of a scene; it does not exist"):
+    with pytest.raises(FileNotFoundError, match=r"other/depth must be part of a scene .*; it does not exist"):
         ScanNetScene(tmp_path / "other")
     with pytest.raises(FileNotFoundError, match=r"must be one scene; it holds scenes. Name one of .*other"):
         ScanNetScene(tmp_path)
@@ -229,7 +230,7 @@ def test_what_is_no_scene(path, tmp_path):
 
 def test_folders(tmp_path):
     root = write_scannet(tmp_path / "scannet", num_frames=1, key_every=None)
-    assert layout_root(tmp_path) == layout_root(root) == root
+    assert data_set_root(tmp_path) == data_set_root(root) == root
     assert [path.name for path in scene_folders(root / "test")] == ["scene3", "scene4"]
     with pytest.raises(ValueError, match="must hold at least one scene"):
         scene_folders(root)
@@ -238,8 +239,9 @@ def test_folders(tmp_path):
 
 
 def test_intrinsics_of_three_rows(tmp_path):
-    np.savetxt(tmp_path / "K.txt", K_DEPTH[:3, :3])
-    assert read_intrinsics(tmp_path / "K.txt", *DEPTH_SIZE).tolist() == K_DEPTH[:3, :3].tolist()
+    scene = write_scene(tmp_path / "room", num_frames=1)
+    np.savetxt(scene / "intrinsic" / "intrinsic_depth.txt", K_DEPTH[:3, :3])
+    assert ScanNetScene(scene).intrinsics(*DEPTH_SIZE).tolist() == K_DEPTH[:3, :3].tolist()
 
 
 def test_a_new_frame_needs_no_list(tmp_path):

@@ -3,9 +3,10 @@ import pytest
 import torch
 from PIL import Image
 
+from mvdiff.data.recorded_frames import SceneFrames, resized
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.mesh import Frame, SelectedFrames
-from mvdiff.mesh.frames import SampleFrames, SceneFrames, open_frames, resized
+from mvdiff.mesh.frames import SampleFrames, open_frames
 from mvdiff.samples import SampleRecord, camera_record, write_sample
 from tests.mesh.worlds import EYE, camera, plane_frame
 

@@ -6,8 +6,8 @@ import torch
 from scipy.spatial import cKDTree
 
 from mvdiff.geometry import cell_centres, unproject
+from mvdiff.geometry.consistency import check_consistency
 from mvdiff.mesh import SelectedFrames, extract_mesh, fuse, up_axis
-from mvdiff.mesh.consistency import check_consistency
 from mvdiff.mesh.frames import open_frames
 
 VOXEL = 0.03

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,14 +13,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.equirectangular import list_images, read_prompts
 from mvdiff.data.images import read_image_uint8
-from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_caption, read_faces, read_split
-from mvdiff.data.panoramas import EmptyCaptionError
+from mvdiff.data.layouts import Source, open_recording
+from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_faces, read_split
 from mvdiff.data.prepare.captioner import Captioner
 from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
-from mvdiff.data.prepare.scenes import find_scenes
-from mvdiff.data.scannet import ScanNetScene
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import perspective_from_equirectangular, perspective_from_skybox
 
@@ -50,6 +49,7 @@ def caption_folder(
     view_size: int = 512,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
+    source: Source | None = None,
 ) -> CaptionReport:
     """Caption a data set: panoramas every 45 degrees, scenes at their key frames. What has a caption keeps it.
 
@@ -61,6 +61,7 @@ def caption_folder(
         view_size: Side of the views (90 degrees) of panoramas that are captioned, pixels.
         overwrite: Caption anew what has a caption.
         progress: Called with (captions done, captions to write).
+        source: What reads the scenes; by default the layouts that they have.
 
     Returns:
         What was done. A source that is broken does not stop the others.
@@ -73,9 +74,9 @@ def caption_folder(
         if value is not None and value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
     report, jobs = CaptionReport(), []
-    for layout, folder in find_layouts(root):
-        if layout == "scannet":
-            jobs += _scannet_jobs(folder, every, overwrite, report)
+    for layout, folder, scenes in find_layouts(root, source):
+        if scenes:
+            jobs += _recording_jobs(scenes, source, every, overwrite, report)
         elif layout == "matterport3d":
             jobs += _matterport3d_jobs(folder, view_size, overwrite, report)
         else:
@@ -114,23 +115,23 @@ def _batches(jobs: list[Job], batch_size: int, report: CaptionReport) -> Iterato
         yield batch
 
 
-def _scannet_jobs(folder: Path, every: int | None, overwrite: bool, report: CaptionReport) -> Iterator[Job]:
-    for path in find_scenes(folder):
+def _recording_jobs(
+    scenes: Iterable[Path], source: Source | None, every: int | None, overwrite: bool, report: CaptionReport
+) -> Iterator[Job]:
+    for path in scenes:
         try:
-            scene = ScanNetScene(path)
+            scene = open_recording(path, source)
             frames = scene.key_frames if every is None else scene.valid_frames[::every]
         except (FileNotFoundError, ValueError) as error:
             report.failed.append(
                 f"{error} Or caption every N-th frame with --every N." if every is None else str(error)
             )
             continue
-        (path / "prompt").mkdir(exist_ok=True)
         for frame in frames:
-            target = scene.file("prompt", frame)
+            target = scene.caption_file(frame)
             if _has_caption(target, overwrite, report):
                 continue
-            image = scene.file("color", frame)
-            yield Job(1, lambda image=image: [read_image_uint8(image)], partial(_write_texts, [target]))
+            yield Job(1, lambda scene=scene, frame=frame: [scene.load_image(frame)], partial(_write_texts, [target]))
 
 
 def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[Job]:

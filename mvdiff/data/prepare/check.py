@@ -5,51 +5,86 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from mvdiff.data.captions import read_caption
 from mvdiff.data.equirectangular import list_images, read_names, read_prompts
-from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_caption, read_split
-from mvdiff.data.prepare.check_scannet import check_scannet
-from mvdiff.data.prepare.layout import Layout, find_layouts, find_skyboxes
+from mvdiff.data.layouts import Source
+from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_split
+from mvdiff.data.panoramas import PanoramaSource
+from mvdiff.data.prepare.check_recordings import check_recordings
+from mvdiff.data.prepare.layout import DataSet, find_layouts, find_skyboxes
 from mvdiff.data.prepare.problems import CheckReport, Problem, Progress, collect, image_sizes, problem_of
+from mvdiff.geometry.cameras import RingRig
 
 
-def check_folder(root: str | Path, num_threads: int = 8, progress: Progress | None = None) -> CheckReport:
+def check_folder(
+    root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
+) -> CheckReport:
     """Decode every image and read every caption (and pose) of a data set; in the first of its layouts.
 
     Args:
         root: The data set's folder; the layout is found out.
         num_threads: Files decoded at once.
         progress: Called after each panorama or scene.
+        source: What reads the data set; by default the layouts that it has.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It has none of the known layouts, or `num_threads` is less than 1.
     """
-    _check_num_threads(num_threads)
-    return _check(*find_layouts(root)[0], num_threads, progress)
+    return check_folders(root, num_threads, progress, source)[0]
 
 
-def check_folders(root: str | Path, num_threads: int = 8, progress: Progress | None = None) -> list[CheckReport]:
+def check_folders(
+    root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
+) -> list[CheckReport]:
     """Check a folder as `check_folder` does, in each layout that it has."""
-    _check_num_threads(num_threads)
-    return [_check(layout, folder, num_threads, progress) for layout, folder in find_layouts(root)]
-
-
-def _check_num_threads(num_threads: int) -> None:
     if num_threads < 1:
         raise ValueError(f"num_threads must be at least 1; got {num_threads}. Leave it out for the default.")
+    if source is not None and not source.reads_recordings:
+        data_sets = [DataSet(source.cls.__name__, Path(root))]
+    else:
+        data_sets = find_layouts(root, source)
+    return [_check(data_set, num_threads, progress, source) for data_set in data_sets]
 
 
-def _check(layout: Layout, folder: Path, num_threads: int, progress: Progress | None) -> CheckReport:
-    report = CheckReport(layout, folder)
-    check = {
-        "matterport3d": _check_matterport3d,
-        "equirectangular": _check_equirectangular,
-        "scannet": check_scannet,
-    }[layout]
+def _check(data_set: DataSet, num_threads: int, progress: Progress | None, source: Source | None) -> CheckReport:
+    report = CheckReport(data_set.layout, data_set.root, noun="scenes" if data_set.scenes else "panoramas")
+    progress = progress or (lambda done, total: None)
     with ThreadPoolExecutor(num_threads) as pool:
-        check(report, pool, progress or (lambda done, total: None))
+        if data_set.scenes:
+            check_recordings(report, data_set.scenes, source, pool, progress)
+        elif source is not None:
+            _check_panoramas(report, source, pool, progress)
+        elif data_set.layout == "matterport3d":
+            _check_matterport3d(report, pool, progress)
+        else:
+            _check_equirectangular(report, pool, progress)
     report.problems.sort()
     return report
+
+
+def _check_panoramas(report: CheckReport, source: Source, pool: ThreadPoolExecutor, progress: Progress) -> None:
+    """Cut small views of every panorama of a user's source, and read its captions."""
+    items = []
+    for split in ("train", "test"):
+        try:
+            panoramas = source(report.root, split, on_broken="error")
+        except (FileNotFoundError, ValueError) as error:
+            report.problems.append(Problem("broken split", report.root, f"{split}: {error}"))
+            continue
+        report.panoramas[split] = len(panoramas)
+        items += [(panoramas, index, split) for index in range(len(panoramas))]
+    rig = RingRig(height=64, width=64)
+    K, R = rig.cameras()
+
+    def check(item: tuple[PanoramaSource, int, str]) -> tuple[dict, int, list[Problem]]:
+        panoramas, index, split = item
+        path = report.root / panoramas.sample_id(index)
+        views = problem_of(lambda: panoramas.views(index, K, R, rig.height, rig.width), path, "panorama", split)
+        captions = problem_of(lambda: panoramas.captions(index), path, "caption", split)
+        return {}, not captions, views + captions
+
+    collect(report, pool.map(check, items), len(items), progress)
 
 
 def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress) -> None:

@@ -19,9 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.data.prepare.scenes import find_scenes, output_folder
-from mvdiff.data.scannet import ScanNetScene, resize_depths
-from mvdiff.data.scannet_files import KEY_FRAMES, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
+from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
+from mvdiff.data.images import resize_depths
+from mvdiff.data.layouts import Source, find_recordings, open_recording
+from mvdiff.data.prepare.linked_copy import output_folder
+from mvdiff.data.recordings import RecordingSource
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     depth_at,
@@ -124,7 +126,7 @@ def two_way_overlap(first: View, second: View) -> float:
 
 
 def find_key_frames(
-    scene: ScanNetScene,
+    scene: RecordingSource,
     overlap: float = OVERLAP,
     min_depth: float = MIN_DEPTH,
     numbers: Iterable[int] | None = None,
@@ -146,8 +148,7 @@ def find_key_frames(
         FileNotFoundError: There are no intrinsics.
     """
     _check_settings(overlap, min_depth)
-    in_color = numbers_in(scene.path / "color")
-    found = SceneKeyFrames(scene.path, len(in_color))
+    found = SceneKeyFrames(scene.path, len(scene.frames))
     key: View | None = None
     last: View | None = None  # the last frame that still overlaps the key frame by the target
 
@@ -158,7 +159,7 @@ def find_key_frames(
         found.key_frames.append(view.number)
         key, last = view, None
 
-    for view in _usable_views(scene, in_color if numbers is None else numbers, min_depth, found):
+    for view in _usable_views(scene, scene.frames if numbers is None else numbers, min_depth, found):
         if key is None:
             add(view)
         elif two_way_overlap(key, view) >= overlap:
@@ -182,11 +183,10 @@ def find_key_frames(
     return found
 
 
-def _find_valid_frames(scene: ScanNetScene, min_depth: float, key_frames: list[int]) -> SceneKeyFrames:
+def _find_valid_frames(scene: RecordingSource, min_depth: float, key_frames: list[int]) -> SceneKeyFrames:
     """Look at the frames of a scene whose key frames are chosen: which are usable is all that is asked."""
-    numbers = numbers_in(scene.path / "color")
-    found = SceneKeyFrames(scene.path, len(numbers), key_frames=key_frames)
-    for _ in _usable_views(scene, numbers, min_depth, found):
+    found = SceneKeyFrames(scene.path, len(scene.frames), key_frames=key_frames)
+    for _ in _usable_views(scene, scene.frames, min_depth, found):
         pass
     if not found.valid_frames:
         found.problem = _no_frame_is_usable(found)
@@ -204,7 +204,7 @@ def _check_settings(overlap: float, min_depth: float) -> None:
 
 
 def _usable_views(
-    scene: ScanNetScene, numbers: Iterable[int], min_depth: float, found: SceneKeyFrames
+    scene: RecordingSource, numbers: Iterable[int], min_depth: float, found: SceneKeyFrames
 ) -> Iterator[View]:
     """Read the usable frames in order; note them, and why the others are not, in `found`."""
     smaller = max(1, max(scene.depth_size) / _SIZE)
@@ -226,7 +226,7 @@ def _usable_views(
         yield View(
             number,
             resize_depths(depths, *size),
-            scene.intrinsics(*size),
+            scene.intrinsics(*size, number),
             *scene.pose(number),
         )
 
@@ -251,6 +251,7 @@ def key_frames_of(
     overwrite: bool = False,
     num_workers: int = 1,
     progress: Callable[[SceneKeyFrames, int], None] | None = None,
+    source: Source | None = None,
 ) -> list[SceneKeyFrames]:
     """Write key_frame_0.6.txt and valid_frames.npy of every scene of a folder.
 
@@ -263,6 +264,7 @@ def key_frames_of(
             made: valid frames are all that are usable, key frames are chosen among the valid ones that are listed.
         num_workers: Processes.
         progress: Called with each scene's result and the number of scenes.
+        source: What reads a scene; by default the layout that it has.
 
     Returns:
         Per scene what was found; where `problem` is set, nothing was written.
@@ -271,9 +273,9 @@ def key_frames_of(
         FileNotFoundError: There is no such folder.
         ValueError: It holds no scene, or a setting is out of range.
     """
-    scenes = find_scenes(root)
+    scenes = find_recordings(root, source)
     _check_settings(overlap, min_depth)
-    job = partial(_write_scene, Path(root), None if out is None else Path(out), overlap, min_depth, overwrite)
+    job = partial(_write_scene, Path(root), None if out is None else Path(out), overlap, min_depth, overwrite, source)
     results = []
     for found in _map(job, scenes, num_workers):
         results.append(found)
@@ -283,7 +285,13 @@ def key_frames_of(
 
 
 def _write_scene(
-    root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, scene: Path
+    root: Path,
+    out: Path | None,
+    overlap: float,
+    min_depth: float,
+    overwrite: bool,
+    source: Source | None,
+    scene: Path,
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
     kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and (folder / name).is_file()]
@@ -291,10 +299,10 @@ def _write_scene(
         return SceneKeyFrames(folder, kept=True)
     try:
         if kept == [KEY_FRAMES]:
-            found = _find_valid_frames(ScanNetScene(folder), min_depth, read_key_frames(folder / KEY_FRAMES))
+            found = _find_valid_frames(open_recording(folder, source), min_depth, read_key_frames(folder / KEY_FRAMES))
         else:
             numbers = read_valid_frames(folder / VALID_FRAMES) if kept else None
-            found = find_key_frames(ScanNetScene(folder), overlap, min_depth, numbers)
+            found = find_key_frames(open_recording(folder, source), overlap, min_depth, numbers)
         found.kept_list = kept[0] if kept else ""
     except (FileNotFoundError, ValueError) as error:
         return SceneKeyFrames(folder, problem=str(error))

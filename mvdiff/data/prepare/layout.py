@@ -5,14 +5,11 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
 from mvdiff.data.equirectangular import list_images
+from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
 from mvdiff.data.matterport3d import layout_root
-from mvdiff.data.prepare.scenes import scenes_in
-from mvdiff.data.scannet_files import layout_root as scannet_root
-
-Layout = Literal["matterport3d", "equirectangular", "scannet"]
 
 FACES_FOLDER = "matterport_skybox_images"
 """Name of the folder of a scene's skybox faces."""
@@ -20,8 +17,26 @@ FACES_FOLDER = "matterport_skybox_images"
 _FACE = re.compile(r"(?P<pano>.+)_skybox(?P<face>[0-5])_sami\.(jpg|jpeg|png)")
 
 
-def find_layouts(root: str | Path) -> list[tuple[Layout, Path]]:
-    """Return the layouts of a folder, each with the folder that holds its lists or its train/ and test/.
+class DataSet(NamedTuple):
+    """A data set of one kind.
+
+    Attributes:
+        layout: "matterport3d", "equirectangular", or a layout of recordings (several, where they are mixed).
+        root: Folder of the lists, or of train/ and test/.
+        scenes: Folders of the recordings; none where it is panoramas.
+    """
+
+    layout: str
+    root: Path
+    scenes: tuple[Path, ...] = ()
+
+
+def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet]:
+    """Return the data sets of a folder: panoramas, recordings, or both.
+
+    Args:
+        root: The folder.
+        source: What reads recordings in it; by default the layouts that they have.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -30,35 +45,50 @@ def find_layouts(root: str | Path) -> list[tuple[Layout, Path]]:
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"DIR must be a folder; {root} does not exist. Correct the path.")
-    if (root / "color").is_dir():  # a single scene, which has lists of its own
-        return [("scannet", root)]
-    scenes, skyboxes, found = scenes_in(root), layout_root(root), []
+    if recording_class(root, source):  # a single scene, which has lists of its own
+        return [_recordings(root, [root], source)]
+    scenes, skyboxes, found = recordings_in(root, source), layout_root(root), []
     look_deeper = skyboxes != root or not scenes  # not into the many files of scenes
-    if any(skyboxes.glob("*.npy")) or (look_deeper and (any(True for _ in _face_folders(skyboxes)) or _zips(skyboxes))):
-        found.append(("matterport3d", skyboxes))
+    if source is None and (
+        any(skyboxes.glob("*.npy")) or (look_deeper and (any(True for _ in _face_folders(skyboxes)) or _zips(skyboxes)))
+    ):
+        found.append(DataSet("matterport3d", skyboxes))
     if scenes:
-        found.append(("scannet", scannet_root(root)))
-    if not found and (any(root.glob("*.txt")) or list_images(root)):
-        found.append(("equirectangular", root))
+        found.append(_recordings(data_set_root(root), scenes, source))
+    if source is None and not found and (any(root.glob("*.txt")) or list_images(root)):
+        found.append(DataSet("equirectangular", root))
     if not found:
+        panoramas = f"a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular images, "
         raise ValueError(
-            f"DIR must be a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular "
-            f"images, or one of ScanNet scenes ({{train,test}}/<scene>/color); got {root}, which is none."
+            f"DIR must be {panoramas if source is None else ''}a scene or a folder of scenes "
+            f"({{train,test}}/<scene> with {looked_for(source)}); got {root}, which is none."
         )
     return found
 
 
-def detect_layout(root: str | Path) -> tuple[Literal["matterport3d", "equirectangular"], Path]:
-    """Return the layout of a folder of panoramas and the folder that holds its lists.
+def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSet:
+    layouts = sorted({recording_class(scene, source).cls.layout for scene in scenes})
+    return DataSet(", ".join(layouts), root, tuple(scenes))
+
+
+def splittable(root: str | Path) -> DataSet:
+    """Return what of a folder can be split: its panoramas, or else recordings that lie side by side.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: It has no layout of panoramas.
+        ValueError: There is nothing to split: it has no known layout, is one recording, or is split by folders.
     """
-    found = [(layout, folder) for layout, folder in find_layouts(root) if layout != "scannet"]
-    if not found:
-        raise ValueError(f"DIR must be a folder of panoramas; got {root}, which holds ScanNet scenes: move folders.")
-    return found[0]
+    found = find_layouts(root)
+    panoramas = next((data_set for data_set in found if not data_set.scenes), None)
+    data_set = panoramas or found[0]
+    if data_set.root in data_set.scenes:
+        raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is one scene.")
+    if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):
+        raise ValueError(
+            f"DIR must be a folder of panoramas or of scenes side by side; got {root}, whose scenes "
+            f"({data_set.layout} layout) are split by the folders train/ and test/: move them."
+        )
+    return data_set
 
 
 def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[str]]:

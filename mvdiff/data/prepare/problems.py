@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import image_size
-from mvdiff.data.panoramas import EmptyCaptionError
+from mvdiff.geometry.consistency import Consistency
 
 Progress = Callable[[int, int], None]
 """Called with (panoramas or scenes done, those in all)."""
@@ -31,13 +32,15 @@ class CheckReport:
     """What a check found.
 
     Attributes:
-        layout: "matterport3d", "equirectangular" or "scannet".
+        layout: "matterport3d", "equirectangular", or a layout of recordings.
         root: Folder of the lists, or of train/ and test/.
         panoramas: Panoramas per list, or scenes per split.
         sizes: Images per (width, height), depth images included.
         captions: Captions read.
         problems: All that is wrong.
         notes: What is as it may be but worth a number, counted by kind.
+        noun: "panoramas" or "scenes".
+        agreement: Scenes whose depths and poses could be compared, and how far they agree.
     """
 
     layout: str
@@ -47,6 +50,8 @@ class CheckReport:
     captions: int = 0
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)
+    noun: str = "panoramas"
+    agreement: dict[Path, Consistency] = field(default_factory=dict)
 
     @property
     def counts(self) -> Counter[str]:
@@ -76,9 +81,9 @@ def problem_of(read: Callable[[], object], path: Path, noun: str, where: str) ->
     return []
 
 
-def collect(report: CheckReport, results: Iterable, total: int, progress: Progress) -> dict[Path, tuple[int, int]]:
-    """Gather the results of all panoramas into the report; return the size of every whole image."""
-    sizes: dict[Path, tuple[int, int]] = {}
+def collect(report: CheckReport, results: Iterable, total: int, progress: Progress) -> dict:
+    """Gather the results of all panoramas into the report; return the (width, height) of every whole image."""
+    sizes = {}
     for done, (found, captions, problems) in enumerate(results, start=1):
         sizes |= found
         report.captions += captions

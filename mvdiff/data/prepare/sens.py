@@ -20,7 +20,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image
 
-from mvdiff.data.scannet_files import numbers_in
+from mvdiff.data.frame_files import numbers_in
 
 RAW, PNG, JPEG = 0, 1, 2
 RAW_USHORT, ZLIB_USHORT = 0, 1

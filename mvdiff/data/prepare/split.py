@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from mvdiff.data.equirectangular import list_images
-from mvdiff.data.prepare.layout import FACES_FOLDER, detect_layout, find_skyboxes
+from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
 from mvdiff.keyed import keyed_int
 
 
@@ -20,11 +20,12 @@ class SplitReport:
     """What was written.
 
     Attributes:
-        train: Number of training panoramas.
-        test: Number of test panoramas.
+        train: Number of training panoramas, or recordings.
+        test: Number of test panoramas, or recordings.
         files: The lists.
         unpacked: Archives that were unpacked on the way.
         left_out: Panoramas that lack faces.
+        noun: "panoramas" or "scenes".
     """
 
     train: int
@@ -32,6 +33,7 @@ class SplitReport:
     files: list[Path]
     unpacked: list[Path] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
+    noun: str = "panoramas"
 
 
 def split_folder(
@@ -45,7 +47,7 @@ def split_folder(
 
     A Matterport3D folder is split by scene, so that no place is in both lists; it may be a raw download, whose
     `matterport_skybox_images.zip` archives are unpacked beside themselves first. A folder of equirectangular images
-    is split by file.
+    is split by file, one of recordings that are not in train/ and test/ by recording.
 
     Args:
         root: The data set's folder.
@@ -60,7 +62,7 @@ def split_folder(
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1; got {test_fraction}.")
-    layout, root = detect_layout(root)
+    layout, root, scenes = splittable(root)
     suffix = ".npy" if layout == "matterport3d" else ".txt"
     files = [root / f"train{suffix}", root / f"test{suffix}"]
     existing = [path for path in files if path.exists()]
@@ -71,14 +73,15 @@ def split_folder(
         groups, left_out = find_skyboxes(root)
     else:
         unpacked, left_out = [], []
-        groups = {name: [name] for name in list_images(root)}
+        names = [scene.relative_to(root).as_posix() for scene in scenes] or list_images(root)
+        groups = {name: [name] for name in names}
     chosen = _chosen(groups, test_fraction, test_names, seed)
     lists = [
         [row for name in sorted(groups) if (name in chosen) == in_test for row in groups[name]] for in_test in (0, 1)
     ]
     for path, rows in zip(files, lists, strict=True):
         _write(path, rows)
-    return SplitReport(len(lists[0]), len(lists[1]), files, unpacked, left_out)
+    return SplitReport(len(lists[0]), len(lists[1]), files, unpacked, left_out, "scenes" if scenes else "panoramas")
 
 
 def unpack_archives(root: Path) -> list[Path]:

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mvdiff.cli.main import main
+from mvdiff.data.frame_files import read_key_frames, read_valid_frames
 from mvdiff.data.prepare.keyframes import (
     SceneKeyFrames,
     find_key_frames,
@@ -17,7 +18,6 @@ from mvdiff.data.prepare.keyframes import (
 )
 from mvdiff.data.prepare.keyframes import _usable_views as usable_views
 from mvdiff.data.scannet import ScanNetScene
-from mvdiff.data.scannet_files import read_key_frames, read_valid_frames
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.geometry import overlap_matrix
 

@@ -6,6 +6,8 @@ from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.data.prepare.check import check_folder, check_folders
+from mvdiff.data.prepare.split import split_folder
+from mvdiff.data.recording_datamodule import RecordingDataModule
 from tests.data.folders import truncate, write_equirectangular, write_matterport3d
 from tests.data.scenes import write_depth, write_scannet, write_scene
 
@@ -150,13 +152,27 @@ def test_each_layout_of_a_folder_is_checked(tmp_path, capsys):
     assert [report.layout for report in check_folders(write_equirectangular(tmp_path / "panos"))] == ["equirectangular"]
 
 
-def test_scenes_are_not_split(tmp_path):
-    from mvdiff.data.prepare.split import split_folder
-
+def test_scenes_in_train_and_test_are_not_split(tmp_path):
     write_scannet(tmp_path, num_train=1, num_test=1, num_frames=2)
     (tmp_path / "scannetv2_train.txt").write_text("scene0\n")
-    with pytest.raises(ValueError, match=r"DIR must be a folder of panoramas; got .* ScanNet scenes"):
+    with pytest.raises(ValueError, match=r"DIR must be .* side by side; got .* \(scannet layout\)"):
         split_folder(tmp_path)
+    with pytest.raises(ValueError, match=r"DIR must be .*; got .*scene0, which is one scene"):
+        split_folder(tmp_path / "train" / "scene0")
+
+
+def test_scenes_side_by_side_are_split_by_lists(tmp_path, capsys):
+    for number in range(4):
+        write_scene(tmp_path / f"room{number}", num_frames=8)
+    assert main(["data", "split", str(tmp_path), "--test_fraction", "0.25"]) == 0
+    assert "3 train and 1 test scenes" in capsys.readouterr().out
+    module = RecordingDataModule(tmp_path, num_views=2, num_val=1)
+    names = [[scene.name for scene in module.scenes(split)] for split in ("train", "test")]
+    assert [len(some) for some in names] == [3, 1]
+    assert sorted([*names[0], *names[1]]) == [f"room{number}" for number in range(4)]
+    (tmp_path / "test.txt").write_text("room9\n")
+    with pytest.raises(FileNotFoundError, match=r"test\.txt must name scenes; got room9"):
+        RecordingDataModule(tmp_path).scenes("test")
 
 
 def test_the_kitchen(test_data):

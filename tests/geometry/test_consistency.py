@@ -7,7 +7,7 @@ import torch
 from mvdiff.data.toyworld.scene import make_walk, walk_poses
 from mvdiff.data.toyworld.write import render_view
 from mvdiff.geometry import DEFAULT_DEPTH_TOLERANCE, intrinsics_from_fov
-from mvdiff.mesh.consistency import Consistency, check_consistency, compare, frame_pairs
+from mvdiff.geometry.consistency import Consistency, check_consistency, compare, frame_pairs
 from tests.mesh.worlds import EYE, HEIGHT, WIDTH, camera, frame, plane_frame
 
 WALL = (0, 0, 1)

@@ -6,6 +6,7 @@ right poses too), or something farther: that frame looks through the point, and 
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -22,7 +23,6 @@ from mvdiff.geometry.depth import (
     unproject,
 )
 from mvdiff.geometry.sampling import cell_centres, sample_bilinear
-from mvdiff.mesh.frames import Frame, Frames
 
 MIN_AGREEMENT = 0.8
 """Recordings below are refused. Measured: a real kitchen (Kinect) 0.96, the toy world 0.97; the kitchen with rotations
@@ -37,6 +37,36 @@ MIN_SHARED = 0.01
 """Share of pixels that the compared frames must have depth at, and must see of each other, for a judgement."""
 MIN_TURN_DEG, MIN_WAY = 15.0, 0.3
 """Frames are compared once the camera has turned or moved (metres) so far: nearer ones agree whatever the poses."""
+
+
+class Frame(NamedTuple):
+    """One picture, how far everything in it is away, and the camera that took both.
+
+    Attributes:
+        image: [H, W, 3] uint8.
+        depth: [H, W] z-depth in metres; a depth that is not finite and positive means that there is none.
+        K: [3, 3] intrinsics in pixels.
+        R: [3, 3] world-from-camera.
+        t: [3] camera centre in the world, metres.
+        name: what errors call it.
+    """
+
+    image: Tensor
+    depth: Tensor
+    K: Tensor
+    R: Tensor
+    t: Tensor
+    name: str = "a frame"
+
+
+class Frames(Protocol):
+    """Frames in the order of the recording: a list, or what reads each when asked for it, as often as asked."""
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+
+    def __getitem__(self, index: int, /) -> Frame:
+        """Return one of them; an IndexError ends a loop."""
 
 
 @dataclass(frozen=True)

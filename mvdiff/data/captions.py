@@ -1,0 +1,28 @@
+"""Caption files: the first line of a text file is the prompt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EmptyCaptionError(ValueError):
+    """A caption is there but says nothing."""
+
+
+def read_caption(path: Path) -> str:
+    """Read the prompt: the first line.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The first line is empty or not UTF-8.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        raise FileNotFoundError(f"{path} must hold a caption; the file does not exist. Caption this view.") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} must be UTF-8 text; got {error}. Write it again.") from error
+    line = text.split("\n", 1)[0].strip()
+    if not line:
+        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty one. Caption this view.")
+    return line

@@ -1,0 +1,81 @@
+"""Files that mvdiff keeps beside a recording of any layout: lists of frames, and numbered files in folders.
+
+```
+<recording>/key_frame_0.6.txt   key frames, a frame number a line  (`mvdiff data keyframes`)
+           /valid_frames.npy    numbers of the usable frames       (`mvdiff data keyframes`)
+           /prompt/<i>.txt      line 1 is the prompt of frame i    (`mvdiff data caption`)
+```
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+KEY_FRAMES = "key_frame_0.6.txt"
+"""Name of the list of a recording's key frames."""
+VALID_FRAMES = "valid_frames.npy"
+"""Name of the list of a recording's usable frames."""
+PROMPTS = "prompt"
+"""Name of the folder of captions."""
+
+
+def read_key_frames(path: Path) -> list[int]:
+    """Read a list of frames, one number a line: ascending, each once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is not a frame number, or there is none.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
+        )
+    frames = set()
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
+        if line.strip():
+            if not (line.strip().isascii() and line.strip().isdecimal()):
+                raise ValueError(f"{path}:{number} must be a frame number; got {line.strip()[:40]!r}. Correct it.")
+            frames.add(int(line))
+    if not frames:
+        raise ValueError(
+            f"{path} must list at least one frame; got none. Run `mvdiff data keyframes {path.parent} --overwrite`."
+        )
+    return sorted(frames)
+
+
+def read_valid_frames(path: Path) -> list[int]:
+    """Read a list of usable frames: a numpy array of frame numbers, returned ascending, each once.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is no such array.
+    """
+    make = f"Run `mvdiff data keyframes {path.parent} --overwrite` to make it anew."
+    try:
+        frames = np.array(np.load(path, allow_pickle=False)).reshape(-1)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{path} must exist; it does not. Run `mvdiff data keyframes {path.parent}` to make it."
+        ) from error
+    except (ValueError, OSError, EOFError) as error:
+        raise ValueError(f"{path} must be a numpy array of frame numbers; got {error}. {make}") from error
+    if frames.dtype.kind == "f":
+        frames = frames.astype(np.float64)
+    whole = frames.dtype.kind in "iu" or (frames.dtype.kind == "f" and (frames == np.floor(frames)).all())
+    if not whole or (frames.size and not (frames.min() >= 0 and frames.max() < 2**31)):
+        raise ValueError(
+            f"{path} must be a numpy array of frame numbers; got {frames.dtype} values such as "
+            f"{frames[:5].tolist()}. {make}"
+        )
+    return sorted({int(frame) for frame in frames})
+
+
+def numbers_in(folder: Path) -> list[int]:
+    """Return the frame numbers of a folder's files, ascending; none where there is no folder."""
+    if not folder.is_dir():
+        return []
+    stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}
+    return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)

@@ -1,0 +1,213 @@
+"""Layouts of recordings: which one a folder has, which folders of a data set are recordings, and classes of users."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from mvdiff.data.equirectangular import read_names
+from mvdiff.data.recordings import RecordingSource
+from mvdiff.data.scannet import ScanNetScene
+from mvdiff.data.transforms_json import TransformsRecording
+from mvdiff.data.tum import TumRecording
+
+RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
+"""Layouts that are recognised by what lies in a folder."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A class that reads a layout, and settings for it: what `--data` and a data module's `source` name.
+
+    Attributes:
+        cls: Called with the folder, further settings of the caller's, and `init_args`, which win.
+        init_args: Settings of the user's.
+    """
+
+    cls: type
+    init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, spec: Source | type | str | Mapping[str, Any] | None) -> Source | None:
+        """Make a source of a class, its import path, or `{class_path: ..., init_args: {...}}`; None stays None.
+
+        Raises:
+            ValueError: There is no such class, or the form is another one.
+        """
+        if spec is None or isinstance(spec, Source):
+            return spec
+        if isinstance(spec, type):
+            return cls(spec)
+        if isinstance(spec, str):
+            spec = {"class_path": spec}
+        if not isinstance(spec, Mapping) or "class_path" not in spec or spec.keys() - {"class_path", "init_args"}:
+            raise ValueError(f"source must be a class_path, with init_args or without; got {spec!r}.")
+        return cls(_imported(spec["class_path"]), spec.get("init_args") or {})
+
+    @classmethod
+    def of_option(cls, option: str | None) -> Source | None:
+        """Make a source of the value of `--data`: an import path, or a YAML file with class_path and init_args.
+
+        Raises:
+            FileNotFoundError: There is no such file.
+            ValueError: There is no such class, or the file is not YAML of that form.
+        """
+        if option is None or Path(option).suffix not in (".yaml", ".yml"):
+            return cls.of(option)
+        import yaml
+
+        try:
+            return cls.of(yaml.safe_load(Path(option).read_text(encoding="utf-8")) or {})
+        except yaml.YAMLError as error:
+            raise ValueError(f"{option} must be YAML; got {error}.") from error
+
+    @property
+    def reads_recordings(self) -> bool:
+        """Whether the class reads recordings (and not panoramas)."""
+        return issubclass(self.cls, RecordingSource)
+
+    def __call__(self, folder: str | Path, *args: Any, **settings: Any) -> Any:
+        """Open a folder."""
+        return self.cls(folder, *args, **(settings | dict(self.init_args)))
+
+
+def _imported(class_path: str) -> type:
+    module, _, name = str(class_path).rpartition(".")
+    try:
+        found = getattr(import_module(module), name)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ValueError(f"class_path must be the import path of a class; got {class_path!r} ({error}).") from error
+    if not isinstance(found, type):
+        raise ValueError(f"class_path must name a class; got {class_path!r}, which is {type(found).__name__}.")
+    return found
+
+
+def recording_class(folder: Path, source: Source | None = None) -> Source | None:
+    """Return what reads a folder as a recording: `source` or the layout that it has; None where it is none.
+
+    Raises:
+        ValueError: It has several layouts, or `source` does not read recordings.
+    """
+    if source is not None and not source.reads_recordings:
+        raise ValueError(
+            f"--data must be a mvdiff.data.recordings.RecordingSource to read recordings; got {source.cls.__name__}."
+        )
+    sources = [Source(cls) for cls in RECORDINGS] if source is None else [source]
+    found = [one for one in sources if one.cls.recognises(folder)]
+    if len(found) > 1:
+        found = [one for one in found if not one.cls.missing_parts(folder)] or found
+    if len(found) > 1:
+        raise ValueError(
+            f"{folder} must have one layout; got {' and '.join(looked_for(one) for one in found)}. Name the class that "
+            "reads it, such as --data " + f"{found[0].cls.__module__}.{found[0].cls.__name__}."
+        )
+    return found[0] if found else None
+
+
+def looked_for(source: Source | None = None) -> str:
+    """Say by what recordings are recognised."""
+    classes = RECORDINGS if source is None else (source.cls,)
+    return ", or ".join(f"{', '.join(cls.parts)} ({cls.layout} layout)" for cls in classes)
+
+
+def open_recording(folder: str | Path, source: Source | None = None, **settings: Any) -> RecordingSource:
+    """Open a recording of any layout.
+
+    Args:
+        folder: The recording's folder.
+        source: What reads it; by default the layout that it has.
+        **settings: `on_broken` and `missing_caption`, see `RecordingSource`.
+
+    Raises:
+        FileNotFoundError: The folder has no layout of recordings, or is not whole.
+        ValueError: It has several layouts.
+    """
+    folder = Path(folder)
+    found = recording_class(folder, source)
+    if found is None:
+        inner = next(iter(recordings_in(folder, source)), None) if folder.is_dir() else None
+        if inner is not None:
+            raise FileNotFoundError(f"{folder} must be one scene; it holds scenes. Name one of them, such as {inner}.")
+        raise FileNotFoundError(f"{folder} must be a scene, with {looked_for(source)}; it has none of these.")
+    return found(folder, **settings)
+
+
+def data_set_root(root: str | Path) -> Path:
+    """Return the folder that holds train/ and test/: `root` itself, or the one in it with a layout's usual name."""
+    root = Path(root)
+    if any((root / split).is_dir() for split in ("train", "test")):
+        return root
+    inner = (root / cls.data_set for cls in RECORDINGS if cls.data_set)
+    return next((folder for folder in inner if folder.is_dir()), root)
+
+
+def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
+    """Return the recordings in a folder, sorted.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It has no recording.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} must be a folder of scenes; it does not exist. Correct the path.")
+    scenes = [path for path in _subfolders(folder) if recording_class(path, source)]
+    if not scenes:
+        raise ValueError(f"{folder} must hold at least one scene (a folder with {looked_for(source)}); got none.")
+    return scenes
+
+
+def split_scenes(root: str | Path, split: str, source: Source | None = None) -> list[Path]:
+    """Return the recordings of a split: those in its folder, or where there is none those that <split>.txt names.
+
+    Raises:
+        FileNotFoundError: There is neither, or a listed recording does not exist.
+        ValueError: There is no recording.
+    """
+    root = data_set_root(root)
+    names = root / f"{split}.txt"
+    if (root / split).is_dir() or not names.is_file():
+        return scene_folders(root / split, source)
+    scenes = [root / name for name in read_names(names)]
+    for scene in scenes:
+        if not recording_class(scene, source):
+            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is none. Correct the list.")
+    return scenes
+
+
+def find_recordings(root: str | Path, source: Source | None = None) -> list[Path]:
+    """Return the recordings of a folder, sorted: the folder itself, those in it, or those in its train/ and test/.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+        ValueError: It holds no recording.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise FileNotFoundError(f"DIR must be a folder of scenes; {root} does not exist. Correct the path.")
+    scenes = recordings_in(root, source)
+    if not scenes:
+        raise ValueError(
+            f"DIR must be a scene, or hold scenes in train/ and test/ (folders with {looked_for(source)}); got "
+            f"{root}, which has none."
+        )
+    return scenes
+
+
+def recordings_in(root: Path, source: Source | None = None) -> list[Path]:
+    """Return the recordings of a folder as `find_recordings` does, none where there is none."""
+    if recording_class(root, source):
+        return [root]
+    inner = _subfolders(data_set_root(root))
+    for folders in (inner, [deeper for folder in inner for deeper in _subfolders(folder)]):
+        if scenes := [folder for folder in folders if recording_class(folder, source)]:
+            return scenes
+    return []
+
+
+def _subfolders(folder: Path) -> list[Path]:
+    with os.scandir(folder) as entries:
+        return sorted(folder / entry.name for entry in entries if entry.is_dir())

@@ -1,0 +1,36 @@
+"""A second folder of the same recordings, by links to their frames, that holds other lists or captions."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from mvdiff.data.frame_files import PROMPTS
+from mvdiff.data.layouts import data_set_root
+
+
+def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
+    """Return where a scene's new files go: into itself, or to its place below `out`, made like it by links.
+
+    The frames are linked to; captions and lists, which are small, are copied, so that nothing written there reaches
+    the original.
+    """
+    if out is None:
+        return scene
+    base = root if scene == root else data_set_root(root)
+    folder = out / scene.relative_to(base)
+    if folder.resolve() == scene.resolve():
+        return scene
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in sorted(scene.iterdir()):
+        target = folder / entry.name
+        if target.exists():
+            continue
+        if entry.is_file():
+            shutil.copyfile(entry, target)
+        elif entry.name == PROMPTS:
+            shutil.copytree(entry, target)
+        else:
+            os.symlink(entry.resolve(), target, target_is_directory=True)
+    return folder

@@ -1,0 +1,150 @@
+"""Frames of a recording as they are compared and fused: read one after the other, resized, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from mvdiff.data.images import resize_depths
+from mvdiff.data.recordings import RecordingSource
+from mvdiff.geometry.cameras import resize_intrinsics
+from mvdiff.geometry.consistency import Frame, Frames
+from mvdiff.geometry.depth import check_finite_cameras
+from mvdiff.shapes import check_shapes
+
+
+class Recording(Frames, Protocol):
+    """Frames whose poses can be had without reading images."""
+
+    def poses(self) -> tuple[Tensor, Tensor]:
+        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
+
+
+class SelectedFrames:
+    """Every n-th frame of a recording, resized where asked for.
+
+    Args:
+        frames: the recording, see `mvdiff.mesh.frames.open_frames`.
+        every: 1 takes all of them, 2 the first, the third, and so on.
+        size: (height, width) in pixels, or None to leave frames as they are.
+
+    Raises:
+        ValueError: `every` or a side is less than 1.
+    """
+
+    def __init__(self, frames: Recording, every: int = 1, size: tuple[int, int] | None = None):
+        if every < 1:
+            raise ValueError(f"every must be at least 1; got {every}. 1 takes all frames.")
+        if size is not None and min(size) < 1:
+            raise ValueError(f"size must be a height and a width of at least 1 pixel; got {size}. Leave it out.")
+        self.frames, self.every, self.size = frames, every, size
+
+    def __len__(self) -> int:
+        return -(-len(self.frames) // self.every)
+
+    def __getitem__(self, index: int) -> Frame:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        frame = checked(self.frames[index * self.every])
+        return frame if self.size is None else resized(frame, *self.size)
+
+    def poses(self) -> tuple[Tensor, Tensor]:
+        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres, of all frames, read without their images."""
+        return tuple(values[:: self.every] for values in self.frames.poses())
+
+    def __iter__(self) -> Iterator[Frame]:
+        return (self[index] for index in range(len(self)))
+
+
+def checked(frame: Frame) -> Frame:
+    """Return the frame itself after checking its shapes and that its camera is finite.
+
+    Raises:
+        ValueError: something does not fit; the text names the frame.
+    """
+    try:
+        check_shapes(
+            image=(frame.image, "H W 3"),
+            depth=(frame.depth, "H W"),
+            K=(frame.K, "3 3"),
+            R=(frame.R, "3 3"),
+            t=(frame.t, "3"),
+        )
+        check_finite_cameras(K=frame.K, R=frame.R, t=frame.t)
+    except ValueError as error:
+        raise ValueError(f"{error} (In {frame.name}.)") from error
+    if frame.image.dtype != torch.uint8:
+        raise ValueError(
+            f"image must be uint8; got {frame.image.dtype}, in {frame.name}. Convert it by mvdiff.samples.to_uint8."
+        )
+    return frame
+
+
+def resized(frame: Frame, height: int, width: int) -> Frame:
+    """Return a frame at another size: colours averaged, depths those of the nearest pixel, intrinsics to match.
+
+    Depths are not averaged: between the edge of a thing and what is behind it, there is nothing.
+
+    Example:
+        >>> depth, eye = torch.tensor([[1.0, 1.0, 3.0, 3.0]]).expand(2, 4), torch.eye(3)
+        >>> half = resized(Frame(torch.zeros(2, 4, 3, dtype=torch.uint8), depth, eye, eye, torch.zeros(3)), 1, 2)
+        >>> half.depth.tolist(), half.image.shape, half.K[0].tolist()
+        ([[1.0, 3.0]], torch.Size([1, 2, 3]), [0.5, 0.0, -0.25])
+    """
+    old_height, old_width = frame.depth.shape
+    if (old_height, old_width) == (height, width):
+        return frame
+    return frame._replace(
+        image=resized_image(frame.image, height, width),
+        depth=resize_depths(frame.depth, height, width),
+        K=resize_intrinsics(frame.K, width / old_width, height / old_height),
+    )
+
+
+def resized_image(image: Tensor, height: int, width: int) -> Tensor:
+    """Return an image [H, W, 3] uint8 at another size, by antialiased bilinear interpolation."""
+    pixels = image.permute(2, 0, 1)[None].float()
+    pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
+    return pixels.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
+
+
+class SceneFrames:
+    """The usable frames of a recording at the size of its depth images.
+
+    Args:
+        scene: the recording.
+
+    Raises:
+        ValueError: it has no usable frame.
+    """
+
+    def __init__(self, scene: RecordingSource):
+        self.scene, self.numbers = scene, scene.valid_frames
+        if not self.numbers:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(scene.unusable.items()))
+            raise ValueError(
+                f"{scene.path} must have usable frames; got none ({reasons or 'none is listed'}). Run "
+                f"`mvdiff data check {scene.path}`."
+            )
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def poses(self) -> tuple[Tensor, Tensor]:
+        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
+        R, t = zip(*(self.scene.pose(number) for number in self.numbers), strict=True)
+        return torch.stack(R), torch.stack(t)
+
+    def __getitem__(self, index: int) -> Frame:
+        number, scene = self.numbers[index], self.scene
+        height, width = scene.depth_size
+        R, t = scene.pose(number)
+        image = scene.load_image(number).permute(1, 2, 0)
+        if tuple(image.shape[:2]) != (height, width):
+            image = resized_image(image, height, width)
+        depth = scene.stored_depths(number)
+        return Frame(image, depth, scene.intrinsics(height, width, number), R, t, f"{scene.path}, frame {number}")

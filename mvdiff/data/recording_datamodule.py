@@ -1,0 +1,210 @@
+"""LightningDataModule of recordings of any layout: batches of frames with depth, pose and prompts."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Literal
+
+from mvdiff.data.frames import FrameDataset, Mode
+from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
+from mvdiff.data.layouts import Source, data_set_root, open_recording, split_scenes
+from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
+from mvdiff.data.sequences import MAX_BETWEEN
+
+_log = logging.getLogger(__name__)
+
+
+class RecordingDataModule(MultiViewDataModule):
+    """Frames of recordings ("scenes") as batches with `depths`, `t` and `known`.
+
+    Use it with `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of
+    devices, of workers and the batch split never change what a sample shows.
+
+    Args:
+        root: Folder with train/ and test/ (or train.txt and test.txt, of `mvdiff data split`), or its parent.
+        height: Height of the frames in pixels (the paper's), whatever the files have.
+        width: Width of the frames in pixels (the paper's).
+        mode: What a sample is: "keyframes" (consecutive key frames), "interpolation" (two key frames, given, and up to
+            `max_between` frames between), "mixed" (both, 1:1), "interval" (every `interval`-th usable frame), "frames"
+            (single frames), "full" (all key frames of a scene and every usable frame between; as `eval_mode` only).
+        eval_mode: The same for validation and test; by default `mode`.
+        num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (intervals: scenes
+            above 150 frames left out).
+        interval: Frames from one frame of "interval" to the next; "frames" has one sample an epoch for so many frames.
+        max_between: Most frames between two key frames of "interpolation".
+        min_frames: Scenes with fewer key frames are left out, counted and logged; by default 10, or `num_views` if
+            less.
+        batch_size: Samples per device and step in training.
+        eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
+        num_workers: Loading processes per device.
+        prompt_prefix: Put before every prompt.
+        seed: Seed of order and starts.
+        max_samples: Use the first of the training samples only (None: all).
+        max_test_samples: Use the first of the test samples only (None: all).
+        val_from: "train" keeps the last `num_val` training scenes out of training for validation; "test" validates on
+            the first `num_val` test scenes.
+        num_val: Scenes to validate on; 0 switches validation off.
+        max_val_samples: Use the first of the validation samples only (None: all).
+        on_broken: "error" stops at scenes without intrinsics, depth or key frames and at listed frames that lack
+            files, "skip" leaves them out, counted and logged.
+        missing_caption: The prompt of a frame without caption: "error", "nearest" (that of the nearest frame that has
+            one) or "empty"; counted and logged.
+        source: What reads a scene: the import path of a `RecordingSource`, or `class_path` and `init_args`; by
+            default the layout that the scene has.
+
+    Raises:
+        ValueError: A setting is out of range. Data errors come from `setup`.
+    """
+
+    source_class: type[RecordingSource] | None = None
+    """Reads the scenes where `source` is not set; None: the layout that a scene has."""
+
+    def __init__(
+        self,
+        root: str | Path,
+        height: int = 192,
+        width: int = 256,
+        mode: Mode = "keyframes",
+        eval_mode: Mode | None = None,
+        num_views: int | None = 12,
+        interval: int = 20,
+        max_between: int = MAX_BETWEEN,
+        min_frames: int | None = None,
+        batch_size: int = 1,
+        eval_batch_size: int | None = None,
+        num_workers: int = 0,
+        prompt_prefix: str = "",
+        seed: int = 0,
+        max_samples: int | None = None,
+        max_test_samples: int | None = None,
+        val_from: Literal["train", "test"] = "train",
+        num_val: int = 16,
+        max_val_samples: int | None = None,
+        on_broken: OnBroken = "error",
+        missing_caption: MissingCaption = "error",
+        source: str | dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__(
+            batch_size, eval_batch_size, num_workers, seed, max_samples, max_test_samples, val_from, num_val
+        )
+        self.root = root
+        self.height = height
+        self.width = width
+        self.mode = mode
+        self.eval_mode = eval_mode or mode
+        self.prompt_prefix = prompt_prefix
+        self.max_val_samples = max_val_samples
+        self.on_broken = on_broken
+        self.missing_caption = missing_caption
+        self.source = Source.of(source or self.source_class)
+        self._settings: dict[str, Any] = {
+            "height": height,
+            "width": width,
+            "num_views": num_views,
+            "interval": interval,
+            "max_between": max_between,
+            "min_frames": min_frames,
+            "prompt_prefix": prompt_prefix,
+            "seed": seed,
+        }
+        for name in (mode, self.eval_mode):
+            FrameDataset((), name, **self._settings)  # settings out of range show here
+        self._scenes: dict[str, list[RecordingSource]] = {}
+        self._datasets: dict[tuple[Split, bool], FrameDataset] = {}
+
+    def scenes(self, split: str) -> list[RecordingSource]:
+        """Return the scenes of a folder ("train", "test"), opened at the first call.
+
+        Raises:
+            FileNotFoundError: There is no such folder, or with `on_broken="error"` a scene is not whole.
+            ValueError: Intrinsics are malformed, or no scene is left.
+        """
+        if split not in self._scenes:
+            folder = data_set_root(self.root) / split
+            paths = split_scenes(self.root, split, self.source)
+            with ThreadPoolExecutor(8) as pool:  # a scene without valid_frames.npy has a file to read for each frame
+                opened = list(pool.map(self._open, paths))
+            found = [scene for scene in opened if isinstance(scene, RecordingSource)]
+            broken = [error for error in opened if isinstance(error, Exception)]
+            if broken and self.on_broken == "error":
+                raise broken[0]
+            if broken:
+                _log.warning(
+                    "%s: %d of %d scenes are left out, the first: %s", folder, len(broken), len(paths), broken[0]
+                )
+            if not found:
+                raise ValueError(f"{folder} must hold at least one whole scene; got none of {len(paths)}: {broken[0]}")
+            self._scenes[split] = found
+        return self._scenes[split]
+
+    def _open(self, path: Path) -> RecordingSource | FileNotFoundError | ValueError:
+        """Open a scene and read the lists that the modes need; return what is wrong with it instead."""
+        try:
+            scene = open_recording(path, self.source, on_broken=self.on_broken, missing_caption=self.missing_caption)
+            scene.intrinsics(self.height, self.width)
+            modes = {self.mode, self.eval_mode}
+            lists = [scene.key_frames] if modes - {"interval", "frames"} else []
+            lists += [scene.valid_frames] if modes != {"keyframes"} else []
+        except (FileNotFoundError, ValueError) as error:
+            return error
+        return scene if all(lists) else ValueError(f"{path} must have usable frames; got {dict(scene.unusable)}.")
+
+    def train_dataset(self) -> FrameDataset:
+        """Return the training samples."""
+        return self._dataset("train", training=True)
+
+    def eval_dataset(self, split: Split) -> FrameDataset:
+        """Return the samples of a split as evaluation takes them, in `eval_mode`; for "train" of the training scenes.
+
+        Raises:
+            ValueError: There is no such split, or it gives no sample.
+        """
+        return self._dataset(split, training=False)
+
+    def _dataset(self, split: Split, training: bool) -> FrameDataset:
+        if (split, training) not in self._datasets:
+            in_test = self.in_test(split)
+            scenes = self.scenes("test" if in_test else "train")
+            if split == "val":
+                scenes = scenes[: self.num_val] if in_test else scenes[-self.num_val :]
+            elif not in_test and self.val_from == "train":
+                if self.num_val >= len(scenes):
+                    raise ValueError(
+                        f"num_val must be below the number of training scenes ({len(scenes)}); got {self.num_val}. "
+                        'Lower it, or set val_from to "test".'
+                    )
+                scenes = scenes[: len(scenes) - self.num_val]
+            mode = self.mode if training else self.eval_mode
+            dataset = FrameDataset(scenes, mode, training=training, **self._settings)
+            most = {"train": self.max_samples, "val": self.max_val_samples, "test": self.max_test_samples}[split]
+            dataset.indices = dataset.indices[:most]
+            self._report(split, dataset)
+            self._datasets[split, training] = dataset
+        return self._datasets[split, training]
+
+    def _report(self, split: str, dataset: FrameDataset) -> None:
+        """Log what was left out; raise where nothing is left."""
+        unusable = sum((scene.unusable for scene in dataset.scenes), Counter())
+        left_out = "; ".join(f"{count} scenes with {reason}" for reason, count in dataset.left_out.items())
+        frames = ", ".join(f"{count} x {reason}" for reason, count in unusable.items())
+        if not len(dataset):
+            raise ValueError(
+                f"{split} must give at least one sample of mode {dataset.mode!r}; got none of {len(dataset.scenes)} "
+                f"scenes, in {self.root} ({left_out}). Lower min_frames, or choose more key frames with `mvdiff data "
+                "keyframes`."
+            )
+        _log.info("%s: %d samples of mode %r, %d scenes", split, len(dataset), dataset.mode, len(dataset.scenes))
+        if left_out:
+            _log.warning("%s: left out: %s", split, left_out)
+        if unusable:
+            _log.warning("%s: frames left out: %s", split, frames)
+        if dataset.missing_captions:
+            _log.warning(
+                "%s: %d frames without caption; missing_caption is %r",
+                split,
+                dataset.missing_captions,
+                self.missing_caption,
+            )

@@ -1,0 +1,367 @@
+"""Recordings with depth and pose: what a layout on disk must give, and what follows from it for all layouts."""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from mvdiff.data.captions import EmptyCaptionError, read_caption
+from mvdiff.data.frame_files import (
+    KEY_FRAMES,
+    PROMPTS,
+    VALID_FRAMES,
+    numbers_in,
+    read_key_frames,
+    read_valid_frames,
+)
+from mvdiff.data.images import image_size, read_depth, read_image_uint8, resize_depths
+from mvdiff.geometry.cameras import resize_intrinsics
+from mvdiff.samples import from_uint8
+
+NOT_FINITE = "pose is not finite"
+"""Reason to leave out a frame whatever `on_broken` says: recordings lose track, and nothing is broken."""
+
+OnBroken = Literal["error", "skip"]
+MissingCaption = Literal["error", "nearest", "empty"]
+Kind = Literal["color", "depth", "pose", "intrinsics"]
+
+_log = logging.getLogger(__name__)
+
+
+class RecordingSource(ABC):
+    """One posed RGB-D recording ("scene"): frames by number, each with colour, depth, camera and perhaps a caption.
+
+    A layout is a subclass that names its `layout` and `parts` and gives `frames`, `file`, `load_intrinsics` and
+    `load_pose`. A layout whose images are not files of their own also overrides `load_image`, `load_depths` and
+    `problem`. Lists of frames and captions lie beside every recording in files of our own (`mvdiff.data.frame_files`).
+
+    Frames that lack a file, whose depth is 0 everywhere, or whose pose is not finite are not usable; `unusable` counts
+    them by reason.
+
+    Args:
+        path: Folder of the recording.
+        on_broken: What to do where a list names a frame that lacks a file: "error", or "skip": leave it out, counted.
+        missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the frame nearest in number
+            that has one), or "empty".
+
+    Raises:
+        FileNotFoundError: A part of the recording does not exist.
+        ValueError: A setting is unknown.
+    """
+
+    layout: ClassVar[str]
+    """Name of the layout."""
+    parts: ClassVar[tuple[str, ...]]
+    """Files and folders that every recording has, by name in its folder; the first one tells the layout."""
+    data_set: ClassVar[str | None] = None
+    """Usual name of the folder that holds train/ and test/, if there is one."""
+    remedy: ClassVar[str] = "Correct the path."
+    """Advice where a part is missing."""
+    depth_units_per_metre: float = 1000.0
+    """Value of a depth image at one metre."""
+
+    def __init__(
+        self, path: str | Path, on_broken: OnBroken = "error", missing_caption: MissingCaption = "error"
+    ) -> None:
+        if on_broken not in ("error", "skip"):
+            raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+        if missing_caption not in ("error", "nearest", "empty"):
+            raise ValueError(f'missing_caption must be "error", "nearest" or "empty"; got {missing_caption!r}.')
+        self.path = Path(path)
+        for part in self.missing_parts(self.path):
+            inner = next(iter(sorted(self.path.glob(f"*/{self.parts[0]}"))), None)
+            if inner is not None and part.name == self.parts[0]:
+                raise FileNotFoundError(
+                    f"{self.path} must be one scene; it holds scenes. Name one of them, such as {inner.parent}."
+                )
+            raise FileNotFoundError(
+                f"{part} must be part of a scene ({self.layout} layout); it does not exist. {self.remedy}"
+            )
+        self.name = self.path.resolve().name
+        self.on_broken = on_broken
+        self.missing_caption = missing_caption
+        self.unusable: Counter[str] = Counter()
+        self._counted: set[int] = set()
+
+    @classmethod
+    def recognises(cls, folder: Path) -> bool:
+        """Tell whether a folder looks like a recording of this layout, whole or not."""
+        return (folder / cls.parts[0]).exists()
+
+    @classmethod
+    def missing_parts(cls, folder: Path) -> list[Path]:
+        """Return the parts that a folder lacks."""
+        return [folder / part for part in cls.parts if not (folder / part).exists()]
+
+    @property
+    @abstractmethod
+    def frames(self) -> list[int]:
+        """Numbers of all frames that have a colour image, ascending, in the order of time."""
+
+    @abstractmethod
+    def file(self, kind: Kind, frame: int) -> Path:
+        """Return the file that holds a frame's colour, depth, pose or intrinsics, there or not.
+
+        Raises:
+            FileNotFoundError: The recording has none of that kind for the frame.
+        """
+
+    @abstractmethod
+    def load_intrinsics(self, frame: int) -> Tensor:
+        """Return K [3, 3], float64, in pixels of the depth images (`depth_size`); whole numbers are pixel centres.
+
+        Raises:
+            FileNotFoundError: There are no intrinsics.
+            ValueError: They are malformed.
+        """
+
+    @abstractmethod
+    def load_pose(self, frame: int) -> np.ndarray:
+        """Return the pose [4, 4], float64: world-from-camera in OpenCV's axes, metres; inf or NaN where track is lost.
+
+        Raises:
+            FileNotFoundError: There is no pose.
+            ValueError: It is malformed.
+        """
+
+    def load_image(self, frame: int) -> Tensor:
+        """Return the colour image [3, H, W] uint8 at its own size."""
+        return read_image_uint8(self.file("color", frame))
+
+    def load_depths(self, frame: int) -> Tensor:
+        """Return z-depth [H, W] float32 in metres, 0 = none, at its own size."""
+        return read_depth(self.file("depth", frame), self.depth_units_per_metre)
+
+    def frames_of_any_file(self) -> list[int]:
+        """Return the numbers of all frames that some file speaks of, for `mvdiff data check`."""
+        return self.frames
+
+    def naming_problems(self) -> Iterator[tuple[str, Path, str]]:
+        """Yield (kind, path, details) of files that are there but not read, for `mvdiff data check`."""
+        if not self.frames:
+            yield "no colour images", self.path, "it must have at least one frame"
+
+    def caption_file(self, frame: int) -> Path:
+        """Return the caption file of a frame, there or not."""
+        return self.path / PROMPTS / f"{frame}.txt"
+
+    @cached_property
+    def valid_frames(self) -> list[int]:
+        """Numbers of the usable frames, ascending: those of valid_frames.npy, or else all that are whole."""
+        listed = self.path / VALID_FRAMES
+        if listed.is_file():
+            return self._usable(read_valid_frames(listed), VALID_FRAMES)
+        _log.info("%s does not exist: all poses of the scene are read to find its usable frames", listed)
+        return self._usable(self.frames, None)
+
+    @cached_property
+    def key_frames(self) -> list[int]:
+        """Numbers of the usable key frames, ascending.
+
+        Raises:
+            FileNotFoundError: There is no list, or with `on_broken="error"` a listed frame lacks a file.
+            ValueError: The list is malformed.
+        """
+        return self._usable(read_key_frames(self.path / KEY_FRAMES), KEY_FRAMES)
+
+    def _usable(self, frames: Iterable[int], listed_in: str | None) -> list[int]:
+        """Keep the usable ones of some frames; count the others, or stop at them."""
+        kept = []
+        for frame in frames:
+            problem = self.problem(frame)
+            if problem is None:
+                kept.append(frame)
+            elif problem[0] != NOT_FINITE and listed_in and self.on_broken == "error":
+                raise FileNotFoundError(
+                    f"{self.path / listed_in} must list frames that are whole; got {frame}, but {problem[1]}. Run "
+                    f"`mvdiff data check {self.path}` to see all, `mvdiff data keyframes {self.path} "
+                    '--overwrite` to choose anew, or set on_broken to "skip".'
+                )
+            elif frame not in self._counted:  # a key frame is in both lists
+                self._counted.add(frame)
+                self.unusable[problem[0]] += 1
+        return kept
+
+    def problem(self, frame: int) -> tuple[str, str] | None:
+        """Say why a frame is not usable: (kind, details); None if it is.
+
+        No image is decoded but depths whose file is so small that they may be 0 everywhere. (Zeros that were saved
+        without compression are thus not found; they show each other nothing.)
+        """
+        for kind in ("color", "depth"):
+            try:
+                path = self.file(kind, frame)
+            except FileNotFoundError as error:
+                return f"no {kind}", str(error)
+            if not (path.is_file() and path.stat().st_size):
+                return f"no {kind}", f"{path} is {'empty' if path.is_file() else 'not there'}"
+        if path.stat().st_size < self._least_depth_bytes and self._is_without_depth(frame):
+            return "no depth", f"{path} is 0 everywhere"
+        try:
+            pose = self.checked_pose(frame)
+        except (FileNotFoundError, ValueError) as error:
+            return "no pose", str(error)
+        return None if np.isfinite(pose).all() else (NOT_FINITE, f"{self.file('pose', frame)} is not finite")
+
+    @cached_property
+    def depth_size(self) -> tuple[int, int]:
+        """(height, width) of the scene's depth images: that of most of the first three that can be opened."""
+        sizes = []
+        for frame in self.frames:
+            try:
+                width, height = image_size(self.file("depth", frame), decode=False)
+            except (ValueError, FileNotFoundError):
+                continue
+            sizes.append((height, width))
+            if len(sizes) == 3:
+                break
+        if not sizes:
+            raise ValueError(f"{self.path} must have a depth image that can be opened; got none.")
+        return Counter(sizes).most_common(1)[0][0]
+
+    @cached_property
+    def _least_depth_bytes(self) -> int:
+        """Size that a depth image of the scene exceeds unless nearly all of it is one value, as PNG packs such."""
+        try:
+            height, width = self.depth_size
+        except ValueError:
+            return 0  # no image opens, which is named when one is read
+        return height * width * 2 // 100 + 1024
+
+    def _is_without_depth(self, frame: int) -> bool:
+        try:
+            return not bool(self.load_depths(frame).any())
+        except (ValueError, FileNotFoundError):
+            return False  # a broken image: named when it is read
+
+    def intrinsics(self, height: int, width: int, frame: int | None = None) -> Tensor:
+        """Return K [3, 3], float64, in pixels of a frame resized to a size; by default that of the first frame.
+
+        Raises:
+            FileNotFoundError: There are no intrinsics.
+            ValueError: They are malformed or for another size than that of the depth images.
+        """
+        if frame is None and not self.frames:
+            raise ValueError(f"{self.path} must have at least one frame; got none.")
+        frame = self.frames[0] if frame is None else frame
+        full_height, full_width = self.depth_size
+        K, path = self.load_intrinsics(frame), self.file("intrinsics", frame)
+        if not (bool(torch.isfinite(K).all()) and K[0, 0] > 0 and K[1, 1] > 0 and K[2].tolist() == [0, 0, 1]):
+            raise ValueError(f"{path} must be intrinsics with positive focal lengths; got {K.tolist()}.")
+        for name, middle, size in (("width", float(K[0, 2]), full_width), ("height", float(K[1, 2]), full_height)):
+            if abs(middle / size - 0.5) > 0.2:  # intrinsics of images 1.4 times as large, or smaller by that, fall out
+                raise ValueError(
+                    f"{path} must be in pixels of the depth images, {full_width}x{full_height}; got a principal point "
+                    f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of that {name}. Give the intrinsics of that size."
+                )
+        return resize_intrinsics(K, scale_x=width / full_width, scale_y=height / full_height)
+
+    def checked_pose(self, frame: int) -> np.ndarray:
+        """Return the pose [4, 4], float64, not finite or a rotation and a translation.
+
+        Raises:
+            FileNotFoundError: There is no pose.
+            ValueError: It is malformed, or finite and no rotation with a translation.
+        """
+        pose = self.load_pose(frame)
+        if np.isfinite(pose).all():
+            R = pose[:3, :3]
+            if np.abs(R @ R.T - np.eye(3)).max() > 0.02 or np.linalg.det(R) < 0 or pose[3].tolist() != [0, 0, 0, 1]:
+                raise ValueError(
+                    f"{self.file('pose', frame)} must be a rotation and a translation (world-from-camera); got "
+                    f"{pose.tolist()} at frame {frame}."
+                )
+        return pose
+
+    def pose(self, frame: int) -> tuple[Tensor, Tensor]:
+        """Return R [3, 3], world-from-camera, and t [3], camera centre in metres, float64.
+
+        Raises:
+            FileNotFoundError: There is no pose.
+            ValueError: It is malformed or not finite.
+        """
+        pose = torch.from_numpy(self.checked_pose(frame))
+        if not bool(torch.isfinite(pose).all()):
+            raise ValueError(
+                f"{self.file('pose', frame)} must be finite; got {pose.tolist()}. Leave the frame out: `mvdiff data "
+                f"keyframes {self.path} --overwrite`."
+            )
+        return pose[:3, :3], pose[:3, 3]
+
+    def image(self, frame: int, height: int, width: int) -> Tensor:
+        """Return the colour image [3, H, W] in [-1, 1], resized by antialiased bilinear interpolation."""
+        image = self.load_image(frame).float()
+        if image.shape[1:] != (height, width):
+            image = interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0]
+        return from_uint8(image)
+
+    def depths(self, frame: int, height: int, width: int) -> Tensor:
+        """Return z-depth [H, W] in metres, 0 = none: each pixel has the depth of the file's pixel nearest its centre.
+
+        Raises:
+            ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
+        """
+        return resize_depths(self.stored_depths(frame), height, width)
+
+    def stored_depths(self, frame: int) -> Tensor:
+        """Return z-depth [H, W] in metres at the size of the scene's depth images.
+
+        Raises:
+            ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
+        """
+        depths = self.load_depths(frame)
+        if tuple(depths.shape) != self.depth_size:
+            raise ValueError(
+                f"{self.file('depth', frame)} must be {self.depth_size[1]}x{self.depth_size[0]} as the scene's others; "
+                f"got {depths.shape[1]}x{depths.shape[0]}. Run `mvdiff data check {self.path}`."
+            )
+        return depths
+
+    @property
+    def has_captions(self) -> bool:
+        """Whether any frame has a caption."""
+        captioned = numbers_in(self.path / PROMPTS)
+        return len(self.without_caption(captioned)) < len(captioned)
+
+    def without_caption(self, frames: Iterable[int]) -> list[int]:
+        """Return those of some frames that have no caption file, or an empty one."""
+        paths = ((frame, self.caption_file(frame)) for frame in frames)
+        return [frame for frame, path in paths if not (path.is_file() and path.stat().st_size)]
+
+    def prompt(self, frame: int) -> str:
+        """Return a frame's prompt; see `missing_caption`.
+
+        Raises:
+            FileNotFoundError: The frame, or with "nearest" the whole scene, has no caption.
+            ValueError: A caption is not UTF-8 or, with "error", empty.
+        """
+        if self.missing_caption == "error":
+            return read_caption(self.caption_file(frame))
+        for other in self._captioned_near(frame):
+            try:
+                return read_caption(self.caption_file(other))
+            except (FileNotFoundError, EmptyCaptionError):
+                continue
+        if self.missing_caption == "empty":
+            return ""
+        raise FileNotFoundError(
+            f"{self.path / PROMPTS} must hold a caption of at least one frame; got none. Run `mvdiff data caption "
+            f'{self.path}`, or set missing_caption to "empty".'
+        )
+
+    def _captioned_near(self, frame: int) -> Iterator[int]:
+        """Yield the frame, then with "nearest" those that have a caption file, the nearest first."""
+        yield frame
+        if self.missing_caption == "nearest":
+            captioned = numbers_in(self.path / PROMPTS)
+            yield from sorted(captioned, key=lambda other: (abs(other - frame), other))

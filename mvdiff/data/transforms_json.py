@@ -1,0 +1,147 @@
+"""The transforms.json layout of nerfstudio and instant-ngp, with depth images (docs/data.md).
+
+```
+<recording>/transforms.json   cameras and file names; frame i is number i of its list, which must be in order of time
+           /images/..., /depth/...   wherever transforms.json says
+```
+
+`transform_matrix` is camera-to-world in OpenGL's axes (x right, y up, z backward). Principal points count from the
+image's corner, as COLMAP's do. Keys of a frame win over keys of the file.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.data.images import IMAGE_SUFFIXES, image_size
+from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+from mvdiff.geometry.cameras import resize_intrinsics
+from mvdiff.geometry.sampling import pixel_from_corner
+
+NAME = "transforms.json"
+DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "p3", "p4")
+"""Keys of lens distortion, which must be 0."""
+_PINHOLE = (None, "OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
+"""Camera models that are pinholes where their distortion is 0."""
+
+
+class TransformsRecording(RecordingSource):
+    """A recording in the transforms.json layout.
+
+    Args:
+        path: Folder of transforms.json.
+        on_broken: See `RecordingSource`.
+        missing_caption: See `RecordingSource`.
+        depth_unit_scale_factor: Metres per unit of a depth image; by default `depth_unit_scale_factor` or
+            `integer_depth_scale` of the file, or else 0.001.
+
+    Raises:
+        FileNotFoundError: There is no transforms.json.
+        ValueError: It is malformed, or its cameras are not pinholes.
+    """
+
+    layout = NAME
+    parts = (NAME,)
+
+    def __init__(
+        self,
+        path: str | Path,
+        on_broken: OnBroken = "error",
+        missing_caption: MissingCaption = "error",
+        depth_unit_scale_factor: float | None = None,
+    ) -> None:
+        super().__init__(path, on_broken, missing_caption)
+        self._json = self.path / NAME
+        self._shared, self._frames = _read(self._json)
+        for values in (self._shared, *self._frames):
+            _check_pinhole(self._json, values)
+        if depth_unit_scale_factor is None:
+            depth_unit_scale_factor = self._number(
+                self._shared, "depth_unit_scale_factor", self._shared.get("integer_depth_scale", 0.001)
+            )
+        if not depth_unit_scale_factor > 0:
+            raise ValueError(f"depth_unit_scale_factor must be positive; got {depth_unit_scale_factor}.")
+        self.depth_units_per_metre = 1 / depth_unit_scale_factor
+
+    @property
+    def frames(self) -> list[int]:
+        """Positions in the list of frames."""
+        return list(range(len(self._frames)))
+
+    def file(self, kind: Kind, frame: int) -> Path:
+        """Return the file of a frame's colour or depth, its ending found where it is left out; or transforms.json."""
+        if kind in ("pose", "intrinsics"):
+            return self._json
+        values = self._frames[frame]
+        name = values["file_path"] if kind == "color" else values.get("depth_file_path", values.get("depth_path"))
+        if not isinstance(name, str):
+            raise FileNotFoundError(f"{self._json} must have a depth_file_path at frame {frame}; it has none.")
+        path = self.path / name
+        endings = (path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES)
+        return path if path.is_file() else next((other for other in endings if other.is_file()), path)
+
+    def load_intrinsics(self, frame: int) -> Tensor:
+        """Return K [3, 3] of a frame in pixels of the depth images."""
+        values = self._shared | self._frames[frame]
+        if "w" not in values or "h" not in values:
+            values["w"], values["h"] = image_size(self.file("color", frame), decode=False)
+        width, height = self._number(values, "w"), self._number(values, "h")
+        if not (width > 0 and height > 0):
+            raise ValueError(f"{self._json} must have a positive w and h; got {width:g} and {height:g}.")
+        fl_x = self._number(values, "fl_x")
+        K = torch.eye(3, dtype=torch.float64)
+        K[0, 0], K[1, 1] = fl_x, self._number(values, "fl_y", fl_x)
+        K[0, 2] = pixel_from_corner(self._number(values, "cx", width / 2))
+        K[1, 2] = pixel_from_corner(self._number(values, "cy", height / 2))
+        depth_height, depth_width = self.depth_size
+        return resize_intrinsics(K, scale_x=depth_width / width, scale_y=depth_height / height)
+
+    def load_pose(self, frame: int) -> np.ndarray:
+        """Return the pose [4, 4] of a frame, turned into OpenCV's axes; `applied_scale` is taken off its metres."""
+        matrix = self._frames[frame].get("transform_matrix")
+        try:
+            pose = np.array(matrix, dtype=np.float64)
+        except (TypeError, ValueError):
+            pose = np.empty(0)
+        if pose.shape not in ((4, 4), (3, 4)):
+            raise ValueError(f"{self._json} must have a 4x4 transform_matrix at frame {frame}; got {str(matrix)[:80]}.")
+        pose = np.vstack([pose[:3], [0, 0, 0, 1]])
+        pose[:3, 1:3] *= -1  # y up and z backward -> y down and z forward
+        pose[:3, 3] /= self._number(self._shared, "applied_scale", 1.0)
+        return pose
+
+    def _number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
+        value = values.get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise ValueError(f"{self._json} must have a number as {key}; got {value!r}.")
+        return float(value)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return what is said of all frames, and of each."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} must be JSON in UTF-8; got {error}.") from error
+    frames = content.get("frames") if isinstance(content, dict) else None
+    if not isinstance(frames, list) or not frames:
+        raise ValueError(f"{path} must have a list of frames; got {str(frames)[:80]}.")
+    for number, frame in enumerate(frames):
+        if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
+            raise ValueError(f"{path} must have a file_path at frame {number}; got {str(frame)[:80]}.")
+    return {key: value for key, value in content.items() if key != "frames"}, frames
+
+
+def _check_pinhole(path: Path, values: dict[str, Any]) -> None:
+    for key in DISTORTION:
+        if values.get(key, 0) != 0:
+            raise ValueError(f"{path} must have no distortion; got {key} = {values[key]}. Undistort the images first.")
+    model = values.get("camera_model")
+    if model not in _PINHOLE or values.get("is_fisheye"):
+        raise ValueError(f"{path} must have pinhole cameras; got camera_model {model!r}. Undistort the images first.")

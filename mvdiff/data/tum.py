@@ -1,0 +1,199 @@
+"""The TUM RGB-D layout: lists of colour images, depth images and poses, each line with a time (docs/data.md).
+
+```
+<recording>/rgb.txt           "time file" a line; frame i is number i of this list
+           /depth.txt         "time file" a line: PNG of 16 bits, 5000 a metre, 0 = none, registered to colour
+           /groundtruth.txt   "time tx ty tz qx qy qz qw" a line: world-from-camera, metres, OpenCV's axes
+           /camera.txt        "fx fy cx cy" in pixels of the depth images (a file of ours: the layout has none)
+```
+
+A frame takes the depth and the pose nearest in time. Lines that begin with # are comments.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+
+CAMERA = "camera.txt"
+ROS_INTRINSICS, ROS_SIZE = (525.0, 525.0, 319.5, 239.5), (480, 640)
+"""fx, fy, cx, cy that ROS assumes of such cameras, and the (height, width) of the images that they are for."""
+
+_log = logging.getLogger(__name__)
+
+
+class TumRecording(RecordingSource):
+    """A recording in the TUM RGB-D layout.
+
+    Args:
+        path: Folder of rgb.txt.
+        on_broken: See `RecordingSource`.
+        missing_caption: See `RecordingSource`.
+        intrinsics: fx, fy, cx, cy in pixels of the depth images; by default those of camera.txt, or else ROS's
+            (525, 525, 319.5, 239.5), which are for 640x480.
+        depth_units_per_metre: Value of a depth image at one metre.
+        max_seconds: Most seconds from a colour image to its depth and to its pose.
+
+    Raises:
+        FileNotFoundError: A list does not exist.
+        ValueError: A list is malformed.
+    """
+
+    layout = "TUM RGB-D"
+    parts = ("rgb.txt", "depth.txt", "groundtruth.txt")
+
+    def __init__(
+        self,
+        path: str | Path,
+        on_broken: OnBroken = "error",
+        missing_caption: MissingCaption = "error",
+        intrinsics: Sequence[float] | None = None,
+        depth_units_per_metre: float = 5000.0,
+        max_seconds: float = 0.02,
+    ) -> None:
+        super().__init__(path, on_broken, missing_caption)
+        self._intrinsics = intrinsics
+        self.depth_units_per_metre = depth_units_per_metre
+        rgb, depth, poses = (self.path / part for part in self.parts)
+        times, self._colours = _read_files(rgb)
+        depth_times, depths = _read_files(depth)
+        pose_times, self._poses = _read_poses(poses)
+        if (np.diff(times) <= 0).any():
+            raise ValueError(f"{rgb} must be in order of time, each time once.")
+        self._times = times
+        self._max_seconds = max_seconds
+        self._depths = [None if i is None else depths[i] for i in nearest(depth_times, times, max_seconds)]
+        self._pose_rows = nearest(pose_times, times, max_seconds)
+
+    @property
+    def frames(self) -> list[int]:
+        """Positions in rgb.txt."""
+        return list(range(len(self._times)))
+
+    def file(self, kind: Kind, frame: int) -> Path:
+        """Return the file of a frame's colour or depth, or that of all poses or of the camera."""
+        if kind == "color":
+            return self.path / self._colours[frame]
+        if kind == "depth":
+            return self.path / self._associated(self._depths, "depth.txt", frame)
+        return self.path / (CAMERA if kind == "intrinsics" else "groundtruth.txt")
+
+    def _associated(self, values: Sequence, name: str, frame: int):
+        if values[frame] is None:
+            raise FileNotFoundError(
+                f"{self.path / name} must have a line within {self._max_seconds:g} s of {self._times[frame]:.6f} "
+                f"(frame {frame}); it has none."
+            )
+        return values[frame]
+
+    @cached_property
+    def _K(self) -> Tensor:
+        path = self.path / CAMERA
+        if self._intrinsics is not None:
+            values = [float(value) for value in self._intrinsics]
+        elif path.is_file():
+            values = _numbers(path, [[word for row in _read_rows(path) for word in row]])[0].tolist()
+        elif self.depth_size == ROS_SIZE:
+            _log.warning("%s does not exist: intrinsics are taken to be ROS's, fx fy cx cy = 525 525 319.5 239.5", path)
+            values = list(ROS_INTRINSICS)
+        else:
+            height, width = self.depth_size
+            raise FileNotFoundError(
+                f'{path} must hold "fx fy cx cy" of the depth images, {width}x{height}; it does not exist.'
+            )
+        if len(values) != 4:
+            raise ValueError(f"{path} must hold fx, fy, cx and cy; got {values}.")
+        fx, fy, cx, cy = values
+        return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+
+    def load_intrinsics(self, frame: int) -> Tensor:
+        """Return the recording's K [3, 3]."""
+        return self._K
+
+    def load_pose(self, frame: int) -> np.ndarray:
+        """Return the pose [4, 4] nearest in time to a frame."""
+        return pose_matrix(self._poses[self._associated(self._pose_rows, "groundtruth.txt", frame)])
+
+
+def nearest(times: np.ndarray, wanted: np.ndarray, max_seconds: float) -> list[int | None]:
+    """Find the position of the time nearest to each wanted one; None where none is within `max_seconds`.
+
+    Example:
+        >>> nearest(np.array([1.00, 1.03, 1.06]), np.array([1.01, 1.02, 1.10]), 0.02)
+        [0, 1, None]
+    """
+    if not len(times):
+        return [None] * len(wanted)
+    order = np.argsort(times, kind="stable")
+    sorted_times = times[order]
+    after = np.searchsorted(sorted_times, wanted).clip(0, len(times) - 1)
+    before = (after - 1).clip(0)
+    closer = np.where(abs(sorted_times[before] - wanted) <= abs(sorted_times[after] - wanted), before, after)
+    near = abs(sorted_times[closer] - wanted) <= max_seconds
+    return [int(order[i]) if ok else None for i, ok in zip(closer, near, strict=True)]
+
+
+def pose_matrix(values: Sequence[float]) -> np.ndarray:
+    """Return the matrix [4, 4] of tx, ty, tz, qx, qy, qz, qw (scalar last); NaN where a number is not finite.
+
+    Raises:
+        ValueError: The quaternion is not of length 1, to a hundredth.
+
+    Example:
+        >>> pose_matrix([1, 2, 3, 0, 0.5**0.5, 0, 0.5**0.5])[0].round(6).tolist()  # about y by 90 degrees: z turns to x
+        [-0.0, 0.0, 1.0, 1.0]
+    """
+    values = np.asarray(values, dtype=np.float64)
+    if not np.isfinite(values).all():
+        return np.full((4, 4), np.nan)
+    length = np.linalg.norm(values[3:])
+    if abs(length - 1) > 0.01:
+        raise ValueError(f"qx qy qz qw must be a quaternion of length 1; got {values[3:].tolist()}.")
+    x, y, z, w = values[3:] / length
+    pose = np.eye(4)
+    pose[:3, 3] = values[:3]
+    pose[:3, :3] = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+        [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+        [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+    ]
+    return pose
+
+
+def _read_files(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Return times [N] and file names of a list; names may have blanks."""
+    rows = [(row[0], " ".join(row[1:])) for row in _read_rows(path)]
+    if not rows or not all(name for _, name in rows):
+        raise ValueError(f'{path} must have lines of "time file"; got {"none" if not rows else "one without a file"}.')
+    return _numbers(path, [[time] for time, _ in rows])[:, 0], [name for _, name in rows]
+
+
+def _read_poses(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return times [N] and tx, ty, tz, qx, qy, qz, qw [N, 7]."""
+    rows = _read_rows(path)
+    if not rows or any(len(row) != 8 for row in rows):
+        wrong = next((" ".join(row) for row in rows if len(row) != 8), "no line")
+        raise ValueError(f'{path} must have lines of "time tx ty tz qx qy qz qw"; got {wrong!r}.')
+    values = _numbers(path, rows)
+    return values[:, 0], values[:, 1:]
+
+
+def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
+    try:
+        return np.array(rows, dtype=np.float64)
+    except ValueError as error:
+        raise ValueError(f"{path} must hold numbers; got {error}.") from error
+
+
+def _read_rows(path: Path) -> list[list[str]]:
+    """Return the words of each line that is not empty and no comment; commas count as blanks."""
+    lines = path.read_text(encoding="utf-8", errors="replace").replace(",", " ").splitlines()
+    return [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
