@@ -238,7 +238,7 @@ FRAMES = walls(3)
         ({"frame_ids": [[1, 2]]}, r"frame_ids must be 1 lists of 3 names; got \[\[1, 2\]\]"),
         ({"sample_ids": ["a", "b"]}, r"sample_ids must be one per sample \(1\)"),
         ({"known": given(1, 3)["known"]}, "images must be given where known is 1"),
-        (given(1, 3) | {"images": torch.full((1, 3, 3, HEIGHT, WIDTH), 3.0)}, r"images must lie in \[-1, 1\]; got \[3"),
+        (given(1, 3) | {"images": torch.full((1, 3, 3, HEIGHT, WIDTH), 3.0)}, r"images must lie in \[-1, 1\]; got .*3"),
         (given(1, 3) | {"known": torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "known must be 1 or 0 on whole"),
         (given(1, 3) | {"known": 1 - torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "got a frame known in part"),
         ({"output_type": "jpeg"}, "output_type must be one of"),

@@ -12,7 +12,7 @@ from mvdiff.data.sequences import FrameSequence, full_sequence, key_sequence
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.pipelines.two_stage import Part, generate_sequence, plan
 from mvdiff.samples import from_uint8
-from mvdiff.settings import Sampling
+from mvdiff.settings import Controls, Sampling
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.depth_pipelines import make_depth_pipeline
 
