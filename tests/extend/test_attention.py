@@ -13,6 +13,7 @@ from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples.pixels import read_png
 from tests.pipelines.conftest import make_pipeline
 from tests.tiny import tiny_base
+from tests.training.tiny_run import tiny_panoramas
 
 CLASS_PATH = "tests.extend.attention.MeanOfNeighbours"
 
@@ -63,3 +64,40 @@ def test_generate_takes_it_with_a_plugin_option(model, tmp_path, capsys):
     assert "--plugin tests" in capsys.readouterr().err
     assert main([*command, "--plugin", "tests.extend"]) == 0
     assert read_png(tmp_path / "out" / "0000" / "0.png").shape == (3, 32, 32)
+
+
+def test_fit_starts_from_it_with_a_plugin_option(model, tmp_path, capsys, nothing_named):
+    tiny_panoramas(tmp_path / "data")
+    small = {"num_views": 4, "fov_deg": 120.0, "height": 16, "width": 16}
+    settings = {
+        "trainer": {"max_steps": 2, "limit_val_batches": 0, "logger": False, "accelerator": "cpu"}
+        | {"enable_progress_bar": False, "default_root_dir": str(tmp_path)}
+        | {
+            "callbacks": [
+                {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"dirpath": str(tmp_path)}}
+            ]
+        },
+        "model": {
+            "class_path": "mvdiff.training.multi_view.MultiViewModule",
+            "init_args": {"base": str(tmp_path / "base"), "init_adapter": str(model)},
+        },
+        "data": {
+            "class_path": "mvdiff.data.datamodule.EquirectangularDataModule",
+            "init_args": {"root": str(tmp_path / "data"), "num_val": 2, "num_workers": 0}
+            | {"rig": {"class_path": "mvdiff.geometry.cameras.RingRig", "init_args": small}},
+        },
+    }
+    (tmp_path / "run.yaml").write_text(json.dumps(settings))
+    command = ["fit", "--config", str(tmp_path / "run.yaml")]
+    assert main(command) == 1
+    assert "--plugin tests" in capsys.readouterr().err
+    assert main([*command, "--plugin", "tests.extend"]) == 0
+    (checkpoint,) = tmp_path.glob("*.ckpt")
+    weight = torch.load(checkpoint, weights_only=True)["state_dict"]["adapter.mid_block.weight"]
+    assert (weight != 0.5).any()
+    class_paths._plugins.clear()
+    export = ["export", str(checkpoint), "--out", str(tmp_path / "exported")]
+    assert main(export) == 1
+    assert "--plugin tests" in capsys.readouterr().err
+    assert main([*export, "--plugin", "tests.extend"]) == 0
+    assert torch.equal(load_adapter(tmp_path / "exported").mid_block.weight, weight)

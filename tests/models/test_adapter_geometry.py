@@ -96,3 +96,5 @@ def test_under_offload_it_is_where_the_adapter_runs():
     geometry = one.geometry(ring(), 4)
     assert geometry.levels[0].cells.device.type == "cpu"
     assert same(geometry, adapter().geometry(ring(), 4))
+    geometry.levels[0].encoding(32, (0.5, 16.0), torch.float32)
+    assert one.geometry(ring(), 4).nbytes < geometry.nbytes  # encodings do not stay where memory is short
