@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,21 @@ class ToyFeatureNet(nn.Module):
 def packaged_toy_features() -> Path:
     """Return the folder of the toy feature network that ships in the package."""
     return Path(__file__).parents[1] / "assets" / NAME
+
+
+@dataclass(frozen=True)
+class ToyJudge:
+    """The toy feature network as a judge, named as `FeatureExtractor` names its network."""
+
+    net: ToyFeatureNet
+    weights_hash: str
+    name: str = NAME
+
+
+def toy_judge(toy_features: str | Path | None = None, device: str | torch.device = "cpu") -> ToyJudge:
+    """Load the toy feature network (default: the packaged one)."""
+    net = ToyFeatureNet.from_pretrained(toy_features or packaged_toy_features()).to(device)
+    return ToyJudge(net, net.weights_hash())
 
 
 def caption_agreement(

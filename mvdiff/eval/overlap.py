@@ -11,8 +11,8 @@ Legend: B batch, V views, H W image, N pairs. Errors are squared errors of inten
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -196,41 +196,14 @@ def overlap_psnr(
         >>> overlap_psnr(grey, K, R, size=32)
         {'overlap_psnr_mean_of_pairs': 100.0, 'overlap_psnr_pooled': 100.0, 'num_pairs': 8}
     """
-    metric = OverlapPSNR(size, pairs)
     if images.ndim == 4:
-        metric.update(images, K, R, view_valid)
-    else:
-        sizes = check_shapes(images=(images, "B V 3 H W"), K=(K, "B V 3 3"), R=(R, "B V 3 3"))
-        for b in range(sizes["B"]):
-            metric.update(images[b], K[b], R[b], None if view_valid is None else view_valid[b])
-    return metric.compute()
+        return combine([overlap_errors(images, K, R, size, pairs, view_valid)])
+    num_samples = check_shapes(images=(images, "B V 3 H W"), K=(K, "B V 3 3"), R=(R, "B V 3 3"))["B"]
+    valid = [None] * num_samples if view_valid is None else view_valid
+    return combine([overlap_errors(images[b], K[b], R[b], size, pairs, valid[b]) for b in range(num_samples)])
 
 
-@dataclass
-class OverlapPSNR:
-    """Accumulate the overlap PSNR over samples; `compute` gives both averages, ``samples`` keeps what they are made of.
-
-    Args:
-        size: See `overlap_errors`.
-        pairs: See `view_pairs`.
-    """
-
-    size: int | tuple[int, int] | None = PAPER_SIZE
-    pairs: PairRule = "adjacent"
-    samples: list[PairErrors] = field(default_factory=list)
-
-    def update(self, images: Tensor, K: Tensor, R: Tensor, view_valid: Tensor | None = None) -> PairErrors:
-        """Add one sample (arguments as in `overlap_errors`) and return its errors."""
-        errors = overlap_errors(images, K, R, self.size, self.pairs, view_valid)
-        self.samples.append(errors)
-        return errors
-
-    def compute(self) -> dict[str, float]:
-        """Return both averages over all pairs of all samples, and the number of pairs."""
-        return combine(self.samples)
-
-
-def combine(samples: Sequence[PairErrors]) -> dict[str, float]:
+def combine(samples: Collection[PairErrors]) -> dict[str, float]:
     """Average samples' errors in both ways, see `overlap_psnr`."""
     psnr = [value for sample in samples for value in sample.psnr_of_pairs()]
     error = sum(sum(sample.squared_error) for sample in samples)

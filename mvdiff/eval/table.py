@@ -6,6 +6,9 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from mvdiff.eval.metric import Column
+from mvdiff.eval.metrics import metric_columns
+
 
 def results_table(results: Mapping[str, Any]):
     """Lay results out for the terminal: a row per number, then a line per number on how it came about.
@@ -28,14 +31,30 @@ def results_table(results: Mapping[str, Any]):
     entries = results["metrics"]
     table = Table(title=escape(title), title_justify="left", box=SIMPLE)
     table.add_column("metric", no_wrap=True)
+    table.add_column("", no_wrap=True)
     columns = {"value": "value", "interval": "95% interval", "reference": "reference", "ratio_to_reference": "ratio"}
     columns = {key: head for key, head in columns.items() if any(key in entry for entry in entries.values())}
     for head in columns.values():
         table.add_column(head, justify="right", no_wrap=True)
     for name, entry in entries.items():
         cells = ["missing"] if "missing" in entry else [_cell(entry.get(key)) for key in columns]
-        table.add_row(name, *cells)
+        column = result_column(results, name)
+        arrow = {True: "↑", False: "↓", None: ""}[column.higher_is_better]
+        table.add_row(name, f"{column.unit} {arrow}".strip(), *cells)
     return Group(table, *(Text(f"{name}: {how(entry)}") for name, entry in entries.items()))
+
+
+def result_column(results: Mapping[str, Any], name: str) -> Column:
+    """Return what a number is: as the results say, which know a user's metrics too, or as the packaged metric does.
+
+    Example:
+        >>> result_column({}, "fid").higher_is_better, result_column({}, "my_number").title
+        (False, 'my number')
+    """
+    described = results.get("columns", {}).get(name)
+    if described is not None:
+        return Column(name, **described)
+    return metric_columns().get(name) or Column(name, name.replace("_", " "), digits=4)
 
 
 def how(entry: Mapping[str, Any]) -> str:

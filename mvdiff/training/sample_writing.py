@@ -146,7 +146,7 @@ def score_folder(
     Args:
         root: What `mvdiff test` wrote.
         sample_ids: Which of the samples there are scored.
-        metrics: Names, see `mvdiff.eval.runner.RESULTS`.
+        metrics: Names, see `mvdiff.eval.metrics`.
         settings: How to measure; None for the paper's protocol.
     """
     generated, reference = (RunSource(root / name, sample_ids=sample_ids) for name in ("generated", "reference"))
