@@ -31,17 +31,15 @@ def results_table(results: Mapping[str, Any]):
     entries = results["metrics"]
     table = Table(title=escape(title), title_justify="left", box=SIMPLE)
     table.add_column("metric", no_wrap=True)
-    table.add_column("", no_wrap=True)
     columns = {"value": "value", "interval": "95% interval", "reference": "reference", "ratio_to_reference": "ratio"}
     columns = {key: head for key, head in columns.items() if any(key in entry for entry in entries.values())}
     for head in columns.values():
         table.add_column(head, justify="right", no_wrap=True)
     for name, entry in entries.items():
         cells = ["missing"] if "missing" in entry else [_cell(entry.get(key)) for key in columns]
-        column = result_column(results, name)
-        arrow = {True: "↑", False: "↓", None: ""}[column.higher_is_better]
-        table.add_row(name, f"{column.unit} {arrow}".strip(), *cells)
-    return Group(table, *(Text(f"{name}: {how(entry)}") for name, entry in entries.items()))
+        table.add_row(name, *cells)
+    lines = (f"{name}{_kind(result_column(results, name), entry)}: {how(entry)}" for name, entry in entries.items())
+    return Group(table, *map(Text, lines))
 
 
 def result_column(results: Mapping[str, Any], name: str) -> Column:
@@ -112,6 +110,13 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
         need(theirs is None or _is_number(theirs), f"{name}.reference", "a number", theirs)
         pair = isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
         need(interval is None or pair, f"{name}.interval", "two numbers", interval)
+
+
+def _kind(column: Column, entry: Mapping[str, Any]) -> str:
+    """Return unit and direction in brackets, for a number that is there."""
+    better = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
+    words = [word for word in (column.unit, better) if word and "value" in entry]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _is_number(value: object) -> bool:

@@ -9,7 +9,6 @@ import pytest
 from mvdiff.cli import evaluate as command
 from mvdiff.cli.main import main
 from mvdiff.cli.rig_files import read_rig
-from mvdiff.eval.metrics import metric_class, metric_names
 from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.eval.sources import source_from_config
 from tests.data.folders import write_matterport3d
