@@ -2,10 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from mvdiff.report.markup import Html, tag
+
+if TYPE_CHECKING:
+    from mvdiff.eval.metric import Column as MetricColumn
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,17 @@ class Column:
     unit: str = ""
     better: Literal["higher", "lower"] | None = None
     digits: int = 2
+
+    @classmethod
+    def of_metric(cls, column: "MetricColumn", **changes: Any) -> Self:
+        """Return the column of a metric's number.
+
+        Args:
+            column: How the metric describes it.
+            **changes: Attributes that differ.
+        """
+        better = {True: "higher", False: "lower", None: None}[column.higher_is_better]
+        return replace(cls(column.title, column.unit, better, column.digits), **changes)
 
 
 @dataclass(frozen=True)

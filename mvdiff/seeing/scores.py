@@ -37,9 +37,7 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
 
 def _named(results: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Column:
     """Return a number's column, as the first results describe it that have the number."""
-    column = result_column(next(values for _, values in results if name in values["metrics"]), name)
-    better = {True: "higher", False: "lower", None: None}[column.higher_is_better]
-    return Column(column.title, column.unit, better, column.digits)
+    return Column.of_metric(result_column(next(values for _, values in results if name in values["metrics"]), name))
 
 
 def _entry(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
