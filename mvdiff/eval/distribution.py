@@ -1,7 +1,9 @@
-"""Fréchet distance (FID) and Inception Score over features of any extractor (see `mvdiff.eval.extractors`).
+"""Fréchet distance (FID), Inception Score and KID over features of any extractor (see `mvdiff.eval.extractors`).
 
-Plain functions over feature matrices, in float64; equal to torch-fidelity's and torchmetrics' numbers on the same
-features (tests/eval/test_distribution.py).
+Plain functions over feature matrices, in float64. The Inception Score is torch-fidelity's. The Fréchet distance is ours:
+theirs and torchmetrics' take eigenvalues of a product of covariances, which is off by 1e-8 and turns negative where there
+are fewer images than features. So is KID: torchmetrics' takes sets of one size only. Where they apply, all agree
+(tests/eval/test_distribution.py).
 
 Legend: N, M images, D features, C classes.
 """
@@ -82,13 +84,35 @@ def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 
         raise ValueError(
             f"num_splits must be between 1 and the number of images ({count}); got {num_splits}. Score more samples."
         )
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
-    log_p = logits.double().cpu()[order].log_softmax(dim=1)
-    scores = []
-    for k in range(num_splits):
-        part = log_p[k * count // num_splits : (k + 1) * count // num_splits]
-        marginal = part.exp().mean(dim=0, keepdim=True)
-        divergence = part.exp() * (part - marginal.log())
-        scores.append(divergence.nan_to_num(0.0).sum(dim=1).mean().exp())
-    stacked = torch.stack(scores)
-    return float(stacked.mean()), float(stacked.std(correction=0))
+    scores = isc_features_to_metric(logits.cpu()[order], splits=num_splits, shuffle=False)
+    return scores["inception_score_mean"], scores["inception_score_std"]
+
+
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    """Compute KID, the unbiased squared MMD with the kernel ``(x y / D + 1)^3`` (Binkowski et al. 2018), of all images.
+
+    The usual mean over random subsets estimates the same number with more noise.
+
+    Args:
+        features: [N, D] features of the generated images.
+        reference: [M, D] features of the reference images.
+
+    Raises:
+        ValueError: Shapes do not fit, or fewer than two images.
+    """
+    sizes = check_shapes(features=(features, "N D"), reference=(reference, "M D"))
+    if min(sizes["N"], sizes["M"]) < 2:
+        raise ValueError(f"features must come from at least 2 images; got {sizes['N']} and {sizes['M']}.")
+    own, real = features.double(), reference.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / sizes["D"] + 1) ** 3
+
+    def mean_of_others(a: Tensor) -> Tensor:
+        values = kernel(a, a)
+        return (values.sum() - values.diagonal().sum()) / (len(a) * (len(a) - 1))
+
+    return float(mean_of_others(own) + mean_of_others(real) - 2 * kernel(own, real).mean())

@@ -35,7 +35,7 @@ def test_every_file_holds_the_metric_of_its_name():
 
 def test_columns_know_direction_and_unit():
     columns = metric_columns()
-    assert {name for name, column in columns.items() if column.higher_is_better is False} == {"fid", "toy_fid"}
+    assert {name for name, column in columns.items() if column.higher_is_better is False} == {"fid", "kid", "toy_fid"}
     assert {name for name, column in columns.items() if column.unit == "dB"} == {n for n in columns if "psnr" in n}
 
 

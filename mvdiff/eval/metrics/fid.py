@@ -17,6 +17,11 @@ from mvdiff.eval.sources import ScoredSample
 class FID(SampleMetric):
     """Fréchet distance over the features of a network.
 
+    Attributes:
+        distance: Distance of two sets of features.
+        estimator: How the distance is estimated, for the variant.
+        biased: Whether it depends on the number of images.
+
     Args:
         network: The feature network.
         batch_size: Images per forward pass.
@@ -29,6 +34,9 @@ class FID(SampleMetric):
     columns = (Column("fid", "FID", higher_is_better=False),)
     needs: ClassVar = {"reference": "no reference images. Give --reference DIR or --config YAML."}
     load_network = staticmethod(inception_extractor)
+    distance = staticmethod(frechet_distance)
+    estimator = "unbiased covariance, float64"
+    biased = True
 
     def __init__(self, *, network: FeatureExtractor, batch_size: int = 32, intervals: int = 0, **options: Any) -> None:
         super().__init__(**options)
@@ -45,11 +53,11 @@ class FID(SampleMetric):
         if len(reference) == 0:
             raise MissingMetricError(self.needs["reference"])
         size = self.network.num_features
-        few = min(len(generated.values), len(reference)) <= size
+        few = self.biased and min(len(generated.values), len(reference)) <= size
         result = Result(
-            frechet_distance(generated.values, reference),
+            self.distance(generated.values, reference),
             self.network.name,
-            f"{size} features; {self.network.variant}; unbiased covariance, float64",
+            f"{size} features; {self.network.variant}; {self.estimator}",
             n={"num_images": len(generated.values), "num_reference_images": len(reference)},
             weights_hash=self.network.weights_hash,
             note=f"fewer images than {size} features: compare only with numbers from as many images" if few else None,
@@ -58,7 +66,7 @@ class FID(SampleMetric):
         if self.intervals and len({part.shape for part in features}) == 1:
 
             def distance(drawn: np.ndarray) -> float:
-                return frechet_distance(torch.from_numpy(drawn).flatten(0, 1), reference)
+                return self.distance(torch.from_numpy(drawn).flatten(0, 1), reference)
 
             stacked = torch.stack(features).numpy()
             interval = bootstrap(distance, stacked, num_resamples=self.intervals, seed=self.seed)
