@@ -1,9 +1,9 @@
 """Fréchet distance (FID), Inception Score and KID over features of any extractor (see `mvdiff.eval.extractors`).
 
-Plain functions over feature matrices, in float64. The Inception Score is torch-fidelity's. The Fréchet distance is ours:
-theirs and torchmetrics' take eigenvalues of a product of covariances, which is off by 1e-8 and turns negative where there
-are fewer images than features. So is KID: torchmetrics' takes sets of one size only. Where they apply, all agree
-(tests/eval/test_distribution.py).
+Plain functions over feature matrices, in float64. The Inception Score is torch-fidelity's. The Fréchet distance is
+ours: torch-fidelity's and torchmetrics' take eigenvalues of a product of covariances, which is off by 1e-8 and turns
+negative where there are fewer images than features. KID is ours, too: torchmetrics' takes sets of one size only. Where
+they apply, all agree (tests/eval/test_distribution.py).
 
 Legend: N, M images, D features, C classes.
 """

@@ -145,8 +145,8 @@ def overlap_errors(
         ValueError: Shapes, dtype or values do not fit.
     """
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
+    chosen = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
-    chosen = view_pairs(K, R, sizes["H"], sizes["W"], pairs)
     if view_valid is not None:
         chosen = [(i, j) for i, j in chosen if bool(view_valid[i]) and bool(view_valid[j])]
     unit = unit_range(images)

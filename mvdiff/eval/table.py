@@ -97,6 +97,14 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
     need(named, "generated", "an object with the path of the samples", generated)
     need(reference is None or isinstance(reference, Mapping), "reference", "an object or null", reference)
     need(isinstance((reference or {}).get("path", ""), str), "reference", "an object with a path", reference)
+    columns = results.get("columns", {})
+    need(isinstance(columns, Mapping), "columns", "an object", columns)
+    for metric, column in columns.items():
+        kinds = {"title": str, "unit": str, "higher_is_better": bool | None, "digits": int}
+        fits = isinstance(column, Mapping) and set(column) <= set(kinds) and "title" in column
+        fits = fits and all(isinstance(value, kinds[key]) for key, value in column.items())
+        fits = fits and 0 <= column.get("digits", 0) <= 20
+        need(fits, f"columns.{metric}", "an object with title, unit, higher_is_better and digits", column)
     for metric, entry in results["metrics"].items():
         name = f"metrics.{metric}"
         holds = isinstance(entry, Mapping) and ("value" in entry or "missing" in entry)

@@ -175,3 +175,14 @@ def test_progress_has_a_total(tmp_path, toy):
     root, seen = write_samples(tmp_path / "a", num=2), []
     evaluate(root, root, ["sharpness"], toy, progress=lambda *step: seen.append(step))
     assert seen == [(which, name, 2) for which in ("generated", "reference") for name in ("s0", "s1")]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_overlap_psnr_on_a_gpu_is_that_of_the_cpu(tmp_path, toy):
+    root = write_samples(tmp_path / "a", num=2, noise=0.2)
+    for size, pairs in ((0, "adjacent"), (24, "overlapping")):
+        settings = replace(toy, overlap_size=size, overlap_pairs=pairs)
+        scored = [evaluate(root, None, ["overlap_psnr"], replace(settings, device=d)) for d in ("cpu", "cuda")]
+        for name, entry in scored[0]["metrics"].items():
+            assert scored[1]["metrics"][name]["value"] == pytest.approx(entry["value"], abs=1e-5)

@@ -1,4 +1,5 @@
 from mvdiff.eval.metrics import metric_columns
+from mvdiff.report import Column
 from mvdiff.report.tables import best_text, table_figure
 from mvdiff.seeing.scores import scores_table
 
@@ -43,6 +44,13 @@ def test_scores_of_outpainting_have_unit_direction_and_two_decimals():
     assert ">11.88<" in figure
     assert ">9.00<" in figure
     assert "known psnr" not in figure
+
+
+def test_results_describe_the_numbers_of_a_users_metric():
+    column = {"title": "brightness", "unit": "share", "higher_is_better": False, "digits": 1}
+    table = scores_table([("ours", result(mine={"value": 0.25}) | {"columns": {"mine": column}}), ("theirs", result())])
+    assert table.columns[1] == Column("brightness", "share", "lower", 1)
+    assert "brightness (ours): net." in table.note
 
 
 def test_what_is_missing_is_said_with_its_reason():

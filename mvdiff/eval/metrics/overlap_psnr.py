@@ -67,7 +67,8 @@ class OverlapPSNR(SampleMetric):
             ValueError: Some samples have depths and others have none, or views without depths share no centre.
         """
         by_depth = sample.depths is not None
-        if any(bool(part[0, _BY_DEPTH]) != by_depth for part in [*self.pairs_generated, *self.pairs_real] if len(part)):
+        before = next((part for part in (*self.pairs_generated, *self.pairs_real) if len(part)), None)
+        if before is not None and bool(before[0, _BY_DEPTH]) != by_depth:
             raise ValueError(
                 "samples must all have depths, or none, for one overlap PSNR; got both. Score them in folders of "
                 "their own, and give a reference of the same kind."
@@ -94,10 +95,9 @@ class OverlapPSNR(SampleMetric):
         by_depth = bool(own.values[0, _BY_DEPTH])
         if bool((torch.cat([own.values, real.values.reshape(-1, 5)])[:, _BY_DEPTH] != by_depth).any()):
             raise ValueError("samples must all have depths, or none, for one overlap PSNR; got both.")
-        generated, numbers = _errors(own), combine(_errors(own).values())
-        sums = [
-            (sum(s.psnr_of_pairs()), len(s.pairs), sum(s.squared_error), sum(s.num_values)) for s in generated.values()
-        ]
+        generated, reference = _errors(own), _errors(real)
+        numbers = combine([errors for _, errors in generated])
+        sums = [(sum(e.psnr_of_pairs()), len(e.pairs), sum(e.squared_error), sum(e.num_values)) for _, e in generated]
         results = {}
         for name, average in _AVERAGES.items():
             interval = bootstrap(average, np.array(sums), num_resamples=self.num_resamples, seed=self.seed)
@@ -108,10 +108,10 @@ class OverlapPSNR(SampleMetric):
                 n={"num_pairs": numbers["num_pairs"]},
                 interval=(interval.low, interval.high),
                 extra=self._unoccluded(name),
-                **_beside(numbers[name], _errors(real), name),
+                **_beside(numbers[name], reference, name),
             )
-        results[MEAN].extra |= _mean_of_ratios(generated, _errors(real))
-        results[MEAN].per_sample = {key: sample.mean_psnr() for key, sample in generated.items()}
+        results[MEAN].extra |= _mean_of_ratios(generated, dict(reference))
+        results[MEAN].per_sample = {key: errors.mean_psnr() for key, errors in generated}
         return results
 
     def _keep(self, name: str, sample: ScoredSample, real: bool, errors: PairErrors) -> None:
@@ -121,7 +121,7 @@ class OverlapPSNR(SampleMetric):
         self.append(name, sample, real, torch.tensor(rows, dtype=torch.float64).reshape(-1, 5))
 
     def _unoccluded(self, name: str) -> dict[str, Any]:
-        own = combine(_errors(self.rows("unoccluded", real=False)).values())
+        own = combine([errors for _, errors in _errors(self.rows("unoccluded", real=False))])
         if not own["num_pairs"]:
             return {}
         beside = _beside(own[name], _errors(self.rows("unoccluded", real=True)), name)
@@ -136,26 +136,26 @@ class OverlapPSNR(SampleMetric):
         return f"{rule} pairs; {size}; pixels whose warped mask is exactly one"
 
 
-def _errors(rows: Rows) -> dict[int, PairErrors]:
-    """Return the errors of each sample that has pairs, by its key."""
+def _errors(rows: Rows) -> list[tuple[int, PairErrors]]:
+    """Return key and errors of each sample that has pairs."""
 
     def errors(part: Tensor) -> PairErrors:
         pairs, values = part[:, :2].long().tolist(), part[:, 2:].tolist()
         return PairErrors([(i, j) for i, j in pairs], [v[0] for v in values], [int(v[1]) for v in values])
 
-    return {key: errors(part) for key, part in rows.samples}
+    return [(key, errors(part)) for key, part in rows.samples]
 
 
-def _beside(value: float, reference: dict[int, PairErrors], name: str) -> dict[str, float]:
-    theirs = combine(reference.values())
+def _beside(value: float, reference: list[tuple[int, PairErrors]], name: str) -> dict[str, float]:
+    theirs = combine([errors for _, errors in reference])
     return with_reference(value, [theirs[name]]) if theirs["num_pairs"] else {}
 
 
-def _mean_of_ratios(own: dict[int, PairErrors], theirs: dict[int, PairErrors]) -> dict[str, float]:
+def _mean_of_ratios(own: list[tuple[int, PairErrors]], theirs: dict[int, PairErrors]) -> dict[str, float]:
     """Average the quotients of single pairs, over the samples that both sets have (not the quotient of means)."""
     ratios = []
-    for key, sample in own.items():
-        if key in theirs and theirs[key].pairs == sample.pairs:
-            both = zip(sample.psnr_of_pairs(), theirs[key].psnr_of_pairs(), strict=True)
+    for key, errors in own:
+        if key in theirs and theirs[key].pairs == errors.pairs:
+            both = zip(errors.psnr_of_pairs(), theirs[key].psnr_of_pairs(), strict=True)
             ratios += [a / b for a, b in both if b > 0]
     return {"mean_of_pair_ratios": float(np.mean(ratios))} if ratios else {}
