@@ -1,6 +1,6 @@
 """CLIP score of views with their own prompts, with open_clip or a transformers CLIP folder.
 
-``100 max(0, cos(image, text))`` (Hessel et al. 2021 without the factor 2.5), averaged over the views of a sample, then
+`100 max(0, cos(image, text))` (Hessel et al. 2021 without the factor 2.5), averaged over the views of a sample, then
 over samples. The paper names no CLIP model, so the model's name and weight hash always stand beside the number.
 
 Legend: N images.
@@ -72,10 +72,10 @@ def clip_scorer(
     """Load a CLIP model.
 
     Args:
-        clip_model: An open_clip architecture (``ViT-B-16``), or a folder with a transformers CLIPModel.
-        clip_weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo (default ``openai``).
+        clip_model: An open_clip architecture (`ViT-B-16`), or a folder with a transformers CLIPModel.
+        clip_weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo (default `openai`).
             OpenAI's weights need the activation QuickGELU: the tag sets it; with a local file of theirs, name the
-            architecture ``ViT-B-16-quickgelu``.
+            architecture `ViT-B-16-quickgelu`.
         device: Where to run.
 
     Raises:

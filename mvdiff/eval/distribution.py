@@ -21,8 +21,8 @@ PAPER_SPLITS = 10
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
     """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017, equation 6).
 
-    ``|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))`` with unbiased covariances. With any roots ``A1^T A1 = S1`` and
-    ``A2^T A2 = S2`` the last trace is the sum of the singular values of ``A1 A2^T`` (own derivation), which stays real
+    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` with unbiased covariances. With any roots `A1^T A1 = S1` and
+    `A2^T A2 = S2` the last trace is the sum of the singular values of `A1 A2^T` (own derivation), which stays real
     and exact with singular covariances, i.e. fewer images than features.
 
     Args:
@@ -49,7 +49,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
 
 
 def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the mean [D] and a root A [min(N, D), D] of the unbiased covariance, ``A^T A = S``, in float64."""
+    """Return the mean [D] and a root A [min(N, D), D] of the unbiased covariance, `A^T A = S`, in float64."""
     num_images, num_features = features.shape
     if num_images < 2:
         raise ValueError(f"features must come from at least 2 images; got {num_images}. Score more samples.")
@@ -63,14 +63,14 @@ def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 0) -> tuple[float, float]:
-    """Compute the Inception Score, ``exp(E KL(p(y|x) || p(y)))``, over splits (Salimans et al. 2016, section 4).
+    """Compute the Inception Score, `exp(E KL(p(y|x) || p(y)))`, over splits (Salimans et al. 2016, section 4).
 
     The images are put in a seeded order first, so that views of one panorama do not share a split and re-runs give
     the same number.
 
     Args:
         logits: [N, C] class logits.
-        num_splits: Number of splits S; split k holds images ``k N // S`` to ``(k + 1) N // S``.
+        num_splits: Number of splits S; split k holds images `k N // S` to `(k + 1) N // S`.
         seed: Seed of the order.
 
     Returns:
@@ -92,7 +92,7 @@ def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """Compute KID, the unbiased squared MMD with the kernel ``(x y / D + 1)^3`` (Binkowski et al. 2018), of all images.
+    """Compute KID, the unbiased squared MMD with the kernel `(x y / D + 1)^3` (Binkowski et al. 2018), of all images.
 
     The usual mean over random subsets estimates the same number with more noise.
 

@@ -2,8 +2,8 @@
 
 Protocol: images are resized, one view of a pair is warped into the other by the homography, and the PSNR is taken over
 the pixels whose warped mask is exactly one, i.e. whose four bilinear neighbours all lie in the warped image. Two
-averages are in use and differ: the mean over pairs of each pair's PSNR (``overlap_psnr_mean_of_pairs``), and the PSNR
-of the squared error pooled over all pixels of all pairs (``overlap_psnr_pooled``). Both are always reported.
+averages are in use and differ: the mean over pairs of each pair's PSNR (`overlap_psnr_mean_of_pairs`), and the PSNR
+of the squared error pooled over all pixels of all pairs (`overlap_psnr_pooled`). Both are always reported.
 
 Legend: B batch, V views, H W image, N pairs. Errors are squared errors of intensities in [0, 1] (PSNR peak 1).
 """
@@ -34,9 +34,9 @@ class PairErrors:
     """Squared error of the overlap of each pair of views of one sample.
 
     Attributes:
-        pairs: ``(target, source)`` view indices; the source is warped into the target.
+        pairs: `(target, source)` view indices; the source is warped into the target.
         squared_error: Sum of squared errors over a pair's pixels and channels, intensities in [0, 1].
-        num_values: Pixels x channels that were compared; pairs without any are left out of ``pairs``.
+        num_values: Pixels x channels that were compared; pairs without any are left out of `pairs`.
     """
 
     pairs: list[tuple[int, int]]
@@ -53,7 +53,7 @@ class PairErrors:
 
 
 def psnr_from_mse(mse: float) -> float:
-    """Return ``-10 log10(mse)`` dB for intensities in [0, 1], at most `MAX_PSNR` (identical up to rounding).
+    """Return `-10 log10(mse)` dB for intensities in [0, 1], at most `MAX_PSNR` (identical up to rounding).
 
     Example:
         >>> psnr_from_mse(0.01), psnr_from_mse(0.0)
@@ -70,12 +70,12 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
         R: [V, 3, 3] world-from-camera rotations.
         height: Image height that K refers to.
         width: Image width that K refers to.
-        rule: ``"adjacent"``: the pairs whose viewing directions differ least (within 1 degree of the smallest angle):
-            on the paper's ring the 8 pairs 45 degrees apart. ``"overlapping"``: every pair that overlaps by more than
-            a sliver. Or a list of ``(target, source)``.
+        rule: `"adjacent"`: the pairs whose viewing directions differ least (within 1 degree of the smallest angle):
+            on the paper's ring the 8 pairs 45 degrees apart. `"overlapping"`: every pair that overlaps by more than
+            a sliver. Or a list of `(target, source)`.
 
     Returns:
-        ``(target, source)`` pairs; for the named rules the source is the view farther to the right, so numbering the
+        `(target, source)` pairs; for the named rules the source is the view farther to the right, so numbering the
         views differently changes nothing.
 
     Raises:
@@ -136,7 +136,7 @@ def overlap_errors(
         images: [V, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
         K: [V, 3, 3] intrinsics at H x W, pixels.
         R: [V, 3, 3] world-from-camera rotations.
-        size: Size to which images are resized first: the height (the width follows), ``(height, width)``, or None for
+        size: Size to which images are resized first: the height (the width follows), `(height, width)`, or None for
             their own. The paper: 1024 (from 512).
         pairs: Which views, see `view_pairs`.
         view_valid: [V] bool; pairs with a view that is False are left out.
@@ -187,7 +187,7 @@ def overlap_psnr(
         view_valid: [V] or [B, V] bool.
 
     Returns:
-        ``{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}``; NaN without any pair.
+        `{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}`; NaN without any pair.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig

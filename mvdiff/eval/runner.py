@@ -1,6 +1,6 @@
 """Score folders of samples: one pass over the generated views, one over the reference, every metric that can be had.
 
-What cannot be computed is reported as ``{"missing": reason}``; the rest still comes out.
+What cannot be computed is reported as `{"missing": reason}`; the rest still comes out.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class EvaluationSettings:
         clip_model: open_clip architecture, or a folder with a transformers CLIPModel.
         clip_weights: Weight file or tag for open_clip.
         toy_features: Folder of the toy feature network; None: the packaged one.
-        truth: JSON file ``{sample id: [what each view shows]}`` for caption_agreement; None: as noted in the samples.
+        truth: JSON file `{sample id: [what each view shows]}` for caption_agreement; None: as noted in the samples.
         judge_heads: Heads of the toy network that caption_agreement asks; None: all.
         overlap_size: Size of images for the overlap PSNR (height), 0 for their own. Views with depth keep theirs.
-        overlap_pairs: ``"adjacent"`` (with depth: consecutive views), ``"overlapping"``, or pairs of views.
+        overlap_pairs: `"adjacent"` (with depth: consecutive views), `"overlapping"`, or pairs of views.
         overlap_depth_error: Metres; pixels of views with depth that are off by more are left out.
         num_splits: Splits of the Inception Score.
         batch_size: Images per forward pass.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
+        device: `"auto"`, `"cpu"`, `"cuda"`.
         seed: Seed of orders and resamples.
         num_resamples: Bootstrap resamples of means over samples.
         fid_resamples: Bootstrap resamples of the toy FID's generated samples; 0 for no interval.
@@ -85,7 +85,7 @@ def evaluate(
 
     Args:
         generated: Folder of samples (ours or upstream's layout), or any `Source`.
-        reference: Ground truth: such a folder (in upstream's layout its ``<i>_natural.png``), or a `Source` such as
+        reference: Ground truth: such a folder (in upstream's layout its `<i>_natural.png`), or a `Source` such as
             `mvdiff.eval.sources.source_from_config`. None takes the ground truth that upstream's layout has beside
             the generated views, and else leaves out what needs one.
         metrics: What to compute, see `MetricSpec`; names are those of `mvdiff.eval.metrics`.
@@ -97,8 +97,8 @@ def evaluate(
             returns the results of all samples.
 
     Returns:
-        ``{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "columns": ...,
-        "settings": ..., "versions": ...}``, ready for JSON. See `mvdiff.eval.metric.Result` for a result's entries and
+        `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "columns": ...,
+        "settings": ..., "versions": ...}`, ready for JSON. See `mvdiff.eval.metric.Result` for a result's entries and
         `mvdiff.eval.metric.Column` for a column's.
 
     Raises:

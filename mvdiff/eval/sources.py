@@ -151,7 +151,7 @@ class FolderSource(Source):
     Args:
         root: Folder with samples.
         rig: Cameras of samples in upstream's layout, see `mvdiff.samples.read_sample`.
-        natural: Read upstream's ``<i>_natural.png`` instead of the generated views.
+        natural: Read upstream's `<i>_natural.png` instead of the generated views.
 
     Raises:
         FileNotFoundError: The root does not exist.
@@ -225,7 +225,7 @@ class DataSource(Source):
 
     Args:
         data: A `MultiViewDataModule`, or whatever has its `eval_dataset`, whose items `MultiViewBatch.collate` joins.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        split: `"train"`, `"val"` or `"test"`.
         name: What stands in the results.
     """
 
@@ -272,7 +272,7 @@ class DataSource(Source):
 def source_from_config(configs: Sequence[str | Path], split: str = "test") -> DataSource:
     """Build the data module of a run's YAML files and read one split of it.
 
-    Only the ``data`` section is looked at; later files overlay earlier ones, as on the command line of ``mvdiff fit``.
+    Only the `data` section is looked at; later files overlay earlier ones, as on the command line of `mvdiff fit`.
 
     Raises:
         FileNotFoundError: A file does not exist.
@@ -302,7 +302,7 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
 
 
 def read_truth(path: str | Path) -> dict[str, Truth]:
-    """Read a JSON file ``{sample id: [what view 0 shows, ...]}``; each entry is a dict of labels, or null to skip.
+    """Read a JSON file `{sample id: [what view 0 shows, ...]}`; each entry is a dict of labels, or null to skip.
 
     Raises:
         FileNotFoundError: The file does not exist.

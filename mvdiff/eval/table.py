@@ -75,7 +75,7 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
     """Check that results from a file can be shown.
 
     Args:
-        results: With ``generated`` and ``metrics``, as `mvdiff.eval.runner.evaluate` returns them.
+        results: With `generated` and `metrics`, as `mvdiff.eval.runner.evaluate` returns them.
         where: The file, named in errors.
 
     Raises:
