@@ -24,8 +24,7 @@ def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **
     Args:
         results: What `mvdiff.eval.runner.evaluate` returned, or the JSON file that was written of it.
         other: The same of another method, scored with the same settings.
-        metric: A number with `per_sample` values: overlap_psnr_mean_of_pairs, clip_score, caption_agreement,
-            label_agreement, sharpness_gradient_energy, sharpness_laplacian_variance.
+        metric: A number that has `per_sample` values.
         **options: See `mvdiff.eval.bootstrap.bootstrap`.
 
     Returns:
