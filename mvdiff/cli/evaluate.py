@@ -1,19 +1,12 @@
 """`mvdiff evaluate`: score sample folders."""
 
 import argparse
+import json
+import os
 from pathlib import Path
+from typing import Any
 
-METRIC_NAMES = (
-    "fid",
-    "inception_score",
-    "clip_score",
-    "overlap_psnr",
-    "toy_fid",
-    "toy_inception_score",
-    "caption_agreement",
-    "given",
-    "sharpness",
-)
+from mvdiff.eval.metrics import metric_names
 
 
 def add_parser(subparsers) -> None:
@@ -36,7 +29,14 @@ def add_parser(subparsers) -> None:
     )
     add("--split", default="test", choices=("train", "val", "test"), help="split of --config (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="write the results as JSON")
-    add("--metrics", nargs="+", choices=METRIC_NAMES, help="what to compute (default: the paper's four)")
+    add(
+        "--metrics",
+        nargs="+",
+        type=metric_spec,
+        metavar="METRIC",
+        help=f"what to compute, of {', '.join(metric_names())}; or a class path of your own, as my_module.MyMetric, or "
+        '{"class_path": ..., "init_args": {...}} (default: the paper\'s four)',
+    )
     add("--rig", type=Path, metavar="JSON", help="cameras of upstream's folders: a rig as in sample.json")
     add("--inception_weights", metavar="FILE", help="weights-inception-2015-12-05-6726825d.pth")
     add("--inception_hash", default="6726825d", metavar="HEX", help="start of its SHA-256 (default: %(default)s)")
@@ -59,17 +59,45 @@ def add_parser(subparsers) -> None:
         help="metres by which the depth of a compared pixel may be off, for samples with depth (default: %(default)s)",
     )
     add("--num_splits", type=int, default=10, help="splits of the Inception Score (default: %(default)s)")
+    add("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
     add("--batch_size", type=int, default=32, help="images per forward pass (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--seed", type=int, default=0, help="of orders and resamples (default: %(default)s)")
     add("--num_resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Score, print the table, write the JSON; return the exit status."""
-    from rich.console import Console
-    from rich.progress import Progress, TextColumn
+def metric_spec(text: str) -> str | dict[str, Any]:
+    """Read one of --metrics: a name, a class path, or JSON with class_path and init_args."""
+    if text.startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"must be JSON; got {text} ({error})") from None
+    if "." not in text and text not in metric_names():
+        raise argparse.ArgumentTypeError(f"invalid choice: {text!r} (choose from {', '.join(metric_names())})")
+    return text
 
+
+def run(args: argparse.Namespace) -> int:
+    """Score, print the table, write the JSON; return the exit status.
+
+    Under torchrun each process reads and measures its share of the samples, and the first one reports.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return _run(args, distributed=False)
+    from torch import distributed as dist
+
+    dist.init_process_group("gloo")  # what metrics gather lies in CPU memory
+    try:
+        return _run(args, distributed=True)
+    finally:
+        dist.destroy_process_group()
+
+
+def _run(args: argparse.Namespace, distributed: bool) -> int:
+    from rich.console import Console
+
+    from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
     from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, write_results
     from mvdiff.eval.sources import source_from_config
@@ -87,17 +115,27 @@ def run(args: argparse.Namespace) -> int:
         generated, reference = reference, None
     names = EvaluationSettings.__dataclass_fields__
     settings = EvaluationSettings(**{name: value for name, value in vars(args).items() if name in names})
-    columns = (TextColumn("{task.description}"), TextColumn("{task.completed} samples"))
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        tasks = {}
+    first = int(os.environ.get("RANK", "0")) == 0 or not distributed
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
 
-        def advance(which: str, sample_id: str) -> None:
+        def advance(which: str, sample_id: str, total: int) -> None:
             if which not in tasks:
-                tasks[which] = bar.add_task(which, total=None)
+                tasks[which] = bar.add_task(which, total=total)
             bar.advance(tasks[which])
 
-        metrics = args.metrics or PAPER_METRICS
-        results = evaluate(generated, reference, metrics, settings, read_rig(args.rig), advance)
+        results = evaluate(
+            generated,
+            reference,
+            args.metrics or PAPER_METRICS,
+            settings,
+            read_rig(args.rig),
+            advance if first else None,
+            args.num_workers,
+            distributed,
+        )
+    if not first:
+        return 0
     if args.out is not None:
         write_results(results, args.out)
     Console().print(results_table(results))

@@ -42,8 +42,8 @@ def bootstrap(
     """Resample samples with replacement and take percentiles of a statistic.
 
     Args:
-        statistic: Function of as many arrays as there are ``samples``, each with the samples along axis 0.
-        samples: Arrays ``[S, ...]``; axis 0 counts samples (e.g. features ``[S, V, D]`` of panoramas).
+        statistic: Function of as many arrays as there are `samples`, each with the samples along axis 0.
+        samples: Arrays `[S, ...]`; axis 0 counts samples (e.g. features `[S, V, D]` of panoramas).
         paired: Draw the same samples from all arrays (equal S needed), e.g. two methods on the same prompts.
         num_resamples: Number of resamples.
         level: Share of resamples inside the interval.
@@ -88,5 +88,5 @@ def difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], **options) -> Interval:
-    """Interval of the mean of ``a - b`` for two methods on the same samples (options: see `bootstrap`)."""
+    """Interval of the mean of `a - b` for two methods on the same samples (options: see `bootstrap`)."""
     return bootstrap(difference, a, b, paired=True, **options)

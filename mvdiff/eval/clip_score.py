@@ -1,6 +1,6 @@
 """CLIP score of views with their own prompts, with open_clip or a transformers CLIP folder.
 
-``100 max(0, cos(image, text))`` (Hessel et al. 2021 without the factor 2.5), averaged over the views of a sample, then
+`100 max(0, cos(image, text))` (Hessel et al. 2021 without the factor 2.5), averaged over the views of a sample, then
 over samples. The paper names no CLIP model, so the model's name and weight hash always stand beside the number.
 
 Legend: N images.
@@ -67,24 +67,24 @@ class ClipScorer:
 
 
 def clip_scorer(
-    model: str | Path = DEFAULT_MODEL, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    clip_model: str | Path = DEFAULT_MODEL, clip_weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> ClipScorer:
     """Load a CLIP model.
 
     Args:
-        model: An open_clip architecture (``ViT-B-16``), or a folder with a transformers CLIPModel.
-        weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo (default ``openai``).
+        clip_model: An open_clip architecture (`ViT-B-16`), or a folder with a transformers CLIPModel.
+        clip_weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo (default `openai`).
             OpenAI's weights need the activation QuickGELU: the tag sets it; with a local file of theirs, name the
-            architecture ``ViT-B-16-quickgelu``.
+            architecture `ViT-B-16-quickgelu`.
         device: Where to run.
 
     Raises:
         FileNotFoundError: The weights are neither local nor to be downloaded.
         ValueError: An unknown architecture, or a file that does not fit it.
     """
-    if Path(model).is_dir():
-        return _transformers_scorer(Path(model), device)
-    return _open_clip_scorer(str(model), weights, device)
+    if Path(clip_model).is_dir():
+        return _transformers_scorer(Path(clip_model), device)
+    return _open_clip_scorer(str(clip_model), clip_weights, device)
 
 
 def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torch.device) -> ClipScorer:

@@ -3,7 +3,7 @@
 Protocol (paper section 5): consecutive views at their own size (192x256). Each pixel of the first that has a depth is
 unprojected and projected into the second; pixels are kept whose four bilinear neighbours all lie in the second view and
 whose z there differs from its depth by at most 0.5 m: that is the paper's test for occlusion. Averages, errors and
-their accumulation are those of :mod:`mvdiff.eval.overlap`.
+their accumulation are those of `mvdiff.eval.overlap`.
 
 Legend: B batch, V views, H W image.
 """
@@ -35,11 +35,11 @@ def depth_view_pairs(
         R: [V, 3, 3] world-from-camera rotations.
         t: [V, 3] camera centres in the world, metres.
         depths: [V, H, W] z-depth in metres, 0 = none.
-        rule: ``"adjacent"``: consecutive views, (0, 1), (1, 2), ... (the paper). ``"overlapping"``: every pair of which
-            each view shows more than 0.3 of the other. Or a list of ``(target, source)``.
+        rule: `"adjacent"`: consecutive views, (0, 1), (1, 2), ... (the paper). `"overlapping"`: every pair of which
+            each view shows more than 0.3 of the other. Or a list of `(target, source)`.
 
     Returns:
-        ``(target, source)`` pairs; for the named rules the source comes after the target.
+        `(target, source)` pairs; for the named rules the source comes after the target.
 
     Raises:
         ValueError: An unknown rule, or a pair outside the views.
@@ -138,7 +138,7 @@ def depth_overlap_psnr(
         view_valid: [(B,) V] bool.
 
     Returns:
-        ``{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}``; NaN without any pair.
+        `{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}`; NaN without any pair.
 
     Example:
         >>> K = torch.tensor([[4.0, 0, 3.5], [0, 4.0, 1.5], [0, 0, 1]]).expand(2, 3, 3)

@@ -9,14 +9,15 @@ import os
 import pickle
 import urllib.error
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mvdiff.eval.features import NAME as TOY_NAME
-from mvdiff.eval.features import ToyFeatureNet, packaged_toy_features
+from mvdiff.eval.features import toy_judge
+from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash
 from mvdiff.shapes import check_shapes
 
@@ -37,7 +38,7 @@ UNREADABLE = (
 """What reading a file that is no weight file, or another model's, may raise."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class FeatureExtractor:
     """A named function of images.
 
@@ -54,6 +55,13 @@ class FeatureExtractor:
     num_features: int
     run: Callable[[Tensor], tuple[Tensor, Tensor | None]]
     variant: str
+    _latest: tuple[ScoredSample, tuple[Tensor, Tensor | None]] | None = field(default=None, init=False, repr=False)
+
+    def of_sample(self, sample: ScoredSample, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
+        """Extract a sample's features and logits; the metrics that share this network share one pass."""
+        if self._latest is None or self._latest[0] is not sample:
+            self._latest = sample, self(sample.images_uint8, batch_size)
+        return self._latest[1]
 
     def __call__(self, images_uint8: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
         """Extract, batch by batch, without gradients.
@@ -76,7 +84,9 @@ class FeatureExtractor:
 
 
 def inception_extractor(
-    weights: str | Path | None = None, expected_hash: str = INCEPTION_HASH, device: str | torch.device = "cpu"
+    inception_weights: str | Path | None = None,
+    inception_hash: str = INCEPTION_HASH,
+    device: str | torch.device = "cpu",
 ) -> FeatureExtractor:
     """Load torch-fidelity's port of the Inception network of FID: 2048 pooled features, unbiased logits.
 
@@ -84,9 +94,8 @@ def inception_extractor(
     the paper's time used.
 
     Args:
-        weights: The weight file; None looks in torch's hub cache, then downloads it there.
-        expected_hash: What the file's SHA-256 must start with. Another file is another metric: say so by giving its
-            hash.
+        inception_weights: The weight file; None looks in torch's hub cache, then downloads it there.
+        inception_hash: Start of the file's SHA-256. Another file is another metric and needs its own hash here.
         device: Where to run.
 
     Raises:
@@ -95,11 +104,11 @@ def inception_extractor(
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    path = _inception_path(weights)
+    path = _inception_path(inception_weights)
     found = file_hash(path)
-    if not found.startswith(expected_hash.lower()):
+    if not found.startswith(inception_hash.lower()):
         raise ValueError(
-            f"inception_weights must have a SHA-256 that starts with {expected_hash}; got {found[:16]}, in {path}. "
+            f"inception_weights must have a SHA-256 that starts with {inception_hash}; got {found[:16]}, in {path}. "
             f"Get {INCEPTION_FILES[0]} again, or set inception_hash to measure with this file knowingly."
         )
     try:
@@ -116,10 +125,10 @@ def inception_extractor(
 
 
 def toy_extractor(
-    folder: str | Path | None = None, head: str = "object", device: str | torch.device = "cpu"
+    toy_features: str | Path | None = None, head: str = "object", device: str | torch.device = "cpu"
 ) -> FeatureExtractor:
     """Load the toy feature network (default: the packaged one); the logits are those of one of its heads."""
-    net = ToyFeatureNet.from_pretrained(folder if folder is not None else packaged_toy_features()).to(device)
+    net = toy_judge(toy_features, device).net
     if head not in net.labels:
         raise ValueError(f"head must be one of {sorted(net.labels)}; got {head!r}. Choose the toy network's head.")
 

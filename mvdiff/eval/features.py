@@ -1,6 +1,6 @@
 """The toy judge: a small network that names what a view of the toy world shows, and its features for toy FID and IS.
 
-It is trained on the toy world by `mvdiff.training.features` and is called ``toy-features`` wherever a number stands,
+It is trained on the toy world by `mvdiff.training.features` and is called `toy-features` wherever a number stands,
 so that a toy FID is never mistaken for one of Inception features.
 
 Legend: N images, D features.
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class ToyFeatureNet(nn.Module):
     """Classify a view along several heads, over shared features (own design, about 0.35 M parameters at width 32).
 
     Args:
-        heads: Labels of each head, e.g. ``{"object": ["none", "sofa"], "colour": ["none", "red"], "walls": ["blue"]}``.
+        heads: Labels of each head, e.g. `{"object": ["none", "sofa"], "colour": ["none", "red"], "walls": ["blue"]}`.
         width: Channels of the first layer; the deepest has four times as many.
         num_features: Length D of the feature vector before the heads.
 
@@ -78,7 +79,7 @@ class ToyFeatureNet(nn.Module):
             images: [N, 3, H, W], uint8 in [0, 255] or float in [-1, 1]; resized to 64 x 64 where another size.
 
         Returns:
-            ``{"features": [N, D], <head>: [N, num labels], ...}``.
+            `{"features": [N, D], <head>: [N, num labels], ...}`.
         """
         if images.dtype == torch.uint8:
             images = from_uint8(images)
@@ -108,7 +109,7 @@ class ToyFeatureNet(nn.Module):
         return module_hash(self)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write ``config.json`` and ``model.safetensors`` (in the module's dtype) into a folder."""
+        """Write `config.json` and `model.safetensors` (in the module's dtype) into a folder."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -155,6 +156,21 @@ def packaged_toy_features() -> Path:
     return Path(__file__).parents[1] / "assets" / NAME
 
 
+@dataclass(frozen=True)
+class ToyJudge:
+    """The toy feature network as a judge, named as `FeatureExtractor` names its network."""
+
+    net: ToyFeatureNet
+    weights_hash: str
+    name: str = NAME
+
+
+def toy_judge(toy_features: str | Path | None = None, device: str | torch.device = "cpu") -> ToyJudge:
+    """Load the toy feature network (default: the packaged one)."""
+    net = ToyFeatureNet.from_pretrained(toy_features or packaged_toy_features()).to(device)
+    return ToyJudge(net, net.weights_hash())
+
+
 def caption_agreement(
     net: ToyFeatureNet,
     images: Tensor,
@@ -167,17 +183,17 @@ def caption_agreement(
     Args:
         net: The judge, in evaluation mode.
         images: [N, 3, H, W], uint8 or float in [-1, 1].
-        truth: For each image the stated labels, e.g. ``{"object": "sofa", "colour": "red", "walls": "blue"}``; heads
-            that it does not state, or states as ``"none"``, are not judged; None skips the view.
+        truth: For each image the stated labels, e.g. `{"object": "sofa", "colour": "red", "walls": "blue"}`; heads
+            that it does not state, or states as `"none"`, are not judged; None skips the view.
         batch_size: Images per forward pass.
         heads: Heads to judge by; what the truth states of others is not looked at. None: all.
 
     Returns:
-        ``{<head>: verdicts, ..., "all": verdicts}``, one bool per judged view (``"all"``: views of which every head is
+        `{<head>: verdicts, ..., "all": verdicts}`, one bool per judged view (`"all"`: views of which every head is
         judged, and whether all agree).
 
     Raises:
-        ValueError: Counts differ, or the truth or ``heads`` name a head or label that the network does not know.
+        ValueError: Counts differ, or the truth or `heads` name a head or label that the network does not know.
     """
     judged = list(net.labels) if heads is None else list(heads)
     if not judged or not set(judged) <= set(net.labels):

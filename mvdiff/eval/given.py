@@ -10,14 +10,11 @@ Legend: V views, H W image. Errors are squared errors of intensities in [0, 1] (
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from mvdiff.eval.collectors import GENERATED, MissingError, PerSample, Result
 from mvdiff.eval.overlap import PairErrors, psnr_from_mse, unit_range
-from mvdiff.eval.sources import ScoredSample
 from mvdiff.geometry.correspondence import apply_homography, homography
 from mvdiff.geometry.sampling import cell_centres, sample_bilinear
 from mvdiff.shapes import check_shapes
@@ -91,49 +88,3 @@ def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor
             errors.append(float(difference.square().sum()))
             counts.append(difference.numel())
     return PairErrors(pairs, errors, counts)
-
-
-@dataclass
-class GivenCollector:
-    """PSNR of the known pixels, and overlap PSNR of the given views with the others; samples of outpainting."""
-
-    known: PerSample = field(default_factory=PerSample)
-    overlap: PerSample = field(default_factory=PerSample)
-    num_given: int = 0
-    num_pasted: int = 0
-
-    def update(self, which: str, sample: ScoredSample) -> None:
-        """Compare a sample with what was given of it; a reference, and a sample of which nothing was, gives nothing."""
-        if which != GENERATED or sample.given is None or not bool((sample.given[1] > 0.5).any()):
-            return
-        self.num_given += 1
-        images, (given, known) = sample.images_uint8, sample.given
-        if sample.pasted_back:
-            self.num_pasted += 1
-        else:
-            self.known.add(which, sample.sample_id, known_psnr(images, given, known))
-        mean = given_overlap_errors(images, given, known, sample.K, sample.R).mean_psnr()
-        if not math.isnan(mean):
-            self.overlap.add(which, sample.sample_id, mean)
-
-    def forget(self, which: str) -> None:
-        """Drop one set's numbers."""
-        self.known.forget(which)
-        self.overlap.forget(which)
-
-    def result(self, metric: str) -> Result:
-        """Return ``known_psnr`` or ``given_overlap_psnr``, in dB."""
-        if not self.num_given:
-            raise MissingError("no sample says what was given of it. Score samples of `mvdiff generate outpaint`.")
-        if metric == "known_psnr":
-            if self.num_pasted:
-                raise MissingError(
-                    f"the given pixels were put back into {self.num_pasted} of {self.num_given} samples. Generate them "
-                    "with --no_paste_back."
-                )
-            variant = "given pixels as the model makes them, before paste-back; pooled within a sample, then their mean"
-            return self.known.result() | {"model": "squared error", "variant": variant}
-        if not self.overlap.values[GENERATED]:
-            raise MissingError("no view that was not given shows what was given elsewhere.")
-        variant = "given pixels warped into views of which they were not given; mean over pairs, then samples"
-        return self.overlap.result() | {"model": "homography", "variant": variant}

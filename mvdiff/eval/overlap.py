@@ -2,8 +2,8 @@
 
 Protocol: images are resized, one view of a pair is warped into the other by the homography, and the PSNR is taken over
 the pixels whose warped mask is exactly one, i.e. whose four bilinear neighbours all lie in the warped image. Two
-averages are in use and differ: the mean over pairs of each pair's PSNR (``overlap_psnr_mean_of_pairs``), and the PSNR
-of the squared error pooled over all pixels of all pairs (``overlap_psnr_pooled``). Both are always reported.
+averages are in use and differ: the mean over pairs of each pair's PSNR (`overlap_psnr_mean_of_pairs`), and the PSNR
+of the squared error pooled over all pixels of all pairs (`overlap_psnr_pooled`). Both are always reported.
 
 Legend: B batch, V views, H W image, N pairs. Errors are squared errors of intensities in [0, 1] (PSNR peak 1).
 """
@@ -11,8 +11,8 @@ Legend: B batch, V views, H W image, N pairs. Errors are squared errors of inten
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -34,9 +34,9 @@ class PairErrors:
     """Squared error of the overlap of each pair of views of one sample.
 
     Attributes:
-        pairs: ``(target, source)`` view indices; the source is warped into the target.
+        pairs: `(target, source)` view indices; the source is warped into the target.
         squared_error: Sum of squared errors over a pair's pixels and channels, intensities in [0, 1].
-        num_values: Pixels x channels that were compared; pairs without any are left out of ``pairs``.
+        num_values: Pixels x channels that were compared; pairs without any are left out of `pairs`.
     """
 
     pairs: list[tuple[int, int]]
@@ -53,7 +53,7 @@ class PairErrors:
 
 
 def psnr_from_mse(mse: float) -> float:
-    """Return ``-10 log10(mse)`` dB for intensities in [0, 1], at most `MAX_PSNR` (identical up to rounding).
+    """Return `-10 log10(mse)` dB for intensities in [0, 1], at most `MAX_PSNR` (identical up to rounding).
 
     Example:
         >>> psnr_from_mse(0.01), psnr_from_mse(0.0)
@@ -70,12 +70,12 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
         R: [V, 3, 3] world-from-camera rotations.
         height: Image height that K refers to.
         width: Image width that K refers to.
-        rule: ``"adjacent"``: the pairs whose viewing directions differ least (within 1 degree of the smallest angle):
-            on the paper's ring the 8 pairs 45 degrees apart. ``"overlapping"``: every pair that overlaps by more than
-            a sliver. Or a list of ``(target, source)``.
+        rule: `"adjacent"`: the pairs whose viewing directions differ least (within 1 degree of the smallest angle):
+            on the paper's ring the 8 pairs 45 degrees apart. `"overlapping"`: every pair that overlaps by more than
+            a sliver. Or a list of `(target, source)`.
 
     Returns:
-        ``(target, source)`` pairs; for the named rules the source is the view farther to the right, so numbering the
+        `(target, source)` pairs; for the named rules the source is the view farther to the right, so numbering the
         views differently changes nothing.
 
     Raises:
@@ -136,7 +136,7 @@ def overlap_errors(
         images: [V, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
         K: [V, 3, 3] intrinsics at H x W, pixels.
         R: [V, 3, 3] world-from-camera rotations.
-        size: Size to which images are resized first: the height (the width follows), ``(height, width)``, or None for
+        size: Size to which images are resized first: the height (the width follows), `(height, width)`, or None for
             their own. The paper: 1024 (from 512).
         pairs: Which views, see `view_pairs`.
         view_valid: [V] bool; pairs with a view that is False are left out.
@@ -145,8 +145,8 @@ def overlap_errors(
         ValueError: Shapes, dtype or values do not fit.
     """
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
+    chosen = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
-    chosen = view_pairs(K, R, sizes["H"], sizes["W"], pairs)
     if view_valid is not None:
         chosen = [(i, j) for i, j in chosen if bool(view_valid[i]) and bool(view_valid[j])]
     unit = unit_range(images)
@@ -187,7 +187,7 @@ def overlap_psnr(
         view_valid: [V] or [B, V] bool.
 
     Returns:
-        ``{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}``; NaN without any pair.
+        `{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}`; NaN without any pair.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -196,41 +196,14 @@ def overlap_psnr(
         >>> overlap_psnr(grey, K, R, size=32)
         {'overlap_psnr_mean_of_pairs': 100.0, 'overlap_psnr_pooled': 100.0, 'num_pairs': 8}
     """
-    metric = OverlapPSNR(size, pairs)
     if images.ndim == 4:
-        metric.update(images, K, R, view_valid)
-    else:
-        sizes = check_shapes(images=(images, "B V 3 H W"), K=(K, "B V 3 3"), R=(R, "B V 3 3"))
-        for b in range(sizes["B"]):
-            metric.update(images[b], K[b], R[b], None if view_valid is None else view_valid[b])
-    return metric.compute()
+        return combine([overlap_errors(images, K, R, size, pairs, view_valid)])
+    num_samples = check_shapes(images=(images, "B V 3 H W"), K=(K, "B V 3 3"), R=(R, "B V 3 3"))["B"]
+    valid = [None] * num_samples if view_valid is None else view_valid
+    return combine([overlap_errors(images[b], K[b], R[b], size, pairs, valid[b]) for b in range(num_samples)])
 
 
-@dataclass
-class OverlapPSNR:
-    """Accumulate the overlap PSNR over samples; `compute` gives both averages, ``samples`` keeps what they are made of.
-
-    Args:
-        size: See `overlap_errors`.
-        pairs: See `view_pairs`.
-    """
-
-    size: int | tuple[int, int] | None = PAPER_SIZE
-    pairs: PairRule = "adjacent"
-    samples: list[PairErrors] = field(default_factory=list)
-
-    def update(self, images: Tensor, K: Tensor, R: Tensor, view_valid: Tensor | None = None) -> PairErrors:
-        """Add one sample (arguments as in `overlap_errors`) and return its errors."""
-        errors = overlap_errors(images, K, R, self.size, self.pairs, view_valid)
-        self.samples.append(errors)
-        return errors
-
-    def compute(self) -> dict[str, float]:
-        """Return both averages over all pairs of all samples, and the number of pairs."""
-        return combine(self.samples)
-
-
-def combine(samples: Sequence[PairErrors]) -> dict[str, float]:
+def combine(samples: Collection[PairErrors]) -> dict[str, float]:
     """Average samples' errors in both ways, see `overlap_psnr`."""
     psnr = [value for sample in samples for value in sample.psnr_of_pairs()]
     error = sum(sum(sample.squared_error) for sample in samples)

@@ -19,17 +19,16 @@ from mvdiff.eval.sources import ScoredSample
 
 
 def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **options: Any) -> Interval:
-    """Compare two methods on the samples that both have: mean of ``results`` minus ``other``, in the metric's unit.
+    """Compare two methods on the samples that both have: mean of `results` minus `other`, in the metric's unit.
 
     Args:
         results: What `mvdiff.eval.runner.evaluate` returned, or the JSON file that was written of it.
         other: The same of another method, scored with the same settings.
-        metric: A number with ``per_sample`` values: overlap_psnr_mean_of_pairs, clip_score, caption_agreement,
-            label_agreement, sharpness_gradient_energy, sharpness_laplacian_variance.
+        metric: A number that has `per_sample` values.
         **options: See `mvdiff.eval.bootstrap.bootstrap`.
 
     Returns:
-        The difference with its interval; positive: ``results`` has more.
+        The difference with its interval; positive: `results` has more.
 
     Raises:
         ValueError: The metric has no numbers per sample in both, another network or protocol measured the other, or no
@@ -57,7 +56,7 @@ def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **
 
 
 def sample_features(samples: Iterable[ScoredSample], extractor: FeatureExtractor) -> dict[str, Tensor]:
-    """Extract each sample's features: ``{sample id: [V, D]}``, for `paired_fid`."""
+    """Extract each sample's features: `{sample id: [V, D]}`, for `paired_fid`."""
     return {sample.sample_id: extractor(sample.images_uint8)[0] for sample in samples}
 
 
@@ -76,7 +75,7 @@ def paired_fid(
         **options: See `mvdiff.eval.bootstrap.bootstrap`.
 
     Returns:
-        The difference with its interval; positive: ``features`` lie further from the reference.
+        The difference with its interval; positive: `features` lie further from the reference.
 
     Raises:
         ValueError: No sample is in both, or shapes do not fit.

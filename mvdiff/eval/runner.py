@@ -1,51 +1,33 @@
 """Score folders of samples: one pass over the generated views, one over the reference, every metric that can be had.
 
-What cannot be computed is reported as ``{"missing": reason}``; the rest still comes out.
+What cannot be computed is reported as `{"missing": reason}`; the rest still comes out.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed as dist
 
-from mvdiff.eval.collectors import (
-    GENERATED,
-    REFERENCE,
-    AgreementCollector,
-    ClipCollector,
-    Collector,
-    FeatureCollector,
-    PerSample,
-    SharpnessCollector,
-)
-from mvdiff.eval.given import GivenCollector
+from mvdiff.eval.metric import SampleMetric
+from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
 from mvdiff.eval.overlap import PAPER_SIZE, PairRule
-from mvdiff.eval.overlap_collector import OverlapCollector
-from mvdiff.eval.sources import FolderSource, Source, read_truth
+from mvdiff.eval.processes import gather_objects
+from mvdiff.eval.sources import FolderSource, Source, Tally
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
 
 SCHEMA_VERSION = 1
-RESULTS = {
-    "fid": ("fid",),
-    "inception_score": ("inception_score",),
-    "clip_score": ("clip_score",),
-    "overlap_psnr": ("overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"),
-    "toy_fid": ("toy_fid",),
-    "toy_inception_score": ("toy_inception_score",),
-    "caption_agreement": ("caption_agreement", "label_agreement"),
-    "given": ("known_psnr", "given_overlap_psnr"),
-    "sharpness": ("sharpness_gradient_energy", "sharpness_laplacian_variance"),
-}
-"""Metrics one can ask for, and the numbers that each gives."""
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 UNAVAILABLE = (ValueError, OSError, ImportError)
+Progress = Callable[[str, str, int], None]
 
 
 @dataclass(frozen=True)
@@ -58,14 +40,14 @@ class EvaluationSettings:
         clip_model: open_clip architecture, or a folder with a transformers CLIPModel.
         clip_weights: Weight file or tag for open_clip.
         toy_features: Folder of the toy feature network; None: the packaged one.
-        truth: JSON file ``{sample id: [what each view shows]}`` for caption_agreement; None: as noted in the samples.
+        truth: JSON file `{sample id: [what each view shows]}` for caption_agreement; None: as noted in the samples.
         judge_heads: Heads of the toy network that caption_agreement asks; None: all.
         overlap_size: Size of images for the overlap PSNR (height), 0 for their own. Views with depth keep theirs.
-        overlap_pairs: ``"adjacent"`` (with depth: consecutive views), ``"overlapping"``, or pairs of views.
+        overlap_pairs: `"adjacent"` (with depth: consecutive views), `"overlapping"`, or pairs of views.
         overlap_depth_error: Metres; pixels of views with depth that are off by more are left out.
         num_splits: Splits of the Inception Score.
         batch_size: Images per forward pass.
-        device: ``"auto"``, ``"cpu"``, ``"cuda"``.
+        device: `"auto"`, `"cpu"`, `"cuda"`.
         seed: Seed of orders and resamples.
         num_resamples: Bootstrap resamples of means over samples.
         fid_resamples: Bootstrap resamples of the toy FID's generated samples; 0 for no interval.
@@ -92,51 +74,56 @@ class EvaluationSettings:
 def evaluate(
     generated: str | Path | Source,
     reference: str | Path | Source | None = None,
-    metrics: Sequence[str] = PAPER_METRICS,
+    metrics: Sequence[MetricSpec] = PAPER_METRICS,
     settings: EvaluationSettings | None = None,
     rig: Rig | None = None,
-    progress: Callable[[str, str], None] | None = None,
+    progress: Progress | None = None,
+    num_workers: int = 0,
+    distributed: bool = False,
 ) -> dict[str, Any]:
     """Score generated samples.
 
     Args:
         generated: Folder of samples (ours or upstream's layout), or any `Source`.
-        reference: Ground truth: such a folder (in upstream's layout its ``<i>_natural.png``), or a `Source` such as
+        reference: Ground truth: such a folder (in upstream's layout its `<i>_natural.png`), or a `Source` such as
             `mvdiff.eval.sources.source_from_config`. None takes the ground truth that upstream's layout has beside
             the generated views, and else leaves out what needs one.
-        metrics: What to compute, of `RESULTS`.
+        metrics: What to compute, see `MetricSpec`; names are those of `mvdiff.eval.metrics`.
         settings: How; default: the paper's protocol.
         rig: Cameras of folders in upstream's layout; default: the paper's ring of 8.
-        progress: Called with ``("generated" | "reference", sample id)`` after each sample.
+        progress: Called with ("generated" or "reference", sample id, number of samples) after each sample.
+        num_workers: Processes that read images ahead; 0 reads between the measurements.
+        distributed: Share the samples among the processes of `torch.distributed`, all of which must call this. Each
+            returns the results of all samples.
 
     Returns:
-        ``{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "settings": ...,
-        "versions": ...}``, ready for JSON. See `mvdiff.eval.collectors` for a result's entries.
+        `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "columns": ...,
+        "settings": ..., "versions": ...}`, ready for JSON. See `mvdiff.eval.metric.Result` for a result's entries and
+        `mvdiff.eval.metric.Column` for a column's.
 
     Raises:
         ValueError: An unknown metric, or no complete sample at all.
         FileNotFoundError: A folder does not exist.
     """
     settings = settings or EvaluationSettings()
-    unknown = sorted(set(metrics) - set(RESULTS))
-    if unknown or not metrics:
-        raise ValueError(f"metrics must be some of {', '.join(RESULTS)}; got {unknown or 'none'}. Choose among them.")
+    asked = parse_specs(metrics)
     source = FolderSource(Path(generated), rig) if isinstance(generated, str | Path) else generated
     truth = _open_reference(source, reference, rig)
-    scoring = _Scoring(metrics, settings)
-    scoring.run(GENERATED, source, progress)
+    scoring = _Scoring(asked, settings, distributed)
+    scoring.run(source, False, progress, num_workers)
     described = source.describe()
     if not described["num_samples"]:
         raise ValueError(f"generated must hold at least one readable sample; got none, in {described}. Generate again.")
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "generated": described, "reference": None}
     if truth is not None:
-        try:
-            scoring.run(REFERENCE, truth, progress)
-            results["reference"] = truth.describe()
-        except UNAVAILABLE as error:
-            results["reference"] = {"missing": str(error)}
-            scoring.forget_reference(str(error))
+        broken = scoring.run(truth, True, progress, num_workers)
+        results["reference"] = {"missing": broken} if broken else truth.describe()
     results["metrics"] = scoring.results()
+    results["columns"] = {
+        column.name: {key: value for key, value in asdict(column).items() if key != "name"}
+        for metric in asked
+        for column in metric.columns
+    }
     results["settings"] = asdict(settings)
     results["versions"] = library_versions()
     return results
@@ -184,104 +171,128 @@ def _open_reference(source: Source, reference: str | Path | Source | None, rig: 
 
 
 class _Scoring:
-    """Collectors by group; a group that fails is dropped with its reason, the others go on."""
+    """The metrics of one run; one that fails is dropped with its reason, the others go on.
 
-    def __init__(self, metrics: Sequence[str], settings: EvaluationSettings) -> None:
-        self.metrics = list(dict.fromkeys(metrics))
-        self.settings = settings
-        self.missing: dict[str, str] = {}
-        self.no_reference: dict[str, str] = {}
-        self.collectors: dict[str, Collector] = {}
-        for group in dict.fromkeys(_GROUPS[metric] for metric in self.metrics):
+    Processes agree on what failed after each pass, so that all of them compute the same metrics.
+    """
+
+    def __init__(
+        self,
+        asked: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]],
+        settings: EvaluationSettings,
+        distributed: bool,
+    ) -> None:
+        self.distributed = distributed
+        self.asked = list(asked)
+        self.missing: dict[int, str] = {}
+        self.no_reference: dict[int, str] = {}
+        self.metrics: dict[int, SampleMetric] = {}
+        self.sample_ids: dict[int, str] = {}
+        builder = MetricBuilder(asdict(replace(settings, device=_device(settings.device, self._rank()[0]))))
+        failures: dict[int, tuple[int, str]] = {}
+        for number, (metric, init_args) in enumerate(asked.items()):
             try:
-                self.collectors[group] = _make_collector(group, settings)
+                built = metric if isinstance(metric, SampleMetric) else builder.build(metric, init_args)
+                built.reset()
+                built.distributed_available_fn = partial(bool, distributed)
+                self.metrics[number] = built
             except UNAVAILABLE as error:
-                self.missing[group] = str(error)
+                failures[number] = 0, str(error)
+        self._drop(failures)
 
-    def run(self, which: str, source: Source, progress: Callable[[str, str], None] | None) -> None:
-        """Feed every sample of a source to every collector."""
-        for sample in source:
-            for group, collector in list(self.collectors.items()):
-                if which == REFERENCE and group in self.no_reference:
+    def run(self, source: Source, real: bool, progress: Progress | None, num_workers: int) -> str | None:
+        """Feed every sample of a source to every metric; return why a reference broke off, if it did.
+
+        No number stands on half a reference: where it breaks off, or a metric fails on it, the metric is set back to
+        what it was before.
+        """
+        before = {number: _states(metric) for number, metric in self.metrics.items()}
+        part = source.part(*self._rank(), num_workers)
+        failures: dict[int, tuple[int, str]] = {}
+        broken = None
+        try:
+            self._feed(part, real, progress, failures)
+        except UNAVAILABLE as error:
+            if not real:
+                raise
+            broken = str(error)
+        tallies, reasons, sample_ids = zip(
+            *gather_objects((part.tally, broken, self.sample_ids), self.distributed), strict=True
+        )
+        source.tally = Tally.merged(tallies)
+        broken = next((reason for reason in reasons if reason), None)
+        if not real:
+            self.sample_ids = {key: name for ids in sample_ids for key, name in ids.items()}
+            self._drop(failures)
+            return None
+        found = self._agreed(failures)
+        for number in self.metrics if broken else found:
+            self.no_reference[number] = broken or found[number]
+            for name, state in before[number].items():
+                setattr(self.metrics[number], name, state)
+        return broken
+
+    def _feed(self, part: Source, real: bool, progress: Progress | None, failures: dict[int, tuple[int, str]]) -> None:
+        which = "reference" if real else "generated"
+        for sample in part:
+            for number, metric in self.metrics.items():
+                if number in failures:
                     continue
                 try:
-                    collector.update(which, sample)
+                    metric.update(sample, real)
                 except UNAVAILABLE as error:
-                    reason = f"{error} (at {which} sample {sample.sample_id!r})"
-                    if which == REFERENCE:
-                        self._forget_reference(group, reason)
-                    else:
-                        self.missing[group] = reason
-                        del self.collectors[group]
+                    failures[number] = sample.order, f"{error} (at {which} sample {sample.sample_id!r})"
+            if not real:
+                self.sample_ids[sample.key] = sample.sample_id
             if progress is not None:
-                progress(which, sample.sample_id)
-
-    def forget_reference(self, reason: str) -> None:
-        """Drop what was read of a reference that broke off: no number stands on half a reference."""
-        for group in self.collectors:
-            self._forget_reference(group, reason)
-
-    def _forget_reference(self, group: str, reason: str) -> None:
-        self.no_reference[group] = reason
-        self.collectors[group].forget(REFERENCE)
+                progress(which, sample.sample_id, len(part))
 
     def results(self) -> dict[str, Any]:
         """Return every number that was asked for, or why it is missing."""
         out: dict[str, Any] = {}
-        for metric in self.metrics:
-            group = _GROUPS[metric]
-            for name in RESULTS[metric]:
-                if group in self.missing:
-                    out[name] = {"missing": self.missing[group]}
+        for number in range(len(self.asked)):
+            reason = self.no_reference.get(number)
+            for name, result in self._computed(number).items():
+                if isinstance(result, ValueError):
+                    out[name] = {"missing": f"reference: {reason}" if reason else str(result)}
                     continue
-                try:
-                    out[name] = self.collectors[group].result(name)
-                except ValueError as error:
-                    reason = self.no_reference.get(group)
-                    out[name] = {"missing": f"reference: {reason}" if reason else str(error)}
-                if group in self.no_reference and "value" in out[name]:
-                    out[name]["note"] = f"no reference: {self.no_reference[group]}"
+                out[name] = result.to_json(self.sample_ids) | ({"note": f"no reference: {reason}"} if reason else {})
         return out
 
+    def _computed(self, number: int) -> dict[str, Any]:
+        names = [column.name for column in self.asked[number].columns]
+        if number in self.missing:
+            return dict.fromkeys(names, ValueError(self.missing[number]))
+        try:
+            found = self.metrics[number].compute()
+            return {name: found[name] for name in names}
+        except ValueError as error:
+            return dict.fromkeys(names, error)
 
-_GROUPS = {
-    "fid": "inception",
-    "inception_score": "inception",
-    "clip_score": "clip",
-    "overlap_psnr": "overlap",
-    "toy_fid": "toy",
-    "toy_inception_score": "toy",
-    "caption_agreement": "judge",
-    "given": "given",
-    "sharpness": "sharpness",
-}
+    def _drop(self, failures: Mapping[int, tuple[int, str]]) -> None:
+        for number, reason in self._agreed(failures).items():
+            self.missing[number] = reason
+            self.metrics.pop(number, None)
+
+    def _agreed(self, failures: Mapping[int, tuple[int, str]]) -> dict[int, str]:
+        """Return the reason of every metric that failed in some process: the one of the first sample."""
+        parts = gather_objects(dict(failures), self.distributed)
+        numbers = sorted({number for part in parts for number in part})
+        return {number: min(part[number] for part in parts if number in part)[1] for number in numbers}
+
+    def _rank(self) -> tuple[int, int]:
+        return (dist.get_rank(), dist.get_world_size()) if self.distributed else (0, 1)
 
 
-def _make_collector(group: str, settings: EvaluationSettings) -> Collector:
-    from mvdiff.eval.clip_score import clip_scorer
-    from mvdiff.eval.extractors import inception_extractor, toy_extractor
-    from mvdiff.eval.features import ToyFeatureNet, packaged_toy_features
+def _states(metric: SampleMetric) -> dict[str, Any]:
+    """Copy what a metric has gathered; the tensors in its lists are never changed in place."""
+    return {
+        name: state.clone() if isinstance(state, torch.Tensor) else list(state)
+        for name, state in metric.metric_state.items()
+    }
 
-    device = settings.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    sampled = {"seed": settings.seed, "num_resamples": settings.num_resamples}
-    if group == "overlap":
-        size = settings.overlap_size or None
-        return OverlapCollector(size, settings.overlap_pairs, settings.overlap_depth_error, **sampled)
-    if group == "sharpness":
-        return SharpnessCollector(PerSample(**sampled), PerSample(**sampled))
-    if group == "given":
-        return GivenCollector(PerSample(**sampled), PerSample(**sampled))
-    if group == "clip":
-        scorer = clip_scorer(settings.clip_model, settings.clip_weights, device)
-        return ClipCollector(scorer, settings.batch_size, PerSample(**sampled))
-    if group == "judge":
-        net = ToyFeatureNet.from_pretrained(settings.toy_features or packaged_toy_features()).to(device)
-        truth = read_truth(settings.truth) if settings.truth else {}
-        return AgreementCollector(net, truth, settings.judge_heads, settings.batch_size, **sampled)
-    shared = {"num_splits": settings.num_splits, "seed": settings.seed, "batch_size": settings.batch_size}
-    if group == "toy":
-        extractor = toy_extractor(settings.toy_features, device=device)
-        return FeatureCollector(extractor, **shared, fid_resamples=settings.fid_resamples)
-    return FeatureCollector(inception_extractor(settings.inception_weights, settings.inception_hash, device), **shared)
+
+def _device(name: str, rank: int) -> str:
+    if name not in ("auto", "cuda") or not torch.cuda.is_available():
+        return "cpu" if name == "auto" else name
+    return f"cuda:{rank % torch.cuda.device_count()}"

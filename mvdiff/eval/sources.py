@@ -6,14 +6,21 @@ Legend: V views, H W image.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Self
 
+import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
+from mvdiff.keyed import keyed_int
 from mvdiff.samples import read_sample, scan_samples, to_uint8
 
 Truth = Sequence[Mapping[str, str] | None]
@@ -34,6 +41,7 @@ class ScoredSample:
         depths: [V, H, W] z-depth in metres, 0 = none; or None.
         given: What was given of the views, uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; or None.
         pasted_back: Whether given pixels were put back into the views.
+        index: Position in its source, which orders samples across processes; None orders them by `key`.
     """
 
     sample_id: str
@@ -46,26 +54,104 @@ class ScoredSample:
     depths: Tensor | None = None
     given: tuple[Tensor, Tensor] | None = None
     pasted_back: bool = False
+    index: int | None = None
 
+    @property
+    def key(self) -> int:
+        """Integer that stands for the sample id; generated and real samples of one id share it."""
+        return keyed_int("sample", self.sample_id)
 
-class Source(Protocol):
-    """Samples to score, each once, always in the same order."""
-
-    def __iter__(self) -> Iterator[ScoredSample]:
-        """Read the samples one after the other."""
-
-    def describe(self) -> dict[str, Any]:
-        """Say where the samples came from, how many were read and how many were not (after iterating)."""
+    @property
+    def order(self) -> int:
+        """Integer by which samples are sorted."""
+        return self.key if self.index is None else self.index
 
 
 @dataclass
-class FolderSource:
+class Tally:
+    """Counts of one pass over a source: samples read, and those that could not be, by position."""
+
+    num_read: int = 0
+    skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def merged(cls, parts: Sequence[Tally]) -> Tally:
+        """Add up the tallies of several processes."""
+        skipped = {index: reason for part in parts for index, reason in part.skipped.items()}
+        return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())))
+
+
+class Source(ABC):
+    """Samples to score, each once, always in the same order.
+
+    Attributes:
+        rank: Which share of the samples is read.
+        world_size: Number of shares.
+        num_workers: Processes that read images; 0 reads in this one.
+        tally: Counts of the last pass.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    num_workers: int = 0
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[ScoredSample]:
+        """Read the samples of the own share one after the other, and count them in `tally`."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of samples of the own share, unreadable ones included."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """Say where the samples came from, how many were read and how many were not (after iterating)."""
+
+    def part(self, rank: int, world_size: int, num_workers: int) -> Self:
+        """Return a copy that reads every `world_size`-th sample, from sample `rank` on."""
+        part = copy(self)
+        part.rank, part.world_size, part.num_workers, part.tally = rank, world_size, num_workers, Tally()
+        return part
+
+    def positions(self, num_samples: int) -> range:
+        """Return the positions of the own share among all samples."""
+        return range(self.rank, num_samples, self.world_size)
+
+    def read(self, item: Callable[[Any], Any], keys: Sequence[Any]) -> Iterator[Any]:
+        """Read the items of some keys in order, ahead of their use where there are workers."""
+        generator = torch.Generator()  # the loader draws a seed, which must not shift the program's random numbers
+        options = {"sampler": keys, "num_workers": self.num_workers, "collate_fn": _unchanged, "generator": generator}
+        for value in DataLoader(_Items(item), batch_size=None, **options):
+            if isinstance(value, Exception):
+                raise value
+            yield value
+
+
+class _Items(Dataset):
+    """Items that a function reads; a user's mistake travels as it is, without the worker's traceback."""
+
+    def __init__(self, item: Callable[[Any], Any]) -> None:
+        self.item = item
+
+    def __getitem__(self, key: Any) -> Any:
+        try:
+            return self.item(key)
+        except (ValueError, OSError, ImportError) as error:
+            return error
+
+
+def _unchanged(value: Any) -> Any:
+    return value
+
+
+@dataclass
+class FolderSource(Source):
     """Complete sample folders at or below a root; unreadable ones are skipped and counted.
 
     Args:
         root: Folder with samples.
         rig: Cameras of samples in upstream's layout, see `mvdiff.samples.read_sample`.
-        natural: Read upstream's ``<i>_natural.png`` instead of the generated views.
+        natural: Read upstream's `<i>_natural.png` instead of the generated views.
 
     Raises:
         FileNotFoundError: The root does not exist.
@@ -75,8 +161,7 @@ class FolderSource:
     root: Path
     rig: Rig | None = None
     natural: bool = False
-    num_read: int = field(default=0, init=False)
-    skipped: list[dict[str, str]] = field(default_factory=list, init=False)
+    tally: Tally = field(default_factory=Tally, init=False)
 
     def __post_init__(self) -> None:
         self.complete, self.incomplete = scan_samples(self.root)
@@ -90,78 +175,104 @@ class FolderSource:
         """Tell whether the first sample brings its ground truth (upstream's layout)."""
         return (self.complete[0] / "0_natural.png").is_file()
 
+    def __len__(self) -> int:
+        """Return the number of complete samples of the own share."""
+        return len(self.positions(len(self.complete)))
+
     def __iter__(self) -> Iterator[ScoredSample]:
-        self.num_read, self.skipped = 0, []
-        for folder in self.complete:
-            try:
-                sample = read_sample(folder, rig=self.rig)
-                images = sample.natural_uint8() if self.natural else sample.images_uint8()
-                K, R, height, width = sample.record.camera_tensors()
-                t, depths, given = sample.record.translations(), sample.depths(), sample.given()
-            except (ValueError, OSError) as error:
-                self.skipped.append({"folder": str(folder), "reason": str(error)})
-                continue
-            if (height, width) != tuple(images.shape[-2:]):
-                K = resize_intrinsics(K, images.shape[-1] / width, images.shape[-2] / height)
-            self.num_read += 1
-            record = sample.record
-            truth = record.settings.get("truth")
-            pasted = bool(record.settings.get("paste_back", given is not None))
-            yield ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted)
+        """Read the samples; unreadable ones are noted in `tally`."""
+        self.tally = Tally()
+        positions = self.positions(len(self.complete))
+        for index, item in zip(positions, self.read(self._sample, positions), strict=True):
+            if isinstance(item, ScoredSample):
+                self.tally.num_read += 1
+                yield item
+            else:
+                self.tally.skipped[index] = item
+
+    def _sample(self, index: int) -> ScoredSample | dict[str, str]:
+        """Read a sample, or say why it cannot be read."""
+        folder = self.complete[index]
+        try:
+            sample = read_sample(folder, rig=self.rig)
+            images = sample.natural_uint8() if self.natural else sample.images_uint8()
+            K, R, height, width = sample.record.camera_tensors()
+            t, depths, given = sample.record.translations(), sample.depths(), sample.given()
+        except (ValueError, OSError) as error:
+            return {"folder": str(folder), "reason": str(error)}
+        if (height, width) != tuple(images.shape[-2:]):
+            K = resize_intrinsics(K, images.shape[-1] / width, images.shape[-2] / height)
+        record = sample.record
+        truth = record.settings.get("truth")
+        pasted = bool(record.settings.get("paste_back", given is not None))
+        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, index)
 
     def describe(self) -> dict[str, Any]:
         """Say which folder was read, and what of it could not be."""
         return {
             "path": str(self.root),
             "kind": "ground truth beside generated views" if self.natural else "sample folders",
-            "num_samples": self.num_read,
+            "num_samples": self.tally.num_read,
             "num_incomplete": len(self.incomplete),
-            "num_unreadable": len(self.skipped),
-            "unreadable": self.skipped[:20],
+            "num_unreadable": len(self.tally.skipped),
+            "unreadable": list(self.tally.skipped.values())[:20],
         }
 
 
 @dataclass
-class DataSource:
+class DataSource(Source):
     """The views of one split of a data module, as ground truth: in order (panoramas at yaw 0), each sample once.
 
     Args:
-        data: A `MultiViewDataModule`, or whatever has its `eval_dataloader`, which yields `MultiViewBatch`.
-        split: ``"train"``, ``"val"`` or ``"test"``.
+        data: A `MultiViewDataModule`, or whatever has its `eval_dataset`, whose items `MultiViewBatch.collate` joins.
+        split: `"train"`, `"val"` or `"test"`.
         name: What stands in the results.
     """
 
     data: Any
     split: str = "test"
     name: str = "data module"
-    num_read: int = field(default=0, init=False)
+    tally: Tally = field(default_factory=Tally, init=False)
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "test"):
             raise ValueError(f"split must be 'train', 'val' or 'test'; got {self.split!r}. Choose one.")
 
+    @cached_property
+    def dataset(self) -> Dataset:
+        """Samples of the split."""
+        return self.data.eval_dataset(self.split)
+
+    def __len__(self) -> int:
+        """Return the number of samples of the own share."""
+        return len(self.positions(len(self.dataset)))
+
     def __iter__(self) -> Iterator[ScoredSample]:
-        self.num_read = 0
+        """Read the samples."""
+        self.tally = Tally()
+        positions = self.positions(len(self.dataset))
+        items = self.read(self.dataset.__getitem__, [(0, index) for index in positions])
         prefix = getattr(self.data, "prompt_prefix", "")
-        for batch in self.data.eval_dataloader(self.split):
-            for i, sample_id in enumerate(batch.sample_id):
-                valid = batch.view_valid[i]
-                kept = valid.tolist()
-                prompts = [p.removeprefix(prefix) for p, keep in zip(batch.prompts[i], kept, strict=True) if keep]
-                self.num_read += 1
-                images, K, R, t = (values[i][valid] for values in (batch.images, batch.K, batch.R, batch.t))
-                depths = None if batch.depths is None else batch.depths[i][valid]
-                yield ScoredSample(sample_id, to_uint8(images), K, R, prompts, t=t, depths=depths)
+        for index, item in zip(positions, items, strict=True):
+            batch = MultiViewBatch.collate([item])
+            valid = batch.view_valid[0]
+            images, K, R, t = (values[0][valid] for values in (batch.images, batch.K, batch.R, batch.t))
+            depths = None if batch.depths is None else batch.depths[0][valid]
+            kept = zip(batch.prompts[0], valid.tolist(), strict=True)
+            prompts = [prompt.removeprefix(prefix) for prompt, keep in kept if keep]
+            self.tally.num_read += 1
+            yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, index=index)
 
     def describe(self) -> dict[str, Any]:
         """Say which data was read."""
-        return {"path": self.name, "kind": f"{self.split} split of the data section", "num_samples": self.num_read}
+        kind = f"{self.split} split of the data section"
+        return {"path": self.name, "kind": kind, "num_samples": self.tally.num_read}
 
 
 def source_from_config(configs: Sequence[str | Path], split: str = "test") -> DataSource:
     """Build the data module of a run's YAML files and read one split of it.
 
-    Only the ``data`` section is looked at; later files overlay earlier ones, as on the command line of ``mvdiff fit``.
+    Only the `data` section is looked at; later files overlay earlier ones, as on the command line of `mvdiff fit`.
 
     Raises:
         FileNotFoundError: A file does not exist.
@@ -191,7 +302,7 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
 
 
 def read_truth(path: str | Path) -> dict[str, Truth]:
-    """Read a JSON file ``{sample id: [what view 0 shows, ...]}``; each entry is a dict of labels, or null to skip.
+    """Read a JSON file `{sample id: [what view 0 shows, ...]}`; each entry is a dict of labels, or null to skip.
 
     Raises:
         FileNotFoundError: The file does not exist.

@@ -6,6 +6,9 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any
 
+from mvdiff.eval.metric import Column
+from mvdiff.eval.metrics import metric_columns
+
 
 def results_table(results: Mapping[str, Any]):
     """Lay results out for the terminal: a row per number, then a line per number on how it came about.
@@ -35,7 +38,21 @@ def results_table(results: Mapping[str, Any]):
     for name, entry in entries.items():
         cells = ["missing"] if "missing" in entry else [_cell(entry.get(key)) for key in columns]
         table.add_row(name, *cells)
-    return Group(table, *(Text(f"{name}: {how(entry)}") for name, entry in entries.items()))
+    lines = (f"{name}{_kind(result_column(results, name), entry)}: {how(entry)}" for name, entry in entries.items())
+    return Group(table, *map(Text, lines))
+
+
+def result_column(results: Mapping[str, Any], name: str) -> Column:
+    """Return what a number is: as the results say, which know a user's metrics too, or as the packaged metric does.
+
+    Example:
+        >>> result_column({}, "fid").higher_is_better, result_column({}, "my_number").title
+        (False, 'my number')
+    """
+    described = results.get("columns", {}).get(name)
+    if described is not None:
+        return Column(name, **described)
+    return metric_columns().get(name) or Column(name, name.replace("_", " "), digits=4)
 
 
 def how(entry: Mapping[str, Any]) -> str:
@@ -58,7 +75,7 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
     """Check that results from a file can be shown.
 
     Args:
-        results: With ``generated`` and ``metrics``, as `mvdiff.eval.runner.evaluate` returns them.
+        results: With `generated` and `metrics`, as `mvdiff.eval.runner.evaluate` returns them.
         where: The file, named in errors.
 
     Raises:
@@ -80,6 +97,14 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
     need(named, "generated", "an object with the path of the samples", generated)
     need(reference is None or isinstance(reference, Mapping), "reference", "an object or null", reference)
     need(isinstance((reference or {}).get("path", ""), str), "reference", "an object with a path", reference)
+    columns = results.get("columns", {})
+    need(isinstance(columns, Mapping), "columns", "an object", columns)
+    for metric, column in columns.items():
+        kinds = {"title": str, "unit": str, "higher_is_better": bool | None, "digits": int}
+        fits = isinstance(column, Mapping) and set(column) <= set(kinds) and "title" in column
+        fits = fits and all(isinstance(value, kinds[key]) for key, value in column.items())
+        fits = fits and 0 <= column.get("digits", 0) <= 20
+        need(fits, f"columns.{metric}", "an object with title, unit, higher_is_better and digits", column)
     for metric, entry in results["metrics"].items():
         name = f"metrics.{metric}"
         holds = isinstance(entry, Mapping) and ("value" in entry or "missing" in entry)
@@ -93,6 +118,13 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
         need(theirs is None or _is_number(theirs), f"{name}.reference", "a number", theirs)
         pair = isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
         need(interval is None or pair, f"{name}.interval", "two numbers", interval)
+
+
+def _kind(column: Column, entry: Mapping[str, Any]) -> str:
+    """Return unit and direction in brackets, for a number that is there."""
+    better = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
+    words = [word for word in (column.unit, better) if word and "value" in entry]
+    return f" ({', '.join(words)})" if words else ""
 
 
 def _is_number(value: object) -> bool:

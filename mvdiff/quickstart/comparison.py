@@ -10,6 +10,7 @@ import torch
 
 from mvdiff.eval.bootstrap import Interval
 from mvdiff.eval.extractors import toy_extractor
+from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.paired import paired, paired_fid, sample_features
 from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
 from mvdiff.eval.sources import FolderSource, Source
@@ -26,7 +27,10 @@ PSNR, POOLED, FID, IS, CONTENT, SHARPNESS = (
 
 
 def evaluate_methods(
-    samples: Mapping[str, Path], reference: str | Path | Source, metrics: Sequence[str], how: EvaluationSettings
+    samples: Mapping[str, Path],
+    reference: str | Path | Source | None,
+    metrics: Sequence[MetricSpec],
+    how: EvaluationSettings,
 ) -> dict[str, dict[str, Any]]:
     """Score every method; return what `mvdiff.eval.runner.evaluate` says of each.
 

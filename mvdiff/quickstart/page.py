@@ -9,7 +9,7 @@ from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, FOREIGN, METHODS, RE
 from mvdiff.quickstart.comparison import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.methods import toy_rig
 from mvdiff.quickstart.settings import Settings
-from mvdiff.quickstart.tables import cell, print_tables
+from mvdiff.quickstart.tables import cell, metric_column, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import (
@@ -29,19 +29,19 @@ from mvdiff.samples import Sample, find_samples, read_sample
 
 SHOWN = 6
 COLUMNS = (
-    (PSNR, Column("overlap PSNR, mean of pairs", "dB", "higher", 1)),
-    (POOLED, Column("overlap PSNR, pooled", "dB", "higher", 1)),
+    (PSNR, metric_column(PSNR, digits=1)),
+    (POOLED, metric_column(POOLED, digits=1)),
     ("ratio_to_ground_truth", Column("of ground truth", "", "higher", 2)),
-    (FID, Column("toy FID", "toy-features", "lower", 2)),
-    (IS, Column("toy IS", "toy-features", "higher", 2)),
-    (CONTENT, Column("object and colour read as captioned", "share", "higher", 2)),
-    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+    (FID, metric_column(FID)),
+    (IS, metric_column(IS)),
+    (CONTENT, metric_column(CONTENT, name="object and colour read as captioned", digits=2)),
+    (SHARPNESS, metric_column(SHARPNESS)),
 )
 DIFFERENCES = (
-    (PSNR, Column("overlap PSNR", "dB", None, 2)),
-    (FID, Column("toy FID", "toy-features", None, 2)),
-    (CONTENT, Column("object and colour read", "share", None, 3)),
-    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+    (PSNR, metric_column(PSNR, name="overlap PSNR", better=None)),
+    (FID, metric_column(FID, better=None)),
+    (CONTENT, metric_column(CONTENT, name="object and colour read", better=None)),
+    (SHARPNESS, metric_column(SHARPNESS)),
 )
 
 

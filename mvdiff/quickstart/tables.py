@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from mvdiff.eval.bootstrap import Interval
+from mvdiff.eval.metrics import metric_columns
 from mvdiff.quickstart.comparison import SHARPNESS
-from mvdiff.report import Table
+from mvdiff.report import Column, Table
 from mvdiff.report.tables import cell_text
 
 SCALES = {SHARPNESS: 1000}
 """By what a number is multiplied to be shown."""
+
+
+def metric_column(metric: str, **changes: Any) -> Column:
+    """Return the column of a packaged metric's number, but for the attributes given here."""
+    if metric in SCALES:
+        changes = {"name": "sharpness", "unit": f"{SCALES[metric]} x gradient energy", "digits": 2} | changes
+    return Column.of_metric(metric_columns()[metric], **changes)
 
 
 def cell(metric: str, value: float | Interval) -> object:

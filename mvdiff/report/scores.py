@@ -5,25 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvdiff.eval.table import how
-from mvdiff.report import Column, Table
+from mvdiff.eval.table import how, result_column
+from mvdiff.report.tables import Column, Table
 
-_NUMBERS = {
-    "fid": Column("FID", "", "lower", 2),
-    "inception_score": Column("Inception Score", "", "higher", 2),
-    "clip_score": Column("CLIP score", "", "higher", 2),
-    "overlap_psnr_mean_of_pairs": Column("overlap PSNR, mean of pairs", "dB", "higher", 2),
-    "overlap_psnr_pooled": Column("overlap PSNR, pooled", "dB", "higher", 2),
-    "toy_fid": Column("toy FID", "toy-features", "lower", 2),
-    "toy_inception_score": Column("toy IS", "toy-features", "higher", 2),
-    "caption_agreement": Column("caption agreement", "share", "higher", 3),
-    "label_agreement": Column("label agreement", "share", "higher", 3),
-    "thing_colours": Column("things of the captioned colour", "share", "higher", 3),
-    "known_psnr": Column("given pixels, not put back, PSNR", "dB", "higher", 2),
-    "given_overlap_psnr": Column("neighbours against the given views, PSNR", "dB", "higher", 2),
-    "sharpness_gradient_energy": Column("sharpness, gradient energy", "grey²", None, 5),  # noise raises it, too
-    "sharpness_laplacian_variance": Column("sharpness, variance of the Laplacian", "grey²", None, 5),
-}
 TRUTH_ROW = "ground truth"
 
 
@@ -40,7 +24,7 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     if not metrics:
         return None
     shown = [name for name in metrics if any("value" in _entry(values, name) for _, values in results)]
-    columns = [_named(name) for name in shown]
+    columns = [_named(results, name) for name in shown]
     rows = [[method, *(_cell(_entry(values, name)) for name in shown)] for method, values in results]
     references = []
     first = results[0][1]
@@ -51,8 +35,9 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     return Table("Results of mvdiff evaluate", ["method", *columns], rows, _note(results, metrics), references)
 
 
-def _named(name: str) -> Column:
-    return _NUMBERS.get(name, Column(name.replace("_", " "), "", None, 4))
+def _named(results: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Column:
+    """Return a number's column, as the first results describe it that have the number."""
+    return Column.of_metric(result_column(next(values for _, values in results if name in values["metrics"]), name))
 
 
 def _entry(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
@@ -75,5 +60,5 @@ def _note(results: Sequence[tuple[str, Mapping[str, Any]]], metrics: Sequence[st
             said.setdefault(how(entry) if entry else "missing: it was not asked for", []).append(method)
         for text, methods in said.items():
             of = f" ({', '.join(methods)})" if len(said) > 1 else ""
-            parts.append(f"{_named(name).name}{of}: {text.rstrip('.')}.")
+            parts.append(f"{_named(results, name).name}{of}: {text.rstrip('.')}.")
     return " ".join(parts)

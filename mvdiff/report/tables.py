@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
+from mvdiff.eval.metric import Column as MetricColumn
 from mvdiff.report.blocks import Block
 
 
@@ -25,6 +26,17 @@ class Column:
     unit: str = ""
     better: Literal["higher", "lower"] | None = None
     digits: int = 2
+
+    @classmethod
+    def of_metric(cls, column: MetricColumn, **changes: Any) -> Self:
+        """Return the column of a metric's number.
+
+        Args:
+            column: How the metric describes it.
+            **changes: Attributes that differ.
+        """
+        better = {True: "higher", False: "lower", None: None}[column.higher_is_better]
+        return replace(cls(column.title, column.unit, better, column.digits), **changes)
 
 
 @dataclass(frozen=True)

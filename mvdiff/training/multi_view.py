@@ -73,7 +73,7 @@ class MultiViewModule(SampleWritingModule):
         num_validation_samples: Panoramas generated in each validation (the first of the split).
         output_dir: Where `test` and `predict` write sample folders; None: `samples` in the run's folder.
         overwrite: Whether `test` and `predict` redo complete samples.
-        test_metrics: What `test` scores, see `mvdiff.eval.runner.RESULTS`; None: the paper's metrics.
+        test_metrics: What `test` scores, see `mvdiff.eval.metric_specs.MetricSpec`; None: the paper's metrics.
         evaluation: How `test` scores; None: the paper's protocol.
 
     Raises:
@@ -121,7 +121,7 @@ class MultiViewModule(SampleWritingModule):
         num_validation_samples: int = 4,
         output_dir: str | None = None,
         overwrite: bool = False,
-        test_metrics: list[str] | None = None,
+        test_metrics: list[str | dict[str, Any]] | None = None,
         evaluation: EvaluationSettings | None = None,
     ) -> None:
         super().__init__(evaluation)

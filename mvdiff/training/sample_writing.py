@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.eval.sources import FolderSource
 from mvdiff.geometry.cameras import Rig
@@ -139,14 +140,14 @@ class RunSource(FolderSource):
 
 
 def score_folder(
-    root: Path, sample_ids: Collection[str], metrics: Sequence[str], settings: EvaluationSettings | None
+    root: Path, sample_ids: Collection[str], metrics: Sequence[MetricSpec], settings: EvaluationSettings | None
 ) -> dict[str, float]:
     """Score `root/generated` against `root/reference`, write `root/results.json` and return the numbers that came out.
 
     Args:
         root: What `mvdiff test` wrote.
         sample_ids: Which of the samples there are scored.
-        metrics: Names, see `mvdiff.eval.runner.RESULTS`.
+        metrics: What is scored, see `mvdiff.eval.metric_specs.MetricSpec`.
         settings: How to measure; None for the paper's protocol.
     """
     generated, reference = (RunSource(root / name, sample_ids=sample_ids) for name in ("generated", "reference"))

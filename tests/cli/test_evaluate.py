@@ -9,7 +9,7 @@ import pytest
 from mvdiff.cli import evaluate as command
 from mvdiff.cli.main import main
 from mvdiff.cli.rig_files import read_rig
-from mvdiff.eval.runner import RESULTS, EvaluationSettings
+from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.eval.sources import source_from_config
 from tests.data.folders import write_matterport3d
 from tests.eval.worlds import RIG, write_judge, write_samples, write_upstream
@@ -135,4 +135,3 @@ def test_options_follow_the_settings():
     defaults = {name: value for name, value in vars(EvaluationSettings()).items() if name in args}
     assert {name: args[name] for name in defaults} == defaults
     assert set(vars(EvaluationSettings())) - set(args) == {"fid_resamples"}
-    assert tuple(RESULTS) == command.METRIC_NAMES

@@ -5,7 +5,7 @@ import pytest
 import scipy.linalg
 import torch
 
-from mvdiff.eval.distribution import frechet_distance, inception_score
+from mvdiff.eval.distribution import frechet_distance, inception_score, kernel_distance
 
 
 def features(num, dim, seed, shift=0.0):
@@ -104,3 +104,21 @@ def test_inception_score_order_is_seeded_and_splits_checked():
     assert inception_score(logits, 5, seed=1) != first
     with pytest.raises(ValueError, match=r"num_splits must be between 1 and the number of images \(30\); got 31"):
         inception_score(logits, 31)
+
+
+@pytest.mark.parametrize("num", [40, 9])
+def test_kid_matches_torchmetrics(num):
+    from torchmetrics.image.kid import poly_mmd
+
+    a, b = features(num, 16, 0).double(), features(num, 16, 1, shift=0.3).double()
+    assert kernel_distance(a, b) == pytest.approx(float(poly_mmd(b, a)), rel=1e-9)
+
+
+def test_kid_of_samples_of_one_distribution_is_unbiased():
+    """Its mean over draws is 0 within its spread, whatever the counts; a shift is seen."""
+    pool = features(2000, 4, 0)
+    draws = [kernel_distance(pool[30 * i : 30 * i + 10], pool[30 * i + 10 : 30 * i + 30]) for i in range(60)]
+    assert abs(np.mean(draws)) < 3 * np.std(draws) / len(draws) ** 0.5
+    assert kernel_distance(pool[:50] + 2, pool[50:150]) > 10 * np.std(draws)
+    with pytest.raises(ValueError, match="at least 2 images; got 1 and 5"):
+        kernel_distance(pool[:1], pool[:5])

@@ -19,7 +19,7 @@ def images(num=3, size=40):
 def test_inception_matches_torchmetrics_without_antialias(inception_file):
     from torchmetrics.image.fid import NoTrainInceptionV3
 
-    extractor = inception_extractor(inception_file, expected_hash=file_hash(inception_file)[:8])
+    extractor = inception_extractor(inception_file, inception_hash=file_hash(inception_file)[:8])
     features, logits = extractor(images(), batch_size=2)
     oracle = NoTrainInceptionV3(
         "inception-v3-compat", ["2048", "logits_unbiased"], str(inception_file), antialias=False
@@ -65,7 +65,7 @@ def test_unreadable_inception_is_a_clear_error(tmp_path, content):
     else:
         path.write_bytes(content)
     with pytest.raises(ValueError, match="inception_weights must be a readable state dict"):
-        inception_extractor(path, expected_hash=file_hash(path))
+        inception_extractor(path, inception_hash=file_hash(path))
 
 
 def test_a_pickle_that_runs_code_is_refused(tmp_path):
@@ -76,7 +76,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
     path = tmp_path / "evil.pth"
     torch.save({"fc.weight": Evil()}, path)
     with pytest.raises(ValueError, match="inception_weights must be a readable state dict"):
-        inception_extractor(path, expected_hash="")
+        inception_extractor(path, inception_hash="")
     assert not (tmp_path / "ran").exists()
 
 

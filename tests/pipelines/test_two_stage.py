@@ -189,7 +189,7 @@ def test_what_is_generated_does_not_know_the_real_pictures(pipeline, scene, tmp_
 def test_prompts_seeds_and_names(pipeline, scene):
     sequence = FrameSequence(scene, [2, 5], [2, 5], HEIGHT, WIDTH)
     first = generate(pipeline, sequence)[0].image_uint8
-    for changed in ({"prompt": "a red ball"}, {"seed": 1}, {"sample_id": "other"}, {"caa": False}):
+    for changed in ({"prompt": "a red ball"}, {"seed": 1}, {"sample_id": "other"}, {"controls": Controls(caa=False)}):
         assert not torch.equal(generate(pipeline, sequence, **changed)[0].image_uint8, first)
     assert torch.equal(generate(pipeline, sequence, sample_id="toy00000")[0].image_uint8, first)
 

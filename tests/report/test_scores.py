@@ -1,4 +1,5 @@
-from mvdiff.eval.runner import RESULTS
+from mvdiff.eval.metrics import metric_columns
+from mvdiff.report import Column
 from mvdiff.report.scores import scores_table
 from mvdiff.report.tables import best_text
 from tests.report.drawing import drawn
@@ -24,14 +25,14 @@ def test_methods_stand_above_each_other_and_the_truth_below():
 
 
 def test_every_score_of_an_evaluation_has_a_heading_of_its_own():
-    names = [name for numbers in RESULTS.values() for name in numbers]
-    table = scores_table([("ours", result(**{name: {"value": 1.0} for name in [*names, "thing_colours"]}))])
-    columns = dict(zip([*names, "thing_colours"], table.columns[1:], strict=True))
-    assert [name for name, column in columns.items() if column.digits == 4] == []  # as of a number that nobody knows
+    names = list(metric_columns())
+    table = scores_table([("ours", result(**{name: {"value": 1.0} for name in names}))])
+    columns = dict(zip(names, table.columns[1:], strict=True))
+    assert [name for name, column in columns.items() if column.digits == 4] == ["kid"]  # else of a number nobody knows
     for name, column in columns.items():
         assert (column.unit == "dB") == ("psnr" in name), name
         assert (column.better is None) == ("sharpness" in name), name
-        assert column.better != "lower" or name.endswith("fid"), name
+        assert column.better != "lower" or name.endswith(("fid", "kid")), name
 
 
 def test_scores_of_outpainting_have_unit_direction_and_two_decimals():
@@ -44,6 +45,13 @@ def test_scores_of_outpainting_have_unit_direction_and_two_decimals():
     assert ">11.88<" in figure
     assert ">9.00<" in figure
     assert "known psnr" not in figure
+
+
+def test_results_describe_the_numbers_of_a_users_metric():
+    column = {"title": "brightness", "unit": "share", "higher_is_better": False, "digits": 1}
+    table = scores_table([("ours", result(mine={"value": 0.25}) | {"columns": {"mine": column}}), ("theirs", result())])
+    assert table.columns[1] == Column("brightness", "share", "lower", 1)
+    assert "brightness (ours): net." in table.note
 
 
 def test_what_is_missing_is_said_with_its_reason():

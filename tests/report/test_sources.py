@@ -104,6 +104,11 @@ def test_results_with_an_odd_entry_are_named(tmp_path, changes, message, inside)
         ({"generated": {"path": 5}}, r"generated must be an object with the path of the samples; got \{'path': 5\}"),
         ({"reference": 5}, r"reference must be an object or null; got 5"),
         ({"reference": {"path": 5}}, r"reference must be an object with a path; got \{'path': 5\}"),
+        ({"columns": 5}, "columns must be an object; got 5"),
+        ({"columns": {"a": {"title": 5}}}, r"columns\.a must be an object with title.*; got \{'title': 5\}"),
+        ({"columns": {"a": {"unit": "dB"}}}, r"columns\.a must be an object with title.*; got \{'unit': 'dB'\}"),
+        ({"columns": {"a": {"title": "", "x": 1}}}, r"columns\.a must be an object with title.*; got \{.*'x': 1\}"),
+        ({"columns": {"a": {"title": "", "digits": -1}}}, r"columns\.a must be an object with title.*; got .*-1.*"),
     ],
 )
 def test_results_that_do_not_say_where_their_samples_lie_are_named(tmp_path, changes, message):

@@ -10,7 +10,7 @@ from mvdiff.quickstart.comparison import FID, POOLED, PSNR, SHARPNESS
 from mvdiff.quickstart.depth.interpolation import INDEPENDENT, INTERPOLATED, REAL, opened
 from mvdiff.quickstart.depth.scores import COLOURS, PAIR_RATIO, UNOCCLUDED
 from mvdiff.quickstart.depth.settings import DepthSettings
-from mvdiff.quickstart.tables import cell, print_tables
+from mvdiff.quickstart.tables import cell, metric_column, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import Chart, Column, Gallery, MeshEntry, Page, Series, Table, report_sections, write_page
@@ -19,20 +19,20 @@ from mvdiff.samples import find_samples, read_sample
 
 SHOWN, SHOWN_FRAMES = 6, 16
 COLUMNS = (
-    (PSNR, Column("overlap PSNR, mean of pairs", "dB", "higher", 1)),
-    (POOLED, Column("overlap PSNR, pooled", "dB", "higher", 1)),
+    (PSNR, metric_column(PSNR, digits=1)),
+    (POOLED, metric_column(POOLED, digits=1)),
     ("ratio_to_ground_truth", Column("of ground truth", "", "higher", 2)),
     (PAIR_RATIO, Column("mean of pair ratios", "", "higher", 2)),
     (UNOCCLUDED, Column("overlap PSNR, occluded left out", "dB", "higher", 1)),
-    (FID, Column("toy FID", "toy-features", "lower", 2)),
-    (COLOURS, Column("things of the captioned colour", "share", "higher", 2)),
-    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+    (FID, metric_column(FID)),
+    (COLOURS, metric_column(COLOURS, digits=2)),
+    (SHARPNESS, metric_column(SHARPNESS)),
 )
 DIFFERENCES = (
-    (PSNR, Column("overlap PSNR", "dB", None, 2)),
-    (FID, Column("toy FID", "toy-features", None, 2)),
-    (COLOURS, Column("things of the captioned colour", "share", None, 3)),
-    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+    (PSNR, metric_column(PSNR, name="overlap PSNR", better=None)),
+    (FID, metric_column(FID, better=None)),
+    (COLOURS, metric_column(COLOURS, better=None)),
+    (SHARPNESS, metric_column(SHARPNESS)),
 )
 
 

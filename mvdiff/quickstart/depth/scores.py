@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from mvdiff.data.toyworld.truth import WalkTruth
-from mvdiff.eval.collectors import GENERATED, PerSample
+from mvdiff.eval.metrics.thing_colours import ThingColours
 from mvdiff.eval.runner import EvaluationSettings
-from mvdiff.eval.thing_colours import colour_agreement
 from mvdiff.quickstart.compared import BASE, CAA, CONTROLS, METHODS, TRUTH, samples_of
 from mvdiff.quickstart.comparison import (
     FID,
@@ -27,7 +24,6 @@ from mvdiff.quickstart.comparison import (
 )
 from mvdiff.quickstart.depth.methods import held_out, reference
 from mvdiff.quickstart.depth.settings import DepthSettings
-from mvdiff.samples import find_samples, read_sample
 
 COLOURS, PAIR_RATIO, UNOCCLUDED = "thing_colours", "mean_of_pair_ratios", "unoccluded"
 RESAMPLES = 2000
@@ -45,10 +41,12 @@ def score_all(settings: DepthSettings) -> dict[str, Any]:
     how = EvaluationSettings(overlap_size=0, device="cpu", seed=settings.seed, num_resamples=RESAMPLES)
     real = reference(settings)
     samples = {method: samples_of(settings, method) for method in METHODS}
-    results = evaluate_methods(samples, real, ("toy_fid", "sharpness"), how)
+    colours = ThingColours(things=held_out_truth(settings), seed=settings.seed, num_resamples=RESAMPLES)
+    results = evaluate_methods(samples, real, ("toy_fid", "sharpness", colours), how)
     overlaps = evaluate_methods(samples, samples[TRUTH], ("overlap_psnr",), how)
     for method, scored in results.items():
-        scored["metrics"] |= overlaps[method]["metrics"] | {COLOURS: thing_colours(settings, samples[method])}
+        scored["metrics"] |= overlaps[method]["metrics"]
+        scored["columns"] |= overlaps[method]["columns"]
     write_scores(results, samples, settings.out / "scores")
     methods = numbers_of(results, TRUTH, (PSNR, POOLED, FID, COLOURS, SHARPNESS))
     for method, numbers in methods.items():
@@ -64,21 +62,6 @@ def score_all(settings: DepthSettings) -> dict[str, Any]:
         "num_things": results[TRUTH]["metrics"][COLOURS]["num_things"],
         "feature_network": feature_network(results[CAA]),
     }
-
-
-def thing_colours(settings: DepthSettings, samples: Path) -> dict[str, Any]:
-    """Return how many things have the colour of their caption, as `evaluate` would say it."""
-    truths = held_out_truth(settings)
-    means, count = PerSample(settings.seed, RESAMPLES), 0
-    for sample in map(read_sample, find_samples(samples)):
-        labels, colours = truths[sample.record.sample_id]
-        verdicts = colour_agreement(sample.images_uint8(), labels, colours)
-        count += len(verdicts)
-        means.add(GENERATED, sample.record.sample_id, float(np.mean(verdicts)))
-    variant = (
-        "share of things, of at least 3 % of a frame, whose middle pixel has the captioned colour; mean of samples"
-    )
-    return means.result() | {"num_things": count, "model": "ray-traced places", "variant": variant}
 
 
 def held_out_truth(settings: DepthSettings) -> Mapping[str, tuple[torch.Tensor, list[str]]]:

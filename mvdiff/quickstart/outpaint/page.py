@@ -14,7 +14,7 @@ from mvdiff.quickstart.outpaint.methods import PICTURE_METHODS, pictures_of
 from mvdiff.quickstart.outpaint.scores import GIVEN, KNOWN
 from mvdiff.quickstart.outpaint.settings import OutpaintSettings
 from mvdiff.quickstart.page import charts, galleries
-from mvdiff.quickstart.tables import cell, print_tables
+from mvdiff.quickstart.tables import cell, metric_column, print_tables
 from mvdiff.quickstart.training import Run
 from mvdiff.quickstart.verdict import verdict
 from mvdiff.report import Column, Gallery, Page, Table, report_sections, view_labels, write_page
@@ -22,25 +22,25 @@ from mvdiff.report.pictures import channels_last
 from mvdiff.samples import find_samples, read_sample
 
 COLUMNS = (
-    (GIVEN, Column("neighbours against the given view", "dB", "higher", 1)),
-    (KNOWN, Column("given pixels, not put back", "dB", "higher", 1)),
-    (PSNR, Column("overlap PSNR, all neighbours", "dB", "higher", 1)),
+    (GIVEN, metric_column(GIVEN, name="neighbours against the given view", digits=1)),
+    (KNOWN, metric_column(KNOWN, name="given pixels, not put back", digits=1)),
+    (PSNR, metric_column(PSNR, name="overlap PSNR, all neighbours", digits=1)),
     ("ratio_to_ground_truth", Column("of ground truth", "", "higher", 2)),
-    (FID, Column("toy FID", "toy-features", "lower", 2)),
-    (CONTENT, Column("object and colour read as captioned", "share", "higher", 2)),
-    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+    (FID, metric_column(FID)),
+    (CONTENT, metric_column(CONTENT, name="object and colour read as captioned", digits=2)),
+    (SHARPNESS, metric_column(SHARPNESS)),
 )
 DIFFERENCES = (
-    (GIVEN, Column("neighbours against the given view", "dB", None, 2)),
-    (KNOWN, Column("given pixels, not put back", "dB", None, 2)),
-    (PSNR, Column("overlap PSNR", "dB", None, 2)),
-    (FID, Column("toy FID", "toy-features", None, 2)),
-    (CONTENT, Column("object and colour read", "share", None, 3)),
-    (SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2)),
+    (GIVEN, metric_column(GIVEN, name="neighbours against the given view", better=None)),
+    (KNOWN, metric_column(KNOWN, name="given pixels, not put back", better=None)),
+    (PSNR, metric_column(PSNR, name="overlap PSNR", better=None)),
+    (FID, metric_column(FID, better=None)),
+    (CONTENT, metric_column(CONTENT, name="object and colour read", better=None)),
+    (SHARPNESS, metric_column(SHARPNESS)),
 )
 PICTURE_COLUMNS = (
-    (KNOWN, Column("given pixels, not put back", "dB", "higher", 1)),
-    (PSNR, Column("overlap PSNR, all neighbours", "dB", "higher", 1)),
+    (KNOWN, metric_column(KNOWN, name="given pixels, not put back", digits=1)),
+    (PSNR, metric_column(PSNR, name="overlap PSNR, all neighbours", digits=1)),
 )
 
 

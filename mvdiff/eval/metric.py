@@ -1,0 +1,258 @@
+"""The base of every metric: a `torchmetrics.Metric` over samples that knows its columns and what it needs.
+
+A metric is one class in one file, in `mvdiff/eval/metrics/` or in any module of a user's. `update(sample, real)` takes
+one sample, `compute()` returns a `Result` for each column. Most metrics are a mean over samples: derive from
+`PerSampleMetric` and write `measure`. Others keep rows of numbers per sample with `add_rows`, `append` and `rows`.
+Rows sync across processes: a sample that several processes saw counts once, in the order of its source.
+
+Legend: N rows, W numbers per row.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from mvdiff.eval.bootstrap import bootstrap, mean
+from mvdiff.eval.processes import gather_tensors
+from mvdiff.eval.sources import ScoredSample
+
+
+class MissingMetricError(ValueError):
+    """A number cannot be computed; the text gives the reason and the remedy."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One number of a metric.
+
+    Attributes:
+        name: Key in `results.json`.
+        title: Heading in tables.
+        unit: Unit, shown beside the title.
+        higher_is_better: Direction of better values; None where neither is.
+        digits: Decimals shown.
+    """
+
+    name: str
+    title: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+    digits: int = 2
+
+
+@dataclass
+class Result:
+    """A number and how it was measured.
+
+    Attributes:
+        value: The number.
+        model: Name of the network or protocol that measured it.
+        variant: Variant of the protocol.
+        n: Counts behind it, e.g. `{"num_images": 80}`.
+        interval: 95% bootstrap interval.
+        per_sample: Numbers of single samples, by `ScoredSample.key`.
+        reference: The same number of the reference.
+        ratio_to_reference: Quotient of the two.
+        weights_hash: SHA-256 of the network's weights.
+        note: A caution to whoever reads it.
+        extra: Further entries for `results.json`.
+    """
+
+    value: float
+    model: str
+    variant: str
+    n: dict[str, int]
+    interval: tuple[float, float] | None = None
+    per_sample: dict[int, float] | None = None
+    reference: float | None = None
+    ratio_to_reference: float | None = None
+    weights_hash: str | None = None
+    note: str | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def to_json(self, sample_ids: Mapping[int, str]) -> dict[str, Any]:
+        """Return the entry of `results.json`, with sample ids in place of keys."""
+        named = {name: value for name, value in vars(self).items() if name not in ("n", "extra")}
+        if self.interval is not None:
+            named["interval"] = list(self.interval)
+        if self.per_sample is not None:
+            named["per_sample"] = {sample_ids[key]: value for key, value in self.per_sample.items()}
+        return {name: value for name, value in named.items() if value is not None} | self.n | self.extra
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of all samples `[N, W]`, sorted by the samples' order, and the same as (key, rows) of each sample."""
+
+    values: Tensor
+    samples: list[tuple[int, Tensor]]
+
+
+class SampleMetric(Metric):
+    """A metric over samples; its constructor's keyword arguments are its settings.
+
+    An argument that is named as a field of `EvaluationSettings` takes its value from there unless it is set.
+
+    Attributes:
+        name: What `--metrics` calls it.
+        columns: The numbers that `compute` returns.
+        needs: What a run must bring for this metric, each with the reason to give where it does not.
+        load_network: Loader of the network that `update` runs, or None. Metrics that name the same loader share one
+            network and one forward pass per sample (`FeatureExtractor.of_sample`). Its result is the constructor's
+            argument `network`; its own arguments are set as the constructor's are.
+
+    Args:
+        seed: Seed of the bootstrap.
+        num_resamples: Bootstrap resamples.
+        **options: Options of `torchmetrics.Metric`.
+    """
+
+    full_state_update = True
+    name: ClassVar[str]
+    columns: ClassVar[tuple[Column, ...]]
+    needs: ClassVar[Mapping[str, str]] = {}
+    load_network: ClassVar[Callable[..., Any] | None] = None
+
+    def __init__(self, *, seed: int = 0, num_resamples: int = 1000, **options: Any) -> None:
+        super().__init__(**{"dist_sync_fn": gather_tensors} | options)
+        self.seed, self.num_resamples = seed, num_resamples
+
+    @abstractmethod
+    def update(self, sample: ScoredSample, real: bool) -> None:
+        """Take one generated sample, or one of the reference (`real`)."""
+
+    @abstractmethod
+    def compute(self) -> dict[str, Result | MissingMetricError]:
+        """Return a result for each column, or the reason why it is missing; raises it where it holds for all."""
+
+    def add_rows(self, name: str) -> None:
+        """Declare rows of numbers to be kept of generated and of real samples."""
+        for state in self._states(name, real=False) + self._states(name, real=True):
+            self.add_state(state, default=[], dist_reduce_fx="cat")
+
+    def append(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
+        """Keep a sample's rows `[N, W]`, on the CPU."""
+        key = torch.tensor([sample.order, sample.key]).expand(len(values), 2)
+        keys, kept = self._states(name, real)
+        getattr(self, keys).append(torch.cat([key, torch.arange(len(values))[:, None]], dim=1))
+        getattr(self, kept).append(values.detach().cpu())
+
+    def rows(self, name: str, real: bool) -> Rows:
+        """Return what was kept, each sample once, sorted by order."""
+        keys, values = (_joined(getattr(self, state)) for state in self._states(name, real))
+        if len(keys) == 0:
+            return Rows(values, [])
+        keys, first = np.unique(keys.numpy(), axis=0, return_index=True)
+        starts = np.flatnonzero(np.diff(keys[:, :2], axis=0, prepend=-1).any(axis=1))
+        values = values[torch.from_numpy(first)]
+        parts = values.tensor_split(torch.from_numpy(starts[1:]))
+        return Rows(values, list(zip(keys[starts, 1].tolist(), parts, strict=True)))
+
+    def mean_over_samples(
+        self,
+        own: Mapping[int, float],
+        real: Mapping[int, float],
+        totals: Mapping[str, int] | None = None,
+        **fields: Any,
+    ) -> Result:
+        """Average numbers of samples, with a bootstrap interval; with a reference also its mean and the quotient.
+
+        Args:
+            own: Numbers of generated samples, by key.
+            real: Those of real ones; may be empty.
+            totals: Counts that stand beside the number of samples.
+            **fields: Further fields of the `Result`.
+        """
+        interval = bootstrap(mean, list(own.values()), num_resamples=self.num_resamples, seed=self.seed)
+        return Result(
+            interval.estimate,
+            n={"num_samples": len(own)} | dict(totals or {}),
+            interval=(interval.low, interval.high),
+            per_sample=dict(own),
+            **with_reference(interval.estimate, list(real.values())),
+            **fields,
+        )
+
+    @staticmethod
+    def _states(name: str, real: bool) -> tuple[str, str]:
+        which = "real" if real else "generated"
+        return f"{name}_{which}_keys", f"{name}_{which}"
+
+
+class PerSampleMetric(SampleMetric):
+    """The mean over samples of one number per column, with a bootstrap interval; a subclass writes `measure`.
+
+    Attributes:
+        model: Name of what measures (the network's name where there is one).
+        variant: Variant of the protocol.
+        totals: Names of counts that `measure` returns beside the columns; their sums stand beside the numbers.
+    """
+
+    model: str = ""
+    variant: str = ""
+    totals: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, *, network: Any = None, **options: Any) -> None:
+        super().__init__(**options)
+        self.network = network
+        self.add_rows("numbers")
+
+    @abstractmethod
+    def measure(self, sample: ScoredSample) -> Mapping[str, float]:
+        """Return the sample's number by column (and totals); NaN or nothing where it has none."""
+
+    def update(self, sample: ScoredSample, real: bool) -> None:
+        """Measure a sample."""
+        numbers = self.measure(sample)
+        if numbers:
+            row = [numbers.get(name, math.nan) for name in self._names()]
+            self.append("numbers", sample, real, torch.tensor([row], dtype=torch.float64))
+
+    def compute(self) -> dict[str, Result | MissingMetricError]:
+        """Average over samples."""
+        return {column.name: self.mean_of(column.name) for column in self.columns}
+
+    def mean_of(self, column: str, **fields: Any) -> Result | MissingMetricError:
+        """Average one column over samples.
+
+        Args:
+            column: Its name.
+            **fields: Fields of the `Result` that differ from the class's, e.g. `variant`.
+        """
+        network = self.network
+        named = {"model": network.name, "weights_hash": network.weights_hash} if network else {"model": self.model}
+        totals = {name: int(sum(self._values(name, real=False).values())) for name in self.totals}
+        own, real = self._values(column, real=False), self._values(column, real=True)
+        if not own:
+            return MissingMetricError("no sample has a value.")
+        return self.mean_over_samples(own, real, **{**named, "variant": self.variant, "totals": totals} | fields)
+
+    def _values(self, name: str, real: bool) -> dict[int, float]:
+        index = self._names().index(name)
+        values = {key: float(rows[0, index]) for key, rows in self.rows("numbers", real).samples}
+        return {key: value for key, value in values.items() if not math.isnan(value)}
+
+    def _names(self) -> list[str]:
+        return [*(column.name for column in self.columns), *self.totals]
+
+
+def with_reference(value: float, reference: list[float]) -> dict[str, float]:
+    """Return the reference's mean and the quotient, where there is a reference."""
+    if not reference:
+        return {}
+    truth = float(np.mean(reference))
+    return {"reference": truth} | ({"ratio_to_reference": value / truth} if truth else {})
+
+
+def _joined(state: list[Tensor] | Tensor) -> Tensor:
+    """Join a state that is still a list of parts."""
+    return state if isinstance(state, Tensor) else torch.cat(state) if state else torch.empty(0, 0)

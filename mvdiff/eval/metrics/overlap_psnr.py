@@ -1,0 +1,161 @@
+"""Overlap PSNR of neighbouring views: by homography, or by depth and pose where samples have depths."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mvdiff.eval.bootstrap import bootstrap
+from mvdiff.eval.depth_overlap import depth_overlap_errors
+from mvdiff.eval.metric import Column, MissingMetricError, Result, Rows, SampleMetric, with_reference
+from mvdiff.eval.overlap import PAPER_SIZE, PairErrors, PairRule, combine, overlap_errors, psnr_from_mse
+from mvdiff.eval.sources import ScoredSample
+from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE, DepthTolerance
+
+MEAN, POOLED = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"
+_AVERAGES = {  # of rows (sum of PSNRs, pairs, sum of squared errors, values), one per sample
+    MEAN: lambda sums: float(sums[:, 0].sum() / sums[:, 1].sum()),
+    POOLED: lambda sums: psnr_from_mse(float(sums[:, 2].sum() / sums[:, 3].sum())),
+}
+_AVERAGE_NAMES = {MEAN: "mean over pairs", POOLED: "squared error pooled over all pixels"}
+_BY_DEPTH = 4  # column of the rows kept per pair: target, source, squared error, number of values, by depth
+
+
+class OverlapPSNR(SampleMetric):
+    """Overlap PSNR, both averages.
+
+    With a reference also its value and the quotient; the mean over pairs also the `mean_of_pair_ratios` and the means
+    per sample. Views with depth also have `unoccluded`: the same number over pixels that pass the stricter
+    `DEFAULT_DEPTH_TOLERANCE`.
+
+    Args:
+        overlap_size: Height of images that share a centre, 0 for their own; views with depth keep theirs.
+        overlap_pairs: Views to compare, see `view_pairs` and `depth_view_pairs`.
+        overlap_depth_error: Metres; pixels of views with depth that are off by more are discarded.
+        device: Where images are warped.
+        **options: See `SampleMetric`.
+    """
+
+    name = "overlap_psnr"
+    columns = (
+        Column(MEAN, "overlap PSNR, mean of pairs", "dB", higher_is_better=True),
+        Column(POOLED, "overlap PSNR, pooled", "dB", higher_is_better=True),
+    )
+
+    def __init__(
+        self,
+        *,
+        overlap_size: int = PAPER_SIZE,
+        overlap_pairs: PairRule = "adjacent",
+        overlap_depth_error: float = 0.5,
+        device: str | torch.device = "cpu",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self.size, self.pairs, self.depth_error = overlap_size or None, overlap_pairs, overlap_depth_error
+        self.image_device = torch.device(device)
+        self.add_rows("pairs")
+        self.add_rows("unoccluded")
+
+    def update(self, sample: ScoredSample, real: bool) -> None:
+        """Compare a sample's overlaps.
+
+        Raises:
+            ValueError: Some samples have depths and others have none, or views without depths share no centre.
+        """
+        by_depth = sample.depths is not None
+        before = next((part for part in (*self.pairs_generated, *self.pairs_real) if len(part)), None)
+        if before is not None and bool(before[0, _BY_DEPTH]) != by_depth:
+            raise ValueError(
+                "samples must all have depths, or none, for one overlap PSNR; got both. Score them in folders of "
+                "their own, and give a reference of the same kind."
+            )
+        images = sample.images_uint8.to(self.image_device)
+        if sample.depths is None:
+            if sample.t is not None and bool((sample.t - sample.t[:1]).norm(dim=-1).max() > 1e-4):
+                raise ValueError(
+                    "views with poses must have depths to be compared; got none. Write depth/<i>.png into the samples."
+                )
+            self._keep("pairs", sample, real, overlap_errors(images, sample.K, sample.R, self.size, self.pairs))
+            return
+        t = sample.R.new_zeros(len(sample.R), 3) if sample.t is None else sample.t
+        views = images, sample.depths, sample.K, sample.R, t, self.pairs
+        tolerance = DepthTolerance(self.depth_error, 0.0)
+        self._keep("pairs", sample, real, depth_overlap_errors(*views, tolerance))
+        self._keep("unoccluded", sample, real, depth_overlap_errors(*views, DEFAULT_DEPTH_TOLERANCE))
+
+    def compute(self) -> dict[str, Result]:
+        """Average the pairs of all samples in both ways."""
+        own, real = self.rows("pairs", real=False), self.rows("pairs", real=True)
+        if not own.samples:
+            raise MissingMetricError("no pair of views overlaps.")
+        by_depth = bool(own.values[0, _BY_DEPTH])
+        if bool((torch.cat([own.values, real.values.reshape(-1, 5)])[:, _BY_DEPTH] != by_depth).any()):
+            raise ValueError("samples must all have depths, or none, for one overlap PSNR; got both.")
+        generated, reference = _errors(own), _errors(real)
+        numbers = combine([errors for _, errors in generated])
+        sums = [(sum(e.psnr_of_pairs()), len(e.pairs), sum(e.squared_error), sum(e.num_values)) for _, e in generated]
+        results = {}
+        for name, average in _AVERAGES.items():
+            interval = bootstrap(average, np.array(sums), num_resamples=self.num_resamples, seed=self.seed)
+            results[name] = Result(
+                numbers[name],
+                "depth and pose" if by_depth else "homography",
+                f"{_AVERAGE_NAMES[name]}; {self._protocol(by_depth)}",
+                n={"num_pairs": numbers["num_pairs"]},
+                interval=(interval.low, interval.high),
+                extra=self._unoccluded(name),
+                **_beside(numbers[name], reference, name),
+            )
+        results[MEAN].extra |= _mean_of_ratios(generated, dict(reference))
+        results[MEAN].per_sample = {key: errors.mean_psnr() for key, errors in generated}
+        return results
+
+    def _keep(self, name: str, sample: ScoredSample, real: bool, errors: PairErrors) -> None:
+        by_depth = float(sample.depths is not None)
+        pairs = zip(errors.pairs, errors.squared_error, errors.num_values, strict=True)
+        rows = [(*pair, error, count, by_depth) for pair, error, count in pairs]
+        self.append(name, sample, real, torch.tensor(rows, dtype=torch.float64).reshape(-1, 5))
+
+    def _unoccluded(self, name: str) -> dict[str, Any]:
+        own = combine([errors for _, errors in _errors(self.rows("unoccluded", real=False))])
+        if not own["num_pairs"]:
+            return {}
+        beside = _beside(own[name], _errors(self.rows("unoccluded", real=True)), name)
+        return {"unoccluded": {"value": own[name], "num_pairs": own["num_pairs"]} | beside}
+
+    def _protocol(self, by_depth: bool) -> str:
+        rule = self.pairs if isinstance(self.pairs, str) else "given"
+        if by_depth:
+            rule = "consecutive" if rule == "adjacent" else rule
+            return f"{rule} pairs; the images' own size; pixels whose depth is off by at most {self.depth_error:g} m"
+        size = "the images' own size" if self.size is None else f"images resized to {self.size}"
+        return f"{rule} pairs; {size}; pixels whose warped mask is exactly one"
+
+
+def _errors(rows: Rows) -> list[tuple[int, PairErrors]]:
+    """Return key and errors of each sample that has pairs."""
+
+    def errors(part: Tensor) -> PairErrors:
+        pairs, values = part[:, :2].long().tolist(), part[:, 2:].tolist()
+        return PairErrors([(i, j) for i, j in pairs], [v[0] for v in values], [int(v[1]) for v in values])
+
+    return [(key, errors(part)) for key, part in rows.samples]
+
+
+def _beside(value: float, reference: list[tuple[int, PairErrors]], name: str) -> dict[str, float]:
+    theirs = combine([errors for _, errors in reference])
+    return with_reference(value, [theirs[name]]) if theirs["num_pairs"] else {}
+
+
+def _mean_of_ratios(own: list[tuple[int, PairErrors]], theirs: dict[int, PairErrors]) -> dict[str, float]:
+    """Average the quotients of single pairs, over the samples that both sets have (not the quotient of means)."""
+    ratios = []
+    for key, errors in own:
+        if key in theirs and theirs[key].pairs == errors.pairs:
+            both = zip(errors.psnr_of_pairs(), theirs[key].psnr_of_pairs(), strict=True)
+            ratios += [a / b for a, b in both if b > 0]
+    return {"mean_of_pair_ratios": float(np.mean(ratios))} if ratios else {}

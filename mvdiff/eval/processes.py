@@ -1,0 +1,37 @@
+"""Exchange between the processes of one evaluation (`torchrun`); everything that travels lies in CPU memory."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch import distributed as dist
+
+
+def gather_objects(value: Any, distributed: bool) -> list[Any]:
+    """Return every process's value, in the order of ranks; in a single process just its own."""
+    if not distributed:
+        return [value]
+    values: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(values, value)
+    return values
+
+
+def gather_tensors(tensor: Tensor, group: Any = None) -> list[Tensor]:
+    """Return every process's tensor, each with its own dtype and shape; the `dist_sync_fn` of sample metrics.
+
+    torchmetrics pads to the largest shape and gives a process without samples an empty float32 vector, which cannot be
+    joined with a matrix of another dtype. Here bytes travel, and what is empty is left out (unless all are).
+    """
+    layouts: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(layouts, (tensor.dtype, tuple(tensor.shape)), group)
+    sizes = [dtype.itemsize * torch.Size(shape).numel() for dtype, shape in layouts]
+    own = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+    padded = torch.zeros(max(*sizes, 1), dtype=torch.uint8, device=tensor.device)
+    padded[: own.numel()] = own
+    received = [torch.empty_like(padded) for _ in layouts]
+    dist.all_gather(received, padded, group)
+    joined = zip(received, sizes, layouts, strict=True)
+    tensors = [data[:size].clone().view(dtype).reshape(shape) for data, size, (dtype, shape) in joined if size]
+    return tensors or [tensor]

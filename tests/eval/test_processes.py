@@ -1,0 +1,80 @@
+"""Several processes score together: a metric's states sync, and `mvdiff evaluate` under torchrun equals one process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from mvdiff.cli.main import main
+from mvdiff.eval.sources import FolderSource
+from tests.eval.gathering import scores
+from tests.eval.worlds import views, write_judge, write_samples
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreement", "sharpness")
+
+
+def torchrun(port: int, *arguments: str) -> None:
+    """Run Python in two processes of one thread each."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
+    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def write_truth(path: Path, label: str = "red") -> str:
+    """State the same of two samples, one of the first and one of the second process."""
+    truth = {
+        name: [{"object": "sofa", "colour": colour, "walls": "white"}] * 8
+        for name, colour in (("s0", "red"), ("s3", label))
+    }
+    path.write_text(json.dumps(truth))
+    return str(path)
+
+
+def test_a_sample_on_two_processes_counts_once_and_one_may_have_none(tmp_path):
+    generated, real = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b")
+    settings = {
+        "toy_features": str(write_judge(tmp_path / "judge")),
+        "truth": write_truth(tmp_path / "truth.json"),
+        "overlap_size": 0,
+        "num_splits": 2,
+        "num_resamples": 50,
+    }
+    plan = {"generated": str(generated), "real": str(real), "metrics": METRICS, "settings": settings}
+    (tmp_path / "plan.json").write_text(json.dumps(plan))
+    torchrun(29431, str(ROOT / "tests" / "eval" / "gathering.py"), str(tmp_path))
+    first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
+    expected = scores(list(FolderSource(generated)), list(FolderSource(real)), METRICS, settings)
+    for entries in (first, second, expected):  # each process knows the names of its own samples alone
+        for entry in entries.values():
+            entry["per_sample"] = list(entry.get("per_sample", {}).values())
+    assert json.loads(json.dumps(expected)) == first == second
+
+
+def test_evaluate_under_torchrun_gives_the_numbers_of_one_process(tmp_path):
+    """With a broken sample, a metric that fails at a sample of the second process, and one of a user's."""
+    generated, real = write_samples(tmp_path / "a", num=5, noise=0.2), write_samples(tmp_path / "b", num=3)
+    (generated / "s2" / "3.png").write_bytes(b"broken")
+    arguments = ["--generated", str(generated), "--reference", str(real), "--overlap_size", "0", "--num_splits", "2"]
+    arguments += ["--metrics", *METRICS, "tests.eval.own_metric.Brightness", "--num_resamples", "50"]
+    arguments += ["--toy_features", str(write_judge(tmp_path / "judge"))]
+    arguments += ["--truth", write_truth(tmp_path / "truth.json", label="unknown")]
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    assert main(["evaluate", *arguments, "--num_workers", "0", "--out", str(one)]) == 0
+    torchrun(29432, "-m", "mvdiff.cli.main", "evaluate", *arguments, "--out", str(two))
+    results = json.loads(two.read_text())
+    assert results == json.loads(one.read_text())
+    assert results["generated"]["num_unreadable"] == 1
+    assert "3.png" in results["generated"]["unreadable"][0]["reason"]
+    brightness = results["metrics"]["brightness"]["per_sample"]
+    assert list(brightness) == ["s0", "s1", "s3", "s4"]
+    assert brightness["s4"] == pytest.approx(views(4, noise=0.2).mean() / 255)
+    missing = results["metrics"]["caption_agreement"]["missing"]
+    assert "colour='unknown'" in missing
+    assert "at generated sample 's3'" in missing
