@@ -57,7 +57,7 @@ def round_trip(options: argparse.Namespace) -> None:
         psnr.append(psnr_from_mse(float(((decoded - images) / 2).square().mean())))
         record = SampleRecord(
             sample["sample_id"],
-            [prompt.removeprefix(data.prompt_prefix) for prompt in sample["prompts"]],
+            sample["prompts"],
             data.rig.to_dict(),
             settings={"autoencoder": type(vae).__name__},
             versions=library_versions(),

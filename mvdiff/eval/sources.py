@@ -142,12 +142,11 @@ class DataSource:
 
     def __iter__(self) -> Iterator[ScoredSample]:
         self.num_read = 0
-        prefix = getattr(self.data, "prompt_prefix", "")
         for batch in self.data.eval_dataloader(self.split):
             for i, sample_id in enumerate(batch.sample_id):
                 valid = batch.view_valid[i]
                 kept = valid.tolist()
-                prompts = [p.removeprefix(prefix) for p, keep in zip(batch.prompts[i], kept, strict=True) if keep]
+                prompts = [p for p, keep in zip(batch.prompts[i], kept, strict=True) if keep]
                 self.num_read += 1
                 images, K, R, t = (values[i][valid] for values in (batch.images, batch.K, batch.R, batch.t))
                 depths = None if batch.depths is None else batch.depths[i][valid]
