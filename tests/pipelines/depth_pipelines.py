@@ -6,6 +6,7 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.model_folder import BaseReference
+from mvdiff.tasks.depth import DepthTask
 from tests.models.test_depth_geometry import HEIGHT, WIDTH, padded, wall
 from tests.pipelines.conftest import trained_like
 from tests.training.tiny_depth import tiny_depth_base
@@ -17,7 +18,7 @@ def make_depth_pipeline(folder, image_condition: bool = True) -> MVDiffusionDept
     """Write a tiny depth base into `folder` and put a pipeline with a random adapter on it."""
     path = tiny_depth_base(folder)
     backbone = load_backbone(path)
-    settings = MVDiffusionDepthPipeline.adapter_defaults | {"image_condition": image_condition}
+    settings = DepthTask.adapter.chosen() | {"image_condition": image_condition}
     adapter = MultiViewAdapter.from_unet(backbone.unet, **settings)
     base = BaseReference(str(path), weights_hash=backbone.weights_hash())
     pipeline = MVDiffusionDepthPipeline.from_backbone(
