@@ -21,7 +21,6 @@ import yaml
 from mvdiff.batch import MultiViewBatch
 from mvdiff.cli.config_files import config_path
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
-from mvdiff.data.scannet_datamodule import ScanNetDataModule
 from mvdiff.diffusion import multiview_noise_loss, training_noise
 from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
 from mvdiff.eval.overlap import psnr_from_mse
@@ -29,7 +28,8 @@ from mvdiff.eval.sources import source_from_config
 from mvdiff.models.autoencoder import decode_latents, encode_images, load_autoencoder
 from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
-from mvdiff.training.depth import DepthMultiViewModule, depth_channel
+from mvdiff.settings import Controls
+from mvdiff.tasks.task import NO_CONTROLS, denoiser
 from mvdiff.training.multi_view import MultiViewModule
 
 BASE, CAA = "base without CAA", "with CAA"
@@ -57,7 +57,7 @@ def round_trip(options: argparse.Namespace) -> None:
         psnr.append(psnr_from_mse(float(((decoded - images) / 2).square().mean())))
         record = SampleRecord(
             sample["sample_id"],
-            [prompt.removeprefix(data.prompt_prefix) for prompt in sample["prompts"]],
+            sample["prompts"],
             data.rig.to_dict(),
             settings={"autoencoder": type(vae).__name__},
             versions=library_versions(),
@@ -71,30 +71,34 @@ def round_trip(options: argparse.Namespace) -> None:
 @torch.no_grad()
 def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: list[int]) -> dict[str, torch.Tensor]:
     """Return each method's losses [B, number of timesteps]."""
-    inputs, scheduler = module.inputs, module.backbone.scheduler
+    task, inputs, scheduler = module.task, module.inputs, module.backbone.scheduler
     latents, text = inputs.latents(batch), inputs.text(batch.prompts)
-    geometry = module.adapter.geometry(batch, inputs.backbone.vae_stride)
-    more = [] if batch.depths is None else [depth_channel(batch, inputs.backbone.vae_stride, latents)]
+    condition = task.condition(batch, inputs.encoder(batch, latents))
+    geometry = module.adapter.geometry(task.correspondences(batch), inputs.backbone.vae_stride)
     indices = batch.sample_index.tolist()
-    others = torch.arange(len(indices)).roll(1)
+    others = Controls(neighbour_batch=[len(indices) - 1, *range(len(indices) - 1)])
     calls = {
-        BASE: {"geometry": None},
-        CAA: {"geometry": geometry},
-        FOREIGN: {"geometry": geometry, "neighbour_batch": others},
-        SILENT: {"geometry": geometry},
+        BASE: (None, NO_CONTROLS),
+        CAA: (geometry, NO_CONTROLS),
+        FOREIGN: (geometry, others),
+        SILENT: (geometry, NO_CONTROLS),
     }
     losses = {}
     for method, call in calls.items():
         module.adapter.set_attention_enabled(method != SILENT)
-        columns = []
+        predict, columns = denoiser(module.unet, batch, condition, *call), []
         for t in timesteps:
             noise = training_noise(t, NOISE_EPOCH, indices, batch.num_views, latents.shape[2:])
-
-            def predict(noisy: torch.Tensor, steps: torch.Tensor, call: dict = call) -> torch.Tensor:
-                return module.unet(torch.cat([noisy, *more], dim=2), steps, text, **call)
-
-            steps = torch.full((len(indices),), t)
-            columns.append(multiview_noise_loss(predict, scheduler, latents, noise, steps, reduction="none"))
+            columns.append(
+                multiview_noise_loss(
+                    lambda noisy, steps, predict=predict: predict(noisy, steps, text),
+                    scheduler,
+                    latents,
+                    noise,
+                    torch.full((len(indices),), t),
+                    reduction="none",
+                )
+            )
         losses[method] = torch.stack(columns, dim=1)
     module.adapter.set_attention_enabled(True)
     return losses
@@ -102,8 +106,13 @@ def held_out_losses(module: MultiViewModule, batch: MultiViewBatch, timesteps: l
 
 def losses(options: argparse.Namespace) -> None:
     data, settings = read_run(options.config)
-    kind = DepthMultiViewModule if isinstance(data, ScanNetDataModule) else MultiViewModule
-    module = kind(base=settings["base"], vae=settings.get("vae"), init_adapter=options.model)
+    module = MultiViewModule(
+        settings.get("task", "panorama"),
+        base=settings["base"],
+        vae=settings.get("vae"),
+        init_adapter=options.model,
+        prompt_prefix=settings.get("prompt_prefix"),
+    )
     module.configure_model()
     module.eval()
     dataset = data.test_dataset()

@@ -47,7 +47,7 @@ def main() -> None:
 
     base = load_backbone(args.base)
     judge = ToyFeatureNet.from_pretrained(packaged_toy_features())
-    held_out = Matterport3DDataModule(args.root, toy_rig(), prompt_prefix="").test_dataset()
+    held_out = Matterport3DDataModule(args.root, toy_rig()).test_dataset()
     counts = {
         name: {head: [] for head in ("object", "colour", "walls")} for name in ("held-out views", "base's samples")
     }

@@ -44,7 +44,8 @@ class AdapterSettings:
     """What shapes an adapter; None takes the value of the adapter that training starts from, else the task's."""
 
     attention: Mapping[str, Any] | None = None
-    """attention across views: `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}"""
+    """attention across views: `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; arguments may
+    also stand beside `init_args`, as a command line puts them, and then win"""
     mid_place: MidPlace | None = None
     """place of the mid block's attention"""
     residual: bool | None = None
@@ -52,9 +53,28 @@ class AdapterSettings:
     image_condition: bool | None = None
     """add the blocks that bring given frames in"""
 
+    def __post_init__(self) -> None:
+        if self.attention is not None:
+            named = {name: self.attention[name] for name in ("class_path",) if name in self.attention}
+            beside = {name: self.attention[name] for name in self.attention if name not in ("class_path", "init_args")}
+            arguments = dict(self.attention.get("init_args") or {}) | beside
+            object.__setattr__(self, "attention", named | {"init_args": arguments})
+
     def chosen(self) -> dict[str, Any]:
         """Return the settings that are not None."""
         return {field.name: value for field in fields(self) if (value := getattr(self, field.name)) is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorySettings:
+    """What takes less memory in training, and more time."""
+
+    gradient_checkpointing: bool = False
+    """compute activations again in the backward pass"""
+    views_per_chunk: int | None = None
+    """run the UNet's own layers on so many views at a time, in training and in samples; None: all"""
+    vae_slicing: bool = False
+    """encode and decode view by view"""
 
 
 @dataclass(frozen=True, kw_only=True)

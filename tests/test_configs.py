@@ -19,7 +19,7 @@ OVERLAYS = [name for name in CONFIGS if name.startswith("overlay/")]
 
 def parsed(capsys, *names) -> dict:
     """What a run amounts to, as `--print_config` says."""
-    flags = [argument for name in names for argument in ("--config", name)]
+    flags = [argument for name in names for argument in ("--config", str(name))]
     with pytest.raises(SystemExit) as stopped:
         main(["fit", *flags, "--print_config"])
     output = capsys.readouterr()
@@ -40,6 +40,19 @@ def test_overlay_parses_after_pano(name, capsys):
     assert parsed(capsys, "pano.yaml", name) != parsed(capsys, "pano.yaml")
 
 
+def attention_of(model: dict) -> dict:
+    """What a run says of its attention."""
+    return model["adapter"]["attention"]["init_args"]
+
+
+def test_later_files_and_flags_change_single_settings(tmp_path, capsys):
+    overlay = tmp_path / "few.yaml"
+    overlay.write_text("model:\n  init_args:\n    sampling: {num_inference_steps: 7}\n    adapter: {residual: true}\n")
+    model = parsed(capsys, "pano.yaml", overlay)["model"]["init_args"]
+    assert (model["sampling"]["num_inference_steps"], model["sampling"]["guidance_scale"]) == (7, 9.0)
+    assert (attention_of(model), model["adapter"]["residual"]) == ({"kernel_size": 3}, True)
+
+
 def test_pano_is_the_papers_run(capsys):
     config = parsed(capsys, "pano.yaml")
     model, data = config["model"]["init_args"], config["data"]["init_args"]
@@ -49,7 +62,8 @@ def test_pano_is_the_papers_run(capsys):
     assert model["optimizer"]["init_args"]["lr"] == 2e-4
     assert model["lr_scheduler"]["init_args"] == {"T_max": 10, "eta_min": 1e-7, "last_epoch": -1}
     assert model["lr_interval"] == "epoch"
-    assert (model["kernel_size"], model["num_inference_steps"], model["guidance_scale"]) == (3, 50, 9.0)
+    assert (attention_of(model)["kernel_size"], model["sampling"]["num_inference_steps"]) == (3, 50)
+    assert (model["sampling"]["guidance_scale"], model["prompt_prefix"]) == (9.0, "This is one view of a scene. ")
     assert data["rig"]["class_path"] == "mvdiff.geometry.cameras.RingRig"
     rig = data["rig"]["init_args"]
     assert (rig["num_views"], rig["fov_deg"], rig["height"], rig["width"]) == (8, 90.0, 512, 512)
@@ -63,30 +77,31 @@ def test_depth_is_the_papers_run_in_two_stages(capsys):
         assert (config["total_batch_size"], config["trainer"]["max_epochs"]) == (batch, epochs)
         assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
         assert model["optimizer"]["init_args"]["lr"] == rate
-        assert (data["height"], data["width"], data["prompt_prefix"]) == (192, 256, "")
+        assert (data["height"], data["width"]) == (192, 256)
+        assert (model["task"], model["prompt_prefix"]) == ("depth", None)  # None: the task's, ""
     assert one["model"]["init_args"]["base"] == "sd2-community/stable-diffusion-2-depth"
     assert two["model"]["init_args"]["base"] == one["model"]["init_args"]["out"]
     assert (one["data"]["init_args"]["mode"], two["data"]["init_args"]["mode"]) == ("frames", "mixed")
     assert (two["data"]["init_args"]["num_views"], two["data"]["init_args"]["max_between"]) == (12, 10)
     assert two["trainer"]["gradient_clip_val"] == 1.0
-    model = two["model"]["init_args"]
-    assert (model["kernel_size"], model["mid_place"], model["min_overlap"]) == (3, "after_mid_block", 0.3)
-    assert (model["residual"], model["image_condition"]) == (True, True)
+    adapter = two["model"]["init_args"]["adapter"]
+    assert attention_of(two["model"]["init_args"]) == {"kernel_size": 3, "min_overlap": 0.3}
+    assert (adapter["mid_place"], adapter["residual"], adapter["image_condition"]) == ("after_mid_block", True, True)
 
 
 def test_outpaint_is_the_papers_run(capsys):
     config, panorama = parsed(capsys, "outpaint.yaml"), parsed(capsys, "pano.yaml")
     model, data = config["model"]["init_args"], config["data"]["init_args"]
-    assert config["model"]["class_path"].endswith("outpaint.OutpaintMultiViewModule")
+    assert (config["model"]["class_path"], model["task"]) == (panorama["model"]["class_path"], "outpaint")
     assert model["base"] == "sd2-community/stable-diffusion-2-inpainting"
     assert (config["total_batch_size"], config["trainer"]["max_epochs"], data["known"]) == (4, 10, "first")
     assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
     assert model["optimizer"]["init_args"]["lr"] == 2e-4
-    for name in ("kernel_size", "lr_scheduler", "lr_interval", "num_inference_steps", "guidance_scale"):
+    for name in ("adapter", "prompt_prefix", "lr_scheduler", "lr_interval", "sampling"):
         assert model[name] == panorama["model"]["init_args"][name]
     assert data["rig"] == panorama["data"]["init_args"]["rig"]
     toy = parsed(capsys, "toy/inpainting_base.yaml")["model"]["init_args"]
-    assert (toy["base"], toy["add_inpainting_input"]) == ("mvdiff://toy-base", True)
+    assert (toy["base"], toy["task"], toy["add_input"]) == ("mvdiff://toy-base", "outpaint", True)
 
 
 @pytest.mark.parametrize(("name", "decay"), [("toy/base.yaml", 0.998), ("real/base.yaml", 0.99)])

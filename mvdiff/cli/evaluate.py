@@ -106,8 +106,11 @@ def _run(args: argparse.Namespace, distributed: bool) -> int:
     reference = args.reference
     if args.config:
         from mvdiff.cli.config_files import config_path
+        from mvdiff.cli.renamed import check_names
 
-        reference = source_from_config([config_path(name) for name in args.config], args.split)
+        configs = [str(config_path(name)) for name in args.config]
+        check_names([word for path in configs for word in ("--config", path)])
+        reference = source_from_config(configs, args.split)
     generated = args.generated
     if generated is None:
         if reference is None:

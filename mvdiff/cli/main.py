@@ -17,7 +17,8 @@ from mvdiff.class_paths import allow_plugins
 
 _OPTIONS = "--dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"
 _SETTINGS = (
-    "model.gradient_checkpointing and model.views_per_chunk, or model.vae_slicing, or trainer.precision bf16-mixed"
+    "model.memory.gradient_checkpointing and model.memory.views_per_chunk, or model.memory.vae_slicing, or "
+    "trainer.precision bf16-mixed"
 )
 _LESS_MEMORY = {"generate": f"Take {_OPTIONS}", "demo": f"Take {_OPTIONS}", "train": f"Set {_SETTINGS}"}
 

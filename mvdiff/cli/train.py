@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mvdiff.class_paths import allow_plugins, allow_plugins_of
 from mvdiff.cli.config_files import with_config_paths
+from mvdiff.cli.renamed import check_names
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
@@ -81,7 +82,9 @@ class MVDiffCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
         """Parse, with packaged configs found by name and the launcher's settings added."""
-        self.config = parser.parse_args(with_launcher_settings(with_config_paths(args), os.environ))
+        args = with_config_paths(args)
+        check_names(args)
+        self.config = parser.parse_args(with_launcher_settings(args, os.environ))
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: it brings weights, and loading it checks that they fit."""

@@ -10,7 +10,7 @@ from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
 from mvdiff.data.known import KnownMode
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
-from mvdiff.data.panoramas import PROMPT_PREFIX, PanoramaDataset, PanoramaSource
+from mvdiff.data.panoramas import PanoramaDataset, PanoramaSource
 from mvdiff.geometry.cameras import Rig, RingRig
 
 
@@ -27,7 +27,6 @@ class PanoramaDataModule(MultiViewDataModule):
         batch_size: Samples per device and step in training.
         eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
         num_workers: Loading processes per device.
-        prompt_prefix: Put before every prompt.
         yaw: "random" (whole degrees), or the degrees to choose from in training.
         mirror: Mirror every second training sample on average.
         seed: Seed of order, yaw and mirroring.
@@ -57,7 +56,6 @@ class PanoramaDataModule(MultiViewDataModule):
         batch_size: int = 1,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        prompt_prefix: str = PROMPT_PREFIX,
         yaw: Literal["random"] | list[float] = "random",
         mirror: bool = False,
         seed: int = 0,
@@ -74,7 +72,6 @@ class PanoramaDataModule(MultiViewDataModule):
         )
         self.root = root
         self.rig = rig or RingRig()
-        self.prompt_prefix = prompt_prefix
         self.yaw = yaw
         self.mirror = mirror
         self.known = known
@@ -103,9 +100,7 @@ class PanoramaDataModule(MultiViewDataModule):
     def train_dataset(self) -> PanoramaDataset:
         """Return the training samples."""
         source, indices = self._part("train")
-        return PanoramaDataset(
-            source, self.rig, self.yaw, self.prompt_prefix, self.seed, self.mirror, indices, self.known
-        )
+        return PanoramaDataset(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known)
 
     def eval_dataset(self, split: Split) -> PanoramaDataset:
         """Return the samples of a split at yaw 0, as they stand; for "train" those that training turns and mirrors.
@@ -115,7 +110,7 @@ class PanoramaDataModule(MultiViewDataModule):
         """
         source, indices = self._part(split)
         known = None if self.known is None else "first"
-        return PanoramaDataset(source, self.rig, (0,), self.prompt_prefix, self.seed, indices=indices, known=known)
+        return PanoramaDataset(source, self.rig, (0,), self.seed, indices=indices, known=known)
 
     def _part(self, split: Split) -> tuple[PanoramaSource, range]:
         """Return the reader of a split's files and the indices of the split's panoramas in it."""

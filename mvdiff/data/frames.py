@@ -52,7 +52,6 @@ class FrameDataset(Dataset):
         max_between: Most frames between the two key frames of interpolation, evenly spaced.
         min_frames: Scenes with fewer key frames (or frames at the interval) are left out; with as many but fewer than
             `num_views` they are padded. By default 10, or `num_views` if less.
-        prompt_prefix: Put before every prompt.
         seed: Seed of everything random.
         training: Whether starts are drawn.
         indices: The samples to use; by default all.
@@ -76,7 +75,6 @@ class FrameDataset(Dataset):
         interval: int = 20,
         max_between: int = MAX_BETWEEN,
         min_frames: int | None = None,
-        prompt_prefix: str = "",
         seed: int = 0,
         training: bool = False,
         indices: Sequence[int] | None = None,
@@ -103,7 +101,6 @@ class FrameDataset(Dataset):
         self.interval = interval
         self.max_between = max_between
         self.min_frames = min(10, num_views or 10) if min_frames is None else min_frames
-        self.prompt_prefix = prompt_prefix
         self.seed = seed
         self.training = training
         self.left_out: Counter[str] = Counter()
@@ -188,7 +185,7 @@ class FrameDataset(Dataset):
         scene = self.scenes[slot.scene]
         sequence = FrameSequence(scene, frames, (), self.height, self.width)
         known = (0, len(frames) - 1) if slot.mode == "interpolation" else ()
-        sample = sequence.sample(known=known, prompt_prefix=self.prompt_prefix)
+        sample = sequence.sample(known=known)
         return pad_views(sample, self._most_views(slot.mode) or len(frames)) | {
             "sample_id": f"{scene.name}_{slot.mode}_{frames[0]}",
             "sample_index": index,

@@ -20,7 +20,7 @@ class MultiViewDataModule(LightningDataModule, ABC):
     """Loaders of `MultiViewBatch`; a subclass says what the samples of a split are.
 
     A subclass gives `train_dataset` and `eval_dataset`, whose items take keys (epoch, index) and are what
-    `MultiViewBatch.collate` joins, and the attributes `prompt_prefix`, `height` and `width`. Use it with
+    `MultiViewBatch.collate` joins, and the attributes `height` and `width`. Use it with
     `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of devices, of
     workers and the batch split never change what a sample shows, nor which samples share an optimizer step.
 
@@ -38,9 +38,6 @@ class MultiViewDataModule(LightningDataModule, ABC):
     Raises:
         ValueError: A setting is out of range. Data errors come from `setup`.
     """
-
-    prompt_prefix: str
-    """Put before every prompt."""
 
     def __init__(
         self,

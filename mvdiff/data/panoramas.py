@@ -14,9 +14,6 @@ from mvdiff.data.known import KNOWN_MODES, KnownMode, sample_known
 from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.keyed import keyed_generator
 
-PROMPT_PREFIX = "This is one view of a scene. "
-"""Prefix of every panorama prompt (the setting of the released MVDiffusion code)."""
-
 Captions = dict[int | str, str]
 """Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
 
@@ -93,7 +90,6 @@ class PanoramaDataset(Dataset):
         source: The panoramas.
         rig: The views to cut.
         yaw: "random" (a whole degree in 0..359 per sample), or the degrees to choose from; [0] in evaluation.
-        prompt_prefix: Put before every prompt.
         seed: Seed of everything random.
         mirror: Also mirror scenes left-right, every second sample on average, captions with them.
         indices: The panoramas to use, by their index in the source; by default all.
@@ -108,7 +104,6 @@ class PanoramaDataset(Dataset):
         source: PanoramaSource,
         rig: Rig,
         yaw: Literal["random"] | Sequence[float] = (0,),
-        prompt_prefix: str = PROMPT_PREFIX,
         seed: int = 0,
         mirror: bool = False,
         indices: Sequence[int] | None = None,
@@ -124,7 +119,6 @@ class PanoramaDataset(Dataset):
         self.source = source
         self.rig = rig
         self.yaw = yaw
-        self.prompt_prefix = prompt_prefix
         self.seed = seed
         self.mirror = mirror
         self.known = known
@@ -186,7 +180,7 @@ class PanoramaDataset(Dataset):
             "K": K,
             "R": R,
             "prompts": [
-                self.prompt_prefix + (mirrored_caption(caption) if mirrored else caption)
+                mirrored_caption(caption) if mirrored else caption
                 for caption in (
                     nearest_caption(captions, view_yaw, pitch)
                     for view_yaw, pitch in zip(yaws, rig.pitch_deg, strict=True)

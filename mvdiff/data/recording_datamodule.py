@@ -40,7 +40,6 @@ class RecordingDataModule(MultiViewDataModule):
         batch_size: Samples per device and step in training.
         eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
         num_workers: Loading processes per device.
-        prompt_prefix: Put before every prompt.
         seed: Seed of order and starts.
         max_samples: Use the first of the training samples only (None: all).
         max_test_samples: Use the first of the test samples only (None: all).
@@ -76,7 +75,6 @@ class RecordingDataModule(MultiViewDataModule):
         batch_size: int = 1,
         eval_batch_size: int | None = None,
         num_workers: int = 0,
-        prompt_prefix: str = "",
         seed: int = 0,
         max_samples: int | None = None,
         max_test_samples: int | None = None,
@@ -95,7 +93,6 @@ class RecordingDataModule(MultiViewDataModule):
         self.width = width
         self.mode = mode
         self.eval_mode = eval_mode or mode
-        self.prompt_prefix = prompt_prefix
         self.max_val_samples = max_val_samples
         self.on_broken = on_broken
         self.missing_caption = missing_caption
@@ -107,7 +104,6 @@ class RecordingDataModule(MultiViewDataModule):
             "interval": interval,
             "max_between": max_between,
             "min_frames": min_frames,
-            "prompt_prefix": prompt_prefix,
             "seed": seed,
         }
         for name in (mode, self.eval_mode):

@@ -109,18 +109,15 @@ class FrameSequence:
         )
 
     def prompt(self, position: int) -> str:
-        """Return the caption of the frame at a position, without prefix; see `RecordingSource.prompt`."""
+        """Return the caption of the frame at a position; see `RecordingSource.prompt`."""
         return self.scene.prompt(self.frame_ids[position])
 
-    def sample(
-        self, positions: Sequence[int] | None = None, known: Sequence[int] = (), prompt_prefix: str = ""
-    ) -> dict[str, Any]:
+    def sample(self, positions: Sequence[int] | None = None, known: Sequence[int] = ()) -> dict[str, Any]:
         """Read frames as the views of a sample (without id, index and epoch) for `MultiViewBatch.collate`.
 
         Args:
             positions: Positions of the frames; all by default.
             known: Those of them that are given, not to be generated.
-            prompt_prefix: Put before every prompt.
 
         Returns:
             `images` [V, 3, H, W] in [-1, 1], `depths` [V, H, W] metres, `K`, `R` [V, 3, 3], `t` [V, 3], `known`
@@ -136,7 +133,7 @@ class FrameSequence:
             "R": torch.stack([frame.R for frame in frames]).float(),
             "t": torch.stack([frame.t for frame in frames]).float(),
             "known": given[:, None, None, None].expand(-1, 1, self.height, self.width).clone(),
-            "prompts": [prompt_prefix + self.prompt(position) for position in positions],
+            "prompts": [self.prompt(position) for position in positions],
         }
 
 

@@ -252,14 +252,13 @@ class DataSource(Source):
         self.tally = Tally()
         positions = self.positions(len(self.dataset))
         items = self.read(self.dataset.__getitem__, [(0, index) for index in positions])
-        prefix = getattr(self.data, "prompt_prefix", "")
         for index, item in zip(positions, items, strict=True):
             batch = MultiViewBatch.collate([item])
             valid = batch.view_valid[0]
             images, K, R, t = (values[0][valid] for values in (batch.images, batch.K, batch.R, batch.t))
             depths = None if batch.depths is None else batch.depths[0][valid]
             kept = zip(batch.prompts[0], valid.tolist(), strict=True)
-            prompts = [prompt.removeprefix(prefix) for prompt, keep in kept if keep]
+            prompts = [prompt for prompt, keep in kept if keep]
             self.tally.num_read += 1
             yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, index=index)
 

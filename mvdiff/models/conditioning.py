@@ -118,7 +118,7 @@ def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
     if found != latent_channels + 1:
         raise ValueError(
             f"base must have a UNet of {latent_channels} + 1 input channels, latents and depth; got {found}. Name a "
-            "depth base, or set model.add_depth_input in stage 1 of the training and use what that writes."
+            "depth base, or set model.add_input in stage 1 of the training and use what that writes."
         )
 
 

@@ -108,7 +108,7 @@ def add_inpainting_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     channels = unet.config.out_channels
     if unet.config.in_channels != channels:
         raise ValueError(
-            f"add_inpainting_input must be false for a base that takes more than latents; got true, with a UNet of "
+            f"add_input must be false for a base that takes more than latents; got true, with a UNet of "
             f"{unet.config.in_channels} input channels."
         )
     return add_input_channels(unet, 1 + channels)

@@ -14,7 +14,7 @@ from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.pipelines.prompts import PromptEntry
 from mvdiff.pipelines.sample_folders import generate_samples, library_versions
 from mvdiff.quickstart.compared import ROUND_TRIP, TRUTH, call_of, samples_of, sampling
-from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
+from mvdiff.quickstart.settings import Settings
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
 
 
@@ -25,7 +25,7 @@ def toy_rig(size: int = 64) -> RingRig:
 
 def held_out(settings: Settings) -> PanoramaDataset:
     """Return the held-out panoramas at yaw 0."""
-    return Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX).test_dataset()
+    return Matterport3DDataModule(str(settings.data_root), toy_rig()).test_dataset()
 
 
 def facts(settings: Settings, sample_id: str) -> list[dict[str, str]]:

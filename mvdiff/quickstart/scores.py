@@ -23,7 +23,7 @@ from mvdiff.quickstart.comparison import (
     write_scores,
 )
 from mvdiff.quickstart.methods import facts, held_out, toy_rig
-from mvdiff.quickstart.settings import PROMPT_PREFIX, Settings
+from mvdiff.quickstart.settings import Settings
 from mvdiff.samples import write_json
 
 RESAMPLES = 2000
@@ -68,7 +68,7 @@ def score_all(
     Raises:
         ValueError: A number could not be had; the text says why.
     """
-    data = Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX, num_val=0)
+    data = Matterport3DDataModule(str(settings.data_root), toy_rig(), num_val=0)
     reference = DataSource(data, "train", str(settings.data_root))
     samples = {method: samples_of(settings, method) for method in METHODS}
     results = evaluate_methods(samples, reference, metrics, evaluation_settings(settings))

@@ -8,7 +8,6 @@ from typing import ClassVar, Self
 
 BASE = "mvdiff://toy-base"
 PACKAGED_CAA = Path(__file__).parents[1] / "assets" / "toy-caa"
-PROMPT_PREFIX = ""
 
 
 @dataclass(frozen=True)

@@ -93,8 +93,8 @@ def fit_arguments(
     chosen = common_arguments(settings, name, max_steps) | rate_arguments(lr, max_steps)
     chosen |= {
         "total_batch_size": settings.batch_size,
-        "model.num_inference_steps": settings.num_inference_steps,
-        "model.guidance_scale": settings.guidance_scale,
+        "model.sampling.num_inference_steps": settings.num_inference_steps,
+        "model.sampling.guidance_scale": settings.guidance_scale,
         "data.root": settings.data_root,
         "data.batch_size": settings.batch_size,
         "data.num_val": num_validation_rooms(settings),

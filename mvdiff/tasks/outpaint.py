@@ -54,6 +54,15 @@ class OutpaintTask(PanoramaTask):
         if empty:
             raise ValueError(f"known must be 1 somewhere in each sample; got 0 everywhere in sample {empty[0]!r}.")
 
+    def check_cached_data(self, data: Any) -> None:
+        """Raise ValueError where a data module draws what is given: hardly any mask is met twice."""
+        known = getattr(data, "known", None)
+        if known != "first":
+            raise ValueError(
+                f"data.known must be 'first' when model.cache.latents is true; got {known!r}, in which hardly any mask "
+                "is met twice. Set data.known, or model.cache.latents to false."
+            )
+
     def single_views(self, batch: MultiViewBatch, seed: int) -> MultiViewBatch:
         """Draw what is given of each view, keyed by (seed, epoch, sample index, view)."""
         height, width = batch.images.shape[-2:]

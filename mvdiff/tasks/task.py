@@ -93,12 +93,16 @@ class Task(ABC):
     def check_batch(self, batch: MultiViewBatch) -> None:  # noqa: B027 (nothing to check is a fine default)
         """Raise ValueError where a batch lacks a field that this task needs."""
 
+    def check_cached_data(self, data: Any) -> None:  # noqa: B027 (all may come back)
+        """Raise ValueError where what `condition` encodes hardly comes back from a data module."""
+
     def correspondences(self, batch: MultiViewBatch) -> MultiViewBatch:
         """Return the batch with those fields only from which correspondences follow: with depths, or without."""
         return batch
 
     def single_views(self, batch: MultiViewBatch, seed: int) -> MultiViewBatch:
-        """Return the batch as training on single views sees it."""
+        """Return the batch as training on single views sees it, checked."""
+        self.check_batch(batch)
         return batch
 
     def condition(self, batch: MultiViewBatch, encoder: Encoder) -> Condition:

@@ -1,7 +1,9 @@
 """LightningModules, their callbacks and caches, and the bridge from launchers to the Trainer.
 
-- `MultiViewModule` (multi_view.py): trains correspondence-aware attention on a frozen base.
-- `SingleViewModule` (single_view.py): trains or finetunes a base on single views.
+- `MultiViewModule` (multi_view.py): trains attention across views on a frozen base, for any task.
+- `SingleViewModule` (single_view.py): trains or finetunes a base on single views, for any task.
+- `inputs`: from a batch to latents and text embeddings, keyed and cached.
+- `model_description`, `sample_writing`: what multi-view modules say of their model, and the samples that they write.
 - `optimization`: optimizer and schedule, gradient accumulation from a total batch size.
 - `TrainedWeightsEMA` (ema.py), `callbacks`: average of the trained weights, model folder at the end, image logging.
 - `cache`: text embeddings and latents on disk.

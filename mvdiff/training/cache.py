@@ -58,7 +58,7 @@ class TensorCache:
                 return load_file(path)["value"]
             except SafetensorError as error:
                 raise ValueError(
-                    f"cache_dir must hold readable files; got {path}: {error}. Delete that file."
+                    f"cache.dir must hold readable files; got {path}: {error}. Delete that file."
                 ) from error
         value = compute().detach().cpu().contiguous()
         self._write(path, value)
@@ -76,7 +76,7 @@ class TensorCache:
             if temporary is not None:
                 Path(temporary).unlink(missing_ok=True)
             raise OSError(
-                f"cache_dir must be a writable folder with free space; got {self.folder}: {error}."
+                f"cache.dir must be a writable folder with free space; got {self.folder}: {error}."
             ) from error
 
 
@@ -103,16 +103,10 @@ def cached_text(
     return torch.stack([entries[prompt] for prompt in prompts])
 
 
-def check_cache_settings(cache_dir: str | None, cache_latents: bool) -> None:
-    """Raise ValueError where latents shall be cached nowhere."""
-    if cache_latents and cache_dir is None:
-        raise ValueError("cache_dir must be a folder when cache_latents is true; got null. Set model.cache_dir.")
-
-
 def check_latents_come_back(data: Any) -> None:
     """Raise ValueError where a data module cuts its views at random yaws: cached latents would not come back."""
     if getattr(data, "yaw", None) == "random":
         raise ValueError(
-            "data.yaw must be a list of degrees when model.cache_latents is true; got 'random', in which hardly "
-            "any latent is met twice. Set data.yaw, for example to [0, 45, 90], or model.cache_latents to false."
+            "data.yaw must be a list of degrees when model.cache.latents is true; got 'random', in which hardly "
+            "any latent is met twice. Set data.yaw, for example to [0, 45, 90], or model.cache.latents to false."
         )

@@ -1,23 +1,25 @@
 """The adapter that a training starts from: a loaded one, or fresh weights."""
 
-from collections.abc import Mapping
+from __future__ import annotations
+
 from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
 
-from mvdiff.class_paths import merge_settings
+from mvdiff.class_paths import merge_settings, resolve_settings
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.adapter_config import DEFAULT_ATTENTION
+from mvdiff.models.attention import ViewAttention
 from mvdiff.pipelines.model_folder import model_location
-
-_ADAPTER_SETTINGS = ("mid_place", "residual", "image_condition")
+from mvdiff.settings import AdapterSettings
 
 
 def initial_adapter(
     unet: UNet2DConditionModel,
     init_adapter: str | None,
-    chosen: Mapping[str, Any],
-    defaults: Mapping[str, Any],
+    settings: AdapterSettings,
+    defaults: AdapterSettings,
     seed: int,
 ) -> MultiViewAdapter:
     """Load an adapter, or make a fresh one for a UNet.
@@ -25,41 +27,53 @@ def initial_adapter(
     Args:
         unet: The base's.
         init_adapter: Folder of an adapter, model folder or its `mvdiff://` name; None for a fresh one.
-        chosen: Settings that shape the adapter, those that were set; a loaded adapter must have them.
+        settings: What a user chose; a loaded adapter must have it.
         defaults: The task's, for a fresh adapter where nothing was chosen.
-        seed: Of fresh weights, which are the same on every rank; other draws are left untouched.
+        seed: Seed of fresh weights, which are the same on every rank; other draws are left untouched.
 
     Raises:
         FileNotFoundError: There is no such adapter.
-        ValueError: Its weights cannot be read, or it has other settings than those chosen.
+        ValueError: Its weights cannot be read, it has other settings than those chosen, or a setting is out of range.
     """
     if init_adapter is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            attention = merge_settings(defaults.get("attention"), _of_attention(chosen))
-            return MultiViewAdapter.from_unet(unet, **{**defaults, **_of_adapter(chosen), "attention": attention})
+            return MultiViewAdapter.from_unet(unet, **_merged(defaults, settings))
     folder = model_location(init_adapter)
     folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
     adapter = MultiViewAdapter.from_pretrained(folder)
-    there = adapter.config.attention["init_args"] | {name: adapter.config[name] for name in _ADAPTER_SETTINGS}
-    for name, value in chosen.items():
-        if _listed(there.get(name)) != _listed(value):
+    for name, wanted, there in _chosen_beside_loaded(settings, adapter):
+        if wanted != there:
             raise ValueError(
-                f"model.{name} must be left out or be that of model.init_adapter, {there.get(name)}; "
-                f"got {value}, with {folder}. Start without init_adapter to change it."
+                f"model.adapter.{name} must be left out or be that of model.init_adapter, {there}; got {wanted}, with "
+                f"{folder}. Start without init_adapter to change it."
             )
     return adapter
 
 
-def _of_adapter(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in chosen.items() if name in _ADAPTER_SETTINGS}
+def _merged(defaults: AdapterSettings, settings: AdapterSettings) -> dict[str, Any]:
+    """Lay chosen settings over the defaults; arguments of the attention one by one, unless it is another class."""
+    merged = defaults.chosen() | settings.chosen()
+    default_attention = {"class_path": DEFAULT_ATTENTION} | dict(defaults.attention or {})
+    return merged | {"attention": merge_settings(default_attention, settings.attention)}
 
 
-def _of_attention(chosen: Mapping[str, Any]) -> dict[str, Any]:
-    arguments = {name: value for name, value in chosen.items() if name not in _ADAPTER_SETTINGS}
-    return {"init_args": arguments} if arguments else {}
+def _chosen_beside_loaded(settings: AdapterSettings, adapter: MultiViewAdapter) -> list[tuple[str, Any, Any]]:
+    """List (name, chosen value, value of the adapter) of all that was chosen."""
+    config, chosen = adapter.config, settings.chosen()
+    attention = chosen.pop("attention", {})
+    listed = [(name, value, config[name]) for name, value in chosen.items()]
+    if "class_path" in attention:
+        kinds = (resolve_settings(each, ViewAttention, DEFAULT_ATTENTION)[0] for each in (attention, config.attention))
+        wanted, there = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        listed.append(("attention.class_path", wanted, there))
+    arguments = config.attention["init_args"]
+    return listed + [
+        (f"attention.init_args.{name}", _as_json(value), arguments.get(name))
+        for name, value in attention.get("init_args", {}).items()
+    ]
 
 
-def _listed(value: Any) -> Any:
+def _as_json(value: Any) -> Any:
     """Return tuples as the lists that a config file makes of them."""
-    return [_listed(item) for item in value] if isinstance(value, list | tuple) else value
+    return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,126 +1,209 @@
-"""From a batch to a model's inputs: latents, text embeddings, text dropout."""
+"""From a batch to what a model takes: latents, pictures for the task's condition, text embeddings, text dropout.
+
+Everything drawn is a function of keys, never of the batch. Axes: B samples, V views, C latent channels, h w latent.
+"""
+
+from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from mvdiff.batch import MultiViewBatch
-from mvdiff.keyed import keyed_generator, keyed_int
+from mvdiff.batch import MultiViewBatch, view_key
+from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
+from mvdiff.models.text import PromptEncoder
+from mvdiff.settings import CacheSettings
 from mvdiff.training.cache import TensorCache, cached_text
 
+Prompts = list[list[str | None]]
+"""Per sample and view; None is the empty prompt of text dropout."""
 
-class BatchInputs:
+
+class BatchInputs(ABC):
     """Prepare batches for any UNet of a base: latents and text embeddings, kept on disk where asked for.
 
     Args:
-        backbone: The base; its autoencoder is frozen, and so is its text encoder where `text` is used.
+        backbone: The base; its autoencoder is frozen.
         seed: Seed of the autoencoder's noise and of text dropout.
-        cache: Disk cache of text embeddings, or None.
-        cache_latents: Whether latents are cached, too, by what the images show. A cached latent is drawn once, for all
-            epochs.
+        prompt_prefix: Put before every prompt.
+        cache: What is kept on disk. A cached latent is drawn once, for all epochs, and found by what its image shows.
+        frozen_text: False for a text encoder that trains: gradients flow, and nothing of it is kept.
     """
 
-    purpose: ClassVar[str]
-    """Key of the autoencoder's noise: latents drawn for other purposes are others, also in a cache."""
+    keeps_pictures: ClassVar[bool]
+    """Keep pictures for a task's condition on disk where latents are kept."""
 
-    def __init__(self, backbone: Backbone, seed: int, cache: TensorCache | None, cache_latents: bool) -> None:
+    def __init__(
+        self, backbone: Backbone, seed: int, prompt_prefix: str, cache: CacheSettings, frozen_text: bool = True
+    ) -> None:
         self.backbone = backbone
         self.seed = seed
-        self.cache = cache
-        self.cache_latents = cache_latents
+        self.cache = None if cache.dir is None else TensorCache(cache.dir)
+        self.cache_latents = cache.latents
+        self.frozen_text = frozen_text
+        self._prompts = PromptEncoder(self._embed, prompt_prefix)
 
     @property
     def device(self) -> torch.device:
         """Where the base is."""
         return self.backbone.unet.device
 
-    @torch.no_grad()
     def latents(self, batch: MultiViewBatch) -> Tensor:
-        """Encode a batch's images into [B, V, C, h, w], with noise keyed by (seed, epoch, sample index)."""
-        return torch.stack([self._latents(batch, i) for i in range(batch.batch_size)]).to(self.device)
+        """Encode a batch's images into [B, V, C, h, w]."""
+        return self.encode(batch, batch.images, "latent", self.cache_latents)
 
-    def _latents(self, batch: MultiViewBatch, i: int) -> Tensor:
-        images = batch.images[i]
-        if not self.cache_latents:
-            return self._encode(images, self.seed, batch.epoch, int(batch.sample_index[i]))
-        yaw = "no yaw" if batch.yaw_deg is None else f"yaw {float(batch.yaw_deg[i])}"
-        shown = (self.seed, batch.sample_id[i], yaw, 0 if batch.mirrored is None else int(batch.mirrored[i]))
-        digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()
-        keys = (*shown, str(list(images.shape)), digest)
-        return self.cache.fetch(lambda: self._encode(images, *shown), self.purpose, self._encoder("vae"), *keys)
-
-    def _encode(self, images: Tensor, *keys: int | str) -> Tensor:
-        return self.backbone.encode_images(images, self._generators(len(images), *keys))
-
-    def _generators(self, num_views: int, *keys: int | str) -> torch.Generator | list[torch.Generator]:
-        """Key the autoencoder's noise of one sample."""
-        return keyed_generator(self.purpose, *keys)
+    def encoder(self, batch: MultiViewBatch, latents: Tensor) -> BatchEncoder:
+        """Return what a task's condition encodes with; `latents` are those of the batch."""
+        return BatchEncoder(self, batch, latents)
 
     @torch.no_grad()
-    def text(self, prompts: list[list[str]]) -> Tensor:
-        """Encode B x V prompts into [B, V, L, D]."""
-        flat = [prompt for sample in prompts for prompt in sample]
-        encoder = self._encoder("text_encoder") if self.cache else ""
-        embeddings = cached_text(self.cache, encoder, self.backbone.encode_prompts, flat)
-        return embeddings.to(self.device).unflatten(0, (len(prompts), -1))
+    def encode(self, batch: MultiViewBatch, images: Tensor, purpose: str, cached: bool = False) -> Tensor:
+        """Encode images [B, V, 3, H, W] of a batch into [B, V, C, h, w]; other purposes draw other noise."""
+        encode = self._cached_sample if cached else self._drawn_sample
+        return torch.stack([encode(batch, i, images[i], purpose) for i in range(batch.batch_size)]).to(self.device)
 
-    def _encoder(self, part: str) -> str:
+    def _drawn_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
+        return self._draw(images, purpose, self.seed, batch.epoch, int(batch.sample_index[i]))
+
+    def _cached_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
+        yaw = "no yaw" if batch.yaw_deg is None else f"yaw {float(batch.yaw_deg[i])}"
+        keys = (self.seed, batch.sample_id[i], yaw, 0 if batch.mirrored is None else int(batch.mirrored[i]))
+        return self._kept(images, purpose, *keys)
+
+    def _kept(self, images: Tensor, purpose: str, *keys: int | str) -> Tensor:
+        """Encode images [V, 3, H, W], or take their latents from the cache, where a hash of the pixels finds them."""
+        digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()
+        found_by = (self.noise_key(purpose), self._encoded_by("vae"), *keys, str(list(images.shape)), digest)
+        return self.cache.fetch(lambda: self._draw(images, purpose, *keys), *found_by)
+
+    def _draw(self, images: Tensor, purpose: str, *keys: int | str) -> Tensor:
+        return self.backbone.encode_images(images, self.noise(len(images), purpose, *keys))
+
+    @abstractmethod
+    def noise_key(self, purpose: str) -> str:
+        """Return the first key of the autoencoder's noise."""
+
+    @abstractmethod
+    def noise(self, num_views: int, purpose: str, *keys: int | str) -> torch.Generator | list[torch.Generator]:
+        """Return the generators of the autoencoder's noise of one sample."""
+
+    def text(self, prompts: Sequence[Sequence[str | None]]) -> Tensor:
+        """Embed B x V prompts into [B, V, L, D]."""
+        return self._prompts(prompts)
+
+    def negative_text(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+        """Embed B x V prompts that have no prefix into [B, V, L, D]."""
+        return self._prompts.negative(prompts)
+
+    def _embed(self, texts: list[str]) -> Tensor:
+        if not self.frozen_text:
+            return self.backbone.encode_prompts(texts)
+        encoder = self._encoded_by("text_encoder") if self.cache else ""
+        with torch.no_grad():
+            return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(self.device)
+
+    def _encoded_by(self, part: str) -> str:
         """Name what encodes: the weights of a part of the base and the precision they compute in."""
         device = self.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else getattr(self.backbone, part).dtype
         return f"{self.backbone.weights_hashes([part])[part]} {dtype}"
 
+    @abstractmethod
+    def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> Prompts:
+        """Return a batch's prompts, some of them dropped."""
+
+    def _is_dropped(self, chance: float, purpose: str, *keys: int) -> bool:
+        return float(torch.rand((), generator=keyed_generator(purpose, self.seed, *keys))) < chance
+
+
+@dataclass(frozen=True)
+class BatchEncoder:
+    """The autoencoder as a task's condition uses it in training, see `mvdiff.tasks.task.Encoder`."""
+
+    inputs: BatchInputs
+    batch: MultiViewBatch
+    latents: Tensor
+
+    @property
+    def vae_stride(self) -> int:
+        """Pixels per latent cell."""
+        return self.inputs.backbone.vae_stride
+
+    def pictures(self, images: Tensor, purpose: str) -> Tensor:
+        """Encode pictures of the batch's size."""
+        cached = self.inputs.cache_latents and self.inputs.keeps_pictures
+        return self.inputs.encode(self.batch, images, purpose, cached)
+
+    def given(self, views: Tensor) -> Tensor:
+        """Return the latents of the batch, which the loss noises anyway."""
+        return self.latents
+
 
 class MultiViewInputs(BatchInputs):
-    """Prepare batches for a multi-view UNet.
+    """Prepare batches for a multi-view UNet: everything is keyed by (seed, epoch, sample index).
 
-    Args:
-        backbone: The frozen base.
-        seed: Seed of the autoencoder's noise and of text dropout.
-        cache: Disk cache of text embeddings, or None.
-        cache_latents: As in `BatchInputs`.
+    Latents of frames with depth are kept on disk frame by frame: a frame comes back in other windows of its scene.
     """
 
-    purpose = "latents"
+    keeps_pictures = True
 
-    def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> list[list[str]]:
-        """Return a batch's prompts; for a chosen few samples all are empty, keyed by (seed, epoch, sample index)."""
-        prompts = []
-        for index, sample in zip(batch.sample_index.tolist(), batch.prompts, strict=True):
-            generator = keyed_generator("text-dropout", self.seed, batch.epoch, index)
-            dropped = float(torch.rand((), generator=generator)) < chance
-            prompts.append([""] * len(sample) if dropped else list(sample))
-        return prompts
+    def _cached_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
+        if batch.depths is None:
+            return super()._cached_sample(batch, i, images, purpose)
+        return torch.stack([self._kept_frame(image, purpose) for image in images])
+
+    def _kept_frame(self, image: Tensor, purpose: str) -> Tensor:
+        digest = hashlib.blake2b(image.cpu().contiguous().numpy(), digest_size=20).hexdigest()
+        keys = ("frame", self.seed, str(list(image.shape)), digest)
+        found_by = (self.noise_key(purpose), self._encoded_by("vae"), *keys)
+        return self.cache.fetch(lambda: self._draw(image[None], purpose, *keys)[0], *found_by)
+
+    def noise_key(self, purpose: str) -> str:
+        """Return the plural: one generator draws for all views of a sample."""
+        return f"{purpose}s"
+
+    def noise(self, num_views: int, purpose: str, *keys: int | str) -> torch.Generator:
+        """Return the generator of a sample."""
+        return keyed_generator(self.noise_key(purpose), *keys)
+
+    def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> Prompts:
+        """Drop all prompts of a chosen few samples, keyed by (seed, epoch, sample index)."""
+        return [
+            [None] * len(sample) if self._is_dropped(chance, "text-dropout", batch.epoch, index) else list(sample)
+            for index, sample in zip(batch.sample_index.tolist(), batch.prompts, strict=True)
+        ]
 
 
 class SingleViewInputs(BatchInputs):
-    """Prepare batches whose views are images of their own: everything is keyed by (seed, epoch, sample index, view)."""
+    """Prepare batches whose views are images of their own: everything is keyed by (seed, epoch, sample index, view).
 
-    purpose = "latent"
+    Pictures for a task's condition are encoded each time: what is drawn of single views does not come back.
+    """
 
-    def view_keys(self, batch: MultiViewBatch) -> list[int]:
-        """Return a key for each of the B x V views: a function of (sample index, view)."""
-        return [_view_key(int(index), view) for index in batch.sample_index for view in range(batch.num_views)]
+    keeps_pictures = False
 
-    def _generators(self, num_views: int, *keys: int | str) -> list[torch.Generator]:
+    def noise_key(self, purpose: str) -> str:
+        """Return the purpose: each view has a generator of its own."""
+        return purpose
+
+    def noise(self, num_views: int, purpose: str, *keys: int | str) -> list[torch.Generator]:
+        """Return a generator per view."""
         *shared, sample = keys
-        return [keyed_generator(self.purpose, *shared, _view_key(sample, view)) for view in range(num_views)]
+        return [keyed_generator(purpose, *shared, view_key(sample, view)) for view in range(num_views)]
 
-    def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> list[list[str]]:
-        """Return a batch's prompts; those of a chosen few views are empty, keyed by (seed, epoch, sample, view)."""
-        prompts = []
-        for index, sample in zip(batch.sample_index.tolist(), batch.prompts, strict=True):
-            generators = [
-                keyed_generator("text", self.seed, batch.epoch, _view_key(index, view)) for view in range(len(sample))
+    def with_text_dropout(self, batch: MultiViewBatch, chance: float) -> Prompts:
+        """Drop the prompts of a chosen few views, keyed by (seed, epoch, sample index, view)."""
+        return [
+            [
+                None if self._is_dropped(chance, "text", batch.epoch, view_key(index, view)) else prompt
+                for view, prompt in enumerate(sample)
             ]
-            dropped = [float(torch.rand((), generator=generator)) < chance for generator in generators]
-            prompts.append(["" if drop else prompt for drop, prompt in zip(dropped, sample, strict=True)])
-        return prompts
-
-
-def _view_key(sample: int, view: int) -> int:
-    return keyed_int("view", sample, view)
+            for index, sample in zip(batch.sample_index.tolist(), batch.prompts, strict=True)
+        ]

@@ -1,5 +1,7 @@
 """How a model was trained, for its model card."""
 
+from __future__ import annotations
+
 import json
 from typing import Any
 
@@ -8,8 +10,8 @@ from lightning.pytorch import LightningModule
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.sample_folders import library_versions
 
-_MODEL_SETTINGS = ("text_dropout", "snr_gamma", "seed")
-_DATA_SETTINGS = ("mode", "yaw", "prompt_prefix", "height", "width")
+_MODEL_SETTINGS = ("text_dropout", "snr_gamma", "seed", "prompt_prefix")
+_DATA_SETTINGS = ("mode", "yaw", "height", "width")
 _SHOWN = (str, int, float, bool, list, tuple)
 
 
@@ -29,12 +31,12 @@ def training_record(module: LightningModule) -> TrainingRecord:
     if optimizers:
         settings["optimizer"] = type(optimizers[0]).__name__
         settings["learning rate"] = optimizers[0].defaults["lr"]
-    settings |= {name: module.hparams[name] for name in _MODEL_SETTINGS if module.hparams.get(name) is not None}
+    settings |= {name: getattr(module, name) for name in _MODEL_SETTINGS}
     settings |= {name: getattr(data, name) for name in _DATA_SETTINGS if isinstance(getattr(data, name, None), _SHOWN)}
-    settings["started from"] = "fresh weights" if module.hparams.init_adapter is None else "another adapter"
+    settings["started from"] = "fresh weights" if module.init_adapter is None else "another adapter"
     config = module.adapter.config
-    shape = config.attention["init_args"] | {name: config[name] for name in ("mid_place", "residual")}
-    settings |= {"attention": config.attention["class_path"]}
-    settings |= {name: value for name, value in shape.items() if value is not None}
-    plain = json.loads(json.dumps(settings))
+    settings["attention"] = config.attention["class_path"].rpartition(".")[2]
+    settings |= config.attention["init_args"]
+    settings |= {"mid_place": config.mid_place, "residual": config.residual}
+    plain = json.loads(json.dumps({name: value for name, value in settings.items() if value is not None}))
     return TrainingRecord(type(data).__name__, plain, versions=library_versions())

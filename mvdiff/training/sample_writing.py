@@ -1,52 +1,79 @@
 """What `mvdiff test` and `mvdiff predict` write: generated and real views, and the scores."""
 
+from __future__ import annotations
+
 from abc import abstractmethod
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.eval.sources import FolderSource
-from mvdiff.geometry.cameras import Rig
-from mvdiff.pipelines.frame_folders import frame_record
-from mvdiff.pipelines.sample_folders import library_versions
-from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, to_uint8, write_sample
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.sample_folders import generate_samples, write_reference
+from mvdiff.samples import sample_folder
+from mvdiff.settings import Sampling
 from mvdiff.training.callbacks import gather, run_folder
 from mvdiff.training.trained_part import TrainedPartModule
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """What `test` and `predict` write, and how `test` scores it."""
+
+    dir: str | None = None
+    """folder of the sample folders; None: `samples` in the run's folder"""
+    overwrite: bool = False
+    """redo complete samples"""
+    metrics: list[str | dict[str, Any]] | None = None
+    """what `test` scores: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
+    evaluation: EvaluationSettings | None = None
+    """how `test` scores; None: the paper's protocol"""
 
 
 class SampleWritingModule(TrainedPartModule):
     """A module whose predictions are sample folders, which its tests score beside the real views.
 
-    A derived module has the hyperparameters `output_dir` and `test_metrics`, and says how a batch is written.
-
     Args:
-        evaluation: How tests score; None: the paper's protocol.
+        seed: Seed of the samples' noise.
+        sampling: How samples are made.
+        output: What is written where.
     """
 
-    def __init__(self, evaluation: EvaluationSettings | None) -> None:
+    def __init__(self, seed: int, sampling: Sampling, output: OutputSettings) -> None:
         super().__init__()
-        self.evaluation = evaluation
+        self.seed, self.sampling, self.output = seed, sampling, output
         self._tested_ids: list[str] = []
         self._run_folder = Path()
 
     @abstractmethod
-    def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
-        """Generate a batch and write sample folders; complete ones are kept."""
+    def pipeline(self) -> MultiViewPipeline:
+        """Return the model as a pipeline."""
 
-    @abstractmethod
+    def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
+        """Generate a batch and write sample folders, known parts as the model renders them; complete ones are kept."""
+        generate_samples(
+            self.pipeline(),
+            batch,
+            root,
+            seed=self.seed,
+            sampling=self.sampling,
+            paste_back=False,
+            overwrite=self.output.overwrite,
+        )
+
     def write_real(self, root: Path, batch: MultiViewBatch) -> None:
         """Write the real views of a batch as sample folders; complete ones are kept."""
+        rig = getattr(self.trainer.datamodule, "rig", None)
+        write_reference(batch, root, rig=rig, overwrite=self.output.overwrite)
 
     def on_predict_start(self) -> None:
         """Find the folder to write to."""
-        self._run_folder = Path(self.hparams.output_dir or Path(run_folder(self.trainer)) / "samples")
+        self._run_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Generate and write sample folders; complete ones are kept."""
@@ -67,59 +94,10 @@ class SampleWritingModule(TrainedPartModule):
         """Score the samples of this test on the first rank; log every number and write results.json."""
         sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
         if self.trainer.is_global_zero:
-            metrics = self.hparams.test_metrics or PAPER_METRICS
-            numbers = score_folder(self._run_folder, sample_ids, metrics, self.evaluation)
+            metrics = self.output.metrics or PAPER_METRICS
+            numbers = score_folder(self._run_folder, sample_ids, metrics, self.output.evaluation)
             self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         self.trainer.strategy.barrier()
-
-
-def write_reference(root: Path, batch: MultiViewBatch, rig: Rig, prompt_prefix: str, overwrite: bool = False) -> None:
-    """Write a batch's real views, one sample folder each; folders that hold these very views are kept.
-
-    Args:
-        root: Folder of the sample folders.
-        batch: Images of the rig's views, prompts and ids.
-        rig: The views.
-        prompt_prefix: Taken off the recorded prompts: the model adds it again.
-        overwrite: Whether complete folders are written again.
-
-    Raises:
-        ValueError: A complete folder holds other views, prompts or another rig, and `overwrite` is False.
-    """
-    for sample_id, images, prompts in zip(batch.sample_id, to_uint8(batch.images).cpu(), batch.prompts, strict=True):
-        prompts = [prompt.removeprefix(prompt_prefix) for prompt in prompts]
-        record = SampleRecord(sample_id, prompts, rig.to_dict(), versions=library_versions())
-        _write_real(sample_folder(root, sample_id), record, images, None, overwrite)
-
-
-def write_frame_reference(root: Path, batch: MultiViewBatch, prompt_prefix: str, overwrite: bool = False) -> None:
-    """Write a batch's real frames with their depths and cameras, padding left out; otherwise as `write_reference`."""
-    for i, images in enumerate(to_uint8(batch.images).cpu()):
-        valid, record = batch.view_valid[i].cpu(), frame_record(batch, i, prompt_prefix)
-        folder = sample_folder(root, record.sample_id)
-        _write_real(folder, record, images[valid], batch.depths[i].cpu()[valid], overwrite)
-
-
-def _write_real(
-    folder: Path, record: SampleRecord, images_uint8: Tensor, depths: Tensor | None, overwrite: bool
-) -> None:
-    """Write real views [V, 3, H, W], unless the folder holds these very views."""
-    if overwrite or not is_complete(folder):
-        write_sample(folder, record, images_uint8.permute(0, 2, 3, 1), overwrite=overwrite, depths=depths)
-        return
-    found = read_sample(folder)
-    same = {
-        "prompts": found.record.prompts == record.prompts,
-        "rig": found.record.rig == record.rig,
-        "cameras": found.record.cameras == record.cameras,
-        "views": torch.equal(found.images_uint8(), images_uint8),
-    }
-    if not all(same.values()):
-        others = " and ".join(name for name, kept in same.items() if not kept)
-        raise ValueError(
-            f"a complete reference sample must be that of this run; got other {others}, in {folder}. "
-            "Set model.output_dir to another folder, or model.overwrite to true."
-        )
 
 
 @dataclass

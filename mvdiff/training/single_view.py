@@ -1,11 +1,12 @@
-"""Train or finetune a base on single views: the toy base from scratch here, stage 1 of the depth task later.
+"""Train or finetune a base on single views: the toy base from scratch, stage 1 of the depth task, inpainting bases.
 
-Axes: B samples, V views, N views chosen from the B x V of a batch, C latent channels, h w latent.
+Axes: B samples, V views, N views chosen from the B x V of a batch, C latent channels, H W image, h w latent.
 """
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +16,17 @@ from torch import Tensor, nn
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import denoise, guided, mean_over_views, noise_loss, sample_timesteps, training_noise, view_noise
+from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.fresh import FreshBase
-from mvdiff.training.cache import TensorCache, check_cache_settings, check_latents_come_back
+from mvdiff.pipelines.prompts import expand_negative_prompt
+from mvdiff.settings import CacheSettings, MemorySettings, Sampling
+from mvdiff.tasks.opening import task_from
+from mvdiff.tasks.task import Task
+from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import image_grid, log_image, run_folder
-from mvdiff.training.inputs import SingleViewInputs
+from mvdiff.training.inputs import Prompts, SingleViewInputs
 from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
 from mvdiff.training.trained_part import TrainedPartModule
 
@@ -29,6 +35,9 @@ VALIDATION_EPOCH = -1
 
 FROZEN_KEY = "mvdiff_frozen"
 """Where a checkpoint keeps the hashes of the frozen parts that it was trained beside."""
+
+QUICK_SAMPLING = Sampling(num_inference_steps=25, guidance_scale=3.0)
+ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
 
 
 class SingleViewModule(TrainedPartModule):
@@ -41,28 +50,30 @@ class SingleViewModule(TrainedPartModule):
 
     Args:
         out: Folder that receives the trained base (a diffusers folder) when fit ends.
+        task: Task that the base is for, by name (panorama, outpaint, depth) or class path: what its UNet takes.
+        add_input: Give a text-to-image base the input channels of the task, with zero weights: training starts from
+            what the base does.
         base: Id, folder or `mvdiff://` name of the base to go on from; None with `fresh`.
         fresh: What to build a new base of; None with `base`.
         revision: Revision of a hub id.
         vae: Another autoencoder for `base`.
         train_text_encoder: Also train the text encoder.
-        text_dropout: Probability of the empty prompt, for guidance.
-        snr_gamma: Min-SNR weight, None for the plain loss.
-        seed: Of everything that is drawn.
-        gradient_checkpointing: Trade time for memory in what is trained.
-        vae_slicing: Encode and decode view by view.
-        cache_dir: Folder for text embeddings (unless `train_text_encoder`) and latents; None computes them each time.
-        cache_latents: Also keep latents in `cache_dir`; only for yaws from a finite list.
-        num_inference_steps: Of the validation samples.
-        guidance_scale: Of the validation samples.
-        num_validation_samples: Views of the first validation batch to generate; 0 generates none.
-        out_dtype: Precision of the written weights.
+        prompt_prefix: Put before every prompt; None: the paper's for the task.
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer.
-        lr_interval: Whether the schedule advances per epoch or step.
+        lr_interval: Advance the schedule per epoch or per optimizer step.
+        text_dropout: Probability of the empty prompt, for guidance.
+        snr_gamma: Min-SNR weight, None for the plain loss.
+        seed: Seed of everything that is drawn.
+        sampling: How validation samples.
+        memory: What takes less memory; views are single, so `views_per_chunk` is for other modules.
+        cache: What is kept on disk of what frozen parts compute; text embeddings unless `train_text_encoder`.
+        num_validation_samples: Views of the first validation batch to generate; 0 generates none.
+        out_dtype: Precision of the written weights.
 
     Raises:
-        ValueError: Neither or both of `base` and `fresh` are given, or `cache_dir` has nothing to keep.
+        ValueError: Neither or both of `base` and `fresh` are given, the base is another task's, or the cache has
+            nothing to keep.
     """
 
     trained_part = "trained_modules"
@@ -70,25 +81,25 @@ class SingleViewModule(TrainedPartModule):
     def __init__(
         self,
         out: str,
+        task: Task | str = "panorama",
+        add_input: bool = False,
         base: str | None = None,
         fresh: FreshBase | None = None,
         revision: str | None = None,
         vae: str | None = None,
         train_text_encoder: bool = False,
-        text_dropout: float = 0.1,
-        snr_gamma: float | None = None,
-        seed: int = 0,
-        gradient_checkpointing: bool = False,
-        vae_slicing: bool = False,
-        cache_dir: str | None = None,
-        cache_latents: bool = False,
-        num_inference_steps: int = 25,
-        guidance_scale: float = 3.0,
-        num_validation_samples: int = 8,
-        out_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        prompt_prefix: str | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: LRInterval = "step",
+        text_dropout: float = 0.1,
+        snr_gamma: float | None = None,
+        seed: int = 0,
+        sampling: Sampling = QUICK_SAMPLING,
+        memory: MemorySettings = ALL_MEMORY,
+        cache: CacheSettings = NO_CACHE,
+        num_validation_samples: int = 8,
+        out_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
     ) -> None:
         super().__init__()
         if (base is None) == (fresh is None):
@@ -96,28 +107,32 @@ class SingleViewModule(TrainedPartModule):
                 f"model.base and model.fresh: exactly one must be set; got base={base!r}, fresh={fresh!r}. "
                 "Name a base to finetune, or say what to build."
             )
-        check_cache_settings(cache_dir, cache_latents)
-        if cache_dir is not None and train_text_encoder and not cache_latents:
+        if cache.dir is not None and train_text_encoder and not cache.latents:
             raise ValueError(
-                "cache_latents must be true when cache_dir is set and train_text_encoder is true; got false: the "
-                "embeddings of a text encoder in training cannot be kept. Set model.cache_latents or leave out "
-                "model.cache_dir."
+                "cache.latents must be true when cache.dir is set and train_text_encoder is true; got false: the "
+                "embeddings of a text encoder in training cannot be kept. Set model.cache.latents or leave out "
+                "model.cache.dir."
             )
+        if memory.views_per_chunk is not None:
+            raise ValueError(f"memory.views_per_chunk must be null for single views; got {memory.views_per_chunk}.")
+        self.task = task if isinstance(task, Task) else task_from(task)
         self.backbone = fresh.build(seed) if fresh is not None else load_backbone(base, revision, vae=vae)
+        if add_input:
+            self.task.add_input(self.backbone.unet)
+        self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         self.backbone.freeze()
         self.train_text_encoder = train_text_encoder
         self.trained_modules.requires_grad_(True).train()
-        if vae_slicing:
+        if memory.vae_slicing:
             enable_slicing(self.backbone.vae)
-        if gradient_checkpointing:
+        if memory.gradient_checkpointing:
             self.backbone.unet.enable_gradient_checkpointing()
             if train_text_encoder:
                 self.backbone.text_encoder.gradient_checkpointing_enable()
-        cache = None if cache_dir is None else TensorCache(cache_dir)
-        self.inputs = SingleViewInputs(self.backbone, seed, cache, cache_latents)
+        prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
+        self.inputs = SingleViewInputs(self.backbone, seed, prefix, cache, frozen_text=not train_text_encoder)
         self.out, self.out_dtype = out, getattr(torch, out_dtype)
-        self.text_dropout, self.snr_gamma, self.seed = text_dropout, snr_gamma, seed
-        self.num_inference_steps, self.guidance_scale = num_inference_steps, guidance_scale
+        self.text_dropout, self.snr_gamma, self.seed, self.sampling = text_dropout, snr_gamma, seed, sampling
         self.num_validation_samples = num_validation_samples
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self._shown: list[Tensor] = []
@@ -168,24 +183,30 @@ class SingleViewModule(TrainedPartModule):
         if self.inputs.cache_latents:
             check_latents_come_back(self.trainer.datamodule)
 
-    def model_input(self, noisy_latents: Tensor, batch: MultiViewBatch, views: Tensor) -> Tensor:
-        """Compose what the UNet takes.
+    def denoiser(
+        self, batch: MultiViewBatch, latents: Tensor, views: Tensor
+    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+        """Make the function that predicts the noise of views: the UNet with the task's channels.
 
         Args:
-            noisy_latents: [N, C, h, w].
-            batch: What the views are of.
+            batch: What the views are of, as `Task.single_views` returns it.
+            latents: [B, V, C, h, w] of the batch.
             views: [N] which of its B x V views they are, as in `batch.images.flatten(0, 1)[views]`.
 
         Returns:
-            [N, in_channels, h, w].
+            (noisy latents [M, C, h, w], timesteps [M], text [M, L, D]) -> prediction, with M a multiple of N.
         """
-        return noisy_latents
+        channels = self.task.condition(batch, self.inputs.encoder(batch, latents)).channels
+        channels = None if channels is None else channels.flatten(0, 1)[views]
 
-    def text(self, prompts: list[str]) -> Tensor:
-        """Embed N prompts, [N, L, D]."""
-        return self.backbone.encode_prompts(prompts) if self.train_text_encoder else self.inputs.text([prompts])[0]
+        def predict(noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+            if channels is not None:
+                noisy = torch.cat([noisy, channels.repeat(len(noisy) // len(views), 1, 1, 1).to(noisy)], dim=1)
+            return self.backbone.unet(noisy, timesteps, encoder_hidden_states=text).sample
 
-    def noise_loss(self, batch: MultiViewBatch, prompts: list[list[str]], reduction: str = "mean") -> Tensor:
+        return predict
+
+    def noise_loss(self, batch: MultiViewBatch, prompts: Prompts, reduction: str = "mean") -> Tensor:
         """Compute the noise loss on timesteps and noise keyed by (seed, epoch, sample index, view).
 
         Views are averaged within their sample, then samples within the batch, as `multiview_noise_loss` does.
@@ -195,24 +216,25 @@ class SingleViewModule(TrainedPartModule):
             prompts: B x V texts (those of the batch, some perhaps dropped).
             reduction: "mean" for a scalar, "none" for [B].
         """
+        batch = self.task.single_views(batch, self.seed)
         scheduler, views = self.backbone.scheduler, batch.view_valid.flatten().nonzero()[:, 0]
-        latents = self.inputs.latents(batch).flatten(0, 1)[views]
-        all_keys, all_prompts = self.inputs.view_keys(batch), [prompt for row in prompts for prompt in row]
-        keys, text = [all_keys[i] for i in views.tolist()], self.text([all_prompts[i] for i in views.tolist()])
+        all_latents = self.inputs.latents(batch)
+        latents = all_latents.flatten(0, 1)[views]
+        all_keys, all_prompts, chosen = batch.view_keys(), [prompt for row in prompts for prompt in row], views.tolist()
+        keys, text = [all_keys[i] for i in chosen], self.inputs.text([[all_prompts[i] for i in chosen]])[0]
         noise = training_noise(self.seed, batch.epoch, keys, 1, latents.shape[1:])[:, 0].to(latents.device)
         timesteps = sample_timesteps(scheduler.config.num_train_timesteps, self.seed, batch.epoch, keys)
         timesteps = timesteps.to(latents.device)
-
-        def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:
-            sample, channels = self.model_input(noisy, batch, views), self.backbone.unet.config.in_channels
-            if sample.shape[1] != channels:
-                raise ValueError(
-                    f"model.base must have a UNet of {sample.shape[1]} input channels, what {type(self).__name__} "
-                    f"gives it; got {channels}. Name another base, or the module of this base's task."
-                )
-            return self.backbone.unet(sample, timesteps, encoder_hidden_states=text).sample
-
-        per_view = noise_loss(predict, scheduler, latents, noise, timesteps, self.snr_gamma, reduction="none")
+        predict = self.denoiser(batch, all_latents, views)
+        per_view = noise_loss(
+            lambda noisy, timesteps: predict(noisy, timesteps, text),
+            scheduler,
+            latents,
+            noise,
+            timesteps,
+            self.snr_gamma,
+            reduction="none",
+        )
         padded = per_view.new_zeros(batch.view_valid.shape).masked_scatter(batch.view_valid, per_view)
         per_sample = mean_over_views(padded, batch.view_valid)
         return per_sample if reduction == "none" else per_sample.mean()
@@ -234,7 +256,7 @@ class SingleViewModule(TrainedPartModule):
 
         Samples are made here, not at the epoch's end: by then the average has left the module.
         """
-        batch = dataclasses.replace(batch, epoch=VALIDATION_EPOCH)
+        batch = replace(batch, epoch=VALIDATION_EPOCH)
         loss = self.noise_loss(batch, batch.prompts)
         self.log("val/loss", loss, prog_bar=True, batch_size=batch.batch_size, sync_dist=True)
         if batch_idx == 0 and self.num_validation_samples and not self.trainer.sanity_checking:
@@ -252,24 +274,28 @@ class SingleViewModule(TrainedPartModule):
         """Generate views from their prompts, noise keyed on (seed, place in the list).
 
         Args:
-            batch: Prompts, image size, and what `model_input` takes of it.
+            batch: Prompts, image size, and what the task's condition takes of it.
             views: [N] which of its B x V views.
 
         Returns:
             `[N, 3, H, W]` in [-1, 1].
         """
-        base, prompts = self.backbone, [prompt for row in batch.prompts for prompt in row]
-        shape = (base.latent_channels, *(side // base.vae_stride for side in batch.images.shape[-2:]))
-        noise = torch.stack([view_noise(self.seed, i, num_views=1, shape=shape)[0] for i in range(len(views))])
-
-        def predict(latents: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
-            sample = self.model_input(latents, batch, views.repeat(len(latents) // len(views)))
-            return base.unet(sample, timesteps, encoder_hidden_states=text).sample
-
-        text, empty = self.text([prompts[i] for i in views.tolist()]), self.text([""] * len(views))
-        guidance = guided(predict, text, empty, self.guidance_scale)
-        latents = denoise(guidance, base.scheduler, noise.to(self.device), self.num_inference_steps)
-        return base.decode_latents(latents)
+        batch, count = self.task.single_views(batch, self.seed), len(views)
+        latents = self.inputs.latents(batch)
+        noise = [view_noise(self.seed, i, num_views=1, shape=latents.shape[2:])[0] for i in range(count)]
+        prompts = [prompt for row in batch.prompts for prompt in row]
+        text = self.inputs.text([[prompts[i] for i in views.tolist()]])[0]
+        negative = self.inputs.negative_text([expand_negative_prompt(self.sampling.negative_prompt, count)])[0]
+        guidance = guided(self.denoiser(batch, latents, views), text, negative, self.sampling.guidance_scale)
+        denoised = denoise(
+            guidance,
+            self.backbone.scheduler,
+            torch.stack(noise).to(self.device),
+            self.sampling.num_inference_steps,
+            generators=[keyed_generator("scheduler-step", self.seed, i) for i in range(count)],
+            eta=self.sampling.eta,
+        )
+        return self.backbone.decode_latents(denoised)
 
     def on_fit_end(self) -> None:
         """Write the base; with `TrainedWeightsEMA` the module holds the average by now."""

@@ -101,7 +101,7 @@ OUT_OF_MEMORY = (
         ("evaluate", "Use a device with more memory"),
         (
             "fit",
-            "Set model.gradient_checkpointing and model.views_per_chunk, or model.vae_slicing, "
+            "Set model.memory.gradient_checkpointing and model.memory.views_per_chunk, or model.memory.vae_slicing, "
             "or trainer.precision bf16-mixed",
         ),
     ],

@@ -73,22 +73,22 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     run["trainer"]["callbacks"][0]["init_args"] = {"dirpath": str(tmp_path / "model")}
     best = {"monitor": "val/loss", "dirpath": str(tmp_path)}
     run["trainer"]["callbacks"].append({"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": best})
-    run["model"]["init_args"]["neighbours"] = [[1], [2, 0], []]
+    run["model"]["init_args"]["adapter"]["attention"]["init_args"]["neighbours"] = [[1], [2, 0], []]
     path = str(write_config(tmp_path / "run.yaml", run))
     assert main(["fit", "--config", path]) == 0
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
-    assert main(["fit", "--config", path, "--model.init_args.neighbours=[[1],[0]]"]) == 1
+    assert main(["fit", "--config", path, "--model.adapter.attention.init_args.neighbours=[[1],[0]]"]) == 1
     error = capsys.readouterr().err
     assert "neighbours must have one list per view (3); got 2 lists" in error
     assert "Traceback" not in error
-    assert main(["fit", "--config", path, "--model.init_args.neighbours=[[1],[3],[0]]"]) == 1
+    assert main(["fit", "--config", path, "--model.adapter.attention.neighbours=[[1],[3],[0]]"]) == 1
     assert "each once; got [3], in the list of view 1" in capsys.readouterr().err
 
 
 def test_predict_writes_what_generate_would(trained, config, tmp_path):
     run = str(write_config(tmp_path / "run.yaml", config))
-    checkpoint = ["--ckpt_path", str(trained / "best.ckpt"), "--model.init_args.output_dir", str(tmp_path / "out")]
+    checkpoint = ["--ckpt_path", str(trained / "best.ckpt"), "--model.init_args.output.dir", str(tmp_path / "out")]
     assert main(["predict", "--config", run, *checkpoint]) == 0
     folders = find_samples(tmp_path / "out")
     assert [folder.name for folder in folders] == ["room8", "room9"]
@@ -112,7 +112,7 @@ def test_predict_writes_what_generate_would(trained, config, tmp_path):
 def test_test_generates_scores_and_logs(trained, config, tmp_path, capsys):
     run = copy.deepcopy(config)
     run["trainer"]["default_root_dir"] = str(tmp_path)
-    run["model"]["init_args"] |= {"test_metrics": ["overlap_psnr"], "evaluation": {"overlap_size": 0}}
+    run["model"]["init_args"]["output"] = {"metrics": ["overlap_psnr"], "evaluation": {"overlap_size": 0}}
     run = str(write_config(tmp_path / "run.yaml", run))
     assert main(["test", "--config", run, "--ckpt_path", str(trained / "best.ckpt")]) == 0
     (results,) = tmp_path.rglob("results.json")
@@ -139,6 +139,11 @@ def test_validate_runs_on_a_checkpoint(trained, config, tmp_path, capsys):
     ("where", "key", "value", "text"),
     [
         (("model", "init_args"), "kernel_sise", 3, "'kernel_sise' is not accepted"),
+        (("model", "init_args", "sampling"), "steps", 3, "steps"),
+        (("model", "init_args", "adapter", "attention", "init_args"), "kernel_sise", 3, "kernel_sise"),
+        (("model", "init_args", "adapter", "attention", "init_args"), "kernel_size", 2, "kernel_size must be odd"),
+        (("model", "init_args"), "task", "pano", "task must be one of panorama, outpaint, depth"),
+        (("model", "init_args"), "cache", {"latents": True}, "cache.dir must be a folder when cache.latents is true"),
         (("trainer",), "max_epoch", 3, "'trainer.max_epoch'"),
         ((), "nonsense", 1, "'nonsense'"),
         (("data", "init_args"), "num_val", -1, "num_val must be at least 0; got -1"),

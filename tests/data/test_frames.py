@@ -184,8 +184,8 @@ def test_sequences(scenes):
     angle = np.deg2rad(107)  # the middle pixel looks straight ahead
     expected = torch.tensor([1.07 + 1.107 * np.sin(angle), -1, 2 + 1.107 * np.cos(angle)])
     torch.testing.assert_close(centre, expected, rtol=0, atol=1e-6)
-    sample = full.sample([0, 3, 1], known=[3], prompt_prefix="a room: ")
-    assert sample["prompts"] == ["a room: frame 100", "a room: frame 103", "a room: frame 101"]
+    sample = full.sample([0, 3, 1], known=[3])
+    assert sample["prompts"] == ["frame 100", "frame 103", "frame 101"]
     assert sample["known"][:, 0, 0, 0].tolist() == [0, 1, 0]
 
 

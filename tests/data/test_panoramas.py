@@ -62,7 +62,7 @@ def test_yaw_turns_views_and_prompts_together(skyboxes):
     at_0, at_90 = PanoramaDataset(skyboxes, RIG, [0])[0], PanoramaDataset(skyboxes, RIG, [90])[0]
     torch.testing.assert_close(at_90["images"][:6], at_0["images"][2:], atol=1e-4, rtol=0)
     assert at_90["prompts"][:6] == at_0["prompts"][2:]
-    assert at_0["prompts"][1] == "This is one view of a scene. pano0 towards 45"
+    assert at_0["prompts"][1] == "pano0 towards 45"
     assert torch.equal(at_0["R"], at_90["R"])
     assert torch.equal(at_0["R"], RIG.cameras()[1])
     assert (at_0["yaw_deg"], at_90["yaw_deg"]) == (0, 90)
@@ -81,7 +81,7 @@ def test_mirrored_sample_matches_sample_of_the_mirrored_file(tmp_path, rig):
 
 
 def test_mirrored_prompts_follow_what_is_seen(skyboxes):
-    prompts = PanoramaDataset(skyboxes, RIG, prompt_prefix="").cut(0, 0, mirrored=True)["prompts"]
+    prompts = PanoramaDataset(skyboxes, RIG).cut(0, 0, mirrored=True)["prompts"]
     assert prompts[:3] == ["pano0 towards 0", "pano0 towards 315", "pano0 towards 270"]
 
 
@@ -125,8 +125,8 @@ def test_sample_collates(panoramas):
     assert batch.images.shape == (2, 8, 3, 12, 16)
     assert batch.images.dtype == torch.float32
     assert batch.sample_id == ["place0", "place1"]
-    assert batch.prompts[0][3] == "This is one view of a scene. wall"
-    assert batch.prompts[1][3] == "This is one view of a scene. the place1"
+    assert batch.prompts[0][3] == "wall"
+    assert batch.prompts[1][3] == "the place1"
 
 
 def test_errors(skyboxes):

@@ -35,20 +35,20 @@ def seen(batches):
 
 
 def test_splits_hold_out_whole_scenes(root):
-    data = module(root, prompt_prefix="seen: ")
+    data = module(root)
     data.setup("fit")
     train, val, test = data.train_dataset(), data.val_dataset(), data.test_dataset()
     assert [len(train), len(val), len(test)] == [3, 2, 4]
     assert {scene.name for scene in train.scenes} == {"scene0", "scene1"}
     assert [val[i]["sample_id"] for i in range(2)] == ["scene2_keyframes_0", "scene2_keyframes_4"]
-    assert val[0]["prompts"][1] == "seen: frame 2"
+    assert val[0]["prompts"][1] == "frame 2"
     assert data.eval_dataset("train")[1]["sample_id"] == "scene1_keyframes_0"
     from_test = module(root, val_from="test", max_val_samples=1)
     assert [len(from_test.train_dataset()), len(from_test.val_dataset())] == [5, 1]
     assert from_test.val_dataset()[0]["sample_id"] == "scene3_keyframes_0"
     few = module(root, max_samples=2, max_test_samples=1, num_val=0)
     assert [len(few.train_dataset()), len(few.test_dataset()), few.val_dataloader()] == [2, 1, []]
-    assert (data.height, data.width, data.prompt_prefix, data.batch_size) == (6, 8, "seen: ", 1)
+    assert (data.height, data.width, data.batch_size) == (6, 8, 1)
 
 
 def test_evaluation_may_have_a_mode_of_its_own(root):

@@ -275,14 +275,14 @@ def test_a_runs_scannet_data_are_a_reference(tmp_path):
     config = tmp_path / "run.yaml"
     config.write_text(
         "data:\n  class_path: mvdiff.data.scannet_datamodule.ScanNetDataModule\n  init_args:\n"
-        f"    root: {root}\n    height: 24\n    width: 32\n    num_views: 5\n    prompt_prefix: 'a photo of '\n"
+        f"    root: {root}\n    height: 24\n    width: 32\n    num_views: 5\n"
     )
     source = source_from_config([config])
     samples = list(source)
     assert len(samples) >= 2
     sample = samples[0]
     assert (sample.depths.shape, sample.t.shape) == ((5, 24, 32), (5, 3))
-    assert sample.prompts[:2] == ["frame 0", "frame 2"]  # without the prefix; every second frame is a key frame
+    assert sample.prompts[:2] == ["frame 0", "frame 2"]  # every second frame is a key frame
     for sample in samples:
         folder, (height, width) = tmp_path / "ours" / sample.sample_id, sample.images_uint8.shape[-2:]
         record = SampleRecord(

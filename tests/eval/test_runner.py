@@ -218,8 +218,6 @@ def test_data_module_as_reference(tmp_path, toy):
     K, R = RIG.cameras()
 
     class Data:
-        prompt_prefix = "A view. "
-
         def eval_dataset(self, split):
             assert split == "test"
             return Views()
@@ -234,7 +232,7 @@ def test_data_module_as_reference(tmp_path, toy):
                 "images": from_uint8(torch.from_numpy(views(seed)).permute(0, 3, 1, 2)),
                 "K": K,
                 "R": R,
-                "prompts": ["A view. a sofa"] * 8,
+                "prompts": ["a sofa"] * 8,
                 "sample_id": f"s{seed}",
                 "sample_index": seed,
                 "epoch": epoch,

@@ -5,7 +5,6 @@ import torch
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.taps import UpstreamTaps
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.training.depth import DepthMultiViewModule
 from mvdiff.training.multi_view import MultiViewModule
 from tests.interop.test_keys import DEPTH
 from tests.interop.test_keys import RING as RING_SETTINGS
@@ -17,10 +16,10 @@ from tests.training.tiny_run import tiny_panoramas
 RING = RingRig(num_views=8, height=16, width=16)
 
 
-def make(kind, base, folder, **settings):
+def make(task, base, folder, **settings):
     adapter = MultiViewAdapter([32, 64], 64, [64, 32], **settings)
     adapter.save_pretrained(folder)
-    module = kind(base=str(base), init_adapter=str(folder), num_inference_steps=2)
+    module = MultiViewModule(task, base=str(base), init_adapter=str(folder))
     module.configure_model()
     return awaken(module)
 
@@ -38,11 +37,11 @@ def check(module, batch):
 
 def test_panoramas(tmp_path):
     data = EquirectangularDataModule(tiny_panoramas(tmp_path / "data"), rig=RING, num_val=2)
-    module = make(MultiViewModule, tiny_base(tmp_path / "base"), tmp_path / "adapter", **RING_SETTINGS)
+    module = make("panorama", tiny_base(tmp_path / "base"), tmp_path / "adapter", **RING_SETTINGS)
     batch = MultiViewBatch.collate([data.train_dataset()[key] for key in ((0, 0), (0, 1))])
     check(module, batch)
 
 
 def test_frames_with_depth(tmp_path):
-    module = make(DepthMultiViewModule, tiny_depth_base(tmp_path), tmp_path / "adapter", **DEPTH)
+    module = make("depth", tiny_depth_base(tmp_path), tmp_path / "adapter", **DEPTH)
     check(module, wall_batch(0, 1))

@@ -48,6 +48,45 @@ def test_gives_the_pipeline_that_was_trained(pipeline, checkpoint, tmp_path):
     assert load_scheduler(tmp_path / "model").config.steps_offset == 1
 
 
+OLD_SETTINGS = {"kernel_size": 3, "head_dim": 32, "variant": "paper", "wavelengths": [0.5, 16.0], "neighbours": None}
+"""Of an adapter's config at commit 874fe59, which kept the attention's settings flat."""
+
+
+@pytest.mark.parametrize("task", ["panorama", "depth"])
+def test_a_checkpoint_of_the_first_format_exports(pipeline, tmp_path, task):
+    """As commit 874fe59 wrote them, hyperparameters and training record included."""
+    pipeline = make_depth_pipeline(tmp_path / "base") if task == "depth" else pipeline
+    names = ("down_channels", "mid_channels", "up_channels", "latent_channels", "mid_place", "residual")
+    config = {name: pipeline.adapter.config[name] for name in (*names, "image_condition")}
+    settings = {"optimizer steps": 3, "prompt_prefix": pipeline.prompt_prefix, "variant": "paper", "kernel_size": 3}
+    views = {"height": 24, "width": 32} if task == "depth" else {"rig": pipeline.views["rig"].to_dict()}
+    values = {
+        "epoch": 2,
+        "global_step": 3,
+        "pytorch-lightning_version": "2.6.0",
+        "hyper_parameters": {"_class_path": "mvdiff.training.depth.DepthMultiViewModule", "kernel_size": 3},
+        "state_dict": {f"adapter.{name}": value for name, value in pipeline.adapter.state_dict().items()},
+        CHECKPOINT_KEY: {
+            "info": {
+                "schema": 1,
+                "task": task,
+                **views,
+                "prompt_prefix": pipeline.prompt_prefix,
+                "base": {"id": pipeline.base.id, "revision": None, "weights_hash": None, "vae": None},
+                "training": {"data": "D", "settings": settings, "scores": {}, "measured": "", "versions": {}},
+            },
+            "adapter": config | OLD_SETTINGS | {"min_overlap": 0.3 if task == "depth" else 0.01},
+            "scheduler": [type(pipeline.scheduler).__name__, dict(pipeline.scheduler.config)],
+        },
+    }
+    info = export_checkpoint(save(values, tmp_path / "old.ckpt"), tmp_path / "model")
+    assert (info.task.name, info.prompt_prefix) == (task, pipeline.prompt_prefix)
+    assert info.training.settings == settings
+    loaded = load_adapter(tmp_path / "model")
+    assert loaded.config.attention == pipeline.adapter.config.attention
+    assert all(torch.equal(value, pipeline.adapter.state_dict()[name]) for name, value in loaded.state_dict().items())
+
+
 def test_a_depth_checkpoint_gives_a_depth_model(tmp_path, capsys):
     pipeline = make_depth_pipeline(tmp_path / "base")
     adapter, scheduler = pipeline.adapter, pipeline.scheduler

@@ -61,7 +61,7 @@ def test_both_stages_are_the_commands_a_user_types(tmp_path):
     one, scratch = (stage1_arguments(settings, name) for name in (STAGE1, STAGE1_SCRATCH))
     assert not any(argument.startswith(("--model.base", "--model.add_depth")) for argument in scratch)
     assert one[:3] == ["fit", "--config", "toy/depth_base.yaml"]
-    assert {"--model.base=mvdiff://toy-depth-base", "--model.add_depth_input=false"} <= set(one)
+    assert {"--model.base=mvdiff://toy-depth-base", "--model.add_input=false"} <= set(one)
     two = stage2_arguments(settings, "from scratch", 40, None, lr=1e-3)
     assert two[:3] == ["fit", "--config", "toy/depth.yaml"]
     assert f"--model.base={trained_base(settings)}" in two

@@ -38,7 +38,6 @@ def data(world: Path, **settings) -> Matterport3DDataModule:
     return Matterport3DDataModule(
         str(world / "mp3d_skybox"),
         rig,
-        prompt_prefix="",
         **({"batch_size": 2, "num_val": 1, "val_from": "test"} | settings),
     )
 
@@ -154,7 +153,7 @@ def test_judges_labels_follow_the_yaw(world, tmp_path):
 
     def labels(yaw: int) -> torch.Tensor:
         rig = RingRig(num_views=8, fov_deg=90, height=16, width=16)
-        module_data = Matterport3DDataModule(str(world / "mp3d_skybox"), rig, prompt_prefix="", yaw=[yaw], num_val=0)
+        module_data = Matterport3DDataModule(str(world / "mp3d_skybox"), rig, yaw=[yaw], num_val=0)
         return module.labels(MultiViewBatch.collate([module_data.train_dataset()[0]]))["object"]
 
     still, turned = labels(0), labels(45)

@@ -10,9 +10,12 @@ from mvdiff.diffusion import sample_timesteps, training_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.conditioning import depth_condition
-from mvdiff.training.cache import TensorCache
-from mvdiff.training.depth import DepthInputs, DepthMultiViewModule, DepthSingleViewModule
+from mvdiff.settings import CacheSettings
 from mvdiff.training.ema import TrainedWeightsEMA
+from mvdiff.training.inputs import MultiViewInputs
+from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.single_view import SingleViewModule
+from tests.training.grouped import grouped
 from tests.training.test_multi_view import awaken, geometry_of
 from tests.training.tiny_depth import WallData, tiny_depth_base, wall_batch
 
@@ -24,7 +27,7 @@ def base(tmp_path_factory):
 
 def make(base, **settings):
     settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 0} | settings
-    module = DepthMultiViewModule(base=str(base), **settings)
+    module = MultiViewModule("depth", base=str(base), **grouped(**settings))
     module.configure_model()
     return module
 
@@ -89,6 +92,7 @@ def captured(module, batch):
     loss = module.noise_loss(batch, batch.prompts)
     hook.remove()
     ((inputs, kwargs),) = calls
+    assert len(inputs) == 3  # noisy latents, timesteps, text
     return loss, inputs, kwargs
 
 
@@ -99,7 +103,7 @@ def test_a_sample_to_generate_is_seen_as_in_generation(module):
     assert kwargs["condition_active"].tolist() == [False, True]
     assert (kwargs["condition"][0] == 0).all()
     both = module.unet(*inputs, **kwargs)
-    sample, timesteps, text, _ = inputs
+    sample, timesteps, text = inputs
     alone = geometry_of(module, wall_batch(0))
     plain = module.unet(sample[:1, :3], timesteps[:1], text[:1, :3], alone)
     torch.testing.assert_close(both[:1, :3], plain, atol=1e-5, rtol=1e-5)
@@ -139,8 +143,8 @@ def test_an_adapter_without_image_condition_generates_and_refuses_given_frames(b
 
 
 def test_cached_latents_are_kept_frame_by_frame(module, tmp_path):
-    settings = (module.backbone, 0, TensorCache(tmp_path), True)
-    inputs, batch = DepthInputs(*settings), wall_batch(0, 1)
+    cache = CacheSettings(dir=str(tmp_path), latents=True)
+    inputs, batch = MultiViewInputs(module.backbone, 0, "", cache), wall_batch(0, 1)
     latents = inputs.latents(batch)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3 + 4 + 1  # and one of padding
     turned = dataclasses.replace(batch, images=batch.images.flip(1), epoch=5, sample_id=["a", "b"])
@@ -148,7 +152,7 @@ def test_cached_latents_are_kept_frame_by_frame(module, tmp_path):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 8
     torch.testing.assert_close(latents, module.inputs.latents(batch), atol=2.0, rtol=0)  # other noise, the same means
     assert not torch.equal(latents, module.inputs.latents(batch))
-    assert not torch.equal(DepthInputs(settings[0], 1, *settings[2:]).latents(batch), latents)
+    assert not torch.equal(MultiViewInputs(module.backbone, 1, "", cache).latents(batch), latents)
 
 
 def test_gradients_reach_the_whole_adapter_and_nothing_else(base):
@@ -198,15 +202,19 @@ def test_stage_1_makes_a_depth_base_of_one_without(base, tmp_path):
     plain = base.parent / "plain"
     settings = {"out": str(tmp_path / "out"), "num_inference_steps": 2, "num_validation_samples": 2}
     optimizer = lambda parameters: torch.optim.AdamW(parameters, lr=2e-3)  # noqa: E731
-    module = DepthSingleViewModule(base=str(plain), add_depth_input=True, optimizer=optimizer, **settings)
+    module = SingleViewModule(task="depth", base=str(plain), add_input=True, optimizer=optimizer, **grouped(**settings))
     batch = wall_batch(0, 1, mode="frames")
     with torch.no_grad():
-        text = module.text([prompt for (prompt,) in batch.prompts])
+        text = module.inputs.text([[prompt for (prompt,) in batch.prompts]])[0]
         noisy, t = torch.randn(2, 4, 6, 8), torch.tensor([10, 700])
-        sample = module.model_input(noisy, batch, torch.tensor([0, 1]))
-        torch.testing.assert_close(sample[:, 4:], depth_condition(batch.depths, 4)[:, 0])
+        given = []
+        hook = module.backbone.unet.register_forward_pre_hook(lambda _unet, inputs: given.append(inputs[0]))
+        predict = module.denoiser(batch, module.inputs.latents(batch), torch.tensor([0, 1]))
+        predicted = predict(noisy, t, text)
+        hook.remove()
+        torch.testing.assert_close(given[0][:, 4:], depth_condition(batch.depths, 4)[:, 0])
         old = load_backbone(plain).unet(noisy, t, encoder_hidden_states=text).sample
-        torch.testing.assert_close(module.backbone.unet(sample, t, encoder_hidden_states=text).sample, old)
+        torch.testing.assert_close(predicted, old)
     (before,) = trainer(tmp_path, 1).validate(module, WallData("frames"), verbose=False)
     fit = trainer(tmp_path, 32, check_val_every_n_epoch=8)
     fit.fit(module, datamodule=WallData("frames"))
@@ -222,22 +230,30 @@ def test_bases_without_depth_are_refused(base, tmp_path):
     plain = str(base.parent / "plain")
     with pytest.raises(ValueError, match=r"base must have a UNet of 4 \+ 1 input channels, .*; got 4\."):
         make(plain)
-    with pytest.raises(ValueError, match=r"input channels, latents and depth; got 4\. .*model.add_depth_input"):
-        DepthSingleViewModule(out=str(tmp_path), base=plain)
-    with pytest.raises(ValueError, match="add_depth_input must be false for a base that takes more than latents"):
-        DepthSingleViewModule(out=str(tmp_path), base=str(base), add_depth_input=True)
+    with pytest.raises(ValueError, match=r"input channels, latents and depth; got 4\. .*model.add_input"):
+        SingleViewModule(out=str(tmp_path), task="depth", base=plain)
+    with pytest.raises(ValueError, match="add_input must be false for a base that takes more than latents"):
+        SingleViewModule(out=str(tmp_path), task="depth", base=str(base), add_input=True)
 
 
 def test_data_without_depth_or_of_a_wrong_size_is_named(module):
     batch = dataclasses.replace(wall_batch(0), depths=None)
-    with pytest.raises(ValueError, match="data must give the depth of every frame"):
+    with pytest.raises(ValueError, match="depths must be there for every frame"):
         module.noise_loss(batch, batch.prompts)
     batch = wall_batch(0)
     batch = dataclasses.replace(batch, images=batch.images[..., :30], depths=batch.depths[..., :30], known=None)
-    with pytest.raises(ValueError, match=r"data.height and data.width must be multiples of 4, .*got \[24, 30\]"):
+    with pytest.raises(ValueError, match=r"height and width must be multiples of 4, .*got \[24, 30\]"):
         module.noise_loss(batch, batch.prompts)
 
 
-def test_lists_of_neighbours_are_refused():
-    with pytest.raises(ValueError, match="neighbours must be left out for frames with depth"):
-        DepthMultiViewModule(neighbours=[[1], [0]])
+def test_lists_of_neighbours_are_refused(base):
+    module, batch = make(base, neighbours=[[1], [0]]), wall_batch(0)
+    with pytest.raises(ValueError, match="neighbours must be "):
+        module.noise_loss(batch, batch.prompts)
+
+
+def test_single_frames_without_depth_are_named(base, tmp_path):
+    module = SingleViewModule(out=str(tmp_path), task="depth", base=str(base))
+    batch = dataclasses.replace(wall_batch(0, mode="frames"), depths=None)
+    with pytest.raises(ValueError, match="depths must be there for every frame"):
+        module.noise_loss(batch, batch.prompts)

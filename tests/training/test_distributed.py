@@ -158,11 +158,16 @@ def test_two_processes_train_the_base_of_one(runs, base_flags, single_base):
 def test_two_processes_write_every_panorama_once(runs, single, subcommand):
     """Each rank writes its half, the images are those of one process, and one of them scores both halves."""
     (checkpoint,) = (runs / "single").rglob("end.ckpt")
-    flags = ["--ckpt_path", str(checkpoint), "--model.test_metrics=[overlap_psnr]", "--model.evaluation.overlap_size=0"]
+    flags = [
+        "--ckpt_path",
+        str(checkpoint),
+        "--model.output.metrics=[overlap_psnr]",
+        "--model.output.evaluation.overlap_size=0",
+    ]
     images, results = [], []
     for name, devices in (("one", []), ("two", TWO)):
         out = runs / f"{subcommand}_{name}"
-        launched([sys.executable], out, [*flags, *devices, "--model.output_dir", str(out)], subcommand=subcommand)
+        launched([sys.executable], out, [*flags, *devices, "--model.output.dir", str(out)], subcommand=subcommand)
         folders = find_samples(out / "generated" if subcommand == "test" else out)
         assert [folder.name for folder in folders] == ["room8", "room9"]
         images.append(torch.stack([read_sample(folder).images_uint8() for folder in folders]))

@@ -11,9 +11,10 @@ from mvdiff.diffusion import sample_timesteps, view_noise
 from mvdiff.keyed import keyed_generator, keyed_int
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.inpainting import generation_mask
-from mvdiff.training.inpainting import InpaintingSingleViewModule
+from mvdiff.training.single_view import SingleViewModule
+from tests.training.grouped import grouped
 from tests.training.test_depth import trainer
-from tests.training.test_multi_view import RIG, batch_of
+from tests.training.test_multi_view import PREFIX, RIG, batch_of
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,8 @@ def data(tiny_folder):
 
 
 def make(folder, out, **settings):
-    settings = {"num_inference_steps": 2, "num_validation_samples": 2, "add_inpainting_input": True} | settings
-    return InpaintingSingleViewModule(out=str(out), base=str(folder / "base"), **settings)
+    settings = {"num_inference_steps": 2, "num_validation_samples": 2, "add_input": True} | settings
+    return SingleViewModule(out=str(out), task="outpaint", base=str(folder / "base"), **grouped(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -50,26 +51,18 @@ def test_loss_matches_the_formula_written_out(module, data):
         sample = torch.cat(
             [base.scheduler.add_noise(latents, noise, t), generation_mask(known, 4)[None], masked], dim=1
         )
-        text = base.encode_prompts([batch.prompts[0][view]])
+        text = base.encode_prompts([f"{PREFIX}{batch.prompts[0][view]}"])
         losses.append((base.unet(sample, t, encoder_hidden_states=text).sample - noise).square().mean())
     torch.testing.assert_close(found, torch.stack(losses).mean(), atol=1e-5, rtol=1e-4)
 
 
 def test_masks_are_keyed_by_sample_epoch_and_view(module, data):
     batch = batch_of(data, (0, 0), (0, 1))
-    known = module.known(batch)
+    known = module.task.single_views(batch, 0).known
     assert known.shape == (2, 3, 1, 16, 16)
-    swapped = module.known(batch_of(data, (0, 1), (0, 0)))
+    swapped = module.task.single_views(batch_of(data, (0, 1), (0, 0)), 0).known
     assert torch.equal(swapped.flip(0), known)
-    assert not torch.equal(module.known(dataclasses.replace(batch, epoch=1)), known)
-
-
-def test_the_condition_is_that_of_the_batch_at_hand(module, data):
-    one, two = batch_of(data, (0, 0)), batch_of(data, (1, 2))
-    first = module.condition(one)
-    assert module.condition(one) is first
-    assert not torch.equal(module.condition(two), first)
-    assert torch.equal(module.condition(one), first)
+    assert not torch.equal(module.task.single_views(dataclasses.replace(batch, epoch=1), 0).known, known)
 
 
 def test_fit_writes_an_inpainting_base(tiny_folder, data, tmp_path):
@@ -81,9 +74,9 @@ def test_fit_writes_an_inpainting_base(tiny_folder, data, tmp_path):
     assert written.unet.conv_in.weight[:, 4:].abs().max() > 0
     assert written.weights_hashes(["text_encoder"]) == module.backbone.weights_hashes(["text_encoder"])
     assert not torch.equal(written.unet.conv_out.weight, before.unet.conv_out.weight)
-    InpaintingSingleViewModule(out=str(tmp_path / "more"), base=str(tmp_path / "out"))  # training can go on
+    SingleViewModule(out=str(tmp_path / "more"), task="outpaint", base=str(tmp_path / "out"))  # training can go on
 
 
 def test_bases_without_inpainting_are_refused(tiny_folder, tmp_path):
     with pytest.raises(ValueError, match="UNet of 9 input channels, latents, mask and masked image; got 4"):
-        make(tiny_folder, tmp_path, add_inpainting_input=False)
+        make(tiny_folder, tmp_path, add_input=False)

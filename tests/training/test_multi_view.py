@@ -15,16 +15,20 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from mvdiff.settings import CacheSettings
+from mvdiff.tasks.panorama import PanoramaTask
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.record import training_record
 from tests.tiny import tiny_base
+from tests.training.grouped import grouped
 
+PREFIX = PanoramaTask.prompt_prefix
 RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
 
 
 def make(folder, **settings):
     settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 1} | settings
-    module = MultiViewModule(base=str(folder / "base"), **settings)
+    module = MultiViewModule(base=str(folder / "base"), **grouped(**settings))
     module.configure_model()
     return module
 
@@ -61,7 +65,7 @@ def test_loss_matches_the_formula_written_out(module, data):
     t = sample_timesteps(1000, 0, 3, [1])
     noise = training_noise(0, 3, [1], 3, latents.shape[1:])
     noisy = scheduler.add_noise(latents, noise[0], t)
-    text = base.encode_prompts(batch.prompts[0])
+    text = base.encode_prompts([f"{PREFIX}{prompt}" for prompt in batch.prompts[0]])
     predicted = module.unet(noisy[None], t, text[None], geometry_of(module, batch))
     expected = (predicted - noise).square().mean()
     torch.testing.assert_close(module.noise_loss(batch, batch.prompts), expected)
@@ -142,8 +146,8 @@ def test_text_dropout_drops_whole_samples_at_its_rate(module, data, chance):
     for epoch in range(200):
         batch.epoch = epoch
         (prompts,) = module.inputs.with_text_dropout(batch, chance)
-        assert prompts in (batch.prompts[0], [""] * 3)
-        dropped += prompts == [""] * 3
+        assert prompts in (batch.prompts[0], [None] * 3)
+        dropped += prompts == [None] * 3
     assert abs(dropped / 200 - chance) <= 3 * (chance * (1 - chance) / 200) ** 0.5
 
 
@@ -274,12 +278,53 @@ def test_fit_and_validate_in_a_precision(tiny_folder, data, tmp_path, precision)
     ("settings", "text"),
     [
         ({"text_dropout": 1.5}, r"text_dropout must lie in \[0, 1\]; got 1.5"),
-        ({"cache_latents": True}, "cache_dir must be a folder when cache_latents is true"),
     ],
 )
 def test_wrong_settings(settings, text):
     with pytest.raises(ValueError, match=text):
         MultiViewModule(**settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"latents": True}, r"cache\.dir must be a folder when cache\.latents is true; got null"),
+        ({"geometry_bytes": -1}, r"cache\.geometry_bytes must be at least 0; got -1"),
+    ],
+)
+def test_wrong_cache_settings(settings, text):
+    with pytest.raises(ValueError, match=text):
+        CacheSettings(**settings)
+
+
+def test_a_checkpoint_makes_its_module_again(tiny_folder, tmp_path):
+    """Settings in groups are plain values in a checkpoint; without them the module is another."""
+    data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=0)
+    module = make(tiny_folder, mid_place="after_mid_block", prompt_prefix="seen: ", views_per_chunk=2)
+    trainer = Trainer(
+        accelerator="cpu",
+        max_steps=1,
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, data)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    settings = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
+    assert settings["adapter"]["attention"] == {"init_args": {"head_dim": 8}}
+    assert settings["task"] == "panorama"
+    loaded = MultiViewModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in module.state_dict().items())
+    assert loaded.adapter.config.mid_place == "after_mid_block"
+    assert (loaded.prompt_prefix, loaded.sampling, loaded.memory) == ("seen: ", module.sampling, module.memory)
+
+
+def test_the_prefix_stands_before_prompts_and_not_in_dropped_ones(tiny_folder, data):
+    plain, prefixed = make(tiny_folder, prompt_prefix=""), make(tiny_folder, prompt_prefix="a red ")
+    torch.testing.assert_close(prefixed.inputs.text([["lamp", None]]), plain.inputs.text([["a red lamp", ""]]))
+    assert make(tiny_folder).prompt_prefix == PREFIX
 
 
 def test_padded_views_have_no_cameras(module, data):
@@ -315,8 +360,8 @@ def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny
     lists = [[1], [2, 0], []]
     others = (("kernel_size", 5, 3), ("head_dim", 16, 8), ("min_overlap", 0.3, 0.01), ("neighbours", lists, None))
     for name, value, there in others:
-        text = f"model.{name} must be left out or be that of model.init_adapter, {there}; got {value}"
-        with pytest.raises(ValueError, match=re.escape(text)):
+        text = f"{name} must be left out or be that of model.init_adapter, {there}; got {value}"
+        with pytest.raises(ValueError, match=re.escape(f"model.adapter.attention.init_args.{text}")):
             make(tiny_folder, init_adapter=str(tmp_path), **{name: value})
 
 
@@ -353,7 +398,9 @@ def test_neighbour_lists_choose_neighbours_in_training_and_generation(tiny_folde
         geometry_of(make(tiny_folder, neighbours=[[1], [0]]), batch)
 
     base = BaseReference(str(tiny_folder / "base"), weights_hash=chosen.backbone.weights_hash())
-    write_model_folder(tmp_path / "m", chosen.adapter, chosen.backbone.scheduler, ModelInfo(RIG, "", base))
+    write_model_folder(
+        tmp_path / "m", chosen.adapter, chosen.backbone.scheduler, ModelInfo(PanoramaTask(), {"rig": RIG}, "", base)
+    )
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "m")
     assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
     assert torch.equal(generated(pipeline), images(chosen))

@@ -8,9 +8,9 @@ from lightning.pytorch import Trainer
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.datamodule import EquirectangularDataModule
-from mvdiff.training.cache import TensorCache
+from mvdiff.settings import CacheSettings
 from mvdiff.training.inputs import MultiViewInputs
-from tests.training.test_multi_view import RIG, awaken, batch_of, make
+from tests.training.test_multi_view import PREFIX, RIG, awaken, batch_of, make
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,7 @@ def module(tiny_folder):
 
 
 def test_text_cache_gives_the_same_embeddings(module, tmp_path):
-    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=False)
+    cached = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path), latents=False))
     prompts = [["a red lamp", "a blue table", "a red lamp"]]
     for _ in range(2):
         torch.testing.assert_close(cached.text(prompts), module.inputs.text(prompts))
@@ -32,7 +32,7 @@ def test_text_cache_gives_the_same_embeddings(module, tmp_path):
 
 
 def test_a_cache_tells_precisions_apart(module, tmp_path):
-    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=False)
+    cached = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path), latents=False))
     with torch.autocast("cpu", torch.bfloat16):
         rough = cached.text([["a red lamp"]])
     exact = cached.text([["a red lamp"]])
@@ -43,7 +43,7 @@ def test_a_cache_tells_precisions_apart(module, tmp_path):
 def test_latents_are_cached_per_sample_yaw_and_mirror(module, tiny_folder, tmp_path):
     data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2, yaw=[0, 90], mirror=True)
     dataset = data.train_dataset()
-    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=True)
+    cached = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path), latents=True))
     shown = {}
     for epoch in range(12):
         sample = dataset[(epoch, 0)]
@@ -53,22 +53,22 @@ def test_latents_are_cached_per_sample_yaw_and_mirror(module, tiny_folder, tmp_p
     assert len(shown) == len(list(tmp_path.rglob("*.safetensors"))) == 4
     values = [latents.sum().item() for latents in shown.values()]
     assert len(set(values)) == 4
-    fresh = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path / "fresh"), cache_latents=True)
+    fresh = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path / "fresh"), latents=True))
     batch = MultiViewBatch.collate([dataset[(0, 0)]])
     assert torch.equal(fresh.latents(batch), cached.latents(batch))
 
 
 def test_caching_latents_of_random_yaws_is_refused(tiny_folder, data, tmp_path):
-    module = make(tiny_folder, cache_dir=str(tmp_path), cache_latents=True)
+    module = make(tiny_folder, cache=CacheSettings(dir=str(tmp_path), latents=True))
     trainer = Trainer(
         logger=False, enable_checkpointing=False, accelerator="cpu", max_steps=1, use_distributed_sampler=False
     )
-    with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache_latents is true"):
+    with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache.latents is true"):
         trainer.fit(module, datamodule=data)
 
 
 def test_cached_latents_of_worlds_that_share_names_stay_apart(module, data, tmp_path):
-    cached = MultiViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=True)
+    cached = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path), latents=True))
     batch = batch_of(data, (0, 0))
     other = dataclasses.replace(batch, images=batch_of(data, (0, 1)).images)  # the same id, yaw and cameras
     first, second = cached.latents(batch), cached.latents(other)

@@ -13,12 +13,12 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-from mvdiff.training.depth import DepthMultiViewModule
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.single_view import SingleViewModule
 from tests.bases import BASES, DEPTH, INPAINTING, write_base
 from tests.pipelines.depth_pipelines import walls
 from tests.tiny import tiny_base, tiny_tokenizer
+from tests.training.grouped import grouped
 
 RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
 
@@ -59,7 +59,7 @@ def test_generates_a_panorama(base):
 
 
 def test_takes_a_training_step(base, tiny_folder):
-    module = MultiViewModule(base=str(base[1]), head_dim=8)
+    module = MultiViewModule(base=str(base[1]), **grouped(head_dim=8))
     module.configure_model()
     data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2).train_dataset()
     batch = MultiViewBatch.collate([data[0, 0]])
@@ -95,8 +95,8 @@ def test_a_depth_base_of_its_own_shape_makes_frames(tmp_path):
 
 
 TASKS = {
-    "panorama": (MVDiffusionPanoramaPipeline, MultiViewModule),
-    "depth": (MVDiffusionDepthPipeline, DepthMultiViewModule),
+    "panorama": MVDiffusionPanoramaPipeline,
+    "depth": MVDiffusionDepthPipeline,
 }
 
 
@@ -110,25 +110,25 @@ TASKS = {
         ),
         ("panorama", DEPTH, r"of 4 input channels, the latents', for this task; got 5 \(a depth base\)"),
         ("depth", INPAINTING, r"of 4 \+ 1 input channels, latents and depth; got 9"),
-        ("depth", BASES["2.0 base"], r"of 4 \+ 1 input channels, latents and depth; got 4.*add_depth_input"),
+        ("depth", BASES["2.0 base"], r"of 4 \+ 1 input channels, latents and depth; got 4.*add_input"),
     ],
     ids=["inpainting for panorama", "depth for panorama", "inpainting for depth", "text-to-image for depth"],
 )
 def test_a_base_for_another_task_is_refused_by_its_channels(tmp_path, task, shape, message):
     folder = write_base(tmp_path, shape)
-    pipeline, module = TASKS[task]
     with pytest.raises(ValueError, match=f"base must have a UNet {message}"):
-        pipeline.from_backbone(load_backbone(folder))
+        TASKS[task].from_backbone(load_backbone(folder))
     with pytest.raises(ValueError, match=f"base must have a UNet {message}"):
-        module(base=str(folder), head_dim=8).configure_model()
+        MultiViewModule(task, base=str(folder)).configure_model()
 
 
-def test_single_view_training_names_the_channels_it_gives(tmp_path, tiny_folder):
-    data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2).train_dataset()
-    batch = MultiViewBatch.collate([data[0, 0]])
-    module = SingleViewModule(out=str(tmp_path / "out"), base=str(write_base(tmp_path / "base", INPAINTING)))
-    with pytest.raises(ValueError, match=r"model.base must have a UNet of 4 input channels, .*Module gives it; got 9"):
-        module.noise_loss(batch, batch.prompts)
+@pytest.mark.parametrize(("task", "channels"), [("panorama", "4"), ("depth", r"4 \+ 1")])
+def test_single_view_training_names_the_channels_it_gives(tmp_path, task, channels):
+    base = write_base(tmp_path / "base", INPAINTING)
+    with pytest.raises(ValueError, match=f"base must have a UNet of {channels} input channels, .*; got 9"):
+        SingleViewModule(out=str(tmp_path / "out"), task=task, base=str(base))
+    with pytest.raises(ValueError, match=r"add_input must be false .*; got true"):
+        SingleViewModule(out=str(tmp_path / "out"), task=task, base=str(base), add_input=True)
 
 
 def test_another_kind_of_base_is_refused(tmp_path):

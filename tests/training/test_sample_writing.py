@@ -7,8 +7,9 @@ import torch
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.pipelines.sample_folders import write_reference
 from mvdiff.samples import read_sample, sample_folder, to_uint8
-from mvdiff.training.sample_writing import score_folder, write_reference
+from mvdiff.training.sample_writing import score_folder
 
 RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
 
@@ -22,7 +23,7 @@ def batch_of(*sample_ids: str, seed: int = 0) -> MultiViewBatch:
                 "images": 2 * torch.rand(3, 3, 16, 16, generator=generator) - 1,
                 "K": K,
                 "R": R,
-                "prompts": [f"prefix {view}" for view in range(3)],
+                "prompts": [f"{view}" for view in range(3)],
                 "sample_id": sample_id,
                 "sample_index": index,
                 "epoch": 0,
@@ -34,19 +35,19 @@ def batch_of(*sample_ids: str, seed: int = 0) -> MultiViewBatch:
 
 def test_a_kept_reference_is_checked(tmp_path):
     first, other = batch_of("a"), batch_of("a", seed=1)
-    write_reference(tmp_path, first, RIG, "prefix ")
+    write_reference(first, tmp_path, rig=RIG)
     written = (tmp_path / "a" / "sample.json").stat().st_mtime_ns
-    write_reference(tmp_path, first, RIG, "prefix ")
+    write_reference(first, tmp_path, rig=RIG)
     assert (tmp_path / "a" / "sample.json").stat().st_mtime_ns == written
-    reworded = dataclasses.replace(first, prompts=[["prefix x"] * 3])
+    reworded = dataclasses.replace(first, prompts=[["x"] * 3])
     for batch, rig, text in (
-        (other, RIG, "got other views, in"),
-        (reworded, RIG, "got other prompts, in"),
-        (first, RingRig(num_views=3, fov_deg=140.0, height=16, width=16), "got other rig, in"),
+        (other, RIG, "views of a complete sample .*overwrite"),
+        (reworded, RIG, "prompts of a complete sample"),
+        (first, RingRig(num_views=3, fov_deg=140.0, height=16, width=16), "rig.* of a complete sample"),
     ):
-        with pytest.raises(ValueError, match=f"reference sample must be that of this run; {text} .*overwrite"):
-            write_reference(tmp_path, batch, rig, "prefix ")
-    write_reference(tmp_path, other, RIG, "prefix ", overwrite=True)
+        with pytest.raises(ValueError, match=text):
+            write_reference(batch, tmp_path, rig=rig)
+    write_reference(other, tmp_path, rig=RIG, overwrite=True)
     sample = read_sample(sample_folder(tmp_path, "a"))
     assert torch.equal(sample.images_uint8(), to_uint8(other.images[0]))
     assert sample.record.prompts == ["0", "1", "2"]
@@ -54,7 +55,7 @@ def test_a_kept_reference_is_checked(tmp_path):
 
 def test_only_the_runs_own_samples_are_scored(tmp_path):
     for name in ("generated", "reference"):
-        write_reference(tmp_path / name, batch_of("a", "b/c", "left over"), RIG, "")
+        write_reference(batch_of("a", "b/c", "left over"), tmp_path / name, rig=RIG)
     settings = EvaluationSettings(overlap_size=0, num_resamples=10)
     numbers = score_folder(tmp_path, {"a", "b/c"}, ["overlap_psnr"], settings)
     results = json.loads((tmp_path / "results.json").read_text())

@@ -14,14 +14,18 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.keyed import keyed_generator, keyed_int
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.fresh import FreshBase
-from mvdiff.training.cache import TensorCache
+from mvdiff.settings import CacheSettings, MemorySettings
+from mvdiff.tasks.panorama import PanoramaTask
+from mvdiff.tasks.task import Condition
 from mvdiff.training.ema import TrainedWeightsEMA
 from mvdiff.training.inputs import MultiViewInputs, SingleViewInputs
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.single_view import VALIDATION_EPOCH, SingleViewModule
 from tests.models.test_fresh import TEXT, UNET
 from tests.tiny import tiny_base
+from tests.training.grouped import grouped
 
+PREFIX = PanoramaTask.prompt_prefix
 RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=24)
 
 
@@ -29,7 +33,7 @@ def make(folder, module_class=SingleViewModule, **settings):
     settings = {"num_inference_steps": 2, "num_validation_samples": 2, "out": str(folder / "unused")} | settings
     if "fresh" not in settings:
         settings["base"] = str(folder / "base")
-    return module_class(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3), **settings)
+    return module_class(optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=2e-3), **grouped(**settings))
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +83,7 @@ def test_loss_matches_the_formula_written_out(module, data):
         latents = base.encode_images(batch.images[0, view, None], keyed_generator("latent", 0, 3, key))
         t = sample_timesteps(1000, 0, 3, [key])
         noise = view_noise(0, 3, key, num_views=1, shape=latents.shape[1:])
-        text = base.encode_prompts([batch.prompts[0][view]])
+        text = base.encode_prompts([f"{PREFIX}{batch.prompts[0][view]}"])
         predicted = base.unet(scheduler.add_noise(latents, noise, t), t, encoder_hidden_states=text).sample
         losses.append((predicted - noise).square().mean())
     torch.testing.assert_close(module.noise_loss(batch, batch.prompts), torch.stack(losses).mean())
@@ -114,8 +118,8 @@ def test_text_is_dropped_view_by_view_at_its_rate(module, data):
     batch, dropped = batch_of(data, (0, 0)), []
     for epoch in range(200):
         (row,) = module.inputs.with_text_dropout(dataclasses.replace(batch, epoch=epoch), 0.3)
-        assert all(prompt in ("", given) for prompt, given in zip(row, batch.prompts[0], strict=True))
-        dropped.append([prompt == "" for prompt in row])
+        assert all(prompt in (None, given) for prompt, given in zip(row, batch.prompts[0], strict=True))
+        dropped.append([prompt is None for prompt in row])
     dropped = torch.tensor(dropped).float()
     assert abs(dropped.mean() - 0.3) < 3 * (0.3 * 0.7 / dropped.numel()) ** 0.5
     assert (dropped.sum(dim=1) == 1).any()  # one view of three, not whole samples
@@ -142,17 +146,21 @@ def test_padded_views_count_in_no_loss_and_no_gradient(tiny_folder, data):
         module.noise_loss(together, together.prompts)
 
 
-class DepthModule(SingleViewModule):
+class ShadedTask(PanoramaTask):
     """A UNet of five channels: the fifth is the depth, at the latents' size."""
 
-    def model_input(self, noisy_latents, batch, views):
-        depth = batch.depths.flatten(0, 1)[views, None, ::4, ::4]
-        return torch.cat([noisy_latents, depth], dim=1)
+    name = "shaded"
+
+    def check_base(self, unet, latent_channels):
+        assert unet.config.in_channels == latent_channels + 1
+
+    def condition(self, batch, encoder):
+        return Condition(channels=batch.depths[:, :, None, :: encoder.vae_stride, :: encoder.vae_stride])
 
 
-def test_a_subclass_composes_the_input_of_loss_and_samples(tiny_folder, data):
+def test_a_task_composes_the_input_of_loss_and_samples(tiny_folder, data):
     fresh = FreshBase(UNET | {"in_channels": 5}, TEXT, vae=str(tiny_folder / "base" / "vae"))
-    module, batch = make(tiny_folder, DepthModule, fresh=fresh), batch_of(data, (0, 0), (0, 1))
+    module, batch = make(tiny_folder, task=ShadedTask(), fresh=fresh), batch_of(data, (0, 0), (0, 1))
     batch.depths = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     batch.view_valid[0, 2] = False
     views = torch.tensor([0, 3])
@@ -202,7 +210,7 @@ def test_a_checkpoint_of_other_trained_or_frozen_parts_is_refused(tiny_folder, m
     tiny_base(tmp_path / "base", seed=1)
     with pytest.raises(ValueError, match=r"the base's vae must be that of the checkpoint, with weights [0-9a-f]+; got"):
         make(tmp_path).on_load_checkpoint(checkpoint)
-    multi_view = MultiViewModule(base=str(tiny_folder / "base"), head_dim=8)
+    multi_view = MultiViewModule(base=str(tiny_folder / "base"), **grouped(head_dim=8))
     multi_view.configure_model()
     with pytest.raises(ValueError, match="a checkpoint of another model"):
         multi_view.on_load_checkpoint(checkpoint)
@@ -295,7 +303,7 @@ def test_resume_equals_an_uninterrupted_run(tiny_folder, data, tmp_path, train_t
 
 
 def test_cached_text_gives_the_same_loss(tiny_folder, module, data, tmp_path):
-    cached, batch = make(tiny_folder, cache_dir=str(tmp_path)), batch_of(data, (0, 0), (0, 1))
+    cached, batch = make(tiny_folder, cache=CacheSettings(dir=str(tmp_path))), batch_of(data, (0, 0), (0, 1))
     for _ in range(2):
         torch.testing.assert_close(
             cached.noise_loss(batch, batch.prompts), module.noise_loss(batch, batch.prompts), rtol=1e-5, atol=1e-6
@@ -315,7 +323,7 @@ def test_cached_latents_give_the_same_loss(tiny_folder, data, tmp_path, train_te
     ).save_pretrained(tmp_path / "vae")
     settings = {"vae": str(tmp_path / "vae"), "train_text_encoder": train_text_encoder}
     plain = make(tiny_folder, **settings)
-    cached = make(tiny_folder, **settings, cache_dir=str(tmp_path / "cache"), cache_latents=True)
+    cached = make(tiny_folder, **settings, cache=CacheSettings(dir=str(tmp_path / "cache"), latents=True))
     batch = batch_of(data, (0, 0), (0, 1))
     for epoch in (0, 0, 1):
         batch.epoch = epoch
@@ -328,14 +336,14 @@ def test_cached_latents_give_the_same_loss(tiny_folder, data, tmp_path, train_te
 
 
 def test_cached_latents_are_drawn_once_and_for_each_view(module, data, tmp_path):
-    cached = SingleViewInputs(module.backbone, 0, TensorCache(tmp_path), cache_latents=True)
+    cached = SingleViewInputs(module.backbone, 0, "", CacheSettings(dir=str(tmp_path), latents=True))
     batch = batch_of(data, (0, 0))
     batch.images[0, 1] = batch.images[0, 0]
     first = cached.latents(batch)
     assert torch.equal(cached.latents(dataclasses.replace(batch, epoch=VALIDATION_EPOCH)), first)
     assert not torch.equal(first[0, 0], first[0, 1])  # the same image, another view
-    of_others = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path), cache_latents=True).latents(batch)
-    alone = MultiViewInputs(module.backbone, 0, 3, TensorCache(tmp_path / "x"), cache_latents=True).latents(batch)
+    of_others = MultiViewInputs(module.backbone, 0, "", CacheSettings(dir=str(tmp_path), latents=True)).latents(batch)
+    alone = MultiViewInputs(module.backbone, 0, "", CacheSettings(dir=str(tmp_path / "x"), latents=True)).latents(batch)
     assert torch.equal(of_others, alone)  # multi-view training draws its own, whoever fills the folder first
     unturned = dataclasses.replace(batch, yaw_deg=None, mirrored=None)
     assert cached.latents(unturned).shape == first.shape
@@ -351,7 +359,7 @@ def test_a_trained_unet_finds_the_cache_of_the_fresh_one(tiny_folder, data, tmp_
     """Latents and embeddings are those of frozen parts, whatever the UNet has become."""
     batch, written = batch_of(data, (0, 0)), []
     for step in range(2):
-        module = make(tiny_folder, cache_dir=str(tmp_path), cache_latents=True)
+        module = make(tiny_folder, cache=CacheSettings(dir=str(tmp_path), latents=True))
         with torch.no_grad():
             module.backbone.unet.conv_in.weight.add_(step)
         module.noise_loss(batch, batch.prompts)
@@ -363,10 +371,10 @@ def test_a_trained_unet_finds_the_cache_of_the_fresh_one(tiny_folder, data, tmp_
     ("settings", "text"),
     [
         ({}, "model.base and model.fresh: exactly one must be set"),
-        ({"base": "b", "cache_latents": True}, "cache_dir must be a folder when cache_latents is true; got null"),
+        ({"base": "b", "memory": MemorySettings(views_per_chunk=2)}, "memory.views_per_chunk must be null .*; got 2"),
         (
-            {"base": "b", "cache_dir": "c", "train_text_encoder": True},
-            "cache_latents must be true when cache_dir is set and train_text_encoder is true; got false",
+            {"base": "b", "cache": CacheSettings(dir="c"), "train_text_encoder": True},
+            "cache.latents must be true when cache.dir is set and train_text_encoder is true; got false",
         ),
     ],
 )
@@ -376,6 +384,6 @@ def test_wrong_settings(settings, text):
 
 
 def test_caching_latents_of_random_yaws_is_refused(tiny_folder, data, tmp_path):
-    module = make(tiny_folder, cache_dir=str(tmp_path), cache_latents=True)
-    with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache_latents is true"):
+    module = make(tiny_folder, cache=CacheSettings(dir=str(tmp_path), latents=True))
+    with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache.latents is true"):
         trainer(tmp_path, 1).fit(module, datamodule=data)

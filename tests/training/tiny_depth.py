@@ -74,7 +74,6 @@ class WallFrames(Dataset):
 class WallData(LightningDataModule):
     """Eight walls to train on and four to validate on, two in a batch."""
 
-    prompt_prefix = ""
     height, width = HEIGHT, WIDTH
 
     def __init__(self, mode: str = "mixed") -> None:

@@ -44,10 +44,10 @@ def tiny_config(folder: Path, **model) -> dict:
             "class_path": "mvdiff.training.multi_view.MultiViewModule",
             "init_args": {
                 "base": str(folder / "base"),
-                "head_dim": 8,
+                "adapter": {"attention": {"init_args": {"head_dim": 8}}},
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 1e-2}},
                 "text_dropout": 0.5,
-                "num_inference_steps": 2,
+                "sampling": {"num_inference_steps": 2},
                 "num_validation_samples": 1,
                 **model,
             },

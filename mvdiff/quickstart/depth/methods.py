@@ -12,7 +12,7 @@ from mvdiff.models.autoencoder import decode_latents, encode_images
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.pipelines.frame_folders import frame_record, generate_frame_samples
 from mvdiff.quickstart.compared import ROUND_TRIP, TRUTH, call_of, samples_of, sampling
-from mvdiff.quickstart.depth.settings import HEIGHT, PROMPT_PREFIX, WIDTH, DepthSettings
+from mvdiff.quickstart.depth.settings import HEIGHT, WIDTH, DepthSettings
 from mvdiff.samples import sample_folder, to_uint8, write_sample
 
 
@@ -24,7 +24,6 @@ def data_module(settings: DepthSettings, num_views: int | None = None) -> ScanNe
         WIDTH,
         num_views=num_views or settings.num_views,
         batch_size=settings.batch_size,
-        prompt_prefix=PROMPT_PREFIX,
         num_val=0,
     )
 
@@ -77,7 +76,7 @@ def write_references(settings: DepthSettings, pipeline: MVDiffusionDepthPipeline
         for i, images in enumerate(batch.images):
             with torch.no_grad():
                 decoded = decode_latents(pipeline.vae, encode_images(pipeline.vae, images))
-            record = frame_record(batch, i, PROMPT_PREFIX)
+            record = frame_record(batch, i)
             for method, views in ((TRUTH, images), (ROUND_TRIP, decoded)):
                 folder = sample_folder(samples_of(settings, method), record.sample_id)
                 pixels = to_uint8(views).permute(0, 2, 3, 1)

@@ -11,7 +11,6 @@ from mvdiff.quickstart.settings import QuickstartSettings
 BASE = "mvdiff://toy-depth-base"
 ADAPTER = "mvdiff://toy-depth"
 HEIGHT, WIDTH = 48, 64
-PROMPT_PREFIX = ""
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ def stage1_arguments(settings: DepthSettings, name: str) -> list[str]:
         "data.num_val": num_validation_rooms(settings),
     }
     if packaged:
-        chosen |= {"model.base": settings.base, "model.add_depth_input": "false"}
+        chosen |= {"model.base": settings.base, "model.add_input": "false"}
     return command("fit", STAGE1_CONFIG, chosen)
 
 
@@ -61,8 +61,8 @@ def stage2_arguments(settings: DepthSettings, name: str, max_steps: int, init: P
     chosen |= {
         "total_batch_size": batch_size,
         "model.base": trained_base(settings),
-        "model.num_inference_steps": max(1, settings.num_inference_steps // 2),
-        "model.guidance_scale": settings.guidance_scale,
+        "model.sampling.num_inference_steps": max(1, settings.num_inference_steps // 2),
+        "model.sampling.guidance_scale": settings.guidance_scale,
         "model.num_validation_samples": batch_size,
         "data.root": settings.data_root,
         "data.max_val_samples": num_validation_rooms(settings),

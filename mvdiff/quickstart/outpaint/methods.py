@@ -17,7 +17,6 @@ from mvdiff.pipelines.sample_folders import generate_samples, library_versions
 from mvdiff.quickstart.compared import BASE, CAA, ROUND_TRIP, TRUTH, call_of, samples_of, sampling
 from mvdiff.quickstart.methods import toy_rig
 from mvdiff.quickstart.outpaint.settings import OutpaintSettings
-from mvdiff.quickstart.settings import PROMPT_PREFIX
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
 
 PICTURE_METHODS = (CAA, BASE)
@@ -27,7 +26,7 @@ PICTURE_SIZE = (48, 64)
 
 def held_out(settings: OutpaintSettings) -> PanoramaDataset:
     """Return the held-out panoramas at yaw 0, the first view given."""
-    data = Matterport3DDataModule(str(settings.data_root), toy_rig(), prompt_prefix=PROMPT_PREFIX, known="first")
+    data = Matterport3DDataModule(str(settings.data_root), toy_rig(), known="first")
     return data.test_dataset()
 
 
