@@ -38,6 +38,8 @@ MIN_SHARED = 0.01
 MIN_TURN_DEG, MIN_WAY = 15.0, 0.3
 """Frames are compared once the camera has turned or moved (metres) so far: nearer ones agree whatever the poses."""
 
+_HALF_A_GREY_LEVEL = 1 / 2
+
 
 class Frame(NamedTuple):
     """One picture, how far everything in it is away, and the camera that took both.
@@ -219,4 +221,4 @@ def _correlation(a: Tensor, b: Tensor) -> float:
         return float("nan")
     a, b = a - a.mean(), b - b.mean()
     spread = a.square().mean().sqrt(), b.square().mean().sqrt()
-    return float((a * b).mean() / (spread[0] * spread[1])) if float(min(spread)) > 0.5 else float("nan")
+    return float((a * b).mean() / (spread[0] * spread[1])) if float(min(spread)) > _HALF_A_GREY_LEVEL else float("nan")

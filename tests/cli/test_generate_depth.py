@@ -142,7 +142,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
     [
         (["--num_views", 2, "--mode", "full"], "num_views must be at least 3"),
         (["--window_overlap", 12], "window_overlap must lie between 0 and num_views - 1 = 11; got 12"),
-        (["--height", 22], "height must be a multiple of 4, the autoencoder's stride; got 22"),
+        (["--height", 22], "height of the views must be a multiple of 4, the autoencoder's stride; got 22"),
         (["--prompt", "a ball", "--prompt", "a lamp"], "--prompt must be one text for all frames; got 2"),
         (["--max_frames", 0], "max_frames must be at least 1; got 0"),
         (["--interval", 0, "--mode", "interval"], "interval must be at least 1; got 0"),

@@ -85,5 +85,5 @@ def test_a_widened_base_computes_what_it_did(tmp_path):
     assert add_inpainting_input(unet) is unet
     check_inpainting_input(unet, 4)
     torch.testing.assert_close(unet(torch.cat([x, extra], dim=1), 3, encoder_hidden_states=text).sample, before)
-    with pytest.raises(ValueError, match=r"add_inpainting_input must be false .* got true, with a UNet of 9 input"):
+    with pytest.raises(ValueError, match=r"add_input must be false .* got true, with a UNet of 9 input"):
         add_inpainting_input(unet)

@@ -168,7 +168,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
     picture = Image.new("RGB", (8, 8))
     for call, text in (
         ({}, "`image`, or both `images` and `known`; got none"),
-        ({"images": images}, "must say what is given; got images. Give a picture"),
+        ({"images": images}, "both `images` and `known`; got images"),
         ({"image": picture, "images": images, "known": known}, "got image and images and known"),
         ({"images": images[:, :3], "known": known[:, :3]}, r"of the samples and views to generate, .*'V': 4.*'V': 3"),
         ({"images": 255 * images, "known": known}, r"images must lie in \[-1, 1\]"),

@@ -43,13 +43,13 @@ def test_a_broken_entry_is_named(tmp_path):
     cache.fetch(lambda: torch.zeros(1), "a")
     (entry,) = tmp_path.rglob("*.safetensors")
     entry.write_bytes(b"\0" * 4)
-    with pytest.raises(ValueError, match=f"cache_dir must hold readable files; .*{entry.name}"):
+    with pytest.raises(ValueError, match=f"cache.dir must hold readable files; .*{entry.name}"):
         cache.fetch(lambda: torch.zeros(1), "a")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cache_dir must be a writable folder"):
+    with pytest.raises(OSError, match="cache.dir must be a writable folder"):
         TensorCache(tmp_path / "file").fetch(lambda: torch.zeros(1), "a")
 
 
