@@ -52,7 +52,10 @@ class OutpaintTask(PanoramaTask):
             raise ValueError(f"known must be 0 or 1; got values from {low:.4g} to {high:.4g}. Threshold it.")
         empty = [sample_id for sample_id, sample in zip(batch.sample_id, known, strict=True) if not bool(sample.any())]
         if empty:
-            raise ValueError(f"known must be 1 somewhere in each sample; got 0 everywhere in sample {empty[0]!r}.")
+            raise ValueError(
+                f"known must be 1 somewhere in each sample; got 0 everywhere, in sample {empty[0]}. Give a part of a "
+                "view, or generate without pictures: `mvdiff generate panorama`."
+            )
 
     def check_cached_data(self, data: Any) -> None:
         """Raise ValueError where a data module draws what is given: hardly any mask is met twice."""

@@ -170,10 +170,10 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ({}, "`image`, or both `images` and `known`; got none"),
         ({"images": images}, "both `images` and `known`; got images"),
         ({"image": picture, "images": images, "known": known}, "got image and images and known"),
-        ({"images": images[:, :3], "known": known[:, :3]}, r"of the samples and views to generate, .*'V': 4.*'V': 3"),
+        ({"images": images[:, :3], "known": known[:, :3]}, r"images .* of the samples and the rig, .*'V': 4.*'V': 3"),
         ({"images": 255 * images, "known": known}, r"images must lie in \[-1, 1\]"),
         ({"images": images.numpy(), "known": known.numpy()}, "images and known must be tensors; got ndarray, ndarray"),
-        ({"images": images, "known": 255 * known}, "known must be 1 where given .*; got values from 0 to 255"),
+        ({"images": images, "known": 255 * known}, "known must be 0 or 1; got values from 0 to 255"),
         (
             {"images": images, "known": 0 * known},
             "known must be 1 somewhere in each sample; got 0 everywhere, in sample 0",
@@ -181,7 +181,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ({"image": picture, "negative_prompt": ["red"] * 8}, r"or one per view \(4\); got 8"),
         ({"image": picture, "panorama_height": -3}, "panorama_height must be at least 1, and whole; got -3"),
         ({"image": picture, "num_inference_steps": 2.5}, "num_inference_steps must be at least 1, and whole; got 2.5"),
-        ({"image": picture, "guidance_scale": float("nan")}, "guidance_scale must be a finite number; got nan"),
+        ({"image": picture, "guidance_scale": float("nan")}, "guidance_scale must be finite; got nan"),
         ({"image": picture, "fov_deg": 200}, "fov_deg must lie between 0 and 180"),
         ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must reach a view of the rig"),
     ):

@@ -49,7 +49,7 @@ def test_a_broken_entry_is_named(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="cache.dir must be a writable folder"):
+    with pytest.raises(OSError, match=r"cache\.dir must be a writable folder"):
         TensorCache(tmp_path / "file").fetch(lambda: torch.zeros(1), "a")
 
 
