@@ -17,7 +17,7 @@ from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.diffusion import denoise, guided, view_noise
 from mvdiff.eval.features import ToyFeatureNet, caption_agreement, packaged_toy_features
 from mvdiff.models.backbone import load_backbone
-from mvdiff.quickstart.methods import toy_rig
+from mvdiff.recipes.panorama import TOY_RIG
 from mvdiff.training.callbacks import image_grid
 
 
@@ -47,7 +47,7 @@ def main() -> None:
 
     base = load_backbone(args.base)
     judge = ToyFeatureNet.from_pretrained(packaged_toy_features())
-    held_out = Matterport3DDataModule(args.root, toy_rig()).test_dataset()
+    held_out = Matterport3DDataModule(args.root, TOY_RIG).test_dataset()
     counts = {
         name: {head: [] for head in ("object", "colour", "walls")} for name in ("held-out views", "base's samples")
     }

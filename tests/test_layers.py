@@ -20,7 +20,8 @@ LAYERS = (  # from the ground up (the same line may hold siblings that do not us
     {"training"},
     {"mesh"},
     {"report"},
-    {"demo", "quickstart", "recipes"},
+    {"demo"},
+    {"recipes"},
     {"interop"},
     {"cli"},
 )

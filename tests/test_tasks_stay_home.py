@@ -9,7 +9,7 @@ from mvdiff.tasks.opening import PAPER_TASKS
 
 PACKAGE = Path(__file__).resolve().parents[1] / "mvdiff"
 FACES = {f"pipelines/{task.name}.py" for task in PAPER_TASKS}
-HOMES = ("tasks/", "recipes/", "quickstart/", "cli/", "interop/")
+HOMES = ("tasks/", "recipes/", "cli/", "interop/")
 MODULES = {task.__module__ for task in PAPER_TASKS}
 CLASSES = {task.__name__ for task in PAPER_TASKS}
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))

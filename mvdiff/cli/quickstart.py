@@ -1,23 +1,22 @@
 """`mvdiff quickstart`: the embedded default, end to end, and those of the other tasks, depth and outpainting."""
 
 import argparse
-from dataclasses import fields
-from pathlib import Path
+
+from mvdiff.cli.options import add_settings, settings_of
+from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSettings
+
+SETTINGS = {None: PanoramaSettings, "depth": DepthSettings, "outpaint": OutpaintSettings}
 
 
 def add_parser(subparsers) -> None:
-    """Add the `quickstart` command; its options are the fields of the settings of its task."""
-    from mvdiff.quickstart.depth.settings import DepthSettings
-    from mvdiff.quickstart.outpaint.settings import OutpaintSettings
-    from mvdiff.quickstart.settings import Settings
-
+    """Add the `quickstart` command; its options are the fields of its settings."""
     parser = subparsers.add_parser(
         "quickstart",
         help="toy data, training, samples, scores and a report in minutes, without a GPU",
         description="Make a toy world, train correspondence-aware attention on the packaged toy base, generate "
         "panoramas with and without it, score both, and write report.html.",
     )
-    _add_settings(parser, Settings)
+    add_settings(parser, SETTINGS[None])
     tasks = parser.add_subparsers(dest="task", metavar="TASK", title="other tasks")
     depth = tasks.add_parser(
         "depth",
@@ -26,7 +25,7 @@ def add_parser(subparsers) -> None:
         "generate key frames with and without correspondence-aware attention and the frames between them, score them, "
         "and write report.html.",
     )
-    _add_settings(depth, DepthSettings)
+    add_settings(depth, SETTINGS["depth"])
     outpaint = tasks.add_parser(
         "outpaint",
         help="panoramas around a given view",
@@ -34,29 +33,18 @@ def add_parser(subparsers) -> None:
         "views all around with and without attention, score whether the given pixels come back and whether the "
         "other views continue them, and write report.html.",
     )
-    _add_settings(outpaint, OutpaintSettings)
-
-
-def _add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
-    for field in fields(settings):
-        kind = Path if field.name == "out" else type(field.default)
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help="(default: %(default)s)")
+    add_settings(outpaint, SETTINGS["outpaint"])
 
 
 def run(args: argparse.Namespace) -> int:
     """Run it; return the exit status."""
+    settings = settings_of(args, SETTINGS[args.task])
     from mvdiff.cli.train import run_trainer
-    from mvdiff.quickstart.depth.run import run_depth_quickstart
-    from mvdiff.quickstart.depth.settings import DepthSettings
-    from mvdiff.quickstart.outpaint.run import run_outpaint_quickstart
-    from mvdiff.quickstart.outpaint.settings import OutpaintSettings
-    from mvdiff.quickstart.run import run_quickstart
-    from mvdiff.quickstart.settings import Settings
+    from mvdiff.recipes.depth import DepthRecipe
+    from mvdiff.recipes.outpaint import OutpaintRecipe
+    from mvdiff.recipes.panorama import PanoramaRecipe
+    from mvdiff.recipes.runner import run_recipe
 
-    task, settings = {
-        None: (run_quickstart, Settings),
-        "depth": (run_depth_quickstart, DepthSettings),
-        "outpaint": (run_outpaint_quickstart, OutpaintSettings),
-    }[args.task]
-    task(settings(**{field.name: getattr(args, field.name) for field in fields(settings)}), run_trainer)
+    recipe = {None: PanoramaRecipe, "depth": DepthRecipe, "outpaint": OutpaintRecipe}[args.task]
+    run_recipe(recipe(settings), run_trainer)
     return 0

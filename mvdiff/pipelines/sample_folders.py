@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -20,7 +20,7 @@ from mvdiff.pipelines.panorama import stitched
 from mvdiff.pipelines.sampling import PAPER_SAMPLING
 from mvdiff.samples import SampleRecord, camera_record, is_complete, read_sample, sample_folder, to_uint8, write_sample
 from mvdiff.settings import Controls, Sampling
-from mvdiff.tasks.task import NO_CONTROLS
+from mvdiff.tasks.task import NO_CONTROLS, Task
 
 
 @dataclass(frozen=True)
@@ -72,22 +72,64 @@ def generate_samples(
         ValueError: A complete sample was made with other prompts, cameras, seed or settings.
         OSError: The folder cannot be written; samples that are complete stay.
     """
+
+    def generate(rows: MultiViewBatch) -> Tensor:
+        put_back = paste_back and pipeline.task.paste_back
+        return pipeline.generate(rows, sampling, seed=seed, controls=controls, paste_back=put_back).images
+
+    return write_samples(
+        batch,
+        out,
+        generate,
+        task=pipeline.task,
+        rig=pipeline.views.get("rig") if rig is None else rig,
+        seed=seed,
+        batch_size=batch_size,
+        settings=described_settings(pipeline, sampling, controls, paste_back) | dict(settings or {}),
+        overwrite=overwrite,
+    )
+
+
+def write_samples(
+    batch: MultiViewBatch,
+    out: str | Path,
+    generate: Callable[[MultiViewBatch], Tensor],
+    *,
+    task: Task | None = None,
+    rig: Rig | None = None,
+    seed: int | None = None,
+    batch_size: int | None = None,
+    settings: Mapping[str, Any] | None = None,
+    overwrite: bool = False,
+) -> GenerationCounts:
+    """Write what makes images of a batch as sample folders; see `generate_samples`.
+
+    Args:
+        batch: Prompts, cameras and what is given.
+        out: Root of the sample folders.
+        generate: Called with some samples of the batch, returns their views [B, V, 3, H, W] in [-1, 1] on the CPU.
+        task: Task that describes what a sample was given; None: nothing.
+        rig: The views, for views that are a rig; they are stitched to a panorama.
+        seed: Seed to note; None for images that were not sampled.
+        batch_size: Samples of one call; default all.
+        settings: What else to note in `sample.json`, compared on a rerun too.
+        overwrite: Make complete samples again.
+
+    Raises:
+        ValueError: A complete sample was made with other prompts, cameras, seed or settings.
+        OSError: The folder cannot be written; samples that are complete stay.
+    """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-    rig = pipeline.views.get("rig") if rig is None else rig
-    noted = described_settings(pipeline, sampling, controls, paste_back) | dict(settings or {})
     todo = []
     for i in range(batch.batch_size):
-        given, pixels = pipeline.task.describe_given(batch, i)
-        record = replace(sample_record(batch, i, rig), seed=seed, settings=noted | given)
+        given, pixels = ({}, None) if task is None else task.describe_given(batch, i)
+        record = replace(sample_record(batch, i, rig), seed=seed, settings=dict(settings or {}) | given)
         if overwrite or not is_done(sample_folder(out, record.sample_id), record):
             todo.append((i, record, pixels))
     for start in range(0, len(todo), batch_size or max(1, len(todo))):
         part = todo[start : start + (batch_size or len(todo))]
-        rows = batch.rows([i for i, _, _ in part])
-        images = pipeline.generate(
-            rows, sampling, seed=seed, controls=controls, paste_back=paste_back and pipeline.task.paste_back
-        ).images
+        images = generate(batch.rows([i for i, _, _ in part]))
         panoramas = [None] * len(part) if rig is None else _uint8(stitched(images, rig)[0])
         for (i, record, pixels), views, panorama in zip(part, _uint8(images), panoramas, strict=True):
             write_views(sample_folder(out, record.sample_id), record, batch, i, views, panorama, pixels, overwrite)

@@ -6,25 +6,21 @@ import pytest
 import torch
 
 from mvdiff.cli.main import main
+from mvdiff.data.sequences import full_sequence
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.bootstrap import Interval, paired_difference
-from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, METHODS, ROUND_TRIP, SILENT, TRUTH, samples_of
-from mvdiff.quickstart.comparison import FID, POOLED, PSNR, SHARPNESS
-from mvdiff.quickstart.depth import interpolation, meshes, page
-from mvdiff.quickstart.depth.interpolation import INDEPENDENT, INTERPOLATED, REAL
-from mvdiff.quickstart.depth.methods import held_out
-from mvdiff.quickstart.depth.run import story_of
-from mvdiff.quickstart.depth.scores import COLOURS, PAIR_RATIO, UNOCCLUDED, score_all
-from mvdiff.quickstart.depth.settings import DepthSettings
-from mvdiff.quickstart.depth.training import (
-    STAGE1,
-    STAGE1_SCRATCH,
-    stage1_arguments,
-    stage2_arguments,
-    trained_base,
-)
-from mvdiff.quickstart.training import Run, adapter_folder
+from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
+from mvdiff.recipes.depth import COLOURS, PAIR_RATIO, UNOCCLUDED, DepthRecipe
+from mvdiff.recipes.depth_sequences import INDEPENDENT, INTERPOLATED, MESH_NAMES, REAL, gap_psnr
+from mvdiff.recipes.recipe import Outcome
+from mvdiff.recipes.runner import write_report
+from mvdiff.recipes.scoring import FID, POOLED, PSNR, SHARPNESS
+from mvdiff.recipes.settings import DepthSettings
+from mvdiff.recipes.training import Run, adapter_folder
 from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_folder, to_uint8, write_sample
+from tests.recipes.noisy import STRENGTHS, Noisy
+
+RECIPE = DepthRecipe(DepthSettings())
 
 
 @pytest.mark.parametrize(
@@ -40,11 +36,7 @@ from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_fold
 )
 def test_settings_that_cannot_work(settings, text):
     with pytest.raises(ValueError, match=text):
-        DepthSettings(**settings).check()
-
-
-def test_the_default_settings_work():
-    assert DepthSettings().check() == DepthSettings()
+        DepthSettings(**settings)
 
 
 def test_a_missing_adapter_is_said_before_anything_is_made(tmp_path):
@@ -57,19 +49,22 @@ def test_a_missing_adapter_is_said_before_anything_is_made(tmp_path):
 
 
 def test_both_stages_are_the_commands_a_user_types(tmp_path):
-    settings = DepthSettings(out=tmp_path, num_validations=4)
-    one, scratch = (stage1_arguments(settings, name) for name in (STAGE1, STAGE1_SCRATCH))
-    assert not any(argument.startswith(("--model.base", "--model.add_depth")) for argument in scratch)
+    settings = DepthSettings(out=tmp_path, num_validations=4, max_steps=40, continue_steps=40)
+    recipe = DepthRecipe(settings)
+    stage1, [before], [two], [further] = recipe.trainings().values()
+    assert [training.from_step_0 for training in (*stage1, two)] == [True, True, False]
+    scratch, one, before, two, further = (part.arguments(settings) for part in (*stage1, before, two, further))
+    assert before[0] == "validate"
+    assert not any(argument.startswith(("--model.base", "--model.add_")) for argument in scratch)
     assert one[:3] == ["fit", "--config", "toy/depth_base.yaml"]
     assert {"--model.base=mvdiff://toy-depth-base", "--model.add_input=false"} <= set(one)
-    two = stage2_arguments(settings, "from scratch", 40, None, lr=1e-3)
     assert two[:3] == ["fit", "--config", "toy/depth.yaml"]
-    assert f"--model.base={trained_base(settings)}" in two
-    assert f"--model.out={trained_base(settings)}" in one
+    assert f"--model.base={recipe.trained_base()}" in two
+    assert f"--model.out={recipe.trained_base()}" in one
     assert {"--trainer.max_steps=40", "--trainer.val_check_interval=10", "--data.eval_mode=keyframes"} <= set(two)
     assert not any(argument.startswith("--model.init_adapter") for argument in two)
-    further = stage2_arguments(settings, "continued", 40, "x", lr=1e-3)
-    assert {"--model.init_adapter=x", "--trainer.val_check_interval=40"} <= set(further)
+    assert any(one.startswith("--model.init_adapter=") and one.endswith("toy-depth") for one in further)
+    assert "--trainer.val_check_interval=40" in further
     work = ("--data.num_views=", "--data.batch_size=", "--total_batch_size=")
     shapes = [
         {name: int(one.removeprefix(name)) for one in run for name in work if one.startswith(name)}
@@ -102,19 +97,24 @@ def agreement(gain: float) -> dict:
     return {"methods": methods, "difference": interval(gain, 0.5), "num_gaps": 9, "num_frames": 40, "num_sequences": 2}
 
 
+def outcome(found: dict, between: dict) -> Outcome:
+    return Outcome(scores=found, more={"interpolation": between})
+
+
 def test_the_verdict_says_what_the_intervals_show():
-    won = page.story_of_scores(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)), agreement(2.0))
+    won = RECIPE.sentences(outcome(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)), agreement(2.0)))
     assert "+4.0 dB [+3.8, +4.2]; the two intervals do not touch." in won[0]
     assert won[2].startswith("Toy FID, colours of things and sharpness are no worse")
     assert "agree with their key frames better than independent ones: 22.0 against 20.0 dB" in won[3]
-    lost = page.story_of_scores(scores(0.4, interval(2.0, 0.5), interval(-0.3, 0.1)), agreement(0.2))
+    lost = RECIPE.sentences(outcome(scores(0.4, interval(2.0, 0.5), interval(-0.3, 0.1)), agreement(0.2)))
     assert "the two intervals overlap" in lost[0]
     assert lost[2] == "With CAA worse than the base beyond the interval: toy FID, colours of things."
     assert "do not agree with their key frames beyond independent ones" in lost[3]
 
 
 def test_references_and_controls_do_not_compete():
-    methods, differences, between = page.tables(scores(4.0, interval(0, 1), interval(0, 1)), agreement(1))
+    found = outcome(scores(4.0, interval(0, 1), interval(0, 1)), agreement(1))
+    methods, differences, between = RECIPE.tables(found)
     assert {row[0] for row in methods.rows} - set(methods.references) == {CAA, BASE}
     assert len(differences.rows) == 3
     assert methods.rows[0][8] == pytest.approx((2.0, 1.9, 2.1))  # sharpness is shown times 1000
@@ -124,42 +124,37 @@ def test_references_and_controls_do_not_compete():
 def test_the_story_says_whose_weights_made_the_frames():
     curves = {"val/overlap_psnr": ([40, 80], [18.0, 19.5]), "val/loss": ([40, 80], [0.21, 0.2])}
     scratch, before = Run("from scratch", None, curves), {"val/overlap_psnr": 16.25, "val/loss": 0.25}
-    stage1 = [Run("stage 1", None, {"val/loss": ([0, 8], [0.3, 0.25])})]
-    alone = story_of(DepthSettings(), stage1, [scratch], before)
+    stage1 = [Run("stage 1", None, {"val/loss": ([0, 8], [0.3, 0.25])})] * 2
+    alone = RECIPE.story(Outcome(runs=[*stage1, scratch], before=before))
     assert "attention and image conditions trained here from scratch" in alone[0]
     assert "from 0.300 to 0.250 in 24 steps" in alone[1]
     assert "from 16.2 to 19.5 dB" in alone[1]
     assert "from 0.2500 to 0.2000 in 80 steps" in alone[1]
-    assert story_of(DepthSettings(), stage1, [scratch, scratch], before)[0].startswith(
-        "The frames were made with packaged"
-    )
+    made = RECIPE.story(Outcome(runs=[*stage1, scratch, scratch], before=before))[0]
+    assert made.startswith("The frames were made with packaged")
     continued = Run("continued", None, {"val/loss": ([12], [0.2])})  # makes no samples of its own
-    chart, losses, _ = page.charts([scratch, continued], stage1, before)
+    chart, losses, _ = RECIPE.charts(Outcome(runs=[*stage1, scratch, continued], before=before))
     assert [len(one.series) for one in (chart, losses)] == [1, 2]
     assert (chart.series[0].x, chart.series[0].y) == ([0, 40, 80], [16.25, 18.0, 19.5])
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """Settings and a world whose methods are the held-out frames, each with noise of its own strength."""
+    """Recipe and a world whose methods are the held-out frames, each with noise of its own strength."""
     out = tmp_path_factory.mktemp("quickstart")
     settings = DepthSettings(out=out, rooms=4, test_rooms=2, batch_size=2, num_frames=18, arc_deg=120, sequences=1)
     write_toyworld(out / "data", rooms=4, seed=0, size=64, test_rooms=2, num_frames=18, arc_deg=120)
-    dataset, rng = held_out(settings), np.random.default_rng(0)
+    recipe = DepthRecipe(settings)
+    rng = np.random.default_rng(0)
 
     def write(folder, record, images, depths, noise):
         views = to_uint8(images).permute(0, 2, 3, 1).numpy()
         views = (views + rng.normal(0, noise, views.shape)).round().clip(0, 255).astype(np.uint8)
         write_sample(sample_folder(folder, record.sample_id), record, views, depths=depths)
 
-    strengths = {TRUTH: 0, ROUND_TRIP: 2, CAA: 10, BASE: 20, FOREIGN: 30, SILENT: 40}
-    for sample in (dataset[i] for i in range(len(dataset))):
-        record = SampleRecord(
-            sample["sample_id"], sample["prompts"], cameras=camera_record(*(sample[k] for k in ("K", "R", "t")), 48, 64)
-        )
-        for method, noise in strengths.items():
-            write(samples_of(settings, method), record, sample["images"], sample["depths"], noise)
-    for sequence in interpolation.sequences(settings):
+    for method in STRENGTHS:
+        recipe.write(Noisy(method))
+    for sequence in [full_sequence(recipe.data().scenes("test")[0], 48, 64)]:
         sample = sequence.sample()
         record = SampleRecord(
             sequence.name,
@@ -168,20 +163,22 @@ def made(tmp_path_factory):
             settings={"frames": sequence.frame_ids, "key_frames": sequence.key_ids},
         )
         for method, noise in ((INTERPOLATED, 8), (INDEPENDENT, 25), (REAL, 0)):
-            write(interpolation.folder_of(settings, method), record, sample["images"], sample["depths"], noise)
-    return settings
+            write(recipe.sequences.folder(method), record, sample["images"], sample["depths"], noise)
+    return recipe
 
 
 def test_held_out_sequences_are_equally_long(made):
-    dataset = held_out(made)
+    dataset = made.held_out()
     fewest = min(len(scene.key_frames) for scene in dataset.scenes)
     assert len(dataset) == 2
     assert [len(dataset[i]["prompts"]) for i in range(2)] == [min(12, fewest)] * 2
-    assert held_out(replace(made, num_views=4)).num_views == 4
+    assert DepthRecipe(replace(made.settings, num_views=4)).held_out().num_views == 4
 
 
 def test_methods_are_scored_by_evaluate(made):
-    found = score_all(made)
+    outcome = Outcome()
+    made.score(outcome)
+    found = outcome.scores
     truth, caa, base = (found["methods"][name] for name in (TRUTH, CAA, BASE))
     assert (truth["ratio_to_ground_truth"], truth[PAIR_RATIO], truth[COLOURS].estimate) == (1, 1, 1)
     assert truth[PSNR].estimate > caa[PSNR].estimate > base[PSNR].estimate
@@ -189,7 +186,7 @@ def test_methods_are_scored_by_evaluate(made):
     assert 0 < base["ratio_to_ground_truth"] < caa["ratio_to_ground_truth"] < 1
     assert (found["num_sequences"], found["num_things"] > 20) == (2, True)
     written, other = (
-        json.loads((made.out / "scores" / f"{name}.json").read_text())["metrics"] for name in ("caa", "base")
+        json.loads((made.settings.out / "scores" / f"{name}.json").read_text())["metrics"] for name in ("caa", "base")
     )
     assert written[PSNR]["value"] == caa[PSNR].estimate
     assert "consecutive pairs" in written[PSNR]["variant"]
@@ -199,8 +196,8 @@ def test_methods_are_scored_by_evaluate(made):
 
 
 def test_frames_between_are_compared_with_the_same_key_frames(made):
-    found = interpolation.agreement(made)
-    scene = held_out(made).scenes[0]
+    found = made.sequences.agreement(seed=0)
+    scene = made.held_out().scenes[0]
     between = len([f for f in range(scene.key_frames[0], scene.key_frames[-1]) if f not in scene.key_frames])
     assert (found["num_sequences"], found["num_frames"]) == (1, between)
     means = {method: value.estimate for method, value in found["methods"].items()}
@@ -221,24 +218,26 @@ def test_a_gap_is_measured_against_both_its_ends(tmp_path):
     record = SampleRecord("room", ["a"] * 3, cameras=camera_record(K, R, t, 6, 10))
     folder = write_sample(tmp_path / "room", record, frames.permute(0, 2, 3, 1), depths=depths)
     expected = (20 * np.log10(5) + 20 * np.log10(2.5)) / 2
-    assert interpolation.gap_psnr(read_sample(folder), frames, keys, (0, 2)) == pytest.approx(expected)
+    assert gap_psnr(read_sample(folder), frames, keys, (0, 2)) == pytest.approx(expected)
 
 
-def test_pages_and_meshes_are_made_of_the_samples(made, tmp_path):
-    [entry] = meshes.fuse_sequences(made)
-    assert set(entry.meshes) == set(meshes.NAMES.values())
-    assert sorted(path.name for path in (made.out / "meshes").iterdir()) == [
+def test_pages_and_meshes_are_made_of_the_samples(made):
+    runs = [Run("from scratch", None, {name: ([4], [0.5]) for name in ("val/overlap_psnr", "val/loss")})] * 3
+    found = outcome(scores(4.0, interval(0, 1), interval(0, 1)), agreement(1))
+    found.runs, found.before = runs, {"val/overlap_psnr": 0.25, "val/loss": 0.75}
+    [fuse] = made.more_steps(found).values()
+    fuse()
+    [entry] = found.shown["meshes"]
+    assert set(entry.meshes) == set(MESH_NAMES.values())
+    assert sorted(path.name for path in (made.settings.out / "meshes").iterdir()) == [
         "sequences.glb",
         "sequences_base.glb",
         "sequences_truth.glb",
     ]
-    true, wrong = (entry.meshes[meshes.NAMES[method]] for method in (REAL, INDEPENDENT))
+    true, wrong = (entry.meshes[MESH_NAMES[method]] for method in (REAL, INDEPENDENT))
     assert np.array_equal(true.vertices, wrong.vertices)  # the depths are given
     assert not np.array_equal(true.colours, wrong.colours)
-    runs = [Run("from scratch", None, {name: ([4], [0.5]) for name in ("val/overlap_psnr", "val/loss")})]
-    curves = page.charts(runs, runs, {"val/overlap_psnr": 0.25, "val/loss": 0.75})
-    page.write_report(made, scores(4.0, interval(0, 1), interval(0, 1)), agreement(1), curves, [entry], ["so"], {})
-    text = (made.out / "report.html").read_text()
+    text = write_report(made, found, {}).read_text()
     assert "held-out room 2: key frames" in text
     assert "sequence 1: key frames and those between" in text
     assert "http://" not in text.replace("http://www.w3.org", "")

@@ -11,16 +11,13 @@ import torch
 
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld import write_toyworld
-from mvdiff.pipelines.given import GivenViews, given_views
-from mvdiff.quickstart.compared import BASE, CAA, FOREIGN, ROUND_TRIP, SILENT, TRUTH, samples_of
-from mvdiff.quickstart.comparison import PSNR
-from mvdiff.quickstart.methods import toy_rig
-from mvdiff.quickstart.outpaint import page
-from mvdiff.quickstart.outpaint.methods import held_out, picture, pictures_of
-from mvdiff.quickstart.outpaint.scores import GIVEN, KNOWN, score_all
-from mvdiff.quickstart.outpaint.settings import CONFIG, OutpaintSettings
-from mvdiff.quickstart.training import fit_arguments
-from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
+from mvdiff.recipes.compared import BASE, CAA, TRUTH
+from mvdiff.recipes.outpaint import GIVEN, KNOWN, OutpaintRecipe
+from mvdiff.recipes.recipe import Outcome
+from mvdiff.recipes.scoring import PSNR
+from mvdiff.recipes.settings import OutpaintSettings
+from mvdiff.tasks.outpaint import OutpaintTask
+from tests.recipes.noisy import STRENGTHS, Noisy
 
 SMALL = {
     "rooms": 8,
@@ -36,11 +33,10 @@ SMALL = {
 
 
 def test_settings():
-    assert OutpaintSettings().check() == OutpaintSettings()
     with pytest.raises(ValueError, match=r"pictures must be between 1 and test_rooms \(12\); got 13"):
-        OutpaintSettings(pictures=13).check()
+        OutpaintSettings(pictures=13)
     with pytest.raises(ValueError, match="seed must not be 1"):
-        OutpaintSettings(seed=1).check()
+        OutpaintSettings(seed=1)
 
 
 @pytest.mark.parametrize(
@@ -65,41 +61,38 @@ def test_what_cannot_work_is_one_clear_error_before_anything_is_made(tmp_path, m
 
 
 def test_training_is_the_command_a_user_types(tmp_path):
-    arguments = fit_arguments(OutpaintSettings(out=tmp_path), "from scratch", 40, None, 1e-3, CONFIG, "some/base")
+    settings = OutpaintSettings(out=tmp_path, base="some/base")
+    _, [scratch], [further] = OutpaintRecipe(settings).trainings().values()
+    arguments = scratch.arguments(settings)
     assert "--model.base=some/base" in arguments
     assert arguments[:3] == ["fit", "--config", "toy/outpaint.yaml"]
+    assert any(one.endswith("toy-outpaint") for one in further.arguments(settings))
     assert f"--data.root={tmp_path / 'data' / 'mp3d_skybox'}" in arguments
 
 
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory):
-    """Settings and scores of a world whose methods are the held-out views, each with noise of its own strength."""
+    """Recipe and scores of a world whose methods are the held-out views, each with noise of its own strength."""
     settings = OutpaintSettings(
         out=tmp_path_factory.mktemp("quickstart"), rooms=5, test_rooms=2, batch_size=2, pictures=1
     )
+    recipe, outcome = OutpaintRecipe(settings), Outcome()
     write_toyworld(settings.out / "data", rooms=5, seed=0, test_rooms=2, num_frames=0, num_workers=0)
-    dataset, rng = held_out(settings), np.random.default_rng(0)
-
-    def write(root, sample, noise, given):
-        views = to_uint8(sample["images"]).permute(0, 2, 3, 1).numpy()
-        views = (views + rng.normal(0, noise, views.shape)).round().clip(0, 255).astype(np.uint8)
-        record = SampleRecord(
-            sample["sample_id"], sample["prompts"], toy_rig().to_dict(), settings={"paste_back": False}
-        )
-        write_sample(sample_folder(root, sample["sample_id"]), record, views, given=given.rgba())
-
-    for method, noise in zip((TRUTH, ROUND_TRIP, CAA, BASE, FOREIGN, SILENT), (0, 2, 10, 20, 30, 40), strict=True):
-        for sample in (dataset[i] for i in range(len(dataset))):
-            write(samples_of(settings, method), sample, noise, GivenViews(sample["images"], sample["known"]))
-    for method, noise in ((CAA, 10), (BASE, 20)):
-        write(pictures_of(settings, method), dataset[0], noise, given_views([picture(settings, 0)], toy_rig()))
-    return settings, score_all(settings)
+    for method in STRENGTHS:
+        recipe.write(Noisy(method, OutpaintTask()))
+    for method in (CAA, BASE):
+        recipe.write(Noisy(method, OutpaintTask()), recipe.picture_batches(), recipe.picture_folder(method))
+    recipe.score(outcome)
+    return recipe, outcome
 
 
 def test_the_picture_is_cut_out_of_the_room(scored):
     """What the views show of it agrees with them: it is a part of the panorama, at its yaw and pitch."""
-    settings, _ = scored
-    given, sample = given_views([picture(settings, 0)], toy_rig()), held_out(settings)[0]
+    recipe, _ = scored
+    given, sample = recipe.given_picture(0), recipe.held_out()[0]
+    [batch] = recipe.picture_batches()
+    assert torch.equal(batch.known[0], given.known)
+    assert batch.prompts[0] == sample["prompts"]
     known = (given.known > 0.5).expand_as(given.images)
     assert 0.2 < given.known[0].mean() < 0.9
     assert 0.1 < given.known[1].mean() < 0.9
@@ -109,27 +102,28 @@ def test_the_picture_is_cut_out_of_the_room(scored):
 
 
 def test_scores_and_sentences(scored):
-    settings, scores = scored
+    recipe, outcome = scored
+    scores = outcome.scores
     truth, caa, base = (scores["methods"][name] for name in (TRUTH, CAA, BASE))
     assert truth[KNOWN].estimate == 100
     for name in (GIVEN, KNOWN, PSNR):
         assert truth[name].estimate > caa[name].estimate > base[name].estimate
         assert scores["differences"][CAA][name].estimate == pytest.approx(caa[name].estimate - base[name].estimate)
-    written = json.loads((settings.out / "scores" / "caa.json").read_text())["metrics"]
+    written = json.loads((recipe.settings.out / "scores" / "caa.json").read_text())["metrics"]
     assert written[GIVEN]["value"] == caa[GIVEN].estimate
     assert scores["pictures"][CAA][KNOWN].estimate > scores["pictures"][BASE][KNOWN].estimate
-    sentences = page.story_of_scores(scores)
+    sentences = recipe.sentences(outcome)
     assert sentences[0].startswith(f"With CAA the neighbours continue the given view: {caa[GIVEN].estimate:.1f} dB")
     assert f"come back at {caa[KNOWN].estimate:.1f} dB" in sentences[1]
-    methods, differences, pictures = page.tables(settings, scores)
+    methods, differences, pictures = recipe.tables(outcome)
     assert {row[0] for row in methods.rows} - set(methods.references) == {CAA, BASE}
     assert (len(differences.rows), len(pictures.rows)) == (3, 2)
 
 
 def test_galleries_show_what_was_given(scored):
-    settings, _ = scored
-    rows = page.picture_galleries(settings)[0].rows
-    known = given_views([picture(settings, 0)], toy_rig()).known
+    recipe, _ = scored
+    rows = recipe.picture_galleries()[0].rows
+    known = recipe.given_picture(0).known
     shown = torch.from_numpy(np.stack(rows["given"])).permute(0, 3, 1, 2)
     assert (shown[(known == 0).expand_as(shown)] == 128).all()
     assert list(rows) == ["given", BASE, CAA]

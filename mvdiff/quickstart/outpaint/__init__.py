@@ -1,1 +1,0 @@
-"""The outpainting quickstart: panoramas around a given view, scored and shown on a page."""

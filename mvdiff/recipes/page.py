@@ -1,0 +1,86 @@
+"""Parts of a recipe's page: tables, charts, samples side by side; and the same tables in the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvdiff.recipes.scoring import Number
+from mvdiff.recipes.training import Run
+from mvdiff.report import Chart, Series, Table
+from mvdiff.report.tables import cell_text
+from mvdiff.samples import Sample, find_samples, read_sample
+
+
+def table_of(
+    title: str,
+    numbers: Sequence[Number],
+    rows: Mapping[str, Mapping[str, Any]],
+    note: str,
+    references: Sequence[str] = (),
+    first: str = "method",
+) -> Table:
+    """Lay some numbers out, a row for each method."""
+    cells = [[name, *(number.cell(values[number.name]) for number in numbers)] for name, values in rows.items()]
+    return Table(title, [first, *(number.column for number in numbers)], cells, note, references)
+
+
+def chart_of(
+    title: str,
+    metric: str,
+    label: str,
+    runs: Sequence[Run],
+    note: str,
+    at_0: Mapping[str, float] | None = None,
+    base: float | None = None,
+) -> Chart:
+    """Draw a metric of the runs that have it.
+
+    Args:
+        title: Heading.
+        metric: Name of the curve.
+        label: Name and unit of the metric.
+        runs: Trainings.
+        note: How it was measured.
+        at_0: Values before the first step, by run.
+        base: Value of the base, drawn as a line of its own.
+    """
+    series = []
+    for run in (run for run in runs if metric in run.curves):
+        steps, values = run.curves[metric]
+        start = [at_0[run.name]] if at_0 and run.name in at_0 else []
+        series.append(Series(run.name, [0] * len(start) + steps, start + values))
+    if base is not None:
+        last = max(max(line.x) for line in series)
+        series.append(Series("base without CAA", [0, last], [base] * 2, dashed=True))
+    return Chart(title, "optimizer steps", label, series, note)
+
+
+def opened(folders: Mapping[str, Path], count: int) -> list[dict[str, Sample]]:
+    """Open the first samples of several methods: for each sample, method -> its own."""
+    found = {method: find_samples(folder)[:count] for method, folder in folders.items()}
+    return [
+        {method: read_sample(path) for method, path in zip(found, paths, strict=True)}
+        for paths in zip(*found.values(), strict=True)
+    ]
+
+
+def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
+    """Print tables and what they show to the terminal."""
+    from rich.console import Console
+    from rich.table import Table as RichTable
+
+    console = Console()
+    if not console.is_terminal:
+        console.width = 160
+    for table in tables:
+        shown = RichTable(title=table.title, caption=table.note)
+        for column, heading in zip(table.columns, table.headings, strict=True):
+            text = f"{heading.name}\n({heading.unit})" if heading.unit else heading.name
+            shown.add_column(text, justify="left" if isinstance(column, str) else "right")
+        for row in table.rows:
+            shown.add_row(*(cell_text(value, column.digits) for value, column in zip(row, table.headings, strict=True)))
+        console.print(shown)
+    for line in lines:
+        console.print(line)

@@ -1,0 +1,176 @@
+"""Recipe: what is made, trained, compared and shown; `mvdiff.recipes.runner.run_recipe` runs it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.runner import EvaluationSettings
+from mvdiff.geometry.cameras import Rig
+from mvdiff.methods.method import Method, write_method
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.recipes.compared import CAA, CONTROLS, FOLDERS, METHODS, REFERENCES
+from mvdiff.recipes.page import opened, table_of
+from mvdiff.recipes.scoring import Number, Pass, Results, compare, evaluation_settings, verdict
+from mvdiff.recipes.settings import RecipeSettings
+from mvdiff.recipes.training import Run, Training
+from mvdiff.report import Table
+from mvdiff.samples import Sample
+from mvdiff.settings import Sampling
+
+SHOWN = 6
+Steps = dict[str, Callable[[], Any]]
+"""What is done, by the name of its step."""
+
+
+@dataclass
+class Outcome:
+    """What a recipe has found so far.
+
+    Attributes:
+        runs: Finished trainings, in order; the last one's model is compared.
+        before: Last values of a fresh adapter, by metric: those of the base.
+        scores: See `mvdiff.recipes.scoring.compare`, with counts and what the recipe adds.
+        more: What else the recipe measured, by its key in `results.json`.
+        shown: Further arguments of `mvdiff.report.report_sections`.
+    """
+
+    runs: list[Run] = field(default_factory=list)
+    before: dict[str, float] = field(default_factory=dict)
+    scores: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+    shown: dict[str, Any] = field(default_factory=dict)
+
+
+class Recipe(ABC):
+    """A world, trainings, methods and metrics, and what a page says of them.
+
+    Texts are templates: `{s.rooms}` is a setting, and in notes of tables `{num_views}` is an entry of the scores.
+
+    Attributes:
+        command: What a user types.
+        title: Heading of the page.
+        base: Name of the base.
+        layout: Folder of the toy world that holds the data.
+        rig: The views, where they are a rig.
+        making_world: Name of the step that draws the world.
+        making: Name of the step that generates samples, to which the method is added.
+        unit: What `results.json` calls samples.
+        numbers: What the table of methods shows.
+        differences: What is compared with the base: the toy FID, and numbers that single samples have.
+        content: The number that stands for what a caption says, and its name in a sentence.
+        tables_say: Title and note of the tables of methods and of differences.
+
+    Args:
+        settings: Sizes and seeds.
+    """
+
+    command: ClassVar[str]
+    title: ClassVar[str]
+    base: ClassVar[str] = "{s.base}"
+    layout: ClassVar[str]
+    rig: ClassVar[Rig | None] = None
+    making_world: ClassVar[str]
+    making: ClassVar[str]
+    unit: ClassVar[str]
+    numbers: ClassVar[Sequence[Number]]
+    differences: ClassVar[Sequence[Number]]
+    content: ClassVar[tuple[str, str]]
+    tables_say: ClassVar[tuple[tuple[str, str], tuple[str, str]]]
+
+    def __init__(self, settings: RecipeSettings) -> None:
+        self.settings = settings
+        self.data_root = settings.out / "data" / self.layout
+        self.sampling = Sampling(
+            num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale
+        )
+
+    def text(self, template: str, **values: Any) -> str:
+        """Fill in a template."""
+        return template.format(s=self.settings, **values)
+
+    def check(self) -> None:  # noqa: B027 (nothing to check is a fine default)
+        """Raise an error in the settings before anything is made."""
+
+    @abstractmethod
+    def world(self) -> dict[str, Any]:
+        """Return arguments of `write_toyworld` beside rooms and seed."""
+
+    @abstractmethod
+    def trainings(self) -> dict[str, list[Training]]:
+        """Return the trainings by the name of their step; a "validate" is that of a fresh adapter."""
+
+    @abstractmethod
+    def held_out(self) -> Sequence[Mapping[str, Any]]:
+        """Return the held-out samples, as `MultiViewBatch.collate` takes them."""
+
+    def batches(self, samples: Sequence[Mapping[str, Any]] | None = None) -> list[MultiViewBatch]:
+        """Join samples, default the held-out ones, `batch_size` at once."""
+        samples, size = list(self.held_out() if samples is None else samples), self.settings.batch_size
+        return [MultiViewBatch.collate(samples[start : start + size]) for start in range(0, len(samples), size)]
+
+    def folder(self, method: str) -> Path:
+        """Return the folder of a method's samples."""
+        return self.settings.out / "samples" / FOLDERS[method]
+
+    def write(
+        self, method: Method, batches: Sequence[MultiViewBatch] | None = None, out: str | Path | None = None
+    ) -> None:
+        """Write a method's samples of the held-out batches, or of others."""
+        batches, out = batches or self.batches(), out or self.folder(method.name)
+        write_method(method, batches, out, self.sampling, seed=self.settings.seed, rig=self.rig, overwrite=True)
+
+    def more_samples(self, pipeline: MultiViewPipeline) -> Steps:
+        """Return what else is generated."""
+        return {}
+
+    @abstractmethod
+    def passes(self) -> list[Pass]:
+        """Return metrics, and the real views that they compare with; those of the first are the toy FID's."""
+
+    def evaluation(self) -> EvaluationSettings:
+        """Say how to measure."""
+        return evaluation_settings(self.settings.seed)
+
+    def score(self, outcome: Outcome) -> Results:
+        """Score all samples; return what `evaluate` says of each method."""
+        out, folders = self.settings.out / "scores", {method: self.folder(method) for method in METHODS}
+        how = self.evaluation()
+        outcome.scores, results = compare(folders, self.passes(), how, self.numbers, self.differences, out)
+        outcome.scores[f"num_{self.unit}"] = results[CAA]["generated"]["num_samples"]
+        outcome.scores[f"num_reference_{self.unit}"] = results[CAA]["reference"]["num_samples"]
+        return results
+
+    def more_steps(self, outcome: Outcome) -> Steps:
+        """Return what is left to do after scoring."""
+        return {}
+
+    def tables(self, outcome: Outcome) -> list[Table]:
+        """Return the table of methods, and that of paired differences to the base."""
+        scores, (methods, differences) = outcome.scores, self.tables_say
+        note = self.text(methods[1], **scores)
+        rows = {f"{name} − base": values for name, values in scores["differences"].items()}
+        return [
+            table_of(methods[0], self.numbers, scores["methods"], note, (*CONTROLS, *REFERENCES)),
+            table_of(differences[0], self.differences, rows, differences[1], first="comparison"),
+        ]
+
+    def sentences(self, outcome: Outcome) -> list[str]:
+        """Say what the intervals show."""
+        return verdict(outcome.scores, *self.content)
+
+    @abstractmethod
+    def story(self, outcome: Outcome) -> list[str]:
+        """Say which weights made the samples, and how far the trainings came."""
+
+    @abstractmethod
+    def sections(self, outcome: Outcome) -> dict[str, Any]:
+        """Return charts, galleries and viewer entries of the page, as `report_sections` takes them."""
+
+    def rooms(self) -> list[dict[str, Sample]]:
+        """Open the first held-out samples, each by method."""
+        return opened({method: self.folder(method) for method in METHODS}, SHOWN)

@@ -1,0 +1,196 @@
+"""Score methods as `mvdiff evaluate` does, compare them with the base, and say what the intervals show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mvdiff.eval.bootstrap import Interval
+from mvdiff.eval.extractors import toy_extractor
+from mvdiff.eval.metric_specs import MetricSpec
+from mvdiff.eval.metrics import metric_columns
+from mvdiff.eval.paired import paired, paired_fid, sample_features
+from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
+from mvdiff.eval.sources import FolderSource, Source
+from mvdiff.recipes.compared import BASE, CAA, CONTROLS, ROUND_TRIP, TRUTH
+from mvdiff.report import Column
+
+RESAMPLES, FID_RESAMPLES = 2000, 200
+PSNR, POOLED, FID, IS = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled", "toy_fid", "toy_inception_score"
+CONTENT, SHARPNESS, RATIO = "label_agreement", "sharpness_gradient_energy", "ratio_to_ground_truth"
+
+Results = Mapping[str, Mapping[str, Any]]
+"""What `mvdiff.eval.runner.evaluate` returned, by method."""
+Pass = tuple[Sequence[MetricSpec], str | Path | Source | None]
+"""Metrics, and the real views that they compare with."""
+
+
+def evaluation_settings(seed: int, **more: Any) -> EvaluationSettings:
+    """Return how recipes measure: views at their own size, on the CPU."""
+    return EvaluationSettings(overlap_size=0, device="cpu", seed=seed, num_resamples=RESAMPLES, **more)
+
+
+@dataclass(frozen=True)
+class Number:
+    """One column of a recipe's tables.
+
+    Attributes:
+        name: Key in `results.json`.
+        column: How it is shown.
+        path: Keys below the results' metrics; default: the metric's own value, with its interval.
+        scale: Factor by which it is shown.
+    """
+
+    name: str
+    column: Column
+    path: tuple[str, ...] = ()
+    scale: float = 1
+
+    @classmethod
+    def of(cls, metric: str, **changes: Any) -> Number:
+        """Return a metric's own number; `changes` are what this table shows otherwise."""
+        return cls(metric, Column.of_metric(metric_columns()[metric], **changes))
+
+    def read(self, results: Mapping[str, Any], method: str) -> float | Interval:
+        """Return a method's number.
+
+        Raises:
+            ValueError: It could not be computed; the text says why.
+        """
+        if self.path:
+            found: Any = results["metrics"]
+            for key in self.path:
+                found = found[key]
+            return found
+        entry = results["metrics"][self.name]
+        if "missing" in entry:
+            raise ValueError(f"{self.name} must come out to be compared; got none of {method}: {entry['missing']}")
+        return Interval(entry["value"], *entry["interval"], 0.95) if "interval" in entry else entry["value"]
+
+    def cell(self, value: float | Interval) -> object:
+        """Return a number as a cell of `mvdiff.report.Table`."""
+        if isinstance(value, Interval):
+            return tuple(self.scale * part for part in (value.estimate, value.low, value.high))
+        return self.scale * value
+
+
+OF_TRUTH = Number(RATIO, Column("of ground truth", "", "higher", 2))
+"""Share of the ground truth's overlap PSNR."""
+SHARP = Number(SHARPNESS, Column("sharpness", "1000 x gradient energy", None, 2), scale=1000)
+
+
+def compare(
+    samples: Mapping[str, Path],
+    passes: Sequence[Pass],
+    how: EvaluationSettings,
+    numbers: Sequence[Number],
+    differences: Sequence[Number],
+    out: Path,
+) -> tuple[dict[str, Any], Results]:
+    """Score every method, and compare the model and its controls with the base on equal samples.
+
+    Args:
+        samples: Method -> folder of its samples.
+        passes: What is computed; the toy FID's real views are the first pass's.
+        how: How to measure.
+        numbers: What the table of methods shows.
+        differences: What is compared: the toy FID, and numbers that single samples have.
+        out: Folder that receives what `evaluate` returned, a JSON file per method, named as its folder of samples.
+
+    Returns:
+        `{"methods": {name: {number: value or Interval}}, "differences": ..., "feature_network": ...}`, and the results.
+
+    Raises:
+        ValueError: A number could not be computed; the text says why.
+    """
+    results = evaluate_methods(samples, passes, how, out)
+    extractor, compared = toy_extractor(), (CAA, *CONTROLS)
+    features = {method: sample_features(FolderSource(samples[method]), extractor) for method in (*compared, BASE)}
+    real = torch.cat(list(sample_features(passes[0][1], extractor).values()))
+    names = [number.name for number in differences if number.name != FID]
+    fid = results[CAA]["metrics"][FID]
+    scores = {
+        "methods": numbers_of(numbers, results),
+        "differences": {
+            method: {
+                **{name: paired(results[method], results[BASE], name) for name in names},
+                FID: paired_fid(features[method], features[BASE], real, num_resamples=FID_RESAMPLES),
+            }
+            for method in compared
+        },
+        "feature_network": {"name": fid["model"], "weights_hash": fid["weights_hash"], "variant": fid["variant"]},
+    }
+    return scores, results
+
+
+def evaluate_methods(
+    samples: Mapping[str, Path], passes: Sequence[Pass], how: EvaluationSettings, out: Path
+) -> Results:
+    """Score every method in all passes, and write the results."""
+    results: dict[str, dict[str, Any]] = {}
+    for method, folder in samples.items():
+        first, *others = (evaluate(folder, real, metrics, how) for metrics, real in passes)
+        for other in others:
+            first |= {key: first[key] | other[key] for key in ("metrics", "columns")}
+        write_results(first, out / f"{folder.name}.json")
+        results[method] = first
+    return results
+
+
+def numbers_of(numbers: Sequence[Number], results: Results) -> dict[str, dict[str, float | Interval]]:
+    """Return some numbers of each method."""
+    methods = {
+        method: {number.name: number.read(scored, method) for number in numbers if number is not OF_TRUTH}
+        for method, scored in results.items()
+    }
+    if OF_TRUTH in numbers:
+        for values in methods.values():
+            values[RATIO] = values[PSNR].estimate / methods[TRUTH][PSNR].estimate
+    return methods
+
+
+def verdict(scores: Mapping[str, Any], content: str, content_name: str) -> list[str]:
+    """Say what CAA gains, what the controls gain, and what is lost beyond the interval.
+
+    Args:
+        scores: What `compare` returns.
+        content: The number that stands for what a caption says.
+        content_name: Its name in a sentence.
+    """
+    methods, differences = scores["methods"], scores["differences"]
+    gain, controls = differences[CAA], [differences[name][PSNR].estimate for name in CONTROLS]
+    base, caa, truth, round_trip = (methods[name][PSNR] for name in (BASE, CAA, TRUTH, ROUND_TRIP))
+    return [
+        f"Overlap PSNR {base.estimate:.1f} dB without CAA, {caa.estimate:.1f} dB with it (ground truth "
+        f"{truth.estimate:.1f} dB, autoencoder round trip {round_trip.estimate:.1f} dB): the paired difference is "
+        f"{signed(gain[PSNR])}"
+        + ("; the two intervals do not touch." if caa.low > base.high else "; the two intervals overlap."),
+        "Controls on the same weights: "
+        + ", ".join(f"{estimate:+.1f} dB" for estimate in controls)
+        + " with neighbours of another scene and with attention switched off.",
+        _losses(methods, gain, content, content_name),
+    ]
+
+
+def signed(value: Interval) -> str:
+    """Write a difference in dB with its interval."""
+    return f"{value.estimate:+.1f} dB [{value.low:+.1f}, {value.high:+.1f}]"
+
+
+def _losses(methods: Mapping[str, Any], gain: Mapping[str, Any], content: str, content_name: str) -> str:
+    worse = []
+    if gain[FID].low > 0:
+        worse.append("toy FID")
+    if gain[content].high < 0:
+        worse.append(content_name)
+    if gain[SHARPNESS].high < 0:
+        base = methods[BASE][SHARPNESS].estimate
+        kept, real = 1 + gain[SHARPNESS].estimate / base, methods[ROUND_TRIP][SHARPNESS].estimate / base
+        worse.append(f"sharpness ({kept:.0%} of the base's; real views through the autoencoder have {real:.0%})")
+    if worse:
+        return f"With CAA worse than the base beyond the interval: {', '.join(worse)}."
+    return f"Toy FID, {content_name} and sharpness are no worse than the base's, within their intervals."

@@ -1,0 +1,141 @@
+"""Settings of the recipes, free of torch; the string under a field is its help on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecipeSettings:
+    """Sizes and seeds of a recipe on a toy world."""
+
+    trained_worlds: ClassVar[tuple[int, ...]] = (1,)
+    """Seeds of the toy worlds on which the packaged weights were trained (docs/toy-base.md)."""
+
+    out: Path = Path("quickstart")
+    """folder that receives everything"""
+    seed: int = 0
+    """random seed of data, training and noise"""
+    rooms: int = 160
+    """rooms of the toy world"""
+    test_rooms: int = 16
+    """held-out rooms among them, which are generated; a multiple of batch_size"""
+    max_steps: int = 120
+    """optimizer steps of the training from scratch"""
+    continue_steps: int = 30
+    """optimizer steps that train the packaged attention further; 0 uses the one trained here from scratch"""
+    num_validations: int = 3
+    """points on the curve of each training"""
+    num_inference_steps: int = 20
+    """denoising steps of every sample"""
+    guidance_scale: float = 2.0
+    """classifier-free guidance of every sample"""
+    batch_size: int = 4
+    """samples at once, at least 2: one control takes its neighbours from another sample of the batch"""
+    num_workers: int = 2
+    """processes that draw the toy world"""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 2 or self.test_rooms % self.batch_size:
+            raise ValueError(
+                f"test_rooms must be a multiple of batch_size, which must be at least 2; got {self.test_rooms} and "
+                f"{self.batch_size}. One control takes its neighbours from another sample of the batch."
+            )
+        if self.seed in self.trained_worlds:
+            raise ValueError(
+                f"seed must not be {self.seed}, a world on which the packaged weights were trained; its rooms are not "
+                "held out. Choose another."
+            )
+        if self.max_steps < self.num_validations or self.num_validations < 1:
+            raise ValueError(
+                f"max_steps must be at least num_validations, and that at least 1; got {self.max_steps} and "
+                f"{self.num_validations}. Train longer or validate less often."
+            )
+
+    @property
+    def num_validation_rooms(self) -> int:
+        """Training rooms that are kept for validation: a quarter of them, eight at most."""
+        return min(8, max(1, (self.rooms - self.test_rooms) // 4))
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanoramaSettings(RecipeSettings):
+    """Sizes and seeds of the panorama quickstart."""
+
+    base: ClassVar[str] = "mvdiff://toy-base"
+    adapter: ClassVar[str] = "mvdiff://toy-caa"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutpaintSettings(RecipeSettings):
+    """Sizes and seeds of the outpainting quickstart."""
+
+    out: Path = Path("quickstart-outpaint")
+    rooms: int = 80
+    test_rooms: int = 12
+    max_steps: int = 60
+    continue_steps: int = 12
+    base: str = "mvdiff://toy-inpainting-base"
+    """inpainting base of the toy's size"""
+    adapter: str = "mvdiff://toy-outpaint"
+    """model folder whose attention is trained further; "" uses the one trained here from scratch"""
+    pictures: int = 4
+    """held-out rooms that are also made around a picture which no view shows as a whole"""
+    fov_deg: float = 65.0
+    """horizontal field of view of that picture, which is wider than high, in degrees"""
+    yaw_deg: float = 20.0
+    """yaw of its middle, degrees to the right"""
+    pitch_deg: float = 5.0
+    """pitch of its middle, degrees upwards"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.pictures <= self.test_rooms:
+            raise ValueError(f"pictures must be between 1 and test_rooms ({self.test_rooms}); got {self.pictures}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthSettings(RecipeSettings):
+    """Sizes and seeds of the depth quickstart."""
+
+    trained_worlds: ClassVar[tuple[int, ...]] = (1, 3)
+
+    out: Path = Path("quickstart-depth")
+    rooms: int = 28
+    test_rooms: int = 8
+    max_steps: int = 64
+    continue_steps: int = 12
+    num_validations: int = 2
+    num_inference_steps: int = 16
+    batch_size: int = 2
+    base: str = "mvdiff://toy-depth-base"
+    """depth base that stage 1 trains further"""
+    adapter: str = "mvdiff://toy-depth"
+    """model folder whose attention and image conditions are trained further; "" uses those trained here from scratch"""
+    num_frames: int = 48
+    """frames of a walk through a room"""
+    arc_deg: float = 192.0
+    """degrees that a walk goes around the room; less gives closer frames"""
+    num_views: int = 12
+    """frames at once"""
+    stage1_steps: int = 24
+    """optimizer steps of stage 1, which trains a base on single frames"""
+    sequences: int = 1
+    """held-out rooms of which all frames are made: key frames, then those between"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.sequences <= self.test_rooms:
+            raise ValueError(f"sequences must be between 1 and test_rooms ({self.test_rooms}); got {self.sequences}.")
+        if self.num_views < 3:
+            raise ValueError(
+                f"num_views must be at least 3, two given frames and one between; got {self.num_views}. The paper has "
+                "12."
+            )
+        if self.stage1_steps < self.num_validations:
+            raise ValueError(
+                f"stage1_steps must be at least num_validations ({self.num_validations}); got {self.stage1_steps}. "
+                "Train longer or validate less often."
+            )
