@@ -52,13 +52,10 @@ def run(args: argparse.Namespace) -> int:
 
 def _kind(model: str, revision: str | None):
     """Return the pipeline of a model's task; that of panoramas says itself what is wrong with a model of another."""
+    from mvdiff.class_paths import resolve_class
+    from mvdiff.pipelines.base import MultiViewPipeline
     from mvdiff.pipelines.model_folder import model_location, read_model_info
-
-    if read_model_info(model_location(model, revision)).task == "outpaint":
-        from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
-
-        return MVDiffusionOutpaintPipeline
-
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 
-    return MVDiffusionPanoramaPipeline
+    face = resolve_class(read_model_info(model_location(model, revision)).task.pipeline, MultiViewPipeline)
+    return face if issubclass(face, MVDiffusionPanoramaPipeline) else MVDiffusionPanoramaPipeline

@@ -33,12 +33,13 @@ def test_a_port_that_cannot_be_is_told_before_the_model_is_opened(port, capsys):
     assert f"error: --port must lie between 1 and 65535; got {port}. Leave it out" in capsys.readouterr().err
 
 
-def test_a_taken_port_is_told_by_the_options_of_the_command(capsys):
+@pytest.mark.parametrize("model", ["mvdiff://toy-caa", "mvdiff://toy-outpaint"])
+def test_a_taken_port_is_told_by_the_options_of_the_command(model, capsys):
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
         other.listen()
         port = other.getsockname()[1]
-        assert main(["demo", "--device", "cpu", "--port", str(port)]) == 1
+        assert main(["demo", "--model", model, "--device", "cpu", "--port", str(port)]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"--port must be free, and --host an address of this machine; got {port} on 127.0.0.1, which" in error
     assert error.endswith("Give another --port or --host.")
