@@ -283,7 +283,7 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     from mvdiff.data.keyed_datamodule import MultiViewDataModule
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MultiViewDataModule, "data", required=True)
+    parser.add_subclass_arguments(MultiViewDataModule, "data", fail_untyped=False, required=True)  # as LightningCLI
     names = ", ".join(str(path) for path in configs)
     parsed = None
     try:
