@@ -38,6 +38,28 @@ def config_path(name: str | Path) -> Path:
     raise FileNotFoundError(f"--config must be a YAML file or a packaged config ({known}); got {str(name)!r}.")
 
 
+def open_data(names: Sequence[str | Path], split: str):
+    """Open one split of the data section of a run's configs, later ones over earlier ones.
+
+    Args:
+        names: As for `config_path`.
+        split: "train", "val" or "test".
+
+    Returns:
+        A `mvdiff.eval.sources.DataSource`.
+
+    Raises:
+        FileNotFoundError: A config does not exist.
+        ValueError: No data section can be built, or a setting has an old name.
+    """
+    from mvdiff.cli.renamed import check_names
+    from mvdiff.eval.sources import source_from_config
+
+    paths = [str(config_path(name)) for name in names]
+    check_names([word for path in paths for word in ("--config", path)])
+    return source_from_config(paths, split)
+
+
 def with_config_paths(arguments: Sequence[str]) -> list[str]:
     """Return command-line arguments whose `--config` / `-c` values are paths of existing files.
 

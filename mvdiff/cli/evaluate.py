@@ -97,20 +97,15 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace, distributed: bool) -> int:
     from rich.console import Console
 
+    from mvdiff.cli.config_files import open_data
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
     from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, write_results
-    from mvdiff.eval.sources import source_from_config
     from mvdiff.eval.table import results_table
 
     reference = args.reference
     if args.config:
-        from mvdiff.cli.config_files import config_path
-        from mvdiff.cli.renamed import check_names
-
-        configs = [str(config_path(name)) for name in args.config]
-        check_names([word for path in configs for word in ("--config", path)])
-        reference = source_from_config(configs, args.split)
+        reference = open_data(args.config, args.split)
     generated = args.generated
     if generated is None:
         if reference is None:

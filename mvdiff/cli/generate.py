@@ -124,7 +124,7 @@ def _add_dataset(tasks) -> None:
     )
     add = parser.add_argument
     add("--model", required=True, metavar="ID", help="a model folder (of fit or export), a hub id, or mvdiff://NAME")
-    add("--config", type=Path, action="append", required=True, metavar="YAML", help="a run's YAML files, in order")
+    add("--config", action="append", required=True, metavar="YAML", help="a run's YAML files, in order")
     add("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
     add("--max_samples", type=int, metavar="N", help="stop after N samples (default: all)")
     add("--no_paste_back", action="store_true", help="leave known pixels as the model renders them, for scores")
@@ -213,12 +213,12 @@ def _dataset(args: argparse.Namespace) -> int:
         raise ValueError(f"--max_samples must be at least 1; got {args.max_samples}.")
     _make_folder(args.out)
 
+    from mvdiff.cli.config_files import open_data
     from mvdiff.cli.progress import progress_bar
-    from mvdiff.eval.sources import source_from_config
     from mvdiff.pipelines.base import MultiViewPipeline
     from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 
-    data = source_from_config(args.config, args.split).data
+    data = open_data(args.config, args.split).data
     batches = data.eval_dataloader(args.split)
     pipeline = open_pipeline(MultiViewPipeline, args)
     pipeline.set_progress_bar_config(disable=True)
