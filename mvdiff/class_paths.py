@@ -38,14 +38,28 @@ def allow_plugins_of(settings: Any) -> None:
     Args:
         settings: Parsed YAML; every `class_path` in it counts.
     """
+    allow_plugins(*packages_of(settings))
+
+
+def packages_of(settings: Any) -> set[str]:
+    """Return the packages outside `mvdiff` whose classes some settings name.
+
+    Args:
+        settings: JSON or YAML values; every `class_path` in them counts.
+
+    Example:
+        >>> packages_of([{"class_path": "my_package.attention.Mine"}, {"class_path": "mvdiff.a.B"}])
+        {'my_package'}
+    """
+    found: set[str] = set()
     if isinstance(settings, Mapping):
         class_path = settings.get("class_path")
-        if isinstance(class_path, str) and _is_dotted(class_path):
-            allow_plugins(class_path.split(".")[0])
+        if isinstance(class_path, str) and "." in class_path and _is_dotted(class_path):
+            found = {class_path.split(".")[0]} - {_HOME}
         settings = list(settings.values())
     if isinstance(settings, list | tuple):
-        for value in settings:
-            allow_plugins_of(value)
+        found = found.union(*map(packages_of, settings))
+    return found
 
 
 def resolve_class(class_path: Any, kind: type[T], where: str = "") -> type[T]:

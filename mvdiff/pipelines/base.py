@@ -166,7 +166,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         if own is not None and info.task.spec() != own.spec():
             raise ValueError(
                 f"model must be one for the task {own.name}; got {model_of(info.task.name)}, in {folder}. "
-                f"Give another model, or run `mvdiff generate {info.task.name}`."
+                f"Give another model, or run `{info.task.command()}`."
             )
         name = location(folder, info.base.id) if base is None else base
         base_revision = info.base.revision if base_revision is None and base is None else base_revision

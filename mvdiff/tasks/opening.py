@@ -11,11 +11,12 @@ from mvdiff.tasks.task import Task
 PAPER_TASKS: tuple[type[Task], ...] = (PanoramaTask, OutpaintTask, DepthTask)
 
 
-def task_from(spec: str) -> Task:
+def task_from(spec: str, where: str = "") -> Task:
     """Make the task of a name, such as "depth", or of a class path.
 
     Args:
         spec: What `Task.spec` returns.
+        where: The file, for errors.
 
     Raises:
         ValueError: No task has that name, or the class path may not be opened (see `resolve_class`).
@@ -28,8 +29,10 @@ def task_from(spec: str) -> Task:
     if spec in named:
         return named[spec]()
     if not isinstance(spec, str) or "." not in spec:
-        raise ValueError(f"task must be one of {', '.join(named)}, or a class path; got {spec!r}.")
-    return resolve_class(spec, Task)()
+        raise ValueError(
+            f"task must be one of {', '.join(named)}, or a class path; got {spec!r}{where and f', in {where}'}."
+        )
+    return resolve_class(spec, Task, where)()
 
 
 def default_task() -> Task:

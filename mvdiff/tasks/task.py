@@ -54,8 +54,8 @@ class Task(ABC):
 
     name: ClassVar[str]
     """One lower-case word; a task outside the package is stored by its class path."""
-    default_base: ClassVar[str]
-    """Hub id of the paper's base."""
+    default_base: ClassVar[str | None] = None
+    """Hub id of the paper's base; None where training must name one."""
     prompt_prefix: ClassVar[str] = ""
     """Prefix of the paper's prompts."""
     adapter: ClassVar[AdapterSettings] = AdapterSettings()
@@ -76,7 +76,16 @@ class Task(ABC):
     @classmethod
     def spec(cls) -> str:
         """Return what model folders and checkpoints store: the name, or the class path of a task outside mvdiff."""
-        return cls.name if cls.__module__.startswith("mvdiff.") else f"{cls.__module__}.{cls.__qualname__}"
+        return f"{cls.__module__}.{cls.__qualname__}" if cls._outside() else cls.name
+
+    @classmethod
+    def command(cls) -> str:
+        """Return the command that generates with models of this task."""
+        return "mvdiff generate dataset" if cls._outside() else f"mvdiff generate {cls.name}"
+
+    @classmethod
+    def _outside(cls) -> bool:
+        return not cls.__module__.startswith("mvdiff.")
 
     @abstractmethod
     def check_base(self, unet: Any, latent_channels: int) -> None:

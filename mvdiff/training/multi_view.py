@@ -94,6 +94,8 @@ class MultiViewModule(DescribedModule):
         self.keep_settings(locals(), ignore=("optimizer", "lr_scheduler"))
         self.task = task if isinstance(task, Task) else task_from(task)
         self.base = self.task.default_base if base is None else base
+        if self.base is None:
+            raise ValueError(f"base must be given for the task {self.task.name}, which names none; got null.")
         self.revision, self.vae, self.init_adapter = revision, vae, init_adapter
         self.prompt_prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
         self.adapter_settings, self.memory, self.cache = adapter, memory, cache

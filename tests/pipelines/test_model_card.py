@@ -30,7 +30,7 @@ RESULTS = {"metrics": {"fid": {"value": 12.5, "count": 3}, "clip_score": {"missi
 def card_of(base=SD2, training=RECORD, **views):
     task = task_from("depth" if views else "panorama")
     info = ModelInfo(task, views or {"rig": RING}, "", base, training)
-    return ModelCard(model_card(info.to_dict(), info.shown, task.pipeline))
+    return ModelCard(model_card(info.to_dict(), info.shown, task))
 
 
 def test_the_hub_reads_its_metadata():
