@@ -19,10 +19,10 @@ from mvdiff.eval.metrics.thing_colours import ThingColours
 from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate
 from mvdiff.eval.sources import FolderSource
 from mvdiff.eval.table import result_column
-from tests.eval.own_metric import Brightness
 from tests.eval.worlds import views, write_judge, write_samples
+from tests.extend.outside.my_metric import Brightness
 
-OWN = "tests.eval.own_metric.Brightness"
+OWN = "tests.extend.outside.my_metric.Brightness"
 
 
 def test_every_file_holds_the_metric_of_its_name():
@@ -79,7 +79,7 @@ def test_arguments_come_from_settings_of_their_name_unless_they_are_set():
         ([], "metrics .* got none"),
         (["psnr"], "metrics .* got 'psnr'"),
         (["nowhere.Metric"], r"metrics .* nowhere\.Metric"),
-        (["tests.eval.own_metric.Column"], r"metrics .* got 'tests\.eval\.own_metric\.Column'"),
+        (["tests.extend.outside.my_metric.Column"], r"metrics .* got 'tests\.extend\.outside\.my_metric\.Column'"),
         ([{"init_args": {}}], "metrics .* class_path"),
         ([{"class_path": "sharpness", "init_args": {"size": 3}}], r"init_args of Sharpness .* got \['size'\]"),
         (["sharpness", {"class_path": "sharpness", "init_args": {"seed": 1}}], "metrics .* got Sharpness twice"),

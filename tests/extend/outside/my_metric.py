@@ -1,13 +1,14 @@
-"""A metric as a user writes it: outside the package, taken by its class path."""
+"""How bright samples are."""
 
 from mvdiff.eval.metric import Column, PerSampleMetric
 
 
 class Brightness(PerSampleMetric):
+    """Mean grey of all views, times `scale`."""
+
     name = "brightness"
-    columns = (Column("brightness", "brightness", "share", higher_is_better=True, digits=3),)
-    model = "mean grey"
-    variant = "mean over pixels, then samples"
+    columns = (Column("brightness", "mean brightness", "share", higher_is_better=True, digits=3),)
+    model, variant = "mean grey", "mean over pixels, then samples"
 
     def __init__(self, *, scale=1.0, **options):
         super().__init__(**options)

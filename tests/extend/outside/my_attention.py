@@ -1,15 +1,16 @@
-"""An attention block that lives outside the package: each view takes the mean of the views before and after it."""
+"""Each view takes the mean of the views before and after it."""
 
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from mvdiff.models.attention import ViewAttention
 
 
 @dataclass(frozen=True)
-class Everywhere:
-    """Taps of a class that looks at whole views: which views there are, and no more."""
+class WholeViews:
+    """Taps of an attention that looks at whole views, whatever their cameras."""
 
     num_views: int
     height: int
@@ -24,16 +25,16 @@ class Everywhere:
 
 
 class MeanOfNeighbours(ViewAttention):
-    """A token takes the same cell of the views before and after it, scaled by a trained weight per channel."""
+    """A token takes the same cell of the views beside it, scaled by a trained weight per channel."""
 
-    taps_type = Everywhere
+    taps_type = WholeViews
 
-    def __init__(self, channels: int, *, start: float = 0.0) -> None:
+    def __init__(self, channels, *, start=0.0):
         super().__init__(channels)
-        self.weight = nn.Parameter(Tensor(channels).fill_(start))
+        self.weight = nn.Parameter(torch.full((channels,), start))
 
     def build_taps(self, batch, levels):
-        return [Everywhere(batch.num_views, level.height, level.width) for level in levels]
+        return [WholeViews(batch.num_views, level.height, level.width) for level in levels]
 
     def attend(self, tokens, taps, view_valid, neighbour_batch, views):
         lent = tokens if neighbour_batch is None else tokens[neighbour_batch]
