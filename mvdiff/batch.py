@@ -29,7 +29,7 @@ class MultiViewBatch:
         R: [B, V, 3, 3] world-from-camera rotations. A sample's world is turned with its yaw: view 0 of a ring looks
             at yaw 0 whatever part of the panorama was cut, so all samples of one rig share their cameras.
         t: [B, V, 3] camera centres in the world, metres (zeros for views that share a centre).
-        prompts: B lists of V prompts, without the model's prefix (see `mvdiff.models.text`).
+        prompts: B lists of V prompts, without the model's prefix (see `mvdiff.models.prompts`).
         sample_id: B names, unique in their split and fit to be folder names.
         sample_index: [B] long, index in the split: with `epoch` the key of everything random about a sample.
         epoch: epoch that this batch belongs to.

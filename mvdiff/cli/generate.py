@@ -189,7 +189,7 @@ def _outpaint(args: argparse.Namespace) -> int:
 def _panoramas(args: argparse.Namespace, pipeline, entries, **fields) -> int:
     """Generate the entries' panoramas; `fields` of the batch say what is given of them."""
     from mvdiff.pipelines.calls import rig_batch
-    from mvdiff.pipelines.prompts import expand_prompts
+    from mvdiff.pipelines.prompt_files import expand_prompts
     from mvdiff.pipelines.sample_folders import generate_samples
 
     prompts = expand_prompts([entry.prompt for entry in entries], pipeline.rig.num_views)
@@ -265,7 +265,7 @@ def _angles(args: argparse.Namespace, name: str) -> float | list[float]:
 
 def _entries(args: argparse.Namespace) -> list:
     """Return the samples that --prompt or --prompts ask for."""
-    from mvdiff.pipelines.prompts import PromptEntry, read_prompts, repeated
+    from mvdiff.pipelines.prompt_files import PromptEntry, read_prompts, repeated
 
     if args.prompts is not None:
         return repeated(read_prompts(args.prompts), args.num_samples)

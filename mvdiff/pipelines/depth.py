@@ -19,7 +19,7 @@ from mvdiff.models.conditioning import given_frames
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.calls import as_output_type, check_output_type, drawn_seeds, named_samples
 from mvdiff.pipelines.model_folder import BaseReference
-from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.prompt_files import expand_prompts
 from mvdiff.pipelines.sampling import StepCallback
 from mvdiff.settings import Controls, Sampling
 from mvdiff.shapes import check_shapes

@@ -23,7 +23,7 @@ from mvdiff.pipelines.panorama import (
     check_panorama_height,
     panorama_output,
 )
-from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.prompt_files import expand_prompts
 from mvdiff.pipelines.sampling import StepCallback
 from mvdiff.settings import Controls, Sampling
 from mvdiff.shapes import check_shapes

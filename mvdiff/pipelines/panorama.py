@@ -20,7 +20,7 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.calls import as_output_type, check_output_type, drawn_seeds, rig_batch
 from mvdiff.pipelines.model_folder import BaseReference
-from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.prompt_files import expand_prompts
 from mvdiff.pipelines.sampling import Generated, StepCallback
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.panorama import PanoramaTask

@@ -20,8 +20,8 @@ from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
-from mvdiff.models.text import PromptEncoder
-from mvdiff.pipelines.prompts import expand_negative_prompt
+from mvdiff.models.prompts import PromptEncoder
+from mvdiff.pipelines.prompt_files import expand_negative_prompt
 from mvdiff.pipelines.switches import MemorySwitches
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Condition, Task, denoiser
@@ -169,7 +169,7 @@ class SamplingPipeline(MemorySwitches):
         seeds = [int(seed)] * batch.batch_size if isinstance(seed, int) else list(seed)
         batch = batch.to(device)
         noise = self._noise(batch, seeds)
-        encoder = SamplingEncoder(backbone, batch, seeds, noise)
+        encoder = SamplingEncoder(backbone, batch, seeds, like=noise)
         condition = self.task.condition(batch, encoder)
         self._check_condition(condition)
         if encoder.used:
@@ -220,7 +220,8 @@ class SamplingPipeline(MemorySwitches):
         self._num_timesteps = sampling.num_inference_steps
 
         def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
-            return guided(predict, *tensors.values(), self.guidance_scale)(latents, timesteps)
+            text_states, negative_states = tensors["prompt_embeds"], tensors["negative_prompt_embeds"]
+            return guided(predict, text_states, negative_states, self.guidance_scale)(latents, timesteps)
 
         with self.progress_bar(total=sampling.num_inference_steps) as progress:
 

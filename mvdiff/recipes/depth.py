@@ -15,11 +15,11 @@ from mvdiff.eval.sources import DataSource
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, TRUTH
 from mvdiff.recipes.depth_sequences import INDEPENDENT, INTERPOLATED, REAL, SequenceFolders
+from mvdiff.recipes.fit_command import Training, adapter_folder, run_folder
 from mvdiff.recipes.page import chart_of, table_of
 from mvdiff.recipes.recipe import Outcome, Recipe, Steps
 from mvdiff.recipes.scoring import FID, OF_TRUTH, POOLED, PSNR, RESAMPLES, SHARP, Number, Pass, Results, signed
 from mvdiff.recipes.settings import DepthSettings
-from mvdiff.recipes.training import Training, adapter_folder, run_folder
 from mvdiff.report import Chart, Column, Gallery, Table
 from mvdiff.report.pictures import channels_last, depth_pictures
 

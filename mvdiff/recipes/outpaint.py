@@ -16,6 +16,7 @@ from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.given import GivenImage, GivenViews, given_views
 from mvdiff.recipes.compared import BASE, CAA, CONTROLS, FOLDERS, ROUND_TRIP, TRUTH, sampled_methods
+from mvdiff.recipes.fit_command import adapter_folder
 from mvdiff.recipes.page import opened, table_of
 from mvdiff.recipes.panorama import PanoramaRecipe
 from mvdiff.recipes.recipe import Outcome, Steps
@@ -33,7 +34,6 @@ from mvdiff.recipes.scoring import (
     signed,
 )
 from mvdiff.recipes.settings import OutpaintSettings
-from mvdiff.recipes.training import adapter_folder
 from mvdiff.report import Gallery, Table, view_labels
 from mvdiff.report.pictures import channels_last
 from mvdiff.tasks.outpaint import OutpaintTask

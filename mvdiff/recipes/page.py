@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvdiff.recipes.fit_command import Run
 from mvdiff.recipes.scoring import Number
-from mvdiff.recipes.training import Run
 from mvdiff.report import Chart, Series, Table
 from mvdiff.report.tables import cell_text
 from mvdiff.samples import Sample, find_samples, read_sample

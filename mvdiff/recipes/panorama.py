@@ -12,10 +12,10 @@ from mvdiff.eval.runner import EvaluationSettings
 from mvdiff.eval.sources import DataSource
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, TRUTH
+from mvdiff.recipes.fit_command import Training, adapter_folder
 from mvdiff.recipes.page import chart_of
 from mvdiff.recipes.recipe import Outcome, Recipe
 from mvdiff.recipes.scoring import CONTENT, FID, IS, OF_TRUTH, POOLED, PSNR, SHARP, Number, Pass, evaluation_settings
-from mvdiff.recipes.training import Training, adapter_folder
 from mvdiff.report import Gallery, PanoramaEntry, view_labels
 from mvdiff.report.pictures import channels_last, stitched
 from mvdiff.samples import Sample, write_json

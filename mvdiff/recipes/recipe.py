@@ -14,10 +14,10 @@ from mvdiff.geometry.cameras import Rig
 from mvdiff.methods.method import Method, write_method
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.recipes.compared import CAA, CONTROLS, FOLDERS, METHODS, REFERENCES
+from mvdiff.recipes.fit_command import Run, Training
 from mvdiff.recipes.page import opened, table_of
 from mvdiff.recipes.scoring import Number, Pass, Results, compare, evaluation_settings, verdict
 from mvdiff.recipes.settings import RecipeSettings
-from mvdiff.recipes.training import Run, Training
 from mvdiff.report import Table
 from mvdiff.samples import Sample
 from mvdiff.settings import Sampling

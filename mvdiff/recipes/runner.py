@@ -17,9 +17,9 @@ from mvdiff.data.toyworld import write_toyworld
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.recipes.compared import reference_methods, sampled_methods
+from mvdiff.recipes.fit_command import RunTrainer
 from mvdiff.recipes.page import print_tables
 from mvdiff.recipes.recipe import Outcome, Recipe
-from mvdiff.recipes.training import RunTrainer
 from mvdiff.report import Page, report_sections, write_page
 from mvdiff.samples import write_json
 

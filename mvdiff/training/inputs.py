@@ -17,7 +17,7 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch, view_key
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
-from mvdiff.models.text import PromptEncoder
+from mvdiff.models.prompts import PromptEncoder
 from mvdiff.settings import CacheSettings
 from mvdiff.training.cache import TensorCache, cached_text
 

@@ -20,7 +20,7 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.fresh import FreshBase
-from mvdiff.pipelines.prompts import expand_negative_prompt
+from mvdiff.pipelines.prompt_files import expand_negative_prompt
 from mvdiff.settings import CacheSettings, MemorySettings, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task

@@ -7,7 +7,7 @@ from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.calls import rig_batch
 from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-from mvdiff.pipelines.prompts import expand_prompts
+from mvdiff.pipelines.prompt_files import expand_prompts
 from mvdiff.pipelines.sample_folders import GenerationCounts, generate_samples
 from mvdiff.settings import Controls, Sampling
 from tests.tiny import tiny_base

@@ -16,7 +16,7 @@ from mvdiff.pipelines.given import given_images, given_views
 from mvdiff.pipelines.model_folder import BaseReference, read_model_info
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-from mvdiff.pipelines.prompts import PromptEntry
+from mvdiff.pipelines.prompt_files import PromptEntry
 from mvdiff.samples import read_sample, to_uint8
 from tests.geometries import camera_geometry
 from tests.pipelines.conftest import RING, UNEVEN, make_pipeline, trained_like, write_entries

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from mvdiff.geometry.cameras import Rig
-from mvdiff.pipelines.prompts import PromptEntry
+from mvdiff.pipelines.prompt_files import PromptEntry
 from mvdiff.pipelines.sample_folders import GenerationCounts
 from mvdiff.samples import find_samples, read_sample
 from tests.pipelines.conftest import RING, UNEVEN, write_entries

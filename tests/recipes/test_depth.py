@@ -12,11 +12,11 @@ from mvdiff.eval.bootstrap import Interval, paired_difference
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
 from mvdiff.recipes.depth import COLOURS, PAIR_RATIO, UNOCCLUDED, DepthRecipe
 from mvdiff.recipes.depth_sequences import INDEPENDENT, INTERPOLATED, MESH_NAMES, REAL, gap_psnr
+from mvdiff.recipes.fit_command import Run, adapter_folder
 from mvdiff.recipes.recipe import Outcome
 from mvdiff.recipes.runner import write_report
 from mvdiff.recipes.scoring import FID, POOLED, PSNR, SHARPNESS
 from mvdiff.recipes.settings import DepthSettings
-from mvdiff.recipes.training import Run, adapter_folder
 from mvdiff.samples import SampleRecord, camera_record, read_sample, sample_folder, to_uint8, write_sample
 from tests.recipes.noisy import STRENGTHS, Noisy
 

@@ -5,11 +5,11 @@ import pytest
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.bootstrap import Interval, paired_difference
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
+from mvdiff.recipes.fit_command import Run, read_curves
 from mvdiff.recipes.panorama import PanoramaRecipe
 from mvdiff.recipes.recipe import Outcome
 from mvdiff.recipes.scoring import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS, Number
 from mvdiff.recipes.settings import PanoramaSettings
-from mvdiff.recipes.training import Run, read_curves
 from tests.recipes.noisy import STRENGTHS, Noisy
 
 RECIPE = PanoramaRecipe(PanoramaSettings())

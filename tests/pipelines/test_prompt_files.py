@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from mvdiff.pipelines.prompts import PromptEntry, read_prompts, repeated
+from mvdiff.pipelines.prompt_files import PromptEntry, read_prompts, repeated
 
 
 def write(path, text):
