@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -14,18 +13,20 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.captions import EmptyCaptionError, read_caption
+from mvdiff.data.counts import check_counts
 from mvdiff.data.equirectangular import list_images, read_prompts
 from mvdiff.data.images import read_image_uint8
 from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_faces, read_split
 from mvdiff.data.prepare.captioner import Captioner
 from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
+from mvdiff.data.whole_files import whole_file
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import perspective_from_equirectangular, perspective_from_skybox
 
 
-class Job(NamedTuple):
-    """Pictures of one source that lack captions: their number, how to get them, what to do with their captions."""
+class _Job(NamedTuple):
+    """Pictures of one panorama or frame that lack captions."""
 
     count: int
     images: Callable[[], list[Tensor]]  # [3, H, W] uint8 each
@@ -34,7 +35,7 @@ class Job(NamedTuple):
 
 @dataclass
 class CaptionReport:
-    """What was done: captions written now, captions that were there, and what could not be captioned and why."""
+    """Captions written now, captions that were there, and what could not be captioned and why."""
 
     written: int = 0
     kept: int = 0
@@ -53,26 +54,23 @@ def caption_folder(
 ) -> CaptionReport:
     """Caption a data set: panoramas every 45 degrees, scenes at their key frames. What has a caption keeps it.
 
+    Broken panoramas and scenes do not stop the others.
+
     Args:
         root: The data set's folder, in any layout.
-        captioner: Says what a picture shows.
-        every: In scenes, caption every so many usable frames instead of the key frames.
+        captioner: The model.
+        every: In scenes, caption every `every`-th usable frame instead of the key frames.
         batch_size: Pictures captioned at once.
-        view_size: Side of the views (90 degrees) of panoramas that are captioned, pixels.
-        overwrite: Caption anew what has a caption.
+        view_size: Side in pixels of the 90 degree views of panoramas that are captioned.
+        overwrite: Replace captions that are there.
         progress: Called with (captions done, captions to write).
-        source: What reads the scenes; by default the layouts that they have.
-
-    Returns:
-        What was done. A source that is broken does not stop the others.
+        source: Reader of the scenes; by default the layouts that they have.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It has none of the known layouts, or a setting is out of range.
     """
-    for name, value in (("every", every), ("batch_size", batch_size), ("view_size", view_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}.")
+    check_counts(every=every, batch_size=batch_size, view_size=view_size)
     report, jobs = CaptionReport(), []
     for layout, folder, scenes in find_layouts(root, source):
         if scenes:
@@ -100,9 +98,9 @@ def caption_folder(
     return report
 
 
-def _batches(jobs: list[Job], batch_size: int, report: CaptionReport) -> Iterator[list[tuple[Job, list[Tensor]]]]:
-    """Read the pictures of so many jobs that a batch is full."""
-    batch: list[tuple[Job, list[Tensor]]] = []
+def _batches(jobs: list[_Job], batch_size: int, report: CaptionReport) -> Iterator[list[tuple[_Job, list[Tensor]]]]:
+    """Read the pictures of one job after the other until a batch is full."""
+    batch: list[tuple[_Job, list[Tensor]]] = []
     for job in jobs:
         try:
             batch.append((job, job.images()))
@@ -117,7 +115,7 @@ def _batches(jobs: list[Job], batch_size: int, report: CaptionReport) -> Iterato
 
 def _recording_jobs(
     scenes: Iterable[Path], source: Source | None, every: int | None, overwrite: bool, report: CaptionReport
-) -> Iterator[Job]:
+) -> Iterator[_Job]:
     for path in scenes:
         try:
             scene = open_recording(path, source)
@@ -131,10 +129,10 @@ def _recording_jobs(
             target = scene.caption_file(frame)
             if _has_caption(target, overwrite, report):
                 continue
-            yield Job(1, lambda scene=scene, frame=frame: [scene.load_image(frame)], partial(_write_texts, [target]))
+            yield _Job(1, lambda scene=scene, frame=frame: [scene.load_image(frame)], partial(_write_texts, [target]))
 
 
-def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[Job]:
+def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
     lists = sorted(root.glob("*.npy"))
     rows = dict.fromkeys(row for path in lists for row in read_split(path))
     if not lists:
@@ -145,17 +143,11 @@ def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: Capt
         paths = {degree: caption_path(root, row[0], degree) for degree in CAPTION_DEGREES}
         wanted = [degree for degree, path in paths.items() if not _has_caption(path, overwrite, report)]
         if wanted:
-
-            def views(row=row, wanted=wanted) -> list[Tensor]:
-                K, R = _ring(view_size)
-                chosen = [degree // 45 for degree in wanted]
-                views = perspective_from_skybox(read_faces(root, row), K[chosen], R[chosen], view_size, view_size)
-                return list(views.round().clamp(0, 255).to(torch.uint8))
-
-            yield Job(len(wanted), views, partial(_write_texts, [paths[degree] for degree in wanted]))
+            images = partial(_views, perspective_from_skybox, partial(read_faces, root, row), view_size, wanted)
+            yield _Job(len(wanted), images, partial(_write_texts, [paths[degree] for degree in wanted]))
 
 
-def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[Job]:
+def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
     for path in list_images(root).values():
         target = path.with_suffix(".json")
         if target.is_file() and not overwrite:
@@ -167,21 +159,20 @@ def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: C
             except ValueError as error:
                 report.failed.append(str(error))
                 continue
-
-        def views(path=path) -> list[Tensor]:
-            K, R = _ring(view_size)
-            views = perspective_from_equirectangular(read_image_uint8(path), K, R, view_size, view_size)
-            return list(views.round().clamp(0, 255).to(torch.uint8))
-
-        yield Job(len(CAPTION_DEGREES), views, partial(_write_json, target))
+        images = partial(_views, perspective_from_equirectangular, partial(read_image_uint8, path), view_size)
+        yield _Job(len(CAPTION_DEGREES), images, partial(_write_json, target))
 
 
-def _ring(size: int) -> tuple[Tensor, Tensor]:
-    return RingRig(num_views=len(CAPTION_DEGREES), fov_deg=90, height=size, width=size).cameras()
+def _views(
+    cut: Callable[..., Tensor], read: Callable[[], Tensor], size: int, degrees: Sequence[int] = CAPTION_DEGREES
+) -> list[Tensor]:
+    """Cut 90 degree views [3, size, size] uint8 from a panorama at yaws of `CAPTION_DEGREES`."""
+    K, R = RingRig(num_views=len(CAPTION_DEGREES), fov_deg=90, height=size, width=size).cameras()
+    ring = [CAPTION_DEGREES.index(degree) for degree in degrees]
+    return list(cut(read(), K[ring], R[ring], size, size).round().clamp(0, 255).to(torch.uint8))
 
 
 def _has_caption(path: Path, overwrite: bool, report: CaptionReport) -> bool:
-    """Tell whether a caption file is to be kept."""
     if overwrite:
         return False
     try:
@@ -196,13 +187,15 @@ def _write_texts(paths: list[Path], captions: list[str]) -> None:
     _check_captions(paths[0], captions)
     for path, caption in zip(paths, captions, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write(path, caption + "\n")
+        with whole_file(path) as file:
+            file.write(f"{caption}\n".encode())
 
 
 def _write_json(path: Path, captions: list[str]) -> None:
     _check_captions(path, captions)
     prompts = {str(degree): caption for degree, caption in zip(CAPTION_DEGREES, captions, strict=True)}
-    _write(path, json.dumps({"prompts": prompts}, indent=1, ensure_ascii=False) + "\n")
+    with whole_file(path) as file:
+        file.write((json.dumps({"prompts": prompts}, indent=1, ensure_ascii=False) + "\n").encode())
 
 
 def _check_captions(path: Path, captions: list[str]) -> None:
@@ -211,10 +204,3 @@ def _check_captions(path: Path, captions: list[str]) -> None:
             f"{path} must get {len(captions)} captions; the model said nothing {captions.count('')} times. Give "
             "another --model or --prompt."
         )
-
-
-def _write(path: Path, text: str) -> None:
-    """Write a file under another name first, so that one that is there is whole."""
-    partial_path = path.with_name(path.name + ".partial")
-    partial_path.write_text(text, encoding="utf-8")
-    os.replace(partial_path, path)

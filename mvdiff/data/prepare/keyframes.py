@@ -6,14 +6,13 @@ next one is the last frame that still overlaps the present one by the target.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -24,6 +23,7 @@ from mvdiff.data.images import resize_depths
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.linked_copy import output_folder
 from mvdiff.data.recordings import RecordingSource
+from mvdiff.data.whole_files import whole_file
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     depth_at,
@@ -33,6 +33,8 @@ from mvdiff.geometry.depth import (
     unproject,
 )
 from mvdiff.geometry.sampling import cell_centres
+
+Item, Result = TypeVar("Item"), TypeVar("Result")
 
 OVERLAP = 0.65
 """Overlap of consecutive key frames (the paper's)."""
@@ -45,7 +47,7 @@ _SAMPLES = 64  # pixels looked at in a row, every few pixels
 
 
 class View(NamedTuple):
-    """What overlap needs of a frame: its number, depth [H, W] in metres, and camera."""
+    """Number of a frame, its depth [H, W] in metres, and its camera."""
 
     number: int
     depths: Tensor
@@ -56,7 +58,7 @@ class View(NamedTuple):
 
 @dataclass
 class SceneKeyFrames:
-    """What was found in a scene.
+    """Usable frames and key frames of a scene.
 
     Attributes:
         path: The scene's folder.
@@ -101,11 +103,11 @@ class SceneKeyFrames:
 
 
 def view_overlap(source: View, target: View) -> float:
-    """Return the share of a view that another one shows, of what can be told (own derivation).
+    """Return the share of a view's pixels with known depth that another view shows (own derivation).
 
-    A pixel without depth, and one whose place in the target has no depth, tells nothing and is not counted. Where all
-    depths are known it is `mvdiff.geometry.overlap_matrix`, which counts them as not shown, as what attends
-    where must: real recordings lack a third of their depths, and no two frames of them would overlap by 65 % then.
+    Pixels without depth, and pixels whose place in the target has no depth, are not counted.
+    `mvdiff.geometry.overlap_matrix` counts them as not shown: real recordings lack a third of their depths, so no two
+    of their frames would overlap by 65 %. The two agree where all depths are known.
     """
     height, width = target.depths.shape
     stride = max(1, source.depths.shape[-1] // _SAMPLES)
@@ -131,17 +133,17 @@ def find_key_frames(
     min_depth: float = MIN_DEPTH,
     numbers: Iterable[int] | None = None,
 ) -> SceneKeyFrames:
-    """Look at the frames of a scene, in order, and choose its key frames; write nothing.
+    """Choose the key frames of a scene; write nothing.
 
     Args:
-        scene: The scene; lists that it has are not looked at.
-        overlap: The next key frame is the last that overlaps the present one both ways by at least this share, and so
-            do all before it; where not even the next frame does, it is that one. The last usable frame is one, too.
-        min_depth: Share of pixels with a depth below which a frame is not usable.
-        numbers: Look at these frames only, ascending; default: all that have a colour image.
+        scene: The scene; its lists are ignored.
+        overlap: The next key frame is the last of the following frames that all overlap the present one by at least
+            this share, both ways, and at least the next frame. The last usable frame is a key frame, too.
+        min_depth: Least share of pixels with a depth in a usable frame.
+        numbers: Numbers of the frames to look at, ascending; by default all that have a colour image.
 
     Returns:
-        What was found; `problem` says where no pair of key frames overlaps.
+        The lists; `problem` is set where no frame is usable or no pair of key frames overlaps.
 
     Raises:
         ValueError: A setting is out of range, or the intrinsics are malformed.
@@ -184,7 +186,7 @@ def find_key_frames(
 
 
 def _find_valid_frames(scene: RecordingSource, min_depth: float, key_frames: list[int]) -> SceneKeyFrames:
-    """Look at the frames of a scene whose key frames are chosen: which are usable is all that is asked."""
+    """List the usable frames of a scene whose key frames are chosen already."""
     found = SceneKeyFrames(scene.path, len(scene.frames), key_frames=key_frames)
     for _ in _usable_views(scene, scene.frames, min_depth, found):
         pass
@@ -206,7 +208,7 @@ def _check_settings(overlap: float, min_depth: float) -> None:
 def _usable_views(
     scene: RecordingSource, numbers: Iterable[int], min_depth: float, found: SceneKeyFrames
 ) -> Iterator[View]:
-    """Read the usable frames in order; note them, and why the others are not, in `found`."""
+    """Yield the usable frames in order; note their numbers, and why the others are not usable, in `found`."""
     smaller = max(1, max(scene.depth_size) / _SIZE)
     size = tuple(round(side / smaller) for side in scene.depth_size)
     for number in numbers:
@@ -223,24 +225,17 @@ def _usable_views(
             found.unusable[problem[0]] += 1
             continue
         found.valid_frames.append(number)
-        yield View(
-            number,
-            resize_depths(depths, *size),
-            scene.intrinsics(*size, number),
-            *scene.pose(number),
-        )
+        yield View(number, resize_depths(depths, *size), scene.intrinsics(*size, number), *scene.pose(number))
 
 
 def write_lists(folder: Path, found: SceneKeyFrames) -> None:
-    """Write a scene's lists but for one that is kept, each under another name first: one that is there is whole."""
-    partial = folder / "lists.partial"
+    """Write a scene's two lists, but not the one that is kept."""
     if found.kept_list != VALID_FRAMES:
-        with partial.open("wb") as file:
+        with whole_file(folder / VALID_FRAMES) as file:
             np.save(file, np.array(found.valid_frames, dtype=np.int64))
-        os.replace(partial, folder / VALID_FRAMES)
     if found.kept_list != KEY_FRAMES:
-        partial.write_text("".join(f"{number}\n" for number in found.key_frames))
-        os.replace(partial, folder / KEY_FRAMES)
+        with whole_file(folder / KEY_FRAMES) as file:
+            file.write("".join(f"{number}\n" for number in found.key_frames).encode())
 
 
 def key_frames_of(
@@ -259,15 +254,15 @@ def key_frames_of(
         root: A scene, or a folder of scenes, or one with train/ and test/.
         overlap: See `find_key_frames`.
         min_depth: See `find_key_frames`.
-        out: Write to this folder instead, made a data set of the same scenes by links to their frames.
-        overwrite: Choose anew where lists are there; otherwise each that is there is kept, and one that is missing is
-            made: valid frames are all that are usable, key frames are chosen among the valid ones that are listed.
+        out: Folder to write to instead; it becomes a data set of the same scenes, with links to their frames.
+        overwrite: Replace lists. Otherwise existing lists are kept and missing ones are made: valid frames are all
+            usable ones, key frames are chosen among the listed valid ones.
         num_workers: Processes.
         progress: Called with each scene's result and the number of scenes.
-        source: What reads a scene; by default the layout that it has.
+        source: Reader of the scenes; by default the layouts that they have.
 
     Returns:
-        Per scene what was found; where `problem` is set, nothing was written.
+        One result per scene; where `problem` is set, nothing was written.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -277,7 +272,7 @@ def key_frames_of(
     _check_settings(overlap, min_depth)
     job = partial(_write_scene, Path(root), None if out is None else Path(out), overlap, min_depth, overwrite, source)
     results = []
-    for found in _map(job, scenes, num_workers):
+    for found in map_in_processes(job, scenes, num_workers):
         results.append(found)
         if progress is not None:
             progress(found, len(scenes))
@@ -311,9 +306,10 @@ def _write_scene(
     return found
 
 
-def _map(job: Callable[[Path], SceneKeyFrames], scenes: list[Path], num_workers: int):
+def map_in_processes(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
+    """Call `job` with each item, in processes of one thread each if `num_workers` is above 1; yield in order."""
     if num_workers <= 1:
-        yield from map(job, scenes)
+        yield from map(job, items)
         return
     with ProcessPoolExecutor(num_workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        yield from pool.map(job, scenes)
+        yield from pool.map(job, items)

@@ -9,7 +9,6 @@ two in bytes, and their bytes. Motion-sensor readings follow, which are not read
 
 from __future__ import annotations
 
-import os
 import struct
 import zlib
 from collections.abc import Callable, Iterator
@@ -18,9 +17,12 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image
 
+from mvdiff.data.counts import check_counts
 from mvdiff.data.frame_files import numbers_in
+from mvdiff.data.whole_files import whole_file
+from mvdiff.samples.depths import depth_bytes
+from mvdiff.samples.pixels import png_bytes
 
 RAW, PNG, JPEG = 0, 1, 2
 RAW_USHORT, ZLIB_USHORT = 0, 1
@@ -103,9 +105,12 @@ class SensReader:
     def __exit__(self, *_: object) -> None:
         self._file.close()
 
-    def _read(self, count: int) -> bytes:
+    def _check_left(self, count: int) -> None:
         if count > self._size - self._file.tell():
             raise TruncatedError(f"{count} bytes are wanted at byte {self._file.tell()}, and it has {self._size}")
+
+    def _read(self, count: int) -> bytes:
+        self._check_left(count)
         return self._file.read(count)
 
     def _unpack(self, form: str) -> tuple:
@@ -153,9 +158,9 @@ class SensReader:
         Raises:
             TruncatedError: The file ends before its last frame; the frames before were yielded.
         """
-        for number, pose, times, (color_bytes, depth_bytes) in self._heads():
+        for number, pose, times, (color_size, depth_size) in self._heads():
             if wanted(number):
-                yield SensFrame(number, pose, *times, self._read(color_bytes), self._read(depth_bytes))
+                yield SensFrame(number, pose, *times, self._read(color_size), self._read(depth_size))
 
     def poses(self) -> Iterator[tuple[int, np.ndarray, int]]:
         """Read each frame's number, pose and size of its colour in bytes, in order, without its images.
@@ -171,15 +176,12 @@ class SensReader:
         self._file.seek(self._first)
         for number in range(self.header.num_frames):
             self.current = number
-            *pose, time_color, time_depth, color_bytes, depth_bytes = _FRAME.unpack(self._read(_FRAME.size))
+            *pose, time_color, time_depth, color_size, depth_size = _FRAME.unpack(self._read(_FRAME.size))
             images = self._file.tell()
-            if color_bytes + depth_bytes > self._size - images:
-                raise TruncatedError(
-                    f"{color_bytes + depth_bytes} bytes are wanted at byte {images}, and it has {self._size}"
-                )
+            self._check_left(color_size + depth_size)
             matrix = np.array(pose, np.float32).reshape(4, 4)
-            yield number, matrix, (time_color, time_depth), (color_bytes, depth_bytes)
-            self._file.seek(images + color_bytes + depth_bytes)
+            yield number, matrix, (time_color, time_depth), (color_size, depth_size)
+            self._file.seek(images + color_size + depth_size)
 
     def depth_millimetres(self, frame: SensFrame) -> np.ndarray:
         """Decode a frame's depth: [H, W] uint16, millimetres, 0 = none.
@@ -229,8 +231,7 @@ def import_sens(
         ValueError: A setting is out of range, the file is not one of version 4, is damaged or truncated (the text
             says in which frame; those before it are saved), or the folder holds another recording.
     """
-    if frame_skip < 1:
-        raise ValueError(f"frame_skip must be at least 1; got {frame_skip}.")
+    check_counts(frame_skip=frame_skip)
     folder, report = Path(folder), progress or (lambda done, total: None)
     saved = kept = 0
     with SensReader(path) as reader:
@@ -272,18 +273,15 @@ def _pose(folder: Path, number: int) -> Path:
 def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> None:
     color, depth, pose = files
     millimetres = reader.depth_millimetres(frame)  # first: nothing of a damaged frame is written
-    pixels = None
+    colour = frame.color
     if reader.header.color_compression == RAW:
         height, width = reader.header.color_size
-        if len(frame.color) != 3 * height * width:
-            raise ValueError(f"colour is {len(frame.color)} bytes, not 3 x {height} x {width}")
-        pixels = np.frombuffer(frame.color, np.uint8).reshape(height, width, 3)
-    _write(depth, lambda file: Image.fromarray(millimetres).save(file, format="PNG", compress_level=3))
-    _write(pose, lambda file: file.write(_text(frame.pose).encode()))
-    if pixels is None:
-        _write(color, lambda file: file.write(frame.color))
-    else:
-        _write(color, lambda file: Image.fromarray(pixels).save(file, format="PNG", compress_level=3))
+        if len(colour) != 3 * height * width:
+            raise ValueError(f"colour is {len(colour)} bytes, not 3 x {height} x {width}")
+        colour = png_bytes(np.frombuffer(colour, np.uint8).reshape(height, width, 3))
+    _write(depth, depth_bytes(millimetres))
+    _write(pose, _text(frame.pose))
+    _write(color, colour)
 
 
 def _check_same_recording(folder: Path, reader: SensReader) -> None:
@@ -303,7 +301,7 @@ def _check_same_recording(folder: Path, reader: SensReader) -> None:
 
     for name, matrix in reader.header.matrices.items():
         path = folder / "intrinsic" / f"{name}.txt"
-        if path.is_file() and path.read_bytes() != _text(matrix).encode():
+        if path.is_file() and path.read_bytes() != _text(matrix):
             raise differs(path)
     there = set(numbers_in(folder / "pose"))
     if there and max(there) >= reader.header.num_frames:
@@ -312,7 +310,7 @@ def _check_same_recording(folder: Path, reader: SensReader) -> None:
         for number, pose, color_bytes in reader.poses() if there else ():
             if number in there:
                 path, color = _pose(folder, number), folder / "color" / f"{number}{_suffix(reader.header)}"
-                if path.is_file() and path.read_bytes() != _text(pose).encode():
+                if path.is_file() and path.read_bytes() != _text(pose):
                     raise differs(path)
                 if reader.header.color_compression != RAW and color.is_file() and color.stat().st_size != color_bytes:
                     raise differs(color)
@@ -332,17 +330,14 @@ def _write_intrinsics(folder: Path, header: SensHeader) -> None:
     for sub in ("color", "depth", "pose", "intrinsic"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     for name, matrix in header.matrices.items():
-        _write(folder / "intrinsic" / f"{name}.txt", lambda file, matrix=matrix: file.write(_text(matrix).encode()))
+        _write(folder / "intrinsic" / f"{name}.txt", _text(matrix))
 
 
-def _write(path: Path, fill: Callable[[BinaryIO], object]) -> None:
-    """Write a file under another name first, so that a file that is there is whole."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        fill(file)
-    os.replace(partial, path)
+def _write(path: Path, content: bytes) -> None:
+    with whole_file(path) as file:
+        file.write(content)
 
 
-def _text(matrix: np.ndarray) -> str:
+def _text(matrix: np.ndarray) -> bytes:
     """Write float32 numbers so that they come back exactly."""
-    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in matrix.tolist())
+    return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in matrix.tolist()).encode()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ import numpy as np
 
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
+from mvdiff.data.whole_files import whole_file
 from mvdiff.keyed import keyed_int
 
 
@@ -80,7 +80,11 @@ def split_folder(
         [row for name in sorted(groups) if (name in chosen) == in_test for row in groups[name]] for in_test in (0, 1)
     ]
     for path, rows in zip(files, lists, strict=True):
-        _write(path, rows)
+        with whole_file(path) as file:
+            if suffix == ".npy":
+                np.save(file, np.array(rows))
+            else:
+                file.write("".join(f"{name}\n" for name in rows).encode())
     return SplitReport(len(lists[0]), len(lists[1]), files, unpacked, left_out, "scenes" if scenes else "panoramas")
 
 
@@ -127,13 +131,3 @@ def _chosen(groups: dict[str, list], test_fraction: float, test_names: Sequence[
     if not chosen or len(chosen) == len(groups):
         raise ValueError(f"test names must leave panoramas on both sides; got {len(chosen)} of {len(groups)}.")
     return chosen
-
-
-def _write(path: Path, rows: list) -> None:
-    partial = path.with_name(path.name + ".partial")
-    if path.suffix == ".npy":
-        with partial.open("wb") as file:
-            np.save(file, np.array(rows))
-    else:
-        partial.write_text("".join(f"{name}\n" for name in rows), encoding="utf-8")
-    os.replace(partial, path)

@@ -8,15 +8,14 @@ of key and usable frames, and `truth/`: which pixels of each frame show which th
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from mvdiff.data.prepare.keyframes import find_key_frames, write_lists
+from mvdiff.data.matterport3d import CAPTION_DEGREES
+from mvdiff.data.prepare.keyframes import find_key_frames, map_in_processes, write_lists
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.toyworld.captions import describe, describe_steep, facts
 from mvdiff.data.toyworld.render import Hits, trace
@@ -34,8 +33,8 @@ def render_view(scene: Scene, K, R, t, height: int, width: int, supersampling: i
 
     Args:
         scene: The scene.
-        K: `[3, 3]` intrinsics of the height x width image (torch).
-        R: `[3, 3]` world-from-camera rotation (torch).
+        K: `[3, 3]` intrinsics of the height x width image.
+        R: `[3, 3]` world-from-camera rotation.
         t: `[3]` camera position, metres.
         height: Image height.
         width: Image width.
@@ -66,12 +65,8 @@ def _z1_directions(K, R, height: int, width: int, factor: int) -> np.ndarray:
     return pixels @ np.linalg.inv(K).T @ R.T
 
 
-def _uint8(colour: np.ndarray) -> Image.Image:
-    return Image.fromarray(np.round(colour * 255).astype(np.uint8))
-
-
 def _save_jpeg(colour: np.ndarray, path: Path) -> None:
-    _uint8(colour).save(path, quality=95, subsampling=0)
+    Image.fromarray(np.round(colour * 255).astype(np.uint8)).save(path, quality=95, subsampling=0)
 
 
 def room_name(index: int) -> str:
@@ -93,15 +88,14 @@ def write_panorama(root: Path, seed: int, index: int, size: int) -> list[str]:
         paths.append(str(path.relative_to(root)))
     judged = {}
     K = intrinsics_from_fov(90.0, LABEL_SIZE, LABEL_SIZE)
-    for degree in range(0, 360, 45):
-        R = rotation_from_yaw_pitch(float(degree), 0.0)
+    level = {str(degree): (float(degree), 0.0) for degree in CAPTION_DEGREES}
+    for look, direction in (level | {"up": (0.0, 90.0), "down": (0.0, -90.0)}).items():
+        R = rotation_from_yaw_pitch(*direction)
         labels = render_view(scene, K, R, scene.eye, LABEL_SIZE, LABEL_SIZE).label
-        (texts / f"{name}_{degree}.txt").write_text(describe(scene, labels) + "\n")
-        judged[str(degree)] = facts(scene, labels)
-    for look, pitch in (("up", 90.0), ("down", -90.0)):
-        R = rotation_from_yaw_pitch(0.0, pitch)
-        labels = render_view(scene, K, R, scene.eye, LABEL_SIZE, LABEL_SIZE).label
-        (texts / f"{name}_{look}.txt").write_text(describe_steep(scene, labels) + "\n")
+        if look in level:
+            judged[look] = facts(scene, labels)
+        caption = describe(scene, labels) if look in level else describe_steep(scene, labels)
+        (texts / f"{name}_{look}.txt").write_text(caption + "\n")
     (truth / f"{name}.json").write_text(json.dumps({"views": judged}, indent=1) + "\n")
     return paths
 
@@ -109,26 +103,25 @@ def write_panorama(root: Path, seed: int, index: int, size: int) -> list[str]:
 def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int, arc_deg: float = 360.0) -> str:
     """Write a walk through room `index` in the ScanNet layout (`size` wide, 3:4) and return the scene's name."""
     scene, name = make_walk(seed, index), room_name(index)
-    height, width = size * 3 // 4, size
+    folder, height, width = root / name, size * 3 // 4, size
     for sub in ("color", "depth", "pose", "intrinsic", "prompt", "truth"):
-        (root / name / sub).mkdir(parents=True, exist_ok=True)
-    K = intrinsics_from_fov(65.0, height, width)
-    K4 = np.eye(4)
+        (folder / sub).mkdir(parents=True, exist_ok=True)
+    K, K4 = intrinsics_from_fov(65.0, height, width), np.eye(4)
     K4[:3, :3] = K.numpy()
     for kind in ("color", "depth"):
-        np.savetxt(root / name / "intrinsic" / f"intrinsic_{kind}.txt", K4, fmt="%.6f")
+        np.savetxt(folder / "intrinsic" / f"intrinsic_{kind}.txt", K4, fmt="%.6f")
     for i, (R, t) in enumerate(walk_poses(seed, index, num_frames, arc_deg)):
         hits = render_view(scene, K, R, t, height, width, FRAME_SUPERSAMPLING)
-        _save_jpeg(hits.colour, root / name / "color" / f"{i}.jpg")
-        Image.fromarray(np.round(hits.distance * 1000).astype(np.uint16)).save(root / name / "depth" / f"{i}.png")
+        _save_jpeg(hits.colour, folder / "color" / f"{i}.jpg")
+        Image.fromarray(np.round(hits.distance * 1000).astype(np.uint16)).save(folder / "depth" / f"{i}.png")
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = R, t
-        np.savetxt(root / name / "pose" / f"{i}.txt", pose, fmt="%.8f")
-        (root / name / "prompt" / f"{i}.txt").write_text(describe(scene, hits.label) + "\n")
-        Image.fromarray((np.maximum(hits.label, -1) + 1).astype(np.uint8)).save(root / name / "truth" / f"{i}.png")
+        np.savetxt(folder / "pose" / f"{i}.txt", pose, fmt="%.8f")
+        (folder / "prompt" / f"{i}.txt").write_text(describe(scene, hits.label) + "\n")
+        Image.fromarray((np.maximum(hits.label, -1) + 1).astype(np.uint8)).save(folder / "truth" / f"{i}.png")
     things = [{"kind": thing.kind, "colour": thing.colour} for thing in scene.things]
-    (root / name / "truth" / "things.json").write_text(json.dumps({"things": things}, indent=1) + "\n")
-    write_lists(root / name, find_key_frames(ScanNetScene(root / name)))
+    (folder / "truth" / "things.json").write_text(json.dumps({"things": things}, indent=1) + "\n")
+    write_lists(folder, find_key_frames(ScanNetScene(folder)))
     return name
 
 
@@ -178,23 +171,13 @@ def write_toyworld(
     if not 0 < arc_deg <= 360:
         raise ValueError(f"arc_deg must lie in (0, 360]; got {arc_deg}. The whole round is 360.")
     root = Path(root)
-    rows: list[list[str]] = []
     for split, indices in (("train", range(rooms - test_rooms)), ("test", range(rooms - test_rooms, rooms))):
         sizes = {"size": size, "num_frames": num_frames, "arc_deg": arc_deg}
         job = partial(_write_room, root=root, seed=seed, split=split, **sizes)
-        written = []
-        for index, paths in zip(indices, _map(job, indices, num_workers), strict=True):
-            written.append(paths)
+        rows = []
+        for index, row in zip(indices, map_in_processes(job, indices, num_workers), strict=True):
+            rows.append(row)
             if progress is not None:
                 progress(index)
-        np.save(root / "mp3d_skybox" / f"{split}.npy", np.array(written))
-        rows += written
+        np.save(root / "mp3d_skybox" / f"{split}.npy", np.array(rows))
     return root
-
-
-def _map(job, indices: Iterable[int], num_workers: int):
-    if num_workers <= 1:
-        yield from map(job, indices)
-        return
-    with ProcessPoolExecutor(num_workers) as pool:
-        yield from pool.map(job, indices, chunksize=2)
