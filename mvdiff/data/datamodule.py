@@ -10,37 +10,27 @@ from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
 from mvdiff.data.known import KnownMode
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
-from mvdiff.data.panoramas import PanoramaDataset, PanoramaSource
+from mvdiff.data.panoramas import OnBroken, PanoramaDataset, PanoramaSource
 from mvdiff.geometry.cameras import Rig, RingRig
 
 
 class PanoramaDataModule(MultiViewDataModule):
     """Panoramas of one layout (a subclass or `source` names it) as batches of a rig's views.
 
-    Training cuts at a random yaw, validation, test and prediction at yaw 0, in order, each sample once. Use it with
-    `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of devices, of
-    workers and the batch split never change what a sample shows, nor which samples share an optimizer step.
+    Training cuts at a random yaw; validation, test and prediction at yaw 0, in order, each sample once.
 
     Args:
         root: The data set's folder.
         rig: The views to cut; by default the paper's ring of 8, 90 degrees, 512x512.
-        batch_size: Samples per device and step in training.
-        eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
-        num_workers: Loading processes per device.
         yaw: "random" (whole degrees), or the degrees to choose from in training.
         mirror: Mirror every second training sample on average.
-        seed: Seed of order, yaw and mirroring.
-        max_samples: Use the first of the training panoramas only (None: all).
-        max_test_samples: Use the first of the test panoramas only (None: all).
-        val_from: "train" keeps the last `num_val` training panoramas out of training for validation, so that the
-            checkpoint is not chosen on the test split; "test" validates on the first `num_val` test panoramas.
-        num_val: Panoramas to validate on; 0 switches validation off.
-        known: For outpainting: what is given of a training sample, "first" (the paper: view 0 as a whole), "random"
-            (what a picture of any field of view, shape and place reaches of the views) or "mixed" (the two 1:1).
-            Elsewhere view 0 is given. None: nothing is said of it.
+        known: Known part of the training samples, for outpainting: "first" (the paper: all of view 0), "random" (the
+            part of the views that a picture of random field of view, shape and place covers) or "mixed" (the two 1:1);
+            outside training, view 0. None: samples have no known masks.
         on_broken: "error" stops at incomplete panoramas, "skip" leaves them out, counted and logged.
-        source: What reads the layout: the import path of a `PanoramaSource`, or `class_path` and `init_args`; called
+        source: Reader of the layout: the import path of a `PanoramaSource`, or `class_path` and `init_args`; called
             with (root, split, on_broken). By default the subclass's.
+        **settings: Settings of every data module, see `MultiViewDataModule`.
 
     Raises:
         ValueError: A setting is out of range. Data errors come from `setup`.
@@ -53,23 +43,15 @@ class PanoramaDataModule(MultiViewDataModule):
         self,
         root: str | Path,
         rig: Rig | None = None,
-        batch_size: int = 1,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
+        *,
         yaw: Literal["random"] | list[float] = "random",
         mirror: bool = False,
-        seed: int = 0,
-        max_samples: int | None = None,
-        max_test_samples: int | None = None,
-        val_from: Literal["train", "test"] = "train",
-        num_val: int = 16,
         known: KnownMode | None = None,
-        on_broken: Literal["error", "skip"] = "error",
+        on_broken: OnBroken = "error",
         source: str | dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, num_workers, seed, max_samples, max_test_samples, val_from, num_val
-        )
+        super().__init__(**settings)
         self.root = root
         self.rig = rig or RingRig()
         self.yaw = yaw
@@ -103,7 +85,7 @@ class PanoramaDataModule(MultiViewDataModule):
         return PanoramaDataset(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known)
 
     def eval_dataset(self, split: Split) -> PanoramaDataset:
-        """Return the samples of a split at yaw 0, as they stand; for "train" those that training turns and mirrors.
+        """Return the samples of a split at yaw 0, not mirrored; "train" gives the panoramas of training.
 
         Raises:
             ValueError: There is no such split, or it is empty.
@@ -113,7 +95,7 @@ class PanoramaDataModule(MultiViewDataModule):
         return PanoramaDataset(source, self.rig, (0,), self.seed, indices=indices, known=known)
 
     def _part(self, split: Split) -> tuple[PanoramaSource, range]:
-        """Return the reader of a split's files and the indices of the split's panoramas in it."""
+        """Return the reader of a split and the indices of its panoramas."""
         in_test = self.in_test(split)
         source = self.source("test" if in_test else "train")
         size = len(source)

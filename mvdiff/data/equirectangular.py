@@ -10,19 +10,15 @@ root/train.txt, test.txt    names without ending, one a line (made by `mvdiff da
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
-from typing import Literal
 
 from torch import Tensor
 
 from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
-from mvdiff.data.panoramas import Captions
+from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
-
-_log = logging.getLogger(__name__)
 
 
 def list_images(root: Path) -> dict[str, Path]:
@@ -112,28 +108,15 @@ class EquirectangularPanoramas:
         ValueError: The list is malformed, or nothing is left.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", on_broken: Literal["error", "skip"] = "error") -> None:
-        if on_broken not in ("error", "skip"):
-            raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+    def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
         self.root = Path(root)
         self.split = split
         images = list_images(self.root)
         list_path = self.root / f"{split}.txt"
         names = read_names(list_path)
-        broken = {name: problem for name in names if (problem := self._problem(name, images.get(name)))}
+        broken = {row: text for row, name in enumerate(names) if (text := self._problem(name, images.get(name)))}
         self.num_skipped = len(broken)
-        if broken:
-            first = next(iter(broken.values()))
-            what = f"{len(broken)} of {len(names)} panoramas in {list_path} are incomplete, the first: {first}"
-            if on_broken == "error":
-                raise FileNotFoundError(
-                    f"{what}. Run `mvdiff data check {self.root}` to see all of them, "
-                    'or set on_broken to "skip" to leave them out.'
-                )
-            _log.warning("%s. They are left out.", what)
-        self.paths = [images[name] for name in names if name not in broken]
-        if not self.paths:
-            raise ValueError(f"{list_path} must list at least one complete panorama; got none of {len(names)}.")
+        self.paths = [images[name] for name in whole_entries(names, broken, list_path, on_broken)]
 
     def _problem(self, name: str, image: Path | None) -> str | None:
         if image is None:

@@ -1,7 +1,7 @@
 """Scenes -> samples of the depth task: key frames, interpolation, fixed intervals, single frames, whole sequences.
 
 A sample of a *window* mode (keyframes, interval) is `num_views` consecutive frames of a list; one of interpolation is
-two consecutive key frames with frames between, the two of them given (`known`).
+two consecutive key frames, both known, with frames between.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from mvdiff.batch import pad_views
+from mvdiff.data.counts import check_counts
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, frames_between, full_sequence
 from mvdiff.keyed import keyed_generator
@@ -25,7 +26,7 @@ MAX_VIEWS = 150
 
 
 class Slot(NamedTuple):
-    """One sample of an epoch: the scene's number, what is made of it, and where it starts in the list of frames."""
+    """One sample of an epoch: the scene's number, its mode, and its start in the list of frames."""
 
     scene: int
     mode: str
@@ -35,25 +36,22 @@ class Slot(NamedTuple):
 class FrameDataset(Dataset):
     """Samples of scenes, keyed by `(epoch, index)` (an int means epoch 0).
 
-    In evaluation a window starts at frame 0, `num_views`, 2 `num_views`, ... of its list, the last one shifted back to
-    end with it, and interpolation takes every pair (paper's protocol); mixed, the pair nearest each window, once.
-    Training has a sample an epoch for each of these starts, and where each starts (for intervals also the first frame)
-    is drawn anew, a function of (seed, epoch, index).
+    In evaluation windows start at frame 0, `num_views`, 2 `num_views`, ... of their list, the last one shifted back to
+    end with it, and interpolation takes every pair (paper's protocol); "mixed" takes the pair nearest each window,
+    once. In training an epoch has as many samples, but each start (for intervals also the first frame) is drawn anew, a
+    function of (seed, epoch, index).
 
     Args:
         scenes: The scenes.
-        mode: "keyframes"; "interpolation"; "interval": every `interval`-th usable frame; "mixed": keyframes and
-            interpolation 1:1; "frames": single frames, one of every `interval`; "full": all key frames of a scene and
-            every usable frame between them in one piece (1 MB a frame of 192x256), not for training.
+        mode: See `RecordingDataModule`; "full" takes 1 MB per frame of 192x256 and is not for training.
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
-        num_views: Frames of a window; None: the whole list at once.
-        interval: See `mode`.
-        max_between: Most frames between the two key frames of interpolation, evenly spaced.
-        min_frames: Scenes with fewer key frames (or frames at the interval) are left out; with as many but fewer than
-            `num_views` they are padded. By default 10, or `num_views` if less.
+        num_views: See `RecordingDataModule`.
+        interval: See `RecordingDataModule`.
+        max_between: See `RecordingDataModule`.
+        min_frames: See `RecordingDataModule`. Samples of scenes with fewer than `num_views` frames are padded.
         seed: Seed of everything random.
-        training: Whether starts are drawn.
+        training: Draw the starts.
         indices: The samples to use; by default all.
 
     Attributes:
@@ -80,19 +78,17 @@ class FrameDataset(Dataset):
         indices: Sequence[int] | None = None,
     ) -> None:
         if mode not in MODES:
-            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}. Choose one.")
+            raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
         if mode == "full" and training:
             raise ValueError('mode must give short samples in training; got "full". Set eval_mode to it instead.')
-        for name, value, least in (
-            ("height", height, 1),
-            ("width", width, 1),
-            ("num_views", num_views, 1),
-            ("interval", interval, 1),
-            ("max_between", max_between, 1),
-            ("min_frames", min_frames, 1),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}; got {value}.")
+        check_counts(
+            height=height,
+            width=width,
+            num_views=num_views,
+            interval=interval,
+            max_between=max_between,
+            min_frames=min_frames,
+        )
         self.scenes = scenes
         self.mode = mode
         self.height = height
@@ -116,17 +112,7 @@ class FrameDataset(Dataset):
         if self.mode in ("interpolation", "mixed"):
             pairs = [i for i in range(len(frames) - 1) if frames_between(scene.valid_frames, *frames[i : i + 2])]
         self._pairs.append(pairs)
-        what = "frames at the interval" if self.mode == "interval" else "key frames"
-        reason = None
-        if self.mode == "frames":
-            reason = None if frames else "no usable frame"
-        elif len(frames) < self.min_frames:
-            reason = f"fewer than {self.min_frames} {what}"
-        elif self.mode != "full" and self.num_views is None and len(frames) > MAX_VIEWS:
-            reason = f"more than {MAX_VIEWS} {what}"
-        elif self.mode in ("interpolation", "mixed") and not pairs:
-            reason = "no frame between its key frames"
-        if reason:
+        if reason := self._reason_to_leave_out(frames, pairs):
             self.left_out[reason] += 1
             return []
         any_frame = pairs or (self.mode == "interval" and self.training)
@@ -143,6 +129,18 @@ class FrameDataset(Dataset):
             slots = [Slot(number, m, s) for pair in both for m, s in zip(MODES[:2], pair, strict=True)]
             return slots if self.training else list(dict.fromkeys(slots))  # two windows may have one pair nearest
         return [Slot(number, self.mode, start) for start in starts]
+
+    def _reason_to_leave_out(self, frames: list[int], pairs: list[int]) -> str | None:
+        what = "frames at the interval" if self.mode == "interval" else "key frames"
+        if self.mode == "frames":
+            return None if frames else "no usable frame"
+        if len(frames) < self.min_frames:
+            return f"fewer than {self.min_frames} {what}"
+        if self.mode != "full" and self.num_views is None and len(frames) > MAX_VIEWS:
+            return f"more than {MAX_VIEWS} {what}"
+        if self.mode in ("interpolation", "mixed") and not pairs:
+            return "no frame between its key frames"
+        return None
 
     def _frames(self, scene: RecordingSource, first: int = 0) -> list[int]:
         """List the frames that starts count in: key frames, or usable frames."""
@@ -178,8 +176,6 @@ class FrameDataset(Dataset):
             `view_valid`, `sample_id`, `sample_index`, `epoch`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index must be below {len(self)}; got {index}")
         index = self.indices[index]  # among all samples, so that using fewer changes none of them
         slot, frames = self.frames_of(epoch, index)
         scene = self.scenes[slot.scene]
@@ -197,7 +193,7 @@ class FrameDataset(Dataset):
         return {"frames": 1, "interpolation": self.max_between + 2, "full": None}.get(mode, self.num_views)
 
     def frames_of(self, epoch: int, index: int) -> tuple[Slot, list[int]]:
-        """Return what a sample is (its start drawn in training) and the numbers of its frames, by its own index."""
+        """Return a sample's slot (its start drawn in training) and frame numbers, by its index among all samples."""
         slot = self.slots[index]
         scene = self.scenes[slot.scene]
         generator = keyed_generator("frames", self.seed, epoch, index)
@@ -209,23 +205,24 @@ class FrameDataset(Dataset):
         frames = self._frames(scene, first)
         start = slot.start
         if slot.mode == "full":
-            return slot, self._whole(scene, frames)
-        if slot.mode == "frames":
+            frames = self._whole(scene, frames)
+        elif slot.mode == "frames":
             start = draw(range(start, min(start + self.interval, len(frames))), start)
-            return slot._replace(start=start), frames[start : start + 1]
-        if slot.mode == "interpolation":
+            frames = frames[start : start + 1]
+        elif slot.mode == "interpolation":
             if self.mode == "mixed":  # otherwise an epoch has every pair once
                 start = draw(self._pairs[slot.scene], start)
-            ends = frames[start : start + 2]
-            between = frames_between(scene.valid_frames, *ends, self.max_between)
-            return slot._replace(start=start), [ends[0], *between, ends[1]]
-        size = self.num_views or len(frames)
-        start = draw(range(max(1, len(frames) - size + 1)), start)
-        return slot._replace(start=start), frames[start : start + size]
+            first, last = frames[start : start + 2]
+            frames = [first, *frames_between(scene.valid_frames, first, last, self.max_between), last]
+        else:
+            size = self.num_views or len(frames)
+            start = draw(range(max(1, len(frames) - size + 1)), start)
+            frames = frames[start : start + size]
+        return slot._replace(start=start), frames
 
 
 def window_starts(num_frames: int, num_views: int) -> list[int]:
-    """Start of each window: 0, `num_views`, ..., the last one shifted back to end at the last frame (the protocol).
+    """Return the start of each window: 0, `num_views`, ..., the last one shifted back to end at the last frame.
 
     Example:
         >>> window_starts(30, 12), window_starts(24, 12), window_starts(10, 12)

@@ -1,4 +1,4 @@
-"""What every data module shares: loaders whose training order is keyed, split over devices and resumes exactly."""
+"""The base of the data modules: loaders whose training order is keyed, split over devices and resumes exactly."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.data.counts import check_counts
 from mvdiff.data.sampler import KeyedSampler
 
 Split = Literal["train", "val", "test"]
 
 
 class MultiViewDataModule(LightningDataModule, ABC):
-    """Loaders of `MultiViewBatch`; a subclass says what the samples of a split are.
+    """Loaders of `MultiViewBatch`; a subclass gives the samples of a split.
 
-    A subclass gives `train_dataset` and `eval_dataset`, whose items take keys (epoch, index) and are what
+    A subclass defines `train_dataset` and `eval_dataset`, whose items take keys (epoch, index) and are what
     `MultiViewBatch.collate` joins, and the attributes `height` and `width`. Use it with
     `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of devices, of
     workers and the batch split never change what a sample shows, nor which samples share an optimizer step.
@@ -29,11 +30,11 @@ class MultiViewDataModule(LightningDataModule, ABC):
         eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
         num_workers: Loading processes per device.
         seed: Seed of everything random.
-        max_samples: Use the first of the training samples only (None: all).
-        max_test_samples: Use the first of the test samples only (None: all).
+        max_samples: Use only the first `max_samples` training samples (None: all).
+        max_test_samples: Use only the first `max_test_samples` test samples (None: all).
         val_from: "train" keeps the last `num_val` of the training data out of training for validation, so that the
             checkpoint is not chosen on the test split; "test" validates on the first `num_val` of the test split.
-        num_val: How many (panoramas, or scenes) to validate on; 0 switches validation off.
+        num_val: Panoramas or scenes to validate on; 0 switches validation off.
 
     Raises:
         ValueError: A setting is out of range. Data errors come from `setup`.
@@ -51,14 +52,12 @@ class MultiViewDataModule(LightningDataModule, ABC):
         num_val: int = 16,
     ) -> None:
         super().__init__()
-        for name, value in (
-            ("batch_size", batch_size),
-            ("eval_batch_size", eval_batch_size),
-            ("max_samples", max_samples),
-            ("max_test_samples", max_test_samples),
-        ):
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1; got {value}.")
+        check_counts(
+            batch_size=batch_size,
+            eval_batch_size=eval_batch_size,
+            max_samples=max_samples,
+            max_test_samples=max_test_samples,
+        )
         if num_val < 0:
             raise ValueError(f"num_val must be at least 0; got {num_val}.")
         self.batch_size = batch_size
@@ -82,11 +81,12 @@ class MultiViewDataModule(LightningDataModule, ABC):
 
     def setup(self, stage: str) -> None:
         """Open the splits that a stage ("fit", "validate", "test", "predict") needs, so that errors come early."""
-        if stage in ("fit", "validate"):
-            self.train_dataset() if stage == "fit" else None
-            self.val_dataset() if self.num_val else None
-        else:
+        if stage == "fit":
+            self.train_dataset()
+        if stage not in ("fit", "validate"):
             self.test_dataset()
+        elif self.num_val:
+            self.val_dataset()
 
     def val_dataset(self) -> Dataset:
         """Return the validation samples."""
@@ -111,22 +111,13 @@ class MultiViewDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> DataLoader:
         """Return the training loader; the first pass after a resume begins where the checkpoint was."""
         dataset = self.train_dataset()
-        rank, world_size = self._rank_and_world_size()
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
-        sampler = KeyedSampler(
-            len(dataset),
-            self.seed,
-            shuffle=True,
-            rank=rank,
-            world_size=world_size,
-            batch_size=self.batch_size,
-            multiple_of=self.batch_size * world_size * accumulate,
-        )
+        sampler = self._sampler(dataset, self.batch_size, shuffle=True, accumulate=accumulate)
         if self._resume:
             sampler.load_state_dict(self._resume)
             self._resume = None
         self._train_sampler = sampler
-        return self._loader(dataset, sampler, self.batch_size)
+        return self._loader(dataset, sampler)
 
     def val_dataloader(self) -> DataLoader | Sequence[DataLoader]:
         """Return the validation loader."""
@@ -153,22 +144,20 @@ class MultiViewDataModule(LightningDataModule, ABC):
         """Take over where a checkpoint's training stood; used by the next training loader."""
         self._resume = dict(state_dict) or None
 
-    def _rank_and_world_size(self) -> tuple[int, int]:
-        return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-
     def eval_dataloader(self, split: Split) -> DataLoader:
         """Return a loader of `eval_dataset`: each sample of the split once, in order, divided over devices."""
         dataset = self.eval_dataset(split)
-        rank, world_size = self._rank_and_world_size()
-        sampler = KeyedSampler(
-            len(dataset), shuffle=False, rank=rank, world_size=world_size, batch_size=self.eval_batch_size
-        )
-        return self._loader(dataset, sampler, self.eval_batch_size)
+        return self._loader(dataset, self._sampler(dataset, self.eval_batch_size, shuffle=False))
 
-    def _loader(self, dataset: Dataset, sampler: KeyedSampler, batch_size: int) -> DataLoader:
+    def _sampler(self, dataset: Dataset, batch_size: int, shuffle: bool, accumulate: int = 1) -> KeyedSampler:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        total = batch_size * world_size * accumulate
+        return KeyedSampler(len(dataset), self.seed, shuffle, rank, world_size, batch_size, multiple_of=total)
+
+    def _loader(self, dataset: Dataset, sampler: KeyedSampler) -> DataLoader:
         return DataLoader(
             dataset,
-            batch_size=batch_size,
+            batch_size=sampler.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,

@@ -9,11 +9,10 @@ root/<scene>/blip3/<pano>_<deg>.txt                      deg in 0, 45, ..., 315;
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -21,14 +20,12 @@ from torch import Tensor
 
 from mvdiff.data.captions import read_caption
 from mvdiff.data.images import read_image_uint8
-from mvdiff.data.panoramas import Captions
+from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
 CAPTION_DEGREES = tuple(range(0, 360, 45))
 """Yaws that have a caption file each."""
-
-_log = logging.getLogger(__name__)
 
 
 def layout_root(root: str | Path) -> Path:
@@ -68,6 +65,12 @@ def caption_path(root: Path, face: str, key: int | str) -> Path:
     return face_path.parent.parent / "blip3" / f"{pano_name(face)}_{key}.txt"
 
 
+def caption_files(root: Path, face: str) -> dict[int | str, Path]:
+    """Return the caption files of a panorama: of the eight yaws, and of "up" and "down" where they exist."""
+    paths = {key: caption_path(root, face, key) for key in (*CAPTION_DEGREES, "up", "down")}
+    return {key: path for key, path in paths.items() if key in CAPTION_DEGREES or path.exists()}
+
+
 def pano_name(face: str) -> str:
     """Return a panorama's name, given one of its faces.
 
@@ -79,11 +82,7 @@ def pano_name(face: str) -> str:
 
 
 def read_faces(root: Path, row: Sequence[str]) -> Tensor:
-    """Decode the six faces of a panorama: [6, 3, S, S] uint8 in the layout's order.
-
-    Args:
-        root: Folder of the lists.
-        row: Six paths relative to it.
+    """Decode the six faces of a panorama, paths relative to `root`: [6, 3, S, S] uint8 in the layout's order.
 
     Raises:
         FileNotFoundError: A face does not exist.
@@ -105,8 +104,8 @@ def read_faces(root: Path, row: Sequence[str]) -> Tensor:
 class Matterport3DPanoramas:
     """Panoramas of one split of a Matterport3D folder.
 
-    Construction lists the folders (no decoding) and finds missing or empty files; what is broken inside an image shows
-    when it is read, or all at once with `mvdiff data check`.
+    Construction finds missing and empty files without decoding any; a damaged image raises when it is read. `mvdiff
+    data check` finds all of them at once.
 
     Args:
         root: Folder with train.npy and test.npy, or its parent.
@@ -118,27 +117,14 @@ class Matterport3DPanoramas:
         ValueError: The list is malformed, or nothing is left.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", on_broken: Literal["error", "skip"] = "error") -> None:
-        if on_broken not in ("error", "skip"):
-            raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+    def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
         self.root = layout_root(root)
         self.split = split
         list_path = self.root / f"{split}.npy"
         rows = read_split(list_path)
         broken = _incomplete(self.root, rows)
         self.num_skipped = len(broken)
-        if broken:
-            (row, first), count = next(iter(broken.items())), len(broken)
-            what = f"{count} of {len(rows)} panoramas in {list_path} are incomplete, the first at row {row}: {first}"
-            if on_broken == "error":
-                raise FileNotFoundError(
-                    f"{what}. Run `mvdiff data check {self.root}` to see all of them, "
-                    'or set on_broken to "skip" to leave them out.'
-                )
-            _log.warning("%s. They are left out.", what)
-        self.rows = [row for number, row in enumerate(rows) if number not in broken]
-        if not self.rows:
-            raise ValueError(f"{list_path} must list at least one complete panorama; got none of {len(rows)}.")
+        self.rows = whole_entries(rows, broken, list_path, on_broken)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -150,11 +136,7 @@ class Matterport3DPanoramas:
         return f"{scene}_{pano_name(face)}"
 
     def faces(self, index: int) -> Tensor:
-        """Decode the six faces: [6, 3, S, S] uint8 in the layout's order.
-
-        Raises:
-            ValueError: A face is broken, not square or not of its neighbours' size.
-        """
+        """Decode the six faces, see `read_faces`."""
         return read_faces(self.root, self.rows[index])
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
@@ -163,36 +145,25 @@ class Matterport3DPanoramas:
 
     def captions(self, index: int) -> Captions:
         """Read the captions of the eight yaws, and of "up" and "down" where the files exist."""
-        face = self.rows[index][0]
-        captions: Captions = {key: read_caption(caption_path(self.root, face, key)) for key in CAPTION_DEGREES}
-        for key in ("up", "down"):
-            path = caption_path(self.root, face, key)
-            if path.exists():
-                captions[key] = read_caption(path)
-        return captions
+        return {key: read_caption(path) for key, path in caption_files(self.root, self.rows[index][0]).items()}
 
 
 def _incomplete(root: Path, rows: list[tuple[str, ...]]) -> dict[int, str]:
     """Find rows with a missing or empty face or caption: row number -> the first such file and what is wrong."""
-    sizes: dict[Path, dict[str, int]] = {}
 
-    def problem(path: Path) -> str | None:
-        if path.parent not in sizes:
-            sizes[path.parent] = _file_sizes(path.parent)
-        size = sizes[path.parent].get(path.name)
-        return None if size else f"{path} {'does not exist' if size is None else 'is empty'}"
+    @cache  # one listing per folder instead of a look at each file
+    def file_sizes(folder: Path) -> dict[str, int]:
+        if not folder.is_dir():
+            return {}
+        with os.scandir(folder) as entries:
+            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
 
     broken = {}
     for number, row in enumerate(rows):
         paths = [root / face for face in row] + [caption_path(root, row[0], key) for key in CAPTION_DEGREES]
-        found = next(filter(None, map(problem, paths)), None)
-        if found:
-            broken[number] = found
+        for path in paths:
+            size = file_sizes(path.parent).get(path.name)
+            if not size:
+                broken[number] = f"{path} {'does not exist' if size is None else 'is empty'}"
+                break
     return broken
-
-
-def _file_sizes(folder: Path) -> dict[str, int]:
-    if not folder.is_dir():
-        return {}
-    with os.scandir(folder) as entries:
-        return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}

@@ -1,10 +1,12 @@
-"""Panoramas -> multi-view samples: which way the rig looks, what the views show, which caption each view gets."""
+"""Panoramas -> multi-view samples: direction of the rig, contents of the views, caption of each view."""
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +18,10 @@ from mvdiff.keyed import keyed_generator
 
 Captions = dict[int | str, str]
 """Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
+OnBroken = Literal["error", "skip"]
+Entry = TypeVar("Entry")
+
+_log = logging.getLogger(__name__)
 
 
 class PanoramaSource(Protocol):
@@ -37,11 +43,42 @@ class PanoramaSource(Protocol):
         """Captions by yaw in degrees, and perhaps "up" and "down"."""
 
 
+def whole_entries(
+    entries: Sequence[Entry], problems: Mapping[int, str], listed_in: Path, on_broken: OnBroken
+) -> list[Entry]:
+    """Return the panoramas of a split list that are whole.
+
+    Args:
+        entries: All panoramas of the list.
+        problems: Why the broken ones are broken, by position in the list.
+        listed_in: The list, for messages.
+        on_broken: "error" stops at broken ones; "skip" leaves them out and logs how many.
+
+    Raises:
+        FileNotFoundError: A panorama is broken, with `on_broken="error"`.
+        ValueError: None is whole, or `on_broken` is unknown.
+    """
+    if on_broken not in ("error", "skip"):
+        raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
+    if problems:
+        row, problem = next(iter(problems.items()))
+        what = f"{len(problems)} of {len(entries)} panoramas in {listed_in} are incomplete, the first at row {row}"
+        if on_broken == "error":
+            raise FileNotFoundError(
+                f"{what}: {problem}. Run `mvdiff data check {listed_in.parent}` to see all of them, "
+                'or set on_broken to "skip" to leave them out.'
+            )
+        _log.warning("%s: %s. They are left out.", what, problem)
+    whole = [entry for row, entry in enumerate(entries) if row not in problems]
+    if not whole:
+        raise ValueError(f"{listed_in} must list at least one complete panorama; got none of {len(entries)}.")
+    return whole
+
+
 def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) -> str:
     """Choose a view's caption: the nearest yaw on the circle; above 45 degrees of pitch "up" or "down" if there.
 
-    Ties go to the larger yaw, as rounding (yaw + 22.5) down to a multiple of 45 does (own derivation of "the nearest
-    multiple of 45 degrees", as the released MVDiffusion code chooses).
+    Ties go to the larger yaw, as in the released MVDiffusion code, which rounds yaw + 22.5 down to a multiple of 45.
 
     Example:
         >>> nearest_caption({0: "door", 90: "window", "up": "lamp"}, yaw_deg=-30)
@@ -64,9 +101,7 @@ def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) 
 
 
 def mirrored_caption(caption: str) -> str:
-    """Say of the mirrored picture what a caption says of the picture: the words left and right change places.
-
-    Their case is kept: small, capital first letter, or all capitals.
+    """Swap the words left and right of a caption, for the mirrored picture; their case is kept.
 
     Example:
         >>> mirrored_caption("Left: a sofa, a lamp to its right; left over")
@@ -91,9 +126,9 @@ class PanoramaDataset(Dataset):
         rig: The views to cut.
         yaw: "random" (a whole degree in 0..359 per sample), or the degrees to choose from; [0] in evaluation.
         seed: Seed of everything random.
-        mirror: Also mirror scenes left-right, every second sample on average, captions with them.
+        mirror: Mirror every second sample on average left-right, captions included.
         indices: The panoramas to use, by their index in the source; by default all.
-        known: What is given of each sample, see `mvdiff.data.known.KnownMode`; None: samples do not say.
+        known: Known part of each sample, see `mvdiff.data.known.KnownMode`; None: samples have no `known`.
 
     Raises:
         ValueError: The source is empty, or `yaw` or `known` is not understood.
@@ -145,17 +180,15 @@ class PanoramaDataset(Dataset):
 
         Returns:
             `images` [V, 3, H, W] in [-1, 1], `K`, `R` [V, 3, 3] of the rig at yaw 0, `prompts`, `sample_id`,
-            `sample_index`, `epoch`, `yaw_deg`, `mirrored`, and where asked for `known` [V, 1, H, W].
+            `sample_index`, `epoch`, `yaw_deg`, `mirrored`, and `known` [V, 1, H, W] if it is set.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"index must be below {len(self)}; got {index}")
         index = self.indices[index]  # in the source, so that using fewer panoramas changes none of them
         yaw, mirrored = self.yaw_deg(epoch, index), self.mirrored(epoch, index)
-        given = {} if self.known is None else {"known": sample_known(self.known, self.rig, self.seed, epoch, index)}
+        known = {} if self.known is None else {"known": sample_known(self.known, self.rig, self.seed, epoch, index)}
         return {
             **self.cut(index, yaw, mirrored),
-            **given,
+            **known,
             "sample_id": self.source.sample_id(index),
             "sample_index": index,
             "epoch": epoch,
@@ -175,15 +208,7 @@ class PanoramaDataset(Dataset):
         ).to(R.dtype)
         images = self.source.views(index, K, R_cut, rig.height, rig.width)
         captions = self.source.captions(index)
-        return {
-            "images": images.flip(-1) if mirrored else images,
-            "K": K,
-            "R": R,
-            "prompts": [
-                mirrored_caption(caption) if mirrored else caption
-                for caption in (
-                    nearest_caption(captions, view_yaw, pitch)
-                    for view_yaw, pitch in zip(yaws, rig.pitch_deg, strict=True)
-                )
-            ],
-        }
+        prompts = [nearest_caption(captions, *direction) for direction in zip(yaws, rig.pitch_deg, strict=True)]
+        if mirrored:
+            images, prompts = images.flip(-1), list(map(mirrored_caption, prompts))
+        return {"images": images, "K": K, "R": R, "prompts": prompts}

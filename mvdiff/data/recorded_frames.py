@@ -1,4 +1,4 @@
-"""Frames of a recording as they are compared and fused: read one after the other, resized, checked."""
+"""Frames of a recording to compare or fuse: read one after the other, resized, checked."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mvdiff.data.counts import check_counts
 from mvdiff.data.images import resize_depths
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.geometry.cameras import resize_intrinsics
@@ -18,18 +19,18 @@ from mvdiff.shapes import check_shapes
 
 
 class Recording(Frames, Protocol):
-    """Frames whose poses can be had without reading images."""
+    """Frames whose poses can be read without their images."""
 
     def poses(self) -> tuple[Tensor, Tensor]:
         """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
 
 
 class SelectedFrames:
-    """Every n-th frame of a recording, resized where asked for.
+    """Every n-th frame of a recording, resized if `size` is set.
 
     Args:
-        frames: the recording, see `mvdiff.mesh.frames.open_frames`.
-        every: 1 takes all of them, 2 the first, the third, and so on.
+        frames: The recording, see `mvdiff.mesh.frames.open_frames`.
+        every: 1 takes all frames, 2 the first, the third, and so on.
         size: (height, width) in pixels, or None to leave frames as they are.
 
     Raises:
@@ -37,10 +38,9 @@ class SelectedFrames:
     """
 
     def __init__(self, frames: Recording, every: int = 1, size: tuple[int, int] | None = None):
-        if every < 1:
-            raise ValueError(f"every must be at least 1; got {every}. 1 takes all frames.")
+        check_counts(every=every)
         if size is not None and min(size) < 1:
-            raise ValueError(f"size must be a height and a width of at least 1 pixel; got {size}. Leave it out.")
+            raise ValueError(f"size must be a height and a width of at least 1 pixel; got {size}.")
         self.frames, self.every, self.size = frames, every, size
 
     def __len__(self) -> int:
@@ -53,7 +53,7 @@ class SelectedFrames:
         return frame if self.size is None else resized(frame, *self.size)
 
     def poses(self) -> tuple[Tensor, Tensor]:
-        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres, of all frames, read without their images."""
+        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
         return tuple(values[:: self.every] for values in self.frames.poses())
 
     def __iter__(self) -> Iterator[Frame]:
@@ -61,10 +61,10 @@ class SelectedFrames:
 
 
 def checked(frame: Frame) -> Frame:
-    """Return the frame itself after checking its shapes and that its camera is finite.
+    """Return the frame itself after checking its shapes, its image's type and that its camera is finite.
 
     Raises:
-        ValueError: something does not fit; the text names the frame.
+        ValueError: One of them is wrong; the text names the frame.
     """
     try:
         check_shapes(
@@ -78,16 +78,14 @@ def checked(frame: Frame) -> Frame:
     except ValueError as error:
         raise ValueError(f"{error} (In {frame.name}.)") from error
     if frame.image.dtype != torch.uint8:
-        raise ValueError(
-            f"image must be uint8; got {frame.image.dtype}, in {frame.name}. Convert it by mvdiff.samples.to_uint8."
-        )
+        raise ValueError(f"image must be uint8; got {frame.image.dtype}, in {frame.name}. Use mvdiff.samples.to_uint8.")
     return frame
 
 
 def resized(frame: Frame, height: int, width: int) -> Frame:
-    """Return a frame at another size: colours averaged, depths those of the nearest pixel, intrinsics to match.
+    """Return a frame at another size: colours averaged, depths of the nearest pixel, intrinsics to match.
 
-    Depths are not averaged: between the edge of a thing and what is behind it, there is nothing.
+    Depths are not averaged: there is no surface between an edge and what lies behind it.
 
     Example:
         >>> depth, eye = torch.tensor([[1.0, 1.0, 3.0, 3.0]]).expand(2, 4), torch.eye(3)
@@ -106,7 +104,9 @@ def resized(frame: Frame, height: int, width: int) -> Frame:
 
 
 def resized_image(image: Tensor, height: int, width: int) -> Tensor:
-    """Return an image [H, W, 3] uint8 at another size, by antialiased bilinear interpolation."""
+    """Return an image [H, W, 3] uint8 at a size, by antialiased bilinear interpolation."""
+    if image.shape[:2] == (height, width):
+        return image
     pixels = image.permute(2, 0, 1)[None].float()
     pixels = F.interpolate(pixels, (height, width), mode="bilinear", antialias=True, align_corners=False)
     return pixels.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
@@ -115,11 +115,8 @@ def resized_image(image: Tensor, height: int, width: int) -> Tensor:
 class SceneFrames:
     """The usable frames of a recording at the size of its depth images.
 
-    Args:
-        scene: the recording.
-
     Raises:
-        ValueError: it has no usable frame.
+        ValueError: The recording has no usable frame.
     """
 
     def __init__(self, scene: RecordingSource):
@@ -143,8 +140,6 @@ class SceneFrames:
         number, scene = self.numbers[index], self.scene
         height, width = scene.depth_size
         R, t = scene.pose(number)
-        image = scene.load_image(number).permute(1, 2, 0)
-        if tuple(image.shape[:2]) != (height, width):
-            image = resized_image(image, height, width)
+        image = resized_image(scene.load_image(number).permute(1, 2, 0), height, width)
         depth = scene.stored_depths(number)
         return Frame(image, depth, scene.intrinsics(height, width, number), R, t, f"{scene.path}, frame {number}")

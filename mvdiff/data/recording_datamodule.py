@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from mvdiff.data.frames import FrameDataset, Mode
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
@@ -20,46 +21,36 @@ _log = logging.getLogger(__name__)
 class RecordingDataModule(MultiViewDataModule):
     """Frames of recordings ("scenes") as batches with `depths`, `t` and `known`.
 
-    Use it with `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of
-    devices, of workers and the batch split never change what a sample shows.
-
     Args:
         root: Folder with train/ and test/ (or train.txt and test.txt, of `mvdiff data split`), or its parent.
         height: Height of the frames in pixels (the paper's), whatever the files have.
         width: Width of the frames in pixels (the paper's).
-        mode: What a sample is: "keyframes" (consecutive key frames), "interpolation" (two key frames, given, and up to
+        mode: Kind of a sample: "keyframes" (consecutive key frames), "interpolation" (two known key frames and up to
             `max_between` frames between), "mixed" (both, 1:1), "interval" (every `interval`-th usable frame), "frames"
             (single frames), "full" (all key frames of a scene and every usable frame between; as `eval_mode` only).
         eval_mode: The same for validation and test; by default `mode`.
-        num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (intervals: scenes
-            above 150 frames left out).
-        interval: Frames from one frame of "interval" to the next; "frames" has one sample an epoch for so many frames.
-        max_between: Most frames between two key frames of "interpolation".
-        min_frames: Scenes with fewer key frames are left out, counted and logged; by default 10, or `num_views` if
-            less.
-        batch_size: Samples per device and step in training.
-        eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
-        num_workers: Loading processes per device.
-        seed: Seed of order and starts.
-        max_samples: Use the first of the training samples only (None: all).
-        max_test_samples: Use the first of the test samples only (None: all).
-        val_from: "train" keeps the last `num_val` training scenes out of training for validation; "test" validates on
-            the first `num_val` test scenes.
-        num_val: Scenes to validate on; 0 switches validation off.
-        max_val_samples: Use the first of the validation samples only (None: all).
+        num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (scenes with more than
+            150 such frames are left out).
+        interval: Frames from one frame of "interval" to the next; "frames" takes one of every `interval` frames per
+            epoch.
+        max_between: Most frames between two key frames of "interpolation", evenly spaced.
+        min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; by
+            default 10, or `num_views` if less.
+        max_val_samples: Use only the first `max_val_samples` validation samples (None: all).
         on_broken: "error" stops at scenes without intrinsics, depth or key frames and at listed frames that lack
             files, "skip" leaves them out, counted and logged.
-        missing_caption: The prompt of a frame without caption: "error", "nearest" (that of the nearest frame that has
-            one) or "empty"; counted and logged.
-        source: What reads a scene: the import path of a `RecordingSource`, or `class_path` and `init_args`; by
-            default the layout that the scene has.
+        missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the nearest frame that has one)
+            or "empty"; counted and logged.
+        source: Reader of the scenes: the import path of a `RecordingSource`, or `class_path` and `init_args`; by
+            default the layout that a scene has.
+        **settings: Settings of every data module, see `MultiViewDataModule`.
 
     Raises:
         ValueError: A setting is out of range. Data errors come from `setup`.
     """
 
     source_class: type[RecordingSource] | None = None
-    """Reads the scenes where `source` is not set; None: the layout that a scene has."""
+    """Reader of the scenes where `source` is not set; None: the layout that a scene has."""
 
     def __init__(
         self,
@@ -72,22 +63,14 @@ class RecordingDataModule(MultiViewDataModule):
         interval: int = 20,
         max_between: int = MAX_BETWEEN,
         min_frames: int | None = None,
-        batch_size: int = 1,
-        eval_batch_size: int | None = None,
-        num_workers: int = 0,
-        seed: int = 0,
-        max_samples: int | None = None,
-        max_test_samples: int | None = None,
-        val_from: Literal["train", "test"] = "train",
-        num_val: int = 16,
+        *,
         max_val_samples: int | None = None,
         on_broken: OnBroken = "error",
         missing_caption: MissingCaption = "error",
         source: str | dict[str, Any] | None = None,
+        **settings: Any,
     ) -> None:
-        super().__init__(
-            batch_size, eval_batch_size, num_workers, seed, max_samples, max_test_samples, val_from, num_val
-        )
+        super().__init__(**settings)
         self.root = root
         self.height = height
         self.width = width
@@ -97,17 +80,18 @@ class RecordingDataModule(MultiViewDataModule):
         self.on_broken = on_broken
         self.missing_caption = missing_caption
         self.source = Source.of(source or self.source_class)
-        self._settings: dict[str, Any] = {
-            "height": height,
-            "width": width,
-            "num_views": num_views,
-            "interval": interval,
-            "max_between": max_between,
-            "min_frames": min_frames,
-            "seed": seed,
-        }
+        self._frames = partial(
+            FrameDataset,
+            height=height,
+            width=width,
+            num_views=num_views,
+            interval=interval,
+            max_between=max_between,
+            min_frames=min_frames,
+            seed=self.seed,
+        )
         for name in (mode, self.eval_mode):
-            FrameDataset((), name, **self._settings)  # settings out of range show here
+            self._frames((), name)  # raises where a setting is out of range
         self._scenes: dict[str, list[RecordingSource]] = {}
         self._datasets: dict[tuple[Split, bool], FrameDataset] = {}
 
@@ -153,7 +137,7 @@ class RecordingDataModule(MultiViewDataModule):
         return self._dataset("train", training=True)
 
     def eval_dataset(self, split: Split) -> FrameDataset:
-        """Return the samples of a split as evaluation takes them, in `eval_mode`; for "train" of the training scenes.
+        """Return the samples of a split in `eval_mode`; "train" gives those of the training scenes.
 
         Raises:
             ValueError: There is no such split, or it gives no sample.
@@ -174,7 +158,7 @@ class RecordingDataModule(MultiViewDataModule):
                     )
                 scenes = scenes[: len(scenes) - self.num_val]
             mode = self.mode if training else self.eval_mode
-            dataset = FrameDataset(scenes, mode, training=training, **self._settings)
+            dataset = self._frames(scenes, mode, training=training)
             most = {"train": self.max_samples, "val": self.max_val_samples, "test": self.max_test_samples}[split]
             dataset.indices = dataset.indices[:most]
             self._report(split, dataset)

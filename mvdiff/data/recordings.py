@@ -1,4 +1,4 @@
-"""Recordings with depth and pose: what a layout on disk must give, and what follows from it for all layouts."""
+"""Recordings with depth and pose: the interface of a layout on disk, and what all layouts share."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -16,20 +17,13 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from mvdiff.data.captions import EmptyCaptionError, read_caption
-from mvdiff.data.frame_files import (
-    KEY_FRAMES,
-    PROMPTS,
-    VALID_FRAMES,
-    numbers_in,
-    read_key_frames,
-    read_valid_frames,
-)
+from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
 from mvdiff.data.images import image_size, read_depth, read_image_uint8, resize_depths
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.samples import from_uint8
 
 NOT_FINITE = "pose is not finite"
-"""Reason to leave out a frame whatever `on_broken` says: recordings lose track, and nothing is broken."""
+"""Reason to leave out a frame whatever `on_broken` says: recordings lose track, which is not damage."""
 
 OnBroken = Literal["error", "skip"]
 MissingCaption = Literal["error", "nearest", "empty"]
@@ -41,7 +35,7 @@ _log = logging.getLogger(__name__)
 class RecordingSource(ABC):
     """One posed RGB-D recording ("scene"): frames by number, each with colour, depth, camera and perhaps a caption.
 
-    A layout is a subclass that names its `layout` and `parts` and gives `frames`, `file`, `load_intrinsics` and
+    A layout is a subclass that sets `layout` and `parts` and defines `frames`, `file`, `load_intrinsics` and
     `load_pose`. A layout whose images are not files of their own also overrides `load_image`, `load_depths` and
     `problem`. Lists of frames and captions lie beside every recording in files of our own (`mvdiff.data.frame_files`).
 
@@ -50,7 +44,7 @@ class RecordingSource(ABC):
 
     Args:
         path: Folder of the recording.
-        on_broken: What to do where a list names a frame that lacks a file: "error", or "skip": leave it out, counted.
+        on_broken: "error" stops at a listed frame that lacks a file, "skip" leaves it out, counted.
         missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the frame nearest in number
             that has one), or "empty".
 
@@ -62,7 +56,7 @@ class RecordingSource(ABC):
     layout: ClassVar[str]
     """Name of the layout."""
     parts: ClassVar[tuple[str, ...]]
-    """Files and folders that every recording has, by name in its folder; the first one tells the layout."""
+    """Names of the files and folders that every recording has; the first one identifies the layout."""
     data_set: ClassVar[str | None] = None
     """Usual name of the folder that holds train/ and test/, if there is one."""
     remedy: ClassVar[str] = "Correct the path."
@@ -110,15 +104,15 @@ class RecordingSource(ABC):
 
     @abstractmethod
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the file that holds a frame's colour, depth, pose or intrinsics, there or not.
+        """Return the path of a frame's colour, depth, pose or intrinsics; the file may be missing.
 
         Raises:
-            FileNotFoundError: The recording has none of that kind for the frame.
+            FileNotFoundError: The recording names no such file for the frame.
         """
 
     @abstractmethod
     def load_intrinsics(self, frame: int) -> Tensor:
-        """Return K [3, 3], float64, in pixels of the depth images (`depth_size`); whole numbers are pixel centres.
+        """Return K [3, 3], float64, in pixels of the depth images (`depth_size`); pixel centres are whole numbers.
 
         Raises:
             FileNotFoundError: There are no intrinsics.
@@ -127,7 +121,7 @@ class RecordingSource(ABC):
 
     @abstractmethod
     def load_pose(self, frame: int) -> np.ndarray:
-        """Return the pose [4, 4], float64: world-from-camera in OpenCV's axes, metres; inf or NaN where track is lost.
+        """Return the pose [4, 4], float64: world-from-camera in OpenCV's axes, metres; inf or NaN if tracking was lost.
 
         Raises:
             FileNotFoundError: There is no pose.
@@ -143,21 +137,21 @@ class RecordingSource(ABC):
         return read_depth(self.file("depth", frame), self.depth_units_per_metre)
 
     def frames_of_any_file(self) -> list[int]:
-        """Return the numbers of all frames that some file speaks of, for `mvdiff data check`."""
+        """Return the numbers of all frames that have some file, for `mvdiff data check`."""
         return self.frames
 
     def naming_problems(self) -> Iterator[tuple[str, Path, str]]:
-        """Yield (kind, path, details) of files that are there but not read, for `mvdiff data check`."""
+        """Yield (kind, path, details) of existing files that are not read, for `mvdiff data check`."""
         if not self.frames:
             yield "no colour images", self.path, "it must have at least one frame"
 
     def caption_file(self, frame: int) -> Path:
-        """Return the caption file of a frame, there or not."""
+        """Return the path of a frame's caption; the file may be missing."""
         return self.path / PROMPTS / f"{frame}.txt"
 
     @cached_property
     def valid_frames(self) -> list[int]:
-        """Numbers of the usable frames, ascending: those of valid_frames.npy, or else all that are whole."""
+        """Numbers of the usable frames, ascending: those of valid_frames.npy, or else of all frames."""
         listed = self.path / VALID_FRAMES
         if listed.is_file():
             return self._usable(read_valid_frames(listed), VALID_FRAMES)
@@ -175,12 +169,12 @@ class RecordingSource(ABC):
         return self._usable(read_key_frames(self.path / KEY_FRAMES), KEY_FRAMES)
 
     def _usable(self, frames: Iterable[int], listed_in: str | None) -> list[int]:
-        """Keep the usable ones of some frames; count the others, or stop at them."""
-        kept = []
+        """Return the usable ones of some frames; count the others, or stop at them."""
+        usable = []
         for frame in frames:
             problem = self.problem(frame)
             if problem is None:
-                kept.append(frame)
+                usable.append(frame)
             elif problem[0] != NOT_FINITE and listed_in and self.on_broken == "error":
                 raise FileNotFoundError(
                     f"{self.path / listed_in} must list frames that are whole; got {frame}, but {problem[1]}. Run "
@@ -190,13 +184,13 @@ class RecordingSource(ABC):
             elif frame not in self._counted:  # a key frame is in both lists
                 self._counted.add(frame)
                 self.unusable[problem[0]] += 1
-        return kept
+        return usable
 
     def problem(self, frame: int) -> tuple[str, str] | None:
-        """Say why a frame is not usable: (kind, details); None if it is.
+        """Return why a frame is not usable, (kind, details), or None.
 
-        No image is decoded but depths whose file is so small that they may be 0 everywhere. (Zeros that were saved
-        without compression are thus not found; they show each other nothing.)
+        The only images decoded are depths whose file is so small that they may be 0 everywhere. (Zeros that were saved
+        without compression are thus not found.)
         """
         for kind in ("color", "depth"):
             try:
@@ -215,23 +209,21 @@ class RecordingSource(ABC):
 
     @cached_property
     def depth_size(self) -> tuple[int, int]:
-        """(height, width) of the scene's depth images: that of most of the first three that can be opened."""
-        sizes = []
+        """(height, width) of the scene's depth images: the most frequent among the first three that can be opened."""
+        sizes: Counter[tuple[int, int]] = Counter()
         for frame in self.frames:
-            try:
+            with suppress(ValueError, FileNotFoundError):
                 width, height = image_size(self.file("depth", frame), decode=False)
-            except (ValueError, FileNotFoundError):
-                continue
-            sizes.append((height, width))
-            if len(sizes) == 3:
+                sizes[height, width] += 1
+            if sizes.total() == 3:
                 break
         if not sizes:
             raise ValueError(f"{self.path} must have a depth image that can be opened; got none.")
-        return Counter(sizes).most_common(1)[0][0]
+        return sizes.most_common(1)[0][0]
 
     @cached_property
     def _least_depth_bytes(self) -> int:
-        """Size that a depth image of the scene exceeds unless nearly all of it is one value, as PNG packs such."""
+        """Size that a PNG depth image of the scene exceeds unless nearly all of it is one value."""
         try:
             height, width = self.depth_size
         except ValueError:
@@ -251,23 +243,24 @@ class RecordingSource(ABC):
             FileNotFoundError: There are no intrinsics.
             ValueError: They are malformed or for another size than that of the depth images.
         """
-        if frame is None and not self.frames:
-            raise ValueError(f"{self.path} must have at least one frame; got none.")
-        frame = self.frames[0] if frame is None else frame
+        if frame is None:
+            if not self.frames:
+                raise ValueError(f"{self.path} must have at least one frame; got none.")
+            frame = self.frames[0]
         full_height, full_width = self.depth_size
         K, path = self.load_intrinsics(frame), self.file("intrinsics", frame)
         if not (bool(torch.isfinite(K).all()) and K[0, 0] > 0 and K[1, 1] > 0 and K[2].tolist() == [0, 0, 1]):
             raise ValueError(f"{path} must be intrinsics with positive focal lengths; got {K.tolist()}.")
         for name, middle, size in (("width", float(K[0, 2]), full_width), ("height", float(K[1, 2]), full_height)):
-            if abs(middle / size - 0.5) > 0.2:  # intrinsics of images 1.4 times as large, or smaller by that, fall out
+            if abs(middle / size - 0.5) > 0.2:  # rejects intrinsics of images 1.4 times as large or as small
                 raise ValueError(
                     f"{path} must be in pixels of the depth images, {full_width}x{full_height}; got a principal point "
-                    f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of that {name}. Give the intrinsics of that size."
+                    f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of that {name}."
                 )
         return resize_intrinsics(K, scale_x=width / full_width, scale_y=height / full_height)
 
     def checked_pose(self, frame: int) -> np.ndarray:
-        """Return the pose [4, 4], float64, not finite or a rotation and a translation.
+        """Return the pose [4, 4] of `load_pose`, which if finite is a rotation and a translation.
 
         Raises:
             FileNotFoundError: There is no pose.
@@ -306,15 +299,11 @@ class RecordingSource(ABC):
         return from_uint8(image)
 
     def depths(self, frame: int, height: int, width: int) -> Tensor:
-        """Return z-depth [H, W] in metres, 0 = none: each pixel has the depth of the file's pixel nearest its centre.
-
-        Raises:
-            ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
-        """
+        """Return `stored_depths` at another size: each pixel has the depth of the file's pixel nearest its centre."""
         return resize_depths(self.stored_depths(frame), height, width)
 
     def stored_depths(self, frame: int) -> Tensor:
-        """Return z-depth [H, W] in metres at the size of the scene's depth images.
+        """Return z-depth [H, W] in metres, 0 = none, at the size of the scene's depth images.
 
         Raises:
             ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
@@ -334,7 +323,7 @@ class RecordingSource(ABC):
         return len(self.without_caption(captioned)) < len(captioned)
 
     def without_caption(self, frames: Iterable[int]) -> list[int]:
-        """Return those of some frames that have no caption file, or an empty one."""
+        """Return the frames that have no caption file, or an empty one."""
         paths = ((frame, self.caption_file(frame)) for frame in frames)
         return [frame for frame, path in paths if not (path.is_file() and path.stat().st_size)]
 

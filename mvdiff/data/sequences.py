@@ -1,7 +1,6 @@
-"""Sequences of frames along a camera path: which frames, which of them are key frames, and their contents when asked.
+"""Sequences of frames along a camera path: numbers of frames and of key frames; contents are read when asked for.
 
-Key frames are generated first; the frames between two of them are interpolated, as in the paper. A sequence holds
-numbers only and reads a frame when it is asked for it, so that its length does not matter.
+Key frames are generated first; the frames between two of them are interpolated, as in the paper.
 """
 
 from __future__ import annotations
@@ -14,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvdiff.data.counts import check_counts
 from mvdiff.data.recordings import RecordingSource
 
 MAX_BETWEEN = 10
-"""Frames between two key frames that one interpolation sample has at most (the paper's)."""
+"""Most frames between the two key frames of an interpolation sample (the paper's)."""
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,7 @@ class FrameSequence:
                 f"frame_ids must be at least one frame and hold all key_ids; got {list(frame_ids)[:20]} and "
                 f"{list(key_ids)[:20]}, in {scene.path}."
             )
-        for name, size in (("height", height), ("width", width)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1; got {size}. Give the pixels of a frame.")
+        check_counts(height=height, width=width)
         self.scene = scene
         self.frame_ids = list(frame_ids)
         self.key_ids = list(key_ids)
@@ -84,8 +82,7 @@ class FrameSequence:
     @property
     def key_positions(self) -> list[int]:
         """Positions of the key frames in the sequence."""
-        position = {frame: i for i, frame in enumerate(self.frame_ids)}
-        return [position[frame] for frame in self.key_ids]
+        return [self.frame_ids.index(frame) for frame in self.key_ids]
 
     def __len__(self) -> int:
         return len(self.frame_ids)
@@ -117,7 +114,7 @@ class FrameSequence:
 
         Args:
             positions: Positions of the frames; all by default.
-            known: Those of them that are given, not to be generated.
+            known: Positions of the known frames.
 
         Returns:
             `images` [V, 3, H, W] in [-1, 1], `depths` [V, H, W] metres, `K`, `R` [V, 3, 3], `t` [V, 3], `known`
@@ -125,14 +122,12 @@ class FrameSequence:
         """
         positions = range(len(self)) if positions is None else positions
         frames = [self.frame(position) for position in positions]
-        given = torch.tensor([position in set(known) for position in positions], dtype=torch.float32)
+        fields = (("images", "image"), ("depths", "depths"), ("K", "K"), ("R", "R"), ("t", "t"))
+        stacked = {name: torch.stack([getattr(frame, field) for frame in frames]).float() for name, field in fields}
+        known_views = torch.tensor([position in known for position in positions], dtype=torch.float32)
         return {
-            "images": torch.stack([frame.image for frame in frames]),
-            "depths": torch.stack([frame.depths for frame in frames]),
-            "K": torch.stack([frame.K for frame in frames]).float(),
-            "R": torch.stack([frame.R for frame in frames]).float(),
-            "t": torch.stack([frame.t for frame in frames]).float(),
-            "known": given[:, None, None, None].expand(-1, 1, self.height, self.width).clone(),
+            **stacked,
+            "known": known_views[:, None, None, None].expand(-1, 1, self.height, self.width).clone(),
             "prompts": [self.prompt(position) for position in positions],
         }
 
@@ -148,8 +143,7 @@ def interval_sequence(scene: RecordingSource, height: int = 192, width: int = 25
     Raises:
         ValueError: `interval` is less than 1, or the scene has no usable frame.
     """
-    if interval < 1:
-        raise ValueError(f"interval must be at least 1; got {interval}. The paper has 20.")
+    check_counts(interval=interval)
     frames = scene.valid_frames[::interval]
     return FrameSequence(scene, frames, frames, height, width)
 
@@ -157,20 +151,19 @@ def interval_sequence(scene: RecordingSource, height: int = 192, width: int = 25
 def full_sequence(
     scene: RecordingSource, height: int = 192, width: int = 256, max_between: int | None = None
 ) -> FrameSequence:
-    """Return a scene's key frames and the usable frames between them: what the two stages generate.
+    """Return a scene's key frames and the usable frames between them, as the two stages generate them.
 
     Args:
         scene: The scene.
         height: Height of the frames in pixels.
         width: Width of the frames in pixels.
-        max_between: At most this many frames between two key frames, evenly spaced; None: all of them.
+        max_between: Most frames between two key frames, evenly spaced; None: all of them.
 
     Raises:
         FileNotFoundError: The scene has no list of key frames.
         ValueError: `max_between` is less than 1.
     """
-    if max_between is not None and max_between < 1:
-        raise ValueError(f"max_between must be at least 1; got {max_between}. Leave it out for all frames.")
+    check_counts(max_between=max_between)
     keys = scene.key_frames
     frames = list(keys)
     for first, last in pairwise(keys):
