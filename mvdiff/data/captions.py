@@ -19,10 +19,10 @@ def read_caption(path: Path) -> str:
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must hold a caption; the file does not exist. Caption this view.") from error
+        raise FileNotFoundError(f"{path} must hold a caption; the file does not exist.") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text; got {error}. Write it again.") from error
+        raise ValueError(f"{path} must be UTF-8 text; got {error}.") from error
     line = text.split("\n", 1)[0].strip()
     if not line:
-        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty one. Caption this view.")
+        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty one.")
     return line

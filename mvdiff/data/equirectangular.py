@@ -10,6 +10,7 @@ root/train.txt, test.txt    names without ending, one a line (made by `mvdiff da
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 from torch import Tensor
@@ -29,12 +30,12 @@ def list_images(root: Path) -> dict[str, Path]:
         ValueError: Two images share a name.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist. Correct the path.")
+        raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist.")
     images: dict[str, Path] = {}
     for path in sorted(root.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             if path.stem in images:
-                raise ValueError(f"{path} must have a name of its own; got that of {images[path.stem]}. Rename one.")
+                raise ValueError(f"{path} must have a name of its own; got that of {images[path.stem]}.")
             images[path.stem] = path
     return images
 
@@ -52,17 +53,14 @@ def read_names(path: Path) -> list[str]:
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} must hold at least one name; got none. {make}")
-    if len(set(names)) < len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
         raise ValueError(f"{path} must hold each name once; got {twice!r} twice. {make}")
     return names
 
 
 def read_prompts(path: Path) -> Captions:
-    """Read the prompts of a panorama.
-
-    Returns:
-        Captions by yaw in degrees, and perhaps "up" and "down"; one prompt for all stands at yaw 0.
+    """Read the prompts of a panorama; one prompt for all is the caption of yaw 0.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -143,9 +141,7 @@ class EquirectangularPanoramas:
         image = read_image_uint8(path)
         height, width = image.shape[1:]
         if width != 2 * height:
-            raise ValueError(
-                f"{path} must be twice as wide as high; got {width}x{height}. Pad or crop it to the whole sphere."
-            )
+            raise ValueError(f"{path} must be twice as wide as high; got {width}x{height}.")
         return image
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Files that mvdiff keeps beside a recording of any layout: lists of frames, and numbered files in folders.
+"""Files that mvdiff keeps beside a recording of any layout: lists of frames, and captions.
 
 ```
 <recording>/key_frame_0.6.txt   key frames, a frame number a line  (`mvdiff data keyframes`)
@@ -35,10 +35,10 @@ def read_key_frames(path: Path) -> list[int]:
         )
     frames = set()
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if line.strip():
-            if not (line.strip().isascii() and line.strip().isdecimal()):
-                raise ValueError(f"{path}:{number} must be a frame number; got {line.strip()[:40]!r}. Correct it.")
-            frames.add(int(line))
+        if text := line.strip():
+            if not (text.isascii() and text.isdecimal()):
+                raise ValueError(f"{path}:{number} must be a frame number; got {text[:40]!r}.")
+            frames.add(int(text))
     if not frames:
         raise ValueError(
             f"{path} must list at least one frame; got none. Run `mvdiff data keyframes {path.parent} --overwrite`."
@@ -53,28 +53,24 @@ def read_valid_frames(path: Path) -> list[int]:
         FileNotFoundError: There is no such file.
         ValueError: It is no such array.
     """
-    make = f"Run `mvdiff data keyframes {path.parent} --overwrite` to make it anew."
+    make = f"`mvdiff data keyframes {path.parent}"
+    must = f"{path} must be a numpy array of frame numbers; got"
     try:
         frames = np.array(np.load(path, allow_pickle=False)).reshape(-1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} must exist; it does not. Run `mvdiff data keyframes {path.parent}` to make it."
-        ) from error
+        raise FileNotFoundError(f"{path} must exist; it does not. Run {make}` to make it.") from error
     except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} must be a numpy array of frame numbers; got {error}. {make}") from error
+        raise ValueError(f"{must} {error}. Run {make} --overwrite`.") from error
     if frames.dtype.kind == "f":
         frames = frames.astype(np.float64)
     whole = frames.dtype.kind in "iu" or (frames.dtype.kind == "f" and (frames == np.floor(frames)).all())
     if not whole or (frames.size and not (frames.min() >= 0 and frames.max() < 2**31)):
-        raise ValueError(
-            f"{path} must be a numpy array of frame numbers; got {frames.dtype} values such as "
-            f"{frames[:5].tolist()}. {make}"
-        )
+        raise ValueError(f"{must} {frames.dtype} values such as {frames[:5].tolist()}. Run {make} --overwrite`.")
     return sorted({int(frame) for frame in frames})
 
 
 def numbers_in(folder: Path) -> list[int]:
-    """Return the frame numbers of a folder's files, ascending; none where there is no folder."""
+    """Return the frame numbers of a folder's files, ascending; an empty list without a folder."""
     if not folder.is_dir():
         return []
     stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}

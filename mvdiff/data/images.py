@@ -14,16 +14,12 @@ from torch.nn.functional import interpolate
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """File endings that are read as images."""
+CHECK = "Run `mvdiff data check` on the data set's folder."
+"""Remedy for a missing or broken file."""
 
 
 def read_image_uint8(path: Path) -> Tensor:
-    """Decode an image file completely.
-
-    Args:
-        path: A JPEG, PNG or WebP file.
-
-    Returns:
-        [3, H, W] uint8, RGB.
+    """Decode a JPEG, PNG or WebP file completely: [3, H, W] uint8, RGB.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -35,7 +31,7 @@ def read_image_uint8(path: Path) -> Tensor:
 
 
 def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
-    """Return (width, height) of an image file, decoded completely, so that damage shows, or not at all.
+    """Return (width, height) of an image file; `decode` reads all of it, to find damage.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -48,14 +44,11 @@ def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
 
 
 def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
-    """Decode a depth map completely.
+    """Decode a depth map, a PNG of one channel of 16 bits, completely: [H, W] float32 metres, 0 = none.
 
     Args:
-        path: A PNG of one channel of 16 bits, 0 = none.
+        path: The file.
         units_per_metre: Value at one metre; by default values are millimetres.
-
-    Returns:
-        [H, W] float32, metres.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -65,8 +58,7 @@ def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
         values = np.array(image)
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise ValueError(
-            f"{path} must be a PNG of one channel of 16 bits; got {values.dtype} of shape {values.shape}. "
-            "Run `mvdiff data check` on the data set's folder and fetch what it names again."
+            f"{path} must be a PNG of one channel of 16 bits; got {values.dtype} of shape {values.shape}. {CHECK}"
         )
     return torch.from_numpy(values.astype(np.float32) / units_per_metre)
 
@@ -87,11 +79,8 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} must exist; it does not. Run `mvdiff data check` on the data set's folder."
-        ) from error
+        raise FileNotFoundError(f"{path} must exist; it does not. {CHECK}") from error
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a damaged PNG chunk
         raise ValueError(
-            f"{path} must be a whole image file; got one that cannot be decoded ({error}). "
-            "Run `mvdiff data check` on the data set's folder and fetch what it names again."
+            f"{path} must be a whole image file; got one that cannot be decoded ({error}). {CHECK}"
         ) from error

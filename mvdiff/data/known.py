@@ -1,6 +1,6 @@
-"""What of a sample is given and what is to be generated: the masks that outpainting is trained with.
+"""Known masks, with which outpainting is trained: 1 where content is known, 0 where it is generated.
 
-`known` is 1 where content is given and 0 where it is to be generated. Axes: V views, H W image.
+Axes: V views, H W image.
 """
 
 from __future__ import annotations
@@ -15,34 +15,29 @@ from mvdiff.geometry.given import views_of_given
 from mvdiff.keyed import keyed_generator
 
 KnownMode = Literal["first", "random", "mixed"]
-"""How data says what is given: view 0 as a whole (the paper), a picture at any place, or the two 1:1."""
+"""Known part of a training sample: all of view 0 (the paper), a picture at any place, or the two 1:1."""
 
 KNOWN_MODES = ("first", "random", "mixed")
 
 FOV_RANGE = (50.0, 110.0)
-"""Degrees; horizontal fields of view of given pictures in training."""
+"""Horizontal fields of view of known pictures in training, degrees."""
 ASPECT_RANGE = (0.6, 1.8)
-"""Width over height of given pictures in training."""
+"""Width over height of known pictures in training."""
 MAX_PITCH = 25.0
-"""Degrees; how far given pictures in training look up or down."""
+"""Largest pitch of known pictures in training, up or down, degrees."""
 
 
 def known_first(rig: Rig) -> Tensor:
-    """Return the paper's form, [V, 1, H, W]: the first view is given as a whole, the others are to be generated."""
+    """Return the paper's mask, [V, 1, H, W]: all of the first view is known, nothing of the others."""
     known = torch.zeros(rig.num_views, 1, rig.height, rig.width)
     known[0] = 1
     return known
 
 
 def known_random(rig: Rig, generator: torch.Generator) -> Tensor:
-    """Draw a given picture: its camera turned all around, of any common shape, seen by the views that it reaches.
+    """Draw the part of the views, [V, 1, H, W] float32 and not empty, that a picture of random camera and shape covers.
 
-    Args:
-        rig: the views.
-        generator: of the draw.
-
-    Returns:
-        [V, 1, H, W] float32; somewhere 1. Pictures look up or down by `MAX_PITCH` degrees at most.
+    The picture's yaw is any, its pitch at most `MAX_PITCH` degrees.
     """
     K, R = rig.cameras()
     while True:  # a rig with gaps may be missed
@@ -52,13 +47,7 @@ def known_random(rig: Rig, generator: torch.Generator) -> Tensor:
 
 
 def sample_known(mode: KnownMode, rig: Rig, *keys: int) -> Tensor:
-    """Return what is given of a training sample, [V, 1, H, W].
-
-    Args:
-        mode: see `KnownMode`.
-        rig: the views.
-        *keys: (seed, epoch, sample index), of which everything drawn is a function.
-    """
+    """Return the known mask of a training sample, [V, 1, H, W], a function of `keys` (seed, epoch, sample index)."""
     generator = keyed_generator("known", *keys)
     if mode == "first" or (mode == "mixed" and bool(torch.randint(2, (), generator=generator))):
         return known_first(rig)
@@ -66,18 +55,10 @@ def sample_known(mode: KnownMode, rig: Rig, *keys: int) -> Tensor:
 
 
 def view_known(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw what is given of a view by itself, for the training of an inpainting base (own derivation).
+    """Draw the known mask, [1, H, W] float32, of a single view, to train an inpainting base (own derivation).
 
-    Nothing (35 %), all (10 %), a rectangle or all but one (15 %), one side of a line (15 %), or what a picture from
-    another direction shows (25 %).
-
-    Args:
-        height: H.
-        width: W.
-        generator: of the draw.
-
-    Returns:
-        [1, H, W] float32.
+    Nothing (35 %), all (10 %), a rectangle or all but one (15 %), one side of a line (15 %), or the part that a
+    picture from another direction covers (25 %).
     """
     kind = float(torch.rand((), generator=generator))
     if kind < 0.35:
@@ -93,7 +74,7 @@ def view_known(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def _random_camera(height: int, max_yaw: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int, int]:
-    """Draw K, R, height and width of a given picture; its pixels are only its shape."""
+    """Draw K, R, height and width of a known picture; only its shape matters."""
     fov, aspect, yaw, pitch = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     fov = FOV_RANGE[0] + fov * (FOV_RANGE[1] - FOV_RANGE[0])
     width = max(1, round(height * (ASPECT_RANGE[0] + aspect * (ASPECT_RANGE[1] - ASPECT_RANGE[0]))))
@@ -102,12 +83,12 @@ def _random_camera(height: int, max_yaw: float, generator: torch.Generator) -> t
 
 
 def _rectangle(height: int, width: int, generator: torch.Generator) -> Tensor:
-    given, *edges = torch.rand(5, generator=generator).tolist()
+    kind, *edges = torch.rand(5, generator=generator).tolist()
     known = torch.zeros(1, height, width)
     (top, bottom), (left, right) = sorted(edges[:2]), sorted(edges[2:])
     rows, columns = (round(top * height), round(bottom * height)), (round(left * width), round(right * width))
     known[:, slice(*rows), slice(*columns)] = 1
-    return known if given < 0.5 else 1 - known
+    return known if kind < 0.5 else 1 - known
 
 
 def _half_plane(height: int, width: int, generator: torch.Generator) -> Tensor:

@@ -1,4 +1,4 @@
-"""Layouts of recordings: which one a folder has, which folders of a data set are recordings, and classes of users."""
+"""Layouts of recordings: recognise them, find the recordings of a data set, open them, also by a user's class."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
-"""Layouts that are recognised by what lies in a folder."""
+"""Layouts that are recognised by the contents of a folder."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A class that reads a layout, and settings for it: what `--data` and a data module's `source` name.
+    """Reader of a layout, as `--data` and a data module's `source` name it: a class and settings.
 
     Attributes:
-        cls: Called with the folder, further settings of the caller's, and `init_args`, which win.
-        init_args: Settings of the user's.
+        cls: Called with the folder, settings of the caller, and `init_args`, which win.
+        init_args: Settings of the user.
     """
 
     cls: type
@@ -36,7 +36,7 @@ class Source:
         """Make a source of a class, its import path, or `{class_path: ..., init_args: {...}}`; None stays None.
 
         Raises:
-            ValueError: There is no such class, or the form is another one.
+            ValueError: There is no such class, or `spec` is of another form.
         """
         if spec is None or isinstance(spec, Source):
             return spec
@@ -45,7 +45,7 @@ class Source:
         if isinstance(spec, str):
             spec = {"class_path": spec}
         if not isinstance(spec, Mapping) or "class_path" not in spec or spec.keys() - {"class_path", "init_args"}:
-            raise ValueError(f"source must be a class_path, with init_args or without; got {spec!r}.")
+            raise ValueError(f"source must be a class_path, with or without init_args; got {spec!r}.")
         return cls(_imported(spec["class_path"]), spec.get("init_args") or {})
 
     @classmethod
@@ -78,16 +78,16 @@ class Source:
 def _imported(class_path: str) -> type:
     module, _, name = str(class_path).rpartition(".")
     try:
-        found = getattr(import_module(module), name)
+        cls = getattr(import_module(module), name)
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(f"class_path must be the import path of a class; got {class_path!r} ({error}).") from error
-    if not isinstance(found, type):
-        raise ValueError(f"class_path must name a class; got {class_path!r}, which is {type(found).__name__}.")
-    return found
+    if not isinstance(cls, type):
+        raise ValueError(f"class_path must name a class; got {class_path!r}, which is {type(cls).__name__}.")
+    return cls
 
 
 def recording_class(folder: Path, source: Source | None = None) -> Source | None:
-    """Return what reads a folder as a recording: `source` or the layout that it has; None where it is none.
+    """Return the reader of a recording: `source` or the layout of the folder; None if the folder is no recording.
 
     Raises:
         ValueError: It has several layouts, or `source` does not read recordings.
@@ -97,19 +97,20 @@ def recording_class(folder: Path, source: Source | None = None) -> Source | None
             f"--data must be a mvdiff.data.recordings.RecordingSource to read recordings; got {source.cls.__name__}."
         )
     sources = [Source(cls) for cls in RECORDINGS] if source is None else [source]
-    found = [one for one in sources if one.cls.recognises(folder)]
-    if len(found) > 1:
-        found = [one for one in found if not one.cls.missing_parts(folder)] or found
-    if len(found) > 1:
+    readers = [reader for reader in sources if reader.cls.recognises(folder)]
+    if len(readers) > 1:
+        readers = [reader for reader in readers if not reader.cls.missing_parts(folder)] or readers
+    if len(readers) > 1:
+        cls = readers[0].cls
         raise ValueError(
-            f"{folder} must have one layout; got {' and '.join(looked_for(one) for one in found)}. Name the class that "
-            "reads it, such as --data " + f"{found[0].cls.__module__}.{found[0].cls.__name__}."
+            f"{folder} must have one layout; got {' and '.join(map(looked_for, readers))}. Name the class that reads "
+            f"it, such as --data {cls.__module__}.{cls.__name__}."
         )
-    return found[0] if found else None
+    return readers[0] if readers else None
 
 
 def looked_for(source: Source | None = None) -> str:
-    """Say by what recordings are recognised."""
+    """Name the parts by which recordings are recognised."""
     classes = RECORDINGS if source is None else (source.cls,)
     return ", or ".join(f"{', '.join(cls.parts)} ({cls.layout} layout)" for cls in classes)
 
@@ -119,7 +120,7 @@ def open_recording(folder: str | Path, source: Source | None = None, **settings:
 
     Args:
         folder: The recording's folder.
-        source: What reads it; by default the layout that it has.
+        source: Reader of the recording; by default the layout that it has.
         **settings: `on_broken` and `missing_caption`, see `RecordingSource`.
 
     Raises:
@@ -127,13 +128,11 @@ def open_recording(folder: str | Path, source: Source | None = None, **settings:
         ValueError: It has several layouts.
     """
     folder = Path(folder)
-    found = recording_class(folder, source)
-    if found is None:
-        inner = next(iter(recordings_in(folder, source)), None) if folder.is_dir() else None
-        if inner is not None:
-            raise FileNotFoundError(f"{folder} must be one scene; it holds scenes. Name one of them, such as {inner}.")
-        raise FileNotFoundError(f"{folder} must be a scene, with {looked_for(source)}; it has none of these.")
-    return found(folder, **settings)
+    if reader := recording_class(folder, source):
+        return reader(folder, **settings)
+    if folder.is_dir() and (inner := recordings_in(folder, source)):
+        raise FileNotFoundError(f"{folder} must be one scene; it holds scenes. Name one of them, such as {inner[0]}.")
+    raise FileNotFoundError(f"{folder} must be a scene, with {looked_for(source)}; it has none of these.")
 
 
 def data_set_root(root: str | Path) -> Path:
@@ -153,7 +152,7 @@ def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
         ValueError: It has no recording.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"{folder} must be a folder of scenes; it does not exist. Correct the path.")
+        raise FileNotFoundError(f"{folder} must be a folder of scenes; it does not exist.")
     scenes = [path for path in _subfolders(folder) if recording_class(path, source)]
     if not scenes:
         raise ValueError(f"{folder} must hold at least one scene (a folder with {looked_for(source)}); got none.")
@@ -161,7 +160,7 @@ def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
 
 
 def split_scenes(root: str | Path, split: str, source: Source | None = None) -> list[Path]:
-    """Return the recordings of a split: those in its folder, or where there is none those that <split>.txt names.
+    """Return the recordings of a split: those in its folder or, without a folder, those that <split>.txt names.
 
     Raises:
         FileNotFoundError: There is neither, or a listed recording does not exist.
@@ -174,7 +173,7 @@ def split_scenes(root: str | Path, split: str, source: Source | None = None) -> 
     scenes = [root / name for name in read_names(names)]
     for scene in scenes:
         if not recording_class(scene, source):
-            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is none. Correct the list.")
+            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is none.")
     return scenes
 
 
@@ -187,7 +186,7 @@ def find_recordings(root: str | Path, source: Source | None = None) -> list[Path
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"DIR must be a folder of scenes; {root} does not exist. Correct the path.")
+        raise FileNotFoundError(f"DIR must be a folder of scenes; {root} does not exist.")
     scenes = recordings_in(root, source)
     if not scenes:
         raise ValueError(
@@ -198,14 +197,13 @@ def find_recordings(root: str | Path, source: Source | None = None) -> list[Path
 
 
 def recordings_in(root: Path, source: Source | None = None) -> list[Path]:
-    """Return the recordings of a folder as `find_recordings` does, none where there is none."""
+    """Return the recordings of a folder as `find_recordings` does; an empty list if there is none."""
     if recording_class(root, source):
         return [root]
     inner = _subfolders(data_set_root(root))
-    for folders in (inner, [deeper for folder in inner for deeper in _subfolders(folder)]):
-        if scenes := [folder for folder in folders if recording_class(folder, source)]:
-            return scenes
-    return []
+    scenes = [folder for folder in inner if recording_class(folder, source)]
+    deeper = [folder for parent in inner for folder in _subfolders(parent)] if not scenes else []
+    return scenes or [folder for folder in deeper if recording_class(folder, source)]
 
 
 def _subfolders(folder: Path) -> list[Path]:

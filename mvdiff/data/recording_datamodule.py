@@ -121,7 +121,7 @@ class RecordingDataModule(MultiViewDataModule):
         return self._scenes[split]
 
     def _open(self, path: Path) -> RecordingSource | FileNotFoundError | ValueError:
-        """Open a scene and read the lists that the modes need; return what is wrong with it instead."""
+        """Open a scene and read the lists that the modes need, or return the error."""
         try:
             scene = open_recording(path, self.source, on_broken=self.on_broken, missing_caption=self.missing_caption)
             scene.intrinsics(self.height, self.width)
@@ -173,18 +173,12 @@ class RecordingDataModule(MultiViewDataModule):
         if not len(dataset):
             raise ValueError(
                 f"{split} must give at least one sample of mode {dataset.mode!r}; got none of {len(dataset.scenes)} "
-                f"scenes, in {self.root} ({left_out}). Lower min_frames, or choose more key frames with `mvdiff data "
-                "keyframes`."
+                f"scenes, in {self.root} ({left_out}). Lower min_frames, or run `mvdiff data keyframes`."
             )
         _log.info("%s: %d samples of mode %r, %d scenes", split, len(dataset), dataset.mode, len(dataset.scenes))
         if left_out:
             _log.warning("%s: left out: %s", split, left_out)
         if unusable:
             _log.warning("%s: frames left out: %s", split, frames)
-        if dataset.missing_captions:
-            _log.warning(
-                "%s: %d frames without caption; missing_caption is %r",
-                split,
-                dataset.missing_captions,
-                self.missing_caption,
-            )
+        if count := dataset.missing_captions:
+            _log.warning("%s: %d frames without caption; missing_caption is %r", split, count, self.missing_caption)

@@ -28,8 +28,8 @@ class KeyedSampler(DistributedSampler):
         rank: This process's number.
         world_size: Number of processes.
         batch_size: Samples per batch and process.
-        multiple_of: Training epochs are filled up to a multiple of this (the total batch, accumulation included);
-            by default `batch_size * world_size`, of which it must be a multiple.
+        multiple_of: Training epochs are filled up to a multiple of this (the total batch, accumulation included); a
+            multiple of `batch_size * world_size`, its default.
 
     Raises:
         ValueError: No samples, or fewer than ranks in evaluation, or counts that do not fit.
@@ -63,14 +63,14 @@ class KeyedSampler(DistributedSampler):
         if multiple_of % (batch_size * world_size):
             raise ValueError(
                 f"multiple_of must be a multiple of batch_size x devices ({batch_size} x {world_size}); "
-                f"got {multiple_of}. Change the total batch size."
+                f"got {multiple_of}."
             )
         self.total_size = -(-num_samples // multiple_of) * multiple_of if shuffle else num_samples
         self.num_samples = len(range(rank, self.total_size, world_size))
         self._resume: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch is iterated next (training only; evaluation stays at epoch 0)."""
+        """Set the epoch that is iterated next (training only; evaluation stays at epoch 0)."""
         self.epoch = epoch if self.shuffle else 0
 
     def order(self, epoch: int) -> list[int]:
@@ -81,13 +81,13 @@ class KeyedSampler(DistributedSampler):
         return [permutation[position % self.size] for position in range(self.total_size)]
 
     def state_dict(self, batches_done: int, epoch_is_over: bool = False) -> dict[str, int]:
-        """Return the state after `batches_done` batches of the current epoch on each rank.
+        """Return the state after some batches of the current epoch.
 
-        The sampler cannot count them itself: workers read ahead of what training has used.
+        The sampler cannot count them itself: workers read ahead of training.
 
         Args:
-            batches_done: Batches that training has finished in this epoch.
-            epoch_is_over: Whether no more batches of it will be used.
+            batches_done: Batches that training has finished in this epoch on each rank.
+            epoch_is_over: No more batches of it will be used.
 
         Returns:
             `epoch`, `position` (samples of that epoch's global order already used) and `stride` (samples that all

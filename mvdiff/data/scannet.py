@@ -10,6 +10,7 @@ root/{train,test}/<scene>/color/<i>.jpg               (or .png) frame i of a rec
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.frame_files import numbers_in
-from mvdiff.data.images import IMAGE_SUFFIXES
+from mvdiff.data.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.data.recordings import Kind, RecordingSource
 
 _SUFFIXES = {"color": IMAGE_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
@@ -39,7 +40,7 @@ class ScanNetScene(RecordingSource):
         return numbers_in(self.path / "color")
 
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the path of a frame's file; for colour that of the image that is there (.jpg where none is)."""
+        """Return the path of a frame's file; colour may have any ending of an image (.jpg if there is none)."""
         if kind == "intrinsics":
             return self.path / "intrinsic" / "intrinsic_depth.txt"
         paths = [self.path / kind / f"{frame}{suffix}" for suffix in _SUFFIXES[kind]]
@@ -67,15 +68,8 @@ class ScanNetScene(RecordingSource):
         """Yield folders of files with zero-padded numbers, which are not read, or without any colour image."""
         for part, suffixes in _SUFFIXES.items():
             folder = self.path / part
-            padded = sorted(
-                path.name
-                for path in folder.iterdir()
-                if path.suffix in suffixes
-                and path.stem.isascii()
-                and path.stem.isdecimal()
-                and str(int(path.stem)) != path.stem
-            )
-            if padded:
+            names = sorted(path.name for path in folder.iterdir() if path.suffix in suffixes)
+            if padded := [name for name in names if re.fullmatch(r"0[0-9]+\.\w+", name)]:
                 example = Path(padded[0])
                 details = f"{len(padded)}, such as {example}, are not read; rename them to <i>{example.suffix}"
                 yield "zero-padded names", folder, f"{details}, {example} to {int(example.stem)}{example.suffix}"
@@ -88,11 +82,9 @@ def _read_numbers(path: Path, sizes: tuple[int, ...]) -> np.ndarray:
     try:
         values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()])
     except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{path} must exist; it does not. Run `mvdiff data check` on the data set's folder."
-        ) from error
+        raise FileNotFoundError(f"{path} must exist; it does not. {CHECK}") from error
     except ValueError as error:
-        raise ValueError(f"{path} must hold numbers; got {error}. Fetch it again.") from error
+        raise ValueError(f"{path} must hold numbers; got {error}.") from error
     if values.size not in sizes:
-        raise ValueError(f"{path} must hold {' or '.join(map(str, sizes))} numbers; got {values.size}. Fetch it again.")
+        raise ValueError(f"{path} must hold {' or '.join(map(str, sizes))} numbers; got {values.size}.")
     return values

@@ -22,23 +22,14 @@ MAX_BETWEEN = 10
 
 @dataclass(frozen=True)
 class Frame:
-    """One frame of a scene.
+    """One frame of a scene; its camera is float64."""
 
-    Attributes:
-        number: Its number in the recording.
-        image: [3, H, W] colour in [-1, 1], or None where a scene has no pictures.
-        depths: [H, W] z-depth in metres, 0 = none.
-        K: [3, 3] intrinsics in pixels of the image, float64.
-        R: [3, 3] world-from-camera rotation, float64.
-        t: [3] camera centre in the world, metres, float64.
-    """
-
-    number: int
-    image: Tensor | None
-    depths: Tensor
-    K: Tensor
-    R: Tensor
-    t: Tensor
+    number: int  # in the recording
+    image: Tensor | None  # [3, H, W] colour in [-1, 1], or None where a scene has no pictures
+    depths: Tensor  # [H, W] z-depth in metres, 0 = none
+    K: Tensor  # [3, 3] intrinsics in pixels of the image
+    R: Tensor  # [3, 3] world-from-camera
+    t: Tensor  # [3] camera centre in the world, metres
 
 
 class FrameSequence:
@@ -47,7 +38,7 @@ class FrameSequence:
     Args:
         scene: The scene.
         frame_ids: Numbers of the frames, ascending.
-        key_ids: Numbers of those that are key frames, ascending.
+        key_ids: Numbers of the key frames among them, ascending.
         height: Height of the frames in pixels, whatever the files have.
         width: Width of the frames in pixels.
 
@@ -94,16 +85,9 @@ class FrameSequence:
             FileNotFoundError: One of its files is missing.
             ValueError: One of its files is broken.
         """
-        frame, scene = self.frame_ids[position], self.scene
-        R, t = scene.pose(frame)
-        return Frame(
-            frame,
-            scene.image(frame, self.height, self.width),
-            scene.depths(frame, self.height, self.width),
-            scene.intrinsics(self.height, self.width, frame),
-            R,
-            t,
-        )
+        frame, scene, size = self.frame_ids[position], self.scene, (self.height, self.width)
+        image, depths = scene.image(frame, *size), scene.depths(frame, *size)
+        return Frame(frame, image, depths, scene.intrinsics(*size, frame), *scene.pose(frame))
 
     def prompt(self, position: int) -> str:
         """Return the caption of the frame at a position; see `RecordingSource.prompt`."""
@@ -153,11 +137,7 @@ def full_sequence(
 ) -> FrameSequence:
     """Return a scene's key frames and the usable frames between them, as the two stages generate them.
 
-    Args:
-        scene: The scene.
-        height: Height of the frames in pixels.
-        width: Width of the frames in pixels.
-        max_between: Most frames between two key frames, evenly spaced; None: all of them.
+    Between two key frames are at most `max_between` frames, evenly spaced, or all of them.
 
     Raises:
         FileNotFoundError: The scene has no list of key frames.

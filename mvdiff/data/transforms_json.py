@@ -75,7 +75,7 @@ class TransformsRecording(RecordingSource):
         return list(range(len(self._frames)))
 
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the file of a frame's colour or depth, its ending found where it is left out; or transforms.json."""
+        """Return the file of a frame's colour or depth, whose ending may be left out; else transforms.json."""
         if kind in ("pose", "intrinsics"):
             return self._json
         values = self._frames[frame]
@@ -103,7 +103,7 @@ class TransformsRecording(RecordingSource):
         return resize_intrinsics(K, scale_x=depth_width / width, scale_y=depth_height / height)
 
     def load_pose(self, frame: int) -> np.ndarray:
-        """Return the pose [4, 4] of a frame, turned into OpenCV's axes; `applied_scale` is taken off its metres."""
+        """Return the pose [4, 4] of a frame in OpenCV's axes, in metres (divided by `applied_scale`)."""
         matrix = self._frames[frame].get("transform_matrix")
         try:
             pose = np.array(matrix, dtype=np.float64)
@@ -124,7 +124,7 @@ class TransformsRecording(RecordingSource):
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return what is said of all frames, and of each."""
+    """Return the keys of the file, which all frames share, and the frames."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

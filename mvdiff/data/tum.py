@@ -25,7 +25,7 @@ from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSour
 
 CAMERA = "camera.txt"
 ROS_INTRINSICS, ROS_SIZE = (525.0, 525.0, 319.5, 239.5), (480, 640)
-"""fx, fy, cx, cy that ROS assumes of such cameras, and the (height, width) of the images that they are for."""
+"""fx, fy, cx, cy that ROS assumes of such cameras, and the (height, width) of their images."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class TumRecording(RecordingSource):
         on_broken: See `RecordingSource`.
         missing_caption: See `RecordingSource`.
         intrinsics: fx, fy, cx, cy in pixels of the depth images; by default those of camera.txt, or else ROS's
-            (525, 525, 319.5, 239.5), which are for 640x480.
+            (525, 525, 319.5, 239.5), for 640x480.
         depth_units_per_metre: Value of a depth image at one metre.
         max_seconds: Most seconds from a colour image to its depth and to its pose.
 
@@ -79,7 +79,7 @@ class TumRecording(RecordingSource):
         return list(range(len(self._times)))
 
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the file of a frame's colour or depth, or that of all poses or of the camera."""
+        """Return the file of a frame's colour or depth, or the common file of poses or of the camera."""
         if kind == "color":
             return self.path / self._colours[frame]
         if kind == "depth":

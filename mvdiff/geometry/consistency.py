@@ -1,8 +1,8 @@
-"""Do the frames of a recording agree with each other? Wrong poses or intrinsics show before anything is fused.
+"""Agreement of a recording's frames with each other, which reveals wrong poses and intrinsics before frames are fused.
 
 Own derivation, on correspondences by depth (paper, section 4.1). A pixel of one frame is a point in the world; another
-frame that looks at it has about its depth there (it agrees), or something nearer (the point is hidden, which happens to
-right poses too), or something farther: that frame looks through the point, and one of the two is wrong.
+frame that looks at it has about its depth there (it agrees), or something nearer (the point is hidden, also with right
+poses), or something farther: that frame looks through the point, and one of the two is wrong.
 """
 
 from dataclasses import dataclass
@@ -29,75 +29,54 @@ MIN_AGREEMENT = 0.8
 transposed 0.30, in OpenGL's axes 0.20, with poses 30 frames late 0.42 and 6 frames late 0.77, with focal lengths 1.3
 times as long 0.50 (but 1.1 times: 0.88). ``python benchmarks/mesh.py poses``."""
 MIN_GAIN = 1 / 3
-"""Of what the correlation of colours lacks without poses, right poses bring at least this share. Measured: the kitchen
-0.93, the toy world 0.95, with images mirrored 0.01 and less than none. """
+"""Least share that right poses bring of what the correlation of colours lacks without poses. Measured: the kitchen
+0.93, the toy world 0.95, with images mirrored 0.01 and less than 0."""
 MIN_LACKING = 0.1
 """Colours are not judged where they correlate to 0.9 without poses: hardly anything moved."""
 MIN_SHARED = 0.01
-"""Share of pixels that the compared frames must have depth at, and must see of each other, for a judgement."""
+"""Least share of pixels of the compared frames that must have a depth, and that they must see of each other."""
 MIN_TURN_DEG, MIN_WAY = 15.0, 0.3
-"""Frames are compared once the camera has turned or moved (metres) so far: nearer ones agree whatever the poses."""
+"""Turn in degrees or way in metres between compared frames: nearer ones agree whatever the poses."""
 
 _HALF_A_GREY_LEVEL = 1 / 2
 
 
 class Frame(NamedTuple):
-    """One picture, how far everything in it is away, and the camera that took both.
+    """A picture with depth and camera."""
 
-    Attributes:
-        image: [H, W, 3] uint8.
-        depth: [H, W] z-depth in metres; a depth that is not finite and positive means that there is none.
-        K: [3, 3] intrinsics in pixels.
-        R: [3, 3] world-from-camera.
-        t: [3] camera centre in the world, metres.
-        name: what errors call it.
-    """
-
-    image: Tensor
-    depth: Tensor
-    K: Tensor
-    R: Tensor
-    t: Tensor
-    name: str = "a frame"
+    image: Tensor  # [H, W, 3] uint8
+    depth: Tensor  # [H, W] z-depth in metres; none where it is not finite and positive
+    K: Tensor  # [3, 3] intrinsics in pixels
+    R: Tensor  # [3, 3] world-from-camera
+    t: Tensor  # [3] camera centre in the world, metres
+    name: str = "a frame"  # in errors
 
 
 class Frames(Protocol):
-    """Frames in the order of the recording: a list, or what reads each when asked for it, as often as asked."""
+    """Frames in the order of the recording: a list, or a reader of one frame at a time."""
 
-    def __len__(self) -> int:
-        """Return how many there are."""
+    def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int, /) -> Frame:
-        """Return one of them; an IndexError ends a loop."""
+    def __getitem__(self, index: int, /) -> Frame: ...
 
 
 @dataclass(frozen=True)
 class Consistency:
-    """How far frames agree, over pairs of them.
+    """Agreement of frames, over pairs of them."""
 
-    Attributes:
-        agreement: share, of the points that agree or are looked through, of those that agree; NaN without any.
-        colour: correlation of brightness between points and where the other frame sees them, mean of pairs.
-        colour_unmoved: the same with the same pixel of the other frame, as if the camera had stood still: chance.
-        shared: share of all pixels whose points the other frame may see.
-        num_pairs: pairs compared.
-        with_depth: share of the pixels of the compared frames that have a depth.
-    """
-
-    agreement: float
-    colour: float
-    colour_unmoved: float
-    shared: float
+    agreement: float  # share of the points that agree among those that agree or are looked through; NaN without any
+    colour: float  # correlation of brightness between points and their places in the other frame, mean of pairs
+    colour_unmoved: float  # the same with the same pixel of the other frame, as if the camera had stood still: chance
+    shared: float  # share of all pixels whose points the other frame may see
     num_pairs: int
-    with_depth: float = 1.0
+    with_depth: float = 1.0  # share of the pixels of the compared frames that have a depth
 
     @property
     def lacks_depth(self) -> bool:
-        """Whether hardly any pixel has a depth: of poses and intrinsics nothing can be said."""
+        """Too little depth to judge poses and intrinsics."""
         return self.num_pairs > 0 and self.with_depth < MIN_SHARED
 
     def __str__(self) -> str:
-        """Say it in one line."""
         if not self.num_pairs:
             return "one frame only, nothing to compare"
         if self.lacks_depth:
@@ -108,10 +87,10 @@ class Consistency:
         )
 
     def problem(self, real_colours: bool) -> str | None:
-        """Say what is wrong with the recording, or None.
+        """Return what is wrong with the recording, or None.
 
         Args:
-            real_colours: the images are photographs; generated ones may disagree by no fault of the poses.
+            real_colours: The images are photographs; generated ones may disagree though the poses are right.
         """
         if not self.num_pairs:
             return None
@@ -137,13 +116,10 @@ def check_consistency(
     """Compare frames with later ones, spread over the recording.
 
     Args:
-        frames: images, depths and cameras.
-        poses: (R [V, 3, 3], t [V, 3]) of the frames, where they can be had without reading them.
-        num_pairs: at most this many pairs are compared.
-        tolerance: how far depths that agree may be apart.
-
-    Returns:
-        How far they agree.
+        frames: Images, depths and cameras.
+        poses: (R [V, 3, 3], t [V, 3]) of the frames; by default the frames are read for them.
+        num_pairs: Most pairs that are compared.
+        tolerance: Difference up to which depths agree.
     """
     if poses is None:
         cameras = [frames[index] for index in range(len(frames))]
@@ -167,15 +143,15 @@ def check_consistency(
 
 
 def frame_pairs(R: Tensor, t: Tensor, num_pairs: int) -> list[tuple[int, int]]:
-    """Choose pairs of frames: each with the first later one by which the camera has turned or moved far enough.
+    """Pair frames with the first later one by which the camera has turned or moved far enough.
 
     Args:
         R: [V, 3, 3] world-from-camera.
         t: [V, 3] camera centres, metres.
-        num_pairs: at most so many, their first frames spread evenly.
+        num_pairs: Most pairs; their first frames are spread evenly.
 
     Returns:
-        (earlier, later), each; where the camera never moves so far, the first and the last frame.
+        (earlier, later) each; the first and the last frame if the camera never moves so far.
 
     Example:
         >>> t = torch.tensor([[0.0, 0, 0], [0.2, 0, 0], [0.4, 0, 0]])
@@ -196,9 +172,9 @@ def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np
     """Compare a frame with another.
 
     Returns:
-        [4] counts of the source's pixels: their point agrees with the target's depth; is looked through by it; may be
-        seen by it at all; and all of them. Then the correlations of brightness over those that agree: with where the
-        target sees them, and with the same pixel of the target; NaN where they are too few or all alike.
+        [4] counts of the source's pixels: those whose point agrees with the target's depth, is looked through by it,
+        may be seen by it at all; and all of them. Then the correlations of brightness over those that agree: with their
+        place in the target, and with the same pixel of the target; NaN where they are too few or all alike.
     """
     cameras = (source.K, source.R, source.t), (target.K, target.R, target.t)
     xy, visible = depth_correspondence(source.depth, *cameras[0], target.depth, *cameras[1], tolerance=None)
@@ -216,7 +192,7 @@ def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    """Correlate two [M] of brightness in [0, 255]; NaN where one of them is flat, to half a grey level."""
+    """Correlate [M] and [M] of brightness in [0, 255]; NaN if one of them is flat, to half a grey level."""
     if not len(a):
         return float("nan")
     a, b = a - a.mean(), b - b.mean()

@@ -1,4 +1,4 @@
-"""Frames to fuse: those of a sample folder or of a recording."""
+"""Frames to fuse, of a sample folder or of a recording."""
 
 from pathlib import Path
 
@@ -16,11 +16,8 @@ from mvdiff.samples.folders import DEPTH_NAME
 class SampleFrames:
     """The frames of a sample folder of the depth task, read when asked for.
 
-    Args:
-        sample: the sample.
-
     Raises:
-        ValueError: it has no depth images, or no camera centres.
+        ValueError: The sample has no depth images, or no camera centres.
     """
 
     def __init__(self, sample: Sample):
@@ -29,8 +26,8 @@ class SampleFrames:
         t = sample.record.translations()
         if t is None or not (sample.folder / DEPTH_NAME).is_dir():
             raise ValueError(
-                f"{sample.folder} must have {DEPTH_NAME}/<i>.png and a camera centre for each view; got a sample "
-                "without, such as a panorama's. Give a sample of `mvdiff generate depth`, or a scene."
+                f"{sample.folder} must have {DEPTH_NAME}/<i>.png and a camera centre for each view; it has not. Use a "
+                "sample of `mvdiff generate depth`, or a scene."
             )
         self.t = t
 
@@ -48,21 +45,16 @@ class SampleFrames:
         if not tuple(image.shape[:2]) == tuple(depth.shape) == (self.height, self.width):
             raise ValueError(
                 f"a view and its depth must be {self.width}x{self.height}, as its camera; got "
-                f"{image.shape[1]}x{image.shape[0]} and {depth.shape[1]}x{depth.shape[0]}, in {path}. "
-                "Generate the sample again."
+                f"{image.shape[1]}x{image.shape[0]} and {depth.shape[1]}x{depth.shape[0]}, in {path}."
             )
         return Frame(image, depth, self.K[index], self.R[index], self.t[index], str(path))
 
 
 def open_frames(folder: str | Path, source: Source | None = None) -> SceneFrames | SampleFrames:
-    """Open what is to be fused: a sample folder, or a recording.
-
-    Args:
-        folder: A sample folder, or a recording of any layout.
-        source: What reads a recording; by default the layout that it has.
+    """Open the frames of a sample folder, or of a recording (read by `source`, by default its layout).
 
     Raises:
-        FileNotFoundError: It is neither.
+        FileNotFoundError: The folder is neither.
         ValueError: It has no frame with a depth and a pose.
     """
     folder = Path(folder)
@@ -71,6 +63,5 @@ def open_frames(folder: str | Path, source: Source | None = None) -> SceneFrames
     if recording_class(folder, source):
         return SceneFrames(open_recording(folder, source, on_broken="skip"))
     raise FileNotFoundError(
-        f"SOURCE must be a sample folder (with sample.json) or a scene (with {looked_for(source)}); got {folder}. "
-        "Name one sample or scene, not the folder above it."
+        f"SOURCE must be a sample folder (with sample.json) or a scene (with {looked_for(source)}); got {folder}."
     )

@@ -1,4 +1,4 @@
-"""Mesh files read again, whoever wrote them, as the 3D viewer shows them."""
+"""Read mesh files of any origin, as the 3D viewer shows them."""
 
 from __future__ import annotations
 
@@ -6,46 +6,44 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdiff.mesh.surface import SUFFIXES, Mesh, turned_upright
+from mvdiff.mesh.surface import OPENCV_UP, SUFFIXES, Mesh, turned_upright
 
 GREY = 160
-OPENCV_UP = np.array([0.0, -1.0, 0.0])
 
 
 def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
     """Read a mesh with its colours, in glTF's axes; one without colours is grey.
 
     Args:
-        path: ``.glb`` (y up by definition; its linear colours are turned back into sRGB) or ``.ply`` (the axes of the
-            poses).
-        up: [3] which way is up in a ``.ply``; default: OpenCV's, (0, -1, 0).
+        path: `.glb` (y up by definition; linear colours become sRGB) or `.ply` (the axes of the poses).
+        up: [3] up in a `.ply`; by default OpenCV's, (0, -1, 0).
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the ending is another one, or the file holds no triangles.
+        FileNotFoundError: There is no such file.
+        ValueError: The ending is another one, or the file holds no triangles.
     """
     import trimesh
 
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"mesh must be a file; got {path}. Correct the path.")
+        raise FileNotFoundError(f"mesh must be a file; got {path}.")
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
-        raise ValueError(f"mesh must end in {' or '.join(SUFFIXES)}; got {path.name!r}. Convert it.")
+        raise ValueError(f"mesh must end in {' or '.join(SUFFIXES)}; got {path.name!r}.")
     try:
         scene = trimesh.load_scene(path, process=False)
         placed = [scene.graph[node] for node in scene.graph.nodes_geometry]  # scene.dump() would lose colours
         parts = [(scene.geometry[name], place) for place, name in placed if _has_triangles(scene.geometry[name])]
     except Exception as error:  # whatever a parser of foreign bytes raises: there are dozens of kinds
-        raise ValueError(f"mesh must be readable; got {error!r}, in {path}. Write it again.") from error
+        raise ValueError(f"mesh must be readable; got {error!r}, in {path}.") from error
     if not parts:
-        raise ValueError(f"mesh must have triangles; got none, in {path}. Points alone cannot be shown.")
+        raise ValueError(f"mesh must have triangles; got none, in {path}.")
     first = np.cumsum([0, *(len(part.vertices) for part, _ in parts)])[:-1]
     vertices = np.concatenate([trimesh.transform_points(part.vertices, place) for part, place in parts])
     faces = np.concatenate([np.asarray(part.faces, np.int64) + n for (part, _), n in zip(parts, first, strict=True)])
     colours = np.concatenate([_colours(part) for part, _ in parts])
     if not np.isfinite(vertices).all():
-        raise ValueError(f"mesh must have finite vertices; got others, in {path}. Write it again.")
+        raise ValueError(f"mesh must have finite vertices; got others, in {path}.")
     if suffix == ".glb":
         return Mesh(vertices, faces, _srgb(colours))
     return turned_upright(Mesh(vertices, faces, colours), OPENCV_UP if up is None else up)
@@ -56,7 +54,7 @@ def _has_triangles(part) -> bool:
 
 
 def _colours(part) -> np.ndarray:
-    """Return [N, 3] uint8, those of a texture where there are no others, or grey."""
+    """Return the colours [N, 3] uint8 of vertices, else of a texture, else grey."""
     from trimesh.visual.color import to_rgba
 
     visual, colours = part.visual, None

@@ -1,11 +1,13 @@
-"""From a fused volume to a mesh with vertex colours, and from that to a file.
+"""Fused volume -> mesh with vertex colours -> file.
 
 Surfaces are where the distance is zero: marching cubes of scikit-image (Lewiner et al. 2003), a chunk of blocks at a
-time. A mesh is in world axes, as the recording's poses are: one of OpenCV poses has y down. glTF (``.glb``) fixes its
-axes, y up, so :func:`write_mesh` turns the mesh for it; PLY has no axes of its own and keeps the world's.
+time. A mesh is in world axes, as the recording's poses are: one of OpenCV poses has y down. glTF (`.glb`) has y up, so
+`write_mesh` turns the mesh for it; PLY has no axes of its own and keeps the world's.
 """
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,46 +15,40 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.counts import check_counts
+from mvdiff.data.whole_files import whole_file
 from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
 
 CHUNK = 8
-"""Blocks along a side of what is triangulated at once: 65 x 65 x 65 voxels, the last of each side shared."""
+"""Blocks along a side of a chunk, which is triangulated at once: 65 x 65 x 65 voxels, the last of each side shared."""
 SUFFIXES = (".ply", ".glb")
+OPENCV_UP = np.array([0.0, -1.0, 0.0])
 STEEPEST = 2.0
-"""How much faster than across a plane the distance may change within a cube: faster, it leaps from behind one surface
-to before another, and there is none in between (own derivation; the skirts behind silhouettes)."""
+"""Greatest change of the distance within a cube, relative to that across a plane: a steeper one leaps from behind one
+surface to before another, with none in between (own derivation; the skirts behind silhouettes)."""
 _WELD = 2.0**12  # vertices of neighbouring chunks are one where they agree to 1/4096 of a voxel
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles with a colour at each vertex.
+    """Triangles with a colour at each vertex."""
 
-    Attributes:
-        vertices: [N, 3] float64, metres.
-        faces: [M, 3] int64, indices of vertices, counter-clockwise as seen from in front.
-        colours: [N, 3] uint8, red, green, blue.
-    """
-
-    vertices: np.ndarray
-    faces: np.ndarray
-    colours: np.ndarray
+    vertices: np.ndarray  # [N, 3] float64, metres
+    faces: np.ndarray  # [M, 3] int64, indices of vertices, counter-clockwise as seen from in front
+    colours: np.ndarray  # [N, 3] uint8, red, green, blue
 
 
 def extract_mesh(volume: TsdfVolume, min_weight: float = 0.0) -> Mesh:
-    """Triangulate the surfaces of a volume.
+    """Triangulate the surfaces of a volume, in world axes; triangles face the side from which they were seen.
 
-    A cube of voxels takes part where all its eight corners have been seen, so surfaces end where nothing was observed.
+    A cube of voxels takes part if all its eight corners have been seen, so surfaces end where nothing was observed.
 
     Args:
-        volume: fused frames.
-        min_weight: what the weight of a voxel must exceed, in observations from a metre away, straight on.
-
-    Returns:
-        The mesh, vertices in world axes; triangles face the side from which they were seen.
+        volume: Fused frames.
+        min_weight: Weight that a voxel must exceed, in observations straight on from a metre away.
 
     Raises:
-        ValueError: there is no surface.
+        ValueError: There is no surface.
     """
     blocks = unpacked(volume.keys)
     chunks = np.unique(np.floor_divide(blocks, CHUNK), axis=0)
@@ -60,7 +56,7 @@ def extract_mesh(volume: TsdfVolume, min_weight: float = 0.0) -> Mesh:
     if not parts:
         raise ValueError(
             f"the frames must show a surface that {volume.voxel_size:g} m voxels can hold; got none among "
-            f"{len(blocks)} blocks. Use a larger voxel_size or truncation, or look at the depth images."
+            f"{len(blocks)} blocks. Use a larger voxel_size or truncation, or check the depth images."
         )
     starts = np.cumsum([0, *(len(vertices) for vertices, _, _ in parts)])
     vertices, colours = (np.concatenate([part[i] for part in parts]) for i in (0, 2))
@@ -85,7 +81,7 @@ def _triangulate(volume: TsdfVolume, chunk: np.ndarray, min_weight: float):
     if not whole.any():
         return None
     vertices, faces, _, _ = marching_cubes(distance, 0.0, mask=whole, gradient_direction="descent")
-    # between two voxels of an edge of the grid (or, seldom, inside a cube: two opposite corners of it)
+    # a vertex lies between two voxels of an edge of the grid (or, seldom, between two opposite corners of a cube)
     low, high = np.floor(vertices).astype(int), np.ceil(vertices).astype(int)
     share = np.abs(vertices - low).max(axis=1, keepdims=True)
     colours = np.where(near > 0, sums[..., 3:] / np.maximum(near, 1e-12), 0)
@@ -115,7 +111,7 @@ def _of_corners(combine: np.ufunc, voxels: np.ndarray) -> np.ndarray:
 
 
 def compacted(mesh: Mesh) -> Mesh:
-    """Return a mesh without triangles that have lost a side, and without vertices that no triangle has."""
+    """Return a mesh without degenerate triangles and unused vertices."""
     a, b, c = mesh.faces.T
     faces = mesh.faces[(a != b) & (b != c) & (c != a)]
     used, faces = np.unique(faces, return_inverse=True)
@@ -123,16 +119,15 @@ def compacted(mesh: Mesh) -> Mesh:
 
 
 def simplified(mesh: Mesh, max_faces: int) -> Mesh:
-    """Return a coarser mesh of at most ``max_faces`` triangles: vertices that share a cell of a grid become one.
+    """Return a coarser mesh of at most `max_faces` triangles: vertices that share a cell of a grid become one.
 
     The cells are enlarged until the count holds; positions and colours of a cell are averaged (vertex clustering,
     Rossignac and Borrel 1993).
 
     Raises:
-        ValueError: ``max_faces`` is less than 1.
+        ValueError: `max_faces` is less than 1.
     """
-    if max_faces < 1:
-        raise ValueError(f"max_faces must be at least 1; got {max_faces}. Use some ten thousand.")
+    check_counts(max_faces=max_faces)
     coarse = mesh
     sides = mesh.vertices[mesh.faces[:, 0]] - mesh.vertices[mesh.faces[:, 1]]
     cell = float(np.median(np.linalg.norm(sides, axis=1))) * (len(mesh.faces) / max_faces) ** 0.5
@@ -149,13 +144,9 @@ def simplified(mesh: Mesh, max_faces: int) -> Mesh:
 
 
 def up_axis(R: Tensor) -> np.ndarray:
-    """Return the world axis that is nearest to up, judged by cameras that were held upright.
+    """Return the world axis nearest to up, [3] float64, judged by cameras (R [V, 3, 3]) that were held upright.
 
-    Args:
-        R: [V, 3, 3] world-from-camera; OpenCV cameras have y down.
-
-    Returns:
-        [3] float64, one of the six axes: (0, -1, 0) in worlds with OpenCV's axes, (0, 0, 1) in ScanNet's.
+    It is (0, -1, 0) in worlds with OpenCV's axes, (0, 0, 1) in ScanNet's.
 
     Example:
         >>> up_axis(torch.eye(3)[None]).tolist()
@@ -167,11 +158,11 @@ def up_axis(R: Tensor) -> np.ndarray:
 
 
 def turned_upright(mesh: Mesh, up: np.ndarray) -> Mesh:
-    """Return a mesh in glTF's axes: x right, y up, z towards the viewer; the turn is the shortest that lifts up to y.
+    """Turn a mesh into glTF's axes (x right, y up, z towards the viewer) by the shortest turn of `up` to y.
 
     Args:
-        mesh: in world axes.
-        up: [3] unit vector, which way is up in the world.
+        mesh: In world axes.
+        up: [3] unit vector, up in the world.
 
     Example:
         >>> point = Mesh(np.array([[1.0, 2.0, 3.0]]), np.zeros((0, 3), int), np.zeros((1, 3), np.uint8))
@@ -191,55 +182,50 @@ def turned_upright(mesh: Mesh, up: np.ndarray) -> Mesh:
 
 
 def check_mesh_path(path: str | Path) -> Path:
-    """Return the path after checking its ending and that its folder can be made.
+    """Return the path after checking its ending and making its folder.
 
     Raises:
-        ValueError: the ending is neither ``.ply`` nor ``.glb``.
-        OSError: the folder cannot be written.
+        ValueError: The ending is neither `.ply` nor `.glb`.
+        OSError: The folder cannot be written.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
-        raise ValueError(f"out must end in {' or '.join(SUFFIXES)}; got {path.name!r}. Name it mesh.ply or mesh.glb.")
-    try:
+        raise ValueError(f"out must end in {' or '.join(SUFFIXES)}; got {path.name!r}.")
+    with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise PermissionError("it is a folder, or its folder is read-only")
-    except OSError as error:
-        raise OSError(
-            f"out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
-        ) from error
     return path
 
 
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"out must be a file that can be written; got {path} ({error.strerror or error}).") from error
+
+
 def write_mesh(path: str | Path, mesh: Mesh, up: np.ndarray | None = None) -> Path:
-    """Write a mesh, whole or not at all.
+    """Write a mesh, whole or not at all, and return the path.
 
     Args:
-        path: ``.ply`` (binary, world axes) or ``.glb`` (glTF: y up; colours made linear, as glTF wants them, and shown
-            as they are, without lamps).
-        mesh: in world axes.
-        up: [3] which way is up in the world, for ``.glb``; default: OpenCV's, (0, -1, 0).
-
-    Returns:
-        The path.
+        path: `.ply` (binary, world axes) or `.glb` (glTF: y up; colours are made linear, as glTF wants them, and shown
+            without lamps).
+        mesh: In world axes.
+        up: [3] up in the world, for `.glb`; by default OpenCV's, (0, -1, 0).
 
     Raises:
-        ValueError: the ending is another one.
-        OSError: the file cannot be written.
+        ValueError: The path has another ending.
+        OSError: The file cannot be written.
     """
     path = check_mesh_path(path)
-    content = _glb(turned_upright(mesh, np.array([0.0, -1.0, 0.0]) if up is None else up)) if (
-        path.suffix.lower() == ".glb"
-    ) else _trimesh(mesh).export(file_type="ply")  # fmt: skip
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise OSError(
-            f"out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
-        ) from error
+    if path.suffix.lower() == ".glb":
+        content = _glb(turned_upright(mesh, OPENCV_UP if up is None else up))
+    else:
+        content = _trimesh(mesh).export(file_type="ply")
+    with _writable(path), whole_file(path) as file:
+        file.write(content)
     return path
 
 
@@ -255,9 +241,8 @@ def _glb(mesh: Mesh) -> bytes:
     shown = replace(mesh, colours=np.round(linear * 255).astype(np.uint8))
 
     def unlit(tree: dict) -> None:
-        tree["materials"] = [
-            {"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}
-        ]  # fmt: skip
+        material = {"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}
+        tree["materials"] = [material]
         tree["extensionsUsed"] = ["KHR_materials_unlit"]
         for primitive in (part for one in tree["meshes"] for part in one["primitives"]):
             primitive["material"] = 0

@@ -3,11 +3,11 @@
 Source: Curless and Levoy 1996 (weighted averages of projective signed distances); blocks of voxels near surfaces, found
 by their integer position, after Niessner et al. 2013. The local planes and the weights are our own derivation.
 
-Voxel (i, j, k) has its centre at ``voxel_size * (i, j, k)`` in the world: the grid does not depend on the recording.
+Voxel (i, j, k) has its centre at `voxel_size * (i, j, k)` in the world: the grid does not depend on the recording.
 Distances are positive in front of a surface, in units of the truncation, at most 1. Every voxel holds plain sums, so
-that neither the order of frames nor the way blocks are split into batches matters (up to rounding).
+neither the order of frames nor the batches of blocks matter (up to rounding).
 
-Legend: N blocks of ``BLOCK ** 3`` voxels, H W image.
+Legend: N blocks of `BLOCK ** 3` voxels, H W image.
 """
 
 from collections.abc import Callable
@@ -25,29 +25,29 @@ from mvdiff.geometry.sampling import cell_centres, sample_bilinear
 BLOCK = 8
 """Voxels along a side of a block."""
 SUMS = 6
-"""What a voxel sums up: weight * distance, weight, weight near the surface, and that times red, green, blue."""
+"""Sums of a voxel: weight * distance, weight, weight near the surface, and that times red, green, blue."""
 DEFAULT_VOXEL_SIZE = 0.02
 DEFAULT_MAX_DEPTH = 8.0
 DEFAULT_MAX_MEMORY = 4.0
 LENGTHS = 1e-6, 1e6
-"""Settings are lengths between these, metres: volumes of others are beyond what floats can count."""
+"""Range of lengths among the settings, metres: floats cannot count the volumes of others."""
 BATCH = 1024
-"""Blocks that are integrated at once: half a million voxels, some 100 MB while they are at work."""
+"""Blocks that are integrated at once: half a million voxels, some 100 MB."""
 MIN_SLANT = 0.3
-"""Surfaces seen more obliquely than this count as seen at this angle."""
+"""Surfaces seen more obliquely count as seen at this slant."""
 BYTES_PER_BLOCK = BLOCK**3 * SUMS * 4
 MAX_PARTS = 8
-"""Into how many points, per axis, a pixel is divided at most when its surface is larger than the truncation."""
+"""Most points, per axis, into which a pixel is divided when its surface is larger than the truncation."""
 _REACH = 2**20  # block positions are packed into 21 bits per axis
 
 
 class TsdfVolume:
-    """Blocks of voxels and what frames said about them.
+    """Blocks of voxels with the sums over the frames.
 
     Attributes:
-        voxel_size: metres.
-        truncation: metres.
-        keys: [N] int64, ascending: the blocks' positions, packed.
+        voxel_size: Metres.
+        truncation: Metres.
+        keys: [N] int64, ascending: packed positions of the blocks.
         sums: [N, BLOCK, BLOCK, BLOCK, SUMS] float32, axes x, y, z.
     """
 
@@ -61,12 +61,12 @@ class TsdfVolume:
         return torch.from_numpy(unpacked(self.keys) * BLOCK)
 
     def integrate(self, frame: Frame, max_depth: float = DEFAULT_MAX_DEPTH, batch: int = BATCH) -> None:
-        """Add what a frame shows.
+        """Add a frame.
 
         Args:
-            frame: image, depth and camera.
-            max_depth: depths beyond are left out, metres.
-            batch: blocks at once; the result does not depend on it.
+            frame: Image, depth and camera.
+            max_depth: Greatest depth that counts, metres.
+            batch: Blocks at once; the result does not depend on it.
         """
         surface = LocalPlanes(frame, self.truncation, max_depth)
         near = self._blocks_in_view(frame, surface.furthest + self.truncation)
@@ -90,7 +90,7 @@ class TsdfVolume:
         return torch.nonzero(inside & (z > -radius) & (z < furthest + radius))[:, 0]
 
     def _observed(self, frame: Frame, surface: "LocalPlanes", image: Tensor, points: Tensor) -> Tensor:
-        """Return what a frame adds to the voxels at [M, 3] points: [M, SUMS] float32."""
+        """Return the sums [M, SUMS] float32 that a frame adds to the voxels at [M, 3] points."""
         height, width = frame.depth.shape
         xy, z, visible = project_points(points, frame.K, frame.R, frame.t, height, width)
         rows = torch.nonzero(visible)[:, 0]
@@ -98,14 +98,13 @@ class TsdfVolume:
         distance = (depth - z[rows]) * slant / self.truncation
         seen = (depth > 0) & (distance > -1)
         rows, depth, slant, distance = rows[seen], depth[seen], slant[seen], distance[seen]
-        # pixels per area of surface, and less and less behind it: the other side of a thin wall is somebody else's
+        # pixels per area of surface, and less and less behind it, where the other side of a thin wall may be
         weight = slant / depth.square() * (1 + distance).clamp(max=1)
         near = torch.where(distance < 1, weight, 0)
         colour = sample_bilinear(image, xy[rows][None], padding="border")[0]
         added = torch.zeros(len(points), SUMS)
-        added[rows] = torch.stack(
-            [weight * distance.clamp(max=1), weight, near, *(near * colour)], dim=-1
-        ).float()  # fmt: skip
+        sums = [weight * distance.clamp(max=1), weight, near, *(near * colour)]
+        added[rows] = torch.stack(sums, dim=-1).float()
         return added
 
 
@@ -113,15 +112,15 @@ class LocalPlanes:
     """A depth map as small planes, one per pixel (own derivation).
 
     The inverse depth of a plane is affine in the pixel coordinates, so each pixel's plane is its inverse depth and the
-    slope of that: the mean slope towards the two neighbours of an axis, or, where these differ by more than the
-    truncation or one is missing, that towards the nearer one, which at the edge of a thing is the one on the same
-    thing. A pixel that jumps by more than the truncation from both, and not in line with them, belongs to no surface
-    (such as the mixed depths at edges) and is left out.
+    slope of that. Per axis it is the mean slope towards the two neighbours, or, where these differ by more than the
+    truncation or one is missing, the slope towards the nearer one, which at an edge lies on the same thing. A pixel
+    that jumps by more than the truncation from both, and not in line with them, belongs to no surface (such as the
+    mixed depths at edges) and is left out.
 
     Args:
-        frame: its depth is used, and K.
-        truncation: metres.
-        max_depth: depths beyond are left out, metres.
+        frame: Its depth and K are used.
+        truncation: Metres.
+        max_depth: Greatest depth that counts, metres.
     """
 
     def __init__(self, frame: Frame, truncation: float, max_depth: float):
@@ -148,10 +147,7 @@ class LocalPlanes:
         self.furthest = float(depth[valid].max()) if bool(valid.any()) else 0.0
 
     def at(self, xy: Tensor) -> tuple[Tensor, Tensor]:
-        """Look depths up between pixels.
-
-        Args:
-            xy: [M, 2] (x, y) pixel coordinates inside the image.
+        """Look depths up at [M, 2] (x, y) pixel coordinates inside the image.
 
         Returns:
             [M] z-depth in metres of the nearest pixel's plane, 0 where there is none, and [M] metres off that plane per
@@ -168,12 +164,12 @@ class LocalPlanes:
         return torch.where(known, 1 / torch.where(known, there, 1), 0), slant
 
     def area(self, frame: Frame) -> float:
-        """Return how large all planes are together, square metres."""
+        """Return the area of all planes together, square metres."""
         depth, slant = self.at(self.xy[self.valid])
         return float((depth.square() / slant).sum() / (frame.K[0, 0] * frame.K[1, 1]))
 
     def points(self, frame: Frame, spacing: float) -> Tensor:
-        """Return [M, 3] world points on all planes, at most about ``spacing`` metres apart."""
+        """Return [M, 3] world points on all planes, at most about `spacing` metres apart."""
         rows, columns = torch.nonzero(self.valid, as_tuple=True)
         xy = self.xy[rows, columns]
         depth, slant = self.at(xy)
@@ -207,7 +203,7 @@ def check_settings(
     max_depth: float = DEFAULT_MAX_DEPTH,
     max_memory: float = DEFAULT_MAX_MEMORY,
 ) -> None:
-    """Check settings of :func:`fuse` before any frame is read.
+    """Check settings of `fuse` before any frame is read.
 
     Raises:
         ValueError: one is not positive, a length is not finite, or the truncation is less than a voxel.
@@ -220,11 +216,9 @@ def check_settings(
         ("max_depth", max_depth, shortest, length),
     ):
         if value is not None and not least <= value <= longest:
-            raise ValueError(f"{name} must be {wanted}; got {value:g}. Leave it out for the default.")
+            raise ValueError(f"{name} must be {wanted}; got {value:g}.")
     if not max_memory > 0:
-        raise ValueError(
-            f"max_memory must be a positive number of GiB, or inf; got {max_memory:g}. Leave it out for the default."
-        )
+        raise ValueError(f"max_memory must be a positive number of GiB, or inf; got {max_memory:g}.")
 
 
 def fuse(
@@ -238,18 +232,15 @@ def fuse(
     """Fuse frames into a volume: one pass over the depths to find where surfaces are, one to integrate.
 
     Args:
-        frames: each is read twice and not kept.
-        voxel_size: metres.
-        truncation: metres in front of and behind a surface within which distances are kept; default: 3 voxels.
-        max_depth: depths beyond are left out, metres.
-        max_memory: how large the volume may become, GiB.
-        progress: called after each of the 2 x V readings of a frame.
-
-    Returns:
-        The volume.
+        frames: Each is read twice and not kept.
+        voxel_size: Metres.
+        truncation: Metres in front of and behind a surface within which distances are kept; by default 3 voxels.
+        max_depth: Greatest depth that counts, metres.
+        max_memory: Greatest size of the volume, GiB.
+        progress: Called after each of the 2 x V readings of a frame.
 
     Raises:
-        ValueError: a setting is out of range, the volume would become too large, or no frame has a depth.
+        ValueError: A setting is out of range, the volume would become too large, or no frame has a depth.
     """
     check_settings(voxel_size, truncation, max_depth, max_memory)
     truncation = 3 * voxel_size if truncation is None else truncation
@@ -289,7 +280,7 @@ def block_keys(points: Tensor, voxel_size: float, truncation: float) -> np.ndarr
     """Return the packed positions [N] of all blocks within the truncation of [M, 3] world points, ascending.
 
     Raises:
-        ValueError: a point is too far from the world's origin for the grid.
+        ValueError: A point is too far from the world's origin for the grid.
     """
     cells = (points / truncation).floor().long()  # all points of a cell need nearly the same blocks: keep one cell each
     if not len(cells):
@@ -298,7 +289,7 @@ def block_keys(points: Tensor, voxel_size: float, truncation: float) -> np.ndarr
     if float(cells.abs().max()) >= _REACH - 2:
         raise ValueError(
             f"poses must keep what is seen within {truncation * (_REACH - 2):g} m of the world's origin; got a point "
-            f"{float(points.abs().max()):g} m away. Check the poses, or use a larger voxel_size."
+            f"{float(points.abs().max()):g} m away."
         )
     cells = unpacked(np.unique(packed(cells.numpy())))
     steps = np.linspace(-1, 2, int(np.ceil(3 * truncation / side)) + 1) * truncation  # a cell and its margins
@@ -319,5 +310,5 @@ def packed(positions: np.ndarray) -> np.ndarray:
 
 
 def unpacked(keys: np.ndarray) -> np.ndarray:
-    """Return [N, 3] int64 positions of [N] keys, the inverse of :func:`packed`."""
+    """Return [N, 3] int64 positions of [N] keys, the inverse of `packed`."""
     return np.stack([keys >> 42, (keys >> 21) & (2 * _REACH - 1), keys & (2 * _REACH - 1)], axis=-1) - _REACH

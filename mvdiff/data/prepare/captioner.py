@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from mvdiff.data.counts import check_counts
+
 BLIP2 = "Salesforce/blip2-opt-2.7b"
-"""BLIP-2 as most use it; the paper does not say which one it used."""
+"""The usual BLIP-2; the paper does not name the one it used."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
@@ -22,11 +24,11 @@ class Captioner:
         revision: Branch, tag or commit on the hub.
         device: "auto" (a GPU where there is one), "cpu", "cuda", ...
         dtype: "auto" (bfloat16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
-        prompt: What captions are to begin with, or the question put to the model; it is not part of the caption.
-        max_new_tokens: Length of a caption, at most.
+        prompt: Beginning of the captions, or question to the model; it is not part of the caption.
+        max_new_tokens: Greatest length of a caption.
 
     Raises:
-        FileNotFoundError: The model cannot be had.
+        FileNotFoundError: The model is neither here nor on a hub within reach.
         ValueError: It is no captioning model, lacks weights, or a setting is unknown.
     """
 
@@ -43,8 +45,7 @@ class Captioner:
 
         if dtype not in DTYPES:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}; got {dtype!r}.")
-        if max_new_tokens < 1:
-            raise ValueError(f"max_new_tokens must be at least 1; got {max_new_tokens}.")
+        check_counts(max_new_tokens=max_new_tokens)
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
         if dtype == "auto":
             dtype = "bfloat16" if self.device.type == "cuda" else "float32"
@@ -58,9 +59,8 @@ class Captioner:
             )
         except OSError as error:
             raise FileNotFoundError(
-                "--model must be a captioning model's folder, or its hub id where the hub can be reached; got "
-                f"{model!r}: {_first_line(error)} Where there is a network, run `hf download {model} --local-dir "
-                "FOLDER`, and pass --model FOLDER."
+                f"--model must be the folder or the hub id of a captioning model; got {model!r}: {_first_line(error)} "
+                f"Without a network, run `hf download {model} --local-dir FOLDER` elsewhere and pass --model FOLDER."
             ) from error
         except (ValueError, KeyError) as error:
             raise ValueError(
@@ -69,21 +69,13 @@ class Captioner:
         lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
         if lacking:
             raise ValueError(
-                f"--model must have all its weights; got {model!r}, which lacks {len(lacking)}, as {lacking[0]}. "
-                "Download it again."
+                f"--model must have all its weights; got {model!r}, which lacks {len(lacking)}, as {lacking[0]}."
             )
         self.model = self.model.eval().to(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor]) -> list[str]:
-        """Caption pictures.
-
-        Args:
-            images: [3, H, W] uint8 each, of any sizes.
-
-        Returns:
-            A caption each, in one line; perhaps empty.
-        """
+        """Caption pictures, [3, H, W] uint8 each, of any sizes; return one line each, perhaps empty."""
         pictures = [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
         texts = {"text": [self.prompt] * len(pictures), "padding": True} if self.prompt else {}
         inputs = self.processor(images=pictures, return_tensors="pt", **texts).to(self.device)

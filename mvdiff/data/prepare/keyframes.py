@@ -58,29 +58,17 @@ class View(NamedTuple):
 
 @dataclass
 class SceneKeyFrames:
-    """Usable frames and key frames of a scene.
-
-    Attributes:
-        path: The scene's folder.
-        num_frames: Frames with a colour image.
-        valid_frames: Numbers of the usable ones.
-        unusable: The others, counted by reason.
-        key_frames: Numbers of the key frames.
-        overlaps: Overlap of each consecutive pair of them.
-        problem: Why no lists were written, or "".
-        kept: Whether both lists were there already.
-        kept_list: Name of the one list that was there and is kept, or "".
-    """
+    """Usable frames and key frames of a scene."""
 
     path: Path
-    num_frames: int = 0
-    valid_frames: list[int] = field(default_factory=list)
-    unusable: Counter[str] = field(default_factory=Counter)
-    key_frames: list[int] = field(default_factory=list)
-    overlaps: list[float] = field(default_factory=list)
-    problem: str = ""
-    kept: bool = False
-    kept_list: str = ""
+    num_frames: int = 0  # frames with a colour image
+    valid_frames: list[int] = field(default_factory=list)  # numbers of the usable frames
+    unusable: Counter[str] = field(default_factory=Counter)  # the other frames, counted by reason
+    key_frames: list[int] = field(default_factory=list)  # numbers of the key frames
+    overlaps: list[float] = field(default_factory=list)  # of each consecutive pair of key frames
+    problem: str = ""  # why no lists were written
+    kept: bool = False  # both lists existed
+    kept_list: str = ""  # name of the one list that existed and is kept
 
     @property
     def num_apart(self) -> int:
@@ -175,9 +163,7 @@ def find_key_frames(
                 add(view)
     if last is not None:
         add(last)
-    if not found.valid_frames:
-        found.problem = _no_frame_is_usable(found)
-    elif found.num_apart == len(found.overlaps) > 0:
+    if found.num_apart == len(found.overlaps) > 0:
         found.problem = (
             f"no two of its {len(found.key_frames)} key frames overlap by {LEAST_OVERLAP}: poses (4x4 world-from-camera"
             " in metres), depths (millimetres) and intrinsics (of the depth images) may not belong together"
@@ -190,13 +176,7 @@ def _find_valid_frames(scene: RecordingSource, min_depth: float, key_frames: lis
     found = SceneKeyFrames(scene.path, len(scene.frames), key_frames=key_frames)
     for _ in _usable_views(scene, scene.frames, min_depth, found):
         pass
-    if not found.valid_frames:
-        found.problem = _no_frame_is_usable(found)
     return found
-
-
-def _no_frame_is_usable(found: SceneKeyFrames) -> str:
-    return f"no frame is usable: {dict(found.unusable)}"
 
 
 def _check_settings(overlap: float, min_depth: float) -> None:
@@ -226,6 +206,8 @@ def _usable_views(
             continue
         found.valid_frames.append(number)
         yield View(number, resize_depths(depths, *size), scene.intrinsics(*size, number), *scene.pose(number))
+    if not found.valid_frames:
+        found.problem = f"no frame is usable: {dict(found.unusable)}"
 
 
 def write_lists(folder: Path, found: SceneKeyFrames) -> None:

@@ -18,25 +18,15 @@ _FACE = re.compile(r"(?P<pano>.+)_skybox(?P<face>[0-5])_sami\.(jpg|jpeg|png)")
 
 
 class DataSet(NamedTuple):
-    """A data set of one kind.
+    """A data set of one kind."""
 
-    Attributes:
-        layout: "matterport3d", "equirectangular", or a layout of recordings (several, where they are mixed).
-        root: Folder of the lists, or of train/ and test/.
-        scenes: Folders of the recordings; none where it is panoramas.
-    """
-
-    layout: str
-    root: Path
-    scenes: tuple[Path, ...] = ()
+    layout: str  # "matterport3d", "equirectangular", or the layouts of its recordings
+    root: Path  # folder of the lists, or of train/ and test/
+    scenes: tuple[Path, ...] = ()  # folders of the recordings; none for panoramas
 
 
 def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet]:
-    """Return the data sets of a folder: panoramas, recordings, or both.
-
-    Args:
-        root: The folder.
-        source: What reads recordings in it; by default the layouts that they have.
+    """Return the data sets of a folder: panoramas, recordings (read by `source`, by default their layouts), or both.
 
     Raises:
         FileNotFoundError: There is no such folder.
@@ -44,13 +34,14 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"DIR must be a folder; {root} does not exist. Correct the path.")
+        raise FileNotFoundError(f"DIR must be a folder; {root} does not exist.")
     if recording_class(root, source):  # a single scene, which has lists of its own
         return [_recordings(root, [root], source)]
     scenes, skyboxes, found = recordings_in(root, source), layout_root(root), []
     look_deeper = skyboxes != root or not scenes  # not into the many files of scenes
     if source is None and (
-        any(skyboxes.glob("*.npy")) or (look_deeper and (any(True for _ in _face_folders(skyboxes)) or _zips(skyboxes)))
+        any(skyboxes.glob("*.npy"))
+        or (look_deeper and (any(_face_folders(skyboxes)) or any(skyboxes.rglob(f"{FACES_FOLDER}.zip"))))
     ):
         found.append(DataSet("matterport3d", skyboxes))
     if scenes:
@@ -72,15 +63,13 @@ def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSe
 
 
 def splittable(root: str | Path) -> DataSet:
-    """Return what of a folder can be split: its panoramas, or else recordings that lie side by side.
+    """Return the data set of a folder that can be split: its panoramas, or else recordings that lie side by side.
 
     Raises:
         FileNotFoundError: There is no such folder.
-        ValueError: There is nothing to split: it has no known layout, is one recording, or is split by folders.
+        ValueError: It has no known layout, is one recording, or is split by folders already.
     """
-    found = find_layouts(root)
-    panoramas = next((data_set for data_set in found if not data_set.scenes), None)
-    data_set = panoramas or found[0]
+    data_set = min(find_layouts(root), key=lambda data_set: bool(data_set.scenes))
     if data_set.root in data_set.scenes:
         raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is one scene.")
     if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):
@@ -92,12 +81,7 @@ def splittable(root: str | Path) -> DataSet:
 
 
 def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[str]]:
-    """Find skybox panoramas below a folder.
-
-    Returns:
-        Per scene, sorted, its panoramas as rows of six face paths relative to `root`; and the panoramas that lack
-        faces, by name.
-    """
+    """Find skybox panoramas below a folder: rows of six face paths relative to `root` by scene, and incomplete ones."""
     scenes: dict[str, list[tuple[str, ...]]] = {}
     incomplete = []
     for folder in sorted(_face_folders(root)):
@@ -111,10 +95,6 @@ def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[st
         if rows:
             scenes.setdefault(folder.parent.name, []).extend(rows)
     return scenes, incomplete
-
-
-def _zips(root: Path) -> list[Path]:
-    return sorted(root.rglob(f"{FACES_FOLDER}.zip"))
 
 
 def _face_folders(root: Path):

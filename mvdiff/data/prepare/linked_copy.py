@@ -11,10 +11,10 @@ from mvdiff.data.layouts import data_set_root
 
 
 def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
-    """Return where a scene's new files go: into itself, or to its place below `out`, made like it by links.
+    """Return the folder for a scene's new files: the scene, or a copy of it at its place below `out`.
 
-    The frames are linked to; captions and lists, which are small, are copied, so that nothing written there reaches
-    the original.
+    The copy has links to the frames; captions and lists, which are small, are copied, so that nothing written there
+    reaches the original.
     """
     if out is None:
         return scene

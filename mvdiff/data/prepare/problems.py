@@ -1,4 +1,4 @@
-"""What a check of a data set reports, and how files are tried one by one."""
+"""The report of a check of a data set, and the check of one file."""
 
 from __future__ import annotations
 
@@ -28,66 +28,69 @@ class Problem:
 
 
 @dataclass
-class CheckReport:
-    """What a check found.
+class Findings:
+    """Findings of a check in one panorama or scene, or in all of them."""
 
-    Attributes:
-        layout: "matterport3d", "equirectangular", or a layout of recordings.
-        root: Folder of the lists, or of train/ and test/.
-        panoramas: Panoramas per list, or scenes per split.
-        sizes: Images per (width, height), depth images included.
-        captions: Captions read.
-        problems: All that is wrong.
-        notes: What is as it may be but worth a number, counted by kind.
-        noun: "panoramas" or "scenes".
-        agreement: Scenes whose depths and poses could be compared, and how far they agree.
-    """
+    captions: int = 0  # captions read
+    problems: list[Problem] = field(default_factory=list)
+    notes: Counter[str] = field(default_factory=Counter)  # counts, by kind, of what is no problem
+    agreement: dict[Path, Consistency] = field(default_factory=dict)  # of depths and poses, by scene
+
+    def attempt(self, read: Callable[[], object], path: Path, noun: str, where: str = "") -> Problem | None:
+        """Call `read`; note and return what is wrong with the file, if anything."""
+        try:
+            read()
+            return None
+        except FileNotFoundError:
+            problem = Problem(f"missing {noun}", path, where)
+        except EmptyCaptionError:
+            problem = Problem("empty caption", path, where)
+        except (ValueError, OSError) as error:
+            details = "; ".join(filter(None, (where, str(error.__cause__ or error))))
+            problem = Problem(f"broken {noun}", path, details)
+        self.problems.append(problem)
+        return problem
+
+    def read_caption(self, read: Callable[[], object], path: Path, where: str = "") -> None:
+        """Count a caption, or note what is wrong with it."""
+        self.captions += self.attempt(read, path, "caption", where) is None
+
+
+@dataclass
+class Found(Findings):
+    """Findings in one panorama or scene, and the (width, height) of its whole images by file."""
+
+    sizes: dict = field(default_factory=dict)
+
+    def read_image(self, path: Path, noun: str, where: str) -> None:
+        """Decode an image and keep its size, or note what is wrong with it."""
+        self.attempt(lambda: self.sizes.update({path: image_size(path)}), path, noun, where)
+
+
+@dataclass(kw_only=True)
+class CheckReport(Findings):
+    """Findings in a data set; `layout` and `root` as in `DataSet`."""
 
     layout: str
     root: Path
-    panoramas: dict[str, int] = field(default_factory=dict)
-    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)
-    captions: int = 0
-    problems: list[Problem] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)
-    noun: str = "panoramas"
-    agreement: dict[Path, Consistency] = field(default_factory=dict)
+    panoramas: dict[str, int] = field(default_factory=dict)  # panoramas per list, or scenes per split
+    sizes: Counter[tuple[int, int]] = field(default_factory=Counter)  # images per (width, height), with depth images
+    noun: str  # "panoramas" or "scenes"
 
     @property
     def counts(self) -> Counter[str]:
         """Number of problems of each kind."""
         return Counter(problem.kind for problem in self.problems)
 
-
-def image_sizes(paths: list[Path], noun: str, where: str) -> tuple[dict[Path, tuple[int, int]], list[Problem]]:
-    """Decode images: (width, height) of the whole ones, problems of the others."""
-    sizes: dict[Path, tuple[int, int]] = {}
-    problems: list[Problem] = []
-    for path in paths:
-        problems += problem_of(lambda path=path: sizes.__setitem__(path, image_size(path)), path, noun, where)
-    return sizes, problems
-
-
-def problem_of(read: Callable[[], object], path: Path, noun: str, where: str) -> list[Problem]:
-    """Call `read`; return what was wrong with the file, if anything."""
-    try:
-        read()
-    except FileNotFoundError:
-        return [Problem(f"missing {noun}", path, where)]
-    except EmptyCaptionError:
-        return [Problem("empty caption", path, where)]
-    except (ValueError, OSError) as error:
-        return [Problem(f"broken {noun}", path, "; ".join(filter(None, (where, str(error.__cause__ or error)))))]
-    return []
-
-
-def collect(report: CheckReport, results: Iterable, total: int, progress: Progress) -> dict:
-    """Gather the results of all panoramas into the report; return the (width, height) of every whole image."""
-    sizes = {}
-    for done, (found, captions, problems) in enumerate(results, start=1):
-        sizes |= found
-        report.captions += captions
-        report.problems += problems
-        progress(done, total)
-    report.sizes = Counter(sizes.values())
-    return sizes
+    def collect(self, results: Iterable[Found], total: int, progress: Progress) -> dict:
+        """Add the findings in all panoramas or scenes; return the (width, height) of every whole image."""
+        sizes = {}
+        for done, found in enumerate(results, start=1):
+            sizes |= found.sizes
+            self.captions += found.captions
+            self.problems += found.problems
+            self.notes += found.notes
+            self.agreement |= found.agreement
+            progress(done, total)
+        self.sizes = Counter(sizes.values())
+        return sizes

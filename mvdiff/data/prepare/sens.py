@@ -12,6 +12,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -30,31 +31,20 @@ _FRAME = struct.Struct("<16f4Q")
 
 
 class TruncatedError(ValueError):
-    """The file ends in the middle of something, or what it says of itself cannot be."""
+    """The file ends in the middle of something, or names a size that it cannot have."""
 
 
 @dataclass(frozen=True)
 class SensHeader:
-    """What a .sens file says before its frames.
-
-    Attributes:
-        sensor: Name of the sensor.
-        matrices: 4x4 float32 each: "intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth".
-        color_compression: `RAW`, `PNG` or `JPEG`.
-        depth_compression: `RAW_USHORT` or `ZLIB_USHORT`.
-        color_size: (height, width).
-        depth_size: (height, width).
-        depth_units: Units of a stored depth per metre.
-        num_frames: Number of frames.
-    """
+    """Header of a .sens file; sizes are (height, width)."""
 
     sensor: str
-    matrices: dict[str, np.ndarray]
-    color_compression: int
-    depth_compression: int
+    matrices: dict[str, np.ndarray]  # intrinsic_color, extrinsic_color, intrinsic_depth, extrinsic_depth: 4x4 float32
+    color_compression: int  # RAW, PNG or JPEG
+    depth_compression: int  # RAW_USHORT or ZLIB_USHORT
     color_size: tuple[int, int]
     depth_size: tuple[int, int]
-    depth_units: float
+    depth_units: float  # value of a stored depth at one metre
     num_frames: int
 
 
@@ -77,18 +67,18 @@ class SensReader:
         path: The file. Use the reader as a context manager.
 
     Attributes:
-        header: What stands before the frames.
-        current: Number of the frame that was begun last.
+        header: The header.
+        current: Number of the last frame that was begun.
 
     Raises:
         FileNotFoundError: There is no such file.
-        ValueError: It is no .sens file of version 4, or one in an encoding that is not read.
+        ValueError: It is no .sens file of version 4, or its encoding is not supported.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         if not self.path.is_file():
-            raise FileNotFoundError(f"FILE must be a .sens recording; {self.path} does not exist. Correct the path.")
+            raise FileNotFoundError(f"FILE must be a .sens recording; {self.path} does not exist.")
         self.current = 0
         self._size = self.path.stat().st_size
         self._file: BinaryIO = self.path.open("rb")
@@ -120,7 +110,7 @@ class SensReader:
         try:
             (version,) = self._unpack("<I")
             if version != 4:
-                raise ValueError(f"{self.path} must be a .sens file of version 4; got {version}. Give another file.")
+                raise ValueError(f"{self.path} must be a .sens file of version 4; got {version}.")
             (length,) = self._unpack("<Q")
             sensor = self._read(length).decode("utf-8", errors="replace")
             names = ("intrinsic_color", "extrinsic_color", "intrinsic_depth", "extrinsic_depth")
@@ -153,7 +143,7 @@ class SensReader:
         )
 
     def frames(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[SensFrame]:
-        """Read the frames in order, from the first, passing over those that are not wanted.
+        """Read the wanted frames in order.
 
         Raises:
             TruncatedError: The file ends before its last frame; the frames before were yielded.
@@ -166,13 +156,13 @@ class SensReader:
         """Read each frame's number, pose and size of its colour in bytes, in order, without its images.
 
         Raises:
-            TruncatedError: As `frames`.
+            TruncatedError: See `frames`.
         """
         for number, pose, _, (color_bytes, _) in self._heads():
             yield number, pose, color_bytes
 
     def _heads(self) -> Iterator[tuple[int, np.ndarray, tuple[int, int], tuple[int, int]]]:
-        """Go from frame to frame: number, pose, time stamps, and sizes in bytes of colour and depth, which follow."""
+        """Yield each frame's number, pose, time stamps, and sizes in bytes of colour and depth, which follow."""
         self._file.seek(self._first)
         for number in range(self.header.num_frames):
             self.current = number
@@ -206,7 +196,7 @@ class SensReader:
 
 @dataclass(frozen=True)
 class SensReport:
-    """What an import did: frames saved now, frames that were there already, frames in the file."""
+    """Frames saved by an import, frames saved before, frames in the file."""
 
     saved: int
     kept: int
@@ -218,18 +208,18 @@ def import_sens(
 ) -> SensReport:
     """Write a .sens recording as one scene of the ScanNet layout: color, depth, pose, intrinsic.
 
-    Frames that are there from an earlier run are kept. JPEG and PNG colour is copied as it is, raw colour becomes PNG.
+    Frames of an earlier run are kept. JPEG and PNG colour is copied as it is, raw colour becomes PNG.
 
     Args:
         path: The .sens file.
-        folder: The scene's folder; made where missing.
+        folder: The scene's folder.
         frame_skip: Save every `frame_skip`-th frame, under its own number.
         progress: Called with (frames done, frames in all).
 
     Raises:
         FileNotFoundError: There is no such file.
         ValueError: A setting is out of range, the file is not one of version 4, is damaged or truncated (the text
-            says in which frame; those before it are saved), or the folder holds another recording.
+            names the frame; those before it are saved), or the folder holds another recording.
     """
     check_counts(frame_skip=frame_skip)
     folder, report = Path(folder), progress or (lambda done, total: None)
@@ -285,40 +275,37 @@ def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> Non
 
 
 def _check_same_recording(folder: Path, reader: SensReader) -> None:
-    """Compare what a folder holds with a file: the four matrices, and each frame's pose and size of colour.
+    """Raise where a folder differs from a file in a matrix, or in a frame's pose or size of colour.
 
     Poses alone would not tell recordings of a camera that stands still apart. No image is read.
-
-    Raises:
-        ValueError: Something differs; nothing was written.
     """
 
-    def differs(path: Path) -> ValueError:
-        return ValueError(
-            f"DIR must be empty or hold frames of {reader.path}; got {folder}, whose "
-            f"{path.relative_to(folder).as_posix()} is not of that recording. Give another folder, or empty this one."
-        )
+    def check(path: Path, is_same: bool) -> None:
+        if not is_same:
+            raise ValueError(
+                f"DIR must be empty or hold frames of {reader.path}; got {folder}, whose "
+                f"{path.relative_to(folder).as_posix()} is not of that recording."
+            )
 
-    for name, matrix in reader.header.matrices.items():
-        path = folder / "intrinsic" / f"{name}.txt"
-        if path.is_file() and path.read_bytes() != _text(matrix):
-            raise differs(path)
-    there = set(numbers_in(folder / "pose"))
-    if there and max(there) >= reader.header.num_frames:
-        raise differs(_pose(folder, max(there)))
-    try:
-        for number, pose, color_bytes in reader.poses() if there else ():
-            if number in there:
-                path, color = _pose(folder, number), folder / "color" / f"{number}{_suffix(reader.header)}"
-                if path.is_file() and path.read_bytes() != _text(pose):
-                    raise differs(path)
-                if reader.header.color_compression != RAW and color.is_file() and color.stat().st_size != color_bytes:
-                    raise differs(color)
-                there.discard(number)
-                if not there:
-                    return
-    except TruncatedError:
-        return  # said when its frames are read; what comes before is compared
+    def check_text(path: Path, matrix: np.ndarray) -> None:
+        check(path, not path.is_file() or path.read_bytes() == _text(matrix))
+
+    header = reader.header
+    for name, matrix in header.matrices.items():
+        check_text(folder / "intrinsic" / f"{name}.txt", matrix)
+    saved = set(numbers_in(folder / "pose"))
+    if not saved:
+        return
+    check(_pose(folder, max(saved)), max(saved) < header.num_frames)
+    with suppress(TruncatedError):  # raised again when the frames are read
+        for number, pose, color_bytes in reader.poses():
+            if number in saved:
+                check_text(_pose(folder, number), pose)
+                color = folder / "color" / f"{number}{_suffix(header)}"
+                if header.color_compression != RAW and color.is_file():
+                    check(color, color.stat().st_size == color_bytes)
+            if number == max(saved):
+                return
 
 
 def _suffix(header: SensHeader) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,23 +17,14 @@ from mvdiff.keyed import keyed_int
 
 @dataclass
 class SplitReport:
-    """What was written.
+    """Lists that were written."""
 
-    Attributes:
-        train: Number of training panoramas, or recordings.
-        test: Number of test panoramas, or recordings.
-        files: The lists.
-        unpacked: Archives that were unpacked on the way.
-        left_out: Panoramas that lack faces.
-        noun: "panoramas" or "scenes".
-    """
-
-    train: int
-    test: int
+    train: int  # panoramas or scenes in the training list
+    test: int  # those in the test list
     files: list[Path]
-    unpacked: list[Path] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-    noun: str = "panoramas"
+    unpacked: list[Path]  # archives that were unpacked on the way
+    left_out: list[str]  # panoramas that lack faces
+    noun: str  # "panoramas" or "scenes"
 
 
 def split_folder(
@@ -47,13 +38,13 @@ def split_folder(
 
     A Matterport3D folder is split by scene, so that no place is in both lists; it may be a raw download, whose
     `matterport_skybox_images.zip` archives are unpacked beside themselves first. A folder of equirectangular images
-    is split by file, one of recordings that are not in train/ and test/ by recording.
+    is split by file, a folder of recordings that are not in train/ and test/ by recording.
 
     Args:
         root: The data set's folder.
         test_fraction: Share of the panoramas to test on; the paper's (arXiv 2307.01097) is a tenth.
         test_names: Scenes (or file names without ending) to test on instead of choosing them.
-        seed: Another one chooses others.
+        seed: Seed of the choice.
         overwrite: Replace lists that exist.
 
     Raises:
@@ -76,16 +67,15 @@ def split_folder(
         names = [scene.relative_to(root).as_posix() for scene in scenes] or list_images(root)
         groups = {name: [name] for name in names}
     chosen = _chosen(groups, test_fraction, test_names, seed)
-    lists = [
-        [row for name in sorted(groups) if (name in chosen) == in_test for row in groups[name]] for in_test in (0, 1)
-    ]
-    for path, rows in zip(files, lists, strict=True):
+    train = [row for name in sorted(groups) if name not in chosen for row in groups[name]]
+    test = [row for name in sorted(chosen) for row in groups[name]]
+    for path, rows in zip(files, (train, test), strict=True):
         with whole_file(path) as file:
             if suffix == ".npy":
                 np.save(file, np.array(rows))
             else:
                 file.write("".join(f"{name}\n" for name in rows).encode())
-    return SplitReport(len(lists[0]), len(lists[1]), files, unpacked, left_out, "scenes" if scenes else "panoramas")
+    return SplitReport(len(train), len(test), files, unpacked, left_out, "scenes" if scenes else "panoramas")
 
 
 def unpack_archives(root: Path) -> list[Path]:
@@ -95,7 +85,7 @@ def unpack_archives(root: Path) -> list[Path]:
         target = archive.parent / FACES_FOLDER
         if target.is_dir():
             continue
-        # Written under another name first, so that an interrupted run is not taken for a finished one.
+        # written under another name first, so that an interrupted run is not taken for a finished one
         partial = archive.parent / f"{FACES_FOLDER}.partial"
         partial.mkdir(exist_ok=True)
         try:
@@ -112,7 +102,7 @@ def unpack_archives(root: Path) -> list[Path]:
 
 
 def _chosen(groups: dict[str, list], test_fraction: float, test_names: Sequence[str] | None, seed: int) -> set[str]:
-    """Choose what to test on: the given names, or groups in the order of a keyed hash up to the wanted share."""
+    """Choose the test groups: those named, or groups in the order of a keyed hash up to the wanted share."""
     if test_names is not None:
         unknown = sorted(set(test_names) - groups.keys())
         if unknown:

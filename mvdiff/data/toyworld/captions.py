@@ -1,7 +1,9 @@
-"""State what a view of a toy scene shows: a caption, and the facts behind it for judges.
+"""Describe a view of a toy scene: a caption, and the facts behind it for judges.
 
 A thing is named when it covers at least 1.5 % of the view; nearest to the middle first. The facts name the thing in
 the middle when it covers at least 3 %, so that a judge is asked only what the picture can answer.
+
+`labels` are the `[H, W]` labels of `render.trace` for the view's pixels.
 """
 
 from __future__ import annotations
@@ -23,10 +25,6 @@ NAMED_FRACTION, JUDGED_FRACTION = 0.015, 0.03
 MIDDLE = 0.4  # a thing is in the middle when its centroid lies in the middle 40 % of the width
 
 
-def _article(word: str) -> str:
-    return "an" if word[0] in "aeiou" else "a"
-
-
 def _places(labels: np.ndarray) -> list[tuple[int, float, float]]:
     """Return (thing index, covered fraction, centroid in [-1, 1]) for each thing seen, middle first."""
     width = labels.shape[1]
@@ -39,22 +37,12 @@ def _places(labels: np.ndarray) -> list[tuple[int, float, float]]:
 
 
 def describe(scene: Scene, labels: np.ndarray) -> str:
-    """Write the caption of a level view, which always shows walls and floor.
-
-    Args:
-        scene: The scene.
-        labels: `[H, W]` labels of `render.trace` for the view's pixels.
-    """
+    """Write the caption of a level view, which always shows walls and floor."""
     return ", ".join([*_things(scene, labels), f"{scene.wall_colour} walls", f"{scene.floor} floor"])
 
 
 def describe_steep(scene: Scene, labels: np.ndarray) -> str:
-    """Write the caption of a view up or down: surfaces are named where they are seen.
-
-    Args:
-        scene: The scene.
-        labels: `[H, W]` labels of `render.trace` for the view's pixels.
-    """
+    """Write the caption of a view up or down: surfaces are named where they are seen."""
     surfaces = ((CEILING, "the ceiling"), (WALL, f"{scene.wall_colour} walls"), (FLOOR, f"{scene.floor} floor"))
     seen = [name for label, name in surfaces if (labels == label).mean() >= NAMED_FRACTION]
     return ", ".join([*_things(scene, labels), *seen])
@@ -68,18 +56,14 @@ def _things(scene: Scene, labels: np.ndarray) -> list[str]:
             continue
         place = "in the middle" if abs(where) < MIDDLE else ("on the left" if where < 0 else "on the right")
         thing = scene.things[index]
-        parts.append(f"{_article(thing.colour)} {thing.colour} {thing.kind} {place}")
+        parts.append(f"a {thing.colour} {thing.kind} {place}")
     if (labels == WINDOW).mean() >= NAMED_FRACTION:
         parts.append("a window")
     return parts
 
 
 def facts(scene: Scene, labels: np.ndarray) -> dict[str, str]:
-    """Return what a judge may be asked of a view: the middle object's kind and colour and the walls' colour.
-
-    Args:
-        scene: The scene.
-        labels: `[H, W]` labels of `render.trace` for the view's pixels.
+    """Return facts for a judge: kind and colour of the object in the middle, colour of the walls.
 
     Returns:
         `{"object", "colour", "walls"}`; the first two are `NONE` where no thing stands clearly in the middle.

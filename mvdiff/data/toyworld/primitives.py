@@ -1,8 +1,9 @@
 """Analytic ray intersections with the solids the toy world is built of.
 
-Rays: origins and directions ``[N, 3]`` in world axes (x right, y down, z forward; metres). Every solid answers
-``intersect(origins, directions) -> (distance [N], normals [N, 3])`` with ``distance`` in units of the direction's
-length, ``inf`` where the ray misses, and the outward unit normal (0 where it misses). Source: own derivation.
+Rays: origins and directions `[N, 3]` in world axes (x right, y down, z forward; metres). Every solid has `bound() ->
+(centre [3], radius)` of a sphere that holds it, and `intersect(origins, directions) -> (distance [N], normals [N, 3])`
+with `distance` of the first hit in units of the direction's length, `inf` where the ray misses, and the outward unit
+normal (0 where it misses). Source: own derivation.
 """
 
 from __future__ import annotations
@@ -12,10 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 
 EPSILON = 1e-4
-
-
-def _miss(n: int) -> tuple[np.ndarray, np.ndarray]:
-    return np.full(n, np.inf, np.float32), np.zeros((n, 3), np.float32)
 
 
 def _smallest_positive(near: np.ndarray, far: np.ndarray) -> np.ndarray:
@@ -30,11 +27,11 @@ class Ball:
     radius: float
 
     def bound(self) -> tuple[np.ndarray, float]:
-        """Return the centre `[3]` and radius of a sphere that holds the solid."""
+        """Return a sphere around the solid."""
         return np.asarray(self.centre, np.float32), self.radius
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first hit's distance `[N]` and normal `[N, 3]`."""
+        """Return distances and normals of the first hits."""
         offset = origins - np.asarray(self.centre, np.float32)
         a = np.einsum("nc,nc->n", directions, directions)
         b = np.einsum("nc,nc->n", offset, directions)
@@ -57,11 +54,11 @@ class Block:
     yaw: float = 0.0
 
     def bound(self) -> tuple[np.ndarray, float]:
-        """Return the centre `[3]` and radius of a sphere that holds the solid."""
+        """Return a sphere around the solid."""
         return np.asarray(self.centre, np.float32), float(np.linalg.norm(self.half))
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first hit's distance `[N]` and normal `[N, 3]` (slab method in the box's own axes)."""
+        """Return distances and normals of the first hits (slab method in the box's own axes)."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         world_from_box = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
         offset = (origins - np.asarray(self.centre, np.float32)) @ world_from_box
@@ -92,13 +89,13 @@ class Tapered:
     top: float
 
     def bound(self) -> tuple[np.ndarray, float]:
-        """Return the centre `[3]` and radius of a sphere that holds the solid."""
+        """Return a sphere around the solid."""
         x, y, z = self.base
         reach = float(np.hypot(max(self.bottom, self.top), self.height / 2))
         return np.array([x, y - self.height / 2, z], np.float32), reach
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the first hit's distance `[N]` and normal `[N, 3]`: side and both caps."""
+        """Return distances and normals of the first hits: side and both caps."""
         x, y, z = self.base
         slope = (self.top - self.bottom) / self.height
         o = origins - np.array([x, y, z], np.float32)
@@ -110,7 +107,7 @@ class Tapered:
         c = o[:, 0] ** 2 + o[:, 2] ** 2 - r0**2
         discriminant = b * b - a * c
         root = np.sqrt(np.maximum(discriminant, 0))
-        best, normals = _miss(len(o))
+        best, normals = np.full(len(o), np.inf, np.float32), np.zeros((len(o), 3), np.float32)
         for t in ((-b - root) / a, (-b + root) / a):
             height = up + t * d_up
             good = (discriminant > 0) & (t > EPSILON) & (height >= 0) & (height <= self.height) & (t < best)
@@ -135,12 +132,7 @@ Solid = Ball | Block | Tapered
 
 
 class RayBundle:
-    """Rays, with what it takes to tell quickly which of them pass near a point.
-
-    Args:
-        origins: Float32 `[N, 3]`.
-        directions: Float32 `[N, 3]`, any length.
-    """
+    """Rays (float32 `[N, 3]` each, directions of any length) that quickly tell which of them pass near a point."""
 
     SLACK = 1e-3  # square metres: more than float32 loses on coordinates of a room, so that no hit is missed
 

@@ -14,17 +14,21 @@ FLOOR, CEILING, WALL, WINDOW = -1, -2, -3, -4
 
 @dataclass(frozen=True)
 class Hits:
-    """What rays meet.
+    """Surfaces that rays meet."""
 
-    Attributes:
-        colour: `[N, 3]` float32 in [0, 1].
-        distance: `[N]` metres in units of the ray direction's length (z-depth if the direction has z = 1).
-        label: `[N]` index into `scene.things`, or FLOOR, CEILING, WALL, WINDOW (negative).
-    """
+    colour: np.ndarray  # [N, 3] float32 in [0, 1]
+    distance: np.ndarray  # [N] in units of the ray direction's length (z-depth in metres if the direction has z = 1)
+    label: np.ndarray  # [N] index into scene.things, or FLOOR, CEILING, WALL, WINDOW (negative)
 
-    colour: np.ndarray
-    distance: np.ndarray
-    label: np.ndarray
+
+def _intersections(scene: Scene, origins: np.ndarray, directions: np.ndarray):
+    """Yield (thing index, brightness, rows, distances, normals) of the rays that pass near each solid."""
+    rays = RayBundle(origins, directions)
+    for index, thing in enumerate(scene.things):
+        for solid, brightness in thing.solids:
+            rows = rays.near(*solid.bound())
+            if len(rows):
+                yield index, brightness, rows, *solid.intersect(rays.origins[rows], rays.directions[rows])
 
 
 def _nearest_thing(scene: Scene, origins: np.ndarray, directions: np.ndarray, distance: np.ndarray):
@@ -32,16 +36,10 @@ def _nearest_thing(scene: Scene, origins: np.ndarray, directions: np.ndarray, di
     n = len(directions)
     label, shade = np.full(n, -9, np.int16), np.ones(n, np.float32)
     normals = np.zeros((n, 3), np.float32)
-    rays = RayBundle(origins, directions)
-    for index, thing in enumerate(scene.things):
-        for solid, brightness in thing.solids:
-            near = rays.near(*solid.bound())
-            if not len(near):
-                continue
-            t, normal = solid.intersect(rays.origins[near], rays.directions[near])
-            closer = t < distance[near]
-            rows = near[closer]
-            distance[rows], label[rows], shade[rows], normals[rows] = t[closer], index, brightness, normal[closer]
+    for index, brightness, near, t, normal in _intersections(scene, origins, directions):
+        closer = t < distance[near]
+        rows = near[closer]
+        distance[rows], label[rows], shade[rows], normals[rows] = t[closer], index, brightness, normal[closer]
     return label, shade, normals
 
 
@@ -49,13 +47,8 @@ def _shadowed(scene: Scene, points: np.ndarray) -> np.ndarray:
     """Return `[N]` bool: a thing stands between the point and the light."""
     to_light = np.asarray(scene.light, np.float32) - points
     dark = np.zeros(len(points), bool)
-    rays = RayBundle(points, to_light)
-    for thing in scene.things:
-        for solid, _ in thing.solids:
-            near = rays.near(*solid.bound())
-            if len(near):
-                t, _ = solid.intersect(points[near], to_light[near])
-                dark[near] |= t < 1
+    for _, _, near, t, _ in _intersections(scene, points, to_light):
+        dark[near] |= t < 1
     return dark
 
 
@@ -150,9 +143,8 @@ def trace(scene: Scene, origins: np.ndarray, directions: np.ndarray) -> Hits:
 
     to_light = np.asarray(scene.light, np.float32) - points
     reach = np.linalg.norm(to_light, axis=1)
-    lambert = np.abs(np.einsum("nc,nc->n", normals, to_light)) / np.maximum(reach, 1e-6)
-    lambert = np.where(label >= 0, np.einsum("nc,nc->n", normals, to_light) / np.maximum(reach, 1e-6), lambert)
-    lambert = np.maximum(lambert, 0) / (1 + 0.03 * reach**2)
+    lambert = np.einsum("nc,nc->n", normals, to_light) / np.maximum(reach, 1e-6)
+    lambert = np.maximum(np.where(label >= 0, lambert, np.abs(lambert)), 0) / (1 + 0.03 * reach**2)
     receives = np.nonzero((label == FLOOR) | ((label == WALL) & (window == 0)))[0]
     lambert[receives[_shadowed(scene, points[receives] + 1e-3 * normals[receives])]] *= 0.15
     light = np.asarray(scene.light_colour, np.float32) * (scene.ambient + 0.62 * lambert[:, None])

@@ -86,7 +86,7 @@ def scene_rng(*keys: int | str) -> np.random.Generator:
 
 
 def make_thing(kind: str, colour: str, x: float, z: float, facing: float, size: float, ceiling: float) -> Thing:
-    """Build an object standing at (x, z) whose front is turned to yaw `facing` (radians).
+    """Build an object of a kind and colour that stands at (x, z), metres.
 
     Args:
         kind: One of `KINDS`.
@@ -184,9 +184,7 @@ def wall_distance(corners: np.ndarray, origin: np.ndarray, directions: np.ndarra
 
 def make_scene(seed: int, index: int) -> Scene:
     """Make room number `index` of the world `seed`, things standing in a ring around its eye."""
-    rng = scene_rng("toyworld", seed, index)
-    corners = _room(rng)
-    return _furnish(rng, corners, _ring)
+    return _furnish(scene_rng("toyworld", seed, index), _ring)
 
 
 WALK_RADIUS = 1.75  # metres from the room's middle
@@ -194,9 +192,7 @@ WALK_RADIUS = 1.75  # metres from the room's middle
 
 def make_walk(seed: int, index: int) -> Scene:
     """Make room `index` with things in its middle and along its walls, for a camera that walks between them."""
-    rng = scene_rng("toyworld-walk", seed, index)
-    corners = _room(rng)
-    return _furnish(rng, corners, _cluster)
+    return _furnish(scene_rng("toyworld-walk", seed, index), _cluster)
 
 
 def walk_poses(seed: int, index: int, num_frames: int, arc_deg: float = 360.0) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -209,13 +205,18 @@ def walk_poses(seed: int, index: int, num_frames: int, arc_deg: float = 360.0) -
     poses = []
     for i in range(num_frames):
         angle = start + np.deg2rad(arc_deg) * i / num_frames
-        t = np.array(
-            [WALK_RADIUS * np.sin(angle), -1.35 - 0.1 * np.sin(2 * angle + phase), WALK_RADIUS * np.cos(angle)]
-        )
+        height = -1.35 - 0.1 * np.sin(2 * angle + phase)
+        t = np.array([WALK_RADIUS * np.sin(angle), height, WALK_RADIUS * np.cos(angle)])
         yaw, pitch = angle + np.pi + sway * np.sin(3 * angle + phase), -0.16 + 0.05 * np.sin(angle + phase)
         yaw_deg, pitch_deg = torch.rad2deg(torch.tensor([yaw, pitch], dtype=torch.float64))
         poses.append((rotation_from_yaw_pitch(yaw_deg, pitch_deg).numpy(), t))
     return poses
+
+
+def _look(corners: np.ndarray, yaw: float) -> tuple[np.ndarray, float]:
+    """Return the direction [2] (x, z) of a yaw in radians and the distance of the wall there from the middle."""
+    direction = np.array([np.sin(yaw), np.cos(yaw)], np.float32)
+    return direction, float(wall_distance(corners, np.zeros(2, np.float32), direction[None])[0][0])
 
 
 def _ring(rng: np.random.Generator, corners: np.ndarray, height: float) -> list[Thing]:
@@ -228,12 +229,11 @@ def _ring(rng: np.random.Generator, corners: np.ndarray, height: float) -> list[
         size, wish = rng.uniform(0.9, 1.15), rng.uniform(1.5, 2.4)
         if rng.uniform() < 0.12:
             continue
-        direction = np.array([[np.sin(yaw), np.cos(yaw)]], np.float32)
-        room = float(wall_distance(corners, np.zeros(2, np.float32), direction)[0][0])
+        direction, room = _look(corners, yaw)
         distance = min(wish, room - 0.75)
         if distance < 1.2:
             continue
-        x, z = float(distance * direction[0, 0]), float(distance * direction[0, 1])
+        x, z = (float(distance * part) for part in direction)
         facing = yaw + (rng.uniform(-0.35, 0.35) if kind != "cube" else rng.uniform(0, np.pi / 2))
         things.append(make_thing(kind, colour, x, z, float(facing), float(size), height))
     return things
@@ -248,18 +248,18 @@ def _cluster(rng: np.random.Generator, corners: np.ndarray, height: float) -> li
         kind, colour = KINDS[kinds[i]], list(COLOURS)[colours[i]]
         inner = i < 4
         yaw = turn + 2 * np.pi * (i / 4 if inner else (i - 4) / 4) + rng.uniform(-0.2, 0.2)
-        direction = np.array([[np.sin(yaw), np.cos(yaw)]], np.float32)
-        room = float(wall_distance(corners, np.zeros(2, np.float32), direction)[0][0])
+        direction, room = _look(corners, yaw)
         distance = rng.uniform(0.5, 0.7) if inner else room - 0.6
         size = rng.uniform(0.75, 0.85) if inner else rng.uniform(0.9, 1.1)
         if not inner and distance < WALK_RADIUS + 0.75:
             continue
-        x, z = float(distance * direction[0, 0]), float(distance * direction[0, 1])
+        x, z = (float(distance * part) for part in direction)
         things.append(make_thing(kind, colour, x, z, float(yaw + rng.uniform(-0.3, 0.3)), float(size), height))
     return things
 
 
-def _furnish(rng: np.random.Generator, corners: np.ndarray, place) -> Scene:
+def _furnish(rng: np.random.Generator, place) -> Scene:
+    corners = _room(rng)
     height = float(rng.uniform(2.5, 3.1))
     wall_colour = str(rng.choice(list(WALLS)))
     wall_pattern, floor = str(rng.choice(WALL_PATTERNS)), str(rng.choice(FLOORS))

@@ -1,4 +1,4 @@
-"""Read what the views of a toy panorama or the frames of a toy walk show, as `write` noted it.
+"""Read the truth about views of toy panoramas and frames of toy walks that `write` saved.
 
 Legend: H W image.
 """
@@ -31,14 +31,14 @@ def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
     if not path.is_file():
         raise FileNotFoundError(
             f"a judged panorama must have its facts; got none for {sample_id!r}, at {path}. "
-            "Judge a world that `mvdiff data toyworld` wrote."
+            "Use a world of `mvdiff data toyworld`."
         )
     views = json.loads(path.read_text(encoding="utf-8"))["views"]
     return {int(degree): shown for degree, shown in views.items()}
 
 
 class WalkTruth:
-    """Which pixels of a walk's frames show which thing.
+    """Things of a walk's room and the pixels of its frames that show them.
 
     Args:
         scene: The scene's folder in the ScanNet layout.
@@ -55,12 +55,11 @@ class WalkTruth:
         path = self.folder / "things.json"
         if not path.is_file():
             raise FileNotFoundError(
-                f"a judged walk must have its truth; got none at {path}. Judge a world that `mvdiff data toyworld` "
-                "wrote."
+                f"a judged walk must have its truth; got none at {path}. Use a world of `mvdiff data toyworld`."
             )
         self.things: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["things"]
 
     def labels(self, frame: int) -> Tensor:
-        """Return long [H, W]: at each pixel the number of the thing in `things`, -1 where there is none."""
+        """Return long [H, W]: the index into `things` at each pixel, -1 where there is no thing."""
         with Image.open(self.folder / f"{frame}.png") as image:
             return torch.from_numpy(np.array(image)).long() - 1

@@ -125,12 +125,12 @@ def test_progress_counts_panoramas(tmp_path):
 @pytest.mark.parametrize("num_threads", [0, -3])
 def test_too_few_threads(tmp_path, capsys, num_threads):
     root = write_equirectangular(tmp_path)
-    text = f"num_threads must be at least 1; got {num_threads}. Leave it out for the default."
+    text = f"num_threads must be at least 1; got {num_threads}"
     for check in (check_folder, check_folders):
         with pytest.raises(ValueError, match=text):
             check(root, num_threads)
     assert main(["data", "check", str(root), "--num_threads", str(num_threads)]) == 1
-    assert capsys.readouterr().err.endswith(f"error: {text}\n")
+    assert f"error: {text}" in capsys.readouterr().err
 
 
 def test_what_is_no_data_set(tmp_path):
