@@ -124,11 +124,11 @@ class PanoramaDataset(Dataset):
     Args:
         source: The panoramas.
         rig: The views to cut.
-        yaw: "random" (a whole degree in 0..359 per sample), or the degrees to choose from; [0] in evaluation.
+        yaw: See `PanoramaDataModule`; a random yaw is in 0..359.
         seed: Seed of everything random.
-        mirror: Mirror every second sample on average left-right, captions included.
+        mirror: See `PanoramaDataModule`; captions are mirrored, too.
         indices: The panoramas to use, by their index in the source; by default all.
-        known: Known part of each sample, see `mvdiff.data.known.KnownMode`; None: samples have no `known`.
+        known: See `PanoramaDataModule`.
 
     Raises:
         ValueError: The source is empty, or `yaw` or `known` is not understood.

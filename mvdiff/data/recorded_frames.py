@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Protocol
 
 import torch
@@ -56,9 +55,6 @@ class SelectedFrames:
         """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
         return tuple(values[:: self.every] for values in self.frames.poses())
 
-    def __iter__(self) -> Iterator[Frame]:
-        return (self[index] for index in range(len(self)))
-
 
 def checked(frame: Frame) -> Frame:
     """Return the frame itself after checking its shapes, its image's type and that its camera is finite.
@@ -67,13 +63,8 @@ def checked(frame: Frame) -> Frame:
         ValueError: One of them is wrong; the text names the frame.
     """
     try:
-        check_shapes(
-            image=(frame.image, "H W 3"),
-            depth=(frame.depth, "H W"),
-            K=(frame.K, "3 3"),
-            R=(frame.R, "3 3"),
-            t=(frame.t, "3"),
-        )
+        patterns = {"image": "H W 3", "depth": "H W", "K": "3 3", "R": "3 3", "t": "3"}
+        check_shapes(**{name: (getattr(frame, name), pattern) for name, pattern in patterns.items()})
         check_finite_cameras(K=frame.K, R=frame.R, t=frame.t)
     except ValueError as error:
         raise ValueError(f"{error} (In {frame.name}.)") from error

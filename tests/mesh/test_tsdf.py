@@ -186,7 +186,7 @@ def test_empty_depth():
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"voxel_size": 0.0}, r"voxel_size must be a positive length in metres, 1e-06 to 1e\+06; got 0\. Leave it out"),
+        ({"voxel_size": 0.0}, r"voxel_size must be a positive length in metres, 1e-06 to 1e\+06; got 0"),
         ({"voxel_size": NAN}, "voxel_size must be a positive length .*; got nan"),
         ({"voxel_size": INF}, "voxel_size must be a positive length .*; got inf"),
         ({"voxel_size": 1e-120}, "voxel_size must be a positive length .*; got 1e-120"),
@@ -197,7 +197,7 @@ def test_empty_depth():
         ({"max_depth": -1.0}, "max_depth must be a positive"),
         ({"max_depth": NAN}, "max_depth must be a positive .*; got nan"),
         ({"max_depth": INF}, "max_depth must be a positive .*; got inf"),
-        ({"max_memory": 0.0}, r"max_memory must be a positive number of GiB, or inf; got 0\. Leave it out"),
+        ({"max_memory": 0.0}, r"max_memory must be a positive number of GiB, or inf; got 0"),
         ({"max_memory": -1.0}, "max_memory must be a positive number of GiB, or inf; got -1"),
         ({"max_memory": NAN}, "max_memory must be a positive number of GiB, or inf; got nan"),
     ],

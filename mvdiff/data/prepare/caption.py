@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -23,11 +22,13 @@ from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
 from mvdiff.data.whole_files import whole_file
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import perspective_from_equirectangular, perspective_from_skybox
+from mvdiff.samples import write_json
 
 
 class _Job(NamedTuple):
     """Pictures of one panorama or frame that lack captions."""
 
+    target: Path  # file of the captions, or of the first one
     count: int
     images: Callable[[], list[Tensor]]  # [3, H, W] uint8 each
     write: Callable[[list[str]], None]
@@ -87,12 +88,14 @@ def caption_folder(
             captions += captioner(images[start : start + batch_size])
         for job, _ in batch:
             own, captions = captions[: job.count], captions[job.count :]
-            try:
+            if all(own):
                 job.write(own)
-            except EmptyCaptionError as error:
-                report.failed.append(str(error))
-            else:
                 report.written += job.count
+            else:
+                report.failed.append(
+                    f"{job.target} must get {job.count} captions; the model said nothing {own.count('')} times. Give "
+                    "another --model or --prompt."
+                )
         if progress is not None:
             progress(report.written, total)
     return report
@@ -121,15 +124,14 @@ def _recording_jobs(
             scene = open_recording(path, source)
             frames = scene.key_frames if every is None else scene.valid_frames[::every]
         except (FileNotFoundError, ValueError) as error:
-            report.failed.append(
-                f"{error} Or caption every N-th frame with --every N." if every is None else str(error)
-            )
+            report.failed.append(f"{error} Or use --every N." if every is None else str(error))
             continue
         for frame in frames:
             target = scene.caption_file(frame)
             if _has_caption(target, overwrite, report):
                 continue
-            yield _Job(1, lambda scene=scene, frame=frame: [scene.load_image(frame)], partial(_write_texts, [target]))
+            images = partial(lambda scene, frame: [scene.load_image(frame)], scene, frame)
+            yield _Job(target, 1, images, partial(_write_texts, [target]))
 
 
 def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
@@ -144,7 +146,8 @@ def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: Capt
         wanted = [degree for degree, path in paths.items() if not _has_caption(path, overwrite, report)]
         if wanted:
             images = partial(_views, perspective_from_skybox, partial(read_faces, root, row), view_size, wanted)
-            yield _Job(len(wanted), images, partial(_write_texts, [paths[degree] for degree in wanted]))
+            targets = [paths[degree] for degree in wanted]
+            yield _Job(targets[0], len(wanted), images, partial(_write_texts, targets))
 
 
 def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
@@ -160,7 +163,7 @@ def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: C
                 report.failed.append(str(error))
                 continue
         images = partial(_views, perspective_from_equirectangular, partial(read_image_uint8, path), view_size)
-        yield _Job(len(CAPTION_DEGREES), images, partial(_write_json, target))
+        yield _Job(target, len(CAPTION_DEGREES), images, partial(_write_json, target))
 
 
 def _views(
@@ -184,7 +187,6 @@ def _has_caption(path: Path, overwrite: bool, report: CaptionReport) -> bool:
 
 
 def _write_texts(paths: list[Path], captions: list[str]) -> None:
-    _check_captions(paths[0], captions)
     for path, caption in zip(paths, captions, strict=True):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole_file(path) as file:
@@ -192,15 +194,5 @@ def _write_texts(paths: list[Path], captions: list[str]) -> None:
 
 
 def _write_json(path: Path, captions: list[str]) -> None:
-    _check_captions(path, captions)
     prompts = {str(degree): caption for degree, caption in zip(CAPTION_DEGREES, captions, strict=True)}
-    with whole_file(path) as file:
-        file.write((json.dumps({"prompts": prompts}, indent=1, ensure_ascii=False) + "\n").encode())
-
-
-def _check_captions(path: Path, captions: list[str]) -> None:
-    if not all(captions):
-        raise EmptyCaptionError(
-            f"{path} must get {len(captions)} captions; the model said nothing {captions.count('')} times. Give "
-            "another --model or --prompt."
-        )
+    write_json(path, {"prompts": prompts})

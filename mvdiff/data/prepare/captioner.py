@@ -59,7 +59,7 @@ class Captioner:
             )
         except OSError as error:
             raise FileNotFoundError(
-                f"--model must be the folder or the hub id of a captioning model; got {model!r}: {_first_line(error)} "
+                f"--model must be a captioning model's folder, or its hub id; got {model!r}: {_first_line(error)} "
                 f"Without a network, run `hf download {model} --local-dir FOLDER` elsewhere and pass --model FOLDER."
             ) from error
         except (ValueError, KeyError) as error:

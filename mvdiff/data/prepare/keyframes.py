@@ -116,10 +116,7 @@ def two_way_overlap(first: View, second: View) -> float:
 
 
 def find_key_frames(
-    scene: RecordingSource,
-    overlap: float = OVERLAP,
-    min_depth: float = MIN_DEPTH,
-    numbers: Iterable[int] | None = None,
+    scene: RecordingSource, overlap: float = OVERLAP, min_depth: float = MIN_DEPTH, numbers: Iterable[int] | None = None
 ) -> SceneKeyFrames:
     """Choose the key frames of a scene; write nothing.
 
@@ -262,13 +259,7 @@ def key_frames_of(
 
 
 def _write_scene(
-    root: Path,
-    out: Path | None,
-    overlap: float,
-    min_depth: float,
-    overwrite: bool,
-    source: Source | None,
-    scene: Path,
+    root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, source: Source | None, scene: Path
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
     kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and (folder / name).is_file()]
