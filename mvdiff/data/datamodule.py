@@ -54,6 +54,7 @@ class PanoramaDataModule(MultiViewDataModule):
         super().__init__(**settings)
         self.root = root
         self.rig = rig or RingRig()
+        self.height, self.width = self.rig.height, self.rig.width
         self.yaw = yaw
         self.mirror = mirror
         self.known = known
@@ -62,16 +63,6 @@ class PanoramaDataModule(MultiViewDataModule):
         if self._reader is None:
             raise ValueError("source must name the class that reads the panoramas; got None.")
         self._sources: dict[str, PanoramaSource] = {}
-
-    @property
-    def height(self) -> int:
-        """Height of a view in pixels."""
-        return self.rig.height
-
-    @property
-    def width(self) -> int:
-        """Width of a view in pixels."""
-        return self.rig.width
 
     def source(self, split: str) -> PanoramaSource:
         """Return the reader of a split, made at the first call."""

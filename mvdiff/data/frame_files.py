@@ -15,11 +15,8 @@ from pathlib import Path
 import numpy as np
 
 KEY_FRAMES = "key_frame_0.6.txt"
-"""Name of the list of a recording's key frames."""
 VALID_FRAMES = "valid_frames.npy"
-"""Name of the list of a recording's usable frames."""
 PROMPTS = "prompt"
-"""Name of the folder of captions."""
 
 
 def read_key_frames(path: Path) -> list[int]:

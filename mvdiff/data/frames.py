@@ -39,17 +39,12 @@ class FrameDataset(Dataset):
     In evaluation windows start at frame 0, `num_views`, 2 `num_views`, ... of their list, the last one shifted back to
     end with it, and interpolation takes every pair (paper's protocol); "mixed" takes the pair nearest each window,
     once. In training an epoch has as many samples, but each start (for intervals also the first frame) is drawn anew, a
-    function of (seed, epoch, index).
+    function of (seed, epoch, index). Samples of scenes with fewer than `num_views` frames are padded.
 
     Args:
         scenes: The scenes.
-        mode: See `RecordingDataModule`; "full" takes 1 MB per frame of 192x256 and is not for training.
-        height: Height of the frames in pixels.
-        width: Width of the frames in pixels.
-        num_views: See `RecordingDataModule`.
-        interval: See `RecordingDataModule`.
-        max_between: See `RecordingDataModule`.
-        min_frames: See `RecordingDataModule`. Samples of scenes with fewer than `num_views` frames are padded.
+        mode: This and the settings up to `min_frames`: see `RecordingDataModule`. "full" takes 1 MB per frame of
+            192x256 and is not for training.
         seed: Seed of everything random.
         training: Draw the starts.
         indices: The samples to use; by default all.

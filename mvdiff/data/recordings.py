@@ -237,7 +237,7 @@ class RecordingSource(ABC):
             return False  # a broken image: named when it is read
 
     def intrinsics(self, height: int, width: int, frame: int | None = None) -> Tensor:
-        """Return K [3, 3], float64, in pixels of a frame resized to a size; by default that of the first frame.
+        """Return K [3, 3], float64, in pixels of a frame (by default the first) resized to a size.
 
         Raises:
             FileNotFoundError: There are no intrinsics.

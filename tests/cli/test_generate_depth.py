@@ -149,7 +149,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
         (["--batch_size", 0], "batch_size must be at least 1; got 0"),
         (["--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
-        (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1. Leave it out for all"),
+        (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1"),
         (["--height", 0], "--height must be at least 1; got 0. Leave it out for the model's"),
         (["--width", -48], "--width must be at least 1; got -48"),
     ],

@@ -25,9 +25,7 @@ from mvdiff.geometry.panorama import perspective_from_equirectangular, perspecti
 from mvdiff.samples import write_json
 
 
-class _Job(NamedTuple):
-    """Pictures of one panorama or frame that lack captions."""
-
+class _Job(NamedTuple):  # pictures of one panorama or frame that lack captions
     target: Path  # file of the captions, or of the first one
     count: int
     images: Callable[[], list[Tensor]]  # [3, H, W] uint8 each

@@ -98,15 +98,9 @@ def _in_window(scene: Scene, wall: np.ndarray, along: np.ndarray, up: np.ndarray
 
 
 def trace(scene: Scene, origins: np.ndarray, directions: np.ndarray) -> Hits:
-    """Trace rays through a scene.
+    """Return the first surface that each ray meets, lit by one lamp with shadows on floor and walls.
 
-    Args:
-        scene: The scene.
-        origins: `[3]` or `[N, 3]` world points inside the room, metres.
-        directions: `[N, 3]` world directions, any length.
-
-    Returns:
-        The first surface each ray meets, lit by one lamp with shadows on floor and walls.
+    Rays start at `origins` `[3]` or `[N, 3]`, metres, inside the room; `directions` `[N, 3]` have any length.
     """
     directions = np.ascontiguousarray(directions, np.float32)
     origins = np.broadcast_to(np.asarray(origins, np.float32), directions.shape)

@@ -37,6 +37,7 @@ KINDS = ("ball", "cube", "cone", "pillar", "table", "lamp", "sofa", "shelf")
 FLOORS = ("wood", "tile", "carpet", "stone")
 WALL_PATTERNS = ("plain", "wainscot", "stripes", "brick")
 EYE_HEIGHT = 1.2
+WALK_RADIUS = 1.75  # metres from the room's middle
 
 
 @dataclass(frozen=True)
@@ -86,16 +87,10 @@ def scene_rng(*keys: int | str) -> np.random.Generator:
 
 
 def make_thing(kind: str, colour: str, x: float, z: float, facing: float, size: float, ceiling: float) -> Thing:
-    """Build an object of a kind and colour that stands at (x, z), metres.
+    """Build an object of one of `KINDS` and one of `COLOURS` that stands at (x, z), metres.
 
-    Args:
-        kind: One of `KINDS`.
-        colour: One of `COLOURS`.
-        x: Position, metres.
-        z: Position, metres.
-        facing: Yaw of the object's own z axis, radians; its front looks along -z of that frame.
-        size: Scale, about 1.
-        ceiling: Height of the room, metres (a pillar reaches it).
+    `facing` is the yaw in radians of its own z axis (its front looks along -z), `size` a scale of about 1, and
+    `ceiling` the height of the room in metres, which a pillar reaches.
     """
     c, s = np.cos(facing), np.sin(facing)
 
@@ -156,12 +151,7 @@ def _room(rng: np.random.Generator) -> np.ndarray:
 
 
 def wall_distance(corners: np.ndarray, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Intersect rays in the floor plane with the walls.
-
-    Args:
-        corners: `[N, 2]` floor polygon.
-        origin: `[2]` or `[M, 2]` starting points (x, z).
-        directions: `[M, 2]`.
+    """Intersect rays (`origin` `[2]` or `[M, 2]`, `directions` `[M, 2]`; x, z) with the walls over `corners` `[N, 2]`.
 
     Returns:
         Distance `[M]` in units of the direction's length, wall index `[M]`, place along that wall `[M]` in metres.
@@ -185,9 +175,6 @@ def wall_distance(corners: np.ndarray, origin: np.ndarray, directions: np.ndarra
 def make_scene(seed: int, index: int) -> Scene:
     """Make room number `index` of the world `seed`, things standing in a ring around its eye."""
     return _furnish(scene_rng("toyworld", seed, index), _ring)
-
-
-WALK_RADIUS = 1.75  # metres from the room's middle
 
 
 def make_walk(seed: int, index: int) -> Scene:

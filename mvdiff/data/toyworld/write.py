@@ -1,8 +1,8 @@
 """Write a toy world to disk, in the Matterport3D and ScanNet layouts of `docs/data.md`.
 
 A room gives one panorama (six skybox faces, a caption per 45 degrees, one up, one down, and `truth/<pano>.json` with
-what judges may be asked) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, lists
-of key and usable frames, and `truth/`: which pixels of each frame show which thing).
+facts for judges) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, lists of key and
+usable frames, and `truth/` with the things that the pixels of each frame show).
 """
 
 from __future__ import annotations
@@ -29,16 +29,9 @@ FRAME_SUPERSAMPLING = 2  # faces have one ray per texel: views are cut from them
 
 
 def render_view(scene: Scene, K, R, t, height: int, width: int, supersampling: int = 1) -> Hits:
-    """Render one pinhole view of a scene.
+    """Render one pinhole view of a scene: K, R (world-from-camera) `[3, 3]` and t (camera centre in metres) `[3]`.
 
-    Args:
-        scene: The scene.
-        K: `[3, 3]` intrinsics of the height x width image.
-        R: `[3, 3]` world-from-camera rotation.
-        t: `[3]` camera position, metres.
-        height: Image height.
-        width: Image width.
-        supersampling: Rays per pixel and axis; colours are averaged, depth and labels taken at the pixel's centre.
+    Colours are averaged over `supersampling` rays per pixel and axis; depth and labels are those of the pixel's centre.
 
     Returns:
         Colour `[H, W, 3]` in [0, 1], z-depth `[H, W]` in metres, labels `[H, W]`.

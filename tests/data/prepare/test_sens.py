@@ -226,8 +226,7 @@ def test_another_recording_of_the_same_camera_does_not_mix_in(tmp_path, capsys, 
     other = write_sens(tmp_path / "b.sens", **{"num_frames": 5} | given)
     assert main(["data", "import-sens", str(other), str(scene)]) == 1
     assert (
-        f"DIR must be empty or hold frames of {other}; got {scene}, whose {named} is not of that recording. Give "
-        "another folder, or empty this one."
+        f"DIR must be empty or hold frames of {other}; got {scene}, whose {named} is not of that recording."
     ) in capsys.readouterr().err
     assert {path: path.read_bytes() for path in scene.rglob("*") if path.is_file()} == before
 
