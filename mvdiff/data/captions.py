@@ -6,7 +6,7 @@ from pathlib import Path
 
 
 class EmptyCaptionError(ValueError):
-    """A caption is there but says nothing."""
+    """The caption is empty."""
 
 
 def read_caption(path: Path) -> str:

@@ -101,7 +101,7 @@ class FrameDataset(Dataset):
         self.indices = range(len(self.slots)) if indices is None else indices
 
     def _slots(self, number: int, scene: RecordingSource) -> list[Slot]:
-        """List the samples of a scene; count it in `left_out` where there is none."""
+        """List the samples of a scene; count a scene without samples in `left_out`."""
         frames = self._frames(scene)
         pairs = []
         if self.mode in ("interpolation", "mixed"):
@@ -184,7 +184,7 @@ class FrameDataset(Dataset):
         }
 
     def _most_views(self, mode: str) -> int | None:
-        """Number of views that samples are padded to; None: as many as there are."""
+        """Number of views that samples are padded to; None: no padding."""
         return {"frames": 1, "interpolation": self.max_between + 2, "full": None}.get(mode, self.num_views)
 
     def frames_of(self, epoch: int, index: int) -> tuple[Slot, list[int]]:

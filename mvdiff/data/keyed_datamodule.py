@@ -97,7 +97,7 @@ class MultiViewDataModule(LightningDataModule, ABC):
         return self.eval_dataset("test")
 
     def in_test(self, split: Split) -> bool:
-        """Tell whether a split's samples come from the test data.
+        """Return True if the samples of a split come from the test data.
 
         Raises:
             ValueError: There is no such split, or validation is off.

@@ -67,7 +67,7 @@ class Source:
 
     @property
     def reads_recordings(self) -> bool:
-        """Whether the class reads recordings (and not panoramas)."""
+        """True if the class reads recordings, False for panoramas."""
         return issubclass(self.cls, RecordingSource)
 
     def __call__(self, folder: str | Path, *args: Any, **settings: Any) -> Any:
@@ -187,13 +187,12 @@ def find_recordings(root: str | Path, source: Source | None = None) -> list[Path
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"DIR must be a folder of scenes; {root} does not exist.")
-    scenes = recordings_in(root, source)
-    if not scenes:
-        raise ValueError(
-            f"DIR must be a scene, or hold scenes in train/ and test/ (folders with {looked_for(source)}); got "
-            f"{root}, which has none."
-        )
-    return scenes
+    if scenes := recordings_in(root, source):
+        return scenes
+    raise ValueError(
+        f"DIR must be a scene, or hold scenes in train/ and test/ (folders with {looked_for(source)}); got {root}, "
+        "which has none."
+    )
 
 
 def recordings_in(root: Path, source: Source | None = None) -> list[Path]:

@@ -169,7 +169,7 @@ class PanoramaDataset(Dataset):
         return float(self.yaw[int(torch.randint(len(self.yaw), (), generator=generator))])
 
     def mirrored(self, epoch: int, index: int) -> bool:
-        """Whether a sample is mirrored."""
+        """True if a sample is mirrored."""
         return self.mirror and bool(torch.randint(2, (), generator=keyed_generator("mirror", self.seed, epoch, index)))
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class RecordingDataModule(MultiViewDataModule):
         return self._datasets[split, training]
 
     def _report(self, split: str, dataset: FrameDataset) -> None:
-        """Log what was left out; raise where nothing is left."""
+        """Log the scenes and frames left out; raise if no sample is left."""
         unusable = sum((scene.unusable for scene in dataset.scenes), Counter())
         left_out = "; ".join(f"{count} scenes with {reason}" for reason, count in dataset.left_out.items())
         frames = ", ".join(f"{count} x {reason}" for reason, count in unusable.items())

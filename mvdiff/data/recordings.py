@@ -89,7 +89,7 @@ class RecordingSource(ABC):
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
-        """Tell whether a folder looks like a recording of this layout, whole or not."""
+        """Return True for a recording of this layout, whole or not."""
         return (folder / cls.parts[0]).exists()
 
     @classmethod
@@ -318,7 +318,7 @@ class RecordingSource(ABC):
 
     @property
     def has_captions(self) -> bool:
-        """Whether any frame has a caption."""
+        """True if any frame has a caption."""
         captioned = numbers_in(self.path / PROMPTS)
         return len(self.without_caption(captioned)) < len(captioned)
 

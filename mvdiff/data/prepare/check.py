@@ -1,4 +1,4 @@
-"""Look at every file of a data set in one pass and name all that is wrong: `mvdiff data check`."""
+"""Read every file of a data set in one pass and name all problems: `mvdiff data check`."""
 
 from __future__ import annotations
 

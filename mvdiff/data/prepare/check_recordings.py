@@ -1,4 +1,4 @@
-"""Look at every file of recordings in one pass and name all that is wrong: a part of `mvdiff data check`."""
+"""Read every file of recordings in one pass and name all problems: a part of `mvdiff data check`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tell which layout a folder has, and find the panoramas in it without a list."""
+"""Find the layouts of a folder, and its panoramas without a list."""
 
 from __future__ import annotations
 

@@ -148,21 +148,16 @@ class SensReader:
         Raises:
             TruncatedError: The file ends before its last frame; the frames before were yielded.
         """
-        for number, pose, times, (color_size, depth_size) in self._heads():
+        for number, pose, times, (color_size, depth_size) in self.heads():
             if wanted(number):
                 yield SensFrame(number, pose, *times, self._read(color_size), self._read(depth_size))
 
-    def poses(self) -> Iterator[tuple[int, np.ndarray, int]]:
-        """Read each frame's number, pose and size of its colour in bytes, in order, without its images.
+    def heads(self) -> Iterator[tuple[int, np.ndarray, tuple[int, int], tuple[int, int]]]:
+        """Read each frame's number, pose, time stamps, and sizes in bytes of colour and depth, in order.
 
         Raises:
             TruncatedError: See `frames`.
         """
-        for number, pose, _, (color_bytes, _) in self._heads():
-            yield number, pose, color_bytes
-
-    def _heads(self) -> Iterator[tuple[int, np.ndarray, tuple[int, int], tuple[int, int]]]:
-        """Yield each frame's number, pose, time stamps, and sizes in bytes of colour and depth, which follow."""
         self._file.seek(self._first)
         for number in range(self.header.num_frames):
             self.current = number
@@ -298,12 +293,12 @@ def _check_same_recording(folder: Path, reader: SensReader) -> None:
         return
     check(_pose(folder, max(saved)), max(saved) < header.num_frames)
     with suppress(TruncatedError):  # raised again when the frames are read
-        for number, pose, color_bytes in reader.poses():
+        for number, pose, _, (color_size, _) in reader.heads():
             if number in saved:
                 check_text(_pose(folder, number), pose)
                 color = folder / "color" / f"{number}{_suffix(header)}"
                 if header.color_compression != RAW and color.is_file():
-                    check(color, color.stat().st_size == color_bytes)
+                    check(color, color.stat().st_size == color_size)
             if number == max(saved):
                 return
 

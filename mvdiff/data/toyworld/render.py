@@ -1,4 +1,4 @@
-"""Trace a toy scene: colour, distance and what is seen, for any rays. Own derivation."""
+"""Trace rays through a toy scene: colour, distance and label of the first hit. Own derivation."""
 
 from __future__ import annotations
 

@@ -147,7 +147,7 @@ def write_toyworld(
         size: Side of a skybox face and width of a frame, pixels.
         test_rooms: Default: a fifth, at least one.
         num_frames: Frames of each camera path; 0 leaves the ScanNet layout out.
-        arc_deg: How far around the room's middle a path goes, in (0, 360]; less gives closer frames.
+        arc_deg: Part of the round around the room's middle that a path takes, in (0, 360]; less gives closer frames.
         num_workers: Processes that render.
         progress: Called with each room's index when it is written.
 
