@@ -1,12 +1,12 @@
 """Prove that a redesign changes no number: run commit 874fe59 and the present tree, and compare.
 
-    python benchmarks/golden.py                    # every section
+    python benchmarks/golden.py                    # every section but the quickstarts
     python benchmarks/golden.py --only depth mesh  # these, and the sections whose files they read
 
 Both trees run on this machine, with the same interpreter and threads, driven by the command line, YAML files and the
-pipelines' public calls alone (`golden_sections.py`). Tensors are compared bit for bit, numbers to 1e-9, and a line is
+pipelines' public calls alone (`golden_sections/`). Tensors are compared bit for bit, numbers to 1e-9, and a line is
 printed for each section; the exit status is 1 where anything differs. Names that a tree spells differently are in
-`golden_spelling.py`.
+`golden_sections/spelling.py`.
 
 The base commit is checked out into a git worktree, which is removed afterwards. Its results are kept in the work folder
 under a hash of the commit, processor, threads, libraries and section code, so only the first run pays for them.
@@ -34,7 +34,8 @@ from typing import Any
 
 import torch
 from golden_sections import SECTIONS
-from golden_spelling import BASE
+from golden_sections.run import section_folder
+from golden_sections.spelling import BASE
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -75,17 +76,29 @@ def run_section(tree: Tree, name: str, threads: int) -> None:
     """Run a section unless it ran before; a failure is an outcome, too."""
     if tree.outcome(name).exists():
         return
+    shutil.rmtree(section_folder(tree.work, name), ignore_errors=True)  # of a run that was stopped, or failed
     start = time.monotonic()
-    command = [sys.executable, HERE / "golden_sections.py", name, "--tree", tree.root, "--work", tree.work]
-    done = subprocess.run(command, env=environment(tree, threads), capture_output=True, text=True)
-    error = "\n".join(done.stderr.strip().splitlines()[-SHOWN_LINES:]) if done.returncode else None
-    tree.outcome(name).write_text(json.dumps({"seconds": time.monotonic() - start, "error": error}))
+    command = [sys.executable, "-m", "golden_sections", name, "--tree", tree.root, "--work", tree.work]
+    with tempfile.TemporaryFile("w+") as output:
+        streams = {"stdout": output, "stderr": subprocess.STDOUT}
+        process = subprocess.Popen(command, cwd=tree.work, env=environment(tree, threads), **streams)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        output.seek(0)
+        error = "\n".join(output.read().strip().splitlines()[-SHOWN_LINES:]) if process.returncode else None
+    seconds = {"wall": time.monotonic() - start, "cpu": usage.ru_utime + usage.ru_stime}
+    tree.outcome(name).write_text(json.dumps({**seconds, "error": error}))
 
 
 def environment(tree: Tree, threads: int) -> dict[str, str]:
     """Return the environment of a section: its tree first, fixed threads, no network, no GPU."""
     fixed = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    fixed |= {"PYTHONPATH": str(tree.root), "PYTHONHASHSEED": "0", "PYTHONDONTWRITEBYTECODE": "1", "COLUMNS": "200"}
+    fixed |= {
+        "PYTHONPATH": f"{tree.root}{os.pathsep}{HERE}",
+        "PYTHONHASHSEED": "0",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "COLUMNS": "200",
+    }
     fixed |= {"HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", "MVDIFF_DEBUG": "1"}
     return os.environ | fixed
 
@@ -93,22 +106,23 @@ def environment(tree: Tree, threads: int) -> dict[str, str]:
 def compare(name: str, base: Tree, present: Tree) -> tuple[str, bool]:
     """Return the line of a section, and whether both trees agree."""
     outcomes = [json.loads(tree.outcome(name).read_text()) for tree in (base, present)]
-    seconds = "{:.0f} s, base {:.0f} s".format(outcomes[1]["seconds"], outcomes[0]["seconds"])
+    wall, cpu = ([outcome[clock] for outcome in outcomes] for clock in ("wall", "cpu"))
+    seconds = f"{wall[1]:.0f} s, base {wall[0]:.0f} s; CPU {cpu[1]:.0f} s, base {cpu[0]:.0f} s"
     failed = [
         f"{which} failed\n{outcome['error']}"
         for which, outcome in zip(("the base", "this tree"), outcomes, strict=True)
         if outcome["error"]
     ]
     if failed:
-        return f"{name:<18} DIFFERENT  {seconds}: " + "\n".join(failed), False
+        return f"{name:<21} DIFFERENT  {seconds}: " + "\n".join(failed), False
     expected, actual = (results(tree, name) for tree in (base, present))
     differences = [text for key in expected.keys() | actual.keys() if (text := difference(key, expected, actual))]
     counts = [sum(isinstance(value, Tensor) is kind for value in expected.values()) for kind in (True, False)]
     compared = f"{counts[0]:>3} tensors, {counts[1]:>4} numbers"
     if not differences:
-        return f"{name:<18} equal      {compared}  ({seconds})", True
+        return f"{name:<21} equal      {compared}  ({seconds})", True
     shown = "".join(f"\n    {text}" for text in sorted(differences)[:SHOWN_LINES])
-    return f"{name:<18} DIFFERENT  {compared}  ({seconds}); {len(differences)} differ, first:{shown}", False
+    return f"{name:<21} DIFFERENT  {compared}  ({seconds}); {len(differences)} differ, first:{shown}", False
 
 
 def results(tree: Tree, name: str) -> dict[str, Any]:
@@ -146,7 +160,8 @@ def with_needs(names: Iterable[str]) -> list[str]:
 def base_key(commit: str, threads: int) -> str:
     """Hash what the results of the base depend on."""
     versions = {name: importlib.metadata.version(name) for name in LIBRARIES}
-    code = (HERE / "golden_sections.py").read_text()
+    files = sorted(path for path in (HERE / "golden_sections").glob("*.py") if path.name != "spelling.py")
+    code = [path.read_text() for path in files]
     parts = [commit, processor(), threads, sys.version, versions, code, BASE]
     return hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
@@ -180,12 +195,17 @@ def prepare_base(args: argparse.Namespace, names: list[str]) -> Tree:
     base = Tree(work / "tree", work)
     with (work / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # another golden.py may be making the same results
+        for name in names:
+            if base.outcome(name).exists() and json.loads(base.outcome(name).read_text())["error"]:
+                base.outcome(name).unlink()
         missing = [name for name in names if not base.outcome(name).exists()]
         if missing:
             print(f"running {', '.join(missing)} of {commit[:7]}", flush=True)
             shutil.rmtree(base.root, ignore_errors=True)
             with worktree(args.tree, commit, base.root):
                 run_sections(base, names, args.threads, args.jobs)
+        for name in set(SECTIONS) - {need for section in SECTIONS.values() for need in section.needs}:
+            shutil.rmtree(section_folder(work, name), ignore_errors=True)  # no other section reads these files
     return base
 
 
@@ -195,13 +215,14 @@ def main() -> int:
     add("--base", default=BASE_COMMIT, help="commit to compare with (default: %(default)s)")
     add("--tree", type=Path, default=HERE.parent, help="root of the tree to compare (default: the one of this file)")
     add("--only", nargs="+", choices=SECTIONS, metavar="SECTION", help=f"of {', '.join(SECTIONS)} (default: all)")
+    add("--slow", action="store_true", help="run the quickstarts, too")
     add("--threads", type=int, default=1, help="threads of a process (default: %(default)s)")
     add("--jobs", type=int, default=2, help="sections at once (default: %(default)s)")
     add("--work", type=Path, default=Path(tempfile.gettempdir()) / "mvdiff-golden", help="(default: %(default)s)")
     add("--keep", action="store_true", help="keep the files of this tree")
     args = parser.parse_args()
     args.tree, args.work = args.tree.resolve(), args.work.resolve()
-    names = with_needs(args.only or SECTIONS)
+    names = with_needs(args.only or [name for name in SECTIONS if args.slow or not SECTIONS[name].slow])
     base = prepare_base(args, names)
     start = time.monotonic()
     present = Tree(args.tree, Path(tempfile.mkdtemp(prefix="present-", dir=args.work)))
