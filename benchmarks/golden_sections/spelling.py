@@ -9,7 +9,7 @@ copy of `BASE` with the changed fields, chosen by a feature of the tree (a file 
 Edit a new tree's names here and nowhere else: a change of `BASE` or of a section runs the base commit again.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -229,8 +229,42 @@ class Spelling:
 
 
 BASE = Spelling()
+GROUPED = {  # settings of a model since the tree has tasks, by their names before
+    "num_inference_steps": "sampling.num_inference_steps",
+    "cache_dir": "cache.dir",
+    "cache_latents": "cache.latents",
+    "gradient_checkpointing": "memory.gradient_checkpointing",
+    "views_per_chunk": "memory.views_per_chunk",
+    "output_dir": "output.dir",
+    "test_metrics": "output.metrics",
+    "evaluation": "output.evaluation",
+    "kernel_size": "adapter.attention",
+    "head_dim": "adapter.attention",
+}
+
+
+def grouped(values: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Return YAML with the settings of its model in groups."""
+    if values is None or "model" not in values:
+        return values
+    settings: dict[str, Any] = {}
+    for name, value in values["model"]["init_args"].items():
+        group, _, key = GROUPED.get(name, name).partition(".")
+        if key:
+            settings.setdefault(group, {})[key] = value
+        else:
+            settings[group] = value
+    return values | {"model": {"init_args": settings}}
+
+
+def with_groups(training: Training) -> Training:
+    """Return a training with the settings of its model in groups."""
+    yaml = {name: grouped(getattr(training, name)) for name in ("overlay", "test", "truth")}
+    return replace(training, **yaml)
 
 
 def spelling(tree: Path) -> Spelling:
     """Return the spelling of a tree."""
+    if (tree / "mvdiff" / "tasks").is_dir():
+        return replace(BASE, trainings={name: with_groups(one) for name, one in BASE.trainings.items()})
     return BASE
