@@ -1,5 +1,6 @@
 """Measure what looking across views costs: multi-view over plain UNet, time and peak memory, beside the plain twin.
 
+    export PYTHONPATH=.
     python benchmarks/multiview_forward.py --size 35M
     python benchmarks/multiview_forward.py --size sd2 --repeats 1 --warmup 0 --checkpointing --twin_latent 0
 
@@ -7,7 +8,7 @@ One run prints everything, with random weights: plain and multi-view take turns 
 latents), each number is a median. A training step is forward and backward: for the multi-view model to the adapter's
 weights, for the plain UNet to its input, so that both go back through a frozen network. On a CPU the time is
 the process's own CPU time (with one thread: the time it would take alone), and memory the peak of the
-resident set above what it was before; on a GPU they are CUDA's. The twin (explicit loops, `mvdiff.models.reference`) is
+resident set above what it was before; on a GPU they are CUDA's. The twin (explicit loops, `tests.plain_attention`) is
 measured on smaller latents, beside the fast attention on those.
 """
 
@@ -27,7 +28,6 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.correspondence import tap_geometry
 from mvdiff.models.attention import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
-from mvdiff.models.reference import reference_attention
 
 STRIDE = 8
 SIZES = {
@@ -51,6 +51,8 @@ class Twin(nn.Module):
         self.geometry = tap_geometry(K, R, latent * STRIDE, latent * STRIDE, STRIDE * 2**level)
 
     def forward(self, hidden_states: Tensor, *_: object) -> Tensor:
+        from tests.plain_attention import reference_attention  # the repository's root is on PYTHONPATH
+
         return reference_attention(self.block, hidden_states, self.geometry)
 
 

@@ -1,4 +1,4 @@
 """Models: attention across views, the UNet it sits in, and the base it is put on.
 
-Import from the modules: `attention`, `adapter`, `multiview_unet`, `backbone`, `reference`.
+Import from the modules: `attention`, `adapter`, `multiview_unet`, `backbone`.
 """

@@ -7,8 +7,8 @@ from mvdiff.geometry.cameras import Rig, RingAndPolesRig, RingRig
 from mvdiff.geometry.correspondence import tap_geometry
 from mvdiff.models.attention import CorrespondenceAwareAttention
 from mvdiff.models.attention.taps import PackedTaps
-from mvdiff.models.reference import reference_attention
 from mvdiff.models.residual import ResidualBlock
+from tests.plain_attention import reference_attention
 
 RIGS = {
     "ring": (RingRig(num_views=8, height=24, width=40), 3),

@@ -7,9 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from mvdiff.geometry import depth_tap_geometry, intrinsics_from_fov, rotation_from_yaw_pitch
-from mvdiff.models.reference import reference_attention
 from tests.geometries import depth_geometry
 from tests.models.test_attention import trained_block
+from tests.plain_attention import reference_attention
 
 HEIGHT, WIDTH, STRIDE = 24, 32, 4
 

@@ -27,7 +27,7 @@ def reference_attention(
     """Compute what `block` computes, from the paper's equation 1 (section 4.2).
 
     Args:
-        block: whose weights to use.
+        block: The fast module, for its weights.
         hidden_states: [B, V, C, h, w].
         geometry: the taps as the geometry gives them, [V, N, T, P, ...].
         view_valid: [B, V] bool.
