@@ -17,8 +17,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.scannet import ScanNetScene
-from mvdiff.eval.depth_overlap import PAPER_TOLERANCE, depth_overlap_psnr
-from mvdiff.eval.overlap import psnr_from_mse
+from mvdiff.eval.overlap import PAPER_TOLERANCE, depth_overlap_psnr, psnr_from_mse
 from mvdiff.geometry import (
     DEFAULT_DEPTH_TOLERANCE,
     DepthTolerance,

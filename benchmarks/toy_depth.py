@@ -16,7 +16,7 @@ from torch import Tensor
 from mvdiff.data.toyworld.render import trace
 from mvdiff.data.toyworld.scene import Scene, make_walk, walk_poses
 from mvdiff.data.toyworld.write import render_view
-from mvdiff.eval.depth_overlap import depth_overlap_psnr
+from mvdiff.eval.overlap import depth_overlap_psnr
 from mvdiff.geometry import (
     DEFAULT_DEPTH_TOLERANCE,
     DepthTolerance,

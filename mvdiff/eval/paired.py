@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.bootstrap import Interval, bootstrap, paired_difference
-from mvdiff.eval.distribution import frechet_distance
 from mvdiff.eval.extractors import FeatureExtractor
+from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.sources import ScoredSample
 
 

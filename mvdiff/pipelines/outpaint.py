@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvdiff.eval.given import known_psnr
+from mvdiff.eval.metrics.given import known_psnr
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.inpainting import masked_images
 from mvdiff.pipelines.calls import check_output_type, drawn_seeds, rig_batch

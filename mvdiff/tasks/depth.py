@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.eval.depth_overlap import depth_overlap_psnr
+from mvdiff.eval.overlap import depth_overlap_psnr
 from mvdiff.models.conditioning import (
     add_depth_input,
     check_depth_input,

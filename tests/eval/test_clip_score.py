@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mvdiff.eval.clip_score import clip_scorer
+from mvdiff.eval.metrics.clip_score import clip_scorer
 from mvdiff.eval.weights import file_hash
 from tests.eval.clip import TINY_NAME, write_open_clip, write_transformers_clip
 

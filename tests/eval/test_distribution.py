@@ -5,7 +5,9 @@ import pytest
 import scipy.linalg
 import torch
 
-from mvdiff.eval.distribution import frechet_distance, inception_score, kernel_distance
+from mvdiff.eval.metrics.fid import frechet_distance
+from mvdiff.eval.metrics.inception_score import inception_score
+from mvdiff.eval.metrics.kid import kernel_distance
 
 
 def features(num, dim, seed, shift=0.0):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from mvdiff.eval.given import given_overlap_errors, known_psnr
+from mvdiff.eval.metrics.given import given_overlap_errors, known_psnr
 from mvdiff.eval.overlap import overlap_errors
 from mvdiff.eval.runner import evaluate
 from mvdiff.geometry.cameras import RingRig

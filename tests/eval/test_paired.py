@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from mvdiff.eval.bootstrap import paired_difference
-from mvdiff.eval.distribution import frechet_distance
 from mvdiff.eval.extractors import toy_extractor
+from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.paired import paired, paired_fid, sample_features
 from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
 from mvdiff.eval.sources import FolderSource

@@ -10,12 +10,12 @@ from torch.utils.data import Dataset
 
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.eval.bootstrap import bootstrap
-from mvdiff.eval.distribution import frechet_distance
 from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.eval.metrics.fid import frechet_distance
+from mvdiff.eval.metrics.sharpness import gradient_energy
 from mvdiff.eval.overlap import overlap_psnr
 from mvdiff.eval.runner import EvaluationSettings, evaluate, flat_numbers, write_results
-from mvdiff.eval.sharpness import gradient_energy
 from mvdiff.eval.sources import DataSource, FolderSource
 from mvdiff.eval.table import results_table
 from mvdiff.eval.weights import file_hash

@@ -3,7 +3,7 @@ import pytest
 import scipy.ndimage
 import torch
 
-from mvdiff.eval.sharpness import gradient_energy, laplacian_variance
+from mvdiff.eval.metrics.sharpness import gradient_energy, laplacian_variance
 
 
 def images(height=9, width=13):

@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from mvdiff.diffusion import view_noise
-from mvdiff.eval.given import known_psnr
+from mvdiff.eval.metrics.given import known_psnr
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone

@@ -7,7 +7,7 @@ import torch
 
 from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.diffusion import sample_timesteps, training_noise
-from mvdiff.eval.given import known_psnr
+from mvdiff.eval.metrics.given import known_psnr
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.inpainting import generation_mask
 from mvdiff.pipelines.checkpoint import export_checkpoint

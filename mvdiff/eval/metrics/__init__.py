@@ -28,8 +28,8 @@ def metric_class(name: str) -> type[SampleMetric]:
     from mvdiff.eval.metric import SampleMetric
 
     if name in metric_names():
-        module = import_module(f"{__name__}.{name}")
-        return next(item for item in vars(module).values() if getattr(item, "__module__", "") == module.__name__)
+        classes = vars(import_module(f"{__name__}.{name}")).values()
+        return next(item for item in classes if getattr(item, "name", None) == name and issubclass(item, SampleMetric))
     path, _, class_name = name.rpartition(".")
     try:
         found = getattr(import_module(path), class_name) if path else None

@@ -1,12 +1,93 @@
-"""CLIP score of every view with its own prompt, averaged over views, then samples."""
+"""CLIP score of views with their own prompts, with open_clip or a transformers CLIP folder.
+
+`100 max(0, cos(image, text))` (Hessel et al. 2021 without the factor 2.5), averaged over the views of a sample, then
+over samples. The paper names no CLIP model, so the model's name and weight hash always stand beside the number.
+
+Legend: N images.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-from mvdiff.eval.clip_score import ClipScorer, clip_scorer
+import torch
+from torch import Tensor
+
+from mvdiff.eval.extractors import UNREADABLE
 from mvdiff.eval.metric import Column, PerSampleMetric
 from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.weights import file_hash, module_hash
+
+DEFAULT_MODEL = "ViT-B-16"
+DEFAULT_WEIGHTS = "openai"
+
+
+@dataclass(frozen=True)
+class ClipScorer:
+    """A named CLIP model.
+
+    Attributes:
+        name: Library, architecture and weights.
+        weights_hash: SHA-256 of the weights, hex.
+        embed: uint8 images [N, 3, H, W], N texts -> image and text embeddings, each [N, E].
+    """
+
+    name: str
+    weights_hash: str
+    embed: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
+
+    def __call__(self, images_uint8: Tensor, prompts: Sequence[str], batch_size: int = 32) -> Tensor:
+        """Score images with their own prompts.
+
+        Args:
+            images_uint8: [N, 3, H, W] uint8.
+            prompts: N texts; those longer than the model's context are cut, as is usual.
+            batch_size: Images per forward pass.
+
+        Returns:
+            [N] float64 scores in [0, 100], on the CPU.
+
+        Raises:
+            ValueError: Counts differ, or the images are not uint8.
+        """
+        if images_uint8.dtype != torch.uint8:
+            raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}. Round with to_uint8.")
+        if len(prompts) != len(images_uint8):
+            raise ValueError(
+                f"prompts must be one per image ({len(images_uint8)}); got {len(prompts)}. Give each view its prompt."
+            )
+        scores = []
+        with torch.no_grad():
+            for start in range(0, len(prompts), batch_size):
+                stop = start + batch_size
+                image, text = self.embed(images_uint8[start:stop], list(prompts[start:stop]))
+                cosine = torch.nn.functional.cosine_similarity(image.double(), text.double(), dim=-1)
+                scores.append(100 * cosine.clamp(min=0).cpu())
+        return torch.cat(scores)
+
+
+def clip_scorer(
+    clip_model: str | Path = DEFAULT_MODEL, clip_weights: str | Path | None = None, device: str | torch.device = "cpu"
+) -> ClipScorer:
+    """Load a CLIP model.
+
+    Args:
+        clip_model: An open_clip architecture (`ViT-B-16`), or a folder with a transformers CLIPModel.
+        clip_weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo (default `openai`).
+            OpenAI's weights need the activation QuickGELU: the tag sets it; with a local file of theirs, name the
+            architecture `ViT-B-16-quickgelu`.
+        device: Where to run.
+
+    Raises:
+        FileNotFoundError: The weights are neither local nor to be downloaded.
+        ValueError: An unknown architecture, or a file that does not fit it.
+    """
+    if Path(clip_model).is_dir():
+        return _transformers_scorer(Path(clip_model), device)
+    return _open_clip_scorer(str(clip_model), clip_weights, device)
 
 
 class ClipScore(PerSampleMetric):
@@ -32,3 +113,81 @@ class ClipScore(PerSampleMetric):
         """Score a sample's views."""
         scores = self.network(sample.images_uint8, sample.prompts, self.batch_size)
         return {"clip_score": float(scores.mean()), "num_images": len(scores)}
+
+
+def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torch.device) -> ClipScorer:
+    import open_clip
+    from safetensors import SafetensorError
+    from torchvision.transforms.functional import to_pil_image
+
+    if model not in open_clip.list_models():
+        raise ValueError(
+            f"clip_model must be an open_clip architecture or a folder with a CLIPModel; got {model!r}. "
+            "List them with open_clip.list_models()."
+        )
+    weights = str(weights) if weights is not None else DEFAULT_WEIGHTS
+    local = Path(weights).is_file()
+    tags = open_clip.list_pretrained_tags_by_model(model.removesuffix("-quickgelu"))
+    if not local and weights not in tags:
+        raise FileNotFoundError(_missing_clip(model, f"{weights!r}, which is no file and no tag of {tags}"))
+    quick_gelu = weights == "openai" and not local
+    try:
+        net, _, preprocess = open_clip.create_model_and_transforms(
+            model, pretrained=weights, force_quick_gelu=quick_gelu, weights_only=True
+        )
+    except (*UNREADABLE, AssertionError, SafetensorError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        if local:
+            raise ValueError(
+                f"clip_weights must be weights of {model}; got {reason}, in {weights}. Name the file's architecture."
+            ) from error
+        raise FileNotFoundError(_missing_clip(model, f"{weights!r}, whose download failed ({reason})")) from error
+    net = net.to(device).eval()
+    tokenizer = open_clip.get_tokenizer(model)
+
+    def embed(images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        pixels = torch.stack([preprocess(to_pil_image(image.cpu())) for image in images]).to(device)
+        return net.encode_image(pixels), net.encode_text(tokenizer(prompts).to(device))
+
+    shown = Path(weights).name if local else weights
+    return ClipScorer(f"open_clip {model} ({shown})", file_hash(weights) if local else module_hash(net), embed)
+
+
+def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer:
+    from torchvision.transforms.functional import to_pil_image
+    from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
+
+    try:
+        net, report = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
+        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
+        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise ValueError(
+            f"clip_model must be a folder with CLIPModel, tokenizer and preprocessor files; got {reason}, in {folder}. "
+            "Save all three with save_pretrained."
+        ) from error
+    if report["missing_keys"] or report["mismatched_keys"]:
+        raise ValueError(
+            f"clip_model must hold every weight of CLIPModel; got {len(report['missing_keys'])} missing, e.g. "
+            f"{sorted(report['missing_keys'])[:1]}, in {folder}. Save the whole model."
+        )
+    net = net.to(device).eval()
+    context = net.config.text_config.max_position_embeddings
+
+    def embed(images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        pixels = processor([to_pil_image(image.cpu()) for image in images], return_tensors="pt")["pixel_values"]
+        tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=context, return_tensors="pt")
+        image = net.get_image_features(pixel_values=pixels.to(device)).pooler_output
+        text = net.get_text_features(**tokens.to(device)).pooler_output
+        return image, text
+
+    return ClipScorer(f"transformers CLIPModel {folder.name}", module_hash(net), embed)
+
+
+def _missing_clip(model: str, got: str) -> str:
+    return (
+        f"clip_weights must be a weight file or a tag of open_clip's model zoo for {model}; got {got}. Download the "
+        f"weights of {model} from their page on the Hugging Face hub on a machine with a network, and set clip_weights "
+        "to the file, or clip_model to a folder saved by transformers."
+    )

@@ -1,4 +1,10 @@
-"""FID: the Fréchet distance of Inception features, generated against reference views."""
+"""FID: the Fréchet distance of Inception features, generated against reference views.
+
+The distance is ours: torch-fidelity's and torchmetrics' take eigenvalues of a product of covariances, which is off by
+1e-8 and turns negative where there are fewer images than features (tests/eval/test_distribution.py).
+
+Legend: N, M images, D features.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +12,57 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from mvdiff.eval.bootstrap import bootstrap
-from mvdiff.eval.distribution import frechet_distance
 from mvdiff.eval.extractors import FeatureExtractor, inception_extractor
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
 from mvdiff.eval.sources import ScoredSample
+from mvdiff.shapes import check_shapes
+
+
+def frechet_distance(features: Tensor, reference: Tensor) -> float:
+    """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017, equation 6).
+
+    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` with unbiased covariances. With any roots `A1^T A1 = S1` and
+    `A2^T A2 = S2` the last trace is the sum of the singular values of `A1 A2^T` (own derivation), which stays real
+    and exact with singular covariances, i.e. fewer images than features.
+
+    Args:
+        features: [N, D] features of the generated images.
+        reference: [M, D] features of the reference images.
+
+    Returns:
+        The distance, at least 0.
+
+    Raises:
+        ValueError: Shapes do not fit, or fewer than two images.
+
+    Example:
+        >>> x = torch.tensor([[0.0, 0.0], [2.0, 1.0], [4.0, 0.0]])
+        >>> round(frechet_distance(x + torch.tensor([3.0, 4.0]), x), 6)
+        25.0
+    """
+    check_shapes(features=(features, "N D"), reference=(reference, "M D"))
+    mean_1, root_1 = _mean_and_root(features)
+    mean_2, root_2 = _mean_and_root(reference)
+    cross = torch.linalg.svdvals(root_1 @ root_2.T).sum()
+    distance = (mean_1 - mean_2).square().sum() + root_1.square().sum() + root_2.square().sum() - 2 * cross
+    return max(0.0, float(distance))
+
+
+def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean [D] and a root A [min(N, D), D] of the unbiased covariance, `A^T A = S`, in float64."""
+    num_images, num_features = features.shape
+    if num_images < 2:
+        raise ValueError(f"features must come from at least 2 images; got {num_images}. Score more samples.")
+    features = features.double()
+    mean = features.mean(dim=0)
+    root = (features - mean) / (num_images - 1) ** 0.5
+    if num_images > num_features:
+        values, vectors = torch.linalg.eigh(root.T @ root)
+        root = values.clamp(min=0).sqrt()[:, None] * vectors.T
+    return mean, root
 
 
 class FID(SampleMetric):

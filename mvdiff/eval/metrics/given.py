@@ -1,13 +1,24 @@
-"""Outpainting: PSNR of the known pixels, and overlap PSNR of the given views with the others."""
+"""Outpainting: do the known pixels come back, and do the other views continue them? (own derivation)
+
+`known_psnr` compares the known pixels with what a model makes in their place, before they are put back.
+`given_overlap_errors` warps what is known of a view into the views that see it too, and compares it with what was
+generated there.
+
+Legend: V views, H W image.
+"""
 
 from __future__ import annotations
 
 import math
 from typing import ClassVar
 
-from mvdiff.eval.given import given_overlap_errors, known_psnr
+import torch
+from torch import Tensor
+
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
+from mvdiff.eval.overlap import PairErrors, homographies, pair_errors, psnr_from_mse, unit_range
 from mvdiff.eval.sources import ScoredSample
+from mvdiff.shapes import check_shapes
 
 
 class Given(PerSampleMetric):
@@ -56,3 +67,53 @@ class Given(PerSampleMetric):
         if bool(samples[:, 1].isnan().all()):
             overlap = MissingMetricError("no view that was not given shows what was given elsewhere.")
         return {"known_psnr": known, "given_overlap_psnr": overlap}
+
+
+def known_psnr(images: Tensor, given: Tensor, known: Tensor) -> float:
+    """Return the PSNR of a sample's known pixels in dB, intensities in [0, 1]; NaN where none is known.
+
+    Args:
+        images: [V, 3, H, W] generated, uint8 or float in [-1, 1].
+        given: [V, 3, H, W] uint8 or float in [-1, 1]; read where known.
+        known: [V, 1, H, W], 1 where given.
+
+    Example:
+        >>> known = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
+        >>> given = torch.tensor([0.2, 0.9]).view(1, 1, 1, 2).expand(1, 3, 1, 2)
+        >>> round(known_psnr(torch.zeros(1, 3, 1, 2), given, known), 3)  # 0.1 off in [0, 1]
+        20.0
+    """
+    check_shapes(images=(images, "V 3 H W"), given=(given, "V 3 H W"), known=(known, "V 1 H W"))
+    mask = known > 0.5
+    if not bool(mask.any()):
+        return math.nan
+    made, wanted = (_known_part(values, mask)[mask.expand_as(values)] for values in (images, given))
+    return psnr_from_mse(float((made - wanted).square().mean()))
+
+
+def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor, R: Tensor) -> PairErrors:
+    """Compare what is known of each view with what the other views show of the same directions.
+
+    Args:
+        images: [V, 3, H, W] generated, uint8 or float in [-1, 1].
+        given: [V, 3, H, W] uint8 or float in [-1, 1]; read where known.
+        known: [V, 1, H, W], 1 where given.
+        K: [V, 3, 3] intrinsics at H x W, pixels.
+        R: [V, 3, 3] world-from-camera.
+
+    Returns:
+        Errors by pair (target, source): the known pixels of the source in the target, at pixels of the target that are
+        not known and whose four bilinear neighbours in the source are.
+    """
+    views = {"images": (images, "V 3 H W"), "given": (given, "V 3 H W"), "known": (known, "V 1 H W")}
+    sizes = check_shapes(**views, K=(K, "V 3 3"), R=(R, "V 3 3"))
+    mask = known > 0.5
+    sources = mask.flatten(1).any(1).nonzero()[:, 0].tolist()
+    pairs = [(target, source) for source in sources for target in range(sizes["V"]) if target != source]
+    correspond = homographies(K.double(), R.double(), sizes["H"], sizes["W"])
+    return pair_errors(unit_range(images), _known_part(given, mask), pairs, correspond, known=mask)
+
+
+def _known_part(images: Tensor, mask: Tensor) -> Tensor:
+    """Return images in [0, 1], float64; what is not known, which may be NaN, is not read."""
+    return unit_range(torch.where(mask, images, 0).to(images.dtype)).double()

@@ -4,10 +4,44 @@ from __future__ import annotations
 
 from typing import Any
 
-from mvdiff.eval.distribution import PAPER_SPLITS, inception_score
+import torch
+from torch import Tensor
+
 from mvdiff.eval.extractors import FeatureExtractor, inception_extractor
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
 from mvdiff.eval.sources import ScoredSample
+from mvdiff.shapes import check_shapes
+
+PAPER_SPLITS = 10
+
+
+def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 0) -> tuple[float, float]:
+    """Compute the Inception Score, `exp(E KL(p(y|x) || p(y)))`, over splits (Salimans et al. 2016, section 4).
+
+    The images are put in a seeded order first, so that views of one panorama do not share a split and re-runs give
+    the same number.
+
+    Args:
+        logits: [N, C] class logits.
+        num_splits: Number of splits S; split k holds images `k N // S` to `(k + 1) N // S`.
+        seed: Seed of the order.
+
+    Returns:
+        Mean and (population) standard deviation over splits.
+
+    Raises:
+        ValueError: Fewer images than splits.
+    """
+    count = check_shapes(logits=(logits, "N C"))["N"]
+    if not 1 <= num_splits <= count:
+        raise ValueError(
+            f"num_splits must be between 1 and the number of images ({count}); got {num_splits}. Score more samples."
+        )
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
+    scores = isc_features_to_metric(logits.cpu()[order], splits=num_splits, shuffle=False)
+    return scores["inception_score_mean"], scores["inception_score_std"]
 
 
 class InceptionScore(SampleMetric):

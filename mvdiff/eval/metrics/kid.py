@@ -1,10 +1,44 @@
-"""KID: the kernel distance of Inception features, which unlike FID does not depend on the number of images."""
+"""KID: the kernel distance of Inception features, which unlike FID does not depend on the number of images.
+
+The distance is ours: torchmetrics' takes sets of one size only. Where it applies, both agree.
+
+Legend: N, M images, D features.
+"""
 
 from __future__ import annotations
 
-from mvdiff.eval.distribution import kernel_distance
+from torch import Tensor
+
 from mvdiff.eval.metric import Column
 from mvdiff.eval.metrics.fid import FID
+from mvdiff.shapes import check_shapes
+
+
+def kernel_distance(features: Tensor, reference: Tensor) -> float:
+    """Compute KID, the unbiased squared MMD with the kernel `(x y / D + 1)^3` (Binkowski et al. 2018), of all images.
+
+    The usual mean over random subsets estimates the same number with more noise.
+
+    Args:
+        features: [N, D] features of the generated images.
+        reference: [M, D] features of the reference images.
+
+    Raises:
+        ValueError: Shapes do not fit, or fewer than two images.
+    """
+    sizes = check_shapes(features=(features, "N D"), reference=(reference, "M D"))
+    if min(sizes["N"], sizes["M"]) < 2:
+        raise ValueError(f"features must come from at least 2 images; got {sizes['N']} and {sizes['M']}.")
+    own, real = features.double(), reference.double()
+
+    def kernel(a: Tensor, b: Tensor) -> Tensor:
+        return (a @ b.T / sizes["D"] + 1) ** 3
+
+    def mean_of_others(a: Tensor) -> Tensor:
+        values = kernel(a, a)
+        return (values.sum() - values.diagonal().sum()) / (len(a) * (len(a) - 1))
+
+    return float(mean_of_others(own) + mean_of_others(real) - 2 * kernel(own, real).mean())
 
 
 class KID(FID):

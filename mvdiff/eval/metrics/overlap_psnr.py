@@ -9,9 +9,16 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.bootstrap import bootstrap
-from mvdiff.eval.depth_overlap import depth_overlap_errors
 from mvdiff.eval.metric import Column, MissingMetricError, Result, Rows, SampleMetric, with_reference
-from mvdiff.eval.overlap import PAPER_SIZE, PairErrors, PairRule, combine, overlap_errors, psnr_from_mse
+from mvdiff.eval.overlap import (
+    PAPER_SIZE,
+    PairErrors,
+    PairRule,
+    combine,
+    depth_overlap_errors,
+    overlap_errors,
+    psnr_from_mse,
+)
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE, DepthTolerance
 

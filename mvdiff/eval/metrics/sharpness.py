@@ -1,14 +1,20 @@
-"""Sharpness of views: gradient energy and variance of the Laplacian."""
+"""Sharpness of views: gradient energy and variance of the Laplacian; guards against consistency bought by blur.
+
+Legend: N images, H W image. Grey is the mean of the three channels, in [0, 1].
+"""
 
 from __future__ import annotations
 
+import torch
+from torch import Tensor
+
 from mvdiff.eval.metric import Column, PerSampleMetric
-from mvdiff.eval.sharpness import gradient_energy, laplacian_variance
 from mvdiff.eval.sources import ScoredSample
+from mvdiff.shapes import check_shapes
 
 
 class Sharpness(PerSampleMetric):
-    """Both measures of sharpness; neither has a better direction, since noise raises them, too."""
+    """Both measures of sharpness; neither has a better direction, since noise raises them, too (own protocol)."""
 
     name = "sharpness"
     columns = (
@@ -24,3 +30,41 @@ class Sharpness(PerSampleMetric):
             "sharpness_gradient_energy": float(gradient_energy(sample.images_uint8).mean()),
             "sharpness_laplacian_variance": float(laplacian_variance(sample.images_uint8).mean()),
         }
+
+
+def gradient_energy(images: Tensor) -> Tensor:
+    """Return the mean squared difference of neighbouring pixels, x and y added.
+
+    Args:
+        images: [N, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
+
+    Returns:
+        [N] float64; 0 for a constant image.
+
+    Example:
+        >>> ramp = torch.linspace(-1, 1, 5).expand(1, 3, 4, 5)  # steps of 0.25 in [0, 1], along x only
+        >>> gradient_energy(ramp).tolist()
+        [0.0625]
+    """
+    grey = _grey(images)
+    return sum(grey.diff(dim=axis).square().mean(dim=(1, 2)) for axis in (2, 1))
+
+
+def laplacian_variance(images: Tensor) -> Tensor:
+    """Return the variance of the four-neighbour Laplacian over the inner pixels (Pech-Pacheco et al. 2000).
+
+    Args:
+        images: [N, 3, H, W] with H, W >= 3, uint8 in [0, 255] or float in [-1, 1].
+
+    Returns:
+        [N] float64; 0 for any linear ramp.
+    """
+    grey = _grey(images)
+    around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
+    return (around - 4 * grey[:, 1:-1, 1:-1]).flatten(1).var(dim=1, correction=0)
+
+
+def _grey(images: Tensor) -> Tensor:
+    check_shapes(images=(images, "N 3 H W"))
+    unit = images.double() / 255 if images.dtype == torch.uint8 else (images.double() + 1) / 2
+    return unit.mean(dim=1)
