@@ -61,15 +61,13 @@ def bootstrap(
     """
     arrays = [np.asarray(values, dtype=np.float64) for values in samples]
     if not arrays or any(array.ndim == 0 or len(array) == 0 for array in arrays):
-        raise ValueError(f"samples must hold at least one sample each; got {[a.shape for a in arrays]}. Score some.")
+        raise ValueError(f"samples must hold at least one sample each; got {[a.shape for a in arrays]}.")
     if any(not np.isfinite(array).all() for array in arrays):
-        raise ValueError("samples must be finite; got NaN or inf. Leave samples without a value out.")
+        raise ValueError("samples must be finite; got NaN or inf.")
     if not 0 < level < 1:
-        raise ValueError(f"level must be between 0 and 1; got {level}. Use 0.95.")
+        raise ValueError(f"level must be between 0 and 1; got {level}.")
     if paired and len({len(array) for array in arrays}) > 1:
-        raise ValueError(
-            f"paired samples must be equally many; got {[len(a) for a in arrays]}. Match them by sample id first."
-        )
+        raise ValueError(f"paired samples must be equally many; got {[len(a) for a in arrays]}.")
     rng = np.random.default_rng(seed)
     values = np.empty(num_resamples)
     for i in range(num_resamples):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import pickle
-import urllib.error
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,14 +25,8 @@ INCEPTION_HASH = "6726825d"
 INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-2015-12-05-6726825d.pth")
 
 UNREADABLE = (
-    RuntimeError,
-    OSError,
-    ValueError,
-    LookupError,
-    TypeError,
-    EOFError,
-    AttributeError,
-    pickle.UnpicklingError,
+    *(RuntimeError, OSError, ValueError, LookupError, TypeError),
+    *(EOFError, AttributeError, pickle.UnpicklingError),
 )
 """What reading a file that is no weight file, or another model's, may raise."""
 
@@ -75,7 +68,7 @@ class FeatureExtractor:
         """
         check_shapes(images_uint8=(images_uint8, "N 3 H W"))
         if images_uint8.dtype != torch.uint8:
-            raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}. Round with to_uint8.")
+            raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}.")
         with torch.no_grad():
             parts = [self.run(chunk) for chunk in images_uint8.split(batch_size)]
         features = torch.cat([part[0].cpu() for part in parts])
@@ -90,8 +83,7 @@ def inception_extractor(
 ) -> FeatureExtractor:
     """Load torch-fidelity's port of the Inception network of FID: 2048 pooled features, unbiased logits.
 
-    Images are resized to 299 as TensorFlow 1 did (bilinear, no antialias), which torch-fidelity, the original FID and
-    the paper's time used.
+    Images are resized to 299 as TensorFlow 1 did (bilinear, no antialias), as in the original FID.
 
     Args:
         inception_weights: The weight file; None looks in torch's hub cache, then downloads it there.
@@ -116,8 +108,7 @@ def inception_extractor(
         net = FeatureExtractorInceptionV3(INCEPTION_NAME, ["2048", "logits_unbiased"], str(path)).to(device)
     except UNREADABLE as error:
         raise ValueError(
-            f"inception_weights must be a readable state dict of {INCEPTION_NAME}; got {_first_line(error)}, "
-            f"in {path}. Get {INCEPTION_FILES[0]} again."
+            f"inception_weights must be a readable state dict of {INCEPTION_NAME}; got {first_line(error)}, in {path}."
         ) from error
     return FeatureExtractor(
         INCEPTION_NAME, found, 2048, lambda images: net(images.to(device)), "uint8, TF1 bilinear resize to 299"
@@ -130,7 +121,7 @@ def toy_extractor(
     """Load the toy feature network (default: the packaged one); the logits are those of one of its heads."""
     net = toy_judge(toy_features, device).net
     if head not in net.labels:
-        raise ValueError(f"head must be one of {sorted(net.labels)}; got {head!r}. Choose the toy network's head.")
+        raise ValueError(f"head must be one of {sorted(net.labels)}; got {head!r}.")
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
         out = net(images.to(device))
@@ -152,25 +143,24 @@ def _inception_path(weights: str | Path | None) -> Path:
         raise FileNotFoundError(_missing_inception(f"none in {cache}, and HF_HUB_OFFLINE forbids a download"))
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
+    path = cache / INCEPTION_FILES[0]
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(
-            URL_INCEPTION_V3, str(cache / INCEPTION_FILES[0]), hash_prefix=INCEPTION_HASH, progress=False
-        )
-    except (urllib.error.URLError, OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            _missing_inception(f"none in {cache}, and the download failed ({_first_line(error)})")
-        ) from error
-    return cache / INCEPTION_FILES[0]
+        torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=INCEPTION_HASH, progress=False)
+    except (OSError, RuntimeError) as error:
+        missing = _missing_inception(f"none in {cache}, and the download failed ({first_line(error)})")
+        raise FileNotFoundError(missing) from error
+    return path
 
 
 def _missing_inception(got: str) -> str:
     return (
         f"inception_weights must be the file {INCEPTION_FILES[0]} (also published as {INCEPTION_FILES[1]}); got {got}. "
-        "Download it from the release page of torch-fidelity v0.2.0 (or of pytorch-fid) on GitHub, put it there or "
-        "anywhere, and set inception_weights to its path."
+        "Download it from the release page of torch-fidelity v0.2.0 (or of pytorch-fid) on GitHub and set "
+        "inception_weights to its path."
     )
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the start of what an error says, or its class where it says nothing."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

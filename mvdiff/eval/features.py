@@ -50,14 +50,10 @@ class ToyFeatureNet(nn.Module):
         super().__init__()
         if not heads or any(len(labels) == 0 for labels in heads.values()) or "features" in heads:
             raise ValueError(
-                f"heads must name at least one head, each with labels, none called 'features'; got {dict(heads)!r}. "
-                "Give e.g. {'object': ['none', 'sofa']}."
+                f"heads must name at least one head, each with labels, none called 'features'; got {dict(heads)!r}."
             )
-        self.config = {
-            "heads": {name: list(labels) for name, labels in heads.items()},
-            "width": width,
-            "num_features": num_features,
-        }
+        labels = {name: list(labels) for name, labels in heads.items()}
+        self.config = {"heads": labels, "width": width, "num_features": num_features}
         self.num_features = num_features
         channels = [width, 2 * width, 3 * width, 4 * width]
         layers: list[nn.Module] = [_conv(3, width, stride=2)]
@@ -85,9 +81,7 @@ class ToyFeatureNet(nn.Module):
             images = from_uint8(images)
         images = images.to(next(self.parameters()).dtype)
         if images.shape[-2:] != (IMAGE_SIZE, IMAGE_SIZE):
-            images = F.interpolate(
-                images, size=(IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", align_corners=False, antialias=True
-            )
+            images = F.interpolate(images, (IMAGE_SIZE, IMAGE_SIZE), mode="bilinear", antialias=True)
         hidden = self.trunk(images)
         pooled = torch.cat([hidden.mean(dim=(2, 3)), hidden.amax(dim=(2, 3))], dim=1)
         features = self.project(pooled)
@@ -134,19 +128,18 @@ class ToyFeatureNet(nn.Module):
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
-                    f"feature network folder must hold {CONFIG_NAME} and {WEIGHTS_NAME}; "
-                    f"{name} is missing, in {folder}. Train one on the toy world, or point toy_features to its folder."
+                    f"feature network folder must hold {CONFIG_NAME} and {WEIGHTS_NAME}; {name} is missing, in "
+                    f"{folder}. Point toy_features to a trained one."
                 )
         try:
             config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
             if config.pop("name", None) != NAME:
                 raise ValueError(f"name must be {NAME!r}")
             net = cls(**config)
-            state = {k: v.float() for k, v in load_file(folder / WEIGHTS_NAME).items()}
-            net.load_state_dict(state)
+            net.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_NAME).items()})
         except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
-                f"feature network folder must be one of ToyFeatureNet; got {error}, in {folder}. Train it again."
+                f"feature network folder must be one of ToyFeatureNet; got {error}, in {folder}."
             ) from error
         return net.eval()
 
@@ -197,19 +190,16 @@ def caption_agreement(
     """
     judged = list(net.labels) if heads is None else list(heads)
     if not judged or not set(judged) <= set(net.labels):
-        raise ValueError(f"judge_heads must be some of {', '.join(net.labels)}; got {judged}. Choose among them.")
+        raise ValueError(f"judge_heads must be some of {', '.join(net.labels)}; got {judged}.")
     if len(truth) != len(images):
-        raise ValueError(
-            f"truth must have one entry per image ({len(images)}); got {len(truth)}. Use None to skip a view."
-        )
+        raise ValueError(f"truth must have one entry per image ({len(images)}); got {len(truth)}.")
     if heads is not None:
         truth = [stated and {head: label for head, label in stated.items() if head in judged} for stated in truth]
     for index, stated in enumerate(truth):
         for head, label in (stated or {}).items():
             if label not in net.labels.get(head, ()):
                 raise ValueError(
-                    f"truth must use the judge's heads and labels {net.labels}; got {head}={label!r}, in view {index}. "
-                    "Judge with the network trained on this world."
+                    f"truth must use the judge's heads and labels {net.labels}; got {head}={label!r}, in view {index}."
                 )
     read = net.predict(images, batch_size)
     verdicts: dict[str, list[bool]] = {head: [] for head in judged} | {"all": []}

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mvdiff.eval.bootstrap import bootstrap, mean
+from mvdiff.eval.bootstrap import Statistic, bootstrap, mean
 from mvdiff.eval.processes import gather_tensors
 from mvdiff.eval.sources import ScoredSample
 
@@ -111,6 +111,8 @@ class SampleMetric(Metric):
             argument `network`; its own arguments are set as the constructor's are.
 
     Args:
+        network: What `load_network` returns.
+        batch_size: Images per forward pass of it.
         seed: Seed of the bootstrap.
         num_resamples: Bootstrap resamples.
         **options: Options of `torchmetrics.Metric`.
@@ -122,9 +124,11 @@ class SampleMetric(Metric):
     needs: ClassVar[Mapping[str, str]] = {}
     load_network: ClassVar[Callable[..., Any] | None] = None
 
-    def __init__(self, *, seed: int = 0, num_resamples: int = 1000, **options: Any) -> None:
+    def __init__(
+        self, *, network: Any = None, batch_size: int = 32, seed: int = 0, num_resamples: int = 1000, **options: Any
+    ) -> None:
         super().__init__(**{"dist_sync_fn": gather_tensors} | options)
-        self.seed, self.num_resamples = seed, num_resamples
+        self.network, self.batch_size, self.seed, self.num_resamples = network, batch_size, seed, num_resamples
 
     @abstractmethod
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -172,15 +176,25 @@ class SampleMetric(Metric):
             totals: Counts that stand beside the number of samples.
             **fields: Further fields of the `Result`.
         """
-        interval = bootstrap(mean, list(own.values()), num_resamples=self.num_resamples, seed=self.seed)
+        value = mean(list(own.values()))
         return Result(
-            interval.estimate,
+            value,
             n={"num_samples": len(own)} | dict(totals or {}),
-            interval=(interval.low, interval.high),
+            interval=self.interval(mean, list(own.values())),
             per_sample=dict(own),
-            **with_reference(interval.estimate, list(real.values())),
+            **with_reference(value, list(real.values())),
             **fields,
         )
+
+    def interval(self, statistic: Statistic, samples: Sequence | np.ndarray) -> tuple[float, float]:
+        """Return the 95% bootstrap interval of a statistic, see `bootstrap`."""
+        interval = bootstrap(statistic, samples, num_resamples=self.num_resamples, seed=self.seed)
+        return interval.low, interval.high
+
+    @property
+    def network_fields(self) -> dict[str, str]:
+        """Fields of a `Result` that name the network."""
+        return {"model": self.network.name, "weights_hash": self.network.weights_hash}
 
     @staticmethod
     def _states(name: str, real: bool) -> tuple[str, str]:
@@ -201,9 +215,8 @@ class PerSampleMetric(SampleMetric):
     variant: str = ""
     totals: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, *, network: Any = None, **options: Any) -> None:
+    def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.network = network
         self.add_rows("numbers")
 
     @abstractmethod
@@ -218,18 +231,12 @@ class PerSampleMetric(SampleMetric):
             self.append("numbers", sample, real, torch.tensor([row], dtype=torch.float64))
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
-        """Average over samples."""
+        """Average every column over samples."""
         return {column.name: self.mean_of(column.name) for column in self.columns}
 
     def mean_of(self, column: str, **fields: Any) -> Result | MissingMetricError:
-        """Average one column over samples.
-
-        Args:
-            column: Its name.
-            **fields: Fields of the `Result` that differ from the class's, e.g. `variant`.
-        """
-        network = self.network
-        named = {"model": network.name, "weights_hash": network.weights_hash} if network else {"model": self.model}
+        """Average one column over samples; `fields` are those of the `Result` that differ from the class's."""
+        named = self.network_fields if self.network else {"model": self.model}
         totals = {name: int(sum(self._values(name, real=False).values())) for name in self.totals}
         own, real = self._values(column, real=False), self._values(column, real=True)
         if not own:

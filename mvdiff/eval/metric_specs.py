@@ -51,7 +51,7 @@ def parse_specs(specs: Sequence[MetricSpec]) -> dict[type[SampleMetric] | Sample
         [('FID', {}), ('Sharpness', {})]
     """
     if not specs:
-        raise ValueError(f"metrics must be some of {', '.join(metric_names())}; got none. Choose among them.")
+        raise ValueError(f"metrics must be some of {', '.join(metric_names())}; got none.")
     parsed: dict[Any, dict[str, Any]] = {}
     for spec in specs:
         if isinstance(spec, SampleMetric):

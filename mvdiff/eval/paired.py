@@ -43,14 +43,13 @@ def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **
     if not all("per_sample" in entry for entry in entries):
         found = sorted(name for name, entry in results["metrics"].items() if "per_sample" in entry)
         raise ValueError(
-            f"metric must have numbers per sample in both results; got {metric}, in the first: {', '.join(found)}. "
-            "Evaluate both with it."
+            f"metric must have numbers per sample in both results; got {metric}, in the first: {', '.join(found)}."
         )
     for key in ("model", "weights_hash", "variant"):
         if entries[0].get(key) != entries[1].get(key):
             raise ValueError(
                 f"{metric} must be measured alike in both results; got {key} {entries[0].get(key)!r} and "
-                f"{entries[1].get(key)!r}. Evaluate both with the same settings."
+                f"{entries[1].get(key)!r}."
             )
     return paired_difference(*_matched(*(entry["per_sample"] for entry in entries)), **options)
 
@@ -93,7 +92,6 @@ def _matched(values: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[
     shared = sorted(values.keys() & other.keys())
     if not shared:
         raise ValueError(
-            f"two methods must share samples to be paired; got none in common, of {len(values)} and {len(other)}. "
-            "Generate the same prompts with both."
+            f"two methods must share samples to be paired; got none in common, of {len(values)} and {len(other)}."
         )
     return [values[name] for name in shared], [other[name] for name in shared]

@@ -166,10 +166,8 @@ class FolderSource(Source):
     def __post_init__(self) -> None:
         self.complete, self.incomplete = scan_samples(self.root)
         if not self.complete:
-            raise ValueError(
-                f"sample root must hold at least one complete sample; got {len(self.incomplete)} incomplete, in "
-                f"{self.root}. Generate some (again), or check the path."
-            )
+            found = f"{len(self.incomplete)} incomplete, in {self.root}"
+            raise ValueError(f"sample root must hold at least one complete sample; got {found}.")
 
     def has_natural(self) -> bool:
         """Tell whether the first sample brings its ground truth (upstream's layout)."""
@@ -236,7 +234,7 @@ class DataSource(Source):
 
     def __post_init__(self) -> None:
         if self.split not in ("train", "val", "test"):
-            raise ValueError(f"split must be 'train', 'val' or 'test'; got {self.split!r}. Choose one.")
+            raise ValueError(f"split must be 'train', 'val' or 'test'; got {self.split!r}.")
 
     @cached_property
     def dataset(self) -> Dataset:

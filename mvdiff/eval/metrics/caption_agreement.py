@@ -2,30 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 
-from mvdiff.eval.bootstrap import bootstrap
-from mvdiff.eval.features import ToyJudge, caption_agreement, toy_judge
+from mvdiff.eval.features import caption_agreement, toy_judge
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, with_reference
 from mvdiff.eval.sources import ScoredSample, read_truth
-
-ALL = "all"
-Counts = Mapping[str, tuple[int, int]]
 
 
 class CaptionAgreement(SampleMetric):
     """Share of views of which every head reads the stated label, and share of single labels that are read.
 
     Args:
-        network: The judge.
         truth: JSON file of what each view shows, see `read_truth`; None: as noted in the samples.
         judge_heads: Heads of the judge that are asked; None: all.
-        batch_size: Images per forward pass.
         **options: See `SampleMetric`.
     """
 
@@ -40,19 +34,12 @@ class CaptionAgreement(SampleMetric):
     load_network = staticmethod(toy_judge)
 
     def __init__(
-        self,
-        *,
-        network: ToyJudge,
-        truth: str | Path | None = None,
-        judge_heads: Sequence[str] | None = None,
-        batch_size: int = 32,
-        **options: Any,
+        self, *, truth: str | Path | None = None, judge_heads: Sequence[str] | None = None, **options: Any
     ) -> None:
         super().__init__(**options)
-        self.network = network
         self.truth = read_truth(truth) if truth else {}
-        self.judge_heads, self.batch_size = judge_heads, batch_size
-        self.heads = [*(network.net.labels if judge_heads is None else judge_heads), ALL]
+        self.judge_heads = judge_heads
+        self.heads = list(self.network.net.labels if judge_heads is None else judge_heads)
         self.add_rows("verdicts")  # right and judged, of each head and of whole views
 
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -61,63 +48,50 @@ class CaptionAgreement(SampleMetric):
         if truth is not None:
             net = self.network.net
             verdicts = caption_agreement(net, sample.images_uint8, truth, self.batch_size, self.judge_heads)
-            counts = [(sum(verdicts[head]), len(verdicts[head])) for head in self.heads]
+            counts = [(sum(verdicts[head]), len(verdicts[head])) for head in (*self.heads, "all")]
             self.append("verdicts", sample, real, torch.tensor([counts], dtype=torch.float64).flatten(1))
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
         """Return both shares; by whole views also each head's own."""
-        own, real = self._counts(real=False), self._counts(real=True)
-        named = {"model": self.network.name, "weights_hash": self.network.weights_hash}
+        (keys, own), (real_keys, real) = self._counts(real=False), self._counts(real=True)
         of = "" if self.judge_heads is None else f" (of {', '.join(self.judge_heads)})"
-        shares, labels = _shares(own), _label_shares(own)
         missing = MissingMetricError(self.needs["truth"])
-        by_view: Result | MissingMetricError = missing
-        if shares.get(ALL) is not None:
-            judged = {key: counts[ALL] for key, counts in own.items() if counts[ALL][1]}
-            interval = bootstrap(
-                lambda drawn: float(drawn[:, 0].sum() / drawn[:, 1].sum()),
-                np.array(list(judged.values())),
-                num_resamples=self.num_resamples,
-                seed=self.seed,
-            )
-            reference = _shares(real).get(ALL)
+        by_view, by_label = missing, missing
+        views = {key: pair for key, pair in zip(keys, own[:, -1], strict=True) if pair[1]}
+        if views:
+            pairs = np.array(list(views.values()))
+            share = _pooled(pairs)
+            per_head = zip(self.heads, own[:, :-1].swapaxes(0, 1), strict=True)
             by_view = Result(
-                shares[ALL],
-                **named,
+                share,
                 variant=f"share of judged views in which every head{of} reads the stated label",
-                n={"num_images": sum(count for _, count in judged.values())},
-                interval=(interval.low, interval.high),
-                per_sample={key: right / count for key, (right, count) in judged.items()},
-                extra={"per_head": {head: share for head, share in shares.items() if head != ALL}},
-                **with_reference(shares[ALL], [] if reference is None else [reference]),
+                n={"num_images": int(pairs[:, 1].sum())},
+                interval=self.interval(_pooled, pairs),
+                per_sample={key: float(right / count) for key, (right, count) in views.items()},
+                extra={"per_head": {head: _pooled(counts) for head, counts in per_head if counts[:, 1].any()}},
+                **self.network_fields,
+                **with_reference(share, [_pooled(real[:, -1])] if real[:, -1, 1].any() else []),
             )
-        variant = f"share of stated labels that are read{of}, mean over samples"
-        by_label = self.mean_over_samples(labels, _label_shares(real), variant=variant, **named) if labels else missing
+        labels = _label_shares(keys, own)
+        if labels:
+            variant = f"share of stated labels that are read{of}, mean over samples"
+            real_labels = _label_shares(real_keys, real)
+            by_label = self.mean_over_samples(labels, real_labels, variant=variant, **self.network_fields)
         return {"caption_agreement": by_view, "label_agreement": by_label}
 
-    def _counts(self, real: bool) -> dict[int, Counts]:
-        """Return how many verdicts of each head are right, and how many there are, by sample."""
+    def _counts(self, real: bool) -> tuple[list[int], np.ndarray]:
+        """Return the samples' keys and, [S, heads and whole views, 2], how many verdicts are right and how many are."""
         samples = self.rows("verdicts", real).samples
-        return {
-            key: {head: (int(r), int(n)) for head, (r, n) in zip(self.heads, row.reshape(-1, 2).tolist(), strict=True)}
-            for key, row in samples
-        }
+        counts = np.array([row.numpy() for _, row in samples])
+        return [key for key, _ in samples], counts.reshape(-1, len(self.heads) + 1, 2)
 
 
-def _shares(samples: Mapping[int, Counts]) -> dict[str, float]:
-    """Return each head's share of right verdicts, pooled over samples; heads without a verdict are left out."""
-    pooled: dict[str, tuple[int, int]] = {}
-    for counts in samples.values():
-        for head, (right, count) in counts.items():
-            before = pooled.get(head, (0, 0))
-            pooled[head] = (before[0] + right, before[1] + count)
-    return {head: right / count for head, (right, count) in pooled.items() if count}
+def _pooled(counts: np.ndarray) -> float:
+    right, judged = counts.sum(axis=0)
+    return float(right / judged)
 
 
-def _label_shares(samples: Mapping[int, Counts]) -> dict[int, float]:
+def _label_shares(keys: list[int], counts: np.ndarray) -> dict[int, float]:
     """Return each sample's share of labels that are read."""
-    totals = {
-        key: [sum(numbers) for numbers in zip(*(pair for head, pair in counts.items() if head != ALL), strict=True)]
-        for key, counts in samples.items()
-    }
-    return {key: right / count for key, (right, count) in totals.items() if count}
+    totals = zip(keys, counts[:, :-1].sum(axis=1).tolist(), strict=True)
+    return {key: right / judged for key, (right, judged) in totals if judged}

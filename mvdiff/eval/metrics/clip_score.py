@@ -11,17 +11,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from mvdiff.eval.extractors import UNREADABLE
+from mvdiff.eval.extractors import UNREADABLE, first_line
 from mvdiff.eval.metric import Column, PerSampleMetric
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash, module_hash
 
-DEFAULT_MODEL = "ViT-B-16"
 DEFAULT_WEIGHTS = "openai"
 
 
@@ -54,11 +52,9 @@ class ClipScorer:
             ValueError: Counts differ, or the images are not uint8.
         """
         if images_uint8.dtype != torch.uint8:
-            raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}. Round with to_uint8.")
+            raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}.")
         if len(prompts) != len(images_uint8):
-            raise ValueError(
-                f"prompts must be one per image ({len(images_uint8)}); got {len(prompts)}. Give each view its prompt."
-            )
+            raise ValueError(f"prompts must be one per image ({len(images_uint8)}); got {len(prompts)}.")
         scores = []
         with torch.no_grad():
             for start in range(0, len(prompts), batch_size):
@@ -70,7 +66,7 @@ class ClipScorer:
 
 
 def clip_scorer(
-    clip_model: str | Path = DEFAULT_MODEL, clip_weights: str | Path | None = None, device: str | torch.device = "cpu"
+    clip_model: str | Path = "ViT-B-16", clip_weights: str | Path | None = None, device: str | torch.device = "cpu"
 ) -> ClipScorer:
     """Load a CLIP model.
 
@@ -91,23 +87,13 @@ def clip_scorer(
 
 
 class ClipScore(PerSampleMetric):
-    """CLIP score.
-
-    Args:
-        network: The CLIP model.
-        batch_size: Images per forward pass.
-        **options: See `SampleMetric`.
-    """
+    """CLIP score of every view with its own prompt."""
 
     name = "clip_score"
     columns = (Column("clip_score", "CLIP score", higher_is_better=True),)
     load_network = staticmethod(clip_scorer)
     variant = "100 max(0, cosine), mean over views, then samples"
     totals = ("num_images",)
-
-    def __init__(self, *, network: ClipScorer, batch_size: int = 32, **options: Any) -> None:
-        super().__init__(network=network, **options)
-        self.batch_size = batch_size
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
         """Score a sample's views."""
@@ -136,11 +122,9 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
             model, pretrained=weights, force_quick_gelu=quick_gelu, weights_only=True
         )
     except (*UNREADABLE, AssertionError, SafetensorError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0][:200]
+        reason = first_line(error)
         if local:
-            raise ValueError(
-                f"clip_weights must be weights of {model}; got {reason}, in {weights}. Name the file's architecture."
-            ) from error
+            raise ValueError(f"clip_weights must be weights of {model}; got {reason}, in {weights}.") from error
         raise FileNotFoundError(_missing_clip(model, f"{weights!r}, whose download failed ({reason})")) from error
     net = net.to(device).eval()
     tokenizer = open_clip.get_tokenizer(model)
@@ -162,15 +146,14 @@ def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
-        reason = str(error).splitlines()[0][:200]
         raise ValueError(
-            f"clip_model must be a folder with CLIPModel, tokenizer and preprocessor files; got {reason}, in {folder}. "
-            "Save all three with save_pretrained."
+            "clip_model must be a folder with CLIPModel, tokenizer and preprocessor files; got "
+            f"{first_line(error)}, in {folder}."
         ) from error
     if report["missing_keys"] or report["mismatched_keys"]:
         raise ValueError(
             f"clip_model must hold every weight of CLIPModel; got {len(report['missing_keys'])} missing, e.g. "
-            f"{sorted(report['missing_keys'])[:1]}, in {folder}. Save the whole model."
+            f"{sorted(report['missing_keys'])[:1]}, in {folder}."
         )
     net = net.to(device).eval()
     context = net.config.text_config.max_position_embeddings
@@ -188,6 +171,5 @@ def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer
 def _missing_clip(model: str, got: str) -> str:
     return (
         f"clip_weights must be a weight file or a tag of open_clip's model zoo for {model}; got {got}. Download the "
-        f"weights of {model} from their page on the Hugging Face hub on a machine with a network, and set clip_weights "
-        "to the file, or clip_model to a folder saved by transformers."
+        "weights from the Hugging Face hub and set clip_weights to the file, or clip_model to a transformers folder."
     )

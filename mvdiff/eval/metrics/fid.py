@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.bootstrap import bootstrap
-from mvdiff.eval.extractors import FeatureExtractor, inception_extractor
+from mvdiff.eval.extractors import inception_extractor
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
@@ -74,8 +74,6 @@ class FID(SampleMetric):
         biased: Whether it depends on the number of images.
 
     Args:
-        network: The feature network.
-        batch_size: Images per forward pass.
         intervals: Bootstrap resamples of the generated samples; 0 for no interval. A resampled set lies further away
             than the set itself.
         **options: See `SampleMetric`.
@@ -89,9 +87,9 @@ class FID(SampleMetric):
     estimator = "unbiased covariance, float64"
     biased = True
 
-    def __init__(self, *, network: FeatureExtractor, batch_size: int = 32, intervals: int = 0, **options: Any) -> None:
+    def __init__(self, *, intervals: int = 0, **options: Any) -> None:
         super().__init__(**options)
-        self.network, self.batch_size, self.intervals = network, batch_size, intervals
+        self.intervals = intervals
         self.add_rows("features")
 
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -107,10 +105,9 @@ class FID(SampleMetric):
         few = self.biased and min(len(generated.values), len(reference)) <= size
         result = Result(
             self.distance(generated.values, reference),
-            self.network.name,
-            f"{size} features; {self.network.variant}; {self.estimator}",
+            variant=f"{size} features; {self.network.variant}; {self.estimator}",
             n={"num_images": len(generated.values), "num_reference_images": len(reference)},
-            weights_hash=self.network.weights_hash,
+            **self.network_fields,
             note=f"fewer images than {size} features: compare only with numbers from as many images" if few else None,
         )
         features = [part for _, part in generated.samples]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvdiff.eval.extractors import FeatureExtractor, inception_extractor
+from mvdiff.eval.extractors import inception_extractor
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
@@ -34,9 +34,7 @@ def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 
     """
     count = check_shapes(logits=(logits, "N C"))["N"]
     if not 1 <= num_splits <= count:
-        raise ValueError(
-            f"num_splits must be between 1 and the number of images ({count}); got {num_splits}. Score more samples."
-        )
+        raise ValueError(f"num_splits must be between 1 and the number of images ({count}); got {num_splits}.")
     from torch_fidelity.metric_isc import isc_features_to_metric
 
     order = torch.randperm(count, generator=torch.Generator().manual_seed(seed))
@@ -48,9 +46,7 @@ class InceptionScore(SampleMetric):
     """Inception Score over the class logits of a network.
 
     Args:
-        network: The feature network.
         num_splits: Splits, over which the score is averaged.
-        batch_size: Images per forward pass.
         **options: See `SampleMetric`; `seed` also fixes the order of images.
     """
 
@@ -58,11 +54,9 @@ class InceptionScore(SampleMetric):
     columns = (Column("inception_score", "Inception Score", higher_is_better=True),)
     load_network = staticmethod(inception_extractor)
 
-    def __init__(
-        self, *, network: FeatureExtractor, num_splits: int = PAPER_SPLITS, batch_size: int = 32, **options: Any
-    ) -> None:
+    def __init__(self, *, num_splits: int = PAPER_SPLITS, **options: Any) -> None:
         super().__init__(**options)
-        self.network, self.num_splits, self.batch_size = network, num_splits, batch_size
+        self.num_splits = num_splits
         self.add_rows("logits")
 
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -80,11 +74,10 @@ class InceptionScore(SampleMetric):
         enough = len(reference) >= self.num_splits
         result = Result(
             value,
-            self.network.name,
-            f"mean over {self.num_splits} splits in a seeded order; {self.network.variant}",
+            variant=f"mean over {self.num_splits} splits in a seeded order; {self.network.variant}",
             n={"num_images": len(generated)},
             reference=inception_score(reference, self.num_splits, self.seed)[0] if enough else None,
-            weights_hash=self.network.weights_hash,
+            **self.network_fields,
             extra={"std_over_splits": deviation},
         )
         return {self.name: result}

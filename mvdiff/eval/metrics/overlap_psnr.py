@@ -8,7 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.eval.bootstrap import bootstrap
 from mvdiff.eval.metric import Column, MissingMetricError, Result, Rows, SampleMetric, with_reference
 from mvdiff.eval.overlap import (
     PAPER_SIZE,
@@ -107,13 +106,12 @@ class OverlapPSNR(SampleMetric):
         sums = [(sum(e.psnr_of_pairs()), len(e.pairs), sum(e.squared_error), sum(e.num_values)) for _, e in generated]
         results = {}
         for name, average in _AVERAGES.items():
-            interval = bootstrap(average, np.array(sums), num_resamples=self.num_resamples, seed=self.seed)
             results[name] = Result(
                 numbers[name],
                 "depth and pose" if by_depth else "homography",
                 f"{_AVERAGE_NAMES[name]}; {self._protocol(by_depth)}",
                 n={"num_pairs": numbers["num_pairs"]},
-                interval=(interval.low, interval.high),
+                interval=self.interval(average, np.array(sums)),
                 extra=self._unoccluded(name),
                 **_beside(numbers[name], reference, name),
             )
