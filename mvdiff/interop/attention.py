@@ -32,13 +32,13 @@ class UpstreamAttention(CorrespondenceAwareAttention):
 
     Args:
         channels: C, divisible by 4 and by `head_dim`.
-        depth: whether the block is one of the depth model, which also has a residual block after each attention.
-        head_dim: width of a head; upstream's is 32.
+        depth: Whether the block is one of the depth model, which also has a residual block after each attention.
+        head_dim: Width of a head; upstream's is 32.
         kernel_size: K of the K x K taps of a ring (default 3); None or 1 for depth.
-        min_overlap: for depth, the share that two views must see of each other to be neighbours (default 0.3).
+        min_overlap: For depth, the share that two views must see of each other to be neighbours (default 0.3).
 
     Raises:
-        ValueError: a setting is out of range, or of the other kind of views.
+        ValueError: A setting is out of range, or belongs to the other kind of views.
     """
 
     taps_type: ClassVar[type] = UpstreamTaps
@@ -55,10 +55,7 @@ class UpstreamAttention(CorrespondenceAwareAttention):
         if depth and kernel_size not in (None, 1):
             raise ValueError(f"kernel_size must be 1, or left out, where depth is true; got {kernel_size}.")
         if not depth and min_overlap is not None:
-            raise ValueError(
-                f"min_overlap must be left out where depth is false; got {min_overlap}. A view of a ring attends to "
-                "the views before and after it."
-            )
+            raise ValueError(f"min_overlap must be left out where depth is false; got {min_overlap}.")
         kernel_size = (1 if depth else 3) if kernel_size is None else kernel_size
         min_overlap = DEFAULT_MIN_DEPTH_OVERLAP if min_overlap is None else min_overlap
         super().__init__(channels, kernel_size=kernel_size, head_dim=head_dim, min_overlap=min_overlap)
@@ -67,10 +64,10 @@ class UpstreamAttention(CorrespondenceAwareAttention):
         self.register_buffer("freq_bands", bands)
 
     def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[UpstreamTaps]:
-        """Build the taps of a batch: of depth, each sample's own, or of a ring that all samples share.
+        """Build the taps of a batch: each sample's own from depth, or those of a ring that all samples share.
 
         Raises:
-            ValueError: a level's cells do not divide the image, or the samples of a ring do not share their cameras.
+            ValueError: A level's cells do not divide the image, or the samples of a ring do not share their cameras.
         """
         strides = [level.stride for level in levels]
         if batch.depths is None:
@@ -101,12 +98,10 @@ class UpstreamAttention(CorrespondenceAwareAttention):
     def _update(
         self, own: Tensor, tokens: Tensor, taps: UpstreamTaps, lenders: Tensor, view_valid: Tensor | None
     ) -> Tensor:
-        """Return what tokens [..., C] take from the views they see; see the base class."""
         if self.depth != (taps.second is not None):
             kinds = ("views that share a centre", "views with depth")
             raise ValueError(
-                f"geometry must be of {kinds[self.depth]} for this adapter; got one of {kinds[not self.depth]}. "
-                "Build it of a batch with depths for a depth adapter, else without."
+                f"geometry must be of {kinds[self.depth]} for this adapter; got one of {kinds[not self.depth]}."
             )
 
         seen = self._gather(tokens, taps, lenders)

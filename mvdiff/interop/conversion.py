@@ -1,7 +1,7 @@
 """Published checkpoints of upstream <-> model folders (docs/checkpoints.md).
 
-A checkpoint holds the attention's weights and a copy of its base. The copy is compared with the base that is named; it
-is written as a base of its own where that is asked for, or needed: the depth model's UNet was finetuned.
+A checkpoint holds the attention's weights and a copy of its base. The copy is compared with the named base, or written
+as a base of its own on request; the depth model needs that, since its UNet was finetuned.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from mvdiff.interop.attention import CLASS_PATH
 from mvdiff.interop.keys import (
     ATTENTION,
     BASE_PREFIXES,
+    KINDS,
     adapter_state,
     file_kind,
-    kind_in_words,
     model_states,
     upstream_base_name,
     upstream_state,
@@ -49,15 +49,15 @@ from mvdiff.tasks.task import Task
 
 @dataclass(frozen=True)
 class UpstreamTask:
-    """What is known of one of upstream's models besides its weights.
+    """One of upstream's models, besides its weights.
 
     Attributes:
-        kind: what its names look like, see `file_kind`.
-        task: what the model does; its base and prompt prefix are the paper's.
-        extra_channels: of the UNet's input, besides the latents'.
-        data: the data set it was trained on, by the paper.
-        height: rows of its views.
-        width: their columns.
+        kind: Kind of its weights' names, see `file_kind`.
+        task: Task of the model, with the paper's base and prompt prefix.
+        extra_channels: Input channels of the UNet besides the latents'.
+        data: Data set of its training, by the paper.
+        height: Rows of its views in pixels.
+        width: Columns of its views in pixels.
     """
 
     kind: str
@@ -83,15 +83,15 @@ SINGLE_VIEW = "depth-single-view"
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made of a checkpoint.
+    """The outcome of a conversion.
 
     Attributes:
-        info: what the model folder says; None where a base was written.
-        num_weights: names of attention and conditions in the file.
-        num_parameters: trained numbers in them, frequencies not counted.
-        base_parts: parts of the base that the file holds.
-        saved_base: whether they were written as a base, rather than compared with it.
-        content: the file, for what was left out of it.
+        info: Description of the model folder; None where a base was written.
+        num_weights: Number of tensors of attention and conditions in the file.
+        num_parameters: Trained numbers in them, frequencies not counted.
+        base_parts: Parts of the base that the file holds.
+        saved_base: Whether they were written as a base, rather than compared with it.
+        content: Content of the file, which names what was left out.
     """
 
     info: ModelInfo | None
@@ -116,50 +116,44 @@ def convert_checkpoint(
     """Write a published checkpoint as a model folder with upstream's attention.
 
     Args:
-        checkpoint: upstream's Lightning file; nothing in it is run (see `read_lightning_file`).
+        checkpoint: Upstream's Lightning file; nothing in it is run (see `read_lightning_file`).
         task: "panorama", "outpainting" or "depth".
-        out: the model folder; see `write_model_folder`.
-        base: the base that it was trained on, folder or hub id; default upstream's, on today's hub.
-        revision: of a hub base.
-        save_base: write the base that the file holds to this new folder, on the named base's configuration, and make
-            the model one on that; None: the file's base must be the named one.
-        height: rows of the views, a multiple of the base's largest cell; default upstream's.
-        width: their columns.
-        overwrite: replace a model folder at `out`; a base is never replaced.
-
-    Returns:
-        What was found and done.
+        out: The model folder; see `write_model_folder`.
+        base: The base that it was trained on, folder or hub id; default upstream's, on today's hub.
+        revision: Revision of a hub base.
+        save_base: New folder for the base in the file, written on the named base's configuration; the model then names
+            it. None: the file's base must be the named one.
+        height: Rows of the views, a multiple of the base's largest cell; default upstream's.
+        width: Columns of the views, likewise.
+        overwrite: Replace a model folder at `out`; a base is never replaced.
 
     Raises:
-        FileExistsError: `out` is a model folder and `overwrite` False, or a folder that is to be written is not empty.
-        FileNotFoundError: there is no such file, or the base is missing.
-        ValueError: the file cannot be read, is one for another task, its weights are not exactly the model's or not
-            finite, its base is not the named one, the sides do not suit the model, or one of the folders lies in
-            another.
-        OSError: a folder cannot be written.
+        FileExistsError: `out` is a model folder and `overwrite` False, or a folder to write is not empty.
+        FileNotFoundError: The file or the base is missing.
+        ValueError: The file cannot be read or is for another task; its weights are not exactly the model's or not
+            finite; its base is not the named one; a side does not suit the model; or one folder lies in another.
+        OSError: A folder cannot be written.
     """
     if task not in TASKS:
-        raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}. Choose one of these.")
-    known = TASKS[task]
-    name = _lasting(base or known.task.default_base)
+        raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}.")
+    upstream = TASKS[task]
+    name = _lasting(base or upstream.task.default_base)
     _check_apart(out, save_base=save_base, base=name if Path(name).is_dir() else None)
     check_new_model_folder(out, overwrite)
 
     content = read_lightning_file(checkpoint)
-    _check_kind(content, known.kind, task, checkpoint)
+    _check_kind(content, upstream.kind, task, checkpoint)
     backbone = load_backbone(name, revision)
     _check_channels(backbone.unet.config.in_channels - backbone.latent_channels, task, f"base {name}")
     first = content.state.get(BASE_PREFIXES["unet"] + "conv_in.weight")
     if first is not None and first.ndim == 4:
         _check_channels(first.shape[1] - backbone.latent_channels, task, f"checkpoint {checkpoint}")
-    size = {
-        "height": known.height if height is None else height,
-        "width": known.width if width is None else width,
-    }
-    _check_size(size, backbone, known)
-    attention = {"class_path": CLASS_PATH, "init_args": {"depth": known.kind == "depth"}}
+    given = {"height": height, "width": width}
+    size = {side: getattr(upstream, side) if pixels is None else pixels for side, pixels in given.items()}
+    _check_size(size, backbone, upstream)
+    attention = {"class_path": CLASS_PATH, "init_args": {"depth": upstream.kind == "depth"}}
     with torch.device("meta"):
-        adapter = MultiViewAdapter.from_unet(backbone.unet, attention, **known.adapter)
+        adapter = MultiViewAdapter.from_unet(backbone.unet, attention, **upstream.adapter)
     parts = model_states(content.state, {ATTENTION: adapter, **_weights(backbone)}, str(checkpoint), [ATTENTION])
     state = adapter_state(parts.pop(ATTENTION), adapter.mid_block.depth, str(checkpoint))
     adapter.load_state_dict(state, assign=True)
@@ -169,15 +163,14 @@ def convert_checkpoint(
     else:
         if "unet" not in parts:
             raise ValueError(
-                f"checkpoint must hold a base under {BASE_PREFIXES['unet']} where one is to be written; got none, in "
-                f"{checkpoint}. Leave --save_base out and name the base."
+                f"checkpoint must hold a base under {BASE_PREFIXES['unet']} for --save_base; got none, in {checkpoint}."
             )
         _write_base(backbone, parts, save_base)  # first: by its name alone a folder may look like a hub id
         reference = BaseReference(_lasting(save_base), None, backbone.weights_hash())
-    views = {"rig": RingRig(**size)} if "rig" in known.task.view_fields else size
+    views = {"rig": RingRig(**size)} if "rig" in upstream.task.view_fields else size
     origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
-    record = TrainingRecord(known.data, {ORIGIN: origin})
-    info = ModelInfo(known.task, views, known.task.prompt_prefix, reference, record)
+    record = TrainingRecord(upstream.data, {ORIGIN: origin})
+    info = ModelInfo(upstream.task, views, upstream.task.prompt_prefix, reference, record)
     try:
         write_model_folder(out, adapter, backbone.scheduler, info)
     except OSError:
@@ -194,16 +187,16 @@ def convert_single_view(
     """Write a single-view checkpoint (`depth_single_view.ckpt`, stage 1 of the depth task) as a base.
 
     Args:
-        checkpoint: upstream's Lightning file; its UNet stands under `mv_base_model.unet.`.
-        out: the new folder to write.
-        base: what the file's parts are put into; what it does not hold stays this base's. Default upstream's.
-        revision: of a hub base.
+        checkpoint: Upstream's Lightning file; its UNet stands under `mv_base_model.unet.`.
+        out: The new folder to write.
+        base: The base that supplies the parts that the file does not hold; default upstream's.
+        revision: Revision of a hub base.
 
     Raises:
-        FileNotFoundError: there is no such file, or the base is missing.
-        ValueError: the file cannot be read, or its weights are not exactly a UNet's of this shape, with or without
+        FileNotFoundError: The file or the base is missing.
+        ValueError: The file cannot be read, or its weights are not exactly a UNet's of this shape, with or without
             the other parts of a base.
-        OSError: the folder cannot be written.
+        OSError: The folder cannot be written.
     """
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
@@ -223,20 +216,20 @@ def export_to_upstream(
     """Write a model folder with upstream's attention as a checkpoint with upstream's names.
 
     Args:
-        model: the model folder.
-        out: the new file, a Lightning checkpoint with a `state_dict` alone.
-        with_base: also write the base under upstream's names, as the published files have it.
-        base: where this machine has the base; default: the recorded one.
-        overwrite: replace a file at `out`.
+        model: The model folder.
+        out: The new file, a Lightning checkpoint with a `state_dict` alone.
+        with_base: Also write the base under upstream's names, as the published files have it.
+        base: Place of the base on this machine; default: the recorded one.
+        overwrite: Replace a file at `out`.
 
     Returns:
-        What was written.
+        The weights that were written.
 
     Raises:
-        FileExistsError: the file exists and `overwrite` is False, or it is a folder.
-        OSError: it cannot be written.
-        FileNotFoundError: there is no such model folder, or its base is missing.
-        ValueError: the model has another attention than upstream's, or the base has other weights than the model's.
+        FileExistsError: The file exists and `overwrite` is False, or it is a folder.
+        OSError: The file cannot be written.
+        FileNotFoundError: The model folder or its base is missing.
+        ValueError: The model has another attention than upstream's, or the base has other weights than the model's.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
@@ -251,7 +244,7 @@ def export_to_upstream(
         if info.base.weights_hash not in (None, backbone.weights_hash()):
             raise ValueError(
                 f"base must be the model's, {info.base.id} with weights {info.base.weights_hash}; got {name} with "
-                f"weights {backbone.weights_hash()}. Give its folder as base."
+                f"weights {backbone.weights_hash()}."
             )
         for part, module in _weights(backbone).items():
             state |= {upstream_base_name(part, name): value.detach() for name, value in module.state_dict().items()}
@@ -261,7 +254,7 @@ def export_to_upstream(
         torch.save({"state_dict": state}, temporary)
         os.replace(temporary, out)
     except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
-        raise OSError(f"out must be writable; got {error}, in {out}. Free space or choose another file.") from error
+        raise OSError(f"out must be writable; got {error}, in {out}.") from error
     finally:
         temporary.unlink(missing_ok=True)
     return state
@@ -273,7 +266,7 @@ def _check_kind(content: CheckpointContent, kind: str, task: str, checkpoint: st
         first = ", ".join(sorted({name.split(".")[0] for name in content.state})[:8])
         raise ValueError(
             f"checkpoint must be one of upstream's for the task {task}; got a file that looks like "
-            f"{kind_in_words(found)}, with names that begin with {first}, in {checkpoint}. Give another file or --task."
+            f"{KINDS[found]}, with names that begin with {first}, in {checkpoint}."
         )
 
 
@@ -283,49 +276,42 @@ def _check_channels(extra: int, task: str, what: str) -> None:
         known = {one.extra_channels: name for name, one in TASKS.items()}
         looks = f", as for {known[extra]}" if extra in known else ""
         raise ValueError(
-            f"a UNet for {task} must take {wanted} input channels beside the latents; got {extra}{looks}, in {what}. "
-            "Give another file, --task or --base."
+            f"a UNet for {task} must take {wanted} input channels beside the latents; got {extra}{looks}, in {what}."
         )
 
 
-def _check_size(size: Mapping[str, int], backbone: Backbone, known: UpstreamTask) -> None:
-    """Raise ValueError where a side, in pixels, is no multiple of the coarsest map's cells, or that map is odd."""
+def _check_size(size: Mapping[str, int], backbone: Backbone, upstream: UpstreamTask) -> None:
     cell = backbone.vae_stride * 2 ** (len(backbone.unet.config.block_out_channels) - 1)
     for side, pixels in size.items():
         if pixels < 1 or pixels % cell:
             raise ValueError(
                 f"{side} must be a positive multiple of {cell} pixels, the largest cell of the base's UNet; got "
-                f"{pixels}. Give another --{side}; upstream's is {getattr(known, side)}."
+                f"{pixels}. Give another --{side}; upstream's is {getattr(upstream, side)}."
             )
     height, width = size["height"], size["width"]
-    if known.kind == "depth" and (height // cell) * (width // cell) % 2:
+    if upstream.kind == "depth" and (height // cell) * (width // cell) % 2:
         raise ValueError(
             f"height and width must give an even number of cells of {cell} pixels for a depth model, which encodes "
-            f"them in pairs; got {height}x{width}. Upstream's size is {known.height}x{known.width}."
+            f"them in pairs; got {height}x{width}. Upstream's size is {upstream.height}x{upstream.width}."
         )
 
 
 def _check_apart(out: str | Path, **others: str | Path | None) -> None:
-    """Raise ValueError where the model's folder and another are one, or one lies in the other."""
     model = Path(out).resolve()
     places = (model, model.with_name(f"{model.name}.tmp"))  # what `write_model_folder` replaces
     for setting, name in others.items():
         other = None if name is None else Path(name).resolve()
         if other is not None and any(one.is_relative_to(other) or other.is_relative_to(one) for one in places):
-            raise ValueError(
-                f"{setting} and out must be folders apart from each other; got {name} and {out}. Choose another --out, "
-                "beside it."
-            )
+            raise ValueError(f"{setting} and out must be folders apart from each other; got {name} and {out}.")
 
 
 def _lasting(name: str | Path) -> str:
-    """Return a hub id or packaged name as it is, and a folder's absolute path, which is found from anywhere."""
+    """Return a folder's absolute path, and any other name as it is."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(name)
 
 
 def _weights(backbone: Backbone) -> dict[str, nn.Module]:
-    """Return the parts of a base that have weights."""
     return {part: getattr(backbone, part) for part in BASE_PREFIXES}
 
 
@@ -346,14 +332,11 @@ def _write_base(backbone: Backbone, parts: dict[str, dict[str, Tensor]], out: st
     """Put the file's parts into the base, in place, and write it to a new or empty folder, whole or not at all."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"the base's folder must be new or empty; got {out}. Choose another folder.")
+        raise FileExistsError(f"the base's folder must be new or empty; got {out}.")
     for part, state in parts.items():
         getattr(backbone, part).load_state_dict(state)
     try:
         backbone.save_pretrained(out)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(out, ignore_errors=True)
-        raise OSError(
-            f"the base's folder {out} must be writable; got {error}. Free space or choose another folder, then try "
-            "again."
-        ) from error
+        raise OSError(f"the base's folder {out} must be writable; got {error}.") from error

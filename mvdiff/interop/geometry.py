@@ -1,11 +1,10 @@
-"""Correspondences as upstream's code computes them: what its published weights were trained on, and no better.
+"""Correspondences as upstream's code computes them, which its published weights were trained on.
 
-Everything in which upstream leaves the conventions of :mod:`mvdiff.geometry` stands here, behind names (its half
-pixels in :mod:`mvdiff.geometry.sampling`; docs/checkpoints.md lists it all): float32 throughout, matrices multiplied
-from left to right, cells sampled at other pixels than their centres, nothing tested for being behind a camera. The
-order of operations matters: the encoding of displacements has frequencies up to 2^79, so a rounding in the last bit
-gives other numbers. All of it runs on the CPU, out of reach of TF32, and outside autocast. Use
-:mod:`mvdiff.geometry.correspondence` and `depth_taps` for anything else.
+They leave the conventions of `mvdiff.geometry` (docs/checkpoints.md lists how; upstream's half pixels are in
+`mvdiff.geometry.sampling`): float32 throughout, matrices multiplied from left to right, cells sampled at other pixels
+than their centres, no test for points behind a camera. The order of operations matters: the encoding of displacements
+has frequencies up to 2^79, so a rounding in the last bit gives other numbers. All of it runs on the CPU, out of reach
+of TF32, and outside autocast. Use `mvdiff.geometry.correspondence` and `depth_taps` for anything else.
 
 Axes: V views, N neighbours of a view, T tokens (cells, row by row), P taps, H W image, h w cells of a map.
 """
@@ -23,24 +22,24 @@ from mvdiff.geometry.sampling import upstream_cell_from_pixel, upstream_pixel_fr
 from mvdiff.shapes import check_shapes
 
 FAR_OUTSIDE = -1e6
-"""Coordinate, in pixels, of where a pixel without depth is said to be seen."""
+"""Coordinate, in pixels, at which a pixel without depth counts as seen."""
 INVALID_Z = 1e6
-"""Depth, in metres, that an invalid key counts with."""
+"""Depth, in metres, of an invalid key."""
 
 
 @dataclass(frozen=True, eq=False)
 class UpstreamTapGeometry:
-    """What upstream's attention knows of cameras at one resolution.
+    """Upstream's taps at one resolution, those that are not valid included: they are keys, too (null tokens).
 
-    Taps that are not valid are kept: they are keys, too (null tokens). Tap order: outer loop x, inner loop y.
+    Tap order: outer loop x, inner loop y.
 
     Attributes:
         neighbours: [V, N] long, index of the neighbour view; -1 is padding, which is no key.
         taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 where not valid.
         valid: [V, N, T, P] bool.
-        encoded: [V, N, T, P, 2] float32, the two numbers that a key's encoding is made of: of views that share a
-            centre its displacement in source cells, 0 where not valid; of views with depth the differences of z, in
-            metres, of the pair of keys that it belongs to.
+        encoded: [V, N, T, P, 2] float32, the two numbers of a key's encoding. Views that share a centre: its
+            displacement in source cells, 0 where not valid. Views with depth: the differences of z, in metres, of its
+            pair of keys.
         second: [V, N, T, P] bool, whether a key is the second of its pair; None for views that share a centre.
         height: height of the maps in cells.
         width: width of the maps in cells.
@@ -55,16 +54,13 @@ class UpstreamTapGeometry:
     width: int
 
 
-# Named conventions (docs/checkpoints.md)
-
-
 def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Return the intrinsics that upstream gives a resized image: everything scales, half pixels do not count.
+    """Return the intrinsics [..., 3, 3] that upstream gives a resized image: everything scales, half pixels aside.
 
     Args:
         K: [..., 3, 3] intrinsics of the image before it was resized.
-        scale_x: new width over old width.
-        scale_y: new height over old height.
+        scale_x: New width over old width.
+        scale_y: New height over old height.
 
     Example:
         >>> K = torch.tensor([[600.0, 0.0, 319.5], [0.0, 600.0, 239.5], [0.0, 0.0, 1.0]])
@@ -75,7 +71,7 @@ def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Ten
 
 
 def token_pixels(values: Tensor, scale: int) -> Tensor:
-    """Take the pixels at which upstream's tokens stand, scale // 2 + scale * i, out of a map [..., H, W].
+    """Take the pixels of upstream's tokens, scale // 2 + scale * i, out of a map [..., H, W].
 
     Example:
         >>> token_pixels(torch.arange(24).expand(8, 24), scale=8).tolist()
@@ -95,9 +91,6 @@ def neighbours_in_ring(num_views: int) -> Tensor:
     return torch.stack([(views - 1) % num_views, (views + 1) % num_views], dim=1)
 
 
-# Views that share a centre (docs/checkpoints.md)
-
-
 @torch.no_grad()
 def ring_tap_geometry(
     K: Tensor, R: Tensor, height: int, width: int, scales: Sequence[int], kernel_size: int = 3
@@ -107,16 +100,16 @@ def ring_tap_geometry(
     Args:
         K: [V, 3, 3] intrinsics in pixels of the image.
         R: [V, 3, 3] world-from-camera.
-        height: image height in pixels.
-        width: image width in pixels.
-        scales: pixels per cell of each map; they must divide height and width.
-        kernel_size: side of the square of taps, odd.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        scales: Pixels per cell of each map; they must divide height and width.
+        kernel_size: Side of the square of taps, odd.
 
     Returns:
         One geometry per scale, on the CPU.
 
     Raises:
-        ValueError: shapes do not fit, or a scale does not divide the image.
+        ValueError: Shapes do not fit, or a scale does not divide the image.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -172,9 +165,6 @@ def _apply_homography(H: Tensor, points: Tensor) -> Tensor:
     return (mapped[..., :2, :] / mapped[..., 2:, :]).transpose(-1, -2)
 
 
-# Views with depth and pose (docs/checkpoints.md)
-
-
 @torch.no_grad()
 def upstream_depth_tap_geometry(
     K: Tensor,
@@ -192,15 +182,15 @@ def upstream_depth_tap_geometry(
         R: [V, 3, 3] world-from-camera.
         t: [V, 3] camera centres in the world, metres.
         depths: [V, H, W] z-depth in metres, 0 = none.
-        scales: pixels per cell of each map; they must divide height and width.
-        min_overlap: what the smaller of two views' shares must exceed for them to be neighbours.
-        views: which of the V are views; the others are padding, without neighbours. Default: all.
+        scales: Pixels per cell of each map; they must divide height and width.
+        min_overlap: Two views are neighbours if the smaller of their shares exceeds it.
+        views: Indices of the views that are no padding, which has no neighbours. Default: all.
 
     Returns:
         One geometry per scale, on the CPU, with P = 1.
 
     Raises:
-        ValueError: shapes do not fit, a camera is not finite, a scale does not divide the image, or a map has an odd
+        ValueError: Shapes do not fit, a camera is not finite, a scale does not divide the image, or a map has an odd
             number of cells (the keys are encoded in pairs).
 
     Example:
@@ -219,7 +209,7 @@ def upstream_depth_tap_geometry(
     if odd:
         raise ValueError(
             f"height and width must give every map an even number of cells for upstream's depth attention, which "
-            f"encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels. Use 192x256, upstream's size."
+            f"encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels."
         )
     with _plain_float32():
         K, R, t, depths = (values.detach().cpu().float() for values in (K, R, t, depths))
@@ -276,11 +266,11 @@ def _depth_level(near: Tensor, depths: Tensor, neighbours: Tensor, scale: int) -
 
 
 def _paired(difference: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
-    """Pair the keys of each view, consecutive ones in the order (token, neighbour).
+    """Pair consecutive keys of each view, in the order (token, neighbour).
 
     Args:
         difference: [V, N, T] one number per key.
-        counts: [V] how many of the N are neighbours.
+        counts: [V] number of neighbours among the N.
 
     Returns:
         [V, N, T, 2] both numbers of each key's pair, and [V, N, T] whether it is the second of the pair.
@@ -295,9 +285,6 @@ def _paired(difference: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
             is_second = torch.arange(keys.numel()) % 2 == 1
             second[view, :count] = is_second.view(-1, count).T
     return pairs, second
-
-
-# Shared
 
 
 def _inside(xy: Tensor, height: int, width: int) -> Tensor:
@@ -320,7 +307,7 @@ def _check_scales(height: int, width: int, scales: Sequence[int]) -> None:
         if height % scale or width % scale:
             raise ValueError(
                 f"height and width must be multiples of {max(scales)} pixels, the largest cells, for upstream's "
-                f"attention; got {height}x{width}. Choose another size, or use a model with the paper's attention."
+                f"attention; got {height}x{width}."
             )
 
 

@@ -16,22 +16,23 @@ MODEL = "mv_base_model."
 BASE_PREFIXES = {"unet": f"{MODEL}unet.", "vae": "vae.", "text_encoder": "text_encoder."}
 """Where a checkpoint keeps the parts of its base."""
 ATTENTION = "attention"
-"""What is trained, as a part beside those of the base."""
+"""Name of the trained part, beside those of the base."""
 _BANDS = "freq_bands"
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 """Layers of the autoencoder's attention: their old names and today's."""
 _TEXT = "text_model."
 _TEXT_IDS = "embeddings.position_ids"
-_KINDS = {
+KINDS = {
     "panorama": "panorama or outpainting",
     "depth": "depth",
     "single-view": "a single-view model (a base, as stage 1 of depth writes)",
     "none": "none of upstream's models",
 }
+"""Kinds of `file_kind`, in words."""
 
 
 def file_kind(names: Iterable[str]) -> str:
-    """Say what a checkpoint's names are those of: "panorama" (also of outpainting), "depth", "single-view", "none".
+    """Return the kind of a checkpoint's names: "panorama" (also outpainting), "depth", "single-view" or "none".
 
     Example:
         >>> file_kind(["mv_base_model.cp_blocks_mid.transformer.norm1.weight"])
@@ -45,17 +46,12 @@ def file_kind(names: Iterable[str]) -> str:
     return "single-view" if any(_part(name) for name in names) else "none"
 
 
-def kind_in_words(kind: str) -> str:
-    """Return what `file_kind` says, for an error's text."""
-    return _KINDS[kind]
-
-
 def upstream_name(name: str, depth: bool) -> str:
     """Return upstream's name of one of an adapter's weights.
 
     Args:
-        name: in the state dict of a `MultiViewAdapter` with `UpstreamAttention`.
-        depth: whether it is the depth model.
+        name: Name in the state dict of a `MultiViewAdapter` with `UpstreamAttention`.
+        depth: Whether it is the depth model.
 
     Example:
         >>> upstream_name("up_blocks.3.to_q.weight", depth=False)
@@ -85,17 +81,17 @@ def model_states(
     """Take the parts of a model out of a checkpoint, strictly, under our names and in the file's precision.
 
     Args:
-        state: all weights of the checkpoint.
-        modules: what it may hold, for names and shapes: "attention" (an adapter with `UpstreamAttention`), "unet",
-            "vae" and "text_encoder". They may be on the meta device.
-        where: the file, for errors.
-        needed: which of them it must hold; each of the others it holds as a whole or not at all.
+        state: All weights of the checkpoint.
+        modules: Parts that it may hold, for names and shapes: "attention" (an adapter with `UpstreamAttention`),
+            "unet", "vae" and "text_encoder". They may be on the meta device.
+        where: The file, for errors.
+        needed: Parts that it must hold; each of the others it holds as a whole or not at all.
 
     Returns:
-        By part, those that the file has.
+        State dicts by part, those that the file has.
 
     Raises:
-        ValueError: weights are missing, left over or of other shapes; all of them are listed, by their full names.
+        ValueError: Weights are missing, left over or of other shapes; all of them are listed, by their full names.
     """
     expected = {part: module.state_dict() for part, module in modules.items()}
     adapter = modules.get(ATTENTION)
@@ -130,7 +126,7 @@ def model_states(
         exactly = ", ".join(f"{len(expected[part])} of {part}" for part in held)
         raise ValueError(
             f"checkpoint's weights must be exactly those of the model, {exactly}; got {summary}; in {where}. Check "
-            "--task and --base: this is a file of another model, or another base was named."
+            "--task and --base."
         )
     return found
 
@@ -139,13 +135,13 @@ def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[
     """Return an adapter's weights in float32.
 
     Args:
-        state: what `model_states` found of the attention. Of files in half precision, which cannot hold 2^79, the
-            frequencies are computed anew.
-        depth: whether it is the depth model.
-        where: the file, for errors.
+        state: The attention's part of `model_states`. Half precision cannot hold the frequencies, up to 2^79; they are
+            computed anew.
+        depth: Whether it is the depth model.
+        where: The file, for errors.
 
     Raises:
-        ValueError: a weight is not finite, or frequencies in half precision are no rounded ones of upstream's.
+        ValueError: A weight is not finite, or frequencies in half precision are not upstream's, rounded.
     """
     weights = {name: value.float().contiguous() for name, value in state.items()}
     for name, value in state.items():
@@ -155,13 +151,12 @@ def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[
             if not ((value == rounded) | ((value.float() - weights[name]).abs() <= tolerance)).all():
                 raise ValueError(
                     f"frequencies in half precision must be those of upstream, rounded; got others as "
-                    f"{upstream_name(name, depth)}, in {where}. Give the file in float32, which holds them as they are."
+                    f"{upstream_name(name, depth)}, in {where}. Give the file in float32."
                 )
     broken = [upstream_name(name, depth) for name, value in weights.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(
-            f"checkpoint's weights must be finite; got infinity or NaN in {', '.join(sorted(broken))}, in {where}. "
-            "Download it again, or give the file in float32."
+            f"checkpoint's weights must be finite; got infinity or NaN in {', '.join(sorted(broken))}, in {where}."
         )
     return weights
 
@@ -170,13 +165,13 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     """Return an adapter's weights under upstream's names.
 
     Raises:
-        ValueError: the adapter has another attention than upstream's, or a block that upstream has no name for.
+        ValueError: The adapter has another attention than upstream's, or a block that upstream has no name for.
     """
     attention = type(adapter.mid_block)
     if attention is not UpstreamAttention:
         raise ValueError(
             f"model must have {UpstreamAttention.__name__}, which computes what upstream's attention does; got "
-            f"{attention.__name__}. Its weights would mean something else there."
+            f"{attention.__name__}."
         )
     depth = adapter.mid_block.depth
     blocks = adapter.condition_blocks
@@ -184,13 +179,13 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     if not whole or (blocks is not None and blocks.mid_block is not None):
         raise ValueError(
             "model must have upstream's blocks, residual and image conditions together or neither, and a mid block as "
-            "wide as the last down block's input; got others. Upstream has no names for them."
+            "wide as the last down block's input; got others."
         )
     return {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
 
 
 def base_name(full: str) -> tuple[str, str] | None:
-    """Return which part of a base a checkpoint's name is of, and today's name there; None for other names.
+    """Return the part of a base that a checkpoint's name belongs to, and today's name there; None for other names.
 
     Example:
         >>> base_name("vae.encoder.mid_block.attentions.0.query.weight")
@@ -208,12 +203,7 @@ def base_name(full: str) -> tuple[str, str] | None:
 
 
 def upstream_base_name(part: str, name: str) -> str:
-    """Return the full name of upstream's time, the inverse of `base_name`.
-
-    Args:
-        part: "unet", "vae" or "text_encoder".
-        name: today's.
-    """
+    """Return upstream's full name of today's `name` in a part of the base, the inverse of `base_name`."""
     if part == "text_encoder":
         name = _TEXT + name
     if part == "vae":

@@ -1,10 +1,9 @@
-"""Read the tensors of a torch file without running anything that the file says.
+"""Read the tensors of a torch file without running any code that the file names.
 
 A torch file is a zip archive: `data.pkl` describes the objects, and every storage is an entry of its own. A pickle may
-name any function and have it called. Here it cannot: the unpickler knows the handful of names that tensors are made of,
-gives them objects of this module, and gives every other name an inert placeholder that accepts whatever a pickle does
-to it and does nothing. So the file of a training with foreign objects in it (a config, numpy scalars, a callback's
-state) opens as well; its foreign content is left out, and named.
+have any function called by its name. This unpickler resolves the few names that tensors need to functions of this
+module, and every other name to an inert placeholder, which accepts whatever a pickle does to it and does nothing. So a
+file with foreign objects (a config, numpy scalars, a callback's state) opens, too; they are left out, and named.
 """
 
 from __future__ import annotations
@@ -44,9 +43,9 @@ _BROKEN = (
 
 
 class Placeholder:
-    """Stands for any object of a file that is not part of a tensor: takes everything, does nothing.
+    """An inert stand-in for an object of a file that is not part of a tensor; accepts everything, does nothing.
 
-    Each foreign name has a class of its own, derived from this one, since a pickle may make objects of it.
+    Each foreign name gets a class derived from this one, since a pickle may make objects of it.
     """
 
     __slots__ = ()
@@ -54,21 +53,21 @@ class Placeholder:
     foreign = True
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Placeholder:
-        """Be made of anything."""
+        """Accept any arguments."""
         return object.__new__(cls)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
     def __call__(self, *args: Any, **kwargs: Any) -> Placeholder:
-        """Be called in place of a function."""
+        """Stand in for a function."""
         return self
 
     def __repr__(self) -> str:
         return f"<{self.name}, not loaded>"
 
     def _nothing(self, *args: Any) -> None:
-        """Take what a pickle puts into an object."""
+        pass
 
     __setattr__ = __setstate__ = __setitem__ = append = extend = add = update = _nothing
 
@@ -156,7 +155,7 @@ class _Unpickler(pickle._Unpickler):
         self.ignored: set[str] = set()
 
     def find_class(self, module: str, name: str) -> Any:
-        """Give a name its stand-in: never what it names."""
+        """Resolve a pickled global to an inert stub, never to the real object."""
         full = f"{module}.{name}"
         if full in _KNOWN:
             return _Known(_KNOWN[full])
@@ -176,12 +175,12 @@ class _Unpickler(pickle._Unpickler):
 
 @dataclass(frozen=True)
 class CheckpointContent:
-    """What a file holds.
+    """The content of a file.
 
     Attributes:
-        state: the weights by name, on the CPU, mapped from the file until they are used.
-        entries: names of the file's other entries, which are left out.
-        ignored: names of the foreign classes and functions that the file mentions; none of them was loaded.
+        state: Weights by name, on the CPU, mapped from the file until they are used.
+        entries: Names of the file's other entries, which are left out.
+        ignored: Names of the foreign classes and functions that the file mentions; none of them was loaded.
     """
 
     state: dict[str, Tensor]
@@ -193,36 +192,31 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
     """Read the weights of a Lightning checkpoint (or of a bare state dict) of any origin; nothing in it is run.
 
     Args:
-        path: a file that `torch.save` wrote, torch 1.6 or later.
+        path: A file that `torch.save` wrote, torch 1.6 or later.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such file, it is damaged, or what it holds as weights are no tensors; the text says which.
+        FileNotFoundError: There is no such file.
+        ValueError: The file is of another kind or damaged, or its weights are no tensors; the text says which.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint must be a file; got {path}. Give the .ckpt file that was published.")
+        raise FileNotFoundError(f"checkpoint must be a file; got {path}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"checkpoint must be a zip archive as torch.save writes since torch 1.6; got another kind of file, in "
-            f"{path}. If it is older, open it where you trust it and save it again with torch.save; else download "
-            "it again."
+            f"{path}. Save an older one that you trust again with torch.save; else download it again."
         )
     try:
         with zipfile.ZipFile(path) as archive:
             encrypted = [info.filename for info in archive.infolist() if info.flag_bits & _ENCRYPTED]
             if encrypted:
-                raise ValueError(
-                    f"checkpoint must not be encrypted; got an encrypted {encrypted[0]}, in {path}. Save it again "
-                    "without a password."
-                )
+                raise ValueError(f"checkpoint must not be encrypted; got an encrypted {encrypted[0]}, in {path}.")
             values, ignored, root = _unpickled(archive, path)
             entries = {info.filename.removeprefix(root): info for info in archive.infolist()}
             state = values.get("state_dict", values) if isinstance(values, dict) else None
             if not isinstance(state, dict) or not state:
                 raise ValueError(
-                    f"checkpoint must be a Lightning checkpoint with a state_dict; got {_kind(values)}, in {path}. "
-                    "Give the .ckpt file that was published."
+                    f"checkpoint must be a Lightning checkpoint with a state_dict; got {_kind(values)}, in {path}."
                 )
             mapped = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
             weights = {str(name): _tensor(value, str(name), entries, mapped, path) for name, value in state.items()}
@@ -236,27 +230,20 @@ def _unpickled(archive: zipfile.ZipFile, path: Path) -> tuple[Any, set[str], str
     """Return the archive's objects, the foreign names in it, and the folder that all its entries are in."""
     found = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
     if len(found) != 1:
-        raise ValueError(
-            f"checkpoint must be a file of torch.save, with one data.pkl; got {len(found)}, in {path}. "
-            "Give the .ckpt file that was published."
-        )
+        raise ValueError(f"checkpoint must be a file of torch.save, with one data.pkl; got {len(found)}, in {path}.")
     [info] = found
     root = info.filename.removesuffix("data.pkl")
     if info.file_size > MAX_PICKLE_BYTES:
-        raise ValueError(f"data.pkl must be below 1 GiB; got {info.file_size} bytes, in {path}. Give another file.")
+        raise ValueError(f"data.pkl must be below 1 GiB; got {info.file_size} bytes, in {path}.")
     order = f"{root}byteorder"
     if order in archive.namelist() and archive.read(order) != b"little":
-        raise ValueError(
-            f"checkpoint must be little-endian; got {archive.read(order)[:16]!r}, in {path}. Save it again."
-        )
+        raise ValueError(f"checkpoint must be little-endian; got {archive.read(order)[:16]!r}, in {path}.")
     unpickler = _Unpickler(archive.read(info))
     try:
         return unpickler.load(), unpickler.ignored, root
     except _BROKEN as error:
-        raise ValueError(
-            f"checkpoint must hold a readable pickle; got {type(error).__name__}: {error}, in {path}. Download it "
-            "again."
-        ) from error
+        what = f"{type(error).__name__}: {error}"
+        raise ValueError(f"checkpoint must hold a readable pickle; got {what}, in {path}.") from error
 
 
 def _tensor(
@@ -278,13 +265,11 @@ def _tensor(
     last = value.offset + sum((n - 1) * step for n, step in zip(value.shape, value.stride, strict=True))
     empty = 0 in value.shape
     if info is None or storage.numel * itemsize > info.file_size or (not empty and last >= storage.numel):
-        raise ValueError(
-            f"checkpoint must hold all of its weights; got less of {name!r}, in {path}. Download it again."
-        )
+        raise ValueError(f"checkpoint must hold all of its weights; got less of {name!r}, in {path}.")
     if empty:
         return torch.empty(value.shape, dtype=storage.dtype)
     if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"checkpoint must not be compressed; got a compressed {name!r}, in {path}. Save it again.")
+        raise ValueError(f"checkpoint must not be compressed; got a compressed {name!r}, in {path}.")
     start = _start(path, info)
     values = mapped[start : start + storage.numel * itemsize]
     flat = torch.tensor([], dtype=storage.dtype).set_(values.clone() if start % itemsize else values)

@@ -1,4 +1,4 @@
-"""The keys of upstream's attention, prepared once per rig or batch: cells, weights, and what their encoding says.
+"""The keys of upstream's attention, prepared once per rig or batch: cells, weights and encodings.
 
 Axes: B batch, V views, N neighbours, T tokens (h * w cells, row-major), S keys of a token, C channels.
 """
@@ -15,19 +15,14 @@ from torch import Tensor
 from mvdiff.interop.geometry import UpstreamTapGeometry
 
 MAX_BASE_TWO_BANDS = 80
+_TENSORS = ("cells", "weights", "views", "valid", "present", "encoded", "second")
 
 
 def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
     """Return the frequencies of a fresh block's encoding; those of a checkpoint are loaded instead.
 
-    Band k is base^k; base 2 for at most 80 bands where `base_two`, else 5000^(2.5 / num_bands).
-
-    Args:
-        num_bands: n.
-        base_two: whether base 2 is ever used; never for views with depth.
-
-    Returns:
-        [n] float32.
+    Band k of n is base^k, float32; base 2 for at most 80 bands where `base_two` (never for views with depth), else
+    5000^(2.5 / n).
 
     Example:
         >>> frequency_bands(80)[-1].log2().item(), round(frequency_bands(160)[1].item(), 5)
@@ -40,8 +35,8 @@ def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
 def encode_keys(encoded: Tensor, second: Tensor | None, freq_bands: Tensor) -> Tensor:
     """Encode keys by sines and cosines of their two numbers (docs/checkpoints.md).
 
-    Views that share a centre: `[sin x | sin y | cos x | cos y]` of the displacement (x, y). Views with depth: of the
-    two differences of a pair of keys the first key gets `[sin d0 | sin d1]`, the second `[cos d0 | cos d1]`.
+    Views that share a centre: `[sin x | sin y | cos x | cos y]` of the displacement (x, y). Views with depth: of a pair
+    of keys with differences d0 and d1, the first gets `[sin d0 | sin d1]`, the second `[cos d0 | cos d1]`.
 
     Args:
         encoded: [..., 2] float32.
@@ -73,8 +68,8 @@ class UpstreamTaps:
         present: [(B,) V, T, S] bool, False for padding, which is no key at all.
         encoded: [(B,) V, T, S, 2] float32, see `UpstreamTapGeometry`.
         second: [(B,) V, T, S] bool, or None.
-        height: rows of cells.
-        width: columns of cells.
+        height: Rows of cells.
+        width: Columns of cells.
     """
 
     cells: Tensor
@@ -134,8 +129,7 @@ class UpstreamTaps:
                 values.append(torch.cat([value, missing], dim=2))
             return torch.stack(values)
 
-        names = ("cells", "weights", "views", "valid", "present", "encoded", "second")
-        return replace(samples[0], **{name: stacked(name) for name in names}, _encodings={})
+        return replace(samples[0], **{name: stacked(name) for name in _TENSORS}, _encodings={})
 
     @property
     def num_views(self) -> int:
@@ -156,8 +150,7 @@ class UpstreamTaps:
         return self if self.batch_size is None else self._map(lambda values: torch.cat([values] * times))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> UpstreamTaps:
-        names = ("cells", "weights", "views", "valid", "present", "encoded", "second")
-        values = {name: getattr(self, name) for name in names}
+        values = {name: getattr(self, name) for name in _TENSORS}
         return replace(self, **{name: v if v is None else change(v) for name, v in values.items()}, _encodings={})
 
     def encoding(self, freq_bands: Tensor, dtype: torch.dtype) -> Tensor:

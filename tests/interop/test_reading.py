@@ -147,9 +147,7 @@ def test_an_encrypted_archive_is_refused(tmp_path, entry):
         central = data.index(b"PK\x01\x02", central + 1)
     data[central + 8] |= 1
     path.write_bytes(data)
-    with pytest.raises(
-        ValueError, match=rf"must not be encrypted; got an encrypted a/{entry}, in .*without a password"
-    ):
+    with pytest.raises(ValueError, match=rf"must not be encrypted; got an encrypted a/{entry}, "):
         read_lightning_file(path)
 
 
