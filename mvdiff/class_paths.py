@@ -1,8 +1,8 @@
-"""Classes named by files: which of them may be imported, and which arguments they take.
+"""Resolve classes that files name, and their arguments.
 
 A `class_path` in a model folder or a checkpoint comes from whoever wrote the file. Importing a module runs its code, so
-such a name resolves only inside `mvdiff` or inside modules that the user named, and only to a class of the kind that
-the place asks for. Its `init_args` are JSON values.
+such a name resolves only inside `mvdiff` or inside modules that the user named, and only to a class of the wanted kind.
+Its `init_args` are JSON values.
 """
 
 from __future__ import annotations
@@ -18,13 +18,12 @@ _plugins: set[str] = set()
 
 
 def allow_plugins(*modules: str) -> None:
-    """Let files name classes of these modules, and of what lies below them, in this process.
+    """Let files name classes of modules or packages such as `my_package`, for this process.
 
-    Args:
-        *modules: Names of modules or packages, as `my_package`; they are imported when a file first names them.
+    A module is imported when a file first names it.
 
     Raises:
-        ValueError: A name is no module's.
+        ValueError: A name cannot be a module's.
     """
     for module in modules:
         if not _is_dotted(module):
@@ -33,19 +32,12 @@ def allow_plugins(*modules: str) -> None:
 
 
 def allow_plugins_of(settings: Any) -> None:
-    """Let files name classes of the packages that a user's own settings name.
-
-    Args:
-        settings: Parsed YAML; every `class_path` in it counts.
-    """
+    """Let files name classes of the packages of every `class_path` in a user's own settings (parsed YAML)."""
     allow_plugins(*packages_of(settings))
 
 
 def packages_of(settings: Any) -> set[str]:
-    """Return the packages outside `mvdiff` whose classes some settings name.
-
-    Args:
-        settings: JSON or YAML values; every `class_path` in them counts.
+    """Return the packages outside `mvdiff` of every `class_path` in some settings (JSON or YAML values).
 
     Example:
         >>> packages_of([{"class_path": "my_package.attention.Mine"}, {"class_path": "mvdiff.a.B"}])

@@ -1,9 +1,9 @@
-"""The diffusion process itself: loss, keyed noise, guidance and the explicit denoising loop, as plain functions.
+"""The diffusion process: loss, keyed noise, guidance and the explicit denoising loop, as plain functions.
 
-A model enters as `predict(noisy_latents, timesteps) -> prediction`, both `[B, V, C, h, w]`, with timesteps `[B]`: one
-per sample, shared by its views. A scheduler is any diffusers scheduler; for training only its `alphas_cumprod` and
-`prediction_type` are read. Noise and timesteps depend on keys (seed, epoch, sample[, view]) alone, never on the place
-in a batch, and are drawn on the CPU in float32.
+A model enters as `predict(noisy_latents, timesteps) -> prediction`, both `[B, V, C, h, w]`, with timesteps `[B]` int64:
+one per sample, shared by its views. A scheduler is any diffusers scheduler; for training only its `alphas_cumprod` [T]
+and `config.prediction_type` are read. Noise and timesteps depend on keys (seed, epoch, sample[, view]) alone, never on
+the place in a batch, and are drawn on the CPU in float32.
 
 Symbols: x0 clean latents, x_t noisy latents, eps noise, abar_t = alphas_cumprod[t], SNR_t = abar_t / (1 - abar_t).
 """
@@ -21,17 +21,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 def view_noise(*keys: int | str, num_views: int, shape: Sequence[int]) -> Tensor:
-    """Draw the Gaussian noise of one sample, view by view, from keys.
-
-    A view's noise depends on the keys and its index, so adding views leaves the earlier ones as they were.
-
-    Args:
-        *keys: (seed, sample id) when generating, (seed, epoch, sample index) in training.
-        num_views: V.
-        shape: of one view's latents, [C, h, w].
-
-    Returns:
-        [V, C, h, w] float32 on the CPU, standard normal.
+    """Draw the noise of views, named by index, see `frame_noise`; adding views leaves the earlier ones as they are.
 
     Example:
         >>> one, two = (view_noise(0, "kitchen", num_views=v, shape=(4, 2, 2)) for v in (1, 2))
@@ -42,14 +32,14 @@ def view_noise(*keys: int | str, num_views: int, shape: Sequence[int]) -> Tensor
 
 
 def frame_noise(*keys: int | str, frames: Iterable[int | str], shape: Sequence[int]) -> Tensor:
-    """Draw the Gaussian noise of frames: what `view_noise` does, for views that have names of their own.
+    """Draw the Gaussian noise of one sample, frame by frame, from keys.
 
     A frame's noise depends on the keys and its name, not on which frames are drawn with it.
 
     Args:
-        *keys: as for `view_noise`.
-        frames: V names; the index of a view is the name that `view_noise` gives it.
-        shape: of one frame's latents, [C, h, w].
+        *keys: (seed, sample id) when generating, (seed, epoch, sample index) in training.
+        frames: V names.
+        shape: Shape of one frame's latents, [C, h, w].
 
     Returns:
         [V, C, h, w] float32 on the CPU, standard normal.
@@ -67,11 +57,11 @@ def training_noise(seed: int, epoch: int, sample_index: Iterable[int], num_views
     """Draw the noise of a training batch, independent for every (epoch, sample, view).
 
     Args:
-        seed: of the run.
-        epoch: counted from 0.
+        seed: Seed of the run.
+        epoch: Epoch, counted from 0.
         sample_index: [B] indices in the data set.
         num_views: V.
-        shape: of one view's latents, [C, h, w].
+        shape: Shape of one view's latents, [C, h, w].
 
     Returns:
         [B, V, C, h, w] float32 on the CPU.
@@ -82,53 +72,27 @@ def training_noise(seed: int, epoch: int, sample_index: Iterable[int], num_views
 
 
 def sample_timesteps(num_train_timesteps: int, seed: int, epoch: int, sample_index: Iterable[int]) -> Tensor:
-    """Draw one training timestep per sample, uniform over [0, num_train_timesteps).
+    """Draw one training timestep per sample, uniform over [0, num_train_timesteps): [B] int64 on the CPU.
 
-    Args:
-        num_train_timesteps: T, from the scheduler's config.
-        seed: of the run.
-        epoch: counted from 0.
-        sample_index: [B] indices in the data set.
-
-    Returns:
-        [B] int64 on the CPU, shared by all views of a sample.
+    See `training_noise` for the arguments.
     """
     draws = [keyed_int("timestep", seed, epoch, int(index)) % num_train_timesteps for index in sample_index]
     return torch.tensor(draws, dtype=torch.int64)
 
 
 def add_noise(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Diffuse clean latents: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al. 2020, equation 4), in float32.
-
-    Args:
-        scheduler: with `alphas_cumprod` [T].
-        latents: [B, ...] x0.
-        noise: the same shape, eps.
-        timesteps: [B] int64.
-
-    Returns:
-        [B, ...] float32.
-    """
+    """Diffuse latents x0 [B, ...]: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4), in float32."""
     abar = _per_sample(scheduler.alphas_cumprod, timesteps, latents)
     return abar.sqrt() * latents.float() + (1 - abar).sqrt() * noise.float()
 
 
 def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Give what the model must predict: eps, x0 ("sample"), or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0.
+    """Return the model's target for latents x0 [B, ...] and noise eps, in float32, by the scheduler's prediction type.
 
-    v is Salimans and Ho 2022, appendix D; which of the three is the scheduler config's `prediction_type`.
-
-    Args:
-        scheduler: with `alphas_cumprod` [T] and `config.prediction_type`.
-        latents: [B, ...] x0.
-        noise: the same shape, eps.
-        timesteps: [B] int64.
-
-    Returns:
-        [B, ...] float32.
+    It is eps, x0 ("sample"), or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho 2022, appendix D).
 
     Raises:
-        ValueError: for another prediction type.
+        ValueError: The prediction type is another one.
     """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -138,10 +102,7 @@ def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor
     if kind == "v_prediction":
         abar = _per_sample(scheduler.alphas_cumprod, timesteps, latents)
         return abar.sqrt() * noise.float() - (1 - abar).sqrt() * latents.float()
-    raise ValueError(
-        f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {kind!r}. "
-        "Correct it in the scheduler's scheduler_config.json."
-    )
+    raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {kind!r}.")
 
 
 def min_snr_weight(scheduler, timesteps: Tensor, snr_gamma: float) -> Tensor:
@@ -151,9 +112,9 @@ def min_snr_weight(scheduler, timesteps: Tensor, snr_gamma: float) -> Tensor:
     falls to 0 with the SNR: with a zero-terminal-SNR schedule the last timestep, where sampling starts, is not trained.
 
     Args:
-        scheduler: with `alphas_cumprod` [T] and `config.prediction_type`.
+        scheduler: Scheduler of the training.
         timesteps: [B] int64.
-        snr_gamma: gamma, above 0; 5 in the paper.
+        snr_gamma: gamma, above 0; 5 in their paper.
 
     Returns:
         [B] float32; finite also at zero terminal SNR.
@@ -198,19 +159,16 @@ def multiview_noise_loss(
 
     Args:
         predict: (noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction [B, V, C, h, w].
-        scheduler: with `alphas_cumprod` [T] and `config.prediction_type`.
+        scheduler: Scheduler of the training.
         latents: [B, V, C, h, w] x0.
         noise: [B, V, C, h, w] eps, independent for every view.
         timesteps: [B] int64, one per sample.
-        view_valid: [B, V] bool, False for padding; None when every view counts.
-        snr_gamma: min-SNR weighting, see `min_snr_weight`; None for the paper's plain MSE.
-        reduction: "mean" for a scalar, "none" for one loss per sample [B].
-
-    Returns:
-        Scalar or [B] float32.
+        view_valid: [B, V] bool, False for padding; None: every view counts.
+        snr_gamma: Min-SNR weighting, see `min_snr_weight`; None: the paper's plain MSE.
+        reduction: "mean" for a scalar, "none" for one loss per sample [B]; float32.
 
     Raises:
-        ValueError: where a sample has no valid view or reduction is unknown.
+        ValueError: A sample has no valid view, or reduction is unknown.
     """
     squared = _squared_error(predict, scheduler, latents, noise, timesteps)
     per_sample = mean_over_views(squared.flatten(2).mean(2), view_valid)
@@ -218,26 +176,16 @@ def multiview_noise_loss(
 
 
 def mean_over_views(per_view: Tensor, view_valid: Tensor | None = None) -> Tensor:
-    """Average what each view has over its sample's valid views.
-
-    Args:
-        per_view: [B, V].
-        view_valid: [B, V] bool, False for padding; None when every view counts.
-
-    Returns:
-        [B].
+    """Average numbers of views [B, V] over each sample's valid views: [B].
 
     Raises:
-        ValueError: where a sample has no valid view.
+        ValueError: A sample has no valid view.
     """
     if view_valid is None:
         return per_view.mean(1)
     count = view_valid.sum(1)
     if not bool((count > 0).all()):
-        raise ValueError(
-            f"view_valid must keep at least one view of each sample; got {count.tolist()} valid views. "
-            "Leave out samples without views."
-        )
+        raise ValueError(f"view_valid must keep at least one view of each sample; got {count.tolist()} valid views.")
     return torch.where(view_valid, per_view, 0.0).sum(1) / count
 
 
@@ -256,7 +204,7 @@ def guided(
         predict: (noisy latents [N, V, C, h, w], timesteps [N], encoder_hidden_states [N, V, L, D]) -> prediction, where
             N is the batch or twice the batch.
         encoder_hidden_states: [B, V, L, D] of the prompts.
-        negative_hidden_states: the same shape, of the empty or negative prompts.
+        negative_hidden_states: The same shape, of the empty or negative prompts.
         guidance_scale: 1 is no guidance; the paper samples with 9.
 
     Returns:
@@ -297,21 +245,21 @@ def denoise(
 
     Args:
         predict: (scaled noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction; see `guided`.
-        scheduler: any diffusers scheduler whose step takes (model_output, timestep, sample).
+        scheduler: Any diffusers scheduler whose step takes (model_output, timestep, sample).
         noise: [B, V, C, h, w] (or [B, C, h, w]) standard normal; scaled here by the scheduler's init_noise_sigma.
-        num_inference_steps: from 1 to the scheduler's number of training steps. Second-order schedulers call `predict`
+        num_inference_steps: From 1 to the scheduler's number of training steps. Second-order schedulers call `predict`
             more often than that.
-        generators: one per sample, for schedulers that add noise; None leaves those to torch's global generator.
-        eta: of DDIM, 0 deterministic .. 1 as DDPM; other schedulers have no such setting.
-        callback: called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
-        interrupted: asked after each step whether to leave out the rest.
+        generators: One per sample, for schedulers that add noise; None leaves those to torch's global generator.
+        eta: DDIM's eta, 0 deterministic .. 1 as DDPM; other schedulers have no such setting.
+        callback: Called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
+        interrupted: Called after each step; True ends the loop.
 
     Returns:
         [B, V, C, h, w] float32 on noise's device.
 
     Raises:
-        ValueError: for a number of steps out of range, a scheduler whose noise no generator controls, and noise
-            prediction at zero terminal SNR, where the first step would divide by zero.
+        ValueError: The number of steps is out of range, no generator controls the scheduler's noise, or noise is
+            predicted at zero terminal SNR, where the first step would divide by zero.
     """
     scheduler = copy.deepcopy(scheduler)
     check_sampler(scheduler, num_inference_steps)
@@ -336,15 +284,13 @@ def denoise(
 def check_sampler(scheduler, num_inference_steps: int) -> None:
     """Raise ValueError where this scheduler cannot sample correctly or reproducibly; see `denoise`."""
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-        raise ValueError(
-            f"num_inference_steps must be at least 1, and whole; got {num_inference_steps}. The paper uses 50."
-        )
+        raise ValueError(f"num_inference_steps must be at least 1, and whole; got {num_inference_steps}.")
     config = scheduler.config
     num_train_timesteps = config.get("num_train_timesteps")
     if num_train_timesteps is not None and num_inference_steps > num_train_timesteps:
         raise ValueError(
-            f"num_inference_steps must be at most {num_train_timesteps}, the scheduler's number of training steps "
-            f"(num_train_timesteps); got {num_inference_steps}. The paper uses 50."
+            f"num_inference_steps must be at most {num_train_timesteps}, the scheduler's number of training steps; got "
+            f"{num_inference_steps}."
         )
     if "noise_sampler_seed" in inspect.signature(type(scheduler).__init__).parameters:
         raise ValueError(
@@ -353,13 +299,13 @@ def check_sampler(scheduler, num_inference_steps: int) -> None:
         )
     if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
         raise ValueError(
-            "prediction_type must be v_prediction or sample where rescale_betas_zero_snr is set; got epsilon. At zero "
-            "terminal SNR noise prediction says nothing about the image: train with v_prediction."
+            "prediction_type must be v_prediction or sample where rescale_betas_zero_snr is set; got epsilon, which at "
+            "zero terminal SNR says nothing about the image."
         )
 
 
 def _per_sample(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
-    """Look up abar_t [B] and shape it [B, 1, ...] to broadcast over `like`."""
+    """Return abar_t [B, 1, ...], to broadcast over `like`."""
     values = alphas_cumprod.to(device=like.device, dtype=torch.float32)[timesteps.to(like.device)]
     return values.view(-1, *[1] * (like.ndim - 1))
 
