@@ -1,4 +1,4 @@
-"""MultiViewAdapter: what multi-view training trains, as a diffusers model of its own (config and safetensors)."""
+"""MultiViewAdapter: the trained part of a multi-view model, a diffusers model of its own (config and safetensors)."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     """One attention across views per block of a UNet; everything else of the model stays the base's.
 
     Args:
-        down_channels: channels of the attention in each down block, finest first.
-        mid_channels: channels of the attention in the mid block.
-        up_channels: channels of the attention in each up block, coarsest first.
+        down_channels: Channels of the attention in each down block, finest first.
+        mid_channels: Channels of the attention in the mid block.
+        up_channels: Channels of the attention in each up block, coarsest first.
         attention: `class_path` of a `ViewAttention` in mvdiff or in a module of `allow_plugins`, and its `init_args`;
             either may be left out. The config keeps all arguments, with the class's defaults. Default: the paper's,
             `CorrespondenceAwareAttention`.
         mid_place: "after_first_resnet" (panorama) or "after_mid_block" (depth).
-        residual: whether a residual convolution block follows each attention (the paper's depth model).
-        image_condition: whether there are blocks that bring given frames in (see `ImageConditionBlocks`).
-        latent_channels: of the latents of given frames.
+        residual: Add a residual convolution block after each attention (the paper's depth model).
+        image_condition: Add blocks that bring given frames in (see `ImageConditionBlocks`).
+        latent_channels: Channels of the latents of given frames.
 
     Raises:
-        ValueError: a setting is out of range, or the attention's class or arguments are refused.
+        ValueError: A setting is out of range, or the attention's class or arguments are refused.
 
     Example:
         >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32], {"init_args": {"kernel_size": 1}})
@@ -97,22 +97,16 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     def from_unet(
         cls, unet: UNet2DConditionModel, attention: Mapping[str, Any] | None = None, **settings: Any
     ) -> MultiViewAdapter:
-        """Make a fresh adapter for `unet`: with it, the multi-view model is `unet`, view by view.
-
-        Args:
-            unet: the base's UNet.
-            attention: see the class.
-            **settings: `mid_place`, `residual`, `image_condition` of the class.
+        """Make a fresh adapter for a UNet, with which the multi-view model is this UNet, view by view.
 
         Raises:
-            ValueError: if the UNet has other parts than those the multi-view model runs, or a setting is out of range.
+            ValueError: The UNet has parts that the multi-view model does not run, or a setting is out of range.
         """
-        channels = unet_channels(unet)
-        return cls(**channels, latent_channels=unet.config.out_channels, attention=attention, **settings)
+        return cls(**unet_channels(unet), latent_channels=unet.config.out_channels, attention=attention, **settings)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Make an adapter, with fresh weights, of the config of an adapter, of whatever format."""
+        """Make an adapter with fresh weights from an adapter's config of any format."""
         return super().from_config(upgrade_config(config), **kwargs)
 
     @classmethod
@@ -120,12 +114,12 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         """Load an adapter; unlike with diffusers' own loading, every key must be there and none may be left over.
 
         Args:
-            pretrained_model_name_or_path: a folder that `save_pretrained` wrote, or a hub id.
-            **kwargs: as for any diffusers model: `dtype` (default float32), `revision`, `subfolder`, ...
+            pretrained_model_name_or_path: A folder that `save_pretrained` wrote, or a hub id.
+            **kwargs: As for any diffusers model: `dtype` (default float32), `revision`, `subfolder`, ...
 
         Raises:
-            FileNotFoundError: if there is no adapter.
-            ValueError: if the weights cannot be read or are not those the config describes.
+            FileNotFoundError: There is no adapter.
+            ValueError: The weights cannot be read or are not those the config describes.
         """
         revision, subfolder = kwargs.pop("revision", None), kwargs.pop("subfolder", None)
         folder = resolve_folder(pretrained_model_name_or_path, revision, "adapter", ["*.json", "*.safetensors"])
@@ -146,18 +140,18 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     def geometry(self, batch: MultiViewBatch, vae_stride: int) -> MultiViewGeometry | None:
         """Return where the views of a batch see each other, on the device that the adapter runs on.
 
-        The attention's class builds it. What other batches with these cameras can use is kept, with its encodings, up
-        to `geometry_cache_bytes`, those used longest ago going first; taps of depth, each sample's own, are not kept.
+        The attention's class builds it. A geometry that serves other batches with the same cameras is kept, with its
+        encodings, up to `geometry_cache_bytes`, the least recently used going first; taps from depth are not kept.
 
         Args:
-            batch: cameras, the size of `images`, `view_valid` and, where correspondences come from it, `depths`.
-            vae_stride: pixels per latent cell.
+            batch: Cameras, the size of `images`, `view_valid` and, where correspondences come from it, `depths`.
+            vae_stride: Pixels per latent cell.
 
         Returns:
             The taps of each level; None for samples of one view.
 
         Raises:
-            ValueError: the batch has correspondences that the attention's class cannot build.
+            ValueError: The attention's class cannot build the correspondences of this batch.
         """
         if batch.num_views == 1:
             return None
@@ -215,10 +209,10 @@ def _check_config(path: Path) -> None:
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
-    """Return `down_channels`, `mid_channels` and `up_channels` of a UNet: what an adapter for it must have.
+    """Return the `down_channels`, `mid_channels` and `up_channels` of an adapter for a UNet.
 
     Raises:
-        ValueError: if the UNet has other parts than those that `MultiViewUNet` runs.
+        ValueError: The UNet has parts that `MultiViewUNet` does not run.
     """
     _check_unet(unet)
     return {
@@ -229,16 +223,12 @@ def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
 
 
 def _check_unet(unet: UNet2DConditionModel) -> None:
-    """Raise ValueError where a UNet has other parts than those that `MultiViewUNet` runs."""
     if unet.mid_block is None:  # as in some distilled UNets
-        raise ValueError(
-            f"unet.mid_block must be a {UNetMidBlock2DCrossAttn.__name__}; got none. Use a base whose UNet has a mid "
-            "block: views attend to each other there, too."
-        )
+        raise ValueError(f"unet.mid_block must be a {UNetMidBlock2DCrossAttn.__name__}; got none.")
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         if type(block) not in _BLOCKS:
             names = ", ".join(kind.__name__ for kind in _BLOCKS)
-            raise ValueError(f"unet blocks must be of {names}; got {type(block).__name__}. Use a UNet of these blocks.")
+            raise ValueError(f"unet blocks must be of {names}; got {type(block).__name__}.")
     for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
         if unet.config.get(name) is not None:
             raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")

@@ -20,15 +20,15 @@ def load_autoencoder(
     """Open an autoencoder.
 
     Args:
-        pretrained_model_name_or_path: a local folder or hub id; in it either a diffusers autoencoder (`config.json`
-            names its class), or a `vae` folder of that kind, or the raw files `taesd_encoder.safetensors` and
-            `taesd_decoder.safetensors` as TAESD's author distributes them.
-        revision: on the hub.
-        dtype: of the weights; default float32.
+        pretrained_model_name_or_path: A folder or hub id that holds a diffusers autoencoder (`config.json` names its
+            class), a `vae` folder of that kind, or `taesd_encoder.safetensors` and `taesd_decoder.safetensors` as
+            TAESD's author distributes them.
+        revision: Revision on the hub.
+        dtype: Weight precision; default float32.
 
     Raises:
-        FileNotFoundError: if there is no autoencoder.
-        ValueError: if its weights cannot be read or are another model's.
+        FileNotFoundError: There is no autoencoder.
+        ValueError: Its weights cannot be read or are another model's.
     """
     folder = resolve_folder(pretrained_model_name_or_path, revision, "vae", _PATTERNS)
     if (folder / "taesd_encoder.safetensors").is_file():
@@ -38,9 +38,7 @@ def load_autoencoder(
     config = folder / "config.json"
     name = str(read_object(config).get("_class_name", "AutoencoderKL")) if config.is_file() else "AutoencoderKL"
     if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
-        raise ValueError(
-            f"vae must be an autoencoder of diffusers; got class {name!r}, in {config}. Name an autoencoder's folder."
-        )
+        raise ValueError(f"vae must be an autoencoder of diffusers; got class {name!r}, in {config}.")
     return load_strictly(getattr(diffusers, name), folder, dtype)
 
 
@@ -50,15 +48,9 @@ def autoencoder_stride(vae: nn.Module) -> int:
 
 
 def enable_slicing(vae: nn.Module) -> None:
-    """Make an autoencoder work on one image of a batch at a time.
-
-    Raises:
-        ValueError: if this autoencoder cannot.
-    """
+    """Make an autoencoder work on one image of a batch at a time; ValueError if it cannot."""
     if not hasattr(vae, "use_slicing"):
-        raise ValueError(
-            f"vae must be one that can work image by image for vae_slicing; got {type(vae).__name__}. Leave it out."
-        )
+        raise ValueError(f"vae must be able to work image by image for vae_slicing; got {type(vae).__name__}.")
     vae.enable_slicing()
 
 
@@ -67,13 +59,11 @@ def encode_images(
 ) -> Tensor:
     """Encode images to scaled latents, as the diffusion model sees them.
 
-    A variational autoencoder's latents are drawn, in float32 on the CPU, from `generator` (or, for a list, each
-    image's from its own), never from the global random state; without a generator they are the mean.
-
     Args:
-        vae: a diffusers autoencoder.
+        vae: A diffusers autoencoder.
         images: [N, 3, H, W] in [-1, 1].
-        generator: a CPU generator, or one per image.
+        generator: A CPU generator, or one per image, from which a variational autoencoder's latents are drawn in
+            float32; None: they are the mean. The global random state is never used.
 
     Returns:
         [N, C, h, w] float32.

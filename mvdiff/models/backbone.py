@@ -35,11 +35,11 @@ class Backbone(nn.Module):
     """Everything a base model is made of, in one module.
 
     Args:
-        vae: a diffusers autoencoder, variational (AutoencoderKL) or not (AutoencoderTiny).
-        text_encoder: maps token ids to hidden states.
-        tokenizer: of the text encoder.
-        unet: the denoiser.
-        scheduler: its training noise schedule; any diffusers scheduler made from this one's config can sample.
+        vae: A diffusers autoencoder, variational (AutoencoderKL) or not (AutoencoderTiny).
+        text_encoder: Maps token ids to hidden states.
+        tokenizer: The text encoder's.
+        unet: The denoiser.
+        scheduler: Its training noise schedule; any diffusers scheduler made from this one's config can sample.
     """
 
     def __init__(
@@ -81,21 +81,9 @@ class Backbone(nn.Module):
         return decode_latents(self.vae, latents)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Embed prompts, padded or cut to the tokenizer's length.
-
-        Args:
-            prompts: N texts.
-
-        Returns:
-            [N, L, D] hidden states, in the text encoder's dtype.
-        """
-        tokens = self.tokenizer(
-            prompts,
-            padding="max_length",
-            truncation=True,
-            max_length=self.tokenizer.model_max_length,
-            return_tensors="pt",
-        )
+        """Embed N prompts, padded or cut to the tokenizer's length: [N, L, D] in the text encoder's dtype."""
+        length = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
+        tokens = self.tokenizer(prompts, return_tensors="pt", **length)
         device = self.text_encoder.device
         device = "cpu" if device.type == "meta" else device  # CPU offload: hooks move the input with the weights
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
@@ -105,11 +93,8 @@ class Backbone(nn.Module):
     def weights_hashes(self, parts: Iterable[str] = _WEIGHTS) -> dict[str, str]:
         """Hash unet, text_encoder and vae: blake2b over name, shape and float32 values of each tensor, in name order.
 
-        Weights opened in another precision that holds them exactly have the same hash. Computed once and kept: ask
-        for it when the weights are final.
-
-        Args:
-            parts: which of the three.
+        Weights opened in another precision that holds them exactly have the same hash. Each hash is computed once and
+        kept: ask for it when the weights are final.
         """
         for part in parts:
             if part not in self._hashes:
@@ -124,9 +109,7 @@ class Backbone(nn.Module):
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` and `load_backbone` open.
 
-        Args:
-            folder: where to.
-            dtype: of the written weights; default as they are.
+        The weights are written in `dtype`; None: as they are.
         """
         parts = {name: getattr(self, name) for name in _PARTS}
         if dtype is not None:
@@ -143,12 +126,11 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
     """Return the local folder of a base model.
 
     Args:
-        name: "mvdiff://NAME" for one that comes with the package, a local folder, or a hub id, which is downloaded
-            or taken from the hub's cache.
-        revision: branch, tag or commit on the hub.
+        name: "mvdiff://NAME" for a packaged base, a local folder, or a hub id, which is downloaded unless cached.
+        revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: if it cannot be had; the text says what to download and where to put it.
+        FileNotFoundError: There is no such base; the text says what to download and where to put it.
     """
     if str(name).startswith(PACKAGED):
         return packaged_folder(str(name), "base", "unet")
@@ -163,21 +145,21 @@ def load_backbone(
 ) -> Backbone:
     """Open a base model, frozen.
 
-    Any base of the shape of Stable Diffusion 1 or 2 will do, whatever the width of its text, its heads, its prediction
-    type and the channels of its input. The scheduler is DDIM (the paper's) on the noise schedule that the base's own
-    scheduler config gives. Of weights that are there as fp16 variants only, these are opened. Parts that a packaged
-    base shares with another come from there (see `loading.part_folders`).
+    The base has the shape of Stable Diffusion 1 or 2, with any text width, heads, prediction type and input channels.
+    The scheduler is DDIM (the paper's) on the noise schedule of the base's own scheduler config. fp16 variants are
+    opened where there are no other weights. Parts that a packaged base shares with another come from there (see
+    `loading.part_folders`).
 
     Args:
-        pretrained_model_name_or_path: see `resolve_base`.
-        revision: on the hub.
-        vae: another autoencoder (folder or hub id, see `load_autoencoder`); default: the base's own.
-        dtype: of all weights; default float32.
+        pretrained_model_name_or_path: Folder, hub id or packaged name, see `resolve_base`.
+        revision: Revision on the hub.
+        vae: Another autoencoder (folder or hub id, see `load_autoencoder`); default: the base's own.
+        dtype: Weight precision; default float32.
 
     Raises:
-        FileNotFoundError: if the base, or a part of it, is missing.
-        ValueError: if it is a base of another kind, such as Stable Diffusion XL, a file of it cannot be read or
-            belongs to another model, or its parts do not fit each other.
+        FileNotFoundError: The base, or a part of it, is missing.
+        ValueError: The base is of another kind, such as Stable Diffusion XL, a file of it cannot be read or belongs to
+            another model, or its parts do not fit each other.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
     parts = part_folders(folder, _PARTS)
@@ -185,8 +167,7 @@ def load_backbone(
     missing = [part for part, path in parts.items() if not path.is_dir() and not (part == "vae" and vae is not None)]
     if missing:
         raise FileNotFoundError(
-            f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}. "
-            "Set base to the folder that holds model_index.json."
+            f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}."
         )
     backbone = Backbone(  # what is small first
         scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
@@ -205,22 +186,20 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     ):
         raise FileNotFoundError(
-            f"tokenizer must be a folder with tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}. "
-            "Download or copy the whole folder again."
+            f"tokenizer must be a folder with tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}."
         )
     with opening("tokenizer", "CLIPTokenizer", folder):
         return CLIPTokenizer.from_pretrained(str(folder))
 
 
 def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
-    """Raise ValueError, which names `folder`, where one part of a base gives what another cannot take."""
+    """Raise ValueError, naming `folder`, where one part of a base gives what another cannot take."""
     tokenizer, text, unet = backbone.tokenizer, backbone.text_encoder.config, backbone.unet.config
     special = len(tokenizer.all_special_ids)
     if not special < len(tokenizer) <= text.vocab_size:
         raise ValueError(
             f"tokenizer of the base must have more than its {special} end markers and at most the {text.vocab_size} "
-            f"tokens of the text encoder's vocab_size; got {len(tokenizer)}, in {folder}. Copy the tokenizer that "
-            "belongs to the text encoder."
+            f"tokens of the text encoder's vocab_size; got {len(tokenizer)}, in {folder}."
         )
     if tokenizer.model_max_length > text.max_position_embeddings:
         raise ValueError(
@@ -233,13 +212,12 @@ def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
     if any(width != text.hidden_size for width in widths):
         raise ValueError(
             f"cross_attention_dim of the base's UNet must be the text encoder's hidden_size, {text.hidden_size}; got "
-            f"{unet.cross_attention_dim}, in {folder}. Use the text encoder that the UNet was trained with."
+            f"{unet.cross_attention_dim}, in {folder}."
         )
     if unet.out_channels != backbone.latent_channels:
         raise ValueError(
             "out_channels of the base's UNet must be the autoencoder's latent channels, "
-            f"{backbone.latent_channels}; got {unet.out_channels}, in {folder}. Use the autoencoder that the UNet was "
-            "trained with, or a UNet that predicts nothing beside the noise."
+            f"{backbone.latent_channels}; got {unet.out_channels}, in {folder}."
         )
 
 
@@ -251,26 +229,24 @@ def _check_kind(folder: Path) -> None:
     if foreign:
         raise ValueError(
             f"base must be of the shape of Stable Diffusion 1 or 2; got a {index.get('_class_name', 'pipeline')} with "
-            f"{', '.join(foreign)}, in {folder}. Name a base of one UNet and one text encoder."
+            f"{', '.join(foreign)}, in {folder}."
         )
 
 
 def _ddim(path: Path) -> DDIMScheduler:
-    """Make DDIM of any scheduler's config; what other classes take for granted of latents, DDIM has to be told."""
+    """Make DDIM of any scheduler's config, spelling out what other classes do without a setting."""
     config = read_object(path)
     try:
         scheduler_class(str(config.get("_class_name")))
     except ValueError as error:
         raise ValueError(
             "_class_name of the base's scheduler must be one of diffusers' that samples from discrete betas, as "
-            f"PNDMScheduler; got {config.get('_class_name')!r}, in {path}. "
-            "Name a base of the shape of Stable Diffusion 1 or 2."
+            f"PNDMScheduler; got {config.get('_class_name')!r}, in {path}."
         ) from error
     prediction = config.get("prediction_type", "epsilon")
     if prediction not in _PREDICTIONS:
         raise ValueError(
-            f"prediction_type of the base must be one of {', '.join(_PREDICTIONS)}; got {prediction!r}, in {path}. "
-            "Name a base of the shape of Stable Diffusion 1 or 2."
+            f"prediction_type of the base must be one of {', '.join(_PREDICTIONS)}; got {prediction!r}, in {path}."
         )
     unsaid = {"clip_sample": False}
     if config["_class_name"] == "PNDMScheduler":

@@ -1,4 +1,4 @@
-"""What the depth task adds to a UNet's inputs: the depth channel, and the frames that are given.
+"""The inputs that the depth task adds to a UNet: the depth channel, and given frames.
 
 Axes: B samples, V views, N = B * V, C latent channels, H W image, h w latent rows and columns.
 """
@@ -22,19 +22,18 @@ NO_DEPTH = -2.0
 def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
     """Make the depth channel of the UNet's input: inverse depth, from -1 (farthest) to 1 (nearest) in each frame.
 
-    Source: what upstream's depth models take. Per frame, over its valid pixels at full resolution, x = 1 / (d + 1e-6)
-    becomes 2 (x - min) / (max - min + 1e-6) - 1; the latent map takes every `vae_stride`-th pixel, the first one on. A
-    frame without depth is `NO_DEPTH` everywhere.
+    As upstream's depth models: over the valid pixels of a frame, x = 1 / (d + 1e-6) becomes
+    2 (x - min) / (max - min + 1e-6) - 1; the latent map takes every `vae_stride`-th pixel, the first one on.
 
     Args:
         depths: [B, V, H, W] z-depth in metres; 0 or not finite = none.
-        vae_stride: pixels per latent cell.
+        vae_stride: Pixels per latent cell.
 
     Returns:
         [B, V, 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32 in [-1, 1], `NO_DEPTH` where there is no depth.
 
     Raises:
-        ValueError: if `depths` has another shape or the stride is below 1.
+        ValueError: `depths` has another shape or the stride is below 1.
 
     Example:
         >>> depth_condition(torch.tensor([[[[1.0, 2.0], [4.0, 0.0]]]]), vae_stride=1).round(decimals=3)
@@ -43,7 +42,7 @@ def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
     """
     check_shapes(depths=(depths, "B V H W"))
     if vae_stride < 1:
-        raise ValueError(f"vae_stride must be at least 1 pixel per cell; got {vae_stride}. Use backbone.vae_stride.")
+        raise ValueError(f"vae_stride must be at least 1 pixel per cell; got {vae_stride}.")
     depths = depths.float()
     valid = torch.isfinite(depths) & (depths > 0)
     inverse = 1 / (depths.masked_fill(~valid, 1.0) + 1e-6)
@@ -55,27 +54,12 @@ def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
 
 
 def add_depth_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Give a UNet one more input channel, with zero weights: before training it computes what it did (in place).
-
-    Args:
-        unet: of a base without depth, such as text-to-image Stable Diffusion's.
-
-    Returns:
-        The same UNet; its last input channel is for `depth_condition`.
-    """
+    """Add an input channel for `depth_condition` to a UNet without depth, see `add_input_channels`."""
     return add_input_channels(unet, 1)
 
 
 def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditionModel:
-    """Give a UNet input channels behind those it has, with zero weights: it computes what it did (in place).
-
-    Args:
-        unet: any.
-        count: how many channels.
-
-    Returns:
-        The same UNet.
-    """
+    """Append `count` input channels with zero weights to a UNet, in place; it computes what it did, and is returned."""
     old = unet.conv_in
     new = nn.utils.skip_init(
         *(nn.Conv2d, old.in_channels + count, old.out_channels, old.kernel_size),
@@ -93,11 +77,7 @@ def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditio
 
 
 def check_latent_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
-    """Check that a UNet takes latents and nothing else, as a text-to-image base does.
-
-    Raises:
-        ValueError: if its input has other channels.
-    """
+    """Raise ValueError unless a UNet takes latents and nothing else, as a text-to-image base does."""
     found = unet.config.in_channels
     if found != latent_channels:
         known = {2 * latent_channels + 1: "an inpainting base", latent_channels + 1: "a depth base"}
@@ -109,11 +89,7 @@ def check_latent_input(unet: UNet2DConditionModel, latent_channels: int) -> None
 
 
 def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
-    """Check that a UNet takes the depth channel.
-
-    Raises:
-        ValueError: if its input is not the latents' channels and one more.
-    """
+    """Raise ValueError unless a UNet takes latents and the depth channel."""
     found = unet.config.in_channels
     if found != latent_channels + 1:
         raise ValueError(
@@ -123,17 +99,14 @@ def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
 
 
 def given_frames(known: Tensor | None, view_valid: Tensor) -> Tensor:
-    """Tell which frames are given.
+    """Return which frames are given: [B, V] bool, on the device of `view_valid`.
 
     Args:
         known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the whole of another; None: none is given.
         view_valid: [B, V] bool, False for padding, which is never given.
 
-    Returns:
-        [B, V] bool, on the device of `view_valid`.
-
     Raises:
-        ValueError: if shapes do not agree, or a frame is known in part.
+        ValueError: Shapes do not agree, or a frame is known in part.
     """
     if known is None:
         return torch.zeros_like(view_valid)
@@ -141,10 +114,7 @@ def given_frames(known: Tensor | None, view_valid: Tensor) -> Tensor:
     known = known > 0.5
     given = known[:, :, 0, 0, 0]
     if not bool((known == given[:, :, None, None, None]).all()):
-        raise ValueError(
-            "known must be 1 or 0 on whole frames; got a frame known in part. Give whole frames (outpainting is "
-            "another task)."
-        )
+        raise ValueError("known must be 1 or 0 on whole frames; got a frame known in part.")
     return given.to(view_valid.device) & view_valid
 
 
@@ -158,11 +128,7 @@ def image_condition(latents: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
         given: [B, V] bool, see `given_frames`.
 
     Returns:
-        [B, V, C + 1, h, w] in the dtype of `latents`, and [B] bool `active`: whether the sample has a given frame. A
-        sample without one takes nothing from the blocks.
-
-    Raises:
-        ValueError: if shapes do not agree.
+        [B, V, C + 1, h, w] in the dtype of `latents`, and [B] bool `active`: whether the sample has a given frame.
     """
     check_shapes(latents=(latents, "B V C h w"), given=(given, "B V"))
     mask = given[:, :, None, None, None]
@@ -174,9 +140,9 @@ class ImageConditions(NamedTuple):
     """What `ImageConditionBlocks` adds to the inputs of a UNet's blocks, each `[N, channels, rows, columns]`.
 
     Attributes:
-        down: one per down block, finest first.
-        mid: of the mid block.
-        up: one per up block, coarsest first; added before the skip connection is joined on.
+        down: One per down block, finest first.
+        mid: For the mid block.
+        up: One per up block, coarsest first; added before the skip connection is joined on.
     """
 
     down: list[Tensor]
@@ -187,17 +153,17 @@ class ImageConditions(NamedTuple):
 class ImageConditionBlocks(nn.Module):
     """Bring given frames into every block of a UNet (the paper's image condition; shapes as upstream's).
 
-    One 3x3 convolution takes latent and mask to the UNet's first width; every block of the UNet has a
-    `ImageConditionBlock` of its own that takes this feature to the width and resolution of the block's input. Fresh
-    blocks give zeros. For Stable Diffusion 2: widths 320, 320, 640, 1280 with strides 1, 2, 4, 8 downwards and 1280,
-    1280, 1280, 640 with strides 8, 4, 2, 1 upwards, 27,900,800 parameters. What the last down block gets is added to
-    the mid block's input, too; where the two are not equally wide the mid block has a block of its own.
+    A 3x3 convolution takes latent and mask to the UNet's first width; an `ImageConditionBlock` per block of the UNet
+    takes this feature to the width and resolution of the block's input. Fresh blocks give zeros. The mid block's input
+    gets what the last down block's gets, or a block of its own where the two differ in width. For Stable Diffusion 2:
+    widths 320, 320, 640, 1280 with strides 1, 2, 4, 8 downwards and 1280, 1280, 1280, 640 with strides 8, 4, 2, 1
+    upwards, 27,900,800 parameters.
 
     Args:
         latent_channels: C.
-        down_channels: what each down block of the UNet gives, finest first.
-        mid_channels: what the mid block gives.
-        up_channels: what each up block gives, coarsest first.
+        down_channels: Output channels of each down block of the UNet, finest first.
+        mid_channels: Output channels of the mid block.
+        up_channels: Output channels of each up block, coarsest first.
     """
 
     def __init__(

@@ -45,7 +45,7 @@ class FreshBase:
         """Return the base; its weights are a function of `seed`.
 
         Raises:
-            ValueError: one part gives what another cannot take, see `check_parts_fit`.
+            ValueError: One part gives what another cannot take, see `check_parts_fit`.
         """
         from mvdiff.data.toyworld.captions import vocabulary
 

@@ -1,7 +1,7 @@
-"""What outpainting adds to a UNet's inputs: which part of a view is to be generated, and what is given of the rest.
+"""The inputs that outpainting adds to a UNet: a mask of what to generate, and the latent of what is known.
 
-An inpainting UNet takes [noisy latent C | mask 1 | masked-image latent C]. Everywhere else in this package `known` is 1
-where content is given; the mask, its complement (1 = generate), is made here alone.
+An inpainting UNet takes [noisy latent C | mask 1 | masked-image latent C]. Only here is the mask 1 where content is to
+be generated; everywhere else `known` is 1 where content is known.
 
 Axes: B samples, V views, C latent channels, H W image, h w latent rows and columns.
 """
@@ -18,14 +18,11 @@ from mvdiff.shapes import check_shapes
 
 
 def masked_images(images: Tensor, known: Tensor) -> Tensor:
-    """Blank what is to be generated: 0 in [-1, 1] (mid-grey), as the masked images of Stable Diffusion's inpainting.
+    """Blank what is to be generated: 0 in [-1, 1] (mid-grey), as Stable Diffusion's inpainting does.
 
     Args:
         images: [..., 3, H, W] in [-1, 1]; where nothing is known they are not read, and may be NaN.
-        known: [..., 1, H, W], 1 where given, 0 where to be generated.
-
-    Returns:
-        [..., 3, H, W], what an autoencoder turns into the masked-image latents.
+        known: [..., 1, H, W], 1 where known, 0 where to be generated.
 
     Example:
         >>> images = torch.tensor([0.5, float("nan")]).expand(3, 1, 2)
@@ -39,20 +36,20 @@ def masked_images(images: Tensor, known: Tensor) -> Tensor:
 def generation_mask(known: Tensor, vae_stride: int) -> Tensor:
     """Make the UNet's mask channel: 1 in each latent cell with a pixel to generate, 0 in those given whole.
 
-    Stable Diffusion's inpainting takes every `vae_stride`-th pixel. For views given whole or not at all, the paper's
-    form, this is the same; at the edges of a part, that rule calls cells given of whose pixels all but one may be
-    blank, and the blank would be drawn as if it were the picture. Here a cell counts as given only when all of it is;
-    what is known of a cell cut by an edge still stands in the masked image's latent (own derivation).
+    Stable Diffusion's inpainting takes every `vae_stride`-th pixel. For views known whole or not at all, the paper's
+    form, this is the same. Where an edge cuts a cell, that rule may call the cell known though all but one of its
+    pixels are blank, and the blank would be kept as if it were the picture. Here a cell counts as known only if all of
+    it is; the known pixels of a cut cell still enter the masked image's latent (own derivation).
 
     Args:
-        known: [..., 1, H, W], 1 where given, 0 where to be generated.
-        vae_stride: pixels per latent cell.
+        known: [..., 1, H, W], 1 where known, 0 where to be generated.
+        vae_stride: Pixels per latent cell.
 
     Returns:
         [..., 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32.
 
     Raises:
-        ValueError: if `known` has another shape or the stride is below 1.
+        ValueError: `known` has another shape or the stride is below 1.
 
     Example:
         >>> generation_mask(torch.tensor([[[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]]), vae_stride=2).tolist()
@@ -60,33 +57,30 @@ def generation_mask(known: Tensor, vae_stride: int) -> Tensor:
     """
     check_shapes(known=(known, "... 1 H W"))
     if vae_stride < 1:
-        raise ValueError(f"vae_stride must be at least 1 pixel per cell; got {vae_stride}. Use backbone.vae_stride.")
+        raise ValueError(f"vae_stride must be at least 1 pixel per cell; got {vae_stride}.")
     unknown = (known <= 0.5).float()
     cells = F.max_pool2d(unknown.flatten(0, -4) if known.ndim > 3 else unknown[None], vae_stride, ceil_mode=True)
     return cells.reshape(*known.shape[:-2], *cells.shape[-2:])
 
 
 def inpainting_condition(known: Tensor, masked_latents: Tensor, vae_stride: int) -> Tensor:
-    """Join what follows the noisy latents in an inpainting UNet's input.
-
-    Source: paper, outpainting; the order is that of Stable Diffusion's inpainting UNet.
+    """Join mask and masked-image latent, in the order of Stable Diffusion's inpainting UNet (paper, outpainting).
 
     Args:
-        known: [..., 1, H, W], 1 where given, 0 where to be generated.
+        known: [..., 1, H, W], 1 where known, 0 where to be generated.
         masked_latents: [..., C, h, w] scaled latents of `masked_images`.
-        vae_stride: pixels per latent cell.
+        vae_stride: Pixels per latent cell.
 
     Returns:
-        [..., 1 + C, h, w] in the dtype and on the device of `masked_latents`: mask, then masked-image latent.
+        [..., 1 + C, h, w] in the dtype and on the device of `masked_latents`.
 
     Raises:
-        ValueError: if the sides of the images are no multiples of the stride, or shapes do not agree.
+        ValueError: The sides of the images are no multiples of the stride, or shapes do not agree.
     """
     sides = known.shape[-2:]
     if any(side % vae_stride for side in sides):
         raise ValueError(
-            f"views must have sides that are multiples of {vae_stride}, the autoencoder's stride; got {list(sides)}. "
-            "Choose another size of the rig."
+            f"views must have sides that are multiples of {vae_stride}, the autoencoder's stride; got {list(sides)}."
         )
     mask = generation_mask(known, vae_stride).to(masked_latents)
     check_shapes(mask=(mask, "... 1 h w"), masked_latents=(masked_latents, "... C h w"))
@@ -94,16 +88,10 @@ def inpainting_condition(known: Tensor, masked_latents: Tensor, vae_stride: int)
 
 
 def add_inpainting_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Give a UNet the input channels of inpainting, with zero weights: before training it computes what it did.
-
-    Args:
-        unet: of a base without them, such as text-to-image Stable Diffusion's; changed in place.
-
-    Returns:
-        The same UNet, with 1 + C channels more, for `inpainting_condition`.
+    """Add the 1 + C input channels of `inpainting_condition` to a text-to-image UNet, see `add_input_channels`.
 
     Raises:
-        ValueError: if the UNet takes more than latents already.
+        ValueError: The UNet takes more than latents already.
     """
     channels = unet.config.out_channels
     if unet.config.in_channels != channels:
@@ -115,11 +103,7 @@ def add_inpainting_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 
 
 def check_inpainting_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
-    """Check that a UNet takes mask and masked-image latents.
-
-    Raises:
-        ValueError: if its input is not twice the latents' channels and one more.
-    """
+    """Raise ValueError unless a UNet takes latents, mask and masked-image latents."""
     found, wanted = unet.config.in_channels, 2 * latent_channels + 1
     if found != wanted:
         raise ValueError(

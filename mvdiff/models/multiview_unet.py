@@ -34,12 +34,12 @@ class MultiViewUNet(nn.Module):
     connection is joined on.
 
     Args:
-        unet: any `UNet2DConditionModel` of (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
+        unet: Any `UNet2DConditionModel` of (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
             blocks, with any prediction type. It is frozen.
-        adapter: the attention blocks, made for this UNet.
+        adapter: The attention blocks, made for this UNet.
 
     Raises:
-        ValueError: if the adapter belongs to another UNet, or the UNet has parts that this forward does not run.
+        ValueError: The adapter belongs to another UNet, or the UNet has parts that this forward does not run.
     """
 
     def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
@@ -77,20 +77,14 @@ class MultiViewUNet(nn.Module):
     def set_views_per_chunk(self, views: int | None) -> None:
         """Run the UNet's own layers on some views at a time, which takes less memory.
 
-        In the attention between views as many ask at a time, and each still attends to all others.
-
-        The output is the same to within rounding: kernels may sum in another order for another batch size.
+        In the attention between views as many ask at a time, and each still attends to all others. The output is the
+        same to within rounding: kernels may sum in another order for another batch size.
 
         Args:
-            views: how many, counted over the batch; None: all at once.
-
-        Raises:
-            ValueError: if it is no whole number of at least one.
+            views: Views at a time, counted over the batch, at least 1; None: all at once.
         """
         if views is not None and (not isinstance(views, int) or isinstance(views, bool) or views < 1):
-            raise ValueError(
-                f"views_per_chunk must be at least 1, and whole; got {views!r}. Leave it out to run all views at once."
-            )
+            raise ValueError(f"views_per_chunk must be at least 1, and whole; got {views!r}.")
         self.views_per_chunk = views
 
     def train(self, mode: bool = True) -> MultiViewUNet:
@@ -116,17 +110,17 @@ class MultiViewUNet(nn.Module):
             sample: [B, V, C, h, w] noisy latents.
             timestep: [B], one per sample, or a scalar.
             encoder_hidden_states: [B, V, L, D] text embedding of each view.
-            geometry: where the views see each other; None: every view by itself, as the plain UNet.
+            geometry: Where the views see each other; None: every view by itself, as the plain UNet.
             view_valid: [B, V] bool, False for views that are padding; default: all valid.
             neighbour_batch: [B] long, sample b attends to the views of sample `neighbour_batch[b]`; default: its own.
-            condition: [B, V, C + 1, h, w], the given frames, see `image_condition`; None: there are none.
+            condition: [B, V, C + 1, h, w] given frames, see `image_condition`; None: there are none.
             condition_active: [B] bool, whether the sample has a given frame; default: all have.
 
         Returns:
             [B, V, out_channels, h, w].
 
         Raises:
-            ValueError: if there is a condition, but the adapter has no blocks for it.
+            ValueError: There is a condition, but the adapter has no blocks for it.
         """
         self._onload()
         batch, num_views = sample.shape[:2]
@@ -193,15 +187,11 @@ class MultiViewUNet(nn.Module):
         return unet.conv_out(hidden_states)
 
     def _added(self, condition: Tensor | None, active: Tensor | None) -> ImageConditions | None:
-        """Compute what given frames add to each block's input."""
         if condition is None:
             return None
         blocks = self.adapter.condition_blocks
         if blocks is None:
-            raise ValueError(
-                "condition must be left out for an adapter without image_condition; got given frames. Train an adapter "
-                "with image_condition, or give no frames."
-            )
+            raise ValueError("condition must be left out for an adapter without image_condition; got given frames.")
         return self._run(blocks, condition, active)
 
     def _mid_block(
@@ -264,6 +254,5 @@ def _check_match(unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
         found = list(found) if isinstance(channels, list) else found
         if found != channels:
             raise ValueError(
-                f"adapter.config.{name} must be {channels} as in the UNet; got {found}. "
-                "This adapter is a checkpoint of another model: load the base it was trained on."
+                f"adapter.config.{name} must be {channels} as in the UNet; got {found}: it is of another model."
             )

@@ -12,7 +12,7 @@ class ResidualBlock(nn.Module):
     """GroupNorm, ReLU, 3x3 convolution without bias, twice, added to the input; the last convolution starts at zero.
 
     Args:
-        channels: of input and output.
+        channels: Channels of input and output.
     """
 
     def __init__(self, channels: int) -> None:

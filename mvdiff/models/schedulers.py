@@ -1,4 +1,4 @@
-"""Which of diffusers' schedulers fit latent diffusion models of discrete betas."""
+"""The schedulers of diffusers that fit latent diffusion models of discrete betas."""
 
 import inspect
 from typing import Any
@@ -20,7 +20,7 @@ def scheduler_class(name: str) -> type:
         found = getattr(diffusers, candidate, None) if candidate.endswith("Scheduler") else None
         if found is not None and _usable(found):
             return found
-    raise ValueError(f"scheduler must be one of {', '.join(scheduler_names())}; got {name!r}. Choose one of these.")
+    raise ValueError(f"scheduler must be one of {', '.join(scheduler_names())}; got {name!r}.")
 
 
 def scheduler_names() -> list[str]:

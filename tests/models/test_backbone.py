@@ -177,7 +177,7 @@ def test_weights_of_another_width_say_which(copied):
 def test_a_unet_for_texts_of_another_width_is_refused(base, copied, width):
     """diffusers takes a width per level; the two levels of this base then are both to be the text encoder's."""
     replace_unet(base, copied, cross_attention_dim=width)
-    with pytest.raises(ValueError, match=r"cross_attention_dim .*'s hidden_size, 32; got .*48.*, in .*copy\. Use the"):
+    with pytest.raises(ValueError, match=r"cross_attention_dim .*'s hidden_size, 32; got .*48.*, in .*copy"):
         load_backbone(copied)
 
 
@@ -188,7 +188,7 @@ def test_widths_that_are_alike_on_every_level_are_one_width(base, copied):
 
 def test_a_unet_with_other_latents_than_the_autoencoder_is_refused(base, copied):
     replace_unet(base, copied, out_channels=8)
-    with pytest.raises(ValueError, match=r"out_channels .* latent channels, 4; got 8, in .*copy\. Use the autoencoder"):
+    with pytest.raises(ValueError, match=r"out_channels .* latent channels, 4; got 8, in .*copy"):
         load_backbone(copied)
 
 
@@ -197,7 +197,7 @@ def replace_unet(base, folder, **changes):
     unet.save_pretrained(str(folder / "unet"))
 
 
-NOT_BETAS = r"_class_name of the base's scheduler must be .*; got {}, in .*scheduler_config.json\. Name a base"
+NOT_BETAS = r"_class_name of the base's scheduler must be .*; got {}, in .*scheduler_config.json"
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,6 @@ def test_a_file_in_the_place_of_a_model_or_base_is_no_hub_id(model_folder, tmp_p
     with pytest.raises(FileNotFoundError, match=text):
         load("a/b.ckpt")
     for setting in ("base", "vae"):
-        text = rf"{setting} must be a folder or a hub id 'owner/name'; got 'a/b\.ckpt', which is a file\. Name a folder"
+        text = rf"{setting} must be a folder or a hub id 'owner/name'; got 'a/b\.ckpt', which is a file"
         with pytest.raises(FileNotFoundError, match=text):
             load(model_folder, **{setting: "a/b.ckpt"})

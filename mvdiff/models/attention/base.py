@@ -133,7 +133,7 @@ class ViewAttention(nn.Module, ABC):
         return tokens
 
     def taps_key(self, batch: MultiViewBatch, levels: Sequence[Level]) -> bytes | None:
-        """Return all that taps depend on beside the settings; None where they are the samples' own and are not kept."""
+        """Return a key of all that taps depend on beside the settings; None for a sample's own taps, never kept."""
         if batch.depths is not None:
             return None
         return torch.cat(shared_cameras(batch), dim=-1).numpy().tobytes() + repr(list(levels)).encode()
@@ -151,9 +151,8 @@ class ViewAttention(nn.Module, ABC):
         Args:
             hidden_states: [B, V, C, h, w] feature maps.
             taps: Taps of this resolution.
-            view_valid: [B, V] bool; views that are padding are never attended to.
-            neighbour_batch: [B] long, the sample whose views are the neighbours of sample b; default: b itself.
-                (A control: with another sample's views, attention has nothing true to say.)
+            view_valid: See `attend`.
+            neighbour_batch: See `attend`. (A control: another sample's views tell nothing true.)
             views_per_chunk: Views, counted over the batch, that ask at a time; each attends to all others all the
                 same. Less memory, but encodings are computed anew each time. None: all at once.
 
@@ -172,12 +171,12 @@ class ViewAttention(nn.Module, ABC):
         if (num_views, height, width) != (taps.num_views, taps.height, taps.width):
             raise ValueError(
                 f"hidden_states must have {taps.num_views} views of {taps.height}x{taps.width} cells as its geometry; "
-                f"got {num_views} views of {height}x{width}. Build the geometry for these views and latents."
+                f"got {num_views} views of {height}x{width}."
             )
         if taps.batch_size not in (None, batch):
             raise ValueError(
-                f"hidden_states must be of {taps.batch_size} samples as their geometry; got {batch}. Build the "
-                "geometry for these samples; for guidance, repeat it."
+                f"hidden_states must be of {taps.batch_size} samples as their geometry; got {batch}. For guidance, "
+                "repeat the geometry."
             )
         views = num_views if views_per_chunk is None else max(1, views_per_chunk // batch)
         tokens = hidden_states.flatten(-2).transpose(-1, -2)
