@@ -9,6 +9,15 @@ occlusion.
 Two averages are in use and differ: the mean over pairs of each pair's PSNR (`overlap_psnr_mean_of_pairs`), and the PSNR
 of the squared error pooled over all pixels of all pairs (`overlap_psnr_pooled`). Both are always reported.
 
+Arguments of one name are the same everywhere; `overlap_psnr` and `depth_overlap_psnr` also take batches of them:
+    images: [V, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
+    depths: [V, H, W] z-depth in metres, 0 = none.
+    K: [V, 3, 3] intrinsics at H x W, pixels.
+    R: [V, 3, 3] world-from-camera rotations.
+    t: [V, 3] camera centres in the world, metres.
+    pairs: Pairs of views, or the rule to choose them by (see `view_pairs`, `depth_view_pairs`).
+    view_valid: [V] bool; pairs with a view that is False are left out.
+
 Legend: B batch, V views, H W image. Errors are squared errors of intensities in [0, 1] (PSNR peak 1).
 """
 
@@ -75,8 +84,8 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
     """Choose the pairs of views that share a centre to compare.
 
     Args:
-        K: [V, 3, 3] intrinsics.
-        R: [V, 3, 3] world-from-camera rotations.
+        K: Intrinsics.
+        R: Rotations.
         height: Image height that K refers to.
         width: Image width that K refers to.
         rule: `"adjacent"`: the pairs whose viewing directions differ least (within 1 degree of the smallest angle):
@@ -119,18 +128,10 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
 
 
 def depth_view_pairs(K: Tensor, R: Tensor, t: Tensor, depths: Tensor, rule: PairRule = "adjacent") -> Pairs:
-    """Choose the pairs of views with depth to compare.
+    """Choose the pairs of views with depth to compare: `(target, source)`.
 
-    Args:
-        K: [V, 3, 3] intrinsics in pixels.
-        R: [V, 3, 3] world-from-camera rotations.
-        t: [V, 3] camera centres in the world, metres.
-        depths: [V, H, W] z-depth in metres, 0 = none.
-        rule: `"adjacent"`: consecutive views, (0, 1), (1, 2), ... (the paper). `"overlapping"`: every pair of which
-            each view shows more than 0.3 of the other. Or a list of `(target, source)`.
-
-    Returns:
-        `(target, source)` pairs; for the named rules the source comes after the target.
+    The rule `"adjacent"` takes consecutive views, (0, 1), (1, 2), ... (the paper); `"overlapping"` every pair of which
+    each view shows more than 0.3 of the other, the source after the target; or give a list of pairs.
 
     Raises:
         ValueError: An unknown rule, or a pair outside the views.
@@ -159,14 +160,8 @@ def overlap_errors(
 ) -> PairErrors:
     """Compare the overlaps of one sample whose views share a centre.
 
-    Args:
-        images: [V, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
-        K: [V, 3, 3] intrinsics at H x W, pixels.
-        R: [V, 3, 3] world-from-camera rotations.
-        size: Size to which images are resized first: the height (the width follows), `(height, width)`, or None for
-            their own. The paper: 1024 (from 512).
-        pairs: Which views, see `view_pairs`.
-        view_valid: [V] bool; pairs with a view that is False are left out.
+    Images are first resized to `size`: the height (the width follows), `(height, width)`, or None for their own. The
+    paper: 1024 (from 512).
 
     Raises:
         ValueError: Shapes, dtype or values do not fit.
@@ -190,16 +185,8 @@ def depth_overlap_errors(
 ) -> PairErrors:
     """Compare the overlaps of one sample with depth.
 
-    Args:
-        images: [V, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
-        depths: [V, H, W] z-depth in metres, 0 = none.
-        K: [V, 3, 3] intrinsics at H x W, pixels.
-        R: [V, 3, 3] world-from-camera rotations.
-        t: [V, 3] camera centres in the world, metres.
-        pairs: Which views, see `depth_view_pairs`.
-        tolerance: Pixels whose z in the source differs more from its depth are discarded. The paper's 0.5 m leaves in
-            what is occluded by something less than 0.5 m before it; `DEFAULT_DEPTH_TOLERANCE` does not.
-        view_valid: [V] bool; pairs with a view that is False are left out.
+    Pixels whose z in the source differs from its depth by more than `tolerance` are discarded. The paper's 0.5 m leaves
+    in what is occluded by something less than 0.5 m before it; `DEFAULT_DEPTH_TOLERANCE` does not.
 
     Raises:
         ValueError: Shapes, dtype or values do not fit.
@@ -240,7 +227,7 @@ def pair_errors(
         sources: [V, 3, H, W] in [0, 1].
         pairs: `(target, source)` views.
         correspond: Target and source -> pixels (x, y) [H, W, 2] of the source and whether it sees them [H, W].
-        view_valid: [V] bool; pairs with a view that is False are left out.
+        view_valid: [V] bool.
         known: [V, 1, H, W] bool. Compare at pixels of the target where it is False and whose four bilinear neighbours
             in the source are True; None: wherever all four lie in the image.
     """
@@ -273,9 +260,7 @@ def overlap_psnr(
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
 ) -> dict[str, float]:
-    """Compute the overlap PSNR of one sample or of a batch, both averages.
-
-    Arguments are those of `overlap_errors`, or tensors of these with a leading batch axis B.
+    """Compute the overlap PSNR of one sample or of a batch, both averages, see `overlap_errors`.
 
     Returns:
         `{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}`; NaN without any pair.
@@ -302,9 +287,7 @@ def depth_overlap_psnr(
     tolerance: DepthTolerance = PAPER_TOLERANCE,
     view_valid: Tensor | None = None,
 ) -> dict[str, float]:
-    """Compute the overlap PSNR of one sample with depth or of a batch, both averages; see `overlap_psnr`.
-
-    Arguments are those of `depth_overlap_errors`, or tensors of these with a leading batch axis B.
+    """Compute what `overlap_psnr` does, of views with depth, see `depth_overlap_errors`.
 
     Example:
         >>> K = torch.tensor([[4.0, 0, 3.5], [0, 4.0, 1.5], [0, 0, 1]]).expand(2, 3, 3)

@@ -6,6 +6,9 @@ than their centres, no test for points behind a camera. The order of operations 
 has frequencies up to 2^79, so a rounding in the last bit gives other numbers. All of it runs on the CPU, out of reach
 of TF32, and outside autocast. Use `mvdiff.geometry.correspondence` and `depth_taps` for anything else.
 
+Cameras are K [V, 3, 3] intrinsics in pixels of the image, R [V, 3, 3] world-from-camera and t [V, 3] centres in metres;
+`scales` are pixels per cell of each map, and must divide height and width.
+
 Axes: V views, N neighbours of a view, T tokens (cells, row by row), P taps, H W image, h w cells of a map.
 """
 
@@ -55,12 +58,9 @@ class UpstreamTapGeometry:
 
 
 def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Return the intrinsics [..., 3, 3] that upstream gives a resized image: everything scales, half pixels aside.
+    """Return the intrinsics [..., 3, 3] that upstream gives an image resized by new over old width and height.
 
-    Args:
-        K: [..., 3, 3] intrinsics of the image before it was resized.
-        scale_x: New width over old width.
-        scale_y: New height over old height.
+    Everything scales; half pixels do not count.
 
     Example:
         >>> K = torch.tensor([[600.0, 0.0, 319.5], [0.0, 600.0, 239.5], [0.0, 0.0, 1.0]])
@@ -97,16 +97,7 @@ def ring_tap_geometry(
 ) -> list[UpstreamTapGeometry]:
     """Compute the taps of views in a ring: each attends to the view before it and the view after it.
 
-    Args:
-        K: [V, 3, 3] intrinsics in pixels of the image.
-        R: [V, 3, 3] world-from-camera.
-        height: Image height in pixels.
-        width: Image width in pixels.
-        scales: Pixels per cell of each map; they must divide height and width.
-        kernel_size: Side of the square of taps, odd.
-
-    Returns:
-        One geometry per scale, on the CPU.
+    The taps of a token are a square of `kernel_size` (odd) cells. There is one geometry per scale, on the CPU.
 
     Raises:
         ValueError: Shapes do not fit, or a scale does not divide the image.
@@ -178,11 +169,11 @@ def upstream_depth_tap_geometry(
     """Compute the taps of views with depth and pose: one for each neighbour, where the token's point is seen.
 
     Args:
-        K: [V, 3, 3] intrinsics in pixels of the depths.
-        R: [V, 3, 3] world-from-camera.
-        t: [V, 3] camera centres in the world, metres.
+        K: Intrinsics in pixels of the depths.
+        R: Rotations.
+        t: Centres.
         depths: [V, H, W] z-depth in metres, 0 = none.
-        scales: Pixels per cell of each map; they must divide height and width.
+        scales: Scales of the maps.
         min_overlap: Two views are neighbours if the smaller of their shares exceeds it.
         views: Indices of the views that are no padding, which has no neighbours. Default: all.
 

@@ -5,7 +5,6 @@ Axes: B batch, V views, N neighbours, T tokens (h * w cells, row-major), S keys 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
@@ -13,9 +12,9 @@ import torch
 from torch import Tensor
 
 from mvdiff.interop.geometry import UpstreamTapGeometry
+from mvdiff.models.attention.taps import FlatTaps
 
 MAX_BASE_TWO_BANDS = 80
-_TENSORS = ("cells", "weights", "views", "valid", "present", "encoded", "second")
 
 
 def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
@@ -57,21 +56,18 @@ def encode_keys(encoded: Tensor, second: Tensor | None, freq_bands: Tensor) -> T
 
 
 @dataclass(frozen=True, eq=False)
-class UpstreamTaps:
-    """All keys of every token of one level, the invalid ones included.
+class UpstreamTaps(FlatTaps):
+    """All keys of every token of one level, the invalid ones included; their weights are 0, as outside the map.
 
     Attributes:
-        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
-        weights: [(B,) V, T, S, 4] float32 bilinear weights, 0 for corners outside the map and for invalid keys.
-        views: [(B,) V, T, S] long, the view a key lies in.
         valid: [(B,) V, T, S] bool, False for null tokens.
         present: [(B,) V, T, S] bool, False for padding, which is no key at all.
         encoded: [(B,) V, T, S, 2] float32, see `UpstreamTapGeometry`.
         second: [(B,) V, T, S] bool, or None.
-        height: Rows of cells.
-        width: Columns of cells.
     """
 
+    tensors: ClassVar = ("cells", "weights", "views", "valid", "present", "encoded", "second")
+    parts: ClassVar[tuple] = ()
     cells: Tensor
     weights: Tensor
     views: Tensor
@@ -82,7 +78,6 @@ class UpstreamTaps:
     height: int
     width: int
     _encodings: dict = field(default_factory=dict, repr=False)
-    parts: ClassVar[tuple] = ()
 
     @classmethod
     def from_geometry(cls, geometry: UpstreamTapGeometry) -> UpstreamTaps:
@@ -129,29 +124,7 @@ class UpstreamTaps:
                 values.append(torch.cat([value, missing], dim=2))
             return torch.stack(values)
 
-        return replace(samples[0], **{name: stacked(name) for name in _TENSORS}, _encodings={})
-
-    @property
-    def num_views(self) -> int:
-        """Views of a sample."""
-        return self.valid.shape[-3]
-
-    @property
-    def batch_size(self) -> int | None:
-        """Samples with keys of their own; None for keys that serve any sample."""
-        return len(self.valid) if self.valid.ndim == 4 else None
-
-    def to(self, device: torch.device | str) -> UpstreamTaps:
-        """Return a copy on `device`, with an empty cache of encodings."""
-        return self._map(lambda values: values.to(device))
-
-    def repeat(self, times: int) -> UpstreamTaps:
-        """Return the keys of the same samples, `times` times over; keys that serve any sample stay as they are."""
-        return self if self.batch_size is None else self._map(lambda values: torch.cat([values] * times))
-
-    def _map(self, change: Callable[[Tensor], Tensor]) -> UpstreamTaps:
-        values = {name: getattr(self, name) for name in _TENSORS}
-        return replace(self, **{name: v if v is None else change(v) for name, v in values.items()}, _encodings={})
+        return replace(samples[0], **{name: stacked(name) for name in cls.tensors}, _encodings={})
 
     def encoding(self, freq_bands: Tensor, dtype: torch.dtype) -> Tensor:
         """Return the encoding of every key: [(B,) V, T, S, C], in float32 once, kept per frequencies and dtype.

@@ -20,7 +20,7 @@ from mvdiff.batch import MultiViewBatch
 class Level:
     """One resolution of a UNet.
 
-    Args:
+    Attributes:
         height: Rows of cells.
         width: Columns of cells.
         stride: Pixels per cell.
@@ -98,12 +98,10 @@ class ViewAttention(nn.Module, ABC):
 
     @abstractmethod
     def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[Taps]:
-        """Build the taps of a batch, one per level.
+        """Build the taps of a batch, one per level (finest first).
 
-        Args:
-            batch: Cameras, `view_valid` and, where correspondences come from depth, `depths`. Views without depth share
-                a centre, and the samples share their cameras: see `shared_cameras`.
-            levels: Resolutions of the UNet, finest first.
+        The batch has cameras, `view_valid` and, where correspondences come from depth, `depths`. Views without depth
+        share a centre, and the samples share their cameras: see `shared_cameras`.
         """
 
     @abstractmethod
@@ -115,17 +113,14 @@ class ViewAttention(nn.Module, ABC):
         neighbour_batch: Tensor | None,
         views: int,
     ) -> Tensor:
-        """Return what attention adds to the tokens.
+        """Return what attention adds to the tokens [B, V, T, C], in the same shape.
 
         Args:
-            tokens: [B, V, T, C].
+            tokens: Tokens of all views.
             taps: The taps of this resolution.
             view_valid: [B, V] bool; padding is never attended to. None: all valid.
             neighbour_batch: [B] long, the sample whose views are the neighbours of sample b. None: b itself.
             views: Views of each sample to handle at a time, which takes less memory.
-
-        Returns:
-            [B, V, T, C].
         """
 
     def feed_forward(self, tokens: Tensor) -> Tensor:

@@ -28,12 +28,7 @@ def camera_taps(
 ) -> list[PackedTaps]:
     """Build the taps of views that share a centre; they serve all samples with these cameras, whichever way they turn.
 
-    Args:
-        batch: K and R of samples that share their cameras.
-        levels: Resolutions of the UNet, finest first; its cells cover the image.
-        kernel_size: K of the K x K taps.
-        min_overlap: Share of the image from which on views are neighbours.
-        neighbours: The neighbours of each view, in place of those that overlap.
+    See `CorrespondenceAwareAttention` for the settings.
     """
     K, R = shared_cameras(batch)
     height, width = levels[0].height * levels[0].stride, levels[0].width * levels[0].stride
@@ -53,13 +48,7 @@ def depth_taps(
     """Build the taps of samples whose views have depth and pose, each sample's own, on the device of the depths.
 
     A view's neighbours are those that overlap it both ways, or the ones before and after it (see `overlap_neighbours`);
-    padding is nobody's neighbour and has none.
-
-    Args:
-        batch: K, R, t, `depths` and `view_valid`.
-        levels: Resolutions of the UNet, finest first.
-        kernel_size: K of the K x K taps.
-        min_overlap: What the smaller share of two views must exceed for them to be neighbours.
+    padding is nobody's neighbour and has none. See `CorrespondenceAwareAttention` for the settings.
     """
     K, R, t, depths = batch.K, batch.R, batch.t, batch.depths
     check_shapes(K=(K, "B V 3 3"), R=(R, "B V 3 3"), t=(t, "B V 3"), depths=(depths, "B V H W"))

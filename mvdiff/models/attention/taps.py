@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import ClassVar, Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -20,8 +20,8 @@ from mvdiff.geometry.correspondence import TapGeometry
 
 DEFAULT_WAVELENGTHS = (0.5, 16.0)
 MAX_PARTS = 5
-"""Of a level's tokens, by how many taps they see: 96, 48, 24, 12 and 6 at most, say."""
-AnyTaps = TypeVar("AnyTaps")
+"""Groups of a level's tokens, by how many taps they see: at most 96, 48, 24, 12 and 6, say."""
+AnyTaps = TypeVar("AnyTaps", bound="FlatTaps")
 
 
 def encode_displacement(
@@ -41,7 +41,7 @@ def encode_displacement(
 
     Args:
         displacement: [..., 2] (x, y) in source cells.
-        channels: size of the encoding, divisible by 4.
+        channels: Size of the encoding, divisible by 4.
         wavelengths: (shortest, longest) in source cells.
 
     Returns:
@@ -59,26 +59,61 @@ def encode_displacement(
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
+class FlatTaps:
+    """Taps of one level as tensors [(B,) V, T, S, ...], with flat cell indices; the base of dataclasses of taps.
+
+    Attributes:
+        tensors: Names of the tensors; one may be None.
+        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
+        weights: [(B,) V, T, S, 4] float32 bilinear weights of the corners.
+        views: [(B,) V, T, S] long, the view a tap lies in.
+        height: Rows of cells.
+        width: Columns of cells.
+    """
+
+    tensors: ClassVar[tuple[str, ...]]
+
+    @property
+    def num_views(self) -> int:
+        """Views of a sample."""
+        return self.views.shape[-3]
+
+    @property
+    def batch_size(self) -> int | None:
+        """Samples with taps of their own; None for taps that serve any sample."""
+        return len(self.views) if self.views.ndim == 4 else None
+
+    def to(self, device: torch.device | str) -> Self:
+        """Return a copy on `device`, with an empty cache of encodings."""
+        return self._map(lambda values: values.to(device))
+
+    def repeat(self, times: int) -> Self:
+        """Return the taps of the same samples, `times` times over; taps that serve any sample stay as they are."""
+        return self if self.batch_size is None else self._map(lambda values: torch.cat([values] * times))
+
+    def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
+        """Change every tensor; kept encodings are left out."""
+        values = {name: getattr(self, name) for name in self.tensors}
+        return replace(self, **{name: v if v is None else change(v) for name, v in values.items()}, _encodings={})
+
+
 @dataclass(frozen=True, eq=False)
-class PackedTaps:
+class PackedTaps(FlatTaps):
     """The visible taps of every token of one level, packed to the front of as few slots as possible.
 
     In a ring of FoV-90 views every point is seen by one neighbour or the other, so half of the N * P taps of a token
-    are never visible; packing leaves them out of the gather, the normalisation and the dot products.
+    are never visible; packing leaves them out of the gather, the normalisation and the dot products. Empty slots have
+    weights and displacement 0.
 
     Attributes:
-        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
-        weights: [(B,) V, T, S, 4] float32 bilinear weights; 0 for empty slots.
-        views: [(B,) V, T, S] long, the view a tap lies in.
         visible: [(B,) V, T, S] bool, False for empty slots.
-        displacement: [(B,) V, T, S, 2] float32, s* - s in source cells; 0 for empty slots.
-        height: rows of cells.
-        width: columns of cells.
-        parts: the same taps with less padding, where tokens see very differently much: `(rows, taps)` with rows [R]
+        displacement: [(B,) V, T, S, 2] float32, s* - s in source cells.
+        parts: The same taps with less padding, for tokens that see very differently much: `(rows, taps)` with rows [R]
             long among the B * V * T tokens and taps of [R, S, ...], S the most that one of these tokens has. Tokens
             without any visible tap are in none. Empty where one table serves well, and for taps that all samples share.
     """
 
+    tensors: ClassVar = ("cells", "weights", "views", "visible", "displacement")
     cells: Tensor
     weights: Tensor
     views: Tensor
@@ -147,9 +182,7 @@ class PackedTaps:
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> PackedTaps:
         """Change every tensor; parts and kept encodings are left out."""
-        names = ("cells", "weights", "views", "visible", "displacement")
-        changed = {name: change(getattr(self, name)) for name in names}
-        return replace(self, **changed, parts=(), _encodings={})
+        return replace(super()._map(change), parts=())
 
     def split_parts(self, rows: int) -> Iterator[tuple[Tensor, PackedTaps]]:
         """Yield `parts`, of no more than so many rows each."""
@@ -161,31 +194,18 @@ class PackedTaps:
                 some = slice(start, start + rows)
                 yield own[some], part._map(lambda values, some=some: values[some])
 
-    @property
-    def num_views(self) -> int:
-        """Views of a sample."""
-        return self.visible.shape[-3]
-
-    @property
-    def batch_size(self) -> int | None:
-        """Samples with taps of their own; None for taps that serve any sample."""
-        return len(self.visible) if self.visible.ndim == 4 else None
-
     def to(self, device: torch.device | str) -> PackedTaps:
-        """Return a copy on `device`, with an empty cache of encodings."""
-        parts = tuple((rows.to(device), part.to(device)) for rows, part in self.parts)
-        return replace(self._map(lambda values: values.to(device)), parts=parts)
+        """Return a copy on `device`, parts included, with an empty cache of encodings."""
+        return replace(super().to(device), parts=tuple((rows.to(device), part.to(device)) for rows, part in self.parts))
 
     def repeat(self, times: int) -> PackedTaps:
-        """Return the taps of the same samples, `times` times over; taps that serve any sample stay as they are."""
-        if self.batch_size is None:
-            return self
+        """Repeat the parts, too."""
         num_tokens = self.visible[..., 0].numel()
         parts = tuple(
             (torch.cat([rows + run * num_tokens for run in range(times)]), part._map(lambda v: torch.cat([v] * times)))
             for rows, part in self.parts
         )
-        return replace(self._map(lambda values: torch.cat([values] * times)), parts=parts)
+        return replace(super().repeat(times), parts=parts) if parts else super().repeat(times)
 
     def encoding(self, channels: int, wavelengths: tuple[float, float], dtype: torch.dtype) -> Tensor:
         """Return gamma(s* - s) of every slot: [(B,) V, T, S, channels], computed in float32 once, kept per dtype.
@@ -208,12 +228,7 @@ def _tokens_first(taps: Tensor) -> Tensor:
 
 
 def split_views(taps: AnyTaps, views: int) -> Iterator[tuple[slice, AnyTaps]]:
-    """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept.
-
-    Args:
-        taps: `PackedTaps`, or taps with the same `_map`.
-        views: Views of a sample.
-    """
+    """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept."""
     if views >= taps.num_views:
         yield slice(None), taps
         return
