@@ -1,6 +1,5 @@
-"""Metrics, protocols and the runner over sample folders; knows images and cameras, nothing of models that generate.
+"""Metrics, protocols and the runner over sample folders; it knows images and cameras, nothing of generating models.
 
-The mathematics is plain functions over tensors. `metrics/` has one class per metric over them, `metric` their base,
-`sources` the samples, and `runner.evaluate` scores folders. The model, its weight hash and the protocol's variant stand
-beside every number.
+`metrics/` has a file per metric, `metric` their base, `sources` the samples, and `runner.evaluate` scores folders. The
+model, its weight hash and the protocol's variant stand beside every number.
 """

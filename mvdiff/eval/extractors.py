@@ -1,4 +1,4 @@
-"""Feature extractors behind FID and Inception Score: what is measured with, under its own name and weight hash.
+"""Feature extractors behind FID and Inception Score, each with its name and weight hash.
 
 Legend: N images, D features, C classes.
 """
@@ -28,7 +28,7 @@ UNREADABLE = (
     *(RuntimeError, OSError, ValueError, LookupError, TypeError),
     *(EOFError, AttributeError, pickle.UnpicklingError),
 )
-"""What reading a file that is no weight file, or another model's, may raise."""
+"""Errors on reading a file that holds no weights, or another model's."""
 
 
 @dataclass
@@ -36,11 +36,11 @@ class FeatureExtractor:
     """A named function of images.
 
     Attributes:
-        name: What stands beside the numbers.
+        name: Name beside the numbers.
         weights_hash: SHA-256 of the weights, hex.
         num_features: D.
         run: uint8 images [N, 3, H, W] -> features [N, D], logits [N, C] or None.
-        variant: How images reach the network.
+        variant: Preparation of the images.
     """
 
     name: str
@@ -86,12 +86,12 @@ def inception_extractor(
     Images are resized to 299 as TensorFlow 1 did (bilinear, no antialias), as in the original FID.
 
     Args:
-        inception_weights: The weight file; None looks in torch's hub cache, then downloads it there.
+        inception_weights: The weight file; None: the one in torch's hub cache, downloaded where missing.
         inception_hash: Start of the file's SHA-256. Another file is another metric and needs its own hash here.
-        device: Where to run.
+        device: Device of the network.
 
     Raises:
-        FileNotFoundError: No file, and it cannot be downloaded.
+        FileNotFoundError: There is no file, and it cannot be downloaded.
         ValueError: The file is another one, or not readable.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

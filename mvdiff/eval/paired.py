@@ -1,4 +1,4 @@
-"""Paired differences: how much more one method has than another on the same samples.
+"""Paired differences of two methods on the same samples.
 
 Legend: S samples, V views, D features, M reference images.
 """
@@ -19,16 +19,13 @@ from mvdiff.eval.sources import ScoredSample
 
 
 def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **options: Any) -> Interval:
-    """Compare two methods on the samples that both have: mean of `results` minus `other`, in the metric's unit.
+    """Compare two methods on the samples that both have: mean of `results` minus `other`, with its interval.
 
     Args:
-        results: What `mvdiff.eval.runner.evaluate` returned, or the JSON file that was written of it.
+        results: Results of `mvdiff.eval.runner.evaluate`, or the content of their JSON file.
         other: The same of another method, scored with the same settings.
         metric: A number that has `per_sample` values.
         **options: See `mvdiff.eval.bootstrap.bootstrap`.
-
-    Returns:
-        The difference with its interval; positive: `results` has more.
 
     Raises:
         ValueError: The metric has no numbers per sample in both, another network or protocol measured the other, or no

@@ -1,6 +1,6 @@
-"""Score folders of samples: one pass over the generated views, one over the reference, every metric that can be had.
+"""Score folders of samples in one pass over the generated views and one over the reference.
 
-What cannot be computed is reported as `{"missing": reason}`; the rest still comes out.
+A metric that cannot be computed is reported as `{"missing": reason}`; the others still come out.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class EvaluationSettings:
 
     Args:
         inception_weights: Weight file of FID's Inception network; None: torch's cache, or a download.
-        inception_hash: What its SHA-256 must start with.
+        inception_hash: Start of its SHA-256.
         clip_model: open_clip architecture, or a folder with a transformers CLIPModel.
         clip_weights: Weight file or tag for open_clip.
         toy_features: Folder of the toy feature network; None: the packaged one.
@@ -88,8 +88,8 @@ def evaluate(
         reference: Ground truth: such a folder (in upstream's layout its `<i>_natural.png`), or a `Source` such as
             `mvdiff.eval.sources.source_from_config`. None takes the ground truth that upstream's layout has beside
             the generated views, and else leaves out what needs one.
-        metrics: What to compute, see `MetricSpec`; names are those of `mvdiff.eval.metrics`.
-        settings: How; default: the paper's protocol.
+        metrics: Metrics, see `MetricSpec`; names are those of `mvdiff.eval.metrics`.
+        settings: Default: the paper's protocol.
         rig: Cameras of folders in upstream's layout; default: the paper's ring of 8.
         progress: Called with ("generated" or "reference", sample id, number of samples) after each sample.
         num_workers: Processes that read images ahead; 0 reads between the measurements.
@@ -113,7 +113,7 @@ def evaluate(
     scoring.run(source, False, progress, num_workers)
     described = source.describe()
     if not described["num_samples"]:
-        raise ValueError(f"generated must hold at least one readable sample; got none, in {described}. Generate again.")
+        raise ValueError(f"generated must hold at least one readable sample; got none, in {described}.")
     results: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "generated": described, "reference": None}
     if truth is not None:
         broken = scoring.run(truth, True, progress, num_workers)
@@ -140,9 +140,7 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         return write_json(path, dict(results))
     except OSError as error:
-        raise OSError(
-            error.errno, f"--out must be writable; got {error.strerror or error}, in {path}. Choose another place"
-        ) from error
+        raise OSError(error.errno, f"--out must be writable; got {error.strerror or error}, in {path}") from error
 
 
 def flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Where scored views come from: sample folders, upstream's ground truth beside them, or a run's data set.
+"""Sources of scored views: sample folders, upstream's ground truth beside them, or a run's data set.
 
 Legend: V views, H W image.
 """
@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Any, Self
 
@@ -28,18 +29,18 @@ Truth = Sequence[Mapping[str, str] | None]
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """What metrics see of one sample.
+    """One sample, as metrics see it.
 
     Attributes:
-        sample_id: Its name; samples of generated images and reference are matched by it.
+        sample_id: Its name, which matches generated images and reference.
         images_uint8: uint8 [V, 3, H, W].
         K: [V, 3, 3] intrinsics at H x W, pixels.
         R: [V, 3, 3] world-from-camera rotations.
         prompts: V prompts, without the prefix.
-        truth: What each view shows, or None.
+        truth: Labels of what each view shows, or None.
         t: [V, 3] camera centres in the world, metres, or None where all views share one.
         depths: [V, H, W] z-depth in metres, 0 = none; or None.
-        given: What was given of the views, uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; or None.
+        given: Given pixels, uint8 [V, 3, H, W], and where they are known, float [V, 1, H, W]; or None.
         pasted_back: Whether given pixels were put back into the views.
         index: Position in its source, which orders samples across processes; None orders them by `key`.
     """
@@ -85,7 +86,7 @@ class Source(ABC):
     """Samples to score, each once, always in the same order.
 
     Attributes:
-        rank: Which share of the samples is read.
+        rank: Index of the own share of the samples.
         world_size: Number of shares.
         num_workers: Processes that read images; 0 reads in this one.
         tally: Counts of the last pass.
@@ -128,7 +129,7 @@ class Source(ABC):
 
 
 class _Items(Dataset):
-    """Items that a function reads; a user's mistake travels as it is, without the worker's traceback."""
+    """Items that a function reads; a user's mistake travels without the worker's traceback."""
 
     def __init__(self, item: Callable[[Any], Any]) -> None:
         self.item = item
@@ -224,7 +225,7 @@ class DataSource(Source):
     Args:
         data: A `MultiViewDataModule`, or whatever has its `eval_dataset`, whose items `MultiViewBatch.collate` joins.
         split: `"train"`, `"val"` or `"test"`.
-        name: What stands in the results.
+        name: Name in the results.
     """
 
     data: Any
@@ -255,8 +256,7 @@ class DataSource(Source):
             valid = batch.view_valid[0]
             images, K, R, t = (values[0][valid] for values in (batch.images, batch.K, batch.R, batch.t))
             depths = None if batch.depths is None else batch.depths[0][valid]
-            kept = zip(batch.prompts[0], valid.tolist(), strict=True)
-            prompts = [prompt for prompt, keep in kept if keep]
+            prompts = list(compress(batch.prompts[0], valid))
             self.tally.num_read += 1
             yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, index=index)
 
@@ -267,9 +267,9 @@ class DataSource(Source):
 
 
 def source_from_config(configs: Sequence[str | Path], split: str = "test") -> DataSource:
-    """Build the data module of a run's YAML files and read one split of it.
+    """Build the data module of the `data` sections of YAML files and read one split of it.
 
-    Only the `data` section is looked at; later files overlay earlier ones, as on the command line of `mvdiff fit`.
+    Later files overlay earlier ones, as on the command line of `mvdiff fit`.
 
     Raises:
         FileNotFoundError: A file does not exist.

@@ -1,4 +1,4 @@
-"""Print results as a table, and under it what each number was measured with; check results that come from a file."""
+"""Print results as a table with a line on the origin of each number; check results that come from a file."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from mvdiff.eval.metrics import metric_columns
 
 
 def results_table(results: Mapping[str, Any]):
-    """Lay results out for the terminal: a row per number, then a line per number on how it came about.
+    """Return a rich renderable of what `mvdiff.eval.runner.evaluate` returned.
 
-    Args:
-        results: What `mvdiff.eval.runner.evaluate` returned.
-
-    Returns:
-        A rich renderable; what is missing stands in it with the reason.
+    It has a row per number, then a line per number on how it was measured, or why it is missing.
     """
     from rich.box import SIMPLE
     from rich.console import Group
@@ -43,7 +39,7 @@ def results_table(results: Mapping[str, Any]):
 
 
 def result_column(results: Mapping[str, Any], name: str) -> Column:
-    """Return what a number is: as the results say, which know a user's metrics too, or as the packaged metric does.
+    """Return the column of a number: the results' own, which know a user's metrics too, or the packaged metric's.
 
     Example:
         >>> result_column({}, "fid").higher_is_better, result_column({}, "my_number").title
@@ -56,7 +52,7 @@ def result_column(results: Mapping[str, Any], name: str) -> Column:
 
 
 def how(entry: Mapping[str, Any]) -> str:
-    """Say what a number was measured with, on how much, in which variant; or why it is missing.
+    """Describe how a number was measured: with which model, on how much, in which variant; or why it is missing.
 
     Example:
         >>> how({"value": 1.0, "model": "homography", "num_pairs": 8, "variant": "mean over pairs"})

@@ -1,4 +1,4 @@
-"""Name what measured: hashes of weight files and modules, shown beside every number."""
+"""Hashes of weight files and modules, shown beside every number."""
 
 from __future__ import annotations
 
@@ -12,11 +12,8 @@ from torch import nn
 
 def file_hash(path: str | Path) -> str:
     """Return the SHA-256 of a file, in hex."""
-    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def module_hash(module: nn.Module) -> str:
@@ -25,7 +22,7 @@ def module_hash(module: nn.Module) -> str:
 
 
 def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return what `module_hash` does, of a state dict."""
+    """Return the SHA-256 of a state dict, see `module_hash`."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()

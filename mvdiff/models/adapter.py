@@ -214,15 +214,6 @@ def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
     Raises:
         ValueError: The UNet has parts that `MultiViewUNet` does not run.
     """
-    _check_unet(unet)
-    return {
-        "down_channels": [block.resnets[-1].out_channels for block in unet.down_blocks],
-        "mid_channels": unet.mid_block.resnets[0].out_channels,
-        "up_channels": [block.resnets[-1].out_channels for block in unet.up_blocks],
-    }
-
-
-def _check_unet(unet: UNet2DConditionModel) -> None:
     if unet.mid_block is None:  # as in some distilled UNets
         raise ValueError(f"unet.mid_block must be a {UNetMidBlock2DCrossAttn.__name__}; got none.")
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
@@ -235,3 +226,8 @@ def _check_unet(unet: UNet2DConditionModel) -> None:
     for level, block in enumerate(unet.down_blocks[:-1]):
         if block.downsamplers is None:
             raise ValueError(f"unet.down_blocks[{level}] must have a downsampler; got none.")
+    return {
+        "down_channels": [block.resnets[-1].out_channels for block in unet.down_blocks],
+        "mid_channels": unet.mid_block.resnets[0].out_channels,
+        "up_channels": [block.resnets[-1].out_channels for block in unet.up_blocks],
+    }

