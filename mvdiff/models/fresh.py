@@ -6,11 +6,8 @@ The autoencoder comes trained, from a folder; everything else starts from a conf
 from __future__ import annotations
 
 import itertools
-import json
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,14 +50,8 @@ class FreshBase:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             unet = UNet2DConditionModel(**self.unet)
-            text_config = CLIPTextConfig(
-                vocab_size=len(tokenizer),
-                bos_token_id=tokenizer.bos_token_id,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                **self.text_encoder,
-            )
-            text_encoder = CLIPTextModel(text_config)
+            markers = {name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+            text_encoder = CLIPTextModel(CLIPTextConfig(vocab_size=len(tokenizer), **markers, **self.text_encoder))
         scheduler = DDIMScheduler(**self.scheduler)
         backbone = Backbone(load_autoencoder(self.vae), text_encoder, tokenizer, unet, scheduler)
         check_parts_fit(backbone, "the settings of a fresh base")
@@ -95,11 +86,8 @@ def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
             tokens.append(pieces[0] + pieces[1])
             pieces = _segment(word, merges)
     tokens += ["<|startoftext|>", "<|endoftext|>"]
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "vocab.json").write_text(json.dumps({token: i for i, token in enumerate(tokens)}))
-        lines = ["#version: 0.2", *(" ".join(pair) for pair in merges)]
-        (Path(folder) / "merges.txt").write_text("\n".join(lines) + "\n")
-        return CLIPTokenizer.from_pretrained(folder, model_max_length=max_length)
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    return CLIPTokenizer(vocabulary, merges, model_max_length=max_length)
 
 
 def _segment(word: str, merges: list[tuple[str, str]]) -> list[str]:
