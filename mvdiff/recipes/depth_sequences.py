@@ -19,8 +19,7 @@ from torch import Tensor
 
 from mvdiff.data.sequences import FrameSequence, full_sequence
 from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
-from mvdiff.eval.depth_overlap import depth_overlap_errors
-from mvdiff.eval.overlap import combine
+from mvdiff.eval.overlap import combine, depth_overlap_errors
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE
 from mvdiff.mesh import Mesh, SelectedFrames, extract_mesh, fuse, simplified, turned_upright, up_axis, write_mesh
 from mvdiff.mesh.frames import SampleFrames
