@@ -92,9 +92,9 @@ def resolve_settings(
 
     Args:
         settings: The mapping; either key may be left out, and None is `default` with its own defaults.
-        kind: Base class that the class must have.
-        default: `class_path` where none is given.
-        where: The file, for errors.
+        kind: See `resolve_class`.
+        default: `class_path` where `settings` has none.
+        where: See `resolve_class`.
 
     Returns:
         The class, its keyword-only arguments with defaults filled in, and the settings with these arguments, as JSON

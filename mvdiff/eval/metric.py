@@ -1,7 +1,7 @@
 """The base of every metric: a `torchmetrics.Metric` over samples that knows its columns and what it needs.
 
-A metric is one class in one file, in `mvdiff/eval/metrics/` or in any module of a user's. `update(sample, real)` takes
-one sample, `compute()` returns a `Result` for each column. Most metrics are a mean over samples: derive from
+A metric is one class in one file, in `mvdiff/eval/metrics/` or in a user's module. `update(sample, real)` takes one
+sample, `compute()` returns a `Result` for each column. Most metrics are a mean over samples: derive from
 `PerSampleMetric` and write `measure`. Others keep rows of numbers per sample with `add_rows`, `append` and `rows`.
 Rows sync across processes: a sample that several processes saw counts once, in the order of its source.
 
@@ -63,7 +63,7 @@ class Result:
         reference: The same number of the reference.
         ratio_to_reference: Quotient of the two.
         weights_hash: SHA-256 of the network's weights.
-        note: A caution to whoever reads it.
+        note: A caution for the reader.
         extra: Further entries for `results.json`.
     """
 
@@ -105,10 +105,10 @@ class SampleMetric(Metric):
     Attributes:
         name: What `--metrics` calls it.
         columns: The numbers that `compute` returns.
-        needs: What a run must bring for this metric, each with the reason to give where it does not.
+        needs: Requirements of a run, each with the reason to give where it is missing.
         load_network: Loader of the network that `update` runs, or None. Metrics that name the same loader share one
-            network and one forward pass per sample (`FeatureExtractor.of_sample`). Its result is the constructor's
-            argument `network`; its own arguments are set as the constructor's are.
+            network and one forward pass per sample (`FeatureExtractor.of_sample`). Its arguments are set as the
+            constructor's are.
 
     Args:
         network: What `load_network` returns.
@@ -172,8 +172,8 @@ class SampleMetric(Metric):
 
         Args:
             own: Numbers of generated samples, by key.
-            real: Those of real ones; may be empty.
-            totals: Counts that stand beside the number of samples.
+            real: Numbers of real samples, by key; may be empty.
+            totals: Counts beside the number of samples.
             **fields: Further fields of the `Result`.
         """
         value = mean(list(own.values()))
@@ -206,9 +206,9 @@ class PerSampleMetric(SampleMetric):
     """The mean over samples of one number per column, with a bootstrap interval; a subclass writes `measure`.
 
     Attributes:
-        model: Name of what measures (the network's name where there is one).
+        model: Name of the protocol; a network's own name replaces it.
         variant: Variant of the protocol.
-        totals: Names of counts that `measure` returns beside the columns; their sums stand beside the numbers.
+        totals: Names of counts that `measure` returns beside the columns, to be summed.
     """
 
     model: str = ""

@@ -14,11 +14,7 @@ MetricSpec = str | Mapping[str, Any] | SampleMetric
 
 
 class MetricBuilder:
-    """Builds metrics for one run; those that load the same network with the same arguments share it.
-
-    Args:
-        settings: Values for constructors' and loaders' arguments of these names.
-    """
+    """Builds metrics for one run from settings by argument name; equal loaders with equal arguments share a network."""
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -41,7 +37,7 @@ class MetricBuilder:
 
 
 def parse_specs(specs: Sequence[MetricSpec]) -> dict[type[SampleMetric] | SampleMetric, dict[str, Any]]:
-    """Return each metric (or its class) that is asked for, once, with its arguments.
+    """Return each specified metric (or its class), once, with its arguments.
 
     Raises:
         ValueError: There is no such metric or argument, or two metrics give the same column.

@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -66,11 +65,6 @@ class UpstreamTask:
     data: str
     height: int = 512
     width: int = 512
-
-    @property
-    def adapter(self) -> dict[str, Any]:
-        """Settings of its adapter; the attention is upstream's."""
-        return replace(self.task.adapter, attention=None).chosen()
 
 
 TASKS = {
@@ -153,7 +147,8 @@ def convert_checkpoint(
     _check_size(size, backbone, upstream)
     attention = {"class_path": CLASS_PATH, "init_args": {"depth": upstream.kind == "depth"}}
     with torch.device("meta"):
-        adapter = MultiViewAdapter.from_unet(backbone.unet, attention, **upstream.adapter)
+        settings = replace(upstream.task.adapter, attention=None).chosen()
+        adapter = MultiViewAdapter.from_unet(backbone.unet, attention, **settings)
     parts = model_states(content.state, {ATTENTION: adapter, **_weights(backbone)}, str(checkpoint), [ATTENTION])
     state = adapter_state(parts.pop(ATTENTION), adapter.mid_block.depth, str(checkpoint))
     adapter.load_state_dict(state, assign=True)
@@ -186,11 +181,8 @@ def convert_single_view(
 ) -> Conversion:
     """Write a single-view checkpoint (`depth_single_view.ckpt`, stage 1 of the depth task) as a base.
 
-    Args:
-        checkpoint: Upstream's Lightning file; its UNet stands under `mv_base_model.unet.`.
-        out: The new folder to write.
-        base: The base that supplies the parts that the file does not hold; default upstream's.
-        revision: Revision of a hub base.
+    The file holds its UNet under `mv_base_model.unet.`; `base` supplies the parts that it lacks. For the arguments see
+    `convert_checkpoint`.
 
     Raises:
         FileNotFoundError: The file or the base is missing.

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mvdiff.interop.geometry import UpstreamTapGeometry
 from mvdiff.models.attention.taps import FlatTaps
@@ -113,16 +114,13 @@ class UpstreamTaps(FlatTaps):
     @classmethod
     def joined(cls, samples: list[UpstreamTaps]) -> UpstreamTaps:
         """Give samples a leading batch axis; those with fewer keys are padded with keys that are not present."""
-        most = max(sample.valid.shape[2] for sample in samples)
 
         def stacked(name: str) -> Tensor | None:
-            values = []
-            for value in (getattr(sample, name) for sample in samples):
-                if value is None:
-                    return None
-                missing = value.new_zeros(*value.shape[:2], most - value.shape[2], *value.shape[3:])
-                values.append(torch.cat([value, missing], dim=2))
-            return torch.stack(values)
+            values = [getattr(sample, name) for sample in samples]
+            if values[0] is None:
+                return None
+            padded = pad_sequence([value.movedim(2, 0) for value in values], batch_first=True)
+            return padded.movedim(1, 3).contiguous()
 
         return replace(samples[0], **{name: stacked(name) for name in cls.tensors}, _encodings={})
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry import depth_tap_geometry, overlap_matrix, overlap_neighbours
@@ -72,14 +73,10 @@ def depth_taps(
 
 def _joined(samples: list[TapGeometry]) -> TapGeometry:
     """Give samples a leading batch axis; those with fewer neighbours are padded with neighbours that see nothing."""
-    most = max(sample.neighbours.shape[1] for sample in samples)
 
-    def stacked(name: str, padding: int | bool) -> Tensor:
-        values = []
-        for value in (getattr(sample, name) for sample in samples):
-            missing = value.new_full((value.shape[0], most - value.shape[1], *value.shape[2:]), padding)
-            values.append(torch.cat([value, missing], dim=1))
-        return torch.stack(values)
+    def stacked(name: str, padding: int) -> Tensor:
+        values = [getattr(sample, name).transpose(0, 1) for sample in samples]
+        return pad_sequence(values, batch_first=True, padding_value=padding).transpose(1, 2)
 
-    padding = {"neighbours": -1, "taps_xy": 0, "visible": False, "displacement": 0}
+    padding = {"neighbours": -1, "taps_xy": 0, "visible": 0, "displacement": 0}
     return replace(samples[0], **{name: stacked(name, value) for name, value in padding.items()})

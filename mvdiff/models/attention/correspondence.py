@@ -1,4 +1,4 @@
-"""Correspondence-aware attention (CAA): every token attends to where the other views see the same point.
+"""Correspondence-aware attention (CAA): every token attends to the places where other views see the same point.
 
 Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token), C channels, H heads, D head width.
 """
@@ -21,7 +21,7 @@ from mvdiff.models.attention.taps import DEFAULT_WAVELENGTHS, PackedTaps, encode
 
 DEFAULT_MIN_OVERLAP = 0.01
 DEFAULT_MIN_DEPTH_OVERLAP = 0.3
-"""Of views with depth, where the smaller of the two directions counts (the paper's depth model)."""
+"""For views with depth; the smaller of the two directions counts (the paper's depth model)."""
 
 
 class CorrespondenceAwareAttention(ViewAttention):
@@ -46,15 +46,15 @@ class CorrespondenceAwareAttention(ViewAttention):
     Args:
         channels: C, divisible by 4 and by `head_dim`.
         kernel_size: K of the K x K neighbourhood of taps, odd.
-        head_dim: width of a head.
+        head_dim: Width of a head.
         wavelengths: (shortest, longest) of the displacement encoding, in cells (see `encode_displacement`).
-        min_overlap: share of its image, in [0, 1], that a view must see of another to attend to it; of views with depth
-            both of the two must see that share (the paper's depth model: 0.3).
-        neighbours: for each view the views it attends to, counted from 0, in place of those that `min_overlap` chooses;
+        min_overlap: Share of its image, in [0, 1], that a view must see of another to attend to it; with depth, both
+            views must see that share (the paper's depth model: 0.3).
+        neighbours: For each view the views it attends to, counted from 0, in place of those that `min_overlap` chooses;
             for views that share a centre.
 
     Raises:
-        ValueError: a setting is out of range.
+        ValueError: A setting is out of range.
     """
 
     taps_type: ClassVar[type] = PackedTaps
@@ -77,10 +77,7 @@ class CorrespondenceAwareAttention(ViewAttention):
         if neighbours is not None:
             neighbour_table(neighbours, len(neighbours))
         if channels % 4 or channels % head_dim:
-            raise ValueError(
-                f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}. "
-                "Choose a head_dim that divides every block's channels."
-            )
+            raise ValueError(f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}.")
         self.kernel_size = kernel_size
         self.head_dim = head_dim
         self.num_heads = channels // head_dim
@@ -99,19 +96,15 @@ class CorrespondenceAwareAttention(ViewAttention):
             nn.init.zeros_(linear.bias)
 
     def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[PackedTaps]:
-        """Build the taps of a batch: of depth, each sample's own, or of cameras that all samples share.
+        """Build the taps of a batch: each sample's own from depth, or those of cameras that all samples share.
 
         Raises:
-            ValueError: `neighbours` are lists for other views, or for views with depth; or the samples do not share
-                their cameras.
+            ValueError: `neighbours` does not fit the views, or they have depth; or samples differ in their cameras.
         """
         if batch.depths is None:
             return camera_taps(batch, levels, self.kernel_size, self.min_overlap, self.neighbours)
         if self.neighbours is not None:
-            raise ValueError(
-                "neighbours must be left out for frames with depth; got lists. Frames overlap differently in every "
-                "sample: set min_overlap."
-            )
+            raise ValueError("neighbours must be left out for frames with depth; got lists. Set min_overlap instead.")
         return depth_taps(batch, levels, self.kernel_size, self.min_overlap)
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
@@ -141,17 +134,14 @@ class CorrespondenceAwareAttention(ViewAttention):
     def _update(
         self, own: Tensor, tokens: Tensor, taps: PackedTaps, lenders: Tensor, view_valid: Tensor | None
     ) -> Tensor:
-        """Return what some tokens take from the views they see.
+        """Return the update [..., C] of some tokens, zeros where no tap is visible.
 
         Args:
             own: [..., C] these tokens.
             tokens: [B, V, T, C] all tokens.
-            taps: of these tokens; its leading axes broadcast with those of `own`.
+            taps: Taps of these tokens; the leading axes broadcast with those of `own`.
             lenders: [...] long, the sample that each token attends to; broadcasts likewise.
             view_valid: [B, V] bool.
-
-        Returns:
-            [..., C], zeros for tokens without visible taps.
         """
         seen = self._gather(tokens, taps, lenders)  # F(t*)
         seen = self.norm1(seen.add_(taps.encoding(self.channels, self.wavelengths, tokens.dtype)))
@@ -171,15 +161,12 @@ class CorrespondenceAwareAttention(ViewAttention):
         ).view(*cells.shape[:-1], channels)
 
     def _mix(self, query: Tensor, seen: Tensor, attended: Tensor) -> Tensor:
-        """Return the attention of queries [..., C], before their norm, to normalised keys [..., S, C].
+        """Return the attention [..., C] of queries to keys, zeros where there is no key.
 
         Args:
-            query: [..., C].
-            seen: [..., S, C], keys and values before their projections.
-            attended: [..., S] bool, which keys there are.
-
-        Returns:
-            [..., C], zeros where there is no key.
+            query: [..., C] before the norm.
+            seen: [..., S, C] normalised keys and values before their projections.
+            attended: [..., S] bool, False for slots without a key.
         """
         heads, width, channels = self.num_heads, self.head_dim, self.channels
         lead = query.shape
