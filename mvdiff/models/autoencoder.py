@@ -50,7 +50,7 @@ def autoencoder_stride(vae: nn.Module) -> int:
 def enable_slicing(vae: nn.Module) -> None:
     """Make an autoencoder work on one image of a batch at a time; ValueError if it cannot."""
     if not hasattr(vae, "use_slicing"):
-        raise ValueError(f"vae must be able to work image by image for vae_slicing; got {type(vae).__name__}.")
+        raise ValueError(f"vae must be one that can work image by image for vae_slicing; got {type(vae).__name__}.")
     vae.enable_slicing()
 
 
