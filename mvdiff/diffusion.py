@@ -222,9 +222,9 @@ def guided(
     return guided_predict
 
 
-def step_generators(seed: int, sample_ids: Iterable[int | str]) -> list[torch.Generator]:
-    """Make one CPU generator per sample for the noise that stochastic schedulers add, keyed on (seed, sample id)."""
-    return [keyed_generator("scheduler-step", seed, sample_id) for sample_id in sample_ids]
+def step_generators(keys: Iterable[Sequence[int | str]]) -> list[torch.Generator]:
+    """Make one CPU generator per sample for the noise that stochastic schedulers add, keyed on (seed, sample id, ...)."""
+    return [keyed_generator("scheduler-step", *key) for key in keys]
 
 
 @torch.no_grad()

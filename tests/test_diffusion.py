@@ -231,7 +231,7 @@ def test_a_perfect_model_recovers_its_image_with_any_scheduler(scheduler_class, 
     scheduler.set_timesteps(7)
     before = scheduler.timesteps.clone()
     noise = view_noise("any", num_views=4, shape=(4, 6, 5)).view(2, 2, 4, 6, 5)
-    generators = step_generators(0, ["a", "b"])
+    generators = step_generators([(0, "a"), (0, "b")])
     ideal, seen = ideal_predictor(scheduler, x0), []
 
     def predict(latents, timesteps):
@@ -256,7 +256,7 @@ def test_zero_terminal_snr_schedules_sample(scheduler_class):
         seen.append(timesteps[0].item())
         return ideal_predictor(scheduler, x0)(latents, timesteps)
 
-    result = denoise(predict, scheduler, normal(1, 2, 4, 6, 5, seed=3), 25, generators=step_generators(0, ["a"]))
+    result = denoise(predict, scheduler, normal(1, 2, 4, 6, 5, seed=3), 25, generators=step_generators([(0, "a")]))
     assert seen[0] == 999
     assert (result - x0).abs().max() < 0.3
     with pytest.raises(ValueError, match="prediction_type must be v_prediction or sample where rescale_betas_zero_snr"):
@@ -272,7 +272,7 @@ def test_stochastic_schedulers_draw_per_sample(scheduler_class, eta):
 
     def run(names, seed=0):
         stacked = torch.stack([noise[name] for name in names])
-        generators = step_generators(seed, names)
+        generators = step_generators((seed, name) for name in names)
         return denoise(lambda x, t: 0.1 * x, scheduler, stacked, 5, generators=generators, eta=eta)
 
     together = run("abc")

@@ -16,7 +16,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided
+from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_generators
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
@@ -246,10 +246,9 @@ class SamplingPipeline(MemorySwitches):
                 self.scheduler,
                 noise,
                 sampling.num_inference_steps,
-                generators=[
-                    keyed_generator("scheduler-step", seeds[i], batch.sample_id[i], *self.task.scheduler_keys(batch, i))
-                    for i in range(batch.batch_size)
-                ],
+                generators=step_generators(
+                    (seed, batch.sample_id[i], *self.task.scheduler_keys(batch, i)) for i, seed in enumerate(seeds)
+                ),
                 eta=sampling.eta,
                 callback=after_step,
                 interrupted=lambda: self.interrupt,
