@@ -223,7 +223,7 @@ def guided(
 
 
 def step_generators(keys: Iterable[Sequence[int | str]]) -> list[torch.Generator]:
-    """Make one CPU generator per sample for the noise that stochastic schedulers add, keyed on (seed, sample id, ...)."""
+    """Make a CPU generator per sample for the noise of stochastic schedulers, keyed on (seed, sample id, ...)."""
     return [keyed_generator("scheduler-step", *key) for key in keys]
 
 
