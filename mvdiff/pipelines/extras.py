@@ -7,11 +7,11 @@ def require(library: str, what: str) -> None:
     """Check that an optional library is there.
 
     Args:
-        library: its name, for pip and for import.
-        what: the feature that needs it.
+        library: Name for pip and for import.
+        what: Feature that needs it.
 
     Raises:
-        ValueError: it is not installed.
+        ValueError: It is not installed.
 
     Example:
         >>> require("torch", "everything")
