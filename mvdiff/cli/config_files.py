@@ -67,12 +67,10 @@ def with_config_paths(arguments: Sequence[str]) -> list[str]:
     True
     """
     resolved: list[str] = []
-    expect_path = False
     for argument in arguments:
-        if expect_path:
+        if resolved and resolved[-1] in ("--config", "-c"):
             argument = str(config_path(argument))
         elif argument.startswith("--config="):
             argument = f"--config={config_path(argument.removeprefix('--config='))}"
-        expect_path = not expect_path and argument in ("--config", "-c")
         resolved.append(argument)
     return resolved
