@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
+from mvdiff.eval.processes import gather_objects
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.samples import to_uint8
@@ -20,14 +21,12 @@ class SaveModelFolder(Callback):
 
     The best is that of the whole run, before and after a resume: `ModelCheckpoint` by itself forgets its scores where
     its folder changes, as it does with each new version of a run.
+
+    Args:
+        dirpath: The model folder; None: `model` in the run's folder.
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
-        """Set the place.
-
-        Args:
-            dirpath: The model folder; None: `model` in the run's folder.
-        """
         self.dirpath = dirpath
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -78,12 +77,8 @@ def run_folder(trainer: Trainer) -> str:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return what each rank passes, as one list on every rank; every rank must call this."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    gathered = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
-    return gathered
+    """Return the values of all ranks, as one list on every rank; every rank must call this."""
+    return gather_objects(value, torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def image_grid(rows: list[Tensor]) -> np.ndarray:
