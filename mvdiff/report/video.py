@@ -55,7 +55,7 @@ def turning_frames(
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1; got {num_frames}. Take more seconds or frames per second.")
     if not -90 <= pitch_deg <= 90:
-        raise ValueError(f"pitch_deg must lie between -90 and 90 degrees; got {pitch_deg}. 0 looks ahead.")
+        raise ValueError(f"pitch_deg must lie between -90 and 90 degrees; got {pitch_deg}.")
     source = torch.from_numpy(np.ascontiguousarray(panorama)).permute(2, 0, 1)
     K = intrinsics_from_fov(float(fov_deg), height, width)[None]
     for i in range(num_frames):
@@ -91,7 +91,7 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
         if frame.shape != size:
             raise ValueError(
                 f"frames of a video must have one size; got {frame.shape[1]} x {frame.shape[0]} beside "
-                f"{size[1]} x {size[0]} pixels, in {path}. Generate the sample again."
+                f"{size[1]} x {size[0]} pixels, in {path}."
             )
         if height is None and width is None:
             yield np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
@@ -101,11 +101,7 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
 
 
 def require_av():
-    """Import PyAV.
-
-    Raises:
-        ModuleNotFoundError: PyAV is not installed.
-    """
+    """Import PyAV; the ModuleNotFoundError says how to install it."""
     try:
         import av
     except ModuleNotFoundError as error:
@@ -134,7 +130,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
     av = require_av()
     path = Path(path)
     if not fps > 0:
-        raise ValueError(f"fps must be above 0; got {fps}. Take 30.")
+        raise ValueError(f"fps must be above 0; got {fps}.")
     temporary = path.with_name(f".{path.name}.tmp")
     size, count = None, 0
     try:
@@ -143,37 +139,27 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
             for frame in frames:
                 if size is None:
                     size = frame.shape
-                    check_sides(size[0], size[1])
-                    _describe(stream, size[0], size[1])
+                    _describe(stream, *size[:2])
                 if frame.shape != size:
-                    raise ValueError(f"frames must have one size; got {frame.shape} beside {size}. Resize them.")
+                    raise ValueError(f"frames must have one size; got {frame.shape} beside {size}.")
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
                 count += 1
             if not count:
-                raise ValueError(f"frames must hold at least one; got none, for {path}. Generate the sample again.")
+                raise ValueError(f"frames must hold at least one; got none, for {path}.")
             container.mux(stream.encode())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(
-            f"--out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
-        ) from error
+        raise OSError(f"--out must be a file that can be written; got {path} ({error.strerror or error}).") from error
     finally:
         temporary.unlink(missing_ok=True)
     return count
 
 
-def check_sides(height: int, width: int) -> None:
-    """Raise ValueError if a side is odd or too small: yuv420p halves the colour resolution each way."""
-    if height < 2 or width < 2 or height % 2 or width % 2:
-        raise ValueError(
-            f"height and width of a video must be even; got {height} and {width}. "
-            f"Use {max(2, height + height % 2)} and {max(2, width + width % 2)}."
-        )
-
-
 def _describe(stream, height: int, width: int) -> None:
-    """Set size, pixel format, quality and colour space of a stream."""
+    """Set size, pixel format, quality and colour space of a stream; yuv420p halves the colour resolution each way."""
+    if height < 2 or width < 2 or height % 2 or width % 2:
+        raise ValueError(f"height and width of a video must be even; got {height} and {width}.")
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     stream.options = {"crf": str(QUALITY), "preset": "medium"}
     context = stream.codec_context
