@@ -22,16 +22,13 @@ OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 def rig_batch(
     rig: Rig, prompts: list[list[str]], sample_ids: Sequence[str] | None = None, **fields: Any
 ) -> MultiViewBatch:
-    """Make a batch of B samples of a rig's views.
+    """Make a batch of B samples of a rig's V views from B lists of V prompts.
 
     Args:
-        rig: The V views.
-        prompts: B lists of V prompts.
-        sample_ids: B names; default their places "0", "1", ...
+        rig: The views.
+        prompts: One list per sample.
+        sample_ids: See `named_samples`.
         **fields: More fields of the batch, such as `images` and `known`; images are zeros by default.
-
-    Raises:
-        ValueError: There is not one name per sample.
     """
     K, R = (camera.expand(len(prompts), *camera.shape) for camera in rig.cameras())
     cameras = MultiViewBatch.from_cameras(K, R, rig.height, rig.width)
@@ -39,11 +36,7 @@ def rig_batch(
 
 
 def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:
-    """Return one name per sample; default their places.
-
-    Raises:
-        ValueError: There are more or fewer names than samples.
-    """
+    """Return one name per sample, by default their places; raise ValueError for more or fewer names than samples."""
     if sample_ids is None:
         return [str(i) for i in range(count)]
     if len(sample_ids) != count:

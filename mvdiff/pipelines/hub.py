@@ -41,7 +41,7 @@ def upload_model_folder(
     private: bool | None = None,
     token: str | bool | None = None,
     create_pr: bool = False,
-) -> str:
+) -> None:
     """Upload a model folder, model card included; the repository is made where there is none.
 
     Args:
@@ -52,9 +52,6 @@ def upload_model_folder(
         token: Token of the hub; default the one that `hf auth login` saved.
         create_pr: Open a pull request in place of a commit.
 
-    Returns:
-        The address of the commit or pull request.
-
     Raises:
         OSError: The hub cannot be reached or does not allow it.
     """
@@ -62,7 +59,7 @@ def upload_model_folder(
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         message = commit_message or "Upload model folder"
-        return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr))
+        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr)
     except Exception as error:  # what a network can do wrong has no narrower name in every version of the client
         reason = str(error).strip().partition("\n")[0]
         raise OSError(

@@ -18,11 +18,7 @@ class PromptEntry:
 
 
 def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_views: int) -> list[list[str]]:
-    """Bring prompts into one form: a list of samples, each a list of one text per view.
-
-    Args:
-        prompt: See `MVDiffusionPanoramaPipeline.__call__`.
-        num_views: Number of views.
+    """Bring prompts, see `MVDiffusionPanoramaPipeline`, into one form: a list of samples, each with one text per view.
 
     Raises:
         ValueError: There are no prompts, or a sample has fewer or more prompts than views.
@@ -49,11 +45,7 @@ def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_vi
 
 
 def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_views: int) -> list[str]:
-    """Bring a negative prompt into one form: one text per view.
-
-    Args:
-        negative_prompt: One text for all views, a list of one per view, or None for the empty prompt.
-        num_views: Number of views.
+    """Bring a negative prompt (one text, a list of one per view, or None for the empty prompt) into one text per view.
 
     Raises:
         ValueError: It is something else, or there are fewer or more texts than views.

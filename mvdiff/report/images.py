@@ -27,15 +27,10 @@ def checked_image(name: str, image: object) -> np.ndarray:
 
 
 def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "covered") -> np.ndarray:
-    """Fill what no view covers with neutral grey.
-
-    Args:
-        image: [H, W, 3] uint8 panorama.
-        covered: [H, W] bool, True where content is; None means everywhere.
-        name: Name of the mask in error texts.
+    """Fill the parts of a panorama [H, W, 3] uint8 that no view covers with neutral grey.
 
     Raises:
-        ValueError: The mask has another size than the image.
+        ValueError: The mask [H, W] bool (None: all is covered) has another size; the text calls it by `name`.
     """
     if covered is None:
         return image

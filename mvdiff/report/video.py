@@ -35,19 +35,9 @@ def turning_frames(
     pitch_deg: float = 0.0,
     yaw_deg: float = 0.0,
 ) -> Iterator[np.ndarray]:
-    """Turn a camera to the right once around in a panorama; the frames loop.
+    """Turn a camera to the right once around in a panorama [H, 2 H, 3] uint8; the frames [h, w, 3] uint8 loop.
 
-    Args:
-        panorama: [H, 2 H, 3] uint8 equirectangular.
-        num_frames: Frames of the whole turn.
-        height: Rows h of a frame.
-        width: Columns w of a frame.
-        fov_deg: Horizontal field of view, degrees.
-        pitch_deg: Pitch of the camera, up positive, degrees.
-        yaw_deg: Yaw of the first frame, right positive, degrees.
-
-    Yields:
-        [h, w, 3] uint8 frames.
+    Angles are in degrees: the horizontal field of view, the pitch upwards, the yaw of the first frame to the right.
 
     Raises:
         ValueError: The field of view, the pitch or the number of frames is out of range.
@@ -71,15 +61,9 @@ def panorama_picture(sample: Sample) -> np.ndarray:
 
 
 def recorded_frames(sample: Sample, height: int | None = None, width: int | None = None) -> Iterator[np.ndarray]:
-    """Read the frames of a recording, in order, one at a time.
+    """Read the frames [h, w, 3] uint8 of a recording, in order, one at a time.
 
-    Args:
-        sample: The recording.
-        height: Rows h of the video's frames; default: the frames' own, with the last row repeated if they are odd.
-        width: Columns w, likewise.
-
-    Yields:
-        [h, w, 3] uint8 frames, of even sides unless sides were given.
+    A side that is not given is the frames' own, with the last row or column repeated if it is odd.
 
     Raises:
         ValueError: An image cannot be read, or is of another size than the first.
@@ -112,15 +96,9 @@ def require_av():
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> int:
-    """Write an MP4 (H.264, yuv420p, BT.709) that browsers play; an error leaves no file.
+    """Write frames [h, w, 3] uint8 as an MP4 (H.264, yuv420p, BT.709) that browsers play; return their number.
 
-    Args:
-        path: The file; an older one is replaced.
-        frames: [h, w, 3] uint8, of one size with even sides.
-        fps: Frames per second.
-
-    Returns:
-        Number of frames.
+    An older file is replaced; an error leaves no file.
 
     Raises:
         ValueError: A side is odd, sizes differ, or there is no frame.

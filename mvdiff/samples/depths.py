@@ -15,11 +15,7 @@ MAX_DEPTH = 65.535
 
 
 def to_millimetres(depths: Tensor | np.ndarray, where: str) -> np.ndarray:
-    """Round z-depths in metres to uint16 millimetres.
-
-    Args:
-        depths: [..., H, W] float, metres; 0 or not finite = none.
-        where: Named in errors.
+    """Round z-depths [..., H, W] in metres (0 or not finite = none) to uint16 millimetres; errors name `where`.
 
     Raises:
         ValueError: A depth is negative, or more than 16 bits hold.

@@ -11,14 +11,10 @@ _MAX_SIDE = 1 << 16
 
 
 def check_record(values: Mapping[str, Any], where: str) -> None:
-    """Check every field of a record that has its keys; a field that may be left out is not asked for.
-
-    Args:
-        values: What `mvdiff.samples.SampleRecord` is made of.
-        where: The file, named in errors.
+    """Check every field of a `mvdiff.samples.SampleRecord` that is there.
 
     Raises:
-        ValueError: A field is of the wrong kind, or contradicts another; the text names it.
+        ValueError: A field is of the wrong kind, or contradicts another; the text names it and the file, `where`.
 
     Example:
         >>> check_record({"sample_id": "room", "prompts": ["a sofa"], "seed": "a"}, "room/sample.json")

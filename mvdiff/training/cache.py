@@ -73,19 +73,10 @@ class TensorCache:
 def cached_text(
     cache: TensorCache | None, encoder: str, encode: Callable[[list[str]], Tensor], prompts: Sequence[str]
 ) -> Tensor:
-    """Encode prompts, each new one once where there is a cache.
+    """Encode N prompts into [N, L, D]: in one batch, or each new one once where there is a cache (then on the CPU).
 
     With a cache every prompt is encoded alone, so that its embedding does not depend on its neighbours in the batch
-    that met it first.
-
-    Args:
-        cache: Cache, or None to encode all of them now, in one batch.
-        encoder: Name of the encoder: the base's weights and precision.
-        encode: List of N prompts -> [N, L, D].
-        prompts: N texts.
-
-    Returns:
-        [N, L, D] embeddings; from a cache on the CPU.
+    that met it first. `encoder` names the base's weights and precision.
     """
     if cache is None:
         return encode(list(prompts))

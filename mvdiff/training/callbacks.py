@@ -82,14 +82,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def image_grid(rows: list[Tensor]) -> np.ndarray:
-    """Lay out samples below each other, their views side by side.
-
-    Args:
-        rows: Per sample [V, 3, H, W] in [-1, 1]; all of one size.
-
-    Returns:
-        [rows * H, V * W, 3] uint8.
-    """
+    """Lay out samples [V, 3, H, W] in [-1, 1] below each other, views side by side: [rows * H, V * W, 3] uint8."""
     strips = [to_uint8(views).permute(2, 0, 3, 1).flatten(1, 2) for views in rows]
     width = max(strip.shape[1] for strip in strips)
     strips = [torch.nn.functional.pad(strip, (0, 0, 0, width - strip.shape[1])) for strip in strips]
@@ -97,13 +90,9 @@ def image_grid(rows: list[Tensor]) -> np.ndarray:
 
 
 def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path) -> None:
-    """Give an image to every logger that takes images, or write it as a file where none does; first rank only.
+    """Give an image [H, W, 3] uint8 to every logger that takes images; first rank only.
 
-    Args:
-        trainer: The trainer, for its loggers and step.
-        tag: Name, for example "val/samples".
-        image: [H, W, 3] uint8.
-        folder: The run's folder, for the file `images/<tag>_<step>.png`.
+    Where no logger does, write it to `images/<tag>_<step>.png` in the run's folder.
     """
     if not trainer.is_global_zero:
         return

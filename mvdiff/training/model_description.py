@@ -101,13 +101,7 @@ class DescribedModule(SampleWritingModule):
         state_dict: dict[str, Tensor] | None = None,
         record: TrainingRecord | None = None,
     ) -> None:
-        """Write the trained part as a model folder.
-
-        Args:
-            folder: Where to.
-            state_dict: Weights as in a checkpoint; None for the module's present ones.
-            record: How these weights were trained, for the model card; None: as the module stands now.
-        """
+        """Write weights as in a checkpoint as a model folder, by default the module's present ones and their record."""
         adapter = MultiViewAdapter.from_config(self.adapter.config)
         prefix = f"{self.trained_part}."
         weights = self.state_dict() if state_dict is None else state_dict

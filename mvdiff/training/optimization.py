@@ -42,12 +42,7 @@ def configure_optimizers(
 
 
 def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:
-    """Return the number of batches of one optimizer step.
-
-    Args:
-        total_batch_size: Samples of one optimizer step, over all devices.
-        batch_size: Samples in one device's batch.
-        world_size: Devices times nodes.
+    """Return the number of batches of one optimizer step of `total_batch_size` samples over all devices and nodes.
 
     Raises:
         ValueError: The total is not a multiple of the samples of one batch on every device.

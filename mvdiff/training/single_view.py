@@ -257,15 +257,7 @@ class SingleViewModule(TrainedPartModule):
 
     @torch.no_grad()
     def generate(self, batch: MultiViewBatch, views: Tensor) -> Tensor:
-        """Generate views from their prompts, noise keyed on (seed, place in the list).
-
-        Args:
-            batch: Prompts, image size, and what the task's condition takes of it.
-            views: [N] which of its B x V views.
-
-        Returns:
-            `[N, 3, H, W]` in [-1, 1].
-        """
+        """Generate N of B x V views, with noise keyed by (seed, place in `views`): [N, 3, H, W] in [-1, 1]."""
         batch, count = self.task.single_views(batch, self.seed), len(views)
         latents = self.inputs.latents(batch)
         noise = [view_noise(self.seed, i, num_views=1, shape=latents.shape[2:])[0] for i in range(count)]
