@@ -211,7 +211,7 @@ def test_broken_folders_are_named(tmp_path):
         (
             SampleRecord("room/1", ["a"] * 3, rig=RIG.to_dict()),
             views(3),
-            r"rig must have as many views as the sample \(3\); got 4, in sample 'room/1'\. Describe",
+            r"rig must have as many views as the sample \(3\); got 4, in sample 'room/1'",
         ),
     ],
 )
