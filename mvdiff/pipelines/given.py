@@ -161,21 +161,17 @@ def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
                 f"{list(picture.shape)}, of {name}. Put the channels last and scale to 0..255."
             )
         picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
-    if isinstance(picture, Image.Image):
-        source = nullcontext(picture)
-    elif isinstance(picture, str | Path):
-        path = Path(picture)
-        if not path.is_file():
-            found = "a folder" if path.is_dir() else "not there"
-            raise FileNotFoundError(f"image must be a file; got {path}, which is {found}.")
-        source = None
-    else:
+    is_path = isinstance(picture, str | Path)
+    if is_path and not Path(picture).is_file():
+        found = "a folder" if Path(picture).is_dir() else "not there"
+        raise FileNotFoundError(f"image must be a file; got {picture}, which is {found}.")
+    if not is_path and not isinstance(picture, Image.Image):
         raise ValueError(
             f"image must be a file, a PIL image, a uint8 array or a float tensor; got {type(picture).__name__}, of "
             f"{name}."
         )
     try:
-        with Image.open(picture) if source is None else source as opened:
+        with Image.open(picture) if is_path else nullcontext(picture) as opened:
             return _from_pil(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "no image" if isinstance(error, UnidentifiedImageError) else f"one that cannot be decoded: {error}"

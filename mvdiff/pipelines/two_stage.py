@@ -15,7 +15,7 @@ the last key frames, so memory does not grow with the sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -109,43 +109,27 @@ def generate_sequence(
             f"{str(sampling.negative_prompt)[:200]}."
         )
 
-    def generate(batch: MultiViewBatch) -> Tensor:
-        images = pipeline.generate(batch, sampling, seed=seed, controls=controls).images
-        return to_uint8(images.movedim(-3, -1))
+    calls = [parts[start : start + batch_size] for parts in rounds for start in range(0, len(parts), batch_size)]
 
-    def prompt_of(position: int) -> str:
-        return sequence.prompt(position) if prompt is None else prompt
+    def generated() -> Iterator[GeneratedFrame]:
+        keys, pictures = set(sequence.key_positions), {}
+        for parts in calls:
+            read = [[sequence.frame(position) for position in part.positions] for part in parts]
+            prompts = [[sequence.prompt(p) if prompt is None else prompt for p in part.positions] for part in parts]
+            rows = zip(parts, read, prompts, strict=True)
+            batch = MultiViewBatch.collate([_sample(*row, pictures, sample_id or sequence.name) for row in rows])
+            images = pipeline.generate(batch, sampling, seed=seed, controls=controls).images
+            for part, frames, views in zip(parts, read, to_uint8(images.movedim(-3, -1)), strict=True):
+                for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
+                    if position in part.given:
+                        continue
+                    if position in keys:
+                        pictures[position] = image
+                    yield GeneratedFrame(position, frame, image)
+            for position in sorted(pictures)[: -num_views - 1]:
+                del pictures[position]
 
-    together = [parts[start : start + batch_size] for parts in rounds for start in range(0, len(parts), batch_size)]
-    return _generate(generate, sequence, together, sample_id or sequence.name, prompt_of, num_views)
-
-
-def _generate(
-    generate: Callable[[MultiViewBatch], Tensor],
-    sequence: FrameSequence,
-    calls: Sequence[Sequence[Part]],
-    sample_id: str,
-    prompt_of: Callable[[int], str],
-    remembered: int,
-) -> Iterator[GeneratedFrame]:
-    keys, pictures = set(sequence.key_positions), {}
-    for parts in calls:
-        read = [[sequence.frame(position) for position in part.positions] for part in parts]
-        batch = MultiViewBatch.collate(
-            [
-                _sample(part, frames, pictures, [prompt_of(position) for position in part.positions], sample_id)
-                for part, frames in zip(parts, read, strict=True)
-            ]
-        )
-        for part, frames, views in zip(parts, read, generate(batch), strict=True):
-            for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
-                if position in part.given:
-                    continue
-                if position in keys:
-                    pictures[position] = image
-                yield GeneratedFrame(position, frame, image)
-        for position in sorted(pictures)[: -remembered - 1]:
-            del pictures[position]
+    return generated()
 
 
 def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_overlap: int) -> list[list[Part]]:
@@ -221,7 +205,7 @@ def first_frames(sequence: FrameSequence, num_frames: int) -> FrameSequence:
 
 
 def _sample(
-    part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompts: list[str], sample_id: str
+    part: Part, frames: Sequence[Frame], prompts: list[str], pictures: Mapping[int, Tensor], sample_id: str
 ) -> dict[str, Any]:
     """Join the frames of a part as `MultiViewBatch.collate` takes them; only what was generated is given."""
     depths = torch.stack([frame.depths for frame in frames])
