@@ -58,8 +58,8 @@ def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_view
         return [negative_prompt or ""] * num_views
     if not isinstance(negative_prompt, Sequence) or not all(isinstance(text, str) for text in negative_prompt):
         raise ValueError(
-            "negative_prompt must be one text for all views, or a list of one text per view, the same for all samples; "
-            f"got {str(negative_prompt)[:200]}."
+            "negative_prompt must be one text for all views, or a list of one text per view; got "
+            f"{str(negative_prompt)[:200]}."
         )
     if len(negative_prompt) != num_views:
         raise ValueError(
