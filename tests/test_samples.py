@@ -211,7 +211,7 @@ def test_broken_folders_are_named(tmp_path):
         (
             SampleRecord("room/1", ["a"] * 3, rig=RIG.to_dict()),
             views(3),
-            r"rig must have as many views as the sample \(3\); got 4, in sample 'room/1'\. Describe",
+            r"rig must have as many views as the sample \(3\); got 4, in sample 'room/1'",
         ),
     ],
 )
@@ -289,8 +289,7 @@ def test_a_record_that_contradicts_itself_is_named(tmp_path, changes, message):
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
     with pytest.raises(ValueError, match=message) as caught:
         read_sample(tmp_path / "s")
-    assert f", in {path}. Correct " in str(caught.value)
-    assert str(caught.value).endswith(", or generate the sample again.")
+    assert f", in {path}." in str(caught.value)
 
 
 def broken_chunk(png: bytes) -> bytes:
@@ -325,5 +324,5 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path, monkeypatch):
 def test_prompts_in_another_encoding_are_named(tmp_path):
     upstream_folder(tmp_path / "s")
     (tmp_path / "s" / "prompt.txt").write_bytes("a caf\xe9".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"prompt\.txt must be UTF-8 text; got .*s/prompt\.txt\. Save it as UTF-8\."):
+    with pytest.raises(ValueError, match=r"prompt\.txt must be UTF-8 text; got .*s/prompt\.txt\."):
         read_sample(tmp_path / "s")

@@ -16,11 +16,8 @@ def config_path(name: str | Path) -> Path:
 
     A file that exists wins over a packaged one of the same name.
 
-    Args:
-        name: For example `my_run.yaml`, `configs/pano.yaml`, `pano.yaml` or `overlay/smoke.yaml`.
-
     Raises:
-        FileNotFoundError: When neither exists; the text lists the packaged ones.
+        FileNotFoundError: Neither exists; the text lists the packaged ones.
 
     >>> config_path("pano.yaml").is_file()
     True
@@ -39,14 +36,7 @@ def config_path(name: str | Path) -> Path:
 
 
 def open_data(names: Sequence[str | Path], split: str):
-    """Open one split of the data section of a run's configs, later ones over earlier ones.
-
-    Args:
-        names: As for `config_path`.
-        split: "train", "val" or "test".
-
-    Returns:
-        A `mvdiff.eval.sources.DataSource`.
+    """Open a split ("train", "val", "test") of the data section of configs (see `config_path`), later ones on top.
 
     Raises:
         FileNotFoundError: A config does not exist.
@@ -67,12 +57,10 @@ def with_config_paths(arguments: Sequence[str]) -> list[str]:
     True
     """
     resolved: list[str] = []
-    expect_path = False
     for argument in arguments:
-        if expect_path:
+        if resolved and resolved[-1] in ("--config", "-c"):
             argument = str(config_path(argument))
         elif argument.startswith("--config="):
             argument = f"--config={config_path(argument.removeprefix('--config='))}"
-        expect_path = not expect_path and argument in ("--config", "-c")
         resolved.append(argument)
     return resolved

@@ -25,7 +25,7 @@ def add_parser(subparsers) -> None:
     add("--task", choices=TASKS, required=True, help="what it does; depth-single-view (stage 1) becomes a base")
     add("--out", type=Path, required=True, metavar="DIR", help="the model folder (or base) to write")
     add("--base", metavar="ID", help="hub id or folder of the base it was trained on (default: the paper's)")
-    add("--revision", help="of a hub base")
+    add("--revision", help="revision of a hub base")
     add("--save_base", type=Path, metavar="DIR", help="write the base inside the file here, and use it")
     add("--height", type=int, help="rows of the views (default: 512, depth 192)")
     add("--width", type=int, help="columns of the views (default: 512, depth 256)")

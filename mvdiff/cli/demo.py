@@ -25,15 +25,12 @@ def add_parser(subparsers) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Open the model, serve the page until it is interrupted; return the exit status."""
-    from mvdiff.demo.page import build_page, launch_settings, require_gradio
+    from mvdiff.demo.page import Defaults, build_page, launch_settings, require_gradio
 
     if args.port is not None and not 1 <= args.port <= 65535:
-        raise ValueError(f"--port must lie between 1 and 65535; got {args.port}. Leave it out for the first free one.")
+        raise ValueError(f"--port must lie between 1 and 65535; got {args.port}.")
     gr = require_gradio()
     usable_device(args.device)  # before a model is downloaded
-
-    from mvdiff.demo.page import Defaults
-
     toy = Defaults("a red sofa in the middle, white walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
     defaults = toy if args.model.startswith("mvdiff://") else Defaults()
     page = build_page(open_pipeline(_kind(args.model, args.revision), args), args.model, defaults)
@@ -43,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         port = "none from 7860 on" if args.port is None else args.port
         raise ValueError(
             f"--port must be free, and --host an address of this machine; got {port} on {args.host}, which cannot be "
-            "served. Give another --port or --host."
+            "served."
         ) from error
     print(f"{address} shows the page; stop with Ctrl-C", flush=True)
     page.block_thread()
@@ -51,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _kind(model: str, revision: str | None):
-    """Return the pipeline of a model's task; that of panoramas says itself what is wrong with a model of another."""
+    """Return the pipeline of a model's task; that of panoramas refuses models of other tasks."""
     from mvdiff.class_paths import resolve_class
     from mvdiff.pipelines.base import MultiViewPipeline
     from mvdiff.pipelines.model_folder import model_location, read_model_info

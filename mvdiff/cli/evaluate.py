@@ -21,12 +21,8 @@ def add_parser(subparsers) -> None:
     add("--generated", type=Path, metavar="DIR", help="samples to score (left out: the ground truth itself is scored)")
     truth = parser.add_mutually_exclusive_group()
     truth.add_argument("--reference", type=Path, metavar="DIR", help="ground truth: folder of samples")
-    truth.add_argument(
-        "--config",
-        action="append",
-        metavar="YAML",
-        help="ground truth: the views of the data section of this run (repeat for overlays)",
-    )
+    config_help = "ground truth: the views of the data section of this run (repeat for overlays)"
+    truth.add_argument("--config", action="append", metavar="YAML", help=config_help)
     add("--split", default="test", choices=("train", "val", "test"), help="split of --config (default: %(default)s)")
     add("--out", type=Path, metavar="FILE", help="write the results as JSON")
     add(
@@ -45,10 +41,7 @@ def add_parser(subparsers) -> None:
     add("--toy_features", metavar="DIR", help="toy feature network (default: the packaged one)")
     add("--truth", metavar="JSON", help="what each view shows, by sample id, for caption_agreement")
     add(
-        "--judge_heads",
-        nargs="+",
-        metavar="HEAD",
-        help="what caption_agreement asks, e.g. object colour (default: all)",
+        "--judge_heads", nargs="+", metavar="HEAD", help="heads of caption_agreement, e.g. object colour (default: all)"
     )
     add("--overlap_size", type=int, default=1024, help="image height for overlap PSNR, 0: as is (default: %(default)s)")
     add("--overlap_pairs", default="adjacent", choices=("adjacent", "overlapping"), help="(default: %(default)s)")
@@ -62,7 +55,7 @@ def add_parser(subparsers) -> None:
     add("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
     add("--batch_size", type=int, default=32, help="images per forward pass (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
-    add("--seed", type=int, default=0, help="of orders and resamples (default: %(default)s)")
+    add("--seed", type=int, default=0, help="seed of orders and resamples (default: %(default)s)")
     add("--num_resamples", type=int, default=1000, help="bootstrap resamples (default: %(default)s)")
 
 
@@ -122,16 +115,9 @@ def _run(args: argparse.Namespace, distributed: bool) -> int:
                 tasks[which] = bar.add_task(which, total=total)
             bar.advance(tasks[which])
 
-        results = evaluate(
-            generated,
-            reference,
-            args.metrics or PAPER_METRICS,
-            settings,
-            read_rig(args.rig),
-            advance if first else None,
-            args.num_workers,
-            distributed,
-        )
+        progress = advance if first else None
+        how = (args.metrics or PAPER_METRICS, settings, read_rig(args.rig), progress, args.num_workers, distributed)
+        results = evaluate(generated, reference, *how)
     if not first:
         return 0
     if args.out is not None:

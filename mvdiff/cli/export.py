@@ -15,16 +15,12 @@ def add_parser(subparsers) -> None:
         "prompt prefix, a model card and the name of the base, whose own weights stay where they are.",
         epilog="example: mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
     )
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
-    parser.add_argument("--no_ema", action="store_true", help="take the last weights rather than their average")
-    parser.add_argument("--overwrite", action="store_true", help="replace an earlier model folder")
-    parser.add_argument(
-        "--results",
-        type=Path,
-        metavar="FILE",
-        help="a results.json of `mvdiff test`, for the model card",
-    )
+    add = parser.add_argument
+    add("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
+    add("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
+    add("--no_ema", action="store_true", help="take the last weights rather than their average")
+    add("--overwrite", action="store_true", help="replace an earlier model folder")
+    add("--results", type=Path, metavar="FILE", help="a results.json of `mvdiff test`, for the model card")
     add_plugin_option(parser)
 
 

@@ -24,109 +24,77 @@ _LESS_MEMORY = {"generate": f"Take {_OPTIONS}", "demo": f"Take {_OPTIONS}", "tra
 
 
 class Command(NamedTuple):
-    """One command of the overview: its group, name, module under `mvdiff.cli`, one line of help and an example."""
+    """One command of the overview: its name, one line of help, an example, and its module under `mvdiff.cli`."""
 
-    group: str
     name: str
-    module: str
     help: str
     example: str
+    module: str
 
 
-COMMANDS = (
-    Command(
-        "Start here",
-        "quickstart",
-        "quickstart",
-        "toy data, training, panoramas, scores and a report in minutes, without a GPU",
-        "mvdiff quickstart",
+def _command(help: str, example: str, module: str | None = None) -> Command:
+    name = example.split()[1]
+    return Command(name, help, example, module or name)
+
+
+GROUPS = {
+    "Start here": (
+        _command("toy data, training, panoramas, scores and a report in minutes, without a GPU", "mvdiff quickstart"),
     ),
-    Command(
-        "Data",
-        "data",
-        "data",
-        "make, split and check data sets",
-        "mvdiff data check data/mp3d_skybox",
+    "Data": (_command("make, split and check data sets", "mvdiff data check data/mp3d_skybox"),),
+    "Train": (
+        _command("train a model from a YAML file", "mvdiff fit --config pano.yaml", "train"),
+        _command(
+            "held-out loss and overlap PSNR of a checkpoint",
+            "mvdiff validate --config pano.yaml --ckpt_path last.ckpt",
+            "train",
+        ),
+        _command(
+            "generate the test split and score it", "mvdiff test --config pano.yaml --ckpt_path best.ckpt", "train"
+        ),
+        _command(
+            "generate a data set's panoramas on any number of devices",
+            "mvdiff predict --config pano.yaml --ckpt_path best.ckpt",
+            "train",
+        ),
     ),
-    Command("Train", "fit", "train", "train a model from a YAML file", "mvdiff fit --config pano.yaml"),
-    Command(
-        "Train",
-        "validate",
-        "train",
-        "held-out loss and overlap PSNR of a checkpoint",
-        "mvdiff validate --config pano.yaml --ckpt_path last.ckpt",
+    "Generate": (
+        _command(
+            "panoramas from prompts, frames of a scene from depth and poses",
+            'mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
+        ),
+        _command("turn a training checkpoint into a model folder", "mvdiff export last.ckpt --out model"),
+        _command(
+            "published checkpoints to model folders, and back",
+            "mvdiff convert upstream pano.ckpt --task panorama --out model",
+        ),
     ),
-    Command(
-        "Train",
-        "test",
-        "train",
-        "generate the test split and score it",
-        "mvdiff test --config pano.yaml --ckpt_path best.ckpt",
+    "Mesh": (
+        _command(
+            "fuse a sample's or a recording's frames into a coloured mesh",
+            "mvdiff mesh out/scene0707_00 --out mesh.glb",
+        ),
     ),
-    Command(
-        "Train",
-        "predict",
-        "train",
-        "generate a data set's panoramas on any number of devices",
-        "mvdiff predict --config pano.yaml --ckpt_path best.ckpt",
+    "Score": (
+        _command(
+            "FID, Inception Score, CLIP score and overlap PSNR of sample folders",
+            "mvdiff evaluate --generated out --reference truth --out results.json",
+        ),
     ),
-    Command(
-        "Generate",
-        "generate",
-        "generate",
-        "panoramas from prompts, frames of a scene from depth and poses",
-        'mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
+    "Look": (
+        _command(
+            "one page of samples, scores and meshes, methods side by side", "mvdiff report out other --out report.html"
+        ),
+        _command(
+            "a camera that turns in a panorama, or the frames of a recording, as MP4",
+            "mvdiff video out/0000 --out video.mp4",
+        ),
+        _command(
+            "generate in the browser, from a page on this machine", "mvdiff demo --model runs/pano/version_0/model"
+        ),
     ),
-    Command(
-        "Generate",
-        "export",
-        "export",
-        "turn a training checkpoint into a model folder",
-        "mvdiff export last.ckpt --out model",
-    ),
-    Command(
-        "Generate",
-        "convert",
-        "convert",
-        "published checkpoints to model folders, and back",
-        "mvdiff convert upstream pano.ckpt --task panorama --out model",
-    ),
-    Command(
-        "Mesh",
-        "mesh",
-        "mesh",
-        "fuse a sample's or a recording's frames into a coloured mesh",
-        "mvdiff mesh out/scene0707_00 --out mesh.glb",
-    ),
-    Command(
-        "Score",
-        "evaluate",
-        "evaluate",
-        "FID, Inception Score, CLIP score and overlap PSNR of sample folders",
-        "mvdiff evaluate --generated out --reference truth --out results.json",
-    ),
-    Command(
-        "Look",
-        "report",
-        "report",
-        "one page of samples, scores and meshes, methods side by side",
-        "mvdiff report out other --out report.html",
-    ),
-    Command(
-        "Look",
-        "video",
-        "video",
-        "a camera that turns in a panorama, or the frames of a recording, as MP4",
-        "mvdiff video out/0000 --out video.mp4",
-    ),
-    Command(
-        "Look",
-        "demo",
-        "demo",
-        "generate in the browser, from a page on this machine",
-        "mvdiff demo --model runs/pano/version_0/model",
-    ),
-)
+}
+COMMANDS = tuple(command for commands in GROUPS.values() for command in commands)
 
 
 def overview() -> str:
@@ -136,22 +104,16 @@ def overview() -> str:
     True
     """
     lines = ["mvdiff: train, run and score multi-view diffusion models", ""]
-    group = None
-    for command in COMMANDS:
-        if command.group != group:
-            group = command.group
-            lines.append(f"{group}:")
-        lines.append(f"  {command.name:<11} {command.help}")
-        lines.append(f"  {'':<11} $ {command.example}")
+    for group, commands in GROUPS.items():
+        lines.append(f"{group}:")
+        for command in commands:
+            lines += [f"  {command.name:<11} {command.help}", f"  {'':<11} $ {command.example}"]
     lines += ["", "mvdiff COMMAND --help explains a command; --debug (or MVDIFF_DEBUG=1) shows tracebacks."]
     return "\n".join(lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status.
-
-    Args:
-        argv: Arguments after the program's name; default `sys.argv[1:]`.
+    """Run the command line, by default of `sys.argv`.
 
     Returns:
         0 on success, 1 after a user's error (one line on stderr). argparse exits with 2 on wrong options.

@@ -19,13 +19,8 @@ def add_parser(subparsers) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="a sample folder, or a scene in any layout")
     add_data_option(parser)
-    add(
-        "--out",
-        type=Path,
-        required=True,
-        metavar="FILE",
-        help="mesh.ply (axes of the poses) or mesh.glb (y up, opens in 3D viewers and browsers)",
-    )
+    out_help = "mesh.ply (axes of the poses) or mesh.glb (y up, opens in 3D viewers and browsers)"
+    add("--out", type=Path, required=True, metavar="FILE", help=out_help)
     add("--voxel_size", type=float, metavar="M", help="side of a voxel in metres (default: 0.02)")
     add("--truncation", type=float, metavar="M", help="how thick a surface is kept (default: 3 voxels)")
     add("--max_depth", type=float, metavar="M", help="leave out what is farther away (default: 8)")

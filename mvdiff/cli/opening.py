@@ -1,4 +1,4 @@
-"""How commands open a model: where its parts lie, on which device, in which precision, with which memory switches."""
+"""Open a model for a command: places of its parts, device, precision, memory switches."""
 
 import argparse
 
@@ -7,7 +7,7 @@ OFFLOADS = ("model", "sequential")
 
 
 def add_plugin_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--plugin`, which every command has that opens a model; `mvdiff.cli.main` reads it."""
+    """Add `--plugin` to a command that opens a model; `mvdiff.cli.main` reads it."""
     parser.add_argument(
         "--plugin",
         action="append",
@@ -18,7 +18,7 @@ def add_plugin_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add what `open_pipeline` reads beside `--model`."""
+    """Add the options that `open_pipeline` reads beside `--model`."""
     add_plugin_option(parser)
     add = parser.add_argument
     add("--revision", metavar="NAME", help="branch, tag or commit of a --model on the hub")
@@ -26,7 +26,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
     add("--scheduler", metavar="NAME", help="any diffusers scheduler, as DPMSolverMultistep (default: the model's)")
     add("--device", help="as cuda, cuda:1 or cpu (default: cuda where there is one)")
-    add("--dtype", choices=DTYPES, default="float32", help="of the weights (default: %(default)s)")
+    add("--dtype", choices=DTYPES, default="float32", help="weight precision (default: %(default)s)")
     memory = parser.add_argument_group("memory", "what takes less of it, and more time (docs/memory.md)")
     add = memory.add_argument
     add("--cpu_offload", choices=OFFLOADS, help="weights on the GPU only while a model, or a layer, runs")
@@ -60,10 +60,7 @@ def open_pipeline(kind, args: argparse.Namespace):
 
     device = usable_device(args.device)
     if device.type == "cpu" and args.cpu_offload is not None:
-        raise ValueError(
-            f"--cpu_offload must be left out on a CPU, where there is one memory only; got {args.cpu_offload}. Take "
-            "--views_per_chunk and --vae_slicing."
-        )
+        raise ValueError(f"--cpu_offload must be left out on a CPU, which has one memory only; got {args.cpu_offload}.")
     pipeline = kind.from_pretrained(
         args.model, revision=args.revision, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
     )
@@ -84,7 +81,7 @@ def usable_device(name: str | None):
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
-    except (RuntimeError, AssertionError, ImportError) as error:  # as the device's kind would have it
+    except (RuntimeError, AssertionError, ImportError) as error:  # depends on the kind of device
         here = "cpu or cuda" if torch.cuda.is_available() else "cpu"
         reason = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(
@@ -94,7 +91,7 @@ def usable_device(name: str | None):
 
 
 def with_memory_switches(pipeline, args: argparse.Namespace, device):
-    """Bring a pipeline to a device, with what saves memory switched on as the options say."""
+    """Bring a pipeline to a device, with the memory switches of the options."""
     if args.views_per_chunk is not None:
         pipeline.set_views_per_chunk(args.views_per_chunk)
     if args.vae_slicing:

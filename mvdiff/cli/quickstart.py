@@ -1,4 +1,4 @@
-"""`mvdiff quickstart`: the embedded default, end to end, and those of the other tasks, depth and outpainting."""
+"""`mvdiff quickstart`: toy data, training, samples, scores and a report, for each task."""
 
 import argparse
 

@@ -47,11 +47,7 @@ RENAMED_CLASSES = {
 
 
 def check_names(arguments: Sequence[str]) -> None:
-    """Raise ValueError where YAML files or flags use old names; the text gives the new ones.
-
-    Args:
-        arguments: Of `mvdiff fit` and its like, with paths of files after `--config`.
-    """
+    """Raise ValueError where arguments of `mvdiff fit`, or YAML files among them, use old names; it gives the new."""
     given = list(_given(arguments))
     classes = {section: "mvdiff." for section in ("model", "data")}
     for key, value, _ in given:

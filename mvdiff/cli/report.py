@@ -22,7 +22,7 @@ def add_parser(subparsers) -> None:
         help="a root of sample folders, one sample, what `mvdiff test` wrote, or the results.json of `mvdiff evaluate`",
     )
     add("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
-    add("--names", nargs="+", metavar="NAME", help="of the DIRs (default: the names of their folders)")
+    add("--names", nargs="+", metavar="NAME", help="names of the DIRs (default: the names of their folders)")
     add("--title", help="heading (default: the names)")
     add("--max_samples", type=int, default=12, metavar="N", help="show the first N samples (default: %(default)s)")
     add("--max_views", type=int, default=16, metavar="N", help="show N frames of a recording (default: %(default)s)")
@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     sources = open_sources(args.sources, args.names, read_rig(args.rig))
     first = args.sources[0]
     out = args.out or (first if first.is_dir() else first.parent) / "report.html"
-    check_out(out, (".html",))
+    check_out(out, ".html")
     content = gather(sources, args.mesh, args.max_samples, args.max_views)
     title = args.title or " and ".join(source.method.name for source in sources)
     make_folder(out.parent)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 
 def read_rig(path: Path | None):
-    """Read a rig from a JSON file (as ``rig`` in sample.json), or None.
+    """Read a rig from a JSON file (as `rig` in sample.json), or None.
 
     Raises:
         FileNotFoundError: There is no such file.
@@ -16,14 +16,11 @@ def read_rig(path: Path | None):
     if not path.is_file():
         found = "a folder" if path.is_dir() else "not there"
         raise FileNotFoundError(
-            f"--rig must be a JSON file with views, height, width; got {path}, which is {found}. Correct the path, or "
-            "copy what stands under rig in a sample.json into a file."
+            f"--rig must be a JSON file with views, height, width (rig of a sample.json); got {path}, which is {found}."
         )
     from mvdiff.geometry.cameras import Rig
 
     try:
         return Rig.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(
-            f"--rig must be a JSON file with views, height, width; got {error}, in {path}. Correct the file."
-        ) from error
+        raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error

@@ -38,11 +38,7 @@ class MVDiffCLI(LightningCLI):
     """
 
     def __init__(self, args: Sequence[str]) -> None:
-        """Parse and run.
-
-        Args:
-            args: Arguments without the program's name, first the subcommand.
-        """
+        """Parse and run; `args` begin with the subcommand."""
         # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
@@ -107,9 +103,8 @@ class MVDiffCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         callbacks = trainer_config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        if trainer_config.get("enable_progress_bar") is not False and not any(
-            isinstance(callback, ProgressBar) for callback in callbacks
-        ):
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        if trainer_config.get("enable_progress_bar") is not False and not has_bar:
             callbacks = [*callbacks, RichProgressBar(leave=True)]
         trainer = super().instantiate_trainer(**(kwargs | {"callbacks": callbacks}))
         check_world_size(trainer.world_size, os.environ)
@@ -127,13 +122,7 @@ class MVDiffCLI(LightningCLI):
 
 
 def run_trainer(arguments: Sequence[str]) -> int:
-    """Run one trainer subcommand.
-
-    Args:
-        arguments: The subcommand and its options.
-
-    Returns:
-        The exit status, 0.
+    """Run one trainer subcommand with its options; return the exit status, 0.
 
     Raises:
         ValueError: A setting is unknown or wrong, the model or data refuse one, or the checkpoint is another model's.
@@ -155,16 +144,9 @@ def run_trainer(arguments: Sequence[str]) -> int:
 
 
 def check_checkpoint(path: str, resume: bool) -> None:
-    """Refuse a file that is no training checkpoint.
+    """Raise ValueError where the file of `--ckpt_path` is no training checkpoint, or none to resume from.
 
     Names and places that Lightning looks up itself ("last", a folder, another file system) are left to it.
-
-    Args:
-        path: What `--ckpt_path` says.
-        resume: Whether training shall go on from it.
-
-    Raises:
-        ValueError: The file cannot be read, or was not written by training.
     """
     if not Path(path).is_file():
         return
@@ -172,13 +154,12 @@ def check_checkpoint(path: str, resume: bool) -> None:
     missing = [name for name in needed if name not in read_checkpoint(path, lazy=True)]
     if missing:
         raise ValueError(
-            f"--ckpt_path must be a checkpoint of training; got a file without {', '.join(missing)}: {path}. "
-            "Give a .ckpt file that `mvdiff fit` wrote."
+            f"--ckpt_path must be a checkpoint of training; got a file without {', '.join(missing)}: {path}."
         )
 
 
 def readable(message: str) -> str:
-    """Keep what a parser's error says of the mistake; leave out the types it tried and the values it was given.
+    """Shorten a parser's error to the mistake, without the types it tried and the values it was given.
 
     >>> print(readable("Parser key model:\\n  Errors:\\n    - Option 'sise' is not accepted\\n  Given value: {}"))
     Parser key model: Option 'sise' is not accepted

@@ -19,12 +19,9 @@ def add_parser(subparsers) -> None:
     add = parser.add_argument
     add("source", type=Path, metavar="DIR", help="a sample folder, or a root of them")
     add(
-        "--out",
-        type=Path,
-        metavar="FILE",
-        help="video.mp4; for several samples a folder (default: beside each sample's)",
+        "--out", type=Path, metavar="FILE", help="video.mp4; of several samples a folder (default: that of the samples)"
     )
-    add("--seconds", type=float, default=12.0, help="of the whole turn (default: %(default)s)")
+    add("--seconds", type=float, default=12.0, help="length of the whole turn (default: %(default)s)")
     add("--fps", type=float, help="frames per second (default: 30, of recordings 8)")
     add("--fov", type=float, default=90.0, help="horizontal, degrees (default: %(default)s)")
     add("--pitch", type=float, default=0.0, help="up positive, degrees (default: %(default)s)")
@@ -54,14 +51,13 @@ def run(args: argparse.Namespace) -> int:
             problems.append(str(error))
     if not samples:
         why = f" ({problems[0]})" if problems else ""
-        raise ValueError(f"DIR must hold a complete sample; got none{why}, in {args.source}. Check the path.")
+        raise ValueError(f"DIR must hold a complete sample; got none{why}, in {args.source}.")
     single = args.out is not None and (len(complete) == 1 or args.out.suffix)
     if single:
-        check_out(args.out, (".mp4",))
+        check_out(args.out, ".mp4")
         if len(samples) > 1:
             raise ValueError(
-                f"--out must be a folder where DIR holds several samples ({len(samples)}); got {args.out}. "
-                f"Give a folder, or one sample, as {samples[0].folder}."
+                f"--out must be a folder where DIR holds several samples ({len(samples)}); got {args.out}."
             )
     elif args.out is not None:
         check_folder(args.out)
@@ -80,24 +76,17 @@ def run(args: argparse.Namespace) -> int:
                 problems.append(str(error))
             bar.advance(task)
     if not written:
-        raise ValueError(f"DIR must hold a sample that can be drawn; got none ({problems[0]}). Correct that first.")
+        raise ValueError(f"DIR must hold a sample that can be drawn; got none ({problems[0]}).")
     for problem in problems:
         print(f"left out {problem}")
     return 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Refuse what no sample could be drawn with.
-
-    Raises:
-        ValueError: A number is out of its range.
-    """
     for name, (low, high) in _RANGES.items():
         value = getattr(args, name)
         if value is not None and not low <= value <= high:
-            raise ValueError(
-                f"--{name} must lie between {low} and {high}; got {value:g}. Choose a number between them."
-            )
+            raise ValueError(f"--{name} must lie between {low} and {high}; got {value:g}.")
     low, high = _SIDES
     for name in ("height", "width"):
         value = getattr(args, name)
@@ -107,7 +96,6 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _write(path: Path, sample, args: argparse.Namespace) -> str:
-    """Write one video; say what it is."""
     from mvdiff.cli.out_files import make_folder
     from mvdiff.report.pictures import is_recording
     from mvdiff.report.video import panorama_picture, recorded_frames, turning_frames, write_video

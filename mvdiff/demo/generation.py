@@ -1,4 +1,4 @@
-"""What a visitor asks for, checked, and what comes out of it; knows nothing of the page.
+"""Check and run a visitor's request; knows nothing of the page.
 
 Legend: V views, H W image.
 """
@@ -22,11 +22,7 @@ class Given:
     """The picture that outpainting continues.
 
     Attributes:
-        image: A PIL image, or None while there is none.
-        fov_deg: Its horizontal field of view, degrees.
-        yaw_deg: Where its middle looks, degrees to the right.
-        pitch_deg: Degrees upwards.
-        paste_back: Put its pixels back into the generated views.
+        image: A PIL image, or None while there is none; the other fields are arguments of the pipeline's call.
     """
 
     image: Any = None
@@ -36,31 +32,23 @@ class Given:
     paste_back: bool = True
 
     def arguments(self) -> dict[str, Any]:
-        """Return it as the pipeline takes it, which checks the angles.
-
-        Raises:
-            ValueError: There is no picture, or an angle is missing.
-        """
+        """Return the arguments of the pipeline; raise ValueError where the picture or an angle is missing."""
         if self.image is None:
-            raise ValueError("image must be the picture to continue; got none. Drop a picture into the form.")
+            raise ValueError("image must be the picture to continue; got none.")
         angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
         missing = [name for name, value in angles.items() if value is None]
         if missing:
-            raise ValueError(f"{' and '.join(missing)} must be a number of degrees; got none. Fill it in.")
+            raise ValueError(f"{' and '.join(missing)} must be a number of degrees; got none.")
         return {"image": self.image, "paste_back": bool(self.paste_back)} | {k: float(v) for k, v in angles.items()}
 
 
 @dataclass(frozen=True)
 class Request:
-    """What the form says.
+    """Content of the form, as the pipeline's arguments of these names.
 
     Attributes:
-        prompt: For all views that have no text of their own.
+        prompt: Text of all views that have none of their own.
         view_prompts: One per view; an empty one takes `prompt`.
-        negative_prompt: What to steer away from, or nothing.
-        seed: Of the noise.
-        num_inference_steps: Of the scheduler.
-        guidance_scale: 1 is no guidance.
         given: The picture to continue; read by a pipeline that takes one.
     """
 
@@ -73,20 +61,13 @@ class Request:
     given: Given = Given()
 
     def prompts(self, labels: Sequence[str]) -> list[str]:
-        """Return the text of every view.
-
-        Args:
-            labels: What the views are called.
-
-        Raises:
-            ValueError: A view has no text.
-        """
+        """Return the text of every view; the ValueError where there is none names the views by `labels`."""
         own = [*self.view_prompts, *[""] * len(labels)][: len(labels)]
         texts = [(one or "").strip() or (self.prompt or "").strip() for one in own]
         without = [label for label, text in zip(labels, texts, strict=True) if not text]
         if without:
             of = "for all views" if len(without) == len(labels) else f"for the views {', '.join(without)}"
-            raise ValueError(f"prompt must say what is to be seen; got none {of}. Write a few words.")
+            raise ValueError(f"prompt must say what is to be seen; got none {of}.")
         return texts
 
     def sampling(self) -> dict[str, Any]:
@@ -109,7 +90,7 @@ class Request:
 def _whole(name: str, value: float | None, low: int, high: int) -> int:
     if value is None or not low <= value <= high or value != int(value):  # the bounds first: inf and nan are no int
         bounds = f"between {low} and {high}" if high < 2**32 else f"of at least {low}"
-        raise ValueError(f"{name} must be a whole number {bounds}; got {value}. Correct it.")
+        raise ValueError(f"{name} must be a whole number {bounds}; got {value}.")
     return int(value)
 
 
@@ -129,12 +110,12 @@ def generate_panorama(
     """Generate a panorama and return the document that shows it.
 
     Args:
-        pipeline: What generates.
-        request: What was asked for.
+        pipeline: A panorama or outpainting pipeline.
+        request: Content of the form.
         progress: Called with (steps done, steps in all).
 
     Raises:
-        ValueError: The request is not one that can be met.
+        ValueError: The request cannot be met.
     """
     prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
     if takes_image(pipeline):
@@ -145,7 +126,7 @@ def generate_panorama(
 
 
 def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
-    """Turn (steps done, steps in all) into what a pipeline calls after each step; some schedulers call twice a step."""
+    """Make the pipeline's callback of `progress`; some schedulers call it twice a step."""
 
     def callback(_, index: int, timestep, tensors) -> None:
         if progress is not None:
@@ -155,13 +136,7 @@ def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | Non
 
 
 def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]) -> str:
-    """Write the document of one sample: its panorama in the viewer, its views below.
-
-    Args:
-        output: Of a pipeline, with output_type "uint8".
-        rig: Its views.
-        prompts: One per view.
-    """
+    """Write the document of one sample, of output type "uint8": its panorama in the viewer, its views below."""
     labels = rig_labels(rig)
     alike = len(set(prompts)) == 1
     captions = [prompts[0]] if alike else [f"{label}: {text}" for label, text in zip(labels, prompts, strict=True)]

@@ -22,13 +22,7 @@ FRAME_STYLE = "width: 100%; height: 54rem; border: 0"
 
 @dataclass(frozen=True)
 class Defaults:
-    """What stands in the form at first.
-
-    Attributes:
-        prompt: Text for all views.
-        num_inference_steps: Steps.
-        guidance_scale: Guidance.
-    """
+    """Values of the form at first."""
 
     prompt: str = ""
     num_inference_steps: int = 50
@@ -36,11 +30,7 @@ class Defaults:
 
 
 def require_gradio():
-    """Import Gradio with its analytics off.
-
-    Raises:
-        ModuleNotFoundError: It is not installed; the text says what to install.
-    """
+    """Import Gradio with its analytics off; the ModuleNotFoundError says how to install it."""
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
     try:
         import gradio
@@ -52,16 +42,7 @@ def require_gradio():
 
 
 def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defaults):
-    """Build the page of a model.
-
-    Args:
-        pipeline: What generates.
-        name: What the model is called on the page.
-        defaults: What stands in the form at first.
-
-    Returns:
-        `gradio.Blocks`, to launch with `launch_settings`.
-    """
+    """Build the page of a model, under its name, as `gradio.Blocks` to launch with `launch_settings`."""
     gr = require_gradio()
     pipeline.set_progress_bar_config(disable=True)
     rig = pipeline.rig
@@ -79,7 +60,11 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defau
         def run(*values, progress=gr.Progress()):  # noqa: B008
             picture, (prompt, negative, seed, steps, guidance, *own) = values[: len(given)], values[len(given) :]
             request = Request(prompt, own, negative, seed, steps, guidance, Given(*picture))
-            return _shown(gr, lambda: generate_panorama(pipeline, request, _steps(progress)))
+
+            def step(done: int, total: int) -> None:
+                progress((done, total), desc="Generating", unit="steps")
+
+            return _shown(gr, lambda: generate_panorama(pipeline, request, step))
 
         button.click(run, [*given, *form], shown, concurrency_limit=1, api_visibility="private")
     return page
@@ -108,11 +93,6 @@ def _form(gr, labels: Sequence[str], defaults: Defaults) -> list:
         steps = gr.Number(defaults.num_inference_steps, label="Steps", precision=0, elem_id="steps", min_width=90)
         guidance = gr.Number(defaults.guidance_scale, label="Guidance", elem_id="guidance", min_width=90)
     return [prompt, negative, seed, steps, guidance, *per_view]
-
-
-def _steps(progress):
-    """Show steps done of steps in all."""
-    return lambda done, total: progress((done, total), desc="Generating", unit="steps")
 
 
 def _shown(gr, generate) -> str:

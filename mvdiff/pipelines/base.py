@@ -33,19 +33,19 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
     """A frozen base with attention between views, for any task; see `generate`.
 
     The faces (`MVDiffusionPanoramaPipeline`, ...) fix the task and are called with a user's arguments. A face spells
-    out all parameters of its `__init__`, for diffusers reads there which of them are modules.
+    out all parameters of its `__init__`, where diffusers reads which of them are modules.
 
     Args:
         vae: Autoencoder of the base.
-        text_encoder: Of the base.
-        tokenizer: Of the base.
-        unet: Of the base.
-        adapter: The trained attention blocks.
+        text_encoder: Text encoder of the base.
+        tokenizer: Tokenizer of the base.
+        unet: UNet of the base.
+        adapter: The trained blocks.
         scheduler: Any diffusers scheduler; replace `pipeline.scheduler` at will.
         task: What the model does.
         views: The views it was trained on, see `ModelInfo`.
         prompt_prefix: Put before every prompt, as in training.
-        base: Which base this is, for `save_pretrained`.
+        base: Name of the base, for `save_pretrained`.
 
     Raises:
         ValueError: The base does not take the task's input, or the adapter is another base's.
@@ -109,8 +109,6 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             adapter: Default a fresh one, which changes nothing.
             task: What the model does; a face knows.
             views: See `ModelInfo`.
-            prompt_prefix: Put before every prompt.
-            base: Which base this is, for `save_pretrained`.
             **face_views: The same as `views`, by name, as a face's `__init__` takes them.
         """
         own = cls.face_task()
@@ -137,20 +135,20 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         """Open a model folder together with the base that it names.
 
         Args:
-            pretrained_model_name_or_path: a model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`; a hub
+            pretrained_model_name_or_path: A model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`; a hub
                 id "owner/name" of one; or one that comes with the package, as `mvdiff://toy-caa`.
-            revision: branch, tag or commit of a hub model.
-            base: where this machine has the base: folder, hub id or packaged name; default: the recorded one.
-            base_revision: of a hub base; default: the recorded one, if the base is.
-            vae: where this machine has the autoencoder that stands in for the base's; default: the recorded one.
-            dtype: of all weights; default float32.
-            check_base: compare the base's weights with those of the training. False is for trying an adapter on a
+            revision: Branch, tag or commit of a hub model.
+            base: Place of the base on this machine: folder, hub id or packaged name; default: the recorded one.
+            base_revision: Revision of a hub base; default: the recorded one, if the base is.
+            vae: Place of the autoencoder that stands in for the base's; default: the recorded one.
+            dtype: Precision of all weights; default float32.
+            check_base: Compare the base's weights with those of the training. False is for trying an adapter on a
                 finetuned base.
-            torch_dtype: what older diffusers call `dtype`.
+            torch_dtype: Name of `dtype` in older diffusers.
 
         Raises:
-            FileNotFoundError: there is no such model folder, here or on the hub, or its base is missing.
-            ValueError: the model is for another task, the base has other weights than in training, or the folder's
+            FileNotFoundError: There is no such model folder, here or on the hub, or its base is missing.
+            ValueError: The model is for another task, the base has other weights than in training, or the folder's
                 weights are another model's.
 
         Example:
@@ -159,7 +157,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             >>> pipeline("a kitchen").panoramas[0].save("kitchen.png")  # doctest: +SKIP
         """
         if dtype is not None and torch_dtype is not None and dtype != torch_dtype:
-            raise ValueError(f"dtype and torch_dtype must be the same; got {dtype} and {torch_dtype}. Give one.")
+            raise ValueError(f"dtype and torch_dtype must be the same; got {dtype} and {torch_dtype}.")
         folder = model_location(pretrained_model_name_or_path, revision)
         info = read_model_info(folder)
         own = cls.face_task()
@@ -189,14 +187,8 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             info.base.vae if vae is None else str(vae),
         )
         backbone.scheduler = load_scheduler(folder)
-        pipeline = cls.from_backbone(
-            backbone,
-            load_adapter(folder),
-            task=info.task,
-            views=info.views,
-            prompt_prefix=info.prompt_prefix,
-            base=reference,
-        )
+        described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix}
+        pipeline = cls.from_backbone(backbone, load_adapter(folder), **described, base=reference)
         modules = torch.nn.ModuleList(
             part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
         )
@@ -217,24 +209,17 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         """Write a model folder: adapter, scheduler, views, prefix, model card and the base's name, never its weights.
 
         Args:
-            save_directory: where to.
-            push_to_hub: upload it afterwards; the other arguments are for that, see `upload_model_folder`.
+            save_directory: The folder.
+            push_to_hub: Upload it afterwards; the arguments that follow are those of `upload_model_folder`.
             repo_id: "owner/name"; default the folder's name, below the token's owner.
-            commit_message: of the upload.
-            private: whether a new repository is private.
-            token: of the hub.
-            create_pr: open a pull request in place of a commit.
 
         Raises:
-            ValueError: the pipeline was made without `base`, so nothing says which base it needs; or, with
+            ValueError: The pipeline was made without `base`, so nothing says which base it needs; or, with
                 `push_to_hub`, the base is a folder of this machine or `repo_id` no name on the hub.
-            OSError: the folder cannot be written, or the hub cannot be reached.
+            OSError: The folder cannot be written, or the hub cannot be reached.
         """
         if self.base is None:
-            raise ValueError(
-                "base must be a BaseReference when a pipeline is saved; got None. Give base=BaseReference(id) when "
-                "making the pipeline."
-            )
+            raise ValueError("base must be a BaseReference when a pipeline is saved; got None.")
         info = self.model_info
         repo_id = Path(save_directory).name if repo_id is None else repo_id
         if push_to_hub:

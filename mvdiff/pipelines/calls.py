@@ -1,9 +1,9 @@
-"""What the calls of all pipelines take and give alike: batches of a user's arguments, seeds, forms of output."""
+"""Shared parts of the faces' calls: batches of a user's arguments, settings, seeds, forms of output."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,9 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import Rig
+from mvdiff.pipelines.sampling import StepCallback
 from mvdiff.samples import to_uint8
+from mvdiff.settings import Controls, Sampling
 
 OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 
@@ -20,16 +22,13 @@ OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 def rig_batch(
     rig: Rig, prompts: list[list[str]], sample_ids: Sequence[str] | None = None, **fields: Any
 ) -> MultiViewBatch:
-    """Make a batch of B samples of a rig's views.
+    """Make a batch of B samples of a rig's V views from B lists of V prompts.
 
     Args:
-        rig: The V views.
-        prompts: B lists of V prompts.
-        sample_ids: B names; default their places "0", "1", ...
+        rig: The views.
+        prompts: One list per sample.
+        sample_ids: See `named_samples`.
         **fields: More fields of the batch, such as `images` and `known`; images are zeros by default.
-
-    Raises:
-        ValueError: There is not one name per sample.
     """
     K, R = (camera.expand(len(prompts), *camera.shape) for camera in rig.cameras())
     cameras = MultiViewBatch.from_cameras(K, R, rig.height, rig.width)
@@ -37,11 +36,7 @@ def rig_batch(
 
 
 def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:
-    """Return one name per sample; default their places.
-
-    Raises:
-        ValueError: There are more or fewer names than samples.
-    """
+    """Return one name per sample, by default their places; raise ValueError for more or fewer names than samples."""
     if sample_ids is None:
         return [str(i) for i in range(count)]
     if len(sample_ids) != count:
@@ -49,17 +44,43 @@ def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:
     return [str(sample_id) for sample_id in sample_ids]
 
 
-def check_output_type(output_type: str) -> None:
-    """Raise ValueError where a form of output is unknown."""
-    if output_type not in OUTPUT_TYPES:
-        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {output_type!r}.")
+def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
+    """Return the settings of `SamplingPipeline.generate` that the arguments of a face's call say.
+
+    Args:
+        arguments: `locals()` of the call; fields of `Sampling` and `Controls` stand in it under their own names.
+        batch_size: Number of samples.
+
+    Raises:
+        ValueError: The form of output is unknown, or the seeds do not fit, see `drawn_seeds`.
+    """
+    if arguments["output_type"] not in OUTPUT_TYPES:
+        raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {arguments['output_type']!r}.")
+    sampling, controls = (
+        kind(**{field.name: arguments[field.name] for field in fields(kind)}) for kind in (Sampling, Controls)
+    )
+    return {
+        "sampling": sampling,
+        "controls": controls,
+        "seed": drawn_seeds(arguments["seed"], arguments["generator"], batch_size),
+        "prompt_prefix": arguments["prompt_prefix"],
+        "callback": StepCallback(arguments["callback_on_step_end"], arguments["callback_on_step_end_tensor_inputs"]),
+        "decode": arguments["output_type"] != "latent",
+    }
+
+
+def check_range(name: str, images: Tensor, where: str = "") -> None:
+    """Raise ValueError where images leave [-1, 1] or hold NaNs; `where` is added to the values in the text."""
+    low, high = images.aminmax()
+    if not (low >= -1.001 and high <= 1.001):
+        raise ValueError(f"{name} must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]{where}. Scale and drop NaNs.")
 
 
 def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:
     """Return one seed per sample: `seed` for all, or drawn from generators (None: torch's global one).
 
     Raises:
-        ValueError: both are given, or there are neither one nor `count` generators.
+        ValueError: Both are given, or there are neither one nor `count` generators.
     """
     if seed is not None and generator is not None:
         raise ValueError("seed must be left out where generator is given; got both. Give one of them.")
@@ -67,9 +88,7 @@ def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:
         return [int(seed)] * count
     generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
     if len(generators) not in (1, count):
-        raise ValueError(
-            f"generator must be one or one per sample ({count}); got {len(generators)}. Give a seed instead."
-        )
+        raise ValueError(f"generator must be one or one per sample ({count}); got {len(generators)}.")
     drawn = []
     for one in generators:
         device = "cpu" if one is None else one.device

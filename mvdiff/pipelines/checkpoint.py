@@ -18,9 +18,9 @@ import torch
 
 from mvdiff.eval.runner import flat_numbers
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.schedulers import scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import ModelInfo, check_new_model_folder, write_model_folder
-from mvdiff.pipelines.schedulers import scheduler_class
 
 CHECKPOINT_KEY = "mvdiff"
 _PREFIX = "adapter."
@@ -36,20 +36,20 @@ def export_checkpoint(
     """Write a checkpoint's weights as a model folder.
 
     Args:
-        checkpoint: a Lightning checkpoint of multi-view training; read without running any code in it.
-        out: the model folder; see `write_model_folder`.
-        use_ema: take the averaged weights where the checkpoint has them (otherwise those training goes on from).
-        results: a `results.json` of `mvdiff test` or `mvdiff evaluate`, whose scores the model card shall show.
-        overwrite: replace a model folder at `out`.
+        checkpoint: A Lightning checkpoint of multi-view training; read without running any code in it.
+        out: The model folder; see `write_model_folder`.
+        use_ema: Take the averaged weights where the checkpoint has them (otherwise those training goes on from).
+        results: A `results.json` of `mvdiff test` or `mvdiff evaluate`, whose scores the model card shall show.
+        overwrite: Replace a model folder at `out`.
 
     Returns:
         What the model folder says about the model.
 
     Raises:
         FileExistsError: `out` is a model folder and `overwrite` False, or a folder of something else.
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or is a checkpoint of another model.
-        OSError: the folder cannot be written.
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or is a checkpoint of another model.
+        OSError: The folder cannot be written.
     """
     check_new_model_folder(out, overwrite)
     values = read_checkpoint(checkpoint)
@@ -58,8 +58,7 @@ def export_checkpoint(
         found = ", ".join(sorted({str(key).split(".")[0] for key in values.get("state_dict", values)})[:8]) or "nothing"
         raise ValueError(
             f"checkpoint must be one of mvdiff's multi-view training; got a checkpoint of another model, with {found}, "
-            f"in {checkpoint}. Give a file that `mvdiff fit` wrote for a MultiViewModule; for a published one run "
-            "`mvdiff convert upstream`."
+            f"in {checkpoint}. For a published one run `mvdiff convert upstream`."
         )
     info = ModelInfo.from_dict(described["info"], where=str(checkpoint))
     state = values["state_dict"] if use_ema else values.get("current_model_state", values["state_dict"])
@@ -69,7 +68,7 @@ def export_checkpoint(
     except RuntimeError as error:
         raise ValueError(
             f"checkpoint must hold exactly the adapter that it describes; got a checkpoint of another model: {error}, "
-            f"in {checkpoint}. Give a file that `mvdiff fit` wrote."
+            f"in {checkpoint}."
         ) from error
     if results is not None:
         record = info.training or TrainingRecord(data="not recorded")
@@ -83,8 +82,8 @@ def read_scores(path: str | Path) -> dict[str, float]:
     """Read the numbers of a `results.json`.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is none that mvdiff wrote.
+        FileNotFoundError: There is no such file.
+        ValueError: It is none that mvdiff wrote.
     """
     path = Path(path)
     if not path.is_file():
@@ -93,8 +92,7 @@ def read_scores(path: str | Path) -> dict[str, float]:
         return flat_numbers(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
-            f"results must be a results.json with metrics; got another file ({error!r}), in {path}. Give what "
-            "`mvdiff test` or `mvdiff evaluate` wrote."
+            f"results must be a results.json with metrics; got another file ({error!r}), in {path}."
         ) from error
 
 
@@ -106,8 +104,8 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
         lazy: Leave tensors on disk until they are used; for a look at what a file holds.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it cannot be read, or holds no weights.
+        FileNotFoundError: There is no such file.
+        ValueError: It cannot be read, or holds no weights.
     """
     path = Path(path)
     if not path.is_file():
@@ -117,12 +115,10 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
-            f"checkpoint must be a readable file of tensors and plain values; got {reason}, in {path}. "
-            "Copy the file again, or give another one."
+            f"checkpoint must be a readable file of tensors and plain values; got {reason}, in {path}."
         ) from error
     if not isinstance(values, dict) or not isinstance(values.get("state_dict"), dict):
         raise ValueError(
-            f"checkpoint must be a Lightning checkpoint with a state_dict; got {type(values).__name__}, in {path}. "
-            "Give a .ckpt file that `mvdiff fit` wrote."
+            f"checkpoint must be a Lightning checkpoint with a state_dict; got {type(values).__name__}, in {path}."
         )
     return values

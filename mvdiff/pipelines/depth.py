@@ -17,11 +17,9 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.conditioning import given_frames
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.calls import as_output_type, check_output_type, drawn_seeds, named_samples
+from mvdiff.pipelines.calls import as_output_type, call_settings, check_range, named_samples
 from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.prompt_files import expand_prompts
-from mvdiff.pipelines.sampling import StepCallback
-from mvdiff.settings import Controls, Sampling
 from mvdiff.shapes import check_shapes
 from mvdiff.tasks.depth import DepthTask
 from mvdiff.tasks.task import Task
@@ -29,14 +27,12 @@ from mvdiff.tasks.task import Task
 
 @dataclass
 class MVDiffusionDepthOutput(BaseOutput):
-    """What the pipeline returns.
+    """Generated frames.
 
     Attributes:
-        images: per output_type: "pil" lists [B][V] of images; "np" [B, V, H, W, 3] and "pt" [B, V, 3, H, W], float in
-            [0, 1] as everywhere in diffusers; "uint8" a tensor [B, V, H, W, 3], rounded, as sample folders take it;
-            "latent" [B, V, C, h, w]. Frames that were given come back as the model renders them, not as they were
-            given; what stands in the place of padding means nothing.
-        seeds: [B] the seed of each sample.
+        images: As of `MVDiffusionPanoramaOutput`. Frames that were given come back as the model renders them, not as
+            they were given; what stands in the place of padding means nothing.
+        seeds: [B] seeds of the samples.
     """
 
     images: Any
@@ -46,20 +42,13 @@ class MVDiffusionDepthOutput(BaseOutput):
 class MVDiffusionDepthPipeline(MultiViewPipeline):
     """Generate frames that agree with each other where their depths and poses say that they show the same.
 
-    Args:
-        vae: autoencoder of the base.
-        text_encoder: of the base.
-        tokenizer: of the base.
-        unet: of the base, with an input channel for the depth.
-        adapter: the trained attention, residual and image-condition blocks.
-        scheduler: any diffusers scheduler; replace `pipeline.scheduler` at will.
-        height: rows of the frames that the model was trained on (paper: 192); other sizes are possible.
-        width: their columns (paper: 256).
-        prompt_prefix: put before every prompt, as in training.
-        base: which base this is, for `save_pretrained`.
+    The base's UNet has an input channel for the depth.
 
-    Raises:
-        ValueError: the adapter is another base's, or the base has no channel for the depth.
+    The other arguments are those of `MultiViewPipeline`.
+
+    Args:
+        height: Rows of the frames that the model was trained on (paper: 192); other sizes are possible.
+        width: Their columns (paper: 256).
     """
 
     def __init__(
@@ -127,9 +116,9 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         batch, and a frame starts from the same noise whichever frames it is generated with. Given frames are encoded
         as in training, with noise from the same key.
 
+        The arguments that are not listed are those of `MVDiffusionPanoramaPipeline`, for frames in place of views.
+
         Args:
-            prompt: one text for all frames of one sample; a list of texts, one sample each; or a list of samples,
-                each a text for all frames or a list of one text per frame.
             depths: [B, V, H, W] z-depth in metres, 0 = none; sides must be multiples of the autoencoder's stride.
             K: [B, V, 3, 3] intrinsics in pixels of the depths.
             R: [B, V, 3, 3] world-from-camera rotations.
@@ -138,60 +127,32 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
             images: [B, V, 3, H, W] in [-1, 1]; those of frames that are not given are not read.
             known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the others; default: none is given. The
                 model was trained with none, or with the first and the last.
-            negative_prompt: what to steer away from, without prefix: one text for all frames, or a list of one per
-                frame, the same for all samples; default the empty prompt.
-            num_inference_steps: of the scheduler; the paper uses 50 (DDIM).
-            guidance_scale: classifier-free guidance, 9 in the paper; 1 or less runs the text alone, at half the cost.
-            seed: of all samples; None takes one from `generator` or, without, from torch's global generator.
-            generator: in place of a seed, one for all samples or one each; the seeds are drawn from it.
-            sample_ids: names of the samples, part of the noise's key; default their places "0", "1", ...
             frame_ids: [B][V] names of the frames, part of the noise's key; default their places 0, 1, ...
-            prompt_prefix: default the model's.
-            eta: of DDIM, 0 deterministic .. 1.
-            output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionDepthOutput`.
-            callback_on_step_end: called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
-                with, and stop denoising by `pipeline._interrupt = True`.
-            callback_on_step_end_tensor_inputs: which tensors it is given: "latents" [B, V, C, h, w], "prompt_embeds"
-                and "negative_prompt_embeds" [B, V, L, D].
-            caa: False runs the base, frame by frame, with what is given (a control).
-            attention_enabled: False switches the attention of CAA off, its other layers stay (a control).
-            neighbour_batch: [B] which sample of the batch lends its frames as neighbours (a control); default its own.
 
         Raises:
-            ValueError: an argument does not fit; the text says which.
+            ValueError: An argument does not fit; the text says which.
         """
-        check_output_type(output_type)
+        arguments = locals()
         cameras = {"depths": depths, "K": K, "R": R, "t": t}
         batch = _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_ids)
-        generated = self.generate(
-            batch,
-            Sampling(
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                negative_prompt=negative_prompt,
-                eta=eta,
-            ),
-            seed=drawn_seeds(seed, generator, batch.batch_size),
-            controls=Controls(caa=caa, attention_enabled=attention_enabled, neighbour_batch=neighbour_batch),
-            prompt_prefix=prompt_prefix,
-            callback=StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs),
-            decode=output_type != "latent",
-        )
+        generated = self.generate(batch, **call_settings(arguments, batch.batch_size))
         shown = generated.latents if generated.images is None else as_output_type(generated.images, output_type)
         return MVDiffusionDepthOutput(images=shown, seeds=generated.seeds)
 
 
 def _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_ids) -> MultiViewBatch:
-    """Make a batch of frames of a call's arguments; raise ValueError where one does not fit."""
     depths = cameras["depths"]
-    named = {name: (cameras[name], shape) for name, shape in (("K", "B V 3 3"), ("R", "B V 3 3"), ("t", "B V 3"))}
-    optional = {
+    shaped = {
+        "depths": (depths, "B V H W"),
+        "K": (cameras["K"], "B V 3 3"),
+        "R": (cameras["R"], "B V 3 3"),
+        "t": (cameras["t"], "B V 3"),
         "view_valid": (view_valid, "B V"),
         "images": (images, "B V 3 H W"),
         "known": (known, "B V 1 H W"),
     }
-    named |= {name: (value, shape) for name, (value, shape) in optional.items() if value is not None}
-    sizes = check_shapes(depths=(depths, "B V H W"), **named)
+    optional = ("view_valid", "images", "known")
+    sizes = check_shapes(**{name: part for name, part in shaped.items() if not (name in optional and part[0] is None)})
     count, num_views = sizes["B"], sizes["V"]
     prompts = expand_prompts(prompt, num_views)
     if len(prompts) != count:
@@ -207,9 +168,7 @@ def _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_i
             raise ValueError("images must be given where known is 1; got none.")
         given = given.to(images.device)
         shown = torch.where(given[:, :, None, None, None], images, 0.0)
-        low, high = shown.aminmax()
-        if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
+        check_range("images", shown)
     frames = MultiViewBatch.from_cameras(
         cameras["K"], cameras["R"], sizes["H"], sizes["W"], cameras["t"], depths, valid
     )

@@ -4,18 +4,7 @@ from importlib.util import find_spec
 
 
 def require(library: str, what: str) -> None:
-    """Check that an optional library is there.
-
-    Args:
-        library: its name, for pip and for import.
-        what: the feature that needs it.
-
-    Raises:
-        ValueError: it is not installed.
-
-    Example:
-        >>> require("torch", "everything")
-    """
+    """Raise ValueError where an optional library that a feature needs is not installed."""
     if find_spec(library) is None:
         raise ValueError(
             f"{what} must have the library {library}; got an installation without it. "

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mvdiff.geometry.cameras import Rig, intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.given import overlay_given, warp_given
+from mvdiff.pipelines.calls import check_range
 from mvdiff.samples import from_uint8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
@@ -29,11 +30,11 @@ class GivenImage:
 
     Args:
         pixels: [3, h, w] float in [-1, 1].
-        fov_deg: Its horizontal field of view in degrees.
-        yaw_deg: Where its middle looks, degrees to the right of view 0.
+        fov_deg: Horizontal field of view in degrees.
+        yaw_deg: Direction of its middle, degrees to the right of view 0.
         pitch_deg: Degrees upwards.
         shown: [1, h, w], 0 where the picture is cut out (transparent), which is to be generated; None: all is shown.
-        name: What errors and `sample.json` call it.
+        name: Name in errors and in `sample.json`.
 
     Raises:
         ValueError: An angle is out of range, or nothing of the picture is shown.
@@ -50,23 +51,18 @@ class GivenImage:
         if self.shown is not None and not bool(self.shown.any()):
             raise ValueError(
                 f"image must show something; got {self.name}, which is transparent everywhere (what is more than half "
-                "transparent is cut out). Save it without transparency, or only what is to be generated transparent."
+                "transparent is cut out)."
             )
         if not 0 < self.fov_deg < 180:
             raise ValueError(
-                f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. Give the "
-                "horizontal field of view: about 65 for a phone's main camera."
+                f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. A phone's main "
+                "camera has about 65."
             )
-        if not -90 <= self.pitch_deg <= 90:
-            raise ValueError(
-                f"pitch_deg must lie between -90 and 90 degrees; got {self.pitch_deg:g}, of {self.name}. Positive "
-                "looks up."
-            )
-        if not -360 <= self.yaw_deg <= 360:
-            raise ValueError(
-                f"yaw_deg must lie between -360 and 360 degrees; got {self.yaw_deg:g}, of {self.name}. Positive turns "
-                "right."
-            )
+        for name, limit in (("pitch_deg", 90), ("yaw_deg", 360)):
+            if not -limit <= (value := getattr(self, name)) <= limit:
+                raise ValueError(
+                    f"{name} must lie between -{limit} and {limit} degrees; got {value:g}, of {self.name}."
+                )
 
     def views(self, rig: Rig) -> tuple[Tensor, Tensor]:
         """Return what a rig's views show of it: [V, 3, H, W] images and [V, 1, H, W] known."""
@@ -75,7 +71,7 @@ class GivenImage:
         return warp_given(self.pixels, K, R, *rig.cameras(), rig.height, rig.width, shown=self.shown)
 
     def describe(self) -> dict[str, Any]:
-        """Say what it is, for `sample.json`; of a file its name alone, not where it lay."""
+        """Describe the picture for `sample.json`; of a file by its name alone, without its folder."""
         h, w = self.pixels.shape[-2:]
         angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
         return {"name": Path(self.name).name, "width": w, "height": h, **angles}
@@ -83,12 +79,12 @@ class GivenImage:
 
 @dataclass(frozen=True)
 class GivenViews:
-    """What is given of a sample's views.
+    """Given parts of a sample's views.
 
     Args:
         images: [V, 3, H, W] in [-1, 1]; read where known.
         known: [V, 1, H, W], 1 where given.
-        pictures: What the given pictures are, for `sample.json`.
+        pictures: Descriptions of the given pictures, for `sample.json`.
     """
 
     images: Tensor
@@ -103,14 +99,13 @@ def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:
         ValueError: There is no picture, or one reaches no view.
     """
     if not pictures:
-        raise ValueError("image must be at least one picture; got none. Give what the panorama is to continue.")
+        raise ValueError("image must be at least one picture; got none.")
     layers = [picture.views(rig) for picture in pictures]
     for picture, (_, known) in zip(pictures, layers, strict=True):
         if not bool(known.any()):
             raise ValueError(
                 f"image must reach a view of the rig; got {picture.name} of {picture.fov_deg:g} degrees at yaw "
-                f"{picture.yaw_deg:g}, pitch {picture.pitch_deg:g}, where no view sees a whole pixel of it. Turn it "
-                "towards a view, or use a rig that looks there."
+                f"{picture.yaw_deg:g}, pitch {picture.pitch_deg:g}, where no view sees a whole pixel of it."
             )
     return GivenViews(*overlay_given(layers), [picture.describe() for picture in pictures])
 
@@ -124,16 +119,14 @@ def given_images(
     """Open pictures and join them with their angles.
 
     Args:
-        image: one picture or several; each a file, a PIL image of any mode, a uint8 array [h, w], [h, w, 3] or
+        image: One picture or several; each a file, a PIL image of any mode, a uint8 array [h, w], [h, w, 3] or
             [h, w, 4], or a float tensor [3, h, w] in [-1, 1]. Rotation noted in the file is applied, grey and CMYK
             become RGB, and what is more than half transparent is cut out.
-        fov_deg: horizontal field of view in degrees, of all or of each.
-        yaw_deg: degrees to the right.
-        pitch_deg: degrees upwards.
+        fov_deg: See `GivenImage`, as for `yaw_deg` and `pitch_deg`; one number for all pictures or one for each.
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a picture cannot be read, or there are not as many angles as pictures.
+        FileNotFoundError: There is no such file.
+        ValueError: A picture cannot be read, or there are not as many angles as pictures.
     """
     pictures = list(image) if isinstance(image, list | tuple) else [image]
     angles = {"fov_deg": fov_deg, "yaw_deg": yaw_deg, "pitch_deg": pitch_deg}
@@ -142,22 +135,18 @@ def given_images(
         values = [value] * len(pictures) if np.ndim(value) == 0 else list(value)
         if len(values) != len(pictures):
             raise ValueError(
-                f"{name} must be one number for all pictures or one for each ({len(pictures)}); got {len(values)}. "
-                "Give as many as pictures."
+                f"{name} must be one number for all pictures or one for each ({len(pictures)}); got {len(values)}."
             )
         try:
             listed[name] = [float(one) for one in values]
         except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"{name} must be a number of degrees, or one for each picture; got {value!r}. Give numbers."
-            ) from error
+            raise ValueError(f"{name} must be a number of degrees, or one for each picture; got {value!r}.") from error
     opened = []
     for index, picture in enumerate(pictures):
         name = str(picture) if isinstance(picture, str | Path) else f"image {index}"
         pixels, shown = _pixels(picture, name)
-        opened.append(
-            GivenImage(pixels, **{angle: values[index] for angle, values in listed.items()}, shown=shown, name=name)
-        )
+        own = {angle: values[index] for angle, values in listed.items()}
+        opened.append(GivenImage(pixels, **own, shown=shown, name=name))
     return opened
 
 
@@ -172,38 +161,29 @@ def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
                 f"{list(picture.shape)}, of {name}. Put the channels last and scale to 0..255."
             )
         picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
-    if isinstance(picture, Image.Image):
-        source = nullcontext(picture)
-    elif isinstance(picture, str | Path):
-        path = Path(picture)
-        if not path.is_file():
-            found = "a folder" if path.is_dir() else "not there"
-            raise FileNotFoundError(f"image must be a file; got {path}, which is {found}. Correct the path.")
-        source = None
-    else:
+    is_path = isinstance(picture, str | Path)
+    if is_path and not Path(picture).is_file():
+        found = "a folder" if Path(picture).is_dir() else "not there"
+        raise FileNotFoundError(f"image must be a file; got {picture}, which is {found}.")
+    if not is_path and not isinstance(picture, Image.Image):
         raise ValueError(
             f"image must be a file, a PIL image, a uint8 array or a float tensor; got {type(picture).__name__}, of "
-            f"{name}. Convert it to one of these."
+            f"{name}."
         )
     try:
-        with Image.open(picture) if source is None else source as opened:
+        with Image.open(picture) if is_path else nullcontext(picture) as opened:
             return _from_pil(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         kind = "no image" if isinstance(error, UnidentifiedImageError) else f"one that cannot be decoded: {error}"
-        raise ValueError(
-            f"image must be a whole picture file; got {kind}, in {name}. Save it as PNG or JPEG."
-        ) from error
+        raise ValueError(f"image must be a whole picture file; got {kind}, in {name}.") from error
 
 
 def _from_tensor(pixels: Tensor, name: str) -> Tensor:
     if pixels.ndim != 3 or pixels.shape[0] != 3 or not pixels.is_floating_point() or not pixels.numel():
         raise ValueError(
-            f"image must be a float tensor [3, h, w] in [-1, 1]; got {pixels.dtype} {list(pixels.shape)}, of {name}. "
-            "Convert it, or give a PIL image."
+            f"image must be a float tensor [3, h, w] in [-1, 1]; got {pixels.dtype} {list(pixels.shape)}, of {name}."
         )
-    low, high = pixels.aminmax()
-    if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(f"image must lie in [-1, 1]; got [{low:.4g}, {high:.4g}], of {name}. Scale it and drop NaNs.")
+    check_range("image", pixels, f", of {name}")
     return pixels.float().cpu()
 
 

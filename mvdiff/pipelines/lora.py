@@ -36,10 +36,10 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         """Load a LoRA of the base's UNet, its text encoder, or both; all of it or nothing.
 
         Args:
-            pretrained_model_name_or_path_or_dict: hub id, folder, file or the tensors themselves, in diffusers',
+            pretrained_model_name_or_path_or_dict: Hub id, folder, file or the tensors themselves, in diffusers',
                 peft's or kohya's form.
-            adapter_name: to call it by in `set_adapters`; default "default_0", "default_1", ...
-            **kwargs: as for diffusers' method of this name: `weight_name`, `revision`, `subfolder`, ...
+            adapter_name: Name for `set_adapters`; default "default_0", "default_1", ...
+            **kwargs: Arguments of diffusers' method of this name: `weight_name`, `revision`, `subfolder`, ...
 
         Raises:
             ValueError: peft is not installed, the file cannot be read, or it is a LoRA of another base.
@@ -62,14 +62,10 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
             self._forget_other_loras(before)
             reason = shorten(str(error), 300) or type(error).__name__
             raise ValueError(
-                f"LoRA must be a readable one, made for a base of this shape; got {reason}{where}. "
-                "Give a LoRA of this base."
+                f"LoRA must be a readable one, made for a base of this shape; got {reason}{where}."
             ) from error
         if self.get_list_adapters() == before:
-            raise ValueError(
-                f"LoRA must have weights for the unet or the text_encoder of the base; got none{where}. "
-                "Give a LoRA of this base."
-            )
+            raise ValueError(f"LoRA must have weights for the unet or the text_encoder of the base; got none{where}.")
 
     @classmethod
     def load_lora_into_text_encoder(
@@ -78,19 +74,16 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         network_alphas: dict[str, float] | None,
         text_encoder: nn.Module,
         prefix: str | None = None,
-        lora_scale: float = 1.0,
         adapter_name: str | None = None,
-        _pipeline: Any = None,
-        low_cpu_mem_usage: bool = False,
-        hotswap: bool = False,
         metadata: dict[str, Any] | None = None,
+        **_: Any,
     ) -> None:
         """Put a text encoder's LoRA into it; called by `load_lora_weights`, with diffusers' arguments.
 
         diffusers goes through transformers, whose releases ask for a peft that may not exist yet; peft alone does it.
 
         Raises:
-            ValueError: the LoRA has weights that this text encoder has no layer for.
+            ValueError: The LoRA has weights that this text encoder has no layer for.
         """
         prefix = f"{cls.text_encoder_name if prefix is None else prefix}."
         state = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
@@ -149,10 +142,10 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
 
     def _forget_other_loras(self, known: dict[str, list[str]]) -> None:
         """Take off what a failed load has left in a part."""
-        found = self.get_list_adapters()
         if not any(known.values()):
             self.unload_lora_weights()
             return
-        left = {name for part, names in found.items() for name in names if name not in known.get(part, [])}
+        loaded = self.get_list_adapters()
+        left = {name for part, names in loaded.items() for name in names if name not in known.get(part, [])}
         if left:
             self.delete_adapters(sorted(left))

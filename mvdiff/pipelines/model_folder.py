@@ -30,8 +30,8 @@ from mvdiff.class_paths import packages_of
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, resolve_folder
+from mvdiff.models.schedulers import scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
-from mvdiff.pipelines.schedulers import scheduler_class
 from mvdiff.samples import write_json
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
@@ -61,7 +61,7 @@ class BaseReference:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """What `mvdiff.json` holds: all of a model but its weights.
+    """Content of `mvdiff.json`: all of a model but its weights.
 
     Args:
         task: What the model does.
@@ -91,13 +91,7 @@ class ModelInfo:
 
     @property
     def shown(self) -> str:
-        """The views in words.
-
-        Example:
-            >>> from mvdiff.tasks.opening import task_from
-            >>> ModelInfo(task_from("depth"), {"height": 192, "width": 256}, "", BaseReference("base")).shown
-            'frames of 256 x 192 pixels'
-        """
+        """The views in words."""
         rig = self.views.get("rig")
         if rig is not None:
             return f"{rig.num_views} views"
@@ -129,7 +123,7 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, values: Any, where: str = INFO_NAME) -> ModelInfo:
-        """Read what `to_dict` gives; `where` is named in errors.
+        """Read the values of `to_dict`; `where` is named in errors.
 
         Raises:
             ValueError: The schema or the task is another one, or a key is missing or unknown.
@@ -149,7 +143,7 @@ class ModelInfo:
         except (KeyError, TypeError) as error:
             raise ValueError(
                 f"model description must have {', '.join(task.view_fields)}, prompt_prefix and base; got {error}, in "
-                f"{where}. Export the checkpoint again."
+                f"{where}."
             ) from error
 
 
@@ -164,15 +158,10 @@ def model_of(task: str) -> str:
 
 
 def check_new_model_folder(folder: str | Path, overwrite: bool) -> None:
-    """Check that a model folder which a command is to write replaces no other, unless that was asked for.
-
-    Raises:
-        FileExistsError: There is a model folder, and `overwrite` is False.
-    """
+    """Raise FileExistsError where a command would replace a model folder and `overwrite` is False."""
     if not overwrite and (Path(folder) / INFO_NAME).is_file():
         raise FileExistsError(
-            f"out must be a new or empty folder; got {folder}, which holds a model. Choose another --out, or pass "
-            "--overwrite to replace it."
+            f"out must be a new or empty folder; got {folder}, which holds a model; pass --overwrite to replace it."
         )
 
 
@@ -185,18 +174,13 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         scheduler: Any diffusers scheduler; its config is written.
         info: Everything else.
 
-    Returns:
-        The folder.
-
     Raises:
         FileExistsError: The folder holds something that is no model folder.
         OSError: The disk is full or the folder cannot be written; an earlier model folder stays as it was.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / INFO_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(
-            f"model folder must be new, empty or an earlier model folder; got {folder}. Choose another --out."
-        )
+        raise FileExistsError(f"model folder must be new, empty or an earlier model folder; got {folder}.")
     temporary = folder.with_name(folder.name + ".tmp")
     try:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -215,7 +199,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
-            f"model folder {folder} must be writable; got {error}. Free space or choose another folder, then try again."
+            f"model folder {folder} must be writable; got {error}. Free space or choose another folder."
         ) from error
     return folder
 
@@ -238,7 +222,7 @@ def read_model_info(folder: str | Path) -> ModelInfo:
 
 
 def _instead(place: Path) -> str:
-    """Say what stands in the place of a model folder, and what to do about it."""
+    """Explain why a path is not a model folder."""
     if place.is_file():
         return (
             f", which is a file. Make a model folder of it: `mvdiff export {place} --out DIR` if `mvdiff fit` wrote "
@@ -246,8 +230,8 @@ def _instead(place: Path) -> str:
         )
     if (place / "unet").is_dir():
         return (
-            ", which is a base: it has no adapter. Give a model folder, which names its base; where this base is to "
-            "take the place of the recorded one, name it as base (--base)."
+            ", which is a base: it has no adapter. Give a model folder, and --base where this base is to replace the "
+            "one that the folder names."
         )
     return ". Make one with `mvdiff export CKPT --out DIR`, or give the folder that `mvdiff fit` wrote."
 

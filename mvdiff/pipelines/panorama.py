@@ -18,27 +18,26 @@ from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.panorama import stitch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.calls import as_output_type, check_output_type, drawn_seeds, rig_batch
+from mvdiff.pipelines.calls import as_output_type, call_settings, rig_batch
 from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.prompt_files import expand_prompts
-from mvdiff.pipelines.sampling import Generated, StepCallback
-from mvdiff.settings import Controls, Sampling
+from mvdiff.pipelines.sampling import Generated
 from mvdiff.tasks.panorama import PanoramaTask
 from mvdiff.tasks.task import Task
 
 
 @dataclass
 class MVDiffusionPanoramaOutput(BaseOutput):
-    """What the pipeline returns.
+    """Generated panoramas.
 
     Attributes:
-        images: per output_type: "pil" lists [B][V] of images; "np" [B, V, H, W, 3] and "pt" [B, V, 3, H, W], float in
+        images: Per output_type: "pil" lists [B][V] of images; "np" [B, V, H, W, 3] and "pt" [B, V, 3, H, W], float in
             [0, 1] as everywhere in diffusers; "uint8" a tensor [B, V, H, W, 3], rounded, as sample folders take it;
             "latent" [B, V, C, h, w].
-        panoramas: the stitched views in the same form, [B] of height x 2 height, mid-grey where no view looks;
+        panoramas: The stitched views in the same form, [B] of height x 2 height, mid-grey where no view looks;
             None for latents.
         covered: [H, W] bool, where the rig sees the panorama; None for latents.
-        seeds: [B] the seed of each sample.
+        seeds: [B] seeds of the samples.
     """
 
     images: Any
@@ -50,16 +49,10 @@ class MVDiffusionPanoramaOutput(BaseOutput):
 class MVDiffusionPanoramaPipeline(MultiViewPipeline):
     """Generate the views of panoramas with a frozen base, and correspondence-aware attention between the views.
 
+    The other arguments are those of `MultiViewPipeline`.
+
     Args:
-        vae: autoencoder of the base.
-        text_encoder: of the base.
-        tokenizer: of the base.
-        unet: of the base.
-        adapter: the trained attention blocks.
-        scheduler: any diffusers scheduler; replace `pipeline.scheduler` at will.
-        rig: default views; the paper's ring of 8 when None.
-        prompt_prefix: put before every prompt, as in training.
-        base: which base this is, for `save_pretrained`.
+        rig: Default views; the paper's ring of 8 when None.
     """
 
     def __init__(
@@ -114,49 +107,31 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         Noise is drawn on the CPU in float32 from (seed, sample id, view) alone: a sample does not depend on its batch.
 
         Args:
-            prompt: one text for all views of one sample; a list of texts, one sample each; or a list of samples,
+            prompt: One text for all views of one sample; a list of texts, one sample each; or a list of samples,
                 each a text for all views or a list of one text per view.
-            rig: views to generate; default the model's. Sides must be multiples of the autoencoder's stride.
-            negative_prompt: what to steer away from, without prefix: one text for all views, or a list of one per
-                view, the same for all samples; default the empty prompt.
-            num_inference_steps: of the scheduler; the paper uses 50 (DDIM).
-            guidance_scale: classifier-free guidance, 9 in the paper; 1 or less runs the text alone, at half the cost.
-            seed: of all samples; None takes one from `generator` or, without, from torch's global generator.
-            generator: in place of a seed, one for all samples or one each; the seeds are drawn from it.
-            sample_ids: names of the samples, part of the noise's key; default their places "0", "1", ...
-            prompt_prefix: default the model's.
-            eta: of DDIM, 0 deterministic .. 1.
-            panorama_height: rows of the stitched panoramas; default as dense as the middle of a view.
+            rig: Views to generate; default the model's. Sides must be multiples of the autoencoder's stride.
+            negative_prompt: See `mvdiff.settings.Sampling`, as for `num_inference_steps`, `guidance_scale` and `eta`;
+                taken without prefix, the same for all samples.
+            seed: Seed of all samples; None takes one from `generator` or, without, from torch's global generator.
+            generator: In place of a seed, one for all samples or one each; the seeds are drawn from it.
+            sample_ids: Names of the samples, part of the noise's key; default their places "0", "1", ...
+            prompt_prefix: Default the model's.
+            panorama_height: Rows of the stitched panoramas; default as dense as the middle of a view.
             output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionPanoramaOutput`.
-            callback_on_step_end: called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
+            callback_on_step_end: Called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
                 with, and stop denoising by `pipeline._interrupt = True`.
-            callback_on_step_end_tensor_inputs: which tensors it is given: "latents" [B, V, C, h, w], "prompt_embeds"
+            callback_on_step_end_tensor_inputs: Tensors that it is given: "latents" [B, V, C, h, w], "prompt_embeds"
                 and "negative_prompt_embeds" [B, V, L, D].
-            caa: False runs the plain base, view by view (a control).
-            attention_enabled: False switches the attention of CAA off, its feed-forward layers stay (a control).
-            neighbour_batch: [B] which sample of the batch lends its views as neighbours (a control); default its own.
+            caa: See `mvdiff.settings.Controls`, as for `attention_enabled` and `neighbour_batch`.
 
         Raises:
-            ValueError: an argument does not fit; the text says which.
+            ValueError: An argument does not fit; the text says which.
         """
+        arguments = locals()
         check_panorama_height(panorama_height)
-        check_output_type(output_type)
         rig = self.rig if rig is None else rig
         batch = rig_batch(rig, expand_prompts(prompt, rig.num_views), sample_ids)
-        generated = self.generate(
-            batch,
-            Sampling(
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                negative_prompt=negative_prompt,
-                eta=eta,
-            ),
-            seed=drawn_seeds(seed, generator, batch.batch_size),
-            controls=Controls(caa=caa, attention_enabled=attention_enabled, neighbour_batch=neighbour_batch),
-            prompt_prefix=prompt_prefix,
-            callback=StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs),
-            decode=output_type != "latent",
-        )
+        generated = self.generate(batch, **call_settings(arguments, batch.batch_size))
         return MVDiffusionPanoramaOutput(**panorama_output(generated, rig, panorama_height, output_type))
 
 

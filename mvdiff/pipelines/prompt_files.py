@@ -11,60 +11,44 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PromptEntry:
-    """One panorama to generate.
-
-    Args:
-        sample_id: its name, unique in a file.
-        prompt: one text for all views, or a tuple of one per view.
-    """
+    """One panorama to generate: its name, unique in a file, and one text for all views or one per view."""
 
     sample_id: str
     prompt: str | tuple[str, ...]
 
 
 def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_views: int) -> list[list[str]]:
-    """Bring prompts into one form: a list of samples, each a list of one text per view.
-
-    Args:
-        prompt: see `MVDiffusionPanoramaPipeline.__call__` and `MVDiffusionDepthPipeline.__call__`.
-        num_views: V.
+    """Bring prompts, see `MVDiffusionPanoramaPipeline`, into one form: a list of samples, each with one text per view.
 
     Raises:
-        ValueError: there are no prompts, or a sample has fewer or more prompts than views.
+        ValueError: There are no prompts, or a sample has fewer or more prompts than views.
 
     Example:
         >>> expand_prompts(["a kitchen", ["a door", "a bed"]], 2)
         [['a kitchen', 'a kitchen'], ['a door', 'a bed']]
     """
     if not isinstance(prompt, str | Sequence):
-        raise ValueError(
-            f"prompt must be a text, a list of texts, or a list of lists; got {type(prompt).__name__}. Give a prompt."
-        )
+        raise ValueError(f"prompt must be a text, a list of texts, or a list of lists; got {type(prompt).__name__}.")
     samples = [prompt] if isinstance(prompt, str) else list(prompt)
     if not samples:
-        raise ValueError("prompt must hold at least one text; got none. Give a prompt.")
+        raise ValueError("prompt must hold at least one text; got none.")
     expanded = []
     for index, sample in enumerate(samples):
         views = list(sample) if isinstance(sample, Sequence) and not isinstance(sample, str) else [sample] * num_views
         if len(views) != num_views or not all(isinstance(view, str) for view in views):
             raise ValueError(
                 f"prompts must be one text for all views, or one text per view ({num_views}); got "
-                f"{json.dumps(views, default=repr)[:200]} ({len(views)}), in sample {index}. "
-                "Give as many prompts as there are views."
+                f"{json.dumps(views, default=repr)[:200]} ({len(views)}), in sample {index}."
             )
         expanded.append(views)
     return expanded
 
 
 def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_views: int) -> list[str]:
-    """Bring a negative prompt into one form: one text per view.
-
-    Args:
-        negative_prompt: one text for all views, a list of one per view, or None for the empty prompt.
-        num_views: V.
+    """Bring a negative prompt (one text, a list of one per view, or None for the empty prompt) into one text per view.
 
     Raises:
-        ValueError: it is something else, or there are fewer or more texts than views.
+        ValueError: It is something else, or there are fewer or more texts than views.
 
     Example:
         >>> expand_negative_prompt("fog", 2), expand_negative_prompt(["fog", ""], 2), expand_negative_prompt(None, 2)
@@ -75,12 +59,12 @@ def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_view
     if not isinstance(negative_prompt, Sequence) or not all(isinstance(text, str) for text in negative_prompt):
         raise ValueError(
             "negative_prompt must be one text for all views, or a list of one text per view; got "
-            f'{str(negative_prompt)[:200]}. It is the same for all samples: give texts, "" for a view without.'
+            f"{str(negative_prompt)[:200]}."
         )
     if len(negative_prompt) != num_views:
         raise ValueError(
             f"negative_prompt must be one text for all views, or one per view ({num_views}); got "
-            f"{len(negative_prompt)}. Give as many as there are views."
+            f"{len(negative_prompt)}."
         )
     return list(negative_prompt)
 
@@ -93,40 +77,36 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
     Without an id, an entry is named by its place: "0000", "0001", ...
 
     Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no UTF-8 text, an entry is empty or malformed, or an id comes twice; the text names file and
+        FileNotFoundError: There is no such file.
+        ValueError: It is no UTF-8 text, an entry is empty or malformed, or an id comes twice; the text names file and
             line or entry.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"prompts must be a file; got {path}. Correct the path, or use --prompt for one text.")
+        raise FileNotFoundError(f"prompts must be a file; got {path}. --prompt takes a text.")
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"prompts must be a file of UTF-8 text; got other bytes ({error.reason} at byte {error.start}), in {path}. "
-            "Give one prompt a line, or a .json or .jsonl file; save it as UTF-8."
+            f"prompts must be a file of UTF-8 text; got other bytes ({error.reason} at byte {error.start}), in {path}."
         ) from error
     if path.suffix.lower() == ".json":
         values = _parse(text, str(path))
         if not isinstance(values, list):
-            raise ValueError(
-                f"prompts must be a JSON list; got {type(values).__name__}, in {path}. Put it in brackets."
-            )
+            raise ValueError(f"prompts must be a JSON list; got {type(values).__name__}, in {path}.")
         places = [(f"{path} entry {index}", value) for index, value in enumerate(values)]
     else:
         places = [(f"{path}:{number}", line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
         if path.suffix.lower() == ".jsonl":
             places = [(where, _parse(line, where)) for where, line in places]
     if not places:
-        raise ValueError(f"prompts must have at least one entry; got none, in {path}. Write one prompt a line.")
+        raise ValueError(f"prompts must have at least one entry; got none, in {path}.")
     entries, seen = [], {}
     for index, (where, value) in enumerate(places):
         entry = _entry(value, f"{index:04d}", where)
         if entry.sample_id in seen:
             raise ValueError(
-                f"id must be unique; got {entry.sample_id!r} again, in {where}, first in {seen[entry.sample_id]}. "
-                "Rename one of them."
+                f"id must be unique; got {entry.sample_id!r} again, in {where}, first in {seen[entry.sample_id]}."
             )
         seen[entry.sample_id] = where
         entries.append(entry)
@@ -136,15 +116,12 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
 def repeated(entries: Sequence[PromptEntry], num_samples: int) -> list[PromptEntry]:
     """Return each entry `num_samples` times, under names of their own, hence with noise of their own.
 
-    Raises:
-        ValueError: num_samples is below 1.
-
     Example:
         >>> [entry.sample_id for entry in repeated([PromptEntry("hall", "a hall")], 2)]
         ['hall-0', 'hall-1']
     """
     if num_samples < 1:
-        raise ValueError(f"num_samples must be at least 1; got {num_samples}. Give the panoramas per prompt.")
+        raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     if num_samples == 1:
         return list(entries)
     return [PromptEntry(f"{entry.sample_id}-{copy}", entry.prompt) for entry in entries for copy in range(num_samples)]
@@ -154,15 +131,12 @@ def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
     sample_id = default_id
     if isinstance(value, dict):
         if "prompt" not in value or not set(value) <= {"prompt", "id"}:
-            raise ValueError(
-                f"entry must have the keys prompt (and maybe id); got {sorted(value)}, in {where}. Correct the keys."
-            )
+            raise ValueError(f"entry must have the keys prompt (and maybe id); got {sorted(value)}, in {where}.")
         sample_id, value = str(value.get("id", default_id)), value["prompt"]
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
-            f"prompt must be a non-empty text, or a list of them, one per view; got {json.dumps(value)[:200]}, "
-            f"in {where}. Write what the panorama shows, or remove the entry."
+            f"prompt must be a non-empty text, or a list of one per view; got {json.dumps(value)[:200]}, in {where}."
         )
     return PromptEntry(sample_id, value if isinstance(value, str) else tuple(value))
 
@@ -171,4 +145,4 @@ def _parse(text: str, where: str) -> Any:
     try:
         return json.loads(text)
     except ValueError as error:
-        raise ValueError(f"prompts must be JSON; got {error}, in {where}. Correct the file.") from error
+        raise ValueError(f"prompts must be JSON; got {error}, in {where}.") from error

@@ -25,7 +25,7 @@ from mvdiff.tasks.task import NO_CONTROLS, Task
 
 @dataclass(frozen=True)
 class GenerationCounts:
-    """How many samples a run wrote, and how many were complete before."""
+    """Numbers of samples that a run wrote, and that were complete before."""
 
     written: int
     skipped: int
@@ -53,24 +53,12 @@ def generate_samples(
     """Generate the samples of a batch and write a folder each; padding is left out.
 
     Complete samples of the same prompts, cameras, seed, precision and settings are left as they are. All folders are
-    checked before the first sample is generated.
+    checked before the first sample is generated. `sampling`, `controls` and `paste_back` are arguments of
+    `SamplingPipeline.generate`, the others and the errors are those of `write_samples`.
 
     Args:
-        pipeline: What generates.
-        batch: Prompts, cameras and what the task needs.
-        out: Root of the sample folders.
-        rig: The views, for tasks whose views are a rig; default the pipeline's. Its views are stitched to a panorama.
-        seed: Random seed (noise is also keyed by sample id).
+        rig: The views, for tasks whose views are a rig; default the pipeline's.
         batch_size: Samples generated at once, which changes images by float rounding only; default all.
-        sampling: Steps, guidance, negative prompt, eta.
-        controls: What to switch off.
-        paste_back: Put known pixels back, for tasks that know some.
-        overwrite: Generate complete samples again.
-        settings: More to note in `sample.json`, compared on a rerun too.
-
-    Raises:
-        ValueError: A complete sample was made with other prompts, cameras, seed or settings.
-        OSError: The folder cannot be written; samples that are complete stay.
     """
 
     def generate(rows: MultiViewBatch) -> Tensor:
@@ -102,7 +90,7 @@ def write_samples(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> GenerationCounts:
-    """Write what makes images of a batch as sample folders; see `generate_samples`.
+    """Write the images that a function makes of a batch as sample folders; see `generate_samples`.
 
     Args:
         batch: Prompts, cameras and what is given.
@@ -112,7 +100,7 @@ def write_samples(
         rig: The views, for views that are a rig; they are stitched to a panorama.
         seed: Seed to note; None for images that were not sampled.
         batch_size: Samples of one call; default all.
-        settings: What else to note in `sample.json`, compared on a rerun too.
+        settings: More to note in `sample.json`, compared on a rerun too.
         overwrite: Make complete samples again.
 
     Raises:
@@ -141,12 +129,6 @@ def write_reference(
 ) -> GenerationCounts:
     """Write the real views of a batch, a sample folder each; folders that hold these very views are kept.
 
-    Args:
-        batch: Images, prompts and cameras.
-        out: Root of the sample folders.
-        rig: The views, for tasks whose views are a rig.
-        overwrite: Write complete samples again.
-
     Raises:
         ValueError: A complete folder holds other views, prompts or cameras, and `overwrite` is False.
         OSError: The folder cannot be written.
@@ -159,8 +141,7 @@ def write_reference(
         if not overwrite and is_done(folder, record):
             if not torch.equal(read_sample(folder).images_uint8().movedim(1, -1), views[valid]):
                 raise ValueError(
-                    f"views of a complete sample must be those of the data; got other pixels, in {folder}. Write to "
-                    "another folder, or set overwrite."
+                    f"views of a complete sample must be those of the data; got other pixels, in {folder}."
                 )
             continue
         write_views(folder, record, batch, i, views, None, None, overwrite)
@@ -246,7 +227,6 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
 
 
 def _uint8(images: Tensor) -> Tensor:
-    """[..., 3, H, W] in [-1, 1] -> uint8 [..., H, W, 3]."""
     return to_uint8(images.movedim(-3, -1))
 
 

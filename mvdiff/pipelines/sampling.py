@@ -31,12 +31,7 @@ PAPER_SAMPLING = Sampling()
 
 @dataclass(frozen=True)
 class StepCallback:
-    """What is called after each denoising step.
-
-    Args:
-        function: Called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on with.
-        tensor_inputs: Which tensors it is given.
-    """
+    """Function that is called after each denoising step, see `MVDiffusionPanoramaPipeline.__call__`."""
 
     function: Callable[..., dict[str, Any] | None] | None = None
     tensor_inputs: Sequence[str] = ("latents",)
@@ -47,7 +42,7 @@ NO_CALLBACK = StepCallback()
 
 @dataclass(frozen=True)
 class Generated:
-    """What a pipeline generates of a batch.
+    """Views that a pipeline generated.
 
     Attributes:
         latents: [B, V, C, h, w] float32.
@@ -64,7 +59,7 @@ class Generated:
 
 @dataclass
 class SamplingEncoder:
-    """The autoencoder for what a call is given, with noise keyed by (purpose, seed, sample id[, view name])."""
+    """`mvdiff.tasks.task.Encoder` of a call, with noise keyed by (purpose, seed, sample id[, view name])."""
 
     backbone: Backbone
     batch: MultiViewBatch
@@ -122,12 +117,12 @@ class SamplingPipeline(MemorySwitches):
 
     @property
     def interrupt(self) -> bool:
-        """Whether the running call stops denoising; a callback stops it with `pipeline._interrupt = True`."""
+        """True when a callback has stopped the running call by `pipeline._interrupt = True`."""
         return self._interrupt
 
     @property
     def takes_images(self) -> bool:
-        """Whether the adapter has the blocks that bring given frames in."""
+        """True for an adapter with the blocks that bring given frames in."""
         return self.adapter.condition_blocks is not None
 
     @torch.no_grad()
@@ -154,7 +149,7 @@ class SamplingPipeline(MemorySwitches):
             seed: One seed for all samples, or one per sample.
             controls: What to switch off.
             prompt_prefix: Default the model's.
-            callback: What is called after each step.
+            callback: Called after each step.
             paste_back: Put known pixels back, for tasks that know some.
             decode: False leaves `rendered` and `images` None.
 
@@ -206,7 +201,6 @@ class SamplingPipeline(MemorySwitches):
         prompt_prefix: str | None,
         callback: StepCallback,
     ) -> Tensor:
-        """Denoise [B, V, C, h, w] under guidance."""
         handed = self._callback_inputs(callback)
         if not math.isfinite(sampling.guidance_scale):
             raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 is no guidance.")
@@ -305,7 +299,6 @@ class SamplingPipeline(MemorySwitches):
         return list(names)
 
     def _check_size(self, batch: MultiViewBatch) -> None:
-        """Raise ValueError where a side of the views is no multiple of the autoencoder's stride."""
         stride = self._backbone().vae_stride
         for side, pixels in zip(("height", "width"), batch.images.shape[-2:], strict=True):
             if pixels % stride:

@@ -19,11 +19,11 @@ def scheduler_from(name: str, config: Mapping[str, Any]) -> Any:
     Raises:
         ValueError: The name is unknown, or that scheduler cannot follow the model's zero-terminal-SNR betas.
     """
-    found = scheduler_class(name)
-    if config.get("rescale_betas_zero_snr") and not takes(found, "rescale_betas_zero_snr"):
+    scheduler = scheduler_class(name)
+    if config.get("rescale_betas_zero_snr") and not takes(scheduler, "rescale_betas_zero_snr"):
         able = [other for other in scheduler_names() if takes(scheduler_class(other), "rescale_betas_zero_snr")]
         raise ValueError(
             f"scheduler must support rescale_betas_zero_snr, which this model was trained with; got {name!r}. "
             f"Choose one of {', '.join(able)}."
         )
-    return found.from_config({key: value for key, value in config.items() if not key.startswith("_")})
+    return scheduler.from_config({key: value for key, value in config.items() if not key.startswith("_")})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mvdiff.data.sequences import FrameSequence
 from mvdiff.pipelines.base import MultiViewPipeline
@@ -37,17 +38,10 @@ def generate_sequence_folder(
 ) -> GenerationCounts:
     """Generate a sequence into one sample folder, named by its scene; each frame is written as soon as it is made.
 
+    The arguments that are not listed are those of `generate_sequence`.
+
     Args:
-        pipeline: What generates.
-        sequence: See `generate_sequence`.
         out: Root of the sample folders.
-        seed: With the scene's name and a frame's number it fixes the noise.
-        prompt: One text for all frames in place of their captions.
-        num_views: See `generate_sequence`, as for the next two.
-        window_overlap: Given key frames of a window.
-        batch_size: Parts at once.
-        sampling: Steps, guidance, negative prompt, eta.
-        controls: What to switch off.
         overwrite: Generate a complete sample again.
         settings: More to note in `sample.json`, compared on a rerun too.
         progress: Called with each frame when it is written.
@@ -60,33 +54,19 @@ def generate_sequence_folder(
         ValueError: See `generate_sequence`; or a complete sample was made with other settings, or a file is broken.
         OSError: The folder cannot be written; the sample stays incomplete.
     """
-    frames = generate_sequence(
-        pipeline,
-        sequence,
-        prompt=prompt,
-        seed=seed,
-        num_views=num_views,
-        window_overlap=window_overlap,
-        batch_size=batch_size,
-        sampling=sampling,
-        controls=controls,
-    )
+    parts = {"num_views": num_views, "window_overlap": window_overlap}
+    how = {"seed": seed, "sampling": sampling, "controls": controls, "batch_size": batch_size}
+    generated = generate_sequence(pipeline, sequence, prompt=prompt, **parts, **how)
     record = _sequence_record(sequence, prompt)
-    noted = described_settings(pipeline, sampling, controls) | {
-        "num_views": num_views,
-        "window_overlap": window_overlap,
-    }
-    record = replace(record, seed=seed, settings=noted | record.settings | dict(settings or {}))
-    folder = sample_folder(out, record.sample_id)
-    if not overwrite and is_done(folder, record):
-        return GenerationCounts(written=0, skipped=1)
-    writer = SampleWriter(folder, overwrite)
-    for generated in frames:
-        writer.add(generated.position, generated.image_uint8, generated.frame.depths)
-        if progress is not None:
-            progress(generated)
-    writer.finish(record)
-    return GenerationCounts(written=1, skipped=0)
+    noted = described_settings(pipeline, sampling, controls) | parts | record.settings | dict(settings or {})
+
+    def views() -> Iterator[tuple[int, Tensor, Tensor]]:
+        for frame in generated:
+            yield frame.position, frame.image_uint8, frame.frame.depths
+            if progress is not None:
+                progress(frame)
+
+    return _write(replace(record, seed=seed, settings=noted), views(), out, overwrite)
 
 
 def write_real_sequence(
@@ -94,34 +74,29 @@ def write_real_sequence(
 ) -> GenerationCounts:
     """Write the real frames of a sequence as the sample that `generate_sequence_folder`'s is scored against.
 
-    Args:
-        sequence: The frames.
-        out: Root of the sample folders.
-        overwrite: Write a complete sample again.
-        prompt: One text for all frames of a scene without captions.
-
-    Returns:
-        Counts of written samples (0 or 1), and of those that were complete before.
-
-    Raises:
-        FileNotFoundError: A file of a frame is missing.
-        ValueError: A complete sample has other frames; or a file is broken.
-        OSError: The folder cannot be written.
+    Arguments, counts and errors are those of `generate_sequence_folder`; `prompt` is for scenes without captions.
     """
     record = _sequence_record(sequence, None if sequence.scene.has_captions else prompt)
+    frames = map(sequence.frame, range(len(sequence)))
+    views = ((i, to_uint8(frame.image).movedim(0, -1), frame.depths) for i, frame in enumerate(frames))
+    return _write(record, views, out, overwrite)
+
+
+def _write(
+    record: SampleRecord, views: Iterable[tuple[int, Tensor, Tensor]], out: str | Path, overwrite: bool
+) -> GenerationCounts:
+    """Write views (place, picture, depths) as they come, unless the sample is complete."""
     folder = sample_folder(out, record.sample_id)
     if not overwrite and is_done(folder, record):
         return GenerationCounts(written=0, skipped=1)
     writer = SampleWriter(folder, overwrite)
-    for position in range(len(sequence)):
-        frame = sequence.frame(position)
-        writer.add(position, to_uint8(frame.image).movedim(0, -1), frame.depths)
+    for view in views:
+        writer.add(*view)
     writer.finish(record)
     return GenerationCounts(written=1, skipped=0)
 
 
 def _sequence_record(sequence: FrameSequence, prompt: str | None) -> SampleRecord:
-    """Describe a sequence without reading its pictures and depths."""
     scene, height, width = sequence.scene, sequence.height, sequence.width
     R, t = (torch.stack(values) for values in zip(*map(scene.pose, sequence.frame_ids), strict=True))
     K = torch.stack([scene.intrinsics(height, width, frame) for frame in sequence.frame_ids])

@@ -1,4 +1,4 @@
-"""What trades time for memory in a pipeline: CPU offload, slices and tiles of the autoencoder, chunks of views."""
+"""Switches that trade time for memory: CPU offload, slices and tiles of the autoencoder, chunks of views."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ class MemorySwitches(DiffusionPipeline):
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
     views_per_chunk: int | None = None
-    """How many views the UNet's own layers run on at a time; None: all. See `set_views_per_chunk`."""
+    """Views that the UNet's own layers run on at a time; None: all. See `set_views_per_chunk`."""
 
     def set_views_per_chunk(self, views: int | None) -> None:
         """Run the UNet's own layers on some views at a time; attention across views still sees them all.
 
         Args:
-            views: how many, counted over samples and both passes of guidance; None: all at once.
+            views: Number of views, counted over samples and both passes of guidance; None: all at once.
 
         Raises:
-            ValueError: if it is no whole number of at least one.
+            ValueError: It is no whole number of at least one.
         """
         before, self.views_per_chunk = self.views_per_chunk, views
         try:
@@ -51,10 +51,10 @@ class MemorySwitches(DiffusionPipeline):
         """Encode and decode views that are larger than the autoencoder's own size in tiles, blended where they meet.
 
         Raises:
-            ValueError: if this autoencoder cannot.
+            ValueError: This autoencoder cannot.
         """
         if not hasattr(self.vae, "use_tiling"):
-            raise ValueError(f"vae must be one that can work in tiles; got {type(self.vae).__name__}. Leave it out.")
+            raise ValueError(f"vae must be one that can work in tiles; got {type(self.vae).__name__}.")
         self.vae.enable_tiling()
 
     def disable_vae_tiling(self) -> None:
@@ -67,11 +67,11 @@ class MemorySwitches(DiffusionPipeline):
         UNet and adapter run together and leave together, before images are decoded.
 
         Args:
-            gpu_id: which GPU; default the first.
-            device: or a device by name; default what torch finds.
+            gpu_id: Number of the GPU; default the first.
+            device: A device by name instead; default what torch finds.
 
         Raises:
-            ValueError: if accelerate is not installed, or there is no GPU and `device` is not given.
+            ValueError: accelerate is not installed, or there is no GPU and `device` is not given.
         """
         self._check_offload(device)
         super().enable_model_cpu_offload(gpu_id, device)
@@ -81,14 +81,8 @@ class MemorySwitches(DiffusionPipeline):
     ) -> None:
         """Keep all weights in the CPU's memory; those of each layer are on the GPU while the layer runs.
 
-        This takes the least memory of the GPU, and much time. `remove_all_hooks` ends it.
-
-        Args:
-            gpu_id: which GPU; default the first.
-            device: or a device by name; default what torch finds.
-
-        Raises:
-            ValueError: if accelerate is not installed, or there is no GPU and `device` is not given.
+        This takes the least memory of the GPU, and much time. `remove_all_hooks` ends it. See
+        `enable_model_cpu_offload` for arguments and errors.
         """
         self._check_offload(device)
         from accelerate import cpu_offload
@@ -125,7 +119,4 @@ class MemorySwitches(DiffusionPipeline):
     def _check_offload(self, device: Any) -> None:
         require("accelerate", "CPU offload")
         if device is None and get_device() == "cpu":
-            raise ValueError(
-                "CPU offload must have a GPU to move weights to; got none on this machine. Run without it: on a CPU "
-                "there is one memory only."
-            )
+            raise ValueError("CPU offload must have a GPU to move weights to; got none on this machine.")

@@ -15,11 +15,12 @@ the last key frames, so memory does not grow with the sequence.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,17 +50,11 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class GeneratedFrame:
-    """One frame of a sequence.
-
-    Attributes:
-        position: Its position in the sequence.
-        frame: What is known of it: depth and camera (and the real picture, which no model has seen).
-        image_uint8: [H, W, 3] uint8, what was generated.
-    """
+    """One frame of a sequence: its position, depth and camera (and the real picture), and the generated picture."""
 
     position: int
     frame: Frame
-    image_uint8: Tensor
+    image_uint8: Tensor  # [H, W, 3]
 
 
 def generate_sequence(
@@ -81,9 +76,9 @@ def generate_sequence(
         pipeline: What generates.
         sequence: Frames and which of them are key frames: `key_sequence`, `interval_sequence` (key frames only) or
             `full_sequence`, see `mvdiff.data.sequences`.
-        sample_id: With `seed` and a frame's number it fixes the frame's noise; default the scene's name.
+        sample_id: Key of the noise, with `seed` and a frame's number; default the scene's name.
         prompt: One text for all frames in place of their captions.
-        seed: Of all frames.
+        seed: Seed of all frames.
         num_views: Frames at once, given ones included.
         window_overlap: Key frames of a window that are given by the window before it; 0 makes windows that do not know
             of each other.
@@ -100,7 +95,7 @@ def generate_sequence(
             no given frames where some are needed.
     """
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1; got {batch_size}. Give the parts to interpolate at once.")
+        raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     rounds = plan(sequence.key_positions, len(sequence), num_views, window_overlap)
     if not pipeline.takes_images and any(part.given for parts in rounds for part in parts):
         raise ValueError(
@@ -114,43 +109,27 @@ def generate_sequence(
             f"{str(sampling.negative_prompt)[:200]}."
         )
 
-    def generate(batch: MultiViewBatch) -> Tensor:
-        images = pipeline.generate(batch, sampling, seed=seed, controls=controls).images
-        return to_uint8(images.movedim(-3, -1))
+    calls = [parts[start : start + batch_size] for parts in rounds for start in range(0, len(parts), batch_size)]
 
-    def prompt_of(position: int) -> str:
-        return sequence.prompt(position) if prompt is None else prompt
+    def generated() -> Iterator[GeneratedFrame]:
+        keys, pictures = set(sequence.key_positions), {}
+        for parts in calls:
+            read = [[sequence.frame(position) for position in part.positions] for part in parts]
+            prompts = [[sequence.prompt(p) if prompt is None else prompt for p in part.positions] for part in parts]
+            rows = zip(parts, read, prompts, strict=True)
+            batch = MultiViewBatch.collate([_sample(*row, pictures, sample_id or sequence.name) for row in rows])
+            images = pipeline.generate(batch, sampling, seed=seed, controls=controls).images
+            for part, frames, views in zip(parts, read, to_uint8(images.movedim(-3, -1)), strict=True):
+                for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
+                    if position in part.given:
+                        continue
+                    if position in keys:
+                        pictures[position] = image
+                    yield GeneratedFrame(position, frame, image)
+            for position in sorted(pictures)[: -num_views - 1]:
+                del pictures[position]
 
-    together = [parts[start : start + batch_size] for parts in rounds for start in range(0, len(parts), batch_size)]
-    return _generate(generate, sequence, together, sample_id or sequence.name, prompt_of, num_views)
-
-
-def _generate(
-    generate: Callable[[MultiViewBatch], Tensor],
-    sequence: FrameSequence,
-    calls: Sequence[Sequence[Part]],
-    sample_id: str,
-    prompt_of: Callable[[int], str],
-    remembered: int,
-) -> Iterator[GeneratedFrame]:
-    keys, pictures = set(sequence.key_positions), {}
-    for parts in calls:
-        read = [[sequence.frame(position) for position in part.positions] for part in parts]
-        batch = MultiViewBatch.collate(
-            [
-                _sample(part, frames, pictures, [prompt_of(position) for position in part.positions], sample_id)
-                for part, frames in zip(parts, read, strict=True)
-            ]
-        )
-        for part, frames, views in zip(parts, read, generate(batch), strict=True):
-            for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
-                if position in part.given:
-                    continue
-                if position in keys:
-                    pictures[position] = image
-                yield GeneratedFrame(position, frame, image)
-        for position in sorted(pictures)[: -remembered - 1]:
-            del pictures[position]
+    return generated()
 
 
 def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_overlap: int) -> list[list[Part]]:
@@ -174,7 +153,7 @@ def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_o
     if not key_positions or key_positions[0] != 0 or key_positions[-1] != num_frames - 1:
         raise ValueError(
             f"a sequence must begin and end with a key frame; got key frames {list(key_positions)[:20]} of "
-            f"{num_frames} frames. Take the frames from the first to the last key frame."
+            f"{num_frames} frames."
         )
     between = len(key_positions) < num_frames
     if num_views < (3 if between else 1):
@@ -184,8 +163,7 @@ def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_o
         )
     if not 0 <= window_overlap < num_views:
         raise ValueError(
-            f"window_overlap must lie between 0 and num_views - 1 = {num_views - 1}; got {window_overlap}. "
-            "The default is 1."
+            f"window_overlap must lie between 0 and num_views - 1 = {num_views - 1}; got {window_overlap}."
         )
     rounds, last = [], None
     for window in _windows(list(key_positions), num_views, window_overlap):
@@ -201,56 +179,37 @@ def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_o
 def _windows(keys: list[int], num_views: int, overlap: int) -> list[Part]:
     """Part key frames into as few windows as possible, about equally long, each beginning with the end of the last."""
     count = max(1, -(-(len(keys) - overlap) // (num_views - overlap)))
-    sizes = even_sizes(len(keys) + (count - 1) * overlap, count)
     windows, start = [], 0
-    for size in sizes:
-        window = keys[start : start + size]
+    for part in np.array_split(range(len(keys) + (count - 1) * overlap), count):
+        window = keys[start : start + len(part)]
         windows.append(Part(window, window[:overlap] if start else []))
-        start += size - overlap
+        start += len(part) - overlap
     return windows
 
 
 def _between(first: int, last: int, num_views: int) -> list[Part]:
     """Part the frames between two positions evenly, in the order of time."""
     count = last - first - 1
-    sizes = even_sizes(count, -(-count // (num_views - 2))) if count else []
-    parts, start = [], first + 1
-    for size in sizes:
-        parts.append(Part([first, *range(start, start + size), last], [first, last]))
-        start += size
-    return parts
+    chunks = np.array_split(range(first + 1, last), -(-count // (num_views - 2))) if count else []
+    return [Part([first, *chunk.tolist(), last], [first, last]) for chunk in chunks]
 
 
 def first_frames(sequence: FrameSequence, num_frames: int) -> FrameSequence:
-    """Return the first frames of a sequence, up to the last key frame among them.
-
-    Raises:
-        ValueError: `num_frames` is less than 1.
-    """
+    """Return the first frames of a sequence, up to the last key frame among them."""
     if num_frames < 1:
-        raise ValueError(f"max_frames must be at least 1; got {num_frames}. Leave it out for all frames.")
+        raise ValueError(f"max_frames must be at least 1; got {num_frames}.")
     kept = set(sequence.frame_ids[:num_frames])
     keys = [frame for frame in sequence.key_ids if frame in kept]
     frames = [frame for frame in sequence.frame_ids if frame <= keys[-1]]
     return FrameSequence(sequence.scene, frames, keys, sequence.height, sequence.width)
 
 
-def even_sizes(total: int, count: int) -> list[int]:
-    """Split a number into `count` parts that differ by one at most, the larger ones first.
-
-    Example:
-        >>> even_sizes(13, 3)
-        [5, 4, 4]
-    """
-    return [total // count + (index < total % count) for index in range(count)]
-
-
 def _sample(
-    part: Part, frames: Sequence[Frame], pictures: Mapping[int, Tensor], prompts: list[str], sample_id: str
+    part: Part, frames: Sequence[Frame], prompts: list[str], pictures: Mapping[int, Tensor], sample_id: str
 ) -> dict[str, Any]:
     """Join the frames of a part as `MultiViewBatch.collate` takes them; only what was generated is given."""
-    images = torch.zeros(len(frames), 3, *frames[0].depths.shape)
-    known = torch.zeros(len(frames), 1, *frames[0].depths.shape)
+    depths = torch.stack([frame.depths for frame in frames])
+    images, known = (torch.zeros(len(frames), channels, *depths.shape[1:]) for channels in (3, 1))
     for view, position in enumerate(part.positions):
         if position in part.given:
             images[view] = from_uint8(pictures[position].movedim(-1, 0))
@@ -259,7 +218,7 @@ def _sample(
     return {
         "images": images,
         "known": known,
-        "depths": torch.stack([frame.depths for frame in frames]),
+        "depths": depths,
         **cameras,
         "prompts": prompts,
         "sample_id": sample_id,

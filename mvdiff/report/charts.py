@@ -21,7 +21,7 @@ class Series:
 
     Attributes:
         name: Name in the legend.
-        x: Positions along the x axis, in the order in which they are joined.
+        x: Positions along the x axis, in the order of the line.
         y: Values; NaN or infinity breaks the line.
         low: Lower ends of the interval around each value, or None.
         high: Upper ends, or None.

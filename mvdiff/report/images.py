@@ -17,34 +17,20 @@ MAX_PIXELATED_SIDE = 128
 
 
 def checked_image(name: str, image: object) -> np.ndarray:
-    """Return `image` as an array after checking its form.
-
-    Args:
-        name: Name of the image in error texts.
-        image: [H, W, 3] uint8 array, or what numpy turns into one.
-
-    Raises:
-        ValueError: The image is no uint8 array of shape [H, W, 3].
-    """
+    """Return an image as an array; raise ValueError by its name where it is no uint8 array [H, W, 3]."""
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(
-            f"{name} must be a uint8 image of shape [H, W, 3]; got {array.dtype} of shape {list(array.shape)}. "
-            "Convert with mvdiff.samples.to_uint8 and put the channels last."
+            f"{name} must be a uint8 image of shape [H, W, 3]; got {array.dtype} of shape {list(array.shape)}."
         )
     return array
 
 
 def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "covered") -> np.ndarray:
-    """Fill what no view covers with neutral grey.
-
-    Args:
-        image: [H, W, 3] uint8 panorama.
-        covered: [H, W] bool, True where content is; None means everywhere.
-        name: Name of the mask in error texts.
+    """Fill the parts of a panorama [H, W, 3] uint8 that no view covers with neutral grey.
 
     Raises:
-        ValueError: The mask has another size than the image.
+        ValueError: The mask [H, W] bool (None: all is covered) has another size; the text calls it by `name`.
     """
     if covered is None:
         return image
@@ -59,12 +45,10 @@ def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "cove
 def data_uri(image: np.ndarray) -> str:
     """Encode an image [H, W, 3] uint8 as a `data:` address: PNG when small, else JPEG without chroma subsampling."""
     lossless = image.shape[0] * image.shape[1] <= MAX_LOSSLESS_PIXELS
+    form = {"format": "PNG"} if lossless else {"format": "JPEG", "quality": 90, "subsampling": 0}
     buffer = BytesIO()
-    if lossless:
-        Image.fromarray(image).save(buffer, format="PNG", optimize=True)
-    else:
-        Image.fromarray(image).save(buffer, format="JPEG", quality=90, subsampling=0, optimize=True)
-    return f"data:image/{'png' if lossless else 'jpeg'};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+    Image.fromarray(image).save(buffer, **form, optimize=True)
+    return f"data:image/{form['format'].lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
 def is_pixelated(image: np.ndarray) -> bool:

@@ -107,12 +107,7 @@ def render_page(page: Page) -> str:
 def write_page(path: str | Path, page: Page) -> Path:
     """Write a page as one HTML file that loads nothing: it can be mailed, archived and opened offline.
 
-    Args:
-        path: The file; its folder is made, and an older file is replaced in one step.
-        page: What it shows.
-
-    Returns:
-        The path.
+    The file's folder is made, and an older file is replaced in one step; the path is returned.
 
     Raises:
         ValueError: An image, a mask, a mesh or a chart has a wrong form.

@@ -27,7 +27,7 @@ class Pictures:
         views: [H, W, 3] uint8 each.
         labels: Names of the views.
         prompts: One per view.
-        panorama: [H, 2 H, 3] uint8, or (panorama, covered) with its mask; None for frames.
+        panorama: As `PanoramaEntry.methods` takes it; None for frames.
         depths: Depth in grey, one picture per view, or None.
         num_views: Number of views of the sample; a recording may show fewer.
     """
@@ -68,15 +68,9 @@ def open_pictures(sample: Sample, max_views: int, natural: bool = False) -> Pict
         frames, keys = record.settings.get("frames"), set(record.settings.get("key_frames") or ())
         named = frames if isinstance(frames, list) and len(frames) == total else list(range(total))
         labels = [f"key {named[i]}" if named[i] in keys else str(named[i]) for i in chosen]
-        depths = part.depths()
-        return Pictures(
-            channels_last(part.images_uint8()),
-            labels,
-            [record.prompts[i] for i in chosen],
-            None,
-            None if depths is None else depth_pictures(depths),
-            total,
-        )
+        views, depths = channels_last(part.images_uint8()), part.depths()
+        prompts = [record.prompts[i] for i in chosen]
+        return Pictures(views, labels, prompts, None, None if depths is None else depth_pictures(depths), total)
     images = sample.natural_uint8() if natural else sample.images_uint8()
     panorama = stitched(sample, images) if natural else panorama_of(sample, images)
     return Pictures(channels_last(images), direction_labels(sample), record.prompts, panorama, None, total)
@@ -121,19 +115,13 @@ def panorama_of(sample: Sample, images_uint8: Tensor | None = None) -> object:
     height, width = panorama.shape[-2:]
     if width != 2 * height:
         raise ValueError(
-            f"panorama.png must be twice as wide as high; got {width} x {height} pixels, in {sample.folder}. "
-            "Remove it: the views are stitched then."
+            f"panorama.png must be twice as wide as high; got {width} x {height} pixels, in {sample.folder}."
         )
     return panorama.permute(1, 2, 0).numpy()
 
 
 def stitched(sample: Sample, images_uint8: Tensor, height: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Stitch views [V, 3, h, w] with their sample's cameras.
-
-    Args:
-        sample: Sample with the cameras.
-        images_uint8: Its views.
-        height: Rows H of the panorama; default: as dense as the middle of a view.
+    """Stitch views [V, 3, h, w] with their sample's cameras, by default as densely as the middle of a view.
 
     Returns:
         Panorama [H, 2 H, 3] uint8, and mask [H, 2 H] bool of what some view covers.
@@ -147,7 +135,7 @@ def stitched(sample: Sample, images_uint8: Tensor, height: int | None = None) ->
 
 
 def depth_pictures(depths: Tensor | Sequence[Tensor]) -> list[np.ndarray]:
-    """Return depths [V, H, W] as grey pictures [H, W, 3] uint8: near is bright, none is black, one scale for all."""
+    """Draw depths [V, H, W] as grey pictures [H, W, 3] uint8: near is bright, none is black, one scale for all."""
     values = np.asarray(depths)
     known = values > 0
     near = np.where(known, 1 / np.maximum(values, 1e-3), 0)

@@ -32,15 +32,11 @@ class Content:
     """Content of a page.
 
     Attributes:
-        panoramas: Scenes of the 360-degree viewer.
-        galleries: Views of each sample, by method.
-        meshes: Scenes of the 3D viewer.
-        tables: Scores.
         num_shown: Number of samples on the page.
         num_samples: Number of samples that every method has.
-        notes: Sentences about what is shown and what is not.
-        problems: Sentences about what could not be read.
-        facts: How the samples were made.
+        notes: Sentences about the choice of samples.
+        problems: Sentences about files that could not be read.
+        facts: Origin of each method's samples.
     """
 
     panoramas: list[PanoramaEntry] = field(default_factory=list)
@@ -63,14 +59,8 @@ class Content:
             more = len(self.problems) - NAMED_PROBLEMS
             items = [*self.problems[:NAMED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
             summary.append(Details(f"{len(self.problems)} left out that could not be read", items, is_open=True))
-        sections = report_sections(
-            tables=self.tables,
-            panoramas=self.panoramas,
-            meshes=self.meshes,
-            galleries=self.galleries,
-            facts=self.facts,
-        )
-        return Page(title, summary, sections)
+        names = ("tables", "panoramas", "meshes", "galleries", "facts")
+        return Page(title, summary, report_sections(**{name: getattr(self, name) for name in names}))
 
 
 def gather(
@@ -90,7 +80,7 @@ def gather(
     """
     for name, value in (("--max_samples", max_samples), ("--max_views", max_views)):
         if value < 1:
-            raise ValueError(f"{name} must be at least 1; got {value}. Say how many to show.")
+            raise ValueError(f"{name} must be at least 1; got {value}.")
     content = Content()
     methods = [source.method for source in sources]
     truth = next((source.truth for source in sources if source.truth is not None), None)
@@ -105,9 +95,7 @@ def gather(
     if not (content.num_shown or content.meshes or content.tables):
         where = ", ".join(str(source.path) for source in sources)
         why = f" ({len(content.problems)} that cannot be read: {content.problems[0]})" if content.problems else ""
-        raise ValueError(
-            f"DIR must hold samples, results or meshes; got none{why}, in {where}. Generate some, or check the path."
-        )
+        raise ValueError(f"DIR must hold samples, results or meshes; got none{why}, in {where}.")
     return content
 
 
@@ -167,9 +155,7 @@ def _check_kinds(sample_id: str, methods: Sequence[Method]) -> None:
     kinds = {method.name: is_recording(method.samples[sample_id]) for method in methods}
     if len(set(kinds.values())) > 1:
         said = ", ".join(f"{'frames with poses' if kind else 'a panorama'} of {name}" for name, kind in kinds.items())
-        raise ValueError(
-            f"samples side by side must be of one kind; got {said}, in sample {sample_id!r}. Make a page of each."
-        )
+        raise ValueError(f"samples side by side must be of one kind; got {said}, in sample {sample_id!r}.")
 
 
 def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Gallery], list[PanoramaEntry]]:
@@ -195,14 +181,13 @@ def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Galler
 def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str]) -> list[MeshEntry]:
     """Read meshes; those found that cannot be read become problems. Equal names stand side by side."""
     entries = [MeshEntry(path.stem, {path.name: simplified(read_mesh(path), SHOWN_FACES)}) for path in given]
-    found: dict[str, dict] = {}
+    shown, found = {path.resolve() for path in given}, {}
     for source in sources:
         root = source.path if source.path.is_dir() else source.path.parent
         folders = [root, root / "meshes", *(sample.folder for sample in source.method.samples.values())]
-        paths = {path.resolve(): path for folder in folders for path in sorted(folder.glob("*")) if _is_mesh(path)}
-        for resolved, path in paths.items():
-            if resolved in {one.resolve() for one in given}:
-                continue
+        files = [path for folder in folders for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES]
+        paths = {path.resolve(): path for path in files if path.is_file()}
+        for path in (path for resolved, path in paths.items() if resolved not in shown):
             try:
                 mesh = simplified(read_mesh(path, _up(source.method)), SHOWN_FACES)
             except ValueError as error:
@@ -210,10 +195,6 @@ def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str
                 continue
             found.setdefault(path.relative_to(root).as_posix(), {})[source.method.name] = mesh
     return [*entries, *(MeshEntry(name, meshes) for name, meshes in found.items())]
-
-
-def _is_mesh(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and path.is_file()
 
 
 def _up(method: Method) -> np.ndarray | None:
@@ -224,7 +205,6 @@ def _up(method: Method) -> np.ndarray | None:
 
 
 def _provenance(method: Method, ids: Sequence[str]) -> str:
-    """Say where samples lie and how the shown ones were made."""
     records = [method.samples[sample_id].record for sample_id in ids]
     seeds = sorted({record.seed for record in records if record.seed is not None})
     settings = records[0].settings

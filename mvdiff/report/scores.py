@@ -1,4 +1,4 @@
-"""Results of `mvdiff evaluate` as a table: a row per method, a column per number, and how each came about."""
+"""Results of `mvdiff evaluate` as a table: a row per method, a column per number, and a note on each number."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     """Lay the results of methods out side by side; a number that no method has is no column.
 
     Args:
-        results: (method, what `mvdiff.eval.runner.evaluate` returned) of each.
+        results: (method, result of `mvdiff.eval.runner.evaluate`) of each.
 
     Returns:
-        The table, or None without a single metric. What is missing stands in the note with its reason.
+        The table, or None without a single metric. The note gives the reason for each missing number.
     """
     metrics = list(dict.fromkeys(name for _, values in results for name in values["metrics"]))
     if not metrics:
@@ -26,12 +26,9 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     shown = [name for name in metrics if any("value" in _entry(values, name) for _, values in results)]
     columns = [_named(results, name) for name in shown]
     rows = [[method, *(_cell(_entry(values, name)) for name in shown)] for method, values in results]
-    references = []
-    first = results[0][1]
-    truth = [_entry(first, name).get("reference") for name in shown]
-    if any(value is not None for value in truth):
-        rows.append([TRUTH_ROW, *truth])
-        references.append(TRUTH_ROW)
+    truth = [_entry(results[0][1], name).get("reference") for name in shown]
+    references = [TRUTH_ROW] if any(value is not None for value in truth) else []
+    rows += [[name, *truth] for name in references]
     return Table("Results of mvdiff evaluate", ["method", *columns], rows, _note(results, metrics), references)
 
 
@@ -51,7 +48,6 @@ def _cell(entry: Mapping[str, Any]) -> object:
 
 
 def _note(results: Sequence[tuple[str, Mapping[str, Any]]], metrics: Sequence[str]) -> str:
-    """Say of every number how it was measured, once where methods share it."""
     parts = []
     for name in metrics:
         said: dict[str, list[str]] = {}

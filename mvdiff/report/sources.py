@@ -70,11 +70,10 @@ def open_sources(paths: Sequence[Path], names: Sequence[str] | None = None, rig:
         names = [_own_name(path) for path in paths]
         names = names if len(set(names)) == len(names) else [str(path) for path in paths]
     if len(names) != len(paths):
-        raise ValueError(f"--names must be one for each DIR ({len(paths)}); got {len(names)}. Name every one.")
+        raise ValueError(f"--names must be one for each DIR ({len(paths)}); got {len(names)}.")
     if len({*names, TRUTH, GIVEN_DEPTH}) < len(names) + 2:
         raise ValueError(
-            f"--names must differ from each other, from {TRUTH!r} and from {GIVEN_DEPTH!r}; got {', '.join(names)}. "
-            "Choose other names."
+            f"--names must differ from each other, from {TRUTH!r} and from {GIVEN_DEPTH!r}; got {', '.join(names)}."
         )
     return [_open(path, name, rig) for path, name in zip(paths, names, strict=True)]
 
@@ -86,15 +85,12 @@ def _own_name(path: Path) -> str:
 
 def _open(path: Path, name: str, rig: Rig | None) -> Source:
     if not path.exists():
-        raise FileNotFoundError(f"DIR must exist; got {path}. Check the path.")
+        raise FileNotFoundError(f"DIR must exist; got {path}.")
     results = None
     if path.is_file():
         results = _read_results(path)
         if results is None:
-            raise ValueError(
-                f"DIR must be a folder, or results of `mvdiff evaluate`; got another file, {path}. "
-                "Give the folder of the samples."
-            )
+            raise ValueError(f"DIR must be a folder, or results of `mvdiff evaluate`; got another file, {path}.")
         root = _scored_folder(results.get("generated"), path)
         reference = _scored_folder(results.get("reference"), path)
     else:
@@ -115,24 +111,18 @@ def _open(path: Path, name: str, rig: Rig | None) -> Source:
 
 
 def _read_results(path: Path) -> dict[str, Any] | None:
-    """Read results of an evaluation; return None for other JSON.
-
-    Raises:
-        ValueError: The file is no JSON, or an entry is of the wrong kind.
-    """
+    """Read results of an evaluation; return None for other JSON."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise ValueError(f"results must be JSON; got {error}, in {path}. Evaluate again.") from error
-    known = isinstance(values, dict) and isinstance(values.get("metrics"), dict) and "generated" in values
-    if not known:
+        raise ValueError(f"results must be JSON; got {error}, in {path}.") from error
+    if not (isinstance(values, dict) and isinstance(values.get("metrics"), dict) and "generated" in values):
         return None
     check_results(values, str(path))
     return values
 
 
 def _named_path(described: Any) -> str | None:
-    """Return the folder that results name."""
     return described.get("path") if isinstance(described, dict) else None
 
 

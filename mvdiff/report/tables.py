@@ -29,12 +29,7 @@ class Column:
 
     @classmethod
     def of_metric(cls, column: MetricColumn, **changes: Any) -> Self:
-        """Return the column of a metric's number.
-
-        Args:
-            column: How the metric describes it.
-            **changes: Attributes that differ.
-        """
+        """Return the column of a metric's number, as the metric describes it but for `changes`."""
         better = {True: "higher", False: "lower", None: None}[column.higher_is_better]
         return replace(cls(column.title, column.unit, better, column.digits), **changes)
 
@@ -105,7 +100,7 @@ class Table(Block):
 
 
 def _number(cell: object) -> float | None:
-    """Return the number by which a cell competes, or None."""
+    """Return the number by which a cell competes for the best value, or None."""
     value = cell[0] if isinstance(cell, tuple | list) else cell
     if isinstance(value, bool | str) or value is None:
         return None

@@ -35,19 +35,9 @@ def turning_frames(
     pitch_deg: float = 0.0,
     yaw_deg: float = 0.0,
 ) -> Iterator[np.ndarray]:
-    """Turn a camera to the right once around in a panorama; the frames loop.
+    """Turn a camera to the right once around in a panorama [H, 2 H, 3] uint8; the frames [h, w, 3] uint8 loop.
 
-    Args:
-        panorama: [H, 2 H, 3] uint8 equirectangular.
-        num_frames: Frames of the whole turn.
-        height: Rows h of a frame.
-        width: Columns w of a frame.
-        fov_deg: Horizontal field of view, degrees.
-        pitch_deg: Pitch of the camera, up positive, degrees.
-        yaw_deg: Yaw of the first frame, right positive, degrees.
-
-    Yields:
-        [h, w, 3] uint8 frames.
+    Angles are in degrees: the horizontal field of view, the pitch upwards, the yaw of the first frame to the right.
 
     Raises:
         ValueError: The field of view, the pitch or the number of frames is out of range.
@@ -55,7 +45,7 @@ def turning_frames(
     if num_frames < 1:
         raise ValueError(f"num_frames must be at least 1; got {num_frames}. Take more seconds or frames per second.")
     if not -90 <= pitch_deg <= 90:
-        raise ValueError(f"pitch_deg must lie between -90 and 90 degrees; got {pitch_deg}. 0 looks ahead.")
+        raise ValueError(f"pitch_deg must lie between -90 and 90 degrees; got {pitch_deg}.")
     source = torch.from_numpy(np.ascontiguousarray(panorama)).permute(2, 0, 1)
     K = intrinsics_from_fov(float(fov_deg), height, width)[None]
     for i in range(num_frames):
@@ -71,15 +61,9 @@ def panorama_picture(sample: Sample) -> np.ndarray:
 
 
 def recorded_frames(sample: Sample, height: int | None = None, width: int | None = None) -> Iterator[np.ndarray]:
-    """Read the frames of a recording, in order, one at a time.
+    """Read the frames [h, w, 3] uint8 of a recording, in order, one at a time.
 
-    Args:
-        sample: The recording.
-        height: Rows h of the video's frames; default: the frames' own, with the last row repeated if they are odd.
-        width: Columns w, likewise.
-
-    Yields:
-        [h, w, 3] uint8 frames, of even sides unless sides were given.
+    A side that is not given is the frames' own, with the last row or column repeated if it is odd.
 
     Raises:
         ValueError: An image cannot be read, or is of another size than the first.
@@ -91,7 +75,7 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
         if frame.shape != size:
             raise ValueError(
                 f"frames of a video must have one size; got {frame.shape[1]} x {frame.shape[0]} beside "
-                f"{size[1]} x {size[0]} pixels, in {path}. Generate the sample again."
+                f"{size[1]} x {size[0]} pixels, in {path}."
             )
         if height is None and width is None:
             yield np.pad(frame, ((0, size[0] % 2), (0, size[1] % 2), (0, 0)), mode="edge")
@@ -101,11 +85,7 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
 
 
 def require_av():
-    """Import PyAV.
-
-    Raises:
-        ModuleNotFoundError: PyAV is not installed.
-    """
+    """Import PyAV; the ModuleNotFoundError says how to install it."""
     try:
         import av
     except ModuleNotFoundError as error:
@@ -116,15 +96,9 @@ def require_av():
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> int:
-    """Write an MP4 (H.264, yuv420p, BT.709) that browsers play; an error leaves no file.
+    """Write frames [h, w, 3] uint8 as an MP4 (H.264, yuv420p, BT.709) that browsers play; return their number.
 
-    Args:
-        path: The file; an older one is replaced.
-        frames: [h, w, 3] uint8, of one size with even sides.
-        fps: Frames per second.
-
-    Returns:
-        Number of frames.
+    An older file is replaced; an error leaves no file.
 
     Raises:
         ValueError: A side is odd, sizes differ, or there is no frame.
@@ -134,7 +108,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
     av = require_av()
     path = Path(path)
     if not fps > 0:
-        raise ValueError(f"fps must be above 0; got {fps}. Take 30.")
+        raise ValueError(f"fps must be above 0; got {fps}.")
     temporary = path.with_name(f".{path.name}.tmp")
     size, count = None, 0
     try:
@@ -143,37 +117,27 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
             for frame in frames:
                 if size is None:
                     size = frame.shape
-                    check_sides(size[0], size[1])
-                    _describe(stream, size[0], size[1])
+                    _describe(stream, *size[:2])
                 if frame.shape != size:
-                    raise ValueError(f"frames must have one size; got {frame.shape} beside {size}. Resize them.")
+                    raise ValueError(f"frames must have one size; got {frame.shape} beside {size}.")
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
                 count += 1
             if not count:
-                raise ValueError(f"frames must hold at least one; got none, for {path}. Generate the sample again.")
+                raise ValueError(f"frames must hold at least one; got none, for {path}.")
             container.mux(stream.encode())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(
-            f"--out must be a file that can be written; got {path} ({error.strerror or error}). Choose another place."
-        ) from error
+        raise OSError(f"--out must be a file that can be written; got {path} ({error.strerror or error}).") from error
     finally:
         temporary.unlink(missing_ok=True)
     return count
 
 
-def check_sides(height: int, width: int) -> None:
-    """Raise ValueError if a side is odd or too small: yuv420p halves the colour resolution each way."""
-    if height < 2 or width < 2 or height % 2 or width % 2:
-        raise ValueError(
-            f"height and width of a video must be even; got {height} and {width}. "
-            f"Use {max(2, height + height % 2)} and {max(2, width + width % 2)}."
-        )
-
-
 def _describe(stream, height: int, width: int) -> None:
-    """Set size, pixel format, quality and colour space of a stream."""
+    """Set size, pixel format, quality and colour space of a stream; yuv420p halves the colour resolution each way."""
+    if height < 2 or width < 2 or height % 2 or width % 2:
+        raise ValueError(f"height and width of a video must be even; got {height} and {width}.")
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
     stream.options = {"crf": str(QUALITY), "preset": "medium"}
     context = stream.codec_context

@@ -111,11 +111,7 @@ def packed_mesh(name: str, mesh: Mesh) -> dict:
     """Pack a mesh for the page: bounds, counts, and compressed bytes as base64.
 
     The bytes are the vertices [N, 3] uint16 on a grid between the bounds, the faces [M, 3] int32 as differences of
-    consecutive numbers (they compress well), and the colours [N, 3] uint8; little-endian, zlib.
-
-    Args:
-        name: Name of the mesh in error texts.
-        mesh: The mesh.
+    consecutive numbers (they compress well), and the colours [N, 3] uint8; little-endian, zlib. Errors name the mesh.
 
     Raises:
         ValueError: Shapes or dtypes do not fit, a vertex is not finite, or a face names a vertex that is not there.
@@ -130,7 +126,7 @@ def packed_mesh(name: str, mesh: Mesh) -> dict:
             f"{faces.dtype} of shapes {shapes}."
         )
     if not np.isfinite(vertices).all() or faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"{name} must have finite vertices and faces between them; got others. Build the mesh again.")
+        raise ValueError(f"{name} must have finite vertices and faces between them; got others.")
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     on_grid = np.round((vertices - low) / np.maximum(high - low, 1e-9) * GRID).astype("<u2")
     steps = np.diff(faces.reshape(-1), prepend=0).astype("<i4")

@@ -44,12 +44,7 @@ def read_png(path: Path) -> Tensor:
     Raises:
         ValueError: It cannot be decoded.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image.convert("RGB"))
-    except UNREADABLE as error:
-        raise ValueError(f"image must be readable; got {error}, in {path}. Generate the sample again.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+    return torch.from_numpy(read_pixels(path, "image", "RGB")).permute(2, 0, 1).contiguous()
 
 
 def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
@@ -58,21 +53,24 @@ def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: It cannot be decoded, or has no transparency.
     """
-    try:
-        with Image.open(path) as image:
-            pixels = np.array(image)
-    except UNREADABLE as error:
-        raise ValueError(f"given view must be readable; got {error}, in {path}. Generate the sample again.") from error
+    pixels = read_pixels(path, "given view")
     if pixels.ndim != 3 or pixels.shape[-1] != 4:
-        raise ValueError(
-            f"given view must be an RGBA image; got shape {list(pixels.shape)}, in {path}. Generate the sample again."
-        )
+        raise ValueError(f"given view must be an RGBA image; got shape {list(pixels.shape)}, in {path}.")
     values = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return values[:3], (values[3:] > 127).float()
 
 
+def read_pixels(path: Path, name: str, mode: str | None = None) -> np.ndarray:
+    """Decode a file as Pillow gives it, or in a mode of Pillow's; `name` is named in the ValueError if it cannot be."""
+    try:
+        with Image.open(path) as image:
+            return np.array(image if mode is None else image.convert(mode))
+    except UNREADABLE as error:
+        raise ValueError(f"{name} must be readable; got {error}, in {path}. Generate the sample again.") from error
+
+
 def png_bytes(pixels: np.ndarray) -> bytes:
-    """Encode an image [H, W, 3] or [H, W, 4] uint8 as PNG."""
+    """Encode an image [H, W, 3] or [H, W, 4] uint8, or a depth map [H, W] uint16, as PNG."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, format="PNG", compress_level=3)
     return buffer.getvalue()

@@ -33,7 +33,7 @@ class Sample:
 
     @property
     def with_depths(self) -> bool:
-        """Whether some view has a depth map."""
+        """True where some view has a depth map."""
         return any((self.folder / DEPTH_NAME / path.name).exists() for path in self.view_paths)
 
     def images_uint8(self) -> Tensor:
@@ -43,9 +43,7 @@ class Sample:
     def natural_uint8(self) -> Tensor:
         """Read upstream's ground-truth views beside the generated ones: uint8 [V, 3, H, W]."""
         if not self.natural_paths:
-            raise FileNotFoundError(
-                f"{self.folder} must hold <i>_natural.png for every view; got none. Give a reference folder instead."
-            )
+            raise FileNotFoundError(f"{self.folder} must hold <i>_natural.png for every view; got none.")
         return _read_views(self.natural_paths)
 
     def panorama_uint8(self) -> Tensor | None:
@@ -67,19 +65,16 @@ class Sample:
         return _stacked(paths, [read_depth(path) for path in paths])
 
     def given(self) -> tuple[Tensor, Tensor] | None:
-        """Read what was given of the views: uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; None where nothing was.
+        """Read the given parts of the views: uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; None without any.
 
-        Raises:
-            FileNotFoundError: It is there for some views and not for others.
-            ValueError: One cannot be read or is of another size than the others.
+        Errors are those of `depths`.
         """
         paths = tuple(self.folder / GIVEN_NAME / path.name for path in self.view_paths)
         if not any(path.exists() for path in paths):
             return None
         _require(paths)
         views = [read_given_png(path) for path in paths]
-        images, known = (_stacked(paths, list(part)) for part in zip(*views, strict=True))
-        return images, known
+        return tuple(_stacked(paths, part) for part in zip(*views, strict=True))
 
 
 def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
@@ -111,9 +106,7 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
         height, width = read_png(paths[0]).shape[-2:]
         rig = RingRig(num_views=8, fov_deg=90.0, height=height, width=width)
     if rig.num_views != len(paths):
-        raise ValueError(
-            f"rig must have as many views as the folder ({len(paths)}); got {rig.num_views}, in {folder}. Give its rig."
-        )
+        raise ValueError(f"rig must have as many views as the folder ({len(paths)}); got {rig.num_views}, in {folder}.")
     natural = tuple(folder / f"{i}_natural.png" for i in range(len(paths)))
     natural = natural if any(path.exists() for path in natural) else ()
     _require(natural)
@@ -125,9 +118,7 @@ def _read_record(path: Path) -> SampleRecord:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, OSError) as error:
-        raise ValueError(
-            f"sample.json must be readable JSON; got {error}, in {path}. Generate the sample again."
-        ) from error
+        raise ValueError(f"sample.json must be readable JSON; got {error}, in {path}.") from error
     return SampleRecord.from_dict(values, where=str(path))
 
 
@@ -135,13 +126,11 @@ def _read_prompts(path: Path, num_views: int) -> list[str]:
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"prompt.txt must be UTF-8 text; got {error}, in {path}. Save it as UTF-8.") from error
+        raise ValueError(f"prompt.txt must be UTF-8 text; got {error}, in {path}.") from error
     if len(lines) == 1:
         return lines * num_views
     if len(lines) != num_views:
-        raise ValueError(
-            f"prompt.txt must have one line, or one per view ({num_views}); got {len(lines)}, in {path}. Fix the file."
-        )
+        raise ValueError(f"prompt.txt must have one line, or one per view ({num_views}); got {len(lines)}, in {path}.")
     return lines
 
 
@@ -157,11 +146,11 @@ def _read_views(paths: Sequence[Path]) -> Tensor:
     return _stacked(paths, [read_png(path) for path in paths])
 
 
-def _stacked(paths: Sequence[Path], views: list[Tensor]) -> Tensor:
+def _stacked(paths: Sequence[Path], views: Sequence[Tensor]) -> Tensor:
     for path, view in zip(paths, views, strict=True):
         if view.shape != views[0].shape:
             raise ValueError(
                 f"views of a sample must have one size; got {list(view.shape[-2:])} beside "
-                f"{list(views[0].shape[-2:])}, in {path}. Generate the sample again."
+                f"{list(views[0].shape[-2:])}, in {path}."
             )
-    return torch.stack(views)
+    return torch.stack(list(views))

@@ -1,4 +1,4 @@
-"""What `sample.json` says of a sample."""
+"""Content of `sample.json`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RECORD_NAME = "sample.json"
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """Describe one sample: what ``sample.json`` holds.
+    """Describe one sample, as in ``sample.json``.
 
     Args:
         sample_id: Name of the sample, unique within its root.
@@ -110,14 +110,7 @@ class SampleRecord:
 
 
 def camera_record(K: Tensor, R: Tensor, t: Tensor, height: int, width: int) -> dict[str, Any]:
-    """Describe posed views as ``SampleRecord.cameras``.
-
-    Args:
-        K: [V, 3, 3] intrinsics in pixels.
-        R: [V, 3, 3] world-from-camera rotations.
-        t: [V, 3] camera centres in the world, metres.
-        height: Rows of the images that K refers to.
-        width: Columns.
+    """Describe posed views, see `mvdiff.batch.MultiViewBatch`, as ``SampleRecord.cameras``.
 
     Example:
         >>> camera_record(torch.eye(3)[None], torch.eye(3)[None], torch.zeros(1, 3), 6, 8)["views"][0]["t"]

@@ -1,4 +1,4 @@
-"""Whether what `sample.json` says can be meant and fits together; asked once, where it is read."""
+"""Checks of the fields of `sample.json`, made once, where it is read."""
 
 from __future__ import annotations
 
@@ -11,14 +11,10 @@ _MAX_SIDE = 1 << 16
 
 
 def check_record(values: Mapping[str, Any], where: str) -> None:
-    """Check every field of a record that has its keys; a field that may be left out is not asked for.
-
-    Args:
-        values: What `mvdiff.samples.SampleRecord` is made of.
-        where: The file, named in errors.
+    """Check every field of a `mvdiff.samples.SampleRecord` that is there.
 
     Raises:
-        ValueError: A field is of the wrong kind, or contradicts another; the text names it.
+        ValueError: A field is of the wrong kind, or contradicts another; the text names it and the file, `where`.
 
     Example:
         >>> check_record({"sample_id": "room", "prompts": ["a sofa"], "seed": "a"}, "room/sample.json")
@@ -55,10 +51,7 @@ def check_record(values: Mapping[str, Any], where: str) -> None:
             _refuse(f"{name}.views", "a list with an entry for each view", described["views"], where)
         check(described, where)
         if len(described["views"]) != len(prompts):
-            raise ValueError(
-                f"prompts must be as many as the views of {name} ({len(described['views'])}); got {len(prompts)}, in "
-                f"{where}. Correct the one that is wrong, or generate the sample again."
-            )
+            _refuse("prompts", f"as many as the views of {name} ({len(described['views'])})", len(prompts), where)
 
 
 def _check_rig(rig: Mapping[str, Any], where: str) -> None:
@@ -70,7 +63,8 @@ def _check_rig(rig: Mapping[str, Any], where: str) -> None:
 
 
 def _check_cameras(cameras: Mapping[str, Any], where: str) -> None:
-    for i, view in enumerate(cameras["views"]):
+    views = cameras["views"]
+    for i, view in enumerate(views):
         name = f"cameras.views[{i}]"
         if not isinstance(view, Mapping):
             _refuse(name, "an object with K and R", view, where)
@@ -82,11 +76,10 @@ def _check_cameras(cameras: Mapping[str, Any], where: str) -> None:
             _refuse(f"{name}.K", "intrinsics with focal lengths above 0", view["K"], where)
         if view.get("t") is not None and not _is_vector(view["t"]):
             _refuse(f"{name}.t", "three numbers, or null", view["t"], where)
-    placed = sum(view.get("t") is not None for view in cameras["views"])
-    if placed not in (0, len(cameras["views"])):
+    placed = sum(view.get("t") is not None for view in views)
+    if placed not in (0, len(views)):
         raise ValueError(
-            f"cameras.views must have t for every view or for none; got {placed} of {len(cameras['views'])}, in "
-            f"{where}. Correct them, or generate the sample again."
+            f"cameras.views must have t for every view or for none; got {placed} of {len(views)}, in {where}."
         )
 
 

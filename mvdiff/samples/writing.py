@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mvdiff.samples.depths import depth_bytes, to_millimetres
+from mvdiff.samples.depths import to_millimetres
 from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME, PANORAMA_NAME, is_complete, numbered
 from mvdiff.samples.pixels import png_bytes
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
@@ -22,7 +22,7 @@ from mvdiff.samples.record import RECORD_NAME, SampleRecord
 class SampleWriter:
     """Write one sample view by view, so that a long one never lies in memory as a whole.
 
-    What an earlier sample left is removed at once; ``sample.json`` comes last, in `finish`.
+    Files of an earlier sample are removed at once; ``sample.json`` comes last, in `finish`.
 
     Args:
         folder: The sample's own folder, made when absent.
@@ -67,10 +67,10 @@ class SampleWriter:
         """Write a view.
 
         Args:
-            view: Its place in the sample, from 0.
+            view: Place in the sample, from 0.
             image: uint8 [H, W, 3].
             depth: [H, W] z-depth in metres, 0 = none; or None.
-            given: uint8 [H, W, 4], what was given of it with alpha 255 and elsewhere 0; or None.
+            given: uint8 [H, W, 4], the given part with alpha 255 and elsewhere 0; or None.
 
         Raises:
             ValueError: Shape, dtype or range do not fit.
@@ -79,21 +79,19 @@ class SampleWriter:
         image = _check_uint8(image, "image", "[H, W, 3]", 3)
         depths = None if depth is None else _check_depths(depth[None], image[None], str(self.folder))
         given = None if given is None else _check_uint8(given, "given", "[H, W, 4]", 3, channels=4)
+        parts = {GIVEN_NAME: given, DEPTH_NAME: None if depths is None else depths[0], "": image}
         with self._writing():
-            if given is not None:
-                (self.folder / GIVEN_NAME).mkdir(exist_ok=True)
-                (self.folder / GIVEN_NAME / f"{view}.png").write_bytes(png_bytes(given))
-            if depths is not None:
-                (self.folder / DEPTH_NAME).mkdir(exist_ok=True)
-                (self.folder / DEPTH_NAME / f"{view}.png").write_bytes(depth_bytes(depths[0]))
-            (self.folder / f"{view}.png").write_bytes(png_bytes(image))
+            for name, pixels in parts.items():
+                if pixels is not None:
+                    (self.folder / name).mkdir(exist_ok=True)
+                    (self.folder / name / f"{view}.png").write_bytes(png_bytes(pixels))
         self._added.add(view)
 
     def finish(self, record: SampleRecord, panorama: Tensor | np.ndarray | None = None) -> Path:
         """Complete the sample; return its folder.
 
         Args:
-            record: What to write into ``sample.json``; one prompt per view.
+            record: Content of ``sample.json``; one prompt per view.
             panorama: uint8 [H', W', 3], or None.
 
         Raises:
@@ -104,7 +102,7 @@ class SampleWriter:
         if self._added != set(range(len(self._added))):
             raise ValueError(
                 f"views must be added from 0 to {len(self._added) - 1}; got {sorted(self._added)}, in sample "
-                f"{record.sample_id!r}. Add every view once."
+                f"{record.sample_id!r}."
             )
         if panorama is not None:
             panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
@@ -135,24 +133,10 @@ def write_sample(
     depths: Tensor | np.ndarray | None = None,
     given: Tensor | np.ndarray | None = None,
 ) -> Path:
-    """Write one sample folder; ``sample.json`` comes last, so a killed run leaves no complete-looking folder.
+    """Write one sample folder and return it; see `SampleWriter` for arguments and errors.
 
-    Args:
-        folder: The sample's own folder, made when absent.
-        record: What to write into ``sample.json``; one prompt per view.
-        views: uint8 [V, H, W, 3].
-        panorama: uint8 [H', W', 3], or None.
-        overwrite: Replace a complete sample.
-        depths: [V, H, W] z-depth of the views in metres, 0 = none; or None.
-        given: uint8 [V, H, W, 4], what was given of the views, see `SampleWriter.add`; or None.
-
-    Returns:
-        The folder.
-
-    Raises:
-        FileExistsError: The folder holds a complete sample and ``overwrite`` is False.
-        ValueError: Shapes, dtypes, ranges or counts do not fit.
-        OSError: The folder cannot be written (full disk, no permission); the sample stays incomplete.
+    All is checked before the first file is written. ``views`` is [V, H, W, 3], ``depths`` [V, H, W] and ``given``
+    [V, H, W, 4].
     """
     views = _check_uint8(views, "views", "[V, H, W, 3]", 4)
     if panorama is not None:
@@ -160,9 +144,7 @@ def write_sample(
     if depths is not None:
         _check_depths(depths, views, f"sample {record.sample_id!r}")
     if given is not None and tuple(given.shape) != (*views.shape[:-1], 4):
-        raise ValueError(
-            f"given must be uint8 of shape {[*views.shape[:-1], 4]}; got {list(given.shape)}. Give one for each view."
-        )
+        raise ValueError(f"given must be uint8 of shape {[*views.shape[:-1], 4]}; got {list(given.shape)}.")
     _check_counts(record, len(views))
     writer = SampleWriter(folder, overwrite)
     for i, view in enumerate(views):
@@ -198,11 +180,9 @@ def _check_uint8(values: Tensor | np.ndarray, name: str, shape: str, ndim: int, 
 
 
 def _check_depths(depths: Tensor | np.ndarray, views: np.ndarray, where: str) -> np.ndarray:
-    """Return depths [V, H, W] of views [V, H, W, 3] in millimetres."""
     if tuple(depths.shape) != views.shape[:-1]:
         raise ValueError(
-            f"depths must be of the views' shape {list(views.shape[:-1])}; got {list(depths.shape)}, in {where}. "
-            "Give one map of the image's size per view."
+            f"depths must be of the views' shape {list(views.shape[:-1])}; got {list(depths.shape)}, in {where}."
         )
     return to_millimetres(depths, where)
 
@@ -210,12 +190,11 @@ def _check_depths(depths: Tensor | np.ndarray, views: np.ndarray, where: str) ->
 def _check_counts(record: SampleRecord, num_views: int) -> None:
     if len(record.prompts) != num_views:
         raise ValueError(
-            f"prompts must be one per view ({num_views}); got {len(record.prompts)}, in sample {record.sample_id!r}. "
-            "Repeat a prompt that serves every view."
+            f"prompts must be one per view ({num_views}); got {len(record.prompts)}, in sample {record.sample_id!r}."
         )
     for name, described in (("rig", record.rig), ("cameras", record.cameras)):
         if described is not None and len(described["views"]) != num_views:
             raise ValueError(
                 f"{name} must have as many views as the sample ({num_views}); got {len(described['views'])}, in sample "
-                f"{record.sample_id!r}. Describe the views written."
+                f"{record.sample_id!r}."
             )

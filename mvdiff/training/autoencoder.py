@@ -28,10 +28,10 @@ class AutoencoderModule(LightningModule):
         train_encoder: False keeps encoder and latent space and trains the decoder alone.
         kl_weight: Weight of the KL divergence from the standard normal.
         mse_weight: Weight of the squared error.
-        seed: Of the latent noise, keyed by (seed, epoch, sample).
+        seed: Seed of the latent noise, keyed by (seed, epoch, sample).
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer.
-        lr_interval: Whether the schedule advances per epoch or step.
+        lr_interval: Advance the schedule per epoch or per optimizer step.
 
     Raises:
         ValueError: Neither or both of `vae` and `pretrained` are given, or `pretrained` is no AutoencoderKL or broken.
@@ -53,14 +53,12 @@ class AutoencoderModule(LightningModule):
         super().__init__()
         if (vae is None) == (pretrained is None):
             raise ValueError(
-                f"model.vae and model.pretrained: exactly one must be set; got vae={vae!r}, pretrained={pretrained!r}. "
-                "Give a config to start fresh or a folder to go on from."
+                f"model.vae and model.pretrained: exactly one must be set; got vae={vae!r}, pretrained={pretrained!r}."
             )
         self.vae = AutoencoderKL(**vae) if vae is not None else load_autoencoder(pretrained)
         if not isinstance(self.vae, AutoencoderKL):
             raise ValueError(
-                f"model.pretrained must be an AutoencoderKL; got {type(self.vae).__name__}, in {pretrained}. "
-                "Name a variational autoencoder's folder."
+                f"model.pretrained must be an AutoencoderKL; got {type(self.vae).__name__}, in {pretrained}."
             )
         if not train_encoder:
             self.vae.encoder.requires_grad_(False)
@@ -75,15 +73,9 @@ class AutoencoderModule(LightningModule):
         """Return the loss of a batch of views."""
         images = batch.images.flatten(0, 1)
         posterior = self.vae.encode(images).latent_dist
-        noise = torch.stack(
-            [
-                torch.randn(
-                    (batch.num_views, *posterior.mean.shape[1:]),
-                    generator=keyed_generator("autoencoder", self.seed, batch.epoch, int(index)),
-                )
-                for index in batch.sample_index
-            ]
-        ).flatten(0, 1)
+        shape = (batch.num_views, *posterior.mean.shape[1:])
+        keys = (("autoencoder", self.seed, batch.epoch, int(index)) for index in batch.sample_index)
+        noise = torch.cat([torch.randn(shape, generator=keyed_generator(*key)) for key in keys])
         latents = posterior.mean + posterior.std * noise.to(posterior.mean)
         error = (self.vae.decode(latents).sample - images).float()
         loss = error.abs().mean() + self.mse_weight * error.square().mean()
@@ -105,10 +97,9 @@ class AutoencoderModule(LightningModule):
         self.log("val/psnr", psnr.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
 
     def scaling_factor(self) -> float | None:
-        """Return what gives the last validation's latents unit variance, over all ranks, which must all call this.
+        """Return the factor that gives the last validation's latents unit variance; None where nothing was validated.
 
-        Returns:
-            The factor, or None where nothing was validated.
+        All ranks must call this.
         """
         count, total, squares = torch.tensor(gather(self._moments.tolist()), dtype=torch.float64).sum(0).tolist()
         return round((squares / count - (total / count) ** 2) ** -0.5, 4) if count else None
@@ -123,5 +114,5 @@ class AutoencoderModule(LightningModule):
         self.vae.save_pretrained(Path(self.out))
 
     def configure_optimizers(self):
-        """Return optimizer and schedule for what trains."""
+        """Optimize the parts that train."""
         return configure_optimizers(self.vae.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)

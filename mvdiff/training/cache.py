@@ -1,4 +1,4 @@
-"""Disk caches for what a frozen base computes again and again: text embeddings and latents.
+"""Disk caches of text embeddings and latents, which a frozen base would compute again and again.
 
 Every entry's name is a hash of everything it depends on (the base's weights first), so an entry is never stale, and
 writes are atomic, so ranks and runs may share a folder.
@@ -18,7 +18,7 @@ from torch import Tensor
 
 
 class TensorCache:
-    """Tensors on disk by keys.
+    """Tensors on disk by keys; the folder is made when the first entry is written.
 
     Example:
         >>> import tempfile
@@ -30,22 +30,14 @@ class TensorCache:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Open a cache.
-
-        Args:
-            folder: Made when the first entry is written.
-        """
         self.folder = Path(folder)
 
     def fetch(self, compute: Callable[[], Tensor], *keys: str | int | float) -> Tensor:
-        """Return the entry of `keys`, computing and writing it if it is not there.
+        """Return the entry of `keys` on the CPU, computing and writing it if it is not there.
 
         Args:
             compute: Gives the tensor; called only on a miss.
             *keys: Everything that the tensor depends on.
-
-        Returns:
-            The tensor on the CPU.
 
         Raises:
             ValueError: An entry cannot be read.
@@ -57,9 +49,7 @@ class TensorCache:
             try:
                 return load_file(path)["value"]
             except SafetensorError as error:
-                raise ValueError(
-                    f"cache.dir must hold readable files; got {path}: {error}. Delete that file."
-                ) from error
+                raise ValueError(f"cache.dir must hold readable files; got {path}: {error}. Delete it.") from error
         value = compute().detach().cpu().contiguous()
         self._write(path, value)
         return value
@@ -83,19 +73,10 @@ class TensorCache:
 def cached_text(
     cache: TensorCache | None, encoder: str, encode: Callable[[list[str]], Tensor], prompts: Sequence[str]
 ) -> Tensor:
-    """Encode prompts, each new one once where there is a cache.
+    """Encode N prompts into [N, L, D]: in one batch, or each new one once where there is a cache (then on the CPU).
 
     With a cache every prompt is encoded alone, so that its embedding does not depend on its neighbours in the batch
-    that met it first.
-
-    Args:
-        cache: Or None, to encode all of them now, in one batch.
-        encoder: Names what encodes: the base's weights and precision.
-        encode: list of N prompts -> [N, L, D].
-        prompts: N texts.
-
-    Returns:
-        [N, L, D] embeddings; from a cache on the CPU.
+    that met it first. `encoder` names the base's weights and precision.
     """
     if cache is None:
         return encode(list(prompts))
@@ -107,6 +88,6 @@ def check_latents_come_back(data: Any) -> None:
     """Raise ValueError where a data module cuts its views at random yaws: cached latents would not come back."""
     if getattr(data, "yaw", None) == "random":
         raise ValueError(
-            "data.yaw must be a list of degrees when model.cache.latents is true; got 'random', in which hardly "
-            "any latent is met twice. Set data.yaw, for example to [0, 45, 90], or model.cache.latents to false."
+            "data.yaw must be a list of degrees when model.cache.latents is true; got 'random', with which hardly any "
+            "latent is met twice."
         )

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from torch import Tensor
 
+from mvdiff.eval.processes import gather_objects
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.samples import to_uint8
@@ -20,14 +21,12 @@ class SaveModelFolder(Callback):
 
     The best is that of the whole run, before and after a resume: `ModelCheckpoint` by itself forgets its scores where
     its folder changes, as it does with each new version of a run.
+
+    Args:
+        dirpath: The model folder; None: `model` in the run's folder.
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
-        """Set the place.
-
-        Args:
-            dirpath: The model folder; None: `model` in the run's folder.
-        """
         self.dirpath = dirpath
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -78,23 +77,12 @@ def run_folder(trainer: Trainer) -> str:
 
 
 def gather(value: Any) -> list[Any]:
-    """Return what each rank passes, as one list on every rank; every rank must call this."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    gathered = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
-    return gathered
+    """Return the values of all ranks, as one list on every rank; every rank must call this."""
+    return gather_objects(value, torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def image_grid(rows: list[Tensor]) -> np.ndarray:
-    """Lay out samples below each other, their views side by side.
-
-    Args:
-        rows: Per sample [V, 3, H, W] in [-1, 1]; all of one size.
-
-    Returns:
-        [rows * H, V * W, 3] uint8.
-    """
+    """Lay out samples [V, 3, H, W] in [-1, 1] below each other, views side by side: [rows * H, V * W, 3] uint8."""
     strips = [to_uint8(views).permute(2, 0, 3, 1).flatten(1, 2) for views in rows]
     width = max(strip.shape[1] for strip in strips)
     strips = [torch.nn.functional.pad(strip, (0, 0, 0, width - strip.shape[1])) for strip in strips]
@@ -102,13 +90,9 @@ def image_grid(rows: list[Tensor]) -> np.ndarray:
 
 
 def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path) -> None:
-    """Give an image to every logger that takes images, or write it as a file where none does; first rank only.
+    """Give an image [H, W, 3] uint8 to every logger that takes images; first rank only.
 
-    Args:
-        trainer: The trainer, for its loggers and step.
-        tag: Name, for example "val/samples".
-        image: [H, W, 3] uint8.
-        folder: The run's folder, for the file `images/<tag>_<step>.png`.
+    Where no logger does, write it to `images/<tag>_<step>.png` in the run's folder.
     """
     if not trainer.is_global_zero:
         return

@@ -18,6 +18,17 @@ class TrainedWeightsEMA(EMAWeightAveraging):
     Lightning's callback copies the whole module, frozen base included, and cannot resume where the base is left out
     of checkpoints. This one hands only `module.trained()` to it. A checkpoint's `state_dict` holds the average,
     `current_model_state` the weights that training goes on from.
+
+    Args:
+        decay: Weight of the old average in each update, in (0, 1).
+        update_every_n_steps: Optimizer steps between two updates.
+        update_starting_at_step: Zero-based optimizer step of the first update; None for the first step.
+        warm_up: Average faster at first, so that the weights of the first steps are soon forgotten: after n updates
+            the next one's decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage with
+            `num_updates`.
+
+    Raises:
+        ValueError: A decay outside (0, 1).
     """
 
     def __init__(
@@ -27,28 +38,15 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         update_starting_at_step: int | None = None,
         warm_up: bool = False,
     ) -> None:
-        """Set the average.
-
-        Args:
-            decay: Weight of the old average in each update, in (0, 1).
-            update_every_n_steps: Optimizer steps between two updates.
-            update_starting_at_step: Zero-based optimizer step of the first update; None for the first step.
-            warm_up: Average faster at first, so that the weights of the first steps are soon forgotten: after n
-                updates the next one's decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's
-                ExponentialMovingAverage with `num_updates`.
-
-        Raises:
-            ValueError: A decay outside (0, 1).
-        """
         if not 0 < decay < 1:
-            raise ValueError(f"decay must lie between 0 and 1; got {decay}. Usual values are 0.99 to 0.9999.")
+            raise ValueError(f"decay must lie between 0 and 1; got {decay}.")
         super().__init__(
             use_buffers=False,
             decay=decay,
             update_every_n_steps=update_every_n_steps,
             update_starting_at_step=update_starting_at_step,
         )
-        if warm_up:  # Lightning's average has none; torch's AveragedModel, which takes this, counts the updates
+        if warm_up:  # Lightning's average has none; torch's AveragedModel takes it and counts the updates
             self._kwargs["avg_fn"] = _warming_up(decay)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

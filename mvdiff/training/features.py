@@ -1,4 +1,4 @@
-"""Train the toy judge: what stands in the middle of a view, its colour, the walls' colour (own design)."""
+"""Train the toy judge: the thing in the middle of a view, its colour, the walls' colour (own design)."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class FeatureNetModule(LightningModule):
         out: Folder that receives the trained network when fit ends.
         width: Channels of the first layer.
         num_features: Length of the feature vector.
-        noise: Standard deviation of Gaussian pixel noise in training, so that soft pictures are judged by what they
-            show (images in [-1, 1]); each sample's is a random share of it.
-        seed: Of the noise, keyed by (seed, epoch, sample index).
+        noise: Standard deviation of Gaussian pixel noise in training (images in [-1, 1]), so that soft pictures are
+            judged by their content; each sample's is a random share of it.
+        seed: Seed of the noise, keyed by (seed, epoch, sample index).
         optimizer: Called with the parameters.
         lr_scheduler: Called with the optimizer.
-        lr_interval: Whether the schedule advances per epoch or step.
+        lr_interval: Advance the schedule per epoch or per optimizer step.
     """
 
     def __init__(
@@ -51,15 +51,12 @@ class FeatureNetModule(LightningModule):
 
     def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Return each head's label per view `[B * V]`, looked up by sample and yaw."""
-        if batch.yaw_deg is None or bool((batch.mirrored if batch.mirrored is not None else torch.zeros(1)).any()):
-            raise ValueError("data.mirror must be false where facts are looked up by yaw; got true. Set it to false.")
+        if batch.yaw_deg is None or (batch.mirrored is not None and bool(batch.mirrored.any())):
+            raise ValueError("data.mirror must be false where facts are looked up by yaw; got true.")
         view_yaw = torch.atan2(batch.R[..., 0, 2], batch.R[..., 2, 2]).rad2deg()
         degrees = (view_yaw + batch.yaw_deg[:, None]).round().long() % 360
         if bool((degrees % 45 != 0).any()):
-            raise ValueError(
-                f"data.yaw must be multiples of 45 degrees, where facts are known; got views at {degrees.tolist()}. "
-                "Set data.yaw to [0, 45, ..., 315]."
-            )
+            raise ValueError(f"data.yaw must be multiples of 45 degrees; got views at {degrees.tolist()}.")
         truths = [read_truth(self.root, name) for name in batch.sample_id]
         rows = [truth[degree] for truth, views in zip(truths, degrees.tolist(), strict=True) for degree in views]
         return {
@@ -99,5 +96,5 @@ class FeatureNetModule(LightningModule):
             self.net.half().save_pretrained(self.out)
 
     def configure_optimizers(self):
-        """Return optimizer and schedule."""
+        """Optimize all of the network."""
         return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)

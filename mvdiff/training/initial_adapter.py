@@ -27,8 +27,8 @@ def initial_adapter(
     Args:
         unet: The base's.
         init_adapter: Folder of an adapter, model folder or its `mvdiff://` name; None for a fresh one.
-        settings: What a user chose; a loaded adapter must have it.
-        defaults: The task's, for a fresh adapter where nothing was chosen.
+        settings: Settings that a user chose; a loaded adapter must have them.
+        defaults: The task's settings, for a fresh adapter where nothing was chosen.
         seed: Seed of fresh weights, which are the same on every rank; other draws are left untouched.
 
     Raises:
@@ -46,7 +46,7 @@ def initial_adapter(
         if wanted != there:
             raise ValueError(
                 f"model.adapter.{name} must be left out or be that of model.init_adapter, {there}; got {wanted}, with "
-                f"{folder}. Start without init_adapter to change it."
+                f"{folder}."
             )
     return adapter
 
@@ -59,7 +59,6 @@ def _merged(defaults: AdapterSettings, settings: AdapterSettings) -> dict[str, A
 
 
 def _chosen_beside_loaded(settings: AdapterSettings, adapter: MultiViewAdapter) -> list[tuple[str, Any, Any]]:
-    """List (name, chosen value, value of the adapter) of all that was chosen."""
     config, chosen = adapter.config, settings.chosen()
     attention = chosen.pop("attention", {})
     listed = [(name, value, config[name]) for name, value in chosen.items()]

@@ -1,4 +1,4 @@
-"""From a batch to what a model takes: latents, pictures for the task's condition, text embeddings, text dropout.
+"""Inputs of a model from a batch: latents, pictures for the task's condition, text embeddings, text dropout.
 
 Everything drawn is a function of keys, never of the batch. Axes: B samples, V views, C latent channels, h w latent.
 """
@@ -32,7 +32,7 @@ class BatchInputs(ABC):
         backbone: The base; its autoencoder is frozen.
         seed: Seed of the autoencoder's noise and of text dropout.
         prompt_prefix: Put before every prompt.
-        cache: What is kept on disk. A cached latent is drawn once, for all epochs, and found by what its image shows.
+        cache: What is kept on disk. A cached latent is drawn once, for all epochs, and found by its image's pixels.
         frozen_text: False for a text encoder that trains: gradients flow, and nothing of it is kept.
     """
 
@@ -74,12 +74,7 @@ class BatchInputs(ABC):
     def _cached_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
         yaw = "no yaw" if batch.yaw_deg is None else f"yaw {float(batch.yaw_deg[i])}"
         keys = (self.seed, batch.sample_id[i], yaw, 0 if batch.mirrored is None else int(batch.mirrored[i]))
-        return self._kept(images, purpose, *keys)
-
-    def _kept(self, images: Tensor, purpose: str, *keys: int | str) -> Tensor:
-        """Encode images [V, 3, H, W], or take their latents from the cache, where a hash of the pixels finds them."""
-        digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()
-        found_by = (self.noise_key(purpose), self._encoded_by("vae"), *keys, str(list(images.shape)), digest)
+        found_by = (self.noise_key(purpose), self._encoded_by("vae"), *keys, *_content(images))
         return self.cache.fetch(lambda: self._draw(images, purpose, *keys), *found_by)
 
     def _draw(self, images: Tensor, purpose: str, *keys: int | str) -> Tensor:
@@ -109,7 +104,7 @@ class BatchInputs(ABC):
             return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(self.device)
 
     def _encoded_by(self, part: str) -> str:
-        """Name what encodes: the weights of a part of the base and the precision they compute in."""
+        """Name the encoder: the weights of a part of the base and the precision they compute in."""
         device = self.device.type
         autocast = torch.is_autocast_enabled(device)
         dtype = torch.get_autocast_dtype(device) if autocast else getattr(self.backbone, part).dtype
@@ -125,7 +120,7 @@ class BatchInputs(ABC):
 
 @dataclass(frozen=True)
 class BatchEncoder:
-    """The autoencoder as a task's condition uses it in training, see `mvdiff.tasks.task.Encoder`."""
+    """`mvdiff.tasks.task.Encoder` in training."""
 
     inputs: BatchInputs
     batch: MultiViewBatch
@@ -146,6 +141,12 @@ class BatchEncoder:
         return self.latents
 
 
+def _content(images: Tensor) -> tuple[str, str]:
+    """Return shape and hash of pixels, by which the cache finds them."""
+    digest = hashlib.blake2b(images.cpu().contiguous().numpy(), digest_size=20).hexdigest()
+    return str(list(images.shape)), digest
+
+
 class MultiViewInputs(BatchInputs):
     """Prepare batches for a multi-view UNet: everything is keyed by (seed, epoch, sample index).
 
@@ -160,8 +161,7 @@ class MultiViewInputs(BatchInputs):
         return torch.stack([self._kept_frame(image, purpose) for image in images])
 
     def _kept_frame(self, image: Tensor, purpose: str) -> Tensor:
-        digest = hashlib.blake2b(image.cpu().contiguous().numpy(), digest_size=20).hexdigest()
-        keys = ("frame", self.seed, str(list(image.shape)), digest)
+        keys = ("frame", self.seed, *_content(image))
         found_by = (self.noise_key(purpose), self._encoded_by("vae"), *keys)
         return self.cache.fetch(lambda: self._draw(image[None], purpose, *keys)[0], *found_by)
 
@@ -184,7 +184,7 @@ class MultiViewInputs(BatchInputs):
 class SingleViewInputs(BatchInputs):
     """Prepare batches whose views are images of their own: everything is keyed by (seed, epoch, sample index, view).
 
-    Pictures for a task's condition are encoded each time: what is drawn of single views does not come back.
+    Pictures for a task's condition are encoded each time: those of single views do not come back.
     """
 
     keeps_pictures = False

@@ -11,13 +11,7 @@ _FABRIC = {"accelerator": "LT_ACCELERATOR", "strategy": "LT_STRATEGY", "precisio
 
 
 def launcher_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the Trainer settings that the launcher's environment implies (own derivation).
-
-    Args:
-        environ: The process environment.
-
-    Returns:
-        Trainer argument names and values as one would write them on the command line; empty without a launcher.
+    """Return the Trainer settings that the launcher's environment implies, as flags' names and values (own derivation).
 
     >>> launcher_settings({"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "3"})
     {'devices': '2', 'num_nodes': '3'}
@@ -55,18 +49,10 @@ def with_launcher_settings(arguments: Sequence[str], environ: Mapping[str, str])
 
 
 def check_world_size(world_size: int, environ: Mapping[str, str]) -> None:
-    """Refuse a Trainer that covers another number of processes than were started.
-
-    Args:
-        world_size: `trainer.world_size`.
-        environ: The process environment; without WORLD_SIZE nothing is checked.
-
-    Raises:
-        ValueError: When the launcher started another number of processes.
-    """
+    """Raise ValueError where a Trainer covers another number of processes than the launcher started (WORLD_SIZE)."""
     launched = environ.get("WORLD_SIZE")
     if launched is not None and int(launched) != world_size:
         raise ValueError(
             f"trainer.devices x trainer.num_nodes must be the number of launched processes, {launched} (WORLD_SIZE); "
-            f"got {world_size}. Leave out --trainer.devices and --trainer.num_nodes, or make them match the launcher."
+            f"got {world_size}. Leave out --trainer.devices and --trainer.num_nodes."
         )

@@ -1,4 +1,4 @@
-"""DescribedModule: a multi-view module says in checkpoints and model folders which model it is."""
+"""DescribedModule: a multi-view module that describes its model in checkpoints and model folders."""
 
 from __future__ import annotations
 
@@ -63,14 +63,13 @@ class DescribedModule(SampleWritingModule):
         if missing:
             raise ValueError(
                 f"data must be a LightningDataModule with {' and '.join(f'`{name}`' for name in wanted)}; got "
-                f"{type(data).__name__} without {', '.join(missing)}. Derive yours from "
-                "mvdiff.data.keyed_datamodule.MultiViewDataModule."
+                f"{type(data).__name__} without {', '.join(missing)}. See mvdiff.data.keyed_datamodule."
             )
         base = BaseReference(self.base, self.revision, self.backbone.weights_hash(), self.vae)
         return ModelInfo(self.task, {name: getattr(data, name) for name in wanted}, self.prompt_prefix, base)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what `mvdiff export` needs to make a model folder of the weights: plain values only."""
+        """Add the plain values that `mvdiff export` makes a model folder of."""
         checkpoint[CHECKPOINT_KEY] = {
             "info": replace(self.model_info(), training=training_record(self)).to_dict(),
             "adapter": _plain_config(self.adapter.config),
@@ -82,20 +81,18 @@ class DescribedModule(SampleWritingModule):
         described = checkpoint.get(CHECKPOINT_KEY)
         if described is None:
             raise ValueError(
-                f"the checkpoint must be one of a {type(self).__name__}; got a checkpoint of another model. "
-                "Use the YAML file it was trained with."
+                f"the checkpoint must be one of a {type(self).__name__}; got a checkpoint of another model."
             )
         task = described["info"]["task"]
         if task != self.task.spec():
             raise ValueError(
-                f"the checkpoint must be one of the task {self.task.spec()}; got a checkpoint of another task, {task}. "
-                "Use the YAML file it was trained with."
+                f"the checkpoint must be one of the task {self.task.spec()}; got a checkpoint of another task, {task}."
             )
         there, here = described["info"]["base"], self.backbone.weights_hash()
         if there["weights_hash"] != here:
             raise ValueError(
                 f"model.base must be the base of the checkpoint, {there['id']} (weights {there['weights_hash']}); got "
-                f"{self.base} (weights {here}). Set model.base (and model.vae) as in training."
+                f"{self.base} (weights {here}), with model.vae {self.vae}."
             )
 
     def save_model_folder(
@@ -104,13 +101,7 @@ class DescribedModule(SampleWritingModule):
         state_dict: dict[str, Tensor] | None = None,
         record: TrainingRecord | None = None,
     ) -> None:
-        """Write the trained part as a model folder.
-
-        Args:
-            folder: Where to.
-            state_dict: Weights as in a checkpoint; None for the module's present ones.
-            record: How these weights were trained, for the model card; None: as the module stands now.
-        """
+        """Write weights as in a checkpoint as a model folder, by default the module's present ones and their record."""
         adapter = MultiViewAdapter.from_config(self.adapter.config)
         prefix = f"{self.trained_part}."
         weights = self.state_dict() if state_dict is None else state_dict

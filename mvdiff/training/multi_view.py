@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -28,7 +27,7 @@ from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
-from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers, cosine_over_ten_epochs
+from mvdiff.training.optimization import LRInterval, adamw, cosine_over_ten_epochs
 from mvdiff.training.sample_writing import OutputSettings
 
 FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT = AdapterSettings(), Sampling(), OutputSettings()
@@ -90,7 +89,7 @@ class MultiViewModule(DescribedModule):
     ) -> None:
         super().__init__(seed, sampling, output)
         if not 0 <= text_dropout <= 1:
-            raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}. The usual value is 0.1.")
+            raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}.")
         self.keep_settings(locals(), ignore=("optimizer", "lr_scheduler"))
         self.task = task if isinstance(task, Task) else task_from(task)
         self.base = self.task.default_base if base is None else base
@@ -137,10 +136,6 @@ class MultiViewModule(DescribedModule):
             self.backbone.eval()
         return self
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Optimize the adapter alone."""
-        return configure_optimizers(self.adapter.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)
-
     def on_fit_start(self) -> None:
         """Refuse to cache latents that never come back."""
         if self.cache.latents:
@@ -168,13 +163,7 @@ class MultiViewModule(DescribedModule):
         predict = denoiser(self.unet, batch, condition, geometry)
         return multiview_noise_loss(
             lambda noisy, timesteps: predict(noisy, timesteps, text),
-            scheduler,
-            latents,
-            noise,
-            timesteps,
-            batch.view_valid,
-            self.snr_gamma,
-            reduction,
+            *(scheduler, latents, noise, timesteps, batch.view_valid, self.snr_gamma, reduction),
         )
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
@@ -195,7 +184,8 @@ class MultiViewModule(DescribedModule):
         """Compute the held-out losses at fixed timesteps and noise; generate the first samples on fixed seeds."""
         losses = self.noise_loss(batch, batch.prompts, reduction="none")
         self._validation_losses.extend(zip(self.task.modes(batch), losses.tolist(), strict=True))
-        if not self.trainer.sanity_checking and self._is_shown(batch_idx, batch.batch_size):
+        before = batch_idx * batch.batch_size * self.trainer.world_size  # samples of earlier batches, over all ranks
+        if not self.trainer.sanity_checking and before < self.num_validation_samples:
             self._validation_samples.extend(self.show(batch))
 
     def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
@@ -210,10 +200,6 @@ class MultiViewModule(DescribedModule):
             (int(index), self.task.overlap_psnr(views, batch, i), views[batch.view_valid[i].cpu()])
             for i, (index, views) in enumerate(zip(batch.sample_index, images, strict=True))
         ]
-
-    def _is_shown(self, batch_idx: int, batch_size: int) -> bool:
-        """Tell whether this batch is one of the first, counted over all ranks, that are generated."""
-        return batch_idx * batch_size * self.trainer.world_size < self.num_validation_samples
 
     def on_validation_epoch_end(self) -> None:
         """Log the mean losses, generated samples as one image, and their mean overlap PSNR (of pairs)."""
@@ -233,14 +219,8 @@ class MultiViewModule(DescribedModule):
     def pipeline(self) -> MultiViewPipeline:
         """Return the model as the pipeline that `mvdiff generate` runs: same prompts and seed, same images."""
         info = self.model_info()
-        pipeline = MultiViewPipeline.from_backbone(
-            self.backbone,
-            self.adapter,
-            task=self.task,
-            views=info.views,
-            prompt_prefix=self.prompt_prefix,
-            base=info.base,
-        )
+        described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix, "base": info.base}
+        pipeline = MultiViewPipeline.from_backbone(self.backbone, self.adapter, **described)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.set_views_per_chunk(self.memory.views_per_chunk)
         return pipeline

@@ -27,25 +27,14 @@ def configure_optimizers(
     lr_scheduler: LRSchedulerCallable | None = None,
     interval: LRInterval = "epoch",
 ) -> dict[str, Any]:
-    """Return what `LightningModule.configure_optimizers` returns, for the parameters that train.
-
-    Args:
-        parameters: Parameters; those with `requires_grad=False` are left out.
-        optimizer: Called with the trained parameters.
-        lr_scheduler: Called with the optimizer; None keeps the rate constant.
-        interval: Whether the schedule advances per epoch or per optimizer step.
-
-    Returns:
-        Lightning's dictionary of optimizer and schedule.
+    """Return Lightning's dictionary of optimizer and schedule for the parameters that require gradients.
 
     Raises:
-        ValueError: When no parameter is trainable.
+        ValueError: None does.
     """
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     if not trained:
-        raise ValueError(
-            "the model must have at least one trainable parameter; got none. Unfreeze the part you want to train."
-        )
+        raise ValueError("the model must have at least one trainable parameter; got none.")
     built = optimizer(trained)
     if lr_scheduler is None:
         return {"optimizer": built}
@@ -53,15 +42,10 @@ def configure_optimizers(
 
 
 def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:
-    """Return how many batches make one optimizer step.
-
-    Args:
-        total_batch_size: Samples that one optimizer step shall see, over all devices.
-        batch_size: Samples in one device's batch.
-        world_size: Devices times nodes.
+    """Return the number of batches of one optimizer step of `total_batch_size` samples over all devices and nodes.
 
     Raises:
-        ValueError: When the total is not a multiple of what one batch on every device holds.
+        ValueError: The total is not a multiple of the samples of one batch on every device.
 
     >>> accumulation_steps(total_batch_size=4, batch_size=1, world_size=2)
     2
@@ -70,7 +54,6 @@ def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) 
     if total_batch_size < 1 or total_batch_size % per_step:
         raise ValueError(
             f"total_batch_size must be a positive multiple of data.batch_size x devices x nodes = "
-            f"{batch_size} x {world_size} = {per_step}; got {total_batch_size}. "
-            "Change one of them so that the division leaves no rest."
+            f"{batch_size} x {world_size} = {per_step}; got {total_batch_size}."
         )
     return total_batch_size // per_step

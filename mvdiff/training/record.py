@@ -1,4 +1,4 @@
-"""How a model was trained, for its model card."""
+"""Description of a training, for model cards."""
 
 from __future__ import annotations
 
@@ -16,11 +16,7 @@ _SHOWN = (str, int, float, bool, list, tuple)
 
 
 def training_record(module: LightningModule) -> TrainingRecord:
-    """Describe the training that a module is in, as it stands now; no place of this machine is named.
-
-    Args:
-        module: A multi-view module with its trainer.
-    """
+    """Describe the training of a multi-view module with its trainer, as it stands now, without paths."""
     trainer = module.trainer
     data, optimizers = trainer.datamodule, trainer.optimizers
     settings: dict[str, Any] = {"optimizer steps": trainer.global_step, "epochs begun": trainer.current_epoch + 1}

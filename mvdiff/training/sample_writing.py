@@ -1,4 +1,4 @@
-"""What `mvdiff test` and `mvdiff predict` write: generated and real views, and the scores."""
+"""Output of `mvdiff test` and `mvdiff predict`: generated and real views, and scores."""
 
 from __future__ import annotations
 
@@ -56,15 +56,8 @@ class SampleWritingModule(TrainedPartModule):
 
     def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
         """Generate a batch and write sample folders, known parts as the model renders them; complete ones are kept."""
-        generate_samples(
-            self.pipeline(),
-            batch,
-            root,
-            seed=self.seed,
-            sampling=self.sampling,
-            paste_back=False,
-            overwrite=self.output.overwrite,
-        )
+        how = {"seed": self.seed, "sampling": self.sampling, "overwrite": self.output.overwrite}
+        generate_samples(self.pipeline(), batch, root, **how, paste_back=False)
 
     def write_real(self, root: Path, batch: MultiViewBatch) -> None:
         """Write the real views of a batch as sample folders; complete ones are kept."""
@@ -102,11 +95,7 @@ class SampleWritingModule(TrainedPartModule):
 
 @dataclass
 class RunSource(FolderSource):
-    """The samples of one run; what else the folder holds, of an earlier run of more samples, is left out.
-
-    Args:
-        sample_ids: Ids of the run's samples.
-    """
+    """The samples of one run, by their ids; others in the folder, of an earlier run of more samples, are left out."""
 
     sample_ids: Collection[str] = ()
 
@@ -120,14 +109,7 @@ class RunSource(FolderSource):
 def score_folder(
     root: Path, sample_ids: Collection[str], metrics: Sequence[MetricSpec], settings: EvaluationSettings | None
 ) -> dict[str, float]:
-    """Score `root/generated` against `root/reference`, write `root/results.json` and return the numbers that came out.
-
-    Args:
-        root: What `mvdiff test` wrote.
-        sample_ids: Which of the samples there are scored.
-        metrics: What is scored, see `mvdiff.eval.metric_specs.MetricSpec`.
-        settings: How to measure; None for the paper's protocol.
-    """
+    """Score samples of `root/generated` against `root/reference`, write `root/results.json` and return the numbers."""
     generated, reference = (RunSource(root / name, sample_ids=sample_ids) for name in ("generated", "reference"))
     results = evaluate(generated, reference, metrics, settings)
     write_results(results, root / "results.json")

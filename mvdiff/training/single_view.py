@@ -27,7 +27,7 @@ from mvdiff.tasks.task import Task
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import image_grid, log_image, run_folder
 from mvdiff.training.inputs import Prompts, SingleViewInputs
-from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
+from mvdiff.training.optimization import LRInterval, adamw
 from mvdiff.training.trained_part import TrainedPartModule
 
 VALIDATION_EPOCH = -1
@@ -104,14 +104,12 @@ class SingleViewModule(TrainedPartModule):
         super().__init__()
         if (base is None) == (fresh is None):
             raise ValueError(
-                f"model.base and model.fresh: exactly one must be set; got base={base!r}, fresh={fresh!r}. "
-                "Name a base to finetune, or say what to build."
+                f"model.base and model.fresh: exactly one must be set; got base={base!r}, fresh={fresh!r}."
             )
         if cache.dir is not None and train_text_encoder and not cache.latents:
             raise ValueError(
                 "cache.latents must be true when cache.dir is set and train_text_encoder is true; got false: the "
-                "embeddings of a text encoder in training cannot be kept. Set model.cache.latents or leave out "
-                "model.cache.dir."
+                "embeddings of a text encoder in training cannot be kept."
             )
         if memory.views_per_chunk is not None:
             raise ValueError(f"memory.views_per_chunk must be null for single views; got {memory.views_per_chunk}.")
@@ -152,12 +150,6 @@ class SingleViewModule(TrainedPartModule):
         self.trained_modules.train(mode)
         return self
 
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Optimize the trained modules alone."""
-        return configure_optimizers(
-            self.trained_modules.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval
-        )
-
     def frozen_hashes(self) -> dict[str, str]:
         """Hash the weights of each frozen part of the base."""
         return self.backbone.weights_hashes(["vae"] if self.train_text_encoder else ["vae", "text_encoder"])
@@ -172,8 +164,7 @@ class SingleViewModule(TrainedPartModule):
         for part, here in self.frozen_hashes().items():
             if known.get(part, here) != here:
                 raise ValueError(
-                    f"the base's {part} must be that of the checkpoint, with weights {known[part]}; got {here}. "
-                    "Set model.base, model.vae and model.fresh as in training."
+                    f"the base's {part} must be that of the checkpoint, with weights {known[part]}; got {here}."
                 )
 
     # Loss
@@ -224,15 +215,10 @@ class SingleViewModule(TrainedPartModule):
         keys, text = [all_keys[i] for i in chosen], self.inputs.text([[all_prompts[i] for i in chosen]])[0]
         noise = training_noise(self.seed, batch.epoch, keys, 1, latents.shape[1:])[:, 0].to(latents.device)
         timesteps = sample_timesteps(scheduler.config.num_train_timesteps, self.seed, batch.epoch, keys)
-        timesteps = timesteps.to(latents.device)
         predict = self.denoiser(batch, all_latents, views)
         per_view = noise_loss(
             lambda noisy, timesteps: predict(noisy, timesteps, text),
-            scheduler,
-            latents,
-            noise,
-            timesteps,
-            self.snr_gamma,
+            *(scheduler, latents, noise, timesteps.to(latents.device), self.snr_gamma),
             reduction="none",
         )
         padded = per_view.new_zeros(batch.view_valid.shape).masked_scatter(batch.view_valid, per_view)
@@ -271,15 +257,7 @@ class SingleViewModule(TrainedPartModule):
 
     @torch.no_grad()
     def generate(self, batch: MultiViewBatch, views: Tensor) -> Tensor:
-        """Generate views from their prompts, noise keyed on (seed, place in the list).
-
-        Args:
-            batch: Prompts, image size, and what the task's condition takes of it.
-            views: [N] which of its B x V views.
-
-        Returns:
-            `[N, 3, H, W]` in [-1, 1].
-        """
+        """Generate N of B x V views, with noise keyed by (seed, place in `views`): [N, 3, H, W] in [-1, 1]."""
         batch, count = self.task.single_views(batch, self.seed), len(views)
         latents = self.inputs.latents(batch)
         noise = [view_noise(self.seed, i, num_views=1, shape=latents.shape[2:])[0] for i in range(count)]

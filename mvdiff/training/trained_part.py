@@ -7,6 +7,8 @@ from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
+from mvdiff.training.optimization import configure_optimizers
+
 
 class TrainedPartModule(LightningModule):
     """Keep everything but the submodule named by `trained_part` out of checkpoints.
@@ -21,6 +23,10 @@ class TrainedPartModule(LightningModule):
         """Return the submodule that is trained, averaged and saved."""
         return getattr(self, self.trained_part)
 
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Optimize the trained part alone, by the `optimizer` and schedule of the module."""
+        return configure_optimizers(self.trained().parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)
+
     def state_dict(self, *args: Any, destination=None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
         """Return the trained part's weights under `<prefix><trained_part>.`."""
         return self.trained().state_dict(
@@ -31,7 +37,7 @@ class TrainedPartModule(LightningModule):
         """Load the trained part's weights.
 
         Args:
-            state_dict: Exactly the keys that `state_dict()` gives.
+            state_dict: Exactly the keys of `state_dict()`.
             strict: Must be True: a part of a model is no model.
             assign: As in torch.
 
@@ -39,7 +45,7 @@ class TrainedPartModule(LightningModule):
             ValueError: The keys or shapes are those of another model.
         """
         if not strict:
-            raise ValueError("strict must be True; got False. A partly loaded model gives wrong images without a word.")
+            raise ValueError("strict must be True; got False: a partly loaded model gives wrong images.")
         expected = self.state_dict()
         missing = sorted(expected.keys() - state_dict.keys())
         unexpected = sorted(state_dict.keys() - expected.keys())
@@ -52,8 +58,7 @@ class TrainedPartModule(LightningModule):
             found = ", ".join((_some(missing, "missing"), _some(unexpected, "unexpected"), _some(wrong, "misshapen")))
             raise ValueError(
                 f"the checkpoint must hold exactly the weights of this {type(self).__name__}; got a checkpoint of "
-                f"another model: {found}. "
-                "Use the YAML file it was trained with."
+                f"another model: {found}."
             )
         prefix = f"{self.trained_part}."
         part = {name.removeprefix(prefix): value for name, value in state_dict.items()}

@@ -30,7 +30,7 @@ def test_models_that_it_cannot_show(model, expected, capsys):
 @pytest.mark.parametrize("port", [99999, 65536, 0, -1])
 def test_a_port_that_cannot_be_is_told_before_the_model_is_opened(port, capsys):
     assert main(["demo", "--model", "nowhere", "--port", str(port)]) == 1
-    assert f"error: --port must lie between 1 and 65535; got {port}. Leave it out" in capsys.readouterr().err
+    assert f"error: --port must lie between 1 and 65535; got {port}." in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("model", ["mvdiff://toy-caa", "mvdiff://toy-outpaint"])
@@ -42,7 +42,6 @@ def test_a_taken_port_is_told_by_the_options_of_the_command(model, capsys):
         assert main(["demo", "--model", model, "--device", "cpu", "--port", str(port)]) == 1
     error = capsys.readouterr().err.splitlines()[-1]
     assert f"--port must be free, and --host an address of this machine; got {port} on 127.0.0.1, which" in error
-    assert error.endswith("Give another --port or --host.")
     assert "GRADIO" not in error
 
 

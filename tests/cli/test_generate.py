@@ -136,7 +136,7 @@ def test_a_missing_model_and_a_bad_out(model, tmp_path, capsys):
     assert "got 'nobody/no-such-model' at revision 'v1', which is not a folder here" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert generate(model, tmp_path / "file" / "out", *PROMPT) == 1
-    assert "--out must be a folder that can be written" in capsys.readouterr().err
+    assert "--out must lie in a folder that can be written" in capsys.readouterr().err
 
 
 def test_fewer_prompts_than_views(model, tmp_path, capsys):

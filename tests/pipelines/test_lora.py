@@ -156,7 +156,7 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing(pipeline, layers):
     assert torch.equal(run(pipeline), before)
     pipeline.load_lora_weights(tensors(layers), adapter_name="good")
     good = run(pipeline)
-    with pytest.raises(ValueError, match="Give a LoRA of this base"):
+    with pytest.raises(ValueError, match="LoRA must be a readable one, made for a base of this shape"):
         pipeline.load_lora_weights(wrong[1][0], adapter_name="bad")
     assert pipeline.get_list_adapters() == {"unet": ["good"], "text_encoder": ["good"]}
     pipeline.set_adapters("good")

@@ -92,7 +92,7 @@ def test_fewer_prompts_than_views_is_one_clear_error(pipeline):
         ValueError, match=r"prompts must be one text for all views, or one text per view \(4\); got .*2"
     ):
         pipeline([["a ball", "a lamp"]])
-    with pytest.raises(ValueError, match=r"one text per view \(8\); got .* \(7\), in sample 0. Give as many"):
+    with pytest.raises(ValueError, match=r"one text per view \(8\); got .* \(7\), in sample 0\."):
         pipeline([["a ball"] * 7], rig=RingRig(num_views=8, height=32, width=32))
     with pytest.raises(ValueError, match="prompt must hold at least one text"):
         pipeline([])
@@ -125,7 +125,7 @@ def test_a_negative_prompt_for_each_view(pipeline):
     one = pipeline("a lamp", negative_prompt="red", **settings).images
     assert torch.equal(pipeline("a lamp", negative_prompt=["red"] * 4, **settings).images, one)
     for wrong, text in (
-        (["red"] * 3, r"negative_prompt must be one text for all views, or one per view \(4\); got 3\. Give as many"),
+        (["red"] * 3, r"negative_prompt must be one text for all views, or one per view \(4\); got 3"),
         ([], r"negative_prompt must be one text for all views, or one per view \(4\); got 0"),
         (
             ["red", None, "", ""],

@@ -162,7 +162,7 @@ def test_meshes_are_found_beside_samples_and_taken_when_given(tmp_path):
 
 def test_folders_that_cannot_be_shown(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"DIR must hold samples, results or meshes; got none, in .*empty\. Generate"):
+    with pytest.raises(ValueError, match=r"DIR must hold samples, results or meshes; got none, in .*empty\."):
         content(tmp_path / "empty")
     (write_panorama(tmp_path / "broken", "a") / "0.png").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"got none \(1 that cannot be read: image must be readable"):

@@ -99,7 +99,7 @@ def test_a_sample_without_panorama_is_stitched(tmp_path):
 
 def test_wrong_input_leaves_no_file(tmp_path):
     path = tmp_path / "v.mp4"
-    with pytest.raises(ValueError, match=r"height and width of a video must be even; got 7 and 10\. Use 8 and 10\."):
+    with pytest.raises(ValueError, match=r"height and width of a video must be even; got 7 and 10"):
         write_video(path, [np.zeros((7, 10, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"frames must have one size"):
         write_video(path, [np.zeros((8, 10, 3), np.uint8), np.zeros((8, 12, 3), np.uint8)])

@@ -111,7 +111,7 @@ def test_missing_and_broken_depths_are_named(tmp_path):
         (depths() + 57, r"depths must lie in \[0, 65.535\] metres; got .* in sample 'walk'"),
         (depths() - 1, r"depths must lie in \[0, 65.535\] metres; got -"),
         (depths(1), r"depths must be of the views' shape \[2, 6, 10\]; got \[1, 6, 10\]"),
-        (depths()[:, :5], "Give one map of the image's size per view"),
+        (depths()[:, :5], r"depths must be of the views' shape \[2, 6, 10\]; got \[2, 5, 10\]"),
     ],
 )
 def test_wrong_depths_are_refused_before_anything_is_written(tmp_path, wrong, message):

@@ -1,0 +1,41 @@
+"""Options of every task of `mvdiff generate`."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from mvdiff.cli.opening import add_model_options
+from mvdiff.settings import Controls, Sampling
+
+
+def add_shared(parser: argparse.ArgumentParser, packaged: str = "NAME") -> None:
+    """Add the options of every task; `packaged` is a model of the package for the task."""
+    add = parser.add_argument
+    add(
+        "--model",
+        required=True,
+        metavar="ID",
+        help=f"a model folder (of fit or export), a hub id, or mvdiff://{packaged}",
+    )
+    add("--out", type=Path, required=True, metavar="DIR", help="where the sample folders go")
+    add("--seed", type=int, default=0, help="random seed (noise is also keyed by sample id) (default: %(default)s)")
+    add("--num_inference_steps", type=int, default=50, help="(default: %(default)s)")
+    add("--guidance_scale", type=float, default=9.0, help="1 is no guidance (default: %(default)s)")
+    add("--negative_prompt", help="what to steer away from")
+    add("--no_caa", action="store_true", help="the base alone, view by view (a control)")
+    add("--overwrite", action="store_true", help="generate complete samples again")
+    add_model_options(parser)
+
+
+def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the options of every task as arguments of the functions that generate into folders."""
+    return {
+        "seed": args.seed,
+        "sampling": Sampling(
+            num_inference_steps=args.num_inference_steps,
+            guidance_scale=args.guidance_scale,
+            negative_prompt=args.negative_prompt,
+        ),
+        "controls": Controls(caa=not args.no_caa),
+        "overwrite": args.overwrite,
+    }
