@@ -96,7 +96,7 @@ def test_what_does_not_fit_is_named(changes, text):
 @pytest.mark.parametrize(
     ("other", "text"),
     [
-        ({"epoch": 3}, "epochs \(2, 3\)"),
+        ({"epoch": 3}, r"epochs \(2, 3\)"),
         ({"yaw_deg": 3.0}, "yaw_deg is only in some: s1"),
         ({"height": 8}, r"one size; got \[3, 3, 4, 6\] in s0 and \[3, 3, 8, 6\] in s1"),
     ],

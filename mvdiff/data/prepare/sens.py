@@ -22,7 +22,6 @@ import numpy as np
 from mvdiff.data.counts import check_counts
 from mvdiff.data.frame_files import numbers_in
 from mvdiff.data.whole_files import whole_file
-from mvdiff.samples.depths import depth_bytes
 from mvdiff.samples.pixels import png_bytes
 
 RAW, PNG, JPEG = 0, 1, 2
@@ -264,7 +263,7 @@ def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> Non
         if len(colour) != 3 * height * width:
             raise ValueError(f"colour is {len(colour)} bytes, not 3 x {height} x {width}")
         colour = png_bytes(np.frombuffer(colour, np.uint8).reshape(height, width, 3))
-    _write(depth, depth_bytes(millimetres))
+    _write(depth, png_bytes(millimetres))
     _write(pose, _text(frame.pose))
     _write(color, colour)
 
