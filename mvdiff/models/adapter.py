@@ -59,7 +59,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     """
 
     geometry_cache_bytes: int = 2 << 30
-    """Bytes of geometry to keep for other batches, encodings included; the last one is kept whatever its size."""
+    """Bytes of geometry to keep for other batches, encodings included; the last one is kept whatever its size. 0 keeps nothing."""
 
     @register_to_config
     def __init__(
@@ -180,14 +180,18 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     ) -> MultiViewGeometry:
         """Return the geometry of a key, built unless it was kept."""
         kept = self._geometries
+        for other in [entry for entry in kept if entry[1] != device]:  # the model has moved
+            del kept[other]
         if (key, device) not in kept:
             with torch.inference_mode(False):  # what validation made, training could not use
                 batch = replace(batch, K=batch.K.clone(), R=batch.R.clone(), t=batch.t.clone())
                 kept[key, device] = self._built(batch, levels).to(device)
         kept.move_to_end((key, device))
-        while len(kept) > 1 and sum(geometry.nbytes for geometry in kept.values()) > self.geometry_cache_bytes:
+        geometry = kept[key, device]
+        least = 1 if self.geometry_cache_bytes else 0
+        while len(kept) > least and sum(one.nbytes for one in kept.values()) > self.geometry_cache_bytes:
             kept.popitem(last=False)
-        return kept[key, device]
+        return geometry
 
     def _offloaded_to(self) -> torch.device | None:
         """Return the device that accelerate's hooks bring weights to for a call; None without hooks."""

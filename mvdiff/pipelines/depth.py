@@ -79,10 +79,18 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         """Rows of the frames that the model was trained on."""
         return self.views["height"]
 
+    @height.setter
+    def height(self, height: int) -> None:
+        self.views["height"] = height
+
     @property
     def width(self) -> int:
         """Their columns."""
         return self.views["width"]
+
+    @width.setter
+    def width(self, width: int) -> None:
+        self.views["width"] = width
 
     def __call__(
         self,

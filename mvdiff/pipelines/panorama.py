@@ -82,6 +82,10 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         """Default views."""
         return self.views["rig"]
 
+    @rig.setter
+    def rig(self, rig: Rig) -> None:
+        self.views["rig"] = rig
+
     def __call__(
         self,
         prompt: str | Sequence[str] | Sequence[Sequence[str]],

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, ClassVar
 
 import torch
@@ -161,7 +162,7 @@ class SamplingPipeline(MemorySwitches):
         self._check_controls(batch, controls)
         self.task.check_batch(batch)
         backbone, device = self._backbone(), self._execution_device
-        seeds = [int(seed)] * batch.batch_size if isinstance(seed, int) else list(seed)
+        seeds = [int(seed)] * batch.batch_size if isinstance(seed, Integral) else list(seed)
         batch = batch.to(device)
         noise = self._noise(batch, seeds)
         encoder = SamplingEncoder(backbone, batch, seeds, like=noise)
@@ -171,8 +172,7 @@ class SamplingPipeline(MemorySwitches):
             self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
         geometry = None
         if controls.caa:
-            with torch.autocast(device.type, enabled=False):
-                geometry = self.adapter.geometry(self.task.correspondences(batch), backbone.vae_stride)
+            geometry = self.adapter.geometry(self.task.correspondences(batch), backbone.vae_stride)
         predict = denoiser(self._multi_view_unet(), batch, condition, geometry, controls)
         with self._attention(controls.attention_enabled):
             latents = self._denoise(predict, batch, noise, seeds, sampling, prompt_prefix, callback)

@@ -27,7 +27,7 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.sequences import Frame, FrameSequence
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.sampling import PAPER_SAMPLING
+from mvdiff.pipelines.sampling import NO_CALLBACK, PAPER_SAMPLING, StepCallback
 from mvdiff.samples import from_uint8, to_uint8
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS
@@ -69,6 +69,8 @@ def generate_sequence(
     batch_size: int = 1,
     sampling: Sampling = PAPER_SAMPLING,
     controls: Controls = NO_CONTROLS,
+    prompt_prefix: str | None = None,
+    callback: StepCallback = NO_CALLBACK,
 ) -> Iterator[GeneratedFrame]:
     """Generate every frame of a sequence, each once; a frame between two key frames comes after these.
 
@@ -86,6 +88,8 @@ def generate_sequence(
             rounding.
         sampling: Steps, guidance, eta, and one negative prompt for the whole sequence.
         controls: What to switch off.
+        prompt_prefix: Default the model's.
+        callback: What is called after each step of each part.
 
     Returns:
         The frames as they are made; nothing is generated before the first is asked for.
@@ -109,6 +113,7 @@ def generate_sequence(
             f"{str(sampling.negative_prompt)[:200]}."
         )
 
+    options = {"seed": seed, "controls": controls, "prompt_prefix": prompt_prefix, "callback": callback}
     calls = [parts[start : start + batch_size] for parts in rounds for start in range(0, len(parts), batch_size)]
 
     def generated() -> Iterator[GeneratedFrame]:
@@ -118,7 +123,7 @@ def generate_sequence(
             prompts = [[sequence.prompt(p) if prompt is None else prompt for p in part.positions] for part in parts]
             rows = zip(parts, read, prompts, strict=True)
             batch = MultiViewBatch.collate([_sample(*row, pictures, sample_id or sequence.name) for row in rows])
-            images = pipeline.generate(batch, sampling, seed=seed, controls=controls).images
+            images = pipeline.generate(batch, sampling, **options).images
             for part, frames, views in zip(parts, read, to_uint8(images.movedim(-3, -1)), strict=True):
                 for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
                     if position in part.given:

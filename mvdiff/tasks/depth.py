@@ -37,6 +37,7 @@ class DepthTask(Task):
         image_condition=True,
     )
     view_fields = ("height", "width")
+    views_return = True
 
     def check_base(self, unet: Any, latent_channels: int) -> None:
         """Raise ValueError where the base has no channel for the depth."""

@@ -62,6 +62,8 @@ class Task(ABC):
     """Settings of a fresh adapter where they are not the adapter's own defaults."""
     pipeline: ClassVar[str] = "mvdiff.pipelines.base.MultiViewPipeline"
     """Class path of the pipeline that users call."""
+    views_return: ClassVar[bool] = False
+    """Views come back in other samples, so that cached latents are kept view by view."""
     paste_back: ClassVar[bool] = False
     """Known pixels can be put back into decoded views, see `finish`."""
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)

@@ -150,13 +150,14 @@ def _content(images: Tensor) -> tuple[str, str]:
 class MultiViewInputs(BatchInputs):
     """Prepare batches for a multi-view UNet: everything is keyed by (seed, epoch, sample index).
 
-    Latents of frames with depth are kept on disk frame by frame: a frame comes back in other windows of its scene.
+    `views_return` is the task's: where views come back in other samples, latents are kept on disk view by view.
     """
 
     keeps_pictures = True
+    views_return = False
 
     def _cached_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
-        if batch.depths is None:
+        if not self.views_return:
             return super()._cached_sample(batch, i, images, purpose)
         return torch.stack([self._kept_frame(image, purpose) for image in images])
 

@@ -259,8 +259,10 @@ class SingleViewModule(TrainedPartModule):
     def generate(self, batch: MultiViewBatch, views: Tensor) -> Tensor:
         """Generate N of B x V views, with noise keyed by (seed, place in `views`): [N, 3, H, W] in [-1, 1]."""
         batch, count = self.task.single_views(batch, self.seed), len(views)
-        latents = self.inputs.latents(batch)
-        noise = [view_noise(self.seed, i, num_views=1, shape=latents.shape[2:])[0] for i in range(count)]
+        stride = self.backbone.vae_stride
+        shape = (self.backbone.latent_channels, *(side // stride for side in batch.images.shape[-2:]))
+        latents = torch.zeros(*batch.view_valid.shape, *shape, device=self.device)  # single views are given no frames
+        noise = [view_noise(self.seed, i, num_views=1, shape=shape)[0] for i in range(count)]
         prompts = [prompt for row in batch.prompts for prompt in row]
         text = self.inputs.text([[prompts[i] for i in views.tolist()]])[0]
         negative = self.inputs.negative_text([expand_negative_prompt(self.sampling.negative_prompt, count)])[0]

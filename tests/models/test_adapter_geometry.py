@@ -8,6 +8,7 @@ from accelerate import cpu_offload
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.attention import MultiViewGeometry
 from tests.geometries import camera_geometry, depth_geometry
 from tests.models.test_depth_geometry import HEIGHT, WIDTH, wall
 
@@ -68,9 +69,19 @@ def test_what_was_used_longest_ago_goes_first_and_encodings_count():
     assert first.nbytes == bare + first.levels[0].displacement[..., 0].numel() * 32 * 4
     assert one.geometry(a, 4) is first  # and b had to go
     assert one.geometry(b, 4) is not second
-    one.geometry_cache_bytes = 0
+    one.geometry_cache_bytes = 1
     third = one.geometry(c, 4)
     assert one.geometry(c, 4) is third  # the last one stays, whatever its size
+    one.geometry_cache_bytes = 0
+    assert one.geometry(c, 4) is not one.geometry(c, 4)  # nothing is kept
+
+
+def test_taps_that_are_no_dataclass_count_too():
+    class Taps:
+        def __init__(self):
+            self.cells, self.more = torch.zeros(3), {"weights": [torch.zeros(5)]}
+
+    assert MultiViewGeometry((Taps(),)).nbytes == 8 * 4
 
 
 def test_what_inference_mode_built_serves_training():

@@ -256,3 +256,10 @@ def test_bfloat16(tmp_path):
     half = pipeline.to(torch.bfloat16)("a ball", seed=1, **STEPS).images
     assert half.dtype == torch.float32
     assert 0 < (half - exact).abs().mean() < 0.1
+
+
+def test_the_default_rig_can_be_set(tmp_path):
+    own = make_pipeline(tmp_path / "base")
+    own.rig = UNEVEN
+    assert own.model_info.views == {"rig": UNEVEN}
+    assert len(own("a ball", num_inference_steps=1, seed=np.int64(3)).images[0]) == UNEVEN.num_views

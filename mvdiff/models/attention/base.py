@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, is_dataclass
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 import torch
@@ -212,4 +212,4 @@ def _nbytes(value: Any) -> int:
         return _nbytes(tuple(value.values()))
     if isinstance(value, list | tuple):
         return sum(map(_nbytes, value))
-    return _nbytes(vars(value)) if is_dataclass(value) else 0
+    return _nbytes(vars(value)) if hasattr(value, "__dict__") else 0
