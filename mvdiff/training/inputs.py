@@ -9,7 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -150,11 +150,16 @@ def _content(images: Tensor) -> tuple[str, str]:
 class MultiViewInputs(BatchInputs):
     """Prepare batches for a multi-view UNet: everything is keyed by (seed, epoch, sample index).
 
-    `views_return` is the task's: where views come back in other samples, latents are kept on disk view by view.
+    Args:
+        *args: See `BatchInputs`.
+        views_return: The task's: views come back in other samples, so latents are kept on disk view by view.
     """
 
     keeps_pictures = True
-    views_return = False
+
+    def __init__(self, *args: Any, views_return: bool = False) -> None:
+        super().__init__(*args)
+        self.views_return = views_return
 
     def _cached_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
         if not self.views_return:

@@ -122,8 +122,9 @@ class MultiViewModule(DescribedModule):
         self.unet = MultiViewUNet.from_unet(unet, adapter)
         self.unet.enable_gradient_checkpointing(self.memory.gradient_checkpointing)
         self.unet.set_views_per_chunk(self.memory.views_per_chunk)
-        self.inputs = MultiViewInputs(self.backbone, self.seed, self.prompt_prefix, self.cache)
-        self.inputs.views_return = self.task.views_return
+        self.inputs = MultiViewInputs(
+            *(self.backbone, self.seed, self.prompt_prefix, self.cache), views_return=self.task.views_return
+        )
 
     @property
     def adapter(self) -> MultiViewAdapter:

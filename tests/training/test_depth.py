@@ -144,7 +144,7 @@ def test_an_adapter_without_image_condition_generates_and_refuses_given_frames(b
 
 def test_cached_latents_are_kept_frame_by_frame(module, tmp_path):
     cache = CacheSettings(dir=str(tmp_path), latents=True)
-    inputs, batch = MultiViewInputs(module.backbone, 0, "", cache), wall_batch(0, 1)
+    inputs, batch = MultiViewInputs(module.backbone, 0, "", cache, views_return=True), wall_batch(0, 1)
     latents = inputs.latents(batch)
     assert len(list(tmp_path.rglob("*.safetensors"))) == 3 + 4 + 1  # and one of padding
     turned = dataclasses.replace(batch, images=batch.images.flip(1), epoch=5, sample_id=["a", "b"])
@@ -152,7 +152,7 @@ def test_cached_latents_are_kept_frame_by_frame(module, tmp_path):
     assert len(list(tmp_path.rglob("*.safetensors"))) == 8
     torch.testing.assert_close(latents, module.inputs.latents(batch), atol=2.0, rtol=0)  # other noise, the same means
     assert not torch.equal(latents, module.inputs.latents(batch))
-    assert not torch.equal(MultiViewInputs(module.backbone, 1, "", cache).latents(batch), latents)
+    assert not torch.equal(MultiViewInputs(module.backbone, 1, "", cache, views_return=True).latents(batch), latents)
 
 
 def test_gradients_reach_the_whole_adapter_and_nothing_else(base):
