@@ -59,7 +59,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     """
 
     geometry_cache_bytes: int = 2 << 30
-    """Bytes of geometry to keep for other batches, encodings included; 0 keeps nothing, else the last one always stays."""
+    """Bytes of geometry to keep for other batches, with encodings; 0 keeps nothing, else the last one always stays."""
 
     @register_to_config
     def __init__(
