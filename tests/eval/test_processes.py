@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mvdiff.cli.main import main
 from mvdiff.eval.sources import FolderSource
+from mvdiff.eval.weights import file_hash
+from mvdiff.geometry.cameras import Rig
+from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.gathering import scores
+from tests.eval.inception import write_random_inception
 from tests.eval.worlds import views, write_judge, write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,3 +83,30 @@ def test_evaluate_under_torchrun_gives_the_numbers_of_one_process(tmp_path):
     missing = results["metrics"]["caption_agreement"]["missing"]
     assert "colour='unknown'" in missing
     assert "at generated sample 's3'" in missing
+
+
+def write_given(root: Path, rig: Rig) -> Path:
+    """Write samples whose first view was given, each off by its own noise."""
+    for seed in range(3):
+        alpha = torch.zeros(rig.num_views, rig.height, rig.width, 1, dtype=torch.uint8)
+        alpha[0] = 255
+        given = torch.cat([torch.from_numpy(views(seed, rig)) * (alpha > 0), alpha], dim=-1)
+        record = SampleRecord(f"s{seed}", ["a sofa"] * rig.num_views, rig=rig.to_dict())
+        write_sample(sample_folder(root, f"s{seed}"), record, views(seed, rig, 0.05 * (seed + 1)), given=given)
+    return root
+
+
+def test_kid_and_scores_of_given_pixels_are_those_of_one_process(tmp_path):
+    rig = Rig([(0, 0, 90), (45, 0, 90)], height=12, width=12)
+    generated, real = write_given(tmp_path / "a", rig), write_samples(tmp_path / "b", num=2, rig=rig)
+    weights = write_random_inception(tmp_path / "inception.pth")
+    arguments = ["--generated", str(generated), "--reference", str(real), "--metrics", "kid", "given"]
+    arguments += ["--inception_weights", str(weights), "--inception_hash", file_hash(weights)[:8]]
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    assert main(["evaluate", *arguments, "--num_workers", "0", "--out", str(one)]) == 0
+    torchrun(29433, "-m", "mvdiff.cli.main", "evaluate", *arguments, "--num_workers", "0", "--out", str(two))
+    found, expected = (json.loads(path.read_text())["metrics"] for path in (two, one))
+    kid, own = found.pop("kid"), expected.pop("kid")
+    assert kid.pop("value") == pytest.approx(own.pop("value"), rel=1e-5)  # features depend on the batch in the last bit
+    assert (kid, found) == (own, expected)
+    assert list(found["known_psnr"]["per_sample"]) == ["s0", "s1", "s2"]
