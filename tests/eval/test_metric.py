@@ -136,9 +136,9 @@ class NeedsNetwork(Sharpness):
 def test_a_network_that_fails_to_load_is_tried_once():
     builder = MetricBuilder({"device": "cpu"})
     for _ in range(2):
-        with pytest.raises(OSError, match="cpu, at load 1$"):
+        with pytest.raises(OSError, match=r"cpu, at load 1$"):
             builder.build(NeedsNetwork, {})
-    with pytest.raises(OSError, match="cuda, at load 2$"):
+    with pytest.raises(OSError, match=r"cuda, at load 2$"):
         builder.build(NeedsNetwork, {"device": "cuda"})
 
 

@@ -242,9 +242,9 @@ def test_any_object_with_samples_and_a_description_is_a_source(tmp_path, toy):
 
 def test_processes_cannot_share_an_object_that_is_no_source(tmp_path, toy):
     folder = write_samples(tmp_path / "a", num=1)
-    with pytest.raises(ValueError, match="generated must be .*Source.*; got Plain"):
+    with pytest.raises(ValueError, match=r"generated must be .*Source.*; got Plain"):
         evaluate(Plain(folder), metrics=("sharpness",), settings=toy, distributed=True)
-    with pytest.raises(ValueError, match="reference must be .*Source.*; got Plain"):
+    with pytest.raises(ValueError, match=r"reference must be .*Source.*; got Plain"):
         evaluate(folder, Plain(folder), ("sharpness",), toy, distributed=True)
 
 
