@@ -52,7 +52,13 @@ def add_parser(subparsers) -> None:
         help="metres by which the depth of a compared pixel may be off, for samples with depth (default: %(default)s)",
     )
     add("--num_splits", type=int, default=10, help="splits of the Inception Score (default: %(default)s)")
-    add("--num_workers", type=int, default=2, help="processes that read images (default: %(default)s)")
+    add(
+        "--num_workers",
+        type=int,
+        default=2,
+        help="processes that read images; 0 reads in the main process, for containers with little shared memory "
+        "(default: %(default)s)",
+    )
     add("--batch_size", type=int, default=32, help="images per forward pass (default: %(default)s)")
     add("--device", default="auto", help="auto, cpu or cuda (default: %(default)s)")
     add("--seed", type=int, default=0, help="seed of orders and resamples (default: %(default)s)")

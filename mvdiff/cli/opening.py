@@ -40,8 +40,7 @@ def add_data_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data",
         metavar="CLASS",
-        help="what reads the recordings: a class, as my.module.MySource, or FILE.yaml with class_path and init_args "
-        "(default: the layout that is there)",
+        help="reader of the data: class path or YAML file with class_path and init_args (default: detected layout)",
     )
 
 

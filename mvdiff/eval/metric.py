@@ -136,7 +136,7 @@ class SampleMetric(Metric):
 
     @abstractmethod
     def compute(self) -> dict[str, Result | MissingMetricError]:
-        """Return a result for each column, or the reason why it is missing; raises it where it holds for all."""
+        """Return a `Result` or `MissingMetricError` per column; raise the latter if every column is missing."""
 
     def add_rows(self, name: str) -> None:
         """Declare rows of numbers to be kept of generated and of real samples."""

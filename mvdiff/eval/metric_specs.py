@@ -14,7 +14,10 @@ MetricSpec = str | Mapping[str, Any] | SampleMetric
 
 
 class MetricBuilder:
-    """Builds metrics for one run from settings by argument name; equal loaders with equal arguments share a network."""
+    """Builds metrics for one run from settings by argument name; equal loaders with equal arguments share a network.
+
+    One that fails to load is tried once and fails again for every metric that needs it.
+    """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
         self.settings = settings
@@ -32,7 +35,12 @@ class MetricBuilder:
     def _network(self, load: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         key = f"{load.__module__}.{load.__qualname__} {sorted(arguments.items())}"
         if key not in self._networks:
-            self._networks[key] = load(**arguments)
+            try:
+                self._networks[key] = load(**arguments)
+            except Exception as error:
+                self._networks[key] = error
+        if isinstance(self._networks[key], Exception):
+            raise self._networks[key]
         return self._networks[key]
 
 

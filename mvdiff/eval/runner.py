@@ -20,7 +20,7 @@ from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
 from mvdiff.eval.overlap import PAPER_SIZE, PairRule
 from mvdiff.eval.processes import gather_objects
-from mvdiff.eval.sources import FolderSource, Source, Tally
+from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
 
@@ -32,7 +32,7 @@ Progress = Callable[[str, str, int], None]
 
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """How to measure; the defaults are the paper's protocol (section 5).
+    """Evaluation settings; defaults follow the paper (section 5).
 
     Args:
         inception_weights: Weight file of FID's Inception network; None: torch's cache, or a download.
@@ -84,14 +84,16 @@ def evaluate(
     """Score generated samples.
 
     Args:
-        generated: Folder of samples (ours or upstream's layout), or any `Source`.
+        generated: Folder of samples (ours or upstream's layout), or any `Source`. In one process, any object with
+            `__iter__` and `describe` will do, here and as the reference.
         reference: Ground truth: such a folder (in upstream's layout its `<i>_natural.png`), or a `Source` such as
             `mvdiff.eval.sources.source_from_config`. None takes the ground truth that upstream's layout has beside
             the generated views, and else leaves out what needs one.
         metrics: Metrics, see `MetricSpec`; names are those of `mvdiff.eval.metrics`.
         settings: Default: the paper's protocol.
         rig: Cameras of folders in upstream's layout; default: the paper's ring of 8.
-        progress: Called with ("generated" or "reference", sample id, number of samples) after each sample.
+        progress: Called with ("generated" or "reference", sample id, number of samples) after each sample; the
+            number is 0 for an object that has no `len`.
         num_workers: Processes that read images ahead; 0 reads between the measurements.
         distributed: Share the samples among the processes of `torch.distributed`, all of which must call this. Each
             returns the results of all samples.
@@ -102,13 +104,15 @@ def evaluate(
         `mvdiff.eval.metric.Column` for a column's.
 
     Raises:
-        ValueError: An unknown metric, or no complete sample at all.
+        ValueError: An unknown metric, no complete sample at all, or `distributed` with an object that is no `Source`.
         FileNotFoundError: A folder does not exist.
     """
     settings = settings or EvaluationSettings()
     asked = parse_specs(metrics)
     source = FolderSource(Path(generated), rig) if isinstance(generated, str | Path) else generated
+    source = _as_source(source, "generated", distributed)
     truth = _open_reference(source, reference, rig)
+    truth = None if truth is None else _as_source(truth, "reference", distributed)
     scoring = _Scoring(asked, settings, distributed)
     scoring.run(source, False, progress, num_workers)
     described = source.describe()
@@ -166,6 +170,14 @@ def _open_reference(source: Source, reference: str | Path | Source | None, rig: 
     if reference is None and isinstance(source, FolderSource) and source.has_natural():
         return FolderSource(source.root, rig, natural=True)
     return reference
+
+
+def _as_source(source: Any, name: str, distributed: bool) -> Source:
+    if isinstance(source, Source):
+        return source
+    if distributed:
+        raise ValueError(f"{name} must be a folder or a Source when distributed; got {type(source).__name__}.")
+    return PlainSource(source)
 
 
 class _Scoring:
@@ -232,7 +244,10 @@ class _Scoring:
 
     def _feed(self, part: Source, real: bool, progress: Progress | None, failures: dict[int, tuple[int, str]]) -> None:
         which = "reference" if real else "generated"
-        for sample in part:
+        rank, world_size = self._rank()
+        for position, sample in enumerate(part):
+            if sample.index is None:
+                sample = replace(sample, index=rank + position * world_size)
             for number, metric in self.metrics.items():
                 if number in failures:
                     continue

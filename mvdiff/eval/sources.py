@@ -42,7 +42,8 @@ class ScoredSample:
         depths: [V, H, W] z-depth in metres, 0 = none; or None.
         given: Given pixels, uint8 [V, 3, H, W], and where they are known, float [V, 1, H, W]; or None.
         pasted_back: Whether given pixels were put back into the views.
-        index: Position in its source, which orders samples across processes; None orders them by `key`.
+        index: Position in its source, which orders samples across processes; None: `evaluate` counts, and a metric
+            on its own orders them by `key`.
     """
 
     sample_id: str
@@ -126,6 +127,29 @@ class Source(ABC):
             if isinstance(value, Exception):
                 raise value
             yield value
+
+
+class PlainSource(Source):
+    """Any object with `__iter__` and `describe`, read by one process.
+
+    Args:
+        source: The object; its `len`, if it has one, is the number of samples, else 0 stands for an unknown number.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source, self.tally = source, Tally()
+
+    def __iter__(self) -> Iterator[ScoredSample]:
+        """Read the samples."""
+        return iter(self.source)
+
+    def __len__(self) -> int:
+        """Return the number of samples, or 0."""
+        return len(self.source) if hasattr(self.source, "__len__") else 0
+
+    def describe(self) -> dict[str, Any]:
+        """Return what the object says of itself."""
+        return self.source.describe()
 
 
 class _Items(Dataset):

@@ -20,7 +20,7 @@ from mvdiff.tasks.task import Task
 
 
 class Method(ABC):
-    """What makes images of a batch.
+    """Generator of images for a batch: the model, a control or a reference.
 
     Args:
         name: Name of its row in tables.

@@ -29,5 +29,5 @@ def sampled_methods(pipeline: MultiViewPipeline, batch_size: int) -> list[Method
 
 
 def reference_methods(pipeline: MultiViewPipeline) -> list[Method]:
-    """Return what no method can beat."""
+    """Return the upper bounds: ground truth and its autoencoder round trip."""
     return [GroundTruth(TRUTH, pipeline.task), AutoencoderRoundTrip(ROUND_TRIP, pipeline)]

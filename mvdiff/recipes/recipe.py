@@ -24,7 +24,7 @@ from mvdiff.settings import Sampling
 
 SHOWN = 6
 Steps = dict[str, Callable[[], Any]]
-"""What is done, by the name of its step."""
+"""Functions still to run, by step name."""
 
 
 @dataclass

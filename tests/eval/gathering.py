@@ -9,10 +9,18 @@ from pathlib import Path
 
 from torch import distributed as dist
 
+from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
+from mvdiff.eval.metrics.kid import KID
 from mvdiff.eval.sources import FolderSource
 
 SHARES = {0: ([0, 1, 2], [0, 1, 2, 3]), 1: ([3, 2], [])}
+
+
+class ToyKID(KID):
+    """KID over the toy features."""
+
+    load_network = staticmethod(toy_extractor)
 
 
 def scores(generated, real, metrics, settings) -> dict:

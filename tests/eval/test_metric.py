@@ -122,6 +122,26 @@ def test_metrics_that_load_the_same_network_share_it(toy):
     assert other.network is not built[0].network
 
 
+class NeedsNetwork(Sharpness):
+    """A metric whose network never loads."""
+
+    loads = 0
+
+    @staticmethod
+    def load_network(device):
+        NeedsNetwork.loads += 1
+        raise OSError(f"no weights for {device}, at load {NeedsNetwork.loads}")
+
+
+def test_a_network_that_fails_to_load_is_tried_once():
+    builder = MetricBuilder({"device": "cpu"})
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"cpu, at load 1$"):
+            builder.build(NeedsNetwork, {})
+    with pytest.raises(OSError, match=r"cuda, at load 2$"):
+        builder.build(NeedsNetwork, {"device": "cuda"})
+
+
 @pytest.mark.parametrize("name", ["toy_fid", "toy_inception_score", "overlap_psnr", "sharpness"])
 def test_order_and_repetition_of_samples_change_nothing(tmp_path, toy, name):
     samples = list(FolderSource(write_samples(tmp_path / "a", num=4, noise=0.2)))

@@ -7,11 +7,13 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from mvdiff.cli.main import main
 from mvdiff.eval.sources import FolderSource
+from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.gathering import scores
-from tests.eval.worlds import views, write_judge, write_samples
+from tests.eval.worlds import RIG, views, write_judge, write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
@@ -78,3 +80,30 @@ def test_evaluate_under_torchrun_gives_the_numbers_of_one_process(tmp_path):
     missing = results["metrics"]["caption_agreement"]["missing"]
     assert "colour='unknown'" in missing
     assert "at generated sample 's3'" in missing
+
+
+def write_given(root: Path) -> Path:
+    """Write samples whose first view was given, each off by its own noise."""
+    alpha = torch.zeros(8, 12, 12, 1, dtype=torch.uint8)
+    alpha[0] = 255
+    for seed in range(3):
+        given = torch.cat([torch.from_numpy(views(seed)) * (alpha > 0), alpha], dim=-1)
+        record = SampleRecord(f"s{seed}", ["a sofa"] * 8, rig=RIG.to_dict(), settings={"paste_back": False})
+        made = views(seed, noise=0.05 * (seed + 1))
+        write_sample(sample_folder(root, f"s{seed}"), record, made, given=given)
+    return root
+
+
+def test_kid_and_scores_of_given_pixels_are_those_of_one_process(tmp_path):
+    generated, real = write_given(tmp_path / "a"), write_samples(tmp_path / "b", num=3)
+    arguments = ["--generated", str(generated), "--reference", str(real), "--num_workers", "0"]
+    arguments += ["--metrics", "tests.eval.gathering.ToyKID", "given"]
+    arguments += ["--toy_features", str(write_judge(tmp_path / "judge"))]
+    one, two = tmp_path / "one.json", tmp_path / "two.json"
+    assert main(["evaluate", *arguments, "--out", str(one)]) == 0
+    torchrun(29433, "-m", "mvdiff.cli.main", "evaluate", *arguments, "--out", str(two))
+    results = json.loads(two.read_text())
+    assert results == json.loads(one.read_text())
+    assert abs(results["metrics"]["kid"]["value"]) > 1e-6
+    for name in ("known_psnr", "given_overlap_psnr"):
+        assert list(results["metrics"][name]["per_sample"]) == ["s0", "s1", "s2"]

@@ -214,6 +214,40 @@ def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):
     assert "six faces" in results["metrics"]["overlap_psnr_pooled"]["note"]
 
 
+class Plain:
+    """Samples and a description, and nothing else that a Source has; samples have no position."""
+
+    def __init__(self, root):
+        self.samples = [replace(sample, index=None) for sample in FolderSource(root)]
+
+    def __iter__(self):
+        return iter(self.samples)
+
+    def describe(self):
+        return {"num_samples": len(self.samples)}
+
+
+def test_any_object_with_samples_and_a_description_is_a_source(tmp_path, toy):
+    """Its samples count in its own order, so that the splits of the Inception Score are those of the folder."""
+    generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b", num=3)
+    seen, names = [], (*TOY_METRICS[:3], "sharpness")
+    plain = Plain(generated)
+    keys = [sample.order for sample in plain.samples]
+    assert keys != sorted(keys)  # ids alone would reorder them
+    results = evaluate(plain, Plain(reference), names, toy, progress=lambda *call: seen.append(call))
+    assert results["metrics"] == evaluate(generated, reference, names, toy)["metrics"]
+    assert (results["generated"], results["reference"]) == ({"num_samples": 4}, {"num_samples": 3})
+    assert seen[:2] == [("generated", "s0", 0), ("generated", "s1", 0)]
+
+
+def test_processes_cannot_share_an_object_that_is_no_source(tmp_path, toy):
+    folder = write_samples(tmp_path / "a", num=1)
+    with pytest.raises(ValueError, match=r"generated must be .*Source.*; got Plain"):
+        evaluate(Plain(folder), metrics=("sharpness",), settings=toy, distributed=True)
+    with pytest.raises(ValueError, match=r"reference must be .*Source.*; got Plain"):
+        evaluate(folder, Plain(folder), ("sharpness",), toy, distributed=True)
+
+
 def test_data_module_as_reference(tmp_path, toy):
     K, R = RIG.cameras()
 

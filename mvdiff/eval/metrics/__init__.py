@@ -23,7 +23,7 @@ def metric_class(name: str) -> type[SampleMetric]:
     """Return a packaged metric's class, or the one at a class path such as `my_package.my_module.MyMetric`.
 
     Raises:
-        ValueError: No such metric, or something else than a metric.
+        ValueError: The name is unknown, or the class is not a SampleMetric.
     """
     from mvdiff.eval.metric import SampleMetric
 

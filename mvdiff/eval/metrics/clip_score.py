@@ -78,7 +78,7 @@ def clip_scorer(
         device: Where to run.
 
     Raises:
-        FileNotFoundError: The weights are neither local nor to be downloaded.
+        FileNotFoundError: The weights are not local and cannot be downloaded.
         ValueError: An unknown architecture, or a file that does not fit it.
     """
     if Path(clip_model).is_dir():
