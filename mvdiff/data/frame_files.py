@@ -72,3 +72,18 @@ def numbers_in(folder: Path) -> list[int]:
         return []
     stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
+
+
+def check_listed(path: Path, frame: int, count: int) -> None:
+    """Check that a recording's list of `count` frames has one.
+
+    Raises:
+        FileNotFoundError: It does not.
+    """
+    if not 0 <= frame < count:
+        raise FileNotFoundError(f"{path} must list frame {frame}; it has frames 0 to {count - 1}.")
+
+
+def folders_of(path: Path) -> tuple[Path, ...]:
+    """Return the folders to which names in a file are relative: its own, and where it lies if it is a link."""
+    return (path.parent, path.resolve().parent) if path.is_symlink() else (path.parent,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from mvdiff.data.tum import TumRecording
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts that are recognised by the contents of a folder."""
+_OF_PANORAMAS = ("views", "captions", "sample_id", "__len__")
+"""What a class that reads panoramas has, see `mvdiff.data.panoramas.PanoramaSource`."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +29,27 @@ class Source:
     Attributes:
         cls: Called with the folder, settings of the caller, and `init_args`, which win.
         init_args: Settings of the user.
+
+    Raises:
+        ValueError: The class reads neither recordings nor panoramas, or does not take the settings.
     """
 
     cls: type
     init_args: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        missing = [name for name in _OF_PANORAMAS if not hasattr(self.cls, name)]
+        if inspect.isabstract(self.cls) or (missing and not self.reads_recordings):
+            raise ValueError(
+                f"class_path must be a RecordingSource or a class of panoramas, with {', '.join(_OF_PANORAMAS)}; got "
+                f"{self.cls.__module__}.{self.cls.__name__}."
+            )
+        if not isinstance(self.init_args, Mapping):
+            raise ValueError(f"init_args must be settings of {self.cls.__name__}; got {self.init_args!r}.")
+        if (known := _arguments(self.cls)) is not None and (unknown := self.init_args.keys() - known):
+            raise ValueError(
+                f"init_args of {self.cls.__name__} must be among {', '.join(known)}; got {', '.join(sorted(unknown))}."
+            )
 
     @classmethod
     def of(cls, spec: Source | type | str | Mapping[str, Any] | None) -> Source | None:
@@ -71,8 +91,29 @@ class Source:
         return issubclass(self.cls, RecordingSource)
 
     def __call__(self, folder: str | Path, *args: Any, **settings: Any) -> Any:
-        """Open a folder."""
-        return self.cls(folder, *args, **(settings | dict(self.init_args)))
+        """Open a folder.
+
+        Raises:
+            ValueError: The class does not take these arguments. Others are the class's own.
+        """
+        settings |= self.init_args
+        try:
+            inspect.signature(self.cls).bind(folder, *args, **settings)
+        except TypeError as error:
+            raise ValueError(f"{self.cls.__name__} must take the arguments that it is called with; {error}.") from error
+        return self.cls(folder, *args, **settings)
+
+
+def _arguments(cls: type) -> list[str] | None:
+    """Return the names of a class's arguments, with those that it hands to its bases; None if any name will do."""
+    names: dict[str, None] = {}
+    for base in cls.__mro__[:-1]:
+        if "__init__" in vars(base):
+            _, *parameters = inspect.signature(base.__init__).parameters.values()
+            names |= {p.name: None for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+            if all(p.kind != p.VAR_KEYWORD for p in parameters):
+                return list(names)
+    return None
 
 
 def _imported(class_path: str) -> type:
@@ -94,7 +135,8 @@ def recording_class(folder: Path, source: Source | None = None) -> Source | None
     """
     if source is not None and not source.reads_recordings:
         raise ValueError(
-            f"--data must be a mvdiff.data.recordings.RecordingSource to read recordings; got {source.cls.__name__}."
+            "class_path must be a mvdiff.data.recordings.RecordingSource to read recordings; got "
+            f"{source.cls.__name__}."
         )
     sources = [Source(cls) for cls in RECORDINGS] if source is None else [source]
     readers = [reader for reader in sources if reader.cls.recognises(folder)]
@@ -104,7 +146,8 @@ def recording_class(folder: Path, source: Source | None = None) -> Source | None
         cls = readers[0].cls
         raise ValueError(
             f"{folder} must have one layout; got {' and '.join(map(looked_for, readers))}. Name the class that reads "
-            f"it, such as --data {cls.__module__}.{cls.__name__}."
+            f"it, such as {cls.__module__}.{cls.__name__}, with "
+            "--data or the data module's `source`."
         )
     return readers[0] if readers else None
 

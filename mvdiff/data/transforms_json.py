@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.images import IMAGE_SUFFIXES, image_size
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.geometry.cameras import resize_intrinsics
@@ -68,6 +69,9 @@ class TransformsRecording(RecordingSource):
         if not depth_unit_scale_factor > 0:
             raise ValueError(f"depth_unit_scale_factor must be positive; got {depth_unit_scale_factor}.")
         self.depth_units_per_metre = 1 / depth_unit_scale_factor
+        self._applied_scale = self._number(self._shared, "applied_scale", 1.0)
+        if not self._applied_scale > 0:
+            raise ValueError(f"{self._json} must have a positive applied_scale; got {self._applied_scale:g}.")
 
     @property
     def frames(self) -> list[int]:
@@ -78,17 +82,16 @@ class TransformsRecording(RecordingSource):
         """Return the file of a frame's colour or depth, whose ending may be left out; else transforms.json."""
         if kind in ("pose", "intrinsics"):
             return self._json
-        values = self._frames[frame]
+        values = self._frame(frame)
         name = values["file_path"] if kind == "color" else values.get("depth_file_path", values.get("depth_path"))
         if not isinstance(name, str):
             raise FileNotFoundError(f"{self._json} must have a depth_file_path at frame {frame}; it has none.")
-        path = self.path / name
-        endings = (path.with_name(path.name + suffix) for suffix in IMAGE_SUFFIXES)
-        return path if path.is_file() else next((other for other in endings if other.is_file()), path)
+        paths = [folder / (name + suffix) for folder in folders_of(self._json) for suffix in ("", *IMAGE_SUFFIXES)]
+        return next((path for path in paths if path.is_file()), paths[0])
 
     def load_intrinsics(self, frame: int) -> Tensor:
         """Return K [3, 3] of a frame in pixels of the depth images."""
-        values = self._shared | self._frames[frame]
+        values = self._shared | self._frame(frame)
         if "w" not in values or "h" not in values:
             values["w"], values["h"] = image_size(self.file("color", frame), decode=False)
         width, height = self._number(values, "w"), self._number(values, "h")
@@ -104,17 +107,22 @@ class TransformsRecording(RecordingSource):
 
     def load_pose(self, frame: int) -> np.ndarray:
         """Return the pose [4, 4] of a frame in OpenCV's axes, in metres (divided by `applied_scale`)."""
-        matrix = self._frames[frame].get("transform_matrix")
+        matrix = self._frame(frame).get("transform_matrix")
         try:
             pose = np.array(matrix, dtype=np.float64)
         except (TypeError, ValueError):
             pose = np.empty(0)
         if pose.shape not in ((4, 4), (3, 4)):
             raise ValueError(f"{self._json} must have a 4x4 transform_matrix at frame {frame}; got {str(matrix)[:80]}.")
-        pose = np.vstack([pose[:3], [0, 0, 0, 1]])
+        if len(pose) == 3:
+            pose = np.vstack([pose, [0, 0, 0, 1]])
         pose[:3, 1:3] *= -1  # y up and z backward -> y down and z forward
-        pose[:3, 3] /= self._number(self._shared, "applied_scale", 1.0)
+        pose[:3, 3] /= self._applied_scale
         return pose
+
+    def _frame(self, frame: int) -> dict[str, Any]:
+        check_listed(self._json, frame, len(self._frames))
+        return self._frames[frame]
 
     def _number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
         value = values.get(key, default)
@@ -140,7 +148,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def _check_pinhole(path: Path, values: dict[str, Any]) -> None:
     for key in DISTORTION:
-        if values.get(key, 0) != 0:
+        if values.get(key) not in (None, 0):
             raise ValueError(f"{path} must have no distortion; got {key} = {values[key]}. Undistort the images first.")
     model = values.get("camera_model")
     if model not in _PINHOLE or values.get("is_fisheye"):

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 
 CAMERA = "camera.txt"
@@ -44,7 +45,7 @@ class TumRecording(RecordingSource):
 
     Raises:
         FileNotFoundError: A list does not exist.
-        ValueError: A list is malformed.
+        ValueError: A list is malformed, or a setting is out of range.
     """
 
     layout = "TUM RGB-D"
@@ -60,6 +61,12 @@ class TumRecording(RecordingSource):
         max_seconds: float = 0.02,
     ) -> None:
         super().__init__(path, on_broken, missing_caption)
+        if intrinsics is not None and len(intrinsics) != 4:
+            raise ValueError(f"intrinsics must be fx, fy, cx and cy; got {intrinsics}.")
+        if not depth_units_per_metre > 0:
+            raise ValueError(f"depth_units_per_metre must be positive; got {depth_units_per_metre}.")
+        if not max_seconds >= 0:
+            raise ValueError(f"max_seconds must be at least 0; got {max_seconds}.")
         self._intrinsics = intrinsics
         self.depth_units_per_metre = depth_units_per_metre
         rgb, depth, poses = (self.path / part for part in self.parts)
@@ -81,18 +88,27 @@ class TumRecording(RecordingSource):
     def file(self, kind: Kind, frame: int) -> Path:
         """Return the file of a frame's colour or depth, or the common file of poses or of the camera."""
         if kind == "color":
-            return self.path / self._colours[frame]
+            return self._named(self._listed(self._colours, frame), "rgb.txt")
         if kind == "depth":
-            return self.path / self._associated(self._depths, "depth.txt", frame)
+            return self._named(self._associated(self._depths, "depth.txt", frame), "depth.txt")
         return self.path / (CAMERA if kind == "intrinsics" else "groundtruth.txt")
 
+    def _named(self, name: str, named_in: str) -> Path:
+        paths = [folder / name for folder in folders_of(self.path / named_in)]
+        return next((path for path in paths if path.is_file()), paths[0])
+
+    def _listed(self, values: Sequence, frame: int):
+        check_listed(self.path / "rgb.txt", frame, len(values))
+        return values[frame]
+
     def _associated(self, values: Sequence, name: str, frame: int):
-        if values[frame] is None:
+        value = self._listed(values, frame)
+        if value is None:
             raise FileNotFoundError(
                 f"{self.path / name} must have a line within {self._max_seconds:g} s of {self._times[frame]:.6f} "
                 f"(frame {frame}); it has none."
             )
-        return values[frame]
+        return value
 
     @cached_property
     def _K(self) -> Tensor:

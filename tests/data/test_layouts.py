@@ -14,6 +14,7 @@ from mvdiff.data.frame_files import KEY_FRAMES
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.caption import caption_folder
 from mvdiff.data.prepare.check import check_folder
+from mvdiff.data.prepare.linked_copy import output_folder
 from mvdiff.data.recording_datamodule import RecordingDataModule
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.scannet_datamodule import ScanNetDataModule
@@ -197,7 +198,7 @@ def test_folders_of_several_layouts_and_of_none(tmp_path, capsys):
         assert main(arguments) == 1
         error = capsys.readouterr().err
         assert f"{both} must have one layout; got transforms.json (transforms.json layout) and rgb.txt" in error
-        assert "--data mvdiff.data.transforms_json.TransformsRecording" in error
+        assert "mvdiff.data.transforms_json.TransformsRecording, with --data" in error
     assert main(["data", "check", str(both), "--data", "mvdiff.data.tum.TumRecording"]) == 1
     assert "TUM RGB-D layout; scenes: 1" in capsys.readouterr().out
     (both / "groundtruth.txt").unlink()  # one of the two is not whole
@@ -296,3 +297,57 @@ def test_yaml_files_that_are_none(tmp_path, capsys, content):
     file.write_text(content)
     assert main(["data", "keyframes", str(write_small_tum(tmp_path / "room")), "--data", str(file)]) == 1
     assert "class_path" in (error := capsys.readouterr().err) or "must be YAML" in error
+
+
+@pytest.mark.parametrize(
+    ("write", "listed_in"), [(write_small_transforms, "transforms.json"), (write_small_tum, "rgb.txt")]
+)
+def test_a_listed_frame_beyond_the_end(tmp_path, write, listed_in):
+    path = write(tmp_path / "room")
+    np.save(path / "valid_frames.npy", np.array([0, 1, 2, 7]))
+    (path / KEY_FRAMES).write_text("0\n7\n")
+    for kind in ("color", "depth"):
+        with pytest.raises(FileNotFoundError, match=rf"{listed_in} must list frame 7; it has frames 0 to 2"):
+            open_recording(path).file(kind, 7)
+    with pytest.raises(FileNotFoundError, match=rf"valid_frames\.npy.*got 7, but .*{listed_in}"):
+        _ = open_recording(path).valid_frames
+    skipping = open_recording(path, on_broken="skip")
+    assert (skipping.valid_frames, skipping.key_frames, skipping.unusable) == ([0, 1, 2], [0], {"no color": 1})
+    details = [(p.path.name, p.details) for p in check_folder(path).problems if p.kind == "listed frame does not exist"]
+    assert sorted(details) == [(KEY_FRAMES, "frame 7"), ("valid_frames.npy", "frame 7")]
+
+
+@pytest.mark.parametrize(
+    ("spec", "text"),
+    [
+        ("json.JSONDecoder", "got json.decoder.JSONDecoder"),
+        ("mvdiff.data.recordings.RecordingSource", "got mvdiff.data.recordings.RecordingSource"),
+        (
+            {"class_path": "mvdiff.data.tum.TumRecording", "init_args": {"max_second": 1}},
+            "TumRecording.*got max_second",
+        ),
+        ({"class_path": f"{__name__}.MyRecording", "init_args": {"scael": 2.0}}, "MyRecording.*got scael"),
+        ({"class_path": f"{__name__}.MyRecording", "init_args": [2.0]}, r"MyRecording; got \[2\.0\]"),
+    ],
+)
+def test_classes_and_settings_that_are_refused(spec, text):
+    with pytest.raises(ValueError, match=text):
+        Source.of(spec)
+
+
+def test_a_class_that_does_not_take_its_arguments(tmp_path):
+    class Needy(MyRecording):
+        def __init__(self, path, unit, **settings):
+            super().__init__(path, **settings)
+
+    with pytest.raises(ValueError, match=r"Needy .*'unit'"):
+        Source(Needy)(tmp_path)
+
+
+@pytest.mark.parametrize("write", [write_small_transforms, write_small_tum])
+def test_another_folder_of_lists_has_links_to_everything_else(tmp_path, write):
+    path = write(tmp_path / "data" / "room")
+    (path / KEY_FRAMES).write_text("0\n")
+    copy = output_folder(path, tmp_path / "data", tmp_path / "out" / "deep")
+    assert [entry.name for entry in copy.iterdir() if not entry.is_symlink()] == [KEY_FRAMES]
+    assert open_recording(copy).valid_frames == open_recording(path).valid_frames == [0, 1, 2]

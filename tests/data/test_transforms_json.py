@@ -137,6 +137,8 @@ def test_instant_ngps_name_of_depth(path):
         (None, {"camera_model": "OPENCV_FISHEYE"}, "camera_model 'OPENCV_FISHEYE'"),
         (None, {"is_fisheye": True}, "pinhole"),
         (None, {"depth_unit_scale_factor": 0}, "depth_unit_scale_factor must be positive; got 0"),
+        (None, {"applied_scale": 0}, "positive applied_scale; got 0"),
+        (None, {"applied_scale": -2.0}, "positive applied_scale; got -2"),
         (None, {"depth_unit_scale_factor": "mm"}, "depth_unit_scale_factor; got 'mm'"),
         (None, {"frames": []}, r"list of frames; got \[\]"),
         (1, {"file_path": 7}, "file_path at frame 1; got .*7"),
@@ -158,6 +160,11 @@ def test_files_that_are_refused(path, frame, changes, text):
         (0, {"transform_matrix": [[1, 0], [0, 1]]}, r"transform_matrix at frame 0; got \[\[1, 0\]"),
         (0, {"transform_matrix": None}, "transform_matrix at frame 0; got None"),
         (0, {"transform_matrix": (2 * np.eye(4)).tolist()}, "rotation and a translation"),
+        (
+            0,
+            {"transform_matrix": [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [5, 6, 7, 1]]},
+            "rotation and a translation",
+        ),
     ],
 )
 def test_cameras_that_are_refused(path, frame, changes, text):
@@ -170,3 +177,24 @@ def test_a_file_that_is_no_json(path):
     (path / "transforms.json").write_text("{")
     with pytest.raises(ValueError, match=r"transforms\.json must be JSON in UTF-8; got "):
         TransformsRecording(path)
+
+
+def test_a_matrix_of_three_rows_is_a_pose(path):
+    rows = json.loads((path / "transforms.json").read_text())["frames"][1]["transform_matrix"][:3]
+    np.testing.assert_allclose(TransformsRecording(changed(path, 1, transform_matrix=rows)).load_pose(1), pose_of(10))
+
+
+def test_distortion_of_null_is_none(path):
+    content = json.loads((path / "transforms.json").read_text()) | {"k1": None}
+    (path / "transforms.json").write_text(json.dumps(content))
+    assert TransformsRecording(path).valid_frames == [0, 1, 2]
+
+
+def test_images_are_found_beside_the_original_of_a_link(path, tmp_path):
+    (tmp_path / "images").mkdir()
+    (path / "1.png").rename(tmp_path / "images" / "1.png")
+    changed(path, 1, file_path="../images/1")
+    linked = tmp_path / "deep" / "er" / "linked"
+    linked.mkdir(parents=True)
+    (linked / "transforms.json").symlink_to(path / "transforms.json")
+    assert TransformsRecording(linked).valid_frames == [0, 1, 2]

@@ -126,3 +126,18 @@ def test_lists_that_are_missing(path):
     (path / "depth.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"depth\.txt must be part of a scene \(TUM RGB-D layout\)"):
         open_recording(path)
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("depth_units_per_metre", 0),
+        ("depth_units_per_metre", -5000.0),
+        ("max_seconds", -0.1),
+        ("intrinsics", [525.0, 525.0, 319.5]),
+    ],
+)
+def test_settings_that_are_refused(path, setting, value):
+    with pytest.raises(ValueError, match=rf"^{setting} must") as error:
+        TumRecording(path, **{setting: value})
+    assert str(value) in str(error.value)

@@ -162,8 +162,8 @@ def find_key_frames(
         add(last)
     if found.num_apart == len(found.overlaps) > 0:
         found.problem = (
-            f"no two of its {len(found.key_frames)} key frames overlap by {LEAST_OVERLAP}: poses (4x4 world-from-camera"
-            " in metres), depths (millimetres) and intrinsics (of the depth images) may not belong together"
+            f"no two of its {len(found.key_frames)} key frames overlap by {LEAST_OVERLAP}: poses, intrinsics and "
+            f"depths (read as {scene.depth_units_per_metre:g} a metre, {scene.layout} layout) may not belong together"
         )
     return found
 

@@ -6,15 +6,15 @@ import os
 import shutil
 from pathlib import Path
 
-from mvdiff.data.frame_files import PROMPTS
+from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES
 from mvdiff.data.layouts import data_set_root
 
 
 def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
     """Return the folder for a scene's new files: the scene, or a copy of it at its place below `out`.
 
-    The copy has links to the frames; captions and lists, which are small, are copied, so that nothing written there
-    reaches the original.
+    The copy has links to everything but captions and lists, which are copied, so that nothing written there reaches
+    the original.
     """
     if out is None:
         return scene
@@ -27,10 +27,10 @@ def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
         target = folder / entry.name
         if target.exists():
             continue
-        if entry.is_file():
+        if entry.name in (KEY_FRAMES, VALID_FRAMES):
             shutil.copyfile(entry, target)
         elif entry.name == PROMPTS:
             shutil.copytree(entry, target)
         else:
-            os.symlink(entry.resolve(), target, target_is_directory=True)
+            os.symlink(entry.resolve(), target, target_is_directory=entry.is_dir())
     return folder

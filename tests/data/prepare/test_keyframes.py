@@ -157,6 +157,7 @@ def test_command_reports_scenes_without_overlap(tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"{good}: 3 frames, 3 valid, 3 key, overlap 0.75 (0.75 to 0.75)\n" in out
     assert f"{apart}: no two of its 3 key frames overlap by 0.3: poses" in out
+    assert "(read as 1000 a metre, scannet layout)" in out
     assert f"{blind}: no frame is usable: {{'depth on less than 20% of pixels': 2}}" in out
     assert "3 scenes: 0 had lists, 2 failed; overlap of 4 pairs: 0.375" in out
     assert (good / "valid_frames.npy").is_file()
