@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping, Sequence
+from types import UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 _HOME = "mvdiff"
@@ -31,27 +32,28 @@ def allow_plugins(*modules: str) -> None:
     _plugins.update(modules)
 
 
-def allow_plugins_of(settings: Any) -> None:
-    """Let files name classes of the packages of every `class_path` in a user's own settings (parsed YAML)."""
-    allow_plugins(*packages_of(settings))
+def allow_plugins_of(model: Any) -> None:
+    """Let files name classes of the modules that a user's own settings of a model take task and attention from.
+
+    Nothing else is let in: neither packages around these modules nor what other settings name.
+
+    Args:
+        model: `{class_path: ..., init_args: {task: ..., adapter: {attention: ...}}}`, as parsed from YAML.
+    """
+    arguments = _entry(model, "init_args")
+    task, attention = _entry(arguments, "task"), _entry(_entry(arguments, "adapter"), "attention")
+    named = [task if isinstance(task, str) else _entry(task, "class_path"), _entry(attention, "class_path")]
+    allow_plugins(*(name.rpartition(".")[0] for name in named if _is_class_path(name)))
 
 
-def packages_of(settings: Any) -> set[str]:
-    """Return the packages outside `mvdiff` of every `class_path` in some settings (JSON or YAML values).
+def packages_of(*class_paths: str) -> set[str]:
+    """Return the packages outside `mvdiff` of some class paths.
 
     Example:
-        >>> packages_of([{"class_path": "my_package.attention.Mine"}, {"class_path": "mvdiff.a.B"}])
+        >>> packages_of("my_package.attention.Mine", "mvdiff.a.B", "panorama")
         {'my_package'}
     """
-    found: set[str] = set()
-    if isinstance(settings, Mapping):
-        class_path = settings.get("class_path")
-        if isinstance(class_path, str) and "." in class_path and _is_dotted(class_path):
-            found = {class_path.split(".")[0]} - {_HOME}
-        settings = list(settings.values())
-    if isinstance(settings, list | tuple):
-        found = found.union(*map(packages_of, settings))
-    return found
+    return {name.split(".")[0] for name in class_paths if _is_class_path(name)} - {_HOME}
 
 
 def resolve_class(class_path: Any, kind: type[T], where: str = "") -> type[T]:
@@ -67,7 +69,7 @@ def resolve_class(class_path: Any, kind: type[T], where: str = "") -> type[T]:
             is no such class, or it is of another kind.
     """
     place = f", in {where}" if where else ""
-    if not isinstance(class_path, str) or "." not in class_path or not _is_dotted(class_path):
+    if not _is_class_path(class_path):
         raise ValueError(f"class_path must be the dotted name of a class; got {class_path!r}{place}.")
     module, _, name = class_path.rpartition(".")
     if not any(module == home or module.startswith(f"{home}.") for home in (_HOME, *_plugins)):
@@ -78,8 +80,8 @@ def resolve_class(class_path: Any, kind: type[T], where: str = "") -> type[T]:
         )
     try:
         found = vars(importlib.import_module(module)).get(name)
-    except ImportError as error:
-        raise ValueError(f"class_path must name an importable class; got {class_path} ({error}){place}.") from error
+    except Exception as error:  # a module's own code may raise anything
+        raise ValueError(f"class_path must name an importable class; got {class_path} ({error!r}){place}.") from error
     if not isinstance(found, type) or not issubclass(found, kind) or inspect.isabstract(found):
         raise ValueError(f"class_path must name a {kind.__name__}; got {class_path}{place}, which is none.")
     return found
@@ -101,7 +103,7 @@ def resolve_settings(
         has them.
 
     Raises:
-        ValueError: See `resolve_class`; or an argument is unknown, missing or no JSON value.
+        ValueError: See `resolve_class`; or an argument is unknown, missing, no JSON value or not of its annotation.
     """
     settings = {} if settings is None else settings
     place = f", in {where}" if where else ""
@@ -124,6 +126,11 @@ def resolve_settings(
     if unknown or missing:
         found = ", ".join(sorted(unknown)) if unknown else f"none for {', '.join(sorted(missing))}"
         raise ValueError(f"init_args of {class_path} must be of {', '.join(known) or 'none'}; got {found}{place}.")
+    hints = _hints(cls)
+    for name, value in given.items():
+        if not _fits(value, hints.get(name, Any)):
+            wanted = inspect.formatannotation(hints[name])
+            raise ValueError(f"{name} must be {wanted} in init_args of {class_path}; got {value!r}{place}.")
     arguments = _json(known | given, class_path, place)
     return cls, arguments, {"class_path": class_path, "init_args": arguments}
 
@@ -154,6 +161,42 @@ def _json(value: Any, name: str, place: str) -> Any:
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value) and "class_path" not in value:
         return {key: _json(item, name, place) for key, item in value.items()}
     raise ValueError(f"{name} must hold numbers, texts, lists and mappings alone; got {value!r}{place}.")
+
+
+def _hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class's arguments; none where they cannot be evaluated."""
+    try:
+        return get_type_hints(cls.__init__)
+    except NameError:
+        return {}
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Tell whether a JSON value is of an annotation; an annotation that JSON says nothing of takes any."""
+    origin, inner = get_origin(wanted) or wanted, get_args(wanted)
+    if origin in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in inner)
+    if origin in (int, bool, str, type(None)):
+        return type(value) is origin
+    if origin is float:
+        return type(value) in (int, float)
+    if origin is tuple and inner and inner[-1] is not Ellipsis:
+        return isinstance(value, list) and len(value) == len(inner) and all(map(_fits, value, inner))
+    if origin in (list, tuple, Sequence):
+        return isinstance(value, list) and all(_fits(item, each) for item in value for each in inner[:1])
+    if origin in (dict, Mapping):
+        return isinstance(value, dict) and all(_fits(item, each) for item in value.values() for each in inner[1:])
+    return True
+
+
+def _entry(settings: Any, name: str) -> Any:
+    return settings.get(name) if isinstance(settings, Mapping) else None
+
+
+def _is_class_path(name: Any) -> bool:
+    return _is_dotted(name) and "." in name
 
 
 def _is_dotted(name: Any) -> bool:

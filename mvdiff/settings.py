@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
+T = TypeVar("T")
 MidPlace = Literal["after_first_resnet", "after_mid_block"]
 
 
@@ -98,3 +99,17 @@ class CacheSettings:
 def plain(settings: Any) -> dict[str, Any]:
     """Return a group of settings as plain values, which checkpoints can hold."""
     return asdict(settings)
+
+
+def settings_from(kind: type[T], value: Any) -> T:
+    """Return a group of settings as it is, or build it of the plain values that a checkpoint holds.
+
+    Raises:
+        ValueError: The value is neither, or has other names.
+    """
+    if isinstance(value, kind):
+        return value
+    known = [field.name for field in fields(kind)]
+    if not isinstance(value, Mapping) or not set(value) <= set(known):
+        raise ValueError(f"{kind.__name__} must be a mapping of {', '.join(known)}; got {value!r}.")
+    return kind(**value)

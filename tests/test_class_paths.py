@@ -1,6 +1,9 @@
 """What a file may name: nothing outside the package is imported before the user named it."""
 
+import re
 import sys
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 import pytest
 
@@ -100,12 +103,58 @@ def test_settings_are_completed_with_the_classs_defaults():
     assert settings == {"class_path": PAPER, "init_args": arguments}
 
 
-def test_the_users_own_settings_name_their_packages(trap):
-    settings = {"model": {"class_path": "other.Model", "init_args": {"attention": {"class_path": "trapped.Mine"}}}}
-    allow_plugins_of({"fit": [settings]})
+@pytest.mark.parametrize("task", ["my_package.tasks.Mine", {"class_path": "my_package.tasks.Mine"}])
+def test_the_users_own_settings_let_in_the_modules_of_task_and_attention_alone(task, trap):
+    output = {"metrics": [{"class_path": "torch.nn.Linear"}]}
+    arguments = {"task": task, "adapter": {"attention": {"class_path": "trapped.Mine"}}, "output": output}
+    allow_plugins_of({"class_path": "other.Model", "init_args": arguments})
     assert not trap.exists()
     assert resolve_class("trapped.Mine", ViewAttention).__name__ == "Mine"
-    assert class_paths._plugins == {"other", "trapped"}
+    assert class_paths._plugins == {"my_package.tasks", "trapped"}
+
+
+@pytest.mark.parametrize("model", [None, "text", {}, {"init_args": {"task": "panorama", "adapter": None}}], ids=str)
+def test_other_settings_let_nothing_in(model):
+    allow_plugins_of(model)
+    assert class_paths._plugins == set()
+
+
+def test_a_module_that_breaks_at_import_is_named(tmp_path, monkeypatch):
+    (tmp_path / "broken_plugin.py").write_text("1 / 0\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    allow_plugins("broken_plugin")
+    with pytest.raises(ValueError, match=r"class_path must .*got broken_plugin.Mine .*ZeroDivisionError"):
+        resolve_class("broken_plugin.Mine", ViewAttention)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        *(("kernel_size", value) for value in ("three", 3.0, True, None, [3])),
+        *(("head_dim", value) for value in ("8", 8.0)),
+        *(("wavelengths", value) for value in (0.5, "0.5", [0.5, "16"], [True, 2], {"0": 1})),
+        *(("min_overlap", value) for value in ("0.1", False, None)),
+        *(("neighbours", value) for value in ([1, 2], [[1.0], [0]], "all", False)),
+    ],
+)
+def test_arguments_are_of_their_annotations(argument, value):
+    with pytest.raises(ValueError, match=rf"{argument} must be .*got {re.escape(repr(value))}, in config.json"):
+        resolve_settings({"init_args": {argument: value}}, ViewAttention, PAPER, "config.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "wanted", "fits"),
+    [
+        *((1, float, True), (True, float, False), (None, float | None, True), ("a", Literal["a", "b"], True)),
+        *(("c", Literal["a", "b"], False), (True, Literal[1], False), ([1, "a"], tuple[int, str], True)),
+        *(([1], tuple[int, str], False), ([1, 2], tuple[int, ...], True), ([1, None], list[int], False)),
+        *(([], list, True), ({"a": 1}, dict[str, int], True), ({"a": "b"}, Mapping[str, int], False)),
+        *(([[1], 2], list[int | list[int]], True), ("text", Sequence[str], False), (print, Any, True)),
+    ],
+    ids=str,
+)
+def test_annotations_of_a_plugin(value, wanted, fits):
+    assert class_paths._fits(value, wanted) == fits
 
 
 @pytest.mark.parametrize("name", ["", "my-package", "my package", "a..b", "-x"])

@@ -72,8 +72,8 @@ class MVDiffCLI(LightningCLI):
             type=str,
             default=[],
             metavar="MODULE",
-            help="Let model.init_adapter name classes of this package of yours; repeat for others. The packages of "
-            "every class_path in your own YAML are let in anyway.",
+            help="Let model.init_adapter name classes of this package of yours; repeat for others. The modules of "
+            "model.task and model.adapter.attention in your own YAML are let in anyway.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
@@ -88,11 +88,11 @@ class MVDiffCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Load checkpoints without running any code in them, unless asked otherwise; first look at what they hold.
 
-        What the user's own YAML names counts as named by the user.
+        The modules of the task and the attention in the user's own settings count as named by the user.
         """
         settings = self.config[self.subcommand]
         allow_plugins(*settings.plugin)
-        allow_plugins_of(settings.as_dict())
+        allow_plugins_of(settings.as_dict().get("model"))
         if settings.weights_only is None:
             settings.weights_only = True
         if settings.weights_only and settings.ckpt_path is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from diffusers import UNet2DConditionModel
@@ -29,8 +30,8 @@ from mvdiff.models.attention import Level, MultiViewGeometry, ViewAttention
 from mvdiff.models.conditioning import ImageConditionBlocks
 from mvdiff.models.loading import open_strictly, resolve_folder
 from mvdiff.models.residual import ResidualBlock
+from mvdiff.settings import CacheSettings, MidPlace
 
-MID_PLACES = ("after_first_resnet", "after_mid_block")
 _BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttnUpBlock2D, UpBlock2D)
 
 
@@ -58,7 +59,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         (1, 32)
     """
 
-    geometry_cache_bytes: int = 2 << 30
+    geometry_cache_bytes: int = CacheSettings.geometry_bytes
     """Bytes of geometry to keep for other batches, with encodings; 0 keeps nothing, else the last one always stays."""
 
     @register_to_config
@@ -74,8 +75,8 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         latent_channels: int = 4,
     ) -> None:
         super().__init__()
-        if mid_place not in MID_PLACES:
-            raise ValueError(f"mid_place must be one of {MID_PLACES}; got {mid_place!r}.")
+        if mid_place not in get_args(MidPlace):
+            raise ValueError(f"mid_place must be one of {get_args(MidPlace)}; got {mid_place!r}.")
         kind, arguments, settings = resolve_settings(attention, ViewAttention, DEFAULT_ATTENTION)
         self.register_to_config(attention=settings, format_version=FORMAT_VERSION)
 
@@ -107,7 +108,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
         """Make an adapter with fresh weights from an adapter's config of any format."""
-        return super().from_config(upgrade_config(config), **kwargs)
+        return super().from_config(_arguments(config), **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MultiViewAdapter:
@@ -202,6 +203,15 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         return None
 
 
+def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of a config of any format; raise ValueError for unknown ones in one of today's."""
+    arguments, known = upgrade_config(config), list(inspect.signature(MultiViewAdapter).parameters)
+    unknown = [name for name in arguments if name not in known and not name.startswith("_")]
+    if unknown and config.get("format_version") == FORMAT_VERSION:
+        raise ValueError(f"an adapter's config must be of {', '.join(known)}; got {', '.join(unknown)}.")
+    return arguments
+
+
 def _check_config(path: Path) -> None:
     """Raise ValueError where a config names an attention that may not be used; broken files are left to diffusers."""
     try:
@@ -209,7 +219,7 @@ def _check_config(path: Path) -> None:
     except (OSError, ValueError):
         return
     if isinstance(config, dict):
-        resolve_settings(upgrade_config(config).get("attention"), ViewAttention, DEFAULT_ATTENTION, str(path))
+        resolve_settings(_arguments(config).get("attention"), ViewAttention, DEFAULT_ATTENTION, str(path))
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:

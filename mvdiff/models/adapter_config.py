@@ -23,15 +23,17 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
         config: What an adapter's config.json or a checkpoint holds.
 
     Raises:
-        ValueError: The format is newer than this version of mvdiff, or the variant is unknown.
+        ValueError: The format is none that this version of mvdiff knows, or the variant is unknown.
     """
     config = dict(config)
     version = config.pop("format_version", None)
     if version == FORMAT_VERSION:
         return config
     if version is not None:
+        newer = isinstance(version, int) and version > FORMAT_VERSION
         raise ValueError(
-            f"format_version of an adapter's config must be at most {FORMAT_VERSION}; got {version!r}. Update mvdiff."
+            f"format_version of an adapter's config must be {FORMAT_VERSION} or left out; got {version!r}."
+            f"{' Update mvdiff.' if newer else ''}"
         )
     flat = {name: config.pop(name) for name in _FLAT if name in config}
     if "attention" in config:

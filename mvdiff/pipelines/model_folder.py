@@ -189,7 +189,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         forget_source(temporary / "adapter" / "config.json")
         scheduler.save_pretrained(str(temporary / "scheduler"))
         write_json(temporary / "model_index.json", _index(scheduler, info))
-        plugins = packages_of([{"class_path": info.task.spec()}, adapter.config.attention])
+        plugins = packages_of(info.task.spec(), adapter.config.attention["class_path"])
         card = model_card(info.to_dict(), info.shown, info.task, sorted(plugins))
         (temporary / CARD_NAME).write_text(card, encoding="utf-8")
         write_json(temporary / INFO_NAME, info.to_dict())

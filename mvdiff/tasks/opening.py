@@ -26,15 +26,10 @@ def task_from(spec: str, where: str = "") -> Task:
         'sd2-community/stable-diffusion-2-inpainting'
     """
     named = {task.name: task for task in PAPER_TASKS}
-    if spec in named:
+    if isinstance(spec, str) and spec in named:
         return named[spec]()
     if not isinstance(spec, str) or "." not in spec:
         raise ValueError(
             f"task must be one of {', '.join(named)}, or a class path; got {spec!r}{where and f', in {where}'}."
         )
     return resolve_class(spec, Task, where)()
-
-
-def default_task() -> Task:
-    """Return the task that training takes where none is named: the paper's first."""
-    return PanoramaTask()

@@ -53,7 +53,7 @@ class Task(ABC):
     """One task. A task has no settings: those belong to the adapter, the model or the data."""
 
     name: ClassVar[str]
-    """One lower-case word; a task outside the package is stored by its class path."""
+    """One lower-case word; a task that is not the paper's is stored by its class path."""
     default_base: ClassVar[str | None] = None
     """Hub id of the paper's base; None where training must name one."""
     prompt_prefix: ClassVar[str] = ""
@@ -66,6 +66,8 @@ class Task(ABC):
     """Views come back in other samples, so that cached latents are kept view by view."""
     paste_back: ClassVar[bool] = False
     """Known pixels can be put back into decoded views, see `finish`."""
+    uses_depth: ClassVar[bool] = False
+    """Correspondences always come from depths."""
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)
     """What a model folder says of its views, read from the data module: `rig`, or `height` and `width`."""
 
@@ -77,17 +79,18 @@ class Task(ABC):
 
     @classmethod
     def spec(cls) -> str:
-        """Return what model folders and checkpoints store: the name, or the class path of a task outside mvdiff."""
-        return f"{cls.__module__}.{cls.__qualname__}" if cls._outside() else cls.name
+        """Return what model folders and checkpoints store: the name of a task of the paper, else the class path."""
+        return cls.name if cls._of_paper() else f"{cls.__module__}.{cls.__qualname__}"
 
     @classmethod
     def command(cls) -> str:
         """Return the command that generates with models of this task."""
-        return "mvdiff generate dataset" if cls._outside() else f"mvdiff generate {cls.name}"
+        return f"mvdiff generate {cls.name}" if cls._of_paper() else "mvdiff generate dataset"
 
     @classmethod
-    def _outside(cls) -> bool:
-        return not cls.__module__.startswith("mvdiff.")
+    def _of_paper(cls) -> bool:
+        """Tell whether `opening` finds the class by its name, which is also that of its module here."""
+        return cls.__module__ == f"mvdiff.tasks.{cls.name}"
 
     @abstractmethod
     def check_base(self, unet: Any, latent_channels: int) -> None:

@@ -21,9 +21,6 @@ from mvdiff.tasks.task import Task
 from mvdiff.training.record import training_record
 from mvdiff.training.sample_writing import SampleWritingModule
 
-_FROM_SETTINGS = "lightning.pytorch.cli.instantiate_module"
-"""How `load_from_checkpoint` makes a module of plain settings."""
-
 
 class DescribedModule(SampleWritingModule):
     """A module whose checkpoints export as model folders, and load into a module of the same task and base only."""
@@ -49,8 +46,7 @@ class DescribedModule(SampleWritingModule):
             ignore: Arguments that have no plain value.
         """
         names = [name for name in arguments if name not in (*ignore, "self", "__class__")]
-        settings = {name: _plain_setting(arguments[name]) for name in names}
-        self.save_hyperparameters(settings | {"_instantiator": _FROM_SETTINGS})
+        self.save_hyperparameters({name: _plain_setting(arguments[name]) for name in names})
 
     def model_info(self) -> ModelInfo:
         """Describe the model: task, the views that the data module cuts, prompt prefix, base.

@@ -19,7 +19,7 @@ from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import Backbone, load_backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Sampling
+from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Sampling, settings_from
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task, denoiser
 from mvdiff.training.cache import check_latents_come_back
@@ -28,7 +28,7 @@ from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
 from mvdiff.training.optimization import LRInterval, adamw, cosine_over_ten_epochs
-from mvdiff.training.sample_writing import OutputSettings
+from mvdiff.training.sample_writing import OutputSettings, output_from
 
 FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT = AdapterSettings(), Sampling(), OutputSettings()
 ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
@@ -87,6 +87,9 @@ class MultiViewModule(DescribedModule):
         num_validation_samples: int = 4,
         output: OutputSettings = RUN_OUTPUT,
     ) -> None:
+        adapter, memory = settings_from(AdapterSettings, adapter), settings_from(MemorySettings, memory)
+        sampling, cache = settings_from(Sampling, sampling), settings_from(CacheSettings, cache)
+        output = output_from(output)
         super().__init__(seed, sampling, output)
         if not 0 <= text_dropout <= 1:
             raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}.")
@@ -118,6 +121,8 @@ class MultiViewModule(DescribedModule):
             enable_slicing(self.backbone.vae)
         unet = self.backbone.unet
         adapter = initial_adapter(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed)
+        if self.task.uses_depth:
+            adapter.mid_block.check_depth()
         adapter.geometry_cache_bytes = self.cache.geometry_bytes
         self.unet = MultiViewUNet.from_unet(unet, adapter)
         self.unet.enable_gradient_checkpointing(self.memory.gradient_checkpointing)

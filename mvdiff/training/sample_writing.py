@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.class_paths import resolve_class
+from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricSpec
+from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
 from mvdiff.eval.sources import FolderSource
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 from mvdiff.samples import sample_folder
-from mvdiff.settings import Sampling
+from mvdiff.settings import Sampling, settings_from
 from mvdiff.training.callbacks import gather, run_folder
 from mvdiff.training.trained_part import TrainedPartModule
 
@@ -33,6 +36,24 @@ class OutputSettings:
     """what `test` scores: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
     evaluation: EvaluationSettings | None = None
     """how `test` scores; None: the paper's protocol"""
+
+
+def output_from(value: Any) -> OutputSettings:
+    """Return output settings as they are, or build them of a checkpoint's plain values.
+
+    Raises:
+        ValueError: See `settings_from`; or a checkpoint names a metric that files may not name (see `resolve_class`).
+    """
+    if isinstance(value, OutputSettings):
+        return value
+    output = settings_from(OutputSettings, value)
+    for metric in output.metrics or ():
+        class_path = metric.get("class_path") if isinstance(metric, Mapping) else metric
+        if class_path not in metric_names():
+            resolve_class(class_path, SampleMetric, "the checkpoint's settings")
+    if output.evaluation is None:
+        return output
+    return replace(output, evaluation=settings_from(EvaluationSettings, output.evaluation))
 
 
 class SampleWritingModule(TrainedPartModule):

@@ -1,7 +1,7 @@
 """LightningModules that train one part beside a frozen base: checkpoints hold that part and nothing else."""
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from lightning.pytorch import LightningModule
 from torch import nn
@@ -22,6 +22,11 @@ class TrainedPartModule(LightningModule):
     def trained(self) -> nn.Module:
         """Return the submodule that is trained, averaged and saved."""
         return getattr(self, self.trained_part)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Load a checkpoint as Lightning does, but never by an `_instantiator`, which imports what the file names."""
+        return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Optimize the trained part alone, by the `optimizer` and schedule of the module."""

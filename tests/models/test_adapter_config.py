@@ -75,8 +75,12 @@ def test_old_adapters_of_the_2023_release_open(settings, arguments, tmp_path):
 @pytest.mark.parametrize(
     ("config", "text"),
     [
-        (OLD | {"format_version": 3}, "format_version of an adapter's config must be at most 2; got 3"),
-        (OLD | {"format_version": "2"}, "must be at most 2; got '2'"),
+        (
+            OLD | {"format_version": 3},
+            "format_version .* must be 2 or left out; got 3. Update mvdiff",
+        ),
+        (OLD | {"format_version": "2"}, r"must be 2 or left out; got '2'\.$"),
+        (OLD | {"format_version": 1}, r"must be 2 or left out; got 1\.$"),
         (OLD | {"variant": "other"}, "variant of an adapter's config must be paper or upstream; got 'other'"),
         (OLD | {"attention": {}, "kernel_size": 3}, "must have attention alone; got kernel_size beside it"),
     ],
@@ -88,6 +92,16 @@ def test_other_formats_are_refused_wherever_they_enter(config, text, tmp_path):
         MultiViewAdapter.from_config(config)
     with pytest.raises(ValueError, match=f"^[^;]*{text}"):
         MultiViewAdapter.from_pretrained(written(tmp_path / "adapter", config, {"x": torch.zeros(1)}))
+
+
+def test_what_a_config_of_today_has_beside_its_arguments_is_named(tmp_path):
+    config = OLD | {"format_version": 2, "residuals": True, "_note": "free"}
+    for enter in (
+        lambda: MultiViewAdapter.from_pretrained(written(tmp_path / "adapter", config, {"x": torch.zeros(1)})),
+        lambda: MultiViewAdapter.from_config(config),
+    ):
+        with pytest.raises(ValueError, match=r"config must be of .*residual.*; got residuals\."):
+            enter()
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,6 @@
+import math
+import re
+
 import pytest
 import torch
 from torch.nn import Conv2d, GroupNorm, ReLU, Sequential
@@ -168,6 +171,20 @@ def test_autocast_trains_with_finite_gradients():
     output.square().mean().backward()
     assert torch.isfinite(hidden.grad).all()
     assert (block(hidden, taps) - output).abs().max() / output.abs().max() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("kernel_size", value) for value in (0, -1, 2)),
+        *(("head_dim", value) for value in (0, -8)),
+        *(("wavelengths", value) for value in ([0.5], [0, -1], [0, 4], [16, 0.5], [2, 2], [1, 2, 3], [1, math.inf])),
+        *(("min_overlap", value) for value in (-0.1, 1.5, math.nan)),
+    ],
+)
+def test_settings_out_of_range_are_named(name, value):
+    with pytest.raises(ValueError, match=rf"{name} must .*got {re.escape(str(value))}"):
+        CorrespondenceAwareAttention(32, **{name: value})
 
 
 def test_errors_say_what_to_do():

@@ -1,11 +1,15 @@
 """Tasks by themselves: names, what they ask of a batch, what they say was given."""
 
+import re
+
 import pytest
 import torch
 
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.calls import rig_batch
-from mvdiff.tasks.opening import PAPER_TASKS, default_task, task_from
+from mvdiff.tasks import opening
+from mvdiff.tasks.opening import PAPER_TASKS, task_from
+from mvdiff.tasks.panorama import PanoramaTask
 from mvdiff.tasks.task import Task
 
 RING = RingRig(num_views=2, fov_deg=120.0, height=4, width=4)
@@ -29,8 +33,10 @@ def test_an_unknown_task_is_named():
         task_from("sculpt")
 
 
-def test_the_default_is_the_first_of_the_paper():
-    assert default_task().name == "panorama"
+@pytest.mark.parametrize("spec", [["panorama"], {"class_path": "os.system"}, None, 3], ids=str)
+def test_a_task_is_named_by_a_text(spec):
+    with pytest.raises(ValueError, match=rf"task must be .*got {re.escape(repr(spec))}, in info\.json"):
+        task_from(spec, "info.json")
 
 
 def test_a_task_outside_the_package_is_stored_by_its_class_path():
@@ -39,6 +45,13 @@ def test_a_task_outside_the_package_is_stored_by_its_class_path():
 
     assert Elsewhere.spec().endswith("Elsewhere")
     assert Elsewhere.spec().startswith("tests.tasks.test_tasks.")
+
+
+def test_a_task_of_the_package_that_is_not_the_papers_opens_by_what_is_stored(monkeypatch):
+    mine = type("Mine", (PanoramaTask,), {"__module__": "mvdiff.tasks.opening", "name": "mine"})
+    monkeypatch.setattr(opening, "Mine", mine, raising=False)
+    assert type(task_from(mine.spec())) is mine
+    assert mine.command() == "mvdiff generate dataset"
 
 
 def test_outpainting_says_what_was_given_by_pixels_and_mask_alone():

@@ -15,10 +15,11 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
-from mvdiff.settings import CacheSettings
+from mvdiff.settings import AdapterSettings, CacheSettings
 from mvdiff.tasks.panorama import PanoramaTask
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.record import training_record
+from mvdiff.training.single_view import SingleViewModule
 from tests.tiny import tiny_base
 from tests.training.grouped import grouped
 
@@ -315,10 +316,49 @@ def test_a_checkpoint_makes_its_module_again(tiny_folder, tmp_path):
     settings = torch.load(tmp_path / "last.ckpt", weights_only=True)["hyper_parameters"]
     assert settings["adapter"]["attention"] == {"init_args": {"head_dim": 8}}
     assert settings["task"] == "panorama"
+    assert "_instantiator" not in settings
     loaded = MultiViewModule.load_from_checkpoint(tmp_path / "last.ckpt", weights_only=True)
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in module.state_dict().items())
     assert loaded.adapter.config.mid_place == "after_mid_block"
     assert (loaded.prompt_prefix, loaded.sampling, loaded.memory) == ("seen: ", module.sampling, module.memory)
+
+
+@pytest.mark.parametrize("instantiator", [{}, {"_instantiator": "lightning.pytorch.cli.instantiate_module"}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"task": {"class_path": "trapped.Evil"}},
+        {"task": "trapped.Evil"},
+        {"adapter": {"class_path": "trapped.Evil"}},
+        {"adapter": {"attention": {"class_path": "trapped.Evil"}}},
+        {"sampling": {"class_path": "trapped.Evil"}},
+        {"cache": {"class_path": "trapped.Evil"}},
+        {"output": {"metrics": ["trapped.Evil"]}},
+        {"output": {"metrics": [{"class_path": "trapped.Evil"}]}},
+        {"output": {"evaluation": {"class_path": "trapped.Evil"}}},
+    ],
+    ids=str,
+)
+def test_a_hostile_checkpoint_imports_nothing(settings, instantiator, tiny_folder, tmp_path, monkeypatch):
+    (tmp_path / "trapped.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')\nclass Evil:\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    known = {"base": str(tiny_folder / "base"), "adapter": {"attention": {"init_args": {"head_dim": 8}}}}
+    held = {"pytorch-lightning_version": "2.4.0", "state_dict": {}, "epoch": 0, "global_step": 0}
+    torch.save(held | {"hyper_parameters": known | settings | instantiator}, tmp_path / "evil.ckpt")
+    for kind, more in ((MultiViewModule, {}), (SingleViewModule, {"out": str(tmp_path / "out")})):
+        if kind is SingleViewModule and "task" not in settings:
+            continue  # it has no such settings
+        with pytest.raises(ValueError, match=r"trapped\.Evil"):
+            kind.load_from_checkpoint(tmp_path / "evil.ckpt", weights_only=True, **more)
+    assert not (tmp_path / "mark").exists()
+
+
+def test_lists_of_neighbours_are_refused_for_depth_before_the_first_batch(tiny_folder):
+    attention = {"init_args": {"head_dim": 8, "neighbours": [[1], [0]]}}
+    module = MultiViewModule("depth", str(tiny_folder / "base"), adapter=AdapterSettings(attention=attention))
+    module.task.check_base = lambda *base: None  # the tiny base has no depth channel
+    with pytest.raises(ValueError, match="neighbours must be left out for frames with depth; got lists"):
+        module.configure_model()
 
 
 def test_the_prefix_stands_before_prompts_and_not_in_dropped_ones(tiny_folder, data):

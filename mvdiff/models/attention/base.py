@@ -123,6 +123,9 @@ class ViewAttention(nn.Module, ABC):
             views: Views of each sample to handle at a time, which takes less memory.
         """
 
+    def check_depth(self) -> None:
+        """Raise ValueError where a setting does not go with views with depth."""
+
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, V', T, C] of some views, after attention, one by one."""
         return tokens

@@ -5,6 +5,7 @@ Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -72,6 +73,10 @@ class CorrespondenceAwareAttention(ViewAttention):
         super().__init__(channels)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
+        if head_dim < 1:
+            raise ValueError(f"head_dim must be at least 1; got {head_dim}.")
+        if len(wavelengths) != 2 or not 0 < wavelengths[0] < wavelengths[1] < math.inf:
+            raise ValueError(f"wavelengths must be two numbers, 0 < shortest < longest; got {list(wavelengths)}.")
         if not 0 <= min_overlap <= 1:
             raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
         if neighbours is not None:
@@ -103,9 +108,13 @@ class CorrespondenceAwareAttention(ViewAttention):
         """
         if batch.depths is None:
             return camera_taps(batch, levels, self.kernel_size, self.min_overlap, self.neighbours)
+        self.check_depth()
+        return depth_taps(batch, levels, self.kernel_size, self.min_overlap)
+
+    def check_depth(self) -> None:
+        """Raise ValueError where there are lists of neighbours, which are for views that share a centre."""
         if self.neighbours is not None:
             raise ValueError("neighbours must be left out for frames with depth; got lists. Set min_overlap instead.")
-        return depth_taps(batch, levels, self.kernel_size, self.min_overlap)
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Add FF(LN(h)) to the tokens [B, V', T, C]."""
