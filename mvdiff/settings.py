@@ -1,7 +1,6 @@
 """Settings of users in groups: keyword-only dataclasses, free of torch so that a command's help is fast.
 
-The string under a field is its help. A setting that is None takes the value of what it is a setting of: a loaded
-adapter's, the task's, or the library's.
+The string under a field is its help. None means: take the loaded adapter's value, else the task's, else the library's.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ MidPlace = Literal["after_first_resnet", "after_mid_block"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How images are sampled."""
+    """Settings of sampling."""
 
     num_inference_steps: int = 50
     """denoising steps (paper: 50, DDIM)"""
@@ -30,7 +29,7 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """Controls beside a model's samples: what is left of a gain without the part that should cause it."""
+    """Ablations: sample with a part of the model switched off."""
 
     caa: bool = True
     """False runs the base alone, view by view"""
@@ -42,7 +41,7 @@ class Controls:
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings:
-    """What shapes an adapter; None takes the value of the adapter that training starts from, else the task's."""
+    """Shape of an adapter; None takes the value of the adapter that training starts from, else the task's."""
 
     attention: Mapping[str, Any] | None = None
     """attention across views: `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; arguments may
@@ -68,7 +67,7 @@ class AdapterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySettings:
-    """What takes less memory in training, and more time."""
+    """Settings that trade time for memory in training."""
 
     gradient_checkpointing: bool = False
     """compute activations again in the backward pass"""
@@ -80,7 +79,7 @@ class MemorySettings:
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """What training keeps of what a frozen base computes again and again."""
+    """Caches for outputs of the frozen base."""
 
     dir: str | None = None
     """folder for text embeddings and latents; None computes them each time"""

@@ -71,8 +71,9 @@ def apply_homography(H: Tensor, xy: Tensor, height: int, width: int) -> tuple[Te
 def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_overlap: float = 0.01) -> Tensor:
     """List, for each view, the other views that overlap it with more than a sliver.
 
-    Two views overlap by the share of the one's pixels that the other shows, the larger of the two directions (so a
-    narrow view inside a wide one counts for both); own derivation.
+    The overlap of two views is the fraction of one view's pixels visible in the other, the larger of the two directions
+    (so a narrow view inside a wide one counts for both); own derivation. This is the rule for views that share a centre;
+    frames with depth follow `mvdiff.geometry.depth_overlap.overlap_neighbours`.
 
     Args:
         K: [V, 3, 3] intrinsics in pixels.
@@ -248,7 +249,7 @@ def tap_geometry(
 
 
 def check_taps(neighbours: Tensor, stride: int, kernel_size: int) -> None:
-    """Check what every kind of tap geometry is asked for: [V, N] neighbours, pixels per cell, side of the square.
+    """Validate the arguments that all tap geometries share: [V, N] neighbours, pixels per cell, side of the square.
 
     Raises:
         ValueError: an even kernel size, a stride below 1, or neighbours that are no views.

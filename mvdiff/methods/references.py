@@ -27,7 +27,7 @@ class GroundTruth(Method):
         return batch.images.cpu()
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
-        """Say that nothing was put back, where the task could."""
+        """Record `paste_back: False` for tasks that can put known pixels back."""
         return {"paste_back": False} if getattr(self.task, "paste_back", False) else {}
 
 

@@ -45,7 +45,7 @@ def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:
 
 
 def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, Any]:
-    """Return the settings of `SamplingPipeline.generate` that the arguments of a face's call say.
+    """Convert the arguments of a face's call to arguments of `SamplingPipeline.generate`.
 
     Args:
         arguments: `locals()` of the call; fields of `Sampling` and `Controls` stand in it under their own names.

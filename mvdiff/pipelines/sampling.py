@@ -267,7 +267,7 @@ class SamplingPipeline(MemorySwitches):
         return Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
 
     def _multi_view_unet(self) -> MultiViewUNet:
-        """Join UNet and adapter, which a fresh module would put into training mode, and leave their mode as it is."""
+        """Wrap UNet and adapter; the adapter keeps its mode, which wrapping resets."""
         training = self.adapter.training
         unet = MultiViewUNet(self.unet, self.adapter)
         unet.set_views_per_chunk(self.views_per_chunk)

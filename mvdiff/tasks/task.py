@@ -111,7 +111,7 @@ class Task(ABC):
         """Raise ValueError where what `condition` encodes hardly comes back from a data module."""
 
     def correspondences(self, batch: MultiViewBatch) -> MultiViewBatch:
-        """Return the batch with those fields only from which correspondences follow: with depths, or without."""
+        """Return the batch reduced to the fields that define correspondences: with depths, or without."""
         return batch
 
     def single_views(self, batch: MultiViewBatch, seed: int) -> MultiViewBatch:

@@ -26,7 +26,7 @@ from mvdiff.training.trained_part import TrainedPartModule
 
 @dataclass(frozen=True, kw_only=True)
 class OutputSettings:
-    """What `test` and `predict` write, and how `test` scores it."""
+    """Output of `test` and `predict`, and how `test` scores it."""
 
     dir: str | None = None
     """folder of the sample folders; None: `samples` in the run's folder"""

@@ -1,4 +1,4 @@
-"""KID: the kernel distance of Inception features, which unlike FID does not depend on the number of images.
+"""KID: the kernel distance of Inception features, whose estimate, unlike FID's, is unbiased at any number of images.
 
 The distance is ours: torchmetrics' takes sets of one size only. Where it applies, both agree.
 

@@ -151,8 +151,8 @@ class ViewAttention(nn.Module, ABC):
             taps: Taps of this resolution.
             view_valid: See `attend`.
             neighbour_batch: See `attend`. (A control: another sample's views tell nothing true.)
-            views_per_chunk: Views, counted over the batch, that ask at a time; each attends to all others all the
-                same. Less memory, but encodings are computed anew each time. None: all at once.
+            views_per_chunk: Query views per chunk, counted over the batch; keys always come from all views. Less
+                memory, but encodings are computed again for each chunk. None: all at once.
 
         Returns:
             [B, V, C, h, w] in the dtype of `hidden_states`.
