@@ -1,4 +1,7 @@
-"""Layouts of recordings: recognise them, find the recordings of a data set, open them, also by a user's class."""
+"""Layouts of recordings: recognise them, find the recordings of a data set, open them, also by a user's class.
+
+A layout is a file of its own with a class derived from `mvdiff.data.recordings.RecordingSource`, such as `tum.py`.
+"""
 
 from __future__ import annotations
 

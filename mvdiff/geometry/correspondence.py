@@ -71,9 +71,9 @@ def apply_homography(H: Tensor, xy: Tensor, height: int, width: int) -> tuple[Te
 def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_overlap: float = 0.01) -> Tensor:
     """List, for each view, the other views that overlap it with more than a sliver.
 
-    The overlap of two views is the fraction of one view's pixels visible in the other, the larger of the two directions
-    (so a narrow view inside a wide one counts for both); own derivation. This is the rule for views that share a centre;
-    frames with depth follow `mvdiff.geometry.depth_overlap.overlap_neighbours`.
+    The overlap of two views is the fraction of one view's pixels visible in the other, the larger of the two
+    directions (so a narrow view inside a wide one counts for both); own derivation. This is the rule for views that
+    share a centre; frames with depth follow `mvdiff.geometry.depth_overlap.overlap_neighbours`.
 
     Args:
         K: [V, 3, 3] intrinsics in pixels.

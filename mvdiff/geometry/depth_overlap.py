@@ -80,9 +80,9 @@ def overlap_matrix(
 def overlap_neighbours(overlap: Tensor, min_overlap: float = 0.3, max_neighbours: int | None = None) -> Tensor:
     """List the views that each view attends to: those that overlap it both ways (upstream's rule, docs/checkpoints.md).
 
-    This is the rule for frames with depth; views that share a centre follow
-    `mvdiff.geometry.correspondence.overlapping_neighbours`. View j is a neighbour of view i where the smaller of
-    ``overlap[i, j]`` and ``overlap[j, i]`` exceeds ``min_overlap``. A view without any has the views before and after it, without wrapping around.
+    View j is a neighbour of view i where the smaller of ``overlap[i, j]`` and ``overlap[j, i]`` exceeds
+    ``min_overlap``. A view without any has the views before and after it, without wrapping around. This is the rule for
+    frames with depth; views that share a centre follow `mvdiff.geometry.correspondence.overlapping_neighbours`.
 
     Args:
         overlap: [V, V] shares in [0, 1], see :func:`overlap_matrix`.
