@@ -123,9 +123,11 @@ def resolve_settings(
     }
     needed = {name for name, default in known.items() if default is inspect.Parameter.empty}
     unknown, missing = set(given) - set(known), needed - set(given)
-    if unknown or missing:
-        found = ", ".join(sorted(unknown)) if unknown else f"none for {', '.join(sorted(missing))}"
-        raise ValueError(f"init_args of {class_path} must be of {', '.join(known) or 'none'}; got {found}{place}.")
+    if unknown:
+        taken = ", ".join(known) or "no arguments"
+        raise ValueError(f"init_args of {class_path} has unknown {', '.join(sorted(unknown))}; it takes {taken}{place}.")
+    if missing:
+        raise ValueError(f"init_args of {class_path} needs {', '.join(sorted(missing))}{place}.")
     hints = _hints(cls)
     for name, value in given.items():
         if not _fits(value, hints.get(name, Any)):
