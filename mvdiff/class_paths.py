@@ -125,7 +125,8 @@ def resolve_settings(
     unknown, missing = set(given) - set(known), needed - set(given)
     if unknown:
         taken = ", ".join(known) or "no arguments"
-        raise ValueError(f"init_args of {class_path} has unknown {', '.join(sorted(unknown))}; it takes {taken}{place}.")
+        names = ", ".join(sorted(unknown))
+        raise ValueError(f"init_args of {class_path} has unknown {names}; it takes {taken}{place}.")
     if missing:
         raise ValueError(f"init_args of {class_path} needs {', '.join(sorted(missing))}{place}.")
     hints = _hints(cls)
