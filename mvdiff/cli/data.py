@@ -30,14 +30,16 @@ def add_parser(subparsers) -> None:
     add_data_option(check)
     check.add_argument("--num_threads", type=int, default=8, help="files decoded at once (default: %(default)s)")
 
-    add = command(
+    split = command(
         "split",
         _split,
         help="write the train and test lists, from a raw download too",
         description="Write train.npy and test.npy (train.txt and test.txt for equirectangular images and recordings). "
         "Matterport3D is split by scene; archives of a raw download are unpacked first.",
-    ).add_argument
+    )
+    add = split.add_argument
     add("dir", type=Path, metavar="DIR")
+    add_data_option(split)
     add("--test_fraction", type=float, default=0.1, help="share to test on (default: %(default)s)")
     add("--test_scenes", type=Path, metavar="FILE", help="scenes (or images) to test on, one a line")
     add("--seed", type=int, default=0, help="another seed chooses other scenes (default: %(default)s)")
@@ -142,12 +144,14 @@ def _check(args: argparse.Namespace) -> int:
 
 
 def _split(args: argparse.Namespace) -> int:
+    from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.split import split_folder
 
     names = None
     if args.test_scenes:
         names = [line.strip() for line in args.test_scenes.read_text(encoding="utf-8").splitlines() if line.strip()]
-    report = split_folder(args.dir, args.test_fraction, names, args.seed, args.overwrite)
+    how = args.test_fraction, names, args.seed, args.overwrite
+    report = split_folder(args.dir, *how, source=Source.of_option(args.data))
     for archive in report.unpacked:
         print(f"unpacked {archive}")
     for panorama in report.left_out:

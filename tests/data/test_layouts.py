@@ -1,6 +1,7 @@
 """Every layout of recordings gives the same samples, lists, captions and mesh; users' own classes do, too."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import trimesh
 from mvdiff.cli.main import main
 from mvdiff.data.datamodule import PanoramaDataModule
 from mvdiff.data.frame_files import KEY_FRAMES
-from mvdiff.data.layouts import Source, find_recordings, open_recording
+from mvdiff.data.layouts import Source, find_recordings, open_recording, split_scenes
 from mvdiff.data.prepare.caption import caption_folder
 from mvdiff.data.prepare.check import check_folder
 from mvdiff.data.prepare.linked_copy import output_folder
@@ -170,6 +171,20 @@ def test_commands_prepare_every_layout(worlds, tmp_path, capsys, layout):
     kept = open_recording(out, source, missing_caption="nearest")
     image = kept.load_image(kept.key_frames[1])
     assert kept.prompt(kept.key_frames[1]) == f"shade {int(image.sum())}"
+
+
+def test_recordings_of_a_users_own_class_are_split(worlds, tmp_path, capsys):
+    for scene in find_recordings(worlds["mine"], Source(MyRecording)):
+        shutil.copytree(scene, tmp_path / scene.name)
+    assert main(["data", "split", str(tmp_path)]) == 1  # no layout of the package
+    assert main(["data", "split", str(tmp_path), "--data", f"{__name__}.MyRecording", "--test_fraction", "0.5"]) == 0
+    lists = [(tmp_path / f"{split}.txt").read_text().split() for split in ("train", "test")]
+    assert all(lists)
+    names = [scene.name for scene in find_recordings(tmp_path, Source(MyRecording))]
+    assert sorted([*lists[0], *lists[1]]) == sorted(names)
+    assert [scene.name for scene in split_scenes(tmp_path, "test", Source(MyRecording))] == lists[1]
+    assert main(["data", "split", str(tmp_path), "--data", f"{__name__}.MyPanoramas"]) == 1
+    assert "must be a mvdiff.data.recordings.RecordingSource" in capsys.readouterr().err
 
 
 def test_a_users_own_class_trains_and_fuses(worlds, tmp_path, capsys):

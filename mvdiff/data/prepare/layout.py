@@ -62,14 +62,14 @@ def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSe
     return DataSet(", ".join(layouts), root, tuple(scenes))
 
 
-def splittable(root: str | Path) -> DataSet:
+def splittable(root: str | Path, source: Source | None = None) -> DataSet:
     """Return the data set of a folder that can be split: its panoramas, or else recordings that lie side by side.
 
     Raises:
         FileNotFoundError: There is no such folder.
         ValueError: It has no known layout, is one recording, or is split by folders already.
     """
-    data_set = min(find_layouts(root), key=lambda data_set: bool(data_set.scenes))
+    data_set = min(find_layouts(root, source), key=lambda data_set: bool(data_set.scenes))
     if data_set.root in data_set.scenes:
         raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is one scene.")
     if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):

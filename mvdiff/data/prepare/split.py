@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mvdiff.data.equirectangular import list_images
+from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
 from mvdiff.data.whole_files import whole_file
 from mvdiff.keyed import keyed_int
@@ -33,6 +34,7 @@ def split_folder(
     test_names: Sequence[str] | None = None,
     seed: int = 0,
     overwrite: bool = False,
+    source: Source | None = None,
 ) -> SplitReport:
     """Write train and test lists, the same ones for the same files on every machine.
 
@@ -46,6 +48,8 @@ def split_folder(
         test_names: Scenes (or file names without ending) to test on instead of choosing them.
         seed: Seed of the choice.
         overwrite: Replace lists that exist.
+        source: Reader of recordings; default those of their layouts. Panoramas read by a user's class need no lists:
+            the class is told the split.
 
     Raises:
         FileExistsError: There are lists already.
@@ -53,7 +57,7 @@ def split_folder(
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1; got {test_fraction}.")
-    layout, root, scenes = splittable(root)
+    layout, root, scenes = splittable(root, source)
     suffix = ".npy" if layout == "matterport3d" else ".txt"
     files = [root / f"train{suffix}", root / f"test{suffix}"]
     existing = [path for path in files if path.exists()]
