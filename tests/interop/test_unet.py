@@ -71,7 +71,7 @@ def test_a_fresh_adapter_and_one_view_are_the_stock_unet_bit_for_bit():
 def test_settings_that_upstream_has_not_are_refused():
     unet = make_unet()
     for settings, text in (
-        ({"neighbours": [[1], [0]]}, "UpstreamAttention must be of depth, .*; got neighbours"),
+        ({"neighbours": [[1], [0]]}, "UpstreamAttention has unknown neighbours; it takes depth"),
         ({"depth": True, "kernel_size": 3}, "kernel_size must be 1, or left out, where depth is true; got 3"),
         ({"min_overlap": 0.3}, r"min_overlap must be left out where depth is false; got 0\.3"),
     ):
