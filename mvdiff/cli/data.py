@@ -69,7 +69,7 @@ def add_parser(subparsers) -> None:
     add("--overlap", type=float, default=0.65, help="overlap of consecutive key frames (default: %(default)s)")
     add("--min_depth", type=float, default=0.2, help="share of a usable frame with depth (default: %(default)s)")
     add("--out", type=Path, metavar="DIR", help="write there, with links to the frames")
-    add("--overwrite", action="store_true", help="choose anew where lists are there")
+    add("--overwrite", action="store_true", help="replace lists that exist")
     add("--num_workers", type=int, default=1, help="processes (default: %(default)s)")
 
     caption = command(
@@ -93,7 +93,7 @@ def add_parser(subparsers) -> None:
     add("--prompt", default="", help="text for the model to continue or to answer")
     add("--max_new_tokens", type=int, default=40, help="length of a caption (default: %(default)s)")
     add("--view_size", type=int, default=512, help="side of a panorama's views, pixels (default: %(default)s)")
-    add("--overwrite", action="store_true", help="caption anew what has a caption")
+    add("--overwrite", action="store_true", help="replace captions that exist")
 
     add = command(
         "toyworld",

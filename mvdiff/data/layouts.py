@@ -22,7 +22,7 @@ from mvdiff.data.tum import TumRecording
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts that are recognised by the contents of a folder."""
 _OF_PANORAMAS = ("views", "captions", "sample_id", "__len__")
-"""What a class that reads panoramas has, see `mvdiff.data.panoramas.PanoramaSource`."""
+"""Members of a class that reads panoramas, see `mvdiff.data.panoramas.PanoramaSource`."""
 
 
 @dataclass(frozen=True)

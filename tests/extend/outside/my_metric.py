@@ -1,4 +1,4 @@
-"""How bright samples are."""
+"""Brightness of samples."""
 
 from mvdiff.eval.metric import Column, PerSampleMetric
 
