@@ -11,6 +11,7 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 MidPlace = Literal["after_first_resnet", "after_mid_block"]
+PictureFormat = Literal["png", "jpg", "webp"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,18 @@ class CacheSettings:
             raise ValueError("cache.dir must be a folder when cache.latents is true; got null.")
         if self.geometry_bytes < 0:
             raise ValueError(f"cache.geometry_bytes must be at least 0; got {self.geometry_bytes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanoramaPictures:
+    """Pictures of a panorama for people, beside the views and panorama.png of its sample folder."""
+
+    format: PictureFormat = "png"
+    """jpg or webp: write the panorama in this format too; it is also that of the cropped panorama and cube faces"""
+    crop: bool = False
+    """write panorama_cropped: the rows that views show all around, with XMP that says where on the sphere they lie"""
+    cube_faces: bool = False
+    """write cube/front, right, back, left, up and down, mid-grey where no view looks"""
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -102,7 +102,7 @@ def test_cameras_without_a_rig(tmp_path):
 
 
 def test_overwrite_is_asked_for_and_leaves_no_stale_view(tmp_path):
-    folder = write_sample(tmp_path / "s", record(), views(), views(1)[0])
+    folder = write_sample(tmp_path / "s", record(), views(), views(1, 5, 10)[0])
     with pytest.raises(FileExistsError, match="pass overwrite"):
         write_sample(folder, record(), views())
     fewer = SampleRecord("s", ["a", "b"], rig=RingRig(num_views=2, height=6, width=10).to_dict())

@@ -53,6 +53,8 @@ from mvdiff.geometry.depth import (
 from mvdiff.geometry.depth_overlap import overlap_matrix, overlap_neighbours
 from mvdiff.geometry.depth_taps import depth_tap_geometry
 from mvdiff.geometry.panorama import (
+    covered_rows,
+    cube_faces,
     equirectangular_directions,
     equirectangular_from_skybox,
     perspective_from_equirectangular,
@@ -83,6 +85,8 @@ __all__ = [
     "apply_homography",
     "cell_centres",
     "cell_from_pixel",
+    "covered_rows",
+    "cube_faces",
     "depth_correspondence",
     "depth_tap_geometry",
     "equirectangular_directions",

@@ -213,6 +213,50 @@ def skybox_from_equirectangular(image: Tensor, size: int) -> Tensor:
     return perspective_from_equirectangular(image, *skybox_cameras(size), size, size)
 
 
+def cube_faces(image: Tensor, size: int | None = None) -> dict[str, Tensor]:
+    """Turn an equirectangular image into cube faces as 360-degree viewers and game engines take them.
+
+    They are the faces of :func:`skybox_from_equirectangular` by name, with up and down turned by a quarter so that
+    they meet the front face and not the left one.
+
+    Args:
+        image: [C, H, W] float or uint8, W = 2 H.
+        size: face size S in pixels; default as dense as the image in the middle of a face, W / pi.
+
+    Returns:
+        [C, S, S] float32 front (yaw 0), right, back, left, up and down, in the range of ``image``.
+
+    Example:
+        >>> cube_faces(torch.zeros(3, 8, 16))["up"].shape
+        torch.Size([3, 5, 5])
+    """
+    up, left, front, right, back, down = skybox_from_equirectangular(image, size or round(image.shape[-1] / math.pi))
+    up, down = torch.rot90(up, -1, (1, 2)), torch.rot90(down, 1, (1, 2))
+    return {"front": front, "right": right, "back": back, "left": left, "up": up, "down": down}
+
+
+def covered_rows(covered: Tensor) -> tuple[int, int]:
+    """Return the largest range of rows (first, last + 1) that some view shows all around.
+
+    Args:
+        covered: [H, W] bool, of :func:`stitch`.
+
+    Raises:
+        ValueError: no row is covered all around.
+
+    Example:
+        >>> covered_rows(torch.tensor([[False, True], [True, True], [True, True], [False, False]]))
+        (1, 3)
+    """
+    check_shapes(covered=(covered, "H W"))
+    whole = F.pad(covered.all(dim=1).int(), (1, 1)).diff()
+    starts, ends = (whole == 1).nonzero().flatten(), (whole == -1).nonzero().flatten()
+    if not len(starts):
+        raise ValueError("covered must have a row that is True all around; got none. Keep the whole panorama.")
+    longest = int((ends - starts).argmax())
+    return int(starts[longest]), int(ends[longest])
+
+
 def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Blend views that share a centre into one equirectangular panorama.
 

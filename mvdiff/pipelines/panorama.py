@@ -22,6 +22,7 @@ from mvdiff.pipelines.calls import as_output_type, call_settings, rig_batch
 from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.prompt_files import expand_prompts
 from mvdiff.pipelines.sampling import Generated
+from mvdiff.samples.photo_sphere import carry_xmp
 from mvdiff.tasks.panorama import PanoramaTask
 from mvdiff.tasks.task import Task
 
@@ -35,7 +36,8 @@ class MVDiffusionPanoramaOutput(BaseOutput):
             [0, 1] as everywhere in diffusers; "uint8" a tensor [B, V, H, W, 3], rounded, as sample folders take it;
             "latent" [B, V, C, h, w].
         panoramas: The stitched views in the same form, [B] of height x 2 height, mid-grey where no view looks;
-            None for latents.
+            None for latents. Saved as PNG, JPEG or WebP, "pil" images open in 360-degree viewers at view 0 (see
+            `mvdiff.samples.save_panorama`).
         covered: [H, W] bool, where the rig sees the panorama; None for latents.
         seeds: [B] seeds of the samples.
     """
@@ -145,6 +147,8 @@ def panorama_output(generated: Generated, rig: Rig, panorama_height: int | None,
         return {"images": generated.latents, "panoramas": None, "covered": None, "seeds": generated.seeds}
     panoramas, covered = stitched(generated.images, rig, panorama_height)
     views, panoramas = (as_output_type(values, output_type) for values in (generated.images, panoramas))
+    if output_type == "pil":
+        panoramas = [carry_xmp(panorama, rig.views[0][:2]) for panorama in panoramas]
     return {"images": views, "panoramas": panoramas, "covered": covered, "seeds": generated.seeds}
 
 

@@ -3,7 +3,7 @@
 One folder is one multi-view sample::
 
     <root>/<sample id>/0.png ... <V-1>.png   the views of the rig, in its order
-                       panorama.png          optional, the stitched panorama
+                       panorama.png          optional, the stitched panorama, W = 2 H
                        depth/<i>.png         optional, z-depth of each view: uint16 millimetres, 0 = none
                        given/<i>.png         optional, what was given of each view: RGBA, transparent = generated
                        sample.json           written last and atomically: its presence marks the folder complete
@@ -15,6 +15,7 @@ Legend: V views, H W image. ``images`` are float in [-1, 1], ``images_uint8`` in
 """
 
 from mvdiff.samples.folders import find_samples, is_complete, sample_folder, scan_samples
+from mvdiff.samples.photo_sphere import save_panorama
 from mvdiff.samples.pixels import from_uint8, to_uint8
 from mvdiff.samples.reading import Sample, read_sample
 from mvdiff.samples.record import SampleRecord, camera_record
@@ -30,6 +31,7 @@ __all__ = [
     "is_complete",
     "read_sample",
     "sample_folder",
+    "save_panorama",
     "scan_samples",
     "to_uint8",
     "write_json",

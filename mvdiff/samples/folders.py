@@ -10,6 +10,8 @@ from urllib.parse import quote
 from mvdiff.samples.record import RECORD_NAME
 
 PANORAMA_NAME = "panorama.png"
+CROPPED_STEM = "panorama_cropped"
+CUBE_NAME = "cube"
 DEPTH_NAME = "depth"
 GIVEN_NAME = "given"
 PROMPT_NAME = "prompt.txt"
@@ -64,6 +66,12 @@ def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
             continue
         subfolders.clear()  # what lies in a sample is part of it
     return sorted(complete), sorted(incomplete)
+
+
+def picture_files(folder: Path) -> list[Path]:
+    """List the panorama of a sample folder and all pictures that were made of it."""
+    names = [f"{stem}.*" for stem in ("panorama", CROPPED_STEM)] + [f"{CUBE_NAME}/*"]
+    return [path for name in names for path in folder.glob(name)]
 
 
 def numbered(folder: Path, suffix: str) -> list[Path]:

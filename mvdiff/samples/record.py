@@ -91,6 +91,10 @@ class SampleRecord:
             f"sample {self.sample_id!r} must have a rig or cameras; got neither. Give a rig when reading it."
         )
 
+    def first_view(self) -> tuple[float, float]:
+        """Return yaw and pitch of view 0 in degrees; without a rig 0, 0."""
+        return (0.0, 0.0) if self.rig is None else tuple(self.rig["views"][0][:2])
+
     def translations(self) -> Tensor | None:
         """Return the camera centres in the world, [V, 3] float32 metres; None where all views share one.
 

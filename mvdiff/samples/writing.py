@@ -14,7 +14,16 @@ import numpy as np
 from torch import Tensor
 
 from mvdiff.samples.depths import to_millimetres
-from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME, PANORAMA_NAME, is_complete, numbered
+from mvdiff.samples.folders import (
+    CUBE_NAME,
+    DEPTH_NAME,
+    GIVEN_NAME,
+    PANORAMA_NAME,
+    is_complete,
+    numbered,
+    picture_files,
+)
+from mvdiff.samples.photo_sphere import photo_sphere_xmp, save_panorama
 from mvdiff.samples.pixels import png_bytes
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
 
@@ -51,9 +60,9 @@ class SampleWriter:
             (self.folder / RECORD_NAME).unlink(missing_ok=True)
             parts = [self.folder / name for name in (DEPTH_NAME, GIVEN_NAME)]
             stale = [path for folder in (self.folder, *parts) for path in numbered(folder, ".png")]
-            for path in (*stale, self.folder / PANORAMA_NAME):
-                path.unlink(missing_ok=True)
-            for part in parts:
+            for path in (*stale, *picture_files(self.folder)):
+                path.unlink()
+            for part in (*parts, self.folder / CUBE_NAME):
                 if part.is_dir() and not any(part.iterdir()):
                     part.rmdir()
 
@@ -92,7 +101,7 @@ class SampleWriter:
 
         Args:
             record: Content of ``sample.json``; one prompt per view.
-            panorama: uint8 [H', W', 3], or None.
+            panorama: uint8 [H', W', 3], or None; see `save_panorama`. Viewers open it at view 0.
 
         Raises:
             ValueError: Views are missing, or the panorama does not fit.
@@ -105,10 +114,10 @@ class SampleWriter:
                 f"{record.sample_id!r}."
             )
         if panorama is not None:
-            panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+            panorama = _check_panorama(panorama)
         with self._writing():
             if panorama is not None:
-                (self.folder / PANORAMA_NAME).write_bytes(png_bytes(panorama))
+                save_panorama(self.folder / PANORAMA_NAME, panorama, view=record.first_view())
             write_json(self.folder / RECORD_NAME, asdict(record))
         return self.folder
 
@@ -140,7 +149,7 @@ def write_sample(
     """
     views = _check_uint8(views, "views", "[V, H, W, 3]", 4)
     if panorama is not None:
-        panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+        panorama = _check_panorama(panorama)
     if depths is not None:
         _check_depths(depths, views, f"sample {record.sample_id!r}")
     if given is not None and tuple(given.shape) != (*views.shape[:-1], 4):
@@ -177,6 +186,12 @@ def _check_uint8(values: Tensor | np.ndarray, name: str, shape: str, ndim: int, 
             "Use to_uint8 and put the channels last."
         )
     return array
+
+
+def _check_panorama(panorama: Tensor | np.ndarray) -> np.ndarray:
+    panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+    photo_sphere_xmp(*panorama.shape[:2])
+    return panorama
 
 
 def _check_depths(depths: Tensor | np.ndarray, views: np.ndarray, where: str) -> np.ndarray:

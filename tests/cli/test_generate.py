@@ -56,6 +56,21 @@ def test_rerun_skips_and_overwrite_redoes(model, tmp_path, capsys):
     assert (tmp_path / "0000" / "0.png").stat().st_mtime_ns != stamp
 
 
+def test_pictures_for_people_come_beside_and_for_complete_samples_too(model, tmp_path, capsys):
+    assert generate(model, tmp_path, *PROMPT) == 0
+    panorama = (tmp_path / "0000" / "panorama.png").read_bytes()
+    before = {path.name for path in (tmp_path / "0000").iterdir()}
+    assert generate(model, tmp_path, *PROMPT, "--format", "webp", "--crop", "--cube_faces") == 0
+    assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
+    added = {path.name for path in (tmp_path / "0000").iterdir()} - before
+    assert added == {"panorama.webp", "panorama_cropped.webp", "cube"}
+    assert len(list((tmp_path / "0000" / "cube").glob("*.webp"))) == 6
+    assert (tmp_path / "0000" / "panorama.png").read_bytes() == panorama
+    assert generate(model, tmp_path, *PROMPT, "--overwrite") == 0
+    assert {path.name for path in (tmp_path / "0000").iterdir()} == before
+    assert find_samples(tmp_path) == [tmp_path / "0000"]
+
+
 def test_prompts_file_scheduler_and_batches(model, tmp_path, capsys):
     path = tmp_path / "prompts.json"
     path.write_text(json.dumps(["a ball", {"id": "mixed", "prompt": ["red", "blue", "a lamp", "a ball"]}, "a chair"]))

@@ -12,7 +12,7 @@ from mvdiff.data.frame_files import KEY_FRAMES
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.samples import find_samples, read_sample
 from mvdiff.samples.pixels import read_png
-from tests.extend.taking_through import take_through
+from tests.extend.taking_through import generating, take_through
 from tests.training.tiny_depth import tiny_depth_base
 from tests.training.tiny_run import tiny_config
 
@@ -102,6 +102,11 @@ def test_samples_are_its_key_frames_with_their_depths_and_poses(run, scenes):
     counts = {run.results[which]["num_samples"] for which in ("generated", "reference")}
     assert counts == {math.ceil(len(all_keys) / 3)}
     assert mine.name in run.page
+
+
+def test_frames_have_no_pictures_of_a_panorama(run, capsys):
+    assert main([*generating(run.folder), "--crop"]) == 1
+    assert "--crop and --cube_faces need panoramas; got the frames" in capsys.readouterr().err
 
 
 def test_a_scene_by_folder_generates_and_fuses(run, scenes, tmp_path, capsys):

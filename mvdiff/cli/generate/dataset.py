@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvdiff.cli.generate.options import add_shared, shared_settings
+from mvdiff.cli.generate.options import add_pictures, add_shared, asked_pictures, shared_settings, write_pictures
 from mvdiff.cli.opening import open_pipeline
 from mvdiff.cli.out_files import make_folder
 
@@ -24,6 +24,7 @@ def add_parser(tasks) -> None:
     add("--max_samples", type=int, metavar="N", help="stop after N samples (default: all)")
     add("--no_paste_back", action="store_true", help="leave known pixels as the model renders them, for scores")
     add("--real", type=Path, metavar="DIR", help="also write the real views there, to score against")
+    add_pictures(parser)
     add_shared(parser)
 
 
@@ -43,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
     pipeline = open_pipeline(MultiViewPipeline, args)
     pipeline.set_progress_bar_config(disable=True)
     rig = getattr(data, "rig", None) if "rig" in pipeline.task.view_fields else None
+    if asked_pictures(args) is not None and "rig" not in pipeline.task.view_fields:
+        raise ValueError(f"--format, --crop and --cube_faces need panoramas; got the frames of {args.model}.")
     how = shared_settings(args) | {"rig": rig, "paste_back": not args.no_paste_back}
     written = skipped = 0
     with progress_bar() as bar:
@@ -53,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
                 break
             batch = batch if left is None else batch.rows(range(min(left, batch.batch_size)))
             counts = generate_samples(pipeline, batch, args.out, **how)
+            write_pictures(args, batch.sample_id)
             if args.real is not None:
                 write_reference(batch, args.real, rig=rig, overwrite=args.overwrite)
             written, skipped = written + counts.written, skipped + counts.skipped

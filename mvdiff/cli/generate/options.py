@@ -1,11 +1,13 @@
 """Options of every task of `mvdiff generate`."""
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from mvdiff.cli.opening import add_model_options
-from mvdiff.settings import Controls, Sampling
+from mvdiff.cli.options import field_help, settings_of
+from mvdiff.settings import Controls, PanoramaPictures, PictureFormat, Sampling
 
 
 def add_shared(parser: argparse.ArgumentParser, packaged: str = "NAME") -> None:
@@ -25,6 +27,33 @@ def add_shared(parser: argparse.ArgumentParser, packaged: str = "NAME") -> None:
     add("--no_caa", action="store_true", help="the base alone, view by view (a control)")
     add("--overwrite", action="store_true", help="generate complete samples again")
     add_model_options(parser)
+
+
+def add_pictures(parser: argparse.ArgumentParser) -> None:
+    """Add the options of tasks that make panoramas."""
+    texts = field_help(PanoramaPictures)
+    add = parser.add_argument_group("pictures", "of the panorama, for people; scores and reports read png").add_argument
+    add("--format", choices=get_args(PictureFormat), default="png", help=texts["format"] + " (default: %(default)s)")
+    for name in ("crop", "cube_faces"):
+        add(f"--{name}", action="store_true", help=texts[name])
+
+
+def asked_pictures(args: argparse.Namespace) -> PanoramaPictures | None:
+    """Return the pictures that are written beside the sample folder's own; None: no more."""
+    pictures = settings_of(args, PanoramaPictures)
+    return None if pictures == PanoramaPictures() else pictures
+
+
+def write_pictures(args: argparse.Namespace, sample_ids: Iterable[str]) -> None:
+    """Write the pictures that were asked for of complete samples."""
+    pictures = asked_pictures(args)
+    if pictures is None:
+        return
+    from mvdiff.report.panorama_files import write_panorama_pictures
+    from mvdiff.samples import read_sample, sample_folder
+
+    for sample_id in sample_ids:
+        write_panorama_pictures(read_sample(sample_folder(args.out, sample_id)), pictures)
 
 
 def shared_settings(args: argparse.Namespace) -> dict[str, Any]:

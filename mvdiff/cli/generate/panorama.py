@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from mvdiff.cli.generate.options import add_shared, shared_settings
+from mvdiff.cli.generate.options import add_pictures, add_shared, shared_settings, write_pictures
 from mvdiff.cli.opening import open_pipeline
 from mvdiff.cli.out_files import make_folder
 
@@ -35,6 +35,7 @@ def add_prompts(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--num_samples", type=int, default=1, help="panoramas per prompt (default: %(default)s)")
     parser.add_argument("--batch_size", type=int, default=1, help="panoramas at once (default: %(default)s)")
+    add_pictures(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -67,5 +68,6 @@ def write_panoramas(args: argparse.Namespace, pipeline, entries, paste_back: boo
     batch = rig_batch(pipeline.rig, prompts, [entry.sample_id for entry in entries], **fields)
     how = shared_settings(args) | {"batch_size": args.batch_size, "paste_back": paste_back}
     counts = generate_samples(pipeline, batch, args.out, **how)
+    write_pictures(args, batch.sample_id)
     print(f"{args.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped")
     return 0
