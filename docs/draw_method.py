@@ -1,9 +1,10 @@
 """Draw docs/images/method.png: where attention across views stands in the UNet, and what one block computes.
 
-`python docs/draw_method.py`; needs matplotlib (the extra `dev`). The places are those of `mvdiff.models.multiview_unet`,
-the widths those of Stable Diffusion 2.
+`python docs/draw_method.py`; needs matplotlib (the extra `dev`). The places are those of
+`mvdiff.models.multiview_unet`, the widths those of Stable Diffusion 2.
 """
 
+from itertools import pairwise
 from pathlib import Path
 
 import matplotlib
@@ -42,7 +43,7 @@ def draw_unet(axes):
     rows = [2.5, 1.25, 0.0]
     for view, middle in zip(VIEWS, rows, strict=True):
         axes.text(-0.6, middle, f"{view}\nnoisy latent,\ntext", ha="right", va="center", fontsize=9)
-        for i, level in enumerate(levels):
+        for i in range(len(levels)):
             arrow(axes, (i * step - (0.5 if i == 0 else step - width), middle), (i * step, middle), zorder=1)
         arrow(axes, (8 * step + width, middle), (9 * step + 0.12, middle))
         axes.text(9 * step + 0.22, middle, "noise of\n" + view, ha="left", va="center", fontsize=9)
@@ -53,7 +54,9 @@ def draw_unet(axes):
         x = i * step + (width / 2 - 0.17 if name == "mid" else width + 0.12)
         y = rows[-1] - 0.52
         box(axes, x, y, 0.34, 3.54, face=TINT, edge=TRAINED)
-        axes.text(x + 0.17, 1.87, "CAA", rotation=90, ha="center", va="center", color=TRAINED, fontsize=9, weight="bold")
+        axes.text(
+            x + 0.17, 1.87, "CAA", rotation=90, ha="center", va="center", color=TRAINED, fontsize=9, weight="bold"
+        )
         label = f"{CHANNELS[level]} ch.\n{CELLS[level]}x{CELLS[level]}" + ("\nmid block" if name == "mid" else "")
         axes.text(i * step + width / 2, -0.62, label, ha="center", va="top", fontsize=8, color=EDGE)
     for i in range(4):  # skip connections of the upper branch
@@ -63,7 +66,9 @@ def draw_unet(axes):
         axes.plot([left, left, right, right], [bottoms, top, top, bottoms], color="#9aa5ae", linewidth=1, zorder=0)
     axes.text(4 * step + width / 2, 4.06, "skip connections of each branch", ha="center", fontsize=8, color=EDGE)
     axes.set(xlim=(-2.0, 16.1), ylim=(-1.25, 4.4), aspect="equal")
-    axes.set_title("a   One frozen UNet, one branch per view; CAA (red) is what training changes", loc="left", fontsize=11)
+    axes.set_title(
+        "a   One frozen UNet, one branch per view; CAA (red) is what training changes", loc="left", fontsize=11
+    )
 
 
 def draw_taps(axes):
@@ -110,7 +115,7 @@ def draw_block(axes):
     centre = left + wide / 2
     for y, text, face, width in steps:
         box(axes, centre - width / 2, y, width, 0.95, text, face, TRAINED if face == TINT else EDGE, fontsize=9)
-    for (upper, *_), (lower, *_) in zip(steps[:-1], steps[1:], strict=True):
+    for (upper, *_), (lower, *_) in pairwise(steps):
         arrow(axes, (centre, upper), (centre, lower + 0.95))
     arrow(axes, (centre, 0.3), (centre, -0.45))
     axes.text(centre, 8.25, "F: feature map of view i       $F^l$: of its neighbours", ha="center", fontsize=9.5)
