@@ -32,7 +32,7 @@ PAGE = Template("""<!doctype html>
 <title>{{ title }} - mvdiff</title><style>
 body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem 1.5rem; color: #1d2329 }
 nav { border-bottom: 1px solid #d5dade; padding-bottom: .6rem; margin-bottom: 1rem }
-nav a { margin-right: 1rem; white-space: nowrap }
+nav a { display: inline-block; margin-right: 1rem }
 a { color: #1b5fa8 } img { max-width: 100% }
 code { background: #f2f4f5; padding: .1em .25em; border-radius: 3px; font-size: .92em }
 pre { background: #f6f8f9; padding: .8rem; overflow-x: auto; border-radius: 5px; line-height: 1.4 }
@@ -40,7 +40,7 @@ pre code { background: none; padding: 0 }
 table { border-collapse: collapse; display: block; overflow-x: auto }
 td, th { border: 1px solid #d5dade; padding: .3rem .6rem; text-align: left; vertical-align: top }
 {{ style }}</style></head><body>
-<nav>{% for name, link in pages %}<a href="{{ link }}">{{ name }}</a>{% endfor %}</nav>
+<nav>{% for name, link in pages %}<a href="{{ link }}">{{ name }}</a> {% endfor %}</nav>
 {{ body }}</body></html>
 """)
 

@@ -1,8 +1,8 @@
 """Draw the pictures of the README: one toy room with and without attention across views.
 
 `python docs/draw_pictures.py` writes docs/images/panorama.webp and docs/images/turn.webp. The room is the first of a
-world on which nothing that comes with the package was trained; its captions are the prompts. Both methods start from the
-same noise. Needs matplotlib (the extra `dev`), no GPU and no network.
+world on which nothing that comes with the package was trained; its captions are the prompts. Both methods start from
+the same noise. Needs matplotlib (the extra `dev`), no GPU and no network.
 """
 
 import tempfile
