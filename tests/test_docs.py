@@ -1,4 +1,4 @@
-"""README, docs/ and notes/: links and pictures resolve, Python blocks run as written, the API reference renders."""
+"""README, docs/ and notes/: links and pictures resolve, Python blocks run, the API reference renders."""
 
 import doctest
 import importlib
@@ -67,6 +67,14 @@ def test_the_index_names_every_page_and_picture():
     text = "".join(path.read_text(encoding="utf-8") for path in PAGES)
     for picture in [*ROOT.glob("docs/images/*"), *ROOT.glob("notes/images/*")]:
         assert f"images/{picture.name})" in text, picture.name
+
+
+def test_pages_that_code_and_configs_name_exist():
+    files = [path for root in ("mvdiff", "configs", "tests", "benchmarks") for path in (ROOT / root).rglob("*.*")]
+    texts = [path.read_text(encoding="utf-8") for path in files if path.suffix in (".py", ".yaml")]
+    named = {name for text in texts for name in re.findall(r"\b((?:docs|notes)/[\w-]+\.md)", text)}
+    assert named
+    assert not [name for name in sorted(named) if not (ROOT / name).is_file()]
 
 
 @pytest.fixture
