@@ -30,7 +30,7 @@ PUBLIC = (
 PAGE = Template("""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <title>{{ title }} - mvdiff</title><style>
-body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 62rem; padding: 1rem 1.5rem; color: #1d2329 }
+body { font: 16px/1.55 system-ui, sans-serif; margin: 0 auto; max-width: 66rem; padding: 1rem 1.5rem; color: #1d2329 }
 nav { border-bottom: 1px solid #d5dade; padding-bottom: .6rem; margin-bottom: 1rem }
 nav a { display: inline-block; margin-right: 1rem }
 a { color: #1b5fa8 } img { max-width: 100% }
@@ -100,8 +100,8 @@ def write_api(out: Path) -> None:
 def write_pages(out: Path) -> None:
     """Write the Markdown pages and their pictures; docs/README.md gives the order."""
     order = re.findall(r"\]\((\w[\w-]*\.md)\)", (DOCS / "README.md").read_text(encoding="utf-8"))
-    names = list(dict.fromkeys(order))
-    pages = [("mvdiff", "index.html"), *((name[:-3], name[:-3] + ".html") for name in names), ("API", "api/index.html")]
+    names = [name.removesuffix(".md") for name in dict.fromkeys(order)]
+    pages = [("mvdiff", "index.html"), *((name, f"{name}.html") for name in names), ("reference", "api/index.html")]
     style = HtmlFormatter().get_style_defs("pre")
     out.mkdir(parents=True, exist_ok=True)
     for source in DOCS.glob("*.md"):

@@ -38,7 +38,7 @@ def anchors(path: Path) -> set[str]:
 
 
 def python_blocks(path: Path) -> list[tuple[int, str]]:
-    """Return the Python blocks of a page with their lines; a block that must not run is fenced as `python no-run`."""
+    """Return the Python blocks of a page with their lines; one that cannot run is fenced as `python no-run: REASON`."""
     text = path.read_text(encoding="utf-8")
     found = re.finditer(r"^```python\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     return [(text.count("\n", 0, match.start(1)) + 1, match[1]) for match in found]
@@ -55,6 +55,14 @@ def test_links_and_pictures_resolve(path):
         if not file.exists() or (anchor and anchor not in anchors(file)):
             broken.append(link)
     assert not broken
+
+
+@pytest.mark.parametrize("path", PAGES, ids=name_of)
+def test_fences_are_of_a_kind_that_the_tests_know(path):
+    fences = re.findall(r"^ *```(.*)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert len(fences) % 2 == 0
+    known = re.compile(r"(bash|python|python no-run: .+|yaml|text|bibtex|)")
+    assert all(known.fullmatch(info) for info in fences[::2])
 
 
 def test_the_index_names_every_page_and_picture():
