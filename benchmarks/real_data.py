@@ -1,4 +1,4 @@
-"""The numbers of docs/real-data.md that no command of mvdiff gives by itself.
+"""The numbers of notes/real-data.md that no command of mvdiff gives by itself.
 
     python benchmarks/real_data.py round_trip --config real/pano.yaml --out runs/real/round_trip
     python benchmarks/real_data.py losses --config real/pano.yaml --model runs/real/pano-model

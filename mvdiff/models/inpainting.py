@@ -108,5 +108,5 @@ def check_inpainting_input(unet: UNet2DConditionModel, latent_channels: int) -> 
     if found != wanted:
         raise ValueError(
             f"base must have a UNet of {wanted} input channels, latents, mask and masked image; got {found}. Name an "
-            "inpainting base, such as sd2-community/stable-diffusion-2-inpainting, or make one (docs/training.md)."
+            "inpainting base, such as sd2-community/stable-diffusion-2-inpainting, or make one (docs/train.md)."
         )

@@ -12,7 +12,7 @@ class RecipeSettings:
     """Sizes and seeds of a recipe on a toy world."""
 
     trained_worlds: ClassVar[tuple[int, ...]] = (1,)
-    """Seeds of the toy worlds on which the packaged weights were trained (docs/toy-base.md)."""
+    """Seeds of the toy worlds on which the packaged weights were trained (notes/toy-models.md)."""
 
     out: Path = Path("quickstart")
     """folder that receives everything"""

@@ -19,7 +19,7 @@ from tests.geometries import camera_geometry
 from tests.pipelines.conftest import RING, UNEVEN, make_pipeline
 
 STEPS = {"num_inference_steps": 2, "output_type": "pt"}
-TOLERANCE = 1e-4  # in [0, 1], far below one 8-bit level (4e-3); docs/generation.md states it
+TOLERANCE = 1e-4  # in [0, 1], far below one 8-bit level (4e-3); docs/generate.md states it
 
 
 @torch.no_grad()

@@ -239,7 +239,7 @@ def test_settings_out_of_range(tmp_path, settings):
 
 
 def test_the_kitchen(test_data, tmp_path):
-    # 5 pairs, mean 0.69 (0.66 to 0.81); a third of the depth is missing (docs/real-data.md).
+    # 5 pairs, mean 0.69 (0.66 to 0.81); a third of the depth is missing (notes/real-data.md).
     [found] = key_frames_of(test_data / "data" / "scannet" / "test" / "scene7000_01", out=tmp_path)
     assert len(found.valid_frames) == 150
     assert min(found.overlaps) >= 0.65
