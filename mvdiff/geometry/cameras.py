@@ -236,7 +236,7 @@ class Rig:
 
 
 class RingRig(Rig):
-    """Views all around at one pitch, the first at yaw 0 (paper section 4.1: 8 views of 90 degrees, 45 apart).
+    """Views all around at one pitch, the first at yaw 0 (paper section 4: 8 views of 90 degrees, 45 apart).
 
     Args:
         num_views: number of views V, spaced evenly, turning right.

@@ -1,6 +1,6 @@
 """Agreement of a recording's frames with each other, which reveals wrong poses and intrinsics before frames are fused.
 
-Own derivation, on correspondences by depth (paper, section 4.1). A pixel of one frame is a point in the world; another
+Own derivation, on correspondences by depth (paper, section 4). A pixel of one frame is a point in the world; another
 frame that looks at it has about its depth there (it agrees), or something nearer (the point is hidden, also with right
 poses), or something farther: that frame looks through the point, and one of the two is wrong.
 """

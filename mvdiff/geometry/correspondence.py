@@ -20,7 +20,7 @@ MIN_DEPTH = 1e-6
 def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: Tensor) -> Tensor:
     """Return ``pixel_target_from_pixel_source = K_t R_t^T R_s K_s^-1`` of two views that share a centre.
 
-    Source: paper section 4.1. The result is not rescaled: the third coordinate of ``H @ (x, y, 1)`` is the depth in
+    Source: paper section 4. The result is not rescaled: the third coordinate of ``H @ (x, y, 1)`` is the depth in
     the target camera of the ray that has depth 1 in the source camera, so its sign tells front from behind.
 
     Args:
@@ -155,7 +155,7 @@ class TapGeometry:
         taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 where invisible.
         visible: [V, N, T, P] bool; False for padding.
         displacement: [V, N, T, P, 2] float32, s* - s in source cells, s* being where the source view sees the tap
-            (paper section 4.1); 0 where invisible.
+            (paper section 4); 0 where invisible.
         height: height of the maps in cells.
         width: width of the maps in cells.
     """
@@ -190,7 +190,7 @@ def tap_geometry(
 ) -> TapGeometry:
     """Compute the taps of correspondence-aware attention for views that share a centre.
 
-    Source: paper section 4.1, equations 1 and 2. The token s of a view corresponds to t^l in its neighbour l, by the
+    Source: paper section 4, equations 1 and 2. The token s of a view corresponds to t^l in its neighbour l, by the
     homography; the taps are t^l plus integer displacements in cells; each goes back by the reverse homography to
     s*. A tap is visible when t^l is in front of the neighbour, the tap lies inside the neighbour's image, and s* is in
     front of the source view.

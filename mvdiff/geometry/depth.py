@@ -42,7 +42,7 @@ DEFAULT_DEPTH_TOLERANCE = DepthTolerance()
 
 
 def unproject(xy: Tensor, depth: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Tensor:
-    """Return the world points that pixels with a depth show: ``R (depth K^-1 (x, y, 1)) + t`` (paper section 4.1).
+    """Return the world points that pixels with a depth show: ``R (depth K^-1 (x, y, 1)) + t`` (paper section 4).
 
     Args:
         xy: [..., 2] (x, y) pixel coordinates.
@@ -70,7 +70,7 @@ def unproject(xy: Tensor, depth: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Ten
 def project_points(
     points: Tensor, K: Tensor, R: Tensor, t: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Project world points into a view: ``K R^T (point - t)``, divided by its z (paper section 4.1).
+    """Project world points into a view: ``K R^T (point - t)``, divided by its z (paper section 4).
 
     Args:
         points: [..., 3] world points in metres.
@@ -108,7 +108,7 @@ def depth_correspondence(
     t_target: Tensor,
     tolerance: DepthTolerance | None = DEFAULT_DEPTH_TOLERANCE,
 ) -> tuple[Tensor, Tensor]:
-    """Say where every pixel of a view is seen in another view (paper section 4.1: unprojection and projection).
+    """Say where every pixel of a view is seen in another view (paper section 4: unprojection and projection).
 
     Args:
         depths_source: [..., H, W] z-depth in metres, 0 = none.

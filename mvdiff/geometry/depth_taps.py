@@ -38,7 +38,7 @@ def depth_tap_geometry(
 ) -> TapGeometry:
     """Compute the taps of correspondence-aware attention for views with depth and pose.
 
-    Source: paper section 4.1, equations 1 and 2, with unprojection and projection as the correspondence. The token s of
+    Source: paper section 4, equations 1 and 2, with unprojection and projection as the correspondence. The token s of
     a view, its centre at the depth of the nearest pixel, corresponds to t^l in its neighbour l where it is in front of
     the neighbour, inside its image and not occluded; the taps are t^l plus integer displacements in cells. Each tap
     goes back to s* with *its own* depth in the neighbour, so around the edge of an object the taps beyond the edge land

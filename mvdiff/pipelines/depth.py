@@ -1,4 +1,4 @@
-"""MVDiffusionDepthPipeline: frames of a scene with known depth and poses, at once (the paper's section 4.2).
+"""MVDiffusionDepthPipeline: frames of a scene with known depth and poses, at once (the paper's section 4).
 
 Axes: B samples, V frames of a sample, C latent channels, h w latent, H W image, L text tokens, D text width.
 """

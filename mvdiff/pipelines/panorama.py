@@ -1,4 +1,4 @@
-"""MVDiffusionPanoramaPipeline: all views of a panorama from text at once (the paper's section 4.1).
+"""MVDiffusionPanoramaPipeline: all views of a panorama from text at once (the paper's section 4).
 
 Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
 """

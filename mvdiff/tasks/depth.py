@@ -1,4 +1,4 @@
-"""DepthTask: frames of a scene with known depth and poses (the paper's section 4.2)."""
+"""DepthTask: frames of a scene with known depth and poses (the paper's section 4)."""
 
 from __future__ import annotations
 

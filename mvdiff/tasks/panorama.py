@@ -1,4 +1,4 @@
-"""PanoramaTask: all views of a panorama from text (the paper's section 4.1)."""
+"""PanoramaTask: all views of a panorama from text (the paper's section 4)."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ def world_function(directions):
 
 
 def naive_taps(K, R, height, width, stride, neighbours, kernel_size):
-    """Follow paper section 4.1 token by token and tap by tap, in numpy."""
+    """Follow paper section 4 token by token and tap by tap, in numpy."""
     K, R = K.double().numpy(), R.double().numpy()
     h, w = math.ceil(height / stride), math.ceil(width / stride)
     V, N = neighbours.shape
