@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.interop.geometry import ring_tap_geometry, upstream_depth_tap_geometry
+from mvdiff.interop.geometry import ring_tap_geometry, rounded_rotations, upstream_depth_tap_geometry
 from mvdiff.interop.taps import UpstreamTaps, encode_keys, frequency_bands
 from mvdiff.models.attention import CorrespondenceAwareAttention, Level
 from mvdiff.models.attention.base import shared_cameras
@@ -75,7 +75,7 @@ class UpstreamAttention(CorrespondenceAwareAttention):
             height, width = levels[0].height * levels[0].stride, levels[0].width * levels[0].stride
             return [
                 UpstreamTaps.from_geometry(level)
-                for level in ring_tap_geometry(K, R, height, width, strides, self.kernel_size)
+                for level in ring_tap_geometry(K, rounded_rotations(R), height, width, strides, self.kernel_size)
             ]
         views = zip(batch.K, batch.R, batch.t, batch.depths, batch.view_valid, strict=True)
         samples = [

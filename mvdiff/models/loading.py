@@ -145,6 +145,20 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
 
 
+def build_from_config(model_class: Any, folder: Path) -> nn.Module:
+    """Build the model that a folder's `config.json` describes, with random float32 weights.
+
+    Raises:
+        FileNotFoundError: There is no config.json.
+        ValueError: It describes no such model.
+    """
+    config = read_object(folder / "config.json")
+    with opening("config.json", model_class.__name__, folder):
+        if issubclass(model_class, ModelMixin):
+            return model_class.from_config(config)
+        return model_class(model_class.config_class.from_dict(config))
+
+
 def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
     """Call `opener`, which returns a model and its loading info, with the checks and errors of `load_strictly`."""
     if not (folder / "config.json").is_file():

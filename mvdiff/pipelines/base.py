@@ -141,7 +141,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             base: Place of the base on this machine: folder, hub id or packaged name; default: the recorded one.
             base_revision: Revision of a hub base; default: the recorded one, if the base is.
             vae: Place of the autoencoder that stands in for the base's; default: the recorded one.
-            dtype: Precision of all weights; default float32.
+            dtype: Precision of all weights; default float32, and the text encoder in the model's `text_dtype`.
             check_base: Compare the base's weights with those of the training. False is for trying an adapter on a
                 finetuned base.
             torch_dtype: Name of `dtype` in older diffusers.
@@ -185,6 +185,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             base_revision,
             backbone.weights_hash(),
             info.base.vae if vae is None else str(vae),
+            info.base.text_dtype,
         )
         backbone.scheduler = load_scheduler(folder)
         described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix}
@@ -192,7 +193,10 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         modules = torch.nn.ModuleList(
             part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
         )
-        modules.requires_grad_(False).eval().to(dtype or torch_dtype or torch.float32)
+        dtype = dtype or torch_dtype
+        modules.requires_grad_(False).eval().to(dtype or torch.float32)
+        if dtype is None and info.base.text_dtype is not None:
+            pipeline.text_encoder.to(getattr(torch, info.base.text_dtype))
         pipeline.training_record = info.training
         return pipeline
 

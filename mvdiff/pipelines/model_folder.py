@@ -37,6 +37,8 @@ from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
 
 SCHEMA = 1
+TEXT_DTYPES = ("float16", "bfloat16")
+"""Precisions that a text encoder may have for itself."""
 INFO_NAME = "mvdiff.json"
 CARD_NAME = "README.md"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
@@ -51,12 +53,25 @@ class BaseReference:
         revision: Branch, tag or commit of a hub id.
         weights_hash: `Backbone.weights_hash()` of the base as it was in training; None if it was not recorded.
         vae: Id or folder of another autoencoder used in place of the base's own.
+        text_dtype: Precision of the text encoder in training, "float16" or "bfloat16"; None: that of the other parts.
+
+    Raises:
+        ValueError: `text_dtype` is another precision.
     """
 
     id: str
     revision: str | None = None
     weights_hash: str | None = None
     vae: str | None = None
+    text_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text_dtype not in (None, *TEXT_DTYPES):
+            raise ValueError(f"text_dtype must be {', '.join(TEXT_DTYPES)} or null; got {self.text_dtype!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; `text_dtype` only where there is one, so that earlier versions read the rest."""
+        return {name: value for name, value in asdict(self).items() if name != "text_dtype" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -117,7 +132,7 @@ class ModelInfo:
             "task": self.task.spec(),
             **{name: value.to_dict() if isinstance(value, Rig) else value for name, value in self.views.items()},
             "prompt_prefix": self.prompt_prefix,
-            "base": asdict(self.base),
+            "base": self.base.to_dict(),
             **({} if self.training is None else {"training": self.training.to_dict()}),
         }
 
