@@ -87,6 +87,17 @@ class UpstreamAttention(CorrespondenceAwareAttention):
             for level in zip(*samples, strict=True)
         ]
 
+    def check_depth(self) -> None:
+        """Raise ValueError where the block is one of a ring."""
+        super().check_depth()
+        if not self.depth:
+            raise ValueError("the adapter must be one for views with depth; got one for views that share a centre.")
+
+    def check_shared_centre(self) -> None:
+        """Raise ValueError where the block is one of the depth model."""
+        if self.depth:
+            raise ValueError("the adapter must be one for views that share a centre; got one for views with depth.")
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the module; the frequencies stay float32, since 2^79 is beyond half precision."""
         bands = self.freq_bands

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -225,6 +226,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"weights must be a readable safetensors file; got {path} ({error}).") from error
+
+
+def check_archive(path: Path) -> None:
+    """Compare every entry of a torch file with its CRC-32, which torch does not; skip files from before torch 1.6.
+
+    Raises:
+        ValueError: An entry is damaged, or compressed, as torch writes none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"checkpoint must be a whole file; got {error}, in {path}. Copy or download it again."
+        ) from error
+    if packed:
+        raise ValueError(f"checkpoint must not be compressed; got a compressed {packed[0]}, in {path}.")
+    if damaged is not None:
+        raise ValueError(
+            f"checkpoint must be as it was saved; got {damaged} with another CRC-32, in {path}. Copy or download it "
+            "again."
+        )
 
 
 def _culprit(folder: Path) -> Path:

@@ -78,6 +78,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         self.prompt_prefix = prompt_prefix
         self.base = base
         task.check_base(unet, vae.config.latent_channels)
+        task.check_adapter(adapter)
         self._multi_view_unet()  # an adapter of another base is an error now, not in the first call
 
     @classmethod

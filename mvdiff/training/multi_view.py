@@ -51,7 +51,7 @@ class MultiViewModule(DescribedModule):
         vae: Another autoencoder (hub id or folder) in place of the base's.
         text_dtype: Precision of the text encoder, "float16" or "bfloat16"; None: that of the other parts. A converted
             model of the 2023 release has "float16" (panorama, outpainting).
-        init_adapter: Folder of an adapter, model folder or its `mvdiff://` name, to start from; None for a fresh one.
+        init_adapter: Model folder, or its `mvdiff://` name, whose adapter to start from; None for a fresh one.
         adapter: What shapes the adapter.
         prompt_prefix: Put before every prompt; None: the paper's for the task.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
@@ -128,8 +128,7 @@ class MultiViewModule(DescribedModule):
             enable_slicing(self.backbone.vae)
         unet = self.backbone.unet
         adapter = initial_adapter(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed)
-        if self.task.uses_depth:
-            adapter.mid_block.check_depth()
+        self.task.check_adapter(adapter)
         adapter.geometry_cache_bytes = self.cache.geometry_bytes
         self.unet = MultiViewUNet.from_unet(unet, adapter)
         self.unet.enable_gradient_checkpointing(self.memory.gradient_checkpointing)
