@@ -29,6 +29,11 @@ def add_parser(subparsers) -> None:
     add("--save_base", type=Path, metavar="DIR", help="write the base inside the file here, and use it")
     add("--height", type=int, help="rows of the views (default: 512, depth 192)")
     add("--width", type=int, help="columns of the views (default: 512, depth 256)")
+    add(
+        "--text_dtype",
+        choices=("float32", "float16", "bfloat16"),
+        help="precision of the text encoder (default: float16, depth float32, as in the 2023 release)",
+    )
     add("--overwrite", action="store_true", help="replace an earlier model folder (a base is never replaced)")
     add = kinds.add_parser(
         "to-upstream",
@@ -52,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         print(f"{args.out}: {len(state)} weights under upstream's names")
         return 0
     if args.task == SINGLE_VIEW:
-        options = ("save_base", "height", "width", "overwrite")
+        options = ("save_base", "height", "width", "text_dtype", "overwrite")
         wrong = [name for name in options if getattr(args, name) not in (None, False)]
         if wrong:
             raise ValueError(f"--{wrong[0]} must be left out with --task {SINGLE_VIEW}, which writes a base to --out.")
@@ -61,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     else:
         done = convert_checkpoint(
             *(args.checkpoint, args.task, args.out, args.base),
-            *(args.revision, args.save_base, args.height, args.width, args.overwrite),
+            *(args.revision, args.save_base, args.height, args.width, args.text_dtype, args.overwrite),
         )
         print(f"{args.out}: {done.info.title}, {done.num_weights} weights, {done.num_parameters:,} parameters")
         parts = ", ".join(done.base_parts)

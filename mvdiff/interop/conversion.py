@@ -25,7 +25,7 @@ from mvdiff.interop.keys import (
     adapter_state,
     file_kind,
     model_states,
-    upstream_base_name,
+    upstream_base_state,
     upstream_state,
 )
 from mvdiff.interop.reading import CheckpointContent, read_lightning_file
@@ -54,6 +54,7 @@ class UpstreamTask:
         kind: Kind of its weights' names, see `file_kind`.
         task: Task of the model, with the paper's base and prompt prefix.
         extra_channels: Input channels of the UNet besides the latents'.
+        text_dtype: Precision of the text encoder; None: float32, as of the other parts.
         data: Data set of its training, by the paper.
         height: Rows of its views in pixels.
         width: Columns of its views in pixels.
@@ -62,15 +63,16 @@ class UpstreamTask:
     kind: str
     task: Task
     extra_channels: int
+    text_dtype: str | None
     data: str
     height: int = 512
     width: int = 512
 
 
 TASKS = {
-    "panorama": UpstreamTask("panorama", task_from("panorama"), 0, "Matterport3D"),
-    "outpainting": UpstreamTask("panorama", task_from("outpaint"), 5, "Matterport3D"),
-    "depth": UpstreamTask("depth", task_from("depth"), 1, "ScanNet", 192, 256),
+    "panorama": UpstreamTask("panorama", task_from("panorama"), 0, "float16", "Matterport3D"),
+    "outpainting": UpstreamTask("panorama", task_from("outpaint"), 5, "float16", "Matterport3D"),
+    "depth": UpstreamTask("depth", task_from("depth"), 1, None, "ScanNet", 192, 256),
 }
 SINGLE_VIEW = "depth-single-view"
 
@@ -105,6 +107,7 @@ def convert_checkpoint(
     save_base: str | Path | None = None,
     height: int | None = None,
     width: int | None = None,
+    text_dtype: str | None = None,
     overwrite: bool = False,
 ) -> Conversion:
     """Write a published checkpoint as a model folder with upstream's attention.
@@ -115,10 +118,13 @@ def convert_checkpoint(
         out: The model folder; see `write_model_folder`.
         base: The base that it was trained on, folder or hub id; default upstream's, on today's hub.
         revision: Revision of a hub base.
-        save_base: New folder for the base in the file, written on the named base's configuration; the model then names
-            it. None: the file's base must be the named one.
+        save_base: New folder for the base in the file; the model then names it. `base` supplies configurations,
+            tokenizer and scheduler, and the weights of parts that the file lacks. None: the file's base must be the
+            named one.
         height: Rows of the views, a multiple of the base's largest cell; default upstream's.
         width: Columns of the views, likewise.
+        text_dtype: Precision of the text encoder, "float32", "float16" or "bfloat16"; default upstream's: float16 for
+            panorama and outpainting, float32 for depth.
         overwrite: Replace a model folder at `out`; a base is never replaced.
 
     Raises:
@@ -137,7 +143,7 @@ def convert_checkpoint(
 
     content = read_lightning_file(checkpoint)
     _check_kind(content, upstream.kind, task, checkpoint)
-    backbone = load_backbone(name, revision)
+    backbone = load_backbone(name, revision, without_weights=_held(content) if save_base is not None else ())
     _check_channels(backbone.unet.config.in_channels - backbone.latent_channels, task, f"base {name}")
     first = content.state.get(BASE_PREFIXES["unet"] + "conv_in.weight")
     if first is not None and first.ndim == 4:
@@ -145,6 +151,7 @@ def convert_checkpoint(
     given = {"height": height, "width": width}
     size = {side: getattr(upstream, side) if pixels is None else pixels for side, pixels in given.items()}
     _check_size(size, backbone, upstream)
+    text_dtype = {None: upstream.text_dtype, "float32": None}.get(text_dtype, text_dtype)
     attention = {"class_path": CLASS_PATH, "init_args": {"depth": upstream.kind == "depth"}}
     with torch.device("meta"):
         settings = replace(upstream.task.adapter, attention=None).chosen()
@@ -154,14 +161,14 @@ def convert_checkpoint(
     adapter.load_state_dict(state, assign=True)
     if save_base is None:
         _check_same(backbone, parts, name, checkpoint)
-        reference = BaseReference(name, revision, backbone.weights_hash())
+        reference = BaseReference(name, revision, backbone.weights_hash(), text_dtype=text_dtype)
     else:
         if "unet" not in parts:
             raise ValueError(
                 f"checkpoint must hold a base under {BASE_PREFIXES['unet']} for --save_base; got none, in {checkpoint}."
             )
         _write_base(backbone, parts, save_base)  # first: by its name alone a folder may look like a hub id
-        reference = BaseReference(_lasting(save_base), None, backbone.weights_hash())
+        reference = BaseReference(_lasting(save_base), None, backbone.weights_hash(), text_dtype=text_dtype)
     views = {"rig": RingRig(**size)} if "rig" in upstream.task.view_fields else size
     origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
     record = TrainingRecord(upstream.data, {ORIGIN: origin})
@@ -192,7 +199,7 @@ def convert_single_view(
     """
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
-    backbone = load_backbone(base or TASKS["depth"].task.default_base, revision)
+    backbone = load_backbone(base or TASKS["depth"].task.default_base, revision, without_weights=_held(content))
     parts = model_states(content.state, _weights(backbone), str(checkpoint), ["unet"])
     _write_base(backbone, parts, out)
     return Conversion(None, 0, 0, tuple(parts), True, content)
@@ -238,8 +245,7 @@ def export_to_upstream(
                 f"base must be the model's, {info.base.id} with weights {info.base.weights_hash}; got {name} with "
                 f"weights {backbone.weights_hash()}."
             )
-        for part, module in _weights(backbone).items():
-            state |= {upstream_base_name(part, name): value.detach() for name, value in module.state_dict().items()}
+        state |= upstream_base_state(_weights(backbone), info.base.text_dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -301,6 +307,11 @@ def _lasting(name: str | Path) -> str:
     """Return a folder's absolute path, and any other name as it is."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(name)
+
+
+def _held(content: CheckpointContent) -> list[str]:
+    """Return the parts of a base of which a file holds weights."""
+    return [part for part, prefix in BASE_PREFIXES.items() if any(name.startswith(prefix) for name in content.state)]
 
 
 def _weights(backbone: Backbone) -> dict[str, nn.Module]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -145,6 +146,20 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
 
 
+def build_from_config(model_class: Any, folder: Path) -> nn.Module:
+    """Build the model that a folder's `config.json` describes, with random float32 weights.
+
+    Raises:
+        FileNotFoundError: There is no config.json.
+        ValueError: It describes no such model.
+    """
+    config = read_object(folder / "config.json")
+    with opening("config.json", model_class.__name__, folder):
+        if issubclass(model_class, ModelMixin):
+            return model_class.from_config(config)
+        return model_class(model_class.config_class.from_dict(config))
+
+
 def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
     """Call `opener`, which returns a model and its loading info, with the checks and errors of `load_strictly`."""
     if not (folder / "config.json").is_file():
@@ -211,6 +226,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"weights must be a readable safetensors file; got {path} ({error}).") from error
+
+
+def check_archive(path: Path) -> None:
+    """Compare every entry of a torch file with its CRC-32, which torch does not; skip files from before torch 1.6.
+
+    Raises:
+        ValueError: An entry is damaged, or compressed, as torch writes none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"checkpoint must be a whole file; got {error}, in {path}. Copy or download it again."
+        ) from error
+    if packed:
+        raise ValueError(f"checkpoint must not be compressed; got a compressed {packed[0]}, in {path}.")
+    if damaged is not None:
+        raise ValueError(
+            f"checkpoint must be as it was saved; got {damaged} with another CRC-32, in {path}. Copy or download it "
+            "again."
+        )
 
 
 def _culprit(folder: Path) -> Path:

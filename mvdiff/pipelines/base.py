@@ -78,6 +78,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         self.prompt_prefix = prompt_prefix
         self.base = base
         task.check_base(unet, vae.config.latent_channels)
+        task.check_adapter(adapter)
         self._multi_view_unet()  # an adapter of another base is an error now, not in the first call
 
     @classmethod
@@ -141,7 +142,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             base: Place of the base on this machine: folder, hub id or packaged name; default: the recorded one.
             base_revision: Revision of a hub base; default: the recorded one, if the base is.
             vae: Place of the autoencoder that stands in for the base's; default: the recorded one.
-            dtype: Precision of all weights; default float32.
+            dtype: Precision of all weights; default float32, and the text encoder in the model's `text_dtype`.
             check_base: Compare the base's weights with those of the training. False is for trying an adapter on a
                 finetuned base.
             torch_dtype: Name of `dtype` in older diffusers.
@@ -185,6 +186,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             base_revision,
             backbone.weights_hash(),
             info.base.vae if vae is None else str(vae),
+            info.base.text_dtype,
         )
         backbone.scheduler = load_scheduler(folder)
         described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix}
@@ -192,7 +194,10 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         modules = torch.nn.ModuleList(
             part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
         )
-        modules.requires_grad_(False).eval().to(dtype or torch_dtype or torch.float32)
+        dtype = dtype or torch_dtype
+        modules.requires_grad_(False).eval().to(dtype or torch.float32)
+        if dtype is None and info.base.text_dtype is not None:
+            pipeline.text_encoder.to(getattr(torch, info.base.text_dtype))
         pipeline.training_record = info.training
         return pipeline
 

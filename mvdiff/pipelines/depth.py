@@ -107,6 +107,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         guidance_scale: float = 9.0,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         sample_ids: Sequence[str] | None = None,
         frame_ids: Sequence[Sequence[int | str]] | None = None,
         prompt_prefix: str | None = None,

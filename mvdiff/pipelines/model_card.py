@@ -100,6 +100,7 @@ def _base(base: Mapping[str, Any]) -> str:
         "revision": base.get("revision") or "not recorded",
         "hash of its weights": base.get("weights_hash") or "not recorded",
         "autoencoder": base.get("vae") or "the base's own",
+        **({"precision of the text encoder": base["text_dtype"]} if base.get("text_dtype") else {}),
     }
     return "## Base\n\n" + _table(rows) + "\n\nLoading compares the hash: another base is an error."
 

@@ -97,6 +97,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         guidance_scale: float = 9.0,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         sample_ids: Sequence[str] | None = None,
         prompt_prefix: str | None = None,
         eta: float = 0.0,
@@ -120,6 +121,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
                 taken without prefix, the same for all samples.
             seed: Seed of all samples; None takes one from `generator` or, without, from torch's global generator.
             generator: In place of a seed, one for all samples or one each; the seeds are drawn from it.
+            latents: [B, V, C, h, w] standard normal noise to start from; default noise drawn by seed.
             sample_ids: Names of the samples, part of the noise's key; default their places "0", "1", ...
             prompt_prefix: Default the model's.
             panorama_height: Rows of the stitched panoramas; default as dense as the middle of a view.

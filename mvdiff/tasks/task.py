@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.settings import AdapterSettings, Controls
 
@@ -95,6 +96,13 @@ class Task(ABC):
     @abstractmethod
     def check_base(self, unet: Any, latent_channels: int) -> None:
         """Raise ValueError where a base's UNet does not take the input of this task."""
+
+    def check_adapter(self, adapter: MultiViewAdapter) -> None:
+        """Raise ValueError where an adapter's blocks are those of another kind of task."""
+        if self.uses_depth:
+            adapter.mid_block.check_depth()
+        else:
+            adapter.mid_block.check_shared_centre()
 
     def add_input(self, unet: Any) -> None:
         """Give a text-to-image UNet the input channels of this task with zero weights, in place.

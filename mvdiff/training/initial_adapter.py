@@ -11,7 +11,7 @@ from mvdiff.class_paths import merge_settings, resolve_settings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.adapter_config import DEFAULT_ATTENTION
 from mvdiff.models.attention import ViewAttention
-from mvdiff.pipelines.model_folder import model_location
+from mvdiff.pipelines.model_folder import load_adapter, model_location, read_model_info
 from mvdiff.settings import AdapterSettings
 
 
@@ -26,13 +26,13 @@ def initial_adapter(
 
     Args:
         unet: The base's.
-        init_adapter: Folder of an adapter, model folder or its `mvdiff://` name; None for a fresh one.
+        init_adapter: Model folder or its `mvdiff://` name; None for a fresh one.
         settings: Settings that a user chose; a loaded adapter must have them.
         defaults: The task's settings, for a fresh adapter where nothing was chosen.
         seed: Seed of fresh weights, which are the same on every rank; other draws are left untouched.
 
     Raises:
-        FileNotFoundError: There is no such adapter.
+        FileNotFoundError: There is no such model folder.
         ValueError: Its weights cannot be read, it has other settings than those chosen, or a setting is out of range.
     """
     if init_adapter is None:
@@ -40,8 +40,8 @@ def initial_adapter(
             torch.manual_seed(seed)
             return MultiViewAdapter.from_unet(unet, **_merged(defaults, settings))
     folder = model_location(init_adapter)
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    adapter = MultiViewAdapter.from_pretrained(folder)
+    read_model_info(folder)  # an adapter alone does not say what it is for
+    adapter = load_adapter(folder)
     for name, wanted, there in _chosen_beside_loaded(settings, adapter):
         if wanted != there:
             raise ValueError(

@@ -101,7 +101,9 @@ class BatchInputs(ABC):
             return self.backbone.encode_prompts(texts)
         encoder = self._encoded_by("text_encoder") if self.cache else ""
         with torch.no_grad():
-            return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(self.device)
+            return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(
+                self.device, self.backbone.unet.dtype
+            )
 
     def _encoded_by(self, part: str) -> str:
         """Name the encoder: the weights of a part of the base and the precision they compute in."""

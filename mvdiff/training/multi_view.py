@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -47,7 +49,9 @@ class MultiViewModule(DescribedModule):
             task.
         revision: Branch, tag or commit of a hub base.
         vae: Another autoencoder (hub id or folder) in place of the base's.
-        init_adapter: Folder of an adapter, model folder or its `mvdiff://` name, to start from; None for a fresh one.
+        text_dtype: Precision of the text encoder, "float16" or "bfloat16"; None: that of the other parts. A converted
+            model of the 2023 release has "float16" (panorama, outpainting).
+        init_adapter: Model folder, or its `mvdiff://` name, whose adapter to start from; None for a fresh one.
         adapter: What shapes the adapter.
         prompt_prefix: Put before every prompt; None: the paper's for the task.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
@@ -72,6 +76,7 @@ class MultiViewModule(DescribedModule):
         base: str | None = None,
         revision: str | None = None,
         vae: str | None = None,
+        text_dtype: Literal["float16", "bfloat16"] | None = None,
         init_adapter: str | None = None,
         adapter: AdapterSettings = FRESH_ADAPTER,
         prompt_prefix: str | None = None,
@@ -98,7 +103,7 @@ class MultiViewModule(DescribedModule):
         self.base = self.task.default_base if base is None else base
         if self.base is None:
             raise ValueError(f"base must be given for the task {self.task.name}, which names none; got null.")
-        self.revision, self.vae, self.init_adapter = revision, vae, init_adapter
+        self.revision, self.vae, self.text_dtype, self.init_adapter = revision, vae, text_dtype, init_adapter
         self.prompt_prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
         self.adapter_settings, self.memory, self.cache = adapter, memory, cache
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
@@ -116,13 +121,14 @@ class MultiViewModule(DescribedModule):
             return
         self.backbone = load_backbone(self.base, self.revision, vae=self.vae)
         self.backbone.freeze()
+        if self.text_dtype is not None:
+            self.backbone.set_text_dtype(getattr(torch, self.text_dtype))
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         if self.memory.vae_slicing:
             enable_slicing(self.backbone.vae)
         unet = self.backbone.unet
         adapter = initial_adapter(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed)
-        if self.task.uses_depth:
-            adapter.mid_block.check_depth()
+        self.task.check_adapter(adapter)
         adapter.geometry_cache_bytes = self.cache.geometry_bytes
         self.unet = MultiViewUNet.from_unet(unet, adapter)
         self.unet.enable_gradient_checkpointing(self.memory.gradient_checkpointing)

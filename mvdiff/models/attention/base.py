@@ -126,6 +126,9 @@ class ViewAttention(nn.Module, ABC):
     def check_depth(self) -> None:
         """Raise ValueError where a setting does not go with views with depth."""
 
+    def check_shared_centre(self) -> None:
+        """Raise ValueError where a setting does not go with views that share a centre."""
+
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, V', T, C] of some views, after attention, one by one."""
         return tokens
