@@ -1,4 +1,4 @@
-"""The 2023 release itself: its checkpoints convert, predict, sample and convert back (data: docs/real-data.md)."""
+"""The 2023 release itself: its checkpoints convert, predict, sample and convert back (data: notes/real-data.md)."""
 
 import json
 from collections import OrderedDict
