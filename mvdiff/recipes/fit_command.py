@@ -116,8 +116,8 @@ def adapter_folder(adapter: str) -> Path | None:
         return packaged_folder(adapter, "adapter", "mvdiff.json")
     if not (Path(adapter) / "mvdiff.json").is_file():
         raise FileNotFoundError(
-            f"adapter must be a model folder, or one that comes with the package; got {adapter!r}. Name a folder that "
-            "`mvdiff fit` wrote."
+            f"init_adapter must be a model folder, or one that comes with the package; got {adapter!r}. Name a folder "
+            "that `mvdiff fit` wrote."
         )
     return Path(adapter)
 

@@ -14,28 +14,16 @@ from mvdiff.class_paths import resolve_class
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_names
-from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
+from mvdiff.eval.runner import PAPER_METRICS, evaluate, flat_numbers, write_results
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
 from mvdiff.training.callbacks import gather, run_folder
+from mvdiff.training.settings import OutputSettings
 from mvdiff.training.trained_part import TrainedPartModule
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputSettings:
-    """Output of `test` and `predict`, and how `test` scores it."""
-
-    dir: str | None = None
-    """folder of the sample folders; None: `samples` in the run's folder"""
-    overwrite: bool = False
-    """redo complete samples"""
-    metrics: list[str | dict[str, Any]] | None = None
-    """what `test` scores: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
-    evaluation: EvaluationSettings | None = None
-    """how `test` scores; None: the paper's protocol"""
 
 
 def output_from(value: Any) -> OutputSettings:

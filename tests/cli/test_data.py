@@ -13,7 +13,7 @@ def test_check_exits_by_what_it_found(tmp_path, capsys):
     assert "no problems" in out
     broken = root / face_path("scene1", "pano1", 3)
     truncate(broken)
-    assert main(["data", "check", str(root), "--num_threads", "2"]) == 1
+    assert main(["data", "check", str(root), "--num_workers", "2"]) == 1
     out = capsys.readouterr().out
     assert f"broken face: {broken} (train.npy row 1; " in out
     assert "1 problems: 1 x broken face" in out

@@ -99,7 +99,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
 def test_errors_are_one_line(model, tmp_path, capsys, options, message):
     assert generate(model, tmp_path, *options) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("mvdiff generate: error: ")
+    assert error.startswith("mvdiff generate panorama: error: ")
     assert message in error
     assert not find_samples(tmp_path)
 
@@ -111,7 +111,7 @@ def test_a_device_that_does_not_work_here_is_told_before_anything_is_loaded(tmp_
     assert generate("nowhere", tmp_path, *PROMPT, "--device", device) == 1
     error = capsys.readouterr().err
     assert error.startswith(
-        f"mvdiff generate: error: --device must be one that works on this machine; got '{device}' ("
+        f"mvdiff generate panorama: error: --device must be one that works on this machine; got '{device}' ("
     )
     assert error.count("\n") == 1
     assert "Use --device cpu" in error

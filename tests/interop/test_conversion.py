@@ -79,7 +79,7 @@ def test_a_depth_file_becomes_a_model_that_runs_with_and_without_given_frames(pl
 
 
 def test_an_outpainting_file_becomes_a_model_that_continues_a_view(places, tmp_path):
-    arguments = places["outpainting"], "outpainting", tmp_path / "model", places["outpainting-base"]
+    arguments = places["outpaint"], "outpaint", tmp_path / "model", places["outpaint-base"]
     done = convert_checkpoint(*arguments, height=32, width=32)
     assert (done.info.task.name, done.num_weights) == ("outpaint", 70)
     assert done.info.prompt_prefix == "This is one view of a scene. "
@@ -165,7 +165,7 @@ def test_a_model_opens_from_any_folder(places, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("task", "data"), [("panorama", "Matterport3D"), ("outpainting", "Matterport3D"), ("depth", "ScanNet")]
+    ("task", "data"), [("panorama", "Matterport3D"), ("outpaint", "Matterport3D"), ("depth", "ScanNet")]
 )
 def test_the_card_says_where_the_weights_come_from(places, tmp_path, task, data):
     convert_checkpoint(places[task], task, tmp_path / "model", places[f"{task}-base"])

@@ -1,0 +1,94 @@
+"""Mistakes in options and settings: one readable line, with the name that was probably meant."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from difflib import get_close_matches
+
+_PARSER_NOISE = (
+    "Does not validate against any of the Union subtypes",
+    "Subtypes:",
+    "Errors:",
+    "Expected a <class 'NoneType'>",
+    "Given value",
+)
+_PLAIN = {
+    r'Parser key "(\w+)": ': r"--\1: ",
+    r'Parser key "([\w.]+)": ': r"\1: ",
+    r"Expected an? <class '(\w+)'>": r"expected \1",
+    r"Expected an? typing\.Literal\[(.*?)\]": r"expected one of \1",
+    r"\. Got value: ": "; got ",
+    r"argument (--\w+): invalid (\w+) value: ": r"\1: expected \2; got ",
+}
+"""Words of the parser -> those of a command line."""
+_UNKNOWN = re.compile(
+    r"Option '([\w.]+)' is not accepted|Group '([\w.]+)' does not accept option '([\w.]+)'"
+    r"|unrecognized arguments: --([\w.]+)"
+)
+_CLASS = re.compile(r"class_path '([\w.]+)'")
+_OWN_CLASS = re.compile(r"\. Got value: Namespace\(class_path='([\w.]+)'")
+
+
+def readable(message: str) -> str:
+    """Shorten a parser's error to the mistake, without the types it tried and the values it was given.
+
+    >>> print(readable("Parser key model:\\n  Errors:\\n    - Option 'sise' is not accepted\\n  Given value: {}"))
+    Parser key model: Option 'sise' is not accepted
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    text = " ".join(line for line in lines if line and not line.startswith(_PARSER_NOISE))
+    for pattern, plain in _PLAIN.items():
+        text = re.sub(pattern, plain, text)
+    return text
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return a question in brackets with the closest of some names, empty where none is close.
+
+    >>> did_you_mean("--promt", ["--prompt", "--out"])
+    ' (did you mean --prompt?)'
+    """
+    close = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def unknown_setting(message: str, names_of: Callable[[str | None], Iterable[str]]) -> str:
+    """Return the question whether another setting was meant, empty where a message is about something else.
+
+    Args:
+        message: A parser's error.
+        names_of: Gives the dotted settings of a class by its path; of None, those of the command.
+
+    >>> message = "Problem with given class_path 'a.B': Group 'sampling' does not accept option 'etta'"
+    >>> unknown_setting(message, {"a.B": ["seed", "sampling.eta"]}.get)
+    ' (did you mean sampling.eta?)'
+    """
+    unknown = _UNKNOWN.search(message)
+    if unknown is None:
+        return ""
+    around = _OWN_CLASS.match(message[unknown.end() :])
+    classes = [around[1]] if around else _CLASS.findall(message[: unknown.start()])
+    names = [*names_of(classes[-1] if classes else None)] + ["class_path", "init_args"] * bool(classes)
+    known: list[str] = []
+    for part in ".".join(filter(None, unknown.groups())).split("."):
+        paths = [name.split(".") for name in names]
+        siblings = {path[len(known)] for path in paths if path[: len(known)] == known and len(path) > len(known)}
+        if part not in siblings:
+            close = get_close_matches(part, sorted(siblings), n=1)
+            return f" (did you mean {'.'.join([*known, close[0]])}?)" if close else ""
+        known.append(part)
+    return ""
+
+
+def unknown_option(message: str, options: Iterable[str], renamed: Mapping[str, str]) -> str | None:
+    """Explain a parser's error about an unknown option; None where it is about something else."""
+    unknown = re.match(r"unrecognized arguments: (\S+)", message)
+    if unknown is None:
+        return None
+    name = unknown[1].split("=")[0]
+    if name in renamed:
+        return f"{name} is now {renamed[name]}"
+    if not name.startswith("-"):
+        return f"nothing is expected for {name!r}"
+    return f"there is no option {name}{did_you_mean(name, options)}"
