@@ -14,8 +14,7 @@ _PARSER_NOISE = (
     "Given value",
 )
 _PLAIN = {
-    r'Parser key "(\w+)": ': r"--\1: ",
-    r'Parser key "([\w.]+)": ': r"\1: ",
+    r'Parser key "([\w.]+)":': r"\1:",
     r"Expected an? <class '(\w+)'>": r"expected \1",
     r"Expected an? typing\.Literal\[(.*?)\]": r"expected one of \1",
     r"\. Got value: ": "; got ",
@@ -26,6 +25,7 @@ _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|Group '([\w.]+)' does not accept option '([\w.]+)'"
     r"|unrecognized arguments: --([\w.]+)"
 )
+_LISTED = re.compile(r"has unknown (\w+); it takes ([\w, ]+)")
 _CLASS = re.compile(r"class_path '([\w.]+)'")
 _OWN_CLASS = re.compile(r"\. Got value: Namespace\(class_path='([\w.]+)'")
 
@@ -53,31 +53,38 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def unknown_setting(message: str, names_of: Callable[[str | None], Iterable[str]]) -> str:
-    """Return the question whether another setting was meant, empty where a message is about something else.
+def unknown_setting(message: str, names_of: Callable[[str | None], Iterable[str]]) -> str | None:
+    """Explain an error about an unknown setting of a class; None where a message is about something else.
 
     Args:
-        message: A parser's error.
+        message: A parser's error, or that of `mvdiff.class_paths.resolve_settings`.
         names_of: Gives the dotted settings of a class by its path; of None, those of the command.
 
     >>> message = "Problem with given class_path 'a.B': Group 'sampling' does not accept option 'etta'"
     >>> unknown_setting(message, {"a.B": ["seed", "sampling.eta"]}.get)
-    ' (did you mean sampling.eta?)'
+    'B has no setting sampling.etta (did you mean sampling.eta?)'
     """
+    listed = _LISTED.search(message)
+    if listed is not None:
+        close = did_you_mean(listed[1], listed[2].split(", "))
+        return f"{message[: listed.end(1)]}{close}{message[listed.end(1) :]}"
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        return ""
-    around = _OWN_CLASS.match(message[unknown.end() :])
-    classes = [around[1]] if around else _CLASS.findall(message[: unknown.start()])
+        return None
+    own = _OWN_CLASS.match(message[unknown.end() :])
+    classes = [own[1]] if own else _CLASS.findall(message[: unknown.start()])
     names = [*names_of(classes[-1] if classes else None)] + ["class_path", "init_args"] * bool(classes)
-    known: list[str] = []
-    for part in ".".join(filter(None, unknown.groups())).split("."):
-        paths = [name.split(".") for name in names]
-        siblings = {path[len(known)] for path in paths if path[: len(known)] == known and len(path) > len(known)}
-        if part not in siblings:
-            close = get_close_matches(part, sorted(siblings), n=1)
-            return f" (did you mean {'.'.join([*known, close[0]])}?)" if close else ""
-        known.append(part)
+    name = ".".join(filter(None, unknown.groups()))
+    owner = f"{classes[-1].rpartition('.')[2]} has" if classes else "there is"
+    return f"{owner} no setting {name}{_meant(name.split('.'), [known.split('.') for known in names])}"
+
+
+def _meant(path: list[str], known: list[list[str]]) -> str:
+    """Ask for the closest name at the first part of a dotted name that is not known."""
+    for depth, part in enumerate(path):
+        beside = {one[depth] for one in known if one[:depth] == path[:depth] and len(one) > depth}
+        if part not in beside:
+            return did_you_mean(".".join(path[: depth + 1]), [".".join([*path[:depth], one]) for one in beside])
     return ""
 
 

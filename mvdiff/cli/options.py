@@ -96,6 +96,7 @@ class CommandParser(ArgumentParser):
         """Exit with status 2 after one line that says what is wrong and, of a mistyped option, what was meant."""
         options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         old = RENAMED_OPTIONS.get(self.command.name, {})
+        message = re.sub(r'^Parser key "(\w+)"', r"--\1", message)
         text = unknown_option(message, options, old) or readable(message)
         if text.startswith("the following arguments are required: "):
             names = text.partition(": ")[2].split(", ")

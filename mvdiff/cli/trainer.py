@@ -20,9 +20,10 @@ def run(name: str, words: Sequence[str]) -> int:
 
         print(trainer_help())
         return 0
-    from mvdiff.cli.train import run_trainer
+    from mvdiff.cli.train import run_trainer, say_next
 
-    return run_trainer([name, *words])
+    say_next(run_trainer([name, *words]))
+    return 0
 
 
 def _command(summary: str, description: str, example: str) -> Command:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mvdiff.models.loading import PACKAGED, packaged_folder
 from mvdiff.recipes.settings import RecipeSettings
 
-RunTrainer = Callable[[Sequence[str]], int]
+RunTrainer = Callable[[Sequence[str]], object]
 """Runs `mvdiff` with the given arguments, the first of which is `fit` or `validate`."""
 Curves = dict[str, tuple[list[int], list[float]]]
 """By metric: optimizer steps, and the values logged there."""

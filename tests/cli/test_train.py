@@ -138,14 +138,27 @@ def test_validate_runs_on_a_checkpoint(trained, config, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("where", "key", "value", "text"),
     [
-        (("model", "init_args"), "kernel_sise", 3, "'kernel_sise' is not accepted"),
-        (("model", "init_args", "sampling"), "steps", 3, "steps"),
-        (("model", "init_args", "adapter", "attention", "init_args"), "kernel_sise", 3, "kernel_sise"),
+        (("model", "init_args"), "kernel_sise", 3, "MultiViewModule has no setting kernel_sise."),
+        (("model", "init_args", "sampling"), "etta", 3, "no setting sampling.etta (did you mean sampling.eta?)"),
+        (
+            ("model", "init_args", "output", "evaluation"),
+            "seeed",
+            3,
+            "EvaluationSettings has no setting seeed (did you",
+        ),
+        (("data", "init_args", "rig", "init_args"), "hight", 3, "RingRig has no setting hight (did you mean height?)"),
+        (("data",), "init_arg", {"root": "x"}, "no setting init_arg.root (did you mean init_args?)"),
+        (
+            ("model", "init_args", "adapter", "attention", "init_args"),
+            "kernel_sise",
+            3,
+            "unknown kernel_sise (did you mean kernel_size?)",
+        ),
         (("model", "init_args", "adapter", "attention", "init_args"), "kernel_size", 2, "kernel_size must be odd"),
         (("model", "init_args"), "task", "pano", "task must be one of panorama, outpaint, depth"),
         (("model", "init_args"), "cache", {"latents": True}, "cache.dir must be a folder when cache.latents is true"),
-        (("trainer",), "max_epoch", 3, "'trainer.max_epoch'"),
-        ((), "nonsense", 1, "'nonsense'"),
+        (("trainer",), "max_epoch", 3, "there is no setting trainer.max_epoch (did you mean trainer.max_epochs?)"),
+        ((), "nonsense", 1, "no setting nonsense."),
         (("data", "init_args"), "num_val", -1, "num_val must be at least 0; got -1"),
         (("data", "init_args"), "root", "no/such/folder", "no/such/folder"),
         (("model", "init_args"), "base", "no/such/base", "base must be"),
@@ -156,7 +169,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(config, tmp_path, capsys, whe
     run = copy.deepcopy(config)
     place = run
     for name in where:
-        place = place[name]
+        place = place.setdefault(name, {})
     place[key] = value
     if key == "total_batch_size":
         run["data"]["init_args"]["batch_size"] = 2

@@ -47,7 +47,7 @@ def test_settings():
         ("--base", "empty", "unet"),
         ("--fov", "200", "fov_deg must lie between 0 and 180 degrees; got 200"),
         ("--pitch", "85", "image must reach a view of the rig"),
-        ("--adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
+        ("--init_adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
     ],
 )
 def test_what_cannot_work_is_one_clear_error_before_anything_is_made(tmp_path, monkeypatch, capsys, option, name, text):
