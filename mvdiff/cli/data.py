@@ -145,8 +145,13 @@ def check(options: CheckOptions) -> int:
         counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.counts.items()))
         print(f"{len(report.problems)} problems: {counts}" if report.problems else "no problems")
     broken = any(report.problems for report in reports)
-    following = typed("mvdiff", "data", "check", options.dir) if broken else "mvdiff fit --config pano.yaml"
-    done(f"{options.dir}: {'broken' if broken else 'sound'}, nothing written", following)
+    first = reports[0]
+    config = "pano.yaml" if first.noun == "panoramas" else "depth_stage2.yaml"
+    again, fit = (
+        ("mvdiff", "data", "check", options.dir),
+        ("mvdiff", "fit", "--config", config, "--data.root", first.root),
+    )
+    done(f"{options.dir}: {'repair what is named' if broken else 'sound'}", typed(*(again if broken else fit)))
     return int(broken)
 
 

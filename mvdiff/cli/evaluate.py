@@ -99,8 +99,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     count = f"{results['generated']['num_samples']} samples scored"
     folder = options.generated or options.reference
     if options.out is not None:
-        sources = [options.out] if folder is None else [folder, options.out]
-        done(f"{options.out}: {count}", typed("mvdiff", "report", *sources, "--out", "report.html"))
+        done(f"{options.out}: {count}", typed("mvdiff", "report", options.out, "--out", "report.html"))
     elif folder is not None:
         again = typed("mvdiff", "evaluate", "--generated", folder, "--out", "results.json")
         done(f"{count}, nothing written", f"{again} to keep them")

@@ -7,6 +7,12 @@ from functools import partial
 
 from mvdiff.cli.command import Command
 
+_HELP_OF = {
+    "--model.help": "mvdiff.training.multi_view.MultiViewModule",
+    "--data.help": "mvdiff.data.datamodule.Matterport3DDataModule",
+}
+"""Classes that are explained where none is named."""
+
 
 def run(name: str, words: Sequence[str]) -> int:
     """Show the help or run the command; return the exit status."""
@@ -22,6 +28,11 @@ def run(name: str, words: Sequence[str]) -> int:
         return 0
     from mvdiff.cli.train import run_trainer, say_next
 
+    following = [*words[1:], "--"][: len(words)]
+    words = [
+        f"{word}={_HELP_OF[word]}" if word in _HELP_OF and after.startswith("-") else word
+        for word, after in zip(words, following, strict=True)
+    ]
     say_next(run_trainer([name, *words]))
     return 0
 

@@ -10,6 +10,7 @@ from mvdiff.cli.options import CommandParser
 from mvdiff.cli.rig_files import read_rig
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import source_from_config
+from tests.cli.last_lines import next_commands
 from tests.data.folders import write_matterport3d
 from tests.eval.worlds import RIG, write_judge, write_samples, write_upstream
 
@@ -38,6 +39,7 @@ def test_scores_two_folders(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "toy_fid" in printed
     assert "4 samples" in printed
+    assert next_commands(printed) == ["report"]
 
 
 def test_reference_from_the_data_section_of_a_run(tmp_path):

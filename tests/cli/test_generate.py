@@ -11,6 +11,7 @@ from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
 from mvdiff.pipelines.model_folder import BaseReference, load_adapter
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample
+from tests.cli.last_lines import next_commands
 from tests.pipelines.conftest import RING, make_pipeline
 from tests.tiny import tiny_base
 
@@ -30,7 +31,9 @@ def generate(model, out, *options):
 
 def test_one_prompt(model, tmp_path, capsys):
     assert generate(model, tmp_path, *PROMPT, "--seed", 3, "--num_samples", 2, "--negative_prompt", "wall") == 0
-    assert "2 panoramas written, 0 complete ones skipped" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 panoramas written, 0 complete ones skipped" in said
+    assert next_commands(said) == ["report", "video"]
     folders = find_samples(tmp_path)
     assert [folder.name for folder in folders] == ["0000-0", "0000-1"]
     samples = [read_sample(folder) for folder in folders]
@@ -156,7 +159,9 @@ def test_export(model, tmp_path, capsys):
     torch.save(values, tmp_path / "last.ckpt")
     for flags, expected in (([], state), (["--no_ema", "--overwrite"], current)):
         assert main(["export", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "model"), *flags]) == 0
-        assert "a panorama model of 4 views" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "a panorama model of 4 views" in said
+        assert next_commands(said) == ["generate panorama"]
         found = load_adapter(tmp_path / "model").state_dict()
         assert all(torch.equal(value, expected[f"adapter.{name}"]) for name, value in found.items())
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")

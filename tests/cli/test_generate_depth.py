@@ -9,6 +9,7 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.samples import find_samples, read_sample
+from tests.cli.last_lines import next_commands
 from tests.data.other_layouts import write_transforms, write_tum
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.conftest import make_pipeline
@@ -59,9 +60,11 @@ def test_modes(model, walk, tmp_path, capsys, options, frames, keys):
     assert sample.depths().shape == (len(frames), HEIGHT, WIDTH)
     assert sample.record.translations().shape == (len(frames), 3)
     expected = f"toy00000: {len(frames)} frames" + f", {len(keys)} of them key frames" * (frames != keys) + "; written"
-    first, last = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().out
+    first, last = said.splitlines()
     assert first == expected
     assert last.startswith(f"{tmp_path}: 1 scenes. Next: mvdiff mesh {tmp_path / 'toy00000'} --out mesh.glb")
+    assert next_commands(said) == ["mesh", "report"]
 
 
 @pytest.mark.parametrize("write", [write_transforms, write_tum])

@@ -5,6 +5,7 @@ from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld.write import write_walk
+from tests.cli.last_lines import next_commands
 from tests.mesh.test_frames import write_frames
 from tests.mesh.worlds import plane_frame
 
@@ -34,6 +35,7 @@ def test_a_scene_becomes_a_mesh(scene, tmp_path, capsys):
     assert main(["mesh", str(scene), "--out", str(out), "--voxel_size", "0.1", "--every", "2"]) == 0
     said, mesh = capsys.readouterr().out, trimesh.load(out, process=False)
     assert "8 frames; depth agreement 0.9" in said
+    assert next_commands(said) == ["report"]
     assert f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles; voxels of 0.1 m" in said
     assert len(mesh.vertices) > 5000
     lowest = np.quantile(mesh.vertices[:, 1], 0.99)

@@ -15,6 +15,7 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.model_folder import read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample, to_uint8
+from tests.cli.last_lines import next_commands
 from tests.training.tiny_run import tiny_config, write_config
 
 
@@ -76,6 +77,7 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     run["model"]["init_args"]["adapter"]["attention"]["init_args"]["neighbours"] = [[1], [2, 0], []]
     path = str(write_config(tmp_path / "run.yaml", run))
     assert main(["fit", "--config", path]) == 0
+    assert next_commands(capsys.readouterr().out) == ["generate panorama"]
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
     assert main(["fit", "--config", path, "--model.adapter.attention.init_args.neighbours=[[1],[0]]"]) == 1
@@ -118,7 +120,9 @@ def test_test_generates_scores_and_logs(trained, config, tmp_path, capsys):
     (results,) = tmp_path.rglob("results.json")
     metric = json.loads(results.read_text())["metrics"]["overlap_psnr_mean_of_pairs"]
     assert 5 < metric["value"] < 40
-    assert f"{metric['value']:.3f}"[:5] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{metric['value']:.3f}"[:5] in said
+    assert next_commands(said) == ["report"]
     for name in ("generated", "reference"):
         assert [folder.name for folder in find_samples(results.parent / name)] == ["room8", "room9"]
     reference = read_sample(results.parent / "reference" / "room8")
@@ -132,7 +136,9 @@ def test_validate_runs_on_a_checkpoint(trained, config, tmp_path, capsys):
     run = str(write_config(tmp_path / "run.yaml", config))
     arguments = ["--ckpt_path", str(trained / "best.ckpt"), "--trainer.default_root_dir", str(tmp_path)]
     assert main(["validate", "--config", run, *arguments]) == 0
-    assert "val/overlap_psnr" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "val/overlap_psnr" in said
+    assert next_commands(said) == ["test"]
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from mvdiff.pipelines.hub import check_shareable
 from mvdiff.pipelines.model_folder import load_adapter, read_model_info
 from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+from tests.cli.last_lines import next_commands
 from tests.geometries import camera_geometry
 from tests.interop.files import attention_weights, base_weights, write_file
 from tests.interop.places import WIDTHS, make_base, write_places
@@ -229,6 +230,7 @@ def test_the_command_line(places, tmp_path, capsys):
     ]
     assert main([*command, "--height", "32", "--width", "32"]) == 0
     shown = capsys.readouterr().out
+    assert next_commands(shown) == ["generate panorama"]
     assert f"{model}: a panorama model of 8 views on the base {base}, 70 weights, 84,160 parameters" in shown
     assert "the file's base: text_encoder, vae, unet equal to those of the base" in shown
     assert "left out: epoch, global_step, hyper_parameters" in shown
