@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from ast import literal_eval
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 
@@ -26,6 +27,7 @@ _UNKNOWN = re.compile(
     r"|unrecognized arguments: --([\w.]+)"
 )
 _LISTED = re.compile(r"has unknown (\w+); it takes ([\w, ]+)")
+_NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Not a valid subclass of .*Given value: (\{.*\})', re.DOTALL)
 _CLASS = re.compile(r"class_path '([\w.]+)'")
 _OWN_CLASS = re.compile(r"\. Got value: Namespace\(class_path='([\w.]+)'")
 
@@ -70,13 +72,26 @@ def unknown_setting(message: str, names_of: Callable[[str | None], Iterable[str]
         return f"{message[: listed.end(1)]}{close}{message[listed.end(1) :]}"
     unknown = _UNKNOWN.search(message)
     if unknown is None:
-        return None
+        return _beside_init_args(message)
     own = _OWN_CLASS.match(message[unknown.end() :])
     classes = [own[1]] if own else _CLASS.findall(message[: unknown.start()])
     names = [*names_of(classes[-1] if classes else None)] + ["class_path", "init_args"] * bool(classes)
     name = ".".join(filter(None, unknown.groups()))
     owner = f"{classes[-1].rpartition('.')[2]} has" if classes else "there is"
     return f"{owner} no setting {name}{_meant(name.split('.'), [known.split('.') for known in names])}"
+
+
+def _beside_init_args(message: str) -> str | None:
+    """Explain an error about a mapping with class_path and names that do not belong beside it."""
+    mapping = _NO_CLASS.search(message)
+    try:
+        value = literal_eval(mapping[2]) if mapping else {}
+    except ValueError:  # it holds more than plain values
+        return None
+    wrong = [name for name in value if name not in ("class_path", "init_args", "dict_kwargs")]
+    if not wrong or "class_path" not in value:
+        return None
+    return f"there is no setting {mapping[1]}.{wrong[0]}{did_you_mean(wrong[0], ['class_path', 'init_args'])}"
 
 
 def _meant(path: list[str], known: list[list[str]]) -> str:

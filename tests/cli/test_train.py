@@ -152,8 +152,8 @@ def test_validate_runs_on_a_checkpoint(trained, config, tmp_path, capsys):
             3,
             "EvaluationSettings has no setting seeed (did you",
         ),
+        (("data",), "init_arg", {"root": "x"}, "no setting data.init_arg (did you mean init_args?)"),
         (("data", "init_args", "rig", "init_args"), "hight", 3, "RingRig has no setting hight (did you mean height?)"),
-        (("data",), "init_arg", {"root": "x"}, "no setting init_arg.root (did you mean init_args?)"),
         (
             ("model", "init_args", "adapter", "attention", "init_args"),
             "kernel_sise",
