@@ -60,7 +60,9 @@ def find_command(words: Sequence[str]) -> Command | None:
     ('generate panorama', 'quickstart')
     """
     commands = {command.name: command for command in commands_of(words[0])} if words[0] in NAMES else {}
-    return commands.get(" ".join(words[:2])) or commands.get(words[0])
+    if len(commands) > 1 and words[1:] and not words[1].startswith("-"):
+        return commands.get(" ".join(words[:2]))
+    return commands.get(words[0])
 
 
 def overview() -> str:

@@ -23,7 +23,7 @@ _PLAIN = {
 }
 """Words of the parser -> those of a command line."""
 _UNKNOWN = re.compile(
-    r"Option '([\w.]+)' is not accepted|Group '([\w.]+)' does not accept option '([\w.]+)'"
+    r"Option '([\w.]+)' is not accepted|(?:Group '([\w.]+)'|Subcommand '\w+') does not accept option '([\w.]+)'"
     r"|unrecognized arguments: --([\w.]+)"
 )
 _LISTED = re.compile(r"has unknown (\w+); it takes ([\w, ]+)")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.export import next_of_model
 from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSettings, RecipeSettings
 
 
@@ -10,29 +11,31 @@ def run_panorama(settings: PanoramaSettings) -> int:
     """Run the panorama quickstart; return the exit status."""
     from mvdiff.recipes.panorama import PanoramaRecipe
 
-    return _run(PanoramaRecipe, settings)
+    return _run(PanoramaRecipe, settings, "panorama")
 
 
 def run_depth(settings: DepthSettings) -> int:
     """Run the depth quickstart; return the exit status."""
     from mvdiff.recipes.depth import DepthRecipe
 
-    return _run(DepthRecipe, settings)
+    return _run(DepthRecipe, settings, "depth")
 
 
 def run_outpaint(settings: OutpaintSettings) -> int:
     """Run the outpainting quickstart; return the exit status."""
     from mvdiff.recipes.outpaint import OutpaintRecipe
 
-    return _run(OutpaintRecipe, settings)
+    return _run(OutpaintRecipe, settings, "outpaint")
 
 
-def _run(recipe, settings: RecipeSettings) -> int:
+def _run(recipe, settings: RecipeSettings, task: str) -> int:
     from mvdiff.cli.train import run_trainer
     from mvdiff.recipes.runner import run_recipe
 
     run_recipe(recipe(settings), run_trainer)
-    done(f"{settings.out}: models, samples, scores, report.html", typed("xdg-open", settings.out / "report.html"))
+    following = [typed("xdg-open", settings.out / "report.html")]
+    following += [next_of_model(settings.init_adapter, task)] if settings.init_adapter else []
+    done(f"{settings.out}: models, samples, scores, report.html", *following)
     return 0
 
 

@@ -52,7 +52,13 @@ assert not {{"torch", "lightning", "diffusers", "numpy", "rich"}} & set(sys.modu
 
 
 @pytest.mark.parametrize(
-    ("words", "meant"), [(["fti"], "fit"), (["generate", "panorma"], "generate panorama"), (["dta", "check"], "data")]
+    ("words", "meant"),
+    [
+        (["fti"], "fit"),
+        (["generate", "panorma"], "generate panorama"),
+        (["dta", "check"], "data"),
+        (["quickstart", "depht"], "quickstart depth"),
+    ],
 )
 def test_an_unknown_command(capsys, words, meant):
     assert main(words) == 2
