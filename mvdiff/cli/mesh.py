@@ -101,7 +101,7 @@ COMMANDS = (
         description="Fuse frames with depth and pose into a mesh with colours at its vertices, and write it to --out. "
         "Before that, say how far the frames agree; where they contradict each other, their poses or intrinsics are "
         "wrong, and nothing is fused.",
-        example="mvdiff mesh out/scene0707_00 --out mesh.glb",
+        example="mvdiff mesh out/toy00008 --out mesh.glb",
         settings=(MeshOptions,),
         run=run,
     ),

@@ -160,7 +160,7 @@ COMMAND = Command(
     description="Generate frames of scenes from their depth and poses. Writes a folder per scene into --out: <i>.png "
     "and depth/<i>.png for each frame, and sample.json with poses and prompts, which marks it complete. A rerun skips "
     "complete samples.",
-    example="mvdiff generate depth --model mvdiff://toy-depth --scene toy/scannet/scans/toy00000 --out out --mode full",
+    example="mvdiff generate depth --model mvdiff://toy-depth --scene toy/scannet/test/toy00008 --out out --mode full",
     settings=(SceneOptions, OutputOptions, Sampling, ModelOptions, MemoryOptions),
     run=run,
 )
