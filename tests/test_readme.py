@@ -1,7 +1,5 @@
 """What README and docs tell people to type exists: targets, commands, options, files."""
 
-import argparse
-import importlib
 import re
 import shlex
 from collections.abc import Iterable
@@ -10,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from mvdiff.cli.main import COMMANDS as KNOWN
-from mvdiff.cli.main import main
+from mvdiff.cli.main import find_command, main
+from mvdiff.cli.options import CommandParser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -66,7 +64,12 @@ def test_commands_parse(command, capsys):
             main(words)
         assert stopped.value.code == 0, capsys.readouterr().err
         return
-    [known] = [command for command in KNOWN if command.name == words[0]]
-    parser = argparse.ArgumentParser()
-    importlib.import_module(f"mvdiff.cli.{known.module}").add_parser(parser.add_subparsers(required=True))
-    parser.parse_args(words)
+    known = find_command(words)
+    assert known is not None
+    CommandParser(known).settings(words[len(known.name.split()) :])
+
+
+def test_links_lead_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", README):
+        if not link.startswith("http"):
+            assert (ROOT / link).is_file(), link

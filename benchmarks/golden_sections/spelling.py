@@ -265,6 +265,11 @@ def with_groups(training: Training) -> Training:
 
 def spelling(tree: Path) -> Spelling:
     """Return the spelling of a tree."""
+    spelled = BASE
     if (tree / "mvdiff" / "tasks").is_dir():
-        return replace(BASE, trainings={name: with_groups(one) for name, one in BASE.trainings.items()})
-    return BASE
+        spelled = replace(spelled, trainings={name: with_groups(one) for name, one in BASE.trainings.items()})
+    if (tree / "mvdiff" / "cli" / "command.py").is_file():  # options have one vocabulary
+        commands = {name: command.replace(" --real ", " --reference ") for name, command in BASE.commands.items()}
+        tasks = BASE.converted_tasks | {"outpaint": "outpaint"}
+        spelled = replace(spelled, commands=commands, converted_tasks=tasks)
+    return spelled

@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvdiff.eval.settings import PAPER_SIZE, PairRule
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.correspondence import apply_homography, homography, overlapping_neighbours
 from mvdiff.geometry.depth import DepthTolerance, depth_correspondence
@@ -39,11 +40,9 @@ from mvdiff.geometry.sampling import cell_centres, sample_bilinear
 from mvdiff.samples import from_uint8
 from mvdiff.shapes import check_shapes
 
-PAPER_SIZE = 1024
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MIN_PAIR_OVERLAP = 0.3
 MAX_PSNR = 100.0
-PairRule = str | Sequence[tuple[int, int]]
 Pairs = list[tuple[int, int]]
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch import distributed as dist
 
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
-from mvdiff.eval.overlap import PAPER_SIZE, PairRule
 from mvdiff.eval.processes import gather_objects
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
@@ -28,47 +28,6 @@ SCHEMA_VERSION = 1
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """Evaluation settings; defaults follow the paper (section 5).
-
-    Args:
-        inception_weights: Weight file of FID's Inception network; None: torch's cache, or a download.
-        inception_hash: Start of its SHA-256.
-        clip_model: open_clip architecture, or a folder with a transformers CLIPModel.
-        clip_weights: Weight file or tag for open_clip.
-        toy_features: Folder of the toy feature network; None: the packaged one.
-        truth: JSON file `{sample id: [what each view shows]}` for caption_agreement; None: as noted in the samples.
-        judge_heads: Heads of the toy network that caption_agreement asks; None: all.
-        overlap_size: Size of images for the overlap PSNR (height), 0 for their own. Views with depth keep theirs.
-        overlap_pairs: `"adjacent"` (with depth: consecutive views), `"overlapping"`, or pairs of views.
-        overlap_depth_error: Metres; pixels of views with depth that are off by more are left out.
-        num_splits: Splits of the Inception Score.
-        batch_size: Images per forward pass.
-        device: `"auto"`, `"cpu"`, `"cuda"`.
-        seed: Seed of orders and resamples.
-        num_resamples: Bootstrap resamples of means over samples.
-        fid_resamples: Bootstrap resamples of the toy FID's generated samples; 0 for no interval.
-    """
-
-    inception_weights: str | None = None
-    inception_hash: str = "6726825d"
-    clip_model: str = "ViT-B-16"
-    clip_weights: str | None = None
-    toy_features: str | None = None
-    truth: str | None = None
-    judge_heads: list[str] | None = None
-    overlap_size: int = PAPER_SIZE
-    overlap_pairs: PairRule = "adjacent"
-    overlap_depth_error: float = 0.5
-    num_splits: int = 10
-    batch_size: int = 32
-    device: str = "auto"
-    seed: int = 0
-    num_resamples: int = 1000
-    fid_resamples: int = 0
 
 
 def evaluate(

@@ -71,7 +71,7 @@ class UpstreamTask:
 
 TASKS = {
     "panorama": UpstreamTask("panorama", task_from("panorama"), 0, "float16", "Matterport3D"),
-    "outpainting": UpstreamTask("panorama", task_from("outpaint"), 5, "float16", "Matterport3D"),
+    "outpaint": UpstreamTask("panorama", task_from("outpaint"), 5, "float16", "Matterport3D"),
     "depth": UpstreamTask("depth", task_from("depth"), 1, None, "ScanNet", 192, 256),
 }
 SINGLE_VIEW = "depth-single-view"
@@ -114,7 +114,7 @@ def convert_checkpoint(
 
     Args:
         checkpoint: Upstream's Lightning file; nothing in it is run (see `read_lightning_file`).
-        task: "panorama", "outpainting" or "depth".
+        task: "panorama", "outpaint" or "depth".
         out: The model folder; see `write_model_folder`.
         base: The base that it was trained on, folder or hub id; default upstream's, on today's hub.
         revision: Revision of a hub base.

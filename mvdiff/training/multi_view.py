@@ -30,7 +30,8 @@ from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
 from mvdiff.training.optimization import LRInterval, adamw, cosine_over_ten_epochs
-from mvdiff.training.sample_writing import OutputSettings, output_from
+from mvdiff.training.sample_writing import output_from
+from mvdiff.training.settings import OutputSettings
 
 FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT = AdapterSettings(), Sampling(), OutputSettings()
 ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()

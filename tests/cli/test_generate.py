@@ -11,6 +11,7 @@ from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
 from mvdiff.pipelines.model_folder import BaseReference, load_adapter
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample
+from tests.cli.last_lines import next_commands
 from tests.pipelines.conftest import RING, make_pipeline
 from tests.tiny import tiny_base
 
@@ -30,7 +31,9 @@ def generate(model, out, *options):
 
 def test_one_prompt(model, tmp_path, capsys):
     assert generate(model, tmp_path, *PROMPT, "--seed", 3, "--num_samples", 2, "--negative_prompt", "wall") == 0
-    assert "2 panoramas written, 0 complete ones skipped" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 panoramas written, 0 complete ones skipped" in said
+    assert next_commands(said) == ["report", "video"]
     folders = find_samples(tmp_path)
     assert [folder.name for folder in folders] == ["0000-0", "0000-1"]
     samples = [read_sample(folder) for folder in folders]
@@ -114,7 +117,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
 def test_errors_are_one_line(model, tmp_path, capsys, options, message):
     assert generate(model, tmp_path, *options) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("mvdiff generate: error: ")
+    assert error.startswith("mvdiff generate panorama: error: ")
     assert message in error
     assert not find_samples(tmp_path)
 
@@ -126,7 +129,7 @@ def test_a_device_that_does_not_work_here_is_told_before_anything_is_loaded(tmp_
     assert generate("nowhere", tmp_path, *PROMPT, "--device", device) == 1
     error = capsys.readouterr().err
     assert error.startswith(
-        f"mvdiff generate: error: --device must be one that works on this machine; got '{device}' ("
+        f"mvdiff generate panorama: error: --device must be one that works on this machine; got '{device}' ("
     )
     assert error.count("\n") == 1
     assert "Use --device cpu" in error
@@ -171,7 +174,9 @@ def test_export(model, tmp_path, capsys):
     torch.save(values, tmp_path / "last.ckpt")
     for flags, expected in (([], state), (["--no_ema", "--overwrite"], current)):
         assert main(["export", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "model"), *flags]) == 0
-        assert "a panorama model of 4 views" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "a panorama model of 4 views" in said
+        assert next_commands(said) == ["generate panorama"]
         found = load_adapter(tmp_path / "model").state_dict()
         assert all(torch.equal(value, expected[f"adapter.{name}"]) for name, value in found.items())
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")

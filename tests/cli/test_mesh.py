@@ -5,6 +5,7 @@ from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld.write import write_walk
+from tests.cli.last_lines import next_commands
 from tests.mesh.test_frames import write_frames
 from tests.mesh.worlds import plane_frame
 
@@ -34,6 +35,7 @@ def test_a_scene_becomes_a_mesh(scene, tmp_path, capsys):
     assert main(["mesh", str(scene), "--out", str(out), "--voxel_size", "0.1", "--every", "2"]) == 0
     said, mesh = capsys.readouterr().out, trimesh.load(out, process=False)
     assert "8 frames; depth agreement 0.9" in said
+    assert next_commands(said) == ["report"]
     assert f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles; voxels of 0.1 m" in said
     assert len(mesh.vertices) > 5000
     lowest = np.quantile(mesh.vertices[:, 1], 0.99)
@@ -42,7 +44,7 @@ def test_a_scene_becomes_a_mesh(scene, tmp_path, capsys):
 
 def test_a_glb_stands_upright(scene, tmp_path):
     out = tmp_path / "mesh.glb"
-    assert main(["mesh", str(scene), "--out", str(out), "--voxel_size", "0.1", "--size", "24", "32"]) == 0
+    assert main(["mesh", str(scene), "--out", str(out), "--voxel_size", "0.1", "--height", "24", "--width", "32"]) == 0
     vertices = trimesh.load(out, process=False, force="mesh").vertices
     assert np.quantile(vertices[:, 1], 0.01) == pytest.approx(0, abs=0.1)  # the floor is below
     assert vertices[:, 1].max() > 2
@@ -95,7 +97,7 @@ def test_what_cannot_be_done(scene, tmp_path, capsys, changes, text):
 
 @pytest.mark.parametrize("size", [("0", "8"), ("8", "-1")])
 def test_a_size_that_is_none(scene, tmp_path, capsys, size):
-    assert main(["mesh", str(scene), "--out", str(tmp_path / "mesh.ply"), "--size", *size]) == 1
+    assert main(["mesh", str(scene), "--out", str(tmp_path / "mesh.ply"), "--height", size[0], "--width", size[1]]) == 1
     assert f"size must be a height and a width of at least 1 pixel; got ({', '.join(size)})" in capsys.readouterr().err
 
 

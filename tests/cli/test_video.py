@@ -5,6 +5,7 @@ import av
 import pytest
 
 from mvdiff.cli.main import main
+from tests.cli.last_lines import next_commands
 from tests.report.folders import write_panorama, write_recording
 
 SMALL = ["--seconds", "1", "--fps", "4", "--height", "16", "--width", "32"]
@@ -13,7 +14,9 @@ SMALL = ["--seconds", "1", "--fps", "4", "--height", "16", "--width", "32"]
 def test_one_sample_one_file(tmp_path, capsys):
     folder = write_panorama(tmp_path / "out", "a")
     assert main(["video", str(folder), "--out", str(tmp_path / "v.mp4"), *SMALL]) == 0
-    assert re.search(r"v\.mp4: 4 frames, 1\.0 s, \d\.\d MB", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"v\.mp4: 4 frames, 1\.0 s, \d\.\d MB", said)
+    assert next_commands(said) == ["xdg-open"]
     with av.open(str(tmp_path / "v.mp4")) as container:
         assert [frame.width for frame in container.decode(video=0)] == [32] * 4
 

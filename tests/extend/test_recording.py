@@ -113,7 +113,7 @@ def test_a_scene_by_folder_generates_and_fuses(run, scenes, tmp_path, capsys):
     mine = scenes[2][1]
     command = ["generate", "depth", "--model", str(run.model), "--scene", str(mine), "--data", CLASS_PATH]
     command += ["--max_frames", "3", "--num_inference_steps", "1", "--device", "cpu"]
-    assert main([*command, "--out", str(tmp_path / "out"), "--real", str(tmp_path / "real")]) == 0
+    assert main([*command, "--out", str(tmp_path / "out"), "--reference", str(tmp_path / "real")]) == 0
     first = (mine / KEY_FRAMES).read_text().split()[0]
     assert torch.equal(read_png(tmp_path / "real" / mine.name / "0.png"), read_png(mine / "rgb" / f"{first}.png"))
     mesh = ["mesh", str(mine), "--data", CLASS_PATH, "--voxel_size", "0.2", "--out", str(tmp_path / "mesh.ply")]

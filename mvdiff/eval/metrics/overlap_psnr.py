@@ -10,14 +10,13 @@ from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, Result, Rows, SampleMetric, with_reference
 from mvdiff.eval.overlap import (
-    PAPER_SIZE,
     PairErrors,
-    PairRule,
     combine,
     depth_overlap_errors,
     overlap_errors,
     psnr_from_mse,
 )
+from mvdiff.eval.settings import PAPER_SIZE, PairRule
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE, DepthTolerance
 

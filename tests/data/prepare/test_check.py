@@ -129,7 +129,7 @@ def test_too_few_threads(tmp_path, capsys, num_threads):
     for check in (check_folder, check_folders):
         with pytest.raises(ValueError, match=text):
             check(root, num_threads)
-    assert main(["data", "check", str(root), "--num_threads", str(num_threads)]) == 1
+    assert main(["data", "check", str(root), "--num_workers", str(num_threads)]) == 1
     assert f"error: {text}" in capsys.readouterr().err
 
 
