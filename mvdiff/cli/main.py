@@ -43,6 +43,7 @@ GROUPS = {
     ),
     "Data": (_command("make, split and check data sets", "mvdiff data check data/mp3d_skybox"),),
     "Train": (
+        _command("check weights, data, steps and memory of a run before it", "mvdiff doctor --config pano.yaml"),
         _command("train a model from a YAML file", "mvdiff fit --config pano.yaml", "train"),
         _command(
             "held-out loss and overlap PSNR of a checkpoint",
@@ -155,6 +156,8 @@ def _run(command: Command, arguments: list[str]) -> int:
     module = importlib.import_module(f"mvdiff.cli.{command.module}")
     if command.module == "train":  # LightningCLI has a parser of its own
         return module.run_trainer(arguments) or 0
+    if command.module == "doctor":  # it takes the trainer's arguments
+        return module.run_doctor(arguments[1:])
     parser = argparse.ArgumentParser(prog="mvdiff")
     module.add_parser(parser.add_subparsers(dest="command", required=True))
     args = parser.parse_args(arguments)

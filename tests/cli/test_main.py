@@ -39,8 +39,8 @@ assert not heavy, heavy
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
 def test_every_command_is_there(command):
     module = importlib.import_module(f"mvdiff.cli.{command.module}")
-    if command.module == "train":
-        assert callable(module.run_trainer)
+    if command.module in ("train", "doctor"):
+        assert callable(module.run_trainer if command.module == "train" else module.run_doctor)
     else:
         assert callable(module.add_parser)
         assert callable(module.run)
@@ -62,7 +62,7 @@ assert not {{"torch", "lightning", "diffusers"}} & set(sys.modules)
 
 def test_unknown_command(capsys):
     assert main(["fti"]) == 2
-    assert "command must be one of quickstart, data, fit" in capsys.readouterr().err
+    assert "command must be one of quickstart, data, doctor, fit" in capsys.readouterr().err
 
 
 class Failing:
