@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,9 @@ class OneStep(Callback):
     seconds: float = math.nan
     loss: float = math.nan
     peak: int = 0
+    backward_peak: int = 0
     optimizer_bytes: int = 0
+    on_gpu: bool = False
     _start: float = 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -50,6 +53,10 @@ class OneStep(Callback):
         _reset_peak(pl_module.device)
         self._start = time.perf_counter()
 
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """Note the peak of forward and backward pass: the optimizer has no state yet, which later steps have."""
+        self.backward_peak = _peak(pl_module.device)
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -58,6 +65,7 @@ class OneStep(Callback):
         self.loss = float(loss)  # waits for the device
         self.seconds = time.perf_counter() - self._start
         self.peak = _peak(pl_module.device)
+        self.on_gpu = pl_module.device.type == "cuda"  # afterwards the Trainer takes the model off it
         states = (state for optimizer in trainer.optimizers for state in optimizer.state.values())
         self.optimizer_bytes = _bytes(value for state in states for value in state.values())
         raise _StepDone
@@ -99,7 +107,7 @@ def _try(run: RunToCheck, step: OneStep) -> Finding:
         return Finding.of_error(error, "one training step")
     if math.isnan(step.seconds):
         return Finding("problem", "one training step: the training loader gave no batch", "Check the data.")
-    peak = "GPU memory" if run.model.device.type == "cuda" else "memory of the process"
+    peak = "GPU memory" if step.on_gpu else "memory of the process"
     text = f"one training step in {step.seconds:.1f} s (the first, slower than others)"
     text += f", loss {step.loss:.3g}, peak {peak} {size(step.peak)}"
     if not math.isfinite(step.loss) and run.model.automatic_optimization:
@@ -112,9 +120,6 @@ def _step_trainer(run: RunToCheck, step: OneStep) -> Trainer:
     given, planned = run.trainer_settings, run.planned_trainer
     plugins = given.get("plugins") or []
     plugins = [one for one in plugins if not isinstance(one, ClusterEnvironment)] if isinstance(plugins, list) else []
-    callbacks = given.get("callbacks") or []
-    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-    averages = [callback for callback in callbacks if isinstance(callback, WeightAveraging)]  # they hold weights
     changes = {
         "devices": 1,
         "num_nodes": 1,
@@ -122,7 +127,7 @@ def _step_trainer(run: RunToCheck, step: OneStep) -> Trainer:
         "plugins": [*plugins, LightningEnvironment()],
         "logger": True,
         "default_root_dir": str(run.scratch),
-        "callbacks": [*averages, step],
+        "callbacks": [*_averages(run), step],
         "max_time": None,
         "accumulate_grad_batches": planned.accumulate_grad_batches * planned.world_size,  # the run's length stays
         "limit_val_batches": 0,
@@ -140,20 +145,26 @@ def _step_trainer(run: RunToCheck, step: OneStep) -> Trainer:
     return Trainer(**given | changes)
 
 
+def _averages(run: RunToCheck) -> list[Callback]:
+    """Return the run's callbacks that hold a copy of the trained weights."""
+    callbacks = run.trainer_settings.get("callbacks") or []
+    callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
+    return [callback for callback in callbacks if isinstance(callback, WeightAveraging)]
+
+
 def _memory(run: RunToCheck, step: OneStep | None) -> Finding:
     """Add up weights, gradients and optimizer state by parameters, and what a GPU measured beyond them."""
     model = run.model
     weights = _bytes((*model.parameters(), *model.buffers()))
     trained = _bytes(p for p in model.parameters() if p.requires_grad)
-    averages = trained * sum(
-        "EMA" in callback.class_path or "WeightAveraging" in callback.class_path
-        for callback in run.settings.trainer.callbacks or []
-    )
-    state = 2 * trained if step is None else step.optimizer_bytes
-    parts = {"weights": weights, "gradients": trained, "optimizer": state, "average": averages}
-    measured = step is not None and model.device.type == "cuda"
+    averaged = trained * len(_averages(run)) if "trainer" in run.opened else 0
+    parts = {"weights": weights, "average": averaged, "gradients": trained}
+    measured = step is not None and step.on_gpu
     if measured:
-        parts["activations (measured)"] = max(0, step.peak - sum(parts.values()))
+        parts["activations (measured)"] = max(0, step.backward_peak - sum(parts.values()))
+    parts["optimizer"] = 2 * trained if step is None else step.optimizer_bytes  # as of Adam, before it was seen
+    if run.devices.asked * run.devices.num_nodes > 1:
+        parts["buckets of DDP"] = trained
     total = sum(parts.values())
     listed = " + ".join(f"{size(value)} {name}" for name, value in parts.items() if value)
     text = f"memory per device: {listed} = {size(total)}"
@@ -173,8 +184,9 @@ def _bytes(values: Iterable[Any]) -> int:
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    elif Path("/proc/self/clear_refs").exists():
-        Path("/proc/self/clear_refs").write_text("5")  # 5: the high-water mark of the resident size, see proc(5)
+    else:
+        with suppress(OSError):  # outside of Linux
+            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of the resident size, see proc(5)
 
 
 def _peak(device: torch.device) -> int:

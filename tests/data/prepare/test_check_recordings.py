@@ -39,6 +39,7 @@ def test_a_limit_reads_key_frames_of_the_first_scenes(tmp_path):
         ("broken colour", "train/scene0/color/8.png"),
         ("listed frame does not exist", "train/scene0/key_frame_0.6.txt"),
         ("listed frame is not usable", "train/scene0/key_frame_0.6.txt"),
+        ("listed frame is not usable", "train/scene0/valid_frames.npy"),
     }
     assert report.sizes == {(40, 30): 3, (32, 24): 4}
 
