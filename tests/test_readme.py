@@ -13,7 +13,7 @@ from mvdiff.cli.options import CommandParser
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-TRAINER = {"fit", "validate", "test", "predict"}
+TRAINER = {"doctor", "fit", "validate", "test", "predict"}
 
 
 def fenced(text: str) -> list[str]:

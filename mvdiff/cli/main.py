@@ -27,7 +27,7 @@ TRAINER = ("fit", "validate", "test", "predict")
 SECTIONS = {
     "Start here": ("quickstart",),
     "Data": ("data",),
-    "Train": TRAINER,
+    "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
     "Score": ("evaluate",),

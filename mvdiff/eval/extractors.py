@@ -140,7 +140,7 @@ def _inception_path(weights: str | Path | None) -> Path:
         if (cache / name).is_file():
             return cache / name
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise FileNotFoundError(_missing_inception(f"none in {cache}, and HF_HUB_OFFLINE forbids a download"))
+        raise FileNotFoundError(_missing_inception(f"none in {cache} (no download: offline)"))
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = cache / INCEPTION_FILES[0]

@@ -143,6 +143,14 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
     return resolve_folder(name, revision, "base", _PATTERNS)
 
 
+def base_parts(name: str | Path, revision: str | None = None) -> dict[str, Path]:
+    """Return the folder of each part of a base by the part's name; arguments and errors as for `resolve_base`.
+
+    A part that the base lacks has a folder that does not exist.
+    """
+    return part_folders(resolve_base(name, revision), _PARTS)
+
+
 def load_backbone(
     pretrained_model_name_or_path: str | Path,
     revision: str | None = None,

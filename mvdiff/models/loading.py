@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -117,11 +117,13 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
             f"{setting} must be an existing folder or a hub id 'owner/name'; got {str(name)!r}, which is neither."
         ) from error
     except (HfHubHTTPError, OSError) as error:
+        failed = f"could not be downloaded ({type(error).__name__})"
+        lacking = "not in the hub's cache (no download: offline)" if is_offline_mode() else failed
         raise FileNotFoundError(
             f"{setting} must be a local folder or a hub repository that can be reached; got {str(name)!r}"
-            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder here and could not be "
-            f"downloaded ({type(error).__name__}). Where there is a network, run `{command} --local-dir FOLDER`, copy "
-            f"FOLDER to this machine and set {setting} to its path (or run `{command}` here to fill the hub cache)."
+            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder here and {lacking}. Where "
+            f"there is a network, run `{command} --local-dir FOLDER`, copy FOLDER to this machine and set {setting} to "
+            f"its path (or run `{command}` here to fill the hub cache)."
         ) from error
 
 

@@ -30,7 +30,15 @@ def case(request, tmp_path_factory, reference_2023):
     task, folder = request.param, tmp_path_factory.mktemp(request.param)
     state = load_file(reference_2023 / task / "state_dict.safetensors")
     torch.save({"state_dict": OrderedDict(state), "epoch": 9}, folder / "upstream.ckpt")
-    arguments = ["convert", "upstream", folder / "upstream.ckpt", "--task", task.removesuffix("ing"), "--out", folder / "model"]
+    arguments = [
+        "convert",
+        "upstream",
+        folder / "upstream.ckpt",
+        "--task",
+        task.removesuffix("ing"),
+        "--out",
+        folder / "model",
+    ]
     arguments += ["--base", reference_2023 / task / "base", "--save_base", folder / "base"]
     arguments += ["--height", "128", "--width", "192" if task == "depth" else "128"]
     assert main([str(argument) for argument in arguments]) == 0

@@ -25,19 +25,31 @@ _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
 
 
 def check_recordings(
-    report: CheckReport, scenes: Sequence[Path], source: Source | None, pool: ThreadPoolExecutor, progress: Progress
+    report: CheckReport,
+    scenes: Sequence[Path],
+    source: Source | None,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    limit: int | None = None,
 ) -> None:
     """Check scenes. A pose that is not finite is only counted, and is a problem where a list names its frame.
 
-    How far depths and poses agree is measured and reported, and is no problem.
+    How far depths and poses agree is measured and reported, and is no problem. With a `limit` so many frames are read,
+    key frames first, of the first scene of each split.
     """
+    by_split: dict[str, list[Path]] = {}
     for scene in scenes:
-        split = scene.parent.name if scene.parent.name in ("train", "test") else "no split"
-        report.panoramas[split] = report.panoramas.get(split, 0) + 1
-    report.collect(pool.map(partial(_check_scene, source=source), scenes), len(scenes), progress)
+        by_split.setdefault(scene.parent.name if scene.parent.name in ("train", "test") else "no split", []).append(
+            scene
+        )
+    report.panoramas |= {split: len(of_split) for split, of_split in by_split.items()}
+    if limit is not None:
+        scenes = [of_split[0] for of_split in by_split.values()]
+    check = partial(_check_scene, source=source, limit=limit)
+    report.collect(pool.map(check, scenes), len(scenes), progress)
 
 
-def _check_scene(folder: Path, source: Source | None) -> Found:
+def _check_scene(folder: Path, source: Source | None, limit: int | None) -> Found:
     found = Found()
     layout = recording_class(folder, source)
     if missing := layout.cls.missing_parts(folder):
@@ -50,15 +62,16 @@ def _check_scene(folder: Path, source: Source | None) -> Found:
         found.problems = [Problem("broken scene", folder, str(error))]
         return found
     lists = _check_lists(folder, found)
-    numbers = scene.frames_of_any_file()
+    all_numbers, key_frames = set(scene.frames_of_any_file()), set(lists.get(KEY_FRAMES, ()))
+    numbers = sorted(sorted(all_numbers, key=lambda number: (number not in key_frames, number))[:limit])
     sizes: dict[str, _Sizes] = {"color": {}, "depth": {}}
     unusable = {number: _check_frame(scene, number, found, sizes) for number in numbers}
     _check_sizes(scene, numbers, found, sizes)
     for name, listed in lists.items():
         for number in listed:
-            if number not in unusable:
+            if number not in all_numbers:
                 found.problems.append(Problem("listed frame does not exist", folder / name, f"frame {number}"))
-            elif unusable[number]:
+            elif unusable.get(number):
                 found.problems.append(
                     Problem("listed frame is not usable", folder / name, f"frame {number}: {unusable[number]}")
                 )
