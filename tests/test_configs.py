@@ -141,6 +141,22 @@ def test_a_file_goes_on_top_of_what_it_extends(tmp_path, capsys, monkeypatch):
     assert "extends" not in config
 
 
+def test_a_run_of_two_files_leaves_one_that_stands_alone(tmp_path, capsys):
+    files = {"mine": "extends: base.yaml\ntrainer: {max_steps: 1, limit_val_batches: 0, num_sanity_val_steps: 0}\n"}
+    config = tiny_config(tmp_path)
+    config["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False}
+    files["base"] = yaml.safe_dump(config)
+    assert main(["fit", "--config", str(extending(tmp_path, **files))]) == 0
+    (saved,) = (tmp_path / "run").rglob("config.yaml")
+    both = "2 epochs (trainer.max_epochs), at most 1 steps (trainer.max_steps)"
+    assert schedule_line(saved.read_text()) == f"WarmupCosine over {both}"
+    assert config_layers([saved]) == [saved]
+    again, kept = parsed(capsys, saved), yaml.safe_load(saved.read_text())
+    for part in ("trainer", "model", "data"):
+        assert again[part] == kept[part]
+    assert "extends" not in kept
+
+
 def test_the_data_of_a_file_that_extends_another(tmp_path):
     files = {"mine": "extends: base.yaml\ndata: {init_args: {num_val: 1}}\n"}
     files["base"] = yaml.safe_dump({"data": tiny_config(tmp_path)["data"]})
