@@ -141,7 +141,7 @@ class FrameDataset(Dataset):
             return [Slot(number, "full", 0)]
         if self.mode == "interpolation":
             return [Slot(number, "interpolation", start) for start in pairs]
-        if self.every_frame:
+        if self.every_frame and (self.mode == "frames" or self.num_views):
             return [Slot(number, self.mode, start) for start in range(len(frames))]
         if self.mode == "frames":
             return [Slot(number, "frames", start) for start in range(0, len(frames), self.interval)]

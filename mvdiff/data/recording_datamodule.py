@@ -37,8 +37,9 @@ class RecordingDataModule(MultiViewDataModule):
         min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; by
             default 10, or `num_views` if less.
         train_samples: Samples of an epoch of training. "every_frame": one per key frame (the released code), of mode
-            "frames" one per usable frame; "windows": as few as evaluation has, one ("mixed": two) per window of
-            `num_views` frames, of mode "frames" one per `interval` frames. "interpolation" always has one per pair.
+            "frames" one per usable frame, with `num_views: null` one per scene. "windows": as few as evaluation has,
+            one ("mixed": two) per window of `num_views` frames, of mode "frames" one per `interval` frames.
+            "interpolation" always has one per pair.
         draw_between: Draw anew in each epoch which frames between two key frames a training sample shows; False and in
             evaluation: evenly spaced ones.
         max_val_samples: Use only the first `max_val_samples` validation samples (None: all).

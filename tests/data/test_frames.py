@@ -136,6 +136,7 @@ def test_mixed_is_half_of_each(scenes):
 def test_an_epoch_has_a_sample_per_key_frame(scenes):
     assert len(dataset(scenes, "keyframes", training=True)) == 14 + 11
     assert len(dataset(scenes, "keyframes")) == 3  # evaluation stays at windows
+    assert len(dataset(scenes, "keyframes", training=True, num_views=None)) == 2  # whole scenes at once
     data = dataset(scenes, "mixed", training=True)
     assert len(data) == 14 + 11
     for epoch in range(2):
