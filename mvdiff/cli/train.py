@@ -1,5 +1,6 @@
 """`mvdiff fit|validate|test|predict`: LightningCLI with a launcher bridge and a total batch size."""
 
+import argparse
 import os
 import textwrap
 import warnings
@@ -19,7 +20,9 @@ from mvdiff.cli.config_files import with_config_paths
 from mvdiff.cli.export import next_of_model
 from mvdiff.cli.mistakes import readable, unknown_setting
 from mvdiff.cli.renamed import check_names
+from mvdiff.cli.run_parser import RunFile, RunParser
 from mvdiff.pipelines.checkpoint import read_checkpoint
+from mvdiff.run_files import EXTENDS
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
@@ -56,9 +59,16 @@ class MVDiffCLI(LightningCLI):
             args=list(args),
         )
 
+    def init_parser(self, **kwargs) -> RunParser:
+        """Make a parser that reads files on top of each other."""
+        parser = RunParser(**kwargs)
+        parser.add_argument("-c", "--config", action=RunFile, help="YAML file; repeat for others on top of it.")
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--total_batch_size` and `--plugin`."""
+        """Add `--total_batch_size` and `--plugin`; let files have the key `extends`."""
         self.settings_parser = parser
+        parser.add_argument(f"--{EXTENDS}", type=str | None, default=None, help=argparse.SUPPRESS)
         parser.add_argument(
             "--total_batch_size",
             type=int | None,

@@ -108,16 +108,18 @@ class MultiViewDataModule(LightningDataModule, ABC):
             raise ValueError("num_val must be at least 1 for a val split; got 0. Set it, or choose another split.")
         return split == "test" or (split == "val" and self.val_from == "test")
 
+    def num_train_batches(self) -> int:
+        """Return the batches of a whole training epoch on this device."""
+        return len(self._new_train_sampler()) // self.batch_size
+
     def train_dataloader(self) -> DataLoader:
         """Return the training loader; the first pass after a resume begins where the checkpoint was."""
-        dataset = self.train_dataset()
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
-        sampler = self._sampler(dataset, self.batch_size, shuffle=True, accumulate=accumulate)
+        sampler = self._new_train_sampler()
         if self._resume:
             sampler.load_state_dict(self._resume)
             self._resume = None
         self._train_sampler = sampler
-        return self._loader(dataset, sampler)
+        return self._loader(self.train_dataset(), sampler)
 
     def val_dataloader(self) -> DataLoader | Sequence[DataLoader]:
         """Return the validation loader."""
@@ -148,6 +150,10 @@ class MultiViewDataModule(LightningDataModule, ABC):
         """Return a loader of `eval_dataset`: each sample of the split once, in order, divided over devices."""
         dataset = self.eval_dataset(split)
         return self._loader(dataset, self._sampler(dataset, self.eval_batch_size, shuffle=False))
+
+    def _new_train_sampler(self) -> KeyedSampler:
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return self._sampler(self.train_dataset(), self.batch_size, shuffle=True, accumulate=accumulate)
 
     def _sampler(self, dataset: Dataset, batch_size: int, shuffle: bool, accumulate: int = 1) -> KeyedSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
+from mvdiff.run_files import config_layers
 from mvdiff.samples import read_sample, scan_samples, to_uint8
 
 Truth = Sequence[Mapping[str, str] | None]
@@ -293,7 +294,7 @@ class DataSource(Source):
 def source_from_config(configs: Sequence[str | Path], split: str = "test") -> DataSource:
     """Build the data module of the `data` sections of YAML files and read one split of it.
 
-    Later files overlay earlier ones, as on the command line of `mvdiff fit`.
+    Later files overlay earlier ones, as on the command line of `mvdiff fit`; packaged ones are found by name.
 
     Raises:
         FileNotFoundError: A file does not exist.
@@ -309,8 +310,8 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     names = ", ".join(str(path) for path in configs)
     parsed = None
     try:
-        for path in configs:
-            section = (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("data")
+        for path in config_layers(configs):
+            section = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
             if section is not None:
                 parsed = parser.parse_object({"data": section}, namespace=parsed)
         if parsed is None:

@@ -74,7 +74,6 @@ class Training:
             "model.seed": settings.seed,
             "model.optimizer.init_args.lr": self.lr,
             "model.lr_scheduler.init_args.max_lr": self.lr,
-            "model.lr_scheduler.init_args.total_steps": self.max_steps,
             "data.seed": settings.seed,
             "data.num_val": settings.num_validation_rooms,
             **self.options,

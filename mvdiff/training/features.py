@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,10 +12,11 @@ from mvdiff.data.toyworld.captions import JUDGED_HEADS, NONE
 from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.keyed import keyed_generator
-from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
+from mvdiff.training.optimization import OptimizedModule, adamw
+from mvdiff.training.schedules import LRInterval
 
 
-class FeatureNetModule(LightningModule):
+class FeatureNetModule(OptimizedModule):
     """Classify toy views by the facts in `truth/<pano>.json`; needs yaws that are multiples of 45 degrees.
 
     Args:
@@ -94,7 +94,3 @@ class FeatureNetModule(LightningModule):
         """Write the network, in half precision."""
         if self.trainer.is_global_zero:
             self.net.half().save_pretrained(self.out)
-
-    def configure_optimizers(self):
-        """Optimize all of the network."""
-        return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)

@@ -75,6 +75,7 @@ class DescribedModule(SampleWritingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained for another task or on another base."""
+        super().on_load_checkpoint(checkpoint)
         described = checkpoint.get(CHECKPOINT_KEY)
         if described is None:
             raise ValueError(

@@ -29,8 +29,9 @@ from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
-from mvdiff.training.optimization import LRInterval, adamw, cosine_over_ten_epochs
+from mvdiff.training.optimization import adamw
 from mvdiff.training.sample_writing import output_from
+from mvdiff.training.schedules import LRInterval, WarmupCosine
 from mvdiff.training.settings import OutputSettings
 
 FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT = AdapterSettings(), Sampling(), OutputSettings()
@@ -56,7 +57,8 @@ class MultiViewModule(DescribedModule):
         adapter: What shapes the adapter.
         prompt_prefix: Put before every prompt; None: the paper's for the task.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
-        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None keeps the rate.
+        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None keeps the rate, `total_steps` left out is
+            the run's length.
         lr_interval: Advance the schedule per epoch or per optimizer step.
         text_dropout: Chance that a sample's prompts are all replaced by the empty one, for classifier-free guidance.
         snr_gamma: Min-SNR weight of the loss; None for the paper's plain loss.
@@ -82,7 +84,7 @@ class MultiViewModule(DescribedModule):
         adapter: AdapterSettings = FRESH_ADAPTER,
         prompt_prefix: str | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = cosine_over_ten_epochs,
+        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
         lr_interval: LRInterval = "epoch",
         text_dropout: float = 0.1,
         snr_gamma: float | None = None,

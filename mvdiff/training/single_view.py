@@ -27,7 +27,8 @@ from mvdiff.tasks.task import Task
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import image_grid, log_image, run_folder
 from mvdiff.training.inputs import Prompts, SingleViewInputs
-from mvdiff.training.optimization import LRInterval, adamw
+from mvdiff.training.optimization import adamw
+from mvdiff.training.schedules import LRInterval
 from mvdiff.training.trained_part import TrainedPartModule
 
 VALIDATION_EPOCH = -1
@@ -60,7 +61,7 @@ class SingleViewModule(TrainedPartModule):
         train_text_encoder: Also train the text encoder.
         prompt_prefix: Put before every prompt; None: the paper's for the task.
         optimizer: Called with the trained parameters.
-        lr_scheduler: Called with the optimizer.
+        lr_scheduler: Called with the optimizer; `total_steps` left out is the run's length.
         lr_interval: Advance the schedule per epoch or per optimizer step.
         text_dropout: Probability of the empty prompt, for guidance.
         snr_gamma: Min-SNR weight, None for the plain loss.
@@ -160,6 +161,7 @@ class SingleViewModule(TrainedPartModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse weights that were trained beside other frozen parts; other trained ones are refused at loading."""
+        super().on_load_checkpoint(checkpoint)
         known = checkpoint.get(FROZEN_KEY, {})
         for part, here in self.frozen_hashes().items():
             if known.get(part, here) != here:

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from mvdiff.training.optimization import configure_optimizers
+from mvdiff.training.optimization import OptimizedModule
 
 
-class TrainedPartModule(LightningModule):
+class TrainedPartModule(OptimizedModule):
     """Keep everything but the submodule named by `trained_part` out of checkpoints.
 
     The state dict has keys `<trained_part>.<name>`; loading compares the key sets and shapes exactly, so a checkpoint
@@ -27,10 +26,6 @@ class TrainedPartModule(LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load a checkpoint as Lightning does, but never by an `_instantiator`, which imports what the file names."""
         return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Optimize the trained part alone, by the `optimizer` and schedule of the module."""
-        return configure_optimizers(self.trained().parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)
 
     def state_dict(self, *args: Any, destination=None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
         """Return the trained part's weights under `<prefix><trained_part>.`."""

@@ -13,10 +13,10 @@ from huggingface_hub import constants
 from lightning.pytorch import LightningDataModule, LightningModule
 from torch.utils.data import DataLoader, TensorDataset
 
-from mvdiff.cli.config_files import configs_folder
 from mvdiff.cli.main import main
 from mvdiff.eval.weights import file_hash
 from mvdiff.pipelines.checkpoint import read_checkpoint
+from mvdiff.run_files import configs_folder
 from tests.tiny import tiny_base
 from tests.training.tiny_run import tiny_config, write_config
 

@@ -10,16 +10,17 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule
 
-from mvdiff.cli.config_files import configs_folder
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
-from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings
+from mvdiff.eval.runner import PAPER_METRICS
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
 from mvdiff.models.backbone import base_parts
 from mvdiff.models.loading import is_hub_id, resolve_folder
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.pipelines.model_folder import model_location
+from mvdiff.run_files import configs_folder
 from mvdiff.training.sample_writing import SampleWritingModule
 from mvdiff.training.trained_part import TrainedPartModule
 
