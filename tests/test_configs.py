@@ -147,6 +147,7 @@ def test_a_run_of_two_files_leaves_one_that_stands_alone(tmp_path, capsys):
     config["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False}
     files["base"] = yaml.safe_dump(config)
     assert main(["fit", "--config", str(extending(tmp_path, **files))]) == 0
+    capsys.readouterr()
     (saved,) = (tmp_path / "run").rglob("config.yaml")
     both = "2 epochs (trainer.max_epochs), at most 1 steps (trainer.max_steps)"
     assert schedule_line(saved.read_text()) == f"WarmupCosine over {both}"
