@@ -32,7 +32,7 @@ class MultiViewBatch:
         prompts: B lists of V prompts, without the model's prefix (see `mvdiff.models.prompts`).
         sample_id: B names, unique in their split and fit to be folder names.
         sample_index: [B] long, index in the split: with `epoch` the key of everything random about a sample.
-        epoch: epoch that this batch belongs to.
+        epoch: Epoch that this batch belongs to.
         view_valid: [B, V] bool, False for padding.
         depths: [B, V, H, W] z-depth in metres (0 = none), or None.
         known: [B, V, 1, H, W] float, 1 where content is given and 0 where it is to be generated, or None.

@@ -1,7 +1,7 @@
 """Keyed randomness: random numbers that depend on named keys and on nothing else.
 
 Whatever is random about a sample (its yaw, timestep, noise, dropout) is drawn from a generator keyed by
-``(purpose, seed, epoch, sample_index[, view])``. So neither the number of ranks and workers, nor the batch split, nor
+`(purpose, seed, epoch, sample_index[, view])`. So neither the number of ranks and workers, nor the batch split, nor
 a resumed run changes what a sample sees, and adding a purpose never shifts another one's numbers.
 """
 
@@ -15,14 +15,14 @@ def keyed_int(*keys: int | str) -> int:
     """Hash keys to a 63-bit integer, the same on every machine (own derivation).
 
     Args:
-        *keys: strings and integers, by convention (purpose, seed, epoch, sample_index[, view]). ``1`` and ``"1"``
-            are different keys, and so are ``("ab", "c")`` and ``("a", "bc")``.
+        *keys: Strings and integers, by convention (purpose, seed, epoch, sample_index[, view]). `1` and `"1"`
+            are different keys, and so are `("ab", "c")` and `("a", "bc")`.
 
     Returns:
         An integer in [0, 2**63).
 
     Raises:
-        TypeError: a key is neither a string nor an integer.
+        TypeError: A key is neither a string nor an integer.
 
     Example:
         >>> keyed_int("yaw", 0, 3, 17) == keyed_int("yaw", 0, 3, 17) != keyed_int("yaw", 0, 3, 18)
@@ -35,7 +35,7 @@ def keyed_generator(*keys: int | str) -> torch.Generator:
     """Return a fresh CPU generator whose seed is the 64-bit hash of the keys (own derivation).
 
     Args:
-        *keys: as for :func:`keyed_int`.
+        *keys: As for `keyed_int`.
 
     Returns:
         A CPU generator; the same keys give the same numbers on every machine, rank and worker.

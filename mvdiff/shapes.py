@@ -7,16 +7,16 @@ def check_shapes(**named: tuple[Tensor, str]) -> dict[str, int]:
     """Check tensors against shape patterns whose letters must agree with each other (own derivation).
 
     A pattern lists the axes, separated by spaces: a number is that size, any other word is a name that takes the size
-    it first meets and must meet it again everywhere, and a leading ``...`` stands for any axes, checked no further.
+    it first meets and must meet it again everywhere, and a leading `...` stands for any axes, checked no further.
 
     Args:
-        **named: name as the caller's user spells it = (tensor, pattern).
+        **named: Name as the caller's user spells it = (tensor, pattern).
 
     Returns:
         The size of every named axis.
 
     Raises:
-        ValueError: a tensor does not fit its pattern, or two tensors disagree on a named axis.
+        ValueError: A tensor does not fit its pattern, or two tensors disagree on a named axis.
 
     Example:
         >>> import torch

@@ -38,7 +38,7 @@ class TumRecording(RecordingSource):
         path: Folder of rgb.txt.
         on_broken: See `RecordingSource`.
         missing_caption: See `RecordingSource`.
-        intrinsics: fx, fy, cx, cy in pixels of the depth images; by default those of camera.txt, or else ROS's
+        intrinsics: Fx, fy, cx, cy in pixels of the depth images; by default those of camera.txt, or else ROS's
             (525, 525, 319.5, 239.5), for 640x480.
         depth_units_per_metre: Value of a depth image at one metre.
         max_seconds: Most seconds from a colour image to its depth and to its pose.

@@ -1,6 +1,6 @@
 """Cameras: intrinsics, rotations, and rigs of views that share a centre.
 
-Conventions: see :mod:`mvdiff.geometry`.
+Conventions: see `mvdiff.geometry`.
 """
 
 from collections.abc import Sequence
@@ -16,19 +16,19 @@ from mvdiff.shapes import check_shapes
 def intrinsics_from_fov(fov_deg: float | Tensor, height: int, width: int) -> Tensor:
     """Return the pinhole intrinsics of a horizontal field of view: square pixels, centred principal point.
 
-    ``f = width / (2 tan(fov / 2))``, ``cx = (width - 1) / 2``, ``cy = (height - 1) / 2`` (paper section 4;
-    convention 4 of :mod:`mvdiff.geometry`).
+    `f = width / (2 tan(fov / 2))`, `cx = (width - 1) / 2`, `cy = (height - 1) / 2` (paper section 4;
+    convention 4 of `mvdiff.geometry`).
 
     Args:
         fov_deg: [...] horizontal field of view in degrees, in (0, 180).
-        height: image height in pixels.
-        width: image width in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
         [..., 3, 3] K in pixels; float32, or float64 for a float64 tensor.
 
     Raises:
-        ValueError: a field of view outside (0, 180) degrees.
+        ValueError: A field of view outside (0, 180) degrees.
 
     Example:
         >>> intrinsics_from_fov(90.0, height=4, width=8)
@@ -52,14 +52,14 @@ def intrinsics_from_fov(fov_deg: float | Tensor, height: int, width: int) -> Ten
 
 
 def rotation_from_yaw_pitch(yaw_deg: float | Tensor, pitch_deg: float | Tensor) -> Tensor:
-    """Return ``R = R_y(yaw) R_x(pitch)``, world-from-camera (paper section 4; convention 3).
+    """Return `R = R_y(yaw) R_x(pitch)`, world-from-camera (paper section 4; convention 3).
 
     Positive yaw turns the camera right, positive pitch lifts it up; pitch is applied in the yawed frame, so the
     horizon stays level.
 
     Args:
         yaw_deg: [...] yaw in degrees.
-        pitch_deg: [...] pitch in degrees, broadcast with ``yaw_deg``.
+        pitch_deg: [...] pitch in degrees, broadcast with `yaw_deg`.
 
     Returns:
         [..., 3, 3] world-from-camera rotation; its last column is the viewing direction. float32, or float64 where
@@ -87,13 +87,13 @@ def rotation_from_yaw_pitch(yaw_deg: float | Tensor, pitch_deg: float | Tensor) 
 def resize_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
     """Return the intrinsics of the image resized by the given factors (convention 4).
 
-    Resizing maps x to ``s (x + 0.5) - 0.5``: the focal length scales, and the principal point moves with its half
+    Resizing maps x to `s (x + 0.5) - 0.5`: the focal length scales, and the principal point moves with its half
     pixel, as if an old pixel were a cell of s new ones.
 
     Args:
         K: [..., 3, 3] intrinsics in pixels.
-        scale_x: new width over old width.
-        scale_y: new height over old height.
+        scale_x: New width over old width.
+        scale_y: New height over old height.
 
     Returns:
         [..., 3, 3] intrinsics of the resized image, in its pixels.
@@ -118,11 +118,11 @@ class Rig:
 
     Args:
         views: (yaw, pitch, horizontal field of view) of each view, degrees.
-        height: image height in pixels.
-        width: image width in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Raises:
-        ValueError: no views, a view that is not three numbers, a field of view outside (0, 180), or an empty image.
+        ValueError: No views, a view that is not three numbers, a field of view outside (0, 180), or an empty image.
 
     Example:
         >>> rig = Rig([(0, 0, 90), (45, 20, 60)], height=64, width=96)
@@ -199,10 +199,10 @@ class Rig:
         return [fov for _, _, fov in self.views]
 
     def cameras(self, yaw_offset_deg: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return the cameras of the views, the whole rig turned right by ``yaw_offset_deg``.
+        """Return the cameras of the views, the whole rig turned right by `yaw_offset_deg`.
 
         Args:
-            yaw_offset_deg: degrees added to every yaw.
+            yaw_offset_deg: Degrees added to every yaw.
 
         Returns:
             K [V, 3, 3] in pixels and R [V, 3, 3] world-from-camera, float32.
@@ -225,10 +225,10 @@ class Rig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Rig":
-        """Read what :meth:`to_dict` wrote.
+        """Read what `to_dict` wrote.
 
         Raises:
-            ValueError: keys are missing or unknown, or the rig is not valid.
+            ValueError: Keys are missing or unknown, or the rig is not valid.
         """
         if set(values) != {"views", "height", "width"}:
             raise ValueError(f"rig must have the keys views, height, width; got {sorted(values)}. Correct the keys.")
@@ -239,11 +239,11 @@ class RingRig(Rig):
     """Views all around at one pitch, the first at yaw 0 (paper section 4.1: 8 views of 90 degrees, 45 apart).
 
     Args:
-        num_views: number of views V, spaced evenly, turning right.
-        fov_deg: horizontal field of view in degrees.
-        pitch_deg: pitch of every view in degrees.
-        height: image height in pixels.
-        width: image width in pixels.
+        num_views: Number of views V, spaced evenly, turning right.
+        fov_deg: Horizontal field of view in degrees.
+        pitch_deg: Pitch of every view in degrees.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Example:
         >>> RingRig(num_views=4).yaw_deg
@@ -260,12 +260,12 @@ class RingAndPolesRig(Rig):
     """A ring of views, then one view straight up and one straight down, both at yaw 0.
 
     Args:
-        num_views: number of views of the ring (V = num_views + 2).
-        fov_deg: horizontal field of view of the ring's views in degrees.
-        pitch_deg: pitch of the ring's views in degrees.
-        pole_fov_deg: horizontal field of view of the two pole views in degrees.
-        height: image height in pixels.
-        width: image width in pixels.
+        num_views: Number of views of the ring (V = num_views + 2).
+        fov_deg: Horizontal field of view of the ring's views in degrees.
+        pitch_deg: Pitch of the ring's views in degrees.
+        pole_fov_deg: Horizontal field of view of the two pole views in degrees.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Example:
         >>> RingAndPolesRig(num_views=4).pitch_deg

@@ -27,7 +27,7 @@ from mvdiff.geometry.sampling import cell_centres, sample_bilinear
 MIN_AGREEMENT = 0.8
 """Recordings below are refused. Measured: a real kitchen (Kinect) 0.96, the toy world 0.97; the kitchen with rotations
 transposed 0.30, in OpenGL's axes 0.20, with poses 30 frames late 0.42 and 6 frames late 0.77, with focal lengths 1.3
-times as long 0.50 (but 1.1 times: 0.88). ``python benchmarks/mesh.py poses``."""
+times as long 0.50 (but 1.1 times: 0.88). `python benchmarks/mesh.py poses`."""
 MIN_GAIN = 1 / 3
 """Least share that right poses bring of what the correlation of colours lacks without poses. Measured: the kitchen
 0.93, the toy world 0.95, with images mirrored 0.01 and less than 0."""

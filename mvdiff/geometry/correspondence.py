@@ -1,6 +1,6 @@
 """Where a position of one view is seen in the other views, for views that share a centre.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, U the other view, N neighbours of a view, T tokens (cells, row by
+Conventions: see `mvdiff.geometry`. V views, U the other view, N neighbours of a view, T tokens (cells, row by
 row), P taps around the corresponding position. All work is done in float64, which neither autocast nor TF32 touches.
 """
 
@@ -18,9 +18,9 @@ MIN_DEPTH = 1e-6
 
 
 def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: Tensor) -> Tensor:
-    """Return ``pixel_target_from_pixel_source = K_t R_t^T R_s K_s^-1`` of two views that share a centre.
+    """Return `pixel_target_from_pixel_source = K_t R_t^T R_s K_s^-1` of two views that share a centre.
 
-    Source: paper section 4.1. The result is not rescaled: the third coordinate of ``H @ (x, y, 1)`` is the depth in
+    Source: paper section 4.1. The result is not rescaled: the third coordinate of `H @ (x, y, 1)` is the depth in
     the target camera of the ray that has depth 1 in the source camera, so its sign tells front from behind.
 
     Args:
@@ -30,7 +30,7 @@ def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: T
         R_target: [..., 3, 3] world-from-camera.
 
     Returns:
-        [..., 3, 3] homography of pixel coordinates, in the dtype of ``K_source``.
+        [..., 3, 3] homography of pixel coordinates, in the dtype of `K_source`.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -54,14 +54,14 @@ def apply_homography(H: Tensor, xy: Tensor, height: int, width: int) -> tuple[Te
     """Map pixel coordinates by a homography and say which of them the target image shows.
 
     Args:
-        H: [..., 3, 3] ``pixel_target_from_pixel_source``, as :func:`homography` gives it (not rescaled). Its leading
-            axes broadcast with those of ``xy``: for H [V, 3, 3] and points [V, M, 2] pass ``H[:, None]``.
+        H: [..., 3, 3] `pixel_target_from_pixel_source`, as `homography` gives it (not rescaled). Its leading
+            axes broadcast with those of `xy`: for H [V, 3, 3] and points [V, M, 2] pass `H[:, None]`.
         xy: [..., 2] (x, y) source pixel coordinates.
-        height: height of the target image in pixels.
-        width: width of the target image in pixels.
+        height: Height of the target image in pixels.
+        width: Width of the target image in pixels.
 
     Returns:
-        [..., 2] target pixel coordinates, always finite (0 behind the camera), and [...] bool ``visible``: in front
+        [..., 2] target pixel coordinates, always finite (0 behind the camera), and [...] bool `visible`: in front
         of the target camera and inside its image, [-0.5, W - 0.5] x [-0.5, H - 0.5].
     """
     xy_target, in_front = _project(H, xy)
@@ -78,9 +78,9 @@ def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_ov
     Args:
         K: [V, 3, 3] intrinsics in pixels.
         R: [V, 3, 3] world-from-camera.
-        height: image height in pixels, of all views.
-        width: image width in pixels.
-        min_overlap: smallest share of the image, in [0, 1], that counts as an overlap.
+        height: Image height in pixels, of all views.
+        width: Image width in pixels.
+        min_overlap: Smallest share of the image, in [0, 1], that counts as an overlap.
 
     Returns:
         [V, N] long, N the largest number of neighbours (at least 1), -1 as padding at the end. In each row the views
@@ -112,14 +112,14 @@ def neighbour_table(neighbours: Sequence[Sequence[int]], num_views: int) -> Tens
     """Lay out lists of neighbours, one per view and perhaps of different lengths, as `tap_geometry` takes them.
 
     Args:
-        neighbours: for each view the views it attends to, counted from 0; an empty list: none.
+        neighbours: For each view the views it attends to, counted from 0; an empty list: none.
         num_views: V, how many views there are.
 
     Returns:
         [V, N] long, N the length of the longest list (at least 1), -1 as padding at the end.
 
     Raises:
-        ValueError: not one list per view, or a list that names the view itself, a view twice, or one that does not
+        ValueError: Not one list per view, or a list that names the view itself, a view twice, or one that does not
             exist.
 
     Example:
@@ -148,7 +148,7 @@ class TapGeometry:
 
     Legend: V views, N neighbours of each, T = height * width tokens (cells, row by row), P = kernel_size**2 taps.
     Tap order: outer loop over the x displacement, inner loop over y, both ascending; so tap (dx, dy) of kernel size k
-    is number ``(dx + k // 2) * k + (dy + k // 2)`` and the middle one is the corresponding position t^l itself.
+    is number `(dx + k // 2) * k + (dy + k // 2)` and the middle one is the corresponding position t^l itself.
 
     Attributes:
         neighbours: [V, N] long, index of the neighbour view; -1 is padding.
@@ -156,8 +156,8 @@ class TapGeometry:
         visible: [V, N, T, P] bool; False for padding.
         displacement: [V, N, T, P, 2] float32, s* - s in source cells, s* being where the source view sees the tap
             (paper section 4.1); 0 where invisible.
-        height: height of the maps in cells.
-        width: width of the maps in cells.
+        height: Height of the maps in cells.
+        width: Width of the maps in cells.
     """
 
     neighbours: Tensor
@@ -198,17 +198,17 @@ def tap_geometry(
     Args:
         K: [V, 3, 3] intrinsics in pixels of the image.
         R: [V, 3, 3] world-from-camera.
-        height: image height in pixels.
-        width: image width in pixels.
-        stride: pixels per cell of the feature maps.
-        neighbours: [V, N] long with -1 as padding; None takes :func:`overlapping_neighbours`.
-        kernel_size: side of the square of taps, odd.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        stride: Pixels per cell of the feature maps.
+        neighbours: [V, N] long with -1 as padding; None takes `overlapping_neighbours`.
+        kernel_size: Side of the square of taps, odd.
 
     Returns:
-        The geometry for maps of ceil(height / stride) x ceil(width / stride) cells, on the device of ``K``.
+        The geometry for maps of ceil(height / stride) x ceil(width / stride) cells, on the device of `K`.
 
     Raises:
-        ValueError: an even kernel size, or neighbours that are no views of the rig.
+        ValueError: An even kernel size, or neighbours that are no views of the rig.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -252,7 +252,7 @@ def check_taps(neighbours: Tensor, stride: int, kernel_size: int) -> None:
     """Validate the arguments that all tap geometries share: [V, N] neighbours, pixels per cell, side of the square.
 
     Raises:
-        ValueError: an even kernel size, a stride below 1, or neighbours that are no views.
+        ValueError: An even kernel size, a stride below 1, or neighbours that are no views.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}. Use 1, 3 or 5.")
@@ -273,7 +273,7 @@ def tap_displacements(kernel_size: int, device: torch.device) -> Tensor:
 
 
 def _project(H: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
-    """Map [..., 2] points by [..., 3, 3] homographies; points behind the camera become 0 and not ``in_front``."""
+    """Map [..., 2] points by [..., 3, 3] homographies; points behind the camera become 0 and not `in_front`."""
     x, y = xy.unbind(dim=-1)
     u, v, depth = (H[..., row, 0] * x + H[..., row, 1] * y + H[..., row, 2] for row in range(3))
     in_front = depth > MIN_DEPTH

@@ -1,6 +1,6 @@
 """A skybox as one padded atlas: a direction becomes one position in one image, sampled by one gather.
 
-Conventions: see :mod:`mvdiff.geometry`; the derivation is our own. The six faces lie one below the other in the order
+Conventions: see `mvdiff.geometry`; the derivation is our own. The six faces lie one below the other in the order
 -z, +z, -x, +x, -y, +y of the world axis they look along, so face number = 2 * axis + (looks along +axis). The up and
 down faces (-y and +y) are stored transposed; then, with A the component along the axis of the face and S the size,
 
@@ -54,13 +54,13 @@ def atlas_from_faces(faces: Tensor) -> Tensor:
 
 
 def atlas_grid(x: Tensor, y: Tensor, z: Tensor, size: int) -> Tensor:
-    """Return where the atlas shows world directions, for grid_sample with ``align_corners=False``.
+    """Return where the atlas shows world directions, for grid_sample with `align_corners=False`.
 
     Args:
         x: [...] world x (right) of the directions, of any length but zero.
         y: [...] world y (down).
         z: [...] world z (forward).
-        size: face size S in texels.
+        size: Face size S in texels.
 
     Returns:
         [..., 2] grid coordinates.

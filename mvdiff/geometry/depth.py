@@ -1,6 +1,6 @@
 """Where a pixel with a depth is seen in another view: unprojection, projection, occlusion.
 
-Conventions: see :mod:`mvdiff.geometry`. Poses are world-from-camera, ``x_world = R @ x_camera + t`` with t in metres;
+Conventions: see `mvdiff.geometry`. Poses are world-from-camera, `x_world = R @ x_camera + t` with t in metres;
 depths are z-depths in metres, and a depth that is not finite and positive means that there is none. All work is done in
 float64, which neither autocast nor TF32 touches.
 """
@@ -19,10 +19,10 @@ MIN_DEPTH = 1e-6
 
 
 class DepthTolerance(NamedTuple):
-    """Two depths agree when they differ by at most ``absolute + relative * depth``.
+    """Two depths agree when they differ by at most `absolute + relative * depth`.
 
-    The defaults were chosen against ray-traced truth in walks through the toy world (``benchmarks/toy_depth.py``:
-    depths in whole millimetres, views 12 to 60 degrees apart). At 48x64, ``visible`` is right for 97.4% of all
+    The defaults were chosen against ray-traced truth in walks through the toy world (`benchmarks/toy_depth.py`:
+    depths in whole millimetres, views 12 to 60 degrees apart). At 48x64, `visible` is right for 97.4% of all
     pixels: for 96.5% of those that the other view sees, for 95.9% of those that are occluded inside its image (54%
     and 18% of all); with half the tolerance for 94.9% (slanted surfaces are lost), with twice for 97.1% (thin things
     are seen through). At 96x128 it is 98.3%, at 192x256 98.8%. What is wrong lies within two pixels of a jump in
@@ -30,8 +30,8 @@ class DepthTolerance(NamedTuple):
     90%: 28 mm, at 1.2 to 2.7 m).
 
     Attributes:
-        absolute: metres.
-        relative: share of the depth that the target view has.
+        absolute: Metres.
+        relative: Share of the depth that the target view has.
     """
 
     absolute: float = 0.02
@@ -42,13 +42,13 @@ DEFAULT_DEPTH_TOLERANCE = DepthTolerance()
 
 
 def unproject(xy: Tensor, depth: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Tensor:
-    """Return the world points that pixels with a depth show: ``R (depth K^-1 (x, y, 1)) + t`` (paper section 4.1).
+    """Return the world points that pixels with a depth show: `R (depth K^-1 (x, y, 1)) + t` (paper section 4.1).
 
     Args:
         xy: [..., 2] (x, y) pixel coordinates.
         depth: [...] z-depth in metres.
         K: [..., 3, 3] intrinsics in pixels. The leading axes of the cameras broadcast with those of the points: for
-            points [V, M, 2] and cameras [V, 3, 3] pass ``K[:, None]``, ``R[:, None]``, ``t[:, None]``.
+            points [V, M, 2] and cameras [V, 3, 3] pass `K[:, None]`, `R[:, None]`, `t[:, None]`.
         R: [..., 3, 3] world-from-camera.
         t: [..., 3] camera centre in the world, metres.
 
@@ -70,19 +70,19 @@ def unproject(xy: Tensor, depth: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Ten
 def project_points(
     points: Tensor, K: Tensor, R: Tensor, t: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Project world points into a view: ``K R^T (point - t)``, divided by its z (paper section 4.1).
+    """Project world points into a view: `K R^T (point - t)`, divided by its z (paper section 4.1).
 
     Args:
         points: [..., 3] world points in metres.
-        K: [..., 3, 3] intrinsics in pixels; cameras broadcast with points as in :func:`unproject`.
+        K: [..., 3, 3] intrinsics in pixels; cameras broadcast with points as in `unproject`.
         R: [..., 3, 3] world-from-camera.
         t: [..., 3] camera centre in the world, metres.
-        height: height of the image in pixels.
-        width: width of the image in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
         [..., 2] pixel coordinates, always finite (0 behind the camera); [...] z in the camera, metres, negative behind
-        it; [...] bool ``visible``: in front of the camera and inside its image. All float64 but the last.
+        it; [...] bool `visible`: in front of the camera and inside its image. All float64 but the last.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -119,15 +119,15 @@ def depth_correspondence(
         K_target: [..., 3, 3].
         R_target: [..., 3, 3].
         t_target: [..., 3].
-        tolerance: how far the point's z in the target may be from the target's depth there; None: no occlusion test,
+        tolerance: How far the point's z in the target may be from the target's depth there; None: no occlusion test,
             and the target's depths do not matter.
 
     Returns:
-        [..., H, W, 2] pixel coordinates in the target, float64, finite, and [..., H, W] bool ``visible``: the pixel has
+        [..., H, W, 2] pixel coordinates in the target, float64, finite, and [..., H, W] bool `visible`: the pixel has
         a depth, and its point is in front of the target camera, inside its image, and not occluded.
 
     Raises:
-        ValueError: shapes do not fit, or a camera is not finite.
+        ValueError: Shapes do not fit, or a camera is not finite.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -167,8 +167,8 @@ def relation(
 ) -> tuple[Tensor, Tensor]:
     """Return what takes a pixel with a depth from one view to another: the homography at infinity and the epipole.
 
-    Unprojection and projection in one (own derivation): ``z (x', y', 1) = depth H (x, y, 1) + e`` with
-    ``H = K_t R_t^T R_s K_s^-1`` and ``e = K_t R_t^T (t_s - t_t)``; z is the point's depth in the target.
+    Unprojection and projection in one (own derivation): `z (x', y', 1) = depth H (x, y, 1) + e` with
+    `H = K_t R_t^T R_s K_s^-1` and `e = K_t R_t^T (t_s - t_t)`; z is the point's depth in the target.
 
     Args:
         K_source: [..., 3, 3] intrinsics in pixels; all leading axes broadcast.
@@ -187,7 +187,7 @@ def relation(
 
 
 def transfer(H: Tensor, e: Tensor, xy: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Map pixels with a depth by a :func:`relation`.
+    """Map pixels with a depth by a `relation`.
 
     Args:
         H: [..., 3, 3], its leading axes broadcast with those of the pixels.
@@ -236,7 +236,7 @@ def check_finite_cameras(**cameras: Tensor) -> None:
     """Check that K, R and t are finite.
 
     Raises:
-        ValueError: one is not; the text names it.
+        ValueError: One is not; the text names it.
     """
     for name, values in cameras.items():
         if not bool(torch.isfinite(values).all()):

@@ -1,6 +1,6 @@
 """How much views with depth and pose show of each other, and which of them are neighbours.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, M pixels that are looked at. All work is done in float64.
+Conventions: see `mvdiff.geometry`. V views, M pixels that are looked at. All work is done in float64.
 """
 
 import torch
@@ -37,15 +37,15 @@ def overlap_matrix(
         R: [V, 3, 3] world-from-camera.
         t: [V, 3] camera centres in the world, metres.
         depths: [V, H, W] z-depth in metres, 0 = none.
-        stride: every stride-th pixel of every stride-th row is looked at, from stride // 2 on.
-        tolerance: see :func:`depth_correspondence`; None: no occlusion test.
+        stride: Every stride-th pixel of every stride-th row is looked at, from stride // 2 on.
+        tolerance: See `depth_correspondence`; None: no occlusion test.
 
     Returns:
         [V, V] float64 in [0, 1]: entry (i, j) is the share of all the pixels looked at in view i that view j shows. A
         pixel without depth counts as not shown, so the diagonal is the share of pixels with a depth.
 
     Raises:
-        ValueError: shapes do not fit, a camera is not finite, or the stride leaves no pixel.
+        ValueError: Shapes do not fit, a camera is not finite, or the stride leaves no pixel.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -80,20 +80,20 @@ def overlap_matrix(
 def overlap_neighbours(overlap: Tensor, min_overlap: float = 0.3, max_neighbours: int | None = None) -> Tensor:
     """List the views that each view attends to: those that overlap it both ways (upstream's rule, docs/checkpoints.md).
 
-    View j is a neighbour of view i where the smaller of ``overlap[i, j]`` and ``overlap[j, i]`` exceeds
-    ``min_overlap``. A view without any has the views before and after it, without wrapping around. This is the rule for
+    View j is a neighbour of view i where the smaller of `overlap[i, j]` and `overlap[j, i]` exceeds
+    `min_overlap`. A view without any has the views before and after it, without wrapping around. This is the rule for
     frames with depth; views that share a centre follow `mvdiff.geometry.correspondence.overlapping_neighbours`.
 
     Args:
-        overlap: [V, V] shares in [0, 1], see :func:`overlap_matrix`.
-        min_overlap: what the smaller share must exceed.
-        max_neighbours: keep this many, those that overlap most; None: all.
+        overlap: [V, V] shares in [0, 1], see `overlap_matrix`.
+        min_overlap: What the smaller share must exceed.
+        max_neighbours: Keep this many, those that overlap most; None: all.
 
     Returns:
         [V, N] long, N the largest number of neighbours (at least 1), ascending, -1 as padding at the end.
 
     Raises:
-        ValueError: the matrix is not square, or ``max_neighbours`` is less than 1.
+        ValueError: The matrix is not square, or `max_neighbours` is less than 1.
 
     Example:
         >>> overlap_neighbours(torch.tensor([[1.0, 0.5, 0.9], [0.4, 1.0, 0.1], [0.2, 0.1, 1.0]])).tolist()

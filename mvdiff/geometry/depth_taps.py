@@ -1,6 +1,6 @@
 """The taps of correspondence-aware attention for views with depth and pose.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, N neighbours of a view, T tokens (cells, row by row), P taps around
+Conventions: see `mvdiff.geometry`. V views, N neighbours of a view, T tokens (cells, row by row), P taps around
 the corresponding position. All work is done in float64, which neither autocast nor TF32 touches.
 """
 
@@ -43,7 +43,7 @@ def depth_tap_geometry(
     the neighbour, inside its image and not occluded; the taps are t^l plus integer displacements in cells. Each tap
     goes back to s* with *its own* depth in the neighbour, so around the edge of an object the taps beyond the edge land
     elsewhere. A tap is visible when t^l is, the tap lies inside the neighbour's image and has a depth there, s* is in
-    front of the source view, and |s* - s| is at most ``max_displacement`` (own rule: farther displacements belong to
+    front of the source view, and |s* - s| is at most `max_displacement` (own rule: farther displacements belong to
     another surface, and the encoding of displacements is unambiguous only up to about this length).
 
     Args:
@@ -51,17 +51,17 @@ def depth_tap_geometry(
         R: [V, 3, 3] world-from-camera.
         t: [V, 3] camera centres in the world, metres.
         depths: [V, H, W] z-depth in metres, 0 = none.
-        stride: pixels per cell of the feature maps.
-        neighbours: [V, N] long with -1 as padding, see :func:`mvdiff.geometry.overlap_neighbours`.
-        kernel_size: side of the square of taps, odd.
-        tolerance: how far the token's z in the neighbour may be from the neighbour's depth at t^l.
-        max_displacement: largest |s* - s| of a visible tap, source cells.
+        stride: Pixels per cell of the feature maps.
+        neighbours: [V, N] long with -1 as padding, see `mvdiff.geometry.overlap_neighbours`.
+        kernel_size: Side of the square of taps, odd.
+        tolerance: How far the token's z in the neighbour may be from the neighbour's depth at t^l.
+        max_displacement: Largest |s* - s| of a visible tap, source cells.
 
     Returns:
-        The geometry for maps of ceil(H / stride) x ceil(W / stride) cells, on the device of ``depths``.
+        The geometry for maps of ceil(H / stride) x ceil(W / stride) cells, on the device of `depths`.
 
     Raises:
-        ValueError: shapes do not fit, a camera is not finite, an even kernel size, a stride below 1, a displacement
+        ValueError: Shapes do not fit, a camera is not finite, an even kernel size, a stride below 1, a displacement
             that is not positive, or neighbours that are no views.
 
     Example:

@@ -1,6 +1,6 @@
 """Given pictures in the views of a rig: where each view shows them, and what it then shows.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, H x W their size, h x w that of a given picture, which shares the
+Conventions: see `mvdiff.geometry`. V views, H x W their size, h x w that of a given picture, which shares the
 views' centre.
 """
 
@@ -25,15 +25,15 @@ def views_of_given(
     Args:
         K_given: [3, 3] intrinsics of the picture, in its pixels.
         R_given: [3, 3] world-from-camera.
-        h: its height in pixels.
-        w: its width.
+        h: Its height in pixels.
+        w: Its width.
         K: [V, 3, 3] intrinsics of the views.
         R: [V, 3, 3] world-from-camera.
-        height: height H of the views.
-        width: width W.
+        height: Height H of the views.
+        width: Width W.
 
     Returns:
-        [V, 1, H, W] float32 ``known``, 1 where the picture reaches and 0 elsewhere.
+        [V, 1, H, W] float32 `known`, 1 where the picture reaches and 0 elsewhere.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -65,13 +65,13 @@ def warp_given(
         R_given: [3, 3] world-from-camera.
         K: [V, 3, 3] intrinsics of the views.
         R: [V, 3, 3] world-from-camera.
-        height: height H of the views.
-        width: width W.
+        height: Height H of the views.
+        width: Width W.
         shown: [1, h, w], 1 where the picture shows something, 0 where it is cut out; default: everywhere. A pixel is
             given only where all that it is mixed from is shown.
 
     Returns:
-        [V, C, H, W] float32 images, 0 where the picture does not reach, and [V, 1, H, W] float32 ``known``.
+        [V, C, H, W] float32 images, 0 where the picture does not reach, and [V, 1, H, W] float32 `known`.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig

@@ -206,7 +206,7 @@ def check_settings(
     """Check settings of `fuse` before any frame is read.
 
     Raises:
-        ValueError: one is not positive, a length is not finite, or the truncation is less than a voxel.
+        ValueError: One is not positive, a length is not finite, or the truncation is less than a voxel.
     """
     shortest, longest = LENGTHS
     length = f"a positive length in metres, {shortest:g} to {longest:g}"

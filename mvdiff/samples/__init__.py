@@ -8,10 +8,10 @@ One folder is one multi-view sample::
                        given/<i>.png         optional, what was given of each view: RGBA, transparent = generated
                        sample.json           written last and atomically: its presence marks the folder complete
 
-Folders in upstream's layout (``<i>.png``, ``<i>_natural.png`` for the ground truth, ``prompt.txt``) are read as well;
+Folders in upstream's layout (`<i>.png`, `<i>_natural.png` for the ground truth, `prompt.txt`) are read as well;
 they carry no cameras, so a rig is assumed (the paper's ring of 8) or given.
 
-Legend: V views, H W image. ``images`` are float in [-1, 1], ``images_uint8`` integers in [0, 255].
+Legend: V views, H W image. `images` are float in [-1, 1], `images_uint8` integers in [0, 255].
 """
 
 from mvdiff.samples.folders import find_samples, is_complete, sample_folder, scan_samples

@@ -29,7 +29,7 @@ def sample_folder(root: str | Path, sample_id: str) -> Path:
 
 
 def is_complete(folder: str | Path) -> bool:
-    """Tell whether a folder holds a finished sample (its ``sample.json`` is there)."""
+    """Tell whether a folder holds a finished sample (its `sample.json` is there)."""
     return (Path(folder) / RECORD_NAME).is_file()
 
 
@@ -46,9 +46,9 @@ def find_samples(root: str | Path) -> list[Path]:
 
 
 def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
-    """List the sample folders at or below a root: ``(complete, incomplete)``, each sorted.
+    """List the sample folders at or below a root: `(complete, incomplete)`, each sorted.
 
-    A folder with ``0.png`` but neither ``sample.json`` nor upstream's ``prompt.txt`` is incomplete.
+    A folder with `0.png` but neither `sample.json` nor upstream's `prompt.txt` is incomplete.
     """
     root = Path(root)
     if not root.is_dir():

@@ -81,13 +81,13 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
     """Open a sample folder of either layout.
 
     Args:
-        folder: A folder with ``sample.json``, or one in upstream's layout (``<i>.png``, ``prompt.txt``).
+        folder: A folder with `sample.json`, or one in upstream's layout (`<i>.png`, `prompt.txt`).
         rig: Cameras of an upstream folder; default: the paper's ring of 8 (FoV 90, 45 degrees apart) at the images' own
-            size. A folder with ``sample.json`` brings its own cameras and ignores it.
+            size. A folder with `sample.json` brings its own cameras and ignores it.
 
     Raises:
         FileNotFoundError: The folder is incomplete, or a view is missing.
-        ValueError: ``sample.json`` cannot be read or contradicts itself, or counts do not fit; the text names the file.
+        ValueError: `sample.json` cannot be read or contradicts itself, or counts do not fit; the text names the file.
     """
     folder = Path(folder)
     if is_complete(folder):

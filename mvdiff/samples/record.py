@@ -19,18 +19,18 @@ RECORD_NAME = "sample.json"
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """Describe one sample, as in ``sample.json``.
+    """Describe one sample, as in `sample.json`.
 
     Args:
         sample_id: Name of the sample, unique within its root.
         prompts: One prompt per view, as given to the model (without the prefix that the model adds).
-        rig: ``Rig.to_dict()`` of the views, or None where ``cameras`` is given.
-        cameras: ``{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}``, or None. Views that share no centre
-            also have ``"t": [x, y, z]``, the camera centre in the world, metres.
+        rig: `Rig.to_dict()` of the views, or None where `cameras` is given.
+        cameras: `{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}`, or None. Views that share no centre
+            also have `"t": [x, y, z]`, the camera centre in the world, metres.
         seed: Seed of the noise, or None for images that were not sampled (ground truth).
-        settings: Whatever else shaped the images (steps, guidance, model...). ``settings["truth"]`` may list what each
-            view shows (a dict or None per view), which the caption agreement reads; ``settings["frames"]`` and
-            ``settings["key_frames"]`` the numbers or names of a recording's frames.
+        settings: Whatever else shaped the images (steps, guidance, model...). `settings["truth"]` may list what each
+            view shows (a dict or None per view), which the caption agreement reads; `settings["frames"]` and
+            `settings["key_frames"]` the numbers or names of a recording's frames.
         versions: Library versions.
         schema_version: Version of this layout.
     """
@@ -46,7 +46,7 @@ class SampleRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = RECORD_NAME) -> SampleRecord:
-        """Build a record from parsed JSON; ``where`` is named in errors.
+        """Build a record from parsed JSON; `where` is named in errors.
 
         Raises:
             ValueError: A key is unknown or missing, a field is of the wrong kind or contradicts another (see
@@ -74,7 +74,7 @@ class SampleRecord:
         """Return the sample's cameras.
 
         Returns:
-            ``(K, R, height, width)``: intrinsics [V, 3, 3] in pixels, world-from-camera rotations [V, 3, 3], both
+            `(K, R, height, width)`: intrinsics [V, 3, 3] in pixels, world-from-camera rotations [V, 3, 3], both
             float32, and the image size that K refers to.
 
         Raises:
@@ -110,7 +110,7 @@ class SampleRecord:
 
 
 def camera_record(K: Tensor, R: Tensor, t: Tensor, height: int, width: int) -> dict[str, Any]:
-    """Describe posed views, see `mvdiff.batch.MultiViewBatch`, as ``SampleRecord.cameras``.
+    """Describe posed views, see `mvdiff.batch.MultiViewBatch`, as `SampleRecord.cameras`.
 
     Example:
         >>> camera_record(torch.eye(3)[None], torch.eye(3)[None], torch.zeros(1, 3), 6, 8)["views"][0]["t"]
