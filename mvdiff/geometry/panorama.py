@@ -1,8 +1,8 @@
-"""Panoramas: equirectangular images and skyboxes to perspective views, and views stitched to a panorama.
+"""Conversion between equirectangular images, skyboxes and perspective views.
 
-Conventions: see `mvdiff.geometry` (6 equirectangular, 7 skybox). Every function gathers: for each pixel of the
-result it computes its direction, and from it the one position where the source shows that direction. A source that
-is finer than the result is halved first (`mvdiff.geometry.mipmaps`), so that nothing aliases.
+Conventions: see `mvdiff.geometry` (6 equirectangular, 7 skybox). Every function gathers: it computes the direction of
+each result pixel and samples the source in that direction. A source finer than the result is halved first
+(`mvdiff.geometry.mipmaps`) to prevent aliasing.
 """
 
 import math
@@ -35,7 +35,7 @@ def equirectangular_directions(height: int, width: int, device: torch.device | s
     Args:
         height: Image height in pixels.
         width: Image width in pixels, 2 * height.
-        device: Where to make the result.
+        device: Device of the result.
 
     Returns:
         [H, W, 3] unit world directions, float32.
@@ -56,7 +56,7 @@ def equirectangular_directions(height: int, width: int, device: torch.device | s
 
 
 def pixel_directions(K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-    """Return the world directions `R K^-1 (x, y, 1)` of the pixels of views, of length one.
+    """Return the world directions `R K^-1 (x, y, 1)` of a view's pixels, normalised.
 
     Args:
         K: [..., 3, 3] intrinsics in pixels.
@@ -78,18 +78,18 @@ def pixel_directions(K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
 
 
 def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the pixels where a view shows world directions.
+    """Project world directions into a view.
 
     Args:
         K: [3, 3] intrinsics in pixels.
         R: [3, 3] world-from-camera.
-        directions: [..., 3] world directions.
+        directions: [..., 3] world directions; any non-zero length.
         height: Image height in pixels.
         width: Image width in pixels.
 
     Returns:
-        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool `visible`: in front and
-        inside the image.
+        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool `visible`: in front of the
+        camera and inside the image.
     """
     check_shapes(K=(K, "3 3"), R=(R, "3 3"), directions=(directions, "... 3"))
     pixel_from_world = (K.double() @ R.double().mT).to(directions.dtype)
@@ -102,7 +102,7 @@ def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, wi
 
 
 def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-    """Cut perspective views out of an equirectangular image.
+    """Render perspective views from an equirectangular image.
 
     Args:
         image: [C, H, W] float or uint8, W = 2 H.
@@ -140,10 +140,9 @@ def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height
 
 
 def perspective_from_skybox(faces: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-    """Cut perspective views out of a skybox, without seams where faces meet.
+    """Render perspective views from a skybox, without seams between faces.
 
-    Each pixel is read once, from the face that shows its direction; near an edge, interpolation reads the next face's
-    texels (`mvdiff.geometry.cubemap`).
+    Interpolation near a face's edge reads texels of the adjacent face (`mvdiff.geometry.cubemap`).
 
     Args:
         faces: [6, C, S, S] float or uint8; 0 up, 1..4 yaw 270, 0, 90, 180, 5 down (convention 7, paper section 4).
@@ -184,7 +183,7 @@ def skybox_cameras(size: int) -> tuple[Tensor, Tensor]:
 
 
 def equirectangular_from_skybox(faces: Tensor, height: int, width: int) -> Tensor:
-    """Turn a skybox into an equirectangular image.
+    """Convert a skybox to an equirectangular image.
 
     Args:
         faces: [6, C, S, S] float or uint8, in the order of `perspective_from_skybox`.
@@ -201,7 +200,7 @@ def equirectangular_from_skybox(faces: Tensor, height: int, width: int) -> Tenso
 
 
 def skybox_from_equirectangular(image: Tensor, size: int) -> Tensor:
-    """Turn an equirectangular image into the six faces of a skybox.
+    """Convert an equirectangular image to the six faces of a skybox.
 
     Args:
         image: [C, H, W] float or uint8, W = 2 H.
@@ -214,10 +213,10 @@ def skybox_from_equirectangular(image: Tensor, size: int) -> Tensor:
 
 
 def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Blend views that share a centre into one equirectangular panorama.
+    """Blend views that share a centre into one equirectangular panorama (own derivation).
 
-    A view's weight is highest in its middle and falls linearly to zero at its borders, so no border shows; own
-    derivation. Blending is done for directions, so the wrap and the poles are like any other place.
+    A view's weight falls linearly from its centre to zero at its borders, which hides the borders. Views are sampled by
+    direction, so the wrap-around and the poles need no special case.
 
     Args:
         images: [V, C, h, w] views, float or uint8.
@@ -227,10 +226,10 @@ def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tup
         width: Width W of the panorama in pixels, 2 H.
 
     Returns:
-        [C, H, W] float32 panorama in the range of `images`, 0 where no view looks, and [H, W] bool `covered`.
+        [C, H, W] float32 panorama in the range of `images`, 0 where no view covers it, and [H, W] bool `covered`.
 
     Raises:
-        ValueError: The width is not twice the height.
+        ValueError: `width` is not twice `height`.
 
     Example:
         >>> K, R = intrinsics_from_fov(90.0, 4, 8)[None], rotation_from_yaw_pitch(0.0, 0.0)[None]
@@ -276,7 +275,7 @@ def _cut_views(
     height: int,
     width: int,
 ) -> Tensor:
-    """Render views one by one (each fits the cache), from the mip level that its focal length asks for."""
+    """Render views one by one (each fits the cache), each from the mip level that suits its focal length."""
     samplers = {}
     views = torch.empty(len(K), num_channels, height, width, device=K.device)
     for view, K_view, R_view in zip(views, K.float(), R.float(), strict=True):
@@ -288,7 +287,7 @@ def _cut_views(
 
 
 def _skybox_sampler(faces: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return a function that samples float faces [6, C, S, S] at directions x, y, z [H, W] -> [C, H, W]."""
+    """Return a function that samples float faces [6, C, S, S] in directions x, y, z [H, W] -> [C, H, W]."""
     atlas, size = atlas_from_faces(faces), faces.shape[-1]
 
     def sample(x: Tensor, y: Tensor, z: Tensor) -> Tensor:

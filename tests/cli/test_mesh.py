@@ -116,11 +116,8 @@ def test_a_scene_with_hardly_any_depth_is_told_so(scene, tmp_path, capsys):
     arguments = ["mesh", str(tmp_path), "--out", str(tmp_path / "mesh.ply")]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert (
-        "the frames of SOURCE must have depth; got ones that do not: its depth is missing (known at 0.0% of the pixels "
-        f"of the frames compared), in {tmp_path / 'depth'}. Put depth images there (uint16, 1000 a metre, 0 where "
-        "there is none); --force fuses it anyway."
-    ) in error
+    for text in ("its depth is missing", "0.0%", str(tmp_path / "depth"), "--force"):
+        assert text in error
     assert "poses" not in error
     main([*arguments, "--voxel_size", "0.1", "--force"])
     said = capsys.readouterr().out
