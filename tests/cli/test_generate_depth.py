@@ -147,7 +147,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
         (["--max_frames", 0], "max_frames must be at least 1; got 0"),
         (["--interval", 0, "--mode", "interval"], "interval must be at least 1; got 0"),
         (["--batch_size", 0], "batch_size must be at least 1; got 0"),
-        (["--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
+        (["--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1"),
         (["--height", 0], "--height must be at least 1; got 0"),
