@@ -1,4 +1,4 @@
-"""Meshes with colour from frames with depth and pose: fused into a signed distance function, triangulated, written.
+"""Coloured meshes from frames with depth and pose: fusion into a signed distance function, triangulation, export.
 
 Conventions: see `mvdiff.geometry`; poses are world-from-camera, depths are z-depths in metres.
 """

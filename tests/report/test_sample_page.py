@@ -156,7 +156,7 @@ def test_meshes_are_found_beside_samples_and_taken_when_given(tmp_path):
     ]
     upright = shown.meshes[1].meshes["ours"]
     np.testing.assert_allclose(upright.vertices, TRIANGLE.vertices * [1, -1, -1], atol=1e-6)  # y down before
-    assert re.search(r"mesh must be readable; got .*broken\.glb", shown.problems[0])
+    assert re.search(r"mesh .*broken\.glb cannot be read", shown.problems[0])
     assert "Mesh in 3D" in text(tmp_path, shown)
 
 
