@@ -20,7 +20,7 @@ def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The suffix is another one, or the file is unreadable or holds no triangles.
+        ValueError: The suffix is neither `.ply` nor `.glb`, or the file is unreadable or holds no triangles.
     """
     import trimesh
 

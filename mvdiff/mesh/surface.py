@@ -215,7 +215,7 @@ def write_mesh(path: str | Path, mesh: Mesh, up: np.ndarray | None = None) -> Pa
         up: [3] up direction in the world, for `.glb`; None: OpenCV's (0, -1, 0).
 
     Raises:
-        ValueError: The suffix is another one.
+        ValueError: The suffix is neither `.ply` nor `.glb`.
         OSError: The file cannot be written.
     """
     path = check_mesh_path(path)

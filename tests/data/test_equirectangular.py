@@ -44,7 +44,7 @@ def test_golden_yaw_grows_to_the_right(root):
         ('{"prompts": ["a"]}', 'must have "prompts" by degree'),
         ('{"prompts": {"360": "a"}}', "got '360'"),
         ('{"prompts": {"left": "a"}}', "got 'left'"),
-        ('{"prompts": {"0": 3}}', "a text as prompt at '0'; got 3"),
+        ('{"prompts": {"0": 3}}', "a text as the prompt of '0'; got 3"),
         ('{"prompts": {"up": "a"}}', "at least one yaw"),
         ('{"prompts": {}}', "at least one yaw"),
     ],

@@ -221,7 +221,7 @@ def test_folders_of_several_layouts_and_of_none(tmp_path, capsys):
     (tmp_path / "none").mkdir()
     with pytest.raises(FileNotFoundError, match=r"none must be a scene, with color.*transforms\.json.*rgb\.txt"):
         open_recording(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=r"it holds scenes\. Name one of them, such as .*both"):
+    with pytest.raises(FileNotFoundError, match=r"it holds several\. Name one of them, such as .*both"):
         open_recording(tmp_path)
 
 

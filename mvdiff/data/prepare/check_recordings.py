@@ -1,4 +1,4 @@
-"""Read every file of recordings in one pass and name all problems: a part of `mvdiff data check`."""
+"""Read every file of recordings and report all problems: part of `mvdiff data check`."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
 def check_recordings(
     report: CheckReport, scenes: Sequence[Path], source: Source | None, pool: ThreadPoolExecutor, progress: Progress
 ) -> None:
-    """Check scenes. A pose that is not finite is only counted, and is a problem where a list names its frame.
+    """Check scenes and add the findings to `report`.
 
-    How far depths and poses agree is measured and reported, and is no problem.
+    A non-finite pose is counted, and is a problem only if a list names its frame. The agreement of depths and poses is
+    measured and reported, but never a problem.
     """
     for scene in scenes:
         split = scene.parent.name if scene.parent.name in ("train", "test") else "no split"
@@ -78,7 +79,7 @@ def _check_scene(folder: Path, source: Source | None) -> Found:
 
 
 def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
-    """Read the lists that are there; that of key frames must be."""
+    """Read the existing lists of frames; report a missing list of key frames."""
     lists: dict[str, list[int]] = {}
     for name, read in ((KEY_FRAMES, read_key_frames), (VALID_FRAMES, read_valid_frames)):
         path = folder / name
@@ -90,7 +91,7 @@ def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
 
 
 def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[str, _Sizes]) -> str:
-    """Decode a frame's files; return why it is not usable, or ""."""
+    """Decode a frame's files; return the reasons why it is unusable, or ""."""
     reasons = []
 
     def attempt(kind: Kind, noun: str, read: Callable[[Path], Any]) -> None:
@@ -126,7 +127,7 @@ def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[
 
 
 def _check_sizes(scene: RecordingSource, numbers: list[int], found: Found, sizes: dict[str, _Sizes]) -> None:
-    """Note images of another size than most of their kind in the scene, and intrinsics for another size."""
+    """Report images whose size differs from most of their kind in the scene, and intrinsics for another size."""
     for of_kind in sizes.values():
         found.sizes |= of_kind
         if of_kind:

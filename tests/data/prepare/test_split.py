@@ -87,7 +87,7 @@ def test_raw_download_is_unpacked(raw, tmp_path):
 def test_lists_are_not_overwritten_unasked(tmp_path):
     root = write_matterport3d(tmp_path)
     before = (root / "train.npy").read_bytes()
-    with pytest.raises(FileExistsError, match=r"train\.npy must not exist yet.*--overwrite"):
+    with pytest.raises(FileExistsError, match=r"train\.npy already exists.*--overwrite"):
         split_folder(root)
     assert (root / "train.npy").read_bytes() == before
 
