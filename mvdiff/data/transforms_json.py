@@ -75,7 +75,7 @@ class TransformsRecording(RecordingSource):
 
     @property
     def frames(self) -> list[int]:
-        """Positions in the list of frames."""
+        """Frame numbers: indices in the list of frames of transforms.json."""
         return list(range(len(self._frames)))
 
     def file(self, kind: Kind, frame: int) -> Path:

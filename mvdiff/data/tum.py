@@ -82,7 +82,7 @@ class TumRecording(RecordingSource):
 
     @property
     def frames(self) -> list[int]:
-        """Positions in rgb.txt."""
+        """Frame numbers: indices of entries in rgb.txt."""
         return list(range(len(self._times)))
 
     def file(self, kind: Kind, frame: int) -> Path:

@@ -175,7 +175,7 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     for frame in (1, 4):
         (scene / "pose" / f"{frame}.txt").write_text("nan " * 16)
     assert "must have frames to generate; got none that is usable (2 x pose is not finite)" in error_of(model, scene)
-    assert f"{tmp_path / 'nowhere'} must be a scene, with " in error_of(model, tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'} must be a scene with " in error_of(model, tmp_path / "nowhere")
     (scene / "key_frame_0.6.txt").write_text("0\n2\n")
     (scene / "depth" / "2.png").write_bytes((scene / "depth" / "2.png").read_bytes()[:60])
     assert "depth/2.png" in error_of(model, scene)

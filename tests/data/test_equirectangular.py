@@ -98,7 +98,7 @@ def test_bad_list_is_named(root, content, text):
 
 def test_two_images_of_one_name(root):
     Image.new("RGB", (32, 16)).save(root / "place1.jpg")
-    with pytest.raises(ValueError, match=r"place1\.png must have a name of its own"):
+    with pytest.raises(ValueError, match=r"place1\.png must have a unique name"):
         EquirectangularPanoramas(root)
 
 

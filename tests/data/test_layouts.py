@@ -287,7 +287,7 @@ def test_a_users_own_panoramas(tmp_path, capsys):
     (tmp_path / "test.list").unlink()
     assert main(["data", "check", str(tmp_path), "--data", f"{__name__}.MyPanoramas"]) == 1
     assert "broken split" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="source must name the class that reads the panoramas; got None"):
+    with pytest.raises(ValueError, match="source must name a class that reads panoramas; got None"):
         PanoramaDataModule(tmp_path)
 
 

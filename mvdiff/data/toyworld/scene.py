@@ -92,8 +92,8 @@ def make_thing(kind: str, colour: str, x: float, z: float, facing: float, size: 
     Args:
         kind: One of `KINDS`.
         colour: One of `COLOURS`.
-        x: Position in metres.
-        z: Position in metres.
+        x: Position of its centre in metres.
+        z: Position of its centre in metres.
         facing: Yaw in radians of its own z axis; the front faces -z.
         size: Scale, about 1.
         ceiling: Height of the room in metres, which is the height of a pillar.

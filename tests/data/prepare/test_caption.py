@@ -177,7 +177,7 @@ def test_a_model_that_says_nothing(tmp_path, folders):
 def test_models_that_cannot_be_had(tmp_path, folders, capsys):
     assert main(["data", "caption", str(tmp_path)]) == 1  # BLIP-2 of the hub, which tests cannot reach
     error = capsys.readouterr().err
-    assert "--model must be a captioning model's folder" in error
+    assert "--model must be the folder or hub id" in error
     assert "hf download Salesforce/blip2-opt-2.7b" in error
     assert error.count("\n") == 1
     with pytest.raises(FileNotFoundError, match=r"got '.*nowhere'"):

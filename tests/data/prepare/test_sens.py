@@ -161,7 +161,7 @@ def test_every_cut_is_an_error_or_a_whole_import(tmp_path):
         if length >= last:
             assert import_sens(path, tmp_path / str(length)).saved == 2
         else:
-            with pytest.raises(ValueError, match=r"must be a whole \.sens file"):
+            with pytest.raises(ValueError, match=r"must be a complete \.sens file"):
                 import_sens(path, tmp_path / str(length))
 
 

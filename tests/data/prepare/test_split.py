@@ -50,7 +50,7 @@ def test_given_scenes(raw):
     assert report.test == 4
     with pytest.raises(ValueError, match="got 'sceneX'"):
         split_folder(raw, test_names=["sceneX"], overwrite=True)
-    with pytest.raises(ValueError, match="panoramas on both sides; got 0 of 20"):
+    with pytest.raises(ValueError, match="got 0 of 20"):
         split_folder(raw, test_names=[], overwrite=True)
 
 
