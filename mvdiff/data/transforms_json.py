@@ -127,7 +127,7 @@ class TransformsRecording(RecordingSource):
     def _number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{key} must be a number; got {value!r}, in {self._json}.")
+            raise ValueError(f"{self._json} must have a number for {key}; got {value!r}.")
         return float(value)
 
 

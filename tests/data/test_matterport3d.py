@@ -113,7 +113,7 @@ def test_truncated_face_is_named_when_read(root):
 def test_wrong_size_is_named_when_read(root, size):
     path = root / face_path("scene1", "pano1", 2)
     Image.new("RGB", size).save(path)
-    with pytest.raises(ValueError, match=f"must be 16x16 .*got {size[0]}x{size[1]}") as caught:
+    with pytest.raises(ValueError, match=f"must be 16x16, .*got {size[0]}x{size[1]}") as caught:
         Matterport3DPanoramas(root).faces(1)
     assert str(path) in str(caught.value)
 

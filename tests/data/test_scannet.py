@@ -87,7 +87,7 @@ def test_lists_that_name_frames_that_are_not_there(path):
     (path / "color" / "9.png").unlink()
     (path / "pose" / "11.txt").write_text("inf " * 16)
     for read in (lambda scene: scene.key_frames, lambda scene: scene.valid_frames):
-        with pytest.raises(FileNotFoundError, match=r"must list complete frames; got 9, but .*9\.jpg is not"):
+        with pytest.raises(FileNotFoundError, match=r"must list complete frames; got 9, but .*9\.jpg does not"):
             read(ScanNetScene(path))
     scene = ScanNetScene(path, on_broken="skip")
     assert (scene.key_frames, scene.unusable) == ([7], {"no color": 1, "pose is not finite": 1})
@@ -217,7 +217,7 @@ def test_what_is_no_scene(path, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"must be one scene; it holds several. Name one of .*other"):
         ScanNetScene(tmp_path)
     (path / "intrinsic" / "intrinsic_depth.txt").unlink()
-    with pytest.raises(FileNotFoundError, match=r"intrinsic_depth\.txt must exist"):
+    with pytest.raises(FileNotFoundError, match=r"intrinsic_depth\.txt does not exist"):
         ScanNetScene(path).intrinsics(4, 6)
     (path / "key_frame_0.6.txt").unlink()
     with pytest.raises(FileNotFoundError, match=r"Run `mvdiff data keyframes .*room`"):

@@ -103,7 +103,7 @@ def test_other_sizes_need_a_camera(path):
         ("rgb.txt", "# nothing\n", "got none"),
         ("rgb.txt", "1.0\n", "one without a file"),
         ("rgb.txt", "one rgb0.png\n", "must hold numbers"),
-        ("rgb.txt", "2.0 rgb0.png\n1.0 rgb1.png\n", "order of time"),
+        ("rgb.txt", "2.0 rgb0.png\n1.0 rgb1.png\n", "strictly increasing"),
         ("groundtruth.txt", "1.0 0 0 0 1\n", "got '1.0 0 0 0 1'"),
     ],
 )
