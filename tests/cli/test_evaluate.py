@@ -78,9 +78,9 @@ def test_splits_and_overlays(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trainer: {}", "must have a data section that can be built; got no data section"),
+        ("trainer: {}", "must have a valid data section; got none"),
         ("data: {class_path: mvdiff.data.datamodule.Matterport3DDataModule, init_args: {rot: x}}", "rot"),
-        ("data: [", "must have a data section that can be built"),
+        ("data: [", "must have a valid data section"),
     ],
 )
 def test_wrong_configs_are_one_clear_error(tmp_path, text, message):

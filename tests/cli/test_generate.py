@@ -104,7 +104,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--scheduler", "Nope"], "scheduler must be one of"),
         ([*PROMPT, "--num_samples", 0], "num_samples must be at least 1; got 0"),
         ([*PROMPT, "--batch_size", 0], "batch_size must be at least 1; got 0"),
-        ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
+        ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
         ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
         (["--prompt", " "], "--prompt must say what is to be seen"),

@@ -152,7 +152,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
         (["--max_frames", 0], "max_frames must be at least 1; got 0"),
         (["--interval", 0, "--mode", "interval"], "--interval must be at least 1; got 0"),
         (["--batch_size", 0], "batch_size must be at least 1; got 0"),
-        (["--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
+        (["--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1"),
         (["--height", 0], "--height must be at least 1; got 0"),
@@ -180,7 +180,7 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     for frame in (1, 4):
         (scene / "pose" / f"{frame}.txt").write_text("nan " * 16)
     assert "must have frames to generate; got none that is usable (2 x pose is not finite)" in error_of(model, scene)
-    assert f"{tmp_path / 'nowhere'} must be a scene, with " in error_of(model, tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'} must be a scene with " in error_of(model, tmp_path / "nowhere")
     (scene / "key_frame_0.6.txt").write_text("0\n2\n")
     (scene / "depth" / "2.png").write_bytes((scene / "depth" / "2.png").read_bytes()[:60])
     assert "depth/2.png" in error_of(model, scene)

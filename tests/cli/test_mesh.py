@@ -76,9 +76,9 @@ def test_frames_that_contradict_each_other_are_refused_unless_forced(transposed,
     [
         ({"--out": "mesh.obj"}, "out must end in .ply or .glb; got 'mesh.obj'"),
         ({"--out": "file/mesh.ply"}, "out must be a file that can be written"),
-        ({"--voxel_size": "0.0005", "--max_memory": "0.1"}, "voxel_size must leave a volume of at most 0.1 GiB"),
-        ({"--voxel_size": "-1"}, "voxel_size must be a positive length"),
-        ({"--max_depth": "0.1"}, "depth must be known somewhere"),
+        ({"--voxel_size": "0.0005", "--max_memory": "0.1"}, "max_memory (0.1 GiB)"),
+        ({"--voxel_size": "-1"}, "voxel_size must be a length"),
+        ({"--max_depth": "0.1"}, "frames must have depths within max_depth"),
         ({"--every": "0"}, "every must be at least 1; got 0"),
         ({"--every": "-2"}, "every must be at least 1; got -2"),
         ({"--max_memory": "0"}, "max_memory must be a positive number of GiB, or inf; got 0"),
@@ -118,11 +118,8 @@ def test_a_scene_with_hardly_any_depth_is_told_so(scene, tmp_path, capsys):
     arguments = ["mesh", str(tmp_path), "--out", str(tmp_path / "mesh.ply")]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert (
-        "the frames of SOURCE must have depth; got ones that do not: its depth is missing (known at 0.0% of the pixels "
-        f"of the frames compared), in {tmp_path / 'depth'}. Put depth images there (uint16, 1000 a metre, 0 where "
-        "there is none); --force fuses it anyway."
-    ) in error
+    for text in ("its depth is missing", "0.0%", str(tmp_path / "depth"), "--force"):
+        assert text in error
     assert "poses" not in error
     main([*arguments, "--voxel_size", "0.1", "--force"])
     said = capsys.readouterr().out
@@ -136,9 +133,10 @@ def test_a_sample_without_any_depth_is_told_so(tmp_path, capsys):
     arguments = ["mesh", str(folder), "--out", str(tmp_path / "mesh.ply")]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    assert f"(known at 0.0% of the pixels of the frames compared), in {folder / 'depth'}. Put depth images" in error
+    for text in ("its depth is missing", "0.0%", f"in {folder / 'depth'}. Put depth images"):
+        assert text in error
     assert main([*arguments, "--force"]) == 1
-    assert f"got none within 8 m in 3 frames, such as {folder}" in capsys.readouterr().err
+    assert f"got none in 3 frames, such as {folder}" in capsys.readouterr().err
 
 
 def test_a_source_that_is_none(tmp_path, capsys):

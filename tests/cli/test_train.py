@@ -85,7 +85,7 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     assert "neighbours must have one list per view (3); got 2 lists" in error
     assert "Traceback" not in error
     assert main(["fit", "--config", path, "--model.adapter.attention.neighbours=[[1],[3],[0]]"]) == 1
-    assert "each once; got [3], in the list of view 1" in capsys.readouterr().err
+    assert "neighbours of view 1 must be other views from 0 to" in capsys.readouterr().err
 
 
 def test_predict_writes_what_generate_would(trained, config, tmp_path):

@@ -139,7 +139,7 @@ def test_no_mode_meets_a_bad_pose_or_a_missing_file_in_mid_epoch(tmp_path, mode)
     (scene / "depth" / "5.png").unlink()
     (scene / "color" / "6.png").unlink()
     if mode != "keyframes":  # which looks at its own frames only
-        with pytest.raises(FileNotFoundError, match="must list frames that are whole"):
+        with pytest.raises(FileNotFoundError, match="must list complete frames"):
             module(root, mode=mode, num_val=0).setup("fit")
     data = module(root, mode=mode, num_val=0, on_broken="skip", interval=1, num_views=8)
     for epoch in range(3):

@@ -1,4 +1,4 @@
-"""Read every file of a data set in one pass and name all problems: `mvdiff data check`."""
+"""Read every file of a data set and report all problems: `mvdiff data check`."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _Entry = TypeVar("_Entry")
 def check_folder(
     root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
 ) -> CheckReport:
-    """Decode every image and read every caption (and pose) of a data set; in the first of its layouts.
+    """Decode every image and read every caption and pose of a data set, in the first of its layouts.
 
     Args:
-        root: The data set's folder.
-        num_threads: Files decoded at once.
+        root: Folder of the data set.
+        num_threads: Number of files decoded in parallel.
         progress: Called after each panorama or scene.
-        source: Reader of the data set; by default the layouts that it has.
+        source: Reader of the data set; None: layouts are detected.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has none of the known layouts, or `num_threads` is less than 1.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder has no known layout, or `num_threads` is below 1.
     """
     return check_folders(root, num_threads, progress, source)[0]
 
@@ -46,7 +46,7 @@ def check_folders(
     source: Source | None = None,
     limit: int | None = None,
 ) -> list[CheckReport]:
-    """Check a folder as `check_folder` does, in each layout that it has.
+    """Check a folder in each of its layouts; see `check_folder`.
 
     Args:
         root: The data set's folder.
@@ -85,7 +85,7 @@ def _check(
 def _check_panoramas(
     report: CheckReport, source: Source, pool: ThreadPoolExecutor, progress: Progress, limit: int | None
 ) -> None:
-    """Cut small views of every panorama of a user's source, and read its captions."""
+    """Cut small views from every panorama of a user's source and read its captions."""
     items = []
     for split in ("train", "test"):
         try:
@@ -111,7 +111,7 @@ def _check_panoramas(
 def _listed(
     report: CheckReport, paths: Iterable[Path], read: Callable[[Path], list], with_row: bool
 ) -> Iterator[tuple[Any, str]]:
-    """Yield the entries of split lists and where each stands; note broken and missing lists and repeated entries."""
+    """Yield (entry, position) of split lists; report broken and missing lists and repeated entries."""
     first: dict[Any, str] = {}
     for path in paths:
         if not path.is_file():
@@ -150,7 +150,7 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
         panoramas, incomplete = find_skyboxes(root)
         rows = {row: scene for scene in panoramas for row in panoramas[scene]}
         report.panoramas["without a list"] = len(rows)
-        report.problems += [Problem("missing face", Path(pano), "not all six are there") for pano in incomplete]
+        report.problems += [Problem("missing face", Path(pano), "a panorama needs six") for pano in incomplete]
 
     rows = _first_of_each(rows, limit)
 

@@ -1,4 +1,4 @@
-"""Read every file of recordings in one pass and name all problems: a part of `mvdiff data check`."""
+"""Read every file of recordings and report all problems: part of `mvdiff data check`."""
 
 from __future__ import annotations
 
@@ -32,10 +32,11 @@ def check_recordings(
     progress: Progress,
     limit: int | None = None,
 ) -> None:
-    """Check scenes. A pose that is not finite is only counted, and is a problem where a list names its frame.
+    """Check scenes and add the findings to `report`.
 
-    How far depths and poses agree is measured and reported, and is no problem. With a `limit` so many frames are read,
-    key frames first, of the first scene of each split.
+    A non-finite pose is counted, and is a problem only if a list names its frame. The agreement of depths and poses is
+    measured and reported, but never a problem. A `limit` reads so many frames of the first scene of each split, key
+    frames first.
     """
     by_split: dict[str, list[Path]] = {}
     for scene in scenes:
@@ -91,7 +92,7 @@ def _check_scene(folder: Path, source: Source | None, limit: int | None) -> Foun
 
 
 def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
-    """Read the lists that are there; that of key frames must be."""
+    """Read the existing lists of frames; report a missing list of key frames."""
     lists: dict[str, list[int]] = {}
     for name, read in ((KEY_FRAMES, read_key_frames), (VALID_FRAMES, read_valid_frames)):
         path = folder / name
@@ -103,7 +104,7 @@ def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
 
 
 def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[str, _Sizes]) -> str:
-    """Decode a frame's files; return why it is not usable, or ""."""
+    """Decode a frame's files; return the reasons why it is unusable, or ""."""
     reasons = []
 
     def attempt(kind: Kind, noun: str, read: Callable[[Path], Any]) -> None:
@@ -139,7 +140,7 @@ def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[
 
 
 def _check_sizes(scene: RecordingSource, numbers: list[int], found: Found, sizes: dict[str, _Sizes]) -> None:
-    """Note images of another size than most of their kind in the scene, and intrinsics for another size."""
+    """Report images whose size differs from most of their kind in the scene, and intrinsics for another size."""
     for of_kind in sizes.values():
         found.sizes |= of_kind
         if of_kind:

@@ -153,7 +153,7 @@ def test_too_few_threads(tmp_path, capsys, num_threads):
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(ValueError, match="which is none"):
+    with pytest.raises(ValueError, match="which is none of these"):
         check_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_folder(tmp_path / "nowhere")

@@ -175,7 +175,7 @@ def test_scenes_in_train_and_test_are_not_split(tmp_path):
     (tmp_path / "scannetv2_train.txt").write_text("scene0\n")
     with pytest.raises(ValueError, match=r"DIR must be .* side by side; got .* \(scannet layout\)"):
         split_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"DIR must be .*; got .*scene0, which is one scene"):
+    with pytest.raises(ValueError, match=r"DIR must be .*; got .*scene0, which is a single scene"):
         split_folder(tmp_path / "train" / "scene0")
 
 

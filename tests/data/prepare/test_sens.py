@@ -147,7 +147,7 @@ def test_a_truncated_file_says_where_it_broke_and_can_be_continued(tmp_path, cap
 def test_a_file_cut_in_its_header(tmp_path, length):
     path = write_sens(tmp_path / "a.sens")
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"must be a whole \.sens file; its header is cut short"):
+    with pytest.raises(ValueError, match=r"must be a complete \.sens file; its header is truncated"):
         import_sens(path, tmp_path / "scene")
     assert not (tmp_path / "scene").exists()
 
@@ -161,7 +161,7 @@ def test_every_cut_is_an_error_or_a_whole_import(tmp_path):
         if length >= last:
             assert import_sens(path, tmp_path / str(length)).saved == 2
         else:
-            with pytest.raises(ValueError, match=r"must be a whole \.sens file"):
+            with pytest.raises(ValueError, match=r"must be a complete \.sens file"):
                 import_sens(path, tmp_path / str(length))
 
 
