@@ -8,6 +8,7 @@ from typing import Literal
 
 from mvdiff.cli.command import Command, done, typed
 from mvdiff.cli.export import next_of_model
+from mvdiff.cli.progress import quiet_libraries
 
 SUMMARY = "published checkpoints to model folders, and back (docs/checkpoints.md)"
 
@@ -58,6 +59,7 @@ def from_upstream(options: UpstreamOptions) -> int:
     """Convert a published checkpoint; return the exit status."""
     from mvdiff.interop.conversion import SINGLE_VIEW, convert_checkpoint, convert_single_view
 
+    quiet_libraries()
     out, base, revision = options.out, options.base, options.revision
     if options.task == SINGLE_VIEW:
         wrong = [name for name in ("save_base", "height", "width", "text_dtype", "overwrite") if getattr(options, name)]
@@ -93,6 +95,7 @@ def to_upstream(options: ToUpstreamOptions) -> int:
     """Convert a model folder; return the exit status."""
     from mvdiff.interop.conversion import export_to_upstream
 
+    quiet_libraries()
     state = export_to_upstream(options.model, options.out, options.with_base, options.base, options.overwrite)
     done(f"{options.out}: {len(state)} weights under upstream's names", "load it with the paper's code")
     return 0

@@ -62,8 +62,10 @@ def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
     """
     import torch
 
+    from mvdiff.cli.progress import quiet_libraries
     from mvdiff.pipelines.schedulers import scheduler_from
 
+    quiet_libraries()
     device = usable_device(options.device)
     if device.type == "cpu" and memory.cpu_offload is not None:
         raise ValueError(

@@ -19,6 +19,7 @@ from mvdiff.cli.command import done, typed
 from mvdiff.cli.config_files import with_config_paths
 from mvdiff.cli.export import next_of_model
 from mvdiff.cli.mistakes import readable, unknown_setting
+from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
 from mvdiff.cli.run_parser import RunFile, RunParser
 from mvdiff.pipelines.checkpoint import read_checkpoint
@@ -43,6 +44,7 @@ class MVDiffCLI(LightningCLI):
         # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        quiet_libraries()
         # Subcommand parsers take settings of their own: errors are raised, not printed below pages of usage.
         how = {"exit_on_error": False, "allow_abbrev": False}
         parser_kwargs = {"prog": "mvdiff", **how} | {name: dict(how) for name in self.subcommands()}
