@@ -8,7 +8,6 @@ from typing import Literal
 
 from mvdiff.cli.command import Command, done, typed
 from mvdiff.cli.export import next_of_model
-from mvdiff.cli.progress import quiet_libraries
 
 SUMMARY = "published checkpoints to model folders, and back (docs/checkpoints.md)"
 
@@ -57,6 +56,7 @@ class ToUpstreamOptions:
 
 def from_upstream(options: UpstreamOptions) -> int:
     """Convert a published checkpoint; return the exit status."""
+    from mvdiff.cli.progress import quiet_libraries
     from mvdiff.interop.conversion import SINGLE_VIEW, convert_checkpoint, convert_single_view
 
     quiet_libraries()
@@ -93,6 +93,7 @@ def from_upstream(options: UpstreamOptions) -> int:
 
 def to_upstream(options: ToUpstreamOptions) -> int:
     """Convert a model folder; return the exit status."""
+    from mvdiff.cli.progress import quiet_libraries
     from mvdiff.interop.conversion import export_to_upstream
 
     quiet_libraries()
