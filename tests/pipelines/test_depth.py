@@ -216,7 +216,7 @@ def test_saving_and_opening(pipeline, tmp_path):
 
 def test_a_base_or_an_adapter_that_does_not_fit_is_refused(pipeline, tmp_path):
     backbone = load_backbone(tiny_base(tmp_path / "plain"))
-    with pytest.raises(ValueError, match=r"base must have a UNet of 4 \+ 1 input channels, latents and depth; got 4"):
+    with pytest.raises(ValueError, match=r"base must have a UNet with 4 \+ 1 input channels, latents and depth; got 4"):
         MVDiffusionDepthPipeline.from_backbone(backbone)
     with pytest.raises(ValueError, match="another model"):
         MVDiffusionDepthPipeline.from_backbone(backbone_of(pipeline), MultiViewAdapter([32, 96], 96, [96, 32]))
@@ -240,7 +240,10 @@ FRAMES = walls(3)
         ({"known": given(1, 3)["known"]}, "images must be given where known is 1"),
         (given(1, 3) | {"images": torch.full((1, 3, 3, HEIGHT, WIDTH), 3.0)}, r"images must lie in \[-1, 1\]; got .*3"),
         (given(1, 3) | {"known": torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "known must be 1 or 0 on whole"),
-        (given(1, 3) | {"known": 1 - torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "got a frame known in part"),
+        (
+            given(1, 3) | {"known": 1 - torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)},
+            "got a frame that is known in part",
+        ),
         ({"output_type": "jpeg"}, "output_type must be one of"),
     ],
 )

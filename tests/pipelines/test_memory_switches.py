@@ -151,7 +151,7 @@ def test_slices_and_chunks_change_nothing_but_rounding(pipeline):
     handle.remove()
     inner.remove()
     for wrong in (0, 2.5, "2"):
-        with pytest.raises(ValueError, match=f"views_per_chunk must be at least 1, and whole; got {wrong!r}"):
+        with pytest.raises(ValueError, match=f"views_per_chunk must be .* at least 1; got {wrong!r}"):
             pipeline.set_views_per_chunk(wrong)
     assert torch.equal(pipeline("a ball", **STEPS).images, expected)
 
@@ -175,7 +175,7 @@ def test_an_autoencoder_without_a_switch_is_named(pipeline, monkeypatch):
     pipeline.enable_vae_slicing()
     pipeline.enable_vae_tiling()
     monkeypatch.setattr(pipeline, "vae", torch.nn.Identity())
-    with pytest.raises(ValueError, match=r"vae must be one that can work image by image .*; got Identity"):
+    with pytest.raises(ValueError, match=r"vae must support slicing .*; got Identity"):
         pipeline.enable_vae_slicing()
     with pytest.raises(ValueError, match="vae must be one that can work in tiles; got Identity"):
         pipeline.enable_vae_tiling()

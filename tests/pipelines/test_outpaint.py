@@ -197,7 +197,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
     with pytest.raises(ValueError, match=r"one text per view \(4\); got .* \(3\)"):
         outpaint([["a"] * 3], images=images, known=known, **STEPS)
     plain = make_pipeline(tmp_path / "plain")
-    with pytest.raises(ValueError, match="UNet of 9 input channels, latents, mask and masked image; got 4"):
+    with pytest.raises(ValueError, match=r"UNet with 9 input channels.*; got 4"):
         MVDiffusionOutpaintPipeline(plain.vae, plain.text_encoder, plain.tokenizer, plain.unet, plain.adapter, None)
 
 
