@@ -91,7 +91,7 @@ def test_given_pixels_are_put_back_and_nothing_else():
 
 
 def test_depth_needs_depths():
-    with pytest.raises(ValueError, match="depths must be there"):
+    with pytest.raises(ValueError, match="depths are required"):
         task_from("depth").check_batch(outpaint_batch())
 
 

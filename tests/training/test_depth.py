@@ -232,13 +232,13 @@ def test_bases_without_depth_are_refused(base, tmp_path):
         make(plain)
     with pytest.raises(ValueError, match=r"input channels, latents and depth; got 4\. .*model.add_input"):
         SingleViewModule(out=str(tmp_path), task="depth", base=plain)
-    with pytest.raises(ValueError, match="add_input must be false for a base that takes more than latents"):
+    with pytest.raises(ValueError, match="add_input must be false for a base"):
         SingleViewModule(out=str(tmp_path), task="depth", base=str(base), add_input=True)
 
 
 def test_data_without_depth_or_of_a_wrong_size_is_named(module):
     batch = dataclasses.replace(wall_batch(0), depths=None)
-    with pytest.raises(ValueError, match="depths must be there for every frame"):
+    with pytest.raises(ValueError, match="depths are required for every frame"):
         module.noise_loss(batch, batch.prompts)
     batch = wall_batch(0)
     batch = dataclasses.replace(batch, images=batch.images[..., :30], depths=batch.depths[..., :30], known=None)
@@ -254,5 +254,5 @@ def test_lists_of_neighbours_are_refused(base):
 def test_single_frames_without_depth_are_named(base, tmp_path):
     module = SingleViewModule(out=str(tmp_path), task="depth", base=str(base))
     batch = dataclasses.replace(wall_batch(0, mode="frames"), depths=None)
-    with pytest.raises(ValueError, match="depths must be there for every frame"):
+    with pytest.raises(ValueError, match="depths are required for every frame"):
         module.noise_loss(batch, batch.prompts)
