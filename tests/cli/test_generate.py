@@ -50,7 +50,7 @@ def test_rerun_skips_and_overwrite_redoes(model, tmp_path, capsys):
     assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
     assert (tmp_path / "0000" / "0.png").stat().st_mtime_ns == stamp
     assert generate(model, tmp_path, *PROMPT, "--seed", 1) == 1
-    assert "seed of a complete sample must be those of this run, 1; got 0" in capsys.readouterr().err
+    assert "seed of a complete sample must equal that of this run, 1; got 0" in capsys.readouterr().err
     assert generate(model, tmp_path, *PROMPT, "--seed", 1, "--overwrite") == 0
     assert read_sample(tmp_path / "0000").record.seed == 1
     assert (tmp_path / "0000" / "0.png").stat().st_mtime_ns != stamp
@@ -90,7 +90,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
         ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
-        (["--prompts", "none.txt"], "prompts must be a file; got none.txt"),
+        (["--prompts", "none.txt"], "prompts must be an existing file; got none.txt"),
         ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
         ([*PROMPT, "--device", "cpu:1", "--cpu_offload", "model"], "--cpu_offload must be left out on a CPU"),
         ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be .* at least 1; got 0"),
@@ -126,7 +126,7 @@ def test_memory_switches_give_the_same_panorama(model, tmp_path, capsys):
     plain, small = (read_sample(tmp_path / name / "0000").images_uint8().int() for name in ("plain", "small"))
     assert (plain - small).abs().max() <= 1
     assert generate(model, tmp_path / "plain", *PROMPT, "--vae_tiling") == 1
-    assert "settings.vae_tiling of a complete sample must be those of this run, True" in capsys.readouterr().err
+    assert "settings.vae_tiling of a complete sample must equal that of this run, True" in capsys.readouterr().err
 
 
 def test_a_missing_model_and_a_bad_out(model, tmp_path, capsys):

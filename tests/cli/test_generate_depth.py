@@ -84,7 +84,7 @@ def test_rerun_skips_and_other_settings_are_refused(model, walk, tmp_path, capsy
     assert generate(model, walk, tmp_path, *again) == 0
     capsys.readouterr()
     assert generate(model, walk, tmp_path, *again, "--no_caa") == 1
-    assert "settings.caa of a complete sample must be those of this run, False; got True" in capsys.readouterr().err
+    assert "settings.caa of a complete sample must equal that of this run, False; got True" in capsys.readouterr().err
     assert generate(model, walk, tmp_path, *again, "--no_caa", "--prompt", "a red ball", "--overwrite") == 0
     sample = read_sample(tmp_path / "toy00000")
     assert sample.record.prompts == ["a red ball"] * 4

@@ -172,10 +172,10 @@ def test_the_card_says_where_the_weights_come_from(places, tmp_path, task, data)
     text = (tmp_path / "model" / "README.md").read_text()
     origin = f"converted from {task}.ckpt, a checkpoint file of the layout of the paper's authors"
     for part in (
-        f", {origin}. This folder holds",
-        f"| data by the paper | {data} |",
+        f", {origin}. This folder contains",
+        f"| data (by the paper) | {data} |",
         f"| origin | {origin} |",
-        f"By the paper the data were {data}. Where they are {data} itself, its terms allow non-commercial use only.",
+        f"According to the paper, the data are {data}. The terms of {data} itself allow non-commercial use only.",
     ):
         assert part in text
     for absent in ("trained with mvdiff", "data module"):

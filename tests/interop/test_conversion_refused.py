@@ -193,7 +193,7 @@ def test_what_exists_is_replaced_only_where_that_is_asked_for(places, tmp_path, 
     for command, text in (
         (
             convert,
-            f"out must be a new or empty folder; got {model}, which holds a model; pass --overwrite",
+            f"out must be a new or empty folder; got {model}, which has a model\. Pass --overwrite",
         ),
         (
             export,

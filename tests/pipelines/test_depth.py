@@ -237,7 +237,7 @@ FRAMES = walls(3)
         (walls(8) | {"prompt": [["a"] * 7]}, r"one text per view \(8\); got .* \(7\), in sample 0"),
         ({"frame_ids": [[1, 2]]}, r"frame_ids must be 1 lists of 3 names; got \[\[1, 2\]\]"),
         ({"sample_ids": ["a", "b"]}, r"sample_ids must be one per sample \(1\)"),
-        ({"known": given(1, 3)["known"]}, "images must be given where known is 1"),
+        ({"known": given(1, 3)["known"]}, "images are required where known is 1"),
         (given(1, 3) | {"images": torch.full((1, 3, 3, HEIGHT, WIDTH), 3.0)}, r"images must lie in \[-1, 1\]; got .*3"),
         (given(1, 3) | {"known": torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "known must be 1 or 0 on whole"),
         (
@@ -254,7 +254,7 @@ def test_wrong_arguments(pipeline, changed, message):
 
 def test_a_model_without_image_condition_takes_no_frames(tmp_path):
     pipeline = make_depth_pipeline(tmp_path, image_condition=False)
-    with pytest.raises(ValueError, match="known must be left out for a model without image condition"):
+    with pytest.raises(ValueError, match="known must be left out for a model without image_condition"):
         pipeline("a ball", **walls(2), **given(1, 2), **STEPS)
     assert pipeline("a ball", **walls(2), **STEPS).images.shape == (1, 2, 3, HEIGHT, WIDTH)
 

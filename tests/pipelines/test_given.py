@@ -57,7 +57,7 @@ def test_a_picture_that_is_transparent_everywhere_is_refused(tmp_path):
     path = tmp_path / "clear.png"
     Image.new("RGBA", (4, 2), (*RED, 127)).save(path)
     with pytest.raises(
-        ValueError, match=r"image must show something; got .*clear\.png, which is transparent everywhere"
+        ValueError, match=r"image must have opaque pixels; got .*clear\.png, which is transparent everywhere"
     ):
         given_images([Image.new("RGB", (2, 2)), path])
 
@@ -140,7 +140,9 @@ def test_several_pictures_and_one_that_reaches_nothing():
     assert views.images[0].unique().tolist() == [1.0]  # the first counts
     assert views.images[1][:, views.known[1, 0] > 0].round(decimals=4).unique().tolist() == [-1.0, 1.0]
     assert [picture["fov_deg"] for picture in views.pictures] == [90.0, 120.0]
-    with pytest.raises(ValueError, match="image must reach a view of the rig; got image 1 of 20 degrees at yaw 0, pit"):
+    with pytest.raises(
+        ValueError, match="image must be visible in a view of the rig; got image 1 of 20 degrees at yaw 0, pit"
+    ):
         given_views(given_images(pictures, fov_deg=[90, 20], pitch_deg=[0, 80]), RIG)
     with pytest.raises(ValueError, match="image must be at least one picture; got none"):
         given_views([], RIG)

@@ -170,7 +170,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ({}, "`image`, or both `images` and `known`; got none"),
         ({"images": images}, "both `images` and `known`; got images"),
         ({"image": picture, "images": images, "known": known}, "got image and images and known"),
-        ({"images": images[:, :3], "known": known[:, :3]}, r"images .* of the samples and the rig, .*'V': 4.*'V': 3"),
+        ({"images": images[:, :3], "known": known[:, :3]}, r"images .* of the prompts and the rig, .*'V': 4.*'V': 3"),
         ({"images": 255 * images, "known": known}, r"images must lie in \[-1, 1\]"),
         ({"images": images.numpy(), "known": known.numpy()}, "images and known must be tensors; got ndarray, ndarray"),
         ({"images": images, "known": 255 * known}, "known must be 0 or 1; got values from 0 to 255"),
@@ -183,7 +183,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ({"image": picture, "num_inference_steps": 2.5}, "num_inference_steps must be at least 1, and whole; got 2.5"),
         ({"image": picture, "guidance_scale": float("nan")}, "guidance_scale must be finite; got nan"),
         ({"image": picture, "fov_deg": 200}, "fov_deg must lie between 0 and 180"),
-        ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must reach a view of the rig"),
+        ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must be visible in a view of the rig"),
     ):
         with pytest.raises(ValueError, match=text):
             outpaint("a ball", **STEPS | call)
@@ -230,5 +230,5 @@ def test_sample_folders_hold_what_was_given(outpaint, tmp_path):
     assert sample.record.settings["paste_back"] is False
     again = write_entries(outpaint, entries, tmp_path, images=images, known=known, **run)
     assert (again.written, again.skipped) == (0, 2)
-    with pytest.raises(ValueError, match=r"settings.given.\w+ of a complete sample must be those of this run"):
+    with pytest.raises(ValueError, match=r"settings.given.\w+ of a complete sample must equal that of this run"):
         write_entries(outpaint, entries, tmp_path, images=images.flip(0), known=known.flip(0), **run)

@@ -200,7 +200,7 @@ def test_a_model_without_image_condition_makes_key_frames_only(tmp_path, scene):
     assert len(generate(pipeline, sequence)) == len(KEYS)
     assert len(generate(pipeline, sequence, num_views=3, window_overlap=0)) == len(KEYS)
     for wrong in ({"num_views": 3}, {"sequence": full_sequence(scene, HEIGHT, WIDTH)}):
-        with pytest.raises(ValueError, match="model must take given frames"):
+        with pytest.raises(ValueError, match="model must have image_condition"):
             generate_sequence(pipeline, **({"sequence": sequence} | wrong))
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         generate_sequence(pipeline, sequence, batch_size=0)

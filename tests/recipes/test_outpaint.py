@@ -46,7 +46,7 @@ def test_settings():
         ("--base", "mvdiff://toy-base", "UNet with 9 input channels.*; got 4"),
         ("--base", "empty", "unet"),
         ("--fov_deg", "200", "fov_deg must lie between 0 and 180 degrees; got 200"),
-        ("--pitch_deg", "85", "image must reach a view of the rig"),
+        ("--pitch_deg", "85", "image must be visible in a view of the rig"),
         ("--adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
     ],
 )
