@@ -88,7 +88,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--batch_size", 0], "batch_size must be at least 1; got 0"),
         ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
-        ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
+        ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a reachable hub repository"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--prompts", "none.txt"], "prompts must be an existing file; got none.txt"),
         ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
@@ -133,7 +133,7 @@ def test_a_missing_model_and_a_bad_out(model, tmp_path, capsys):
     assert generate(tmp_path, tmp_path / "out", *PROMPT) == 1
     assert "model must be a model folder" in capsys.readouterr().err
     assert generate("nobody/no-such-model", tmp_path / "out", *PROMPT, "--revision", "v1") == 1
-    assert "got 'nobody/no-such-model' at revision 'v1', which is not a folder here" in capsys.readouterr().err
+    assert "got 'nobody/no-such-model' at revision 'v1', which is not a folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert generate(model, tmp_path / "file" / "out", *PROMPT) == 1
     assert "--out must lie in a folder that can be written" in capsys.readouterr().err

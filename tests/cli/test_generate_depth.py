@@ -181,5 +181,5 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     assert "depth/2.png" in error_of(model, scene)
     make_pipeline(tmp_path / "base").save_pretrained(tmp_path / "panorama")
     error = error_of(tmp_path / "panorama", walk)
-    assert "model must be one for the task depth; got a panorama model" in error
+    assert "model must be a depth model; got a panorama model" in error
     assert "run `mvdiff generate panorama`" in error

@@ -211,7 +211,7 @@ def test_compiles_without_graph_breaks():
 def test_errors_say_what_to_do():
     [ring] = ring_geometry().levels
     paper = camera_geometry(*RING.cameras(), 4, 4, 8, 1).levels[0]
-    with pytest.raises(ValueError, match="taps must be UpstreamTaps, as UpstreamAttention builds them; got PackedTaps"):
+    with pytest.raises(ValueError, match="taps of UpstreamAttention must be UpstreamTaps; got PackedTaps"):
         trained_block()(hidden_for(ring), paper)
     with pytest.raises(
         ValueError, match="geometry must be of views with depth for this adapter; got one of views that"

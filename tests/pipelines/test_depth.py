@@ -210,7 +210,7 @@ def test_saving_and_opening(pipeline, tmp_path):
     assert (loaded.height, loaded.width, loaded.prompt_prefix) == (HEIGHT, WIDTH, pipeline.prompt_prefix)
     frames, settings = walls(2) | given(1, 2, views=[0]), {"seed": 2, **STEPS}
     assert torch.equal(loaded("a ball", **frames, **settings).images, pipeline("a ball", **frames, **settings).images)
-    with pytest.raises(ValueError, match=r"model must be one for the task panorama; got a depth model, in .*model"):
+    with pytest.raises(ValueError, match=r"model must be a panorama model; got a depth model, in .*model"):
         MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
 
 
@@ -232,7 +232,7 @@ FRAMES = walls(3)
         ({"depths": FRAMES["depths"][..., :30]}, r"width .* multiple of 4.*got 30.*Use 28 or 32"),
         ({"t": FRAMES["t"][..., :2]}, r"t must have shape \[B, V, 3\]"),
         ({"K": FRAMES["K"] * float("nan")}, "K must be finite"),
-        ({"prompt": ["a", "b"]}, "prompt must be of 1 samples as the depths; got 2"),
+        ({"prompt": ["a", "b"]}, "prompt must be for 1 samples, as depths has; got 2"),
         ({"prompt": [["a", "b"]]}, r"one text per view \(3\)"),
         (walls(8) | {"prompt": [["a"] * 7]}, r"one text per view \(8\); got .* \(7\), in sample 0"),
         ({"frame_ids": [[1, 2]]}, r"frame_ids must be 1 lists of 3 names; got \[\[1, 2\]\]"),

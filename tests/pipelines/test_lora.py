@@ -146,7 +146,7 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing(pipeline, layers):
     deep = {name.replace("layers.0", "layers.7"): value for name, value in layers["text_encoder"].items()}
     wrong = [
         (tensors({"unet": wide}), "LoRA must be readable and fit the base; got .*size mismatch"),
-        (tensors(layers | {"text_encoder": deep}), "weights of a text encoder, of which 4 have a layer here"),
+        (tensors(layers | {"text_encoder": deep}), "weights for a text encoder, 4 of which match"),
         (
             {"transformer.x.lora_A.weight": torch.zeros(2, 2)},
             "LoRA must have weights for the base's unet or text_encoder",
@@ -179,5 +179,5 @@ def test_missing_files_libraries_and_offloaded_weights(pipeline, layers, tmp_pat
     assert torch.equal(run(pipeline), expected)
     pipeline.remove_all_hooks()
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match="load_lora_weights must have the library peft; got an installation without"):
+    with pytest.raises(ValueError, match="load_lora_weights requires the library peft"):
         pipeline.load_lora_weights(tensors(layers))

@@ -56,7 +56,7 @@ def test_it_states_data_settings_base_scores_and_licences():
         "| fid | 21.441 |",
         "in results.json",
         "CreativeML Open RAIL++-M",
-        "Matterport3D itself, its terms allow non-commercial use only",
+        "terms of Matterport3D itself allow non-commercial use only",
         "for 4 views, trained",
     ):
         assert part in text
@@ -77,7 +77,7 @@ def test_of_weights_that_came_from_elsewhere_it_says_so():
 @pytest.mark.parametrize(
     ("base", "note"),
     [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "under the CreativeML Open RAIL-M licence"),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "has the CreativeML Open RAIL-M licence"),
         ("somebody/a-base", "The licence of the base somebody/a-base is not recorded"),
         ("runs/own/base/folder", "The licence of the base runs/own/base/folder is not recorded"),
         ("mvdiff://toy-base", "The base mvdiff://toy-base is part of mvdiff"),

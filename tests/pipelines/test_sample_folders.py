@@ -104,7 +104,7 @@ def test_another_precision_is_not_taken_for_done(pipeline, tmp_path):
         write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
         assert write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS).skipped == 1
     assert read_sample(tmp_path / "a").record.settings["dtype"] == "float32 under bfloat16 autocast"
-    message = r"settings.dtype of a complete sample must be .* 'float32'; got 'float32 under bfloat16 autocast'"
+    message = r"settings.dtype of a complete sample must .* 'float32'; got 'float32 under bfloat16 autocast'"
     with pytest.raises(ValueError, match=message):
         write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
 

@@ -94,7 +94,7 @@ def test_a_plan_makes_every_frame_once_from_what_was_made_before(gaps, num_views
         ([], 3, 12, 1, "must begin and end with a key frame; got key frames \\[\\] of 3 frames"),
         ([1, 2], 3, 12, 1, "must begin and end with a key frame"),
         ([0, 1], 3, 12, 1, "must begin and end with a key frame"),
-        ([0, 2], 3, 2, 1, "num_views must be at least 3, two given frames and one between; got 2"),
+        ([0, 2], 3, 2, 1, "num_views must be at least 3, two key frames and one between; got 2"),
         ([0, 1], 2, 0, 0, "num_views must be at least 1; got 0"),
         ([0, 1], 2, 4, 4, "window_overlap must lie between 0 and num_views - 1 = 3; got 4"),
         ([0, 1], 2, 4, -1, "window_overlap must lie between"),

@@ -213,7 +213,7 @@ def test_a_checkpoint_of_another_base_is_refused(module, data, tmp_path, tiny_fo
     with pytest.raises(ValueError, match="a checkpoint of another model"):
         module.on_load_checkpoint({})
     checkpoint["mvdiff"]["info"]["task"] = "depth"
-    with pytest.raises(ValueError, match="must be one of the task panorama; got a checkpoint of another task, depth"):
+    with pytest.raises(ValueError, match="must be for the task panorama; got a checkpoint of another task, depth"):
         module.on_load_checkpoint(checkpoint)
 
 
@@ -400,7 +400,7 @@ def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny
     lists = [[1], [2, 0], []]
     others = (("kernel_size", 5, 3), ("head_dim", 16, 8), ("min_overlap", 0.3, 0.01), ("neighbours", lists, None))
     for name, value, there in others:
-        text = f"{name} must be left out or be that of model.init_adapter, {there}; got {value}"
+        text = f"{name} must be left out, or equal that of model.init_adapter, {there}; got {value}"
         with pytest.raises(ValueError, match=re.escape(f"model.adapter.attention.init_args.{text}")):
             make(tiny_folder, init_adapter=str(tmp_path), **{name: value})
 

@@ -106,9 +106,9 @@ TASKS = {
         (
             "panorama",
             INPAINTING,
-            r"of 4 input channels, the latents', .*; got 9 \(an inpainting base\). Name a text",
+            r"with 4 input channels, the latents, .*; got 9 \(an inpainting base\). Choose a text",
         ),
-        ("panorama", DEPTH, r"of 4 input channels, the latents', for this task; got 5 \(a depth base\)"),
+        ("panorama", DEPTH, r"with 4 input channels, the latents, for this task; got 5 \(a depth base\)"),
         ("depth", INPAINTING, r"of 4 \+ 1 input channels, latents and depth; got 9"),
         ("depth", BASES["2.0 base"], r"of 4 \+ 1 input channels, latents and depth; got 4.*add_input"),
     ],
