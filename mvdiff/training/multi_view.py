@@ -37,8 +37,9 @@ ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
 class MultiViewModule(DescribedModule):
     """Train an adapter of attention across views on the frozen UNet of a base.
 
-    Timestep, noise, text dropout and the autoencoder's noise depend on (seed, epoch, sample index) alone, so they do not change with batch size, ranks, workers or resumes. Validation logs the held-out loss (`val/loss`, and
-    one loss per mode of the task) and generates the first samples of the split (`val/samples`, `val/overlap_psnr`).
+    Timestep, noise, text dropout and the autoencoder's noise depend on (seed, epoch, sample index) alone, so they do
+    not change with batch size, ranks, workers or resumes. Validation logs the held-out loss (`val/loss`, and one loss
+    per mode of the task) and generates the first samples of the split (`val/samples`, `val/overlap_psnr`).
 
     Args:
         task: Name of a task (panorama, outpaint, depth), or class path of a `mvdiff.tasks.task.Task`.

@@ -208,7 +208,7 @@ def test_a_single_view_file_becomes_a_base(places, tmp_path):
     path = write_file(tmp_path / "broken.ckpt", stage_1)
     with pytest.raises(
         ValueError,
-        match=r"weights must be exactly .* got 1 missing: mv_base_model.unet.conv_out.bias; in .*broken.ckpt",
+        match=r"weights of the checkpoint .* .* got 1 missing: mv_base_model.unet.conv_out.bias; in .*broken.ckpt",
     ):
         convert_single_view(path, tmp_path / "no", places["depth-base"])
 

@@ -109,8 +109,8 @@ TASKS = {
             r"with 4 input channels, the latents, .*; got 9 \(an inpainting base\). Choose a text",
         ),
         ("panorama", DEPTH, r"with 4 input channels, the latents, for this task; got 5 \(a depth base\)"),
-        ("depth", INPAINTING, r"of 4 \+ 1 input channels, latents and depth; got 9"),
-        ("depth", BASES["2.0 base"], r"of 4 \+ 1 input channels, latents and depth; got 4.*add_input"),
+        ("depth", INPAINTING, r"with 4 \+ 1 input channels, latents and depth; got 9"),
+        ("depth", BASES["2.0 base"], r"with 4 \+ 1 input channels, latents and depth; got 4.*add_input"),
     ],
     ids=["inpainting for panorama", "depth for panorama", "inpainting for depth", "text-to-image for depth"],
 )
