@@ -163,7 +163,7 @@ def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[
 
 
 def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
-    """Return an adapter's weights under upstream's names.
+    """Return an adapter's weights with upstream's names.
 
     Raises:
         ValueError: The adapter does not have upstream's attention, or has a block that upstream does not have.

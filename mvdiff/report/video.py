@@ -146,7 +146,7 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
                 container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
                 count += 1
             if not count:
-                raise ValueError(f"frames must have at least one frame; got none, for {path}.")
+                raise ValueError(f"frames must not be empty; got no frame, for {path}.")
             container.mux(stream.encode())
         os.replace(temporary, path)
     except OSError as error:

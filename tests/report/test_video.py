@@ -103,7 +103,7 @@ def test_wrong_input_leaves_no_file(tmp_path):
         write_video(path, [np.zeros((7, 10, 3), np.uint8)])
     with pytest.raises(ValueError, match=r"frames must have the same size"):
         write_video(path, [np.zeros((8, 10, 3), np.uint8), np.zeros((8, 12, 3), np.uint8)])
-    with pytest.raises(ValueError, match=r"frames must have at least one frame; got none"):
+    with pytest.raises(ValueError, match=r"frames must not be empty; got"):
         write_video(path, [])
     with pytest.raises(ValueError, match=r"fps must be above 0; got 0\."):
         write_video(path, [], fps=0)
