@@ -93,7 +93,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         (["--prompts", "none.txt"], "prompts must be an existing file; got none.txt"),
         ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
         ([*PROMPT, "--device", "cpu:1", "--cpu_offload", "model"], "--cpu_offload must be left out on a CPU"),
-        ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be .* at least 1; got 0"),
+        ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be an integer of at least 1; got 0"),
     ],
 )
 def test_errors_are_one_line(model, tmp_path, capsys, options, message):

@@ -95,7 +95,7 @@ def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
         (model, ["--image", picture, "--prompts", seven], "one text per view (4); got"),
         (model, ["--image", picture, *3 * ["--prompt", "a ball"]], "one text per view (4); got"),
         (model, ["--image", picture, "--prompt", " "], "--prompt must say what is to be seen"),
-        (tmp_path / "panorama", ["--image", picture, *PROMPT], "for the task outpaint; got a panorama model"),
+        (tmp_path / "panorama", ["--image", picture, *PROMPT], "must be an outpaint model; got a panorama model"),
     ):
         assert generate(where, tmp_path / "out", *options) == 1
         error = capsys.readouterr().err

@@ -63,9 +63,9 @@ def test_a_model_does_not_replace_the_folder_that_its_base_lies_in(places, tmp_p
         (
             "depth",
             {"height": 0},
-            "height must be a positive multiple of 8 pixels, .*; got 0\. Upstream's height is 192",
+            "height must be a positive multiple of 8 pixels, .*; got 0. Upstream's height is 192",
         ),
-        ("depth", {"width": -8}, "width must be a positive multiple of 8 pixels, .*; got -8\. Upstream's width is 256"),
+        ("depth", {"width": -8}, "width must be a positive multiple of 8 pixels, .*; got -8. Upstream's width is 256"),
         (
             "depth",
             {"height": 24, "width": 24},

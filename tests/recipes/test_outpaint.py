@@ -42,8 +42,8 @@ def test_settings():
 @pytest.mark.parametrize(
     ("option", "name", "text"),
     [
-        ("--base", "mvdiff://nothing", "base must be a packaged one, ['mvdiff://toy-base', "),
-        ("--base", "mvdiff://toy-base", "UNet with 9 input channels.*; got 4"),
+        ("--base", "mvdiff://nothing", "base must be a packaged one (mvdiff://toy-base, "),
+        ("--base", "mvdiff://toy-base", "UNet with 9 input channels"),
         ("--base", "empty", "unet"),
         ("--fov_deg", "200", "fov_deg must lie between 0 and 180 degrees; got 200"),
         ("--pitch_deg", "85", "image must be visible in a view of the rig"),
