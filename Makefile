@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 UV := .uv/bin/uv
 
-.PHONY: install quickstart test lint clean
+.PHONY: install quickstart test lint docs clean
 
 $(UV):
 	$(PYTHON) -m venv .uv
@@ -29,6 +29,9 @@ test: $(VENV)/.installed-dev
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+
+docs: $(VENV)/.installed-dev
+	$(VENV)/bin/python docs/build.py build/docs
 
 clean:
 	rm -rf $(VENV) .uv build dist *.egg-info

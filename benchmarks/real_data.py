@@ -1,4 +1,4 @@
-"""The numbers of docs/real-data.md that no command of mvdiff gives by itself.
+"""The numbers of notes/real-data.md that no command of mvdiff gives by itself.
 
     python benchmarks/real_data.py round_trip --config real/pano.yaml --out runs/real/round_trip
     python benchmarks/real_data.py losses --config real/pano.yaml --model runs/real/pano-model
@@ -19,7 +19,6 @@ import torch
 import yaml
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.cli.config_files import config_path
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.diffusion import multiview_noise_loss, training_noise
 from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
@@ -27,6 +26,7 @@ from mvdiff.eval.overlap import psnr_from_mse
 from mvdiff.eval.sources import source_from_config
 from mvdiff.models.autoencoder import decode_latents, encode_images, load_autoencoder
 from mvdiff.pipelines.sample_folders import library_versions
+from mvdiff.run_files import config_layers
 from mvdiff.samples import SampleRecord, sample_folder, to_uint8, write_sample
 from mvdiff.settings import Controls
 from mvdiff.tasks.task import NO_CONTROLS, denoiser
@@ -39,10 +39,9 @@ NOISE_EPOCH = -2  # noise of its own, neither training's nor validation's
 
 def read_run(configs: list[str]) -> tuple[MultiViewDataModule, dict[str, Any]]:
     """Return the data of a run and its model's settings; later files overlay earlier ones."""
-    paths = [config_path(name) for name in configs]
-    models = [yaml.safe_load(Path(path).read_text(encoding="utf-8")).get("model", {}) for path in paths]
+    models = [yaml.safe_load(path.read_text(encoding="utf-8")).get("model", {}) for path in config_layers(configs)]
     settings = {name: value for model in models for name, value in model.get("init_args", {}).items()}
-    return source_from_config(paths).data, settings
+    return source_from_config(configs).data, settings
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""Do depth correspondences lead to the same colours in a real recording? The numbers of docs/real-data.md.
+"""Do depth correspondences lead to the same colours in a real recording? The numbers of notes/real-data.md.
 
     python benchmarks/real_depth.py --scene scannet/train/scene7000_00
 

@@ -4,7 +4,7 @@
 
 The numbers of `mvdiff.geometry.DepthTolerance`: for each tolerance the share of all pixels whose `visible` is right, of
 those that the other view sees, and of those that fall into its image but are occluded there. Walks of 60 frames, pairs
-2, 4, 6 and 10 frames apart; depths in whole millimetres. Then the overlap PSNR of true frames (docs/evaluation.md).
+2, 4, 6 and 10 frames apart; depths in whole millimetres. Then the overlap PSNR of true frames (docs/evaluate.md).
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""`MultiViewBatch`: the one currency of data, pipelines, tasks, training and sample folders.
+"""`MultiViewBatch`: the common batch type of data, pipelines, tasks, training and sample folders.
 
-Shapes: B samples, V views, H x W image. Rigs of different view counts share a batch by padding: `view_valid` is False
-for a padded view, which is never attended to and never counted in a loss.
+Shapes: B samples, V views, H x W image. Samples with different numbers of views share a batch by padding: `view_valid`
+is False for a padded view, which attention and losses ignore.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ _PER_VIEW = ("images", "K", "R", "t", "depths", "known")
 
 @dataclass
 class MultiViewBatch:
-    """All views of some scenes, with their cameras and prompts.
+    """A batch of multi-view samples with their cameras and prompts.
 
     Attributes:
-        images: [B, V, 3, H, W] pictures, float in [-1, 1].
+        images: [B, V, 3, H, W] float in [-1, 1].
         K: [B, V, 3, 3] intrinsics in pixels of `images`.
-        R: [B, V, 3, 3] world-from-camera rotations. A sample's world is turned with its yaw: view 0 of a ring looks
-            at yaw 0 whatever part of the panorama was cut, so all samples of one rig share their cameras.
-        t: [B, V, 3] camera centres in the world, metres (zeros for views that share a centre).
+        R: [B, V, 3, 3] world-from-camera rotations. The world frame turns with the sample: view 0 of a ring is at yaw 0
+            whatever yaw of the panorama it was cut from, so all samples of a rig share their cameras.
+        t: [B, V, 3] camera centres in the world, metres; zeros for views that share a centre.
         prompts: B lists of V prompts, without the model's prefix (see `mvdiff.models.prompts`).
-        sample_id: B names, unique in their split and fit to be folder names.
-        sample_index: [B] long, index in the split: with `epoch` the key of everything random about a sample.
-        epoch: epoch that this batch belongs to.
+        sample_id: B names, unique within their split; `mvdiff.samples.sample_folder` maps them to folder names.
+        sample_index: [B] long, index in the split. Together with `epoch` it keys all randomness of a sample.
+        epoch: Epoch of the batch.
         view_valid: [B, V] bool, False for padding.
-        depths: [B, V, H, W] z-depth in metres (0 = none), or None.
-        known: [B, V, 1, H, W] float, 1 where content is given and 0 where it is to be generated, or None.
-        yaw_deg: [B] float, yaw of the panorama at which the sample was cut, degrees, or None.
-        mirrored: [B] bool, whether the scene was mirrored left-right, or None.
-        view_names: B lists of V names that key the views' noise, such as frame numbers; None: their places 0, 1, ...
-        notes: B mappings of what else `sample.json` shall say of a sample, or None.
+        depths: [B, V, H, W] z-depth in metres, 0 where unknown; or None.
+        known: [B, V, 1, H, W] float, 1 for given pixels and 0 for pixels to generate; or None.
+        yaw_deg: [B] float, yaw in degrees at which the sample was cut from its panorama; or None.
+        mirrored: [B] bool, True if the scene was mirrored left to right; or None.
+        view_names: B lists of V names that key the noise of views, such as frame numbers; None uses 0, 1, ...
+        notes: B mappings with further entries for `settings` in `sample.json`; or None.
     """
 
     images: Tensor
@@ -69,16 +69,16 @@ class MultiViewBatch:
         depths: Tensor | None = None,
         view_valid: Tensor | None = None,
     ) -> MultiViewBatch:
-        """Make a batch of cameras without pictures: what correspondences are built from.
+        """Make a batch with cameras and blank images, from which to compute correspondences.
 
         Args:
-            K: [B, V, 3, 3], or [V, 3, 3] for one sample; see the class.
-            R: Likewise.
-            height: Rows of the images.
-            width: Columns of the images.
-            t: [B, V, 3]; default zeros.
+            K: [B, V, 3, 3], or [V, 3, 3] for one sample.
+            R: [B, V, 3, 3], or [V, 3, 3] for one sample.
+            height: Image height in pixels.
+            width: Image width in pixels.
+            t: [B, V, 3]; None: zeros.
             depths: [B, V, H, W], or None.
-            view_valid: [B, V]; default all valid.
+            view_valid: [B, V]; None: all valid.
         """
         K, R = (value if value.ndim == 4 else value[None] for value in (K, R))
         shape = K.shape[:2]
@@ -110,24 +110,24 @@ class MultiViewBatch:
         return list(range(self.num_views)) if self.view_names is None else list(self.view_names[index])
 
     def view_keys(self) -> list[int]:
-        """Return a key for each of the B x V views taken by itself: a function of (sample index, view)."""
+        """Return the `view_key` of each of the B x V views."""
         return [view_key(int(index), view) for index in self.sample_index for view in range(self.num_views)]
 
     def rows(self, indices: Sequence[int]) -> MultiViewBatch:
-        """Return some samples of the batch."""
+        """Return a batch of the samples at `indices`."""
 
-        def some(value: Any) -> Any:
+        def select(value: Any) -> Any:
             if isinstance(value, Tensor):
                 return value[list(indices)]
             return [value[i] for i in indices] if isinstance(value, list) else value
 
-        return replace(self, **{field.name: some(getattr(self, field.name)) for field in fields(self)})
+        return replace(self, **{field.name: select(getattr(self, field.name)) for field in fields(self)})
 
     def check(self) -> MultiViewBatch:
-        """Check shapes, kinds and ranges; return the batch itself.
+        """Check shapes, dtypes and ranges; return the batch itself.
 
         Raises:
-            ValueError: A field does not fit the others; the text names it.
+            ValueError: A field has a wrong shape, dtype or range.
         """
         named = {
             "images": (self.images, "B V 3 H W"),
@@ -146,7 +146,7 @@ class MultiViewBatch:
             raise ValueError(f"images must be floating point in [-1, 1]; got {self.images.dtype}. Use 2 * x / 255 - 1.")
         low, high = self.images.detach().aminmax()
         if not (low >= -1.001 and high <= 1.001):
-            raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]. Scale them and drop NaNs.")
+            raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}].")
         if self.view_valid.dtype != torch.bool:
             raise ValueError(f"view_valid must be bool; got {self.view_valid.dtype}. Use mask.bool().")
         if len(self.sample_id) != sizes["B"]:
@@ -154,19 +154,18 @@ class MultiViewBatch:
         counts = [len(prompts) for prompts in self.prompts]
         if counts != [sizes["V"]] * sizes["B"]:
             raise ValueError(
-                f"prompts must be {sizes['B']} lists of {sizes['V']} texts, one per view; got lists of {counts}. "
-                "Give one prompt per view."
+                f"prompts must be {sizes['B']} lists of {sizes['V']} texts, one per view; got lists of {counts} texts."
             )
         if self.view_names is not None and [len(names) for names in self.view_names] != counts:
             raise ValueError(f"view_names must be {sizes['B']} lists of {sizes['V']} names; got {self.view_names}.")
         return self
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> MultiViewBatch:
-        """Return the batch with every tensor on `device` (dtypes kept)."""
+        """Return the batch with every tensor on `device`; dtypes do not change."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> MultiViewBatch:
-        """Return the batch in page-locked memory; DataLoader calls this."""
+        """Return the batch in page-locked memory; `DataLoader` calls this."""
         return self._map(Tensor.pin_memory)
 
     def _map(self, change) -> MultiViewBatch:
@@ -175,21 +174,21 @@ class MultiViewBatch:
 
     @staticmethod
     def collate(samples: Sequence[Mapping[str, Any] | MultiViewBatch]) -> MultiViewBatch:
-        """Join samples, padding those with fewer views by invalid ones (zero images, identity cameras, empty prompts).
+        """Join samples into a batch; samples with fewer views are padded, see `pad_views`.
 
         Args:
-            samples: Per sample a mapping without the batch axis (`images` [V, 3, H, W], `K`, `R`, `prompts`,
-                `sample_id`, `sample_index`, `epoch`; optional `t`, `view_valid`, `depths`, `known`, `yaw_deg`,
-                `mirrored`, `view_names`, `notes`), or a `MultiViewBatch` of one sample.
+            samples: One `MultiViewBatch` of one sample each, or one mapping each with the fields of `MultiViewBatch`
+                without the batch axis: `images` [V, 3, H, W], `K`, `R`, `prompts`, `sample_id`, `sample_index`,
+                `epoch`; optionally `t`, `view_valid`, `depths`, `known`, `yaw_deg`, `mirrored`, `view_names`, `notes`.
 
         Returns:
-            The batch, checked.
+            The batch, validated by `check`.
 
         Raises:
-            ValueError: The samples do not fit together: other sizes, epochs, or optional fields.
+            ValueError: Samples differ in image size, epoch or optional fields.
         """
         if not samples:
-            raise ValueError("samples must be a non-empty list; got []. Check the data set's length.")
+            raise ValueError("samples must be a non-empty list; got [].")
         items = [_unbatched(sample) if isinstance(sample, MultiViewBatch) else dict(sample) for sample in samples]
         num_views = max(item["images"].shape[0] for item in items)
         items = [pad_views(item, num_views) for item in items]
@@ -200,12 +199,13 @@ class MultiViewBatch:
             if item.keys() != first.keys():
                 differing = ", ".join(sorted(item.keys() ^ first.keys()))
                 raise ValueError(
-                    f"samples must all have the same fields; {differing} is only in some: {item['sample_id']}."
+                    f"samples must all have the same fields; {first['sample_id']} and {item['sample_id']} differ in "
+                    f"{differing}."
                 )
             if item["images"].shape != first["images"].shape:
                 raise ValueError(
                     f"samples must have images of one size; got {list(first['images'].shape)} in {first['sample_id']} "
-                    f"and {list(item['images'].shape)} in {item['sample_id']}. Use one rig size per data set."
+                    f"and {list(item['images'].shape)} in {item['sample_id']}."
                 )
         batch = {name: torch.stack([item[name] for item in items]) for name in first if name in _STACKED}
         return MultiViewBatch(
@@ -228,7 +228,7 @@ _STACKED = (*_PER_VIEW, "view_valid")
 
 def _unbatched(batch: MultiViewBatch) -> dict[str, Any]:
     if batch.batch_size != 1:
-        raise ValueError(f"samples must be batches of one sample; got one of {batch.batch_size}. Split it first.")
+        raise ValueError(f"samples must be batches of one sample; got a batch of {batch.batch_size}.")
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     sample = {name: value[0] for name, value in values.items() if value is not None and name != "epoch"}
     for name in ("sample_index", "yaw_deg", "mirrored"):
@@ -238,11 +238,13 @@ def _unbatched(batch: MultiViewBatch) -> dict[str, Any]:
 
 
 def pad_views(sample: Mapping[str, Any], num_views: int) -> dict[str, Any]:
-    """Complete one sample's optional per-view fields and pad it to `num_views` views, at least as many as it has.
+    """Fill in a sample's default `t` and `view_valid`, and pad it with invalid views to `num_views`.
+
+    Added views have zero images, identity cameras and empty prompts.
 
     Args:
-        sample: As `MultiViewBatch.collate` takes it: without the batch axis.
-        num_views: Views afterwards; those added are invalid, with zero images, identity cameras and empty prompts.
+        sample: Mapping without the batch axis, see `MultiViewBatch.collate`.
+        num_views: Number of views of the result; at least that of the sample.
     """
     missing = num_views - sample["images"].shape[0]
     sample = {name: value for name, value in sample.items() if value is not None}
@@ -263,5 +265,5 @@ def pad_views(sample: Mapping[str, Any], num_views: int) -> dict[str, Any]:
 
 
 def view_key(sample_index: int, view: int) -> int:
-    """Return the key of a view taken by itself."""
+    """Return the randomness key of a view, from the index of its sample and its index within the sample."""
     return keyed_int("view", sample_index, view)

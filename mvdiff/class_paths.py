@@ -1,8 +1,8 @@
-"""Resolve classes that files name, and their arguments.
+"""Resolve class paths from files safely.
 
-A `class_path` in a model folder or a checkpoint comes from whoever wrote the file. Importing a module runs its code, so
-such a name resolves only inside `mvdiff` or inside modules that the user named, and only to a class of the wanted kind.
-Its `init_args` are JSON values.
+A `class_path` in a model folder or checkpoint comes from whoever wrote the file, and importing a module runs its code.
+A class path therefore resolves only inside `mvdiff` or inside modules that the user allowed, and only to a subclass of
+the expected class. Its `init_args` must be JSON values.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ _plugins: set[str] = set()
 
 
 def allow_plugins(*modules: str) -> None:
-    """Let files name classes of modules or packages such as `my_package`, for this process.
+    """Allow class paths inside the given modules or packages, such as `my_package`, for this process.
 
-    A module is imported when a file first names it.
+    A module is imported only when a file names one of its classes.
 
     Raises:
-        ValueError: A name cannot be a module's.
+        ValueError: A name is not a valid module name.
     """
     for module in modules:
         if not _is_dotted(module):
-            raise ValueError(f"plugin must be the name of a module, as my_package; got {module!r}.")
+            raise ValueError(f"plugin must be the name of a module, such as my_package; got {module!r}.")
     _plugins.update(modules)
 
 
 def allow_plugins_of(model: Any) -> None:
-    """Let files name classes of the modules that a user's own settings of a model take task and attention from.
+    """Allow the modules of the task and the attention that a user's own model settings name.
 
-    Nothing else is let in: neither packages around these modules nor what other settings name.
+    Parent packages and classes named by other settings stay disallowed.
 
     Args:
         model: `{class_path: ..., init_args: {task: ..., adapter: {attention: ...}}}`, as parsed from YAML.
@@ -47,7 +47,7 @@ def allow_plugins_of(model: Any) -> None:
 
 
 def packages_of(*class_paths: str) -> set[str]:
-    """Return the packages outside `mvdiff` of some class paths.
+    """Return the top-level packages of class paths, without `mvdiff`; names without a dot are ignored.
 
     Example:
         >>> packages_of("my_package.attention.Mine", "mvdiff.a.B", "panorama")
@@ -57,16 +57,16 @@ def packages_of(*class_paths: str) -> set[str]:
 
 
 def resolve_class(class_path: Any, kind: type[T], where: str = "") -> type[T]:
-    """Import the class of a name that a file holds.
+    """Import the class at a class path from a file.
 
     Args:
-        class_path: Module and class, as `mvdiff.models.attention.CorrespondenceAwareAttention`.
-        kind: Base class that it must have.
-        where: The file, for errors.
+        class_path: Module and class, such as `mvdiff.models.attention.CorrespondenceAwareAttention`.
+        kind: Required base class.
+        where: File named in errors.
 
     Raises:
-        ValueError: The name lies outside `mvdiff` and the modules of `allow_plugins` (nothing is imported then), there
-            is no such class, or it is of another kind.
+        ValueError: The path is outside `mvdiff` and the modules of `allow_plugins` (nothing is imported then), the
+            class does not exist, is abstract, or is not a subclass of `kind`.
     """
     place = f", in {where}" if where else ""
     if not _is_class_path(class_path):
@@ -75,71 +75,72 @@ def resolve_class(class_path: Any, kind: type[T], where: str = "") -> type[T]:
     if not any(module == home or module.startswith(f"{home}.") for home in (_HOME, *_plugins)):
         top = module.split(".")[0]
         raise ValueError(
-            f"class_path must lie in {_HOME} or in a module that you named; got {class_path}{place}. If you trust it, "
-            f'pass --plugin {top} (in Python: mvdiff.class_paths.allow_plugins("{top}")).'
+            f"class_path must lie in {_HOME} or in a module that you allowed; got {class_path}{place}. If you trust "
+            f'it, pass --plugin {top} (in Python: mvdiff.class_paths.allow_plugins("{top}")).'
         )
     try:
-        found = vars(importlib.import_module(module)).get(name)
+        resolved = vars(importlib.import_module(module)).get(name)
     except Exception as error:  # a module's own code may raise anything
         raise ValueError(f"class_path must name an importable class; got {class_path} ({error!r}){place}.") from error
-    if not isinstance(found, type) or not issubclass(found, kind) or inspect.isabstract(found):
-        raise ValueError(f"class_path must name a {kind.__name__}; got {class_path}{place}, which is none.")
-    return found
+    if not isinstance(resolved, type) or not issubclass(resolved, kind) or inspect.isabstract(resolved):
+        raise ValueError(f"class_path must name a {kind.__name__}; got {class_path}{place}.")
+    return resolved
 
 
 def resolve_settings(
     settings: Any, kind: type[T], default: str, where: str = ""
 ) -> tuple[type[T], dict[str, Any], dict[str, Any]]:
-    """Resolve `{class_path: ..., init_args: ...}` to a class and all of its settings.
+    """Resolve `{class_path: ..., init_args: ...}` to a class and its complete arguments.
 
     Args:
-        settings: The mapping; either key may be left out, and None is `default` with its own defaults.
-        kind: See `resolve_class`.
-        default: `class_path` where `settings` has none.
-        where: See `resolve_class`.
+        settings: The mapping. Both keys are optional; None means the default class with its default arguments.
+        kind: Required base class.
+        default: `class_path` to use if `settings` has none.
+        where: File named in errors.
 
     Returns:
-        The class, its keyword-only arguments with defaults filled in, and the settings with these arguments, as JSON
-        has them.
+        The class; its keyword-only arguments as JSON values, with defaults filled in; and `{class_path, init_args}`
+        with these arguments.
 
     Raises:
-        ValueError: See `resolve_class`; or an argument is unknown, missing, no JSON value or not of its annotation.
+        ValueError: `resolve_class` fails, or an argument is unknown, missing, not a JSON value, or contradicts its
+            annotation.
     """
     settings = {} if settings is None else settings
     place = f", in {where}" if where else ""
     if not isinstance(settings, Mapping) or not set(settings) <= {"class_path", "init_args"}:
-        found = sorted(map(str, settings)) if isinstance(settings, Mapping) else type(settings).__name__
-        raise ValueError(f"{kind.__name__} must have class_path and init_args, and nothing else; got {found}{place}.")
+        got = sorted(map(str, settings)) if isinstance(settings, Mapping) else type(settings).__name__
+        raise ValueError(f"{kind.__name__} must have only class_path and init_args; got {got}{place}.")
     class_path = settings.get("class_path") or default
     cls = resolve_class(class_path, kind, where)
-    given = settings.get("init_args")
-    given = _json({} if given is None else given, f"init_args of {class_path}", place)
-    if not isinstance(given, dict):
-        raise ValueError(f"init_args of {class_path} must be a mapping; got {given!r}{place}.")
-    known = {
+    init_args = settings.get("init_args")
+    init_args = _json({} if init_args is None else init_args, f"init_args of {class_path}", place)
+    if not isinstance(init_args, dict):
+        raise ValueError(f"init_args of {class_path} must be a mapping; got {init_args!r}{place}.")
+    defaults = {
         name: parameter.default
         for name, parameter in inspect.signature(cls).parameters.items()
         if parameter.kind is parameter.KEYWORD_ONLY
     }
-    needed = {name for name, default in known.items() if default is inspect.Parameter.empty}
-    unknown, missing = set(given) - set(known), needed - set(given)
+    required = {name for name, default in defaults.items() if default is inspect.Parameter.empty}
+    unknown, missing = set(init_args) - set(defaults), required - set(init_args)
     if unknown:
-        taken = ", ".join(known) or "no arguments"
+        accepted = ", ".join(defaults) or "no arguments"
         names = ", ".join(sorted(unknown))
-        raise ValueError(f"init_args of {class_path} has unknown {names}; it takes {taken}{place}.")
+        raise ValueError(f"init_args of {class_path} has unknown {names}; it takes {accepted}{place}.")
     if missing:
         raise ValueError(f"init_args of {class_path} needs {', '.join(sorted(missing))}{place}.")
     hints = _hints(cls)
-    for name, value in given.items():
+    for name, value in init_args.items():
         if not _fits(value, hints.get(name, Any)):
-            wanted = inspect.formatannotation(hints[name])
-            raise ValueError(f"{name} must be {wanted} in init_args of {class_path}; got {value!r}{place}.")
-    arguments = _json(known | given, class_path, place)
+            annotation = inspect.formatannotation(hints[name])
+            raise ValueError(f"{name} must be {annotation} in init_args of {class_path}; got {value!r}{place}.")
+    arguments = _json(defaults | init_args, class_path, place)
     return cls, arguments, {"class_path": class_path, "init_args": arguments}
 
 
 def merge_settings(settings: Mapping[str, Any] | None, chosen: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Lay chosen class settings over others: arguments are merged unless another class is chosen.
+    """Override class settings with chosen ones; if `chosen` names another class, it replaces them entirely.
 
     Example:
         >>> merge_settings({"class_path": "a.B", "init_args": {"x": 1, "y": 2}}, {"init_args": {"y": 3}})
@@ -156,27 +157,27 @@ def merge_settings(settings: Mapping[str, Any] | None, chosen: Mapping[str, Any]
 
 
 def _json(value: Any, name: str, place: str) -> Any:
-    """Return a copy with lists for tuples; raise ValueError for what JSON does not have, and for nested classes."""
+    """Return a copy with tuples as lists; raise ValueError for values that JSON lacks and for nested class paths."""
     if value is None or isinstance(value, str | bool | int | float):
         return value
     if isinstance(value, list | tuple):
         return [_json(item, name, place) for item in value]
     if isinstance(value, Mapping) and all(isinstance(key, str) for key in value) and "class_path" not in value:
         return {key: _json(item, name, place) for key, item in value.items()}
-    raise ValueError(f"{name} must hold numbers, texts, lists and mappings alone; got {value!r}{place}.")
+    raise ValueError(f"{name} must hold only numbers, texts, lists and mappings; got {value!r}{place}.")
 
 
 def _hints(cls: type) -> dict[str, Any]:
-    """Return the annotations of a class's arguments; none where they cannot be evaluated."""
+    """Return the annotations of a class's arguments; empty if they cannot be evaluated."""
     try:
         return get_type_hints(cls.__init__)
     except NameError:
         return {}
 
 
-def _fits(value: Any, wanted: Any) -> bool:
-    """Tell whether a JSON value is of an annotation; an annotation that JSON says nothing of takes any."""
-    origin, inner = get_origin(wanted) or wanted, get_args(wanted)
+def _fits(value: Any, annotation: Any) -> bool:
+    """Check a JSON value against an annotation; annotations without a JSON counterpart accept any value."""
+    origin, inner = get_origin(annotation) or annotation, get_args(annotation)
     if origin in (Union, UnionType):
         return any(_fits(value, each) for each in inner)
     if origin is Literal:

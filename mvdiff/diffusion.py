@@ -1,9 +1,9 @@
-"""The diffusion process: loss, keyed noise, guidance and the explicit denoising loop, as plain functions.
+"""The diffusion process as plain functions: loss, keyed noise, guidance and the denoising loop.
 
-A model enters as `predict(noisy_latents, timesteps) -> prediction`, both `[B, V, C, h, w]`, with timesteps `[B]` int64:
-one per sample, shared by its views. A scheduler is any diffusers scheduler; for training only its `alphas_cumprod` [T]
-and `config.prediction_type` are read. Noise and timesteps depend on keys (seed, epoch, sample[, view]) alone, never on
-the place in a batch, and are drawn on the CPU in float32.
+A model is a function `predict(noisy_latents, timesteps) -> prediction` with latents and prediction [B, V, C, h, w] and
+timesteps [B] int64, one per sample and shared by its views. A scheduler is any diffusers scheduler; training reads only
+its `alphas_cumprod` [T] and `config.prediction_type`. Noise and timesteps depend only on keys (seed, epoch,
+sample[, view]), not on the position in a batch, and are drawn on the CPU; noise is float32.
 
 Symbols: x0 clean latents, x_t noisy latents, eps noise, abar_t = alphas_cumprod[t], SNR_t = abar_t / (1 - abar_t).
 """
@@ -21,7 +21,7 @@ PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
 
 def view_noise(*keys: int | str, num_views: int, shape: Sequence[int]) -> Tensor:
-    """Draw the noise of views, named by index, see `frame_noise`; adding views leaves the earlier ones as they are.
+    """Draw noise for views 0 to `num_views` - 1, see `frame_noise`; adding views does not change earlier ones.
 
     Example:
         >>> one, two = (view_noise(0, "kitchen", num_views=v, shape=(4, 2, 2)) for v in (1, 2))
@@ -32,14 +32,14 @@ def view_noise(*keys: int | str, num_views: int, shape: Sequence[int]) -> Tensor
 
 
 def frame_noise(*keys: int | str, frames: Iterable[int | str], shape: Sequence[int]) -> Tensor:
-    """Draw the Gaussian noise of one sample, frame by frame, from keys.
+    """Draw Gaussian noise for the frames of one sample.
 
-    A frame's noise depends on the keys and its name, not on which frames are drawn with it.
+    The noise of a frame depends only on the keys and its name, not on the other frames.
 
     Args:
-        *keys: (seed, sample id) when generating, (seed, epoch, sample index) in training.
+        *keys: (seed, sample id) in sampling, (seed, epoch, sample index) in training.
         frames: V names.
-        shape: Shape of one frame's latents, [C, h, w].
+        shape: Shape [C, h, w] of one frame's latents.
 
     Returns:
         [V, C, h, w] float32 on the CPU, standard normal.
@@ -54,17 +54,17 @@ def frame_noise(*keys: int | str, frames: Iterable[int | str], shape: Sequence[i
 
 
 def training_noise(seed: int, epoch: int, sample_index: Iterable[int], num_views: int, shape: Sequence[int]) -> Tensor:
-    """Draw the noise of a training batch, independent for every (epoch, sample, view).
+    """Draw noise for a training batch, independent for every (epoch, sample, view).
 
     Args:
         seed: Seed of the run.
         epoch: Epoch, counted from 0.
         sample_index: [B] indices in the data set.
-        num_views: V.
-        shape: Shape of one view's latents, [C, h, w].
+        num_views: Number of views V.
+        shape: Shape [C, h, w] of one view's latents.
 
     Returns:
-        [B, V, C, h, w] float32 on the CPU.
+        [B, V, C, h, w] float32 on the CPU, standard normal.
     """
     return torch.stack(
         [view_noise(seed, epoch, int(index), num_views=num_views, shape=shape) for index in sample_index]
@@ -72,27 +72,39 @@ def training_noise(seed: int, epoch: int, sample_index: Iterable[int], num_views
 
 
 def sample_timesteps(num_train_timesteps: int, seed: int, epoch: int, sample_index: Iterable[int]) -> Tensor:
-    """Draw one training timestep per sample, uniform over [0, num_train_timesteps): [B] int64 on the CPU.
+    """Draw one training timestep per sample, uniform over [0, num_train_timesteps); other arguments: `training_noise`.
 
-    See `training_noise` for the arguments.
+    Returns:
+        [B] int64 on the CPU.
     """
     draws = [keyed_int("timestep", seed, epoch, int(index)) % num_train_timesteps for index in sample_index]
     return torch.tensor(draws, dtype=torch.int64)
 
 
 def add_noise(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Diffuse latents x0 [B, ...]: x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4), in float32."""
+    """Return noisy latents x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4).
+
+    Args:
+        scheduler: Scheduler of the training.
+        latents: [B, ...] x0.
+        noise: [B, ...] eps.
+        timesteps: [B] int64.
+
+    Returns:
+        [B, ...] float32.
+    """
     abar = _per_sample(scheduler.alphas_cumprod, timesteps, latents)
     return abar.sqrt() * latents.float() + (1 - abar).sqrt() * noise.float()
 
 
 def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-    """Return the model's target for latents x0 [B, ...] and noise eps, in float32, by the scheduler's prediction type.
+    """Return the regression target [B, ...], float32, for the scheduler's `prediction_type`; arguments: `add_noise`.
 
-    It is eps, x0 ("sample"), or v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho 2022, appendix D).
+    "epsilon" is eps, "sample" is x0, and "v_prediction" is v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho
+    2022, appendix D).
 
     Raises:
-        ValueError: The prediction type is another one.
+        ValueError: `prediction_type` is none of these.
     """
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
@@ -106,21 +118,21 @@ def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor
 
 
 def min_snr_weight(scheduler, timesteps: Tensor, snr_gamma: float) -> Tensor:
-    """Weigh timesteps by min(SNR_t, gamma) in x0 space (Hang et al. 2023, "min-SNR"), for the scheduler's target.
+    """Return min-SNR loss weights, min(SNR_t, gamma) in x0 space, for the scheduler's target (Hang et al. 2023).
 
-    The weights of a squared error in eps, v and x0 are min(SNR, gamma) over SNR, SNR + 1 and 1. In v and x0 the weight
-    falls to 0 with the SNR: with a zero-terminal-SNR schedule the last timestep, where sampling starts, is not trained.
+    A squared error in eps, v or x0 is weighted by min(SNR, gamma) divided by SNR, SNR + 1 or 1. For v and x0 the weight
+    goes to 0 with the SNR, so a zero-terminal-SNR schedule does not train the last timestep, where sampling starts.
 
     Args:
         scheduler: Scheduler of the training.
         timesteps: [B] int64.
-        snr_gamma: gamma, above 0; 5 in their paper.
+        snr_gamma: Gamma, above 0; 5 in the cited paper.
 
     Returns:
-        [B] float32; finite also at zero terminal SNR.
+        [B] float32, finite even at zero terminal SNR.
     """
     abar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].double()
-    # min(SNR, gamma) = min(abar, gamma (1 - abar)) / (1 - abar) and SNR + 1 = 1 / (1 - abar): no SNR divides.
+    # min(SNR, gamma) = min(abar, gamma (1 - abar)) / (1 - abar) and SNR + 1 = 1 / (1 - abar): never divide by the SNR.
     clipped = torch.minimum(abar, snr_gamma * (1 - abar))
     divisor = {"epsilon": abar, "v_prediction": torch.ones_like(abar), "sample": 1 - abar}
     kind = scheduler.config.prediction_type
@@ -137,7 +149,7 @@ def noise_loss(
     snr_gamma: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Compute the noise-prediction loss of single views (latents [B, C, h, w]); see `multiview_noise_loss`."""
+    """Compute the noise-prediction loss of independent views, latents [B, C, h, w]; see `multiview_noise_loss`."""
     squared = _squared_error(predict, scheduler, latents, noise, timesteps)
     return _reduced(squared.flatten(1).mean(1), scheduler, timesteps, snr_gamma, reduction)
 
@@ -152,10 +164,10 @@ def multiview_noise_loss(
     snr_gamma: float | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """Compute the multi-view noise-prediction loss: the MSE over all valid views jointly (the paper's loss).
+    """Compute the paper's multi-view noise-prediction loss: the MSE over all valid views.
 
-    Views are averaged within their sample, then samples within the batch: however the samples are split into equal
-    batches or ranks, the mean is the same.
+    The loss averages views within a sample, then samples within the batch, so it does not depend on how samples are
+    split into batches or ranks of equal size.
 
     Args:
         predict: (noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction [B, V, C, h, w].
@@ -163,12 +175,15 @@ def multiview_noise_loss(
         latents: [B, V, C, h, w] x0.
         noise: [B, V, C, h, w] eps, independent for every view.
         timesteps: [B] int64, one per sample.
-        view_valid: [B, V] bool, False for padding; None: every view counts.
-        snr_gamma: Min-SNR weighting, see `min_snr_weight`; None: the paper's plain MSE.
-        reduction: "mean" for a scalar, "none" for one loss per sample [B]; float32.
+        view_valid: [B, V] bool, False for padding; None: all valid.
+        snr_gamma: Gamma of `min_snr_weight`; None: the paper's plain MSE.
+        reduction: "mean", or "none" for one loss per sample.
+
+    Returns:
+        A float32 scalar, or [B] float32 for "none".
 
     Raises:
-        ValueError: A sample has no valid view, or reduction is unknown.
+        ValueError: A sample has no valid view, or `reduction` is unknown.
     """
     squared = _squared_error(predict, scheduler, latents, noise, timesteps)
     per_sample = mean_over_views(squared.flatten(2).mean(2), view_valid)
@@ -176,7 +191,7 @@ def multiview_noise_loss(
 
 
 def mean_over_views(per_view: Tensor, view_valid: Tensor | None = None) -> Tensor:
-    """Average numbers of views [B, V] over each sample's valid views: [B].
+    """Average values [B, V] over the valid views of each sample, to [B].
 
     Raises:
         ValueError: A sample has no valid view.
@@ -185,7 +200,7 @@ def mean_over_views(per_view: Tensor, view_valid: Tensor | None = None) -> Tenso
         return per_view.mean(1)
     count = view_valid.sum(1)
     if not bool((count > 0).all()):
-        raise ValueError(f"view_valid must keep at least one view of each sample; got {count.tolist()} valid views.")
+        raise ValueError(f"view_valid must mark at least one view of each sample; got {count.tolist()} valid views.")
     return torch.where(view_valid, per_view, 0.0).sum(1) / count
 
 
@@ -195,17 +210,17 @@ def guided(
     negative_hidden_states: Tensor,
     guidance_scale: float,
 ) -> Callable[[Tensor, Tensor], Tensor]:
-    """Wrap a text-conditional model into classifier-free guidance: u + guidance_scale (c - u) (Ho and Salimans 2022).
+    """Add classifier-free guidance, u + guidance_scale (c - u), to a text-conditional model (Ho and Salimans 2022).
 
-    One call of the model per step, on the batch twice: the negative (empty) prompt first, then the text (as upstream).
-    With guidance_scale <= 1 the text alone is run, in a single pass, as diffusers does.
+    Each step calls the model once on a doubled batch: first the negative prompts (u), then the prompts (c). With
+    `guidance_scale` <= 1 it runs only the prompts, as diffusers does.
 
     Args:
-        predict: (noisy latents [N, V, C, h, w], timesteps [N], encoder_hidden_states [N, V, L, D]) -> prediction, where
-            N is the batch or twice the batch.
-        encoder_hidden_states: [B, V, L, D] of the prompts.
-        negative_hidden_states: The same shape, of the empty or negative prompts.
-        guidance_scale: 1 is no guidance; the paper samples with 9.
+        predict: (noisy latents [N, V, C, h, w], timesteps [N], encoder_hidden_states [N, V, L, D]) -> prediction, with
+            N = B or 2 B.
+        encoder_hidden_states: [B, V, L, D] embeddings of the prompts.
+        negative_hidden_states: [B, V, L, D] embeddings of the negative (or empty) prompts.
+        guidance_scale: 1 means no guidance; the paper samples with 9.
 
     Returns:
         (noisy latents [B, V, C, h, w], timesteps [B]) -> prediction [B, V, C, h, w] float32.
@@ -223,7 +238,7 @@ def guided(
 
 
 def step_generators(keys: Iterable[Sequence[int | str]]) -> list[torch.Generator]:
-    """Make a CPU generator per sample for the noise of stochastic schedulers, keyed on (seed, sample id, ...)."""
+    """Make one CPU generator per sample for stochastic schedulers, keyed by (seed, sample id, ...)."""
     return [keyed_generator("scheduler-step", *key) for key in keys]
 
 
@@ -241,25 +256,25 @@ def denoise(
 ) -> Tensor:
     """Run the reverse process from pure noise to clean latents with any diffusers scheduler.
 
-    The loop keeps its state in float32 and works on a copy of the scheduler, so the caller's stays as it was.
+    The loop runs in float32 on a copy of the scheduler and leaves the caller's scheduler unchanged.
 
     Args:
         predict: (scaled noisy latents [B, V, C, h, w] float32, timesteps [B]) -> prediction; see `guided`.
-        scheduler: Any diffusers scheduler whose step takes (model_output, timestep, sample).
-        noise: [B, V, C, h, w] (or [B, C, h, w]) standard normal; scaled here by the scheduler's init_noise_sigma.
+        scheduler: Any diffusers scheduler whose `step` takes (model_output, timestep, sample).
+        noise: [B, V, C, h, w] or [B, C, h, w], standard normal; the loop scales it by `init_noise_sigma`.
         num_inference_steps: From 1 to the scheduler's number of training steps. Second-order schedulers call `predict`
-            more often than that.
-        generators: One per sample, for schedulers that add noise; None leaves those to torch's global generator.
-        eta: DDIM's eta, 0 deterministic .. 1 as DDPM; other schedulers have no such setting.
+            more often.
+        generators: One per sample, for schedulers that add noise; None uses torch's global generator.
+        eta: DDIM's eta, from 0 (deterministic) to 1 (DDPM); schedulers without it ignore it.
         callback: Called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
         interrupted: Called after each step; True ends the loop.
 
     Returns:
-        [B, V, C, h, w] float32 on noise's device.
+        Latents in the shape of `noise`, float32, on its device.
 
     Raises:
-        ValueError: The number of steps is out of range, no generator controls the scheduler's noise, or noise is
-            predicted at zero terminal SNR, where the first step would divide by zero.
+        ValueError: `num_inference_steps` is out of range, the scheduler's noise cannot be controlled by generators, or
+            the model predicts noise at zero terminal SNR, where the first step would divide by zero.
     """
     scheduler = copy.deepcopy(scheduler)
     check_sampler(scheduler, num_inference_steps)
@@ -282,9 +297,9 @@ def denoise(
 
 
 def check_sampler(scheduler, num_inference_steps: int) -> None:
-    """Raise ValueError where this scheduler cannot sample correctly or reproducibly; see `denoise`."""
+    """Raise ValueError if the scheduler cannot sample correctly or reproducibly; see `denoise`."""
     if not isinstance(num_inference_steps, int) or num_inference_steps < 1:
-        raise ValueError(f"num_inference_steps must be at least 1, and whole; got {num_inference_steps}.")
+        raise ValueError(f"num_inference_steps must be an integer of at least 1; got {num_inference_steps}.")
     config = scheduler.config
     num_train_timesteps = config.get("num_train_timesteps")
     if num_train_timesteps is not None and num_inference_steps > num_train_timesteps:
@@ -294,18 +309,18 @@ def check_sampler(scheduler, num_inference_steps: int) -> None:
         )
     if "noise_sampler_seed" in inspect.signature(type(scheduler).__init__).parameters:
         raise ValueError(
-            f"scheduler must take its noise from a generator; got {type(scheduler).__name__}, which draws one noise "
+            f"scheduler must draw its noise from a generator; got {type(scheduler).__name__}, which seeds one noise "
             'for the whole batch. Use DPMSolverMultistepScheduler with algorithm_type="sde-dpmsolver++" instead.'
         )
     if config.get("rescale_betas_zero_snr") and config.get("prediction_type") == "epsilon":
         raise ValueError(
-            "prediction_type must be v_prediction or sample where rescale_betas_zero_snr is set; got epsilon, which at "
-            "zero terminal SNR says nothing about the image."
+            "prediction_type must be v_prediction or sample if rescale_betas_zero_snr is set; got epsilon, which is "
+            "undefined at zero terminal SNR."
         )
 
 
 def _per_sample(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor) -> Tensor:
-    """Return abar_t [B, 1, ...], to broadcast over `like`."""
+    """Return abar_t [B, 1, ...], broadcastable over `like`."""
     values = alphas_cumprod.to(device=like.device, dtype=torch.float32)[timesteps.to(like.device)]
     return values.view(-1, *[1] * (like.ndim - 1))
 
@@ -323,4 +338,4 @@ def _reduced(per_sample: Tensor, scheduler, timesteps: Tensor, snr_gamma: float 
         return per_sample
     if reduction == "mean":
         return per_sample.mean()
-    raise ValueError(f"reduction must be 'mean' or 'none'; got {reduction!r}. Choose one of the two.")
+    raise ValueError(f"reduction must be 'mean' or 'none'; got {reduction!r}.")

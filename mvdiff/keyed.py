@@ -1,8 +1,8 @@
-"""Keyed randomness: random numbers that depend on named keys and on nothing else.
+"""Keyed randomness: random numbers that depend only on named keys.
 
-Whatever is random about a sample (its yaw, timestep, noise, dropout) is drawn from a generator keyed by
-``(purpose, seed, epoch, sample_index[, view])``. So neither the number of ranks and workers, nor the batch split, nor
-a resumed run changes what a sample sees, and adding a purpose never shifts another one's numbers.
+All randomness of a sample (its yaw, timestep, noise, dropout) comes from generators keyed by `(purpose, seed, epoch,
+sample_index[, view])`. The number of ranks and workers, the batch split and resuming therefore do not change a sample's
+numbers, and adding a purpose does not shift those of another.
 """
 
 import hashlib
@@ -12,17 +12,17 @@ import torch
 
 
 def keyed_int(*keys: int | str) -> int:
-    """Hash keys to a 63-bit integer, the same on every machine (own derivation).
+    """Hash keys to a 63-bit integer that is the same on every machine (own derivation).
 
     Args:
-        *keys: strings and integers, by convention (purpose, seed, epoch, sample_index[, view]). ``1`` and ``"1"``
-            are different keys, and so are ``("ab", "c")`` and ``("a", "bc")``.
+        *keys: Strings and integers, by convention (purpose, seed, epoch, sample_index[, view]). `1` and `"1"` are
+            different keys, as are `("ab", "c")` and `("a", "bc")`.
 
     Returns:
         An integer in [0, 2**63).
 
     Raises:
-        TypeError: a key is neither a string nor an integer.
+        TypeError: A key is not a string or integer.
 
     Example:
         >>> keyed_int("yaw", 0, 3, 17) == keyed_int("yaw", 0, 3, 17) != keyed_int("yaw", 0, 3, 18)
@@ -32,13 +32,12 @@ def keyed_int(*keys: int | str) -> int:
 
 
 def keyed_generator(*keys: int | str) -> torch.Generator:
-    """Return a fresh CPU generator whose seed is the 64-bit hash of the keys (own derivation).
+    """Return a new CPU generator seeded with the 64-bit hash of the keys (own derivation).
+
+    Equal keys give equal numbers on every machine, rank and worker.
 
     Args:
-        *keys: as for :func:`keyed_int`.
-
-    Returns:
-        A CPU generator; the same keys give the same numbers on every machine, rank and worker.
+        *keys: See `keyed_int`.
 
     Example:
         >>> yaw = torch.randint(360, (), generator=keyed_generator("yaw", 0, 3, 17))
@@ -60,7 +59,7 @@ def _encoded(key: int | str) -> bytes:
     if isinstance(key, str):
         tag, text = b"s", key.encode()
     elif isinstance(key, bool) or not hasattr(key, "__index__"):
-        raise TypeError(f"a key of keyed randomness must be a string or an integer; got {key!r}. Convert it first.")
+        raise TypeError(f"a randomness key must be a string or an integer; got {key!r}.")
     else:
         tag, text = b"i", str(operator.index(key)).encode()
     return tag + str(len(text)).encode() + b":" + text

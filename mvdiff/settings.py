@@ -1,6 +1,7 @@
-"""Settings of users in groups: keyword-only dataclasses, free of torch so that a command's help is fast.
+"""User settings as keyword-only dataclasses. This module does not import torch, which keeps the help of commands fast.
 
-The string under a field is its help. None means: take the loaded adapter's value, else the task's, else the library's.
+The string under a field is its help text. None takes the value of the loaded adapter, else of the task, else of the
+library.
 """
 
 from __future__ import annotations
@@ -11,47 +12,48 @@ from typing import Any, Literal, TypeVar
 
 T = TypeVar("T")
 MidPlace = Literal["after_first_resnet", "after_mid_block"]
+PictureFormat = Literal["png", "jpg", "webp"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """Settings of sampling."""
+    """Sampling settings."""
 
     num_inference_steps: int = 50
     """denoising steps (paper: 50, DDIM)"""
     guidance_scale: float = 9.0
-    """classifier-free guidance (paper: 9); 1 or less runs the prompt alone, at half the cost"""
+    """classifier-free guidance scale (paper: 9); 1 or less disables guidance and halves the cost"""
     negative_prompt: str | Sequence[str] | None = None
-    """what to steer away from: one text for all views or one per view; default the empty prompt"""
+    """prompt to steer away from: one for all views or one per view; default: the empty prompt"""
     eta: float = 0.0
-    """noise of DDIM, from 0 (deterministic) to 1"""
+    """noise added by DDIM, from 0 (deterministic) to 1"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Controls:
-    """Ablations: sample with a part of the model switched off."""
+    """Ablations: sample with parts of the model switched off."""
 
     caa: bool = True
-    """False runs the base alone, view by view"""
+    """False runs only the base model, view by view"""
     attention_enabled: bool = True
-    """False skips the attention across views; the adapter's other layers stay"""
+    """False skips the attention across views but runs the adapter's other layers"""
     neighbour_batch: Sequence[int] | None = None
-    """for each sample the sample of the batch that lends its views as neighbours; default its own"""
+    """for each sample, the index of the batch sample whose views serve as its neighbours; default: the sample itself"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdapterSettings:
-    """Shape of an adapter; None takes the value of the adapter that training starts from, else the task's."""
+    """Architecture of an adapter; None takes the value of the adapter that training starts from, else the task's."""
 
     attention: Mapping[str, Any] | None = None
-    """attention across views: `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; arguments may
-    also stand beside `init_args`, as a command line puts them, and then win"""
+    """attention across views, as `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; arguments
+    beside `init_args`, where the command line puts them, take precedence"""
     mid_place: MidPlace | None = None
-    """place of the mid block's attention"""
+    """position of the attention in the mid block"""
     residual: bool | None = None
     """add a residual convolution block after each attention"""
     image_condition: bool | None = None
-    """add the blocks that bring given frames in"""
+    """add the blocks that condition on given frames"""
 
     def __post_init__(self) -> None:
         if self.attention is not None:
@@ -67,26 +69,26 @@ class AdapterSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class MemorySettings:
-    """Settings that trade time for memory in training."""
+    """Training settings that save memory at the cost of time."""
 
     gradient_checkpointing: bool = False
-    """compute activations again in the backward pass"""
+    """recompute activations in the backward pass instead of storing them"""
     views_per_chunk: int | None = None
-    """run the UNet's own layers on so many views at a time, in training and in samples; None: all"""
+    """number of views that the UNet's own layers process at a time, in training and sampling; None: all"""
     vae_slicing: bool = False
-    """encode and decode view by view"""
+    """encode and decode one view at a time"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSettings:
-    """Caches for outputs of the frozen base."""
+    """Caches for outputs of the frozen base model."""
 
     dir: str | None = None
-    """folder for text embeddings and latents; None computes them each time"""
+    """folder for cached text embeddings and latents; None disables this cache"""
     latents: bool = False
-    """keep latents too; only for views that come back, such as yaws from a list"""
+    """cache latents too; pays off only if the same views recur, for example with yaws from a list"""
     geometry_bytes: int = 2 * 2**30
-    """memory for correspondences of rigs, with their encodings"""
+    """memory in bytes for cached correspondences of rigs and their encodings"""
 
     def __post_init__(self) -> None:
         if self.latents and self.dir is None:
@@ -95,16 +97,28 @@ class CacheSettings:
             raise ValueError(f"cache.geometry_bytes must be at least 0; got {self.geometry_bytes}.")
 
 
+@dataclass(frozen=True, kw_only=True)
+class PanoramaPictures:
+    """Pictures of a panorama for people, beside the views and panorama.png of its sample folder."""
+
+    format: PictureFormat = "png"
+    """jpg or webp: write the panorama in this format too; it is also that of the cropped panorama and cube faces"""
+    crop: bool = False
+    """write panorama_cropped: the rows that views show all around, with XMP that says where on the sphere they lie"""
+    cube_faces: bool = False
+    """write cube/front, right, back, left, up and down, mid-grey where no view looks"""
+
+
 def plain(settings: Any) -> dict[str, Any]:
-    """Return a group of settings as plain values, which checkpoints can hold."""
+    """Return a settings dataclass as a dict of plain values, for checkpoints."""
     return asdict(settings)
 
 
 def settings_from(kind: type[T], value: Any) -> T:
-    """Return a group of settings as it is, or build it of the plain values that a checkpoint holds.
+    """Build a settings dataclass from the plain values of a checkpoint; an instance of `kind` is returned as it is.
 
     Raises:
-        ValueError: The value is neither, or has other names.
+        ValueError: The value is neither a `kind` nor a mapping of its fields.
     """
     if isinstance(value, kind):
         return value

@@ -1,22 +1,22 @@
-"""The one shape checker for public entries."""
+"""Shape checks for the arguments of public functions."""
 
 from torch import Tensor
 
 
 def check_shapes(**named: tuple[Tensor, str]) -> dict[str, int]:
-    """Check tensors against shape patterns whose letters must agree with each other (own derivation).
+    """Check tensors against shape patterns and check that named axes agree across tensors (own derivation).
 
-    A pattern lists the axes, separated by spaces: a number is that size, any other word is a name that takes the size
-    it first meets and must meet it again everywhere, and a leading ``...`` stands for any axes, checked no further.
+    A pattern lists axes separated by spaces. A number is an exact size. A name is bound to the first size it matches
+    and must match that size everywhere else. A leading `...` matches any number of axes of any size.
 
     Args:
-        **named: name as the caller's user spells it = (tensor, pattern).
+        **named: (tensor, pattern) by the name that errors use for the tensor.
 
     Returns:
-        The size of every named axis.
+        Sizes of the named axes.
 
     Raises:
-        ValueError: a tensor does not fit its pattern, or two tensors disagree on a named axis.
+        ValueError: A tensor does not fit its pattern, or two tensors disagree on a named axis.
 
     Example:
         >>> import torch
@@ -25,7 +25,7 @@ def check_shapes(**named: tuple[Tensor, str]) -> dict[str, int]:
         >>> check_shapes(K=(torch.zeros(8, 3, 4), "V 3 3"))
         Traceback (most recent call last):
         ...
-        ValueError: K must have shape [V, 3, 3]; got [8, 3, 4]. Make axis 2 of size 3.
+        ValueError: K must have shape [V, 3, 3]; got [8, 3, 4]. Axis 2 must have size 3.
     """
     sizes: dict[str, int] = {}
     owners: dict[str, str] = {}
@@ -37,19 +37,20 @@ def check_shapes(**named: tuple[Tensor, str]) -> dict[str, int]:
             axes = axes[1:]
             skipped = len(shape) - len(axes)
             if skipped < 0:
-                raise ValueError(f"{wanted} Give it at least {len(axes)} axes.")
+                raise ValueError(f"{wanted} It needs at least {len(axes)} axes.")
         elif len(axes) != len(shape):
-            raise ValueError(f"{wanted} Give it {len(axes)} axes.")
+            raise ValueError(f"{wanted} It needs {len(axes)} axes.")
         else:
             skipped = 0
         for position, axis in enumerate(axes, start=skipped):
             size = shape[position]
             if axis.isdigit():
                 if size != int(axis):
-                    raise ValueError(f"{wanted} Make axis {position} of size {axis}.")
+                    raise ValueError(f"{wanted} Axis {position} must have size {axis}.")
             elif sizes.setdefault(axis, size) != size:
                 raise ValueError(
-                    f"{wanted} Make axis {position} of size {sizes[axis]}: {axis} is {sizes[axis]} in {owners[axis]}."
+                    f"{wanted} Axis {position} must have size {sizes[axis]}, since {axis} is {sizes[axis]} in "
+                    f"{owners[axis]}."
                 )
             else:
                 owners.setdefault(axis, name)

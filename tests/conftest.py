@@ -27,6 +27,15 @@ def test_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def reference_2023(test_data) -> Path:
+    """Folder of weights, inputs and outputs of the 2023 release's code."""
+    folder = test_data / "reference_2023"
+    if not folder.is_dir():
+        pytest.skip(f"needs the reference vectors of the 2023 release, not found in {folder}")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     """One headless browser window of 1200 x 900 pixels for all tests of pages."""
     if find_chromium() is None:

@@ -24,7 +24,7 @@ def reference_attention(
     view_valid: Tensor | None = None,
     neighbour_batch: Tensor | None = None,
 ) -> Tensor:
-    """Compute what `block` computes, from the paper's equation 1 (section 4.2).
+    """Compute what `block` computes, from the paper's equation 1 (section 4).
 
     Args:
         block: The fast module, for its weights.

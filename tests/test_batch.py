@@ -97,7 +97,7 @@ def test_what_does_not_fit_is_named(changes, text):
     ("other", "text"),
     [
         ({"epoch": 3}, r"epochs \(2, 3\)"),
-        ({"yaw_deg": 3.0}, "yaw_deg is only in some: s1"),
+        ({"yaw_deg": 3.0}, "s1 differ in yaw_deg"),
         ({"height": 8}, r"one size; got \[3, 3, 4, 6\] in s0 and \[3, 3, 8, 6\] in s1"),
     ],
 )

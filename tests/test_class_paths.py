@@ -76,15 +76,15 @@ def test_names_of_anything_else_are_refused(name):
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"init_args": {"head_dim": {"class_path": "os.system", "init_args": {}}}}, "must hold numbers, texts, lists"),
-        ({"init_args": {"neighbours": [[{"class_path": PAPER}]]}}, "must hold numbers, texts, lists"),
-        ({"init_args": {"head_dim": print}}, "must hold numbers, texts, lists"),
-        ({"init_args": {1: 2}}, "must hold numbers, texts, lists"),
+        ({"init_args": {"head_dim": {"class_path": "os.system", "init_args": {}}}}, "must hold only numbers"),
+        ({"init_args": {"neighbours": [[{"class_path": PAPER}]]}}, "must hold only numbers, texts, lists"),
+        ({"init_args": {"head_dim": print}}, "must hold only numbers, texts, lists"),
+        ({"init_args": {1: 2}}, "must hold only numbers, texts, lists"),
         ({"init_args": {"channels": 4}}, "unknown channels; it takes kernel_size"),
         ({"init_args": {"colour": 4}}, "unknown colour; it takes kernel_size"),
         ({"init_args": [4]}, r"must be a mapping; got \[4\]"),
-        ({"dict_kwargs": {}}, r"must have class_path and init_args, .*got \['dict_kwargs'\]"),
-        ("a text", "must have class_path and init_args, .*got str"),
+        ({"dict_kwargs": {}}, r"must have only class_path and init_args.*got \['dict_kwargs'\]"),
+        ("a text", "must have only class_path and init_args.*got str"),
     ],
     ids=str,
 )

@@ -8,23 +8,37 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mvdiff.cli.config_files import config_path, configs_folder, with_config_paths
+from mvdiff.cli.config_files import open_data, with_config_paths
 from mvdiff.cli.main import main
+from mvdiff.eval.sources import source_from_config
+from mvdiff.run_files import config_layers, config_path, configs_folder
+from tests.training.tiny_run import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = sorted(path.relative_to(configs_folder()).as_posix() for path in configs_folder().rglob("*.yaml"))
-RUNS = [name for name in CONFIGS if not name.startswith("overlay/")]
+RUNS = [name for name in CONFIGS if not name.startswith(("overlay/", "common/"))]
 OVERLAYS = [name for name in CONFIGS if name.startswith("overlay/")]
+AVERAGE = "mvdiff.training.ema.TrainedWeightsEMA"
 
 
-def parsed(capsys, *names) -> dict:
-    """What a run amounts to, as `--print_config` says."""
-    flags = [argument for name in names for argument in ("--config", str(name))]
+def printed(capsys, *names, flags=()) -> str:
+    """What `--print_config` says of a run."""
+    files = [argument for name in names for argument in ("--config", str(name))]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", *flags, "--print_config"])
+        main(["fit", *files, *flags, "--print_config"])
     output = capsys.readouterr()
     assert stopped.value.code == 0, output.err
-    return yaml.safe_load(output.out)
+    return output.out
+
+
+def parsed(capsys, *names, flags=()) -> dict:
+    """What a run amounts to, as `--print_config` says."""
+    return yaml.safe_load(printed(capsys, *names, flags=flags))
+
+
+def callbacks_of(config: dict, but: str = "") -> list[dict]:
+    """The callbacks of a run, without those of a class."""
+    return [one for one in config["trainer"]["callbacks"] or [] if one["class_path"] != but]
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -38,6 +52,134 @@ def test_run_parses(name, capsys):
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_overlay_parses_after_pano(name, capsys):
     assert parsed(capsys, "pano.yaml", name) != parsed(capsys, "pano.yaml")
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_overlays_keep_the_callbacks_of_a_run(run, capsys):
+    before = callbacks_of(parsed(capsys, run), but=AVERAGE)
+    for overlay, decay in (("overlay/ema.yaml", 0.999), ("overlay/toy_long.yaml", 0.995)):
+        config = parsed(capsys, run, overlay)
+        assert callbacks_of(config, but=AVERAGE) == before
+        (average,) = [one for one in callbacks_of(config) if one["class_path"] == AVERAGE]
+        assert average["init_args"]["decay"] == decay
+
+
+def test_no_overlay_replaces_callbacks():
+    settings = [yaml.safe_load((configs_folder() / name).read_text()) for name in OVERLAYS]
+    assert [name for name, one in zip(OVERLAYS, settings, strict=True) if "callbacks" in one.get("trainer", {})] == []
+
+
+def test_a_depth_run_with_an_average_is_still_chosen_by_its_loss(capsys):
+    callbacks = callbacks_of(parsed(capsys, "depth_stage2.yaml", "overlay/ema.yaml"))
+    monitors = [one["init_args"]["monitor"] for one in callbacks if one["class_path"].endswith("ModelCheckpoint")]
+    assert sorted(monitors, key=str) == [None, "val/loss"]
+
+
+def schedule_line(text: str) -> str:
+    (line,) = [line for line in text.splitlines() if line.startswith("# learning rate: ")]
+    return line.removeprefix("# learning rate: ")
+
+
+def test_the_schedule_that_is_printed_follows_the_run(tmp_path, capsys):
+    text = printed(capsys, "pano.yaml", flags=["--trainer.max_epochs", "20"])
+    assert schedule_line(text) == "WarmupCosine over 20 epochs (trainer.max_epochs)"
+    assert yaml.safe_load(text)["model"]["init_args"]["lr_scheduler"]["init_args"]["total_steps"] is None
+    (tmp_path / "mine.yaml").write_text(text)
+    assert schedule_line(printed(capsys, tmp_path / "mine.yaml")) == "WarmupCosine over 20 epochs (trainer.max_epochs)"
+    shorter = printed(capsys, tmp_path / "mine.yaml", flags=["--trainer.max_epochs", "5", "--trainer.max_steps", "9"])
+    both = "5 epochs (trainer.max_epochs), at most 9 steps (trainer.max_steps)"
+    assert schedule_line(shorter) == f"WarmupCosine over {both}"
+    toy = printed(capsys, "toy/pano.yaml", flags=["--trainer.max_steps", "40"])
+    assert schedule_line(toy) == "OneCycleLR over 40 steps (trainer.max_steps)"
+    own = printed(capsys, "toy/pano.yaml", flags=["--model.lr_scheduler.init_args.total_steps", "400"])
+    assert schedule_line(own) == "OneCycleLR over 400 steps (total_steps)"
+    assert "# learning rate" not in printed(capsys, "depth_stage1.yaml")
+
+
+def test_a_warm_up_is_one_line(tmp_path, capsys):
+    line = "{class_path: mvdiff.training.schedules.WarmupCosine, init_args: {warm_up: 0.05}}"
+    (tmp_path / "warm.yaml").write_text(f"model: {{init_args: {{lr_interval: step, lr_scheduler: {line}}}}}\n")
+    model = parsed(capsys, "pano.yaml", tmp_path / "warm.yaml")["model"]["init_args"]
+    assert model["lr_scheduler"]["init_args"] == {"total_steps": None, "warm_up": 0.05, "final_lr": 1e-7}
+
+
+def test_no_config_gives_its_schedule_a_length():
+    for name in CONFIGS:
+        model = yaml.safe_load((configs_folder() / name).read_text()).get("model", {}).get("init_args", {})
+        assert not {"T_max", "total_steps"} & ((model.get("lr_scheduler") or {}).get("init_args") or {}).keys(), name
+
+
+# Files that extend others
+
+
+def extending(folder: Path, **files: str) -> Path:
+    """Write YAML files; the first is returned."""
+    folder.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return folder / f"{next(iter(files))}.yaml"
+
+
+def test_a_file_goes_on_top_of_what_it_extends(tmp_path, capsys, monkeypatch):
+    timer = "callbacks+: [{class_path: lightning.pytorch.callbacks.ModelSummary}]"
+    mine = extending(
+        tmp_path / "runs",
+        mine=f"extends: lab.yaml\ntrainer: {{max_epochs: 3, {timer}}}\n",
+        lab="extends: pano.yaml\ntrainer: {max_epochs: 5, precision: 32-true}\n",
+        pano="extends: pano.yaml\nseed_everything: 7\n",  # not itself: the packaged one
+    )
+    (tmp_path / "last.yaml").write_text("trainer: {precision: 16-mixed}\n")
+    monkeypatch.chdir(tmp_path)
+    layers = [path.name for path in config_layers([mine, "last.yaml"])]
+    assert layers == ["run.yaml", "paper.yaml", "pano.yaml", "pano.yaml", "lab.yaml", "mine.yaml", "last.yaml"]
+    config, packaged = parsed(capsys, mine, "last.yaml"), parsed(capsys, "pano.yaml")
+    assert (config["seed_everything"], config["trainer"]["max_epochs"]) == (7, 3)
+    assert config["trainer"]["precision"] == "16-mixed"
+    assert callbacks_of(config)[:-1] == callbacks_of(packaged)
+    assert callbacks_of(config)[-1]["class_path"].endswith("ModelSummary")
+    assert config["model"] == packaged["model"]
+    assert "extends" not in config
+
+
+def test_a_run_of_two_files_leaves_one_that_stands_alone(tmp_path, capsys):
+    files = {"mine": "extends: base.yaml\ntrainer: {max_steps: 1, limit_val_batches: 0, num_sanity_val_steps: 0}\n"}
+    config = tiny_config(tmp_path)
+    config["trainer"] |= {"default_root_dir": str(tmp_path / "run"), "enable_progress_bar": False}
+    files["base"] = yaml.safe_dump(config)
+    assert main(["fit", "--config", str(extending(tmp_path, **files))]) == 0
+    capsys.readouterr()
+    (saved,) = (tmp_path / "run").rglob("config.yaml")
+    both = "2 epochs (trainer.max_epochs), at most 1 steps (trainer.max_steps)"
+    assert schedule_line(saved.read_text()) == f"WarmupCosine over {both}"
+    assert config_layers([saved]) == [saved]
+    again, kept = parsed(capsys, saved), yaml.safe_load(saved.read_text())
+    for part in ("trainer", "model", "data"):
+        assert again[part] == kept[part]
+    assert "extends" not in kept
+
+
+def test_the_data_of_a_file_that_extends_another(tmp_path):
+    files = {"mine": "extends: base.yaml\ndata: {init_args: {num_val: 1}}\n"}
+    files["base"] = yaml.safe_dump({"data": tiny_config(tmp_path)["data"]})
+    path = extending(tmp_path, **files)
+    for opened in (source_from_config, open_data):
+        assert len(opened([path], "val").data.val_dataset()) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({"one": "extends: two.yaml", "two": "extends: one.yaml"}, r"extends .*one.yaml -> .*two.yaml -> .*one.yaml"),
+        ({"one": "extends: [two.yaml]"}, r"extends must be the name of one YAML file; got \['two.yaml'\], in .*one"),
+        ({"one": "extends: tow.yaml"}, r"extends \(in .*one\.yaml\) must be .*pano.yaml.*; got 'tow.yaml'"),
+    ],
+)
+def test_wrong_extends(tmp_path, files, text, capsys):
+    path = extending(tmp_path, **files)
+    with pytest.raises((ValueError, FileNotFoundError), match=text):
+        config_layers([path])
+    assert main(["fit", "--config", str(path)]) == 1
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
 def attention_of(model: dict) -> dict:
@@ -60,7 +202,8 @@ def test_pano_is_the_papers_run(capsys):
     assert (config["total_batch_size"], config["trainer"]["max_epochs"]) == (4, 10)
     assert model["optimizer"]["class_path"] == "torch.optim.AdamW"
     assert model["optimizer"]["init_args"]["lr"] == 2e-4
-    assert model["lr_scheduler"]["init_args"] == {"T_max": 10, "eta_min": 1e-7, "last_epoch": -1}
+    assert model["lr_scheduler"]["class_path"] == "mvdiff.training.schedules.WarmupCosine"
+    assert model["lr_scheduler"]["init_args"] == {"total_steps": None, "warm_up": 0.0, "final_lr": 1e-7}
     assert model["lr_interval"] == "epoch"
     assert (attention_of(model)["kernel_size"], model["sampling"]["num_inference_steps"]) == (3, 50)
     assert (model["sampling"]["guidance_scale"], model["prompt_prefix"]) == (9.0, "This is one view of a scene. ")
@@ -83,6 +226,10 @@ def test_depth_is_the_papers_run_in_two_stages(capsys):
     assert two["model"]["init_args"]["base"] == one["model"]["init_args"]["out"]
     assert (one["data"]["init_args"]["mode"], two["data"]["init_args"]["mode"]) == ("frames", "mixed")
     assert (two["data"]["init_args"]["num_views"], two["data"]["init_args"]["max_between"]) == (12, 10)
+    for config in (one, two):
+        assert config["data"]["init_args"]["train_samples"] == "every_frame"
+    assert two["data"]["init_args"]["eval_mode"] == "keyframes"
+    assert one["model"]["init_args"]["lr_scheduler"] is None
     assert two["trainer"]["gradient_clip_val"] == 1.0
     adapter = two["model"]["init_args"]["adapter"]
     assert attention_of(two["model"]["init_args"]) == {"kernel_size": 3, "min_overlap": 0.3}

@@ -1,4 +1,4 @@
-"""Real panoramas and a real autoencoder (docs/real-data.md): read, cut, compared and encoded as they should be."""
+"""Real panoramas and a real autoencoder (notes/real-data.md): read, cut, compared and encoded as they should be."""
 
 import pytest
 import torch
@@ -75,7 +75,7 @@ def test_real_pictures_continue_over_every_border_of_faces(test_data):
 
 @torch.no_grad()
 def test_taesd_gives_real_views_back(panoramas, taesd):
-    # 20.8 dB (fine clutter) and 29.8 dB (night) on all eight views: docs/real-data.md.
+    # 20.8 dB (fine clutter) and 29.8 dB (night) on all eight views: notes/real-data.md.
     assert autoencoder_stride(taesd) == 8
     found = []
     for views in panoramas:

@@ -7,8 +7,11 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
-LOGGER = yaml.safe_load((ROOT / "configs" / "pano.yaml").read_text())["trainer"]["logger"]["init_args"]
-RUN = f"{LOGGER['save_dir']}/{LOGGER['name']}/"
+COMMON, PANO = (
+    yaml.safe_load((ROOT / "configs" / name).read_text())["trainer"]["logger"]["init_args"]
+    for name in ("common/run.yaml", "pano.yaml")
+)
+RUN = f"{COMMON['save_dir']}/{PANO['name']}/"
 TEXTS = {
     path: path.read_text(encoding="utf-8")
     for path in [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("mvdiff/**/*.py"))]

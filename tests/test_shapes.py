@@ -18,19 +18,19 @@ def test_leading_dots_take_any_axes():
     [
         (
             {"images": (torch.zeros(2, 8, 4, 6, 6), "B V 3 H W")},
-            "images must have shape [B, V, 3, H, W]; got [2, 8, 4, 6, 6]. Make axis 2 of size 3.",
+            "images must have shape [B, V, 3, H, W]; got [2, 8, 4, 6, 6]. Axis 2 must have size 3.",
         ),
         (
             {"images": (torch.zeros(8, 3, 6, 6), "B V 3 H W")},
-            "images must have shape [B, V, 3, H, W]; got [8, 3, 6, 6]. Give it 5 axes.",
+            "images must have shape [B, V, 3, H, W]; got [8, 3, 6, 6]. It needs 5 axes.",
         ),
         (
             {"K": (torch.zeros(8, 3, 3), "V 3 3"), "R": (torch.zeros(7, 3, 3), "V 3 3")},
-            "R must have shape [V, 3, 3]; got [7, 3, 3]. Make axis 0 of size 8: V is 8 in K.",
+            "R must have shape [V, 3, 3]; got [7, 3, 3]. Axis 0 must have size 8, since V is 8 in K.",
         ),
         (
             {"xy": (torch.zeros(()), "... 2")},
-            "xy must have shape [..., 2]; got []. Give it at least 1 axes.",
+            "xy must have shape [..., 2]; got []. It needs at least 1 axes.",
         ),
     ],
 )

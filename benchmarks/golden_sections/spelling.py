@@ -263,8 +263,32 @@ def with_groups(training: Training) -> Training:
     return replace(training, **yaml)
 
 
+SCHEDULE_STEPS = {  # of the base's configs, where the present ones take the length of the run
+    "toy/pano.yaml": 300,
+    "toy/outpaint.yaml": 300,
+    "toy/depth.yaml": 600,
+    "toy/depth_base.yaml": 1500,
+    "toy/inpainting_base.yaml": 900,
+    "toy/sphere_base.yaml": 300,
+}
+
+
+def with_steps(training: Training) -> Training:
+    """Return a training of three steps with the schedule of its base, which is longer."""
+    model = training.overlay["model"]["init_args"]
+    schedule = {"lr_scheduler": {"init_args": {"total_steps": SCHEDULE_STEPS[training.config]}}}
+    return replace(training, overlay=training.overlay | {"model": {"init_args": model | schedule}})
+
+
 def spelling(tree: Path) -> Spelling:
     """Return the spelling of a tree."""
+    spelled, trainings = BASE, BASE.trainings
     if (tree / "mvdiff" / "tasks").is_dir():
-        return replace(BASE, trainings={name: with_groups(one) for name, one in BASE.trainings.items()})
-    return BASE
+        trainings = {name: with_groups(one) for name, one in trainings.items()}
+    if (tree / "mvdiff" / "training" / "schedules.py").is_file():
+        trainings = {name: with_steps(one) for name, one in trainings.items()}
+    if (tree / "mvdiff" / "cli" / "command.py").is_file():  # options have one vocabulary
+        commands = {name: command.replace(" --real ", " --reference ") for name, command in BASE.commands.items()}
+        tasks = BASE.converted_tasks | {"outpaint": "outpaint"}
+        spelled = replace(spelled, commands=commands, converted_tasks=tasks)
+    return replace(spelled, trainings=trainings)

@@ -1,74 +1,123 @@
 """`mvdiff convert`: published checkpoints of upstream become model folders, and the way back."""
 
-import argparse
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
-TASKS = ("panorama", "outpainting", "depth", "depth-single-view")
+from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.export import next_of_model
+from mvdiff.cli.progress import quiet_libraries
 
-
-def add_parser(subparsers) -> None:
-    """Add the `convert` command."""
-    parser = subparsers.add_parser(
-        "convert",
-        help="published checkpoints to model folders, and back",
-        description="Convert between the checkpoints of the paper's authors and model folders (docs/checkpoints.md).",
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    add = kinds.add_parser(
-        "upstream",
-        help="a published checkpoint becomes a model folder",
-        description="Read a published Lightning file, running nothing that is in it, and write a model folder. What "
-        "the file holds beside weights is left out and named.",
-        epilog="example: mvdiff convert upstream pano.ckpt --task panorama --out model",
-    ).add_argument
-    add("checkpoint", type=Path, metavar="FILE", help="the .ckpt file")
-    add("--task", choices=TASKS, required=True, help="what it does; depth-single-view (stage 1) becomes a base")
-    add("--out", type=Path, required=True, metavar="DIR", help="the model folder (or base) to write")
-    add("--base", metavar="ID", help="hub id or folder of the base it was trained on (default: the paper's)")
-    add("--revision", help="revision of a hub base")
-    add("--save_base", type=Path, metavar="DIR", help="write the base inside the file here, and use it")
-    add("--height", type=int, help="rows of the views (default: 512, depth 192)")
-    add("--width", type=int, help="columns of the views (default: 512, depth 256)")
-    add("--overwrite", action="store_true", help="replace an earlier model folder (a base is never replaced)")
-    add = kinds.add_parser(
-        "to-upstream",
-        help="a model folder with upstream's attention becomes a checkpoint",
-        description="Write a model folder's weights under the names that the paper's code gives them.",
-        epilog="example: mvdiff convert to-upstream model --out pano.ckpt",
-    ).add_argument
-    add("model", metavar="DIR", help="the model folder")
-    add("--out", type=Path, required=True, metavar="FILE", help="the .ckpt file to write")
-    add("--with_base", action="store_true", help="write the base into the file, too, as published files have it")
-    add("--base", metavar="ID", help="where this machine has the base (default: the recorded one)")
-    add("--overwrite", action="store_true", help="replace a file that exists")
+SUMMARY = "published checkpoints to model folders, and back (docs/checkpoints.md)"
 
 
-def run(args: argparse.Namespace) -> int:
-    """Convert; return the exit status."""
-    from mvdiff.interop.conversion import SINGLE_VIEW, convert_checkpoint, convert_single_view, export_to_upstream
+@dataclass(frozen=True, kw_only=True)
+class UpstreamOptions:
+    """Checkpoint and model folder."""
 
-    if args.kind == "to-upstream":
-        state = export_to_upstream(args.model, args.out, args.with_base, args.base, args.overwrite)
-        print(f"{args.out}: {len(state)} weights under upstream's names")
-        return 0
-    if args.task == SINGLE_VIEW:
-        options = ("save_base", "height", "width", "overwrite")
-        wrong = [name for name in options if getattr(args, name) not in (None, False)]
+    checkpoint: Path = field(kw_only=False)
+    """the published .ckpt file"""
+    task: Literal["panorama", "outpaint", "depth", "depth-single-view"]
+    """what it does; depth-single-view (stage 1) becomes a base"""
+    out: Path
+    """the model folder (or base) to write"""
+    base: str | None = None
+    """hub id or folder of the base it was trained on; default the paper's"""
+    revision: str | None = None
+    """branch, tag or commit of a --base on the hub"""
+    save_base: Path | None = None
+    """folder that receives the base inside the file; the model then uses it"""
+    height: int | None = None
+    """rows of the views; default 512, depth 192"""
+    width: int | None = None
+    """columns of the views; default 512, depth 256"""
+    text_dtype: Literal["float32", "float16", "bfloat16"] | None = None
+    """precision of the text encoder; default float16, depth float32, as in the 2023 release"""
+    overwrite: bool = False
+    """replace an earlier model folder (a base is never replaced)"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToUpstreamOptions:
+    """Model folder and checkpoint."""
+
+    model: str = field(kw_only=False)
+    """the model folder"""
+    out: Path
+    """the .ckpt file to write"""
+    with_base: bool = False
+    """write the base into the file, too, as published files have it"""
+    base: str | None = None
+    """where this machine has the base; default the recorded place"""
+    overwrite: bool = False
+    """replace a file that exists"""
+
+
+def from_upstream(options: UpstreamOptions) -> int:
+    """Convert a published checkpoint; return the exit status."""
+    from mvdiff.interop.conversion import SINGLE_VIEW, convert_checkpoint, convert_single_view
+
+    quiet_libraries()
+    out, base, revision = options.out, options.base, options.revision
+    if options.task == SINGLE_VIEW:
+        wrong = [name for name in ("save_base", "height", "width", "text_dtype", "overwrite") if getattr(options, name)]
         if wrong:
             raise ValueError(f"--{wrong[0]} must be left out with --task {SINGLE_VIEW}, which writes a base to --out.")
-        done = convert_single_view(args.checkpoint, args.out, args.base, args.revision)
-        print(f"{args.out}: a base with the file's {', '.join(done.base_parts)}")
-    else:
-        done = convert_checkpoint(
-            *(args.checkpoint, args.task, args.out, args.base),
-            *(args.revision, args.save_base, args.height, args.width, args.overwrite),
+        converted = convert_single_view(options.checkpoint, out, base, revision)
+        summary = f"{out}: a base with the file's {', '.join(converted.base_parts)}"
+        following = typed(
+            "mvdiff", "convert", "upstream", "depth.ckpt", "--task=depth", "--base", out, "--out", "model"
         )
-        print(f"{args.out}: {done.info.title}, {done.num_weights} weights, {done.num_parameters:,} parameters")
-        parts = ", ".join(done.base_parts)
-        found = f"{parts} written to {args.save_base}" if done.saved_base else f"{parts} equal to those of the base"
-        print(f"the file's base: {found if parts else 'none in it'}")
-    content = done.content
+    else:
+        converted = convert_checkpoint(
+            *(options.checkpoint, options.task, out, base),
+            *(revision, options.save_base, options.height, options.width, options.text_dtype, options.overwrite),
+        )
+        parts = ", ".join(converted.base_parts)
+        state = (
+            f"{parts} written to {options.save_base}" if converted.saved_base else f"{parts} equal to those of the base"
+        )
+        print(f"the file's base: {state if parts else 'none in it'}")
+        size = f"{converted.num_weights} weights, {converted.num_parameters:,} parameters"
+        summary = f"{out}: {converted.info.title}, {size}"
+        following = next_of_model(out, converted.info.task.name)
+    content = converted.content
     print(f"left out: {', '.join(content.entries) or 'nothing'}")
     if content.ignored:
         print(f"{len(content.ignored)} foreign names, none of them loaded: {', '.join(content.ignored)}")
+    done(summary, following)
     return 0
+
+
+def to_upstream(options: ToUpstreamOptions) -> int:
+    """Convert a model folder; return the exit status."""
+    from mvdiff.interop.conversion import export_to_upstream
+
+    quiet_libraries()
+    state = export_to_upstream(options.model, options.out, options.with_base, options.base, options.overwrite)
+    done(f"{options.out}: {len(state)} weights under upstream's names", "load it with the paper's code")
+    return 0
+
+
+COMMANDS = (
+    Command(
+        name="convert upstream",
+        summary="a published checkpoint becomes a model folder",
+        description="Read a published Lightning file, running nothing that is in it, and write a model folder, --out. "
+        "What the file holds beside weights is left out and named.",
+        example="mvdiff convert upstream pano.ckpt --task panorama --out model",
+        settings=(UpstreamOptions,),
+        run=from_upstream,
+    ),
+    Command(
+        name="convert to-upstream",
+        summary="a model folder with upstream's attention becomes a checkpoint",
+        description="Write a model folder's weights into one file, --out, under the names that the paper's code gives "
+        "them.",
+        example="mvdiff convert to-upstream model --out pano.ckpt",
+        settings=(ToUpstreamOptions,),
+        run=to_upstream,
+    ),
+)

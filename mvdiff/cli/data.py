@@ -1,127 +1,131 @@
 """`mvdiff data check|split|import-sens|keyframes|caption|toyworld`: make, split, caption and check data sets."""
 
-import argparse
-from collections.abc import Callable
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Literal
 
-from mvdiff.cli.opening import add_data_option
-from mvdiff.cli.progress import progress_bar, progress_of
+from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.opening import DataReader
 
-
-def add_parser(subparsers) -> None:
-    """Add the `data` command and its own commands."""
-    parser = subparsers.add_parser("data", help="make, split and check data sets")
-    commands = parser.add_subparsers(dest="data_command", required=True, metavar="COMMAND")
-
-    def command(name: str, run: Callable[[argparse.Namespace], int], **texts: str) -> argparse.ArgumentParser:
-        parser = commands.add_parser(name, **texts)
-        parser.set_defaults(run_command=run)
-        return parser
-
-    check = command(
-        "check",
-        _check,
-        help="name everything broken in a data set, in one pass",
-        description="Decode every image and read every caption, pose and list of a folder of panoramas or of "
-        "recordings, and name every broken or missing file, empty caption and wrong size. Exits with 1 if anything is "
-        "wrong.",
-    )
-    check.add_argument("dir", type=Path, metavar="DIR")
-    add_data_option(check)
-    check.add_argument("--num_threads", type=int, default=8, help="files decoded at once (default: %(default)s)")
-
-    split = command(
-        "split",
-        _split,
-        help="write the train and test lists, from a raw download too",
-        description="Write train.npy and test.npy (train.txt and test.txt for equirectangular images and recordings). "
-        "Matterport3D is split by scene; archives of a raw download are unpacked first.",
-    )
-    add = split.add_argument
-    add("dir", type=Path, metavar="DIR")
-    add_data_option(split)
-    add("--test_fraction", type=float, default=0.1, help="share to test on (default: %(default)s)")
-    add("--test_scenes", type=Path, metavar="FILE", help="scenes (or images) to test on, one a line")
-    add("--seed", type=int, default=0, help="another seed chooses other scenes (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace lists that exist")
-
-    add = command(
-        "import-sens",
-        _import_sens,
-        help="decode a ScanNet recording",
-        description="Write a .sens recording (version 4) as a scene: color, depth, pose, intrinsic. Frames that are "
-        "there are kept, so that an import can be continued.",
-    ).add_argument
-    add("file", type=Path, metavar="FILE.sens")
-    add("dir", type=Path, metavar="DIR", help="the scene's folder, as in scannet/train/scene0000_00")
-    add("--frame_skip", type=int, default=1, help="save every N-th frame (default: %(default)s)")
-
-    keyframes = command(
-        "keyframes",
-        _keyframes,
-        help="choose the key frames of scenes",
-        description="Write key_frame_0.6.txt and valid_frames.npy of each scene: key frames whose consecutive overlap "
-        "is about a share, and the frames whose pose is finite and depth usable. Exits with 1 if a scene has none.",
-    )
-    add = keyframes.add_argument
-    add("dir", type=Path, metavar="DIR", help="a scene, or a folder of scenes")
-    add_data_option(keyframes)
-    add("--overlap", type=float, default=0.65, help="overlap of consecutive key frames (default: %(default)s)")
-    add("--min_depth", type=float, default=0.2, help="share of a usable frame with depth (default: %(default)s)")
-    add("--out", type=Path, metavar="DIR", help="write there, with links to the frames")
-    add("--overwrite", action="store_true", help="replace lists that exist")
-    add("--num_workers", type=int, default=1, help="processes (default: %(default)s)")
-
-    caption = command(
-        "caption",
-        _caption,
-        help="caption panoramas or scenes",
-        description="Caption the views of panoramas (every 45 degrees) and the key frames of scenes by an image "
-        "captioning model of transformers. What has a caption keeps it, so that a run can be continued. Exits with 1 "
-        "if something could not be captioned.",
-    )
-    add = caption.add_argument
-    add("dir", type=Path, metavar="DIR", help="a data set in any layout, or a scene")
-    add_data_option(caption)
-    add("--model", default="Salesforce/blip2-opt-2.7b", help="hub id or folder of the model (default: %(default)s)")
-    add("--revision", help="branch, tag or commit of the model on the hub")
-    add("--every", type=int, metavar="N", help="in scenes, every N-th usable frame instead of key frames")
-    add("--batch_size", type=int, default=8, help="pictures at once (default: %(default)s)")
-    add("--device", default="auto", help="cpu, cuda, ... (default: a GPU where there is one)")
-    dtypes = ("auto", "float32", "float16", "bfloat16")
-    add("--dtype", choices=dtypes, default="auto", help="weight precision (default: bfloat16 on a GPU, else float32)")
-    add("--prompt", default="", help="text for the model to continue or to answer")
-    add("--max_new_tokens", type=int, default=40, help="length of a caption (default: %(default)s)")
-    add("--view_size", type=int, default=512, help="side of a panorama's views, pixels (default: %(default)s)")
-    add("--overwrite", action="store_true", help="replace captions that exist")
-
-    add = command(
-        "toyworld",
-        _toyworld,
-        help="write a data set of small procedural rooms",
-        description="Write ray-traced rooms with captions to DIR/mp3d_skybox and DIR/scannet.",
-    ).add_argument
-    add("dir", type=Path, metavar="DIR")
-    add("--rooms", type=int, default=40, help="number of rooms (default: %(default)s)")
-    add("--seed", type=int, default=0, help="which world (default: %(default)s)")
-    add("--size", type=int, default=128, help="side of a face, pixels (default: %(default)s)")
-    add("--test_rooms", type=int, help="rooms of the test split (default: a fifth)")
-    add("--num_frames", type=int, default=60, help="frames of each camera path, 0 for none (default: %(default)s)")
-    add("--arc_deg", type=float, default=360.0, help="arc of a path; less gives closer frames (default: %(default)s)")
-    add("--num_workers", type=int, default=1, help="processes that render (default: %(default)s)")
+SUMMARY = "make, split, caption and check data sets"
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run the chosen command; return the exit status."""
-    return args.run_command(args)
+@dataclass(frozen=True, kw_only=True)
+class CheckOptions(DataReader):
+    """Data set."""
+
+    dir: Path = field(kw_only=False)
+    """a folder of panoramas or of recordings, in any layout (docs/data.md)"""
+    num_workers: int = 8
+    """files decoded at once"""
 
 
-def _check(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions(DataReader):
+    """Data set and split."""
+
+    dir: Path = field(kw_only=False)
+    """a folder of panoramas or of recordings, in any layout, or a raw download"""
+    test_fraction: float = 0.1
+    """share to test on"""
+    test_scenes: Path | None = None
+    """text file with the scenes (or images) to test on, one a line; default drawn by --seed"""
+    seed: int = 0
+    """random seed; another one chooses other scenes"""
+    overwrite: bool = False
+    """replace lists that exist"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportSensOptions:
+    """Recording and scene."""
+
+    file: Path = field(kw_only=False)
+    """the .sens file"""
+    dir: Path = field(kw_only=False)
+    """the scene's folder, as in scannet/train/scene0000_00"""
+    every: int = 1
+    """save every N-th frame"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KeyFrameOptions(DataReader):
+    """Scenes and key frames."""
+
+    dir: Path = field(kw_only=False)
+    """a scene, or a folder of scenes"""
+    overlap: float = 0.65
+    """overlap of consecutive key frames, a share of the frame"""
+    min_depth_share: float = 0.2
+    """share of a usable frame that has depth"""
+    out: Path | None = None
+    """folder that receives the lists, with links to the frames; default DIR"""
+    overwrite: bool = False
+    """replace lists that exist"""
+    num_workers: int = 1
+    """processes"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CaptionOptions(DataReader):
+    """Data set and captioning model."""
+
+    dir: Path = field(kw_only=False)
+    """a data set in any layout, or a scene"""
+    model: str = "Salesforce/blip2-opt-2.7b"
+    """hub id or folder of an image captioning model of transformers"""
+    revision: str | None = None
+    """branch, tag or commit of the model on the hub"""
+    every: int | None = None
+    """in scenes, every N-th usable frame instead of key frames"""
+    batch_size: int = 8
+    """pictures at once"""
+    device: str = "auto"
+    """auto (the GPU where there is one), cpu, cuda or cuda:1"""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """weight precision; auto is bfloat16 on a GPU, else float32"""
+    prompt: str = ""
+    """text for the model to continue or to answer"""
+    max_new_tokens: int = 40
+    """length of a caption"""
+    view_size: int = 512
+    """side of a panorama's views, pixels"""
+    overwrite: bool = False
+    """replace captions that exist"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyWorldOptions:
+    """Toy world."""
+
+    dir: Path = field(kw_only=False)
+    """folder that receives the data sets"""
+    rooms: int = 40
+    """number of rooms"""
+    seed: int = 0
+    """random seed, which world"""
+    size: int = 128
+    """side of a face, pixels"""
+    test_rooms: int | None = None
+    """rooms of the test split; default a fifth"""
+    num_frames: int = 60
+    """frames of each camera path, 0 for none"""
+    arc_deg: float = 360.0
+    """arc of a path in degrees; less gives closer frames"""
+    num_workers: int = 1
+    """processes that render"""
+
+
+def check(options: CheckOptions) -> int:
+    """Name everything broken; return the exit status, 1 where something is."""
+    from mvdiff.cli.progress import progress_of
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.check import check_folders
 
     with progress_of("checking") as progress:
-        reports = check_folders(args.dir, args.num_threads, progress, Source.of_option(args.data))
+        reports = check_folders(options.dir, options.num_workers, progress, Source.of_option(options.data))
     for report in reports:
         for problem in report.problems:
             print(problem)
@@ -140,36 +144,56 @@ def _check(args: argparse.Namespace) -> int:
         )
         counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.counts.items()))
         print(f"{len(report.problems)} problems: {counts}" if report.problems else "no problems")
-    return int(any(report.problems for report in reports))
+    broken = any(report.problems for report in reports)
+    first = reports[0]
+    config = "pano.yaml" if first.noun == "panoramas" else "depth_stage2.yaml"
+    again, fit = (
+        ("mvdiff", "data", "check", options.dir),
+        ("mvdiff", "fit", "--config", config, "--data.root", first.root),
+    )
+    done(f"{options.dir}: {'repair what is named' if broken else 'sound'}", typed(*(again if broken else fit)))
+    return int(broken)
 
 
-def _split(args: argparse.Namespace) -> int:
+def split(options: SplitOptions) -> int:
+    """Write the lists; return the exit status."""
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.split import split_folder
 
     names = None
-    if args.test_scenes:
-        names = [line.strip() for line in args.test_scenes.read_text(encoding="utf-8").splitlines() if line.strip()]
-    how = args.test_fraction, names, args.seed, args.overwrite
-    report = split_folder(args.dir, *how, source=Source.of_option(args.data))
+    if options.test_scenes:
+        lines = options.test_scenes.read_text(encoding="utf-8").splitlines()
+        names = [line.strip() for line in lines if line.strip()]
+    how = options.test_fraction, names, options.seed, options.overwrite
+    report = split_folder(options.dir, *how, source=Source.of_option(options.data))
     for archive in report.unpacked:
         print(f"unpacked {archive}")
     for panorama in report.left_out:
         print(f"left out, not all six faces are there: {panorama}")
-    print(f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}")
+    done(
+        f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}",
+        typed("mvdiff", "data", "check", options.dir),
+    )
     return 0
 
 
-def _import_sens(args: argparse.Namespace) -> int:
+def import_recording(options: ImportSensOptions) -> int:
+    """Write a recording as a scene; return the exit status."""
+    from mvdiff.cli.progress import progress_of
     from mvdiff.data.prepare.sens import import_sens
 
     with progress_of("frames") as progress:
-        report = import_sens(args.file, args.dir, args.frame_skip, progress)
-    print(f"{report.saved} frames saved, {report.kept} were there, of {report.total}: {args.dir}")
+        report = import_sens(options.file, options.dir, options.every, progress)
+    done(
+        f"{report.saved} frames saved, {report.kept} were there, of {report.total}: {options.dir}",
+        typed("mvdiff", "data", "keyframes", options.dir),
+    )
     return 0
 
 
-def _keyframes(args: argparse.Namespace) -> int:
+def keyframes(options: KeyFrameOptions) -> int:
+    """Write lists of key frames; return the exit status, 1 where a scene has none."""
+    from mvdiff.cli.progress import progress_bar
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.keyframes import key_frames_of
 
@@ -180,37 +204,109 @@ def _keyframes(args: argparse.Namespace) -> int:
             bar.update(task, advance=1, total=total)
             print(scene)
 
-        chosen = (args.overlap, args.min_depth, args.out, args.overwrite, args.num_workers)
-        scenes = key_frames_of(args.dir, *chosen, progress=say, source=Source.of_option(args.data))
+        chosen = (options.overlap, options.min_depth_share, options.out, options.overwrite, options.num_workers)
+        scenes = key_frames_of(options.dir, *chosen, progress=say, source=Source.of_option(options.data))
     failed = sum(bool(scene.problem) for scene in scenes)
     overlaps = [overlap for scene in scenes for overlap in scene.overlaps]
     text = f"; overlap of {len(overlaps)} pairs: {sum(overlaps) / len(overlaps):.3f}" if overlaps else ""
-    print(f"{len(scenes)} scenes: {sum(scene.kept for scene in scenes)} had lists, {failed} failed{text}")
+    done(
+        f"{len(scenes)} scenes: {sum(scene.kept for scene in scenes)} had lists, {failed} failed{text}",
+        typed("mvdiff", "data", "caption", options.out or options.dir),
+        typed("mvdiff", "data", "check", options.out or options.dir),
+    )
     return int(failed > 0)
 
 
-def _caption(args: argparse.Namespace) -> int:
+def caption(options: CaptionOptions) -> int:
+    """Caption; return the exit status, 1 where something could not be captioned."""
+    from mvdiff.cli.progress import progress_of
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.caption import caption_folder
     from mvdiff.data.prepare.captioner import Captioner
 
-    captioner = Captioner(args.model, args.revision, args.device, args.dtype, args.prompt, args.max_new_tokens)
-    how = (args.every, args.batch_size, args.view_size, args.overwrite)
+    names = ("model", "revision", "device", "dtype", "prompt", "max_new_tokens")
+    captioner = Captioner(*(getattr(options, name) for name in names))
+    how = (options.every, options.batch_size, options.view_size, options.overwrite)
     with progress_of("captions") as progress:
-        report = caption_folder(args.dir, captioner, *how, progress, Source.of_option(args.data))
+        report = caption_folder(options.dir, captioner, *how, progress, Source.of_option(options.data))
     for failure in report.failed:
         print(failure)
-    print(f"{report.written} captions written, {report.kept} were there, {len(report.failed)} failures: {args.dir}")
+    done(
+        f"{report.written} captions written, {report.kept} were there, {len(report.failed)} failures: {options.dir}",
+        typed("mvdiff", "data", "check", options.dir),
+    )
     return int(bool(report.failed))
 
 
-def _toyworld(args: argparse.Namespace) -> int:
+def toyworld(options: ToyWorldOptions) -> int:
+    """Write a toy world; return the exit status."""
+    from mvdiff.cli.progress import progress_bar
     from mvdiff.data.toyworld import write_toyworld
 
-    names = ("rooms", "seed", "size", "test_rooms", "num_frames", "arc_deg", "num_workers")
+    settings = asdict(options)
+    root = settings.pop("dir")
     with progress_bar() as bar:
-        task = bar.add_task("rooms", total=args.rooms)
-        options = {name: getattr(args, name) for name in names}
-        write_toyworld(args.dir, **options, progress=lambda index: bar.advance(task))
-    print(f"{args.rooms} rooms in {args.dir}: mp3d_skybox" + (" and scannet" if args.num_frames else ""))
+        task = bar.add_task("rooms", total=options.rooms)
+        write_toyworld(root, **settings, progress=lambda index: bar.advance(task))
+    parts = "mp3d_skybox" + (" and scannet" if options.num_frames else "")
+    done(f"{options.rooms} rooms in {root}: {parts}", typed("mvdiff", "data", "check", root))
     return 0
+
+
+COMMANDS = (
+    Command(
+        name="data check",
+        summary="name everything broken in a data set, in one pass",
+        description="Decode every image and read every caption, pose and list of a folder of panoramas or of "
+        "recordings, and name every broken or missing file, empty caption and wrong size. Writes nothing; exits with 1 "
+        "if anything is wrong.",
+        example="mvdiff data check data/mp3d_skybox",
+        settings=(CheckOptions,),
+        run=check,
+    ),
+    Command(
+        name="data split",
+        summary="write the train and test lists, from a raw download too",
+        description="Write train.npy and test.npy (train.txt and test.txt for equirectangular images and recordings) "
+        "into DIR. Matterport3D is split by scene; archives of a raw download are unpacked first.",
+        example="mvdiff data split data/mp3d_skybox --test_fraction 0.1",
+        settings=(SplitOptions,),
+        run=split,
+    ),
+    Command(
+        name="data import-sens",
+        summary="decode a ScanNet recording",
+        description="Write a .sens recording (version 4) as a scene into DIR: color, depth, pose, intrinsic. Frames "
+        "that are there are kept, so that an import can be continued.",
+        example="mvdiff data import-sens scene0000_00.sens scannet/train/scene0000_00",
+        settings=(ImportSensOptions,),
+        run=import_recording,
+    ),
+    Command(
+        name="data keyframes",
+        summary="choose the key frames of scenes",
+        description="Write key_frame_0.6.txt and valid_frames.npy of each scene: key frames whose consecutive overlap "
+        "is about a share, and the frames whose pose is finite and depth usable. Exits with 1 if a scene has none.",
+        example="mvdiff data keyframes scannet/train",
+        settings=(KeyFrameOptions,),
+        run=keyframes,
+    ),
+    Command(
+        name="data caption",
+        summary="caption panoramas or scenes",
+        description="Caption the views of panoramas (every 45 degrees) and the key frames of scenes by an image "
+        "captioning model of transformers, and write a text file per caption beside the data. What has a caption keeps "
+        "it, so that a run can be continued. Exits with 1 if something could not be captioned.",
+        example="mvdiff data caption scannet/train --model Salesforce/blip2-opt-2.7b",
+        settings=(CaptionOptions,),
+        run=caption,
+    ),
+    Command(
+        name="data toyworld",
+        summary="write a data set of small procedural rooms",
+        description="Write ray-traced rooms with captions to DIR/mp3d_skybox and DIR/scannet.",
+        example="mvdiff data toyworld toy --rooms 10",
+        settings=(ToyWorldOptions,),
+        run=toyworld,
+    ),
+)

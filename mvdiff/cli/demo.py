@@ -1,46 +1,44 @@
 """`mvdiff demo`: a page on this machine that generates panoramas."""
 
-import argparse
+from __future__ import annotations
 
-from mvdiff.cli.opening import add_model_options, open_pipeline, usable_device
+from dataclasses import dataclass
 
-TOY_MODEL = "mvdiff://toy-caa"
-
-
-def add_parser(subparsers) -> None:
-    """Add the `demo` command."""
-    parser = subparsers.add_parser(
-        "demo",
-        help="generate in the browser, from a page on this machine",
-        description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the "
-        '360-degree viewer. It needs the extra demo: pip install "mvdiff[demo]". Nothing leaves this machine.',
-        epilog="example: mvdiff demo --model runs/pano/version_0/model",
-    )
-    add = parser.add_argument
-    add("--model", default=TOY_MODEL, metavar="ID", help="a model folder or hub id (default: %(default)s, packaged)")
-    add_model_options(parser)
-    add("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in (default: %(default)s)")
-    add("--port", type=int, help="(default: the first free one from 7860 on)")
+from mvdiff.cli.command import Command
+from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline, usable_device
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class DemoOptions(ModelOptions):
+    """Model and page."""
+
+    model: str = "mvdiff://toy-caa"
+    """a model folder (of fit or export), a hub id, or a packaged model: mvdiff://toy-caa, mvdiff://toy-outpaint"""
+    host: str = "127.0.0.1"
+    """address of this machine to serve at; 0.0.0.0 lets other machines in"""
+    port: int | None = None
+    """port to serve at; default the first free one from 7860 on"""
+
+
+def run(options: DemoOptions, memory: MemoryOptions) -> int:
     """Open the model, serve the page until it is interrupted; return the exit status."""
     from mvdiff.demo.page import Defaults, build_page, launch_settings, require_gradio
 
-    if args.port is not None and not 1 <= args.port <= 65535:
-        raise ValueError(f"--port must lie between 1 and 65535; got {args.port}.")
+    if options.port is not None and not 1 <= options.port <= 65535:
+        raise ValueError(f"--port must lie between 1 and 65535; got {options.port}.")
     gr = require_gradio()
-    usable_device(args.device)  # before a model is downloaded
+    usable_device(options.device)  # before a model is downloaded
     toy = Defaults("a red sofa in the middle, white walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
-    defaults = toy if args.model.startswith("mvdiff://") else Defaults()
-    page = build_page(open_pipeline(_kind(args.model, args.revision), args), args.model, defaults)
+    defaults = toy if options.model.startswith("mvdiff://") else Defaults()
+    pipeline = open_pipeline(_kind(options.model, options.revision), options, memory)
+    page = build_page(pipeline, options.model, defaults)
     try:
-        _, address, _ = page.launch(**launch_settings(gr, args.host, args.port), prevent_thread_lock=True)
+        _, address, _ = page.launch(**launch_settings(gr, options.host, options.port), prevent_thread_lock=True)
     except OSError as error:  # of Gradio, which tells of its own settings
-        port = "none from 7860 on" if args.port is None else args.port
+        port = "none from 7860 on" if options.port is None else options.port
         raise ValueError(
-            f"--port must be free, and --host an address of this machine; got {port} on {args.host}, which cannot be "
-            "served."
+            f"--port must be free, and --host an address of this machine; got {port} on {options.host}, which cannot "
+            "be served."
         ) from error
     print(f"{address} shows the page; stop with Ctrl-C", flush=True)
     page.block_thread()
@@ -56,3 +54,17 @@ def _kind(model: str, revision: str | None):
 
     face = resolve_class(read_model_info(model_location(model, revision)).task.pipeline, MultiViewPipeline)
     return face if issubclass(face, MVDiffusionPanoramaPipeline) else MVDiffusionPanoramaPipeline
+
+
+COMMANDS = (
+    Command(
+        name="demo",
+        summary="generate in the browser, from a page on this machine",
+        description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the "
+        '360-degree viewer. It needs the extra demo: pip install "mvdiff[demo]". It writes no files, and nothing '
+        "leaves this machine.",
+        example="mvdiff demo --model runs/pano/version_0/model",
+        settings=(DemoOptions, MemoryOptions),
+        run=run,
+    ),
+)

@@ -1,33 +1,59 @@
 """`mvdiff export CKPT --out DIR`: a training checkpoint becomes a model folder."""
 
-import argparse
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvdiff.cli.opening import add_plugin_option
+from mvdiff.cli.command import Command, done, typed
 
 
-def add_parser(subparsers) -> None:
-    """Add the `export` command."""
-    parser = subparsers.add_parser(
-        "export",
-        help="turn a training checkpoint into a model folder",
-        description="Write the trained weights of a checkpoint as a model folder: adapter, scheduler, views, "
-        "prompt prefix, a model card and the name of the base, whose own weights stay where they are.",
-        epilog="example: mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
-    )
-    add = parser.add_argument
-    add("checkpoint", type=Path, metavar="CKPT", help="a checkpoint that `mvdiff fit` wrote")
-    add("--out", type=Path, required=True, metavar="DIR", help="the model folder to write")
-    add("--no_ema", action="store_true", help="take the last weights rather than their average")
-    add("--overwrite", action="store_true", help="replace an earlier model folder")
-    add("--results", type=Path, metavar="FILE", help="a results.json of `mvdiff test`, for the model card")
-    add_plugin_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """Checkpoint and model folder."""
+
+    checkpoint: Path = field(kw_only=False)
+    """a checkpoint that `mvdiff fit` wrote"""
+    out: Path
+    """the model folder to write"""
+    no_ema: bool = False
+    """take the last weights rather than their average"""
+    overwrite: bool = False
+    """replace an earlier model folder"""
+    results: Path | None = None
+    """a results.json of `mvdiff test`, for the model card"""
+    plugin: list[str] | None = None
+    """let the checkpoint name classes of this package of yours, whose code then runs; repeat for others"""
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: ExportOptions) -> int:
     """Export; return the exit status."""
     from mvdiff.pipelines.checkpoint import export_checkpoint
 
-    info = export_checkpoint(args.checkpoint, args.out, not args.no_ema, args.results, args.overwrite)
-    print(f"{args.out}: {info.title}")
+    info = export_checkpoint(options.checkpoint, options.out, not options.no_ema, options.results, options.overwrite)
+    done(f"{options.out}: {info.title}", next_of_model(options.out, info.task.name))
     return 0
+
+
+def next_of_model(folder: str | Path, task: str) -> str:
+    """Return the command that generates with a model folder of a task."""
+    inputs = {
+        "panorama": ("panorama", "--prompt", "a kitchen"),
+        "outpaint": ("outpaint", "--image", "photo.jpg", "--prompt", "a kitchen"),
+        "depth": ("depth", "--scene", "SCENE"),
+    }
+    task, *given = inputs.get(task, ("dataset", "--config", "run.yaml"))
+    return typed("mvdiff", "generate", task, "--model", folder, *given, "--out", "out")
+
+
+COMMANDS = (
+    Command(
+        name="export",
+        summary="turn a training checkpoint into a model folder",
+        description="Write the trained weights of a checkpoint as a model folder, --out: adapter, scheduler, views, "
+        "prompt prefix, a model card and the name of the base, whose own weights stay where they are.",
+        example="mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
+        settings=(ExportOptions,),
+        run=run,
+    ),
+)

@@ -1,100 +1,68 @@
 """The front of the `mvdiff` command: pick the command, run it, turn a user's mistake into one clear line.
 
-Each command lives in `mvdiff/cli/<name>.py` (the four trainer commands share `train.py`) with `add_parser(subparsers)`
-and `run(args)`; only the chosen one is imported, so that `mvdiff --help` needs neither torch nor lightning.
+Each command lives in `mvdiff/cli/<name>.py` as `COMMANDS` (the four trainer commands share `trainer.py`). These modules
+are free of torch: what a command needs to run, its function imports.
 """
 
-import argparse
 import importlib
 import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from mvdiff import __version__
 from mvdiff.class_paths import allow_plugins
+from mvdiff.cli.command import Command
+from mvdiff.cli.mistakes import did_you_mean
 
 _OPTIONS = "--dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"
 _SETTINGS = (
     "model.memory.gradient_checkpointing and model.memory.views_per_chunk, or model.memory.vae_slicing, or "
     "trainer.precision bf16-mixed"
 )
-_LESS_MEMORY = {"generate": f"Take {_OPTIONS}", "demo": f"Take {_OPTIONS}", "train": f"Set {_SETTINGS}"}
+_LESS_MEMORY = {name: f"Take {_OPTIONS}" for name in ("generate", "demo")} | {"fit": f"Set {_SETTINGS}"}
 
 
-class Command(NamedTuple):
-    """One command of the overview: its name, one line of help, an example, and its module under `mvdiff.cli`."""
-
-    name: str
-    help: str
-    example: str
-    module: str
-
-
-def _command(help: str, example: str, module: str | None = None) -> Command:
-    name = example.split()[1]
-    return Command(name, help, example, module or name)
-
-
-GROUPS = {
-    "Start here": (
-        _command("toy data, training, panoramas, scores and a report in minutes, without a GPU", "mvdiff quickstart"),
-    ),
-    "Data": (_command("make, split and check data sets", "mvdiff data check data/mp3d_skybox"),),
-    "Train": (
-        _command("train a model from a YAML file", "mvdiff fit --config pano.yaml", "train"),
-        _command(
-            "held-out loss and overlap PSNR of a checkpoint",
-            "mvdiff validate --config pano.yaml --ckpt_path last.ckpt",
-            "train",
-        ),
-        _command(
-            "generate the test split and score it", "mvdiff test --config pano.yaml --ckpt_path best.ckpt", "train"
-        ),
-        _command(
-            "generate a data set's panoramas on any number of devices",
-            "mvdiff predict --config pano.yaml --ckpt_path best.ckpt",
-            "train",
-        ),
-    ),
-    "Generate": (
-        _command(
-            "panoramas from prompts, frames of a scene from depth and poses",
-            'mvdiff generate panorama --model runs/pano/version_0/model --prompt "a kitchen" --out out',
-        ),
-        _command("turn a training checkpoint into a model folder", "mvdiff export last.ckpt --out model"),
-        _command(
-            "published checkpoints to model folders, and back",
-            "mvdiff convert upstream pano.ckpt --task panorama --out model",
-        ),
-    ),
-    "Mesh": (
-        _command(
-            "fuse a sample's or a recording's frames into a coloured mesh",
-            "mvdiff mesh out/scene0707_00 --out mesh.glb",
-        ),
-    ),
-    "Score": (
-        _command(
-            "FID, Inception Score, CLIP score and overlap PSNR of sample folders",
-            "mvdiff evaluate --generated out --reference truth --out results.json",
-        ),
-    ),
-    "Look": (
-        _command(
-            "one page of samples, scores and meshes, methods side by side", "mvdiff report out other --out report.html"
-        ),
-        _command(
-            "a camera that turns in a panorama, or the frames of a recording, as MP4",
-            "mvdiff video out/0000 --out video.mp4",
-        ),
-        _command(
-            "generate in the browser, from a page on this machine", "mvdiff demo --model runs/pano/version_0/model"
-        ),
-    ),
+TRAINER = ("fit", "validate", "test", "predict")
+SECTIONS = {
+    "Start here": ("quickstart",),
+    "Data": ("data",),
+    "Train": ("doctor", *TRAINER),
+    "Generate": ("generate", "export", "convert"),
+    "Mesh": ("mesh",),
+    "Score": ("evaluate",),
+    "Look": ("report", "video", "demo"),
 }
-COMMANDS = tuple(command for commands in GROUPS.values() for command in commands)
+"""First words of the commands, as the overview shows them."""
+NAMES = tuple(name for names in SECTIONS.values() for name in names)
+
+
+def commands_of(name: str) -> tuple[Command, ...]:
+    """Return the commands that begin with a word, those of one module under `mvdiff.cli`."""
+    module = importlib.import_module(f"mvdiff.cli.{'trainer' if name in TRAINER else name}")
+    return tuple(command for command in module.COMMANDS if command.name.split()[0] == name)
+
+
+def summary_of(name: str) -> str:
+    """Return a line about the commands that begin with a word.
+
+    >>> summary_of("mesh")
+    "fuse a sample's or a recording's frames into a coloured mesh"
+    """
+    first = commands_of(name)[0]
+    return first.summary if first.name == name else importlib.import_module(f"mvdiff.cli.{name}").SUMMARY
+
+
+def find_command(words: Sequence[str]) -> Command | None:
+    """Return the command that words begin with, by two words or by one; None where they name none.
+
+    >>> find_command(["generate", "panorama", "--out", "x"]).name, find_command(["quickstart", "--out", "x"]).name
+    ('generate panorama', 'quickstart')
+    """
+    commands = {command.name: command for command in commands_of(words[0])} if words[0] in NAMES else {}
+    if len(commands) > 1 and words[1:] and not words[1].startswith("-"):
+        return commands.get(" ".join(words[:2]))
+    return commands.get(words[0])
 
 
 def overview() -> str:
@@ -104,38 +72,44 @@ def overview() -> str:
     True
     """
     lines = ["mvdiff: train, run and score multi-view diffusion models", ""]
-    for group, commands in GROUPS.items():
-        lines.append(f"{group}:")
-        for command in commands:
-            lines += [f"  {command.name:<11} {command.help}", f"  {'':<11} $ {command.example}"]
+    for section, names in SECTIONS.items():
+        lines.append(f"{section}:")
+        for name in names:
+            lines += [f"  {name:<11} {summary_of(name)}", f"  {'':<11} $ {commands_of(name)[0].example}"]
     lines += ["", "mvdiff COMMAND --help explains a command; --debug (or MVDIFF_DEBUG=1) shows tracebacks."]
     return "\n".join(lines)
+
+
+def list_of(name: str) -> str:
+    """Return the commands that begin with a word, with one example each."""
+    lines = [f"mvdiff {name}: {summary_of(name)}", ""]
+    for command in commands_of(name):
+        lines += [f"  {command.name:<20} {command.summary}", f"  {'':<20} $ {command.example}"]
+    return "\n".join([*lines, "", f"mvdiff {name} COMMAND --help explains one of them."])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, by default of `sys.argv`.
 
     Returns:
-        0 on success, 1 after a user's error (one line on stderr). argparse exits with 2 on wrong options.
+        0 on success, 1 after a user's error (one line on stderr), 2 after a wrong command. Wrong options exit with 2.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    words = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("MVDIFF_DEBUG", "") not in ("", "0")
-    if "--debug" in arguments:
-        arguments.remove("--debug")
+    if "--debug" in words:
+        words.remove("--debug")
         debug = True
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not words or words[0] in ("-h", "--help"):
         print(overview())
         return 0
-    if arguments[0] == "--version":
+    if words[0] == "--version":
         print(f"mvdiff {__version__}")
         return 0
-    command = next((c for c in COMMANDS if c.name == arguments[0]), None)
+    command = find_command(words)
     if command is None:
-        names = ", ".join(c.name for c in COMMANDS)
-        print(f"mvdiff: command must be one of {names}; got {arguments[0]!r}. Run mvdiff --help.", file=sys.stderr)
-        return 2
+        return _without_command(words)
     try:
-        return _run(command, arguments)
+        return run_command(command, words[len(command.name.split()) :])
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
         out_of_memory = _is_out_of_memory(error)
         if isinstance(error, RuntimeError) and not out_of_memory:
@@ -151,15 +125,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(command: Command, arguments: list[str]) -> int:
-    module = importlib.import_module(f"mvdiff.cli.{command.module}")
-    if command.module == "train":  # LightningCLI has a parser of its own
-        return module.run_trainer(arguments) or 0
-    parser = argparse.ArgumentParser(prog="mvdiff")
-    module.add_parser(parser.add_subparsers(dest="command", required=True))
-    args = parser.parse_args(arguments)
-    allow_plugins(*getattr(args, "plugin", ()))
-    return module.run(args) or 0
+def run_command(command: Command, words: Sequence[str]) -> int:
+    """Run a command with the words that follow it; return the exit status."""
+    if command.settings is None:
+        return command.run(words)
+    from mvdiff.cli.options import CommandParser
+
+    settings = CommandParser(command).settings(words)
+    for group in settings:
+        allow_plugins(*(getattr(group, "plugin", None) or ()))
+    return command.run(*settings)
+
+
+def _without_command(words: Sequence[str]) -> int:
+    """Show what could follow a first word, or say that a word is no command; return the exit status."""
+    if words[0] in NAMES and (len(words) == 1 or words[1] in ("-h", "--help")):
+        print(list_of(words[0]), file=sys.stdout if len(words) > 1 else sys.stderr)
+        return 0 if len(words) > 1 else 2
+    if words[0] in NAMES:
+        names, word = [command.name for command in commands_of(words[0])], " ".join(words[:2])
+    else:
+        names, word = list(NAMES), words[0]
+    close = did_you_mean(word, names)
+    print(
+        f"mvdiff: command must be one of {', '.join(names)}; got {word!r}{close}. Run mvdiff --help.", file=sys.stderr
+    )
+    return 2
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -169,7 +160,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _too_little_memory(command: Command, error: BaseException) -> str:
     asked = ". ".join(_one_line(error).split(". ")[:3]).rstrip(".")  # for how much, of what is free; the rest tunes
-    advice = _LESS_MEMORY.get(command.module, "Use a device with more memory")
+    name = command.name.split()[0]
+    advice = _LESS_MEMORY.get("fit" if name in TRAINER else name, "Use a device with more memory")
     return f"the device must have enough memory; got: {asked}. {advice} (docs/memory.md)."
 
 

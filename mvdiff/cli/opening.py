@@ -1,51 +1,58 @@
 """Open a model for a command: places of its parts, device, precision, memory switches."""
 
-import argparse
+from __future__ import annotations
 
-DTYPES = ("float32", "bfloat16", "float16")
-OFFLOADS = ("model", "sequential")
-
-
-def add_plugin_option(parser: argparse.ArgumentParser) -> None:
-    """Add `--plugin` to a command that opens a model; `mvdiff.cli.main` reads it."""
-    parser.add_argument(
-        "--plugin",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="let the model's files name classes of this package of yours, whose code then runs; repeat for others",
-    )
+from dataclasses import dataclass
+from typing import Literal
 
 
-def add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `open_pipeline` reads beside `--model`."""
-    add_plugin_option(parser)
-    add = parser.add_argument
-    add("--revision", metavar="NAME", help="branch, tag or commit of a --model on the hub")
-    add("--base", metavar="ID", help="the base, where it is not at the place that the model names")
-    add("--vae", metavar="ID", help="likewise the autoencoder that the model uses in place of the base's")
-    add("--scheduler", metavar="NAME", help="any diffusers scheduler, as DPMSolverMultistep (default: the model's)")
-    add("--device", help="as cuda, cuda:1 or cpu (default: cuda where there is one)")
-    add("--dtype", choices=DTYPES, default="float32", help="weight precision (default: %(default)s)")
-    memory = parser.add_argument_group("memory", "what takes less of it, and more time (docs/memory.md)")
-    add = memory.add_argument
-    add("--cpu_offload", choices=OFFLOADS, help="weights on the GPU only while a model, or a layer, runs")
-    add("--views_per_chunk", type=int, metavar="N", help="the UNet's own layers on N views at a time (default: all)")
-    add("--vae_slicing", action="store_true", help="decode view by view")
-    add("--vae_tiling", action="store_true", help="decode large views in tiles, blended where they meet")
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """Model, device and precision."""
+
+    model: str
+    """a model folder (of fit or export), a hub id, or a packaged model: mvdiff://toy-caa, mvdiff://toy-outpaint,
+    mvdiff://toy-depth"""
+    revision: str | None = None
+    """branch, tag or commit of a --model on the hub"""
+    base: str | None = None
+    """folder or hub id of the base, where it is not at the place that the model names"""
+    vae: str | None = None
+    """folder or hub id of the autoencoder that the model uses in place of the base's"""
+    scheduler: str | None = None
+    """any diffusers scheduler, such as DPMSolverMultistep; default the model's"""
+    device: str = "auto"
+    """auto (the GPU where there is one), cpu, cuda or cuda:1"""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """weight precision"""
+    plugin: list[str] | None = None
+    """let the model's files name classes of this package of yours, whose code then runs; repeat for others"""
 
 
-def add_data_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option that names a user's own reader of recordings; see `mvdiff.data.layouts.Source.of_option`."""
-    parser.add_argument(
-        "--data",
-        metavar="CLASS",
-        help="reader of the data: class path or YAML file with class_path and init_args (default: detected layout)",
-    )
+@dataclass(frozen=True, kw_only=True)
+class MemoryOptions:
+    """Less memory for more time (docs/memory.md)."""
+
+    cpu_offload: Literal["model", "sequential"] | None = None
+    """keep weights on the GPU only while a model, or (sequential) a layer, runs"""
+    views_per_chunk: int | None = None
+    """run the UNet's own layers on so many views at a time; default all"""
+    vae_slicing: bool = False
+    """decode view by view"""
+    vae_tiling: bool = False
+    """decode large views in tiles, blended where they meet"""
 
 
-def open_pipeline(kind, args: argparse.Namespace):
-    """Open `args.model` as a pipeline of some kind, on the device and with the switches that were asked for.
+@dataclass(frozen=True, kw_only=True)
+class DataReader:
+    """Reader of the data."""
+
+    data: str | None = None
+    """class path of the reader, or a YAML file with class_path and init_args; default the detected layout"""
+
+
+def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
+    """Open a model as a pipeline of some kind, on the device and with the switches that were asked for.
 
     The device is tried before anything is loaded.
 
@@ -55,28 +62,36 @@ def open_pipeline(kind, args: argparse.Namespace):
     """
     import torch
 
+    from mvdiff.cli.progress import quiet_libraries
     from mvdiff.pipelines.schedulers import scheduler_from
 
-    device = usable_device(args.device)
-    if device.type == "cpu" and args.cpu_offload is not None:
-        raise ValueError(f"--cpu_offload must be left out on a CPU, which has one memory only; got {args.cpu_offload}.")
+    quiet_libraries()
+    device = usable_device(options.device)
+    if device.type == "cpu" and memory.cpu_offload is not None:
+        raise ValueError(
+            f"--cpu_offload must be left out on a CPU, which has one memory only; got {memory.cpu_offload}."
+        )
     pipeline = kind.from_pretrained(
-        args.model, revision=args.revision, base=args.base, vae=args.vae, dtype=getattr(torch, args.dtype)
+        options.model,
+        revision=options.revision,
+        base=options.base,
+        vae=options.vae,
+        dtype=getattr(torch, options.dtype),
     )
-    if args.scheduler is not None:
-        pipeline.scheduler = scheduler_from(args.scheduler, pipeline.scheduler.config)
-    return with_memory_switches(pipeline, args, device)
+    if options.scheduler is not None:
+        pipeline.scheduler = scheduler_from(options.scheduler, pipeline.scheduler.config)
+    return with_memory_switches(pipeline, memory, device)
 
 
-def usable_device(name: str | None):
-    """Return the device of a name, or by default the GPU where there is one, after a first tensor on it.
+def usable_device(name: str):
+    """Return the device of a name, "auto" for the GPU where there is one, after a first tensor on it.
 
     Raises:
         ValueError: PyTorch knows no such device, or cannot use it here.
     """
     import torch
 
-    name = name or ("cuda" if torch.cuda.is_available() else "cpu")
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).item()
@@ -89,17 +104,17 @@ def usable_device(name: str | None):
     return device
 
 
-def with_memory_switches(pipeline, args: argparse.Namespace, device):
+def with_memory_switches(pipeline, memory: MemoryOptions, device):
     """Bring a pipeline to a device, with the memory switches of the options."""
-    if args.views_per_chunk is not None:
-        pipeline.set_views_per_chunk(args.views_per_chunk)
-    if args.vae_slicing:
+    if memory.views_per_chunk is not None:
+        pipeline.set_views_per_chunk(memory.views_per_chunk)
+    if memory.vae_slicing:
         pipeline.enable_vae_slicing()
-    if args.vae_tiling:
+    if memory.vae_tiling:
         pipeline.enable_vae_tiling()
-    if args.cpu_offload is None:
+    if memory.cpu_offload is None:
         return pipeline.to(device)
-    if args.cpu_offload == "model":
+    if memory.cpu_offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
     else:
         pipeline.enable_sequential_cpu_offload(device=device)

@@ -1,44 +1,141 @@
-"""Command-line options from settings dataclasses: a field is an option, the string under it is its help."""
+"""Options from settings dataclasses: a field is an option, the string under it is its help.
 
-import argparse
-import ast
+jsonargparse reads types, defaults and help from the class. Beyond that, a type says how an option is typed:
+`list[T]` is repeated, `tuple[T, ...]` takes several values, and `bool` is a switch. A field with `kw_only=False` is
+positional.
+"""
+
+from __future__ import annotations
+
 import inspect
+import re
+import types
+from argparse import SUPPRESS, ArgumentTypeError
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
+
+from mvdiff.cli.command import Command
+from mvdiff.cli.mistakes import readable, unknown_option
+from mvdiff.cli.renamed import RENAMED_OPTIONS
+
+_PLACEHOLDERS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+
+set_parsing_settings(docstring_parse_attribute_docstrings=True)
 
 
-def field_help(settings: type) -> dict[str, str]:
-    """Return the help of each field of a dataclass, its parents' included.
+class HelpFormatter(DefaultHelpFormatter):
+    """Show how an option is typed and its default, where it has one, instead of Python types."""
 
-    Example:
-        >>> from mvdiff.settings import Sampling
-        >>> field_help(Sampling)["eta"]
-        'noise of DDIM, from 0 (deterministic) to 1'
-    """
-    texts = {}
-    for cls in reversed(settings.__mro__[:-1]):
-        [definition] = ast.parse(inspect.getsource(cls)).body
-        for field, text in pairwise(definition.body):
-            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
-                texts[field.target.id] = ast.literal_eval(text.value)
-    return texts
+    def _format_action_invocation(self, action):
+        """Leave out `--name+`, by which jsonargparse appends to lists."""
+        if action.option_strings and action.nargs == 1:
+            return f"{action.option_strings[0]} {action.metavar}"
+        return re.sub(r", --\S+\+( \S+)?", "", super()._format_action_invocation(action))
 
+    def _get_help_string(self, action):
+        text = action.help or ""
+        if action.required and action.option_strings:
+            return f"{text} (required)"
+        says_nothing = isinstance(action.default, bool) or action.default in (None, [], (), "", SUPPRESS)
+        return text if says_nothing else f"{text} (default: %(default)s)"
 
-def add_settings(parser: argparse.ArgumentParser, settings: type) -> None:
-    """Add an option for each field of a settings dataclass of plain values."""
-    texts = field_help(settings)
-    for field in fields(settings):
-        kind = Path if isinstance(field.default, Path) else type(field.default)
-        text = texts[field.name].replace("%", "%%") + " (default: %(default)s)"
-        parser.add_argument(f"--{field.name}", type=kind, default=field.default, help=text)
+    def _fill_text(self, text, width, indent):
+        """Keep an example on one line, so that it can be copied."""
+        return text if text.startswith("example:") else super()._fill_text(text, width, indent)
 
 
-def settings_of(args: argparse.Namespace, settings: type) -> Any:
-    """Build the settings from parsed options.
+class CommandParser(ArgumentParser):
+    """The parser of one command; a wrong option is one line on stderr and exit status 2."""
 
-    Raises:
-        ValueError: Options that cannot work.
-    """
-    return settings(**{field.name: getattr(args, field.name) for field in fields(settings)})
+    def __init__(self, command: Command) -> None:
+        """Add the options of the command's settings."""
+        self.hints: dict[str, Any] = {}
+        super().__init__(
+            prog=f"mvdiff {command.name}",
+            description=command.description,
+            epilog=f"example:\n  {command.example}",
+            formatter_class=HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.command = command
+        for settings in command.settings:
+            self.hints |= get_type_hints(settings)
+            self.add_class_arguments(settings, as_positional=True, help=inspect.getdoc(settings))
+        needed = [" ".join([*action.option_strings[:1], action.metavar]) for action in self._actions if action.required]
+        self.usage = " ".join([self.prog, *needed, "[--options]"])
+
+    def add_argument(self, *names, **how):
+        """Add an argument; one of a settings class is typed as its hint says."""
+        hint = getattr(self, "parser", self).hints.get(names[0].removeprefix("--"))
+        if hint is not None:
+            names, how = names[:1], typed_as(hint, names[0], how)
+        return super().add_argument(*names, **how)
+
+    def settings(self, words: Sequence[str]) -> list[Any]:
+        """Parse the words that follow the command into its settings; wrong options exit with status 2.
+
+        Raises:
+            ValueError: A value that its settings refuse.
+        """
+        values = self.parse_args(list(words))
+        try:
+            return [settings(**self._chosen(settings, values)) for settings in self.command.settings]
+        except ArgumentTypeError as error:
+            self.error(str(error))
+
+    def _chosen(self, settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+        chosen = {field.name: values[field.name] for field in fields(settings)}
+        several = (name for name, value in chosen.items() if isinstance(value, list) and _is(self.hints[name], tuple))
+        return chosen | {name: tuple(chosen[name]) for name in several}
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Exit with status 2 after one line that says what is wrong and, of a mistyped option, what was meant."""
+        options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
+        old = RENAMED_OPTIONS.get(self.command.name, {})
+        message = re.sub(r'^Parser key "(\w+)"', r"--\1", message)
+        text = unknown_option(message, options, old) or readable(message)
+        if text.startswith("the following arguments are required: "):
+            names = text.partition(": ")[2].split(", ")
+            text = (
+                f"{', '.join(f'--{name}' if f'--{name}' in options else name.upper() for name in names)} must be given"
+            )
+        self.exit(2, f"{self.prog}: error: {text.rstrip('.')}. Run {self.prog} --help.\n")
+
+
+def typed_as(hint: Any, name: str, how: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments of `add_argument` for an option of a type."""
+    hint = _without_none(hint)
+    kept = {key: how[key] for key in ("default", "help", "required") if key in how}
+    kind = get_args(hint)[0] if get_origin(hint) in (list, tuple, Union, types.UnionType) else hint
+    if not name.startswith("--"):
+        kept["metavar"] = name.upper()
+    elif isinstance(kind, type) and kind in _PLACEHOLDERS:
+        kept["metavar"] = _PLACEHOLDERS[kind]
+    if hint is bool and how.get("default") is False:
+        return kept | {"action": "store_true"}
+    if _is(hint, list):
+        return kept | {"type": kind, "action": "extend", "nargs": 1}
+    if _is(hint, tuple):
+        return kept | {"type": get_args(hint)[0], "nargs": "+"}
+    return kept | {"type": number if hint is float else hint}
+
+
+def number(text: str | float) -> float:
+    """Read a number; unlike jsonargparse's float also inf and nan."""
+    return float(text)
+
+
+def _is(hint: Any, kind: type) -> bool:
+    return get_origin(_without_none(hint)) is kind
+
+
+def _without_none(hint: Any) -> Any:
+    """Return a type without the None that only says that an option may be left out."""
+    if get_origin(hint) not in (types.UnionType, Union):
+        return hint
+    kinds = [kind for kind in get_args(hint) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 else hint

@@ -1,50 +1,73 @@
 """`mvdiff quickstart`: toy data, training, samples, scores and a report, for each task."""
 
-import argparse
+from __future__ import annotations
 
-from mvdiff.cli.options import add_settings, settings_of
-from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSettings
-
-SETTINGS = {None: PanoramaSettings, "depth": DepthSettings, "outpaint": OutpaintSettings}
-
-
-def add_parser(subparsers) -> None:
-    """Add the `quickstart` command; its options are the fields of its settings."""
-    parser = subparsers.add_parser(
-        "quickstart",
-        help="toy data, training, samples, scores and a report in minutes, without a GPU",
-        description="Make a toy world, train correspondence-aware attention on the packaged toy base, generate "
-        "panoramas with and without it, score both, and write report.html.",
-    )
-    add_settings(parser, SETTINGS[None])
-    tasks = parser.add_subparsers(dest="task", metavar="TASK", title="other tasks")
-    depth = tasks.add_parser(
-        "depth",
-        help="frames of rooms from depth and poses, and the frames between them",
-        description="Make walks through toy rooms, train both stages of the depth task on the packaged weights, "
-        "generate key frames with and without correspondence-aware attention and the frames between them, score them, "
-        "and write report.html.",
-    )
-    add_settings(depth, SETTINGS["depth"])
-    outpaint = tasks.add_parser(
-        "outpaint",
-        help="panoramas around a given view",
-        description="Make a toy world, train attention on the packaged toy inpainting base, continue held-out "
-        "views all around with and without attention, score whether the given pixels come back and whether the "
-        "other views continue them, and write report.html.",
-    )
-    add_settings(outpaint, SETTINGS["outpaint"])
+from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.export import next_of_model
+from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSettings, RecipeSettings
 
 
-def run(args: argparse.Namespace) -> int:
-    """Run it; return the exit status."""
-    settings = settings_of(args, SETTINGS[args.task])
-    from mvdiff.cli.train import run_trainer
-    from mvdiff.recipes.depth import DepthRecipe
-    from mvdiff.recipes.outpaint import OutpaintRecipe
+def run_panorama(settings: PanoramaSettings) -> int:
+    """Run the panorama quickstart; return the exit status."""
     from mvdiff.recipes.panorama import PanoramaRecipe
+
+    return _run(PanoramaRecipe, settings, "panorama")
+
+
+def run_depth(settings: DepthSettings) -> int:
+    """Run the depth quickstart; return the exit status."""
+    from mvdiff.recipes.depth import DepthRecipe
+
+    return _run(DepthRecipe, settings, "depth")
+
+
+def run_outpaint(settings: OutpaintSettings) -> int:
+    """Run the outpainting quickstart; return the exit status."""
+    from mvdiff.recipes.outpaint import OutpaintRecipe
+
+    return _run(OutpaintRecipe, settings, "outpaint")
+
+
+def _run(recipe, settings: RecipeSettings, task: str) -> int:
+    from mvdiff.cli.train import run_trainer
     from mvdiff.recipes.runner import run_recipe
 
-    recipe = {None: PanoramaRecipe, "depth": DepthRecipe, "outpaint": OutpaintRecipe}[args.task]
     run_recipe(recipe(settings), run_trainer)
+    following = [typed("xdg-open", settings.out / "report.html")]
+    following += [next_of_model(settings.init_adapter, task)] if settings.init_adapter else []
+    done(f"{settings.out}: models, samples, scores, report.html", *following)
     return 0
+
+
+COMMANDS = (
+    Command(
+        name="quickstart",
+        summary="toy data, training, panoramas, scores and a report in minutes, without a GPU",
+        description="Make a toy world, train correspondence-aware attention on the packaged toy base, generate "
+        "panoramas with and without it, and score both. Writes data, models, samples, results.json and report.html "
+        "into --out. `mvdiff quickstart depth` and `mvdiff quickstart outpaint` do the same for the other tasks.",
+        example="mvdiff quickstart",
+        settings=(PanoramaSettings,),
+        run=run_panorama,
+    ),
+    Command(
+        name="quickstart depth",
+        summary="frames of rooms from depth and poses, and the frames between them",
+        description="Make walks through toy rooms, train both stages of the depth task on the packaged weights, "
+        "generate key frames with and without correspondence-aware attention and the frames between them, and score "
+        "them. Writes data, models, samples, results.json and report.html into --out.",
+        example="mvdiff quickstart depth --out quickstart-depth",
+        settings=(DepthSettings,),
+        run=run_depth,
+    ),
+    Command(
+        name="quickstart outpaint",
+        summary="panoramas around a given view",
+        description="Make a toy world, train attention on the packaged toy inpainting base, continue held-out "
+        "views all around with and without attention, and score whether the given pixels come back and whether the "
+        "other views continue them. Writes data, models, samples, results.json and report.html into --out.",
+        example="mvdiff quickstart outpaint --out quickstart-outpaint",
+        settings=(OutpaintSettings,),
+        run=run_outpaint,
+    ),
+)

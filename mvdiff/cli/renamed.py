@@ -100,3 +100,21 @@ def _flat(prefix: str, values: Any) -> Iterator[tuple[str, Any]]:
 def _plain_key(key: str) -> str:
     section, _, rest = key.partition(".")
     return f"{section}.{rest.removeprefix('init_args.')}" if rest else section
+
+
+RENAMED_OPTIONS = {
+    "generate depth": {"--real": "--reference"},
+    "generate dataset": {"--real": "--reference"},
+    "mesh": {"--size": "--height and --width"},
+    "data check": {"--num_threads": "--num_workers"},
+    "data import-sens": {"--frame_skip": "--every"},
+    "data keyframes": {"--min_depth": "--min_depth_share"},
+    "quickstart depth": {"--adapter": "--init_adapter"},
+    "quickstart outpaint": {
+        "--adapter": "--init_adapter",
+        "--fov_deg": "--fov",
+        "--yaw_deg": "--yaw",
+        "--pitch_deg": "--pitch",
+    },
+}
+"""Command -> old option -> new option."""

@@ -1,36 +1,36 @@
 """`mvdiff report`: one page of sample folders, scores and meshes."""
 
-import argparse
+from __future__ import annotations
+
+from dataclasses import dataclass, field
 from pathlib import Path
 
-
-def add_parser(subparsers) -> None:
-    """Add the `report` command."""
-    parser = subparsers.add_parser(
-        "report",
-        help="one page of sample folders, scores and meshes, several methods side by side",
-        description="Write one HTML file that holds everything it shows: a 360-degree viewer for panoramas, strips of "
-        "views, scores, and meshes in 3D. Several DIRs stand side by side, on the sample ids that they share.",
-        epilog="example: mvdiff report out other --names mine theirs --out report.html",
-    )
-    add = parser.add_argument
-    add(
-        "sources",
-        type=Path,
-        nargs="+",
-        metavar="DIR",
-        help="a root of sample folders, one sample, what `mvdiff test` wrote, or the results.json of `mvdiff evaluate`",
-    )
-    add("--out", type=Path, metavar="FILE", help="the page (default: report.html in the first DIR)")
-    add("--names", nargs="+", metavar="NAME", help="names of the DIRs (default: the names of their folders)")
-    add("--title", help="heading (default: the names)")
-    add("--max_samples", type=int, default=12, metavar="N", help="show the first N samples (default: %(default)s)")
-    add("--max_views", type=int, default=16, metavar="N", help="show N frames of a recording (default: %(default)s)")
-    add("--mesh", type=Path, nargs="+", default=[], metavar="FILE", help=".glb or .ply, beside those found in a DIR")
-    add("--rig", type=Path, metavar="JSON", help="cameras of upstream's folders: a rig as in sample.json")
+from mvdiff.cli.command import Command, done, typed
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class ReportOptions:
+    """Sources and page."""
+
+    dir: tuple[Path, ...] = field(kw_only=False)
+    """roots of sample folders, single samples, what `mvdiff test` wrote, or results.json of `mvdiff evaluate`"""
+    out: Path | None = None
+    """the page; default report.html in the first DIR"""
+    names: tuple[str, ...] | None = None
+    """names of the DIRs in the page; default the names of their folders"""
+    title: str | None = None
+    """heading; default the names"""
+    max_samples: int = 12
+    """show so many samples, from the first on"""
+    max_views: int = 16
+    """show so many frames of a recording"""
+    mesh: tuple[Path, ...] = ()
+    """.glb or .ply files, beside those found in a DIR"""
+    rig: Path | None = None
+    """cameras of upstream's folders: a JSON file, as rig in sample.json"""
+
+
+def run(options: ReportOptions) -> int:
     """Write the page and print what it holds; return the exit status."""
     from mvdiff.cli.out_files import check_out, make_folder
     from mvdiff.cli.rig_files import read_rig
@@ -38,12 +38,12 @@ def run(args: argparse.Namespace) -> int:
     from mvdiff.report.sample_page import gather
     from mvdiff.report.sources import open_sources
 
-    sources = open_sources(args.sources, args.names, read_rig(args.rig))
-    first = args.sources[0]
-    out = args.out or (first if first.is_dir() else first.parent) / "report.html"
+    sources = open_sources(options.dir, options.names, read_rig(options.rig))
+    first = options.dir[0]
+    out = options.out or (first if first.is_dir() else first.parent) / "report.html"
     check_out(out, ".html")
-    content = gather(sources, args.mesh, args.max_samples, args.max_views)
-    title = args.title or " and ".join(source.method.name for source in sources)
+    content = gather(sources, options.mesh, options.max_samples, options.max_views)
+    title = options.title or " and ".join(source.method.name for source in sources)
     make_folder(out.parent)
     write_page(out, content.page(title))
     for problem in content.problems:
@@ -51,5 +51,20 @@ def run(args: argparse.Namespace) -> int:
     parts = [f"{content.num_shown} of {content.num_samples} samples"] if content.num_samples else []
     parts += [f"{len(content.meshes)} scenes in 3D"] if content.meshes else []
     parts += ["scores"] if content.tables else []
-    print(f"{out}: {', '.join(parts)}; {out.stat().st_size / 1e6:.1f} MB")
+    size = f"{out.stat().st_size / 1e6:.1f} MB"
+    done(f"{out}: {', '.join(parts)}; {size}", typed("xdg-open", out) + " (or open it in any browser)")
     return 0
+
+
+COMMANDS = (
+    Command(
+        name="report",
+        summary="one page of samples, scores and meshes, methods side by side",
+        description="Write one HTML file, --out, that holds everything it shows: a 360-degree viewer for panoramas, "
+        "strips of views, scores, and meshes in 3D. Several DIRs stand side by side, on the sample ids that they "
+        "share.",
+        example="mvdiff report out other --names mine theirs --out report.html",
+        settings=(ReportOptions,),
+        run=run,
+    ),
+)

@@ -1,10 +1,12 @@
 """`mvdiff fit|validate|test|predict`: LightningCLI with a launcher bridge and a total batch size."""
 
+import argparse
 import os
 import textwrap
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -13,20 +15,20 @@ from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mvdiff.class_paths import allow_plugins, allow_plugins_of
+from mvdiff.cli.command import done, typed
 from mvdiff.cli.config_files import with_config_paths
+from mvdiff.cli.export import next_of_model
+from mvdiff.cli.mistakes import readable, unknown_setting
+from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
+from mvdiff.cli.run_parser import RunFile, RunParser
 from mvdiff.pipelines.checkpoint import read_checkpoint
+from mvdiff.run_files import EXTENDS
+from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
-_PARSER_NOISE = (
-    "Does not validate against any of the Union subtypes",
-    "Subtypes:",
-    "Errors:",
-    "Expected a <class 'NoneType'>",
-    "Given value",
-)
 
 
 class MVDiffCLI(LightningCLI):
@@ -42,9 +44,10 @@ class MVDiffCLI(LightningCLI):
         # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        quiet_libraries()
         # Subcommand parsers take settings of their own: errors are raised, not printed below pages of usage.
-        parser_kwargs = {"prog": "mvdiff", "exit_on_error": False}
-        parser_kwargs |= {name: {"exit_on_error": False} for name in self.subcommands()}
+        how = {"exit_on_error": False, "allow_abbrev": False}
+        parser_kwargs = {"prog": "mvdiff", **how} | {name: dict(how) for name in self.subcommands()}
         super().__init__(
             model_class=LightningModule,
             datamodule_class=LightningDataModule,
@@ -58,8 +61,16 @@ class MVDiffCLI(LightningCLI):
             args=list(args),
         )
 
+    def init_parser(self, **kwargs) -> RunParser:
+        """Make a parser that reads files on top of each other."""
+        parser = RunParser(**kwargs)
+        parser.add_argument("-c", "--config", action=RunFile, help="YAML file; repeat for others on top of it.")
+        return parser
+
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add `--total_batch_size` and `--plugin`."""
+        """Add `--total_batch_size` and `--plugin`; let files have the key `extends`."""
+        self.settings_parser = parser
+        parser.add_argument(f"--{EXTENDS}", type=str | None, default=None, help=argparse.SUPPRESS)
         parser.add_argument(
             "--total_batch_size",
             type=int | None,
@@ -80,7 +91,20 @@ class MVDiffCLI(LightningCLI):
         """Parse, with packaged configs found by name and the launcher's settings added."""
         args = with_config_paths(args)
         check_names(args)
-        self.config = parser.parse_args(with_launcher_settings(args, os.environ))
+        try:
+            self.config = parser.parse_args(with_launcher_settings(args, os.environ))
+        except ArgumentError as error:
+            text = unknown_setting(str(error), self._names_of) or readable(str(error))
+            raise ValueError(f"{text.rstrip('.')}. Run mvdiff {args[0]} --help for all settings.") from error
+
+    def _names_of(self, class_path: str | None) -> list[str]:
+        """Return the dotted settings of a class; of None, those of the command."""
+        parser = self.settings_parser
+        if class_path is not None:
+            module, _, name = class_path.rpartition(".")
+            parser = LightningArgumentParser()
+            parser.add_class_arguments(getattr(import_module(module), name), fail_untyped=False)
+        return list(parser.get_defaults().keys())
 
     def _parse_ckpt_path(self) -> None:
         """Take no settings from a checkpoint: it brings weights, and loading it checks that they fit."""
@@ -121,18 +145,16 @@ class MVDiffCLI(LightningCLI):
         return trainer
 
 
-def run_trainer(arguments: Sequence[str]) -> int:
-    """Run one trainer subcommand with its options; return the exit status, 0.
+def run_trainer(arguments: Sequence[str]) -> MVDiffCLI:
+    """Run one trainer subcommand with its options.
 
     Raises:
         ValueError: A setting is unknown or wrong, the model or data refuse one, or the checkpoint is another model's.
     """
     try:
-        MVDiffCLI(arguments)
-    except ArgumentError as error:
-        raise ValueError(f"{readable(str(error))}. Run mvdiff {arguments[0]} --help for all settings.") from error
+        return MVDiffCLI(arguments)
     except (ValueError, MisconfigurationException) as error:
-        raise ValueError(readable(str(error))) from error
+        raise ValueError(unknown_setting(str(error), lambda _: ()) or readable(str(error))) from error
     except RuntimeError as error:
         if not str(error).startswith(_OTHER_WEIGHTS):
             raise
@@ -140,7 +162,34 @@ def run_trainer(arguments: Sequence[str]) -> int:
             "--ckpt_path must hold exactly the weights of the model; got a checkpoint of another model: "
             f"{textwrap.shorten(str(error), 300)}. Use the YAML file it was trained with."
         ) from error
-    return 0
+
+
+def say_next(cli: MVDiffCLI) -> None:
+    """Print on the first rank what a finished run wrote, and what to type next."""
+    if not cli.trainer.is_global_zero:
+        return
+    if cli.subcommand == "fit":
+        _say_next_of_fit(cli)
+    elif cli.subcommand == "validate":
+        config = typed("mvdiff", "test", "--config", "YAML", "--ckpt_path", cli.trainer.ckpt_path or "CKPT")
+        done(f"{cli.trainer.log_dir or cli.trainer.default_root_dir}: logged the losses above", config)
+    else:
+        folder, scores = cli.model.output_folder, " and scores" * (cli.subcommand == "test")
+        done(f"{folder}: samples{scores}", typed("mvdiff", "report", folder, "--out", "report.html"))
+
+
+def _say_next_of_fit(cli: MVDiffCLI) -> None:
+    folders = [callback.folder for callback in cli.trainer.callbacks if isinstance(callback, SaveModelFolder)]
+    checkpoint = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
+    if folders and folders[0] is not None:
+        done(f"{folders[0]}: model folder", next_of_model(folders[0], cli.model.task.name))
+    elif hasattr(cli.model, "out"):
+        done(
+            f"{cli.model.out}: trained weights",
+            typed("mvdiff", "fit", "--config", "YAML", "--model.base", cli.model.out),
+        )
+    elif checkpoint:
+        done(f"{checkpoint}: checkpoint", typed("mvdiff", "export", checkpoint, "--out", "model"))
 
 
 def check_checkpoint(path: str, resume: bool) -> None:
@@ -156,13 +205,3 @@ def check_checkpoint(path: str, resume: bool) -> None:
         raise ValueError(
             f"--ckpt_path must be a checkpoint of training; got a file without {', '.join(missing)}: {path}."
         )
-
-
-def readable(message: str) -> str:
-    """Shorten a parser's error to the mistake, without the types it tried and the values it was given.
-
-    >>> print(readable("Parser key model:\\n  Errors:\\n    - Option 'sise' is not accepted\\n  Given value: {}"))
-    Parser key model: Option 'sise' is not accepted
-    """
-    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
-    return " ".join(line for line in lines if line and not line.startswith(_PARSER_NOISE))

@@ -1,1 +1,1 @@
-"""Files -> batches: layouts read as they are, samples keyed by (seed, epoch, index), loaders that resume exactly."""
+"""Data sets in their original layouts, samples keyed by (seed, epoch, index), and loaders that resume exactly."""

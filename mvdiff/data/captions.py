@@ -6,14 +6,14 @@ from pathlib import Path
 
 
 class EmptyCaptionError(ValueError):
-    """The caption is empty."""
+    """Raised if a caption is empty."""
 
 
 def read_caption(path: Path) -> str:
-    """Read the prompt: the first line.
+    """Read the prompt, the first line of a caption file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The first line is empty or not UTF-8.
     """
     try:
@@ -24,5 +24,5 @@ def read_caption(path: Path) -> str:
         raise ValueError(f"{path} must be UTF-8 text; got {error}.") from error
     line = text.split("\n", 1)[0].strip()
     if not line:
-        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty one.")
+        raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty line.")
     return line

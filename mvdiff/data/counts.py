@@ -1,11 +1,11 @@
-"""The check of settings that count something."""
+"""Validation of counts."""
 
 
 def check_counts(**counts: int | None) -> None:
-    """Check that settings are at least 1, or None.
+    """Check that every named setting is at least 1, or None.
 
     Raises:
-        ValueError: One is less than 1.
+        ValueError: A setting is below 1.
     """
     for name, value in counts.items():
         if value is not None and value < 1:

@@ -1,4 +1,4 @@
-"""LightningDataModules of panoramas: train, val, test and predict loaders whose training order resumes exactly."""
+"""LightningDataModules for panoramas."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from mvdiff.geometry.cameras import Rig, RingRig
 
 
 class PanoramaDataModule(MultiViewDataModule):
-    """Panoramas of one layout (a subclass or `source` names it) as batches of a rig's views.
+    """Batches of a rig's views, cut from panoramas of one layout (that of the subclass, or `source`).
 
-    Training cuts at a random yaw; validation, test and prediction at yaw 0, in order, each sample once.
+    Training cuts panoramas at a random yaw. Validation, test and prediction cut each panorama once, at yaw 0, in order.
 
     Args:
-        root: The data set's folder.
-        rig: The views to cut; by default the paper's ring of 8, 90 degrees, 512x512.
-        yaw: "random" (whole degrees), or the degrees to choose from in training.
-        mirror: Mirror every second training sample on average.
-        known: Known part of the training samples, for outpainting: "first" (the paper: all of view 0), "random" (the
-            part of the views that a picture of random field of view, shape and place covers) or "mixed" (the two 1:1);
-            outside training, view 0. None: samples have no known masks.
-        on_broken: "error" stops at incomplete panoramas, "skip" leaves them out, counted and logged.
-        source: Reader of the layout: the import path of a `PanoramaSource`, or `class_path` and `init_args`; called
-            with (root, split, on_broken). By default the subclass's.
-        **settings: Settings of every data module, see `MultiViewDataModule`.
+        root: Folder of the data set.
+        rig: Views to cut; None: the paper's ring of 8 views of 90 degrees, 512x512 pixels.
+        yaw: Training yaws: "random" (any whole degree), or a list of degrees to draw from.
+        mirror: Mirror each training sample with probability 1/2.
+        known: Known part of training samples, for outpainting: "first" (the paper: all of view 0), "random" (the part
+            covered by a picture of random field of view, shape and direction) or "mixed" (either, 1:1). Validation and
+            test always use "first". None: samples have no `known` mask.
+        on_broken: "error" stops at incomplete panoramas; "skip" drops them with a warning.
+        source: Reader of the layout: class path of a `PanoramaSource`, or `class_path` and `init_args`; called with
+            (root, split, on_broken). None: the subclass's.
+        **settings: See `MultiViewDataModule`.
 
     Raises:
-        ValueError: A setting is out of range. Data errors come from `setup`.
+        ValueError: A setting is out of range. `setup` raises errors about data.
     """
 
     source_class: type | None = None
-    """Reads the layout where `source` is not set."""
+    """Class that reads the layout if `source` is None."""
 
     def __init__(
         self,
@@ -61,11 +61,11 @@ class PanoramaDataModule(MultiViewDataModule):
         self.on_broken = on_broken
         self._reader = Source.of(source or self.source_class)
         if self._reader is None:
-            raise ValueError("source must name the class that reads the panoramas; got None.")
+            raise ValueError("source must name a class that reads panoramas; got None.")
         self._sources: dict[str, PanoramaSource] = {}
 
     def source(self, split: str) -> PanoramaSource:
-        """Return the reader of a split, made at the first call."""
+        """Return the reader of a split; open it on the first call."""
         if split not in self._sources:
             self._sources[split] = self._reader(self.root, split, on_broken=self.on_broken)
         return self._sources[split]
@@ -76,10 +76,10 @@ class PanoramaDataModule(MultiViewDataModule):
         return PanoramaDataset(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known)
 
     def eval_dataset(self, split: Split) -> PanoramaDataset:
-        """Return the samples of a split at yaw 0, not mirrored; "train" gives the panoramas of training.
+        """Return the samples of a split ("train" included) at yaw 0, not mirrored.
 
         Raises:
-            ValueError: There is no such split, or it is empty.
+            ValueError: The split is unknown or empty.
         """
         source, indices = self._part(split)
         known = None if self.known is None else "first"
@@ -105,12 +105,12 @@ class PanoramaDataModule(MultiViewDataModule):
 
 
 class Matterport3DDataModule(PanoramaDataModule):
-    """Panoramas in the Matterport3D layout; arguments as for `PanoramaDataModule`."""
+    """Panoramas in the Matterport3D layout; arguments: `PanoramaDataModule`."""
 
     source_class = Matterport3DPanoramas
 
 
 class EquirectangularDataModule(PanoramaDataModule):
-    """Panoramas in a folder of equirectangular images; arguments as for `PanoramaDataModule`."""
+    """Panoramas in a folder of equirectangular images; arguments: `PanoramaDataModule`."""
 
     source_class = EquirectangularPanoramas

@@ -1,9 +1,9 @@
-"""A plain folder of equirectangular panoramas, each with its prompts beside it.
+"""A folder of equirectangular panoramas, each with a JSON file of prompts.
 
 ```
 root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp)
 root/NAME.json     {"prompt": "one for all"} or {"prompts": {"0": "...", "90": "...", "up": "..."}} by yaw in degrees
-root/train.txt, test.txt    names without ending, one a line (made by `mvdiff data split`)
+root/train.txt, test.txt    one name per line, without suffix (written by `mvdiff data split`)
 ```
 """
 
@@ -23,11 +23,11 @@ from mvdiff.samples import from_uint8
 
 
 def list_images(root: Path) -> dict[str, Path]:
-    """Return the images of a folder by name without ending, sorted.
+    """Return the image files of a folder by name without suffix, sorted.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: Two images share a name.
+        FileNotFoundError: The folder does not exist.
+        ValueError: Two images differ only in their suffix.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist.")
@@ -35,21 +35,21 @@ def list_images(root: Path) -> dict[str, Path]:
     for path in sorted(root.iterdir()):
         if path.suffix.lower() in IMAGE_SUFFIXES:
             if path.stem in images:
-                raise ValueError(f"{path} must have a name of its own; got that of {images[path.stem]}.")
+                raise ValueError(f"{path} must have a unique name; {images[path.stem]} differs only in its suffix.")
             images[path.stem] = path
     return images
 
 
 def read_names(path: Path) -> list[str]:
-    """Read a split list: names of panoramas or scenes, one a line.
+    """Read a split list: names of panoramas or scenes, one per line.
 
     Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: It names none, or one twice.
+        FileNotFoundError: The list does not exist.
+        ValueError: The list is empty or repeats a name.
     """
     make = f"Run `mvdiff data split {path.parent}` to make it."
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist; it does not. {make}")
+        raise FileNotFoundError(f"{path} does not exist. {make}")
     names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     if not names:
         raise ValueError(f"{path} must hold at least one name; got none. {make}")
@@ -60,11 +60,11 @@ def read_names(path: Path) -> list[str]:
 
 
 def read_prompts(path: Path) -> Captions:
-    """Read the prompts of a panorama; one prompt for all is the caption of yaw 0.
+    """Read the prompts of a panorama by yaw; a single "prompt" is returned as that of yaw 0.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is not JSON of the form above, or a prompt is empty.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not JSON of the form above, or a prompt is empty.
     """
     form = 'Write {"prompt": "..."} or {"prompts": {"0": "...", "90": "...", "up": "..."}}.'
     try:
@@ -83,9 +83,9 @@ def read_prompts(path: Path) -> Captions:
         if key not in ("up", "down") and not (key.isdecimal() and int(key) < 360):
             raise ValueError(f'{path} must have degrees from 0 to 359, "up" or "down" as keys; got {key!r}. {form}')
         if not isinstance(prompt, str):
-            raise ValueError(f"{path} must have a text as prompt at {key!r}; got {prompt!r}. {form}")
+            raise ValueError(f"{path} must have a text as the prompt of {key!r}; got {prompt!r}. {form}")
         if not prompt.strip():
-            raise EmptyCaptionError(f"{path} must have a prompt at {key!r}; got an empty one. {form}")
+            raise EmptyCaptionError(f"{path} must have a prompt for {key!r}; got an empty one. {form}")
         captions[key if key in ("up", "down") else int(key)] = prompt.strip()
     if not captions.keys() - {"up", "down"}:
         raise ValueError(f"{path} must have a prompt for at least one yaw; got {sorted(prompts)}. {form}")
@@ -97,13 +97,13 @@ class EquirectangularPanoramas:
 
     Args:
         root: The folder.
-        split: Name of the list: "train", "test", or that of any other NAME.txt.
-        on_broken: "error" stops at a missing image or prompt file; "skip" leaves the panorama out, counted in
-            `num_skipped` and logged.
+        split: Name of the list NAME.txt, such as "train" or "test".
+        on_broken: "error" stops at a panorama with a missing image or prompt file; "skip" drops it, counts it in
+            `num_skipped` and logs a warning.
 
     Raises:
-        FileNotFoundError: The folder or the list, or with `on_broken="error"` a listed file, does not exist.
-        ValueError: The list is malformed, or nothing is left.
+        FileNotFoundError: The folder, the list or, with `on_broken="error"`, a listed file does not exist.
+        ValueError: The list is malformed, or no panorama is complete.
     """
 
     def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
@@ -128,11 +128,11 @@ class EquirectangularPanoramas:
         return len(self.paths)
 
     def sample_id(self, index: int) -> str:
-        """Return the file's name without its ending."""
+        """Return the name of the image file without its suffix."""
         return self.paths[index].stem
 
     def panorama(self, index: int) -> Tensor:
-        """Decode the panorama: [3, H, 2H] uint8.
+        """Decode a panorama as uint8 [3, H, 2H].
 
         Raises:
             ValueError: The file is broken or not twice as wide as high.
@@ -145,7 +145,7 @@ class EquirectangularPanoramas:
         return image
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-        """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
+        """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""
         return from_uint8(perspective_from_equirectangular(self.panorama(index), K, R, height, width))
 
     def captions(self, index: int) -> Captions:

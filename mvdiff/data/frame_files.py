@@ -1,9 +1,9 @@
-"""Files that mvdiff keeps beside a recording of any layout: lists of frames, and captions.
+"""Lists of frames and captions that mvdiff stores in recordings of any layout.
 
 ```
-<recording>/key_frame_0.6.txt   key frames, a frame number a line  (`mvdiff data keyframes`)
-           /valid_frames.npy    numbers of the usable frames       (`mvdiff data keyframes`)
-           /prompt/<i>.txt      line 1 is the prompt of frame i    (`mvdiff data caption`)
+<recording>/key_frame_0.6.txt   key frames, one number per line  (`mvdiff data keyframes`)
+           /valid_frames.npy    numbers of the usable frames     (`mvdiff data keyframes`)
+           /prompt/<i>.txt      line 1 is the prompt of frame i  (`mvdiff data caption`)
 ```
 """
 
@@ -20,11 +20,11 @@ PROMPTS = "prompt"
 
 
 def read_key_frames(path: Path) -> list[int]:
-    """Read a list of frames, one number a line: ascending, each once.
+    """Read a list of frame numbers, one per line; return them ascending, without repetitions.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A line is not a frame number, or there is none.
+        FileNotFoundError: The file does not exist.
+        ValueError: A line is not a frame number, or the list is empty.
     """
     if not path.is_file():
         raise FileNotFoundError(
@@ -44,18 +44,18 @@ def read_key_frames(path: Path) -> list[int]:
 
 
 def read_valid_frames(path: Path) -> list[int]:
-    """Read a list of usable frames: a numpy array of frame numbers, returned ascending, each once.
+    """Read a numpy array of frame numbers; return them ascending, without repetitions.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no such array.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file holds something else.
     """
     make = f"`mvdiff data keyframes {path.parent}"
     must = f"{path} must be a numpy array of frame numbers; got"
     try:
         frames = np.array(np.load(path, allow_pickle=False)).reshape(-1)
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must exist; it does not. Run {make}` to make it.") from error
+        raise FileNotFoundError(f"{path} does not exist. Run {make}` to make it.") from error
     except (ValueError, OSError, EOFError) as error:
         raise ValueError(f"{must} {error}. Run {make} --overwrite`.") from error
     if frames.dtype.kind == "f":
@@ -67,7 +67,7 @@ def read_valid_frames(path: Path) -> list[int]:
 
 
 def numbers_in(folder: Path) -> list[int]:
-    """Return the frame numbers of a folder's files, ascending; an empty list without a folder."""
+    """Return the numbers of files named `<number>.<suffix>` in a folder, ascending; empty if it does not exist."""
     if not folder.is_dir():
         return []
     stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}
@@ -75,15 +75,15 @@ def numbers_in(folder: Path) -> list[int]:
 
 
 def check_listed(path: Path, frame: int, count: int) -> None:
-    """Check that a recording's list of `count` frames has one.
+    """Check that `frame` is an index in a list of `count` frames.
 
     Raises:
-        FileNotFoundError: It does not.
+        FileNotFoundError: The list, in the file `path`, has no such frame.
     """
     if not 0 <= frame < count:
         raise FileNotFoundError(f"{path} must list frame {frame}; it has frames 0 to {count - 1}.")
 
 
 def folders_of(path: Path) -> tuple[Path, ...]:
-    """Return the folders to which names in a file are relative: its own, and where it lies if it is a link."""
+    """Return the folders to which names in a file are relative: its own and, for a link, that of its target."""
     return (path.parent, path.resolve().parent) if path.is_symlink() else (path.parent,)

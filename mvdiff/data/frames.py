@@ -7,20 +7,23 @@ two consecutive key frames, both known, with frames between.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from mvdiff.batch import pad_views
 from mvdiff.data.counts import check_counts
 from mvdiff.data.recordings import RecordingSource
-from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, frames_between, full_sequence
+from mvdiff.data.sequences import MAX_BETWEEN, FrameSequence, drawn_between, frames_between, full_sequence
 from mvdiff.keyed import keyed_generator
 
 Mode = Literal["keyframes", "interpolation", "interval", "mixed", "frames", "full"]
 MODES = ("keyframes", "interpolation", "interval", "mixed", "frames", "full")
+TrainSamples = Literal["every_frame", "windows"]
+TRAIN_SAMPLES = ("every_frame", "windows")
 MAX_VIEWS = 150
 """Scenes with more frames than this are left out where `num_views` is None (released code)."""
 
@@ -33,17 +36,33 @@ class Slot(NamedTuple):
     start: int
 
 
+class Slots(Sequence[Slot]):
+    """The samples of an epoch, as columns of numbers: an epoch of single frames has millions."""
+
+    def __init__(self, slots: Iterable[Slot]) -> None:
+        columns = [("scene", np.int32), ("mode", np.int8), ("start", np.int32)]
+        self._rows = np.fromiter(((scene, MODES.index(mode), start) for scene, mode, start in slots), dtype=columns)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Slot:
+        scene, mode, start = self._rows[index].item()
+        return Slot(scene, MODES[mode], start)
+
+
 class FrameDataset(Dataset):
     """Samples of scenes, keyed by `(epoch, index)` (an int means epoch 0).
 
     In evaluation windows start at frame 0, `num_views`, 2 `num_views`, ... of their list, the last one shifted back to
     end with it, and interpolation takes every pair (paper's protocol); "mixed" takes the pair nearest each window,
-    once. In training an epoch has as many samples, but each start (for intervals also the first frame) is drawn anew, a
-    function of (seed, epoch, index). Samples of scenes with fewer than `num_views` frames are padded.
+    once. In training starts (for intervals also the first frame) and the frames between two key frames are drawn anew
+    in each epoch, a function of (seed, epoch, index), and "mixed" gives its two kinds in turn. Samples of scenes with
+    fewer than `num_views` frames are padded.
 
     Args:
         scenes: The scenes.
-        mode: This and the settings up to `min_frames`: see `RecordingDataModule`. "full" takes 1 MB per frame of
+        mode: This and the settings up to `draw_between`: see `RecordingDataModule`. "full" takes 1 MB per frame of
             192x256 and is not for training.
         seed: Seed of everything random.
         training: Draw the starts.
@@ -68,6 +87,8 @@ class FrameDataset(Dataset):
         interval: int = 20,
         max_between: int = MAX_BETWEEN,
         min_frames: int | None = None,
+        train_samples: TrainSamples = "every_frame",
+        draw_between: bool = True,
         seed: int = 0,
         training: bool = False,
         indices: Sequence[int] | None = None,
@@ -76,6 +97,8 @@ class FrameDataset(Dataset):
             raise ValueError(f"mode must be one of {', '.join(MODES)}; got {mode!r}.")
         if mode == "full" and training:
             raise ValueError('mode must give short samples in training; got "full". Set eval_mode to it instead.')
+        if train_samples not in TRAIN_SAMPLES:
+            raise ValueError(f"train_samples must be one of {', '.join(TRAIN_SAMPLES)}; got {train_samples!r}.")
         check_counts(
             height=height,
             width=width,
@@ -92,12 +115,14 @@ class FrameDataset(Dataset):
         self.interval = interval
         self.max_between = max_between
         self.min_frames = min(10, num_views or 10) if min_frames is None else min_frames
+        self.every_frame = training and train_samples == "every_frame"
+        self.draw_between = training and draw_between
         self.seed = seed
         self.training = training
         self.left_out: Counter[str] = Counter()
         self.missing_captions = 0
         self._pairs: list[list[int]] = []
-        self.slots = [slot for number, scene in enumerate(scenes) for slot in self._slots(number, scene)]
+        self.slots = Slots(slot for number, scene in enumerate(scenes) for slot in self._slots(number, scene))
         self.indices = range(len(self.slots)) if indices is None else indices
 
     def _slots(self, number: int, scene: RecordingSource) -> list[Slot]:
@@ -114,10 +139,12 @@ class FrameDataset(Dataset):
         self._check_captions(scene, scene.valid_frames if any_frame else self._whole(scene, frames))
         if self.mode == "full":
             return [Slot(number, "full", 0)]
-        if self.mode == "frames":
-            return [Slot(number, "frames", start) for start in range(0, len(frames), self.interval)]
         if self.mode == "interpolation":
             return [Slot(number, "interpolation", start) for start in pairs]
+        if self.every_frame and (self.mode == "frames" or self.num_views):
+            return [Slot(number, self.mode, start) for start in range(len(frames))]
+        if self.mode == "frames":
+            return [Slot(number, "frames", start) for start in range(0, len(frames), self.interval)]
         starts = window_starts(len(frames), self.num_views or len(frames))
         if self.mode == "mixed":
             both = [(start, min(pairs, key=lambda pair: abs(pair - start))) for start in starts]
@@ -190,6 +217,8 @@ class FrameDataset(Dataset):
     def frames_of(self, epoch: int, index: int) -> tuple[Slot, list[int]]:
         """Return a sample's slot (its start drawn in training) and frame numbers, by its index among all samples."""
         slot = self.slots[index]
+        if slot.mode == "mixed":
+            slot = slot._replace(mode=MODES[(epoch + index) % 2])
         scene = self.scenes[slot.scene]
         generator = keyed_generator("frames", self.seed, epoch, index)
 
@@ -202,13 +231,17 @@ class FrameDataset(Dataset):
         if slot.mode == "full":
             frames = self._whole(scene, frames)
         elif slot.mode == "frames":
-            start = draw(range(start, min(start + self.interval, len(frames))), start)
+            if not self.every_frame:
+                start = draw(range(start, min(start + self.interval, len(frames))), start)
             frames = frames[start : start + 1]
         elif slot.mode == "interpolation":
             if self.mode == "mixed":  # otherwise an epoch has every pair once
                 start = draw(self._pairs[slot.scene], start)
             first, last = frames[start : start + 2]
-            frames = [first, *frames_between(scene.valid_frames, first, last, self.max_between), last]
+            between = frames_between(scene.valid_frames, first, last, None if self.draw_between else self.max_between)
+            if self.draw_between:
+                between = drawn_between(between, self.max_between, generator)
+            frames = [first, *between, last]
         else:
             size = self.num_views or len(frames)
             start = draw(range(max(1, len(frames) - size + 1)), start)

@@ -1,4 +1,4 @@
-"""Image files -> tensors, with errors that name the file."""
+"""Read image and depth files into tensors; errors name the file."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
-"""File endings that are read as images."""
+"""Suffixes of files that are read as images."""
 CHECK = "Run `mvdiff data check` on the data set's folder."
 """Remedy for a missing or broken file."""
 
 
 def read_image_uint8(path: Path) -> Tensor:
-    """Decode a JPEG, PNG or WebP file completely: [3, H, W] uint8, RGB.
+    """Decode a JPEG, PNG or WebP file completely, as RGB uint8 [3, H, W].
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is empty, truncated or not an image.
     """
     with _opened(path) as image:
@@ -31,10 +31,10 @@ def read_image_uint8(path: Path) -> Tensor:
 
 
 def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
-    """Return (width, height) of an image file; `decode` reads all of it, to find damage.
+    """Return (width, height) of an image file; `decode` reads all of it to detect damage.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is empty, truncated or not an image.
     """
     with _opened(path) as image:
@@ -44,27 +44,27 @@ def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
 
 
 def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
-    """Decode a depth map, a PNG of one channel of 16 bits, completely: [H, W] float32 metres, 0 = none.
+    """Decode a 16-bit PNG depth map completely, as float32 [H, W] in metres, 0 where unknown.
 
     Args:
         path: The file.
-        units_per_metre: Value at one metre; by default values are millimetres.
+        units_per_metre: File value that stands for one metre; 1000 for millimetres.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is empty, truncated, or not such a PNG.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is empty, truncated or not a 16-bit PNG with one channel.
     """
     with _opened(path) as image:
         values = np.array(image)
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise ValueError(
-            f"{path} must be a PNG of one channel of 16 bits; got {values.dtype} of shape {values.shape}. {CHECK}"
+            f"{path} must be a 16-bit PNG with one channel; got {values.dtype} of shape {values.shape}. {CHECK}"
         )
     return torch.from_numpy(values.astype(np.float32) / units_per_metre)
 
 
 def resize_depths(depths: Tensor, height: int, width: int) -> Tensor:
-    """Resize depths [H, W]: each pixel takes the value of the pixel nearest its centre, a tie right and down.
+    """Resize depths [H, W] by nearest neighbour (no mixed depths at edges); ties go right and down.
 
     Example:
         >>> resize_depths(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 1, 2).tolist()
@@ -79,7 +79,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
         with Image.open(path) as image:
             yield image
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must exist; it does not. {CHECK}") from error
+        raise FileNotFoundError(f"{path} does not exist. {CHECK}") from error
     except (OSError, SyntaxError, ValueError) as error:  # SyntaxError: a damaged PNG chunk
         raise ValueError(
             f"{path} must be a whole image file; got one that cannot be decoded ({error}). {CHECK}"

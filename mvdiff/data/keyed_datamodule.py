@@ -1,4 +1,4 @@
-"""The base of the data modules: loaders whose training order is keyed, split over devices and resumes exactly."""
+"""Base class of the data modules: loaders whose keyed training order is split over devices and resumes exactly."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ Split = Literal["train", "val", "test"]
 
 
 class MultiViewDataModule(LightningDataModule, ABC):
-    """Loaders of `MultiViewBatch`; a subclass gives the samples of a split.
+    """Loaders of `MultiViewBatch`.
 
-    A subclass defines `train_dataset` and `eval_dataset`, whose items take keys (epoch, index) and are what
-    `MultiViewBatch.collate` joins, and the attributes `height` and `width`. Use it with
-    `Trainer(use_distributed_sampler=False)`; its own sampler splits samples over devices. The number of devices, of
-    workers and the batch split never change what a sample shows, nor which samples share an optimizer step.
+    Subclasses define `train_dataset` and `eval_dataset`, whose items are indexed by (epoch, index) and accepted by
+    `MultiViewBatch.collate`, and the attributes `height` and `width` (image size in pixels). The module's own sampler
+    splits samples over devices, so use `Trainer(use_distributed_sampler=False)`. The number of devices, the number of
+    workers and the batch split change neither a sample's content nor which samples share an optimizer step.
 
     Args:
-        batch_size: Samples per device and step in training.
-        eval_batch_size: Samples per device and step elsewhere; by default `batch_size`.
-        num_workers: Loading processes per device.
-        seed: Seed of everything random.
-        max_samples: Use only the first `max_samples` training samples (None: all).
-        max_test_samples: Use only the first `max_test_samples` test samples (None: all).
-        val_from: "train" keeps the last `num_val` of the training data out of training for validation, so that the
-            checkpoint is not chosen on the test split; "test" validates on the first `num_val` of the test split.
-        num_val: Panoramas or scenes to validate on; 0 switches validation off.
+        batch_size: Training samples per device and step.
+        eval_batch_size: Validation, test and prediction samples per device and step; None: `batch_size`.
+        num_workers: Loader processes per device.
+        seed: Random seed.
+        max_samples: Use only the first `max_samples` training samples; None: all.
+        max_test_samples: Use only the first `max_test_samples` test samples; None: all.
+        val_from: "train" holds out the last `num_val` of the training data for validation, so that checkpoints are not
+            selected on the test split; "test" validates on the first `num_val` of the test split.
+        num_val: Number of panoramas or scenes for validation; 0 disables validation.
 
     Raises:
-        ValueError: A setting is out of range. Data errors come from `setup`.
+        ValueError: A setting is out of range. `setup` raises errors about data.
     """
 
     def __init__(
@@ -77,10 +77,10 @@ class MultiViewDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def eval_dataset(self, split: Split) -> Dataset:
-        """Return the samples of a split as evaluation sees them, nothing about them random."""
+        """Return the samples of a split for evaluation, without randomness."""
 
     def setup(self, stage: str) -> None:
-        """Open the splits that a stage ("fit", "validate", "test", "predict") needs, so that errors come early."""
+        """Open the splits that a stage ("fit", "validate", "test", "predict") needs, to report errors early."""
         if stage == "fit":
             self.train_dataset()
         if stage not in ("fit", "validate"):
@@ -100,24 +100,26 @@ class MultiViewDataModule(LightningDataModule, ABC):
         """Return True if the samples of a split come from the test data.
 
         Raises:
-            ValueError: There is no such split, or validation is off.
+            ValueError: The split is unknown, or validation is disabled.
         """
         if split not in ("train", "val", "test"):
-            raise ValueError(f"split must be 'train', 'val' or 'test'; got {split!r}. Choose one.")
+            raise ValueError(f"split must be 'train', 'val' or 'test'; got {split!r}.")
         if split == "val" and not self.num_val:
-            raise ValueError("num_val must be at least 1 for a val split; got 0. Set it, or choose another split.")
+            raise ValueError("num_val must be at least 1 for a val split; got 0.")
         return split == "test" or (split == "val" and self.val_from == "test")
 
+    def num_train_batches(self) -> int:
+        """Return the batches of a whole training epoch on this device."""
+        return len(self._new_train_sampler()) // self.batch_size
+
     def train_dataloader(self) -> DataLoader:
-        """Return the training loader; the first pass after a resume begins where the checkpoint was."""
-        dataset = self.train_dataset()
-        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
-        sampler = self._sampler(dataset, self.batch_size, shuffle=True, accumulate=accumulate)
+        """Return the training loader; after a resume, its first pass continues from the checkpoint's position."""
+        sampler = self._new_train_sampler()
         if self._resume:
             sampler.load_state_dict(self._resume)
             self._resume = None
         self._train_sampler = sampler
-        return self._loader(dataset, sampler)
+        return self._loader(self.train_dataset(), sampler)
 
     def val_dataloader(self) -> DataLoader | Sequence[DataLoader]:
         """Return the validation loader."""
@@ -128,26 +130,30 @@ class MultiViewDataModule(LightningDataModule, ABC):
         return self.eval_dataloader("test")
 
     def predict_dataloader(self) -> DataLoader:
-        """Return the loader of the samples to generate: those of the test split."""
+        """Return the loader of the test split, for generation."""
         return self.eval_dataloader("test")
 
     def state_dict(self) -> dict[str, int]:
-        """Return where training stands in its order: epoch, position, stride."""
+        """Return the position of training in its order: epoch, position, stride."""
         if not self._train_sampler or not self.trainer:
             return {}
         loop = self.trainer.fit_loop
         done = loop.epoch_loop.batch_progress.current.processed
-        # An epoch cut short by limit_train_batches is over, too.
+        # an epoch shortened by limit_train_batches is also over
         return self._train_sampler.state_dict(done, epoch_is_over=done >= loop.max_batches)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over where a checkpoint's training stood; used by the next training loader."""
+        """Restore the position of training; the next training loader uses it."""
         self._resume = dict(state_dict) or None
 
     def eval_dataloader(self, split: Split) -> DataLoader:
-        """Return a loader of `eval_dataset`: each sample of the split once, in order, divided over devices."""
+        """Return a loader of `eval_dataset`: each sample of the split once, in order, split over devices."""
         dataset = self.eval_dataset(split)
         return self._loader(dataset, self._sampler(dataset, self.eval_batch_size, shuffle=False))
+
+    def _new_train_sampler(self) -> KeyedSampler:
+        accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
+        return self._sampler(self.train_dataset(), self.batch_size, shuffle=True, accumulate=accumulate)
 
     def _sampler(self, dataset: Dataset, batch_size: int, shuffle: bool, accumulate: int = 1) -> KeyedSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

@@ -1,6 +1,6 @@
-"""Known masks, with which outpainting is trained: 1 where content is known, 0 where it is generated.
+"""Known masks for outpainting training: 1 for known pixels, 0 for pixels to generate.
 
-Axes: V views, H W image.
+Axes: V views, H x W image.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from mvdiff.geometry.given import views_of_given
 from mvdiff.keyed import keyed_generator
 
 KnownMode = Literal["first", "random", "mixed"]
-"""Known part of a training sample: all of view 0 (the paper), a picture at any place, or the two 1:1."""
+"""Known part of a training sample: all of view 0 (the paper), a randomly placed picture, or either, 1:1."""
 
 KNOWN_MODES = ("first", "random", "mixed")
 
 FOV_RANGE = (50.0, 110.0)
-"""Horizontal fields of view of known pictures in training, degrees."""
+"""Range of the horizontal field of view of known pictures in training, degrees."""
 ASPECT_RANGE = (0.6, 1.8)
-"""Width over height of known pictures in training."""
+"""Range of the aspect ratio (width / height) of known pictures in training."""
 MAX_PITCH = 25.0
 """Largest pitch of known pictures in training, up or down, degrees."""
 
 
 def known_first(rig: Rig) -> Tensor:
-    """Return the paper's mask, [V, 1, H, W]: all of the first view is known, nothing of the others."""
+    """Return the paper's mask [V, 1, H, W]: the first view is known, the others are not."""
     known = torch.zeros(rig.num_views, 1, rig.height, rig.width)
     known[0] = 1
     return known
 
 
 def known_random(rig: Rig, generator: torch.Generator) -> Tensor:
-    """Draw the part of the views, [V, 1, H, W] float32 and not empty, that a picture of random camera and shape covers.
+    """Draw the non-empty mask, [V, 1, H, W] float32, of a picture with random camera and aspect ratio.
 
-    The picture's yaw is any, its pitch at most `MAX_PITCH` degrees.
+    Its yaw is uniform, its pitch within `MAX_PITCH` degrees; see `FOV_RANGE` and `ASPECT_RANGE`.
     """
     K, R = rig.cameras()
-    while True:  # a rig with gaps may be missed
+    while True:  # a picture may fall into a gap of the rig
         known = views_of_given(*_random_camera(rig.height, 180.0, generator), K, R, rig.height, rig.width)
         if bool(known.any()):
             return known
 
 
 def sample_known(mode: KnownMode, rig: Rig, *keys: int) -> Tensor:
-    """Return the known mask of a training sample, [V, 1, H, W], a function of `keys` (seed, epoch, sample index)."""
+    """Return the known mask [V, 1, H, W] of a training sample, keyed by (seed, epoch, sample index)."""
     generator = keyed_generator("known", *keys)
     if mode == "first" or (mode == "mixed" and bool(torch.randint(2, (), generator=generator))):
         return known_first(rig)
@@ -55,10 +55,10 @@ def sample_known(mode: KnownMode, rig: Rig, *keys: int) -> Tensor:
 
 
 def view_known(height: int, width: int, generator: torch.Generator) -> Tensor:
-    """Draw the known mask, [1, H, W] float32, of a single view, to train an inpainting base (own derivation).
+    """Draw the known mask [1, H, W], float32, of a single view, for training an inpainting base (own derivation).
 
-    Nothing (35 %), all (10 %), a rectangle or all but one (15 %), one side of a line (15 %), or the part that a
-    picture from another direction covers (25 %).
+    It is empty (35 %), full (10 %), a rectangle or its complement (15 %), one side of a line (15 %), or the part
+    covered by a picture in another direction (25 %).
     """
     kind = float(torch.rand((), generator=generator))
     if kind < 0.35:
@@ -74,7 +74,7 @@ def view_known(height: int, width: int, generator: torch.Generator) -> Tensor:
 
 
 def _random_camera(height: int, max_yaw: float, generator: torch.Generator) -> tuple[Tensor, Tensor, int, int]:
-    """Draw K, R, height and width of a known picture; only its shape matters."""
+    """Draw K, R, height and width of a known picture; only the ratio of width to height matters."""
     fov, aspect, yaw, pitch = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
     fov = FOV_RANGE[0] + fov * (FOV_RANGE[1] - FOV_RANGE[0])
     width = max(1, round(height * (ASPECT_RANGE[0] + aspect * (ASPECT_RANGE[1] - ASPECT_RANGE[0]))))

@@ -1,6 +1,6 @@
-"""Layouts of recordings: recognise them, find the recordings of a data set, open them, also by a user's class.
+"""Recognise layouts of recordings, find the recordings of a data set, and open them, also with a user's class.
 
-A layout is a file of its own with a class derived from `mvdiff.data.recordings.RecordingSource`, such as `tum.py`.
+Each layout has its own file with a subclass of `mvdiff.data.recordings.RecordingSource`, such as `tum.py`.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
-"""Layouts that are recognised by the contents of a folder."""
+"""Layouts recognised by the contents of a folder."""
 _OF_PANORAMAS = ("views", "captions", "sample_id", "__len__")
-"""Members of a class that reads panoramas, see `mvdiff.data.panoramas.PanoramaSource`."""
+"""Members required of a class that reads panoramas, see `mvdiff.data.panoramas.PanoramaSource`."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Reader of a layout, as `--data` and a data module's `source` name it: a class and settings.
+    """Reader of a layout: a class and its settings, from `--data` or the `source` of a data module.
 
     Attributes:
-        cls: Called with the folder, settings of the caller, and `init_args`, which win.
-        init_args: Settings of the user.
+        cls: Class, called with the folder, the caller's settings and `init_args`, which take precedence.
+        init_args: The user's settings.
 
     Raises:
-        ValueError: The class reads neither recordings nor panoramas, or does not take the settings.
+        ValueError: The class reads neither recordings nor panoramas, or does not accept the settings.
     """
 
     cls: type
@@ -44,11 +44,11 @@ class Source:
         missing = [name for name in _OF_PANORAMAS if not hasattr(self.cls, name)]
         if inspect.isabstract(self.cls) or (missing and not self.reads_recordings):
             raise ValueError(
-                f"class_path must be a RecordingSource or a class of panoramas, with {', '.join(_OF_PANORAMAS)}; got "
+                f"class_path must be a RecordingSource, or a class of panoramas with {', '.join(_OF_PANORAMAS)}; got "
                 f"{self.cls.__module__}.{self.cls.__name__}."
             )
         if not isinstance(self.init_args, Mapping):
-            raise ValueError(f"init_args must be settings of {self.cls.__name__}; got {self.init_args!r}.")
+            raise ValueError(f"init_args must be a mapping of settings of {self.cls.__name__}; got {self.init_args!r}.")
         if (known := _arguments(self.cls)) is not None and (unknown := self.init_args.keys() - known):
             raise ValueError(
                 f"init_args of {self.cls.__name__} must be among {', '.join(known)}; got {', '.join(sorted(unknown))}."
@@ -56,10 +56,10 @@ class Source:
 
     @classmethod
     def of(cls, spec: Source | type | str | Mapping[str, Any] | None) -> Source | None:
-        """Make a source of a class, its import path, or `{class_path: ..., init_args: {...}}`; None stays None.
+        """Make a source from a class, a class path, or `{class_path: ..., init_args: {...}}`; None stays None.
 
         Raises:
-            ValueError: There is no such class, or `spec` is of another form.
+            ValueError: The class does not exist, or `spec` has another form.
         """
         if spec is None or isinstance(spec, Source):
             return spec
@@ -68,16 +68,16 @@ class Source:
         if isinstance(spec, str):
             spec = {"class_path": spec}
         if not isinstance(spec, Mapping) or "class_path" not in spec or spec.keys() - {"class_path", "init_args"}:
-            raise ValueError(f"source must be a class_path, with or without init_args; got {spec!r}.")
+            raise ValueError(f"source must be a class_path, optionally with init_args; got {spec!r}.")
         return cls(_imported(spec["class_path"]), spec.get("init_args") or {})
 
     @classmethod
     def of_option(cls, option: str | None) -> Source | None:
-        """Make a source of the value of `--data`: an import path, or a YAML file with class_path and init_args.
+        """Make a source from the value of `--data`: a class path, or a YAML file with class_path and init_args.
 
         Raises:
-            FileNotFoundError: There is no such file.
-            ValueError: There is no such class, or the file is not YAML of that form.
+            FileNotFoundError: The file does not exist.
+            ValueError: The class does not exist, or the file has another form.
         """
         if option is None or Path(option).suffix not in (".yaml", ".yml"):
             return cls.of(option)
@@ -97,18 +97,18 @@ class Source:
         """Open a folder.
 
         Raises:
-            ValueError: The class does not take these arguments. Others are the class's own.
+            ValueError: The class does not accept these arguments. The class may raise other errors.
         """
         settings |= self.init_args
         try:
             inspect.signature(self.cls).bind(folder, *args, **settings)
         except TypeError as error:
-            raise ValueError(f"{self.cls.__name__} must take the arguments that it is called with; {error}.") from error
+            raise ValueError(f"{self.cls.__name__} must accept the arguments it is called with; {error}.") from error
         return self.cls(folder, *args, **settings)
 
 
 def _arguments(cls: type) -> list[str] | None:
-    """Return the names of a class's arguments, with those that it hands to its bases; None if any name will do."""
+    """Return the names of a class's arguments, including those passed on to bases; None if any name is accepted."""
     names: dict[str, None] = {}
     for base in cls.__mro__[:-1]:
         if "__init__" in vars(base):
@@ -126,15 +126,15 @@ def _imported(class_path: str) -> type:
     except (ImportError, ValueError, AttributeError) as error:
         raise ValueError(f"class_path must be the import path of a class; got {class_path!r} ({error}).") from error
     if not isinstance(cls, type):
-        raise ValueError(f"class_path must name a class; got {class_path!r}, which is {type(cls).__name__}.")
+        raise ValueError(f"class_path must name a class; got {class_path!r}, a {type(cls).__name__}.")
     return cls
 
 
 def recording_class(folder: Path, source: Source | None = None) -> Source | None:
-    """Return the reader of a recording: `source` or the layout of the folder; None if the folder is no recording.
+    """Return the reader of a recording: `source`, or else that of its layout; None if the folder is not a recording.
 
     Raises:
-        ValueError: It has several layouts, or `source` does not read recordings.
+        ValueError: The folder has several layouts, or `source` does not read recordings.
     """
     if source is not None and not source.reads_recordings:
         raise ValueError(
@@ -156,7 +156,7 @@ def recording_class(folder: Path, source: Source | None = None) -> Source | None
 
 
 def looked_for(source: Source | None = None) -> str:
-    """Name the parts by which recordings are recognised."""
+    """Return a text, for errors, that names the files by which recordings are recognised."""
     classes = RECORDINGS if source is None else (source.cls,)
     return ", or ".join(f"{', '.join(cls.parts)} ({cls.layout} layout)" for cls in classes)
 
@@ -165,24 +165,24 @@ def open_recording(folder: str | Path, source: Source | None = None, **settings:
     """Open a recording of any layout.
 
     Args:
-        folder: The recording's folder.
-        source: Reader of the recording; by default the layout that it has.
+        folder: Folder of the recording.
+        source: Reader of the recording; None: the layout is detected.
         **settings: `on_broken` and `missing_caption`, see `RecordingSource`.
 
     Raises:
-        FileNotFoundError: The folder has no layout of recordings, or is not whole.
-        ValueError: It has several layouts.
+        FileNotFoundError: The folder is not a recording, or is incomplete.
+        ValueError: The folder has several layouts.
     """
     folder = Path(folder)
     if reader := recording_class(folder, source):
         return reader(folder, **settings)
     if folder.is_dir() and (inner := recordings_in(folder, source)):
-        raise FileNotFoundError(f"{folder} must be one scene; it holds scenes. Name one of them, such as {inner[0]}.")
-    raise FileNotFoundError(f"{folder} must be a scene, with {looked_for(source)}; it has none of these.")
+        raise FileNotFoundError(f"{folder} must be one scene; it holds several. Name one of them, such as {inner[0]}.")
+    raise FileNotFoundError(f"{folder} must be a scene with {looked_for(source)}.")
 
 
 def data_set_root(root: str | Path) -> Path:
-    """Return the folder that holds train/ and test/: `root` itself, or the one in it with a layout's usual name."""
+    """Return the folder that holds train/ and test/: `root`, or its subfolder with a layout's usual name."""
     root = Path(root)
     if any((root / split).is_dir() for split in ("train", "test")):
         return root
@@ -194,8 +194,8 @@ def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
     """Return the recordings in a folder, sorted.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has no recording.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder has no recording.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} must be a folder of scenes; it does not exist.")
@@ -206,11 +206,11 @@ def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
 
 
 def split_scenes(root: str | Path, split: str, source: Source | None = None) -> list[Path]:
-    """Return the recordings of a split: those in its folder or, without a folder, those that <split>.txt names.
+    """Return the recordings of a split: those in the folder <split>/, or else those listed in <split>.txt.
 
     Raises:
-        FileNotFoundError: There is neither, or a listed recording does not exist.
-        ValueError: There is no recording.
+        FileNotFoundError: Neither exists, or a listed recording does not exist.
+        ValueError: The folder has no recording.
     """
     root = data_set_root(root)
     names = root / f"{split}.txt"
@@ -219,7 +219,7 @@ def split_scenes(root: str | Path, split: str, source: Source | None = None) -> 
     scenes = [root / name for name in read_names(names)]
     for scene in scenes:
         if not recording_class(scene, source):
-            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is none.")
+            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is not a scene.")
     return scenes
 
 
@@ -227,8 +227,8 @@ def find_recordings(root: str | Path, source: Source | None = None) -> list[Path
     """Return the recordings of a folder, sorted: the folder itself, those in it, or those in its train/ and test/.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It holds no recording.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder holds no recording.
     """
     root = Path(root)
     if not root.is_dir():
@@ -236,13 +236,13 @@ def find_recordings(root: str | Path, source: Source | None = None) -> list[Path
     if scenes := recordings_in(root, source):
         return scenes
     raise ValueError(
-        f"DIR must be a scene, or hold scenes in train/ and test/ (folders with {looked_for(source)}); got {root}, "
-        "which has none."
+        f"DIR must be a scene or hold scenes, directly or in train/ and test/ (folders with {looked_for(source)}); "
+        f"got {root}, which has none."
     )
 
 
 def recordings_in(root: Path, source: Source | None = None) -> list[Path]:
-    """Return the recordings of a folder as `find_recordings` does; an empty list if there is none."""
+    """Return the recordings of a folder like `find_recordings`, or an empty list."""
     if recording_class(root, source):
         return [root]
     inner = _subfolders(data_set_root(root))

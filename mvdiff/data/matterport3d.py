@@ -1,4 +1,4 @@
-"""The Matterport3D layout: six skybox faces a panorama, a caption file every 45 degrees (docs/data.md).
+"""The Matterport3D layout: six skybox faces per panorama and a caption file every 45 degrees (docs/data.md).
 
 ```
 root/train.npy, test.npy                                 rows of 6 relative face paths
@@ -25,7 +25,7 @@ from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
 CAPTION_DEGREES = tuple(range(0, 360, 45))
-"""Yaws that have a caption file each."""
+"""Yaws, in degrees, with a caption file each."""
 
 
 def layout_root(root: str | Path) -> Path:
@@ -39,15 +39,15 @@ def read_split(path: Path) -> list[tuple[str, ...]]:
     """Read a split list.
 
     Returns:
-        Per panorama six face paths relative to the list's folder: up, yaw 270, 0, 90, 180, down.
+        Six face paths per panorama, relative to the list's folder: up, yaw 270, 0, 90, 180, down.
 
     Raises:
-        FileNotFoundError: There is no such list.
-        ValueError: It is not an [N, 6] array of strings with N > 0.
+        FileNotFoundError: The list does not exist.
+        ValueError: The list is not an [N, 6] array of strings with N > 0.
     """
     make = f"Run `mvdiff data split {path.parent}` to make it."
     if not path.is_file():
-        raise FileNotFoundError(f"{path} must exist; it does not. {make}")
+        raise FileNotFoundError(f"{path} does not exist. {make}")
     try:
         rows = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
@@ -60,19 +60,19 @@ def read_split(path: Path) -> list[tuple[str, ...]]:
 
 
 def caption_path(root: Path, face: str, key: int | str) -> Path:
-    """Return the caption file of a panorama, given one of its faces, for a yaw or "up" / "down"."""
+    """Return the caption file for a yaw, "up" or "down" of the panorama to which a face belongs."""
     face_path = root / face
     return face_path.parent.parent / "blip3" / f"{pano_name(face)}_{key}.txt"
 
 
 def caption_files(root: Path, face: str) -> dict[int | str, Path]:
-    """Return the caption files of a panorama: of the eight yaws, and of "up" and "down" where they exist."""
+    """Return the caption files of a panorama: those of the eight yaws, and "up" and "down" if they exist."""
     paths = {key: caption_path(root, face, key) for key in (*CAPTION_DEGREES, "up", "down")}
     return {key: path for key, path in paths.items() if key in CAPTION_DEGREES or path.exists()}
 
 
 def pano_name(face: str) -> str:
-    """Return a panorama's name, given one of its faces.
+    """Return the name of the panorama to which a face belongs.
 
     Example:
         >>> pano_name("scene/matterport_skybox_images/0f1e_skybox0_sami.jpg")
@@ -82,11 +82,11 @@ def pano_name(face: str) -> str:
 
 
 def read_faces(root: Path, row: Sequence[str]) -> Tensor:
-    """Decode the six faces of a panorama, paths relative to `root`: [6, 3, S, S] uint8 in the layout's order.
+    """Decode the six faces of a panorama, given by paths relative to `root`, as uint8 [6, 3, S, S] in skybox order.
 
     Raises:
         FileNotFoundError: A face does not exist.
-        ValueError: A face is broken, not square or not of its neighbours' size.
+        ValueError: A face is broken or not square, or sizes differ.
     """
     paths = [root / face for face in row]
     faces = [read_image_uint8(path) for path in paths]
@@ -95,7 +95,7 @@ def read_faces(root: Path, row: Sequence[str]) -> Tensor:
         if face.shape != (3, size, size):
             height, width = face.shape[1:]
             raise ValueError(
-                f"{path} must be {size}x{size} as its panorama's first face is wide; got {width}x{height}. "
+                f"{path} must be {size}x{size}, like its panorama's first face; got {width}x{height}. "
                 f"Run `mvdiff data check {root}`."
             )
     return torch.stack(faces)
@@ -104,17 +104,18 @@ def read_faces(root: Path, row: Sequence[str]) -> Tensor:
 class Matterport3DPanoramas:
     """Panoramas of one split of a Matterport3D folder.
 
-    Construction finds missing and empty files without decoding any; a damaged image raises when it is read. `mvdiff
-    data check` finds all of them at once.
+    The constructor detects missing and empty files without decoding any; a damaged image raises when it is read.
+    `mvdiff data check` finds all of them at once.
 
     Args:
         root: Folder with train.npy and test.npy, or its parent.
-        split: Name of the list: "train", "test", or that of any other NAME.npy.
-        on_broken: "error" stops at incomplete panoramas; "skip" leaves them out, counted in `num_skipped` and logged.
+        split: Name of the list NAME.npy, such as "train" or "test".
+        on_broken: "error" stops at an incomplete panorama; "skip" drops it, counts it in `num_skipped` and logs a
+            warning.
 
     Raises:
-        FileNotFoundError: The list, or with `on_broken="error"` a listed file, does not exist.
-        ValueError: The list is malformed, or nothing is left.
+        FileNotFoundError: The list or, with `on_broken="error"`, a listed file does not exist.
+        ValueError: The list is malformed, or no panorama is complete.
     """
 
     def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
@@ -136,22 +137,22 @@ class Matterport3DPanoramas:
         return f"{scene}_{pano_name(face)}"
 
     def faces(self, index: int) -> Tensor:
-        """Decode the six faces, see `read_faces`."""
+        """Decode the six faces; see `read_faces`."""
         return read_faces(self.root, self.rows[index])
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-        """Cut views [V, 3, H, W] in [-1, 1] for [V, 3, 3] intrinsics and world-from-camera rotations."""
+        """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""
         return from_uint8(perspective_from_skybox(self.faces(index), K, R, height, width))
 
     def captions(self, index: int) -> Captions:
-        """Read the captions of the eight yaws, and of "up" and "down" where the files exist."""
+        """Read the captions of the eight yaws, and of "up" and "down" if the files exist."""
         return {key: read_caption(path) for key, path in caption_files(self.root, self.rows[index][0]).items()}
 
 
 def _incomplete(root: Path, rows: list[tuple[str, ...]]) -> dict[int, str]:
-    """Find rows with a missing or empty face or caption: row number -> the first such file and what is wrong."""
+    """Return the first missing or empty face or caption, with the reason, by number of the incomplete row."""
 
-    @cache  # one listing per folder instead of a look at each file
+    @cache  # list each folder once instead of querying every file
     def file_sizes(folder: Path) -> dict[str, int]:
         if not folder.is_dir():
             return {}

@@ -1,4 +1,4 @@
-"""Panoramas -> multi-view samples: direction of the rig, contents of the views, caption of each view."""
+"""Multi-view samples cut from panoramas: direction of the rig, images and captions of the views."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.keyed import keyed_generator
 
 Captions = dict[int | str, str]
-"""Captions of one panorama by yaw in degrees, and perhaps "up" and "down"."""
+"""Captions of one panorama by yaw in degrees, optionally with "up" and "down"."""
 OnBroken = Literal["error", "skip"]
 Entry = TypeVar("Entry")
 
@@ -25,38 +25,38 @@ _log = logging.getLogger(__name__)
 
 
 class PanoramaSource(Protocol):
-    """A reader of one layout: panoramas by index, whatever files they are made of.
+    """Interface of a layout's reader: the panoramas of a split, by index.
 
-    Data modules call its class with (root, split, on_broken), see `PanoramaDataModule`.
+    Data modules call the class with (root, split, on_broken), see `PanoramaDataModule`.
     """
 
     def __len__(self) -> int:
-        """Number of panoramas."""
+        """Return the number of panoramas."""
 
     def sample_id(self, index: int) -> str:
-        """Name of a panorama, unique and fit to be a folder name."""
+        """Return the name of a panorama, unique within the split."""
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-        """Cut views: [V, 3, 3] intrinsics and world-from-camera rotations -> [V, 3, H, W] in [-1, 1]."""
+        """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""
 
     def captions(self, index: int) -> Captions:
-        """Captions by yaw in degrees, and perhaps "up" and "down"."""
+        """Return captions by yaw in degrees, optionally with "up" and "down"."""
 
 
 def whole_entries(
     entries: Sequence[Entry], problems: Mapping[int, str], listed_in: Path, on_broken: OnBroken
 ) -> list[Entry]:
-    """Return the panoramas of a split list that are whole.
+    """Return the complete entries of a split list.
 
     Args:
-        entries: All panoramas of the list.
-        problems: Why the broken ones are broken, by position in the list.
-        listed_in: The list, for messages.
-        on_broken: "error" stops at broken ones; "skip" leaves them out and logs how many.
+        entries: All entries of the list.
+        problems: Reasons why entries are broken, by position in the list.
+        listed_in: File of the list, named in messages.
+        on_broken: "error" stops at broken entries; "skip" drops them and logs their number.
 
     Raises:
-        FileNotFoundError: A panorama is broken, with `on_broken="error"`.
-        ValueError: None is whole, or `on_broken` is unknown.
+        FileNotFoundError: An entry is broken and `on_broken` is "error".
+        ValueError: No entry is complete, or `on_broken` is unknown.
     """
     if on_broken not in ("error", "skip"):
         raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
@@ -68,7 +68,7 @@ def whole_entries(
                 f"{what}: {problem}. Run `mvdiff data check {listed_in.parent}` to see all of them, "
                 'or set on_broken to "skip" to leave them out.'
             )
-        _log.warning("%s: %s. They are left out.", what, problem)
+        _log.warning("%s: %s. They are skipped.", what, problem)
     whole = [entry for row, entry in enumerate(entries) if row not in problems]
     if not whole:
         raise ValueError(f"{listed_in} must list at least one complete panorama; got none of {len(entries)}.")
@@ -76,9 +76,12 @@ def whole_entries(
 
 
 def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) -> str:
-    """Choose a view's caption: the nearest yaw on the circle; above 45 degrees of pitch "up" or "down" if there.
+    """Return the caption of a view: that of the nearest yaw, or "up" or "down" beyond 45 degrees of pitch, if present.
 
-    Ties go to the larger yaw, as in the released MVDiffusion code, which rounds yaw + 22.5 down to a multiple of 45.
+    Ties go to the larger yaw, as in the 2023 release, which rounds yaw + 22.5 down to a multiple of 45.
+
+    Raises:
+        ValueError: No caption has a yaw.
 
     Example:
         >>> nearest_caption({0: "door", 90: "window", "up": "lamp"}, yaw_deg=-30)
@@ -101,7 +104,7 @@ def nearest_caption(captions: Captions, yaw_deg: float, pitch_deg: float = 0.0) 
 
 
 def mirrored_caption(caption: str) -> str:
-    """Swap the words left and right of a caption, for the mirrored picture; their case is kept.
+    """Swap the words "left" and "right" in a caption for a mirrored picture; their case is preserved.
 
     Example:
         >>> mirrored_caption("Left: a sofa, a lamp to its right; left over")
@@ -116,22 +119,21 @@ def _other_side(word: re.Match[str]) -> str:
 
 
 class PanoramaDataset(Dataset):
-    """Samples of a rig's views cut from panoramas, keyed by `(epoch, index)` (an int means epoch 0).
+    """Samples of a rig's views cut from panoramas, indexed by `(epoch, index)`; a plain index means epoch 0.
 
-    Everything random about a sample is a function of (seed, epoch, index), so it does not depend on the rank, the
-    worker, the batch or a resume.
+    All randomness of a sample is keyed by (seed, epoch, index) and so independent of rank, worker, batch and resuming.
 
     Args:
-        source: The panoramas.
-        rig: The views to cut.
-        yaw: See `PanoramaDataModule`; a random yaw is in 0..359.
-        seed: Seed of everything random.
-        mirror: See `PanoramaDataModule`; captions are mirrored, too.
-        indices: The panoramas to use, by their index in the source; by default all.
+        source: Panoramas.
+        rig: Views to cut.
+        yaw: See `PanoramaDataModule`; a random yaw is a whole number in [0, 359].
+        seed: Random seed.
+        mirror: See `PanoramaDataModule`; captions are mirrored too.
+        indices: Indices in the source of the panoramas to use; None: all.
         known: See `PanoramaDataModule`.
 
     Raises:
-        ValueError: The source is empty, or `yaw` or `known` is not understood.
+        ValueError: There are no panoramas, or `yaw` or `known` is invalid.
     """
 
     def __init__(
@@ -150,7 +152,7 @@ class PanoramaDataset(Dataset):
         if yaw != "random" and (isinstance(yaw, str) or not len(yaw)):
             raise ValueError(f'yaw must be "random" or a list of degrees; got {yaw!r}.')
         if known is not None and known not in KNOWN_MODES:
-            raise ValueError(f"known must be one of {', '.join(KNOWN_MODES)}, or null; got {known!r}. Choose one.")
+            raise ValueError(f"known must be one of {', '.join(KNOWN_MODES)}, or null; got {known!r}.")
         self.source = source
         self.rig = rig
         self.yaw = yaw
@@ -162,28 +164,28 @@ class PanoramaDataset(Dataset):
         return len(self.indices)
 
     def yaw_deg(self, epoch: int, index: int) -> float:
-        """Yaw of a sample in degrees, by its index in the source."""
+        """Return the yaw of a sample in degrees, by its index in the source."""
         generator = keyed_generator("yaw", self.seed, epoch, index)
         if self.yaw == "random":
             return float(torch.randint(360, (), generator=generator))
         return float(self.yaw[int(torch.randint(len(self.yaw), (), generator=generator))])
 
     def mirrored(self, epoch: int, index: int) -> bool:
-        """True if a sample is mirrored."""
+        """Return True if a sample is mirrored, by its index in the source."""
         return self.mirror and bool(torch.randint(2, (), generator=keyed_generator("mirror", self.seed, epoch, index)))
 
     def __getitem__(self, key: int | tuple[int, int]) -> dict[str, Any]:
         """Return one sample for `MultiViewBatch.collate`.
 
         Args:
-            key: (epoch, index among `indices`), or such an index in epoch 0.
+            key: (epoch, position in `indices`), or a position in epoch 0.
 
         Returns:
-            `images` [V, 3, H, W] in [-1, 1], `K`, `R` [V, 3, 3] of the rig at yaw 0, `prompts`, `sample_id`,
-            `sample_index`, `epoch`, `yaw_deg`, `mirrored`, and `known` [V, 1, H, W] if it is set.
+            `images` [V, 3, H, W] in [-1, 1], `K` and `R` [V, 3, 3] of the rig at yaw 0, `prompts`, `sample_id`,
+            `sample_index`, `epoch`, `yaw_deg`, `mirrored`, and `known` [V, 1, H, W] unless `self.known` is None.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)
-        index = self.indices[index]  # in the source, so that using fewer panoramas changes none of them
+        index = self.indices[index]  # keyed by index in the source, so that a subset gives the same samples
         yaw, mirrored = self.yaw_deg(epoch, index), self.mirrored(epoch, index)
         known = {} if self.known is None else {"known": sample_known(self.known, self.rig, self.seed, epoch, index)}
         return {
@@ -197,10 +199,10 @@ class PanoramaDataset(Dataset):
         }
 
     def cut(self, index: int, yaw_deg: float, mirrored: bool = False) -> dict[str, Any]:
-        """Cut the rig's views at a yaw: `images`, `K`, `R` and `prompts` of a sample."""
+        """Cut the rig's views at a yaw; return `images`, `K`, `R` and `prompts`."""
         rig = self.rig
         K, R = rig.cameras()
-        # In the mirrored world a view at yaw a sees what a view at -a sees in the original, flipped.
+        # a view at yaw a of the mirrored world is the flipped view at yaw -a of the original
         turn = -1.0 if mirrored else 1.0
         yaws = [turn * (view_yaw + yaw_deg) for view_yaw in rig.yaw_deg]
         R_cut = rotation_from_yaw_pitch(

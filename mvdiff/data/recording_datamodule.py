@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mvdiff.data.frames import FrameDataset, Mode
+from mvdiff.data.frames import FrameDataset, Mode, TrainSamples
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
 from mvdiff.data.layouts import Source, data_set_root, open_recording, split_scenes
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
@@ -31,11 +31,17 @@ class RecordingDataModule(MultiViewDataModule):
         eval_mode: The same for validation and test; by default `mode`.
         num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (scenes with more than
             150 such frames are left out).
-        interval: Frames from one frame of "interval" to the next; "frames" takes one of every `interval` frames per
-            epoch.
-        max_between: Most frames between two key frames of "interpolation", evenly spaced.
+        interval: Frames from one frame of "interval" to the next; "frames" validates and tests on one of every
+            `interval` frames.
+        max_between: Most frames between two key frames of "interpolation".
         min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; by
             default 10, or `num_views` if less.
+        train_samples: Samples of an epoch of training. "every_frame": one per key frame (the released code), of mode
+            "frames" one per usable frame, with `num_views: null` one per scene. "windows": as few as evaluation has,
+            one ("mixed": two) per window of `num_views` frames, of mode "frames" one per `interval` frames.
+            "interpolation" always has one per pair.
+        draw_between: Draw anew in each epoch which frames between two key frames a training sample shows; False and in
+            evaluation: evenly spaced ones.
         max_val_samples: Use only the first `max_val_samples` validation samples (None: all).
         on_broken: "error" stops at scenes without intrinsics, depth or key frames and at listed frames that lack
             files, "skip" leaves them out, counted and logged.
@@ -64,6 +70,8 @@ class RecordingDataModule(MultiViewDataModule):
         max_between: int = MAX_BETWEEN,
         min_frames: int | None = None,
         *,
+        train_samples: TrainSamples = "every_frame",
+        draw_between: bool = True,
         max_val_samples: int | None = None,
         on_broken: OnBroken = "error",
         missing_caption: MissingCaption = "error",
@@ -88,6 +96,8 @@ class RecordingDataModule(MultiViewDataModule):
             interval=interval,
             max_between=max_between,
             min_frames=min_frames,
+            train_samples=train_samples,
+            draw_between=draw_between,
             seed=self.seed,
         )
         for name in (mode, self.eval_mode):

@@ -1,4 +1,4 @@
-"""Recordings with depth and pose: the interface of a layout on disk, and what all layouts share."""
+"""Recordings with depth and pose: the base class of on-disk layouts."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.samples import from_uint8
 
 NOT_FINITE = "pose is not finite"
-"""Reason to leave out a frame whatever `on_broken` says: recordings lose track, which is not damage."""
+"""Reason for which a frame is always skipped, whatever `on_broken`: lost tracking is not damage."""
 
 OnBroken = Literal["error", "skip"]
 MissingCaption = Literal["error", "nearest", "empty"]
@@ -33,20 +33,20 @@ _log = logging.getLogger(__name__)
 
 
 class RecordingSource(ABC):
-    """One posed RGB-D recording ("scene"): frames by number, each with colour, depth, camera and perhaps a caption.
+    """One posed RGB-D recording ("scene"): numbered frames with colour, depth, camera and optional captions.
 
     A layout is a subclass that sets `layout` and `parts` and defines `frames`, `file`, `load_intrinsics` and
-    `load_pose`. A layout whose images are not files of their own also overrides `load_image`, `load_depths` and
-    `problem`. Lists of frames and captions lie beside every recording in files of our own (`mvdiff.data.frame_files`).
+    `load_pose`. If images are not separate files, it also overrides `load_image`, `load_depths` and `problem`. Lists of
+    frames and captions are stored in the same way for every layout (`mvdiff.data.frame_files`).
 
-    Frames that lack a file, whose depth is 0 everywhere, or whose pose is not finite are not usable; `unusable` counts
-    them by reason.
+    A frame is unusable if it lacks a file, its depth is 0 everywhere, or its pose is not finite; `unusable` counts such
+    frames by reason.
 
     Args:
         path: Folder of the recording.
-        on_broken: "error" stops at a listed frame that lacks a file, "skip" leaves it out, counted.
-        missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the frame nearest in number
-            that has one), or "empty".
+        on_broken: "error" stops at a listed frame that lacks a file; "skip" drops and counts it.
+        missing_caption: Prompt of a frame without a caption: "error", "nearest" (that of the captioned frame closest in
+            number), or "empty".
 
     Raises:
         FileNotFoundError: A part of the recording does not exist.
@@ -58,11 +58,11 @@ class RecordingSource(ABC):
     parts: ClassVar[tuple[str, ...]]
     """Names of the files and folders that every recording has; the first one identifies the layout."""
     data_set: ClassVar[str | None] = None
-    """Usual name of the folder that holds train/ and test/, if there is one."""
+    """Usual name of the folder that holds train/ and test/, if any."""
     remedy: ClassVar[str] = "Correct the path."
-    """Advice where a part is missing."""
+    """Advice shown if a part is missing."""
     depth_units_per_metre: float = 1000.0
-    """Value of a depth image at one metre."""
+    """Value in depth images that stands for one metre."""
 
     def __init__(
         self, path: str | Path, on_broken: OnBroken = "error", missing_caption: MissingCaption = "error"
@@ -76,7 +76,7 @@ class RecordingSource(ABC):
             inner = next(iter(sorted(self.path.glob(f"*/{self.parts[0]}"))), None)
             if inner is not None and part.name == self.parts[0]:
                 raise FileNotFoundError(
-                    f"{self.path} must be one scene; it holds scenes. Name one of them, such as {inner.parent}."
+                    f"{self.path} must be one scene; it holds several. Name one of them, such as {inner.parent}."
                 )
             raise FileNotFoundError(
                 f"{part} must be part of a scene ({self.layout} layout); it does not exist. {self.remedy}"
@@ -89,22 +89,22 @@ class RecordingSource(ABC):
 
     @classmethod
     def recognises(cls, folder: Path) -> bool:
-        """Return True for a recording of this layout, whole or not."""
+        """Return True if a folder has this layout, even if the recording is incomplete."""
         return (folder / cls.parts[0]).exists()
 
     @classmethod
     def missing_parts(cls, folder: Path) -> list[Path]:
-        """Return the parts that a folder lacks."""
+        """Return the paths of missing parts."""
         return [folder / part for part in cls.parts if not (folder / part).exists()]
 
     @property
     @abstractmethod
     def frames(self) -> list[int]:
-        """Numbers of all frames that have a colour image, ascending, in the order of time."""
+        """Numbers of all frames with a colour image, ascending in time."""
 
     @abstractmethod
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the path of a frame's colour, depth, pose or intrinsics; the file may be missing.
+        """Return the path of a frame's colour, depth, pose or intrinsics file, which need not exist.
 
         Raises:
             FileNotFoundError: The recording names no such file for the frame.
@@ -112,50 +112,50 @@ class RecordingSource(ABC):
 
     @abstractmethod
     def load_intrinsics(self, frame: int) -> Tensor:
-        """Return K [3, 3], float64, in pixels of the depth images (`depth_size`); pixel centres are whole numbers.
+        """Return K [3, 3], float64, in pixels of the depth images (`depth_size`); integers are pixel centres.
 
         Raises:
-            FileNotFoundError: There are no intrinsics.
-            ValueError: They are malformed.
+            FileNotFoundError: The intrinsics do not exist.
+            ValueError: The intrinsics are malformed.
         """
 
     @abstractmethod
     def load_pose(self, frame: int) -> np.ndarray:
-        """Return the pose [4, 4], float64: world-from-camera in OpenCV's axes, metres; inf or NaN if tracking was lost.
+        """Return the pose [4, 4], float64, world-from-camera in OpenCV axes, metres; inf or NaN if tracking was lost.
 
         Raises:
-            FileNotFoundError: There is no pose.
-            ValueError: It is malformed.
+            FileNotFoundError: The pose does not exist.
+            ValueError: The pose is malformed.
         """
 
     def load_image(self, frame: int) -> Tensor:
-        """Return the colour image [3, H, W] uint8 at its own size."""
+        """Return the colour image [3, H, W], uint8, at its stored size."""
         return read_image_uint8(self.file("color", frame))
 
     def load_depths(self, frame: int) -> Tensor:
-        """Return z-depth [H, W] float32 in metres, 0 = none, at its own size."""
+        """Return z-depth [H, W], float32 metres, 0 where unknown, at its stored size."""
         return read_depth(self.file("depth", frame), self.depth_units_per_metre)
 
     def frames_of_any_file(self) -> list[int]:
-        """Return the numbers of all frames that have some file, for `mvdiff data check`."""
+        """Return the numbers of all frames with any file, for `mvdiff data check`."""
         return self.frames
 
     def naming_problems(self) -> Iterator[tuple[str, Path, str]]:
-        """Yield (kind, path, details) of existing files that are not read, for `mvdiff data check`."""
+        """Yield (kind, path, details) of files that exist but are not read, for `mvdiff data check`."""
         if not self.frames:
-            yield "no colour images", self.path, "it must have at least one frame"
+            yield "no colour images", self.path, "a scene needs at least one frame"
 
     def caption_file(self, frame: int) -> Path:
-        """Return the path of a frame's caption; the file may be missing."""
+        """Return the path of a frame's caption file, which need not exist."""
         return self.path / PROMPTS / f"{frame}.txt"
 
     @cached_property
     def valid_frames(self) -> list[int]:
-        """Numbers of the usable frames, ascending: those of valid_frames.npy, or else of all frames."""
+        """Numbers of the usable frames, ascending: those listed in valid_frames.npy, or else of all frames."""
         listed = self.path / VALID_FRAMES
         if listed.is_file():
             return self._usable(read_valid_frames(listed), VALID_FRAMES)
-        _log.info("%s does not exist: all poses of the scene are read to find its usable frames", listed)
+        _log.info("%s does not exist; reading all poses of the scene to find its usable frames", listed)
         return self._usable(self.frames, None)
 
     @cached_property
@@ -163,13 +163,13 @@ class RecordingSource(ABC):
         """Numbers of the usable key frames, ascending.
 
         Raises:
-            FileNotFoundError: There is no list, or with `on_broken="error"` a listed frame lacks a file.
+            FileNotFoundError: The list or, with `on_broken="error"`, a file of a listed frame does not exist.
             ValueError: The list is malformed.
         """
         return self._usable(read_key_frames(self.path / KEY_FRAMES), KEY_FRAMES)
 
     def _usable(self, frames: Iterable[int], listed_in: str | None) -> list[int]:
-        """Return the usable ones of some frames; count the others, or stop at them."""
+        """Return the usable frames; count the others, or raise."""
         usable = []
         for frame in frames:
             problem = self.problem(frame)
@@ -177,20 +177,20 @@ class RecordingSource(ABC):
                 usable.append(frame)
             elif problem[0] != NOT_FINITE and listed_in and self.on_broken == "error":
                 raise FileNotFoundError(
-                    f"{self.path / listed_in} must list frames that are whole; got {frame}, but {problem[1]}. Run "
-                    f"`mvdiff data check {self.path}` to see all, `mvdiff data keyframes {self.path} "
-                    '--overwrite` to choose anew, or set on_broken to "skip".'
+                    f"{self.path / listed_in} must list complete frames; got {frame}, but {problem[1]}. Run "
+                    f"`mvdiff data check {self.path}` to see all problems, `mvdiff data keyframes {self.path} "
+                    '--overwrite` to make new lists, or set on_broken to "skip".'
                 )
-            elif frame not in self._counted:  # a key frame is in both lists
+            elif frame not in self._counted:  # key frames are in both lists
                 self._counted.add(frame)
                 self.unusable[problem[0]] += 1
         return usable
 
     def problem(self, frame: int) -> tuple[str, str] | None:
-        """Return why a frame is not usable, (kind, details), or None.
+        """Return the reason (kind, details) why a frame is unusable, or None.
 
-        The only images decoded are depths whose file is so small that they may be 0 everywhere. (Zeros that were saved
-        without compression are thus not found.)
+        Only depth images whose files are small enough to be 0 everywhere are decoded, so zeros saved without
+        compression go undetected.
         """
         for kind in ("color", "depth"):
             try:
@@ -198,7 +198,7 @@ class RecordingSource(ABC):
             except FileNotFoundError as error:
                 return f"no {kind}", str(error)
             if not (path.is_file() and path.stat().st_size):
-                return f"no {kind}", f"{path} is {'empty' if path.is_file() else 'not there'}"
+                return f"no {kind}", f"{path} {'is empty' if path.is_file() else 'does not exist'}"
         if path.stat().st_size < self._least_depth_bytes and self._is_without_depth(frame):
             return "no depth", f"{path} is 0 everywhere"
         try:
@@ -209,7 +209,7 @@ class RecordingSource(ABC):
 
     @cached_property
     def depth_size(self) -> tuple[int, int]:
-        """(height, width) of the scene's depth images: the most frequent among the first three that can be opened."""
+        """(height, width) of the depth images: the most frequent size among the first three readable ones."""
         sizes: Counter[tuple[int, int]] = Counter()
         for frame in self.frames:
             with suppress(ValueError, FileNotFoundError):
@@ -218,30 +218,30 @@ class RecordingSource(ABC):
             if sizes.total() == 3:
                 break
         if not sizes:
-            raise ValueError(f"{self.path} must have a depth image that can be opened; got none.")
+            raise ValueError(f"{self.path} must have at least one readable depth image; got none.")
         return sizes.most_common(1)[0][0]
 
     @cached_property
     def _least_depth_bytes(self) -> int:
-        """Size that a PNG depth image of the scene exceeds unless nearly all of it is one value."""
+        """File size that a PNG depth image exceeds unless nearly all of its pixels are equal."""
         try:
             height, width = self.depth_size
         except ValueError:
-            return 0  # no image opens, which is named when one is read
+            return 0  # no image is readable; reading one reports it
         return height * width * 2 // 100 + 1024
 
     def _is_without_depth(self, frame: int) -> bool:
         try:
             return not bool(self.load_depths(frame).any())
         except (ValueError, FileNotFoundError):
-            return False  # a broken image: named when it is read
+            return False  # broken image; reading it reports it
 
     def intrinsics(self, height: int, width: int, frame: int | None = None) -> Tensor:
-        """Return K [3, 3], float64, in pixels of a frame (by default the first) resized to a size.
+        """Return K [3, 3], float64, of a frame resized to `height` x `width` pixels; None: the first frame.
 
         Raises:
-            FileNotFoundError: There are no intrinsics.
-            ValueError: They are malformed or for another size than that of the depth images.
+            FileNotFoundError: The intrinsics do not exist.
+            ValueError: The intrinsics are malformed, or do not match the size of the depth images.
         """
         if frame is None:
             if not self.frames:
@@ -255,16 +255,16 @@ class RecordingSource(ABC):
             if abs(middle / size - 0.5) > 0.2:  # rejects intrinsics of images 1.4 times as large or as small
                 raise ValueError(
                     f"{path} must be in pixels of the depth images, {full_width}x{full_height}; got a principal point "
-                    f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of that {name}."
+                    f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of the {name}."
                 )
         return resize_intrinsics(K, scale_x=width / full_width, scale_y=height / full_height)
 
     def checked_pose(self, frame: int) -> np.ndarray:
-        """Return the pose [4, 4] of `load_pose`, which if finite is a rotation and a translation.
+        """Return the pose [4, 4] of `load_pose` after checking it; it may still be non-finite.
 
         Raises:
-            FileNotFoundError: There is no pose.
-            ValueError: It is malformed, or finite and no rotation with a translation.
+            FileNotFoundError: The pose does not exist.
+            ValueError: The pose is malformed, or finite but not a rotation with a translation.
         """
         pose = self.load_pose(frame)
         if np.isfinite(pose).all():
@@ -277,17 +277,17 @@ class RecordingSource(ABC):
         return pose
 
     def pose(self, frame: int) -> tuple[Tensor, Tensor]:
-        """Return R [3, 3], world-from-camera, and t [3], camera centre in metres, float64.
+        """Return R [3, 3] world-from-camera and t [3] camera centre in the world in metres, both float64.
 
         Raises:
-            FileNotFoundError: There is no pose.
-            ValueError: It is malformed or not finite.
+            FileNotFoundError: The pose does not exist.
+            ValueError: The pose is malformed or not finite.
         """
         pose = torch.from_numpy(self.checked_pose(frame))
         if not bool(torch.isfinite(pose).all()):
             raise ValueError(
-                f"{self.file('pose', frame)} must be finite; got {pose.tolist()}. Leave the frame out: `mvdiff data "
-                f"keyframes {self.path} --overwrite`."
+                f"{self.file('pose', frame)} must be finite; got {pose.tolist()}. Run `mvdiff data keyframes "
+                f"{self.path} --overwrite` to leave the frame out."
             )
         return pose[:3, :3], pose[:3, 3]
 
@@ -299,20 +299,21 @@ class RecordingSource(ABC):
         return from_uint8(image)
 
     def depths(self, frame: int, height: int, width: int) -> Tensor:
-        """Return `stored_depths` at another size: each pixel has the depth of the file's pixel nearest its centre."""
+        """Return `stored_depths` resized to [H, W] by nearest neighbour."""
         return resize_depths(self.stored_depths(frame), height, width)
 
     def stored_depths(self, frame: int) -> Tensor:
-        """Return z-depth [H, W] in metres, 0 = none, at the size of the scene's depth images.
+        """Return z-depth [H, W] in metres, 0 where unknown, at `depth_size`.
 
         Raises:
-            ValueError: The file is broken or not of the scene's depth size, for which the intrinsics are.
+            ValueError: The file is broken, or its size is not `depth_size`, to which the intrinsics refer.
         """
         depths = self.load_depths(frame)
         if tuple(depths.shape) != self.depth_size:
             raise ValueError(
-                f"{self.file('depth', frame)} must be {self.depth_size[1]}x{self.depth_size[0]} as the scene's others; "
-                f"got {depths.shape[1]}x{depths.shape[0]}. Run `mvdiff data check {self.path}`."
+                f"{self.file('depth', frame)} must be {self.depth_size[1]}x{self.depth_size[0]}, like the other "
+                f"depth images of the scene; got {depths.shape[1]}x{depths.shape[0]}. "
+                f"Run `mvdiff data check {self.path}`."
             )
         return depths
 
@@ -323,15 +324,15 @@ class RecordingSource(ABC):
         return len(self.without_caption(captioned)) < len(captioned)
 
     def without_caption(self, frames: Iterable[int]) -> list[int]:
-        """Return the frames that have no caption file, or an empty one."""
+        """Return the frames without a caption file or with an empty one."""
         paths = ((frame, self.caption_file(frame)) for frame in frames)
         return [frame for frame, path in paths if not (path.is_file() and path.stat().st_size)]
 
     def prompt(self, frame: int) -> str:
-        """Return a frame's prompt; see `missing_caption`.
+        """Return the prompt of a frame; see `missing_caption`.
 
         Raises:
-            FileNotFoundError: The frame, or with "nearest" the whole scene, has no caption.
+            FileNotFoundError: The frame or, with "nearest", the whole scene has no caption.
             ValueError: A caption is not UTF-8 or, with "error", empty.
         """
         if self.missing_caption == "error":
@@ -344,12 +345,12 @@ class RecordingSource(ABC):
         if self.missing_caption == "empty":
             return ""
         raise FileNotFoundError(
-            f"{self.path / PROMPTS} must hold a caption of at least one frame; got none. Run `mvdiff data caption "
+            f"{self.path / PROMPTS} must hold at least one caption; got none. Run `mvdiff data caption "
             f'{self.path}`, or set missing_caption to "empty".'
         )
 
     def _captioned_near(self, frame: int) -> Iterator[int]:
-        """Yield the frame, then with "nearest" those that have a caption file, the nearest first."""
+        """Yield the frame and then, with "nearest", the frames with a caption file, closest first."""
         yield frame
         if self.missing_caption == "nearest":
             captioned = numbers_in(self.path / PROMPTS)

@@ -1,4 +1,4 @@
-"""The order in which samples are seen: a function of (seed, epoch) alone, split over ranks, resumable in mid-epoch."""
+"""A sampler whose order depends only on (seed, epoch), is split over ranks and resumes mid-epoch."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from mvdiff.keyed import keyed_generator
 
 
 class KeyedSampler(DistributedSampler):
-    """Yield `(epoch, index)` keys, the same ones in the same global order for any number of ranks.
+    """Yield `(epoch, index)` keys in a global order that does not depend on the number of ranks.
 
-    Rank r takes every `world_size`-th position of the epoch's order, so the samples of one optimizer step are the same
-    for 1 rank with batch 4, 2 ranks with batch 2, or 4 accumulated batches of 1. With `shuffle` (training) the order
-    is a permutation keyed by (seed, epoch), continued from its own start up to a multiple of `multiple_of`, so that
-    all ranks and steps are full. Without it (evaluation) the order is 0..n-1, each sample comes once, and the epoch
-    stays 0, so that evaluation is the same at any time.
+    Rank r takes every `world_size`-th position of the epoch's order, so an optimizer step uses the same samples with 1
+    rank and batch 4, 2 ranks and batch 2, or 4 accumulated batches of 1. With `shuffle` (training), the order is a
+    permutation keyed by (seed, epoch), repeated from its start up to a multiple of `multiple_of`, so that all ranks and
+    steps are full. Without it (evaluation), the order is 0..n-1, each sample comes once, and the epoch stays 0, so that
+    evaluation is always the same.
 
-    It is a `DistributedSampler` so that Lightning leaves it in place and tells it the epoch by `set_epoch`.
+    The class derives from `DistributedSampler` so that Lightning does not replace it and calls `set_epoch`.
 
     Args:
         num_samples: Number of samples in the data set.
-        seed: Seed of the order.
+        seed: Random seed of the order.
         shuffle: True for training, False for evaluation.
-        rank: This process's number.
+        rank: Index of this process.
         world_size: Number of processes.
         batch_size: Samples per batch and process.
-        multiple_of: Training epochs are filled up to a multiple of this (the total batch, accumulation included); a
-            multiple of `batch_size * world_size`, its default.
+        multiple_of: Training epochs are padded to a multiple of this, the total batch with accumulation; must be a
+            multiple of `batch_size * world_size`. None: that product.
 
     Raises:
-        ValueError: No samples, or fewer than ranks in evaluation, or counts that do not fit.
+        ValueError: There are no samples, fewer samples than ranks in evaluation, or `multiple_of` is not a multiple.
 
     Example:
         >>> list(KeyedSampler(3, seed=0, shuffle=False, rank=1, world_size=2))
@@ -50,7 +50,7 @@ class KeyedSampler(DistributedSampler):
         multiple_of: int | None = None,
     ) -> None:
         if num_samples < 1:
-            raise ValueError(f"num_samples must be at least 1; got {num_samples}. The data set is empty.")
+            raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
         if not shuffle and num_samples < world_size:
             raise ValueError(
                 f"num_samples must be at least the number of devices ({world_size}) in evaluation; got {num_samples}. "
@@ -70,7 +70,7 @@ class KeyedSampler(DistributedSampler):
         self._resume: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Set the epoch that is iterated next (training only; evaluation stays at epoch 0)."""
+        """Set the epoch of the next iteration; evaluation stays at epoch 0."""
         self.epoch = epoch if self.shuffle else 0
 
     def order(self, epoch: int) -> list[int]:
@@ -81,17 +81,17 @@ class KeyedSampler(DistributedSampler):
         return [permutation[position % self.size] for position in range(self.total_size)]
 
     def state_dict(self, batches_done: int, epoch_is_over: bool = False) -> dict[str, int]:
-        """Return the state after some batches of the current epoch.
+        """Return the state after a number of batches of the current epoch.
 
-        The sampler cannot count them itself: workers read ahead of training.
+        The sampler cannot count batches itself, since workers read ahead of training.
 
         Args:
-            batches_done: Batches that training has finished in this epoch on each rank.
-            epoch_is_over: No more batches of it will be used.
+            batches_done: Batches of this epoch that training has finished on each rank.
+            epoch_is_over: True if the epoch ends after these batches.
 
         Returns:
-            `epoch`, `position` (samples of that epoch's global order already used) and `stride` (samples that all
-            ranks use per batch).
+            `epoch`, `position` (number of samples used in that epoch's global order) and `stride` (samples per batch
+            over all ranks).
         """
         stride = self.batch_size * self.num_replicas
         position = batches_done * stride
@@ -100,22 +100,22 @@ class KeyedSampler(DistributedSampler):
         return {"epoch": self.epoch, "position": position, "stride": stride}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Let the next pass over `state["epoch"]` begin at `state["position"]`.
+        """Make the next pass over `state["epoch"]` start at `state["position"]`.
 
         Raises:
-            ValueError: The state was saved in mid-epoch with another batch size or number of devices.
+            ValueError: The state was saved mid-epoch with another batch size or number of devices.
         """
         stride = self.batch_size * self.num_replicas
         if state["position"] and state["stride"] != stride:
             raise ValueError(
-                f"batch_size x devices must be {state['stride']} to resume in mid-epoch; got {stride}. Use the same "
+                f"batch_size x devices must be {state['stride']} to resume mid-epoch; got {stride}. Use the same "
                 "settings as the interrupted run, or a checkpoint saved at the end of an epoch."
             )
         self.set_epoch(state["epoch"])
         self._resume = (state["epoch"], state["position"])
 
     def __len__(self) -> int:
-        """Samples of a whole epoch on this rank, also when the next pass is a resumed, shorter one."""
+        """Return the number of samples of a full epoch on this rank, even before a shorter, resumed pass."""
         return self.num_samples
 
     def __iter__(self) -> Iterator[tuple[int, int]]:

@@ -82,7 +82,7 @@ def _read_numbers(path: Path, sizes: tuple[int, ...]) -> np.ndarray:
     try:
         values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()])
     except FileNotFoundError as error:
-        raise FileNotFoundError(f"{path} must exist; it does not. {CHECK}") from error
+        raise FileNotFoundError(f"{path} does not exist. {CHECK}") from error
     except ValueError as error:
         raise ValueError(f"{path} must hold numbers; got {error}.") from error
     if values.size not in sizes:

@@ -165,3 +165,9 @@ def frames_between(frames: Sequence[int], first: int, last: int, most: int | Non
         return between
     step = (len(between) + 1) / (most + 1)  # the list is at 1..n, the two frames are at 0 and n + 1
     return [between[int(step * number + 0.5) - 1] for number in range(1, most + 1)]
+
+
+def drawn_between(frames: Sequence[int], most: int, generator: torch.Generator) -> list[int]:
+    """Draw `most` of the frames between two key frames, all choices equally likely, in their order; or take all."""
+    chosen = torch.randperm(len(frames), generator=generator)[:most].sort().values
+    return [frames[position] for position in chosen.tolist()]

@@ -1,12 +1,12 @@
 """The transforms.json layout of nerfstudio and instant-ngp, with depth images (docs/data.md).
 
 ```
-<recording>/transforms.json   cameras and file names; frame i is number i of its list, which must be in order of time
-           /images/..., /depth/...   wherever transforms.json says
+<recording>/transforms.json   cameras and file names; frame i is entry i of its list, which must be in order of time
+           /images/..., /depth/...   files named in transforms.json
 ```
 
-`transform_matrix` is camera-to-world in OpenGL's axes (x right, y up, z backward). Principal points count from the
-image's corner, as COLMAP's do. Keys of a frame win over keys of the file.
+`transform_matrix` is camera-to-world in OpenGL axes (x right, y up, z backward). Principal points are measured from the
+image corner, as in COLMAP. Keys of a frame override keys of the file.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ NAME = "transforms.json"
 DISTORTION = ("k1", "k2", "k3", "k4", "k5", "k6", "p1", "p2", "p3", "p4")
 """Keys of lens distortion, which must be 0."""
 _PINHOLE = (None, "OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "SIMPLE_RADIAL", "RADIAL")
-"""Camera models that are pinholes where their distortion is 0."""
+"""Camera models that are pinholes if their distortion is 0."""
 
 
 class TransformsRecording(RecordingSource):
@@ -39,12 +39,12 @@ class TransformsRecording(RecordingSource):
         path: Folder of transforms.json.
         on_broken: See `RecordingSource`.
         missing_caption: See `RecordingSource`.
-        depth_unit_scale_factor: Metres per unit of a depth image; by default `depth_unit_scale_factor` or
-            `integer_depth_scale` of the file, or else 0.001.
+        depth_unit_scale_factor: Metres per unit of a depth image; None: `depth_unit_scale_factor` or
+            `integer_depth_scale` of the file, else 0.001.
 
     Raises:
-        FileNotFoundError: There is no transforms.json.
-        ValueError: It is malformed, or its cameras are not pinholes.
+        FileNotFoundError: transforms.json does not exist.
+        ValueError: transforms.json is malformed, or its cameras are not pinholes.
     """
 
     layout = NAME
@@ -75,17 +75,17 @@ class TransformsRecording(RecordingSource):
 
     @property
     def frames(self) -> list[int]:
-        """Positions in the list of frames."""
+        """Frame numbers: indices in the list of frames of transforms.json."""
         return list(range(len(self._frames)))
 
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the file of a frame's colour or depth, whose ending may be left out; else transforms.json."""
+        """Return the colour or depth file of a frame (its suffix may be omitted in the JSON), or transforms.json."""
         if kind in ("pose", "intrinsics"):
             return self._json
         values = self._frame(frame)
         name = values["file_path"] if kind == "color" else values.get("depth_file_path", values.get("depth_path"))
         if not isinstance(name, str):
-            raise FileNotFoundError(f"{self._json} must have a depth_file_path at frame {frame}; it has none.")
+            raise FileNotFoundError(f"{self._json} must have a depth_file_path for frame {frame}.")
         paths = [folder / (name + suffix) for folder in folders_of(self._json) for suffix in ("", *IMAGE_SUFFIXES)]
         return next((path for path in paths if path.is_file()), paths[0])
 
@@ -106,7 +106,7 @@ class TransformsRecording(RecordingSource):
         return resize_intrinsics(K, scale_x=depth_width / width, scale_y=depth_height / height)
 
     def load_pose(self, frame: int) -> np.ndarray:
-        """Return the pose [4, 4] of a frame in OpenCV's axes, in metres (divided by `applied_scale`)."""
+        """Return the pose [4, 4] of a frame in OpenCV axes and metres (positions divided by `applied_scale`)."""
         matrix = self._frame(frame).get("transform_matrix")
         try:
             pose = np.array(matrix, dtype=np.float64)
@@ -127,12 +127,12 @@ class TransformsRecording(RecordingSource):
     def _number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self._json} must have a number as {key}; got {value!r}.")
+            raise ValueError(f"{self._json} must have a number for {key}; got {value!r}.")
         return float(value)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """Return the keys of the file, which all frames share, and the frames."""
+    """Return the file's own keys, shared by all frames, and the frames."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:

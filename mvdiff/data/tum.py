@@ -1,13 +1,13 @@
-"""The TUM RGB-D layout: lists of colour images, depth images and poses, each line with a time (docs/data.md).
+"""The TUM RGB-D layout: lists of colour images, depth images and poses with time stamps (docs/data.md).
 
 ```
-<recording>/rgb.txt           "time file" a line; frame i is number i of this list
-           /depth.txt         "time file" a line: PNG of 16 bits, 5000 a metre, 0 = none, registered to colour
-           /groundtruth.txt   "time tx ty tz qx qy qz qw" a line: world-from-camera, metres, OpenCV's axes
-           /camera.txt        "fx fy cx cy" in pixels of the depth images (a file of ours: the layout has none)
+<recording>/rgb.txt           lines "time file"; frame i is entry i
+           /depth.txt         lines "time file"; 16-bit PNG, 5000 per metre, 0 = unknown, registered to colour
+           /groundtruth.txt   lines "time tx ty tz qx qy qz qw"; world-from-camera, metres, OpenCV axes
+           /camera.txt        "fx fy cx cy" in pixels of the depth images (mvdiff's addition to the layout)
 ```
 
-A frame takes the depth and the pose nearest in time. Lines that begin with # are comments.
+A frame uses the depth and pose nearest in time. Lines that start with # are comments.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSour
 
 CAMERA = "camera.txt"
 ROS_INTRINSICS, ROS_SIZE = (525.0, 525.0, 319.5, 239.5), (480, 640)
-"""fx, fy, cx, cy that ROS assumes of such cameras, and the (height, width) of their images."""
+"""Default fx, fy, cx, cy of ROS for such cameras, and the (height, width) to which they apply."""
 
 _log = logging.getLogger(__name__)
 
@@ -38,10 +38,10 @@ class TumRecording(RecordingSource):
         path: Folder of rgb.txt.
         on_broken: See `RecordingSource`.
         missing_caption: See `RecordingSource`.
-        intrinsics: fx, fy, cx, cy in pixels of the depth images; by default those of camera.txt, or else ROS's
-            (525, 525, 319.5, 239.5), for 640x480.
-        depth_units_per_metre: Value of a depth image at one metre.
-        max_seconds: Most seconds from a colour image to its depth and to its pose.
+        intrinsics: (fx, fy, cx, cy) in pixels of the depth images; None: those of camera.txt, else for 640x480 images
+            the ROS defaults (525, 525, 319.5, 239.5).
+        depth_units_per_metre: Value in depth images that stands for one metre.
+        max_seconds: Largest time difference in seconds between a colour image and its depth or pose.
 
     Raises:
         FileNotFoundError: A list does not exist.
@@ -74,7 +74,7 @@ class TumRecording(RecordingSource):
         depth_times, depths = _read_files(depth)
         pose_times, self._poses = _read_poses(poses)
         if (np.diff(times) <= 0).any():
-            raise ValueError(f"{rgb} must be in order of time, each time once.")
+            raise ValueError(f"{rgb} must have strictly increasing times.")
         self._times = times
         self._max_seconds = max_seconds
         self._depths = [None if i is None else depths[i] for i in nearest(depth_times, times, max_seconds)]
@@ -82,11 +82,11 @@ class TumRecording(RecordingSource):
 
     @property
     def frames(self) -> list[int]:
-        """Positions in rgb.txt."""
+        """Frame numbers: indices of entries in rgb.txt."""
         return list(range(len(self._times)))
 
     def file(self, kind: Kind, frame: int) -> Path:
-        """Return the file of a frame's colour or depth, or the common file of poses or of the camera."""
+        """Return the colour or depth file of a frame, or the recording's file of poses or intrinsics."""
         if kind == "color":
             return self._named(self._listed(self._colours, frame), "rgb.txt")
         if kind == "depth":
@@ -106,7 +106,7 @@ class TumRecording(RecordingSource):
         if value is None:
             raise FileNotFoundError(
                 f"{self.path / name} must have a line within {self._max_seconds:g} s of {self._times[frame]:.6f} "
-                f"(frame {frame}); it has none."
+                f"(frame {frame})."
             )
         return value
 
@@ -118,7 +118,7 @@ class TumRecording(RecordingSource):
         elif path.is_file():
             values = _numbers(path, [[word for row in _read_rows(path) for word in row]])[0].tolist()
         elif self.depth_size == ROS_SIZE:
-            _log.warning("%s does not exist: intrinsics are taken to be ROS's, fx fy cx cy = 525 525 319.5 239.5", path)
+            _log.warning("%s does not exist; using ROS's default fx fy cx cy = 525 525 319.5 239.5", path)
             values = list(ROS_INTRINSICS)
         else:
             height, width = self.depth_size
@@ -131,7 +131,7 @@ class TumRecording(RecordingSource):
         return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
 
     def load_intrinsics(self, frame: int) -> Tensor:
-        """Return the recording's K [3, 3]."""
+        """Return K [3, 3], the same for all frames."""
         return self._K
 
     def load_pose(self, frame: int) -> np.ndarray:
@@ -140,7 +140,7 @@ class TumRecording(RecordingSource):
 
 
 def nearest(times: np.ndarray, wanted: np.ndarray, max_seconds: float) -> list[int | None]:
-    """Find the position of the time nearest to each wanted one; None where none is within `max_seconds`.
+    """Return, for each wanted time, the index of the nearest one in `times`; None if it is over `max_seconds` away.
 
     Example:
         >>> nearest(np.array([1.00, 1.03, 1.06]), np.array([1.01, 1.02, 1.10]), 0.02)
@@ -158,10 +158,10 @@ def nearest(times: np.ndarray, wanted: np.ndarray, max_seconds: float) -> list[i
 
 
 def pose_matrix(values: Sequence[float]) -> np.ndarray:
-    """Return the matrix [4, 4] of tx, ty, tz, qx, qy, qz, qw (scalar last); NaN where a number is not finite.
+    """Return the matrix [4, 4] of (tx, ty, tz, qx, qy, qz, qw), scalar last; all NaN if a number is not finite.
 
     Raises:
-        ValueError: The quaternion is not of length 1, to a hundredth.
+        ValueError: The length of the quaternion differs from 1 by more than 0.01.
 
     Example:
         >>> pose_matrix([1, 2, 3, 0, 0.5**0.5, 0, 0.5**0.5])[0].round(6).tolist()  # about y by 90 degrees: z turns to x
@@ -185,7 +185,7 @@ def pose_matrix(values: Sequence[float]) -> np.ndarray:
 
 
 def _read_files(path: Path) -> tuple[np.ndarray, list[str]]:
-    """Return times [N] and file names of a list; names may have blanks."""
+    """Return times [N] and file names of a list; names may contain spaces."""
     rows = [(row[0], " ".join(row[1:])) for row in _read_rows(path)]
     if not rows or not all(name for _, name in rows):
         raise ValueError(f'{path} must have lines of "time file"; got {"none" if not rows else "one without a file"}.')
@@ -210,6 +210,6 @@ def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
 
 
 def _read_rows(path: Path) -> list[list[str]]:
-    """Return the words of each line that is not empty and no comment; commas count as blanks."""
+    """Return the words of each line, without empty lines and comments; commas count as spaces."""
     lines = path.read_text(encoding="utf-8", errors="replace").replace(",", " ").splitlines()
     return [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Open a file for writing under another name; it takes its own name when the block ends without an error."""
+    """Open a temporary file for writing and rename it to `path` when the block ends without an error."""
     partial = path.with_name(path.name + ".partial")
     try:
         with partial.open("wb") as file:

@@ -1,5 +1,5 @@
-"""Metrics, protocols and the runner over sample folders; it knows images and cameras, nothing of generating models.
+"""Metrics, protocols and the evaluation runner. The package depends on images and cameras, not on generating models.
 
-`metrics/` has a file per metric, `metric` their base, `sources` the samples, and `runner.evaluate` scores folders. The
-model, its weight hash and the protocol's variant stand beside every number.
+`metrics/` has one file per metric, `metric` their base class, `sources` the samples to score, and `runner.evaluate`
+scores folders. Every result records the measuring model, its weight hash and the variant of the protocol.
 """

@@ -1,6 +1,6 @@
-"""Bootstrap intervals over samples (percentile method, Efron 1979); a sample is a panorama, never a single view.
+"""Bootstrap intervals over samples (percentile method, Efron 1979). A sample is a whole panorama, never a single view.
 
-The same seed gives the same resamples, so intervals are exact to re-run.
+Equal seeds give equal resamples, so intervals are reproducible.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Statistic = Callable[..., float]
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with its percentile interval."""
+    """An estimate with its percentile interval [low, high]; `level` is the share of resamples inside."""
 
     estimate: float
     low: float
@@ -27,7 +27,7 @@ class Interval:
 
 
 def mean(values: np.ndarray) -> float:
-    """Mean over samples: the default statistic."""
+    """Return the mean over samples."""
     return float(np.mean(values))
 
 
@@ -39,21 +39,22 @@ def bootstrap(
     level: float = 0.95,
     seed: int = 0,
 ) -> Interval:
-    """Resample samples with replacement and take percentiles of a statistic.
+    """Compute a bootstrap interval of a statistic, resampling with replacement.
 
     Args:
-        statistic: Function of as many arrays as there are `samples`, each with the samples along axis 0.
-        samples: Arrays `[S, ...]`; axis 0 counts samples (e.g. features `[S, V, D]` of panoramas).
-        paired: Draw the same samples from all arrays (equal S needed), e.g. two methods on the same prompts.
+        statistic: Function of the arrays in `samples` that returns a number.
+        samples: Arrays [S, ...] with samples along axis 0, such as features [S, V, D] of panoramas.
+        paired: Draw the same indices from all arrays, for example for two methods on the same prompts; needs equal S.
         num_resamples: Number of resamples.
-        level: Share of resamples inside the interval.
-        seed: Seed of the draws.
+        level: Share of resamples inside the interval, in (0, 1).
+        seed: Random seed.
 
     Returns:
-        The statistic of the samples as they are, and the interval.
+        The statistic of the original samples, with its interval.
 
     Raises:
-        ValueError: No samples, unequal paired counts, non-finite values, or a level outside (0, 1).
+        ValueError: There are no samples, paired arrays differ in length, a value is not finite, or `level` is out of
+            range.
 
     Example:
         >>> bootstrap(mean, [1.0, 1.0, 1.0])
@@ -67,13 +68,13 @@ def bootstrap(
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1; got {level}.")
     if paired and len({len(array) for array in arrays}) > 1:
-        raise ValueError(f"paired samples must be equally many; got {[len(a) for a in arrays]}.")
+        raise ValueError(f"paired samples must be equal in number; got {[len(a) for a in arrays]}.")
     rng = np.random.default_rng(seed)
     values = np.empty(num_resamples)
     for i in range(num_resamples):
         if paired:
-            chosen = rng.integers(0, len(arrays[0]), len(arrays[0]))
-            values[i] = statistic(*(array[chosen] for array in arrays))
+            indices = rng.integers(0, len(arrays[0]), len(arrays[0]))
+            values[i] = statistic(*(array[indices] for array in arrays))
         else:
             values[i] = statistic(*(array[rng.integers(0, len(array), len(array))] for array in arrays))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
@@ -81,10 +82,10 @@ def bootstrap(
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:
-    """Difference of means, a minus b."""
+    """Return the difference of means, a minus b."""
     return float(np.mean(a) - np.mean(b))
 
 
 def paired_difference(a: Sequence[float], b: Sequence[float], **options) -> Interval:
-    """Interval of the mean of `a - b` for two methods on the same samples (options: see `bootstrap`)."""
+    """Return the mean of `a - b`, for two methods on the same samples, with its interval; options: see `bootstrap`."""
     return bootstrap(difference, a, b, paired=True, **options)

@@ -1,6 +1,6 @@
-"""Feature extractors behind FID and Inception Score, each with its name and weight hash.
+"""Feature extractors for FID, KID and Inception Score, each with its name and weight hash.
 
-Legend: N images, D features, C classes.
+Axes: N images, D features, C classes.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ UNREADABLE = (
     *(RuntimeError, OSError, ValueError, LookupError, TypeError),
     *(EOFError, AttributeError, pickle.UnpicklingError),
 )
-"""Errors on reading a file that holds no weights, or another model's."""
+"""Errors raised by loading a file that holds no weights, or the weights of another model."""
 
 
 @dataclass
 class FeatureExtractor:
-    """A named function of images.
+    """A feature network with its name and weight hash.
 
     Attributes:
-        name: Name beside the numbers.
-        weights_hash: SHA-256 of the weights, hex.
-        num_features: D.
-        run: uint8 images [N, 3, H, W] -> features [N, D], logits [N, C] or None.
-        variant: Preparation of the images.
+        name: Name of the network in results.
+        weights_hash: SHA-256 of the weights, in hex.
+        num_features: Number of features D.
+        run: Function from uint8 images [N, 3, H, W] to features [N, D] and logits [N, C] or None.
+        variant: Description of the image preprocessing, for results.
     """
 
     name: str
@@ -51,20 +51,23 @@ class FeatureExtractor:
     _latest: tuple[ScoredSample, tuple[Tensor, Tensor | None]] | None = field(default=None, init=False, repr=False)
 
     def of_sample(self, sample: ScoredSample, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
-        """Extract a sample's features and logits; the metrics that share this network share one pass."""
+        """Extract the features and logits of a sample's views; metrics that share this extractor share one pass."""
         if self._latest is None or self._latest[0] is not sample:
             self._latest = sample, self(sample.images_uint8, batch_size)
         return self._latest[1]
 
     def __call__(self, images_uint8: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
-        """Extract, batch by batch, without gradients.
+        """Extract features and logits in batches, without gradients.
 
         Args:
-            images_uint8: [N, 3, H, W] uint8; already rounded (see `mvdiff.samples.to_uint8`).
+            images_uint8: [N, 3, H, W] uint8, see `mvdiff.samples.to_uint8`.
             batch_size: Images per forward pass.
 
         Returns:
-            Features [N, D] and logits [N, C] (None where the extractor has none), on the CPU.
+            Features [N, D] and logits [N, C] on the CPU; logits are None if the network has none.
+
+        Raises:
+            ValueError: The images are not uint8 or have a wrong shape.
         """
         check_shapes(images_uint8=(images_uint8, "N 3 H W"))
         if images_uint8.dtype != torch.uint8:
@@ -81,27 +84,28 @@ def inception_extractor(
     inception_hash: str = INCEPTION_HASH,
     device: str | torch.device = "cpu",
 ) -> FeatureExtractor:
-    """Load torch-fidelity's port of the Inception network of FID: 2048 pooled features, unbiased logits.
+    """Load torch-fidelity's port of FID's Inception network: 2048 pooled features and unbiased logits.
 
-    Images are resized to 299 as TensorFlow 1 did (bilinear, no antialias), as in the original FID.
+    Images are resized to 299 as in the original FID (TensorFlow 1: bilinear, no antialiasing).
 
     Args:
-        inception_weights: The weight file; None: the one in torch's hub cache, downloaded where missing.
-        inception_hash: Start of the file's SHA-256. Another file is another metric and needs its own hash here.
+        inception_weights: Weight file. None: the file in torch's hub cache, downloaded if absent.
+        inception_hash: Required start of the file's SHA-256. Other weights define another metric, so they need their
+            own hash.
         device: Device of the network.
 
     Raises:
-        FileNotFoundError: There is no file, and it cannot be downloaded.
-        ValueError: The file is another one, or not readable.
+        FileNotFoundError: The file does not exist or cannot be downloaded.
+        ValueError: The hash does not match, or the file cannot be loaded.
     """
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     path = _inception_path(inception_weights)
-    found = file_hash(path)
-    if not found.startswith(inception_hash.lower()):
+    weights_hash = file_hash(path)
+    if not weights_hash.startswith(inception_hash.lower()):
         raise ValueError(
-            f"inception_weights must have a SHA-256 that starts with {inception_hash}; got {found[:16]}, in {path}. "
-            f"Get {INCEPTION_FILES[0]} again, or set inception_hash to measure with this file knowingly."
+            f"inception_weights must have a SHA-256 that starts with {inception_hash}; got {weights_hash[:16]}, in "
+            f"{path}. Download {INCEPTION_FILES[0]} again, or set inception_hash to use this file on purpose."
         )
     try:
         torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity unpickles: refuse code beforehand
@@ -111,14 +115,24 @@ def inception_extractor(
             f"inception_weights must be a readable state dict of {INCEPTION_NAME}; got {first_line(error)}, in {path}."
         ) from error
     return FeatureExtractor(
-        INCEPTION_NAME, found, 2048, lambda images: net(images.to(device)), "uint8, TF1 bilinear resize to 299"
+        INCEPTION_NAME, weights_hash, 2048, lambda images: net(images.to(device)), "uint8, TF1 bilinear resize to 299"
     )
 
 
 def toy_extractor(
     toy_features: str | Path | None = None, head: str = "object", device: str | torch.device = "cpu"
 ) -> FeatureExtractor:
-    """Load the toy feature network (default: the packaged one); the logits are those of one of its heads."""
+    """Load the toy feature network.
+
+    Args:
+        toy_features: Folder of the network; None: the packaged one.
+        head: Head that provides the logits.
+        device: Device of the network.
+
+    Raises:
+        FileNotFoundError: A file is missing.
+        ValueError: The folder holds another network, or `head` is unknown.
+    """
     net = toy_judge(toy_features, device).net
     if head not in net.labels:
         raise ValueError(f"head must be one of {sorted(net.labels)}; got {head!r}.")
@@ -140,7 +154,7 @@ def _inception_path(weights: str | Path | None) -> Path:
         if (cache / name).is_file():
             return cache / name
     if os.environ.get("HF_HUB_OFFLINE", "0") not in ("", "0"):
-        raise FileNotFoundError(_missing_inception(f"none in {cache}, and HF_HUB_OFFLINE forbids a download"))
+        raise FileNotFoundError(_missing_inception(f"none in {cache} (no download: offline)"))
     from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3
 
     path = cache / INCEPTION_FILES[0]
@@ -156,11 +170,11 @@ def _inception_path(weights: str | Path | None) -> Path:
 def _missing_inception(got: str) -> str:
     return (
         f"inception_weights must be the file {INCEPTION_FILES[0]} (also published as {INCEPTION_FILES[1]}); got {got}. "
-        "Download it from the release page of torch-fidelity v0.2.0 (or of pytorch-fid) on GitHub and set "
-        "inception_weights to its path."
+        "Download it from the GitHub release of torch-fidelity v0.2.0 or pytorch-fid and set inception_weights to its "
+        "path."
     )
 
 
 def first_line(error: Exception) -> str:
-    """Return the start of what an error says, or its class where it says nothing."""
+    """Return the first line of an error's message, at most 200 characters, or its class name if it has no message."""
     return (str(error) or type(error).__name__).splitlines()[0][:200]

@@ -1,9 +1,9 @@
-"""The toy judge: a small network that names what a view of the toy world shows, and its features for toy FID and IS.
+"""The toy judge: a small classifier of toy-world views, whose features also serve the toy FID and Inception Score.
 
-It is trained on the toy world by `mvdiff.training.features` and is called `toy-features` wherever a number stands,
-so that a toy FID is never mistaken for one of Inception features.
+`mvdiff.training.features` trains it on the toy world. Results name it `toy-features`, so a toy FID cannot be mistaken
+for one of Inception features.
 
-Legend: N images, D features.
+Axes: N images, D features.
 """
 
 from __future__ import annotations
@@ -30,12 +30,15 @@ WEIGHTS_NAME = "model.safetensors"
 
 
 class ToyFeatureNet(nn.Module):
-    """Classify a view along several heads, over shared features (own design, about 0.35 M parameters at width 32).
+    """Classifier of views with several heads on shared features (own design, about 0.35 M parameters at width 32).
 
     Args:
-        heads: Labels of each head, e.g. `{"object": ["none", "sofa"], "colour": ["none", "red"], "walls": ["blue"]}`.
-        width: Channels of the first layer; the deepest has four times as many.
-        num_features: Length D of the feature vector before the heads.
+        heads: Labels by head, e.g. `{"object": ["none", "sofa"], "colour": ["none", "red"], "walls": ["blue"]}`.
+        width: Channels of the first layer; the last has four times as many.
+        num_features: Length D of the feature vector.
+
+    Raises:
+        ValueError: `heads` is empty, a head has no labels, or a head is called "features".
 
     Example:
         >>> net = ToyFeatureNet({"object": ["none", "sofa"], "walls": ["blue", "green", "white"]})
@@ -50,7 +53,7 @@ class ToyFeatureNet(nn.Module):
         super().__init__()
         if not heads or any(len(labels) == 0 for labels in heads.values()) or "features" in heads:
             raise ValueError(
-                f"heads must name at least one head, each with labels, none called 'features'; got {dict(heads)!r}."
+                f"heads must name at least one head, each with labels and none called 'features'; got {dict(heads)!r}."
             )
         labels = {name: list(labels) for name, labels in heads.items()}
         self.config = {"heads": labels, "width": width, "num_features": num_features}
@@ -69,13 +72,13 @@ class ToyFeatureNet(nn.Module):
         return self.config["heads"]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """Compute the features and every head's logits.
+        """Compute the features and the logits of every head.
 
         Args:
-            images: [N, 3, H, W], uint8 in [0, 255] or float in [-1, 1]; resized to 64 x 64 where another size.
+            images: [N, 3, H, W], uint8 in [0, 255] or float in [-1, 1]; other sizes are resized to 64 x 64.
 
         Returns:
-            `{"features": [N, D], <head>: [N, num labels], ...}`.
+            `{"features": [N, D], <head>: [N, number of labels], ...}`.
         """
         if images.dtype == torch.uint8:
             images = from_uint8(images)
@@ -88,7 +91,10 @@ class ToyFeatureNet(nn.Module):
         return {"features": features, **{name: head(features) for name, head in self.heads.items()}}
 
     def predict(self, images: Tensor, batch_size: int = 64) -> dict[str, list[str]]:
-        """Name each image's label for every head (no gradients, evaluation mode as set by the caller)."""
+        """Predict the labels of images [N, 3, H, W] without gradients: N labels per head.
+
+        The caller sets evaluation mode.
+        """
         names: dict[str, list[str]] = {head: [] for head in self.labels}
         device = next(self.parameters()).device
         with torch.no_grad():
@@ -103,7 +109,7 @@ class ToyFeatureNet(nn.Module):
         return module_hash(self)
 
     def save_pretrained(self, folder: str | Path) -> Path:
-        """Write `config.json` and `model.safetensors` (in the module's dtype) into a folder."""
+        """Write `config.json` and `model.safetensors`, in the module's dtype, to a folder; create it if absent."""
         from safetensors.torch import save_file
 
         folder = Path(folder)
@@ -115,11 +121,11 @@ class ToyFeatureNet(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> ToyFeatureNet:
-        """Read a folder that `save_pretrained` wrote; float32, in evaluation mode.
+        """Load a network from a folder written by `save_pretrained`, in float32 and evaluation mode.
 
         Raises:
             FileNotFoundError: A file is missing.
-            ValueError: The folder holds something else.
+            ValueError: The folder holds another network.
         """
         from safetensors import SafetensorError
         from safetensors.torch import load_file
@@ -128,8 +134,8 @@ class ToyFeatureNet(nn.Module):
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise FileNotFoundError(
-                    f"feature network folder must hold {CONFIG_NAME} and {WEIGHTS_NAME}; {name} is missing, in "
-                    f"{folder}. Point toy_features to a trained one."
+                    f"toy_features must be a folder with {CONFIG_NAME} and {WEIGHTS_NAME}; {name} is missing, in "
+                    f"{folder}."
                 )
         try:
             config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
@@ -139,19 +145,19 @@ class ToyFeatureNet(nn.Module):
             net.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_NAME).items()})
         except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
             raise ValueError(
-                f"feature network folder must be one of ToyFeatureNet; got {error}, in {folder}."
+                f"toy_features must be a folder with a ToyFeatureNet; got {error}, in {folder}."
             ) from error
         return net.eval()
 
 
 def packaged_toy_features() -> Path:
-    """Return the folder of the toy feature network that ships in the package."""
+    """Return the folder of the toy feature network that ships with the package."""
     return Path(__file__).parents[1] / "assets" / NAME
 
 
 @dataclass(frozen=True)
 class ToyJudge:
-    """The toy feature network as a judge, named as `FeatureExtractor` names its network."""
+    """The toy feature network with its weight hash and name, as a metric's `network`."""
 
     net: ToyFeatureNet
     weights_hash: str
@@ -159,7 +165,7 @@ class ToyJudge:
 
 
 def toy_judge(toy_features: str | Path | None = None, device: str | torch.device = "cpu") -> ToyJudge:
-    """Load the toy feature network (default: the packaged one)."""
+    """Load the toy feature network from a folder; None: the packaged one. Errors: `ToyFeatureNet.from_pretrained`."""
     net = ToyFeatureNet.from_pretrained(toy_features or packaged_toy_features()).to(device)
     return ToyJudge(net, net.weights_hash())
 
@@ -171,41 +177,42 @@ def caption_agreement(
     batch_size: int = 64,
     heads: Sequence[str] | None = None,
 ) -> dict[str, list[bool]]:
-    """Compare what the network reads in each view with what the truth states (own protocol).
+    """Compare the network's label of each view with the true one (own protocol).
 
     Args:
         net: The judge, in evaluation mode.
         images: [N, 3, H, W], uint8 or float in [-1, 1].
-        truth: For each image the stated labels, e.g. `{"object": "sofa", "colour": "red", "walls": "blue"}`; heads
-            that it does not state, or states as `"none"`, are not judged; None skips the view.
+        truth: True labels by head for each image, e.g. `{"object": "sofa", "colour": "red", "walls": "blue"}`, or None
+            to skip the image. Heads that are absent or `"none"` are not judged.
         batch_size: Images per forward pass.
-        heads: Heads to judge by; what the truth states of others is not looked at. None: all.
+        heads: Heads to judge; None: all. Labels of other heads are ignored.
 
     Returns:
-        `{<head>: verdicts, ..., "all": verdicts}`, one bool per judged view (`"all"`: views of which every head is
-        judged, and whether all agree).
+        Verdicts by head, one bool per judged view, and under `"all"` one bool per view in which every head is judged:
+        True if all agree.
 
     Raises:
-        ValueError: Counts differ, or the truth or `heads` name a head or label that the network does not know.
+        ValueError: The number of entries differs from N, or `truth` or `heads` has a head or label unknown to the
+            network.
     """
     judged = list(net.labels) if heads is None else list(heads)
     if not judged or not set(judged) <= set(net.labels):
-        raise ValueError(f"judge_heads must be some of {', '.join(net.labels)}; got {judged}.")
+        raise ValueError(f"judge_heads must be among {', '.join(net.labels)}; got {judged}.")
     if len(truth) != len(images):
         raise ValueError(f"truth must have one entry per image ({len(images)}); got {len(truth)}.")
     if heads is not None:
-        truth = [stated and {head: label for head, label in stated.items() if head in judged} for stated in truth]
-    for index, stated in enumerate(truth):
-        for head, label in (stated or {}).items():
+        truth = [entry and {head: label for head, label in entry.items() if head in judged} for entry in truth]
+    for index, entry in enumerate(truth):
+        for head, label in (entry or {}).items():
             if label not in net.labels.get(head, ()):
                 raise ValueError(
                     f"truth must use the judge's heads and labels {net.labels}; got {head}={label!r}, in view {index}."
                 )
-    read = net.predict(images, batch_size)
+    predicted = net.predict(images, batch_size)
     verdicts: dict[str, list[bool]] = {head: [] for head in judged} | {"all": []}
-    for index, stated in enumerate(truth):
-        if stated:
-            agree = {head: read[head][index] == label for head, label in stated.items() if label != NONE}
+    for index, entry in enumerate(truth):
+        if entry:
+            agree = {head: predicted[head][index] == label for head, label in entry.items() if label != NONE}
             for head, verdict in agree.items():
                 verdicts[head].append(verdict)
             if len(agree) == len(judged):

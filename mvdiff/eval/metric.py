@@ -1,11 +1,11 @@
-"""The base of every metric: a `torchmetrics.Metric` over samples that knows its columns and what it needs.
+"""Base classes of metrics: a `torchmetrics.Metric` over samples that declares its columns and requirements.
 
 A metric is one class in one file, in `mvdiff/eval/metrics/` or in a user's module. `update(sample, real)` takes one
-sample, `compute()` returns a `Result` for each column. Most metrics are a mean over samples: derive from
-`PerSampleMetric` and write `measure`. Others keep rows of numbers per sample with `add_rows`, `append` and `rows`.
-Rows sync across processes: a sample that several processes saw counts once, in the order of its source.
+sample; `compute()` returns one `Result` per column. For a mean over samples, derive from `PerSampleMetric` and
+implement `measure`. Other metrics store rows of numbers per sample with `add_rows`, `append` and `rows`. Rows are
+synchronised across processes; a sample seen by several processes counts once, in source order.
 
-Legend: N rows, W numbers per row.
+Axes: N rows, W numbers per row.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from mvdiff.eval.sources import ScoredSample
 
 
 class MissingMetricError(ValueError):
-    """A number cannot be computed; the text gives the reason and the remedy."""
+    """Raised if a number cannot be computed; the message gives the reason and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,8 @@ class Column:
         name: Key in `results.json`.
         title: Heading in tables.
         unit: Unit, shown beside the title.
-        higher_is_better: Direction of better values; None where neither is.
-        digits: Decimals shown.
+        higher_is_better: True or False; None if neither direction is better.
+        digits: Number of decimals to show.
     """
 
     name: str
@@ -55,15 +55,15 @@ class Result:
 
     Attributes:
         value: The number.
-        model: Name of the network or protocol that measured it.
+        model: Network or protocol that measured it.
         variant: Variant of the protocol.
-        n: Counts behind it, e.g. `{"num_images": 80}`.
+        n: Counts, e.g. `{"num_images": 80}`.
         interval: 95% bootstrap interval.
         per_sample: Numbers of single samples, by `ScoredSample.key`.
-        reference: The same number of the reference.
-        ratio_to_reference: Quotient of the two.
-        weights_hash: SHA-256 of the network's weights.
-        note: A caution for the reader.
+        reference: The same number for the reference.
+        ratio_to_reference: `value / reference`.
+        weights_hash: SHA-256 of the network's weights, in hex.
+        note: Caveat for the reader.
         extra: Further entries for `results.json`.
     """
 
@@ -80,7 +80,7 @@ class Result:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self, sample_ids: Mapping[int, str]) -> dict[str, Any]:
-        """Return the entry of `results.json`, with sample ids in place of keys."""
+        """Return the entry for `results.json`; `sample_ids` maps keys to sample ids."""
         named = {name: value for name, value in vars(self).items() if name not in ("n", "extra")}
         if self.interval is not None:
             named["interval"] = list(self.interval)
@@ -91,30 +91,30 @@ class Result:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of all samples `[N, W]`, sorted by the samples' order, and the same as (key, rows) of each sample."""
+    """Rows of all samples, [N, W] in source order, and as one (key, rows) pair per sample."""
 
     values: Tensor
     samples: list[tuple[int, Tensor]]
 
 
 class SampleMetric(Metric):
-    """A metric over samples; its constructor's keyword arguments are its settings.
+    """A metric over samples, with its settings as keyword arguments of the constructor.
 
-    An argument that is named as a field of `EvaluationSettings` takes its value from there unless it is set.
+    An argument with the name of an `EvaluationSettings` field takes that field's value unless it is set explicitly.
 
     Attributes:
-        name: What `--metrics` calls it.
-        columns: The numbers that `compute` returns.
-        needs: Requirements of a run, each with the reason to give where it is missing.
-        load_network: Loader of the network that `update` runs, or None. Metrics that name the same loader share one
-            network and one forward pass per sample (`FeatureExtractor.of_sample`). Its arguments are set as the
-            constructor's are.
+        name: Name for `--metrics`.
+        columns: Numbers that `compute` returns.
+        needs: Requirements by name, each with the message to show if it is not met.
+        load_network: Function that loads the network for `update`, or None. Metrics with the same loader share one
+            network and one forward pass per sample (`FeatureExtractor.of_sample`). Its arguments are set like those of
+            the constructor.
 
     Args:
-        network: What `load_network` returns.
-        batch_size: Images per forward pass of it.
-        seed: Seed of the bootstrap.
-        num_resamples: Bootstrap resamples.
+        network: Network from `load_network`.
+        batch_size: Images per forward pass.
+        seed: Random seed of the bootstrap.
+        num_resamples: Number of bootstrap resamples.
         **options: Options of `torchmetrics.Metric`.
     """
 
@@ -132,26 +132,26 @@ class SampleMetric(Metric):
 
     @abstractmethod
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Take one generated sample, or one of the reference (`real`)."""
+        """Add a generated sample or, if `real`, a reference sample."""
 
     @abstractmethod
     def compute(self) -> dict[str, Result | MissingMetricError]:
-        """Return a `Result` or `MissingMetricError` per column; raise the latter if every column is missing."""
+        """Return a `Result` or a `MissingMetricError` by column name; raise the error if all columns are missing."""
 
     def add_rows(self, name: str) -> None:
-        """Declare rows of numbers to be kept of generated and of real samples."""
+        """Declare a state of rows, for generated and for real samples."""
         for state in self._states(name, real=False) + self._states(name, real=True):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def append(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
-        """Keep a sample's rows `[N, W]`, on the CPU."""
+        """Store the rows [N, W] of a sample, on the CPU."""
         key = torch.tensor([sample.order, sample.key]).expand(len(values), 2)
-        keys, kept = self._states(name, real)
-        getattr(self, keys).append(torch.cat([key, torch.arange(len(values))[:, None]], dim=1))
-        getattr(self, kept).append(values.detach().cpu())
+        keys_state, values_state = self._states(name, real)
+        getattr(self, keys_state).append(torch.cat([key, torch.arange(len(values))[:, None]], dim=1))
+        getattr(self, values_state).append(values.detach().cpu())
 
     def rows(self, name: str, real: bool) -> Rows:
-        """Return what was kept, each sample once, sorted by order."""
+        """Return the stored rows, each sample once, in source order."""
         keys, values = (_joined(getattr(self, state)) for state in self._states(name, real))
         if len(keys) == 0:
             return Rows(values, [])
@@ -168,12 +168,12 @@ class SampleMetric(Metric):
         totals: Mapping[str, int] | None = None,
         **fields: Any,
     ) -> Result:
-        """Average numbers of samples, with a bootstrap interval; with a reference also its mean and the quotient.
+        """Average one number per sample, with a bootstrap interval and, given real samples, the ratio to their mean.
 
         Args:
             own: Numbers of generated samples, by key.
             real: Numbers of real samples, by key; may be empty.
-            totals: Counts beside the number of samples.
+            totals: Counts to report besides the number of samples.
             **fields: Further fields of the `Result`.
         """
         value = mean(list(own.values()))
@@ -187,13 +187,13 @@ class SampleMetric(Metric):
         )
 
     def interval(self, statistic: Statistic, samples: Sequence | np.ndarray) -> tuple[float, float]:
-        """Return the 95% bootstrap interval of a statistic, see `bootstrap`."""
+        """Return the 95% bootstrap interval of a statistic; see `bootstrap`."""
         interval = bootstrap(statistic, samples, num_resamples=self.num_resamples, seed=self.seed)
         return interval.low, interval.high
 
     @property
     def network_fields(self) -> dict[str, str]:
-        """Fields of a `Result` that name the network."""
+        """`Result` fields that identify the network."""
         return {"model": self.network.name, "weights_hash": self.network.weights_hash}
 
     @staticmethod
@@ -203,12 +203,12 @@ class SampleMetric(Metric):
 
 
 class PerSampleMetric(SampleMetric):
-    """The mean over samples of one number per column, with a bootstrap interval; a subclass writes `measure`.
+    """A metric that averages one number per sample and column, with a bootstrap interval. Subclasses define `measure`.
 
     Attributes:
-        model: Name of the protocol; a network's own name replaces it.
+        model: Name of the protocol; not used if the metric has a network.
         variant: Variant of the protocol.
-        totals: Names of counts that `measure` returns beside the columns, to be summed.
+        totals: Names of counts that `measure` also returns and that are summed over samples.
     """
 
     model: str = ""
@@ -221,7 +221,7 @@ class PerSampleMetric(SampleMetric):
 
     @abstractmethod
     def measure(self, sample: ScoredSample) -> Mapping[str, float]:
-        """Return the sample's number by column (and totals); NaN or nothing where it has none."""
+        """Return the sample's numbers by column (and totals); NaN or absent for a column without a number."""
 
     def update(self, sample: ScoredSample, real: bool) -> None:
         """Measure a sample."""
@@ -235,7 +235,7 @@ class PerSampleMetric(SampleMetric):
         return {column.name: self.mean_of(column.name) for column in self.columns}
 
     def mean_of(self, column: str, **fields: Any) -> Result | MissingMetricError:
-        """Average one column over samples; `fields` are those of the `Result` that differ from the class's."""
+        """Average one column over samples; `fields` override fields of the `Result`."""
         named = self.network_fields if self.network else {"model": self.model}
         totals = {name: int(sum(self._values(name, real=False).values())) for name in self.totals}
         own, real = self._values(column, real=False), self._values(column, real=True)
@@ -253,7 +253,7 @@ class PerSampleMetric(SampleMetric):
 
 
 def with_reference(value: float, reference: list[float]) -> dict[str, float]:
-    """Return the reference's mean and the quotient, where there is a reference."""
+    """Return the `Result` fields `reference` and `ratio_to_reference`; empty without reference values."""
     if not reference:
         return {}
     truth = float(np.mean(reference))
@@ -261,5 +261,5 @@ def with_reference(value: float, reference: list[float]) -> dict[str, float]:
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:
-    """Join a state that is still a list of parts."""
+    """Concatenate a state unless torchmetrics has already done so."""
     return state if isinstance(state, Tensor) else torch.cat(state) if state else torch.empty(0, 0)

@@ -1,4 +1,4 @@
-"""Build the metrics that a run asks for: by name, by class path, or with arguments of their own."""
+"""Build the metrics of a run from names, class paths or class paths with arguments."""
 
 from __future__ import annotations
 
@@ -10,13 +10,16 @@ from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metrics import metric_class, metric_names
 
 MetricSpec = str | Mapping[str, Any] | SampleMetric
-"""A packaged name, a class path, `{"class_path": ..., "init_args": {...}}`, or a metric."""
+"""Name of a packaged metric, a class path, `{"class_path": ..., "init_args": {...}}`, or a metric instance."""
 
 
 class MetricBuilder:
-    """Builds metrics for one run from settings by argument name; equal loaders with equal arguments share a network.
+    """Builds the metrics of a run; metrics whose network loaders and arguments are equal share the network.
 
-    One that fails to load is tried once and fails again for every metric that needs it.
+    A network that fails to load is tried only once; every metric that needs it gets the same error.
+
+    Args:
+        settings: Values by argument name, for constructors and network loaders.
     """
 
     def __init__(self, settings: Mapping[str, Any]) -> None:
@@ -24,11 +27,11 @@ class MetricBuilder:
         self._networks: dict[str, Any] = {}
 
     def build(self, metric: type[SampleMetric], init_args: Mapping[str, Any]) -> SampleMetric:
-        """Build a metric and, unless `init_args` brings it, its network."""
+        """Build a metric and, unless `init_args` holds it, its network."""
         values = {**self.settings, **init_args}
-        options = _chosen(values, _arguments(metric))
+        options = _select(values, _arguments(metric))
         if metric.load_network is not None and "network" not in init_args:
-            arguments = _chosen(values, set(inspect.signature(metric.load_network).parameters))
+            arguments = _select(values, set(inspect.signature(metric.load_network).parameters))
             options["network"] = self._network(metric.load_network, arguments)
         return metric(**options)
 
@@ -45,17 +48,17 @@ class MetricBuilder:
 
 
 def parse_specs(specs: Sequence[MetricSpec]) -> dict[type[SampleMetric] | SampleMetric, dict[str, Any]]:
-    """Return each specified metric (or its class), once, with its arguments.
+    """Return the arguments of each specified metric, by class or instance.
 
     Raises:
-        ValueError: There is no such metric or argument, or two metrics give the same column.
+        ValueError: A metric or argument is unknown, or two metrics produce the same column.
 
     Example:
         >>> [(metric.__name__, arguments) for metric, arguments in parse_specs(["fid", "sharpness", "fid"]).items()]
         [('FID', {}), ('Sharpness', {})]
     """
     if not specs:
-        raise ValueError(f"metrics must be some of {', '.join(metric_names())}; got none.")
+        raise ValueError(f"metrics must name at least one of {', '.join(metric_names())}; got none.")
     parsed: dict[Any, dict[str, Any]] = {}
     for spec in specs:
         if isinstance(spec, SampleMetric):
@@ -63,23 +66,23 @@ def parse_specs(specs: Sequence[MetricSpec]) -> dict[type[SampleMetric] | Sample
             continue
         named = {"class_path": spec} if isinstance(spec, str) else dict(spec)
         if not set(named) <= {"class_path", "init_args"} or "class_path" not in named:
-            raise ValueError(f"metrics must have class_path and, if any, init_args; got {spec!r}.")
+            raise ValueError(f"metrics must have class_path and, optionally, init_args; got {spec!r}.")
         metric, init_args = metric_class(named["class_path"]), dict(named.get("init_args") or {})
         loader = inspect.signature(metric.load_network).parameters if metric.load_network else {}
         unknown = sorted(set(init_args) - _arguments(metric) - set(loader))
         if unknown:
-            raise ValueError(f"init_args of {metric.__name__} must be some of its arguments; got {unknown}.")
+            raise ValueError(f"init_args of {metric.__name__} must be arguments of the class; got {unknown}.")
         if parsed.setdefault(metric, init_args) != init_args:
-            raise ValueError(f"metrics must give different columns; got {metric.__name__} twice.")
+            raise ValueError(f"metrics must produce different columns; got {metric.__name__} twice.")
     columns = [column.name for metric in parsed for column in metric.columns]
     twice = sorted({name for name in columns if columns.count(name) > 1})
     if twice:
-        raise ValueError(f"metrics must give different columns; got {', '.join(twice)} twice.")
+        raise ValueError(f"metrics must produce different columns; got {', '.join(twice)} twice.")
     return parsed
 
 
 def _arguments(metric: type[SampleMetric]) -> set[str]:
-    """Return the names of a constructor's arguments, those that it hands on as `**options` included."""
+    """Return the names of a constructor's arguments, including those it passes on as `**options`."""
     names: set[str] = set()
     for base in metric.__mro__:
         if "__init__" not in vars(base):
@@ -91,5 +94,5 @@ def _arguments(metric: type[SampleMetric]) -> set[str]:
     return names
 
 
-def _chosen(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
+def _select(values: Mapping[str, Any], names: set[str]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name in names}

@@ -1,24 +1,24 @@
-"""Overlap PSNR: do views show the same thing where they overlap (paper section 5, Table 3)?
+"""Overlap PSNR: agreement of views where they overlap (paper section 5, Table 3).
 
-One view of a pair, the source, is warped into the other, the target, and the PSNR is taken over the pixels whose four
-bilinear neighbours all lie in the source. Views that share a centre are resized first and warped by their homography.
-Views with depth and pose keep their own size (192x256); each pixel of the target that has a depth is unprojected and
-projected into the source, and kept where its z differs from the depth there by at most 0.5 m, the paper's test for
-occlusion.
+One view of a pair, the source, is warped into the other, the target. The PSNR covers the target pixels whose four
+bilinear neighbours all lie in the source. Views that share a centre are resized first and warped by homography. Views
+with depth and pose keep their size (192x256): each target pixel with a depth is unprojected and projected into the
+source, and counts if its z differs from the source's depth by at most 0.5 m, the paper's occlusion test.
 
-Two averages are in use and differ: the mean over pairs of each pair's PSNR (`overlap_psnr_mean_of_pairs`), and the PSNR
-of the squared error pooled over all pixels of all pairs (`overlap_psnr_pooled`). Both are always reported.
+Two averages are in use and differ, so both are always reported: the mean over pairs of each pair's PSNR
+(`overlap_psnr_mean_of_pairs`), and the PSNR of the squared error pooled over all pixels of all pairs
+(`overlap_psnr_pooled`).
 
-Arguments of one name are the same everywhere; `overlap_psnr` and `depth_overlap_psnr` also take batches of them:
+Arguments shared by the functions below; `overlap_psnr` and `depth_overlap_psnr` also accept batches of them:
     images: [V, 3, H, W], uint8 in [0, 255] or float in [-1, 1].
-    depths: [V, H, W] z-depth in metres, 0 = none.
-    K: [V, 3, 3] intrinsics at H x W, pixels.
+    depths: [V, H, W] z-depth in metres, 0 where unknown.
+    K: [V, 3, 3] intrinsics at H x W, in pixels.
     R: [V, 3, 3] world-from-camera rotations.
     t: [V, 3] camera centres in the world, metres.
-    pairs: Pairs of views, or the rule to choose them by (see `view_pairs`, `depth_view_pairs`).
-    view_valid: [V] bool; pairs with a view that is False are left out.
+    pairs: Pairs of views, or the rule that selects them (see `view_pairs`, `depth_view_pairs`).
+    view_valid: [V] bool; pairs with an invalid view are skipped.
 
-Legend: B batch, V views, H W image. Errors are squared errors of intensities in [0, 1] (PSNR peak 1).
+Axes: B batch, V views, H x W image. Errors are squared errors of intensities in [0, 1] (PSNR peak 1).
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from mvdiff.eval.settings import PAPER_SIZE, PairRule
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.correspondence import apply_homography, homography, overlapping_neighbours
 from mvdiff.geometry.depth import DepthTolerance, depth_correspondence
@@ -39,22 +40,20 @@ from mvdiff.geometry.sampling import cell_centres, sample_bilinear
 from mvdiff.samples import from_uint8
 from mvdiff.shapes import check_shapes
 
-PAPER_SIZE = 1024
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MIN_PAIR_OVERLAP = 0.3
 MAX_PSNR = 100.0
-PairRule = str | Sequence[tuple[int, int]]
 Pairs = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
 class PairErrors:
-    """Squared error of the overlap of each pair of views of one sample.
+    """Squared errors in the overlaps of one sample, by pair of views.
 
     Attributes:
-        pairs: `(target, source)` view indices; the source is warped into the target.
-        squared_error: Sum of squared errors over a pair's pixels and channels, intensities in [0, 1].
-        num_values: Pixels x channels that were compared; pairs without any are left out of `pairs`.
+        pairs: `(target, source)` view indices; the source is warped into the target. Pairs without overlap are omitted.
+        squared_error: Sum of squared errors of each pair over pixels and channels, intensities in [0, 1].
+        num_values: Number of compared values (pixels x channels) of each pair.
     """
 
     pairs: Pairs
@@ -62,16 +61,16 @@ class PairErrors:
     num_values: list[int]
 
     def psnr_of_pairs(self) -> list[float]:
-        """PSNR of each pair in dB."""
+        """Return the PSNR of each pair in dB."""
         return [psnr_from_mse(e / n) for e, n in zip(self.squared_error, self.num_values, strict=True)]
 
     def mean_psnr(self) -> float:
-        """Mean PSNR of the pairs in dB; NaN where there is none."""
+        """Return the mean PSNR of the pairs in dB; NaN without pairs."""
         return _mean(self.psnr_of_pairs())
 
 
 def psnr_from_mse(mse: float) -> float:
-    """Return `-10 log10(mse)` dB for intensities in [0, 1], at most `MAX_PSNR` (identical up to rounding).
+    """Return the PSNR `-10 log10(mse)` in dB for intensities in [0, 1], capped at `MAX_PSNR`.
 
     Example:
         >>> psnr_from_mse(0.01), psnr_from_mse(0.0)
@@ -81,23 +80,23 @@ def psnr_from_mse(mse: float) -> float:
 
 
 def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "adjacent") -> Pairs:
-    """Choose the pairs of views that share a centre to compare.
+    """Select the pairs to compare among views that share a centre.
 
     Args:
-        K: Intrinsics.
-        R: Rotations.
-        height: Image height that K refers to.
-        width: Image width that K refers to.
-        rule: `"adjacent"`: the pairs whose viewing directions differ least (within 1 degree of the smallest angle):
-            on the paper's ring the 8 pairs 45 degrees apart. `"overlapping"`: every pair that overlaps by more than
-            a sliver. Or a list of `(target, source)`.
+        K: [V, 3, 3] intrinsics in pixels.
+        R: [V, 3, 3] world-from-camera.
+        height: Image height in pixels to which K refers.
+        width: Image width in pixels to which K refers.
+        rule: `"adjacent"`: the pairs whose viewing directions are closest, within 1 degree of the smallest angle (on
+            the paper's ring, the 8 pairs 45 degrees apart). `"overlapping"`: every pair of
+            `mvdiff.geometry.overlapping_neighbours`. Or a list of `(target, source)` pairs.
 
     Returns:
-        `(target, source)` pairs; for the named rules the source is the view farther to the right, so numbering the
-        views differently changes nothing.
+        `(target, source)` pairs. With a named rule the source is the view farther to the right, so the result does not
+        depend on the order of the views.
 
     Raises:
-        ValueError: An unknown rule, or a pair outside the views.
+        ValueError: The rule is unknown, or a pair names a view that does not exist.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -128,13 +127,13 @@ def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "
 
 
 def depth_view_pairs(K: Tensor, R: Tensor, t: Tensor, depths: Tensor, rule: PairRule = "adjacent") -> Pairs:
-    """Choose the pairs of views with depth to compare: `(target, source)`.
+    """Select the `(target, source)` pairs to compare among views with depth.
 
-    The rule `"adjacent"` takes consecutive views, (0, 1), (1, 2), ... (the paper); `"overlapping"` every pair of which
-    each view shows more than 0.3 of the other, the source after the target; or give a list of pairs.
+    `"adjacent"` selects consecutive views (0, 1), (1, 2), ..., as in the paper. `"overlapping"` selects every pair
+    whose overlap exceeds 0.3 in both directions, with the later view as the source. A list of pairs is used as it is.
 
     Raises:
-        ValueError: An unknown rule, or a pair outside the views.
+        ValueError: The rule is unknown, or a pair names a view that does not exist.
 
     Example:
         >>> eye, t, depths = torch.eye(3).expand(3, 3, 3), torch.zeros(3, 3), torch.ones(3, 4, 4)
@@ -158,13 +157,13 @@ def overlap_errors(
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
 ) -> PairErrors:
-    """Compare the overlaps of one sample whose views share a centre.
+    """Compare overlapping views of one sample whose views share a centre.
 
-    Images are first resized to `size`: the height (the width follows), `(height, width)`, or None for their own. The
-    paper: 1024 (from 512).
+    Images are first resized to `size`: a height (the width keeps the aspect ratio), `(height, width)`, or None to keep
+    their size. The paper resizes from 512 to 1024.
 
     Raises:
-        ValueError: Shapes, dtype or values do not fit.
+        ValueError: A shape, dtype or value range is wrong.
     """
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
     compared = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
@@ -183,13 +182,14 @@ def depth_overlap_errors(
     tolerance: DepthTolerance = PAPER_TOLERANCE,
     view_valid: Tensor | None = None,
 ) -> PairErrors:
-    """Compare the overlaps of one sample with depth.
+    """Compare overlapping views of one sample with depth.
 
-    Pixels whose z in the source differs from its depth by more than `tolerance` are discarded. The paper's 0.5 m leaves
-    in what is occluded by something less than 0.5 m before it; `DEFAULT_DEPTH_TOLERANCE` does not.
+    Pixels whose z in the source camera differs from the source's depth by more than `tolerance` are discarded as
+    occluded. The paper's 0.5 m misses occluders that are less than 0.5 m in front of the pixel's point;
+    `DEFAULT_DEPTH_TOLERANCE` is stricter.
 
     Raises:
-        ValueError: Shapes, dtype or values do not fit.
+        ValueError: A shape, dtype or value range is wrong.
     """
     check_shapes(images=(images, "V 3 H W"), depths=(depths, "V H W"), K=(K, "V 3 3"), R=(R, "V 3 3"), t=(t, "V 3"))
     if not min(tolerance) >= 0:
@@ -205,7 +205,10 @@ def depth_overlap_errors(
 
 
 def homographies(K: Tensor, R: Tensor, height: int, width: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
-    """Return a function of target and source: where the target's pixels lie in the source, and which face it."""
+    """Return a function from view indices (target, source) to the source positions of the target's pixels.
+
+    It returns [H, W, 2] (x, y) and [H, W] bool `visible`, see `mvdiff.geometry.apply_homography`.
+    """
     centres = cell_centres(height, width, 1, device=K.device)
     return lambda target, source: apply_homography(
         homography(K[target], R[target], K[source], R[source]), centres, height, width
@@ -220,19 +223,19 @@ def pair_errors(
     view_valid: Tensor | None = None,
     known: Tensor | None = None,
 ) -> PairErrors:
-    """Warp the source of each pair into its target and compare.
+    """Warp the source view of each pair into its target view and compare them.
 
     Args:
         targets: [V, 3, H, W] in [0, 1].
         sources: [V, 3, H, W] in [0, 1].
-        pairs: `(target, source)` views.
-        correspond: Target and source -> pixels (x, y) [H, W, 2] of the source and whether it sees them [H, W].
-        view_valid: [V] bool.
-        known: [V, 1, H, W] bool. Compare at pixels of the target where it is False and whose four bilinear neighbours
-            in the source are True; None: wherever all four lie in the image.
+        pairs: `(target, source)` view indices.
+        correspond: Function from (target, source) to source positions [H, W, 2] (x, y) and visibility [H, W].
+        view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
+        known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
+            source are known. None: all pixels whose four neighbours lie in the image.
     """
     last = torch.tensor([targets.shape[-1] - 1, targets.shape[-2] - 1], device=targets.device)
-    kept, errors, counts = [], [], []
+    compared_pairs, errors, counts = [], [], []
     for target, source in pairs:
         if view_valid is not None and not (view_valid[target] and view_valid[source]):
             continue
@@ -248,8 +251,8 @@ def pair_errors(
         warped = sample_bilinear(sources[source : source + 1].double(), xy[compared][None])[0]
         errors.append(float((warped - targets[target][:, compared].double()).square().sum()))
         counts.append(count)
-        kept.append((target, source))
-    return PairErrors(kept, errors, counts)
+        compared_pairs.append((target, source))
+    return PairErrors(compared_pairs, errors, counts)
 
 
 def overlap_psnr(
@@ -260,10 +263,10 @@ def overlap_psnr(
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
 ) -> dict[str, float]:
-    """Compute the overlap PSNR of one sample or of a batch, both averages, see `overlap_errors`.
+    """Compute both averages of the overlap PSNR for one sample or a batch; see `overlap_errors`.
 
     Returns:
-        `{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}`; NaN without any pair.
+        `{"overlap_psnr_mean_of_pairs": dB, "overlap_psnr_pooled": dB, "num_pairs": count}`; NaN without pairs.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -287,7 +290,7 @@ def depth_overlap_psnr(
     tolerance: DepthTolerance = PAPER_TOLERANCE,
     view_valid: Tensor | None = None,
 ) -> dict[str, float]:
-    """Compute what `overlap_psnr` does, of views with depth, see `depth_overlap_errors`.
+    """Compute `overlap_psnr` for views with depth; see `depth_overlap_errors`.
 
     Example:
         >>> K = torch.tensor([[4.0, 0, 3.5], [0, 4.0, 1.5], [0, 0, 1]]).expand(2, 3, 3)
@@ -305,7 +308,7 @@ def depth_overlap_psnr(
 
 
 def combine(samples: Collection[PairErrors]) -> dict[str, float]:
-    """Average samples' errors in both ways, see `overlap_psnr`."""
+    """Average the errors of samples in both ways; see `overlap_psnr`."""
     psnr = [value for sample in samples for value in sample.psnr_of_pairs()]
     error = sum(sum(sample.squared_error) for sample in samples)
     count = sum(sum(sample.num_values) for sample in samples)
@@ -317,10 +320,10 @@ def combine(samples: Collection[PairErrors]) -> dict[str, float]:
 
 
 def unit_range(images: Tensor) -> Tensor:
-    """Return images, uint8 or float in [-1, 1], as float32 in [0, 1].
+    """Convert uint8 or float images in [-1, 1] to float32 in [0, 1]; floats up to 1.5 in magnitude are clipped.
 
     Raises:
-        ValueError: Another dtype, or values that are not finite and in [-1, 1].
+        ValueError: The dtype is another, or a value is not finite or out of range.
     """
     if images.dtype == torch.uint8:
         images = from_uint8(images)
@@ -349,7 +352,7 @@ def _pairs(
     pairs = [(int(i), int(j)) for i, j in rule]
     for i, j in pairs:
         if not (0 <= i < num_views and 0 <= j < num_views and i != j):
-            raise ValueError(f"pairs must name two of {num_views} views; got ({i}, {j}). Count views from 0.")
+            raise ValueError(f"pairs must name two different views from 0 to {num_views - 1}; got ({i}, {j}).")
     return pairs
 
 
@@ -367,7 +370,7 @@ def _resize(unit: Tensor, K: Tensor, size: int | tuple[int, int] | None) -> tupl
 
 
 def _samples(view_valid: Tensor | None, images: Tensor, *others: Tensor) -> Iterable[tuple[Tensor | None, ...]]:
-    """Yield the tensors of each sample, `view_valid` last, of one sample or of a batch."""
+    """Yield the tensors of each sample, `view_valid` last, for one sample or a batch."""
     if images.ndim == 4:
         return [(images, *others, view_valid)]
     return zip(images, *others, [None] * len(images) if view_valid is None else view_valid, strict=True)

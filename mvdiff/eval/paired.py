@@ -1,6 +1,6 @@
-"""Paired differences of two methods on the same samples.
+"""Paired differences between two methods on the same samples.
 
-Legend: S samples, V views, D features, M reference images.
+Axes: S samples, V views, D features, M reference images.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from mvdiff.eval.sources import ScoredSample
 
 
 def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **options: Any) -> Interval:
-    """Compare two methods on the samples that both have: mean of `results` minus `other`, with its interval.
+    """Return the mean difference `results - other` of a metric over shared samples, with its bootstrap interval.
 
     Args:
-        results: Results of `mvdiff.eval.runner.evaluate`, or the content of their JSON file.
-        other: The same of another method, scored with the same settings.
-        metric: A number that has `per_sample` values.
+        results: Results of `mvdiff.eval.runner.evaluate`, or the content of a `results.json`.
+        other: Results of another method, scored with the same settings.
+        metric: Name of a number with `per_sample` values.
         **options: See `mvdiff.eval.bootstrap.bootstrap`.
 
     Raises:
-        ValueError: The metric has no numbers per sample in both, another network or protocol measured the other, or no
-            sample is in both.
+        ValueError: A result has no `per_sample` values of the metric, the two were measured with different networks or
+            protocols, or they share no sample.
 
     Example:
         >>> ours, base = ({"metrics": {"clip_score": {"per_sample": {"a": x, "b": x}}}} for x in (25.0, 24.0))
@@ -38,43 +38,43 @@ def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **
     """
     entries = [scored["metrics"].get(metric, {}) for scored in (results, other)]
     if not all("per_sample" in entry for entry in entries):
-        found = sorted(name for name, entry in results["metrics"].items() if "per_sample" in entry)
+        available = sorted(name for name, entry in results["metrics"].items() if "per_sample" in entry)
         raise ValueError(
-            f"metric must have numbers per sample in both results; got {metric}, in the first: {', '.join(found)}."
+            f"metric must have per-sample values in both results; got {metric}. The first has {', '.join(available)}."
         )
     for key in ("model", "weights_hash", "variant"):
         if entries[0].get(key) != entries[1].get(key):
             raise ValueError(
-                f"{metric} must be measured alike in both results; got {key} {entries[0].get(key)!r} and "
+                f"{metric} must be measured in the same way in both results; got {key} {entries[0].get(key)!r} and "
                 f"{entries[1].get(key)!r}."
             )
     return paired_difference(*_matched(*(entry["per_sample"] for entry in entries)), **options)
 
 
 def sample_features(samples: Iterable[ScoredSample], extractor: FeatureExtractor) -> dict[str, Tensor]:
-    """Extract each sample's features: `{sample id: [V, D]}`, for `paired_fid`."""
+    """Extract features [V, D] by sample id, for `paired_fid`."""
     return {sample.sample_id: extractor(sample.images_uint8)[0] for sample in samples}
 
 
 def paired_fid(
     features: Mapping[str, Tensor], other: Mapping[str, Tensor], reference: Tensor, **options: Any
 ) -> Interval:
-    """Compare two methods' Fréchet distances to one reference on the samples that both have.
+    """Return the difference between two methods' Fréchet distances to one reference, over shared samples.
 
-    A resampled set lies further from the reference than the set itself; of two distances on the same resample this bias
-    largely cancels, so the difference gets an interval where the distance itself should not.
+    Resampling increases a Fréchet distance. This bias largely cancels in the difference of two distances on the same
+    resample, so the difference has a meaningful interval although a single distance does not.
 
     Args:
-        features: `[V, D]` features by sample id, see `sample_features`; all samples have the same V.
-        other: The same of another method.
+        features: [V, D] features by sample id, see `sample_features`; V is the same for all samples.
+        other: Features of another method.
         reference: [M, D] features of the reference images.
         **options: See `mvdiff.eval.bootstrap.bootstrap`.
 
     Returns:
-        The difference with its interval; positive: `features` lie further from the reference.
+        The difference with its interval; positive if `features` are farther from the reference than `other`.
 
     Raises:
-        ValueError: No sample is in both, or shapes do not fit.
+        ValueError: The methods share no sample, or shapes do not match.
     """
 
     def distance(drawn_SVD: np.ndarray) -> float:
@@ -85,10 +85,10 @@ def paired_fid(
 
 
 def _matched(values: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
-    """Return the values of the samples that both have, in the order of their ids."""
+    """Return both methods' values of the shared samples, sorted by id."""
     shared = sorted(values.keys() & other.keys())
     if not shared:
         raise ValueError(
-            f"two methods must share samples to be paired; got none in common, of {len(values)} and {len(other)}."
+            f"paired methods must share samples; got {len(values)} and {len(other)} samples, none in common."
         )
     return [values[name] for name in shared], [other[name] for name in shared]

@@ -1,4 +1,4 @@
-"""Exchange between the processes of one evaluation (`torchrun`); everything that travels lies in CPU memory."""
+"""Communication between the processes of an evaluation (`torchrun`); all data stays in CPU memory."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import distributed as dist
 
 
 def gather_objects(value: Any, distributed: bool) -> list[Any]:
-    """Return every process's value, in the order of ranks; in a single process just its own."""
+    """Return the values of all processes, by rank; `[value]` if not `distributed`."""
     if not distributed:
         return [value]
     values: list[Any] = [None] * dist.get_world_size()
@@ -19,10 +19,11 @@ def gather_objects(value: Any, distributed: bool) -> list[Any]:
 
 
 def gather_tensors(tensor: Tensor, group: Any = None) -> list[Tensor]:
-    """Return every process's tensor, each with its own dtype and shape; the `dist_sync_fn` of sample metrics.
+    """Return the tensors of all processes, whose dtypes and shapes may differ: the `dist_sync_fn` of sample metrics.
 
-    torchmetrics pads to the largest shape and gives a process without samples an empty float32 vector, which cannot be
-    joined with a matrix of another dtype. Here bytes travel, and what is empty is left out (unless all are).
+    torchmetrics' own function pads to the largest shape and sends an empty float32 vector from a process without
+    samples, which cannot be concatenated with a matrix of another dtype. This one sends bytes and drops empty tensors,
+    unless all are empty.
     """
     layouts: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(layouts, (tensor.dtype, tuple(tensor.shape)), group)

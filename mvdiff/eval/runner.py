@@ -1,13 +1,13 @@
-"""Score folders of samples in one pass over the generated views and one over the reference.
+"""Score samples in one pass over the generated views and one over the reference.
 
-A metric that cannot be computed is reported as `{"missing": reason}`; the others still come out.
+A metric that cannot be computed is reported as `{"missing": reason}` and does not affect the others.
 """
 
 from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,8 +18,8 @@ from torch import distributed as dist
 
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
-from mvdiff.eval.overlap import PAPER_SIZE, PairRule
 from mvdiff.eval.processes import gather_objects
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
@@ -28,47 +28,6 @@ SCHEMA_VERSION = 1
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
-
-
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """Evaluation settings; defaults follow the paper (section 5).
-
-    Args:
-        inception_weights: Weight file of FID's Inception network; None: torch's cache, or a download.
-        inception_hash: Start of its SHA-256.
-        clip_model: open_clip architecture, or a folder with a transformers CLIPModel.
-        clip_weights: Weight file or tag for open_clip.
-        toy_features: Folder of the toy feature network; None: the packaged one.
-        truth: JSON file `{sample id: [what each view shows]}` for caption_agreement; None: as noted in the samples.
-        judge_heads: Heads of the toy network that caption_agreement asks; None: all.
-        overlap_size: Size of images for the overlap PSNR (height), 0 for their own. Views with depth keep theirs.
-        overlap_pairs: `"adjacent"` (with depth: consecutive views), `"overlapping"`, or pairs of views.
-        overlap_depth_error: Metres; pixels of views with depth that are off by more are left out.
-        num_splits: Splits of the Inception Score.
-        batch_size: Images per forward pass.
-        device: `"auto"`, `"cpu"`, `"cuda"`.
-        seed: Seed of orders and resamples.
-        num_resamples: Bootstrap resamples of means over samples.
-        fid_resamples: Bootstrap resamples of the toy FID's generated samples; 0 for no interval.
-    """
-
-    inception_weights: str | None = None
-    inception_hash: str = "6726825d"
-    clip_model: str = "ViT-B-16"
-    clip_weights: str | None = None
-    toy_features: str | None = None
-    truth: str | None = None
-    judge_heads: list[str] | None = None
-    overlap_size: int = PAPER_SIZE
-    overlap_pairs: PairRule = "adjacent"
-    overlap_depth_error: float = 0.5
-    num_splits: int = 10
-    batch_size: int = 32
-    device: str = "auto"
-    seed: int = 0
-    num_resamples: int = 1000
-    fid_resamples: int = 0
 
 
 def evaluate(
@@ -84,36 +43,37 @@ def evaluate(
     """Score generated samples.
 
     Args:
-        generated: Folder of samples (ours or upstream's layout), or any `Source`. In one process, any object with
-            `__iter__` and `describe` will do, here and as the reference.
-        reference: Ground truth: such a folder (in upstream's layout its `<i>_natural.png`), or a `Source` such as
-            `mvdiff.eval.sources.source_from_config`. None takes the ground truth that upstream's layout has beside
-            the generated views, and else leaves out what needs one.
-        metrics: Metrics, see `MetricSpec`; names are those of `mvdiff.eval.metrics`.
-        settings: Default: the paper's protocol.
-        rig: Cameras of folders in upstream's layout; default: the paper's ring of 8.
-        progress: Called with ("generated" or "reference", sample id, number of samples) after each sample; the
-            number is 0 for an object that has no `len`.
-        num_workers: Processes that read images ahead; 0 reads between the measurements.
-        distributed: Share the samples among the processes of `torch.distributed`, all of which must call this. Each
-            returns the results of all samples.
+        generated: Folder of samples (in this package's layout or that of the 2023 release), or a `Source`. In a single
+            process, any object with `__iter__` and `describe` works, also as the reference.
+        reference: Ground truth: a folder of samples, of which `<i>_natural.png` is read if present (2023 release), or
+            a `Source`, for example from `mvdiff.eval.sources.source_from_config`. None uses the `<i>_natural.png`
+            beside the generated views if present; otherwise metrics that need a reference are missing.
+        metrics: Metrics to compute, see `MetricSpec` and `mvdiff.eval.metrics`.
+        settings: None: the paper's protocol.
+        rig: Cameras of folders in the layout of the 2023 release; None: the paper's ring of 8.
+        progress: Called after each sample with ("generated" or "reference", sample id, number of samples); the number
+            is 0 if unknown.
+        num_workers: Processes that prefetch images; 0 reads them in this process.
+        distributed: Split the samples among the processes of `torch.distributed`. All of them must call this function,
+            and each returns the results of all samples.
 
     Returns:
         `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "columns": ...,
-        "settings": ..., "versions": ...}`, ready for JSON. See `mvdiff.eval.metric.Result` for a result's entries and
-        `mvdiff.eval.metric.Column` for a column's.
+        "settings": ..., "versions": ...}`, serialisable as JSON. For the entries of results and columns see
+        `mvdiff.eval.metric.Result` and `mvdiff.eval.metric.Column`.
 
     Raises:
-        ValueError: An unknown metric, no complete sample at all, or `distributed` with an object that is no `Source`.
+        ValueError: A metric is unknown, there is no complete sample, or `distributed` is set for an object that is not
+            a `Source`.
         FileNotFoundError: A folder does not exist.
     """
     settings = settings or EvaluationSettings()
-    asked = parse_specs(metrics)
+    specs = parse_specs(metrics)
     source = FolderSource(Path(generated), rig) if isinstance(generated, str | Path) else generated
     source = _as_source(source, "generated", distributed)
     truth = _open_reference(source, reference, rig)
     truth = None if truth is None else _as_source(truth, "reference", distributed)
-    scoring = _Scoring(asked, settings, distributed)
+    scoring = _Scoring(specs, settings, distributed)
     scoring.run(source, False, progress, num_workers)
     described = source.describe()
     if not described["num_samples"]:
@@ -125,7 +85,7 @@ def evaluate(
     results["metrics"] = scoring.results()
     results["columns"] = {
         column.name: {key: value for key, value in asdict(column).items() if key != "name"}
-        for metric in asked
+        for metric in specs
         for column in metric.columns
     }
     results["settings"] = asdict(settings)
@@ -134,10 +94,10 @@ def evaluate(
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
-    """Write results as JSON, atomically; the folder is made when absent.
+    """Write results as JSON, atomically; create the folder if absent.
 
     Raises:
-        OSError: The file cannot be written; the text names it.
+        OSError: The file cannot be written.
     """
     path = Path(path)
     try:
@@ -148,19 +108,19 @@ def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
 
 
 def flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers that came out, by name, for a logger; what is missing is left out."""
+    """Return the computed numbers by name, for a logger; missing ones are omitted."""
     return {name: float(entry["value"]) for name, entry in results["metrics"].items() if "value" in entry}
 
 
 def library_versions() -> dict[str, str]:
-    """Return versions of what the numbers depend on."""
-    found = {"python": platform.python_version()}
+    """Return the versions of Python and the libraries on which the numbers depend."""
+    versions = {"python": platform.python_version()}
     for name in ("mvdiff", "torch", "torchvision", "torch-fidelity", "open_clip_torch", "transformers"):
         try:
-            found[name] = version(name)
+            versions[name] = version(name)
         except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+            versions[name] = "not installed"
+    return versions
 
 
 def _open_reference(source: Source, reference: str | Path | Source | None, rig: Rig | None) -> Source | None:
@@ -176,31 +136,31 @@ def _as_source(source: Any, name: str, distributed: bool) -> Source:
     if isinstance(source, Source):
         return source
     if distributed:
-        raise ValueError(f"{name} must be a folder or a Source when distributed; got {type(source).__name__}.")
+        raise ValueError(f"{name} must be a folder or a Source if distributed; got {type(source).__name__}.")
     return PlainSource(source)
 
 
 class _Scoring:
-    """The metrics of one run; one that fails is dropped with its reason, the others go on.
+    """The metrics of one run; a metric that fails is dropped with its reason while the others continue.
 
-    Processes agree on what failed after each pass, so that all of them compute the same metrics.
+    Processes exchange their failures after each pass, so that all of them compute the same metrics.
     """
 
     def __init__(
         self,
-        asked: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]],
+        specs: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]],
         settings: EvaluationSettings,
         distributed: bool,
     ) -> None:
         self.distributed = distributed
-        self.asked = list(asked)
+        self.specs = list(specs)
         self.missing: dict[int, str] = {}
         self.no_reference: dict[int, str] = {}
         self.metrics: dict[int, SampleMetric] = {}
         self.sample_ids: dict[int, str] = {}
         builder = MetricBuilder(asdict(replace(settings, device=_device(settings.device, self._rank()[0]))))
         failures: dict[int, tuple[int, str]] = {}
-        for number, (metric, init_args) in enumerate(asked.items()):
+        for number, (metric, init_args) in enumerate(specs.items()):
             try:
                 built = metric if isinstance(metric, SampleMetric) else builder.build(metric, init_args)
                 built.reset()
@@ -211,10 +171,10 @@ class _Scoring:
         self._drop(failures)
 
     def run(self, source: Source, real: bool, progress: Progress | None, num_workers: int) -> str | None:
-        """Feed every sample of a source to every metric; return why a reference broke off, if it did.
+        """Feed every sample of a source to every metric; return the reason if a reference cannot be read completely.
 
-        No number stands on half a reference: where it breaks off, or a metric fails on it, the metric is set back to
-        what it was before.
+        No number uses half a reference: if reading it or a metric on it fails, the metric's state from before the
+        reference is restored.
         """
         before = {number: _states(metric) for number, metric in self.metrics.items()}
         part = source.part(*self._rank(), num_workers)
@@ -235,9 +195,9 @@ class _Scoring:
             self.sample_ids = {key: name for ids in sample_ids for key, name in ids.items()}
             self._drop(failures)
             return None
-        found = self._agreed(failures)
-        for number in self.metrics if broken else found:
-            self.no_reference[number] = broken or found[number]
+        reasons_by_number = self._agreed(failures)
+        for number in self.metrics if broken else reasons_by_number:
+            self.no_reference[number] = broken or reasons_by_number[number]
             for name, state in before[number].items():
                 setattr(self.metrics[number], name, state)
         return broken
@@ -261,9 +221,9 @@ class _Scoring:
                 progress(which, sample.sample_id, len(part))
 
     def results(self) -> dict[str, Any]:
-        """Return every number that was asked for, or why it is missing."""
+        """Return every requested number, or the reason why it is missing."""
         out: dict[str, Any] = {}
-        for number in range(len(self.asked)):
+        for number in range(len(self.specs)):
             reason = self.no_reference.get(number)
             for name, result in self._computed(number).items():
                 if isinstance(result, ValueError):
@@ -273,12 +233,12 @@ class _Scoring:
         return out
 
     def _computed(self, number: int) -> dict[str, Any]:
-        names = [column.name for column in self.asked[number].columns]
+        names = [column.name for column in self.specs[number].columns]
         if number in self.missing:
             return dict.fromkeys(names, ValueError(self.missing[number]))
         try:
-            found = self.metrics[number].compute()
-            return {name: found[name] for name in names}
+            results = self.metrics[number].compute()
+            return {name: results[name] for name in names}
         except ValueError as error:
             return dict.fromkeys(names, error)
 
@@ -288,7 +248,7 @@ class _Scoring:
             self.metrics.pop(number, None)
 
     def _agreed(self, failures: Mapping[int, tuple[int, str]]) -> dict[int, str]:
-        """Return the reason of every metric that failed in some process: the one of the first sample."""
+        """Return, for every metric that failed in any process, the reason from the earliest sample."""
         parts = gather_objects(dict(failures), self.distributed)
         numbers = sorted({number for part in parts for number in part})
         return {number: min(part[number] for part in parts if number in part)[1] for number in numbers}
@@ -298,7 +258,7 @@ class _Scoring:
 
 
 def _states(metric: SampleMetric) -> dict[str, Any]:
-    """Copy what a metric has gathered; the tensors in its lists are never changed in place."""
+    """Copy a metric's states; tensors in lists are never modified in place, so the lists are copied shallowly."""
     return {
         name: state.clone() if isinstance(state, torch.Tensor) else list(state)
         for name, state in metric.metric_state.items()

@@ -1,6 +1,6 @@
-"""Sources of scored views: sample folders, upstream's ground truth beside them, or a run's data set.
+"""Sources of samples to score: sample folders, ground truth beside generated views, or a data module.
 
-Legend: V views, H W image.
+Axes: V views, H x W image.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader, Dataset
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
+from mvdiff.run_files import config_layers
 from mvdiff.samples import read_sample, scan_samples, to_uint8
 
 Truth = Sequence[Mapping[str, str] | None]
@@ -29,21 +30,21 @@ Truth = Sequence[Mapping[str, str] | None]
 
 @dataclass(frozen=True)
 class ScoredSample:
-    """One sample, as metrics see it.
+    """One sample, as passed to metrics.
 
     Attributes:
-        sample_id: Its name, which matches generated images and reference.
+        sample_id: Name that generated and reference samples share.
         images_uint8: uint8 [V, 3, H, W].
-        K: [V, 3, 3] intrinsics at H x W, pixels.
+        K: [V, 3, 3] intrinsics at H x W, in pixels.
         R: [V, 3, 3] world-from-camera rotations.
-        prompts: V prompts, without the prefix.
-        truth: Labels of what each view shows, or None.
-        t: [V, 3] camera centres in the world, metres, or None where all views share one.
-        depths: [V, H, W] z-depth in metres, 0 = none; or None.
-        given: Given pixels, uint8 [V, 3, H, W], and where they are known, float [V, 1, H, W]; or None.
-        pasted_back: Whether given pixels were put back into the views.
-        index: Position in its source, which orders samples across processes; None: `evaluate` counts, and a metric
-            on its own orders them by `key`.
+        prompts: V prompts, without the model's prefix.
+        truth: True labels of each view, or None.
+        t: [V, 3] camera centres in the world, metres; None if all views share one.
+        depths: [V, H, W] z-depth in metres, 0 where unknown; or None.
+        given: Given pixels, uint8 [V, 3, H, W], and `known`, float [V, 1, H, W]; or None.
+        pasted_back: True if given pixels were pasted back into the views.
+        index: Position in the source, which orders samples across processes. None: `evaluate` counts positions; a
+            metric used alone orders by `key`.
     """
 
     sample_id: str
@@ -60,36 +61,36 @@ class ScoredSample:
 
     @property
     def key(self) -> int:
-        """Integer that stands for the sample id; generated and real samples of one id share it."""
+        """Hash of the sample id, shared by generated and real samples of that id."""
         return keyed_int("sample", self.sample_id)
 
     @property
     def order(self) -> int:
-        """Integer by which samples are sorted."""
+        """Sort key of the sample."""
         return self.key if self.index is None else self.index
 
 
 @dataclass
 class Tally:
-    """Counts of one pass over a source: samples read, and those that could not be, by position."""
+    """Counts of one pass over a source: samples read, and by position the samples skipped as unreadable."""
 
     num_read: int = 0
     skipped: dict[int, dict[str, str]] = field(default_factory=dict)
 
     @classmethod
     def merged(cls, parts: Sequence[Tally]) -> Tally:
-        """Add up the tallies of several processes."""
+        """Merge the tallies of several processes."""
         skipped = {index: reason for part in parts for index, reason in part.skipped.items()}
         return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())))
 
 
 class Source(ABC):
-    """Samples to score, each once, always in the same order.
+    """An ordered collection of samples to score, or one process's share of it.
 
     Attributes:
-        rank: Index of the own share of the samples.
+        rank: Index of this share.
         world_size: Number of shares.
-        num_workers: Processes that read images; 0 reads in this one.
+        num_workers: Processes that prefetch images; 0 reads them in this process.
         tally: Counts of the last pass.
     """
 
@@ -99,29 +100,29 @@ class Source(ABC):
 
     @abstractmethod
     def __iter__(self) -> Iterator[ScoredSample]:
-        """Read the samples of the own share one after the other, and count them in `tally`."""
+        """Yield the samples of this share in order, and count them in `tally`."""
 
     @abstractmethod
     def __len__(self) -> int:
-        """Return the number of samples of the own share, unreadable ones included."""
+        """Return the number of samples in this share, including unreadable ones."""
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """Say where the samples came from, how many were read and how many were not (after iterating)."""
+        """Describe the source for `results.json`: `path`, `kind`, `num_samples`, ...; valid after iterating."""
 
     def part(self, rank: int, world_size: int, num_workers: int) -> Self:
-        """Return a copy that reads every `world_size`-th sample, from sample `rank` on."""
+        """Return a copy that reads every `world_size`-th sample, starting with sample `rank`."""
         part = copy(self)
         part.rank, part.world_size, part.num_workers, part.tally = rank, world_size, num_workers, Tally()
         return part
 
     def positions(self, num_samples: int) -> range:
-        """Return the positions of the own share among all samples."""
+        """Return the positions of this share among all samples."""
         return range(self.rank, num_samples, self.world_size)
 
     def read(self, item: Callable[[Any], Any], keys: Sequence[Any]) -> Iterator[Any]:
-        """Read the items of some keys in order, ahead of their use where there are workers."""
-        generator = torch.Generator()  # the loader draws a seed, which must not shift the program's random numbers
+        """Yield `item(key)` for each key in order, prefetched by `num_workers` processes."""
+        generator = torch.Generator()  # the loader draws a seed; keep it off the global generator
         options = {"sampler": keys, "num_workers": self.num_workers, "collate_fn": _unchanged, "generator": generator}
         for value in DataLoader(_Items(item), batch_size=None, **options):
             if isinstance(value, Exception):
@@ -130,30 +131,30 @@ class Source(ABC):
 
 
 class PlainSource(Source):
-    """Any object with `__iter__` and `describe`, read by one process.
+    """Adapter for any object with `__iter__` and `describe`, in a single process.
 
     Args:
-        source: The object; its `len`, if it has one, is the number of samples, else 0 stands for an unknown number.
+        source: The object. Its `len`, if it has one, is the number of samples.
     """
 
     def __init__(self, source: Any) -> None:
         self.source, self.tally = source, Tally()
 
     def __iter__(self) -> Iterator[ScoredSample]:
-        """Read the samples."""
+        """Yield the samples."""
         return iter(self.source)
 
     def __len__(self) -> int:
-        """Return the number of samples, or 0."""
+        """Return the number of samples, or 0 if unknown."""
         return len(self.source) if hasattr(self.source, "__len__") else 0
 
     def describe(self) -> dict[str, Any]:
-        """Return what the object says of itself."""
+        """Return the object's own description."""
         return self.source.describe()
 
 
 class _Items(Dataset):
-    """Items that a function reads; a user's mistake travels without the worker's traceback."""
+    """Items read by a function; user errors are returned instead of raised, to drop the worker's traceback."""
 
     def __init__(self, item: Callable[[Any], Any]) -> None:
         self.item = item
@@ -175,12 +176,12 @@ class FolderSource(Source):
 
     Args:
         root: Folder with samples.
-        rig: Cameras of samples in upstream's layout, see `mvdiff.samples.read_sample`.
-        natural: Read upstream's `<i>_natural.png` instead of the generated views.
+        rig: Cameras of samples in the layout of the 2023 release, see `mvdiff.samples.read_sample`.
+        natural: Read the ground truth `<i>_natural.png` (2023 release) instead of the generated views.
 
     Raises:
-        FileNotFoundError: The root does not exist.
-        ValueError: It holds no complete sample.
+        FileNotFoundError: The root is not a folder.
+        ValueError: The root holds no complete sample.
     """
 
     root: Path
@@ -191,19 +192,19 @@ class FolderSource(Source):
     def __post_init__(self) -> None:
         self.complete, self.incomplete = scan_samples(self.root)
         if not self.complete:
-            found = f"{len(self.incomplete)} incomplete, in {self.root}"
-            raise ValueError(f"sample root must hold at least one complete sample; got {found}.")
+            counts = f"{len(self.incomplete)} incomplete, in {self.root}"
+            raise ValueError(f"sample root must hold at least one complete sample; got {counts}.")
 
     def has_natural(self) -> bool:
-        """Tell whether the first sample brings its ground truth (upstream's layout)."""
+        """Return True if the first sample has ground-truth views beside it (2023 release)."""
         return (self.complete[0] / "0_natural.png").is_file()
 
     def __len__(self) -> int:
-        """Return the number of complete samples of the own share."""
+        """Return the number of complete samples in this share."""
         return len(self.positions(len(self.complete)))
 
     def __iter__(self) -> Iterator[ScoredSample]:
-        """Read the samples; unreadable ones are noted in `tally`."""
+        """Yield the readable samples; record the others in `tally`."""
         self.tally = Tally()
         positions = self.positions(len(self.complete))
         for index, item in zip(positions, self.read(self._sample, positions), strict=True):
@@ -214,7 +215,7 @@ class FolderSource(Source):
                 self.tally.skipped[index] = item
 
     def _sample(self, index: int) -> ScoredSample | dict[str, str]:
-        """Read a sample, or say why it cannot be read."""
+        """Read a sample, or return its folder and the reason why it cannot be read."""
         folder = self.complete[index]
         try:
             sample = read_sample(folder, rig=self.rig)
@@ -231,7 +232,7 @@ class FolderSource(Source):
         return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, index)
 
     def describe(self) -> dict[str, Any]:
-        """Say which folder was read, and what of it could not be."""
+        """Describe the folder and its incomplete and unreadable samples."""
         return {
             "path": str(self.root),
             "kind": "ground truth beside generated views" if self.natural else "sample folders",
@@ -244,12 +245,13 @@ class FolderSource(Source):
 
 @dataclass
 class DataSource(Source):
-    """The views of one split of a data module, as ground truth: in order (panoramas at yaw 0), each sample once.
+    """One split of a data module as ground truth: each sample once, in order, panoramas at yaw 0.
 
     Args:
-        data: A `MultiViewDataModule`, or whatever has its `eval_dataset`, whose items `MultiViewBatch.collate` joins.
+        data: A `MultiViewDataModule`, or another object with an `eval_dataset(split)` whose items
+            `MultiViewBatch.collate` accepts.
         split: `"train"`, `"val"` or `"test"`.
-        name: Name in the results.
+        name: Name of the source in results.
     """
 
     data: Any
@@ -267,11 +269,11 @@ class DataSource(Source):
         return self.data.eval_dataset(self.split)
 
     def __len__(self) -> int:
-        """Return the number of samples of the own share."""
+        """Return the number of samples in this share."""
         return len(self.positions(len(self.dataset)))
 
     def __iter__(self) -> Iterator[ScoredSample]:
-        """Read the samples."""
+        """Yield the samples."""
         self.tally = Tally()
         positions = self.positions(len(self.dataset))
         items = self.read(self.dataset.__getitem__, [(0, index) for index in positions])
@@ -285,19 +287,19 @@ class DataSource(Source):
             yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, index=index)
 
     def describe(self) -> dict[str, Any]:
-        """Say which data was read."""
+        """Describe the data and its split."""
         kind = f"{self.split} split of the data section"
         return {"path": self.name, "kind": kind, "num_samples": self.tally.num_read}
 
 
 def source_from_config(configs: Sequence[str | Path], split: str = "test") -> DataSource:
-    """Build the data module of the `data` sections of YAML files and read one split of it.
+    """Build the data module from the `data` sections of YAML files and return a source of one split.
 
-    Later files overlay earlier ones, as on the command line of `mvdiff fit`.
+    Later files override earlier ones, as in `mvdiff fit`; packaged ones are found by name.
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: No file has a data section, or it cannot be built (the text names the key).
+        ValueError: No file has a `data` section, or it is invalid.
     """
     import yaml
     from jsonargparse import ArgumentError, ArgumentParser
@@ -309,30 +311,32 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     names = ", ".join(str(path) for path in configs)
     parsed = None
     try:
-        for path in configs:
-            section = (yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}).get("data")
+        for path in config_layers(configs):
+            section = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
             if section is not None:
                 parsed = parser.parse_object({"data": section}, namespace=parsed)
         if parsed is None:
-            raise ValueError("no data section")
+            raise ValueError("none")
         data = parser.instantiate(parsed).data
     except (ArgumentError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"--config must have a data section that can be built; got {reason}, in {names}.") from error
+        raise ValueError(f"--config must have a valid data section; got {reason}, in {names}.") from error
     return DataSource(data, split, names)
 
 
 def read_truth(path: str | Path) -> dict[str, Truth]:
-    """Read a JSON file `{sample id: [what view 0 shows, ...]}`; each entry is a dict of labels, or null to skip.
+    """Read true labels from a JSON file `{sample id: [labels of view 0, ...]}`.
+
+    Labels of a view are an object of labels by head, or null to skip the view.
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: It is not such a file.
+        ValueError: The file has another format.
     """
     try:
         values = json.loads(Path(path).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"truth must be a JSON file; got {error}, in {path}.") from error
     if not isinstance(values, dict) or not all(isinstance(views, list) for views in values.values()):
-        raise ValueError(f"truth must map sample ids to lists, one entry per view; got something else, in {path}.")
+        raise ValueError(f"truth must map sample ids to lists with one entry per view, in {path}.")
     return values

@@ -1,4 +1,4 @@
-"""Print results as a table with a line on the origin of each number; check results that come from a file."""
+"""Render evaluation results as a table, and validate results read from a file."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from mvdiff.eval.metrics import metric_columns
 
 
 def results_table(results: Mapping[str, Any]):
-    """Return a rich renderable of what `mvdiff.eval.runner.evaluate` returned.
+    """Return a rich renderable of the results of `mvdiff.eval.runner.evaluate`.
 
-    It has a row per number, then a line per number on how it was measured, or why it is missing.
+    The table has one row per number. Below it, one line per number says how it was measured or why it is missing.
     """
     from rich.box import SIMPLE
     from rich.console import Group
@@ -39,7 +39,7 @@ def results_table(results: Mapping[str, Any]):
 
 
 def result_column(results: Mapping[str, Any], name: str) -> Column:
-    """Return the column of a number: the results' own, which know a user's metrics too, or the packaged metric's.
+    """Return the column of a number: from the results if recorded there, else from the packaged metric.
 
     Example:
         >>> result_column({}, "fid").higher_is_better, result_column({}, "my_number").title
@@ -52,7 +52,7 @@ def result_column(results: Mapping[str, Any], name: str) -> Column:
 
 
 def how(entry: Mapping[str, Any]) -> str:
-    """Describe how a number was measured: with which model, on how much, in which variant; or why it is missing.
+    """Describe how a number was measured (model, counts, variant, note), or why it is missing.
 
     Example:
         >>> how({"value": 1.0, "model": "homography", "num_pairs": 8, "variant": "mean over pairs"})
@@ -68,14 +68,14 @@ def how(entry: Mapping[str, Any]) -> str:
 
 
 def check_results(results: Mapping[str, Any], where: str) -> None:
-    """Check that results from a file can be shown.
+    """Check the entries that reports and tables read from a results file.
 
     Args:
-        results: With `generated` and `metrics`, as `mvdiff.eval.runner.evaluate` returns them.
-        where: The file, named in errors.
+        results: Content of the file; must have `generated` and `metrics`, see `mvdiff.eval.runner.evaluate`.
+        where: File named in errors.
 
     Raises:
-        ValueError: An entry is of the wrong kind; the text names it.
+        ValueError: An entry has the wrong type.
 
     Example:
         >>> check_results({"generated": {"path": "out"}, "metrics": {"fid": {"value": None}}}, "results.json")
@@ -84,8 +84,8 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
         ValueError: metrics.fid.value must be a number; got None, in results.json. Evaluate again.
     """
 
-    def need(holds: bool, name: str, requirement: str, got: object) -> None:
-        if not holds:
+    def need(valid: bool, name: str, requirement: str, got: object) -> None:
+        if not valid:
             raise ValueError(f"{name} must be {requirement}; got {reprlib.repr(got)}, in {where}. Evaluate again.")
 
     generated, reference = results["generated"], results.get("reference")
@@ -103,8 +103,8 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
         need(fits, f"columns.{metric}", "an object with title, unit, higher_is_better and digits", column)
     for metric, entry in results["metrics"].items():
         name = f"metrics.{metric}"
-        holds = isinstance(entry, Mapping) and ("value" in entry or "missing" in entry)
-        need(holds, name, "an object with value and model, or with missing", entry)
+        valid = isinstance(entry, Mapping) and ("value" in entry or "missing" in entry)
+        need(valid, name, "an object with value and model, or with missing", entry)
         texts = ["missing"] if "missing" in entry else ["model", *({"weights_hash", "variant", "note"} & set(entry))]
         if "missing" not in entry:
             need(_is_number(entry["value"]), f"{name}.value", "a number", entry["value"])
@@ -117,7 +117,7 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
 
 
 def _kind(column: Column, entry: Mapping[str, Any]) -> str:
-    """Return unit and direction in brackets, for a number that is there."""
+    """Return unit and direction in brackets, or "" for a missing number."""
     better = {True: "higher is better", False: "lower is better", None: ""}[column.higher_is_better]
     words = [word for word in (column.unit, better) if word and "value" in entry]
     return f" ({', '.join(words)})" if words else ""

@@ -1,4 +1,4 @@
-"""Hashes of weight files and modules, shown beside every number."""
+"""Hashes of weight files and modules, recorded with every number."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def file_hash(path: str | Path) -> str:
 
 
 def module_hash(module: nn.Module) -> str:
-    """Return the SHA-256 over a module's names, dtypes, shapes and values, in hex; the same on every machine."""
+    """Return the SHA-256 of a module's state dict (names, dtypes, shapes, values), in hex; equal on every machine."""
     return tensors_hash(module.state_dict())
 
 
 def tensors_hash(tensors: Mapping[str, torch.Tensor]) -> str:
-    """Return the SHA-256 of a state dict, see `module_hash`."""
+    """Return the SHA-256 of a state dict, in hex; see `module_hash`."""
     digest = hashlib.sha256()
     for name, value in sorted(tensors.items()):
         value = value.detach().cpu().contiguous()

@@ -1,6 +1,6 @@
 """Cameras: intrinsics, rotations, and rigs of views that share a centre.
 
-Conventions: see :mod:`mvdiff.geometry`.
+Conventions: see `mvdiff.geometry`.
 """
 
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from mvdiff.shapes import check_shapes
 
 
 def intrinsics_from_fov(fov_deg: float | Tensor, height: int, width: int) -> Tensor:
-    """Return the pinhole intrinsics of a horizontal field of view: square pixels, centred principal point.
+    """Return pinhole intrinsics for a horizontal field of view, with square pixels and a centred principal point.
 
-    ``f = width / (2 tan(fov / 2))``, ``cx = (width - 1) / 2``, ``cy = (height - 1) / 2`` (paper section 4;
-    convention 4 of :mod:`mvdiff.geometry`).
+    `f = width / (2 tan(fov / 2))`, `cx = (width - 1) / 2`, `cy = (height - 1) / 2` (paper section 4;
+    convention 4 of `mvdiff.geometry`).
 
     Args:
         fov_deg: [...] horizontal field of view in degrees, in (0, 180).
-        height: image height in pixels.
-        width: image width in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
-        [..., 3, 3] K in pixels; float32, or float64 for a float64 tensor.
+        [..., 3, 3] K in pixels; float64 if `fov_deg` is a float64 tensor, else float32.
 
     Raises:
-        ValueError: a field of view outside (0, 180) degrees.
+        ValueError: A field of view is outside (0, 180) degrees.
 
     Example:
         >>> intrinsics_from_fov(90.0, height=4, width=8)
@@ -52,18 +52,18 @@ def intrinsics_from_fov(fov_deg: float | Tensor, height: int, width: int) -> Ten
 
 
 def rotation_from_yaw_pitch(yaw_deg: float | Tensor, pitch_deg: float | Tensor) -> Tensor:
-    """Return ``R = R_y(yaw) R_x(pitch)``, world-from-camera (paper section 4; convention 3).
+    """Return `R = R_y(yaw) R_x(pitch)`, world-from-camera (paper section 4; convention 3).
 
-    Positive yaw turns the camera right, positive pitch lifts it up; pitch is applied in the yawed frame, so the
-    horizon stays level.
+    Positive yaw turns the camera right, positive pitch tilts it up. Pitch is applied in the yawed frame, so the horizon
+    stays level.
 
     Args:
         yaw_deg: [...] yaw in degrees.
-        pitch_deg: [...] pitch in degrees, broadcast with ``yaw_deg``.
+        pitch_deg: [...] pitch in degrees, broadcast with `yaw_deg`.
 
     Returns:
-        [..., 3, 3] world-from-camera rotation; its last column is the viewing direction. float32, or float64 where
-        an angle is a float64 tensor.
+        [..., 3, 3] world-from-camera rotation; its last column is the viewing direction. float64 if an angle is a
+        float64 tensor, else float32.
 
     Example:
         >>> (rotation_from_yaw_pitch(90.0, 0.0)[0, 2] == 1).item()  # turned right: looks along world x
@@ -85,18 +85,17 @@ def rotation_from_yaw_pitch(yaw_deg: float | Tensor, pitch_deg: float | Tensor) 
 
 
 def resize_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Return the intrinsics of the image resized by the given factors (convention 4).
+    """Return the intrinsics of an image after resizing (convention 4).
 
-    Resizing maps x to ``s (x + 0.5) - 0.5``: the focal length scales, and the principal point moves with its half
-    pixel, as if an old pixel were a cell of s new ones.
+    Focal lengths scale by s, and the principal point maps like any pixel coordinate: x to `s (x + 0.5) - 0.5`.
 
     Args:
         K: [..., 3, 3] intrinsics in pixels.
-        scale_x: new width over old width.
-        scale_y: new height over old height.
+        scale_x: New width divided by old width.
+        scale_y: New height divided by old height.
 
     Returns:
-        [..., 3, 3] intrinsics of the resized image, in its pixels.
+        [..., 3, 3] intrinsics in pixels of the resized image.
 
     Example:
         >>> resized = resize_intrinsics(intrinsics_from_fov(90.0, 4, 8), scale_x=0.5, scale_y=0.5)
@@ -112,17 +111,19 @@ def resize_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
 
 
 class Rig:
-    """A fixed set of views that share a centre: any yaw, pitch and field of view, one image size.
+    """A fixed set of views that share a camera centre and an image size.
 
-    Rigs are immutable, hashable and equal by value, whichever class made them.
+    Each view has its own yaw, pitch and field of view. Rigs are immutable and hashable; they compare by value, also
+    across subclasses.
 
     Args:
-        views: (yaw, pitch, horizontal field of view) of each view, degrees.
-        height: image height in pixels.
-        width: image width in pixels.
+        views: (yaw, pitch, horizontal field of view) of each view, in degrees.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Raises:
-        ValueError: no views, a view that is not three numbers, a field of view outside (0, 180), or an empty image.
+        ValueError: `views` is empty, a view is not three numbers, a field of view is outside (0, 180), or the image is
+            empty.
 
     Example:
         >>> rig = Rig([(0, 0, 90), (45, 20, 60)], height=64, width=96)
@@ -133,20 +134,18 @@ class Rig:
 
     def __init__(self, views: Sequence[tuple[float, float, float]], height: int = 512, width: int = 512):
         if len(views) == 0:
-            raise ValueError("views must be a list of (yaw, pitch, fov) triples; got none. Give at least one view.")
+            raise ValueError("views must hold at least one (yaw, pitch, fov) triple; got none.")
         for index, view in enumerate(views):
             if len(view) != 3:
-                raise ValueError(
-                    f"views must be (yaw, pitch, fov) triples; got {view!r}, in view {index}. Give three degrees."
-                )
+                raise ValueError(f"views must be (yaw, pitch, fov) triples in degrees; got {view!r} for view {index}.")
             if not 0 < view[2] < 180:
                 raise ValueError(
-                    f"fov must lie between 0 and 180 degrees; got {view[2]}, in view {index}. "
+                    f"fov must lie between 0 and 180 degrees; got {view[2]} for view {index}. "
                     "Use the horizontal field of view."
                 )
         for name, size in (("height", height), ("width", width)):
             if size < 1:
-                raise ValueError(f"{name} must be at least 1 pixel; got {size}. Give the image size of each view.")
+                raise ValueError(f"{name} must be at least 1 pixel; got {size}.")
         self._views = tuple((float(yaw), float(pitch), float(fov)) for yaw, pitch, fov in views)
         self._height = int(height)
         self._width = int(width)
@@ -165,7 +164,7 @@ class Rig:
 
     @property
     def views(self) -> tuple[tuple[float, float, float], ...]:
-        """(yaw, pitch, horizontal field of view) of each view, degrees."""
+        """(yaw, pitch, horizontal field of view) of each view, in degrees."""
         return self._views
 
     @property
@@ -185,12 +184,12 @@ class Rig:
 
     @property
     def yaw_deg(self) -> list[float]:
-        """Yaw of each view in degrees, right positive."""
+        """Yaw of each view in degrees, positive to the right."""
         return [yaw for yaw, _, _ in self.views]
 
     @property
     def pitch_deg(self) -> list[float]:
-        """Pitch of each view in degrees, up positive."""
+        """Pitch of each view in degrees, positive upwards."""
         return [pitch for _, pitch, _ in self.views]
 
     @property
@@ -199,10 +198,10 @@ class Rig:
         return [fov for _, _, fov in self.views]
 
     def cameras(self, yaw_offset_deg: float = 0.0) -> tuple[Tensor, Tensor]:
-        """Return the cameras of the views, the whole rig turned right by ``yaw_offset_deg``.
+        """Return the cameras of all views.
 
         Args:
-            yaw_offset_deg: degrees added to every yaw.
+            yaw_offset_deg: Degrees by which to turn the whole rig to the right.
 
         Returns:
             K [V, 3, 3] in pixels and R [V, 3, 3] world-from-camera, float32.
@@ -213,9 +212,9 @@ class Rig:
         return K.float(), R.float()
 
     def resized(self, height: int, width: int) -> "Rig":
-        """Return a rig of the same views at another image size.
+        """Return the same rig at another image size.
 
-        The horizontal field of view is kept; another aspect ratio shows more or less above and below.
+        The horizontal field of view stays; the aspect ratio sets the vertical one.
         """
         return Rig(self.views, height, width)
 
@@ -225,25 +224,27 @@ class Rig:
 
     @staticmethod
     def from_dict(values: dict[str, Any]) -> "Rig":
-        """Read what :meth:`to_dict` wrote.
+        """Build a rig from the output of `to_dict`.
 
         Raises:
-            ValueError: keys are missing or unknown, or the rig is not valid.
+            ValueError: Keys are missing or unknown, or the rig is invalid.
         """
         if set(values) != {"views", "height", "width"}:
-            raise ValueError(f"rig must have the keys views, height, width; got {sorted(values)}. Correct the keys.")
+            raise ValueError(f"rig must have the keys views, height, width; got {sorted(values)}.")
         return Rig(values["views"], values["height"], values["width"])
 
 
 class RingRig(Rig):
-    """Views all around at one pitch, the first at yaw 0 (paper section 4.1: 8 views of 90 degrees, 45 apart).
+    """A full turn of evenly spaced views at one pitch, from yaw 0 to the right.
+
+    The defaults are the paper's (section 4): 8 views of 90 degrees, 45 degrees apart.
 
     Args:
-        num_views: number of views V, spaced evenly, turning right.
-        fov_deg: horizontal field of view in degrees.
-        pitch_deg: pitch of every view in degrees.
-        height: image height in pixels.
-        width: image width in pixels.
+        num_views: Number of views V.
+        fov_deg: Horizontal field of view in degrees.
+        pitch_deg: Pitch of every view in degrees.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Example:
         >>> RingRig(num_views=4).yaw_deg
@@ -257,15 +258,15 @@ class RingRig(Rig):
 
 
 class RingAndPolesRig(Rig):
-    """A ring of views, then one view straight up and one straight down, both at yaw 0.
+    """A ring of views, followed by one view straight up and one straight down, both at yaw 0.
 
     Args:
-        num_views: number of views of the ring (V = num_views + 2).
-        fov_deg: horizontal field of view of the ring's views in degrees.
-        pitch_deg: pitch of the ring's views in degrees.
-        pole_fov_deg: horizontal field of view of the two pole views in degrees.
-        height: image height in pixels.
-        width: image width in pixels.
+        num_views: Number of views in the ring (V = num_views + 2).
+        fov_deg: Horizontal field of view of the ring's views in degrees.
+        pitch_deg: Pitch of the ring's views in degrees.
+        pole_fov_deg: Horizontal field of view of the two pole views in degrees.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Example:
         >>> RingAndPolesRig(num_views=4).pitch_deg
@@ -287,12 +288,12 @@ class RingAndPolesRig(Rig):
 
 def _ring(num_views: int, fov_deg: float, pitch_deg: float) -> list[tuple[float, float, float]]:
     if num_views < 1:
-        raise ValueError(f"num_views must be at least 1; got {num_views}. Give the number of views in the ring.")
+        raise ValueError(f"num_views must be at least 1; got {num_views}.")
     return [(360.0 * view / num_views, pitch_deg, fov_deg) for view in range(num_views)]
 
 
 def _angles(angle_deg: float | Tensor | Sequence[float]) -> tuple[Tensor, torch.dtype]:
-    """Return angles in float64 and the dtype that results made from them should have."""
+    """Return angles in float64, and the dtype for results computed from them."""
     if isinstance(angle_deg, Tensor):
         return angle_deg.double(), torch.float64 if angle_deg.dtype == torch.float64 else torch.float32
     return torch.as_tensor(angle_deg, dtype=torch.float64), torch.float32

@@ -1,7 +1,8 @@
-"""Where a position of one view is seen in the other views, for views that share a centre.
+"""Correspondences between views that share a camera centre, by homography.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, U the other view, N neighbours of a view, T tokens (cells, row by
-row), P taps around the corresponding position. All work is done in float64, which neither autocast nor TF32 touches.
+Conventions: see `mvdiff.geometry`. Axes: V views, U other view, N neighbours of a view, T tokens (cells in row-major
+order), P taps around the corresponding position. Everything is computed in float64, which autocast and TF32 leave
+alone.
 """
 
 from collections.abc import Sequence
@@ -14,14 +15,14 @@ from mvdiff.geometry.sampling import cell_centres, cell_from_pixel, inside_image
 from mvdiff.shapes import check_shapes
 
 MIN_DEPTH = 1e-6
-"""A ray counts as in front of a camera when its z exceeds this, in units of the source ray's z."""
+"""A ray is in front of a camera if its z exceeds this, in units of the source ray's z."""
 
 
 def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: Tensor) -> Tensor:
-    """Return ``pixel_target_from_pixel_source = K_t R_t^T R_s K_s^-1`` of two views that share a centre.
+    """Return the homography `pixel_target_from_pixel_source = K_t R_t^T R_s K_s^-1` between views that share a centre.
 
-    Source: paper section 4.1. The result is not rescaled: the third coordinate of ``H @ (x, y, 1)`` is the depth in
-    the target camera of the ray that has depth 1 in the source camera, so its sign tells front from behind.
+    Source: paper section 4. The matrix is not rescaled: the third coordinate of `H @ (x, y, 1)` is the target depth
+    of the point at depth 1 in the source camera, so it is positive in front of the target camera.
 
     Args:
         K_source: [..., 3, 3] intrinsics in pixels.
@@ -30,7 +31,7 @@ def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: T
         R_target: [..., 3, 3] world-from-camera.
 
     Returns:
-        [..., 3, 3] homography of pixel coordinates, in the dtype of ``K_source``.
+        [..., 3, 3] homography of pixel coordinates, in the dtype of `K_source`.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -51,40 +52,40 @@ def homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: T
 
 
 def apply_homography(H: Tensor, xy: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Map pixel coordinates by a homography and say which of them the target image shows.
+    """Map pixel coordinates by a homography and mark those visible in the target image.
 
     Args:
-        H: [..., 3, 3] ``pixel_target_from_pixel_source``, as :func:`homography` gives it (not rescaled). Its leading
-            axes broadcast with those of ``xy``: for H [V, 3, 3] and points [V, M, 2] pass ``H[:, None]``.
+        H: [..., 3, 3] `pixel_target_from_pixel_source` from `homography`, not rescaled. Its leading axes broadcast
+            with those of `xy`: for H [V, 3, 3] and points [V, M, 2] pass `H[:, None]`.
         xy: [..., 2] (x, y) source pixel coordinates.
-        height: height of the target image in pixels.
-        width: width of the target image in pixels.
+        height: Height of the target image in pixels.
+        width: Width of the target image in pixels.
 
     Returns:
-        [..., 2] target pixel coordinates, always finite (0 behind the camera), and [...] bool ``visible``: in front
-        of the target camera and inside its image, [-0.5, W - 0.5] x [-0.5, H - 0.5].
+        [..., 2] target pixel coordinates, always finite (0 behind the camera), and [...] bool `visible`: in front of
+        the target camera and inside its image, [-0.5, W - 0.5] x [-0.5, H - 0.5].
     """
     xy_target, in_front = _project(H, xy)
     return xy_target, in_front & inside_image(xy_target, height, width)
 
 
 def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_overlap: float = 0.01) -> Tensor:
-    """List, for each view, the other views that overlap it with more than a sliver.
+    """List the neighbours of each view: the views that overlap it by at least `min_overlap`.
 
-    The overlap of two views is the fraction of one view's pixels visible in the other, the larger of the two
-    directions (so a narrow view inside a wide one counts for both); own derivation. This is the rule for views that
-    share a centre; frames with depth follow `mvdiff.geometry.depth_overlap.overlap_neighbours`.
+    The overlap of two views is the share of one view's pixels visible in the other, taken in the direction where it is
+    larger, so a narrow view inside a wide one counts for both (own derivation). This rule is for views that share a
+    centre; for frames with depth see `mvdiff.geometry.depth_overlap.overlap_neighbours`.
 
     Args:
         K: [V, 3, 3] intrinsics in pixels.
         R: [V, 3, 3] world-from-camera.
-        height: image height in pixels, of all views.
-        width: image width in pixels.
-        min_overlap: smallest share of the image, in [0, 1], that counts as an overlap.
+        height: Image height of all views in pixels.
+        width: Image width of all views in pixels.
+        min_overlap: Smallest overlap of neighbours, in [0, 1].
 
     Returns:
-        [V, N] long, N the largest number of neighbours (at least 1), -1 as padding at the end. In each row the views
-        stand by their signed circular index offset, so view i - 1 stands before view i + 1 for every i.
+        [V, N] long, padded with -1 at the end of rows; N is the largest number of neighbours, at least 1. Rows are
+        sorted by signed circular index offset, so view i - 1 comes before view i + 1.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -109,17 +110,17 @@ def overlapping_neighbours(K: Tensor, R: Tensor, height: int, width: int, min_ov
 
 
 def neighbour_table(neighbours: Sequence[Sequence[int]], num_views: int) -> Tensor:
-    """Lay out lists of neighbours, one per view and perhaps of different lengths, as `tap_geometry` takes them.
+    """Turn one list of neighbours per view into the padded tensor that `tap_geometry` takes.
 
     Args:
-        neighbours: for each view the views it attends to, counted from 0; an empty list: none.
-        num_views: V, how many views there are.
+        neighbours: For each view, the indices of the views it attends to; may be empty.
+        num_views: Number of views V.
 
     Returns:
-        [V, N] long, N the length of the longest list (at least 1), -1 as padding at the end.
+        [V, N] long, padded with -1 at the end of rows; N is the length of the longest list, at least 1.
 
     Raises:
-        ValueError: not one list per view, or a list that names the view itself, a view twice, or one that does not
+        ValueError: The number of lists is not V, or a list names its own view, a view twice, or a view that does not
             exist.
 
     Example:
@@ -129,14 +130,14 @@ def neighbour_table(neighbours: Sequence[Sequence[int]], num_views: int) -> Tens
     if len(neighbours) != num_views:
         raise ValueError(
             f"neighbours must have one list per view ({num_views}); got {len(neighbours)} lists. "
-            "Give [] for a view that attends to no other, or leave neighbours out to take the views that overlap."
+            "Use [] for a view without neighbours, or omit neighbours to select overlapping views."
         )
     for view, row in enumerate(neighbours):
         others = [other for other in range(num_views) if other != view]
         if not set(row) <= set(others) or len(set(row)) < len(row):
             raise ValueError(
-                f"neighbours must name other views of the {num_views}, each once; got {list(row)}, in the list of view "
-                f"{view}. Count views from 0."
+                f"neighbours of view {view} must be other views from 0 to {num_views - 1}, each at most once; "
+                f"got {list(row)}."
             )
     N = max([1, *(len(row) for row in neighbours)])
     return torch.tensor([[*row, *[-1] * (N - len(row))] for row in neighbours], dtype=torch.long).reshape(-1, N)
@@ -144,20 +145,20 @@ def neighbour_table(neighbours: Sequence[Sequence[int]], num_views: int) -> Tens
 
 @dataclass(frozen=True, eq=False)
 class TapGeometry:
-    """Where every token of every view is seen in its neighbours: all that CAA needs to know of cameras.
+    """Positions of every token in its neighbour views: all that CAA needs to know about cameras.
 
-    Legend: V views, N neighbours of each, T = height * width tokens (cells, row by row), P = kernel_size**2 taps.
-    Tap order: outer loop over the x displacement, inner loop over y, both ascending; so tap (dx, dy) of kernel size k
-    is number ``(dx + k // 2) * k + (dy + k // 2)`` and the middle one is the corresponding position t^l itself.
+    Axes: V views, N neighbours of a view, T = height * width tokens (cells in row-major order), P = kernel_size**2
+    taps. Taps are ordered by x displacement, then by y displacement, both ascending: tap (dx, dy) of kernel size k has
+    index `(dx + k // 2) * k + (dy + k // 2)`, and the middle tap is the corresponding position t^l itself.
 
     Attributes:
         neighbours: [V, N] long, index of the neighbour view; -1 is padding.
         taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 where invisible.
         visible: [V, N, T, P] bool; False for padding.
-        displacement: [V, N, T, P, 2] float32, s* - s in source cells, s* being where the source view sees the tap
-            (paper section 4.1); 0 where invisible.
-        height: height of the maps in cells.
-        width: width of the maps in cells.
+        displacement: [V, N, T, P, 2] float32, s* - s in source cells, where s* is the tap projected back into the
+            source view (paper section 4); 0 where invisible.
+        height: Height of the maps in cells.
+        width: Width of the maps in cells.
     """
 
     neighbours: Tensor
@@ -168,7 +169,7 @@ class TapGeometry:
     width: int
 
     def to(self, device: torch.device | str) -> "TapGeometry":
-        """Return the same geometry on another device."""
+        """Return the geometry on another device."""
         return replace(
             self,
             neighbours=self.neighbours.to(device),
@@ -190,25 +191,25 @@ def tap_geometry(
 ) -> TapGeometry:
     """Compute the taps of correspondence-aware attention for views that share a centre.
 
-    Source: paper section 4.1, equations 1 and 2. The token s of a view corresponds to t^l in its neighbour l, by the
-    homography; the taps are t^l plus integer displacements in cells; each goes back by the reverse homography to
-    s*. A tap is visible when t^l is in front of the neighbour, the tap lies inside the neighbour's image, and s* is in
-    front of the source view.
+    Source: paper section 4, equations 1 and 2. The homography maps token s of a view to t^l in its neighbour l. The
+    taps are t^l plus integer displacements in cells, and the reverse homography maps each tap back to s*. A tap is
+    visible if t^l is in front of the neighbour, the tap is inside the neighbour's image, and s* is in front of the
+    source view.
 
     Args:
         K: [V, 3, 3] intrinsics in pixels of the image.
         R: [V, 3, 3] world-from-camera.
-        height: image height in pixels.
-        width: image width in pixels.
-        stride: pixels per cell of the feature maps.
-        neighbours: [V, N] long with -1 as padding; None takes :func:`overlapping_neighbours`.
-        kernel_size: side of the square of taps, odd.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        stride: Pixels per cell of the feature maps.
+        neighbours: [V, N] long, padded with -1. None uses `overlapping_neighbours`.
+        kernel_size: Side length of the square of taps, odd.
 
     Returns:
-        The geometry for maps of ceil(height / stride) x ceil(width / stride) cells, on the device of ``K``.
+        The geometry for maps of ceil(height / stride) x ceil(width / stride) cells, on the device of `K`.
 
     Raises:
-        ValueError: an even kernel size, or neighbours that are no views of the rig.
+        ValueError: `kernel_size` is even, `stride` is below 1, or a neighbour is not a view index.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -226,15 +227,15 @@ def tap_geometry(
     K, R = K.double(), R.double()
     present_VN = neighbours >= 0
     others_VN = neighbours.clamp(min=0)
-    there = homography(K[:, None], R[:, None], K[others_VN], R[others_VN])[:, :, None]
-    back = homography(K[others_VN], R[others_VN], K[:, None], R[:, None])[:, :, None, None]
+    forward = homography(K[:, None], R[:, None], K[others_VN], R[others_VN])[:, :, None]
+    backward = homography(K[others_VN], R[others_VN], K[:, None], R[:, None])[:, :, None, None]
 
     centres = cell_centres(height, width, stride, device=K.device)
     s = centres.reshape(-1, 2)
-    t, t_in_front = _project(there, s)
+    t, t_in_front = _project(forward, s)
     taps = cell_from_pixel(t, stride)[..., None, :] + tap_displacements(kernel_size, K.device)
     taps_pixel = pixel_from_cell(taps, stride)
-    s_star, s_star_in_front = _project(back, taps_pixel)
+    s_star, s_star_in_front = _project(backward, taps_pixel)
     visible = t_in_front[..., None] & inside_image(taps_pixel, height, width) & s_star_in_front
     visible = visible & present_VN[..., None, None]
     displacement = (s_star - s[:, None]) / stride
@@ -249,31 +250,31 @@ def tap_geometry(
 
 
 def check_taps(neighbours: Tensor, stride: int, kernel_size: int) -> None:
-    """Validate the arguments that all tap geometries share: [V, N] neighbours, pixels per cell, side of the square.
+    """Validate the arguments shared by all tap geometries; see `tap_geometry`.
 
     Raises:
-        ValueError: an even kernel size, a stride below 1, or neighbours that are no views.
+        ValueError: `kernel_size` is even, `stride` is below 1, or a neighbour is not a view index.
     """
     if kernel_size < 1 or kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}. Use 1, 3 or 5.")
     if stride < 1:
-        raise ValueError(f"stride must be at least 1 pixel per cell; got {stride}. Give the map's downscale factor.")
+        raise ValueError(f"stride must be at least 1 pixel per cell; got {stride}.")
     V = len(neighbours)
     if neighbours.numel() and (int(neighbours.min()) < -1 or int(neighbours.max()) >= V):
         raise ValueError(
             f"neighbours must be view indices from 0 to {V - 1}, or -1 as padding; got values from "
-            f"{int(neighbours.min())} to {int(neighbours.max())}. Use indices of the sample's views."
+            f"{int(neighbours.min())} to {int(neighbours.max())}."
         )
 
 
 def tap_displacements(kernel_size: int, device: torch.device) -> Tensor:
-    """Return the [P, 2] integer displacements (dx, dy) in cells: outer loop x, inner loop y."""
+    """Return the [P, 2] integer displacements (dx, dy) in cells, ordered by x, then y."""
     steps = torch.arange(kernel_size, dtype=torch.float64, device=device) - kernel_size // 2
     return torch.cartesian_prod(steps, steps).reshape(-1, 2)
 
 
 def _project(H: Tensor, xy: Tensor) -> tuple[Tensor, Tensor]:
-    """Map [..., 2] points by [..., 3, 3] homographies; points behind the camera become 0 and not ``in_front``."""
+    """Map [..., 2] points by [..., 3, 3] homographies; also return [...] bool `in_front`. Points behind become 0."""
     x, y = xy.unbind(dim=-1)
     u, v, depth = (H[..., row, 0] * x + H[..., row, 1] * y + H[..., row, 2] for row in range(3))
     in_front = depth > MIN_DEPTH

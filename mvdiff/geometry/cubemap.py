@@ -1,16 +1,15 @@
-"""A skybox as one padded atlas: a direction becomes one position in one image, sampled by one gather.
+"""A skybox as one padded atlas image, so that sampling it in any direction takes one gather.
 
-Conventions: see :mod:`mvdiff.geometry`; the derivation is our own. The six faces lie one below the other in the order
--z, +z, -x, +x, -y, +y of the world axis they look along, so face number = 2 * axis + (looks along +axis). The up and
-down faces (-y and +y) are stored transposed; then, with A the component along the axis of the face and S the size,
+Conventions: see `mvdiff.geometry`; own derivation. The six faces are stacked vertically, ordered by the world axis
+along which they look: -z, +z, -x, +x, -y, +y, so face index = 2 * axis + (looks along +axis), axes z, x, y. The up and
+down faces (-y and +y) are stored transposed. With A the component along the face's axis,
 
     axis z: column p = x / A, row q = y / |A|
     axis x: column p = -z / A, row q = y / |A|
     axis y: column p = x / A, row q = z / |A|
 
-with p and q from -1 to 1 over the face, and no case needs more than a choice between two numbers. Every face has a
-border of one texel that shows what its image plane would show there, read from the faces around it: so bilinear
-interpolation goes over edges and corners as if there were none.
+where p and q run from -1 to 1 over the face. Every face has a border of one texel, read from the adjacent faces, that
+continues its image plane; bilinear interpolation therefore crosses edges and corners without a seam.
 """
 
 from functools import lru_cache
@@ -20,17 +19,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 STORED_FACES = (4, 2, 1, 3, 0, 5)
-"""Index in the skybox (0 up, 1..4 yaw 270, 0, 90, 180, 5 down) of each face of the atlas."""
+"""Skybox index (0 up, 1..4 yaw 270, 0, 90, 180, 5 down) of each face of the atlas, from top to bottom."""
 
 
 def atlas_from_faces(faces: Tensor) -> Tensor:
     """Pack the faces of a skybox into an atlas with seamless borders.
 
     Args:
-        faces: [6, C, S, S] float, in the skybox's order.
+        faces: [6, C, S, S] float, in skybox order (convention 7).
 
     Returns:
-        [1, C, 6 * (S + 2), S + 2] the atlas.
+        [1, C, 6 * (S + 2), S + 2] atlas.
     """
     C, S = faces.shape[1:3]
     tiles = faces.new_empty(C, 6, S + 2, S + 2)
@@ -48,30 +47,30 @@ def atlas_from_faces(faces: Tensor) -> Tensor:
     for row, inner_row in ((0, 1), (-1, -2)):
         for column, inner_column in ((0, 1), (-1, -2)):
             beside, above = tiles[..., inner_row, column], tiles[..., row, inner_column]
-            plane = beside + above - tiles[..., inner_row, inner_column]  # no face shows this place: extend the plane
+            plane = beside + above - tiles[..., inner_row, inner_column]  # no face covers a corner: extrapolate
             tiles[..., row, column] = plane.clamp(low, high)
     return atlas
 
 
 def atlas_grid(x: Tensor, y: Tensor, z: Tensor, size: int) -> Tensor:
-    """Return where the atlas shows world directions, for grid_sample with ``align_corners=False``.
+    """Return the atlas positions of world directions, for grid_sample with `align_corners=False`.
 
     Args:
-        x: [...] world x (right) of the directions, of any length but zero.
+        x: [...] world x (right) of the directions; any non-zero length.
         y: [...] world y (down).
         z: [...] world z (forward).
-        size: face size S in texels.
+        size: Face size S in texels.
 
     Returns:
-        [..., 2] grid coordinates.
+        [..., 2] grid coordinates in [-1, 1].
     """
     return _grid(*_face_coordinates(x, y, z), size)
 
 
 def _face_coordinates(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the atlas face number and the position (p, q) in [-1, 1] on it, of each direction.
+    """Return the atlas face of each direction and its position (p, q) in [-1, 1] on that face.
 
-    Choices are made by lerp with weights of exactly 0 or 1: on a CPU it takes a tenth of the time of where.
+    `lerp` with weights of exactly 0 or 1 selects values; on a CPU it takes a tenth of the time of `where`.
     """
     abs_x, abs_z = x.abs(), z.abs()
     is_x = (abs_x > abs_z).to(x.dtype)
@@ -85,7 +84,7 @@ def _face_coordinates(x: Tensor, y: Tensor, z: Tensor) -> tuple[Tensor, Tensor, 
 
 
 def _grid(face: Tensor, p: Tensor, q: Tensor, size: int) -> Tensor:
-    """Return grid_sample coordinates of the position (p, q) on a face of the atlas."""
+    """Return the grid_sample coordinates of position (p, q) on an atlas face."""
     inner = size / (size + 2)
     grid = torch.empty(*p.shape, 2, dtype=p.dtype, device=p.device)
     torch.mul(p, inner, out=grid[..., 0])
@@ -95,19 +94,19 @@ def _grid(face: Tensor, p: Tensor, q: Tensor, size: int) -> Tensor:
 
 @lru_cache(maxsize=8)
 def _border_grid(size: int) -> Tensor:
-    """Return where the borders of the faces are read: [1, 4 * 6, S, 2]; left, right, top, bottom of each face."""
+    """Return the atlas positions that face borders are read from: [1, 4 * 6, S, 2]; left, right, top, bottom."""
     centres = (2 * torch.arange(size, dtype=torch.float64) + 1) / size - 1
     beyond = torch.full_like(centres, 1 + 1 / size)
     p = torch.stack([-beyond, beyond, centres, centres])[:, None]
     q = torch.stack([centres, centres, -beyond, beyond])[:, None]
     face = torch.arange(6, dtype=torch.float64)[:, None].expand(4, 6, size)
     face, p, q = _face_coordinates(*_directions(face, p, q))
-    last = 1 - 1 / size  # the outermost texel centre: neighbours are read as they are, without their own borders
+    last = 1 - 1 / size  # outermost texel centre: read adjacent faces without their own borders
     return _grid(face, p.clamp(-last, last), q.clamp(-last, last), size).float().view(1, 24, size, 2)
 
 
 def _directions(face: Tensor, p: Tensor, q: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the world direction (x, y, z) of the position (p, q) on a face: the inverse of _face_coordinates."""
+    """Return the world direction (x, y, z) of position (p, q) on a face: the inverse of `_face_coordinates`."""
     along = 2 * (face % 2) - 1
     axis = face // 2
     x = torch.where(axis == 1, along, p * along)

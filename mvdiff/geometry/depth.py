@@ -1,8 +1,8 @@
-"""Where a pixel with a depth is seen in another view: unprojection, projection, occlusion.
+"""Correspondences between views with depth and pose: unprojection, projection, occlusion.
 
-Conventions: see :mod:`mvdiff.geometry`. Poses are world-from-camera, ``x_world = R @ x_camera + t`` with t in metres;
-depths are z-depths in metres, and a depth that is not finite and positive means that there is none. All work is done in
-float64, which neither autocast nor TF32 touches.
+Conventions: see `mvdiff.geometry`. Poses are world-from-camera, `x_world = R @ x_camera + t` with t in metres. Depths
+are z-depths in metres; a depth that is not finite and positive is unknown. Everything is computed in float64, which
+autocast and TF32 leave alone.
 """
 
 from typing import NamedTuple
@@ -15,23 +15,22 @@ from mvdiff.geometry.sampling import cell_centres, inside_image, nearest_pixel
 from mvdiff.shapes import check_shapes
 
 MIN_DEPTH = 1e-6
-"""A point counts as in front of a camera when its z exceeds this, in metres."""
+"""A point is in front of a camera if its z exceeds this, in metres."""
 
 
 class DepthTolerance(NamedTuple):
-    """Two depths agree when they differ by at most ``absolute + relative * depth``.
+    """Tolerance within which two depths agree: they differ by at most `absolute + relative * depth`.
 
-    The defaults were chosen against ray-traced truth in walks through the toy world (``benchmarks/toy_depth.py``:
-    depths in whole millimetres, views 12 to 60 degrees apart). At 48x64, ``visible`` is right for 97.4% of all
-    pixels: for 96.5% of those that the other view sees, for 95.9% of those that are occluded inside its image (54%
-    and 18% of all); with half the tolerance for 94.9% (slanted surfaces are lost), with twice for 97.1% (thin things
-    are seen through). At 96x128 it is 98.3%, at 192x256 98.8%. What is wrong lies within two pixels of a jump in
-    depth. In a real recording (Kinect, 7-Scenes) two frames 10 apart differ by 8 mm where both have a depth (median;
-    90%: 28 mm, at 1.2 to 2.7 m).
+    The defaults were tuned against ray-traced ground truth on walks through the toy world (`benchmarks/toy_depth.py`:
+    depths in whole millimetres, views 12 to 60 degrees apart). At 48x64, `visible` is correct for 97.4% of all pixels:
+    for 96.5% of those visible in the other view (54% of all) and 95.9% of those occluded inside its image (18%). Half
+    the tolerance gives 94.9% (slanted surfaces are lost), twice the tolerance 97.1% (thin objects become transparent).
+    At 96x128 it is 98.3%, at 192x256 98.8%. Errors lie within two pixels of a depth discontinuity. In a real recording
+    (Kinect, 7-Scenes, 1.2 to 2.7 m) the depths of frames 10 apart differ by 8 mm (median; 90th percentile: 28 mm).
 
     Attributes:
-        absolute: metres.
-        relative: share of the depth that the target view has.
+        absolute: Tolerance in metres.
+        relative: Tolerance as a share of the target view's depth.
     """
 
     absolute: float = 0.02
@@ -42,13 +41,13 @@ DEFAULT_DEPTH_TOLERANCE = DepthTolerance()
 
 
 def unproject(xy: Tensor, depth: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Tensor:
-    """Return the world points that pixels with a depth show: ``R (depth K^-1 (x, y, 1)) + t`` (paper section 4.1).
+    """Unproject pixels with depths to world points: `R (depth K^-1 (x, y, 1)) + t` (paper section 4).
 
     Args:
         xy: [..., 2] (x, y) pixel coordinates.
         depth: [...] z-depth in metres.
-        K: [..., 3, 3] intrinsics in pixels. The leading axes of the cameras broadcast with those of the points: for
-            points [V, M, 2] and cameras [V, 3, 3] pass ``K[:, None]``, ``R[:, None]``, ``t[:, None]``.
+        K: [..., 3, 3] intrinsics in pixels. Leading axes of cameras broadcast with those of points: for points
+            [V, M, 2] and cameras [V, 3, 3] pass `K[:, None]`, `R[:, None]`, `t[:, None]`.
         R: [..., 3, 3] world-from-camera.
         t: [..., 3] camera centre in the world, metres.
 
@@ -70,19 +69,19 @@ def unproject(xy: Tensor, depth: Tensor, K: Tensor, R: Tensor, t: Tensor) -> Ten
 def project_points(
     points: Tensor, K: Tensor, R: Tensor, t: Tensor, height: int, width: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Project world points into a view: ``K R^T (point - t)``, divided by its z (paper section 4.1).
+    """Project world points into a view: `K R^T (point - t)`, divided by its z (paper section 4).
 
     Args:
         points: [..., 3] world points in metres.
-        K: [..., 3, 3] intrinsics in pixels; cameras broadcast with points as in :func:`unproject`.
+        K: [..., 3, 3] intrinsics in pixels; cameras broadcast with points as in `unproject`.
         R: [..., 3, 3] world-from-camera.
         t: [..., 3] camera centre in the world, metres.
-        height: height of the image in pixels.
-        width: width of the image in pixels.
+        height: Height of the image in pixels.
+        width: Width of the image in pixels.
 
     Returns:
-        [..., 2] pixel coordinates, always finite (0 behind the camera); [...] z in the camera, metres, negative behind
-        it; [...] bool ``visible``: in front of the camera and inside its image. All float64 but the last.
+        [..., 2] pixel coordinates, float64 and always finite (0 behind the camera); [...] z in the camera frame,
+        float64 metres, negative behind the camera; [...] bool `visible`: in front of the camera and inside its image.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -108,26 +107,26 @@ def depth_correspondence(
     t_target: Tensor,
     tolerance: DepthTolerance | None = DEFAULT_DEPTH_TOLERANCE,
 ) -> tuple[Tensor, Tensor]:
-    """Say where every pixel of a view is seen in another view (paper section 4.1: unprojection and projection).
+    """Map every pixel of a source view into a target view by its depth (paper section 4).
 
     Args:
-        depths_source: [..., H, W] z-depth in metres, 0 = none.
+        depths_source: [..., H, W] z-depth in metres, 0 where unknown.
         K_source: [..., 3, 3] intrinsics in pixels.
         R_source: [..., 3, 3] world-from-camera.
         t_source: [..., 3] camera centre in the world, metres.
-        depths_target: [..., H', W'] z-depth of the other view, the same leading axes.
-        K_target: [..., 3, 3].
-        R_target: [..., 3, 3].
-        t_target: [..., 3].
-        tolerance: how far the point's z in the target may be from the target's depth there; None: no occlusion test,
-            and the target's depths do not matter.
+        depths_target: [..., H', W'] z-depth of the target view, with the same leading axes.
+        K_target: [..., 3, 3] intrinsics in pixels.
+        R_target: [..., 3, 3] world-from-camera.
+        t_target: [..., 3] camera centre in the world, metres.
+        tolerance: Largest difference between a point's z in the target camera and the target's depth at which the point
+            is not occluded. None skips the occlusion test; only the shape of `depths_target` is then used.
 
     Returns:
-        [..., H, W, 2] pixel coordinates in the target, float64, finite, and [..., H, W] bool ``visible``: the pixel has
-        a depth, and its point is in front of the target camera, inside its image, and not occluded.
+        [..., H, W, 2] target pixel coordinates, float64 and finite, and [..., H, W] bool `visible`: the pixel has a
+        depth, and its point is in front of the target camera, inside its image and not occluded.
 
     Raises:
-        ValueError: shapes do not fit, or a camera is not finite.
+        ValueError: Shapes do not match, or a camera is not finite.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -165,18 +164,18 @@ def depth_correspondence(
 def relation(
     K_source: Tensor, R_source: Tensor, t_source: Tensor, K_target: Tensor, R_target: Tensor, t_target: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Return what takes a pixel with a depth from one view to another: the homography at infinity and the epipole.
+    """Return the homography at infinity H and the epipole e, which map source pixels with depths to target pixels.
 
-    Unprojection and projection in one (own derivation): ``z (x', y', 1) = depth H (x, y, 1) + e`` with
-    ``H = K_t R_t^T R_s K_s^-1`` and ``e = K_t R_t^T (t_s - t_t)``; z is the point's depth in the target.
+    They combine unprojection and projection (own derivation): `z (x', y', 1) = depth H (x, y, 1) + e` with
+    `H = K_t R_t^T R_s K_s^-1` and `e = K_t R_t^T (t_s - t_t)`; z is the point's depth in the target.
 
     Args:
         K_source: [..., 3, 3] intrinsics in pixels; all leading axes broadcast.
         R_source: [..., 3, 3] world-from-camera.
         t_source: [..., 3] camera centre in the world, metres.
-        K_target: [..., 3, 3].
-        R_target: [..., 3, 3].
-        t_target: [..., 3].
+        K_target: [..., 3, 3] intrinsics in pixels.
+        R_target: [..., 3, 3] world-from-camera.
+        t_target: [..., 3] camera centre in the world, metres.
 
     Returns:
         [..., 3, 3] H and [..., 3] e, float64.
@@ -187,71 +186,74 @@ def relation(
 
 
 def transfer(H: Tensor, e: Tensor, xy: Tensor, depth: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Map pixels with a depth by a :func:`relation`.
+    """Map source pixels with depths to target pixels; see `relation`.
 
     Args:
-        H: [..., 3, 3], its leading axes broadcast with those of the pixels.
-        e: [..., 3].
+        H: [..., 3, 3] homography at infinity; its leading axes broadcast with those of the pixels.
+        e: [..., 3] epipole.
         xy: [..., 2] (x, y) source pixel coordinates.
         depth: [...] z-depth in metres.
 
     Returns:
-        [..., 2] target pixel coordinates, finite (0 behind the camera); [...] z in the target, metres; [...] bool: in
-        front of the target camera.
+        [..., 2] target pixel coordinates, finite (0 behind the camera); [...] z in the target camera, metres; [...]
+        bool `in_front` of the target camera.
     """
     x, y = xy.unbind(dim=-1)
     return _divide(*((H[..., i, 0] * x + H[..., i, 1] * y + H[..., i, 2]) * depth + e[..., i] for i in range(3)))
 
 
 def known_depths(depths: Tensor) -> tuple[Tensor, Tensor]:
-    """Return depths [...] as float64 with 1 where there is none, and [...] bool where there is one."""
+    """Return [...] depths as float64, with 1 where unknown, and [...] bool, True where known."""
     has_depth = torch.isfinite(depths) & (depths > 0)
     return torch.where(has_depth, depths.double(), 1), has_depth
 
 
 def depth_at(depths: Tensor, view: Tensor, xy: Tensor) -> Tensor:
-    """Look up the depth of the pixel nearest to a position; positions outside take the border's.
+    """Look up the depth of the nearest pixel; positions outside the image take the nearest border pixel.
 
     Args:
-        depths: [V, H, W] metres.
-        view: [...] long, index of the depth map, broadcast with the positions.
+        depths: [V, H, W] depth maps in metres.
+        view: [...] long, index of the depth map; broadcasts with the positions.
         xy: [..., 2] (x, y) pixel coordinates, finite.
 
     Returns:
-        [...] metres, in the depths' dtype; 0 where there is none.
+        [...] depths in metres, in the dtype of `depths`; 0 where unknown.
     """
     height, width = depths.shape[-2:]
     column, row = nearest_pixel(xy).clamp(-1, max(height, width)).long().unbind(dim=-1)
-    found = depths[view, row.clamp(0, height - 1), column.clamp(0, width - 1)]
-    return torch.where(torch.isfinite(found) & (found > 0), found, 0)
+    nearest = depths[view, row.clamp(0, height - 1), column.clamp(0, width - 1)]
+    return torch.where(torch.isfinite(nearest) & (nearest > 0), nearest, 0)
 
 
 def depths_agree(z: Tensor, depth: Tensor, tolerance: DepthTolerance) -> Tensor:
-    """Tell where [...] z, in metres, agrees with [...] depth (0 = none: never)."""
+    """Return [...] bool, True where z agrees with depth, both [...] in metres; an unknown depth (0) never agrees."""
     depth = depth.double()
     return (depth > 0) & ((z - depth).abs() <= tolerance.absolute + tolerance.relative * depth)
 
 
 def check_finite_cameras(**cameras: Tensor) -> None:
-    """Check that K, R and t are finite.
+    """Check that camera tensors are finite.
+
+    Args:
+        **cameras: Tensors by name, such as `K=K, R=R, t=t`.
 
     Raises:
-        ValueError: one is not; the text names it.
+        ValueError: A tensor holds NaN or inf.
     """
     for name, values in cameras.items():
         if not bool(torch.isfinite(values).all()):
             first = torch.nonzero(~torch.isfinite(values))[0].tolist()
-            raise ValueError(f"{name} must be finite; got NaN or inf at index {first}. Leave such frames out.")
+            raise ValueError(f"{name} must be finite; got NaN or inf at index {first}. Drop such frames.")
 
 
 def _divide(u: Tensor, v: Tensor, z: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return [..., 2] (u / z, v / z), 0 where not in front; [...] z; [...] bool in front."""
+    """Return [..., 2] (u / z, v / z), 0 where not in front; [...] z; [...] bool `in_front`."""
     in_front = z > MIN_DEPTH
     scale = torch.where(in_front, 1 / torch.where(in_front, z, 1), 0)
     return torch.stack([u * scale, v * scale], dim=-1), z, in_front
 
 
 def _apply(matrix: Tensor, vectors: Tensor) -> Tensor:
-    """Multiply [..., 3, 3] matrices with [..., 3] vectors, leading axes broadcast."""
+    """Multiply [..., 3, 3] matrices with [..., 3] vectors; leading axes broadcast."""
     x, y, z = vectors.unbind(dim=-1)
     return torch.stack([matrix[..., i, 0] * x + matrix[..., i, 1] * y + matrix[..., i, 2] * z for i in range(3)], -1)

@@ -1,6 +1,6 @@
-"""How much views with depth and pose show of each other, and which of them are neighbours.
+"""Overlap of views with depth and pose, and the neighbours chosen by it.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, M pixels that are looked at. All work is done in float64.
+Conventions: see `mvdiff.geometry`. Axes: V views, M sampled pixels. Everything is computed in float64.
 """
 
 import torch
@@ -30,22 +30,24 @@ def overlap_matrix(
     stride: int = 4,
     tolerance: DepthTolerance | None = DEFAULT_DEPTH_TOLERANCE,
 ) -> Tensor:
-    """Return how much of each view every other view shows (own derivation; upstream's has no occlusion test).
+    """Return the share of each view's pixels visible in every other view (own derivation).
+
+    The 2023 release computes it without an occlusion test.
 
     Args:
         K: [V, 3, 3] intrinsics in pixels.
         R: [V, 3, 3] world-from-camera.
         t: [V, 3] camera centres in the world, metres.
-        depths: [V, H, W] z-depth in metres, 0 = none.
-        stride: every stride-th pixel of every stride-th row is looked at, from stride // 2 on.
-        tolerance: see :func:`depth_correspondence`; None: no occlusion test.
+        depths: [V, H, W] z-depth in metres, 0 where unknown.
+        stride: Sample every stride-th pixel of every stride-th row, starting at stride // 2.
+        tolerance: See `depth_correspondence`; None skips the occlusion test.
 
     Returns:
-        [V, V] float64 in [0, 1]: entry (i, j) is the share of all the pixels looked at in view i that view j shows. A
-        pixel without depth counts as not shown, so the diagonal is the share of pixels with a depth.
+        [V, V] float64 in [0, 1]: entry (i, j) is the share of sampled pixels of view i that are visible in view j. A
+        pixel without depth counts as invisible, so the diagonal is the share of pixels with a depth.
 
     Raises:
-        ValueError: shapes do not fit, a camera is not finite, or the stride leaves no pixel.
+        ValueError: Shapes do not match, a camera is not finite, or the stride leaves no pixel.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -59,41 +61,41 @@ def overlap_matrix(
     height, width = sizes["H"], sizes["W"]
     if not 1 <= stride <= min(height, width):
         raise ValueError(
-            f"stride must be between 1 and the image's smaller side, {min(height, width)} pixels; got {stride}. "
-            "Use a smaller one."
+            f"stride must be between 1 and {min(height, width)}, the image's smaller side in pixels; got {stride}."
         )
-    looked_at = slice(stride // 2, None, stride)
-    xy = cell_centres(height, width, 1, device=depths.device)[looked_at, looked_at].reshape(-1, 2)
-    depth_VM, has_depth_VM = known_depths(depths[:, looked_at, looked_at].flatten(1))
+    sampled = slice(stride // 2, None, stride)
+    xy = cell_centres(height, width, 1, device=depths.device)[sampled, sampled].reshape(-1, 2)
+    depth_VM, has_depth_VM = known_depths(depths[:, sampled, sampled].flatten(1))
     views = torch.arange(len(K), device=depths.device)[:, None]
     rows = []
     for view in range(len(K)):  # one view at a time: memory grows with V, not with V * V
         H, e = relation(K[view], R[view], t[view], K, R, t)
-        there, z, in_front = transfer(H[:, None], e[:, None], xy, depth_VM[view])
-        visible = in_front & inside_image(there, height, width) & has_depth_VM[view]
+        xy_target, z, in_front = transfer(H[:, None], e[:, None], xy, depth_VM[view])
+        visible = in_front & inside_image(xy_target, height, width) & has_depth_VM[view]
         if tolerance is not None:
-            visible = visible & depths_agree(z, depth_at(depths, views, there), tolerance)
+            visible = visible & depths_agree(z, depth_at(depths, views, xy_target), tolerance)
         rows.append(visible.double().mean(dim=-1))
     return torch.stack(rows)
 
 
 def overlap_neighbours(overlap: Tensor, min_overlap: float = 0.3, max_neighbours: int | None = None) -> Tensor:
-    """List the views that each view attends to: those that overlap it both ways (upstream's rule, docs/checkpoints.md).
+    """List the neighbours of each view: the views that overlap it in both directions.
 
-    View j is a neighbour of view i where the smaller of ``overlap[i, j]`` and ``overlap[j, i]`` exceeds
-    ``min_overlap``. A view without any has the views before and after it, without wrapping around. This is the rule for
-    frames with depth; views that share a centre follow `mvdiff.geometry.correspondence.overlapping_neighbours`.
+    View j is a neighbour of view i if both `overlap[i, j]` and `overlap[j, i]` exceed `min_overlap`. A view without
+    such neighbours gets the views before and after it, without wrap-around. This is the rule of the 2023 release
+    (docs/checkpoints.md) for frames with depth; for views that share a centre see
+    `mvdiff.geometry.correspondence.overlapping_neighbours`.
 
     Args:
-        overlap: [V, V] shares in [0, 1], see :func:`overlap_matrix`.
-        min_overlap: what the smaller share must exceed.
-        max_neighbours: keep this many, those that overlap most; None: all.
+        overlap: [V, V] shares in [0, 1] from `overlap_matrix`.
+        min_overlap: Overlap that neighbours must exceed, in [0, 1].
+        max_neighbours: Keep at most this many neighbours with the largest overlap; None keeps all.
 
     Returns:
-        [V, N] long, N the largest number of neighbours (at least 1), ascending, -1 as padding at the end.
+        [V, N] long, ascending, padded with -1 at the end of rows; N is the largest number of neighbours, at least 1.
 
     Raises:
-        ValueError: the matrix is not square, or ``max_neighbours`` is less than 1.
+        ValueError: The matrix is not square, or `max_neighbours` is less than 1.
 
     Example:
         >>> overlap_neighbours(torch.tensor([[1.0, 0.5, 0.9], [0.4, 1.0, 0.1], [0.2, 0.1, 1.0]])).tolist()
@@ -101,12 +103,12 @@ def overlap_neighbours(overlap: Tensor, min_overlap: float = 0.3, max_neighbours
     """
     V = check_shapes(overlap=(overlap, "V V"))["V"]
     if max_neighbours is not None and max_neighbours < 1:
-        raise ValueError(f"max_neighbours must be at least 1, or None for all; got {max_neighbours}. Use None or more.")
+        raise ValueError(f"max_neighbours must be at least 1, or None for all; got {max_neighbours}.")
     both_ways = torch.minimum(overlap, overlap.mT).tolist()
     rows = []
     for view in range(V):
-        found = [other for other in range(V) if other != view and both_ways[view][other] > min_overlap]
-        found = found or [other for other in (view - 1, view + 1) if 0 <= other < V]
-        best = sorted(found, key=lambda other: (-both_ways[view][other], abs(other - view)))
+        neighbours = [other for other in range(V) if other != view and both_ways[view][other] > min_overlap]
+        neighbours = neighbours or [other for other in (view - 1, view + 1) if 0 <= other < V]
+        best = sorted(neighbours, key=lambda other: (-both_ways[view][other], abs(other - view)))
         rows.append(sorted(best[:max_neighbours]))
     return neighbour_table(rows, V).to(overlap.device)

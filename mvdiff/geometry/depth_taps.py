@@ -1,7 +1,7 @@
-"""The taps of correspondence-aware attention for views with depth and pose.
+"""Taps of correspondence-aware attention for views with depth and pose.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, N neighbours of a view, T tokens (cells, row by row), P taps around
-the corresponding position. All work is done in float64, which neither autocast nor TF32 touches.
+Conventions: see `mvdiff.geometry`. Axes: V views, N neighbours of a view, T tokens (cells in row-major order), P taps
+around the corresponding position. Everything is computed in float64, which autocast and TF32 leave alone.
 """
 
 import torch
@@ -38,31 +38,32 @@ def depth_tap_geometry(
 ) -> TapGeometry:
     """Compute the taps of correspondence-aware attention for views with depth and pose.
 
-    Source: paper section 4.1, equations 1 and 2, with unprojection and projection as the correspondence. The token s of
-    a view, its centre at the depth of the nearest pixel, corresponds to t^l in its neighbour l where it is in front of
-    the neighbour, inside its image and not occluded; the taps are t^l plus integer displacements in cells. Each tap
-    goes back to s* with *its own* depth in the neighbour, so around the edge of an object the taps beyond the edge land
-    elsewhere. A tap is visible when t^l is, the tap lies inside the neighbour's image and has a depth there, s* is in
-    front of the source view, and |s* - s| is at most ``max_displacement`` (own rule: farther displacements belong to
-    another surface, and the encoding of displacements is unambiguous only up to about this length).
+    Source: paper section 4, equations 1 and 2, with unprojection and projection as the correspondence. The centre of
+    token s, at the depth of the nearest pixel, maps to t^l in its neighbour l. The taps are t^l plus integer
+    displacements in cells. Each tap maps back to s* with *its own* depth in the neighbour, so taps beyond the edge of
+    an object land elsewhere. A tap is visible if t^l is in front of the neighbour, inside its image and not occluded,
+    the tap is inside the neighbour's image and has a depth, s* is in front of the source view, and |s* - s| is at most
+    `max_displacement` (own rule: larger displacements belong to another surface, and the encoding of displacements is
+    ambiguous beyond about this length).
 
     Args:
         K: [V, 3, 3] intrinsics in pixels of the image.
         R: [V, 3, 3] world-from-camera.
         t: [V, 3] camera centres in the world, metres.
-        depths: [V, H, W] z-depth in metres, 0 = none.
-        stride: pixels per cell of the feature maps.
-        neighbours: [V, N] long with -1 as padding, see :func:`mvdiff.geometry.overlap_neighbours`.
-        kernel_size: side of the square of taps, odd.
-        tolerance: how far the token's z in the neighbour may be from the neighbour's depth at t^l.
-        max_displacement: largest |s* - s| of a visible tap, source cells.
+        depths: [V, H, W] z-depth in metres, 0 where unknown.
+        stride: Pixels per cell of the feature maps.
+        neighbours: [V, N] long, padded with -1; see `mvdiff.geometry.overlap_neighbours`.
+        kernel_size: Side length of the square of taps, odd.
+        tolerance: Largest difference between the token's z in the neighbour and the neighbour's depth at t^l at which
+            the token is not occluded.
+        max_displacement: Largest |s* - s| of a visible tap, in source cells; above 0.
 
     Returns:
-        The geometry for maps of ceil(H / stride) x ceil(W / stride) cells, on the device of ``depths``.
+        The geometry for maps of ceil(H / stride) x ceil(W / stride) cells, on the device of `depths`.
 
     Raises:
-        ValueError: shapes do not fit, a camera is not finite, an even kernel size, a stride below 1, a displacement
-            that is not positive, or neighbours that are no views.
+        ValueError: Shapes do not match, a camera is not finite, `kernel_size` is even, `stride` is below 1,
+            `max_displacement` is not positive, or a neighbour is not a view index.
 
     Example:
         >>> from mvdiff.geometry.cameras import intrinsics_from_fov
@@ -77,7 +78,7 @@ def depth_tap_geometry(
     check_shapes(K=(K, "V 3 3"), neighbours=(neighbours, "V N"))
     check_taps(neighbours, stride, kernel_size)
     if not max_displacement > 0:
-        raise ValueError(f"max_displacement must be positive, in cells; got {max_displacement}. The default is 4.")
+        raise ValueError(f"max_displacement must be positive, in cells; got {max_displacement}.")
     height, width = sizes["H"], sizes["W"]
     K, R, t, neighbours = (values.to(depths.device) for values in (K, R, t, neighbours))
     present_VN, others_VN = neighbours >= 0, neighbours.clamp(min=0)
@@ -86,18 +87,18 @@ def depth_tap_geometry(
     views = torch.arange(sizes["V"], device=depths.device)
 
     source, target = [x[:, None] for x in (K, R, t)], [x[others_VN] for x in (K, R, t)]
-    there = [x[:, :, None] for x in relation(*source, *target)]
-    back = [x[:, :, None, None] for x in relation(*target, *source)]
+    forward = [x[:, :, None] for x in relation(*source, *target)]
+    backward = [x[:, :, None, None] for x in relation(*target, *source)]
 
     depth_VT, has_depth_VT = known_depths(depth_at(depths, views[:, None], s))
-    xy, z, in_front = transfer(*there, s, depth_VT[:, None])
+    xy, z, in_front = transfer(*forward, s, depth_VT[:, None])
     visible = in_front & inside_image(xy, height, width) & has_depth_VT[:, None] & present_VN[..., None]
     visible = visible & depths_agree(z, depth_at(depths, others_VN[..., None], xy), tolerance)
 
     taps = cell_from_pixel(xy, stride)[..., None, :] + tap_displacements(kernel_size, depths.device)
     taps_pixel = pixel_from_cell(taps, stride)
     tap_depth, tap_has_depth = known_depths(depth_at(depths, others_VN[..., None, None], taps_pixel))
-    s_star, _, s_star_in_front = transfer(*back, taps_pixel, tap_depth)
+    s_star, _, s_star_in_front = transfer(*backward, taps_pixel, tap_depth)
     displacement = (s_star - s[:, None]) / stride
     visible = visible[..., None] & inside_image(taps_pixel, height, width) & tap_has_depth
     visible = visible & s_star_in_front & (displacement.norm(dim=-1) <= max_displacement)

@@ -1,7 +1,7 @@
-"""Given pictures in the views of a rig: where each view shows them, and what it then shows.
+"""Projection of given pictures into the views of a rig, by homography.
 
-Conventions: see :mod:`mvdiff.geometry`. V views, H x W their size, h x w that of a given picture, which shares the
-views' centre.
+Conventions: see `mvdiff.geometry`. Axes: V views of H x W pixels; a given picture of h x w pixels that shares their
+camera centre.
 """
 
 from collections.abc import Sequence
@@ -14,26 +14,26 @@ from mvdiff.geometry.mipmaps import at_mip_level, mip_level
 from mvdiff.geometry.sampling import cell_centres, normalized_from_pixel, pixel_from_normalized, sample_bilinear
 from mvdiff.shapes import check_shapes
 
-_WHOLE = 0.999  # a sample of which so much is given counts as given: interpolation of ones rounds
+_WHOLE = 0.999  # a pixel is given if the interpolated mask exceeds this; interpolating ones rounds
 
 
 def views_of_given(
     K_given: Tensor, R_given: Tensor, h: int, w: int, K: Tensor, R: Tensor, height: int, width: int
 ) -> Tensor:
-    """Tell which pixels of views a given picture reaches: those whose centre it shows (own derivation).
+    """Mark the view pixels that a given picture covers: those whose centres it shows (own derivation).
 
     Args:
-        K_given: [3, 3] intrinsics of the picture, in its pixels.
+        K_given: [3, 3] intrinsics of the picture, in pixels.
         R_given: [3, 3] world-from-camera.
-        h: its height in pixels.
-        w: its width.
-        K: [V, 3, 3] intrinsics of the views.
+        h: Height of the picture in pixels.
+        w: Width of the picture in pixels.
+        K: [V, 3, 3] intrinsics of the views, in pixels.
         R: [V, 3, 3] world-from-camera.
-        height: height H of the views.
-        width: width W.
+        height: Height H of the views in pixels.
+        width: Width W of the views in pixels.
 
     Returns:
-        [V, 1, H, W] float32 ``known``, 1 where the picture reaches and 0 elsewhere.
+        [V, 1, H, W] float32 `known`, 1 where the picture covers the view and 0 elsewhere.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -54,24 +54,24 @@ def warp_given(
     width: int,
     shown: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Show a given picture in every view that it reaches, by homography (own derivation).
+    """Warp a given picture into every view that it covers, by homography (own derivation).
 
-    A picture finer than the view is halved first, as panoramas are, so that it does not alias. Given the camera of a
-    view and the view's size, the view shows the picture's own pixels.
+    A picture finer than the view is halved first (`mvdiff.geometry.mipmaps`) so that it does not alias. A view with the
+    picture's own camera and size gets the picture's pixels unchanged.
 
     Args:
-        image: [C, h, w] float.
-        K_given: [3, 3] intrinsics in its pixels.
+        image: [C, h, w] float picture.
+        K_given: [3, 3] intrinsics of the picture, in pixels.
         R_given: [3, 3] world-from-camera.
-        K: [V, 3, 3] intrinsics of the views.
+        K: [V, 3, 3] intrinsics of the views, in pixels.
         R: [V, 3, 3] world-from-camera.
-        height: height H of the views.
-        width: width W.
-        shown: [1, h, w], 1 where the picture shows something, 0 where it is cut out; default: everywhere. A pixel is
-            given only where all that it is mixed from is shown.
+        height: Height H of the views in pixels.
+        width: Width W of the views in pixels.
+        shown: [1, h, w] mask, 1 for valid picture pixels, 0 for cut-out ones; None: all valid. A view pixel is known
+            only if every picture pixel it is interpolated from is valid.
 
     Returns:
-        [V, C, H, W] float32 images, 0 where the picture does not reach, and [V, 1, H, W] float32 ``known``.
+        [V, C, H, W] float32 images, 0 where the picture does not reach, and [V, 1, H, W] float32 `known`, 0 or 1.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -93,8 +93,8 @@ def warp_given(
         if level not in levels:
             levels[level] = at_mip_level(layers[None], level)
         source = levels[level]
-        place = pixel_from_normalized(normalized_from_pixel(xy[view], h, w), *source.shape[-2:])
-        sampled = sample_bilinear(source, place[None], padding="border")[0]
+        source_xy = pixel_from_normalized(normalized_from_pixel(xy[view], h, w), *source.shape[-2:])
+        sampled = sample_bilinear(source, source_xy[None], padding="border")[0]
         if shown is not None:
             visible[view] &= sampled[-1] > _WHOLE
         images[view] = torch.where(visible[view], sampled[: sizes["C"]], 0.0)
@@ -102,23 +102,23 @@ def warp_given(
 
 
 def overlay_given(layers: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Join several given pictures, each as `warp_given` shows it: where more than one reaches, the first counts.
+    """Combine several warped pictures; where they overlap, the first one wins.
 
     Args:
-        layers: ([V, C, H, W] images, [V, 1, H, W] known) of each picture, at least one.
+        layers: ([V, C, H, W] images, [V, 1, H, W] known) of each picture from `warp_given`, at least one.
 
     Returns:
-        Images and known of all.
+        Combined images [V, C, H, W] and `known` [V, 1, H, W].
     """
     images, known = (value.clone() for value in layers[0])
-    for below, reached in layers[1:]:
-        images = torch.where(known > 0, images, below)
-        known = torch.maximum(known, reached)
+    for next_images, next_known in layers[1:]:
+        images = torch.where(known > 0, images, next_images)
+        known = torch.maximum(known, next_known)
     return images, known
 
 
 def _visible(K_given, R_given, h, w, K, R, height, width) -> tuple[Tensor, Tensor]:
-    """Return where the picture shows the views' pixels: [V, H, W, 2] float64 (x, y) and [V, H, W] bool."""
+    """Return the picture positions of the views' pixels, [V, H, W, 2] float64 (x, y), and their visibility, bool."""
     check_shapes(K_given=(K_given, "3 3"), R_given=(R_given, "3 3"), K=(K, "V 3 3"), R=(R, "V 3 3"))
     given_from_view = homography(K.double(), R.double(), K_given.double()[None], R_given.double()[None])
     centres = cell_centres(height, width, stride=1, device=K.device)

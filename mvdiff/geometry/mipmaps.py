@@ -1,6 +1,6 @@
-"""Mip levels: halved copies of an image, so that a view that shows it smaller does not alias.
+"""Mip levels: repeatedly halved copies of an image, which keep coarser views of it from aliasing.
 
-Conventions: see :mod:`mvdiff.geometry`. Halving keeps an image's extent: texel i of level l covers the texels
+Conventions: see `mvdiff.geometry`. Halving keeps the image's extent: texel i of level l covers texels
 2**l * i .. 2**l * (i + 1) - 1 of the image.
 """
 
@@ -14,14 +14,14 @@ from mvdiff.shapes import check_shapes
 
 
 def mip_level(source_focal: float, target_focal: float) -> int:
-    """Return the mip level whose texels are nearest to the target's pixels in angle (own derivation).
+    """Return the mip level whose texels best match the angular size of the target's pixels (own derivation).
 
     Args:
-        source_focal: focal length of the source in texels (texels per radian at its centre).
-        target_focal: focal length of the target in pixels.
+        source_focal: Focal length of the source in texels (texels per radian at its centre).
+        target_focal: Focal length of the target in pixels.
 
     Returns:
-        0 where the target is at least as fine as the source, else round(log2(source_focal / target_focal)).
+        max(0, round(log2(source_focal / target_focal))).
 
     Example:
         >>> [mip_level(512, f) for f in (1024, 512, 256, 64)]
@@ -31,11 +31,11 @@ def mip_level(source_focal: float, target_focal: float) -> int:
 
 
 def at_mip_level(images: Tensor, level: int) -> Tensor:
-    """Return images halved ``level`` times by averaging 2 x 2 texels, as float32.
+    """Return images halved `level` times by averaging 2 x 2 texels, as float32.
 
     Args:
-        images: [N, C, H, W] float, or uint8; values keep their range.
-        level: number of halvings; they stop at one texel.
+        images: [N, C, H, W] float or uint8; the value range stays.
+        level: Number of halvings; a side never drops below one texel.
 
     Returns:
         [N, C, H / 2**level, W / 2**level] float32.

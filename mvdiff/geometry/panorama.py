@@ -1,8 +1,8 @@
-"""Panoramas: equirectangular images and skyboxes to perspective views, and views stitched to a panorama.
+"""Conversion between equirectangular images, skyboxes and perspective views.
 
-Conventions: see :mod:`mvdiff.geometry` (6 equirectangular, 7 skybox). Every function gathers: for each pixel of the
-result it computes its direction, and from it the one position where the source shows that direction. A source that
-is finer than the result is halved first (:mod:`mvdiff.geometry.mipmaps`), so that nothing aliases.
+Conventions: see `mvdiff.geometry` (6 equirectangular, 7 skybox). Every function gathers: it computes the direction of
+each result pixel and samples the source in that direction. A source finer than the result is halved first
+(`mvdiff.geometry.mipmaps`) to prevent aliasing.
 """
 
 import math
@@ -33,15 +33,15 @@ def equirectangular_directions(height: int, width: int, device: torch.device | s
     """Return the world directions of the pixels of an equirectangular image (convention 6).
 
     Args:
-        height: image height in pixels.
-        width: image width in pixels, 2 * height.
-        device: where to make the result.
+        height: Image height in pixels.
+        width: Image width in pixels, 2 * height.
+        device: Device of the result.
 
     Returns:
         [H, W, 3] unit world directions, float32.
 
     Raises:
-        ValueError: the width is not twice the height.
+        ValueError: The width is not twice the height.
 
     Example:
         >>> directions = equirectangular_directions(90, 180)
@@ -56,16 +56,16 @@ def equirectangular_directions(height: int, width: int, device: torch.device | s
 
 
 def pixel_directions(K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-    """Return the world directions ``R K^-1 (x, y, 1)`` of the pixels of views, of length one.
+    """Return the world directions `R K^-1 (x, y, 1)` of a view's pixels, normalised.
 
     Args:
         K: [..., 3, 3] intrinsics in pixels.
         R: [..., 3, 3] world-from-camera.
-        height: image height in pixels.
-        width: image width in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
-        [..., H, W, 3] unit world directions, in the dtype of ``K``.
+        [..., H, W, 3] unit world directions, in the dtype of `K`.
 
     Example:
         >>> K, R = intrinsics_from_fov(90.0, 3, 3), rotation_from_yaw_pitch(90.0, 0.0)
@@ -78,18 +78,18 @@ def pixel_directions(K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
 
 
 def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Return the pixels where a view shows world directions.
+    """Project world directions into a view.
 
     Args:
         K: [3, 3] intrinsics in pixels.
         R: [3, 3] world-from-camera.
-        directions: [..., 3] world directions.
-        height: image height in pixels.
-        width: image width in pixels.
+        directions: [..., 3] world directions; any non-zero length.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
-        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool ``visible``: in front and
-        inside the image.
+        [..., 2] (x, y) pixel coordinates, finite (0 behind the camera), and [...] bool `visible`: in front of the
+        camera and inside the image.
     """
     check_shapes(K=(K, "3 3"), R=(R, "3 3"), directions=(directions, "... 3"))
     pixel_from_world = (K.double() @ R.double().mT).to(directions.dtype)
@@ -102,17 +102,17 @@ def project_directions(K: Tensor, R: Tensor, directions: Tensor, height: int, wi
 
 
 def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-    """Cut perspective views out of an equirectangular image.
+    """Render perspective views from an equirectangular image.
 
     Args:
         image: [C, H, W] float or uint8, W = 2 H.
         K: [V, 3, 3] intrinsics in pixels of the views.
         R: [V, 3, 3] world-from-camera.
-        height: height h of the views in pixels.
-        width: width w of the views in pixels.
+        height: Height h of the views in pixels.
+        width: Width w of the views in pixels.
 
     Returns:
-        [V, C, h, w] float32 views, in the range of ``image``.
+        [V, C, h, w] float32 views, in the range of `image`.
 
     Raises:
         ValueError: W is not 2 H.
@@ -140,20 +140,19 @@ def perspective_from_equirectangular(image: Tensor, K: Tensor, R: Tensor, height
 
 
 def perspective_from_skybox(faces: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-    """Cut perspective views out of a skybox, without seams where faces meet.
+    """Render perspective views from a skybox, without seams between faces.
 
-    Each pixel is read once, from the face that shows its direction; near an edge, interpolation reads the next face's
-    texels (:mod:`mvdiff.geometry.cubemap`).
+    Interpolation near a face's edge reads texels of the adjacent face (`mvdiff.geometry.cubemap`).
 
     Args:
         faces: [6, C, S, S] float or uint8; 0 up, 1..4 yaw 270, 0, 90, 180, 5 down (convention 7, paper section 4).
         K: [V, 3, 3] intrinsics in pixels of the views.
         R: [V, 3, 3] world-from-camera.
-        height: height h of the views in pixels.
-        width: width w of the views in pixels.
+        height: Height h of the views in pixels.
+        width: Width w of the views in pixels.
 
     Returns:
-        [V, C, h, w] float32 views, in the range of ``faces``.
+        [V, C, h, w] float32 views, in the range of `faces`.
 
     Example:
         >>> faces = torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 8, 8)
@@ -174,7 +173,7 @@ def skybox_cameras(size: int) -> tuple[Tensor, Tensor]:
     """Return the cameras of the six faces of a skybox (convention 7, paper section 4).
 
     Args:
-        size: face size S in pixels.
+        size: Face size S in pixels.
 
     Returns:
         K [6, 3, 3] in pixels and R [6, 3, 3] world-from-camera, float32.
@@ -184,15 +183,15 @@ def skybox_cameras(size: int) -> tuple[Tensor, Tensor]:
 
 
 def equirectangular_from_skybox(faces: Tensor, height: int, width: int) -> Tensor:
-    """Turn a skybox into an equirectangular image.
+    """Convert a skybox to an equirectangular image.
 
     Args:
-        faces: [6, C, S, S] float or uint8, in the order of :func:`perspective_from_skybox`.
-        height: height H of the result in pixels.
-        width: width W of the result in pixels, 2 H.
+        faces: [6, C, S, S] float or uint8, in the order of `perspective_from_skybox`.
+        height: Height H of the result in pixels.
+        width: Width W of the result in pixels, 2 H.
 
     Returns:
-        [C, H, W] float32, in the range of ``faces``.
+        [C, H, W] float32, in the range of `faces`.
     """
     sizes = check_shapes(faces=(faces, "6 C S S"))
     directions = equirectangular_directions(height, width, device=faces.device)
@@ -201,36 +200,80 @@ def equirectangular_from_skybox(faces: Tensor, height: int, width: int) -> Tenso
 
 
 def skybox_from_equirectangular(image: Tensor, size: int) -> Tensor:
-    """Turn an equirectangular image into the six faces of a skybox.
+    """Convert an equirectangular image to the six faces of a skybox.
 
     Args:
         image: [C, H, W] float or uint8, W = 2 H.
-        size: face size S in pixels.
+        size: Face size S in pixels.
 
     Returns:
-        [6, C, S, S] float32 faces in the order of :func:`perspective_from_skybox`, in the range of ``image``.
+        [6, C, S, S] float32 faces in the order of `perspective_from_skybox`, in the range of `image`.
     """
     return perspective_from_equirectangular(image, *skybox_cameras(size), size, size)
 
 
-def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Blend views that share a centre into one equirectangular panorama.
+def cube_faces(image: Tensor, size: int | None = None) -> dict[str, Tensor]:
+    """Turn an equirectangular image into cube faces as 360-degree viewers and game engines take them.
 
-    A view's weight is highest in its middle and falls linearly to zero at its borders, so no border shows; own
-    derivation. Blending is done for directions, so the wrap and the poles are like any other place.
+    They are the faces of :func:`skybox_from_equirectangular` by name, with up and down turned by a quarter so that
+    they meet the front face and not the left one.
+
+    Args:
+        image: [C, H, W] float or uint8, W = 2 H.
+        size: face size S in pixels; default as dense as the image in the middle of a face, W / pi.
+
+    Returns:
+        [C, S, S] float32 front (yaw 0), right, back, left, up and down, in the range of ``image``.
+
+    Example:
+        >>> cube_faces(torch.zeros(3, 8, 16))["up"].shape
+        torch.Size([3, 5, 5])
+    """
+    up, left, front, right, back, down = skybox_from_equirectangular(image, size or round(image.shape[-1] / math.pi))
+    up, down = torch.rot90(up, -1, (1, 2)), torch.rot90(down, 1, (1, 2))
+    return {"front": front, "right": right, "back": back, "left": left, "up": up, "down": down}
+
+
+def covered_rows(covered: Tensor) -> tuple[int, int]:
+    """Return the largest range of rows (first, last + 1) that some view shows all around.
+
+    Args:
+        covered: [H, W] bool, of :func:`stitch`.
+
+    Raises:
+        ValueError: no row is covered all around.
+
+    Example:
+        >>> covered_rows(torch.tensor([[False, True], [True, True], [True, True], [False, False]]))
+        (1, 3)
+    """
+    check_shapes(covered=(covered, "H W"))
+    whole = F.pad(covered.all(dim=1).int(), (1, 1)).diff()
+    starts, ends = (whole == 1).nonzero().flatten(), (whole == -1).nonzero().flatten()
+    if not len(starts):
+        raise ValueError("covered must have a row that is True all around; got none. Keep the whole panorama.")
+    longest = int((ends - starts).argmax())
+    return int(starts[longest]), int(ends[longest])
+
+
+def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Blend views that share a centre into one equirectangular panorama (own derivation).
+
+    A view's weight falls linearly from its centre to zero at its borders, which hides the borders. Views are sampled by
+    direction, so the wrap-around and the poles need no special case.
 
     Args:
         images: [V, C, h, w] views, float or uint8.
         K: [V, 3, 3] intrinsics in pixels.
         R: [V, 3, 3] world-from-camera.
-        height: height H of the panorama in pixels.
-        width: width W of the panorama in pixels, 2 H.
+        height: Height H of the panorama in pixels.
+        width: Width W of the panorama in pixels, 2 H.
 
     Returns:
-        [C, H, W] float32 panorama in the range of ``images``, 0 where no view looks, and [H, W] bool ``covered``.
+        [C, H, W] float32 panorama in the range of `images`, 0 where no view covers it, and [H, W] bool `covered`.
 
     Raises:
-        ValueError: the width is not twice the height.
+        ValueError: `width` is not twice `height`.
 
     Example:
         >>> K, R = intrinsics_from_fov(90.0, 4, 8)[None], rotation_from_yaw_pitch(0.0, 0.0)[None]
@@ -256,7 +299,7 @@ def stitch(images: Tensor, K: Tensor, R: Tensor, height: int, width: int) -> tup
 
 
 def _view_rays(K: Tensor, R: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the components x, y, z [..., H, W] of the rays ``R K^-1 (x, y, 1)``, not normalised."""
+    """Return the components x, y, z [..., H, W] of the rays `R K^-1 (x, y, 1)`, not normalised."""
     world_from_pixel = (R.double() @ torch.linalg.inv(K.double())).to(K.dtype)[..., None, None]
     centres = cell_centres(height, width, stride=1, device=K.device).to(K.dtype)
     x, y = centres[:1, :, 0], centres[:, :1, 1]
@@ -276,7 +319,7 @@ def _cut_views(
     height: int,
     width: int,
 ) -> Tensor:
-    """Render views one by one (each fits the cache), from the mip level that its focal length asks for."""
+    """Render views one by one (each fits the cache), each from the mip level that suits its focal length."""
     samplers = {}
     views = torch.empty(len(K), num_channels, height, width, device=K.device)
     for view, K_view, R_view in zip(views, K.float(), R.float(), strict=True):
@@ -288,7 +331,7 @@ def _cut_views(
 
 
 def _skybox_sampler(faces: Tensor) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Return a function that samples float faces [6, C, S, S] at directions x, y, z [H, W] -> [C, H, W]."""
+    """Return a function that samples float faces [6, C, S, S] in directions x, y, z [H, W] -> [C, H, W]."""
     atlas, size = atlas_from_faces(faces), faces.shape[-1]
 
     def sample(x: Tensor, y: Tensor, z: Tensor) -> Tensor:

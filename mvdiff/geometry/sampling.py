@@ -1,6 +1,6 @@
-"""Pixels, latent cells and grid_sample coordinates: the only place where half pixels live.
+"""Conversion between pixels, latent cells and grid_sample coordinates: the only module that handles half pixels.
 
-Conventions: see :mod:`mvdiff.geometry`. An image of W pixels spans [-0.5, W - 0.5]; cell i of a map with stride s
+Conventions: see `mvdiff.geometry`. An image of W pixels spans [-0.5, W - 0.5]; cell i of a map with stride s
 covers the pixels s*i .. s*i + s - 1, so its centre is at pixel s*i + (s - 1)/2.
 """
 
@@ -12,15 +12,15 @@ from torch import Tensor
 
 from mvdiff.shapes import check_shapes
 
-_TIE = 1e-4  # pixels; positions between two pixels go the same way whatever the rounding
+_TIE = 1e-4  # pixels; positions halfway between two pixels go the same way whatever the rounding
 
 
 def pixel_from_cell(cell: Tensor | float, stride: float) -> Tensor | float:
-    """Return the pixel coordinate of a cell coordinate: ``s * cell + (s - 1) / 2`` (convention 5).
+    """Return the pixel coordinate of a cell coordinate: `s * cell + (s - 1) / 2` (convention 5).
 
     Args:
-        cell: cell coordinates (integers at cell centres), tensor, array or number.
-        stride: pixels per cell s; a fraction where pixels are larger than cells.
+        cell: Cell coordinates (integers at cell centres); tensor, array or number.
+        stride: Pixels per cell s; may be fractional.
 
     Returns:
         Pixel coordinates (integers at pixel centres).
@@ -33,11 +33,11 @@ def pixel_from_cell(cell: Tensor | float, stride: float) -> Tensor | float:
 
 
 def cell_from_pixel(pixel: Tensor | float, stride: float) -> Tensor | float:
-    """Return the cell coordinate of a pixel coordinate: the inverse of :func:`pixel_from_cell`.
+    """Return the cell coordinate of a pixel coordinate: the inverse of `pixel_from_cell`.
 
     Args:
-        pixel: pixel coordinates (integers at pixel centres), tensor, array or number.
-        stride: pixels per cell s.
+        pixel: Pixel coordinates (integers at pixel centres); tensor, array or number.
+        stride: Pixels per cell s.
 
     Returns:
         Cell coordinates (integers at cell centres).
@@ -50,7 +50,7 @@ def cell_from_pixel(pixel: Tensor | float, stride: float) -> Tensor | float:
 
 
 def pixel_from_corner(position: float) -> float:
-    """Convert a position that counts from the image's corner, as COLMAP's and nerfstudio's do, to pixels.
+    """Convert a coordinate measured from the image's corner (COLMAP, nerfstudio) to a pixel coordinate (convention 4).
 
     Example:
         >>> pixel_from_corner(320.0)  # the middle of 640 pixels
@@ -60,19 +60,19 @@ def pixel_from_corner(position: float) -> float:
 
 
 def upstream_cell_from_pixel(pixel: Tensor | float, stride: int) -> Tensor | float:
-    """Return the cell coordinate at which upstream samples a pixel coordinate: ``pixel / stride - 0.5``.
+    """Return the cell coordinate of a pixel coordinate in the 2023 release: `pixel / stride - 0.5`.
 
-    Not the house's: that of the 2023 release (docs/checkpoints.md).
+    It differs from `cell_from_pixel`; see docs/checkpoints.md.
 
     Example:
-        >>> upstream_cell_from_pixel(4.0, stride=8)  # pixel 4 of cell 0, where upstream takes its token
+        >>> upstream_cell_from_pixel(4.0, stride=8)  # the release centres cell 0 at pixel 4, not 3.5
         0.0
     """
     return pixel / stride - 0.5
 
 
 def upstream_pixel_from_cell(cell: Tensor | float, stride: int) -> Tensor | float:
-    """Return the pixel coordinate that upstream gives a cell coordinate: ``(cell + 0.5) * stride``.
+    """Return the pixel coordinate of a cell coordinate in the 2023 release: `(cell + 0.5) * stride`.
 
     Example:
         >>> upstream_pixel_from_cell(0.0, stride=8)
@@ -85,10 +85,10 @@ def cell_centres(height: int, width: int, stride: int, device: torch.device | st
     """Return the pixel coordinates of the centres of all cells of an image.
 
     Args:
-        height: image height in pixels.
-        width: image width in pixels.
-        stride: pixels per cell; a last, partly filled cell counts.
-        device: where to make the result.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        stride: Pixels per cell; a last, partially filled cell counts.
+        device: Device of the result.
 
     Returns:
         [h, w, 2] (x, y) pixel coordinates, h = ceil(height / stride), w = ceil(width / stride), float64.
@@ -103,17 +103,17 @@ def cell_centres(height: int, width: int, stride: int, device: torch.device | st
 
 
 def normalized_from_pixel(xy: Tensor, height: int, width: int) -> Tensor:
-    """Return grid_sample coordinates (``align_corners=False``) of pixel coordinates.
+    """Convert pixel coordinates to grid_sample coordinates with `align_corners=False`.
 
-    The image's edges, pixels -0.5 and W - 0.5, map to -1 and 1.
+    The image edges, pixels -0.5 and W - 0.5, map to -1 and 1.
 
     Args:
         xy: [..., 2] (x, y) pixel coordinates.
-        height: image height in pixels.
-        width: image width in pixels.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
-        [..., 2] coordinates for :func:`torch.nn.functional.grid_sample`.
+        [..., 2] coordinates for `torch.nn.functional.grid_sample`.
 
     Example:
         >>> normalized_from_pixel(torch.tensor([-0.5, 1.5]), height=4, width=8).tolist()
@@ -124,12 +124,12 @@ def normalized_from_pixel(xy: Tensor, height: int, width: int) -> Tensor:
 
 
 def pixel_from_normalized(xy: Tensor, height: int, width: int) -> Tensor:
-    """Return the pixel coordinates of grid_sample coordinates: the inverse of :func:`normalized_from_pixel`.
+    """Convert grid_sample coordinates to pixel coordinates: the inverse of `normalized_from_pixel`.
 
     Args:
-        xy: [..., 2] coordinates, -1 and 1 at the image's edges.
-        height: image height in pixels.
-        width: image width in pixels.
+        xy: [..., 2] coordinates, -1 and 1 at the image edges.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Returns:
         [..., 2] (x, y) pixel coordinates.
@@ -143,7 +143,7 @@ def pixel_from_normalized(xy: Tensor, height: int, width: int) -> Tensor:
 
 
 def inside_image(xy: Tensor, height: int, width: int) -> Tensor:
-    """Tell which [..., 2] pixel coordinates lie inside an image, its outer half pixels included.
+    """Return [...] bool, True for [..., 2] pixel coordinates inside the image, outer half pixels included.
 
     Example:
         >>> inside_image(torch.tensor([[-0.5, 3.5], [-0.6, 0.0]]), height=4, width=8).tolist()
@@ -154,7 +154,7 @@ def inside_image(xy: Tensor, height: int, width: int) -> Tensor:
 
 
 def nearest_pixel(xy: Tensor) -> Tensor:
-    """Return the [..., 2] centres of the pixels nearest to positions; a tie, up to rounding, goes right and down.
+    """Round [..., 2] positions to the nearest pixel centres; ties, up to rounding errors, go right and down.
 
     Example:
         >>> nearest_pixel(torch.tensor([0.4, 1.5])).tolist()
@@ -169,13 +169,13 @@ def sample_bilinear(images: Tensor, xy: Tensor, padding: Literal["zeros", "borde
     Args:
         images: [B, C, H, W] floating point.
         xy: [B, ..., 2] (x, y) pixel coordinates, finite.
-        padding: what lies outside the pixel centres: zeros, or the nearest border pixel.
+        padding: Value beyond the outermost pixel centres: "zeros", or "border" for the nearest border pixel.
 
     Returns:
         [B, C, ...] samples.
 
     Raises:
-        ValueError: shapes do not agree.
+        ValueError: Shapes do not match.
 
     Example:
         >>> row = torch.tensor([0.0, 10.0, 20.0]).view(1, 1, 1, 3)
@@ -185,7 +185,7 @@ def sample_bilinear(images: Tensor, xy: Tensor, padding: Literal["zeros", "borde
     sizes = check_shapes(images=(images, "B C H W"), xy=(xy, "... 2"))
     if xy.ndim < 2 or xy.shape[0] != sizes["B"]:
         raise ValueError(
-            f"xy must have shape [B, ..., 2] with B = {sizes['B']}; got {list(xy.shape)}. Match the images' batch."
+            f"xy must have shape [B, ..., 2] with B = {sizes['B']}, the images' batch size; got {list(xy.shape)}."
         )
     grid = normalized_from_pixel(xy.to(images.dtype), sizes["H"], sizes["W"]).reshape(sizes["B"], 1, -1, 2)
     samples = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.interop.geometry import ring_tap_geometry, upstream_depth_tap_geometry
+from mvdiff.interop.geometry import ring_tap_geometry, rounded_rotations, upstream_depth_tap_geometry
 from mvdiff.interop.taps import UpstreamTaps, encode_keys, frequency_bands
 from mvdiff.models.attention import CorrespondenceAwareAttention, Level
 from mvdiff.models.attention.base import shared_cameras
@@ -75,7 +75,7 @@ class UpstreamAttention(CorrespondenceAwareAttention):
             height, width = levels[0].height * levels[0].stride, levels[0].width * levels[0].stride
             return [
                 UpstreamTaps.from_geometry(level)
-                for level in ring_tap_geometry(K, R, height, width, strides, self.kernel_size)
+                for level in ring_tap_geometry(K, rounded_rotations(R), height, width, strides, self.kernel_size)
             ]
         views = zip(batch.K, batch.R, batch.t, batch.depths, batch.view_valid, strict=True)
         samples = [
@@ -86,6 +86,17 @@ class UpstreamAttention(CorrespondenceAwareAttention):
             UpstreamTaps.joined([UpstreamTaps.from_geometry(sample) for sample in level]).to(batch.depths.device)
             for level in zip(*samples, strict=True)
         ]
+
+    def check_depth(self) -> None:
+        """Raise ValueError where the block is one of a ring."""
+        super().check_depth()
+        if not self.depth:
+            raise ValueError("the adapter must be one for views with depth; got one for views that share a centre.")
+
+    def check_shared_centre(self) -> None:
+        """Raise ValueError where the block is one of the depth model."""
+        if self.depth:
+            raise ValueError("the adapter must be one for views that share a centre; got one for views with depth.")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         """Move or cast the module; the frequencies stay float32, since half precision cannot represent 2^79."""

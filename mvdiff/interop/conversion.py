@@ -25,7 +25,7 @@ from mvdiff.interop.keys import (
     adapter_state,
     file_kind,
     model_states,
-    upstream_base_name,
+    upstream_base_state,
     upstream_state,
 )
 from mvdiff.interop.reading import CheckpointContent, read_lightning_file
@@ -54,6 +54,7 @@ class UpstreamTask:
         kind: Kind of its weight names, see `file_kind`.
         task: Task of the model, with the paper's base and prompt prefix.
         extra_channels: Number of input channels of the UNet besides the latents.
+        text_dtype: Precision of the text encoder; None: float32, as for the other parts.
         data: Training data set according to the paper.
         height: Height of its views in pixels.
         width: Width of its views in pixels.
@@ -62,15 +63,16 @@ class UpstreamTask:
     kind: str
     task: Task
     extra_channels: int
+    text_dtype: str | None
     data: str
     height: int = 512
     width: int = 512
 
 
 TASKS = {
-    "panorama": UpstreamTask("panorama", task_from("panorama"), 0, "Matterport3D"),
-    "outpainting": UpstreamTask("panorama", task_from("outpaint"), 5, "Matterport3D"),
-    "depth": UpstreamTask("depth", task_from("depth"), 1, "ScanNet", 192, 256),
+    "panorama": UpstreamTask("panorama", task_from("panorama"), 0, "float16", "Matterport3D"),
+    "outpaint": UpstreamTask("panorama", task_from("outpaint"), 5, "float16", "Matterport3D"),
+    "depth": UpstreamTask("depth", task_from("depth"), 1, None, "ScanNet", 192, 256),
 }
 SINGLE_VIEW = "depth-single-view"
 
@@ -105,20 +107,24 @@ def convert_checkpoint(
     save_base: str | Path | None = None,
     height: int | None = None,
     width: int | None = None,
+    text_dtype: str | None = None,
     overwrite: bool = False,
 ) -> Conversion:
     """Convert a published checkpoint to a model folder with upstream's attention.
 
     Args:
         checkpoint: Upstream's Lightning file; no code in it is run (see `read_lightning_file`).
-        task: "panorama", "outpainting" or "depth".
+        task: "panorama", "outpaint" or "depth".
         out: Model folder to write, see `write_model_folder`.
         base: Folder or hub id of the base that the model was trained on; default: a copy of upstream's base on the hub.
         revision: Branch, tag or commit of a hub base.
-        save_base: New folder to write the file's base to, with the configs of `base`; the model then refers to it.
-            None: the file's base must equal `base`.
+        save_base: New folder to write the file's base to; the model then refers to it. `base` supplies configs,
+            tokenizer and scheduler, and the weights of parts that the file lacks. None: the file's base must equal
+            `base`.
         height: Height of the views in pixels, a multiple of the UNet's largest cell; default: upstream's.
         width: Width of the views in pixels, likewise.
+        text_dtype: Precision of the text encoder, "float32", "float16" or "bfloat16"; default: upstream's, which is
+            float16 for panorama and outpainting and float32 for depth.
         overwrite: Replace a model folder at `out`; a base is never replaced.
 
     Raises:
@@ -137,7 +143,7 @@ def convert_checkpoint(
 
     content = read_lightning_file(checkpoint)
     _check_kind(content, upstream.kind, task, checkpoint)
-    backbone = load_backbone(name, revision)
+    backbone = load_backbone(name, revision, without_weights=_held(content) if save_base is not None else ())
     _check_channels(backbone.unet.config.in_channels - backbone.latent_channels, task, f"base {name}")
     first = content.state.get(BASE_PREFIXES["unet"] + "conv_in.weight")
     if first is not None and first.ndim == 4:
@@ -145,6 +151,7 @@ def convert_checkpoint(
     given = {"height": height, "width": width}
     size = {side: getattr(upstream, side) if pixels is None else pixels for side, pixels in given.items()}
     _check_size(size, backbone, upstream)
+    text_dtype = {None: upstream.text_dtype, "float32": None}.get(text_dtype, text_dtype)
     attention = {"class_path": CLASS_PATH, "init_args": {"depth": upstream.kind == "depth"}}
     with torch.device("meta"):
         settings = replace(upstream.task.adapter, attention=None).chosen()
@@ -154,14 +161,14 @@ def convert_checkpoint(
     adapter.load_state_dict(state, assign=True)
     if save_base is None:
         _check_same(backbone, parts, name, checkpoint)
-        reference = BaseReference(name, revision, backbone.weights_hash())
+        reference = BaseReference(name, revision, backbone.weights_hash(), text_dtype=text_dtype)
     else:
         if "unet" not in parts:
             raise ValueError(
                 f"checkpoint must have a base under {BASE_PREFIXES['unet']} for --save_base; got none, in {checkpoint}."
             )
         _write_base(backbone, parts, save_base)  # first: the path of a missing folder may look like a hub id
-        reference = BaseReference(_lasting(save_base), None, backbone.weights_hash())
+        reference = BaseReference(_lasting(save_base), None, backbone.weights_hash(), text_dtype=text_dtype)
     views = {"rig": RingRig(**size)} if "rig" in upstream.task.view_fields else size
     origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
     record = TrainingRecord(upstream.data, {ORIGIN: origin})
@@ -192,7 +199,7 @@ def convert_single_view(
     """
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
-    backbone = load_backbone(base or TASKS["depth"].task.default_base, revision)
+    backbone = load_backbone(base or TASKS["depth"].task.default_base, revision, without_weights=_held(content))
     parts = model_states(content.state, _weights(backbone), str(checkpoint), ["unet"])
     _write_base(backbone, parts, out)
     return Conversion(None, 0, 0, tuple(parts), True, content)
@@ -238,8 +245,7 @@ def export_to_upstream(
                 f"base must be the model's, {info.base.id} with weights {info.base.weights_hash}; got {name} with "
                 f"weights {backbone.weights_hash()}."
             )
-        for part, module in _weights(backbone).items():
-            state |= {upstream_base_name(part, name): value.detach() for name, value in module.state_dict().items()}
+        state |= upstream_base_state(_weights(backbone), info.base.text_dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
     temporary = out.with_name(out.name + ".tmp")
     try:
@@ -301,6 +307,11 @@ def _lasting(name: str | Path) -> str:
     """Return the absolute path of a folder, and any other name unchanged."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(name)
+
+
+def _held(content: CheckpointContent) -> list[str]:
+    """Return the parts of a base of which a file holds weights."""
+    return [part for part, prefix in BASE_PREFIXES.items() if any(name.startswith(prefix) for name in content.state)]
 
 
 def _weights(backbone: Backbone) -> dict[str, nn.Module]:

@@ -91,6 +91,38 @@ def neighbours_in_ring(num_views: int) -> Tensor:
     return torch.stack([(views - 1) % num_views, (views + 1) % num_views], dim=1)
 
 
+def rounded_rotations(R: Tensor) -> Tensor:
+    """Return the rotations [..., 3, 3] of level cameras as upstream's code makes them.
+
+    It rounds an angle in radians to float32 before it takes sine and cosine, so most of its rotations differ from ours
+    in the last bit, which the highest frequencies of the encoding turn into another number. The angles are read from
+    `R`, and snapped to thousandths of a degree where they are that close. A rotation with roll stays as it is.
+
+    Args:
+        R: float32, R_y(yaw) R_x(pitch), world-from-camera.
+
+    Example:
+        >>> from mvdiff.geometry.cameras import rotation_from_yaw_pitch
+        >>> R = rotation_from_yaw_pitch(90.0, 0.0)
+        >>> R[0, 0].item(), rounded_rotations(R)[0, 0].item()  # cos 90 degrees
+        (6.123234262925839e-17, -4.371138828673793e-08)
+    """
+    exact = R.double()
+    angles = torch.stack(
+        [torch.atan2(-exact[..., 2, 0], exact[..., 0, 0]), torch.atan2(-exact[..., 1, 2], exact[..., 1, 1])]
+    )
+    degrees = angles.rad2deg()
+    thousandths = degrees.round(decimals=3)
+    degrees = torch.where((degrees - thousandths).abs() < 1e-4, thousandths, degrees)
+    degrees[0] %= 360  # upstream's yaws are positive
+    (sin_y, sin_p), (cos_y, cos_p) = (f(degrees.deg2rad().float().double()) for f in (torch.sin, torch.cos))
+    zero = torch.zeros_like(sin_y)
+    rows = [[cos_y, sin_y * sin_p, sin_y * cos_p], [zero, cos_p, -sin_p], [-sin_y, cos_y * sin_p, cos_y * cos_p]]
+    rounded = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2).to(R.dtype)
+    level = ((rounded - R).abs() < 1e-6).flatten(-2).all(-1)
+    return torch.where(level[..., None, None], rounded, R)
+
+
 @torch.no_grad()
 def ring_tap_geometry(
     K: Tensor, R: Tensor, height: int, width: int, scales: Sequence[int], kernel_size: int = 3

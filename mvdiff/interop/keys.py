@@ -109,6 +109,8 @@ def model_states(
         shape = expected[part][name].shape
         if part == "vae" and value.shape == (*shape, 1, 1):
             value = value[:, :, 0, 0]  # older files have 1x1 convolutions in place of linear layers
+        if part == ATTENTION and name.endswith(_BANDS) and value.shape == (1, 1, *shape):
+            value = value[0, 0]  # upstream's buffer; files of earlier versions of mvdiff have [n]
         if value.shape != shape:
             shapes.append(f"{full} {list(value.shape)} for {list(shape)}")
         found.setdefault(part, {})[name] = value
@@ -163,7 +165,7 @@ def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[
 
 
 def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
-    """Return an adapter's weights with upstream's names.
+    """Return an adapter's weights with upstream's names and shapes: frequencies are [1, 1, n].
 
     Raises:
         ValueError: The adapter does not have upstream's attention, or has a block that upstream does not have.
@@ -182,7 +184,8 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
             "model must have upstream's blocks: residual and image_condition both or neither, and a mid block as wide "
             "as the last down block's input; got other blocks."
         )
-    return {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
+    state = {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
+    return {name: value[None, None] if name.endswith(_BANDS) else value for name, value in state.items()}
 
 
 def base_name(full: str) -> tuple[str, str] | None:
@@ -211,6 +214,26 @@ def upstream_base_name(part: str, name: str) -> str:
         old = {new: before for before, new in _ATTENTION.items()}
         name = re.sub(r"(?<=\.attentions\.0\.)to_(?:q|k|v|out\.0)(?=\.)", lambda new: old[new[0]], name)
     return BASE_PREFIXES[part] + name
+
+
+def upstream_base_state(parts: Mapping[str, nn.Module], text_dtype: str | None = None) -> dict[str, Tensor]:
+    """Return the weights of a base under upstream's names, its text encoder with `position_ids` and in `text_dtype`.
+
+    Args:
+        parts: "unet", "vae" and "text_encoder".
+        text_dtype: Name of a torch dtype; None: as it is.
+    """
+    state = {
+        upstream_base_name(part, name): value.detach()
+        for part, module in parts.items()
+        for name, value in module.state_dict().items()
+    }
+    prefix = f"{BASE_PREFIXES['text_encoder']}{_TEXT}"
+    if text_dtype is not None:
+        dtype = getattr(torch, text_dtype)
+        state = {name: value.to(dtype) if name.startswith(prefix) else value for name, value in state.items()}
+    length = parts["text_encoder"].config.max_position_embeddings
+    return state | {prefix + _TEXT_IDS: torch.arange(length)[None]}
 
 
 def _part(name: str) -> str | None:

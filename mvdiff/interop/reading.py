@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from mvdiff.models.loading import check_archive
+
 MAX_PICKLE_BYTES = 1 << 30
 _ENCRYPTED = 1
 """Flag bit of an encrypted zip entry."""
@@ -228,6 +230,7 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
             weights = {str(name): _tensor(value, str(name), entries, mapped, path) for name, value in state.items()}
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
         raise ValueError(f"checkpoint must be a complete file; got {error}, in {path}. Download it again.") from error
+    check_archive(path)
     others = () if state is values else tuple(sorted(str(name) for name in values if name != "state_dict"))
     return CheckpointContent(weights, others, tuple(sorted(ignored)))
 

@@ -1,6 +1,6 @@
-"""Meshes with colour from frames with depth and pose: fused into a signed distance function, triangulated, written.
+"""Coloured meshes from frames with depth and pose: fusion into a signed distance function, triangulation, export.
 
-Conventions: see :mod:`mvdiff.geometry`; poses are world-from-camera, depths are z-depths in metres.
+Conventions: see `mvdiff.geometry`; poses are world-from-camera, depths are z-depths in metres.
 """
 
 from mvdiff.data.recorded_frames import SelectedFrames

@@ -1,4 +1,4 @@
-"""Frames to fuse, of a sample folder or of a recording."""
+"""Frames to fuse, from a sample folder or a recording."""
 
 from pathlib import Path
 
@@ -14,10 +14,10 @@ from mvdiff.samples.folders import DEPTH_NAME
 
 
 class SampleFrames:
-    """The frames of a sample folder of the depth task, read when asked for.
+    """The frames of a sample with depth, read on demand.
 
     Raises:
-        ValueError: The sample has no depth images, or no camera centres.
+        ValueError: The sample has no depth images or no camera centres.
     """
 
     def __init__(self, sample: Sample):
@@ -26,8 +26,8 @@ class SampleFrames:
         t = sample.record.translations()
         if t is None or not (sample.folder / DEPTH_NAME).is_dir():
             raise ValueError(
-                f"{sample.folder} must have {DEPTH_NAME}/<i>.png and a camera centre for each view; it has not. Use a "
-                "sample of `mvdiff generate depth`, or a scene."
+                f"{sample.folder} must have {DEPTH_NAME}/<i>.png and a camera centre for each view. Use a sample of "
+                "`mvdiff generate depth`, or a scene."
             )
         self.t = t
 
@@ -35,7 +35,7 @@ class SampleFrames:
         return self.sample.num_views
 
     def poses(self) -> tuple[Tensor, Tensor]:
-        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
+        """Return R [V, 3, 3] world-from-camera and t [V, 3] camera centres in the world, metres."""
         return self.R, self.t
 
     def __getitem__(self, index: int) -> Frame:
@@ -44,18 +44,22 @@ class SampleFrames:
         depth = read_depth(path.parent / DEPTH_NAME / path.name)
         if not tuple(image.shape[:2]) == tuple(depth.shape) == (self.height, self.width):
             raise ValueError(
-                f"a view and its depth must be {self.width}x{self.height}, as its camera; got "
+                f"a view and its depth must have the size of its camera, {self.width}x{self.height}; got "
                 f"{image.shape[1]}x{image.shape[0]} and {depth.shape[1]}x{depth.shape[0]}, in {path}."
             )
         return Frame(image, depth, self.K[index], self.R[index], self.t[index], str(path))
 
 
 def open_frames(folder: str | Path, source: Source | None = None) -> SceneFrames | SampleFrames:
-    """Open the frames of a sample folder, or of a recording (read by `source`, by default its layout).
+    """Open the frames of a sample folder or a recording.
+
+    Args:
+        folder: Folder with `sample.json`, or a scene.
+        source: Class or class path that reads the scene; None: the layout is detected.
 
     Raises:
-        FileNotFoundError: The folder is neither.
-        ValueError: It has no frame with a depth and a pose.
+        FileNotFoundError: The folder is neither a sample nor a scene.
+        ValueError: No frame has a depth and a pose.
     """
     folder = Path(folder)
     if source is None and is_complete(folder):

@@ -1,4 +1,4 @@
-"""Read mesh files of any origin, as the 3D viewer shows them."""
+"""Read mesh files for the 3D viewer."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ GREY = 160
 
 
 def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
-    """Read a mesh with its colours, in glTF's axes; one without colours is grey.
+    """Read a mesh with its colours into glTF axes (y up); meshes without colours become grey.
 
     Args:
-        path: `.glb` (y up by definition; linear colours become sRGB) or `.ply` (the axes of the poses).
-        up: [3] up in a `.ply`; by default OpenCV's, (0, -1, 0).
+        path: `.glb` (y up by definition; its linear colours become sRGB) or `.ply` (in the axes of the poses).
+        up: [3] up direction of a `.ply`; None: OpenCV's (0, -1, 0).
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The ending is another one, or the file holds no triangles.
+        FileNotFoundError: The file does not exist.
+        ValueError: The suffix is neither `.ply` nor `.glb`, or the file is unreadable or holds no triangles.
     """
     import trimesh
 
@@ -34,8 +34,8 @@ def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
         scene = trimesh.load_scene(path, process=False)
         placed = [scene.graph[node] for node in scene.graph.nodes_geometry]  # scene.dump() would lose colours
         parts = [(scene.geometry[name], place) for place, name in placed if _has_triangles(scene.geometry[name])]
-    except Exception as error:  # whatever a parser of foreign bytes raises: there are dozens of kinds
-        raise ValueError(f"mesh must be readable; got {error!r}, in {path}.") from error
+    except Exception as error:  # parsers of untrusted bytes raise dozens of exception types
+        raise ValueError(f"mesh {path} cannot be read ({error!r}).") from error
     if not parts:
         raise ValueError(f"mesh must have triangles; got none, in {path}.")
     first = np.cumsum([0, *(len(part.vertices) for part, _ in parts)])[:-1]
@@ -43,7 +43,7 @@ def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
     faces = np.concatenate([np.asarray(part.faces, np.int64) + n for (part, _), n in zip(parts, first, strict=True)])
     colours = np.concatenate([_colours(part) for part, _ in parts])
     if not np.isfinite(vertices).all():
-        raise ValueError(f"mesh must have finite vertices; got others, in {path}.")
+        raise ValueError(f"mesh must have finite vertices; got NaN or inf, in {path}.")
     if suffix == ".glb":
         return Mesh(vertices, faces, _srgb(colours))
     return turned_upright(Mesh(vertices, faces, colours), OPENCV_UP if up is None else up)
@@ -54,14 +54,14 @@ def _has_triangles(part) -> bool:
 
 
 def _colours(part) -> np.ndarray:
-    """Return the colours [N, 3] uint8 of vertices, else of a texture, else grey."""
+    """Return vertex colours [N, 3] uint8: from vertices or faces, else from a texture, else grey."""
     from trimesh.visual.color import to_rgba
 
     visual, colours = part.visual, None
     if visual.kind in ("vertex", "face"):
         colours = visual.vertex_colors
     elif visual.kind == "texture":
-        colours = visual.vertex_attributes.get("color")  # beside a material, trimesh keeps them there
+        colours = visual.vertex_attributes.get("color")  # trimesh's place for vertex colours beside a material
         if colours is None and visual.uv is not None:
             colours = visual.to_color().vertex_colors
     if colours is None or len(colours) != len(part.vertices):
@@ -70,7 +70,7 @@ def _colours(part) -> np.ndarray:
 
 
 def _srgb(linear: np.ndarray) -> np.ndarray:
-    """Turn linear light into sRGB (IEC 61966-2-1), uint8 both."""
+    """Convert uint8 linear light to uint8 sRGB (IEC 61966-2-1)."""
     light = linear / 255
-    shown = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(255 * shown).astype(np.uint8)
+    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+    return np.round(255 * encoded).astype(np.uint8)

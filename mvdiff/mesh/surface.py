@@ -1,8 +1,8 @@
-"""Fused volume -> mesh with vertex colours -> file.
+"""Triangulate a fused volume into a mesh with vertex colours, simplify it and write it.
 
-Surfaces are where the distance is zero: marching cubes of scikit-image (Lewiner et al. 2003), a chunk of blocks at a
-time. A mesh is in world axes, as the recording's poses are: one of OpenCV poses has y down. glTF (`.glb`) has y up, so
-`write_mesh` turns the mesh for it; PLY has no axes of its own and keeps the world's.
+Surfaces lie where the distance is zero; scikit-image's marching cubes (Lewiner et al. 2003) extract them one chunk of
+blocks at a time. A mesh is in the world axes of the recording's poses, so y points down for OpenCV poses. glTF (`.glb`)
+has y up, so `write_mesh` rotates the mesh for it; PLY defines no axes and keeps the world's.
 """
 
 import os
@@ -20,43 +20,43 @@ from mvdiff.data.whole_files import whole_file
 from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
 
 CHUNK = 8
-"""Blocks along a side of a chunk, which is triangulated at once: 65 x 65 x 65 voxels, the last of each side shared."""
+"""Blocks along a side of a chunk, the unit of triangulation: 65 x 65 x 65 voxels; neighbours share the last layer."""
 SUFFIXES = (".ply", ".glb")
 OPENCV_UP = np.array([0.0, -1.0, 0.0])
 STEEPEST = 2.0
-"""Greatest change of the distance within a cube, relative to that across a plane: a steeper one leaps from behind one
-surface to before another, with none in between (own derivation; the skirts behind silhouettes)."""
-_WELD = 2.0**12  # vertices of neighbouring chunks are one where they agree to 1/4096 of a voxel
+"""Largest change of the distance within a cube, relative to that across a plane. A larger change jumps from behind one
+surface to in front of another, with no surface in between (skirts behind silhouettes; own derivation)."""
+_WELD = 2.0**12  # merge vertices of adjacent chunks that agree to 1/4096 of a voxel
 
 
 @dataclass(frozen=True)
 class Mesh:
-    """Triangles with a colour at each vertex."""
+    """Triangle mesh with vertex colours."""
 
     vertices: np.ndarray  # [N, 3] float64, metres
-    faces: np.ndarray  # [M, 3] int64, indices of vertices, counter-clockwise as seen from in front
-    colours: np.ndarray  # [N, 3] uint8, red, green, blue
+    faces: np.ndarray  # [M, 3] int64, vertex indices, counter-clockwise seen from the front
+    colours: np.ndarray  # [N, 3] uint8 RGB
 
 
 def extract_mesh(volume: TsdfVolume, min_weight: float = 0.0) -> Mesh:
-    """Triangulate the surfaces of a volume, in world axes; triangles face the side from which they were seen.
+    """Triangulate the surfaces of a volume, in world axes; triangles face the side from which they were observed.
 
-    A cube of voxels takes part if all its eight corners have been seen, so surfaces end where nothing was observed.
+    Only cubes of voxels whose eight corners were all observed are triangulated, so surfaces end where observations end.
 
     Args:
         volume: Fused frames.
-        min_weight: Weight that a voxel must exceed, in observations straight on from a metre away.
+        min_weight: Weight that a voxel must exceed; one head-on observation from 1 m has weight 1.
 
     Raises:
-        ValueError: There is no surface.
+        ValueError: The volume holds no surface.
     """
     blocks = unpacked(volume.keys)
     chunks = np.unique(np.floor_divide(blocks, CHUNK), axis=0)
     parts = [part for chunk in chunks if (part := _triangulate(volume, chunk, min_weight)) is not None]
     if not parts:
         raise ValueError(
-            f"the frames must show a surface that {volume.voxel_size:g} m voxels can hold; got none among "
-            f"{len(blocks)} blocks. Use a larger voxel_size or truncation, or check the depth images."
+            f"the frames must show a surface at a voxel_size of {volume.voxel_size:g} m; got none in {len(blocks)} "
+            "blocks. Use a larger voxel_size or truncation, or check the depth images."
         )
     starts = np.cumsum([0, *(len(vertices) for vertices, _, _ in parts)])
     vertices, colours = (np.concatenate([part[i] for part in parts]) for i in (0, 2))
@@ -76,12 +76,12 @@ def _triangulate(volume: TsdfVolume, chunk: np.ndarray, min_weight: float):
     seen = _of_corners(np.logical_and, (weight > min_weight) & (near[..., 0] > 0))
     largest, smallest = _of_corners(np.maximum, distance), _of_corners(np.minimum, distance)
     steep = largest - smallest > STEEPEST * 3**0.5 * volume.voxel_size / volume.truncation
-    whole = np.zeros(distance.shape, bool)  # scikit-image asks the mask at a cube's corner with the largest indices
+    whole = np.zeros(distance.shape, bool)  # scikit-image reads the mask at a cube's corner with the largest indices
     whole[1:, 1:, 1:] = seen & (largest > 0) & (smallest <= 0) & ~steep
     if not whole.any():
         return None
     vertices, faces, _, _ = marching_cubes(distance, 0.0, mask=whole, gradient_direction="descent")
-    # a vertex lies between two voxels of an edge of the grid (or, seldom, between two opposite corners of a cube)
+    # a vertex lies between the two voxels of a grid edge (rarely: between opposite corners of a cube)
     low, high = np.floor(vertices).astype(int), np.ceil(vertices).astype(int)
     share = np.abs(vertices - low).max(axis=1, keepdims=True)
     colours = np.where(near > 0, sums[..., 3:] / np.maximum(near, 1e-12), 0)
@@ -91,20 +91,20 @@ def _triangulate(volume: TsdfVolume, chunk: np.ndarray, min_weight: float):
 
 
 def _dense(volume: TsdfVolume, chunk: np.ndarray) -> np.ndarray:
-    """Return the sums of a chunk's voxels and the next layer's: [S, S, S, SUMS], S = CHUNK * BLOCK + 1; 0 = none."""
+    """Return the sums of a chunk plus one layer of voxels, [S, S, S, SUMS], S = CHUNK * BLOCK + 1; 0 where absent."""
     side = CHUNK + 1
-    wanted = packed(np.indices((side, side, side)).reshape(3, -1).T + chunk * CHUNK)
-    at = np.searchsorted(volume.keys, wanted).clip(max=len(volume.keys) - 1)
-    there = np.nonzero(volume.keys[at] == wanted)[0]
+    keys = packed(np.indices((side, side, side)).reshape(3, -1).T + chunk * CHUNK)
+    positions = np.searchsorted(volume.keys, keys).clip(max=len(volume.keys) - 1)
+    present = np.nonzero(volume.keys[positions] == keys)[0]
     blocks = torch.zeros(side**3, *volume.sums.shape[1:])
-    blocks[there] = volume.sums[at[there]]
+    blocks[present] = volume.sums[positions[present]]
     size = CHUNK * BLOCK + 1
     dense = blocks.reshape(side, side, side, *volume.sums.shape[1:]).permute(0, 3, 1, 4, 2, 5, 6)
     return dense.reshape(*[side * BLOCK] * 3, -1)[:size, :size, :size].numpy()
 
 
 def _of_corners(combine: np.ufunc, voxels: np.ndarray) -> np.ndarray:
-    """Combine the eight corners of each cube of voxels: one fewer per axis."""
+    """Combine the eight corner voxels of each cube; the result is one shorter along each axis."""
     for axis in range(3):
         voxels = combine(np.delete(voxels, 0, axis), np.delete(voxels, -1, axis))
     return voxels
@@ -119,10 +119,10 @@ def compacted(mesh: Mesh) -> Mesh:
 
 
 def simplified(mesh: Mesh, max_faces: int) -> Mesh:
-    """Return a coarser mesh of at most `max_faces` triangles: vertices that share a cell of a grid become one.
+    """Return a coarser mesh of at most `max_faces` triangles by vertex clustering (Rossignac and Borrel 1993).
 
-    The cells are enlarged until the count holds; positions and colours of a cell are averaged (vertex clustering,
-    Rossignac and Borrel 1993).
+    Vertices in the same cell of a grid are merged; their positions and colours are averaged. Cells grow until the
+    number of triangles is small enough.
 
     Raises:
         ValueError: `max_faces` is less than 1.
@@ -144,9 +144,9 @@ def simplified(mesh: Mesh, max_faces: int) -> Mesh:
 
 
 def up_axis(R: Tensor) -> np.ndarray:
-    """Return the world axis nearest to up, [3] float64, judged by cameras (R [V, 3, 3]) that were held upright.
+    """Return the world axis [3] closest to the mean up direction of cameras R [V, 3, 3], assumed to be held upright.
 
-    It is (0, -1, 0) in worlds with OpenCV's axes, (0, 0, 1) in ScanNet's.
+    The result, float64, is (0, -1, 0) for OpenCV axes and (0, 0, 1) for ScanNet's.
 
     Example:
         >>> up_axis(torch.eye(3)[None]).tolist()
@@ -158,17 +158,17 @@ def up_axis(R: Tensor) -> np.ndarray:
 
 
 def turned_upright(mesh: Mesh, up: np.ndarray) -> Mesh:
-    """Turn a mesh into glTF's axes (x right, y up, z towards the viewer) by the shortest turn of `up` to y.
+    """Rotate a mesh into glTF axes (x right, y up, z towards the viewer) by the shortest rotation from `up` to y.
 
     Args:
-        mesh: In world axes.
-        up: [3] unit vector, up in the world.
+        mesh: Mesh in world axes.
+        up: [3] unit vector that points up in the world.
 
     Example:
         >>> point = Mesh(np.array([[1.0, 2.0, 3.0]]), np.zeros((0, 3), int), np.zeros((1, 3), np.uint8))
-        >>> turned_upright(point, np.array([0.0, -1.0, 0.0])).vertices.tolist()  # OpenCV's axes: half a turn about x
+        >>> turned_upright(point, np.array([0.0, -1.0, 0.0])).vertices.tolist()  # OpenCV axes: half a turn about x
         [[1.0, -2.0, -3.0]]
-        >>> turned_upright(point, np.array([0.0, 0.0, 1.0])).vertices.tolist()  # z up: a quarter
+        >>> turned_upright(point, np.array([0.0, 0.0, 1.0])).vertices.tolist()  # z up: a quarter turn
         [[1.0, 3.0, -2.0]]
     """
     cosine = float(up[1])
@@ -182,10 +182,10 @@ def turned_upright(mesh: Mesh, up: np.ndarray) -> Mesh:
 
 
 def check_mesh_path(path: str | Path) -> Path:
-    """Return the path after checking its ending and making its folder.
+    """Check the suffix of a mesh path and create its folder; return the path.
 
     Raises:
-        ValueError: The ending is neither `.ply` nor `.glb`.
+        ValueError: The suffix is neither `.ply` nor `.glb`.
         OSError: The folder cannot be written.
     """
     path = Path(path)
@@ -207,16 +207,15 @@ def _writable(path: Path) -> Iterator[None]:
 
 
 def write_mesh(path: str | Path, mesh: Mesh, up: np.ndarray | None = None) -> Path:
-    """Write a mesh, whole or not at all, and return the path.
+    """Write a mesh atomically and return the path.
 
     Args:
-        path: `.ply` (binary, world axes) or `.glb` (glTF: y up; colours are made linear, as glTF wants them, and shown
-            without lamps).
-        mesh: In world axes.
-        up: [3] up in the world, for `.glb`; by default OpenCV's, (0, -1, 0).
+        path: `.ply` (binary, world axes) or `.glb` (glTF: y up, linear colours, unlit material).
+        mesh: Mesh in world axes.
+        up: [3] up direction in the world, for `.glb`; None: OpenCV's (0, -1, 0).
 
     Raises:
-        ValueError: The path has another ending.
+        ValueError: The suffix is neither `.ply` nor `.glb`.
         OSError: The file cannot be written.
     """
     path = check_mesh_path(path)
@@ -238,7 +237,7 @@ def _trimesh(mesh: Mesh):
 def _glb(mesh: Mesh) -> bytes:
     colours = mesh.colours / 255  # sRGB (IEC 61966-2-1) to linear light
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    shown = replace(mesh, colours=np.round(linear * 255).astype(np.uint8))
+    linear_mesh = replace(mesh, colours=np.round(linear * 255).astype(np.uint8))
 
     def unlit(tree: dict) -> None:
         material = {"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}
@@ -247,4 +246,4 @@ def _glb(mesh: Mesh) -> bytes:
         for primitive in (part for one in tree["meshes"] for part in one["primitives"]):
             primitive["material"] = 0
 
-    return _trimesh(shown).export(file_type="glb", tree_postprocessor=unlit)
+    return _trimesh(linear_mesh).export(file_type="glb", tree_postprocessor=unlit)

@@ -1,13 +1,13 @@
-"""Fuse depth and colour into a truncated signed distance function (TSDF), kept near surfaces only.
+"""Fuse depth and colour into a sparse truncated signed distance function (TSDF).
 
-Source: Curless and Levoy 1996 (weighted averages of projective signed distances); blocks of voxels near surfaces, found
-by their integer position, after Niessner et al. 2013. The local planes and the weights are our own derivation.
+Source: Curless and Levoy 1996 (weighted averages of projective signed distances), with blocks of voxels near surfaces,
+looked up by integer position, after Niessner et al. 2013. The local planes and the weights are our own derivation.
 
-Voxel (i, j, k) has its centre at `voxel_size * (i, j, k)` in the world: the grid does not depend on the recording.
-Distances are positive in front of a surface, in units of the truncation, at most 1. Every voxel holds plain sums, so
-neither the order of frames nor the batches of blocks matter (up to rounding).
+Voxel (i, j, k) is centred at `voxel_size * (i, j, k)` in the world, so the grid does not depend on the recording.
+Distances are positive in front of a surface, in units of the truncation, at most 1. Voxels hold plain sums, so the
+order of frames and the batching of blocks do not matter (up to rounding).
 
-Legend: N blocks of `BLOCK ** 3` voxels, H W image.
+Axes: N blocks of `BLOCK ** 3` voxels, H x W image, M points.
 """
 
 from collections.abc import Callable
@@ -25,30 +25,30 @@ from mvdiff.geometry.sampling import cell_centres, sample_bilinear
 BLOCK = 8
 """Voxels along a side of a block."""
 SUMS = 6
-"""Sums of a voxel: weight * distance, weight, weight near the surface, and that times red, green, blue."""
+"""Sums per voxel: weight * distance, weight, weight near the surface, and the latter times red, green and blue."""
 DEFAULT_VOXEL_SIZE = 0.02
 DEFAULT_MAX_DEPTH = 8.0
 DEFAULT_MAX_MEMORY = 4.0
 LENGTHS = 1e-6, 1e6
-"""Range of lengths among the settings, metres: floats cannot count the volumes of others."""
+"""Range of lengths in settings, metres; beyond it, volumes overflow or underflow floats."""
 BATCH = 1024
-"""Blocks that are integrated at once: half a million voxels, some 100 MB."""
+"""Blocks to integrate at a time: half a million voxels, about 100 MB."""
 MIN_SLANT = 0.3
-"""Surfaces seen more obliquely count as seen at this slant."""
+"""Lower bound on the slant; surfaces seen more obliquely are treated as if at this slant."""
 BYTES_PER_BLOCK = BLOCK**3 * SUMS * 4
 MAX_PARTS = 8
-"""Most points, per axis, into which a pixel is divided when its surface is larger than the truncation."""
+"""Largest number of points per axis into which a pixel is divided if its surface patch exceeds the truncation."""
 _REACH = 2**20  # block positions are packed into 21 bits per axis
 
 
 class TsdfVolume:
-    """Blocks of voxels with the sums over the frames.
+    """Sparse volume: blocks of voxels with sums over the integrated frames.
 
     Attributes:
-        voxel_size: Metres.
-        truncation: Metres.
-        keys: [N] int64, ascending: packed positions of the blocks.
-        sums: [N, BLOCK, BLOCK, BLOCK, SUMS] float32, axes x, y, z.
+        voxel_size: Voxel size in metres.
+        truncation: Truncation distance in metres.
+        keys: [N] int64, packed positions of the blocks, ascending.
+        sums: [N, BLOCK, BLOCK, BLOCK, SUMS] float32, spatial axes x, y, z.
     """
 
     def __init__(self, voxel_size: float, truncation: float, keys: np.ndarray):
@@ -57,29 +57,29 @@ class TsdfVolume:
 
     @property
     def corners(self) -> Tensor:
-        """[N, 3] long, the voxel of each block that has the smallest coordinates."""
+        """[N, 3] long, the voxel of each block with the smallest coordinates."""
         return torch.from_numpy(unpacked(self.keys) * BLOCK)
 
     def integrate(self, frame: Frame, max_depth: float = DEFAULT_MAX_DEPTH, batch: int = BATCH) -> None:
-        """Add a frame.
+        """Add the observations of a frame.
 
         Args:
             frame: Image, depth and camera.
-            max_depth: Greatest depth that counts, metres.
-            batch: Blocks at once; the result does not depend on it.
+            max_depth: Largest depth to use, in metres.
+            batch: Blocks to process at a time; does not affect the result.
         """
         surface = LocalPlanes(frame, self.truncation, max_depth)
         near = self._blocks_in_view(frame, surface.furthest + self.truncation)
         offsets = torch.cartesian_prod(*[torch.arange(BLOCK)] * 3)
         image = frame.image.permute(2, 0, 1)[None].float()
         corners = self.corners
-        for chosen in near.split(batch):
-            points = (corners[chosen][:, None] + offsets).double() * self.voxel_size
+        for blocks in near.split(batch):
+            points = (corners[blocks][:, None] + offsets).double() * self.voxel_size
             added = self._observed(frame, surface, image, points.reshape(-1, 3))
-            self.sums[chosen] += added.reshape(-1, BLOCK, BLOCK, BLOCK, SUMS)
+            self.sums[blocks] += added.reshape(-1, BLOCK, BLOCK, BLOCK, SUMS)
 
     def _blocks_in_view(self, frame: Frame, furthest: float) -> Tensor:
-        """Return the indices of the blocks that a frame may show something of."""
+        """Return the indices of the blocks that may be visible in a frame."""
         middles = (self.corners.double() + (BLOCK - 1) / 2) * self.voxel_size
         radius = BLOCK * self.voxel_size  # more than half the diagonal
         height, width = frame.depth.shape
@@ -98,7 +98,7 @@ class TsdfVolume:
         distance = (depth - z[rows]) * slant / self.truncation
         seen = (depth > 0) & (distance > -1)
         rows, depth, slant, distance = rows[seen], depth[seen], slant[seen], distance[seen]
-        # pixels per area of surface, and less and less behind it, where the other side of a thin wall may be
+        # pixels per surface area, fading out behind the surface, where the other side of a thin wall may be
         weight = slant / depth.square() * (1 + distance).clamp(max=1)
         near = torch.where(distance < 1, weight, 0)
         colour = sample_bilinear(image, xy[rows][None], padding="border")[0]
@@ -109,18 +109,18 @@ class TsdfVolume:
 
 
 class LocalPlanes:
-    """A depth map as small planes, one per pixel (own derivation).
+    """A depth map as one small plane per pixel (own derivation).
 
-    The inverse depth of a plane is affine in the pixel coordinates, so each pixel's plane is its inverse depth and the
-    slope of that. Per axis it is the mean slope towards the two neighbours, or, where these differ by more than the
-    truncation or one is missing, the slope towards the nearer one, which at an edge lies on the same thing. A pixel
-    that jumps by more than the truncation from both, and not in line with them, belongs to no surface (such as the
-    mixed depths at edges) and is left out.
+    The inverse depth of a plane is affine in the pixel coordinates, so a plane is an inverse depth and its slope along
+    x and y. The slope is the mean of those towards the two neighbours. If these differ by more than the truncation, or
+    one is missing, it is the slope towards the neighbour closer in depth, which at an edge lies on the same surface. A
+    pixel that differs from both neighbours by more than the truncation and is not in line with them, such as a mixed
+    depth at an edge, belongs to no surface and is dropped.
 
     Args:
-        frame: Its depth and K are used.
-        truncation: Metres.
-        max_depth: Greatest depth that counts, metres.
+        frame: Frame whose depth and K are used.
+        truncation: Truncation distance in metres.
+        max_depth: Largest depth to use, in metres.
     """
 
     def __init__(self, frame: Frame, truncation: float, max_depth: float):
@@ -131,7 +131,7 @@ class LocalPlanes:
         for axis in (1, 0):
             before, after = _steps(inverse, valid, axis)
             nearer = torch.where(before.abs() <= after.abs(), before, after)
-            bend = (before - after).abs() * depth.square()  # metres; inf or NaN where a neighbour is missing
+            bend = (before - after).abs() * depth.square()  # metres; inf or NaN if a neighbour is missing
             slopes.append(torch.where(bend <= truncation, (before + after) / 2, nearer))
             alone = torch.isfinite(bend) & (torch.minimum(nearer.abs() * depth.square(), bend) > truncation)
             valid = valid & ~alone
@@ -147,10 +147,10 @@ class LocalPlanes:
         self.furthest = float(depth[valid].max()) if bool(valid.any()) else 0.0
 
     def at(self, xy: Tensor) -> tuple[Tensor, Tensor]:
-        """Look depths up at [M, 2] (x, y) pixel coordinates inside the image.
+        """Look up the plane of the nearest pixel at [M, 2] (x, y) pixel coordinates inside the image.
 
         Returns:
-            [M] z-depth in metres of the nearest pixel's plane, 0 where there is none, and [M] metres off that plane per
+            [M] z-depth of the plane in metres, 0 where unknown, and [M] slant: distance from the plane in metres per
             metre of depth.
         """
         height, width = self.depth.shape
@@ -158,18 +158,18 @@ class LocalPlanes:
         column, row = column.clamp(0, width - 1), row.clamp(0, height - 1)
         inverse = self.inverse[row, column]
         away = xy - self.xy[row, column]
-        there = inverse + (self.slopes[row, column] * away).sum(dim=-1)
-        known = (inverse > 0) & (there > 0)
-        slant = (there / self.normal_size[row, column]).clamp(min=MIN_SLANT)
-        return torch.where(known, 1 / torch.where(known, there, 1), 0), slant
+        inverse_at_xy = inverse + (self.slopes[row, column] * away).sum(dim=-1)
+        known = (inverse > 0) & (inverse_at_xy > 0)
+        slant = (inverse_at_xy / self.normal_size[row, column]).clamp(min=MIN_SLANT)
+        return torch.where(known, 1 / torch.where(known, inverse_at_xy, 1), 0), slant
 
     def area(self, frame: Frame) -> float:
-        """Return the area of all planes together, square metres."""
+        """Return the total area of the planes in square metres."""
         depth, slant = self.at(self.xy[self.valid])
         return float((depth.square() / slant).sum() / (frame.K[0, 0] * frame.K[1, 1]))
 
     def points(self, frame: Frame, spacing: float) -> Tensor:
-        """Return [M, 3] world points on all planes, at most about `spacing` metres apart."""
+        """Sample [M, 3] world points on all planes, at most about `spacing` metres apart."""
         rows, columns = torch.nonzero(self.valid, as_tuple=True)
         xy = self.xy[rows, columns]
         depth, slant = self.at(xy)
@@ -177,17 +177,17 @@ class LocalPlanes:
         points = []
         parts = (apart / spacing).ceil().clamp(1, MAX_PARTS).long()
         for number in parts.unique().tolist():
-            chosen = parts == number
+            pixels = xy[parts == number]
             inside = (torch.arange(number) + 0.5).double() / number - 0.5
             for shift in torch.cartesian_prod(inside, inside):
-                moved = xy[chosen] + shift
-                there, _ = self.at(moved)
-                points.append(unproject(moved[there > 0], there[there > 0], frame.K, frame.R, frame.t))
+                moved = pixels + shift
+                depth, _ = self.at(moved)
+                points.append(unproject(moved[depth > 0], depth[depth > 0], frame.K, frame.R, frame.t))
         return torch.cat(points) if points else torch.zeros(0, 3, dtype=torch.float64)
 
 
 def _steps(values: Tensor, valid: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Return [H, W] each: the step from the pixel before and the step to the pixel after, inf where one is invalid."""
+    """Return the [H, W] differences from the previous and to the next pixel along an axis, inf where one is invalid."""
     steps = torch.where(
         valid.narrow(axis, 1, valid.shape[axis] - 1) & valid.narrow(axis, 0, valid.shape[axis] - 1),
         values.diff(dim=axis),
@@ -203,20 +203,20 @@ def check_settings(
     max_depth: float = DEFAULT_MAX_DEPTH,
     max_memory: float = DEFAULT_MAX_MEMORY,
 ) -> None:
-    """Check settings of `fuse` before any frame is read.
+    """Check the settings of `fuse` before any frame is read.
 
     Raises:
-        ValueError: one is not positive, a length is not finite, or the truncation is less than a voxel.
+        ValueError: A length is outside `LENGTHS`, `truncation` is below `voxel_size`, or `max_memory` is not positive.
     """
     shortest, longest = LENGTHS
-    length = f"a positive length in metres, {shortest:g} to {longest:g}"
-    for name, value, least, wanted in (
+    length = f"a length from {shortest:g} to {longest:g} metres"
+    for name, value, least, requirement in (
         ("voxel_size", voxel_size, shortest, length),
         ("truncation", truncation, voxel_size, f"at least a voxel, {voxel_size:g} m, and at most {longest:g} m"),
         ("max_depth", max_depth, shortest, length),
     ):
         if value is not None and not least <= value <= longest:
-            raise ValueError(f"{name} must be {wanted}; got {value:g}.")
+            raise ValueError(f"{name} must be {requirement}; got {value:g}.")
     if not max_memory > 0:
         raise ValueError(f"max_memory must be a positive number of GiB, or inf; got {max_memory:g}.")
 
@@ -229,18 +229,19 @@ def fuse(
     max_memory: float = DEFAULT_MAX_MEMORY,
     progress: Callable[[], Any] = lambda: None,
 ) -> TsdfVolume:
-    """Fuse frames into a volume: one pass over the depths to find where surfaces are, one to integrate.
+    """Fuse frames into a volume, in two passes: one to allocate blocks near surfaces, one to integrate.
 
     Args:
-        frames: Each is read twice and not kept.
-        voxel_size: Metres.
-        truncation: Metres in front of and behind a surface within which distances are kept; by default 3 voxels.
-        max_depth: Greatest depth that counts, metres.
-        max_memory: Greatest size of the volume, GiB.
-        progress: Called after each of the 2 x V readings of a frame.
+        frames: Frames; each is read twice and not held in memory.
+        voxel_size: Voxel size in metres.
+        truncation: Distance in metres, in front of and behind a surface, within which distances are stored; None:
+            3 voxels.
+        max_depth: Largest depth to use, in metres.
+        max_memory: Largest size of the volume in GiB.
+        progress: Called after each of the 2 x V reads of a frame.
 
     Raises:
-        ValueError: A setting is out of range, the volume would become too large, or no frame has a depth.
+        ValueError: A setting is out of range, the volume would exceed `max_memory`, or no frame has a depth.
     """
     check_settings(voxel_size, truncation, max_depth, max_memory)
     truncation = 3 * voxel_size if truncation is None else truncation
@@ -249,15 +250,15 @@ def fuse(
         frame = checked(frames[index])
         surface = LocalPlanes(frame, truncation, max_depth)
         least = int(surface.area(frame) * max(side, 2 * truncation) / side**3)
-        _check_memory(max(least, len(keys)), max_memory, voxel_size)  # before that much is listed
+        _check_memory(max(least, len(keys)), max_memory, voxel_size)  # before listing the blocks takes that much
         keys = np.union1d(keys, block_keys(surface.points(frame, truncation), voxel_size, truncation))
         _check_memory(len(keys), max_memory, voxel_size)
         progress()
     if not len(keys):
         where = f", such as {frames[0].name}" if len(frames) else ""
         raise ValueError(
-            f"depth must be known somewhere; got none within {max_depth:g} m in {len(frames)} frames{where}. "
-            "Look at the depth images (uint16, millimetres), or raise max_depth."
+            f"frames must have depths within max_depth ({max_depth:g} m); got none in {len(frames)} frames{where}. "
+            "Check the depth images (uint16, millimetres), or raise max_depth."
         )
     volume = TsdfVolume(voxel_size, truncation, keys)
     for index in range(len(frames)):
@@ -270,26 +271,26 @@ def _check_memory(num_blocks: int, max_memory: float, voxel_size: float) -> None
     needed = num_blocks * BYTES_PER_BLOCK / 2**30
     if needed > max_memory:
         raise ValueError(
-            f"voxel_size must leave a volume of at most {max_memory:g} GiB of memory; got {voxel_size:g} m, which "
-            f"needs {needed:.3g} GiB or more. Use {voxel_size * (needed / max_memory) ** 0.5:.2g} m or more, a smaller "
-            "max_depth, or allow more memory."
+            f"the volume must fit in max_memory ({max_memory:g} GiB); voxel_size {voxel_size:g} m needs at least "
+            f"{needed:.3g} GiB. Use at least {voxel_size * (needed / max_memory) ** 0.5:.2g} m, a smaller max_depth or "
+            "a larger max_memory."
         )
 
 
 def block_keys(points: Tensor, voxel_size: float, truncation: float) -> np.ndarray:
-    """Return the packed positions [N] of all blocks within the truncation of [M, 3] world points, ascending.
+    """Return the packed positions [N], ascending, of all blocks within the truncation of [M, 3] world points.
 
     Raises:
-        ValueError: A point is too far from the world's origin for the grid.
+        ValueError: A point is too far from the world origin for the grid.
     """
-    cells = (points / truncation).floor().long()  # all points of a cell need nearly the same blocks: keep one cell each
+    cells = (points / truncation).floor().long()  # points of a cell need nearly the same blocks: handle each cell once
     if not len(cells):
         return np.zeros(0, np.int64)
     side = BLOCK * voxel_size
     if float(cells.abs().max()) >= _REACH - 2:
         raise ValueError(
-            f"poses must keep what is seen within {truncation * (_REACH - 2):g} m of the world's origin; got a point "
-            f"{float(points.abs().max()):g} m away."
+            f"surfaces must lie within {truncation * (_REACH - 2):g} m of the world origin; got a point "
+            f"{float(points.abs().max()):g} m away. Check the poses."
         )
     cells = unpacked(np.unique(packed(cells.numpy())))
     steps = np.linspace(-1, 2, int(np.ceil(3 * truncation / side)) + 1) * truncation  # a cell and its margins
@@ -310,5 +311,5 @@ def packed(positions: np.ndarray) -> np.ndarray:
 
 
 def unpacked(keys: np.ndarray) -> np.ndarray:
-    """Return [N, 3] int64 positions of [N] keys, the inverse of `packed`."""
+    """Unpack [N] keys into [N, 3] int64 positions: the inverse of `packed`."""
     return np.stack([keys >> 42, (keys >> 21) & (2 * _REACH - 1), keys & (2 * _REACH - 1)], axis=-1) - _REACH

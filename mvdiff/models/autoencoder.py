@@ -9,13 +9,16 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 
-from mvdiff.models.loading import load_strictly, read_object, read_tensors, resolve_folder
+from mvdiff.models.loading import build_from_config, load_strictly, read_object, read_tensors, resolve_folder
 
 _PATTERNS = ["*.json", "*.safetensors", "vae/*.json", "vae/*.safetensors"]
 
 
 def load_autoencoder(
-    pretrained_model_name_or_path: str | Path, revision: str | None = None, dtype: torch.dtype | None = None
+    pretrained_model_name_or_path: str | Path,
+    revision: str | None = None,
+    dtype: torch.dtype | None = None,
+    with_weights: bool = True,
 ) -> nn.Module:
     """Load an autoencoder onto the CPU.
 
@@ -25,6 +28,7 @@ def load_autoencoder(
             `taesd_decoder.safetensors`.
         revision: Branch, tag or commit on the hub.
         dtype: Weight precision; default float32.
+        with_weights: False builds a diffusers autoencoder from its config.json alone, with random weights.
 
     Raises:
         FileNotFoundError: There is no autoencoder at that path or id.
@@ -39,6 +43,8 @@ def load_autoencoder(
     name = str(read_object(config).get("_class_name", "AutoencoderKL")) if config.is_file() else "AutoencoderKL"
     if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
         raise ValueError(f"vae must be a diffusers autoencoder; got class {name!r}, in {config}.")
+    if not with_weights:
+        return build_from_config(getattr(diffusers, name), folder)
     return load_strictly(getattr(diffusers, name), folder, dtype)
 
 

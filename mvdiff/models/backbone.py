@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 import torch
@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
 from mvdiff.models.loading import (
     PACKAGED,
+    build_from_config,
     forget_source,
     load_strictly,
     opening,
@@ -91,6 +92,11 @@ class Backbone(nn.Module):
         mask = tokens.attention_mask.to(device) if uses_mask else None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
 
+    def set_text_dtype(self, dtype: torch.dtype) -> None:
+        """Run the text encoder in a precision of its own; the hash stays that of its weights as they were opened."""
+        self.weights_hashes(["text_encoder"])
+        self.text_encoder.to(dtype)
+
     def weights_hashes(self, parts: Iterable[str] = _WEIGHTS) -> dict[str, str]:
         """Return a hash of each part's weights: blake2b over names, shapes and float32 values, in name order.
 
@@ -140,11 +146,20 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
     return resolve_folder(name, revision, "base", _PATTERNS)
 
 
+def base_parts(name: str | Path, revision: str | None = None) -> dict[str, Path]:
+    """Return the folder of each part of a base by the part's name; arguments and errors as for `resolve_base`.
+
+    A part that the base lacks has a folder that does not exist.
+    """
+    return part_folders(resolve_base(name, revision), _PARTS)
+
+
 def load_backbone(
     pretrained_model_name_or_path: str | Path,
     revision: str | None = None,
     vae: str | Path | None = None,
     dtype: torch.dtype | None = None,
+    without_weights: Collection[str] = (),
 ) -> Backbone:
     """Load a base model onto the CPU and freeze it.
 
@@ -158,6 +173,8 @@ def load_backbone(
         revision: Branch, tag or commit on the hub.
         vae: Another autoencoder (folder or hub id, see `load_autoencoder`); default: the base's own.
         dtype: Weight precision; default float32.
+        without_weights: Parts (of unet, text_encoder, vae) whose weights the caller has: only their config.json is
+            read, and they are random.
 
     Raises:
         FileNotFoundError: The base or a part of it is missing.
@@ -172,12 +189,20 @@ def load_backbone(
         raise FileNotFoundError(
             f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}."
         )
+
+    def opened(part: str, model_class: type[nn.Module]) -> nn.Module:
+        if part in without_weights:
+            return build_from_config(model_class, parts[part])
+        return load_strictly(model_class, parts[part], dtype)
+
     backbone = Backbone(  # small parts first, so that their errors come before the large weights are read
         scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
         tokenizer=_load_tokenizer(parts["tokenizer"]),
-        vae=load_autoencoder(parts["vae"] if vae is None else vae, dtype=dtype),
-        text_encoder=load_strictly(CLIPTextModel, parts["text_encoder"], dtype),
-        unet=load_strictly(UNet2DConditionModel, parts["unet"], dtype),
+        vae=load_autoencoder(
+            parts["vae"] if vae is None else vae, dtype=dtype, with_weights="vae" not in without_weights
+        ),
+        text_encoder=opened("text_encoder", CLIPTextModel),
+        unet=opened("unet", UNet2DConditionModel),
     )
     check_parts_fit(backbone, folder)
     return backbone.freeze()

@@ -115,5 +115,5 @@ def check_inpainting_input(unet: UNet2DConditionModel, latent_channels: int) -> 
         raise ValueError(
             f"base must have a UNet with {expected} input channels: latents, mask and masked image; got {channels}. "
             "Choose an inpainting base, such as sd2-community/stable-diffusion-2-inpainting, or make one "
-            "(docs/training.md)."
+            "(docs/train.md)."
         )

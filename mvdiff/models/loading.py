@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.resources import files
@@ -11,7 +12,7 @@ from typing import Any
 
 import torch
 from diffusers import ModelMixin
-from huggingface_hub import snapshot_download
+from huggingface_hub import is_offline_mode, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
@@ -113,11 +114,13 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
             f"{setting} must be an existing folder or a hub id 'owner/name'; got {str(name)!r}."
         ) from error
     except (HfHubHTTPError, OSError) as error:
+        failed = f"could not be downloaded ({type(error).__name__})"
+        lacking = "not in the hub's cache (no download: offline)" if is_offline_mode() else failed
         raise FileNotFoundError(
             f"{setting} must be a local folder or a reachable hub repository; got {str(name)!r}"
-            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder and could not be downloaded "
-            f"({type(error).__name__}). On a machine with network access, run `{command} --local-dir FOLDER`, copy "
-            f"FOLDER here and set {setting} to its path (or run `{command}` here to fill the hub cache)."
+            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder and {lacking}. On a machine "
+            f"with network access, run `{command} --local-dir FOLDER`, copy FOLDER here and set {setting} to its path "
+            f"(or run `{command}` here to fill the hub cache)."
         ) from error
 
 
@@ -140,6 +143,20 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     if not any(folder.glob(_WHOLE)) and any(folder.glob("*.fp16.safetensors")):
         settings["variant"] = "fp16"
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
+
+
+def build_from_config(model_class: Any, folder: Path) -> nn.Module:
+    """Build the model that a folder's `config.json` describes, with random float32 weights.
+
+    Raises:
+        FileNotFoundError: There is no config.json.
+        ValueError: It describes no such model.
+    """
+    config = read_object(folder / "config.json")
+    with opening("config.json", model_class.__name__, folder):
+        if issubclass(model_class, ModelMixin):
+            return model_class.from_config(config)
+        return model_class(model_class.config_class.from_dict(config))
 
 
 def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
@@ -223,6 +240,31 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
             return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except (OSError, SafetensorError) as error:
         raise ValueError(f"weights must be a readable safetensors file; got {path} ({error}).") from error
+
+
+def check_archive(path: Path) -> None:
+    """Compare every entry of a torch file with its CRC-32, which torch does not; skip files from before torch 1.6.
+
+    Raises:
+        ValueError: An entry is damaged, or compressed, as torch writes none.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
+            damaged = None if packed else archive.testzip()
+    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"checkpoint must be a whole file; got {error}, in {path}. Copy or download it again."
+        ) from error
+    if packed:
+        raise ValueError(f"checkpoint must not be compressed; got a compressed {packed[0]}, in {path}.")
+    if damaged is not None:
+        raise ValueError(
+            f"checkpoint must be as it was saved; got {damaged} with another CRC-32, in {path}. Copy or download it "
+            "again."
+        )
 
 
 def _culprit(folder: Path) -> Path:

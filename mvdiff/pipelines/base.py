@@ -78,6 +78,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         self.prompt_prefix = prompt_prefix
         self.base = base
         task.check_base(unet, vae.config.latent_channels)
+        task.check_adapter(adapter)
         self._multi_view_unet()  # reject an adapter of another base now, not in the first call
 
     @classmethod
@@ -143,7 +144,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             base: Folder, hub id or packaged name of the base; default: the recorded one.
             base_revision: Branch, tag or commit of a hub base; default: the recorded one, unless `base` is set.
             vae: Folder or hub id of an autoencoder to use in place of the base's; default: the recorded one.
-            dtype: Precision of all weights; default float32.
+            dtype: Precision of all weights; default: float32, with the text encoder in the model's `text_dtype`.
             check_base: Check that the base has the same weights as in training. Set it to False to try an adapter on a
                 finetuned base.
             torch_dtype: Name of `dtype` in older diffusers.
@@ -188,6 +189,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
             base_revision,
             backbone.weights_hash(),
             info.base.vae if vae is None else str(vae),
+            info.base.text_dtype,
         )
         backbone.scheduler = load_scheduler(folder)
         described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix}
@@ -195,7 +197,10 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         modules = torch.nn.ModuleList(
             part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
         )
-        modules.requires_grad_(False).eval().to(dtype or torch_dtype or torch.float32)
+        dtype = dtype or torch_dtype
+        modules.requires_grad_(False).eval().to(dtype or torch.float32)
+        if dtype is None and info.base.text_dtype is not None:
+            pipeline.text_encoder.to(getattr(torch, info.base.text_dtype))
         pipeline.training_record = info.training
         return pipeline
 

@@ -63,6 +63,7 @@ def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, An
         "sampling": sampling,
         "controls": controls,
         "seed": drawn_seeds(arguments["seed"], arguments["generator"], batch_size),
+        "latents": arguments["latents"],
         "prompt_prefix": arguments["prompt_prefix"],
         "callback": StepCallback(arguments["callback_on_step_end"], arguments["callback_on_step_end_tensor_inputs"]),
         "decode": arguments["output_type"] != "latent",

@@ -18,6 +18,7 @@ import torch
 
 from mvdiff.eval.runner import flat_numbers
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.loading import check_archive
 from mvdiff.models.schedulers import scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import ModelInfo, check_new_model_folder, write_model_folder
@@ -114,6 +115,7 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
         raise FileNotFoundError(
             f"checkpoint must be an existing file; got {path}. Pass a .ckpt file that `mvdiff fit` wrote."
         )
+    check_archive(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:

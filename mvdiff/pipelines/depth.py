@@ -1,4 +1,4 @@
-"""MVDiffusionDepthPipeline: generate frames of a scene with known depths and poses (the paper's section 4.2).
+"""MVDiffusionDepthPipeline: generate frames of a scene with known depths and poses (the paper's section 4).
 
 Axes: B samples, V frames of a sample, C latent channels, h w latent, H W image, L text tokens, D text width.
 """
@@ -105,6 +105,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         guidance_scale: float = 9.0,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         sample_ids: Sequence[str] | None = None,
         frame_ids: Sequence[Sequence[int | str]] | None = None,
         prompt_prefix: str | None = None,

@@ -100,6 +100,7 @@ def _base(base: Mapping[str, Any]) -> str:
         "revision": base.get("revision") or "not recorded",
         "weights hash": base.get("weights_hash") or "not recorded",
         "autoencoder": base.get("vae") or "the base's own",
+        **({"precision of the text encoder": base["text_dtype"]} if base.get("text_dtype") else {}),
     }
     return "## Base\n\n" + _table(rows) + "\n\nThe hash is checked on loading; a base with other weights is rejected."
 

@@ -4,8 +4,8 @@
              adapter/                config.json and safetensors of the MultiViewAdapter
              scheduler/              scheduler_config.json
              README.md               the model card, generated from mvdiff.json
-             mvdiff.json             schema, task, views, prompt prefix, the base (id, revision, weights hash) and, if
-                                     known, the record of the training
+             mvdiff.json             schema, task, views, prompt prefix, the base (id, revision, weights hash), the
+                                     adapter's hash and, if known, the record of the training
 
 The views of a panorama or outpainting model are a rig; a depth model takes any frames and records its training size.
 
@@ -26,6 +26,7 @@ import diffusers
 from safetensors import SafetensorError
 
 from mvdiff.class_paths import packages_of
+from mvdiff.eval.weights import tensors_hash
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, resolve_folder
@@ -36,8 +37,11 @@ from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
 
 SCHEMA = 1
+TEXT_DTYPES = ("float16", "bfloat16")
+"""Precisions that a text encoder may have for itself."""
 INFO_NAME = "mvdiff.json"
 CARD_NAME = "README.md"
+ADAPTER_HASH = "adapter_weights_hash"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
 
 
@@ -50,12 +54,25 @@ class BaseReference:
         revision: Branch, tag or commit of a hub id.
         weights_hash: `Backbone.weights_hash()` of the base in training; None: not recorded.
         vae: Hub id or folder of an autoencoder used in place of the base's own.
+        text_dtype: Precision of the text encoder in training, "float16" or "bfloat16"; None: that of the other parts.
+
+    Raises:
+        ValueError: `text_dtype` is another precision.
     """
 
     id: str
     revision: str | None = None
     weights_hash: str | None = None
     vae: str | None = None
+    text_dtype: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.text_dtype not in (None, *TEXT_DTYPES):
+            raise ValueError(f"text_dtype must be {', '.join(TEXT_DTYPES)} or null; got {self.text_dtype!r}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; `text_dtype` only where there is one, so that earlier versions read the rest."""
+        return {name: value for name, value in asdict(self).items() if name != "text_dtype" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -117,7 +134,7 @@ class ModelInfo:
             "task": self.task.spec(),
             **{name: value.to_dict() if isinstance(value, Rig) else value for name, value in self.views.items()},
             "prompt_prefix": self.prompt_prefix,
-            "base": asdict(self.base),
+            "base": self.base.to_dict(),
             **({} if self.training is None else {"training": self.training.to_dict()}),
         }
 
@@ -199,7 +216,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         plugins = packages_of(info.task.spec(), adapter.config.attention["class_path"])
         card = model_card(info.to_dict(), info.shown, info.task, sorted(plugins))
         (temporary / CARD_NAME).write_text(card, encoding="utf-8")
-        write_json(temporary / INFO_NAME, info.to_dict())
+        write_json(temporary / INFO_NAME, info.to_dict() | {ADAPTER_HASH: _adapter_hash(adapter)})
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(temporary, folder)
@@ -260,13 +277,26 @@ def load_scheduler(folder: str | Path) -> Any:
 
 
 def load_adapter(folder: str | Path) -> MultiViewAdapter:
-    """Load the adapter of a model folder.
+    """Load the adapter of a model folder and check its hash, if `mvdiff.json` has one (earlier versions wrote none).
 
     Raises:
         FileNotFoundError: The folder has no adapter.
         ValueError: The weights cannot be read, or belong to another model.
     """
-    return MultiViewAdapter.from_pretrained(Path(folder).resolve() / "adapter")  # absolute: never taken for a hub id
+    folder = Path(folder).resolve()  # absolute: never taken for a hub id
+    adapter = MultiViewAdapter.from_pretrained(folder / "adapter")
+    expected = json.loads((folder / INFO_NAME).read_text(encoding="utf-8")).get(ADAPTER_HASH)
+    if expected is not None and (weights_hash := _adapter_hash(adapter)) != expected:
+        raise ValueError(
+            f"adapter must be the one that {INFO_NAME} describes, with weights {expected}; got weights {weights_hash}, "
+            f"in {folder}. Copy the model folder as a whole."
+        )
+    return adapter
+
+
+def _adapter_hash(adapter: MultiViewAdapter) -> str:
+    """Hash the weights as sample records do in a float32 run."""
+    return tensors_hash({name: value.float() for name, value in adapter.state_dict().items()})
 
 
 def model_location(name: str | Path, revision: str | None = None) -> Path:

@@ -70,6 +70,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         guidance_scale: float = 9.0,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         sample_ids: Sequence[str] | None = None,
         prompt_prefix: str | None = None,
         eta: float = 0.0,

@@ -1,4 +1,4 @@
-"""MVDiffusionPanoramaPipeline: generate all views of a panorama from text (the paper's section 4.1).
+"""MVDiffusionPanoramaPipeline: generate all views of a panorama from text (the paper's section 4).
 
 Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
 """
@@ -22,6 +22,7 @@ from mvdiff.pipelines.calls import as_output_type, call_settings, rig_batch
 from mvdiff.pipelines.model_folder import BaseReference
 from mvdiff.pipelines.prompt_files import expand_prompts
 from mvdiff.pipelines.sampling import Generated
+from mvdiff.samples.photo_sphere import carry_xmp
 from mvdiff.tasks.panorama import PanoramaTask
 from mvdiff.tasks.task import Task
 
@@ -35,7 +36,8 @@ class MVDiffusionPanoramaOutput(BaseOutput):
             and "pt", a tensor [B, V, 3, H, W], float in [0, 1] as in diffusers; "uint8", a tensor [B, V, H, W, 3], as
             in sample folders; "latent", a tensor [B, V, C, h, w].
         panoramas: B stitched panoramas of height x 2 height pixels in the same form, mid-grey where no view sees them;
-            None for latents.
+            None for latents. "pil" images that are saved as PNG, JPEG or WebP open in 360-degree viewers at view 0
+            (see `mvdiff.samples.save_panorama`).
         covered: [height, 2 height] bool, True where a view sees the panorama; None for latents.
         seeds: Seed of each of the B samples.
     """
@@ -95,6 +97,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         guidance_scale: float = 9.0,
         seed: int | None = None,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        latents: torch.Tensor | None = None,
         sample_ids: Sequence[str] | None = None,
         prompt_prefix: str | None = None,
         eta: float = 0.0,
@@ -120,6 +123,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
                 `mvdiff.settings.Sampling`, also for `num_inference_steps`, `guidance_scale` and `eta`.
             seed: Random seed of all samples; None: draw seeds from `generator`.
             generator: Generator to draw seeds from, one for all samples or one each; None: torch's global generator.
+            latents: [B, V, C, h, w] standard normal noise to start from; default: noise drawn by seed.
             sample_ids: Names of the samples, part of the noise's key; default: "0", "1", ...
             prompt_prefix: Text put before every prompt; default: the model's.
             panorama_height: Height of the stitched panoramas in pixels; default: the pixel density at the centre of a
@@ -148,6 +152,8 @@ def panorama_output(generated: Generated, rig: Rig, panorama_height: int | None,
         return {"images": generated.latents, "panoramas": None, "covered": None, "seeds": generated.seeds}
     panoramas, covered = stitched(generated.images, rig, panorama_height)
     views, panoramas = (as_output_type(values, output_type) for values in (generated.images, panoramas))
+    if output_type == "pil":
+        panoramas = [carry_xmp(panorama, rig.views[0][:2]) for panorama in panoramas]
     return {"images": views, "panoramas": panoramas, "covered": covered, "seeds": generated.seeds}
 
 

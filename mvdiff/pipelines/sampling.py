@@ -146,6 +146,7 @@ class SamplingPipeline(MemorySwitches):
         *,
         seed: int | Sequence[int] = 0,
         controls: Controls = NO_CONTROLS,
+        latents: Tensor | None = None,
         prompt_prefix: str | None = None,
         callback: StepCallback = NO_CALLBACK,
         paste_back: bool = False,
@@ -161,6 +162,7 @@ class SamplingPipeline(MemorySwitches):
             sampling: Number of steps, guidance, negative prompt and eta.
             seed: One seed for all samples, or one per sample.
             controls: Parts of the model to switch off.
+            latents: [B, V, C, h, w] standard normal noise to start from, in place of the keyed noise.
             prompt_prefix: Text put before every prompt; default: the model's.
             callback: Function to call after each step.
             paste_back: Paste known pixels into the decoded views.
@@ -176,7 +178,7 @@ class SamplingPipeline(MemorySwitches):
         backbone, device = self._backbone(), self._execution_device
         seeds = [int(seed)] * batch.batch_size if isinstance(seed, Integral) else list(seed)
         batch = batch.to(device)
-        noise = self._noise(batch, seeds)
+        noise = self._noise(batch, seeds, latents)
         encoder = SamplingEncoder(backbone, batch, seeds, like=noise)
         condition = self.task.condition(batch, encoder)
         self._check_condition(condition)
@@ -193,10 +195,15 @@ class SamplingPipeline(MemorySwitches):
         rendered = self._decode(latents)
         return Generated(latents, rendered, self.task.finish(rendered, batch) if paste_back else rendered, seeds)
 
-    def _noise(self, batch: MultiViewBatch, seeds: Sequence[int]) -> Tensor:
+    def _noise(self, batch: MultiViewBatch, seeds: Sequence[int], latents: Tensor | None) -> Tensor:
         backbone = self._backbone()
         height, width = batch.images.shape[-2:]
         shape = (backbone.latent_channels, height // backbone.vae_stride, width // backbone.vae_stride)
+        if latents is not None:
+            expected = (*batch.images.shape[:2], *shape)
+            if latents.shape != expected:
+                raise ValueError(f"latents must have the shape {list(expected)}; got {list(latents.shape)}.")
+            return latents.float().to(batch.images.device)
         draws = [
             frame_noise(seed, sample_id, frames=batch.names_of(i), shape=shape)
             for i, (seed, sample_id) in enumerate(zip(seeds, batch.sample_id, strict=True))
@@ -265,7 +272,9 @@ class SamplingPipeline(MemorySwitches):
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
         backbone, device = self._backbone(), self._execution_device
-        embeddings = {text: backbone.encode_prompts([text])[0].to(device) for text in dict.fromkeys(texts)}
+        embeddings = {
+            text: backbone.encode_prompts([text])[0].to(device, self.unet.dtype) for text in dict.fromkeys(texts)
+        }
         return torch.stack([embeddings[text] for text in texts])
 
     def _decode(self, latents: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Sequences of any length: key frames first, then the frames between two of them (the paper's section 4.3).
+"""Sequences of any length: key frames first, then the frames between two of them (the paper's section 4).
 
 Both stages call `MultiViewPipeline.generate` with at most `num_views` frames at a time:
 

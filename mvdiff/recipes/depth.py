@@ -85,7 +85,7 @@ class DepthRecipe(Recipe):
 
     def check(self) -> None:
         """Find the adapter."""
-        adapter_folder(self.settings.adapter)
+        adapter_folder(self.settings.init_adapter)
 
     def world(self) -> dict[str, Any]:
         """Draw walks through rooms."""
@@ -97,7 +97,7 @@ class DepthRecipe(Recipe):
         Stage 2 from scratch has samples of half as many views and twice as many of them: as much work with as many
         more timesteps, so that a curve of a minute rises.
         """
-        settings, packaged = self.settings, adapter_folder(self.settings.adapter)
+        settings, packaged = self.settings, adapter_folder(self.settings.init_adapter)
         scratch = self._stage2(max(3, settings.num_views // 2), 2 * settings.batch_size)
         scratch = {"config": "toy/depth.yaml", "max_steps": settings.max_steps, "lr": 1e-3, "options": scratch}
         start = {"model.base": settings.base, "model.add_input": "false"}

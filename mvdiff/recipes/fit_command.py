@@ -11,7 +11,7 @@ from typing import Any, Literal
 from mvdiff.models.loading import PACKAGED, packaged_folder
 from mvdiff.recipes.settings import RecipeSettings
 
-RunTrainer = Callable[[Sequence[str]], int]
+RunTrainer = Callable[[Sequence[str]], object]
 """Runs `mvdiff` with the given arguments, the first of which is `fit` or `validate`."""
 Curves = dict[str, tuple[list[int], list[float]]]
 """By metric: optimizer steps, and the values logged there."""
@@ -74,7 +74,6 @@ class Training:
             "model.seed": settings.seed,
             "model.optimizer.init_args.lr": self.lr,
             "model.lr_scheduler.init_args.max_lr": self.lr,
-            "model.lr_scheduler.init_args.total_steps": self.max_steps,
             "data.seed": settings.seed,
             "data.num_val": settings.num_validation_rooms,
             **self.options,
@@ -116,8 +115,8 @@ def adapter_folder(adapter: str) -> Path | None:
         return packaged_folder(adapter, "adapter", "mvdiff.json")
     if not (Path(adapter) / "mvdiff.json").is_file():
         raise FileNotFoundError(
-            f"adapter must be a model folder, or one that comes with the package; got {adapter!r}. Name a folder that "
-            "`mvdiff fit` wrote."
+            f"init_adapter must be a model folder, or one that comes with the package; got {adapter!r}. Name a folder "
+            "that `mvdiff fit` wrote."
         )
     return Path(adapter)
 

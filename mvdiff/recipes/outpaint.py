@@ -88,24 +88,24 @@ class OutpaintRecipe(PanoramaRecipe):
     )
     picture_table: ClassVar[tuple[str, str]] = (
         "The same rooms around a picture that no view shows as a whole",
-        "{s.pictures} pictures of 4:3 with a field of view of {s.fov_deg:g} degrees, at yaw {s.yaw_deg:g} and pitch "
-        "{s.pitch_deg:g}, warped into the views that they reach.",
+        "{s.pictures} pictures of 4:3 with a field of view of {s.fov:g} degrees, at yaw {s.yaw:g} and pitch "
+        "{s.pitch:g}, warped into the views that they reach.",
     )
     config = "toy/outpaint.yaml"
     known = "first"
     validation = "validation rooms"
     before = "inpainting base on the validation rooms, before any training"
-    further = "training the attention of {s.adapter} further, {s.continue_steps} steps"
+    further = "training the attention of {s.init_adapter} further, {s.continue_steps} steps"
     further_run = "continued"
     further_story = (
-        "The panoramas were made with the attention weights of {s.adapter}, trained further here on given views for "
-        "{s.continue_steps} steps: minutes are too few to train them from scratch."
+        "The panoramas were made with the attention weights of {s.init_adapter}, trained further here on given views "
+        "for {s.continue_steps} steps: minutes are too few to train them from scratch."
     )
     settings: OutpaintSettings
 
     def check(self) -> None:
         """Open adapter and base, and warp a blank picture."""
-        adapter_folder(self.settings.adapter)
+        adapter_folder(self.settings.init_adapter)
         base = load_backbone(self.settings.base)
         OutpaintTask().check_base(base.unet, base.latent_channels)
         self._given(torch.zeros(3, *PICTURE_SIZE), "image")
@@ -113,13 +113,13 @@ class OutpaintRecipe(PanoramaRecipe):
     def given_picture(self, index: int) -> GivenViews:
         """Cut a picture of 4:3 out of a held-out panorama, and warp it into the views."""
         dataset, settings = self.held_out(), self.settings
-        camera = Rig([(settings.yaw_deg, settings.pitch_deg, settings.fov_deg)], *PICTURE_SIZE)
+        camera = Rig([(settings.yaw, settings.pitch, settings.fov)], *PICTURE_SIZE)
         pixels = PanoramaDataset(dataset.source, camera, indices=dataset.indices)[index]["images"][0]
         return self._given(pixels, f"picture {index}")
 
     def _given(self, pixels: torch.Tensor, name: str) -> GivenViews:
         settings = self.settings
-        picture = GivenImage(pixels, settings.fov_deg, settings.yaw_deg, settings.pitch_deg, name=name)
+        picture = GivenImage(pixels, settings.fov, settings.yaw, settings.pitch, name=name)
         return given_views([picture], self.rig)
 
     def picture_folder(self, method: str) -> Path:

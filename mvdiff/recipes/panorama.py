@@ -8,7 +8,7 @@ from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.known import KnownMode
 from mvdiff.data.panoramas import PanoramaDataset
 from mvdiff.data.toyworld.truth import read_truth
-from mvdiff.eval.runner import EvaluationSettings
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import DataSource
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, TRUTH
@@ -96,7 +96,7 @@ class PanoramaRecipe(Recipe):
 
     def trainings(self) -> dict[str, list[Training]]:
         """Train attention from scratch, then the packaged one further."""
-        settings, packaged = self.settings, adapter_folder(self.settings.adapter)
+        settings, packaged = self.settings, adapter_folder(self.settings.init_adapter)
         options = {
             "total_batch_size": settings.batch_size,
             "model.base": settings.base,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.eval.runner import EvaluationSettings
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.geometry.cameras import Rig
 from mvdiff.methods.method import Method, write_method
 from mvdiff.pipelines.base import MultiViewPipeline

@@ -14,7 +14,8 @@ from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.paired import paired, paired_fid, sample_features
-from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
+from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource, Source
 from mvdiff.recipes.compared import BASE, CAA, CONTROLS, ROUND_TRIP, TRUTH
 from mvdiff.report import Column

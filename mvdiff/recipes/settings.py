@@ -12,7 +12,7 @@ class RecipeSettings:
     """Sizes and seeds of a recipe on a toy world."""
 
     trained_worlds: ClassVar[tuple[int, ...]] = (1,)
-    """Seeds of the toy worlds on which the packaged weights were trained (docs/toy-base.md)."""
+    """Seeds of the toy worlds on which the packaged weights were trained (notes/toy-models.md)."""
 
     out: Path = Path("quickstart")
     """folder that receives everything"""
@@ -65,7 +65,7 @@ class PanoramaSettings(RecipeSettings):
     """Sizes and seeds of the panorama quickstart."""
 
     base: ClassVar[str] = "mvdiff://toy-base"
-    adapter: ClassVar[str] = "mvdiff://toy-caa"
+    init_adapter: ClassVar[str] = "mvdiff://toy-caa"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,15 +79,15 @@ class OutpaintSettings(RecipeSettings):
     continue_steps: int = 12
     base: str = "mvdiff://toy-inpainting-base"
     """inpainting base of the toy's size"""
-    adapter: str = "mvdiff://toy-outpaint"
+    init_adapter: str = "mvdiff://toy-outpaint"
     """model folder whose attention is trained further; "" uses the one trained here from scratch"""
     pictures: int = 4
     """held-out rooms that are also made around a picture which no view shows as a whole"""
-    fov_deg: float = 65.0
+    fov: float = 65.0
     """horizontal field of view of that picture, which is wider than high, in degrees"""
-    yaw_deg: float = 20.0
+    yaw: float = 20.0
     """yaw of its middle, degrees to the right"""
-    pitch_deg: float = 5.0
+    pitch: float = 5.0
     """pitch of its middle, degrees upwards"""
 
     def __post_init__(self) -> None:
@@ -112,7 +112,7 @@ class DepthSettings(RecipeSettings):
     batch_size: int = 2
     base: str = "mvdiff://toy-depth-base"
     """depth base that stage 1 trains further"""
-    adapter: str = "mvdiff://toy-depth"
+    init_adapter: str = "mvdiff://toy-depth"
     """model folder whose attention and image conditions are trained further; "" uses those trained here from scratch"""
     num_frames: int = 48
     """frames of a walk through a room"""

@@ -6,6 +6,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from mvdiff.samples.photo_sphere import xmp_option
+
 NEUTRAL_GREY = 128
 """Grey value of the parts of a panorama that no view covers."""
 
@@ -55,12 +57,12 @@ def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "cove
     return np.where(mask[..., None], image, np.uint8(NEUTRAL_GREY))
 
 
-def data_uri(image: np.ndarray) -> str:
+def data_uri(image: np.ndarray, xmp: bytes | None = None) -> str:
     """Encode an image [H, W, 3] uint8 as a `data:` URI: PNG if small, otherwise JPEG without chroma subsampling."""
     lossless = image.shape[0] * image.shape[1] <= MAX_LOSSLESS_PIXELS
     form = {"format": "PNG"} if lossless else {"format": "JPEG", "quality": 90, "subsampling": 0}
     buffer = BytesIO()
-    Image.fromarray(image).save(buffer, **form, optimize=True)
+    Image.fromarray(image).save(buffer, **form, optimize=True, **xmp_option(form["format"], xmp))
     return f"data:image/{form['format'].lower()};base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 

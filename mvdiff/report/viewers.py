@@ -12,6 +12,7 @@ import numpy as np
 
 from mvdiff.report.blocks import Block
 from mvdiff.report.images import checked_image, data_uri, paint_uncovered
+from mvdiff.samples.photo_sphere import photo_sphere_xmp
 
 if TYPE_CHECKING:
     from mvdiff.mesh import Mesh
@@ -55,7 +56,7 @@ class PanoramaEntry:
             if width != 2 * height:
                 raise ValueError(f"{name} must be twice as wide as high; got {width} x {height} pixels.")
             painted = paint_uncovered(panorama, covered, f"{name} covered")
-            methods.append({"name": method, "image": data_uri(painted)})
+            methods.append({"name": method, "image": data_uri(painted, photo_sphere_xmp(height, width))})
         return {"title": self.title, "captions": list(self.captions), "methods": methods}
 
 

@@ -1,4 +1,4 @@
-"""Depth maps as files: 16-bit PNG in whole millimetres, 0 where there is no depth, as in the ScanNet layout."""
+"""Depth map files: 16-bit PNG in whole millimetres, 0 where unknown, as in ScanNet."""
 
 from __future__ import annotations
 
@@ -11,14 +11,21 @@ from torch import Tensor
 from mvdiff.samples.pixels import read_pixels
 
 MAX_DEPTH = 65.535
-"""Metres; what 16 bits of millimetres hold."""
+"""Largest depth in metres that a 16-bit map in millimetres can hold."""
 
 
 def to_millimetres(depths: Tensor | np.ndarray, where: str) -> np.ndarray:
-    """Round z-depths [..., H, W] in metres (0 or not finite = none) to uint16 millimetres; errors name `where`.
+    """Round z-depths to millimetres.
+
+    Args:
+        depths: [..., H, W] metres; 0 or non-finite where unknown.
+        where: Sample or file named in errors.
+
+    Returns:
+        [..., H, W] uint16, 0 where unknown.
 
     Raises:
-        ValueError: A depth is negative, or more than 16 bits hold.
+        ValueError: A depth is negative or above `MAX_DEPTH`.
 
     Example:
         >>> to_millimetres(np.array([[1.2345, 0.0, np.nan]]), "doctest").tolist()
@@ -35,14 +42,14 @@ def to_millimetres(depths: Tensor | np.ndarray, where: str) -> np.ndarray:
 
 
 def read_depth(path: Path) -> Tensor:
-    """Read a depth map of a sample: float32 [H, W] metres, 0 = none.
+    """Read a depth map as float32 [H, W] in metres, 0 where unknown.
 
     Raises:
-        ValueError: It cannot be decoded, or is no map of 16-bit numbers.
+        ValueError: The file cannot be decoded or is not a 16-bit image of one channel.
     """
     values = read_pixels(path, "depth")
     if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
         raise ValueError(
-            f"depth must be a 16-bit PNG of one channel; got {values.dtype} {list(values.shape)}, in {path}."
+            f"depth must be a 16-bit PNG with one channel; got {values.dtype} {list(values.shape)}, in {path}."
         )
     return torch.from_numpy(values.astype(np.float32) / 1000)

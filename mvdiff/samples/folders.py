@@ -1,4 +1,4 @@
-"""Sample folders by name: where a sample lies, which are complete, which files are its views."""
+"""Names of sample folders and the files in them."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from urllib.parse import quote
 from mvdiff.samples.record import RECORD_NAME
 
 PANORAMA_NAME = "panorama.png"
+CROPPED_STEM = "panorama_cropped"
+CUBE_NAME = "cube"
 DEPTH_NAME = "depth"
 GIVEN_NAME = "given"
 PROMPT_NAME = "prompt.txt"
@@ -18,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 def sample_folder(root: str | Path, sample_id: str) -> Path:
-    """Return the folder of a sample; ids with slashes stay one level, distinct ids stay distinct.
+    """Return the folder of a sample; ids are percent-encoded, so slashes add no level and distinct ids stay distinct.
 
     Example:
         >>> sample_folder("out", "scene/pano 1").as_posix()
@@ -29,30 +31,33 @@ def sample_folder(root: str | Path, sample_id: str) -> Path:
 
 
 def is_complete(folder: str | Path) -> bool:
-    """Tell whether a folder holds a finished sample (its ``sample.json`` is there)."""
+    """Return True if a folder holds a complete sample, that is, has a `sample.json`."""
     return (Path(folder) / RECORD_NAME).is_file()
 
 
 def find_samples(root: str | Path) -> list[Path]:
-    """List the complete sample folders at or below a root, sorted; incomplete ones are counted in a warning.
+    """List the complete sample folders at or below a root, sorted; log a warning about incomplete ones.
 
     Raises:
-        FileNotFoundError: The root does not exist.
+        FileNotFoundError: The root is not a folder.
     """
     complete, incomplete = scan_samples(root)
     if incomplete:
-        logger.warning("%s: %d incomplete sample folder(s) left out, e.g. %s", root, len(incomplete), incomplete[0])
+        logger.warning("%s: skipped %d incomplete sample folder(s), e.g. %s", root, len(incomplete), incomplete[0])
     return complete
 
 
 def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
-    """List the sample folders at or below a root: ``(complete, incomplete)``, each sorted.
+    """List the sample folders at or below a root as `(complete, incomplete)`, each sorted.
 
-    A folder with ``0.png`` but neither ``sample.json`` nor upstream's ``prompt.txt`` is incomplete.
+    A folder with `0.png` but neither `sample.json` nor `prompt.txt` (2023 release) is incomplete.
+
+    Raises:
+        FileNotFoundError: The root is not a folder.
     """
     root = Path(root)
     if not root.is_dir():
-        raise FileNotFoundError(f"sample root must be a folder; got {root}. Check the path.")
+        raise FileNotFoundError(f"sample root must be a folder; got {root}.")
     complete, incomplete = [], []
     for folder, subfolders, names in os.walk(root):
         subfolders.sort()
@@ -62,11 +67,17 @@ def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
             incomplete.append(Path(folder))
         else:
             continue
-        subfolders.clear()  # what lies in a sample is part of it
+        subfolders.clear()  # folders inside a sample belong to it
     return sorted(complete), sorted(incomplete)
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """List the panorama of a sample folder and all pictures that were made of it."""
+    names = [f"{stem}.*" for stem in ("panorama", CROPPED_STEM)] + [f"{CUBE_NAME}/*"]
+    return [path for name in names for path in folder.glob(name)]
+
+
 def numbered(folder: Path, suffix: str) -> list[Path]:
-    """List the files `<number><suffix>` of a folder, by number."""
-    found = [path for path in folder.glob(f"*{suffix}") if path.stem.isascii() and path.stem.isdigit()]
-    return sorted(found, key=lambda path: int(path.stem))
+    """List the files `<number><suffix>` of a folder, sorted by number."""
+    paths = [path for path in folder.glob(f"*{suffix}") if path.stem.isascii() and path.stem.isdigit()]
+    return sorted(paths, key=lambda path: int(path.stem))

@@ -1,4 +1,4 @@
-"""Images as numbers and as files: float in [-1, 1], integers in [0, 255], PNG."""
+"""Conversion of images between float in [-1, 1], integers in [0, 255] and PNG."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from PIL import Image
 from torch import Tensor
 
 UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""What Pillow raises for files that it cannot decode; SyntaxError for a broken chunk of a PNG."""
+"""Errors that Pillow raises for files it cannot decode; SyntaxError stands for a broken PNG chunk."""
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """Round images in [-1, 1] to integers in [0, 255]; values outside are clipped. The shape is kept.
+    """Round images in [-1, 1] to uint8 in [0, 255] of the same shape, clipping values outside.
 
     Raises:
         ValueError: A value is NaN or infinite.
@@ -26,32 +26,32 @@ def to_uint8(images: Tensor) -> Tensor:
     """
     images = images.detach().float()
     if not bool(torch.isfinite(images).all()):
-        raise ValueError("images must be finite; got NaN or inf. Look for an overflow in the model (try float32).")
+        raise ValueError("images must be finite; got NaN or inf. The model may have overflowed: try float32.")
     return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def from_uint8(images_uint8: Tensor) -> Tensor:
-    """Map [0, 255] to float32 images in [-1, 1]; the inverse of `to_uint8`.
+    """Map images in [0, 255] to float32 in [-1, 1] of the same shape: the inverse of `to_uint8`.
 
-    Images that were interpolated are float already; their rounding errors are clipped.
+    Float input (interpolated images) is allowed; values slightly outside the range are clipped.
     """
     return (images_uint8.float() / 127.5 - 1).clamp(-1, 1)
 
 
 def read_png(path: Path) -> Tensor:
-    """Read an image of a sample: uint8 [3, H, W].
+    """Read an image as RGB uint8 [3, H, W].
 
     Raises:
-        ValueError: It cannot be decoded.
+        ValueError: The file cannot be decoded.
     """
     return torch.from_numpy(read_pixels(path, "image", "RGB")).permute(2, 0, 1).contiguous()
 
 
 def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
-    """Read what was given of a view: uint8 [3, H, W], and [1, H, W] float, 1 where it was given.
+    """Read the given part of a view: uint8 [3, H, W] pixels and float [1, H, W] `known`, 1 where given.
 
     Raises:
-        ValueError: It cannot be decoded, or has no transparency.
+        ValueError: The file cannot be decoded or is not RGBA.
     """
     pixels = read_pixels(path, "given view")
     if pixels.ndim != 3 or pixels.shape[-1] != 4:
@@ -61,12 +61,24 @@ def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
 
 
 def read_pixels(path: Path, name: str, mode: str | None = None) -> np.ndarray:
-    """Decode a file as Pillow gives it, or in a mode of Pillow's; `name` is named in the ValueError if it cannot be."""
+    """Decode an image file, in its own Pillow mode or converted to `mode`.
+
+    Args:
+        path: The file.
+        name: Kind of image named in errors.
+        mode: Pillow mode such as "RGB"; None keeps the file's mode.
+
+    Returns:
+        [H, W] or [H, W, C].
+
+    Raises:
+        ValueError: The file cannot be decoded.
+    """
     try:
         with Image.open(path) as image:
             return np.array(image if mode is None else image.convert(mode))
     except UNREADABLE as error:
-        raise ValueError(f"{name} must be readable; got {error}, in {path}. Generate the sample again.") from error
+        raise ValueError(f"{name} {path} cannot be read ({error}). Generate the sample again.") from error
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

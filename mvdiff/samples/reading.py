@@ -1,4 +1,4 @@
-"""Read sample folders, ours and those in upstream's layout."""
+"""Read sample folders, in this package's layout or that of the 2023 release."""
 
 from __future__ import annotations
 
@@ -19,7 +19,14 @@ from mvdiff.samples.record import RECORD_NAME, SampleRecord
 
 @dataclass(frozen=True)
 class Sample:
-    """A sample folder opened for reading; images are read when asked for."""
+    """A sample folder opened for reading; images are read on demand.
+
+    Attributes:
+        folder: The sample's folder.
+        record: Content of `sample.json`.
+        view_paths: Files of the V views, in order.
+        natural_paths: Files of the V ground-truth views beside them (2023 release), or empty.
+    """
 
     folder: Path
     record: SampleRecord
@@ -33,30 +40,38 @@ class Sample:
 
     @property
     def with_depths(self) -> bool:
-        """True where some view has a depth map."""
+        """True if any view has a depth map."""
         return any((self.folder / DEPTH_NAME / path.name).exists() for path in self.view_paths)
 
     def images_uint8(self) -> Tensor:
-        """Read the views: uint8 [V, 3, H, W]."""
+        """Read the views as uint8 [V, 3, H, W].
+
+        Raises:
+            ValueError: An image cannot be decoded, or sizes differ.
+        """
         return _read_views(self.view_paths)
 
     def natural_uint8(self) -> Tensor:
-        """Read upstream's ground-truth views beside the generated ones: uint8 [V, 3, H, W]."""
+        """Read the ground-truth views beside the generated ones (2023 release) as uint8 [V, 3, H, W].
+
+        Raises:
+            FileNotFoundError: The folder has none.
+        """
         if not self.natural_paths:
             raise FileNotFoundError(f"{self.folder} must hold <i>_natural.png for every view; got none.")
         return _read_views(self.natural_paths)
 
     def panorama_uint8(self) -> Tensor | None:
-        """Read the panorama: uint8 [3, H, W], or None where the folder has none."""
+        """Read the panorama as uint8 [3, H, W]; None if the folder has none."""
         path = self.folder / PANORAMA_NAME
         return read_png(path) if path.exists() else None
 
     def depths(self) -> Tensor | None:
-        """Read the depth maps: float32 [V, H, W] metres, 0 = none; or None where the folder has none.
+        """Read the depth maps as float32 [V, H, W] in metres, 0 where unknown; None if the folder has none.
 
         Raises:
-            FileNotFoundError: Some views have a depth map and others have none.
-            ValueError: One cannot be read or is of another size than the others.
+            FileNotFoundError: Only some views have a depth map.
+            ValueError: A map cannot be read, or sizes differ.
         """
         if not self.with_depths:
             return None
@@ -65,9 +80,11 @@ class Sample:
         return _stacked(paths, [read_depth(path) for path in paths])
 
     def given(self) -> tuple[Tensor, Tensor] | None:
-        """Read the given parts of the views: uint8 [V, 3, H, W] and [V, 1, H, W] float `known`; None without any.
+        """Read the given parts of the views: uint8 [V, 3, H, W] and float [V, 1, H, W] `known`; None if there are none.
 
-        Errors are those of `depths`.
+        Raises:
+            FileNotFoundError: Only some views have a file.
+            ValueError: A file cannot be read, or sizes differ.
         """
         paths = tuple(self.folder / GIVEN_NAME / path.name for path in self.view_paths)
         if not any(path.exists() for path in paths):
@@ -81,13 +98,13 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
     """Open a sample folder of either layout.
 
     Args:
-        folder: A folder with ``sample.json``, or one in upstream's layout (``<i>.png``, ``prompt.txt``).
-        rig: Cameras of an upstream folder; default: the paper's ring of 8 (FoV 90, 45 degrees apart) at the images' own
-            size. A folder with ``sample.json`` brings its own cameras and ignores it.
+        folder: A folder with `sample.json`, or one in the layout of the 2023 release (`<i>.png`, `prompt.txt`).
+        rig: Cameras for a folder without `sample.json`. None: the paper's ring of 8 (FoV 90, 45 degrees apart) at the
+            size of the images. Ignored if the folder has a `sample.json`.
 
     Raises:
         FileNotFoundError: The folder is incomplete, or a view is missing.
-        ValueError: ``sample.json`` cannot be read or contradicts itself, or counts do not fit; the text names the file.
+        ValueError: `sample.json` is unreadable or inconsistent, or the number of views or prompts does not match.
     """
     folder = Path(folder)
     if is_complete(folder):
@@ -98,7 +115,7 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
     paths = tuple(numbered(folder, ".png"))
     if not paths or not (folder / PROMPT_NAME).is_file():
         raise FileNotFoundError(
-            f"{folder} must hold sample.json, or 0.png and prompt.txt; got an incomplete sample. Generate it again."
+            f"{folder} must hold sample.json, or 0.png and prompt.txt; the sample is incomplete. Generate it again."
         )
     paths = tuple(folder / f"{i}.png" for i in range(len(paths)))
     _require(paths)
@@ -138,7 +155,7 @@ def _require(paths: Sequence[Path]) -> None:
     missing = [path.name for path in paths if not path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{paths[0].parent} must hold every view; {missing} missing. Generate the sample again."
+            f"{paths[0].parent} must hold every view; {', '.join(missing)} missing. Generate the sample again."
         )
 
 
@@ -150,7 +167,7 @@ def _stacked(paths: Sequence[Path], views: Sequence[Tensor]) -> Tensor:
     for path, view in zip(paths, views, strict=True):
         if view.shape != views[0].shape:
             raise ValueError(
-                f"views of a sample must have one size; got {list(view.shape[-2:])} beside "
-                f"{list(views[0].shape[-2:])}, in {path}."
+                f"views of a sample must have one size; got {list(views[0].shape[-2:])} and "
+                f"{list(view.shape[-2:])}, in {path}."
             )
     return torch.stack(list(views))

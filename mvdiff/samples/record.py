@@ -19,20 +19,20 @@ RECORD_NAME = "sample.json"
 
 @dataclass(frozen=True)
 class SampleRecord:
-    """Describe one sample, as in ``sample.json``.
+    """Description of one sample: the content of `sample.json`.
 
     Args:
         sample_id: Name of the sample, unique within its root.
-        prompts: One prompt per view, as given to the model (without the prefix that the model adds).
-        rig: ``Rig.to_dict()`` of the views, or None where ``cameras`` is given.
-        cameras: ``{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}``, or None. Views that share no centre
-            also have ``"t": [x, y, z]``, the camera centre in the world, metres.
-        seed: Seed of the noise, or None for images that were not sampled (ground truth).
-        settings: Whatever else shaped the images (steps, guidance, model...). ``settings["truth"]`` may list what each
-            view shows (a dict or None per view), which the caption agreement reads; ``settings["frames"]`` and
-            ``settings["key_frames"]`` the numbers or names of a recording's frames.
+        prompts: One prompt per view, without the prefix that the model adds.
+        rig: `Rig.to_dict()` of the views, or None if `cameras` is set.
+        cameras: `{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}`, or None. Views that do not share a centre
+            also have `"t": [x, y, z]`, the camera centre in the world, metres.
+        seed: Seed of the noise; None for images that were not sampled (ground truth).
+        settings: Further settings that shaped the images (steps, guidance, model, ...). Optional entries that
+            evaluation and reports read: `"truth"`, labels of each view (a dict or None per view) for caption
+            agreement; `"frames"` and `"key_frames"`, numbers or names of a recording's frames.
         versions: Library versions.
-        schema_version: Version of this layout.
+        schema_version: Version of this format.
     """
 
     sample_id: str
@@ -46,14 +46,18 @@ class SampleRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = RECORD_NAME) -> SampleRecord:
-        """Build a record from parsed JSON; ``where`` is named in errors.
+        """Build a record from parsed JSON.
+
+        Args:
+            values: The parsed JSON.
+            where: File named in errors.
 
         Raises:
-            ValueError: A key is unknown or missing, a field is of the wrong kind or contradicts another (see
-                `mvdiff.samples.record_checks.check_record`), or the schema is another one.
+            ValueError: The schema version differs, a key is unknown or missing, or a field is invalid (see
+                `mvdiff.samples.record_checks.check_record`).
         """
         if not isinstance(values, Mapping):
-            raise ValueError(f"{where} must hold a JSON object; got {type(values).__name__}. Write the sample again.")
+            raise ValueError(f"{where} must hold a JSON object; got {type(values).__name__}.")
         version = values.get("schema_version")
         if version != SCHEMA_VERSION:
             raise ValueError(
@@ -64,8 +68,8 @@ class SampleRecord:
         unknown, missing = sorted(set(values) - known), sorted({"sample_id", "prompts"} - set(values))
         if unknown or missing:
             raise ValueError(
-                f"sample record must have the keys of schema {SCHEMA_VERSION}; got unknown {unknown}, "
-                f"missing {missing}, in {where}. Generate the sample again."
+                f"sample record must have the keys of schema {SCHEMA_VERSION}; unknown: {unknown}, missing: {missing}, "
+                f"in {where}. Generate the sample again."
             )
         check_record(values, where)
         return cls(**values)
@@ -74,8 +78,8 @@ class SampleRecord:
         """Return the sample's cameras.
 
         Returns:
-            ``(K, R, height, width)``: intrinsics [V, 3, 3] in pixels, world-from-camera rotations [V, 3, 3], both
-            float32, and the image size that K refers to.
+            `(K, R, height, width)`: [V, 3, 3] intrinsics in pixels and [V, 3, 3] world-from-camera rotations, both
+            float32, and the image size in pixels to which K refers.
 
         Raises:
             ValueError: The record has neither a rig nor cameras.
@@ -88,29 +92,40 @@ class SampleRecord:
             rig = Rig.from_dict(self.rig)
             return *rig.cameras(), rig.height, rig.width
         raise ValueError(
-            f"sample {self.sample_id!r} must have a rig or cameras; got neither. Give a rig when reading it."
+            f"sample {self.sample_id!r} must have a rig or cameras; got neither. Pass a rig when reading it."
         )
 
+    def first_view(self) -> tuple[float, float]:
+        """Return yaw and pitch of view 0 in degrees; without a rig 0, 0."""
+        return (0.0, 0.0) if self.rig is None else tuple(self.rig["views"][0][:2])
+
     def translations(self) -> Tensor | None:
-        """Return the camera centres in the world, [V, 3] float32 metres; None where all views share one.
+        """Return the camera centres in the world, [V, 3] float32 in metres; None if all views share one.
 
         Raises:
-            ValueError: Some views have a centre and others have none.
+            ValueError: Only some views have a centre.
         """
         views = [] if self.cameras is None else self.cameras["views"]
-        found = [view["t"] for view in views if view.get("t") is not None]
-        if not found:
+        centres = [view["t"] for view in views if view.get("t") is not None]
+        if not centres:
             return None
-        if len(found) != len(views):
+        if len(centres) != len(views):
             raise ValueError(
-                f"cameras must have t for every view or for none; got {len(found)} of {len(views)}, in sample "
+                f"cameras must have t for every view or for none; got {len(centres)} of {len(views)}, in sample "
                 f"{self.sample_id!r}. Generate the sample again."
             )
-        return torch.tensor(found, dtype=torch.float32)
+        return torch.tensor(centres, dtype=torch.float32)
 
 
 def camera_record(K: Tensor, R: Tensor, t: Tensor, height: int, width: int) -> dict[str, Any]:
-    """Describe posed views, see `mvdiff.batch.MultiViewBatch`, as ``SampleRecord.cameras``.
+    """Convert camera tensors to the value of `SampleRecord.cameras`.
+
+    Args:
+        K: [V, 3, 3] intrinsics in pixels.
+        R: [V, 3, 3] world-from-camera.
+        t: [V, 3] camera centres in the world, metres.
+        height: Image height in pixels.
+        width: Image width in pixels.
 
     Example:
         >>> camera_record(torch.eye(3)[None], torch.eye(3)[None], torch.zeros(1, 3), 6, 8)["views"][0]["t"]

@@ -1,4 +1,4 @@
-"""Checks of the fields of `sample.json`, made once, where it is read."""
+"""Validation of `sample.json`, run once when it is read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,19 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
-_TOO_FAR = 1e12  # no angle, place or focal length is as large
+_TOO_LARGE = 1e12  # no angle, position or focal length reaches this
 _MAX_SIDE = 1 << 16
 
 
 def check_record(values: Mapping[str, Any], where: str) -> None:
-    """Check every field of a `mvdiff.samples.SampleRecord` that is there.
+    """Check the fields of a `mvdiff.samples.SampleRecord`, given as parsed JSON.
+
+    Args:
+        values: The fields; `sample_id` and `prompts` are required.
+        where: File named in errors.
 
     Raises:
-        ValueError: A field is of the wrong kind, or contradicts another; the text names it and the file, `where`.
+        ValueError: A field has the wrong type or contradicts another.
 
     Example:
         >>> check_record({"sample_id": "room", "prompts": ["a sofa"], "seed": "a"}, "room/sample.json")
@@ -24,20 +28,20 @@ def check_record(values: Mapping[str, Any], where: str) -> None:
     """
     sample_id, prompts, seed = values["sample_id"], values["prompts"], values.get("seed")
     if not (isinstance(sample_id, str) and sample_id):
-        _refuse("sample_id", "a text that is not empty", sample_id, where)
+        _refuse("sample_id", "a non-empty text", sample_id, where)
     if not (_is_list(prompts) and all(isinstance(prompt, str) for prompt in prompts)):
-        _refuse("prompts", "a list of texts, one for each view", prompts, where)
+        _refuse("prompts", "a list of texts, one per view", prompts, where)
     if seed is not None and not _is_whole(seed):
         _refuse("seed", "a whole number or null", seed, where)
     for name in ("settings", "versions"):
         if not isinstance(values.get(name, {}), Mapping):
-            _refuse(name, "an object of names and values", values[name], where)
+            _refuse(name, "an object", values[name], where)
     for name in ("frames", "key_frames"):
         numbers = values.get("settings", {}).get(name)
         if numbers is not None and not (
             isinstance(numbers, list) and all(isinstance(number, str) or _is_whole(number) for number in numbers)
         ):
-            _refuse(f"settings.{name}", "a list of frames, by number or name", numbers, where)
+            _refuse(f"settings.{name}", "a list of frame numbers or names", numbers, where)
     for name, check in (("rig", _check_rig), ("cameras", _check_cameras)):
         described = values.get(name)
         if described is None:
@@ -48,18 +52,18 @@ def check_record(values: Mapping[str, Any], where: str) -> None:
             if not (_is_whole(described[side]) and 1 <= described[side] <= _MAX_SIDE):
                 _refuse(f"{name}.{side}", f"a whole number of pixels, from 1 to {_MAX_SIDE}", described[side], where)
         if not _is_list(described["views"]):
-            _refuse(f"{name}.views", "a list with an entry for each view", described["views"], where)
+            _refuse(f"{name}.views", "a list with one entry per view", described["views"], where)
         check(described, where)
         if len(described["views"]) != len(prompts):
-            _refuse("prompts", f"as many as the views of {name} ({len(described['views'])})", len(prompts), where)
+            _refuse("prompts", f"one text per view of {name} ({len(described['views'])})", len(prompts), where)
 
 
 def _check_rig(rig: Mapping[str, Any], where: str) -> None:
     if set(rig) != {"views", "height", "width"}:
-        _refuse("rig", "an object with views, height and width alone", sorted(rig), where)
+        _refuse("rig", "an object with only views, height and width", sorted(rig), where)
     for i, view in enumerate(rig["views"]):
         if not (_is_vector(view) and 0 < view[2] < 180):
-            _refuse(f"rig.views[{i}]", "yaw, pitch and field of view (above 0, below 180), in degrees", view, where)
+            _refuse(f"rig.views[{i}]", "[yaw, pitch, fov] in degrees, with 0 < fov < 180", view, where)
 
 
 def _check_cameras(cameras: Mapping[str, Any], where: str) -> None:
@@ -73,7 +77,7 @@ def _check_cameras(cameras: Mapping[str, Any], where: str) -> None:
             if not (_is_list(rows) and len(rows) == 3 and all(map(_is_vector, rows))):
                 _refuse(f"{name}.{key}", "three rows of three numbers", rows, where)
         if not (view["K"][0][0] > 0 and view["K"][1][1] > 0):
-            _refuse(f"{name}.K", "intrinsics with focal lengths above 0", view["K"], where)
+            _refuse(f"{name}.K", "intrinsics with positive focal lengths", view["K"], where)
         if view.get("t") is not None and not _is_vector(view["t"]):
             _refuse(f"{name}.t", "three numbers, or null", view["t"], where)
     placed = sum(view.get("t") is not None for view in views)
@@ -98,9 +102,8 @@ def _is_whole(value: object) -> bool:
 
 
 def _is_vector(value: object) -> bool:
-    """Tell whether a value is three finite numbers."""
     return isinstance(value, list) and len(value) == 3 and all(map(_is_number, value))
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and -_TOO_FAR < value < _TOO_FAR
+    return isinstance(value, int | float) and not isinstance(value, bool) and -_TOO_LARGE < value < _TOO_LARGE

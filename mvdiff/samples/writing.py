@@ -1,4 +1,4 @@
-"""Write sample folders so that a killed run leaves none that looks complete."""
+"""Write sample folders; a killed run leaves no sample that looks complete."""
 
 from __future__ import annotations
 
@@ -14,22 +14,31 @@ import numpy as np
 from torch import Tensor
 
 from mvdiff.samples.depths import to_millimetres
-from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME, PANORAMA_NAME, is_complete, numbered
+from mvdiff.samples.folders import (
+    CUBE_NAME,
+    DEPTH_NAME,
+    GIVEN_NAME,
+    PANORAMA_NAME,
+    is_complete,
+    numbered,
+    picture_files,
+)
+from mvdiff.samples.photo_sphere import photo_sphere_xmp, save_panorama
 from mvdiff.samples.pixels import png_bytes
 from mvdiff.samples.record import RECORD_NAME, SampleRecord
 
 
 class SampleWriter:
-    """Write one sample view by view, so that a long one never lies in memory as a whole.
+    """Write one sample view by view, without holding all of it in memory.
 
-    Files of an earlier sample are removed at once; ``sample.json`` comes last, in `finish`.
+    The constructor removes the files of an earlier sample; `finish` writes `sample.json` last.
 
     Args:
-        folder: The sample's own folder, made when absent.
+        folder: Folder of this sample; created if absent.
         overwrite: Replace a complete sample.
 
     Raises:
-        FileExistsError: The folder holds a complete sample and ``overwrite`` is False.
+        FileExistsError: The folder holds a complete sample and `overwrite` is False.
         OSError: The folder cannot be written.
 
     Example:
@@ -45,15 +54,15 @@ class SampleWriter:
         self.folder = Path(folder)
         self._added: set[int] = set()
         if is_complete(self.folder) and not overwrite:
-            raise FileExistsError(f"{folder} must not hold a complete sample; got one. Skip it, or pass overwrite.")
+            raise FileExistsError(f"{folder} already holds a complete sample. Pass overwrite to replace it.")
         with self._writing():
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / RECORD_NAME).unlink(missing_ok=True)
             parts = [self.folder / name for name in (DEPTH_NAME, GIVEN_NAME)]
             stale = [path for folder in (self.folder, *parts) for path in numbered(folder, ".png")]
-            for path in (*stale, self.folder / PANORAMA_NAME):
-                path.unlink(missing_ok=True)
-            for part in parts:
+            for path in (*stale, *picture_files(self.folder)):
+                path.unlink()
+            for part in (*parts, self.folder / CUBE_NAME):
                 if part.is_dir() and not any(part.iterdir()):
                     part.rmdir()
 
@@ -67,13 +76,13 @@ class SampleWriter:
         """Write a view.
 
         Args:
-            view: Place in the sample, from 0.
+            view: Index of the view, from 0.
             image: uint8 [H, W, 3].
-            depth: [H, W] z-depth in metres, 0 = none; or None.
-            given: uint8 [H, W, 4], the given part with alpha 255 and elsewhere 0; or None.
+            depth: [H, W] z-depth in metres, 0 where unknown; or None.
+            given: uint8 [H, W, 4], alpha 255 for given pixels and 0 elsewhere; or None.
 
         Raises:
-            ValueError: Shape, dtype or range do not fit.
+            ValueError: A shape, dtype or range is wrong.
             OSError: The folder cannot be written.
         """
         image = _check_uint8(image, "image", "[H, W, 3]", 3)
@@ -88,14 +97,14 @@ class SampleWriter:
         self._added.add(view)
 
     def finish(self, record: SampleRecord, panorama: Tensor | np.ndarray | None = None) -> Path:
-        """Complete the sample; return its folder.
+        """Write the panorama and `sample.json`; return the folder.
 
         Args:
-            record: Content of ``sample.json``; one prompt per view.
-            panorama: uint8 [H', W', 3], or None.
+            record: Content of `sample.json`, with one prompt per view.
+            panorama: uint8 [H', W', 3], or None; see `save_panorama`. Viewers open it at view 0.
 
         Raises:
-            ValueError: Views are missing, or the panorama does not fit.
+            ValueError: Views are missing, or the panorama has a wrong shape or dtype.
             OSError: The folder cannot be written; the sample stays incomplete.
         """
         _check_counts(record, len(self._added))
@@ -105,10 +114,10 @@ class SampleWriter:
                 f"{record.sample_id!r}."
             )
         if panorama is not None:
-            panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+            panorama = _check_panorama(panorama)
         with self._writing():
             if panorama is not None:
-                (self.folder / PANORAMA_NAME).write_bytes(png_bytes(panorama))
+                save_panorama(self.folder / PANORAMA_NAME, panorama, view=record.first_view())
             write_json(self.folder / RECORD_NAME, asdict(record))
         return self.folder
 
@@ -133,14 +142,22 @@ def write_sample(
     depths: Tensor | np.ndarray | None = None,
     given: Tensor | np.ndarray | None = None,
 ) -> Path:
-    """Write one sample folder and return it; see `SampleWriter` for arguments and errors.
+    """Write one complete sample folder and return it; see `SampleWriter` for the other arguments and the errors.
 
-    All is checked before the first file is written. ``views`` is [V, H, W, 3], ``depths`` [V, H, W] and ``given``
-    [V, H, W, 4].
+    All arguments are checked before the first file is written.
+
+    Args:
+        folder: Folder of this sample; created if absent.
+        record: Content of `sample.json`, with one prompt per view.
+        views: uint8 [V, H, W, 3].
+        panorama: uint8 [H', W', 3], or None.
+        overwrite: Replace a complete sample.
+        depths: [V, H, W] z-depth in metres, 0 where unknown; or None.
+        given: uint8 [V, H, W, 4], alpha 255 for given pixels and 0 elsewhere; or None.
     """
     views = _check_uint8(views, "views", "[V, H, W, 3]", 4)
     if panorama is not None:
-        panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+        panorama = _check_panorama(panorama)
     if depths is not None:
         _check_depths(depths, views, f"sample {record.sample_id!r}")
     if given is not None and tuple(given.shape) != (*views.shape[:-1], 4):
@@ -153,10 +170,10 @@ def write_sample(
 
 
 def write_json(path: str | Path, value: Any) -> Path:
-    """Write JSON atomically: a reader sees the old file or the whole new one, never a part.
+    """Write JSON atomically: readers see the old file or the complete new one.
 
     Raises:
-        OSError: The file cannot be written; nothing half-written stays behind.
+        OSError: The file cannot be written; no partial file remains.
     """
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
@@ -179,10 +196,16 @@ def _check_uint8(values: Tensor | np.ndarray, name: str, shape: str, ndim: int, 
     return array
 
 
+def _check_panorama(panorama: Tensor | np.ndarray) -> np.ndarray:
+    panorama = _check_uint8(panorama, "panorama", "[H, W, 3]", 3)
+    photo_sphere_xmp(*panorama.shape[:2])
+    return panorama
+
+
 def _check_depths(depths: Tensor | np.ndarray, views: np.ndarray, where: str) -> np.ndarray:
     if tuple(depths.shape) != views.shape[:-1]:
         raise ValueError(
-            f"depths must be of the views' shape {list(views.shape[:-1])}; got {list(depths.shape)}, in {where}."
+            f"depths must have the shape of the views, {list(views.shape[:-1])}; got {list(depths.shape)}, in {where}."
         )
     return to_millimetres(depths, where)
 

@@ -1,4 +1,4 @@
-"""DepthTask: generate frames of a scene from known depths and poses (the paper's section 4.2)."""
+"""DepthTask: generate frames of a scene from known depths and poses (the paper's section 4)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PanoramaTask: generate all views of a panorama from text (the paper's section 4.1)."""
+"""PanoramaTask: generate all views of a panorama from text (the paper's section 4)."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.overlap import overlap_psnr
+from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.conditioning import check_latent_input
 from mvdiff.tasks.task import Task
 
@@ -24,6 +25,14 @@ class PanoramaTask(Task):
     def check_base(self, unet: Any, latent_channels: int) -> None:
         """Raise ValueError unless the base's input is the latents alone."""
         check_latent_input(unet, latent_channels)
+
+    def check_adapter(self, adapter: MultiViewAdapter) -> None:
+        """Raise ValueError where an adapter is one for views with depth, or has blocks that bring given frames in."""
+        super().check_adapter(adapter)
+        if adapter.condition_blocks is not None:
+            raise ValueError(
+                f"the adapter must have no image-condition blocks for the task {self.name}; got those of a depth model."
+            )
 
     def correspondences(self, batch: MultiViewBatch) -> MultiViewBatch:
         """Return the batch without depths: the views share a centre."""

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.settings import AdapterSettings, Controls
 
@@ -112,6 +113,13 @@ class Task(ABC):
             unet: UNet of the base.
             latent_channels: Number of latent channels of the autoencoder.
         """
+
+    def check_adapter(self, adapter: MultiViewAdapter) -> None:
+        """Raise ValueError where an adapter's blocks are those of another kind of task."""
+        if self.uses_depth:
+            adapter.mid_block.check_depth()
+        else:
+            adapter.mid_block.check_shared_centre()
 
     def add_input(self, unet: Any) -> None:
         """Add the input channels of this task to a text-to-image UNet, with zero weights, in place.

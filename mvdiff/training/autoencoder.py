@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -15,10 +14,11 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import load_autoencoder
 from mvdiff.training.callbacks import gather
-from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
+from mvdiff.training.optimization import OptimizedModule, adamw
+from mvdiff.training.schedules import LRInterval
 
 
-class AutoencoderModule(LightningModule):
+class AutoencoderModule(OptimizedModule):
     """Train an AutoencoderKL with the loss L1 + `mse_weight` x MSE + `kl_weight` x KL per latent element.
 
     Args:
@@ -112,7 +112,3 @@ class AutoencoderModule(LightningModule):
         if factor is not None and self.train_encoder:
             self.vae.register_to_config(scaling_factor=factor)
         self.vae.save_pretrained(Path(self.out))
-
-    def configure_optimizers(self):
-        """Return the optimizer and schedule of the autoencoder's parameters."""
-        return configure_optimizers(self.vae.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)

@@ -28,6 +28,7 @@ class SaveModelFolder(Callback):
 
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
+        self.folder: Path | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Pass the scores of the resumed run to the `ModelCheckpoint` callbacks before their state is restored."""
@@ -38,9 +39,9 @@ class SaveModelFolder(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the model folder on the first rank."""
-        folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
+        self.folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
-            pl_module.save_model_folder(folder, *best_weights(trainer))
+            pl_module.save_model_folder(self.folder, *best_weights(trainer))
 
 
 def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:

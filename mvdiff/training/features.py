@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,10 +12,11 @@ from mvdiff.data.toyworld.captions import JUDGED_HEADS, NONE
 from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.keyed import keyed_generator
-from mvdiff.training.optimization import LRInterval, adamw, configure_optimizers
+from mvdiff.training.optimization import OptimizedModule, adamw
+from mvdiff.training.schedules import LRInterval
 
 
-class FeatureNetModule(LightningModule):
+class FeatureNetModule(OptimizedModule):
     """Train a classifier of toy views on the labels in `truth/<pano>.json` (own design).
 
     The yaw of every view must be a multiple of 45 degrees.
@@ -100,7 +100,3 @@ class FeatureNetModule(LightningModule):
         """Write the network in half precision."""
         if self.trainer.is_global_zero:
             self.net.half().save_pretrained(self.out)
-
-    def configure_optimizers(self):
-        """Return the optimizer and schedule of the network's parameters."""
-        return configure_optimizers(self.net.parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)

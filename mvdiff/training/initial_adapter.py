@@ -11,7 +11,7 @@ from mvdiff.class_paths import merge_settings, resolve_settings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.adapter_config import DEFAULT_ATTENTION
 from mvdiff.models.attention import ViewAttention
-from mvdiff.pipelines.model_folder import model_location
+from mvdiff.pipelines.model_folder import load_adapter, model_location, read_model_info
 from mvdiff.settings import AdapterSettings
 
 
@@ -26,13 +26,13 @@ def initial_adapter(
 
     Args:
         unet: UNet of the base.
-        init_adapter: Folder of an adapter, model folder or `mvdiff://` name; None: a fresh adapter.
+        init_adapter: Model folder or `mvdiff://` name; None: a fresh adapter.
         settings: Settings set by the user; a loaded adapter must have the same values.
         defaults: Settings of the task, for a fresh adapter where the user set nothing.
         seed: Random seed of fresh weights, which are the same on every rank; the global random state is not changed.
 
     Raises:
-        FileNotFoundError: The adapter does not exist.
+        FileNotFoundError: The model folder does not exist.
         ValueError: The weights cannot be read, the adapter has other settings than the user's, or a setting is out of
             range.
     """
@@ -41,8 +41,8 @@ def initial_adapter(
             torch.manual_seed(seed)
             return MultiViewAdapter.from_unet(unet, **_merged(defaults, settings))
     folder = model_location(init_adapter)
-    folder = folder / "adapter" if (folder / "adapter").is_dir() else folder
-    adapter = MultiViewAdapter.from_pretrained(folder)
+    read_model_info(folder)  # an adapter alone does not record its task
+    adapter = load_adapter(folder)
     for name, setting, loaded in _settings_and_loaded(settings, adapter):
         if setting != loaded:
             raise ValueError(

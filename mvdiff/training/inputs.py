@@ -106,7 +106,9 @@ class BatchInputs(ABC):
             return self.backbone.encode_prompts(texts)
         encoder = self._encoded_by("text_encoder") if self.cache else ""
         with torch.no_grad():
-            return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(self.device)
+            return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(
+                self.device, self.backbone.unet.dtype
+            )
 
     def _encoded_by(self, part: str) -> str:
         """Return a part's weights hash and compute precision, for cache keys."""

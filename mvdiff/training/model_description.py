@@ -30,6 +30,7 @@ class DescribedModule(SampleWritingModule):
     base: str
     revision: str | None
     vae: str | None
+    text_dtype: str | None
     prompt_prefix: str
     backbone: Backbone | None
 
@@ -61,7 +62,7 @@ class DescribedModule(SampleWritingModule):
                 f"data must be a LightningDataModule with {' and '.join(f'`{name}`' for name in fields)}; got "
                 f"{type(data).__name__} without {', '.join(missing)}. See mvdiff.data.keyed_datamodule."
             )
-        base = BaseReference(self.base, self.revision, self.backbone.weights_hash(), self.vae)
+        base = BaseReference(self.base, self.revision, self.backbone.weights_hash(), self.vae, self.text_dtype)
         return ModelInfo(self.task, {name: getattr(data, name) for name in fields}, self.prompt_prefix, base)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -74,6 +75,7 @@ class DescribedModule(SampleWritingModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ValueError if the weights were trained for another task or on another base."""
+        super().on_load_checkpoint(checkpoint)
         described = checkpoint.get(CHECKPOINT_KEY)
         if described is None:
             raise ValueError(f"the checkpoint must be from a {type(self).__name__}; got a checkpoint of another model.")

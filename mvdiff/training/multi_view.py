@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from itertools import chain
 from pathlib import Path
+from typing import Literal
 
+import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
@@ -27,8 +29,10 @@ from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
-from mvdiff.training.optimization import LRInterval, adamw, cosine_over_ten_epochs
-from mvdiff.training.sample_writing import OutputSettings, output_from
+from mvdiff.training.optimization import adamw
+from mvdiff.training.sample_writing import output_from
+from mvdiff.training.schedules import LRInterval, WarmupCosine
+from mvdiff.training.settings import OutputSettings
 
 FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT = AdapterSettings(), Sampling(), OutputSettings()
 ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
@@ -47,11 +51,14 @@ class MultiViewModule(DescribedModule):
             paper's base of the task.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of the base's.
-        init_adapter: Adapter to start from: its folder, a model folder or an `mvdiff://` name; None: a fresh one.
+        text_dtype: Precision of the text encoder, "float16" or "bfloat16"; None: that of the other parts. Converted
+            panorama and outpainting models of the 2023 release use "float16".
+        init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a fresh one.
         adapter: Settings of the adapter.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
-        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None: constant learning rate.
+        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None: constant learning rate. If its
+            `total_steps` is left out, it is the length of the run.
         lr_interval: Advance the schedule per epoch or per optimizer step.
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
@@ -74,11 +81,12 @@ class MultiViewModule(DescribedModule):
         base: str | None = None,
         revision: str | None = None,
         vae: str | None = None,
+        text_dtype: Literal["float16", "bfloat16"] | None = None,
         init_adapter: str | None = None,
         adapter: AdapterSettings = FRESH_ADAPTER,
         prompt_prefix: str | None = None,
         optimizer: OptimizerCallable = adamw,
-        lr_scheduler: LRSchedulerCallable | None = cosine_over_ten_epochs,
+        lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
         lr_interval: LRInterval = "epoch",
         text_dropout: float = 0.1,
         snr_gamma: float | None = None,
@@ -100,7 +108,7 @@ class MultiViewModule(DescribedModule):
         self.base = self.task.default_base if base is None else base
         if self.base is None:
             raise ValueError(f"base is required for the task {self.task.name}, which has no default; got null.")
-        self.revision, self.vae, self.init_adapter = revision, vae, init_adapter
+        self.revision, self.vae, self.text_dtype, self.init_adapter = revision, vae, text_dtype, init_adapter
         self.prompt_prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
         self.adapter_settings, self.memory, self.cache = adapter, memory, cache
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
@@ -118,13 +126,14 @@ class MultiViewModule(DescribedModule):
             return
         self.backbone = load_backbone(self.base, self.revision, vae=self.vae)
         self.backbone.freeze()
+        if self.text_dtype is not None:
+            self.backbone.set_text_dtype(getattr(torch, self.text_dtype))
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         if self.memory.vae_slicing:
             enable_slicing(self.backbone.vae)
         unet = self.backbone.unet
         adapter = initial_adapter(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed)
-        if self.task.uses_depth:
-            adapter.mid_block.check_depth()
+        self.task.check_adapter(adapter)
         adapter.geometry_cache_bytes = self.cache.geometry_bytes
         self.unet = MultiViewUNet.from_unet(unet, adapter)
         self.unet.enable_gradient_checkpointing(self.memory.gradient_checkpointing)

@@ -1,44 +1,59 @@
 """Optimizer, learning-rate schedule and gradient accumulation, shared by every LightningModule here."""
 
 from collections.abc import Iterable
-from typing import Any, Literal
+from typing import Any
 
+from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch.nn import Parameter
-from torch.optim import AdamW, Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR
+from torch import nn
+from torch.optim import AdamW
 
-LRInterval = Literal["epoch", "step"]
+from mvdiff.training.schedules import LENGTHS, LRInterval, scheduler_over_run
 
 
-def adamw(params: Iterable[Parameter]) -> AdamW:
+def adamw(params: Iterable[nn.Parameter]) -> AdamW:
     """Build the paper's optimizer: AdamW, learning rate 2e-4, library defaults (paper, section 5.1)."""
     return AdamW(params, lr=2e-4)
 
 
-def cosine_over_ten_epochs(optimizer: Optimizer) -> CosineAnnealingLR:
-    """Build the panorama schedule: a cosine over ten epochs, down to 1e-7, stepped once per epoch."""
-    return CosineAnnealingLR(optimizer, T_max=10, eta_min=1e-7)
+class OptimizedModule(LightningModule):
+    """A module with an optimizer and a learning-rate schedule from its settings.
 
-
-def configure_optimizers(
-    parameters: Iterable[Parameter],
-    optimizer: OptimizerCallable,
-    lr_scheduler: LRSchedulerCallable | None = None,
-    interval: LRInterval = "epoch",
-) -> dict[str, Any]:
-    """Return Lightning's dictionary of optimizer and schedule for the parameters that require gradients.
-
-    Raises:
-        ValueError: None does.
+    Attributes:
+        optimizer: Called with the parameters that require gradients.
+        lr_scheduler: Called with the optimizer; None keeps the rate. A class with the argument `total_steps` gets the
+            run's length where it is left out.
+        lr_interval: Unit of the schedule's steps.
     """
-    trained = [parameter for parameter in parameters if parameter.requires_grad]
-    if not trained:
-        raise ValueError("the model must have at least one trainable parameter; got none.")
-    built = optimizer(trained)
-    if lr_scheduler is None:
-        return {"optimizer": built}
-    return {"optimizer": built, "lr_scheduler": {"scheduler": lr_scheduler(built), "interval": interval}}
+
+    optimizer: OptimizerCallable
+    lr_scheduler: LRSchedulerCallable | None
+    lr_interval: LRInterval
+
+    def trained(self) -> nn.Module:
+        """Return the part that is trained, here all of the module."""
+        return self
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimizer, and the schedule over the run's length.
+
+        Raises:
+            ValueError: No parameter requires gradients, or the schedule does not fit the run.
+        """
+        trained = [parameter for parameter in self.trained().parameters() if parameter.requires_grad]
+        if not trained:
+            raise ValueError("the model must have at least one trainable parameter; got none.")
+        optimizer = self.optimizer(trained)
+        if self.lr_scheduler is None:
+            return {"optimizer": optimizer}
+        scheduler = scheduler_over_run(self.lr_scheduler, optimizer, self.lr_interval, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Leave the length of the schedule to the resumed run, which may be longer."""
+        for state in checkpoint.get("lr_schedulers", ()):
+            for name in LENGTHS:
+                state.pop(name, None)
 
 
 def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:

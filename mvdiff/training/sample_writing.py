@@ -14,28 +14,16 @@ from mvdiff.class_paths import resolve_class
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_names
-from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate, flat_numbers, write_results
+from mvdiff.eval.runner import PAPER_METRICS, evaluate, flat_numbers, write_results
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
 from mvdiff.training.callbacks import gather, run_folder
+from mvdiff.training.settings import OutputSettings
 from mvdiff.training.trained_part import TrainedPartModule
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputSettings:
-    """Output of `test` and `predict`, and how `test` scores it."""
-
-    dir: str | None = None
-    """folder of the sample folders; None: `samples` in the run's folder"""
-    overwrite: bool = False
-    """redo complete samples"""
-    metrics: list[str | dict[str, Any]] | None = None
-    """what `test` scores: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
-    evaluation: EvaluationSettings | None = None
-    """how `test` scores; None: the paper's protocol"""
 
 
 def output_from(value: Any) -> OutputSettings:
@@ -69,7 +57,7 @@ class SampleWritingModule(TrainedPartModule):
         super().__init__()
         self.seed, self.sampling, self.output = seed, sampling, output
         self._tested_ids: list[str] = []
-        self._run_folder = Path()
+        self.output_folder = Path()
 
     @abstractmethod
     def pipeline(self) -> MultiViewPipeline:
@@ -87,11 +75,11 @@ class SampleWritingModule(TrainedPartModule):
 
     def on_predict_start(self) -> None:
         """Set the output folder."""
-        self._run_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
+        self.output_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Generate a batch and write sample folders; complete samples are skipped."""
-        self.write_generated(self._run_folder, batch)
+        self.write_generated(self.output_folder, batch)
 
     def on_test_start(self) -> None:
         """Set the output folder and clear the sample ids of the last test."""
@@ -100,8 +88,8 @@ class SampleWritingModule(TrainedPartModule):
 
     def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Write generated and real views as sample folders, which are scored when the epoch ends."""
-        self.write_generated(self._run_folder / "generated", batch)
-        self.write_real(self._run_folder / "reference", batch)
+        self.write_generated(self.output_folder / "generated", batch)
+        self.write_real(self.output_folder / "reference", batch)
         self._tested_ids.extend(batch.sample_id)
 
     def on_test_epoch_end(self) -> None:
@@ -109,7 +97,7 @@ class SampleWritingModule(TrainedPartModule):
         sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
         if self.trainer.is_global_zero:
             metrics = self.output.metrics or PAPER_METRICS
-            numbers = score_folder(self._run_folder, sample_ids, metrics, self.output.evaluation)
+            numbers = score_folder(self.output_folder, sample_ids, metrics, self.output.evaluation)
             self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
         self.trainer.strategy.barrier()
 

@@ -27,7 +27,8 @@ from mvdiff.tasks.task import Task
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import image_grid, log_image, run_folder
 from mvdiff.training.inputs import Prompts, SingleViewInputs
-from mvdiff.training.optimization import LRInterval, adamw
+from mvdiff.training.optimization import adamw
+from mvdiff.training.schedules import LRInterval
 from mvdiff.training.trained_part import TrainedPartModule
 
 VALIDATION_EPOCH = -1
@@ -59,7 +60,7 @@ class SingleViewModule(TrainedPartModule):
         train_text_encoder: Also train the text encoder.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Called with the trained parameters.
-        lr_scheduler: Called with the optimizer.
+        lr_scheduler: Called with the optimizer; `total_steps` left out is the run's length.
         lr_interval: Advance the schedule per epoch or per optimizer step.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
@@ -159,6 +160,7 @@ class SingleViewModule(TrainedPartModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raise ValueError if the weights were trained with other frozen parts."""
+        super().on_load_checkpoint(checkpoint)
         recorded = checkpoint.get(FROZEN_KEY, {})
         for part, weights_hash in self.frozen_hashes().items():
             if recorded.get(part, weights_hash) != weights_hash:

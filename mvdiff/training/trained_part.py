@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
-from lightning.pytorch import LightningModule
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
-from mvdiff.training.optimization import configure_optimizers
+from mvdiff.training.optimization import OptimizedModule
 
 
-class TrainedPartModule(LightningModule):
+class TrainedPartModule(OptimizedModule):
     """LightningModule whose checkpoints contain only the submodule named by `trained_part`.
 
     The state dict has keys `<trained_part>.<name>`. Loading requires exactly the same keys and shapes, so a checkpoint
@@ -28,10 +27,6 @@ class TrainedPartModule(LightningModule):
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load a checkpoint as Lightning does, but import no classes that the file names (its `_instantiator`)."""
         return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
-
-    def configure_optimizers(self) -> dict[str, Any]:
-        """Return the optimizer and schedule of the trained part's parameters."""
-        return configure_optimizers(self.trained().parameters(), self.optimizer, self.lr_scheduler, self.lr_interval)
 
     def state_dict(self, *args: Any, destination=None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
         """Return the trained part's weights under `<prefix><trained_part>.`."""

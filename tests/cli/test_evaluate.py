@@ -1,16 +1,16 @@
 """`mvdiff evaluate`, in-process, over real folders."""
 
-import argparse
 import json
 from pathlib import Path
 
 import pytest
 
-from mvdiff.cli import evaluate as command
-from mvdiff.cli.main import main
+from mvdiff.cli.main import find_command, main
+from mvdiff.cli.options import CommandParser
 from mvdiff.cli.rig_files import read_rig
-from mvdiff.eval.runner import EvaluationSettings
+from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import source_from_config
+from tests.cli.last_lines import next_commands
 from tests.data.folders import write_matterport3d
 from tests.eval.worlds import RIG, write_judge, write_samples, write_upstream
 
@@ -39,6 +39,7 @@ def test_scores_two_folders(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "toy_fid" in printed
     assert "4 samples" in printed
+    assert next_commands(printed) == ["report"]
 
 
 def test_reference_from_the_data_section_of_a_run(tmp_path):
@@ -77,9 +78,9 @@ def test_splits_and_overlays(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("trainer: {}", "must have a data section that can be built; got no data section"),
+        ("trainer: {}", "must have a valid data section; got none"),
         ("data: {class_path: mvdiff.data.datamodule.Matterport3DDataModule, init_args: {rot: x}}", "rot"),
-        ("data: [", "must have a data section that can be built"),
+        ("data: [", "must have a valid data section"),
     ],
 )
 def test_wrong_configs_are_one_clear_error(tmp_path, text, message):
@@ -127,9 +128,10 @@ def test_user_errors_are_one_line(tmp_path, capsys):
 
 
 def test_options_follow_the_settings():
-    parser = argparse.ArgumentParser()
-    command.add_parser(parser.add_subparsers())
-    args = vars(parser.parse_args(["evaluate", "--generated", "x"]))
-    defaults = {name: value for name, value in vars(EvaluationSettings()).items() if name in args}
-    assert {name: args[name] for name in defaults} == defaults
-    assert set(vars(EvaluationSettings())) - set(args) == {"fid_resamples"}
+    parser = CommandParser(find_command(["evaluate"]))
+    assert parser.settings(["--generated", "x"])[1] == EvaluationSettings()
+    words = ["--judge_heads", "object", "colour", "--overlap_pairs", "[[0, 2], [5, 3]]", "--fid_resamples", "9"]
+    settings = parser.settings(words)[1]
+    assert settings.judge_heads == ("object", "colour")
+    assert [tuple(pair) for pair in settings.overlap_pairs] == [(0, 2), (5, 3)]
+    assert settings.fid_resamples == 9

@@ -11,6 +11,7 @@ from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
 from mvdiff.pipelines.model_folder import BaseReference, load_adapter
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample
+from tests.cli.last_lines import next_commands
 from tests.pipelines.conftest import RING, make_pipeline
 from tests.tiny import tiny_base
 
@@ -30,7 +31,9 @@ def generate(model, out, *options):
 
 def test_one_prompt(model, tmp_path, capsys):
     assert generate(model, tmp_path, *PROMPT, "--seed", 3, "--num_samples", 2, "--negative_prompt", "wall") == 0
-    assert "2 panoramas written, 0 complete ones skipped" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "2 panoramas written, 0 complete ones skipped" in said
+    assert next_commands(said) == ["report", "video"]
     folders = find_samples(tmp_path)
     assert [folder.name for folder in folders] == ["0000-0", "0000-1"]
     samples = [read_sample(folder) for folder in folders]
@@ -54,6 +57,21 @@ def test_rerun_skips_and_overwrite_redoes(model, tmp_path, capsys):
     assert generate(model, tmp_path, *PROMPT, "--seed", 1, "--overwrite") == 0
     assert read_sample(tmp_path / "0000").record.seed == 1
     assert (tmp_path / "0000" / "0.png").stat().st_mtime_ns != stamp
+
+
+def test_pictures_for_people_come_beside_and_for_complete_samples_too(model, tmp_path, capsys):
+    assert generate(model, tmp_path, *PROMPT) == 0
+    panorama = (tmp_path / "0000" / "panorama.png").read_bytes()
+    before = {path.name for path in (tmp_path / "0000").iterdir()}
+    assert generate(model, tmp_path, *PROMPT, "--format", "webp", "--crop", "--cube_faces") == 0
+    assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
+    added = {path.name for path in (tmp_path / "0000").iterdir()} - before
+    assert added == {"panorama.webp", "panorama_cropped.webp", "cube"}
+    assert len(list((tmp_path / "0000" / "cube").glob("*.webp"))) == 6
+    assert (tmp_path / "0000" / "panorama.png").read_bytes() == panorama
+    assert generate(model, tmp_path, *PROMPT, "--overwrite") == 0
+    assert {path.name for path in (tmp_path / "0000").iterdir()} == before
+    assert find_samples(tmp_path) == [tmp_path / "0000"]
 
 
 def test_prompts_file_scheduler_and_batches(model, tmp_path, capsys):
@@ -86,7 +104,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--scheduler", "Nope"], "scheduler must be one of"),
         ([*PROMPT, "--num_samples", 0], "num_samples must be at least 1; got 0"),
         ([*PROMPT, "--batch_size", 0], "batch_size must be at least 1; got 0"),
-        ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
+        ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
         ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a reachable hub repository"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
@@ -99,7 +117,7 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
 def test_errors_are_one_line(model, tmp_path, capsys, options, message):
     assert generate(model, tmp_path, *options) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("mvdiff generate: error: ")
+    assert error.startswith("mvdiff generate panorama: error: ")
     assert message in error
     assert not find_samples(tmp_path)
 
@@ -111,7 +129,7 @@ def test_a_device_that_does_not_work_here_is_told_before_anything_is_loaded(tmp_
     assert generate("nowhere", tmp_path, *PROMPT, "--device", device) == 1
     error = capsys.readouterr().err
     assert error.startswith(
-        f"mvdiff generate: error: --device must be one that works on this machine; got '{device}' ("
+        f"mvdiff generate panorama: error: --device must be one that works on this machine; got '{device}' ("
     )
     assert error.count("\n") == 1
     assert "Use --device cpu" in error
@@ -156,7 +174,9 @@ def test_export(model, tmp_path, capsys):
     torch.save(values, tmp_path / "last.ckpt")
     for flags, expected in (([], state), (["--no_ema", "--overwrite"], current)):
         assert main(["export", str(tmp_path / "last.ckpt"), "--out", str(tmp_path / "model"), *flags]) == 0
-        assert "a panorama model of 4 views" in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert "a panorama model of 4 views" in said
+        assert next_commands(said) == ["generate panorama"]
         found = load_adapter(tmp_path / "model").state_dict()
         assert all(torch.equal(value, expected[f"adapter.{name}"]) for name, value in found.items())
     torch.save({"state_dict": {}}, tmp_path / "other.ckpt")

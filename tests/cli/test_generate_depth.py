@@ -9,6 +9,7 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.samples import find_samples, read_sample
+from tests.cli.last_lines import next_commands
 from tests.data.other_layouts import write_transforms, write_tum
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.conftest import make_pipeline
@@ -59,14 +60,18 @@ def test_modes(model, walk, tmp_path, capsys, options, frames, keys):
     assert sample.depths().shape == (len(frames), HEIGHT, WIDTH)
     assert sample.record.translations().shape == (len(frames), 3)
     expected = f"toy00000: {len(frames)} frames" + f", {len(keys)} of them key frames" * (frames != keys) + "; written"
-    assert capsys.readouterr().out.splitlines() == [expected, f"{tmp_path}: 1 scenes"]
+    said = capsys.readouterr().out
+    first, last = said.splitlines()
+    assert first == expected
+    assert last.startswith(f"{tmp_path}: 1 scenes. Next: mvdiff mesh {tmp_path / 'toy00000'} --out mesh.glb")
+    assert next_commands(said) == ["mesh", "report"]
 
 
 @pytest.mark.parametrize("write", [write_transforms, write_tum])
 def test_other_layouts_give_the_same_frames(model, walk, tmp_path, write):
     other = write(walk, tmp_path / "other" / walk.name)
     for scene, out in ((walk, tmp_path / "a"), (other, tmp_path / "b")):
-        assert generate(model, scene, out, "--real", out / "real") == 0
+        assert generate(model, scene, out, "--reference", out / "real") == 0
     expected, found = (read_sample(tmp_path / out / walk.name) for out in ("a", "b"))
     assert found.record.prompts == expected.record.prompts
     assert (found.images_uint8().int() - expected.images_uint8().int()).abs().max() <= 1
@@ -76,11 +81,11 @@ def test_other_layouts_give_the_same_frames(model, walk, tmp_path, write):
 
 
 def test_rerun_skips_and_other_settings_are_refused(model, walk, tmp_path, capsys):
-    assert generate(model, walk, tmp_path, "--real", tmp_path / "real", "--height", 16, "--width", 24) == 0
+    assert generate(model, walk, tmp_path, "--reference", tmp_path / "real", "--height", 16, "--width", 24) == 0
     first = read_sample(tmp_path / "toy00000").images_uint8()
     assert first.shape == (4, 3, 16, 24)
     assert read_sample(tmp_path / "real" / "toy00000").images_uint8().shape == (4, 3, 16, 24)
-    again = ["--real", tmp_path / "real", "--height", 16, "--width", 24]
+    again = ["--reference", tmp_path / "real", "--height", 16, "--width", 24]
     assert generate(model, walk, tmp_path, *again) == 0
     capsys.readouterr()
     assert generate(model, walk, tmp_path, *again, "--no_caa") == 1
@@ -114,7 +119,7 @@ def test_scenes_without_captions_take_a_prompt(model, walk, tmp_path, capsys):
     assert "must hold a caption of at least one frame; got none. Give --prompt, one text" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     for prompt in ("a kitchen", "a bath"):
-        options = ["--mode", "full", "--prompt", prompt, "--real", tmp_path / "real", "--overwrite"]
+        options = ["--mode", "full", "--prompt", prompt, "--reference", tmp_path / "real", "--overwrite"]
         assert generate(model, scene, tmp_path / "out", *options) == 0
         for root in ("out", "real"):
             assert read_sample(tmp_path / root / "scene").record.prompts == [prompt] * 9
@@ -122,9 +127,9 @@ def test_scenes_without_captions_take_a_prompt(model, walk, tmp_path, capsys):
 
 def test_real_frames_keep_their_captions_whatever_the_prompt(model, walk, tmp_path):
     real = tmp_path / "real"
-    assert generate(model, walk, tmp_path / "a", "--real", real) == 0
+    assert generate(model, walk, tmp_path / "a", "--reference", real) == 0
     first = read_sample(real / "toy00000").record.prompts
-    assert generate(model, walk, tmp_path / "b", "--real", real, "--prompt", "a red room") == 0
+    assert generate(model, walk, tmp_path / "b", "--reference", real, "--prompt", "a red room") == 0
     assert read_sample(real / "toy00000").record.prompts == first
     assert read_sample(tmp_path / "b" / "toy00000").record.prompts == ["a red room"] * len(first)
 
@@ -145,9 +150,9 @@ def test_several_scenes(model, walk, tmp_path, capsys):
         (["--height", 22], "height of the views must be a multiple of 4, the autoencoder's stride; got 22"),
         (["--prompt", "a ball", "--prompt", "a lamp"], "--prompt must be one text for all frames; got 2"),
         (["--max_frames", 0], "max_frames must be at least 1; got 0"),
-        (["--interval", 0, "--mode", "interval"], "interval must be at least 1; got 0"),
+        (["--interval", 0, "--mode", "interval"], "--interval must be at least 1; got 0"),
         (["--batch_size", 0], "batch_size must be at least 1; got 0"),
-        (["--num_inference_steps", 0], "num_inference_steps must be at least 1, and whole; got 0"),
+        (["--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
         (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1"),
         (["--height", 0], "--height must be at least 1; got 0"),
@@ -157,7 +162,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
 def test_errors_are_one_line(model, walk, tmp_path, capsys, options, message):
     assert generate(model, walk, tmp_path / "out", *options) == 1
     error = capsys.readouterr().err.strip().splitlines()[-1]
-    assert error.startswith("mvdiff generate: error: ")
+    assert error.startswith("mvdiff generate depth: error: ")
     assert message in error
     assert not list(tmp_path.rglob("sample.json"))
 
@@ -175,7 +180,7 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     for frame in (1, 4):
         (scene / "pose" / f"{frame}.txt").write_text("nan " * 16)
     assert "must have frames to generate; got none that is usable (2 x pose is not finite)" in error_of(model, scene)
-    assert f"{tmp_path / 'nowhere'} must be a scene, with " in error_of(model, tmp_path / "nowhere")
+    assert f"{tmp_path / 'nowhere'} must be a scene with " in error_of(model, tmp_path / "nowhere")
     (scene / "key_frame_0.6.txt").write_text("0\n2\n")
     (scene / "depth" / "2.png").write_bytes((scene / "depth" / "2.png").read_bytes()[:60])
     assert "depth/2.png" in error_of(model, scene)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.samples import read_sample
+from tests.cli.last_lines import next_commands
 from tests.pipelines.conftest import make_pipeline
 from tests.pipelines.test_outpaint import make_outpaint
 
@@ -37,6 +38,7 @@ def test_one_picture(model, picture, tmp_path, capsys):
     output = capsys.readouterr().out
     assert "given of the views: 0: " in output
     assert "1 panoramas written, 0 complete ones skipped" in output
+    assert next_commands(output) == ["report", "video"]
     sample = read_sample(out / "0000")
     [noted] = sample.record.settings["given"]["pictures"]
     assert noted == {

@@ -1,5 +1,3 @@
-import argparse
-import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,8 +6,10 @@ import pytest
 import torch
 
 from mvdiff.cli import main as front
-from mvdiff.cli.main import COMMANDS, main
-from mvdiff.cli.opening import add_model_options
+from mvdiff.cli.command import Command
+from mvdiff.cli.main import NAMES, TRAINER, commands_of, main
+from mvdiff.cli.opening import MemoryOptions, ModelOptions
+from mvdiff.cli.options import CommandParser
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,10 +17,9 @@ ROOT = Path(__file__).resolve().parents[2]
 def test_without_arguments_shows_every_command_with_an_example(capsys):
     assert main([]) == 0
     shown = capsys.readouterr().out
-    for command in COMMANDS:
-        assert f"  {command.name} " in shown
-        assert f"$ {command.example}" in shown
-        assert command.example.startswith(f"mvdiff {command.name}")
+    for name in NAMES:
+        assert f"  {name} " in shown
+        assert f"$ {commands_of(name)[0].example}" in shown
     assert shown.index("Train:") < shown.index("Generate:") < shown.index("Score:")
 
 
@@ -36,55 +35,58 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
-def test_every_command_is_there(command):
-    module = importlib.import_module(f"mvdiff.cli.{command.module}")
-    if command.module == "train":
-        assert callable(module.run_trainer)
-    else:
-        assert callable(module.add_parser)
-        assert callable(module.run)
-
-
-@pytest.mark.parametrize("command", [c for c in COMMANDS if c.module != "train"], ids=lambda command: command.name)
-def test_help_of_a_command_imports_no_torch(command):
+def test_help_of_commands_imports_no_torch():
+    """One process shows them all: what any of them imports stays imported."""
+    names = [command.name.split() for name in NAMES if name not in TRAINER for command in commands_of(name)]
     code = f"""
 import sys
 from mvdiff.cli.main import main
-try:
-    main([{command.name!r}, "--help"])
-except SystemExit as stop:
-    assert stop.code == 0
-assert not {{"torch", "lightning", "diffusers"}} & set(sys.modules)
+for words in {names!r}:
+    try:
+        main([*words, "--help"])
+    except SystemExit as stop:
+        assert stop.code == 0
+assert not {{"torch", "lightning", "diffusers", "numpy", "rich"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-def test_unknown_command(capsys):
-    assert main(["fti"]) == 2
-    assert "command must be one of quickstart, data, fit" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["fti"], "fit"),
+        (["generate", "panorma"], "generate panorama"),
+        (["dta", "check"], "data"),
+        (["quickstart", "depht"], "quickstart depth"),
+    ],
+)
+def test_an_unknown_command(capsys, words, meant):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert f"(did you mean {meant}?)" in error
+    assert error.count("\n") == 1
 
 
-class Failing:
-    """A command module whose run raises."""
+def test_a_first_word_alone_lists_what_may_follow(capsys):
+    assert main(["generate"]) == 2
+    assert "$ mvdiff generate outpaint" in capsys.readouterr().err
+    assert main(["generate", "--help"]) == 0
+    assert "$ mvdiff generate outpaint" in capsys.readouterr().out
 
-    def __init__(self, error, command="data"):
-        self.error = error
-        self.command = command
 
-    def add_parser(self, subparsers):
-        subparsers.add_parser(self.command)
+def failing(error, name="data check"):
+    """A command whose run raises."""
 
-    def run(self, args):
-        raise self.error
+    def run(words):
+        raise error
 
-    run_trainer = run
+    return lambda words: Command(name=name, summary="", description="", example="", settings=None, run=run)
 
 
 def test_a_users_error_is_one_line(monkeypatch, capsys):
-    monkeypatch.setattr(front.importlib, "import_module", lambda name: Failing(ValueError("yaw must be\nx; got y.")))
-    assert main(["data"]) == 1
-    assert capsys.readouterr().err == "mvdiff data: error: yaw must be x; got y.\n"
+    monkeypatch.setattr(front, "find_command", failing(ValueError("yaw must be\nx; got y.")))
+    assert main(["data", "check"]) == 1
+    assert capsys.readouterr().err == "mvdiff data check: error: yaw must be x; got y.\n"
 
 
 OUT_OF_MEMORY = (
@@ -107,8 +109,7 @@ OUT_OF_MEMORY = (
     ],
 )
 def test_too_little_memory_is_one_line_that_says_what_takes_less(monkeypatch, capsys, command, advice):
-    failing = Failing(torch.OutOfMemoryError(OUT_OF_MEMORY), command)
-    monkeypatch.setattr(front.importlib, "import_module", lambda name: failing)
+    monkeypatch.setattr(front, "find_command", failing(torch.OutOfMemoryError(OUT_OF_MEMORY), command))
     assert main([command]) == 1
     assert capsys.readouterr().err == (
         f"mvdiff {command}: error: the device must have enough memory; got: CUDA out of memory. Tried to allocate 2.50 "
@@ -118,12 +119,15 @@ def test_too_little_memory_is_one_line_that_says_what_takes_less(monkeypatch, ca
 
 
 def test_the_switches_that_take_less_memory_are_options_and_settings():
-    options = argparse.ArgumentParser()
-    add_model_options(options)
+    switches = Command(
+        name="x", summary="", description="", example="", settings=(ModelOptions, MemoryOptions), run=print
+    )
     words = front._LESS_MEMORY["generate"].removeprefix("Take ").replace(" or ", ", ").split(", ")
-    assert options.parse_args(" ".join(words).split()).cpu_offload == "model"
+    model, memory = CommandParser(switches).settings(["--model", "x", *" ".join(words).split()])
+    assert model.dtype == "bfloat16"
+    assert memory == MemoryOptions(cpu_offload="model", views_per_chunk=1, vae_slicing=True, vae_tiling=True)
     page = (ROOT / "docs" / "memory.md").read_text()
-    settings = [word for word in front._LESS_MEMORY["train"].replace(",", "").split() if word.startswith("model.")]
+    settings = [word for word in front._LESS_MEMORY["fit"].replace(",", "").split() if word.startswith("model.")]
     assert len(settings) == 3
     for setting in settings:
         assert f"`{setting.removeprefix('model.')}: " in page
@@ -131,7 +135,7 @@ def test_the_switches_that_take_less_memory_are_options_and_settings():
 
 @pytest.mark.parametrize("by_variable", [False, True])
 def test_debug_shows_the_traceback(monkeypatch, capsys, by_variable):
-    monkeypatch.setattr(front.importlib, "import_module", lambda name: Failing(FileNotFoundError("no such file")))
+    monkeypatch.setattr(front, "find_command", failing(FileNotFoundError("no such file")))
     if by_variable:
         monkeypatch.setenv("MVDIFF_DEBUG", "1")
     assert main(["data"] if by_variable else ["data", "--debug"]) == 1
@@ -140,6 +144,6 @@ def test_debug_shows_the_traceback(monkeypatch, capsys, by_variable):
 
 @pytest.mark.parametrize("kind", [KeyError, RuntimeError])
 def test_a_bug_is_not_hidden(monkeypatch, kind):
-    monkeypatch.setattr(front.importlib, "import_module", lambda name: Failing(kind("bug")))
+    monkeypatch.setattr(front, "find_command", failing(kind("bug")))
     with pytest.raises(kind):
         main(["data"])

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from mvdiff.cli.main import main
+from tests.cli.last_lines import next_commands
 from tests.report.folders import write_panorama
 
 
@@ -32,7 +33,9 @@ def test_without_out_the_page_lies_in_the_first_folder(out, tmp_path, capsys):
     folder = shutil.copytree(out, tmp_path / "mine")
     for _ in range(2):  # the page is no sample
         assert main(["report", str(folder)]) == 0
-        assert f"{folder / 'report.html'}: " in capsys.readouterr().out
+        said = capsys.readouterr().out
+        assert f"{folder / 'report.html'}: " in said
+        assert next_commands(said) == ["xdg-open"]
     assert "mine" in (folder / "report.html").read_text()
 
 

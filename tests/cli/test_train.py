@@ -15,6 +15,7 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.model_folder import read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample, to_uint8
+from tests.cli.last_lines import next_commands
 from tests.training.tiny_run import tiny_config, write_config
 
 
@@ -76,6 +77,7 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     run["model"]["init_args"]["adapter"]["attention"]["init_args"]["neighbours"] = [[1], [2, 0], []]
     path = str(write_config(tmp_path / "run.yaml", run))
     assert main(["fit", "--config", path]) == 0
+    assert next_commands(capsys.readouterr().out) == ["generate panorama"]
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
     assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
     assert main(["fit", "--config", path, "--model.adapter.attention.init_args.neighbours=[[1],[0]]"]) == 1
@@ -83,7 +85,7 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     assert "neighbours must have one list per view (3); got 2 lists" in error
     assert "Traceback" not in error
     assert main(["fit", "--config", path, "--model.adapter.attention.neighbours=[[1],[3],[0]]"]) == 1
-    assert "each once; got [3], in the list of view 1" in capsys.readouterr().err
+    assert "neighbours of view 1 must be other views from 0 to" in capsys.readouterr().err
 
 
 def test_predict_writes_what_generate_would(trained, config, tmp_path):
@@ -118,7 +120,9 @@ def test_test_generates_scores_and_logs(trained, config, tmp_path, capsys):
     (results,) = tmp_path.rglob("results.json")
     metric = json.loads(results.read_text())["metrics"]["overlap_psnr_mean_of_pairs"]
     assert 5 < metric["value"] < 40
-    assert f"{metric['value']:.3f}"[:5] in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{metric['value']:.3f}"[:5] in said
+    assert next_commands(said) == ["report"]
     for name in ("generated", "reference"):
         assert [folder.name for folder in find_samples(results.parent / name)] == ["room8", "room9"]
     reference = read_sample(results.parent / "reference" / "room8")
@@ -132,20 +136,35 @@ def test_validate_runs_on_a_checkpoint(trained, config, tmp_path, capsys):
     run = str(write_config(tmp_path / "run.yaml", config))
     arguments = ["--ckpt_path", str(trained / "best.ckpt"), "--trainer.default_root_dir", str(tmp_path)]
     assert main(["validate", "--config", run, *arguments]) == 0
-    assert "val/overlap_psnr" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "val/overlap_psnr" in said
+    assert next_commands(said) == ["test"]
 
 
 @pytest.mark.parametrize(
     ("where", "key", "value", "text"),
     [
-        (("model", "init_args"), "kernel_sise", 3, "'kernel_sise' is not accepted"),
-        (("model", "init_args", "sampling"), "steps", 3, "steps"),
-        (("model", "init_args", "adapter", "attention", "init_args"), "kernel_sise", 3, "kernel_sise"),
+        (("model", "init_args"), "kernel_sise", 3, "MultiViewModule has no setting kernel_sise."),
+        (("model", "init_args", "sampling"), "etta", 3, "no setting sampling.etta (did you mean sampling.eta?)"),
+        (
+            ("model", "init_args", "output", "evaluation"),
+            "seeed",
+            3,
+            "EvaluationSettings has no setting seeed (did you",
+        ),
+        (("data",), "init_arg", {"root": "x"}, "no setting data.init_arg (did you mean init_args?)"),
+        (("data", "init_args", "rig", "init_args"), "hight", 3, "RingRig has no setting hight (did you mean height?)"),
+        (
+            ("model", "init_args", "adapter", "attention", "init_args"),
+            "kernel_sise",
+            3,
+            "unknown kernel_sise (did you mean kernel_size?)",
+        ),
         (("model", "init_args", "adapter", "attention", "init_args"), "kernel_size", 2, "kernel_size must be odd"),
         (("model", "init_args"), "task", "pano", "task must be one of panorama, outpaint, depth"),
         (("model", "init_args"), "cache", {"latents": True}, "cache.dir must be a folder when cache.latents is true"),
-        (("trainer",), "max_epoch", 3, "'trainer.max_epoch'"),
-        ((), "nonsense", 1, "'nonsense'"),
+        (("trainer",), "max_epoch", 3, "there is no setting trainer.max_epoch (did you mean trainer.max_epochs?)"),
+        ((), "nonsense", 1, "no setting nonsense."),
         (("data", "init_args"), "num_val", -1, "num_val must be at least 0; got -1"),
         (("data", "init_args"), "root", "no/such/folder", "no/such/folder"),
         (("model", "init_args"), "base", "no/such/base", "base must be"),
@@ -156,7 +175,7 @@ def test_a_wrong_setting_is_one_line_that_names_it(config, tmp_path, capsys, whe
     run = copy.deepcopy(config)
     place = run
     for name in where:
-        place = place[name]
+        place = place.setdefault(name, {})
     place[key] = value
     if key == "total_batch_size":
         run["data"]["init_args"]["batch_size"] = 2

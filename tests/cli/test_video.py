@@ -5,6 +5,7 @@ import av
 import pytest
 
 from mvdiff.cli.main import main
+from tests.cli.last_lines import next_commands
 from tests.report.folders import write_panorama, write_recording
 
 SMALL = ["--seconds", "1", "--fps", "4", "--height", "16", "--width", "32"]
@@ -13,7 +14,9 @@ SMALL = ["--seconds", "1", "--fps", "4", "--height", "16", "--width", "32"]
 def test_one_sample_one_file(tmp_path, capsys):
     folder = write_panorama(tmp_path / "out", "a")
     assert main(["video", str(folder), "--out", str(tmp_path / "v.mp4"), *SMALL]) == 0
-    assert re.search(r"v\.mp4: 4 frames, 1\.0 s, \d\.\d MB", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    assert re.search(r"v\.mp4: 4 frames, 1\.0 s, \d\.\d MB", said)
+    assert next_commands(said) == ["xdg-open"]
     with av.open(str(tmp_path / "v.mp4")) as container:
         assert [frame.width for frame in container.decode(video=0)] == [32] * 4
 
@@ -27,7 +30,7 @@ def test_several_samples_go_into_a_folder_and_broken_ones_are_named(tmp_path, ca
     printed = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["a.mp4", "walk.mp4"]
     assert re.search(r"left out .*incomplete: incomplete, its sample\.json is missing", printed)
-    assert re.search(r"left out image must be readable; got .*broken/0\.png", printed)
+    assert re.search(r"left out image .*broken/0\.png cannot be read", printed)
 
 
 @pytest.mark.parametrize("source", ["out", "out/a", "."])
@@ -92,4 +95,4 @@ def test_a_height_alone_keeps_the_other_side(tmp_path, capsys):
 def test_the_only_broken_sample_is_an_error(tmp_path, kind, capsys):
     (kind(tmp_path, "a") / "0.png").write_bytes(b"no image")
     assert main(["video", str(tmp_path), "--out", str(tmp_path / "v.mp4"), *SMALL]) == 1
-    assert re.search(r"image must be readable; got .*0\.png", capsys.readouterr().err)
+    assert re.search(r"image .*0\.png cannot be read", capsys.readouterr().err)

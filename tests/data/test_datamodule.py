@@ -87,7 +87,7 @@ def test_errors(root, tmp_path):
         module(root, num_val=9).setup("fit")
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         module(root, batch_size=0)
-    with pytest.raises(FileNotFoundError, match=r"train\.npy must exist"):
+    with pytest.raises(FileNotFoundError, match=r"train\.npy does not exist"):
         module(tmp_path).setup("fit")
     broken = write_matterport3d(tmp_path)
     (broken / "scene0/blip3/pano0_0.txt").unlink()

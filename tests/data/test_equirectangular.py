@@ -40,11 +40,11 @@ def test_golden_yaw_grows_to_the_right(root):
         ("[]", 'either "prompt" or "prompts"'),
         ('{"prompt": "a", "prompts": {"0": "a"}}', 'either "prompt" or "prompts"'),
         ('{"caption": "a"}', 'either "prompt" or "prompts"'),
-        ('{"prompt": "  "}', "a prompt at '0'; got an empty one"),
+        ('{"prompt": "  "}', "a prompt for '0'; got an empty one"),
         ('{"prompts": ["a"]}', 'must have "prompts" by degree'),
         ('{"prompts": {"360": "a"}}', "got '360'"),
         ('{"prompts": {"left": "a"}}', "got 'left'"),
-        ('{"prompts": {"0": 3}}', "a text as prompt at '0'; got 3"),
+        ('{"prompts": {"0": 3}}', "a text as the prompt of '0'; got 3"),
         ('{"prompts": {"up": "a"}}', "at least one yaw"),
         ('{"prompts": {}}', "at least one yaw"),
     ],
@@ -71,7 +71,7 @@ def test_incomplete_panorama_is_an_error_or_a_counted_skip(root, name, what, cap
     with caplog.at_level(logging.WARNING):
         source = EquirectangularPanoramas(root, on_broken="skip")
     assert (len(source), source.num_skipped) == (4, 1)
-    assert "left out" in caplog.text
+    assert "skipped" in caplog.text
 
 
 def test_truncated_and_wrong_size_are_named_when_read(root):
@@ -86,7 +86,7 @@ def test_truncated_and_wrong_size_are_named_when_read(root):
 
 @pytest.mark.parametrize(
     ("content", "text"),
-    [("\n", "at least one name"), ("place0\nplace1\nplace0\n", "got 'place0' twice"), (None, "must exist")],
+    [("\n", "at least one name"), ("place0\nplace1\nplace0\n", "got 'place0' twice"), (None, "does not exist")],
 )
 def test_bad_list_is_named(root, content, text):
     path = root / "train.txt"
@@ -98,7 +98,7 @@ def test_bad_list_is_named(root, content, text):
 
 def test_two_images_of_one_name(root):
     Image.new("RGB", (32, 16)).save(root / "place1.jpg")
-    with pytest.raises(ValueError, match=r"place1\.png must have a name of its own"):
+    with pytest.raises(ValueError, match=r"place1\.png must have a unique name"):
         EquirectangularPanoramas(root)
 
 

@@ -111,13 +111,17 @@ def test_single_frames(scenes):
     assert list(frames_by_slot(data).values()) == [[0], [20], [100], [120]]
     assert data[3]["images"].shape == (1, 3, 6, 8)
     assert len(dataset(scenes, "frames", interval=1)) == 73
-    training = dataset(scenes, "frames", interval=20, training=True)
-    drawn = {training.frames_of(epoch, 3)[1][0] for epoch in range(150)}
-    assert drawn == set(range(120, 133))
+    every = dataset(scenes, "frames", interval=20, training=True)
+    assert [every.frames_of(epoch, i)[1] for epoch in (0, 4) for i in range(73)] == 2 * [
+        [frame] for frame in (*range(40), *range(100, 133))
+    ]
+    few = dataset(scenes, "frames", interval=20, training=True, train_samples="windows")
+    assert len(few) == 4
+    assert {few.frames_of(epoch, 3)[1][0] for epoch in range(150)} == set(range(120, 133))
 
 
 def test_mixed_is_half_of_each(scenes):
-    data = dataset(scenes, "mixed", training=True)
+    data = dataset(scenes, "mixed", training=True, train_samples="windows")
     samples = [data.frames_of(epoch, i) for epoch in range(30) for i in range(len(data))]
     assert len(data) == 6
     assert sum(slot.mode == "interpolation" for slot, _ in samples) == len(samples) / 2
@@ -127,6 +131,41 @@ def test_mixed_is_half_of_each(scenes):
     assert dataset(scenes, "mixed")[1]["sample_id"] == "a_interpolation_0"
     batch = MultiViewBatch.collate([data[0], data[1]])
     assert batch.known.flatten(2)[..., 0].sum(dim=1).tolist() == [0, 2]
+
+
+def test_an_epoch_has_a_sample_per_key_frame(scenes):
+    assert len(dataset(scenes, "keyframes", training=True)) == 14 + 11
+    assert len(dataset(scenes, "keyframes")) == 3  # evaluation stays at windows
+    assert len(dataset(scenes, "keyframes", training=True, num_views=None)) == 2  # whole scenes at once
+    data = dataset(scenes, "mixed", training=True)
+    assert len(data) == 14 + 11
+    for epoch in range(2):
+        samples = [data.frames_of(epoch, i) for i in range(len(data))]
+        assert sum(slot.mode == "interpolation" for slot, _ in samples) in (12, 13)
+        assert [slot.scene for slot, _ in samples] == [0] * 14 + [1] * 11
+        assert all(len(frames) == min(12, 14 - 3 * slot.scene) for slot, frames in samples if slot.mode == "keyframes")
+    assert {data.frames_of(epoch, 5)[0].mode for epoch in range(2)} == {"keyframes", "interpolation"}
+    pairs = {frames[0] for epoch in range(200) for _, frames in [data.frames_of(epoch, 0)] if len(frames) == 4}
+    assert pairs == set(range(0, 39, 3))
+
+
+def test_frames_between_are_drawn_anew_in_each_epoch(tmp_path):
+    path = write_scene(tmp_path / "g", num_frames=41, key_every=20)
+    settings = {"max_between": 5, "min_frames": 2}
+    data = dataset([ScanNetScene(path)], "interpolation", training=True, **settings)
+    draws = [data.frames_of(epoch, 1)[1] for epoch in range(200)]
+    assert all(frames == sorted(set(frames)) and len(frames) == 7 for frames in draws)
+    assert all((frames[0], frames[-1]) == (20, 40) for frames in draws)
+    counts = np.bincount([frame for frames in draws for frame in frames[1:-1]], minlength=40)[21:40]
+    assert counts.sum() == 1000
+    assert (abs(counts - 1000 / 19) < 5 * (200 * 5 / 19 * 14 / 19) ** 0.5).all()  # each as likely as the others
+    assert draws == [data.frames_of(epoch, 1)[1] for epoch in range(200)]
+    even = [20, *frames_between(range(41), 20, 40, 5), 40]
+    for held in ({"training": False}, {"training": True, "draw_between": False}):
+        same = dataset([ScanNetScene(path)], "interpolation", **settings, **held)
+        assert same.frames_of(0, 1)[1] == same.frames_of(7, 1)[1] == even
+    few = dataset([ScanNetScene(path)], "interpolation", training=True, max_between=19, min_frames=2)
+    assert few.frames_of(3, 0)[1] == list(range(21))  # all of them, where they are no more
 
 
 def test_training_starts_anywhere(scenes):
@@ -229,7 +268,8 @@ def test_mixed_evaluates_no_pair_twice(tmp_path):
     samples = [data.frames_of(0, i)[0] for data in [dataset([scene], "mixed")] for i in range(len(data))]
     assert [(slot.mode, slot.start) for slot in samples if slot.mode == "interpolation"] == [("interpolation", 0)]
     assert len(samples) == 1 + 5
-    assert len(dataset([scene], "mixed", training=True)) == 2 * 5  # in training the two stay 1:1
+    windows = dataset([scene], "mixed", training=True, train_samples="windows")
+    assert len(windows) == 2 * 5  # in training the two stay 1:1
 
 
 def test_captions_of_key_frames_alone_are_not_enough_without_a_word(tmp_path):
@@ -248,6 +288,7 @@ def test_captions_of_key_frames_alone_are_not_enough_without_a_word(tmp_path):
     [
         ({"mode": "all"}, "mode must be one of keyframes, interpolation, interval, mixed, frames, full; got 'all'"),
         ({"mode": "full", "training": True}, 'mode must give short samples in training; got "full"'),
+        ({"train_samples": "all"}, "train_samples must be one of every_frame, windows; got 'all'"),
         ({"num_views": 0}, "num_views must be at least 1; got 0"),
         ({"interval": 0}, "interval must be at least 1; got 0"),
         ({"max_between": 0}, "max_between must be at least 1; got 0"),

@@ -219,9 +219,9 @@ def test_folders_of_several_layouts_and_of_none(tmp_path, capsys):
     (both / "groundtruth.txt").unlink()  # one of the two is not whole
     assert open_recording(both).layout == "transforms.json"
     (tmp_path / "none").mkdir()
-    with pytest.raises(FileNotFoundError, match=r"none must be a scene, with color.*transforms\.json.*rgb\.txt"):
+    with pytest.raises(FileNotFoundError, match=r"none must be a scene with color.*transforms\.json.*rgb\.txt"):
         open_recording(tmp_path / "none")
-    with pytest.raises(FileNotFoundError, match=r"it holds scenes\. Name one of them, such as .*both"):
+    with pytest.raises(FileNotFoundError, match=r"it holds several\. Name one of them, such as .*both"):
         open_recording(tmp_path)
 
 
@@ -287,7 +287,7 @@ def test_a_users_own_panoramas(tmp_path, capsys):
     (tmp_path / "test.list").unlink()
     assert main(["data", "check", str(tmp_path), "--data", f"{__name__}.MyPanoramas"]) == 1
     assert "broken split" in capsys.readouterr().out
-    with pytest.raises(ValueError, match="source must name the class that reads the panoramas; got None"):
+    with pytest.raises(ValueError, match="source must name a class that reads panoramas; got None"):
         PanoramaDataModule(tmp_path)
 
 
@@ -296,7 +296,7 @@ def test_a_users_own_panoramas(tmp_path, capsys):
     [
         ("nothing.there", "'nothing.there'"),
         ("MySource", "'MySource'"),
-        ("math.sqrt", "'math.sqrt', which is builtin_function_or_method"),
+        ("math.sqrt", "'math.sqrt', a builtin_function_or_method"),
         ("mvdiff.data.matterport3d.Matterport3DPanoramas", "RecordingSource"),
     ],
 )

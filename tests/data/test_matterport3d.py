@@ -87,7 +87,7 @@ def test_incomplete_panorama_is_an_error_or_a_counted_skip(root, damage, caplog)
     with caplog.at_level(logging.WARNING):
         source = Matterport3DPanoramas(root, on_broken="skip")
     assert source.num_skipped == 1
-    assert f"{path} {what}. They are left out." in caplog.text
+    assert f"{path} {what}. They are skipped." in caplog.text
     assert [source.sample_id(index) for index in range(len(source))] == [f"scene{i}_pano{i}" for i in (0, 1, 3, 4)]
 
 
@@ -113,7 +113,7 @@ def test_truncated_face_is_named_when_read(root):
 def test_wrong_size_is_named_when_read(root, size):
     path = root / face_path("scene1", "pano1", 2)
     Image.new("RGB", size).save(path)
-    with pytest.raises(ValueError, match=f"must be 16x16 .*got {size[0]}x{size[1]}") as caught:
+    with pytest.raises(ValueError, match=f"must be 16x16, .*got {size[0]}x{size[1]}") as caught:
         Matterport3DPanoramas(root).faces(1)
     assert str(path) in str(caught.value)
 
@@ -135,7 +135,7 @@ def test_blank_or_unreadable_caption_is_named_when_read(root):
         (np.array([["a"] * 5]), r"must hold strings of shape \[N, 6\]; got <U1 of shape \(1, 5\)"),
         (np.zeros((2, 6)), "must hold strings"),
         (np.array([["a"] * 6], dtype=object), "cannot be read"),
-        (None, "must exist; it does not"),
+        (None, "does not exist"),
     ],
 )
 def test_bad_list_is_named(root, rows, text):

@@ -101,6 +101,6 @@ def test_errors_name_the_setting():
         KeyedSampler(3, shuffle=False, world_size=4)
     with pytest.raises(ValueError, match=r"multiple of batch_size x devices \(2 x 3\); got 8"):
         KeyedSampler(9, batch_size=2, world_size=3, multiple_of=8)
-    with pytest.raises(ValueError, match="must be 4 to resume in mid-epoch; got 2"):
+    with pytest.raises(ValueError, match="must be 4 to resume mid-epoch; got 2"):
         KeyedSampler(9, batch_size=2).load_state_dict({"epoch": 0, "position": 4, "stride": 4})
     KeyedSampler(9, batch_size=2).load_state_dict({"epoch": 1, "position": 0, "stride": 4})

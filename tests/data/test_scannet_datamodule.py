@@ -38,13 +38,14 @@ def test_splits_hold_out_whole_scenes(root):
     data = module(root)
     data.setup("fit")
     train, val, test = data.train_dataset(), data.val_dataset(), data.test_dataset()
-    assert [len(train), len(val), len(test)] == [3, 2, 4]
+    assert [len(train), len(val), len(test)] == [12 + 13, 2, 4]
+    assert len(module(root, train_samples="windows").train_dataset()) == 3
     assert {scene.name for scene in train.scenes} == {"scene0", "scene1"}
     assert [val[i]["sample_id"] for i in range(2)] == ["scene2_keyframes_0", "scene2_keyframes_4"]
     assert val[0]["prompts"][1] == "frame 2"
     assert data.eval_dataset("train")[1]["sample_id"] == "scene1_keyframes_0"
     from_test = module(root, val_from="test", max_val_samples=1)
-    assert [len(from_test.train_dataset()), len(from_test.val_dataset())] == [5, 1]
+    assert [len(from_test.train_dataset()), len(from_test.val_dataset())] == [12 + 13 + 14, 1]
     assert from_test.val_dataset()[0]["sample_id"] == "scene3_keyframes_0"
     few = module(root, max_samples=2, max_test_samples=1, num_val=0)
     assert [len(few.train_dataset()), len(few.test_dataset()), few.val_dataloader()] == [2, 1, []]
@@ -53,7 +54,8 @@ def test_splits_hold_out_whole_scenes(root):
 
 def test_evaluation_may_have_a_mode_of_its_own(root):
     data = module(root, mode="mixed", eval_mode="keyframes")
-    assert {slot.mode for slot in data.train_dataset().slots} == {"keyframes", "interpolation"}
+    train = data.train_dataset()
+    assert {train.frames_of(0, i)[0].mode for i in range(2)} == {"keyframes", "interpolation"}
     assert {slot.mode for slot in data.test_dataset().slots} == {"keyframes"}
 
 
@@ -66,11 +68,13 @@ def test_whole_sequences_are_for_evaluation(root):
     assert all(batch.view_valid.all() and not batch.known.any() for batch in batches)
 
 
+@pytest.mark.parametrize("samples", ["every_frame", "windows"])
 @pytest.mark.parametrize("mode", ["keyframes", "interpolation", "interval", "mixed", "frames"])
-def test_samples_do_not_depend_on_ranks_workers_or_batches(root, mode):
-    settings = {"mode": mode, "interval": 2, "max_samples": 4}
+def test_samples_do_not_depend_on_ranks_workers_or_batches(root, mode, samples):
+    settings = {"mode": mode, "interval": 2, "max_samples": 4, "train_samples": samples, "max_between": 1}
+    settings |= {"num_views": 3} if mode == "mixed" else {}
     alone = seen(module(root, **settings).train_dataloader())
-    assert len(alone) == 3 if mode in ("keyframes", "interval") else len(alone) == 4
+    assert len(alone) == 3 if samples == "windows" and mode in ("keyframes", "interval") else len(alone) == 4
     assert seen(module(root, num_workers=1, **settings).train_dataloader()) == alone
     assert seen(module(root, batch_size=3, **settings).train_dataloader()) == alone
     ranks = {}
@@ -105,12 +109,12 @@ def test_what_is_left_out_is_counted_and_logged(tmp_path, caplog):
     (root / "train" / "scene1" / "prompt" / "6.txt").unlink()
     caplog.set_level(logging.WARNING)
     data = module(root, num_val=0, missing_caption="nearest")
-    assert len(data.train_dataset()) == 2
+    assert len(data.train_dataset()) == 12 + 12
     assert "left out: 1 scenes with fewer than 10 key frames" in caplog.text
     assert "frames left out: 1 x pose is not finite" in caplog.text
     assert "1 frames without caption; missing_caption is 'nearest'" in caplog.text
     assert [slot for slot in data.train_dataset().slots if slot.scene == 1]
-    assert len(module(root, num_val=0, missing_caption="empty", min_frames=2).train_dataset()) == 3
+    assert len(module(root, num_val=0, missing_caption="empty", min_frames=2).train_dataset()) == 12 + 12 + 9
 
 
 def test_scenes_that_are_not_whole(tmp_path, caplog):
@@ -135,7 +139,7 @@ def test_no_mode_meets_a_bad_pose_or_a_missing_file_in_mid_epoch(tmp_path, mode)
     (scene / "depth" / "5.png").unlink()
     (scene / "color" / "6.png").unlink()
     if mode != "keyframes":  # which looks at its own frames only
-        with pytest.raises(FileNotFoundError, match="must list frames that are whole"):
+        with pytest.raises(FileNotFoundError, match="must list complete frames"):
             module(root, mode=mode, num_val=0).setup("fit")
     data = module(root, mode=mode, num_val=0, on_broken="skip", interval=1, num_views=8)
     for epoch in range(3):

@@ -86,7 +86,7 @@ def test_ros_intrinsics_are_taken_for_640x480_and_said(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         K = TumRecording(folder).intrinsics(480, 640)
     assert K.tolist() == [[525, 0, 319.5], [0, 525, 239.5], [0, 0, 1]]
-    assert "camera.txt does not exist: intrinsics are taken to be ROS's" in caplog.text
+    assert "camera.txt does not exist; using ROS's default" in caplog.text
     own = TumRecording(folder, intrinsics=[517.3, 516.5, 318.6, 255.3]).intrinsics(480, 640)
     assert own.diagonal().tolist() == [517.3, 516.5, 1]
 
@@ -103,7 +103,7 @@ def test_other_sizes_need_a_camera(path):
         ("rgb.txt", "# nothing\n", "got none"),
         ("rgb.txt", "1.0\n", "one without a file"),
         ("rgb.txt", "one rgb0.png\n", "must hold numbers"),
-        ("rgb.txt", "2.0 rgb0.png\n1.0 rgb1.png\n", "order of time"),
+        ("rgb.txt", "2.0 rgb0.png\n1.0 rgb1.png\n", "strictly increasing"),
         ("groundtruth.txt", "1.0 0 0 0 1\n", "got '1.0 0 0 0 1'"),
     ],
 )

@@ -47,7 +47,7 @@ def test_statistic_over_whole_samples():
         (([],), {}, "at least one sample"),
         (([1.0, np.nan],), {}, "must be finite"),
         (([1.0],), {"level": 1.0}, "level must be between 0 and 1; got 1.0"),
-        (([1.0], [1.0, 2.0]), {"paired": True}, r"paired samples must be equally many; got \[1, 2\]"),
+        (([1.0], [1.0, 2.0]), {"paired": True}, r"paired samples must be equal in number; got \[1, 2\]"),
     ],
 )
 def test_wrong_arguments_are_refused(args, options, message):

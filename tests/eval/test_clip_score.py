@@ -83,7 +83,7 @@ def test_split_batch_equals_whole_and_prompts_matter(transformers_folder):
 
 def test_wrong_arguments_are_refused(transformers_folder):
     scorer = clip_scorer(transformers_folder)
-    with pytest.raises(ValueError, match=r"prompts must be one per image \(5\); got 2"):
+    with pytest.raises(ValueError, match=r"prompts must hold one text per image \(5\); got 2"):
         scorer(images(), PROMPTS[:2])
     with pytest.raises(ValueError, match="images_uint8 must be uint8"):
         scorer(images().float(), PROMPTS)

@@ -69,7 +69,7 @@ def test_errors_name_the_folder(net, tmp_path):
         ToyFeatureNet.from_pretrained(tmp_path / "absent")
     folder = net.save_pretrained(tmp_path / "net")
     (folder / "model.safetensors").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match="feature network folder must be one of ToyFeatureNet"):
+    with pytest.raises(ValueError, match="toy_features must be a folder with a ToyFeatureNet"):
         ToyFeatureNet.from_pretrained(folder)
     (folder / "config.json").write_text('{"name": "inception"}')
     with pytest.raises(ValueError, match="name must be 'toy-features'"):

@@ -95,17 +95,17 @@ def test_evaluate_scores_folders(tmp_path):
 def test_what_cannot_be_scored_is_missing_with_its_reason(tmp_path):
     write(tmp_path / "pasted", "s", world(), first(), paste_back=True)
     metrics = evaluate(tmp_path / "pasted", None, ["given"])["metrics"]
-    assert "put back into 1 of 1 samples. Generate them with --no_paste_back" in metrics["known_psnr"]["missing"]
+    assert "pasted back into 1 of 1 samples. Generate them with --no_paste_back" in metrics["known_psnr"]["missing"]
     assert "value" in metrics["given_overlap_psnr"]
     write(tmp_path / "whole", "s", world(), torch.ones(8, 1, 12, 12), paste_back=False)
     metrics = evaluate(tmp_path / "whole", None, ["given"])["metrics"]
-    assert "no view that was not given" in metrics["given_overlap_psnr"]["missing"]
+    assert "no generated pixels overlap" in metrics["given_overlap_psnr"]["missing"]
     write(tmp_path / "whole", "nothing", world(), torch.zeros(8, 1, 12, 12), paste_back=False)
     assert evaluate(tmp_path / "whole", None, ["given"])["metrics"]["known_psnr"] == metrics["known_psnr"]
     record = SampleRecord("s", ["a sofa"] * 8, rig=RIG.to_dict())
     write_sample(sample_folder(tmp_path / "plain", "s"), record, world().movedim(1, -1))
     metrics = evaluate(tmp_path / "plain", None, ["given"])["metrics"]
-    assert "no sample says what was given of it" in metrics["known_psnr"]["missing"]
+    assert "no sample has given pixels" in metrics["known_psnr"]["missing"]
 
 
 def test_rigs_of_any_size_and_dtype():

@@ -174,7 +174,7 @@ def test_pair_without_overlap_is_left_out():
     ("kwargs", "message"),
     [
         ({"pairs": "all"}, "overlap_pairs must be 'adjacent', 'overlapping' or a list of pairs; got 'all'"),
-        ({"pairs": [(0, 9)]}, r"pairs must name two of 8 views; got \(0, 9\)"),
+        ({"pairs": [(0, 9)]}, r"pairs must name two different views .*got \(0, 9\)"),
         ({"size": 0}, "overlap_size must be at least 1 pixel"),
     ],
 )

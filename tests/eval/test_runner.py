@@ -94,7 +94,7 @@ def test_paper_metrics_with_local_weights(tmp_path):
     assert metrics["fid"]["model"] == metrics["inception_score"]["model"] == "inception-v3-compat"
     assert metrics["fid"]["weights_hash"] == file_hash(weights)
     assert "2048 features" in metrics["fid"]["variant"]
-    assert "fewer images than 2048 features" in metrics["fid"]["note"]
+    assert "images than 2048 features" in metrics["fid"]["note"]
     assert metrics["clip_score"]["model"] == "transformers CLIPModel clip"
     assert metrics["clip_score"]["num_images"] == 2
     assert "resized to 24" in metrics["overlap_psnr_pooled"]["variant"]
@@ -121,8 +121,8 @@ def test_what_cannot_be_computed_is_missing_and_the_rest_comes_out(tmp_path, mon
 
 def test_no_reference_leaves_out_what_needs_one(tmp_path, toy):
     metrics = evaluate(write_samples(tmp_path / "a"), metrics=TOY_METRICS, settings=toy)["metrics"]
-    assert metrics["toy_fid"]["missing"] == "no reference images. Give --reference DIR or --config YAML."
-    assert "no sample has a truth" in metrics["caption_agreement"]["missing"]
+    assert metrics["toy_fid"]["missing"] == "no reference images. Pass --reference DIR or --config YAML."
+    assert "no sample has true labels" in metrics["caption_agreement"]["missing"]
     assert "value" in metrics["toy_inception_score"]
 
 
@@ -141,7 +141,7 @@ def test_folder_without_samples_is_an_error(tmp_path, toy):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="at least one complete sample; got 0 incomplete"):
         evaluate(tmp_path / "empty", metrics=("overlap_psnr",), settings=toy)
-    with pytest.raises(ValueError, match=r"metrics must be some of .*fid, .*; got 'psnr'"):
+    with pytest.raises(ValueError, match=r"metrics must be .*fid, .*; got 'psnr'"):
         evaluate(tmp_path / "empty", metrics=("psnr",), settings=toy)
 
 
@@ -197,7 +197,7 @@ def test_label_agreement_counts_labels_of_the_chosen_heads(tmp_path, toy):
     by_view, by_label = score(settings, s0=half | {"walls": walls})
     assert by_view["value"] == by_label["value"] == 1
     wrong = score(replace(settings, judge_heads=["floor"]), s0=lone)
-    assert all("judge_heads must be some of object, colour, walls; got ['floor']" in e["missing"] for e in wrong)
+    assert all("judge_heads must be among object, colour, walls; got ['floor']" in e["missing"] for e in wrong)
 
 
 def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):

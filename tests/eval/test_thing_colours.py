@@ -63,7 +63,7 @@ def judged(labels: torch.Tensor, colours: list[str]) -> list[str]:
 
 def test_what_does_not_fit_is_an_error():
     image, labels = torch.zeros(1, 3, 2, 3, dtype=torch.uint8), torch.zeros(1, 2, 3, dtype=torch.long)
-    with pytest.raises(ValueError, match="colours must be one per thing, 0 to 0; got 0"):
+    with pytest.raises(ValueError, match="colours must hold one name per object 0 to 0; got 0"):
         colour_agreement(image, labels, [])
     with pytest.raises(ValueError, match="labels"):
         colour_agreement(image, labels[:, :1], ["red"])

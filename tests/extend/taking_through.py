@@ -65,7 +65,7 @@ def take_through(folder: Path, config: dict[str, Any], metric: str = "sharpness"
     plugins = [] if plugin is None else ["--plugin", plugin]
     generated, real, results = (str(folder / name) for name in ("generated", "real", "results.json"))
     assert main(["fit", "--config", str(run)]) == 0
-    assert main([*generating(folder, real=real), *plugins]) == 0
+    assert main([*generating(folder, reference=real), *plugins]) == 0
     with redirect_stdout(io.StringIO()) as printed:
         evaluate = ["evaluate", "--generated", generated, "--reference", real, "--metrics", metric]
         assert main([*evaluate, "--num_workers", "0", "--out", results]) == 0

@@ -12,7 +12,7 @@ from mvdiff.data.frame_files import KEY_FRAMES
 from mvdiff.data.toyworld.write import write_walk
 from mvdiff.samples import find_samples, read_sample
 from mvdiff.samples.pixels import read_png
-from tests.extend.taking_through import take_through
+from tests.extend.taking_through import generating, take_through
 from tests.training.tiny_depth import tiny_depth_base
 from tests.training.tiny_run import tiny_config
 
@@ -104,11 +104,16 @@ def test_samples_are_its_key_frames_with_their_depths_and_poses(run, scenes):
     assert mine.name in run.page
 
 
+def test_frames_have_no_pictures_of_a_panorama(run, capsys):
+    assert main([*generating(run.folder), "--crop"]) == 1
+    assert "--crop and --cube_faces need panoramas; got the frames" in capsys.readouterr().err
+
+
 def test_a_scene_by_folder_generates_and_fuses(run, scenes, tmp_path, capsys):
     mine = scenes[2][1]
     command = ["generate", "depth", "--model", str(run.model), "--scene", str(mine), "--data", CLASS_PATH]
     command += ["--max_frames", "3", "--num_inference_steps", "1", "--device", "cpu"]
-    assert main([*command, "--out", str(tmp_path / "out"), "--real", str(tmp_path / "real")]) == 0
+    assert main([*command, "--out", str(tmp_path / "out"), "--reference", str(tmp_path / "real")]) == 0
     first = (mine / KEY_FRAMES).read_text().split()[0]
     assert torch.equal(read_png(tmp_path / "real" / mine.name / "0.png"), read_png(mine / "rgb" / f"{first}.png"))
     mesh = ["mesh", str(mine), "--data", CLASS_PATH, "--voxel_size", "0.2", "--out", str(tmp_path / "mesh.ply")]

@@ -49,12 +49,12 @@ def test_wrong_cameras_are_found(walk, how):
     wrong = [WRONG[how](one, walk, i) for i, one in enumerate(walk)]
     problem = check_consistency(wrong).problem(real_colours=False)
     assert problem is not None
-    assert "contradict" in problem or "see nothing of each other" in problem
+    assert "contradict" in problem or "do not overlap" in problem
 
 
 def test_images_of_another_camera_are_found(walk):
     flipped = check_consistency([one._replace(image=one.image.flip(1)) for one in walk])
-    assert "its colours agree at " in flipped.problem(real_colours=True)
+    assert "colours" in flipped.problem(real_colours=True)
     assert flipped.problem(real_colours=False) is None
 
 
@@ -99,13 +99,15 @@ def test_pairs_are_far_enough_apart_and_spread():
 
 def test_one_frame_is_not_judged():
     found = check_consistency([plane_frame(WALL, 2.0)])
-    assert str(found) == "one frame only, nothing to compare"
+    assert "nothing to compare" in str(found)
     assert found.problem(real_colours=True) is None
 
 
 def test_no_overlap_is_a_problem():
     found = check_consistency([plane_frame(WALL, 2.0), plane_frame((0, 0, -1), 2.0, yaw=180.0)])
-    assert found.problem(real_colours=False) == "its frames see nothing of each other (0.0% of their pixels)"
+    problem = found.problem(real_colours=False)
+    assert "do not overlap" in problem
+    assert "0.0%" in problem
 
 
 @pytest.mark.parametrize("known", [0, 1])
@@ -115,14 +117,16 @@ def test_frames_without_depth_are_not_called_wrong(known):
     found = check_consistency([frame(depth, *camera(t=(0.4 * i, 0, 0))) for i in range(2)])
     share = f"{known / (HEIGHT * WIDTH):.1%}"
     assert found.lacks_depth
-    assert found.problem(False) == f"its depth is missing (known at {share} of the pixels of the frames compared)"
-    assert str(found) == f"depth at {share} of the pixels in 1 pairs, nothing to compare"
+    for text in (found.problem(False), str(found)):
+        assert "depth" in text
+        assert share in text
     assert not check_consistency([plane_frame(WALL, 2.0), plane_frame((0, 0, -1), 2.0, yaw=180.0)]).lacks_depth
 
 
 def test_it_says_its_numbers_in_one_line():
     found = Consistency(agreement=0.51239, colour=0.9, colour_unmoved=0.25, shared=0.4, num_pairs=3)
     assert str(found) == (
-        "depth agreement 0.512, colour correlation 0.900 (unmoved 0.250) in 3 pairs that share 40% of their pixels"
+        "depth agreement 0.512, colour correlation 0.900 (without poses 0.250) in 3 pairs that share 40% of their "
+        "pixels"
     )
-    assert found.problem(True) == "its depths contradict each other (agreement 0.512, at least 0.8)"
+    assert "contradict each other (agreement 0.512, needed 0.8)" in found.problem(True)

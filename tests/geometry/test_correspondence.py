@@ -31,7 +31,7 @@ def world_function(directions):
 
 
 def naive_taps(K, R, height, width, stride, neighbours, kernel_size):
-    """Follow paper section 4.1 token by token and tap by tap, in numpy."""
+    """Follow paper section 4 token by token and tap by tap, in numpy."""
     K, R = K.double().numpy(), R.double().numpy()
     h, w = math.ceil(height / stride), math.ceil(width / stride)
     V, N = neighbours.shape
@@ -194,10 +194,10 @@ def test_neighbour_table_pads_and_tap_geometry_takes_it():
     ("lists", "text"),
     [
         ([[1], [0]], r"neighbours must have one list per view \(3\); got 2 lists"),
-        ([[1], [3], [0]], r"must name other views of the 3, each once; got \[3\], in the list of view 1"),
-        ([[1], [-1], [0]], r"got \[-1\], in the list of view 1"),
-        ([[1], [2], [2]], r"got \[2\], in the list of view 2"),
-        ([[1, 1], [2], [0]], r"got \[1, 1\], in the list of view 0"),
+        ([[1], [3], [0]], r"neighbours of view 1 .*got \[3\]"),
+        ([[1], [-1], [0]], r"neighbours of view 1 .*got \[-1\]"),
+        ([[1], [2], [2]], r"neighbours of view 2 .*got \[2\]"),
+        ([[1, 1], [2], [0]], r"neighbours of view 0 .*got \[1, 1\]"),
     ],
 )
 def test_wrong_neighbour_lists_are_named(lists, text):

@@ -11,6 +11,7 @@ from mvdiff.geometry import (
     Rig,
     RingAndPolesRig,
     RingRig,
+    cube_faces,
     equirectangular_directions,
     equirectangular_from_skybox,
     intrinsics_from_fov,
@@ -138,6 +139,29 @@ def test_crossing_an_edge_makes_no_jump():
         seen = perspective_from_skybox(skybox_of_world(size), *look(directions), 1, 1)[:, :, 0, 0]
         steps = seen.diff(dim=0)
         assert (steps.diff(dim=0).abs() < 2e-3).all()
+
+
+def test_golden_cube_faces_meet_as_viewers_lay_them_out():
+    # Laid out as a cross, up above front and down below it: the middle of each edge is halfway to the face
+    # beside it, so that faces that share an edge show the same there. x right, y down, z forward.
+    axes = {"front": (0, 0, 1), "right": (1, 0, 0), "back": (0, 0, -1), "left": (-1, 0, 0)}
+    axes |= {"up": (0, -1, 0), "down": (0, 1, 0)}
+    beside = {  # left, right, top, bottom
+        "front": ("left", "right", "up", "down"),
+        "right": ("front", "back", "up", "down"),
+        "back": ("right", "left", "up", "down"),
+        "left": ("back", "front", "up", "down"),
+        "up": ("left", "right", "back", "front"),
+        "down": ("left", "right", "front", "back"),
+    }
+    faces = cube_faces(equirectangular_directions(128, 256).permute(2, 0, 1))
+    assert list(faces) == list(axes)
+    for name, face in faces.items():
+        assert face.shape == (3, 81, 81)  # 256 / pi
+        edges = face[:, 40, 0], face[:, 40, -1], face[:, 0, 40], face[:, -1, 40]
+        for edge, other in zip(edges, beside[name], strict=True):
+            expected = (torch.tensor(axes[name]) + torch.tensor(axes[other])) / math.sqrt(2)
+            torch.testing.assert_close(edge, expected, atol=0.02, rtol=0)
 
 
 def test_matches_a_naive_pixel_loop():

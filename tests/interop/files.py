@@ -16,7 +16,7 @@ def attention_layout(widths=WIDTHS, depth=False) -> dict[str, tuple[int, ...]]:
     shapes = {}
     for place, C in places.items():
         block = f"mv_base_model.{place}." + ("attn1." if depth else "")
-        shapes[block + "pe.freq_bands"] = (C // 2 if depth else C // 4,)
+        shapes[block + "pe.freq_bands"] = (1, 1, C // 2 if depth else C // 4)
         for name in ("to_q", "to_k", "to_v", "to_out"):
             shapes[f"{block}transformer.attn1.{name}.weight"] = (C, C)
         shapes[f"{block}transformer.attn1.to_out.bias"] = (C,)
@@ -52,7 +52,7 @@ def attention_weights(widths, depth=False, seed=0) -> dict[str, torch.Tensor]:
     for name, shape in attention_layout(widths, depth).items():
         value = 0.2 * torch.randn(shape, generator=generator)
         if name.endswith("freq_bands"):
-            value = 1.7 ** torch.arange(shape[0]) + 0.01 * torch.rand(shape, generator=generator)
+            value = 1.7 ** torch.arange(shape[-1]) + 0.01 * torch.rand(shape, generator=generator)
         weights[name] = value + 1 if "norm" in name and name.endswith("weight") else value
     return weights
 

@@ -26,7 +26,7 @@ def make_base(folder, in_channels=4, seed=0):
 def write_places(root):
     """Write bases for panoramas, depth and outpainting, and a file of each kind that holds everything."""
     found = {}
-    for name, channels in (("panorama", 4), ("depth", 5), ("outpainting", 9)):
+    for name, channels in (("panorama", 4), ("depth", 5), ("outpaint", 9)):
         base = found[f"{name}-base"] = make_base(root / name, channels)
         attention = attention_weights(WIDTHS, depth=name == "depth")
         weights = base_weights(load_backbone(base)) | attention

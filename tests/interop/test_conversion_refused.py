@@ -76,7 +76,7 @@ def test_a_model_does_not_replace_the_folder_that_its_base_lies_in(places, tmp_p
             {"height": 100},
             "height must be a positive multiple of 8 pixels, .*; got 100. Upstream's height is 512",
         ),
-        ("outpainting", {"width": 0}, "width must be a positive multiple of 8 pixels, .*; got 0"),
+        ("outpaint", {"width": 0}, "width must be a positive multiple of 8 pixels, .*; got 0"),
     ],
 )
 def test_sides_that_the_model_cannot_take_are_refused(places, tmp_path, task, size, text):
@@ -155,10 +155,10 @@ def test_a_single_view_file_is_held_to_its_names(places, tmp_path):
         ),
         ("panorama", "depth", "depth", "for the task depth; got a file that looks like panorama or outpainting"),
         (
-            "outpainting",
+            "outpaint",
             "panorama",
             "panorama",
-            "must have 0 input channels .* got 5, as for outpainting, in checkpoint",
+            "must have 0 input channels .* got 5, as for outpaint, in checkpoint",
         ),
         (
             "panorama",
@@ -182,14 +182,14 @@ def test_no_file_of_upstreams_is_said_to_be_one(places, tmp_path):
         convert_checkpoint(path, "panorama", tmp_path / "model", places["panorama-base"])
     with pytest.raises(ValueError, match="for the task depth-single-view; got a file that looks like panorama"):
         convert_single_view(places["panorama"], tmp_path / "base", places["depth-base"])
-    with pytest.raises(ValueError, match="task must be one of panorama, outpainting, depth; got 'sphere'"):
+    with pytest.raises(ValueError, match="task must be one of panorama, outpaint, depth; got 'sphere'"):
         convert_checkpoint(path, "sphere", tmp_path / "model")
 
 
 def test_what_exists_is_replaced_only_where_that_is_asked_for(places, tmp_path, capsys):
     model, back = tmp_path / "model", tmp_path / "back.ckpt"
-    convert = ["convert", "upstream", str(places["outpainting"]), "--task", "outpainting", "--out", str(model)]
-    convert += ["--base", str(places["outpainting-base"])]
+    convert = ["convert", "upstream", str(places["outpaint"]), "--task", "outpaint", "--out", str(model)]
+    convert += ["--base", str(places["outpaint-base"])]
     export = ["convert", "to-upstream", str(model), "--out", str(back)]
     assert main(convert) == 0
     assert f"{model}: an outpaint model of 8 views on the base" in capsys.readouterr().out

@@ -334,3 +334,15 @@ def test_compressed_and_unaligned_archives(tmp_path):
         else:
             with pytest.raises(ValueError, match="checkpoint must not be compressed"):
                 read_lightning_file(again)
+
+
+def test_a_changed_byte_in_a_weight_is_found(tmp_path):
+    """Torch itself takes such a file for whole."""
+    state = {"a": torch.full((4,), 1.02)}
+    path = saved(tmp_path / "a.ckpt", {"state_dict": state})
+    data = bytearray(path.read_bytes())
+    data[data.index(state["a"].numpy().tobytes()) + 3] ^= 0x7F  # the exponent: 1.02 becomes 4.08
+    path.write_bytes(bytes(data))
+    assert torch.load(path)["state_dict"]["a"][0] == pytest.approx(4.08)
+    with pytest.raises(ValueError, match=r"got .*data/0 with another CRC-32, in .*a\.ckpt"):
+        read_lightning_file(path)

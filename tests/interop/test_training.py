@@ -1,10 +1,13 @@
 """Finetuning weights of the 2023 release: training takes its correspondences as generation does."""
 
 import torch
+from diffusers import DDIMScheduler
 
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.taps import UpstreamTaps
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
+from mvdiff.tasks.opening import task_from
 from mvdiff.training.multi_view import MultiViewModule
 from tests.interop.test_keys import DEPTH
 from tests.interop.test_keys import RING as RING_SETTINGS
@@ -18,7 +21,9 @@ RING = RingRig(num_views=8, height=16, width=16)
 
 def make(task, base, folder, **settings):
     adapter = MultiViewAdapter([32, 64], 64, [64, 32], **settings)
-    adapter.save_pretrained(folder)
+    views = {"height": 16, "width": 32} if task == "depth" else {"rig": RING}
+    info = ModelInfo(task_from(task), views, "", BaseReference(str(base)))
+    write_model_folder(folder, adapter, DDIMScheduler(), info)
     module = MultiViewModule(task, base=str(base), init_adapter=str(folder))
     module.configure_model()
     return awaken(module)

@@ -98,7 +98,7 @@ def test_a_sample_without_depth(tmp_path):
 def test_a_view_of_another_size_is_named(tmp_path):
     folder = write_frames(tmp_path / "s", [plane_frame((0, 0, 1), 2.0)])
     Image.new("RGB", (8, 8)).save(folder / "0.png")
-    with pytest.raises(ValueError, match=r"must be 40x30, as its camera; got 8x8 and 40x30, in .*0.png"):
+    with pytest.raises(ValueError, match=r"size of its camera, 40x30; got 8x8 and 40x30, in .*0.png"):
         open_frames(folder)[0]
 
 

@@ -1,4 +1,4 @@
-"""A real recording of a kitchen (docs/real-data.md): its frames agree, and what is fused lies where it was measured."""
+"""A real recording of a kitchen (notes/real-data.md): its frames agree, and the mesh lies where it was measured."""
 
 import numpy as np
 import pytest

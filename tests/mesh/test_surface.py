@@ -175,5 +175,5 @@ def test_nothing_but_free_space():
     # a wall thinner than what two opposite views leave of it: every voxel lies before one surface or the other
     volume = fuse([plane_frame((0, 0, 1), 2.0)], 0.1)
     volume.sums[..., 0] = volume.sums[..., 1]
-    with pytest.raises(ValueError, match=r"the frames must show a surface that 0.1 m voxels can hold; got none among"):
+    with pytest.raises(ValueError, match=r"the frames must show a surface at a voxel_size of 0.1 m; got none in"):
         extract_mesh(volume)

@@ -85,7 +85,7 @@ def test_weights_of_another_model_are_refused(tmp_path):
         ({"attention": {"kernel_size": 2}}, "kernel_size must be odd and positive; got 2"),
         (
             {"attention": {"neighbours": [[1], [2]]}},
-            r"neighbours must name other views of the 2, .*got \[2\], in the list of view 1",
+            r"neighbours of view 1 .*got \[2\]",
         ),
         ({"attention": {"min_overlap": 2.0}}, r"min_overlap must lie in \[0, 1\]; got 2.0"),
         ({"attention": {"head_dim": 24}}, "divisible by 4 and by head_dim = 24; got 32"),

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from mvdiff.cli.main import main
+from mvdiff.cli.train import check_checkpoint
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, export_checkpoint
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
@@ -170,3 +171,15 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path):
     with pytest.raises(ValueError, match="checkpoint must be a readable file of tensors and plain values"):
         export_checkpoint(path, tmp_path / "model")
     assert not Harmful.ran
+
+
+def test_a_changed_byte_is_found_before_export_and_resume(checkpoint, tmp_path):
+    path = save(checkpoint, tmp_path / "last.ckpt")
+    value = checkpoint["state_dict"]["adapter.mid_block.to_q.weight"].numpy().tobytes()
+    data = bytearray(path.read_bytes())
+    data[data.index(value) + 3] ^= 1
+    path.write_bytes(bytes(data))
+    for use in (lambda: export_checkpoint(path, tmp_path / "model"), lambda: check_checkpoint(str(path), resume=True)):
+        with pytest.raises(ValueError, match=r"another CRC-32, in .*last\.ckpt"):
+            use()
+    assert not (tmp_path / "model").exists()

@@ -20,7 +20,7 @@ from tests.pipelines.depth_pipelines import given, make_depth_pipeline, walls
 from tests.tiny import tiny_base
 
 STEPS = {"num_inference_steps": 2, "output_type": "pt"}
-TOLERANCE = 1e-4  # in [0, 1], far below one 8-bit level (4e-3); docs/generation.md states it
+TOLERANCE = 1e-4  # in [0, 1], far below one 8-bit level (4e-3); docs/generate.md states it
 
 
 @pytest.fixture(scope="module")

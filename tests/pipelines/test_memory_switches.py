@@ -1,6 +1,5 @@
 """What saves memory changes nothing else: CPU offload (accelerate's own hooks, on a CPU), slices, tiles, chunks."""
 
-import argparse
 import sys
 
 import pytest
@@ -8,7 +7,7 @@ import torch
 from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderTiny
 
-from mvdiff.cli.opening import with_memory_switches
+from mvdiff.cli.opening import MemoryOptions, with_memory_switches
 from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.pipelines.sample_folders import described_settings
 from tests.pipelines.conftest import make_pipeline
@@ -183,7 +182,7 @@ def test_an_autoencoder_without_a_switch_is_named(pipeline, monkeypatch):
 
 @pytest.mark.parametrize("offload", [None, "model", "sequential"])
 def test_the_command_line_sets_them(pipeline, offload):
-    args = argparse.Namespace(views_per_chunk=2, vae_slicing=True, vae_tiling=True, cpu_offload=offload)
+    args = MemoryOptions(views_per_chunk=2, vae_slicing=True, vae_tiling=True, cpu_offload=offload)
     found = with_memory_switches(pipeline, args, "cpu")
     assert found is pipeline
     assert (found.views_per_chunk, found.vae.use_slicing, found.vae.use_tiling) == (2, True, True)

@@ -166,6 +166,23 @@ def test_broken_descriptions(model_folder, tmp_path, change, message):
         read_model_info(tmp_path)
 
 
+def test_an_adapter_of_another_kind_of_task(model_folder, tmp_path):
+    """A depth adapter in a panorama's folder of an earlier version, which recorded no hash."""
+    folder = tmp_path / "model"
+    shutil.copytree(model_folder, folder)
+    info = json.loads((folder / "mvdiff.json").read_text())
+    del info["adapter_weights_hash"]
+    (folder / "mvdiff.json").write_text(json.dumps(info))
+    depth = {"residual": True, "image_condition": True, "mid_place": "after_mid_block"}
+    MultiViewAdapter([32, 64], 64, [64, 32], **depth).save_pretrained(str(folder / "adapter"))
+    with pytest.raises(ValueError, match="no image-condition blocks for the task panorama"):
+        load(folder)
+    released = {"class_path": "mvdiff.interop.attention.UpstreamAttention", "init_args": {"depth": True}}
+    MultiViewAdapter([32, 64], 64, [64, 32], attention=released).save_pretrained(str(folder / "adapter"))
+    with pytest.raises(ValueError, match="views that share a centre; got one for views with depth"):
+        load(folder)
+
+
 def test_broken_folders(pipeline, model_folder, tmp_path):
     base = r"model must be a model folder with mvdiff\.json; got .*base, which is a base without an adapter\. .*--base"
     with pytest.raises(FileNotFoundError, match=base):
@@ -181,9 +198,10 @@ def test_broken_folders(pipeline, model_folder, tmp_path):
     weights.write_bytes(weights.read_bytes()[:1000])
     with pytest.raises(ValueError, match=r"weights must be a readable file of a MultiViewAdapter; got .*safetensors"):
         load(cut)
-    MultiViewAdapter([32, 96], 96, [96, 32]).save_pretrained(str(cut / "adapter"))
-    with pytest.raises(ValueError, match="another model"):
-        load(cut)
+    for widths in ([32, 96], [32, 64]):  # another shape; the same shape, with other weights
+        MultiViewAdapter(widths, widths[-1], widths[::-1]).save_pretrained(str(cut / "adapter"))
+        with pytest.raises(ValueError, match=r"adapter must be the one that mvdiff\.json describes, .* in .*cut"):
+            load(cut)
     shutil.rmtree(cut / "adapter")
     with pytest.raises(FileNotFoundError, match=r"cut/adapter"):
         load(cut)

@@ -180,7 +180,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ),
         ({"image": picture, "negative_prompt": ["red"] * 8}, r"or one per view \(4\); got 8"),
         ({"image": picture, "panorama_height": -3}, "panorama_height must be .* at least 1; got -3"),
-        ({"image": picture, "num_inference_steps": 2.5}, "num_inference_steps must be at least 1, and whole; got 2.5"),
+        ({"image": picture, "num_inference_steps": 2.5}, "num_inference_steps must be an integer.*got 2.5"),
         ({"image": picture, "guidance_scale": float("nan")}, "guidance_scale must be finite; got nan"),
         ({"image": picture, "fov_deg": 200}, "fov_deg must lie between 0 and 180"),
         ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must be visible in a view of the rig"),

@@ -19,7 +19,7 @@ from tests.geometries import camera_geometry
 from tests.pipelines.conftest import RING, UNEVEN, make_pipeline
 
 STEPS = {"num_inference_steps": 2, "output_type": "pt"}
-TOLERANCE = 1e-4  # in [0, 1], far below one 8-bit level (4e-3); docs/generation.md states it
+TOLERANCE = 1e-4  # in [0, 1], far below one 8-bit level (4e-3); docs/generate.md states it
 
 
 @torch.no_grad()
@@ -149,7 +149,7 @@ def test_another_rig_at_call_time(pipeline):
         pipeline("a ball", rig=RingRig(height=30, width=32))
 
 
-def test_output_types_agree(pipeline):
+def test_output_types_agree(pipeline, tmp_path):
     settings = {"seed": 1, "num_inference_steps": 1}
     outputs = {kind: pipeline("a ball", output_type=kind, **settings) for kind in ("pil", "np", "pt", "uint8")}
     pixels = outputs["uint8"].images
@@ -161,6 +161,10 @@ def test_output_types_agree(pipeline):
     assert isinstance(outputs["pil"].images[0][3], Image.Image)
     assert np.array_equal(np.array(outputs["pil"].images[0][3]), pixels[0, 3].numpy())
     assert np.array_equal(np.array(outputs["pil"].panoramas[0]), outputs["uint8"].panoramas[0].numpy())
+    for suffix in ("png", "jpg", "webp"):
+        path = tmp_path / f"panorama.{suffix}"
+        outputs["pil"].panoramas[0].save(path)
+        assert b'GPano:ProjectionType="equirectangular"' in path.read_bytes()
     with pytest.raises(ValueError, match="output_type must be one of pil, np"):
         pipeline("a ball", output_type="jpeg")
 

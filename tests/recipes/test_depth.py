@@ -40,11 +40,11 @@ def test_settings_that_cannot_work(settings, text):
 
 
 def test_a_missing_adapter_is_said_before_anything_is_made(tmp_path):
-    settings = DepthSettings(out=tmp_path / "out", adapter=str(tmp_path))
+    settings = DepthSettings(out=tmp_path / "out", init_adapter=str(tmp_path))
     with pytest.raises(FileNotFoundError, match="adapter must be a model folder"):
-        adapter_folder(settings.adapter)
+        adapter_folder(settings.init_adapter)
     assert adapter_folder("") is None
-    assert main(["quickstart", "depth", "--out", str(tmp_path / "out"), "--adapter", str(tmp_path)]) == 1
+    assert main(["quickstart", "depth", "--out", str(tmp_path / "out"), "--init_adapter", str(tmp_path)]) == 1
     assert not (tmp_path / "out").exists()
 
 

@@ -45,9 +45,9 @@ def test_settings():
         ("--base", "mvdiff://nothing", "base must be a packaged one (mvdiff://toy-base, "),
         ("--base", "mvdiff://toy-base", "UNet with 9 input channels"),
         ("--base", "empty", "unet"),
-        ("--fov_deg", "200", "fov_deg must lie between 0 and 180 degrees; got 200"),
-        ("--pitch_deg", "85", "image must be visible in a view of the rig"),
-        ("--adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
+        ("--fov", "200", "fov_deg must lie between 0 and 180 degrees; got 200"),
+        ("--pitch", "85", "image must be visible in a view of the rig"),
+        ("--init_adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
     ],
 )
 def test_what_cannot_work_is_one_clear_error_before_anything_is_made(tmp_path, monkeypatch, capsys, option, name, text):

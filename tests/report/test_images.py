@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mvdiff.report import PanoramaEntry
 from mvdiff.report.images import checked_image, data_uri, is_pixelated, paint_uncovered
 
 
@@ -26,6 +27,14 @@ def test_large_images_are_jpeg_and_stay_close():
     head, read = decoded(data_uri(image))
     assert head == "data:image/jpeg;base64"
     assert np.abs(read.astype(int) - image).mean() < 2
+
+
+@pytest.mark.parametrize("height", [64, 600])
+def test_a_panorama_of_a_page_can_be_saved_for_other_viewers(height):
+    entry = PanoramaEntry("room", ["a room"], {"CAA": np.zeros((height, 2 * height, 3), np.uint8)})
+    [method] = entry.packed()["methods"]
+    saved = base64.b64decode(method["image"].split(",", 1)[1])
+    assert f'GPano:CroppedAreaImageHeightPixels="{height}"'.encode() in saved
 
 
 def test_uncovered_pixels_turn_grey_and_covered_ones_stay():

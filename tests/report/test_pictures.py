@@ -80,6 +80,6 @@ def test_near_is_bright_and_none_is_black():
 
 
 def test_a_panorama_of_another_shape_is_refused(tmp_path):
-    folder = write_panorama(tmp_path, "a", panorama=np.zeros((8, 12, 3), np.uint8))
-    with pytest.raises(ValueError, match=r"panorama\.png must be twice as wide as high; got 12 x 8 pixels, in .*a\."):
+    folder = write_panorama(tmp_path, "a", panorama=np.zeros((8, 20, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"panorama\.png must be twice as wide as high; got 20 x 8 pixels, in .*a\."):
         open_pictures(read_sample(folder), 16)

@@ -165,6 +165,7 @@ def test_gradients_reach_the_whole_adapter_and_nothing_else(base):
     for part in (module.adapter.condition_blocks, module.adapter.mid_block.residual):
         assert all(p.grad.abs().max() > 0 for p in part.parameters())
     assert {name.split(".")[0] for name in module.state_dict()} == {"adapter"}
+    module.lr_scheduler = None
     optimized = module.configure_optimizers()["optimizer"].param_groups[0]["params"]
     assert {id(p) for p in optimized} == {id(p) for p in module.adapter.parameters()}
 

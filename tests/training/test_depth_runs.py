@@ -12,7 +12,7 @@ from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
 from mvdiff.samples import find_samples, read_sample, to_uint8
 from mvdiff.settings import Sampling
 from mvdiff.training.ema import TrainedWeightsEMA
-from mvdiff.training.sample_writing import OutputSettings
+from mvdiff.training.settings import OutputSettings
 from tests.training.test_depth import make, trainer
 from tests.training.test_multi_view import awaken
 from tests.training.tiny_depth import WallData, tiny_depth_base, wall_batch

@@ -121,6 +121,7 @@ def test_gradients_reach_the_adapter_and_nothing_else(tiny_folder, data):
     assert names
     assert all(name.startswith("unet.adapter.") for name in names)
     assert all(torch.isfinite(p.grad).all() for p in module.adapter.parameters() if p.grad is not None)
+    module.lr_scheduler = None
     optimized = module.configure_optimizers()["optimizer"].param_groups[0]["params"]
     assert {id(p) for p in optimized} == {id(p) for p in module.adapter.parameters()}
 
@@ -246,9 +247,10 @@ def test_start_from_an_adapter(module, data, tmp_path, tiny_folder):
     module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
     module.trainer.datamodule = data
     module.save_model_folder(tmp_path / "model")
-    for place in (tmp_path / "model", tmp_path / "model" / "adapter"):
-        started = make(tiny_folder, init_adapter=str(place))
-        assert all(torch.equal(value, started.state_dict()[name]) for name, value in module.state_dict().items())
+    started = make(tiny_folder, init_adapter=str(tmp_path / "model"))
+    assert all(torch.equal(value, started.state_dict()[name]) for name, value in module.state_dict().items())
+    with pytest.raises(FileNotFoundError, match=r"a model folder with mvdiff\.json; got .*adapter"):
+        make(tiny_folder, init_adapter=str(tmp_path / "model" / "adapter"))
 
 
 @pytest.mark.parametrize("precision", ["bf16-mixed", "32-true"])
@@ -393,8 +395,10 @@ def test_the_adapters_settings_can_be_chosen(tiny_folder):
     assert config.attention["init_args"] == chosen
 
 
-def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, tmp_path, tiny_folder):
-    module.adapter.save_pretrained(tmp_path)
+def test_the_settings_of_a_loaded_adapter_are_not_ignored(module, data, tmp_path, tiny_folder):
+    module.trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")
+    module.trainer.datamodule = data
+    module.save_model_folder(tmp_path)
     same = {"head_dim": 8, "kernel_size": 3, "wavelengths": (0.5, 16.0)}
     assert make(tiny_folder, init_adapter=str(tmp_path), **same).adapter.mid_block.head_dim == 8
     assert make(tiny_folder, init_adapter=str(tmp_path), head_dim=None).adapter.mid_block.head_dim == 8

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from mvdiff.training.optimization import accumulation_steps, adamw, configure_optimizers, cosine_over_ten_epochs
+from mvdiff.training.optimization import OptimizedModule, accumulation_steps, adamw
 
 
 @pytest.mark.parametrize(("total", "batch", "world", "steps"), [(4, 1, 1, 4), (4, 1, 4, 1), (12, 2, 3, 2)])
@@ -15,28 +15,24 @@ def test_an_indivisible_total_is_an_error(total, batch, world):
         accumulation_steps(total, batch, world)
 
 
+class Pair(OptimizedModule):
+    optimizer, lr_scheduler, lr_interval = staticmethod(adamw), None, "step"
+
+    def __init__(self, trained):
+        super().__init__()
+        self.one, self.other = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+        self.one.requires_grad_(trained)
+        self.other.requires_grad_(False)
+
+
 def test_only_trainable_parameters_are_optimized():
-    trained, frozen = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2).requires_grad_(False)
-    parameters = [*trained.parameters(), *frozen.parameters()]
-    configured = configure_optimizers(parameters, adamw, cosine_over_ten_epochs, "step")
-    assert configured["optimizer"].param_groups[0]["params"] == list(trained.parameters())
-    assert configured["optimizer"].param_groups[0]["lr"] == 2e-4
-    assert configured["lr_scheduler"]["interval"] == "step"
-    assert set(configure_optimizers(parameters, adamw)) == {"optimizer"}
-
-
-def test_the_default_schedule_is_a_cosine_to_1e_7():
-    optimizer = adamw([torch.nn.Parameter(torch.zeros(1))])
-    schedule = cosine_over_ten_epochs(optimizer)
-    rates = []
-    for _ in range(10):
-        optimizer.step()
-        schedule.step()
-        rates.append(schedule.get_last_lr()[0])
-    assert rates[4] == pytest.approx((2e-4 + 1e-7) / 2)  # half way down after five of ten epochs
-    assert rates[9] == pytest.approx(1e-7)
+    module = Pair(True)
+    configured = module.configure_optimizers()
+    (group,) = configured["optimizer"].param_groups
+    assert (group["params"], group["lr"]) == (list(module.one.parameters()), 2e-4)
+    assert set(configured) == {"optimizer"}
 
 
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="at least one trainable parameter"):
-        configure_optimizers(torch.nn.Linear(2, 2).requires_grad_(False).parameters(), adamw)
+        Pair(False).configure_optimizers()

@@ -63,6 +63,7 @@ def test_takes_a_training_step(base, tiny_folder):
     module.configure_model()
     data = EquirectangularDataModule(tiny_folder / "data", rig=RIG, num_val=2).train_dataset()
     batch = MultiViewBatch.collate([data[0, 0]])
+    module.lr_scheduler = None
     optimizer = module.configure_optimizers()["optimizer"]
     losses = []
     for _ in range(2):

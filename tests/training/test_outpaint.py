@@ -15,7 +15,7 @@ from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 from mvdiff.samples import find_samples, read_sample
 from mvdiff.settings import CacheSettings
 from mvdiff.training.multi_view import MultiViewModule
-from mvdiff.training.sample_writing import OutputSettings
+from mvdiff.training.settings import OutputSettings
 from tests.pipelines.test_outpaint import tiny_inpainting_base
 from tests.training.grouped import grouped
 from tests.training.test_depth import trainer

@@ -142,7 +142,7 @@ def test_padded_views_count_in_no_loss_and_no_gradient(tiny_folder, data):
         gradients.append(torch.cat([p.grad.flatten() for p in module.backbone.unet.parameters()]))
     assert torch.equal(*gradients)
     together.view_valid[0] = False
-    with pytest.raises(ValueError, match="view_valid must keep at least one view of each sample"):
+    with pytest.raises(ValueError, match="view_valid must mark at least one view of each sample"):
         module.noise_loss(together, together.prompts)
 
 

@@ -1,61 +1,90 @@
 """`mvdiff generate dataset`: the samples of a data set, for a model of any task."""
 
-import argparse
+from __future__ import annotations
+
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from mvdiff.cli.generate.options import add_shared, shared_settings
-from mvdiff.cli.opening import open_pipeline
+from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.generate.options import OutputOptions, write_pictures
+from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
+from mvdiff.settings import PanoramaPictures, Sampling
 
 
-def add_parser(tasks) -> None:
-    """Add the task."""
-    parser = tasks.add_parser(
-        "dataset",
-        help="the samples of a data set, for a model of any task",
-        description="Write a sample folder per sample of one split of a run's data section. A rerun skips complete "
-        "samples.",
-        epilog="example: mvdiff generate dataset --model runs/pano/version_0/model --config pano.yaml --out out",
-    )
-    parser.set_defaults(run_task=run)
-    add = parser.add_argument
-    add("--config", action="append", required=True, metavar="YAML", help="a run's YAML files, in order")
-    add("--split", choices=("train", "val", "test"), default="test", help="(default: %(default)s)")
-    add("--max_samples", type=int, metavar="N", help="stop after N samples (default: all)")
-    add("--no_paste_back", action="store_true", help="leave known pixels as the model renders them, for scores")
-    add("--real", type=Path, metavar="DIR", help="also write the real views there, to score against")
-    add_shared(parser)
+@dataclass(frozen=True, kw_only=True)
+class SplitOptions:
+    """Samples of a run's data section."""
+
+    config: list[str]
+    """a YAML file of the run, or a packaged one by its name; repeat for overlays, in order"""
+    split: Literal["train", "val", "test"] = "test"
+    """split of the data"""
+    max_samples: int | None = None
+    """stop after so many samples; default all"""
+    no_paste_back: bool = False
+    """leave known pixels as the model renders them, for scores"""
+    reference: Path | None = None
+    """folder that also receives the real views, to score against"""
+
+    def __post_init__(self) -> None:
+        if self.max_samples is not None and self.max_samples < 1:
+            raise ValueError(f"--max_samples must be at least 1; got {self.max_samples}.")
 
 
-def run(args: argparse.Namespace) -> int:
+def run(
+    options: SplitOptions,
+    output: OutputOptions,
+    pictures: PanoramaPictures,
+    sampling: Sampling,
+    model: ModelOptions,
+    memory: MemoryOptions,
+) -> int:
     """Generate; return the exit status."""
-    if args.max_samples is not None and args.max_samples < 1:
-        raise ValueError(f"--max_samples must be at least 1; got {args.max_samples}.")
-    make_folder(args.out)
+    make_folder(output.out)
 
     from mvdiff.cli.config_files import open_data
     from mvdiff.cli.progress import progress_bar
     from mvdiff.pipelines.base import MultiViewPipeline
     from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 
-    data = open_data(args.config, args.split).data
-    batches = data.eval_dataloader(args.split)
-    pipeline = open_pipeline(MultiViewPipeline, args)
+    data = open_data(options.config, options.split).data
+    batches = data.eval_dataloader(options.split)
+    pipeline = open_pipeline(MultiViewPipeline, model, memory)
     pipeline.set_progress_bar_config(disable=True)
     rig = getattr(data, "rig", None) if "rig" in pipeline.task.view_fields else None
-    how = shared_settings(args) | {"rig": rig, "paste_back": not args.no_paste_back}
+    if pictures != PanoramaPictures() and "rig" not in pipeline.task.view_fields:
+        raise ValueError(f"--format, --crop and --cube_faces need panoramas; got the frames of {model.model}.")
+    how = output.arguments(sampling) | {"rig": rig, "paste_back": not options.no_paste_back}
     written = skipped = 0
     with progress_bar() as bar:
-        task = bar.add_task(str(args.out), total=args.max_samples)
+        task = bar.add_task(str(output.out), total=options.max_samples)
         for batch in batches:
-            left = None if args.max_samples is None else args.max_samples - written - skipped
+            left = None if options.max_samples is None else options.max_samples - written - skipped
             if left == 0:
                 break
             batch = batch if left is None else batch.rows(range(min(left, batch.batch_size)))
-            counts = generate_samples(pipeline, batch, args.out, **how)
-            if args.real is not None:
-                write_reference(batch, args.real, rig=rig, overwrite=args.overwrite)
+            counts = generate_samples(pipeline, batch, output.out, **how)
+            write_pictures(output.out, batch.sample_id, pictures)
+            if options.reference is not None:
+                write_reference(batch, options.reference, rig=rig, overwrite=output.overwrite)
             written, skipped = written + counts.written, skipped + counts.skipped
             bar.advance(task, batch.batch_size)
-    print(f"{args.out}: {written} samples written, {skipped} complete ones skipped")
+    truth = () if options.reference is None else ("--reference", options.reference)
+    done(
+        f"{output.out}: {written} samples written, {skipped} complete ones skipped",
+        typed("mvdiff", "evaluate", "--generated", output.out, *truth, "--out", "results.json"),
+    )
     return 0
+
+
+COMMAND = Command(
+    name="generate dataset",
+    summary="the samples of a data set, for a model of any task",
+    description="Generate the samples of one split of a run's data section. Writes a folder per sample into --out, and "
+    "the real views into --reference. A rerun skips complete samples.",
+    example="mvdiff generate dataset --model runs/pano/version_0/model --config pano.yaml --out out --reference truth",
+    settings=(SplitOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
+    run=run,
+)

@@ -1,41 +1,71 @@
 """Options of every task of `mvdiff generate`."""
 
-import argparse
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mvdiff.cli.opening import add_model_options
-from mvdiff.settings import Controls, Sampling
+from mvdiff.settings import Controls, PanoramaPictures, Sampling
 
 
-def add_shared(parser: argparse.ArgumentParser, packaged: str = "NAME") -> None:
-    """Add the options of every task; `packaged` is a model of the package for the task."""
-    add = parser.add_argument
-    add(
-        "--model",
-        required=True,
-        metavar="ID",
-        help=f"a model folder (of fit or export), a hub id, or mvdiff://{packaged}",
-    )
-    add("--out", type=Path, required=True, metavar="DIR", help="where the sample folders go")
-    add("--seed", type=int, default=0, help="random seed (noise is also keyed by sample id) (default: %(default)s)")
-    add("--num_inference_steps", type=int, default=Sampling.num_inference_steps, help="(default: %(default)s)")
-    add("--guidance_scale", type=float, default=Sampling.guidance_scale, help="1 is no guidance (default: %(default)s)")
-    add("--negative_prompt", help="what to steer away from")
-    add("--no_caa", action="store_true", help="the base alone, view by view (a control)")
-    add("--overwrite", action="store_true", help="generate complete samples again")
-    add_model_options(parser)
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Output and randomness."""
+
+    out: Path
+    """folder that receives a sample folder per sample"""
+    seed: int = 0
+    """random seed; noise is also keyed by the sample's id"""
+    no_caa: bool = False
+    """the base alone, view by view (a control)"""
+    overwrite: bool = False
+    """generate complete samples again"""
+
+    def arguments(self, sampling: Sampling) -> dict[str, Any]:
+        """Return what the functions that generate into folders share."""
+        return {
+            "seed": self.seed,
+            "sampling": sampling,
+            "controls": Controls(caa=not self.no_caa),
+            "overwrite": self.overwrite,
+        }
 
 
-def shared_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of every task as arguments of the functions that generate into folders."""
-    return {
-        "seed": args.seed,
-        "sampling": Sampling(
-            num_inference_steps=args.num_inference_steps,
-            guidance_scale=args.guidance_scale,
-            negative_prompt=args.negative_prompt,
-        ),
-        "controls": Controls(caa=not args.no_caa),
-        "overwrite": args.overwrite,
-    }
+@dataclass(frozen=True, kw_only=True)
+class PromptOptions:
+    """Prompts."""
+
+    prompt: list[str] | None = None
+    """one text for all views; or repeated, one per view in order"""
+    prompts: Path | None = None
+    """instead of --prompt: a text file, one panorama a line; or .json or .jsonl: texts, lists of one text per view, or
+    {"prompt": ..., "id": ...}"""
+    num_samples: int = 1
+    """panoramas per prompt"""
+    batch_size: int = 1
+    """panoramas at once"""
+
+    def __post_init__(self) -> None:
+        if (self.prompt is None) == (self.prompts is None):
+            raise ArgumentTypeError("one of --prompt and --prompts must be given")
+        check_prompts(self.prompt)
+
+
+def write_pictures(out: Path, sample_ids: Iterable[str], pictures: PanoramaPictures) -> None:
+    """Write the pictures that were asked for beside those of every sample folder."""
+    if pictures == PanoramaPictures():
+        return
+    from mvdiff.report.panorama_files import write_panorama_pictures
+    from mvdiff.samples import read_sample, sample_folder
+
+    for sample_id in sample_ids:
+        write_panorama_pictures(read_sample(sample_folder(out, sample_id)), pictures)
+
+
+def check_prompts(prompts: list[str] | None) -> None:
+    """Raise ValueError where one of the prompts is empty."""
+    if not all(prompt.strip() for prompt in prompts or ()):
+        raise ValueError("--prompt must say what is to be seen; got an empty text.")

@@ -1,1 +1,1 @@
-"""Make and check data sets: validation in one pass, train and test lists, recordings, key frames, captions."""
+"""Prepare data sets: validation, train and test lists, import of recordings, key frames, captions."""

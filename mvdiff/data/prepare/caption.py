@@ -1,4 +1,4 @@
-"""Caption pictures of every layout by an image captioning model: `mvdiff data caption` (the paper's is BLIP-2)."""
+"""Caption data sets of any layout with an image captioning model (paper: BLIP-2): `mvdiff data caption`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from mvdiff.geometry.panorama import perspective_from_equirectangular, perspecti
 from mvdiff.samples import write_json
 
 
-class _Job(NamedTuple):  # pictures of one panorama or frame that lack captions
+class _Job(NamedTuple):  # pictures of one panorama or frame to caption
     target: Path  # file of the captions, or of the first one
     count: int
     images: Callable[[], list[Tensor]]  # [3, H, W] uint8 each
@@ -34,11 +34,11 @@ class _Job(NamedTuple):  # pictures of one panorama or frame that lack captions
 
 @dataclass
 class CaptionReport:
-    """Captions written now, captions that were there, and what could not be captioned and why."""
+    """Result of `caption_folder`."""
 
-    written: int = 0
-    kept: int = 0
-    failed: list[str] = field(default_factory=list)
+    written: int = 0  # captions written
+    kept: int = 0  # existing captions left unchanged
+    failed: list[str] = field(default_factory=list)  # reasons why something was not captioned
 
 
 def caption_folder(
@@ -51,23 +51,23 @@ def caption_folder(
     progress: Callable[[int, int], None] | None = None,
     source: Source | None = None,
 ) -> CaptionReport:
-    """Caption a data set: panoramas every 45 degrees, scenes at their key frames. What has a caption keeps it.
+    """Caption the panoramas of a data set every 45 degrees, and its scenes at their key frames.
 
-    Broken panoramas and scenes do not stop the others.
+    Existing captions are kept. Broken panoramas and scenes are reported and skipped.
 
     Args:
-        root: The data set's folder, in any layout.
-        captioner: The model.
+        root: Folder of the data set, in any layout.
+        captioner: Captioning model.
         every: In scenes, caption every `every`-th usable frame instead of the key frames.
-        batch_size: Pictures captioned at once.
-        view_size: Side in pixels of the 90 degree views of panoramas that are captioned.
-        overwrite: Replace captions that are there.
-        progress: Called with (captions done, captions to write).
-        source: Reader of the scenes; by default the layouts that they have.
+        batch_size: Pictures per call of the model.
+        view_size: Side in pixels of the 90-degree views of panoramas to caption.
+        overwrite: Replace existing captions.
+        progress: Called with (captions written, captions to write).
+        source: Reader of the scenes; None: layouts are detected.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has none of the known layouts, or a setting is out of range.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder has no known layout, or a setting is out of range.
     """
     check_counts(every=every, batch_size=batch_size, view_size=view_size)
     report, jobs = CaptionReport(), []
@@ -91,7 +91,7 @@ def caption_folder(
                 report.written += job.count
             else:
                 report.failed.append(
-                    f"{job.target} must get {job.count} captions; the model said nothing {own.count('')} times. Give "
+                    f"{job.target} needs {job.count} captions; the model returned {own.count('')} empty ones. Try "
                     "another --model or --prompt."
                 )
         if progress is not None:
@@ -100,7 +100,7 @@ def caption_folder(
 
 
 def _batches(jobs: list[_Job], batch_size: int, report: CaptionReport) -> Iterator[list[tuple[_Job, list[Tensor]]]]:
-    """Read the pictures of one job after the other until a batch is full."""
+    """Yield batches of jobs with their pictures; a batch is full at `batch_size` captions."""
     batch: list[tuple[_Job, list[Tensor]]] = []
     for job in jobs:
         try:
@@ -136,9 +136,9 @@ def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: Capt
     lists = sorted(root.glob("*.npy"))
     rows = dict.fromkeys(row for path in lists for row in read_split(path))
     if not lists:
-        found, incomplete = find_skyboxes(root)
-        rows = dict.fromkeys(row for scene in found.values() for row in scene)
-        report.failed += [f"{panorama} must have six faces; it does not. Fetch it again." for panorama in incomplete]
+        scenes, incomplete = find_skyboxes(root)
+        rows = dict.fromkeys(row for scene in scenes.values() for row in scene)
+        report.failed += [f"{panorama} must have six faces; some are missing." for panorama in incomplete]
     for row in rows:
         paths = {degree: caption_path(root, row[0], degree) for degree in CAPTION_DEGREES}
         wanted = [degree for degree, path in paths.items() if not _has_caption(path, overwrite, report)]
@@ -167,7 +167,7 @@ def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: C
 def _views(
     cut: Callable[..., Tensor], read: Callable[[], Tensor], size: int, degrees: Sequence[int] = CAPTION_DEGREES
 ) -> list[Tensor]:
-    """Cut 90 degree views [3, size, size] uint8 from a panorama at yaws of `CAPTION_DEGREES`."""
+    """Cut 90-degree views [3, size, size], uint8, from a panorama at yaws in `CAPTION_DEGREES`."""
     K, R = RingRig(num_views=len(CAPTION_DEGREES), fov_deg=90, height=size, width=size).cameras()
     ring = [CAPTION_DEGREES.index(degree) for degree in degrees]
     return list(cut(read(), K[ring], R[ring], size, size).round().clamp(0, 255).to(torch.uint8))

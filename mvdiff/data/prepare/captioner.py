@@ -1,4 +1,4 @@
-"""An image captioning model of transformers (BLIP-2, BLIP, ...): pictures in, one line of text each out."""
+"""An image captioning model from transformers (BLIP-2, BLIP, ...)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from torch import Tensor
 from mvdiff.data.counts import check_counts
 
 BLIP2 = "Salesforce/blip2-opt-2.7b"
-"""The usual BLIP-2; the paper does not name the one it used."""
+"""The most common BLIP-2; the paper does not say which one it used."""
 DTYPES = ("auto", "float32", "float16", "bfloat16")
 
 
 class Captioner:
-    """Caption pictures greedily, the same way each time.
+    """Captions images by greedy, deterministic decoding.
 
     Args:
-        model: Hub id or folder of an image captioning model and its processor, as transformers writes them.
+        model: Hub id or folder of a transformers image captioning model with its processor.
         revision: Branch, tag or commit on the hub.
-        device: "auto" (a GPU where there is one), "cpu", "cuda", ...
+        device: "auto" (a GPU if available), "cpu", "cuda", ...
         dtype: "auto" (bfloat16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
-        prompt: Beginning of the captions, or question to the model; it is not part of the caption.
-        max_new_tokens: Greatest length of a caption.
+        prompt: Start of the captions, or a question to the model; removed from the caption.
+        max_new_tokens: Largest length of a caption in tokens.
 
     Raises:
-        FileNotFoundError: The model is neither here nor on a hub within reach.
-        ValueError: It is no captioning model, lacks weights, or a setting is unknown.
+        FileNotFoundError: The model is not local and cannot be downloaded.
+        ValueError: The model is not a captioning model or lacks weights, or a setting is invalid.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Captioner:
             )
         except OSError as error:
             raise FileNotFoundError(
-                f"--model must be a captioning model's folder, or its hub id; got {model!r}: {_first_line(error)} "
+                f"--model must be the folder or hub id of a captioning model; got {model!r}: {_first_line(error)} "
                 f"Without a network, run `hf download {model} --local-dir FOLDER` elsewhere and pass --model FOLDER."
             ) from error
         except (ValueError, KeyError) as error:
@@ -69,13 +69,13 @@ class Captioner:
         lacking = sorted(map(str, info["missing_keys"])) + sorted(map(str, info["mismatched_keys"]))
         if lacking:
             raise ValueError(
-                f"--model must have all its weights; got {model!r}, which lacks {len(lacking)}, as {lacking[0]}."
+                f"--model must have all its weights; got {model!r}, which lacks {len(lacking)}, such as {lacking[0]}."
             )
         self.model = self.model.eval().to(self.device)
 
     @torch.no_grad()
     def __call__(self, images: Sequence[Tensor]) -> list[str]:
-        """Caption pictures, [3, H, W] uint8 each, of any sizes; return one line each, perhaps empty."""
+        """Caption images [3, H, W], uint8, of any sizes; return one line per image, which may be empty."""
         pictures = [Image.fromarray(image.permute(1, 2, 0).contiguous().cpu().numpy()) for image in images]
         texts = {"text": [self.prompt] * len(pictures), "padding": True} if self.prompt else {}
         inputs = self.processor(images=pictures, return_tensors="pt", **texts).to(self.device)
@@ -84,7 +84,7 @@ class Captioner:
         return [self._clean(text) for text in self.processor.batch_decode(tokens, skip_special_tokens=True)]
 
     def _clean(self, text: str) -> str:
-        """Put a caption on one line, without the prompt that models repeat."""
+        """Put a caption on one line and remove the prompt, which models repeat."""
         text = " ".join(text.split())
         prompt = " ".join(self.prompt.split())
         return text[len(prompt) :].strip() if text.lower().startswith(prompt.lower()) else text

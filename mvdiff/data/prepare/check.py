@@ -1,11 +1,11 @@
-"""Read every file of a data set in one pass and name all problems: `mvdiff data check`."""
+"""Read every file of a data set and report all problems: `mvdiff data check`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mvdiff.data.captions import read_caption
 from mvdiff.data.counts import check_counts
@@ -18,55 +18,74 @@ from mvdiff.data.prepare.layout import DataSet, find_layouts, find_skyboxes
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
 from mvdiff.geometry.cameras import RingRig
 
+_Entry = TypeVar("_Entry")
+
 
 def check_folder(
     root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
 ) -> CheckReport:
-    """Decode every image and read every caption (and pose) of a data set; in the first of its layouts.
+    """Decode every image and read every caption and pose of a data set, in the first of its layouts.
 
     Args:
-        root: The data set's folder.
-        num_threads: Files decoded at once.
+        root: Folder of the data set.
+        num_threads: Number of files decoded in parallel.
         progress: Called after each panorama or scene.
-        source: Reader of the data set; by default the layouts that it has.
+        source: Reader of the data set; None: layouts are detected.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has none of the known layouts, or `num_threads` is less than 1.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder has no known layout, or `num_threads` is below 1.
     """
     return check_folders(root, num_threads, progress, source)[0]
 
 
 def check_folders(
-    root: str | Path, num_threads: int = 8, progress: Progress | None = None, source: Source | None = None
+    root: str | Path,
+    num_threads: int = 8,
+    progress: Progress | None = None,
+    source: Source | None = None,
+    limit: int | None = None,
 ) -> list[CheckReport]:
-    """Check a folder as `check_folder` does, in each layout that it has."""
-    check_counts(num_threads=num_threads)
+    """Check a folder in each of its layouts; see `check_folder`.
+
+    Args:
+        root: The data set's folder.
+        num_threads: Files decoded at once.
+        progress: Called after each panorama or scene.
+        source: Reader of the data set.
+        limit: Read only the files of the first `limit` panoramas of each list, or of as many frames of the first scene
+            of each split; the lists themselves are checked whole.
+    """
+    check_counts(num_threads=num_threads, limit=limit)
     if source is not None and not source.reads_recordings:
         data_sets = [DataSet(source.cls.__name__, Path(root))]
     else:
         data_sets = find_layouts(root, source)
-    return [_check(data_set, num_threads, progress, source) for data_set in data_sets]
+    return [_check(data_set, num_threads, progress, source, limit) for data_set in data_sets]
 
 
-def _check(data_set: DataSet, num_threads: int, progress: Progress | None, source: Source | None) -> CheckReport:
+def _check(
+    data_set: DataSet, num_threads: int, progress: Progress | None, source: Source | None, limit: int | None
+) -> CheckReport:
     report = CheckReport(layout=data_set.layout, root=data_set.root, noun="scenes" if data_set.scenes else "panoramas")
     progress = progress or (lambda done, total: None)
     with ThreadPoolExecutor(num_threads) as pool:
         if data_set.scenes:
-            check_recordings(report, data_set.scenes, source, pool, progress)
+            check_recordings(report, data_set.scenes, source, pool, progress, limit)
         elif source is not None:
-            _check_panoramas(report, source, pool, progress)
+            _check_panoramas(report, source, pool, progress, limit)
         elif data_set.layout == "matterport3d":
-            _check_matterport3d(report, pool, progress)
+            _check_matterport3d(report, pool, progress, limit)
         else:
-            _check_equirectangular(report, pool, progress)
+            _check_equirectangular(report, pool, progress, limit)
     report.problems.sort()
     return report
 
 
-def _check_panoramas(report: CheckReport, source: Source, pool: ThreadPoolExecutor, progress: Progress) -> None:
-    """Cut small views of every panorama of a user's source, and read its captions."""
+def _check_panoramas(
+    report: CheckReport, source: Source, pool: ThreadPoolExecutor, progress: Progress, limit: int | None
+) -> None:
+    """Cut small views from every panorama of a user's source and read its captions."""
     items = []
     for split in ("train", "test"):
         try:
@@ -75,7 +94,7 @@ def _check_panoramas(report: CheckReport, source: Source, pool: ThreadPoolExecut
             report.problems.append(Problem("broken split", report.root, f"{split}: {error}"))
             continue
         report.panoramas[split] = len(panoramas)
-        items += [(panoramas, index, split) for index in range(len(panoramas))]
+        items += [(panoramas, index, split) for index in range(len(panoramas))[:limit]]
     rig = RingRig(height=64, width=64)
     K, R = rig.cameras()
 
@@ -92,7 +111,7 @@ def _check_panoramas(report: CheckReport, source: Source, pool: ThreadPoolExecut
 def _listed(
     report: CheckReport, paths: Iterable[Path], read: Callable[[Path], list], with_row: bool
 ) -> Iterator[tuple[Any, str]]:
-    """Yield the entries of split lists and where each stands; note broken and missing lists and repeated entries."""
+    """Yield (entry, position) of split lists; report broken and missing lists and repeated entries."""
     first: dict[Any, str] = {}
     for path in paths:
         if not path.is_file():
@@ -113,7 +132,15 @@ def _listed(
             yield entry, where
 
 
-def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress) -> None:
+def _first_of_each(entries: Mapping[_Entry, str], limit: int | None) -> dict[_Entry, str]:
+    """Return the first entries of each list; `entries` says where each stands, as `_listed` does."""
+    by_list: dict[str, list[_Entry]] = {}
+    for entry, where in entries.items():
+        by_list.setdefault(where.partition(" row ")[0], []).append(entry)
+    return {entry: entries[entry] for listed in by_list.values() for entry in listed[:limit]}
+
+
+def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None) -> None:
     root = report.root
     lists = set(root.glob("*.npy"))
     rows: dict[tuple[str, ...], str] = {}
@@ -123,7 +150,9 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
         panoramas, incomplete = find_skyboxes(root)
         rows = {row: scene for scene in panoramas for row in panoramas[scene]}
         report.panoramas["without a list"] = len(rows)
-        report.problems += [Problem("missing face", Path(pano), "not all six are there") for pano in incomplete]
+        report.problems += [Problem("missing face", Path(pano), "a panorama needs six") for pano in incomplete]
+
+    rows = _first_of_each(rows, limit)
 
     def check(item: tuple[tuple[str, ...], str]) -> Found:
         row, where = item
@@ -150,7 +179,9 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
             report.problems.append(Problem("wrong size", path, f"{width}x{height}; others are {usual[0]}x{usual[1]}"))
 
 
-def _check_equirectangular(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress) -> None:
+def _check_equirectangular(
+    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None
+) -> None:
     root = report.root
     images = list_images(root)
     names: dict[str, str] = {}
@@ -161,12 +192,15 @@ def _check_equirectangular(report: CheckReport, pool: ThreadPoolExecutor, progre
     if unlisted := len(images.keys() - names.keys()):
         report.panoramas["without a list"] = unlisted
 
-    def check(path: Path) -> Found:
-        found, prompts = Found(), path.with_suffix(".json")
-        found.read_image(path, "image", names.get(path.stem, "in no list"))
+    chosen = _first_of_each({name: names.get(name, "in no list") for name in images}, limit)
+
+    def check(item: tuple[str, str]) -> Found:
+        name, where = item
+        found, path, prompts = Found(), images[name], images[name].with_suffix(".json")
+        found.read_image(path, "image", where)
         found.read_caption(lambda: read_prompts(prompts), prompts)
         return found
 
-    for path, (width, height) in report.collect(pool.map(check, images.values()), len(images), progress).items():
+    for path, (width, height) in report.collect(pool.map(check, chosen.items()), len(chosen), progress).items():
         if width != 2 * height:
             report.problems.append(Problem("wrong size", path, f"{width}x{height}; must be twice as wide as high"))

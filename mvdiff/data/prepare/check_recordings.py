@@ -1,4 +1,4 @@
-"""Read every file of recordings in one pass and name all problems: a part of `mvdiff data check`."""
+"""Read every file of recordings and report all problems: part of `mvdiff data check`."""
 
 from __future__ import annotations
 
@@ -25,19 +25,32 @@ _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
 
 
 def check_recordings(
-    report: CheckReport, scenes: Sequence[Path], source: Source | None, pool: ThreadPoolExecutor, progress: Progress
+    report: CheckReport,
+    scenes: Sequence[Path],
+    source: Source | None,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    limit: int | None = None,
 ) -> None:
-    """Check scenes. A pose that is not finite is only counted, and is a problem where a list names its frame.
+    """Check scenes and add the findings to `report`.
 
-    How far depths and poses agree is measured and reported, and is no problem.
+    A non-finite pose is counted, and is a problem only if a list names its frame. The agreement of depths and poses is
+    measured and reported, but never a problem. A `limit` reads so many frames of the first scene of each split, key
+    frames first.
     """
+    by_split: dict[str, list[Path]] = {}
     for scene in scenes:
-        split = scene.parent.name if scene.parent.name in ("train", "test") else "no split"
-        report.panoramas[split] = report.panoramas.get(split, 0) + 1
-    report.collect(pool.map(partial(_check_scene, source=source), scenes), len(scenes), progress)
+        by_split.setdefault(scene.parent.name if scene.parent.name in ("train", "test") else "no split", []).append(
+            scene
+        )
+    report.panoramas |= {split: len(of_split) for split, of_split in by_split.items()}
+    if limit is not None:
+        scenes = [of_split[0] for of_split in by_split.values()]
+    check = partial(_check_scene, source=source, limit=limit)
+    report.collect(pool.map(check, scenes), len(scenes), progress)
 
 
-def _check_scene(folder: Path, source: Source | None) -> Found:
+def _check_scene(folder: Path, source: Source | None, limit: int | None) -> Found:
     found = Found()
     layout = recording_class(folder, source)
     if missing := layout.cls.missing_parts(folder):
@@ -50,15 +63,16 @@ def _check_scene(folder: Path, source: Source | None) -> Found:
         found.problems = [Problem("broken scene", folder, str(error))]
         return found
     lists = _check_lists(folder, found)
-    numbers = scene.frames_of_any_file()
+    all_numbers, key_frames = set(scene.frames_of_any_file()), set(lists.get(KEY_FRAMES, ()))
+    numbers = sorted(sorted(all_numbers, key=lambda number: (number not in key_frames, number))[:limit])
     sizes: dict[str, _Sizes] = {"color": {}, "depth": {}}
     unusable = {number: _check_frame(scene, number, found, sizes) for number in numbers}
     _check_sizes(scene, numbers, found, sizes)
     for name, listed in lists.items():
         for number in listed:
-            if number not in unusable:
+            if number not in all_numbers:
                 found.problems.append(Problem("listed frame does not exist", folder / name, f"frame {number}"))
-            elif unusable[number]:
+            elif unusable.get(number):
                 found.problems.append(
                     Problem("listed frame is not usable", folder / name, f"frame {number}: {unusable[number]}")
                 )
@@ -78,7 +92,7 @@ def _check_scene(folder: Path, source: Source | None) -> Found:
 
 
 def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
-    """Read the lists that are there; that of key frames must be."""
+    """Read the existing lists of frames; report a missing list of key frames."""
     lists: dict[str, list[int]] = {}
     for name, read in ((KEY_FRAMES, read_key_frames), (VALID_FRAMES, read_valid_frames)):
         path = folder / name
@@ -90,7 +104,7 @@ def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
 
 
 def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[str, _Sizes]) -> str:
-    """Decode a frame's files; return why it is not usable, or ""."""
+    """Decode a frame's files; return the reasons why it is unusable, or ""."""
     reasons = []
 
     def attempt(kind: Kind, noun: str, read: Callable[[Path], Any]) -> None:
@@ -126,7 +140,7 @@ def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[
 
 
 def _check_sizes(scene: RecordingSource, numbers: list[int], found: Found, sizes: dict[str, _Sizes]) -> None:
-    """Note images of another size than most of their kind in the scene, and intrinsics for another size."""
+    """Report images whose size differs from most of their kind in the scene, and intrinsics for another size."""
     for of_kind in sizes.values():
         found.sizes |= of_kind
         if of_kind:

@@ -1,7 +1,7 @@
-"""Choose key frames by overlap, and list the usable frames: `mvdiff data keyframes`.
+"""Select key frames by overlap, and list the usable frames: `mvdiff data keyframes`.
 
-Key frames are chosen so that each consecutive pair overlaps by about a target share (65 % in the paper): greedily, the
-next one is the last frame that still overlaps the present one by the target.
+Consecutive key frames overlap by about a target share (65 % in the paper). Selection is greedy: the next key frame is
+the last frame that still overlaps the current one by the target.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ from mvdiff.geometry.sampling import cell_centres
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 OVERLAP = 0.65
-"""Overlap of consecutive key frames (the paper's)."""
+"""Overlap of consecutive key frames in the paper."""
 MIN_DEPTH = 0.2
-"""Share of a frame's pixels that must have a depth for the frame to be usable (own choice)."""
+"""Least share of pixels with a depth in a usable frame (own choice)."""
 LEAST_OVERLAP = 0.3
-"""Key frames that overlap less do not attend to each other (docs/checkpoints.md): such a pair is reported."""
-_SIZE = 256  # pixels of the longer side at which depths are looked at
-_SAMPLES = 64  # pixels looked at in a row, every few pixels
+"""Key frames that overlap less do not attend to each other (docs/checkpoints.md); such pairs are reported."""
+_SIZE = 256  # longer side, in pixels, of the depth maps to compare
+_SAMPLES = 64  # number of sampled pixels per row
 
 
 class View(NamedTuple):
-    """Number of a frame, its depth [H, W] in metres, and its camera."""
+    """A frame's number, depth map [H, W] in metres and camera K [3, 3], R [3, 3], t [3]."""
 
     number: int
     depths: Tensor
@@ -63,23 +63,23 @@ class SceneKeyFrames:
     path: Path
     num_frames: int = 0  # frames with a colour image
     valid_frames: list[int] = field(default_factory=list)  # numbers of the usable frames
-    unusable: Counter[str] = field(default_factory=Counter)  # the other frames, counted by reason
+    unusable: Counter[str] = field(default_factory=Counter)  # counts of the other frames by reason
     key_frames: list[int] = field(default_factory=list)  # numbers of the key frames
-    overlaps: list[float] = field(default_factory=list)  # of each consecutive pair of key frames
-    problem: str = ""  # why no lists were written
-    kept: bool = False  # both lists existed
-    kept_list: str = ""  # name of the one list that existed and is kept
+    overlaps: list[float] = field(default_factory=list)  # overlap of each consecutive pair of key frames
+    problem: str = ""  # reason why no lists were written
+    kept: bool = False  # True if both lists existed and were kept
+    kept_list: str = ""  # name of the list that existed and was kept, if only one did
 
     @property
     def num_apart(self) -> int:
-        """Number of consecutive key frames that overlap too little to see each other."""
+        """Number of consecutive pairs of key frames that overlap by less than `LEAST_OVERLAP`."""
         return sum(overlap < LEAST_OVERLAP for overlap in self.overlaps)
 
     def __str__(self) -> str:
         if self.problem:
             return f"{self.path}: {self.problem}"
         if self.kept:
-            return f"{self.path}: lists are there"
+            return f"{self.path}: lists exist"
         text = f"{self.path}: {self.num_frames} frames, {len(self.valid_frames)} valid, {len(self.key_frames)} key"
         if self.overlaps:
             mean = sum(self.overlaps) / len(self.overlaps)
@@ -87,57 +87,58 @@ class SceneKeyFrames:
         if self.num_apart:
             text += f", {self.num_apart} pairs below {LEAST_OVERLAP}"
         text += "".join(f", {count} x {reason}" for reason, count in sorted(self.unusable.items()))
-        return text + (f"; {self.kept_list} was there and is kept" if self.kept_list else "")
+        return text + (f"; kept the existing {self.kept_list}" if self.kept_list else "")
 
 
 def view_overlap(source: View, target: View) -> float:
-    """Return the share of a view's pixels with known depth that another view shows (own derivation).
+    """Return the share of the source's pixels with known depth that are visible in the target (own derivation).
 
-    Pixels without depth, and pixels whose place in the target has no depth, are not counted.
-    `mvdiff.geometry.overlap_matrix` counts them as not shown: real recordings lack a third of their depths, so no two
-    of their frames would overlap by 65 %. The two agree where all depths are known.
+    Pixels without depth, and pixels that project to a target pixel without depth, are ignored, whereas
+    `mvdiff.geometry.overlap_matrix` counts them as invisible. Real recordings lack a third of their depths, so no two
+    frames would then overlap by 65 %. Both agree if all depths are known.
     """
     height, width = target.depths.shape
     stride = max(1, source.depths.shape[-1] // _SAMPLES)
-    looked_at = slice(stride // 2, None, stride)
-    xy = cell_centres(*source.depths.shape, 1)[looked_at, looked_at]
-    depth, has_depth = known_depths(source.depths[looked_at, looked_at])
+    sampled = slice(stride // 2, None, stride)
+    xy = cell_centres(*source.depths.shape, 1)[sampled, sampled]
+    depth, has_depth = known_depths(source.depths[sampled, sampled])
     points = unproject(xy, depth, source.K, source.R, source.t)
-    there, z, inside = project_points(points, target.K, target.R, target.t, height, width)
-    depth_there = depth_at(target.depths[None], torch.zeros(z.shape, dtype=torch.long), there)
-    told = has_depth & ~(inside & (depth_there == 0))
-    shown = told & inside & depths_agree(z, depth_there, DEFAULT_DEPTH_TOLERANCE)
-    return shown.sum().item() / max(1, told.sum().item())
+    target_xy, z, inside = project_points(points, target.K, target.R, target.t, height, width)
+    target_depth = depth_at(target.depths[None], torch.zeros(z.shape, dtype=torch.long), target_xy)
+    judged = has_depth & ~(inside & (target_depth == 0))
+    visible = judged & inside & depths_agree(z, target_depth, DEFAULT_DEPTH_TOLERANCE)
+    return visible.sum().item() / max(1, judged.sum().item())
 
 
 def two_way_overlap(first: View, second: View) -> float:
-    """Return the smaller of the two directions' overlap."""
+    """Return the smaller `view_overlap` of the two directions."""
     return min(view_overlap(first, second), view_overlap(second, first))
 
 
 def find_key_frames(
     scene: RecordingSource, overlap: float = OVERLAP, min_depth: float = MIN_DEPTH, numbers: Iterable[int] | None = None
 ) -> SceneKeyFrames:
-    """Choose the key frames of a scene; write nothing.
+    """Select the key frames of a scene, without writing them.
 
     Args:
-        scene: The scene; its lists are ignored.
-        overlap: The next key frame is the last of the following frames that all overlap the present one by at least
-            this share, both ways, and at least the next frame. The last usable frame is a key frame, too.
-        min_depth: Least share of pixels with a depth in a usable frame.
-        numbers: Numbers of the frames to look at, ascending; by default all that have a colour image.
+        scene: The scene; its lists of frames are ignored.
+        overlap: Target overlap in (0, 1). Following frames are skipped while they overlap the current key frame by at
+            least this share in both directions; the last of them, or else the very next frame, becomes the next key
+            frame. The last usable frame is always a key frame.
+        min_depth: Least share of pixels with a depth in a usable frame, in (0, 1).
+        numbers: Frame numbers to consider, ascending; None: all frames with a colour image.
 
     Returns:
-        The lists; `problem` is set where no frame is usable or no pair of key frames overlaps.
+        The lists; `problem` is set if no frame is usable or no pair of key frames overlaps.
 
     Raises:
         ValueError: A setting is out of range, or the intrinsics are malformed.
-        FileNotFoundError: There are no intrinsics.
+        FileNotFoundError: The intrinsics do not exist.
     """
     _check_settings(overlap, min_depth)
     found = SceneKeyFrames(scene.path, len(scene.frames))
     key: View | None = None
-    last: View | None = None  # the last frame that still overlaps the key frame by the target
+    last: View | None = None  # last frame that overlaps the key frame by the target
 
     def add(view: View) -> None:
         nonlocal key, last
@@ -169,7 +170,7 @@ def find_key_frames(
 
 
 def _find_valid_frames(scene: RecordingSource, min_depth: float, key_frames: list[int]) -> SceneKeyFrames:
-    """List the usable frames of a scene whose key frames are chosen already."""
+    """List the usable frames of a scene with known key frames."""
     found = SceneKeyFrames(scene.path, len(scene.frames), key_frames=key_frames)
     for _ in _usable_views(scene, scene.frames, min_depth, found):
         pass
@@ -185,7 +186,7 @@ def _check_settings(overlap: float, min_depth: float) -> None:
 def _usable_views(
     scene: RecordingSource, numbers: Iterable[int], min_depth: float, found: SceneKeyFrames
 ) -> Iterator[View]:
-    """Yield the usable frames in order; note their numbers, and why the others are not usable, in `found`."""
+    """Yield the usable frames in order; record their numbers, and the reasons of the others, in `found`."""
     smaller = max(1, max(scene.depth_size) / _SIZE)
     size = tuple(round(side / smaller) for side in scene.depth_size)
     for number in numbers:
@@ -208,7 +209,7 @@ def _usable_views(
 
 
 def write_lists(folder: Path, found: SceneKeyFrames) -> None:
-    """Write a scene's two lists, but not the one that is kept."""
+    """Write a scene's two lists, except the one to keep."""
     if found.kept_list != VALID_FRAMES:
         with whole_file(folder / VALID_FRAMES) as file:
             np.save(file, np.array(found.valid_frames, dtype=np.int64))
@@ -227,25 +228,25 @@ def key_frames_of(
     progress: Callable[[SceneKeyFrames, int], None] | None = None,
     source: Source | None = None,
 ) -> list[SceneKeyFrames]:
-    """Write key_frame_0.6.txt and valid_frames.npy of every scene of a folder.
+    """Write key_frame_0.6.txt and valid_frames.npy for every scene in a folder.
 
     Args:
-        root: A scene, or a folder of scenes, or one with train/ and test/.
+        root: A scene, a folder of scenes, or a folder with train/ and test/.
         overlap: See `find_key_frames`.
         min_depth: See `find_key_frames`.
-        out: Folder to write to instead; it becomes a data set of the same scenes, with links to their frames.
-        overwrite: Replace lists. Otherwise existing lists are kept and missing ones are made: valid frames are all
-            usable ones, key frames are chosen among the listed valid ones.
-        num_workers: Processes.
+        out: Folder to write to instead; it becomes a data set of the same scenes with links to their frames.
+        overwrite: Replace existing lists. Otherwise existing lists are kept and missing ones are made: all usable
+            frames become valid frames, and key frames are selected among the listed valid frames.
+        num_workers: Number of processes.
         progress: Called with each scene's result and the number of scenes.
-        source: Reader of the scenes; by default the layouts that they have.
+        source: Reader of the scenes; None: layouts are detected.
 
     Returns:
-        One result per scene; where `problem` is set, nothing was written.
+        One result per scene; nothing is written for a scene with a `problem`.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It holds no scene, or a setting is out of range.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder holds no scene, or a setting is out of range.
     """
     scenes = find_recordings(root, source)
     _check_settings(overlap, min_depth)
@@ -280,7 +281,7 @@ def _write_scene(
 
 
 def map_in_processes(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
-    """Call `job` with each item, in processes of one thread each if `num_workers` is above 1; yield in order."""
+    """Yield `job(item)` for each item in order, in processes of one thread each if `num_workers` is above 1."""
     if num_workers <= 1:
         yield from map(job, items)
         return

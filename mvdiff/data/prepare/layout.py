@@ -1,4 +1,4 @@
-"""Find the layouts of a folder, and its panoramas without a list."""
+"""Detect the layouts of a data set folder, and find panoramas without a list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_cla
 from mvdiff.data.matterport3d import layout_root
 
 FACES_FOLDER = "matterport_skybox_images"
-"""Name of the folder of a scene's skybox faces."""
+"""Name of the folder with a scene's skybox faces."""
 
 _FACE = re.compile(r"(?P<pano>.+)_skybox(?P<face>[0-5])_sami\.(jpg|jpeg|png)")
 
@@ -22,20 +22,20 @@ class DataSet(NamedTuple):
 
     layout: str  # "matterport3d", "equirectangular", or the layouts of its recordings
     root: Path  # folder of the lists, or of train/ and test/
-    scenes: tuple[Path, ...] = ()  # folders of the recordings; none for panoramas
+    scenes: tuple[Path, ...] = ()  # folders of the recordings; empty for panoramas
 
 
 def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet]:
-    """Return the data sets of a folder: panoramas, recordings (read by `source`, by default their layouts), or both.
+    """Return the data sets in a folder: panoramas, recordings (read by `source`, if given), or both.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has none of the known layouts.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder has no known layout.
     """
     root = Path(root)
     if not root.is_dir():
         raise FileNotFoundError(f"DIR must be a folder; {root} does not exist.")
-    if recording_class(root, source):  # a single scene, which has lists of its own
+    if recording_class(root, source):  # a single scene
         return [_recordings(root, [root], source)]
     scenes, skyboxes, found = recordings_in(root, source), layout_root(root), []
     look_deeper = skyboxes != root or not scenes  # not into the many files of scenes
@@ -52,7 +52,7 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
         panoramas = f"a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular images, "
         raise ValueError(
             f"DIR must be {panoramas if source is None else ''}a scene or a folder of scenes "
-            f"({{train,test}}/<scene> with {looked_for(source)}); got {root}, which is none."
+            f"({{train,test}}/<scene> with {looked_for(source)}); got {root}, which is none of these."
         )
     return found
 
@@ -63,25 +63,25 @@ def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSe
 
 
 def splittable(root: str | Path, source: Source | None = None) -> DataSet:
-    """Return the data set of a folder that can be split: its panoramas, or else recordings that lie side by side.
+    """Return the data set of a folder that can be split: its panoramas, or else its recordings.
 
     Raises:
-        FileNotFoundError: There is no such folder.
-        ValueError: It has no known layout, is one recording, or is split by folders already.
+        FileNotFoundError: The folder does not exist.
+        ValueError: The folder has no known layout, is a single recording, or is already split into train/ and test/.
     """
     data_set = min(find_layouts(root, source), key=lambda data_set: bool(data_set.scenes))
     if data_set.root in data_set.scenes:
-        raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is one scene.")
+        raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is a single scene.")
     if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):
         raise ValueError(
             f"DIR must be a folder of panoramas or of scenes side by side; got {root}, whose scenes "
-            f"({data_set.layout} layout) are split by the folders train/ and test/: move them."
+            f"({data_set.layout} layout) are already split into train/ and test/. Move them to split them anew."
         )
     return data_set
 
 
 def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[str]]:
-    """Find skybox panoramas below a folder: rows of six face paths relative to `root` by scene, and incomplete ones."""
+    """Find skybox panoramas: rows of six face paths, relative to `root`, by scene; and paths of incomplete ones."""
     scenes: dict[str, list[tuple[str, ...]]] = {}
     incomplete = []
     for folder in sorted(_face_folders(root)):

@@ -1,4 +1,4 @@
-"""A second folder of the same recordings, by links to their frames, that holds other lists or captions."""
+"""Copies of recordings that link to the same frames but hold other lists or captions."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from mvdiff.data.layouts import data_set_root
 
 
 def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
-    """Return the folder for a scene's new files: the scene, or a copy of it at its place below `out`.
+    """Return the folder for a scene's new files: the scene itself, or a copy at the same relative path below `out`.
 
-    The copy has links to everything but captions and lists, which are copied, so that nothing written there reaches
-    the original.
+    The copy links to all files except captions and lists, which are copied, so that writing to it leaves the original
+    unchanged.
     """
     if out is None:
         return scene

@@ -1,4 +1,4 @@
-"""The report of a check of a data set, and the check of one file."""
+"""Findings of a data set check, and the check of single files."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from mvdiff.data.images import image_size
 from mvdiff.geometry.consistency import Consistency
 
 Progress = Callable[[int, int], None]
-"""Called with (panoramas or scenes done, those in all)."""
+"""Called with (panoramas or scenes done, total)."""
 
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One thing that is wrong: `kind` ("missing face", ...), the file, and details."""
+    """A problem: its kind ("missing face", ...), the file, and details."""
 
     kind: str
     path: Path
@@ -29,15 +29,15 @@ class Problem:
 
 @dataclass
 class Findings:
-    """Findings of a check in one panorama or scene, or in all of them."""
+    """Findings in one or several panoramas or scenes."""
 
     captions: int = 0  # captions read
     problems: list[Problem] = field(default_factory=list)
-    notes: Counter[str] = field(default_factory=Counter)  # counts, by kind, of what is no problem
-    agreement: dict[Path, Consistency] = field(default_factory=dict)  # of depths and poses, by scene
+    notes: Counter[str] = field(default_factory=Counter)  # counts by kind of findings that are not problems
+    agreement: dict[Path, Consistency] = field(default_factory=dict)  # agreement of depths and poses by scene
 
     def attempt(self, read: Callable[[], object], path: Path, noun: str, where: str = "") -> Problem | None:
-        """Call `read`; note and return what is wrong with the file, if anything."""
+        """Call `read`; record and return the problem with the file, if any."""
         try:
             read()
             return None
@@ -52,24 +52,24 @@ class Findings:
         return problem
 
     def read_caption(self, read: Callable[[], object], path: Path, where: str = "") -> None:
-        """Count a caption, or note what is wrong with it."""
+        """Count a caption, or record the problem with it."""
         self.captions += self.attempt(read, path, "caption", where) is None
 
 
 @dataclass
 class Found(Findings):
-    """Findings in one panorama or scene, and the (width, height) of its whole images by file."""
+    """Findings in one panorama or scene, with the (width, height) of its intact images by file."""
 
     sizes: dict = field(default_factory=dict)
 
     def read_image(self, path: Path, noun: str, where: str) -> None:
-        """Decode an image and keep its size, or note what is wrong with it."""
+        """Decode an image and record its size, or the problem with it."""
         self.attempt(lambda: self.sizes.update({path: image_size(path)}), path, noun, where)
 
 
 @dataclass(kw_only=True)
 class CheckReport(Findings):
-    """Findings in a data set; `layout` and `root` as in `DataSet`."""
+    """Findings in a data set; for `layout` and `root` see `mvdiff.data.prepare.layout.DataSet`."""
 
     layout: str
     root: Path
@@ -79,11 +79,11 @@ class CheckReport(Findings):
 
     @property
     def counts(self) -> Counter[str]:
-        """Number of problems of each kind."""
+        """Number of problems by kind."""
         return Counter(problem.kind for problem in self.problems)
 
     def collect(self, results: Iterable[Found], total: int, progress: Progress) -> dict:
-        """Add the findings in all panoramas or scenes; return the (width, height) of every whole image."""
+        """Add the findings of all panoramas or scenes; return the (width, height) of intact images by file."""
         sizes = {}
         for done, found in enumerate(results, start=1):
             sizes |= found.sizes

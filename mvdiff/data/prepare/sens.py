@@ -30,7 +30,7 @@ _FRAME = struct.Struct("<16f4Q")
 
 
 class TruncatedError(ValueError):
-    """The file ends in the middle of something, or names a size that it cannot have."""
+    """Raised if the file ends early or states an impossible size."""
 
 
 @dataclass(frozen=True)
@@ -60,18 +60,18 @@ class SensFrame:
 
 
 class SensReader:
-    """Read a .sens file; only one frame is in memory at a time.
+    """Reader of a .sens file, a context manager that holds one frame in memory at a time.
 
     Args:
-        path: The file. Use the reader as a context manager.
+        path: The file.
 
     Attributes:
-        header: The header.
-        current: Number of the last frame that was begun.
+        header: Header of the file.
+        current: Number of the frame last started.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no .sens file of version 4, or its encoding is not supported.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a .sens file of version 4, or its compression is not supported.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -96,7 +96,7 @@ class SensReader:
 
     def _check_left(self, count: int) -> None:
         if count > self._size - self._file.tell():
-            raise TruncatedError(f"{count} bytes are wanted at byte {self._file.tell()}, and it has {self._size}")
+            raise TruncatedError(f"needs {count} bytes at byte {self._file.tell()}, but the file has {self._size}")
 
     def _read(self, count: int) -> bytes:
         self._check_left(count)
@@ -119,7 +119,7 @@ class SensReader:
             depth_units, num_frames = self._unpack("<fQ")
         except TruncatedError as error:
             raise ValueError(
-                f"{self.path} must be a whole .sens file; its header is cut short ({error}). Fetch it again."
+                f"{self.path} must be a complete .sens file; its header is truncated ({error}). Download it again."
             ) from error
         for name, value, known in (
             ("colour", color_compression, {RAW: "raw", PNG: "PNG", JPEG: "JPEG"}),
@@ -142,17 +142,17 @@ class SensReader:
         )
 
     def frames(self, wanted: Callable[[int], bool] = lambda number: True) -> Iterator[SensFrame]:
-        """Read the wanted frames in order.
+        """Yield, in order, the frames whose number satisfies `wanted`.
 
         Raises:
-            TruncatedError: The file ends before its last frame; the frames before were yielded.
+            TruncatedError: The file ends before its last frame; complete frames have been yielded.
         """
         for number, pose, times, (color_size, depth_size) in self.heads():
             if wanted(number):
                 yield SensFrame(number, pose, *times, self._read(color_size), self._read(depth_size))
 
     def heads(self) -> Iterator[tuple[int, np.ndarray, tuple[int, int], tuple[int, int]]]:
-        """Read each frame's number, pose, time stamps, and sizes in bytes of colour and depth, in order.
+        """Yield each frame's number, pose, time stamps, and sizes of colour and depth in bytes, in order.
 
         Raises:
             TruncatedError: See `frames`.
@@ -168,10 +168,10 @@ class SensReader:
             self._file.seek(images + color_size + depth_size)
 
     def depth_millimetres(self, frame: SensFrame) -> np.ndarray:
-        """Decode a frame's depth: [H, W] uint16, millimetres, 0 = none.
+        """Decode a frame's depth as uint16 [H, W] in millimetres, 0 where unknown.
 
         Raises:
-            ValueError: The bytes are damaged or not of the depth size.
+            ValueError: The bytes are damaged or do not match the depth size.
         """
         data = frame.depth
         if self.header.depth_compression == ZLIB_USHORT:
@@ -190,30 +190,30 @@ class SensReader:
 
 @dataclass(frozen=True)
 class SensReport:
-    """Frames saved by an import, frames saved before, frames in the file."""
+    """Result of `import_sens`."""
 
-    saved: int
-    kept: int
-    total: int
+    saved: int  # frames saved now
+    kept: int  # frames saved by an earlier run
+    total: int  # frames in the file
 
 
 def import_sens(
     path: str | Path, folder: str | Path, frame_skip: int = 1, progress: Callable[[int, int], None] | None = None
 ) -> SensReport:
-    """Write a .sens recording as one scene of the ScanNet layout: color, depth, pose, intrinsic.
+    """Convert a .sens recording to a scene in the ScanNet layout (color, depth, pose, intrinsic).
 
-    Frames of an earlier run are kept. JPEG and PNG colour is copied as it is, raw colour becomes PNG.
+    Frames of an earlier run are kept. JPEG and PNG colour is copied unchanged; raw colour becomes PNG.
 
     Args:
         path: The .sens file.
-        folder: The scene's folder.
-        frame_skip: Save every `frame_skip`-th frame, under its own number.
-        progress: Called with (frames done, frames in all).
+        folder: Folder of the scene.
+        frame_skip: Save every `frame_skip`-th frame, under its original number.
+        progress: Called with (frames done, total).
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A setting is out of range, the file is not one of version 4, is damaged or truncated (the text
-            names the frame; those before it are saved), or the folder holds another recording.
+        FileNotFoundError: The file does not exist.
+        ValueError: A setting is out of range, the file is not a .sens file of version 4, is damaged or truncated
+            (frames before the damage are saved), or the folder holds another recording.
     """
     check_counts(frame_skip=frame_skip)
     folder, report = Path(folder), progress or (lambda done, total: None)
@@ -232,9 +232,9 @@ def import_sens(
             report(number, header.num_frames)
             if number % frame_skip:
                 return False
-            there = all(file.is_file() for file in files(number))
-            kept += there
-            return not there
+            exists = all(file.is_file() for file in files(number))
+            kept += exists
+            return not exists
 
         try:
             for frame in reader.frames(wanted):
@@ -242,9 +242,9 @@ def import_sens(
                 saved += 1
         except ValueError as error:
             raise ValueError(
-                f"{path} must be a whole .sens file of {header.num_frames} frames; it breaks in frame "
-                f"{reader.current}: {error}. {saved} frames were saved now and {kept} before, in {folder}. Fetch the "
-                "file again and run this again: they are kept."
+                f"{path} must be a complete .sens file of {header.num_frames} frames; it breaks in frame "
+                f"{reader.current}: {error}. {saved} frames were saved now and {kept} before, in {folder}. Download "
+                "the file again and rerun: saved frames are kept."
             ) from error
         report(header.num_frames, header.num_frames)
     return SensReport(saved, kept, header.num_frames)
@@ -256,7 +256,7 @@ def _pose(folder: Path, number: int) -> Path:
 
 def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> None:
     color, depth, pose = files
-    millimetres = reader.depth_millimetres(frame)  # first: nothing of a damaged frame is written
+    millimetres = reader.depth_millimetres(frame)  # decode first, so that nothing of a damaged frame is written
     colour = frame.color
     if reader.header.color_compression == RAW:
         height, width = reader.header.color_size
@@ -269,9 +269,9 @@ def _write_frame(files: list[Path], frame: SensFrame, reader: SensReader) -> Non
 
 
 def _check_same_recording(folder: Path, reader: SensReader) -> None:
-    """Raise where a folder differs from a file in a matrix, or in a frame's pose or size of colour.
+    """Raise if the matrices, poses or sizes of colour files in a folder differ from the recording's.
 
-    Poses alone would not tell recordings of a camera that stands still apart. No image is read.
+    Poses alone do not distinguish recordings of a camera that stands still. No image is read.
     """
 
     def check(path: Path, is_same: bool) -> None:
@@ -307,7 +307,7 @@ def _suffix(header: SensHeader) -> str:
 
 
 def _write_intrinsics(folder: Path, header: SensHeader) -> None:
-    """Make the folders of a scene and write the four matrices."""
+    """Create the folders of a scene and write the four matrices."""
     for sub in ("color", "depth", "pose", "intrinsic"):
         (folder / sub).mkdir(parents=True, exist_ok=True)
     for name, matrix in header.matrices.items():
@@ -320,5 +320,5 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _text(matrix: np.ndarray) -> bytes:
-    """Write float32 numbers so that they come back exactly."""
+    """Format float32 numbers so that they can be read back exactly."""
     return "".join(" ".join(f"{value:.9g}" for value in row) + "\n" for row in matrix.tolist()).encode()

@@ -1,4 +1,4 @@
-"""Make the train and test lists of a data set: `mvdiff data split`."""
+"""Write the train and test lists of a data set: `mvdiff data split`."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from mvdiff.keyed import keyed_int
 
 @dataclass
 class SplitReport:
-    """Lists that were written."""
+    """Result of `split_folder`."""
 
     train: int  # panoramas or scenes in the training list
-    test: int  # those in the test list
+    test: int  # panoramas or scenes in the test list
     files: list[Path]
-    unpacked: list[Path]  # archives that were unpacked on the way
-    left_out: list[str]  # panoramas that lack faces
+    unpacked: list[Path]  # archives unpacked
+    left_out: list[str]  # panoramas with missing faces
     noun: str  # "panoramas" or "scenes"
 
 
@@ -36,24 +36,25 @@ def split_folder(
     overwrite: bool = False,
     source: Source | None = None,
 ) -> SplitReport:
-    """Write train and test lists, the same ones for the same files on every machine.
+    """Write train and test lists; the same files give the same lists on every machine.
 
-    A Matterport3D folder is split by scene, so that no place is in both lists; it may be a raw download, whose
-    `matterport_skybox_images.zip` archives are unpacked beside themselves first. A folder of equirectangular images
-    is split by file, a folder of recordings that are not in train/ and test/ by recording.
+    A Matterport3D folder is split by scene, so that both lists share no place. It may be a raw download: its
+    `matterport_skybox_images.zip` archives are first unpacked in place. A folder of equirectangular images is split by
+    file, a folder of recordings by recording.
 
     Args:
-        root: The data set's folder.
-        test_fraction: Share of the panoramas to test on; the paper's (arXiv 2307.01097) is a tenth.
-        test_names: Scenes (or file names without ending) to test on instead of choosing them.
-        seed: Seed of the choice.
-        overwrite: Replace lists that exist.
-        source: Reader of recordings; default those of their layouts. Panoramas read by a user's class need no lists:
-            the class is told the split.
+        root: Folder of the data set.
+        test_fraction: Share of panoramas or recordings in the test list, in (0, 1); 0.1 in the paper (arXiv
+            2307.01097).
+        test_names: Scenes, or file names without suffix, of the test list; None selects them at random.
+        seed: Random seed of the selection.
+        overwrite: Replace existing lists.
+        source: Reader of recordings; None: layouts are detected. A user's class of panoramas needs no lists: it gets
+            the split as an argument.
 
     Raises:
-        FileExistsError: There are lists already.
-        ValueError: A setting or a name does not fit, or there are fewer than two scenes to choose from.
+        FileExistsError: A list exists and `overwrite` is False.
+        ValueError: A setting or name is invalid, or there are fewer than two scenes or images.
     """
     if not 0 < test_fraction < 1:
         raise ValueError(f"test_fraction must lie between 0 and 1; got {test_fraction}.")
@@ -62,7 +63,7 @@ def split_folder(
     files = [root / f"train{suffix}", root / f"test{suffix}"]
     existing = [path for path in files if path.exists()]
     if existing and not overwrite:
-        raise FileExistsError(f"{existing[0]} must not exist yet; it does. Pass --overwrite to replace it.")
+        raise FileExistsError(f"{existing[0]} already exists. Pass --overwrite to replace it.")
     if layout == "matterport3d":
         unpacked = unpack_archives(root)
         groups, left_out = find_skyboxes(root)
@@ -70,9 +71,9 @@ def split_folder(
         unpacked, left_out = [], []
         names = [scene.relative_to(root).as_posix() for scene in scenes] or list_images(root)
         groups = {name: [name] for name in names}
-    chosen = _chosen(groups, test_fraction, test_names, seed)
-    train = [row for name in sorted(groups) if name not in chosen for row in groups[name]]
-    test = [row for name in sorted(chosen) for row in groups[name]]
+    test_groups = _test_groups(groups, test_fraction, test_names, seed)
+    train = [row for name in sorted(groups) if name not in test_groups for row in groups[name]]
+    test = [row for name in sorted(test_groups) for row in groups[name]]
     for path, rows in zip(files, (train, test), strict=True):
         with whole_file(path) as file:
             if suffix == ".npy":
@@ -83,13 +84,17 @@ def split_folder(
 
 
 def unpack_archives(root: Path) -> list[Path]:
-    """Unpack the `matterport_skybox_images.zip` of each scene beside itself, unless that was done before."""
+    """Unpack the `matterport_skybox_images.zip` of each scene in place, unless already done; return the archives.
+
+    Raises:
+        ValueError: An archive is damaged.
+    """
     unpacked = []
     for archive in sorted(root.rglob(f"{FACES_FOLDER}.zip")):
         target = archive.parent / FACES_FOLDER
         if target.is_dir():
             continue
-        # written under another name first, so that an interrupted run is not taken for a finished one
+        # unpack under another name first, so that an interrupted run does not look complete
         partial = archive.parent / f"{FACES_FOLDER}.partial"
         partial.mkdir(exist_ok=True)
         try:
@@ -105,23 +110,27 @@ def unpack_archives(root: Path) -> list[Path]:
     return unpacked
 
 
-def _chosen(groups: dict[str, list], test_fraction: float, test_names: Sequence[str] | None, seed: int) -> set[str]:
-    """Choose the test groups: those named, or groups in the order of a keyed hash up to the wanted share."""
+def _test_groups(
+    groups: dict[str, list], test_fraction: float, test_names: Sequence[str] | None, seed: int
+) -> set[str]:
+    """Select the test groups: those named, or groups in the order of a keyed hash up to the share."""
     if test_names is not None:
         unknown = sorted(set(test_names) - groups.keys())
         if unknown:
             raise ValueError(f"test names must be in the folder; got {unknown[0]!r} ({len(unknown)} unknown).")
-        chosen = set(test_names)
+        selected = set(test_names)
     else:
         if len(groups) < 2:
             raise ValueError(f"DIR must have at least two scenes or images to split; got {len(groups)}.")
         wanted = test_fraction * sum(map(len, groups.values()))
-        chosen, count = set(), 0
+        selected, count = set(), 0
         for name in sorted(groups, key=lambda name: keyed_int("split", seed, name))[:-1]:
             if count and count + len(groups[name]) / 2 > wanted:
                 break
-            chosen.add(name)
+            selected.add(name)
             count += len(groups[name])
-    if not chosen or len(chosen) == len(groups):
-        raise ValueError(f"test names must leave panoramas on both sides; got {len(chosen)} of {len(groups)}.")
-    return chosen
+    if not selected or len(selected) == len(groups):
+        raise ValueError(
+            f"both lists must have at least one scene or image; got {len(selected)} of {len(groups)} for the test list."
+        )
+    return selected

@@ -1,7 +1,7 @@
-"""A small procedural world of furnished rooms, ray-traced analytically: exact colour, depth, pose and captions.
+"""A procedural world of furnished rooms, ray-traced analytically, with exact colour, depth, poses and captions.
 
-It gives the project data that anyone can make in a minute, ground truth that is exact (correspondences, occlusion,
-captions), and the pictures on which the packaged toy base was trained.
+It provides data that anyone can generate in a minute, exact ground truth (correspondences, occlusion, captions), and
+the training images of the packaged toy base.
 """
 
 from mvdiff.data.toyworld.write import write_toyworld

@@ -1,9 +1,10 @@
-"""Describe a view of a toy scene: a caption, and the facts behind it for judges.
+"""Captions of toy views, and the facts from which they are judged.
 
-A thing is named when it covers at least 1.5 % of the view; nearest to the middle first. The facts name the thing in
-the middle when it covers at least 3 %, so that a judge is asked only what the picture can answer.
+A caption names every object ("thing") that covers at least 1.5 % of the view, starting with the one closest to the
+middle. The facts name the object in the middle only if it covers at least 3 %, so that judges are asked only what the
+image can answer.
 
-`labels` are the `[H, W]` labels of `render.trace` for the view's pixels.
+`labels` are the [H, W] labels of a view's pixels from `mvdiff.data.toyworld.render.trace`.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ JUDGED_HEADS: Mapping[str, tuple[str, ...]] = {
     "walls": tuple(WALLS),
 }
 NAMED_FRACTION, JUDGED_FRACTION = 0.015, 0.03
-MIDDLE = 0.4  # a thing is in the middle when its centroid lies in the middle 40 % of the width
+MIDDLE = 0.4  # a thing is in the middle if its centroid lies in the middle 40 % of the width
 
 
 def _places(labels: np.ndarray) -> list[tuple[int, float, float]]:
-    """Return (thing index, covered fraction, centroid in [-1, 1]) for each thing seen, middle first."""
+    """Return (thing index, covered fraction, centroid in [-1, 1]) of each visible thing, middle first."""
     width = labels.shape[1]
     columns = np.broadcast_to((2 * np.arange(width) + 1) / width - 1, labels.shape)
     seen = []
@@ -37,19 +38,19 @@ def _places(labels: np.ndarray) -> list[tuple[int, float, float]]:
 
 
 def describe(scene: Scene, labels: np.ndarray) -> str:
-    """Write the caption of a level view, which always shows walls and floor."""
+    """Return the caption of a level view, which always shows walls and floor."""
     return ", ".join([*_things(scene, labels), f"{scene.wall_colour} walls", f"{scene.floor} floor"])
 
 
 def describe_steep(scene: Scene, labels: np.ndarray) -> str:
-    """Write the caption of a view up or down: surfaces are named where they are seen."""
+    """Return the caption of a view up or down, which names only visible surfaces."""
     surfaces = ((CEILING, "the ceiling"), (WALL, f"{scene.wall_colour} walls"), (FLOOR, f"{scene.floor} floor"))
     seen = [name for label, name in surfaces if (labels == label).mean() >= NAMED_FRACTION]
     return ", ".join([*_things(scene, labels), *seen])
 
 
 def _things(scene: Scene, labels: np.ndarray) -> list[str]:
-    """Name the things that are seen and where, middle first, then a window."""
+    """Describe the visible things and their positions, middle first, then a window."""
     parts = []
     for index, fraction, where in _places(labels):
         if fraction < NAMED_FRACTION:
@@ -63,10 +64,10 @@ def _things(scene: Scene, labels: np.ndarray) -> list[str]:
 
 
 def facts(scene: Scene, labels: np.ndarray) -> dict[str, str]:
-    """Return facts for a judge: kind and colour of the object in the middle, colour of the walls.
+    """Return the true labels of a view: kind and colour of the object in the middle, and colour of the walls.
 
     Returns:
-        `{"object", "colour", "walls"}`; the first two are `NONE` where no thing stands clearly in the middle.
+        `{"object": ..., "colour": ..., "walls": ...}`; the first two are `NONE` if no thing is clearly in the middle.
     """
     middle = [p for p in _places(labels) if p[1] >= JUDGED_FRACTION and abs(p[2]) < MIDDLE]
     kind, colour = NONE, NONE
@@ -77,6 +78,6 @@ def facts(scene: Scene, labels: np.ndarray) -> dict[str, str]:
 
 
 def vocabulary() -> list[str]:
-    """Return every word a caption can hold, for the toy tokenizer."""
+    """Return all words that captions can contain, for the toy tokenizer."""
     words = "a an the in on middle left right window walls floor ceiling , . this is one view of scene room with and"
     return [*words.split(), *KINDS, *COLOURS, *WALLS, *FLOORS]

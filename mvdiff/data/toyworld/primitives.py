@@ -1,9 +1,8 @@
-"""Analytic ray intersections with the solids the toy world is built of.
+"""Analytic ray intersections with the solids of the toy world (own derivation).
 
-Rays: origins and directions `[N, 3]` in world axes (x right, y down, z forward; metres). Every solid has `bound() ->
-(centre [3], radius)` of a sphere that holds it, and `intersect(origins, directions) -> (distance [N], normals [N, 3])`
-with `distance` of the first hit in units of the direction's length, `inf` where the ray misses, and the outward unit
-normal (0 where it misses). Source: own derivation.
+Rays have origins and directions [N, 3] in world axes (x right, y down, z forward; metres). Every solid has `bound() ->
+(centre [3], radius)`, a bounding sphere, and `intersect(origins, directions) -> (distance [N], normals [N, 3])`, the
+distance of the first hit in units of the direction's length and the outward unit normal; inf and 0 where a ray misses.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ class Ball:
     radius: float
 
     def bound(self) -> tuple[np.ndarray, float]:
-        """Return a sphere around the solid."""
+        """Return centre and radius of a bounding sphere."""
         return np.asarray(self.centre, np.float32), self.radius
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -47,18 +46,18 @@ class Ball:
 
 @dataclass(frozen=True)
 class Block:
-    """A box turned about the vertical axis by `yaw` radians (positive to the right)."""
+    """A box rotated about the vertical axis by `yaw` radians (positive to the right)."""
 
     centre: tuple[float, float, float]
     half: tuple[float, float, float]
     yaw: float = 0.0
 
     def bound(self) -> tuple[np.ndarray, float]:
-        """Return a sphere around the solid."""
+        """Return centre and radius of a bounding sphere."""
         return np.asarray(self.centre, np.float32), float(np.linalg.norm(self.half))
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances and normals of the first hits (slab method in the box's own axes)."""
+        """Return distances and normals of the first hits, by the slab method in the box's own axes."""
         c, s = np.cos(self.yaw), np.sin(self.yaw)
         world_from_box = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]], np.float32)
         offset = (origins - np.asarray(self.centre, np.float32)) @ world_from_box
@@ -89,13 +88,13 @@ class Tapered:
     top: float
 
     def bound(self) -> tuple[np.ndarray, float]:
-        """Return a sphere around the solid."""
+        """Return centre and radius of a bounding sphere."""
         x, y, z = self.base
         reach = float(np.hypot(max(self.bottom, self.top), self.height / 2))
         return np.array([x, y - self.height / 2, z], np.float32), reach
 
     def intersect(self, origins: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return distances and normals of the first hits: side and both caps."""
+        """Return distances and normals of the first hits with the side or a cap."""
         x, y, z = self.base
         slope = (self.top - self.bottom) / self.height
         o = origins - np.array([x, y, z], np.float32)
@@ -132,9 +131,9 @@ Solid = Ball | Block | Tapered
 
 
 class RayBundle:
-    """Rays (float32 `[N, 3]` each, directions of any length) that quickly tell which of them pass near a point."""
+    """Rays, float32 [N, 3] origins and directions of any length, with a fast test of which pass near a point."""
 
-    SLACK = 1e-3  # square metres: more than float32 loses on coordinates of a room, so that no hit is missed
+    SLACK = 1e-3  # square metres; exceeds the float32 error on coordinates of a room, so that no hit is missed
 
     def __init__(self, origins: np.ndarray, directions: np.ndarray) -> None:
         self.origins, self.directions = np.ascontiguousarray(origins), np.ascontiguousarray(directions)
@@ -143,7 +142,7 @@ class RayBundle:
         self._origin2 = np.einsum("nc,nc->n", self.origins, self.origins)
 
     def near(self, centre: np.ndarray, radius: float) -> np.ndarray:
-        """Return the indices of rays that pass within `radius` of `centre` (ahead of the origin or around it)."""
+        """Return the indices of rays that pass within `radius` of `centre`, at or ahead of their origins."""
         along = np.maximum(self.directions @ centre - self._start, 0)
         offset2 = self._origin2 - 2 * (self.origins @ centre) + centre @ centre
         return np.nonzero(offset2 - along * along / self._length2 <= radius * radius + self.SLACK)[0]

@@ -1,4 +1,4 @@
-"""Trace rays through a toy scene: colour, distance and label of the first hit. Own derivation."""
+"""Ray tracing of toy scenes: colour, distance and label of the first hit (own derivation)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FLOOR, CEILING, WALL, WINDOW = -1, -2, -3, -4
 
 @dataclass(frozen=True)
 class Hits:
-    """Surfaces that rays meet."""
+    """The first surfaces hit by N rays."""
 
     colour: np.ndarray  # [N, 3] float32 in [0, 1]
     distance: np.ndarray  # [N] in units of the ray direction's length (z-depth in metres if the direction has z = 1)
@@ -32,7 +32,7 @@ def _intersections(scene: Scene, origins: np.ndarray, directions: np.ndarray):
 
 
 def _nearest_thing(scene: Scene, origins: np.ndarray, directions: np.ndarray, distance: np.ndarray):
-    """Return (label, brightness, normals) of things met before `distance`, which is lowered in place."""
+    """Return (label, brightness, normals) of things hit before `distance`, which is updated in place."""
     n = len(directions)
     label, shade = np.full(n, -9, np.int16), np.ones(n, np.float32)
     normals = np.zeros((n, 3), np.float32)
@@ -44,7 +44,7 @@ def _nearest_thing(scene: Scene, origins: np.ndarray, directions: np.ndarray, di
 
 
 def _shadowed(scene: Scene, points: np.ndarray) -> np.ndarray:
-    """Return `[N]` bool: a thing stands between the point and the light."""
+    """Return [N] bool, True where a thing stands between the point and the light."""
     to_light = np.asarray(scene.light, np.float32) - points
     dark = np.zeros(len(points), bool)
     for _, _, near, t, _ in _intersections(scene, points, to_light):
@@ -87,7 +87,7 @@ def _wall_colour(scene: Scene, along: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 
 def _in_window(scene: Scene, wall: np.ndarray, along: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Return `[N]`: 0 none, 1 pane, 2 frame."""
+    """Return [N] int8: 0 no window, 1 pane, 2 frame."""
     kind = np.zeros(len(wall), np.int8)
     for w in scene.windows:
         inside = (wall == w.wall) & (along > w.left) & (along < w.right) & (up > w.bottom) & (up < w.top)
@@ -98,9 +98,12 @@ def _in_window(scene: Scene, wall: np.ndarray, along: np.ndarray, up: np.ndarray
 
 
 def trace(scene: Scene, origins: np.ndarray, directions: np.ndarray) -> Hits:
-    """Return the first surface that each ray meets, lit by one lamp with shadows on floor and walls.
+    """Trace rays to the first surface, lit by one lamp with shadows on floor and walls.
 
-    Rays start at `origins` `[3]` or `[N, 3]`, metres, inside the room; `directions` `[N, 3]` have any length.
+    Args:
+        scene: The room.
+        origins: [3] or [N, 3] ray origins inside the room, metres.
+        directions: [N, 3] ray directions of any length.
     """
     directions = np.ascontiguousarray(directions, np.float32)
     origins = np.broadcast_to(np.asarray(origins, np.float32), directions.shape)

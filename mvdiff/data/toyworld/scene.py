@@ -1,7 +1,7 @@
-"""Random small indoor scenes: a room (not only a box), its surfaces, light, windows and coloured objects.
+"""Random small indoor scenes: rooms of several shapes with surfaces, light, windows and coloured objects.
 
-World axes as everywhere (x right, y down, z forward, metres); the floor is y = 0, so heights are negative y.
-The panorama is taken at `Scene.eye`. Everything is a function of `(seed, index)` alone.
+World axes are x right, y down, z forward, in metres; the floor is y = 0, so heights are negative y. The panorama is
+taken at `Scene.eye`. A scene depends only on `(seed, index)`.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ KINDS = ("ball", "cube", "cone", "pillar", "table", "lamp", "sofa", "shelf")
 FLOORS = ("wood", "tile", "carpet", "stone")
 WALL_PATTERNS = ("plain", "wainscot", "stripes", "brick")
 EYE_HEIGHT = 1.2
-WALK_RADIUS = 1.75  # metres from the room's middle
+WALK_RADIUS = 1.75  # metres from the middle of the room
 
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: its kind, colour, where it stands, and its solids with a brightness each."""
+    """An object: its kind, colour, position (x, z) in metres, and its solids with their brightness."""
 
     kind: str
     colour: str
@@ -52,7 +52,7 @@ class Thing:
 
 @dataclass(frozen=True)
 class Window:
-    """A bright pane on wall `wall`, from `left` to `right` along it (metres) and between two heights."""
+    """A bright pane on wall number `wall`, from `left` to `right` along it and from `bottom` to `top`, in metres."""
 
     wall: int
     left: float
@@ -63,7 +63,7 @@ class Window:
 
 @dataclass(frozen=True)
 class Scene:
-    """A room as floor polygon `corners [N, 2]` (x, z; walls join consecutive corners) and all that is in it."""
+    """A room and its contents; `corners` [N, 2] (x, z) is the floor polygon, whose edges are the walls."""
 
     corners: np.ndarray
     height: float
@@ -81,16 +81,25 @@ class Scene:
 
 
 def scene_rng(*keys: int | str) -> np.random.Generator:
-    """Return a generator that is a function of the keys alone, the same on every machine."""
+    """Return a generator that depends only on the keys, equal on every machine."""
     digest = hashlib.blake2b("/".join(map(str, keys)).encode(), digest_size=8).digest()
     return np.random.default_rng(int.from_bytes(digest, "little"))
 
 
 def make_thing(kind: str, colour: str, x: float, z: float, facing: float, size: float, ceiling: float) -> Thing:
-    """Build an object of one of `KINDS` and one of `COLOURS` that stands at (x, z), metres.
+    """Build an object.
 
-    `facing` is the yaw in radians of its own z axis (its front looks along -z), `size` a scale of about 1, and
-    `ceiling` the height of the room in metres, which a pillar reaches.
+    Args:
+        kind: One of `KINDS`.
+        colour: One of `COLOURS`.
+        x: Position of its centre in metres.
+        z: Position of its centre in metres.
+        facing: Yaw in radians of its own z axis; the front faces -z.
+        size: Scale, about 1.
+        ceiling: Height of the room in metres, which is the height of a pillar.
+
+    Raises:
+        ValueError: `kind` is unknown.
     """
     c, s = np.cos(facing), np.sin(facing)
 
@@ -131,7 +140,7 @@ def make_thing(kind: str, colour: str, x: float, z: float, facing: float, size: 
 
 
 def _room(rng: np.random.Generator) -> np.ndarray:
-    """Return the floor polygon `[N, 2]` around the origin: box, cut corners, L, or trapezoid."""
+    """Return a floor polygon [N, 2] around the origin: a box, a box with cut corners, an L, or a trapezoid."""
     a, b, c, d = rng.uniform(2.9, 4.2, 4)
     box = [(-a, -c), (b, -c), (b, d), (-a, d)]
     shape = rng.integers(4)
@@ -151,10 +160,15 @@ def _room(rng: np.random.Generator) -> np.ndarray:
 
 
 def wall_distance(corners: np.ndarray, origin: np.ndarray, directions: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Intersect rays (`origin` `[2]` or `[M, 2]`, `directions` `[M, 2]`; x, z) with the walls over `corners` `[N, 2]`.
+    """Intersect rays with the walls of a room, in the floor plane (x, z).
+
+    Args:
+        corners: [N, 2] floor polygon, metres.
+        origin: [2] or [M, 2] ray origins, metres.
+        directions: [M, 2] ray directions of any length.
 
     Returns:
-        Distance `[M]` in units of the direction's length, wall index `[M]`, place along that wall `[M]` in metres.
+        [M] distance in units of the direction's length, [M] wall index, and [M] position along the wall in metres.
     """
     best = np.full(len(directions), np.inf, np.float32)
     wall, along = np.zeros(len(directions), np.int64), np.zeros(len(directions), np.float32)
@@ -173,19 +187,19 @@ def wall_distance(corners: np.ndarray, origin: np.ndarray, directions: np.ndarra
 
 
 def make_scene(seed: int, index: int) -> Scene:
-    """Make room number `index` of the world `seed`, things standing in a ring around its eye."""
+    """Make room `index` of world `seed`, with things in a ring around its eye."""
     return _furnish(scene_rng("toyworld", seed, index), _ring)
 
 
 def make_walk(seed: int, index: int) -> Scene:
-    """Make room `index` with things in its middle and along its walls, for a camera that walks between them."""
+    """Make room `index` of world `seed`, with things in its middle and along its walls and space to walk between."""
     return _furnish(scene_rng("toyworld-walk", seed, index), _cluster)
 
 
 def walk_poses(seed: int, index: int, num_frames: int, arc_deg: float = 360.0) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Return (R `[3, 3]` world-from-camera, t `[3]` metres) of each frame of the walk around the room's middle.
+    """Return (R [3, 3] world-from-camera, t [3] in metres) of each frame of a walk around the middle of the room.
 
-    Frame i stands at `arc_deg * i / num_frames` degrees of the round: the whole round by default.
+    Frame i is at `arc_deg * i / num_frames` degrees of the circle.
     """
     rng = scene_rng("toyworld-path", seed, index)
     start, sway, phase = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.3), rng.uniform(0, 2 * np.pi)
@@ -201,7 +215,7 @@ def walk_poses(seed: int, index: int, num_frames: int, arc_deg: float = 360.0) -
 
 
 def _look(corners: np.ndarray, yaw: float) -> tuple[np.ndarray, float]:
-    """Return the direction [2] (x, z) of a yaw in radians and the distance of the wall there from the middle."""
+    """Return the direction [2] (x, z) of a yaw in radians, and the distance from the middle to the wall."""
     direction = np.array([np.sin(yaw), np.cos(yaw)], np.float32)
     return direction, float(wall_distance(corners, np.zeros(2, np.float32), direction[None])[0][0])
 

@@ -1,7 +1,4 @@
-"""Read the truth about views of toy panoramas and frames of toy walks that `write` saved.
-
-Legend: H W image.
-"""
+"""Read the ground truth of toy panoramas and toy walks that `mvdiff.data.toyworld.write` saves."""
 
 from __future__ import annotations
 
@@ -17,37 +14,37 @@ from mvdiff.data.matterport3d import layout_root
 
 
 def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
-    """Return the facts (see `captions.facts`) of a panorama's views, by yaw in degrees: 0, 45, ..., 315.
+    """Return the true labels (`captions.facts`) of a panorama's views, by yaw in degrees: 0, 45, ..., 315.
 
     Args:
         root: The toy world, or its `mp3d_skybox` folder.
-        sample_id: The panorama's, as `Matterport3DPanoramas.sample_id` gives it.
+        sample_id: Id of the panorama, see `Matterport3DPanoramas.sample_id`.
 
     Raises:
-        FileNotFoundError: The panorama has no truth file.
+        FileNotFoundError: The panorama has no file of true labels.
     """
     room = sample_id.split("_")[-1]  # scene and panorama have one name
     path = layout_root(root) / room / "truth" / f"{room}.json"
     if not path.is_file():
         raise FileNotFoundError(
-            f"a judged panorama must have its facts; got none for {sample_id!r}, at {path}. "
+            f"a judged panorama must have true labels; {path} does not exist, for {sample_id!r}. "
             "Use a world of `mvdiff data toyworld`."
         )
     views = json.loads(path.read_text(encoding="utf-8"))["views"]
-    return {int(degree): shown for degree, shown in views.items()}
+    return {int(degree): labels for degree, labels in views.items()}
 
 
 class WalkTruth:
-    """Things of a walk's room and the pixels of its frames that show them.
+    """Ground truth of a toy walk: the things of its room, and the thing at each pixel of its frames.
 
     Args:
-        scene: The scene's folder in the ScanNet layout.
+        scene: Folder of the scene in the ScanNet layout.
 
     Attributes:
-        things: Kind and colour of each thing of the room, e.g. `{"kind": "sofa", "colour": "red"}`.
+        things: Kind and colour of each thing, e.g. `{"kind": "sofa", "colour": "red"}`.
 
     Raises:
-        FileNotFoundError: The scene has no truth.
+        FileNotFoundError: The scene has no ground truth.
     """
 
     def __init__(self, scene: str | Path) -> None:
@@ -55,11 +52,11 @@ class WalkTruth:
         path = self.folder / "things.json"
         if not path.is_file():
             raise FileNotFoundError(
-                f"a judged walk must have its truth; got none at {path}. Use a world of `mvdiff data toyworld`."
+                f"a judged walk must have ground truth; {path} does not exist. Use a world of `mvdiff data toyworld`."
             )
         self.things: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["things"]
 
     def labels(self, frame: int) -> Tensor:
-        """Return long [H, W]: the index into `things` at each pixel, -1 where there is no thing."""
+        """Return the index into `things` at each pixel of a frame, long [H, W]; -1 for none."""
         with Image.open(self.folder / f"{frame}.png") as image:
             return torch.from_numpy(np.array(image)).long() - 1

@@ -1,8 +1,8 @@
 """Write a toy world to disk, in the Matterport3D and ScanNet layouts of `docs/data.md`.
 
-A room gives one panorama (six skybox faces, a caption per 45 degrees, one up, one down, and `truth/<pano>.json` with
-facts for judges) and, where asked for, one camera path (colour, depth, pose, intrinsics, captions, lists of key and
-usable frames, and `truth/` with the things that the pixels of each frame show).
+Each room yields one panorama (six skybox faces, captions every 45 degrees, up and down, and `truth/<pano>.json` with
+the true labels of the views) and, optionally, one camera path (colour, depth, pose, intrinsics, captions, lists of key
+and usable frames, and `truth/` with the thing at each pixel).
 """
 
 from __future__ import annotations
@@ -24,17 +24,26 @@ from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import skybox_cameras
 from mvdiff.geometry.sampling import cell_from_pixel
 
-LABEL_SIZE = 64  # pixels of the views in which captions look for things
-FRAME_SUPERSAMPLING = 2  # faces have one ray per texel: views are cut from them at half their resolution
+LABEL_SIZE = 64  # side in pixels of the views from which captions are made
+FRAME_SUPERSAMPLING = 2  # rays per pixel and axis; faces get one, since views are cut at half their resolution
 
 
 def render_view(scene: Scene, K, R, t, height: int, width: int, supersampling: int = 1) -> Hits:
-    """Render one pinhole view of a scene: K, R (world-from-camera) `[3, 3]` and t (camera centre in metres) `[3]`.
+    """Render one pinhole view of a scene.
 
-    Colours are averaged over `supersampling` rays per pixel and axis; depth and labels are those of the pixel's centre.
+    Colours are averaged over `supersampling` rays per pixel and axis; depth and labels are taken at pixel centres.
+
+    Args:
+        scene: The room.
+        K: [3, 3] intrinsics in pixels.
+        R: [3, 3] world-from-camera.
+        t: [3] camera centre in metres, inside the room.
+        height: Image height in pixels.
+        width: Image width in pixels.
+        supersampling: Rays per pixel and axis.
 
     Returns:
-        Colour `[H, W, 3]` in [0, 1], z-depth `[H, W]` in metres, labels `[H, W]`.
+        Colour [H, W, 3] in [0, 1], z-depth [H, W] in metres as `distance`, and labels [H, W].
     """
     centre = trace(scene, t, _z1_directions(K, R, height, width, 1))
     colour = centre.colour
@@ -47,7 +56,7 @@ def render_view(scene: Scene, K, R, t, height: int, width: int, supersampling: i
 
 
 def _z1_directions(K, R, height: int, width: int, factor: int) -> np.ndarray:
-    """Return world directions `[H f * W f, 3]` whose camera z is 1, so that distance is z-depth."""
+    """Return [H f * W f, 3] world directions with camera z = 1, so that distance is z-depth."""
     ys, xs = np.meshgrid(
         cell_from_pixel(np.arange(height * factor), stride=factor),
         cell_from_pixel(np.arange(width * factor), stride=factor),
@@ -63,12 +72,12 @@ def _save_jpeg(colour: np.ndarray, path: Path) -> None:
 
 
 def room_name(index: int) -> str:
-    """Return the scene's folder name of room number `index`."""
+    """Return the folder name of room `index`."""
     return f"toy{index:05d}"
 
 
 def write_panorama(root: Path, seed: int, index: int, size: int) -> list[str]:
-    """Write room `index` as a skybox with captions and truth; return its six relative paths."""
+    """Write room `index` as a skybox with captions and true labels; return the relative paths of the six faces."""
     scene, name = make_scene(seed, index), room_name(index)
     images, texts, truth = (root / name / sub for sub in ("matterport_skybox_images", "blip3", "truth"))
     for folder in (images, texts, truth):
@@ -94,7 +103,7 @@ def write_panorama(root: Path, seed: int, index: int, size: int) -> list[str]:
 
 
 def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int, arc_deg: float = 360.0) -> str:
-    """Write a walk through room `index` in the ScanNet layout (`size` wide, 3:4) and return the scene's name."""
+    """Write a walk through room `index` in the ScanNet layout, frames `size` pixels wide (4:3); return its name."""
     scene, name = make_walk(seed, index), room_name(index)
     folder, height, width = root / name, size * 3 // 4, size
     for sub in ("color", "depth", "pose", "intrinsic", "prompt", "truth"):
@@ -136,33 +145,33 @@ def write_toyworld(
     num_workers: int = 1,
     progress=None,
 ) -> Path:
-    """Write `rooms` rooms to `root/mp3d_skybox` and, with `num_frames`, `root/scannet`.
+    """Write panoramas of `rooms` rooms to `root/mp3d_skybox` and, unless `num_frames` is 0, walks to `root/scannet`.
 
-    Room `i` of seed `s` is the same on every machine and whatever the other settings are.
+    A room depends only on the seed and its index, and is the same on every machine.
 
     Args:
-        root: Folder to write to; made where missing.
-        rooms: Number of rooms; the last `test_rooms` of them are the test split.
-        seed: The world.
-        size: Side of a skybox face and width of a frame, pixels.
-        test_rooms: Default: a fifth, at least one.
-        num_frames: Frames of each camera path; 0 leaves the ScanNet layout out.
-        arc_deg: Part of the round around the room's middle that a path takes, in (0, 360]; less gives closer frames.
-        num_workers: Processes that render.
-        progress: Called with each room's index when it is written.
+        root: Folder to write to; created if absent.
+        rooms: Number of rooms, at least 2; the last `test_rooms` form the test split.
+        seed: Random seed of the world.
+        size: Side of a skybox face and width of a frame in pixels; a multiple of 4, at least 16.
+        test_rooms: Number of test rooms; None: a fifth, at least one.
+        num_frames: Frames of each camera path; 0 omits the ScanNet layout.
+        arc_deg: Angle around the middle of the room that a path covers, in (0, 360]; smaller angles give closer frames.
+        num_workers: Rendering processes.
+        progress: Called with the index of each room after it is written.
 
     Raises:
-        ValueError: `rooms`, `size`, `test_rooms` or `arc_deg` out of range.
+        ValueError: `rooms`, `size`, `test_rooms` or `arc_deg` is out of range.
     """
     test_rooms = max(1, rooms // 5) if test_rooms is None else test_rooms
     if rooms < 2:
-        raise ValueError(f"rooms must be at least 2; got {rooms}. One is needed to train and one to test.")
+        raise ValueError(f"rooms must be at least 2; got {rooms}: one to train and one to test on.")
     if not 0 < test_rooms < rooms:
         raise ValueError(f"test_rooms must be between 1 and rooms - 1 = {rooms - 1}; got {test_rooms}.")
     if size < 16 or size % 4:
         raise ValueError(f"size must be a multiple of 4 and at least 16 pixels; got {size}.")
     if not 0 < arc_deg <= 360:
-        raise ValueError(f"arc_deg must lie in (0, 360]; got {arc_deg}. The whole round is 360.")
+        raise ValueError(f"arc_deg must lie in (0, 360]; got {arc_deg}.")
     root = Path(root)
     for split, indices in (("train", range(rooms - test_rooms)), ("test", range(rooms - test_rooms, rooms))):
         sizes = {"size": size, "num_frames": num_frames, "arc_deg": arc_deg}

@@ -1,7 +1,7 @@
-"""The metrics, one file each: `<name>.py` holds the one `SampleMetric` called `<name>`.
+"""The packaged metrics, one per file: `<name>.py` holds the `SampleMetric` called `<name>`.
 
-Adding a file adds the metric everywhere: to `--metrics`, the runner, printed tables and reports. Listing names imports
-no metric, so the command line's help stays fast.
+A new file makes its metric available everywhere: in `--metrics`, the runner, tables and reports. Listing the names
+imports no metric, which keeps the command line's help fast.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ def metric_names() -> tuple[str, ...]:
 
 
 def metric_class(name: str) -> type[SampleMetric]:
-    """Return a packaged metric's class, or the one at a class path such as `my_package.my_module.MyMetric`.
+    """Return the class of a packaged metric, or of a class path such as `my_package.my_module.MyMetric`.
 
     Raises:
-        ValueError: The name is unknown, or the class is not a SampleMetric.
+        ValueError: The name is unknown, or the class is not a `SampleMetric`.
     """
     from mvdiff.eval.metric import SampleMetric
 
@@ -32,14 +32,14 @@ def metric_class(name: str) -> type[SampleMetric]:
         return next(item for item in classes if getattr(item, "name", None) == name and issubclass(item, SampleMetric))
     path, _, class_name = name.rpartition(".")
     try:
-        found = getattr(import_module(path), class_name) if path else None
+        metric = getattr(import_module(path), class_name) if path else None
     except (ImportError, AttributeError) as error:
         raise ValueError(f"metrics must be importable class paths; got {name} ({error}).") from error
-    if not (isinstance(found, type) and issubclass(found, SampleMetric)):
+    if not (isinstance(metric, type) and issubclass(metric, SampleMetric)):
         raise ValueError(
-            f"metrics must be some of {', '.join(metric_names())}, or class paths of SampleMetrics; got {name!r}."
+            f"metrics must be among {', '.join(metric_names())}, or class paths of SampleMetrics; got {name!r}."
         )
-    return found
+    return metric
 
 
 def metric_columns() -> dict[str, Column]:

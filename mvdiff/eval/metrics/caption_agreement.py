@@ -1,4 +1,4 @@
-"""Caption agreement: how often the toy judge reads in a view what the truth states, by whole views and by labels."""
+"""Caption agreement: share of views, and of labels, for which the toy judge predicts the true labels."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from mvdiff.eval.sources import ScoredSample, read_truth
 
 
 class CaptionAgreement(SampleMetric):
-    """Share of views of which every head reads the stated label, and share of single labels that are read.
+    """Share of views in which every head predicts the true label, and share of labels predicted correctly.
 
     Args:
-        truth: JSON file of what each view shows, see `read_truth`; None: as noted in the samples.
-        judge_heads: Heads of the judge that are asked; None: all.
+        truth: JSON file of true labels, see `read_truth`; None: the labels stored in the samples.
+        judge_heads: Heads to judge; None: all.
         **options: See `SampleMetric`.
     """
 
@@ -28,9 +28,7 @@ class CaptionAgreement(SampleMetric):
         Column("caption_agreement", "caption agreement", "share", higher_is_better=True, digits=3),
         Column("label_agreement", "label agreement", "share", higher_is_better=True, digits=3),
     )
-    needs: ClassVar = {
-        "truth": "no sample has a truth to judge by. Give truth, or write settings.truth into the samples."
-    }
+    needs: ClassVar = {"truth": "no sample has true labels. Pass truth, or write settings.truth into the samples."}
     load_network = staticmethod(toy_judge)
 
     def __init__(
@@ -40,10 +38,10 @@ class CaptionAgreement(SampleMetric):
         self.truth = read_truth(truth) if truth else {}
         self.judge_heads = judge_heads
         self.heads = list(self.network.net.labels if judge_heads is None else judge_heads)
-        self.add_rows("verdicts")  # right and judged, of each head and of whole views
+        self.add_rows("verdicts")  # numbers of correct and of judged labels per head, then of views
 
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Judge a sample; one without truth is not judged."""
+        """Judge a sample; skip it if it has no truth."""
         truth = self.truth.get(sample.sample_id, sample.truth)
         if truth is not None:
             net = self.network.net
@@ -52,7 +50,7 @@ class CaptionAgreement(SampleMetric):
             self.append("verdicts", sample, real, torch.tensor([counts], dtype=torch.float64).flatten(1))
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
-        """Return both shares; by whole views also each head's own."""
+        """Return both shares; the share of views also holds the share of each head."""
         (keys, own), (real_keys, real) = self._counts(real=False), self._counts(real=True)
         of = "" if self.judge_heads is None else f" (of {', '.join(self.judge_heads)})"
         missing = MissingMetricError(self.needs["truth"])
@@ -80,7 +78,7 @@ class CaptionAgreement(SampleMetric):
         return {"caption_agreement": by_view, "label_agreement": by_label}
 
     def _counts(self, real: bool) -> tuple[list[int], np.ndarray]:
-        """Return the samples' keys and, [S, heads and whole views, 2], how many verdicts are right and how many are."""
+        """Return the sample keys and [S, heads + 1, 2] numbers of correct and judged labels (last: whole views)."""
         samples = self.rows("verdicts", real).samples
         counts = np.array([row.numpy() for _, row in samples])
         return [key for key, _ in samples], counts.reshape(-1, len(self.heads) + 1, 2)
@@ -92,6 +90,6 @@ def _pooled(counts: np.ndarray) -> float:
 
 
 def _label_shares(keys: list[int], counts: np.ndarray) -> dict[int, float]:
-    """Return each sample's share of labels that are read."""
+    """Return each sample's share of correctly predicted labels, by key."""
     totals = zip(keys, counts[:, :-1].sum(axis=1).tolist(), strict=True)
     return {key: right / judged for key, (right, judged) in totals if judged}

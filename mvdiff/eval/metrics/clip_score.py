@@ -1,9 +1,9 @@
-"""CLIP score of views with their own prompts, with open_clip or a transformers CLIP folder.
+"""CLIP score between views and their prompts, with open_clip or a transformers CLIP folder.
 
 `100 max(0, cos(image, text))` (Hessel et al. 2021 without the factor 2.5), averaged over the views of a sample, then
-over samples. The paper names no CLIP model, so the model's name and weight hash always stand beside the number.
+over samples. The paper names no CLIP model, so results always record the model's name and weight hash.
 
-Legend: N images.
+Axes: N images, E embedding dimensions.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ DEFAULT_WEIGHTS = "openai"
 
 @dataclass(frozen=True)
 class ClipScorer:
-    """A named CLIP model.
+    """A CLIP model with its name and weight hash.
 
     Attributes:
         name: Library, architecture and weights.
-        weights_hash: SHA-256 of the weights, hex.
-        embed: uint8 images [N, 3, H, W], N texts -> image and text embeddings, each [N, E].
+        weights_hash: SHA-256 of the weights, in hex.
+        embed: Function from uint8 images [N, 3, H, W] and N texts to image and text embeddings, each [N, E].
     """
 
     name: str
@@ -38,23 +38,23 @@ class ClipScorer:
     embed: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
 
     def __call__(self, images_uint8: Tensor, prompts: Sequence[str], batch_size: int = 32) -> Tensor:
-        """Score images with their own prompts.
+        """Score each image against its prompt.
 
         Args:
             images_uint8: [N, 3, H, W] uint8.
-            prompts: N texts; those longer than the model's context are cut, as is usual.
+            prompts: N texts, truncated to the model's context length.
             batch_size: Images per forward pass.
 
         Returns:
             [N] float64 scores in [0, 100], on the CPU.
 
         Raises:
-            ValueError: Counts differ, or the images are not uint8.
+            ValueError: The numbers of images and prompts differ, or the images are not uint8.
         """
         if images_uint8.dtype != torch.uint8:
             raise ValueError(f"images_uint8 must be uint8; got {images_uint8.dtype}.")
         if len(prompts) != len(images_uint8):
-            raise ValueError(f"prompts must be one per image ({len(images_uint8)}); got {len(prompts)}.")
+            raise ValueError(f"prompts must hold one text per image ({len(images_uint8)}); got {len(prompts)}.")
         scores = []
         with torch.no_grad():
             for start in range(0, len(prompts), batch_size):
@@ -72,14 +72,14 @@ def clip_scorer(
 
     Args:
         clip_model: An open_clip architecture (`ViT-B-16`), or a folder with a transformers CLIPModel.
-        clip_weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo (default `openai`).
-            OpenAI's weights need the activation QuickGELU: the tag sets it; with a local file of theirs, name the
-            architecture `ViT-B-16-quickgelu`.
-        device: Where to run.
+        clip_weights: For open_clip: a local .pt or .safetensors file, or a tag of its model zoo; None: `openai`.
+            OpenAI's weights need QuickGELU activations. The tag sets them; for a local file of OpenAI's weights, use
+            the architecture `ViT-B-16-quickgelu`.
+        device: Device of the model.
 
     Raises:
         FileNotFoundError: The weights are not local and cannot be downloaded.
-        ValueError: An unknown architecture, or a file that does not fit it.
+        ValueError: The architecture is unknown, or the file does not match it.
     """
     if Path(clip_model).is_dir():
         return _transformers_scorer(Path(clip_model), device)
@@ -87,7 +87,7 @@ def clip_scorer(
 
 
 class ClipScore(PerSampleMetric):
-    """CLIP score of every view with its own prompt."""
+    """CLIP score between every view and its prompt."""
 
     name = "clip_score"
     columns = (Column("clip_score", "CLIP score", higher_is_better=True),)
@@ -96,7 +96,7 @@ class ClipScore(PerSampleMetric):
     totals = ("num_images",)
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
-        """Score a sample's views."""
+        """Average the scores of a sample's views."""
         scores = self.network(sample.images_uint8, sample.prompts, self.batch_size)
         return {"clip_score": float(scores.mean()), "num_images": len(scores)}
 
@@ -115,7 +115,7 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
     local = Path(weights).is_file()
     tags = open_clip.list_pretrained_tags_by_model(model.removesuffix("-quickgelu"))
     if not local and weights not in tags:
-        raise FileNotFoundError(_missing_clip(model, f"{weights!r}, which is no file and no tag of {tags}"))
+        raise FileNotFoundError(_missing_clip(model, f"{weights!r}, which is neither a file nor one of {tags}"))
     quick_gelu = weights == "openai" and not local
     try:
         net, _, preprocess = open_clip.create_model_and_transforms(
@@ -133,8 +133,8 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         pixels = torch.stack([preprocess(to_pil_image(image.cpu())) for image in images]).to(device)
         return net.encode_image(pixels), net.encode_text(tokenizer(prompts).to(device))
 
-    shown = Path(weights).name if local else weights
-    return ClipScorer(f"open_clip {model} ({shown})", file_hash(weights) if local else module_hash(net), embed)
+    label = Path(weights).name if local else weights
+    return ClipScorer(f"open_clip {model} ({label})", file_hash(weights) if local else module_hash(net), embed)
 
 
 def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer:

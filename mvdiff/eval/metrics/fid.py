@@ -1,9 +1,10 @@
-"""FID: the Fréchet distance of Inception features, generated against reference views.
+"""FID: Fréchet distance between Inception features of generated and reference views.
 
-The distance is ours: torch-fidelity's and torchmetrics' take eigenvalues of a product of covariances, which is off by
-1e-8 and turns negative where there are fewer images than features (tests/eval/test_distribution.py).
+The distance is an own implementation. Those of torch-fidelity and torchmetrics take eigenvalues of a product of
+covariances, which is off by 1e-8 and becomes negative with fewer images than features
+(tests/eval/test_distribution.py).
 
-Legend: N, M images, D features.
+Axes: N, M images, D features.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from mvdiff.shapes import check_shapes
 
 
 def frechet_distance(features: Tensor, reference: Tensor) -> float:
-    """Compute the Fréchet distance of two Gaussians fitted to features (Heusel et al. 2017, equation 6).
+    """Compute the Fréchet distance between Gaussians fitted to two sets of features (Heusel et al. 2017, equation 6).
 
-    `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` with unbiased covariances. With any roots `A1^T A1 = S1` and
-    `A2^T A2 = S2` the last trace is the sum of the singular values of `A1 A2^T` (own derivation), which stays real
-    and exact with singular covariances, i.e. fewer images than features.
+    It is `|m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^(1/2))` with unbiased covariances. For any roots `A1^T A1 = S1` and
+    `A2^T A2 = S2`, the trace of `(S1 S2)^(1/2)` is the sum of the singular values of `A1 A2^T` (own derivation), which
+    stays real and exact for singular covariances, i.e. with fewer images than features.
 
     Args:
         features: [N, D] features of the generated images.
@@ -36,7 +37,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         The distance, at least 0.
 
     Raises:
-        ValueError: Shapes do not fit, or fewer than two images.
+        ValueError: Shapes do not match, or a set has fewer than two images.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 1.0], [4.0, 0.0]])
@@ -55,7 +56,7 @@ def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean [D] and a root A [min(N, D), D] of the unbiased covariance, `A^T A = S`, in float64."""
     num_images, num_features = features.shape
     if num_images < 2:
-        raise ValueError(f"features must come from at least 2 images; got {num_images}. Score more samples.")
+        raise ValueError(f"features must come from at least 2 images; got {num_images}.")
     features = features.double()
     mean = features.mean(dim=0)
     root = (features - mean) / (num_images - 1) ** 0.5
@@ -66,22 +67,22 @@ def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class FID(SampleMetric):
-    """Fréchet distance over the features of a network.
+    """Fréchet distance between the network features of generated and reference views.
 
     Attributes:
-        distance: Distance of two sets of features.
-        estimator: How the distance is estimated, for the variant.
-        biased: Whether it depends on the number of images.
+        distance: Function of two sets of features, [N, D] and [M, D].
+        estimator: Description of the estimator, part of the variant.
+        biased: True if the distance depends on the number of images.
 
     Args:
-        intervals: Bootstrap resamples of the generated samples; 0 for no interval. A resampled set lies further away
-            than the set itself.
+        intervals: Bootstrap resamples of the generated samples; 0: no interval. Resampling increases the distance, so
+            the interval is biased upwards.
         **options: See `SampleMetric`.
     """
 
     name = "fid"
     columns = (Column("fid", "FID", higher_is_better=False),)
-    needs: ClassVar = {"reference": "no reference images. Give --reference DIR or --config YAML."}
+    needs: ClassVar = {"reference": "no reference images. Pass --reference DIR or --config YAML."}
     load_network = staticmethod(inception_extractor)
     distance = staticmethod(frechet_distance)
     estimator = "unbiased covariance, float64"
@@ -93,11 +94,11 @@ class FID(SampleMetric):
         self.add_rows("features")
 
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Keep a sample's features."""
+        """Store the features of a sample."""
         self.append("features", sample, real, self.network.of_sample(sample, self.batch_size)[0])
 
     def compute(self) -> dict[str, Result]:
-        """Compare the two sets."""
+        """Compute the distance between generated and reference features."""
         generated, reference = self.rows("features", real=False), self.rows("features", real=True).values
         if len(reference) == 0:
             raise MissingMetricError(self.needs["reference"])
@@ -108,7 +109,7 @@ class FID(SampleMetric):
             variant=f"{size} features; {self.network.variant}; {self.estimator}",
             n={"num_images": len(generated.values), "num_reference_images": len(reference)},
             **self.network_fields,
-            note=f"fewer images than {size} features: compare only with numbers from as many images" if few else None,
+            note=f"no more images than {size} features: compare only with equally many images" if few else None,
         )
         features = [part for _, part in generated.samples]
         if self.intervals and len({part.shape for part in features}) == 1:

@@ -1,10 +1,10 @@
-"""Outpainting: do the known pixels come back, and do the other views continue them? (own derivation)
+"""Outpainting metrics: fidelity of the known pixels, and consistency of the other views with them (own derivation).
 
-`known_psnr` compares the known pixels with what a model makes in their place, before they are put back.
-`given_overlap_errors` warps what is known of a view into the views that see it too, and compares it with what was
-generated there.
+`known_psnr` compares the known pixels with the model's own output at these pixels, before they are pasted back.
+`given_overlap_errors` warps the known pixels of a view into overlapping views and compares them with the generated
+pixels.
 
-Legend: V views, H W image.
+Axes: V views, H x W image.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from mvdiff.shapes import check_shapes
 
 
 class Given(PerSampleMetric):
-    """Compare generated views with what was given of them."""
+    """PSNR of generated views against the given pixels."""
 
     name = "given"
     columns = (
         Column("known_psnr", "given pixels, not put back, PSNR", "dB", higher_is_better=True),
         Column("given_overlap_psnr", "neighbours against the given views, PSNR", "dB", higher_is_better=True),
     )
-    needs: ClassVar = {"given": "no sample says what was given of it. Score samples of `mvdiff generate outpaint`."}
+    needs: ClassVar = {"given": "no sample has given pixels. Score samples of `mvdiff generate outpaint`."}
 
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Compare a generated sample; a real one, and a sample of which nothing was given, has no number."""
+        """Compare a generated sample; skip real samples and samples without given pixels."""
         if not real and sample.given is not None and bool((sample.given[1] > 0.5).any()):
             super().update(sample, real)
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
-        """Compare a sample with what was given of it."""
+        """Compare a sample with its given pixels."""
         images, (given, known) = sample.images_uint8, sample.given
         return {
             "known_psnr": math.nan if sample.pasted_back else known_psnr(images, given, known),
@@ -45,7 +45,7 @@ class Given(PerSampleMetric):
         }
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
-        """Average over samples; `known_psnr` only where no given pixels were put back."""
+        """Average over samples; `known_psnr` is missing if given pixels were pasted back into any sample."""
         samples = self.rows("numbers", real=False).values
         if len(samples) == 0:
             raise MissingMetricError(self.needs["given"])
@@ -61,21 +61,21 @@ class Given(PerSampleMetric):
         )
         if num_pasted := int(samples[:, 0].isnan().sum()):
             known = MissingMetricError(
-                f"the given pixels were put back into {num_pasted} of {len(samples)} samples. Generate them with "
+                f"given pixels were pasted back into {num_pasted} of {len(samples)} samples. Generate them with "
                 "--no_paste_back."
             )
         if bool(samples[:, 1].isnan().all()):
-            overlap = MissingMetricError("no view that was not given shows what was given elsewhere.")
+            overlap = MissingMetricError("no generated pixels overlap the given pixels of another view.")
         return {"known_psnr": known, "given_overlap_psnr": overlap}
 
 
 def known_psnr(images: Tensor, given: Tensor, known: Tensor) -> float:
-    """Return the PSNR of a sample's known pixels in dB, intensities in [0, 1]; NaN where none is known.
+    """Return the PSNR of a sample's known pixels in dB; NaN if no pixel is known.
 
     Args:
-        images: [V, 3, H, W] generated, uint8 or float in [-1, 1].
-        given: [V, 3, H, W] uint8 or float in [-1, 1]; read where known.
-        known: [V, 1, H, W], 1 where given.
+        images: [V, 3, H, W] generated views, uint8 or float in [-1, 1].
+        given: [V, 3, H, W] given pixels, uint8 or float in [-1, 1]; values of unknown pixels are ignored.
+        known: [V, 1, H, W], 1 for given pixels, 0 elsewhere.
 
     Example:
         >>> known = torch.tensor([1.0, 0.0]).view(1, 1, 1, 2)
@@ -87,23 +87,23 @@ def known_psnr(images: Tensor, given: Tensor, known: Tensor) -> float:
     mask = known > 0.5
     if not bool(mask.any()):
         return math.nan
-    made, wanted = (_known_part(values, mask)[mask.expand_as(values)] for values in (images, given))
-    return psnr_from_mse(float((made - wanted).square().mean()))
+    generated, target = (_known_part(values, mask)[mask.expand_as(values)] for values in (images, given))
+    return psnr_from_mse(float((generated - target).square().mean()))
 
 
 def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor, R: Tensor) -> PairErrors:
-    """Compare what is known of each view with what the other views show of the same directions.
+    """Compare the known pixels of each view with the generated pixels of other views in the same directions.
 
     Args:
-        images: [V, 3, H, W] generated, uint8 or float in [-1, 1].
-        given: [V, 3, H, W] uint8 or float in [-1, 1]; read where known.
-        known: [V, 1, H, W], 1 where given.
-        K: [V, 3, 3] intrinsics at H x W, pixels.
+        images: [V, 3, H, W] generated views, uint8 or float in [-1, 1].
+        given: [V, 3, H, W] given pixels, uint8 or float in [-1, 1]; values of unknown pixels are ignored.
+        known: [V, 1, H, W], 1 for given pixels, 0 elsewhere.
+        K: [V, 3, 3] intrinsics at H x W, in pixels.
         R: [V, 3, 3] world-from-camera.
 
     Returns:
-        Errors by pair (target, source): the known pixels of the source in the target, at pixels of the target that are
-        not known and whose four bilinear neighbours in the source are.
+        Errors by (target, source), over target pixels that are unknown and whose four bilinear neighbours in the source
+        are known.
     """
     views = {"images": (images, "V 3 H W"), "given": (given, "V 3 H W"), "known": (known, "V 1 H W")}
     sizes = check_shapes(**views, K=(K, "V 3 3"), R=(R, "V 3 3"))
@@ -115,5 +115,5 @@ def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor
 
 
 def _known_part(images: Tensor, mask: Tensor) -> Tensor:
-    """Return images in [0, 1], float64; what is not known, which may be NaN, is not read."""
+    """Return images in [0, 1] as float64; unknown pixels, which may be NaN, become constant."""
     return unit_range(torch.where(mask, images, 0).to(images.dtype)).double()

@@ -1,4 +1,4 @@
-"""Inception Score: how certain and how varied a classifier's labels of the generated views are."""
+"""Inception Score: confidence and diversity of a classifier's labels for the generated views."""
 
 from __future__ import annotations
 
@@ -16,21 +16,20 @@ PAPER_SPLITS = 10
 
 
 def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 0) -> tuple[float, float]:
-    """Compute the Inception Score, `exp(E KL(p(y|x) || p(y)))`, over splits (Salimans et al. 2016, section 4).
+    """Compute the Inception Score `exp(E KL(p(y|x) || p(y)))` over splits (Salimans et al. 2016, section 4).
 
-    The images are put in a seeded order first, so that views of one panorama do not share a split and re-runs give
-    the same number.
+    A seeded shuffle first spreads the views of a panorama over the splits; equal seeds give equal scores.
 
     Args:
         logits: [N, C] class logits.
-        num_splits: Number of splits S; split k holds images `k N // S` to `(k + 1) N // S`.
-        seed: Seed of the order.
+        num_splits: Number of splits S; split k holds images `k N // S` to `(k + 1) N // S - 1` of the shuffled order.
+        seed: Random seed of the shuffle.
 
     Returns:
-        Mean and (population) standard deviation over splits.
+        Mean and population standard deviation over splits.
 
     Raises:
-        ValueError: Fewer images than splits.
+        ValueError: `num_splits` is below 1 or above N.
     """
     count = check_shapes(logits=(logits, "N C"))["N"]
     if not 1 <= num_splits <= count:
@@ -43,11 +42,11 @@ def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 
 
 
 class InceptionScore(SampleMetric):
-    """Inception Score over the class logits of a network.
+    """Inception Score from the class logits of a network.
 
     Args:
-        num_splits: Splits, over which the score is averaged.
-        **options: See `SampleMetric`; `seed` also fixes the order of images.
+        num_splits: Number of splits over which the score is averaged.
+        **options: See `SampleMetric`; `seed` also seeds the shuffle of images.
     """
 
     name = "inception_score"
@@ -60,13 +59,13 @@ class InceptionScore(SampleMetric):
         self.add_rows("logits")
 
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Keep a sample's logits."""
+        """Store the logits of a sample."""
         logits = self.network.of_sample(sample, self.batch_size)[1]
         if logits is not None:
             self.append("logits", sample, real, logits)
 
     def compute(self) -> dict[str, Result]:
-        """Score the generated views, and the reference where it has as many views as there are splits."""
+        """Score the generated views, and the reference if it has at least `num_splits` views."""
         generated, reference = (self.rows("logits", real=real).values for real in (False, True))
         if len(generated) == 0:
             raise MissingMetricError(f"{self.network.name} has no class logits.")

@@ -1,8 +1,8 @@
-"""KID: the kernel distance of Inception features, whose estimate, unlike FID's, is unbiased at any number of images.
+"""KID: kernel distance between Inception features; unlike FID's, its estimate is unbiased for any number of images.
 
-The distance is ours: torchmetrics' takes sets of one size only. Where it applies, both agree.
+The distance is an own implementation, because that of torchmetrics needs sets of equal size; both agree there.
 
-Legend: N, M images, D features.
+Axes: N, M images, D features.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mvdiff.shapes import check_shapes
 
 
 def kernel_distance(features: Tensor, reference: Tensor) -> float:
-    """Compute KID, the unbiased squared MMD with the kernel `(x y / D + 1)^3` (Binkowski et al. 2018), of all images.
+    """Compute KID, the unbiased squared MMD with kernel `(x y / D + 1)^3`, over all images (Binkowski et al. 2018).
 
     The usual mean over random subsets estimates the same number with more noise.
 
@@ -23,8 +23,11 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
         features: [N, D] features of the generated images.
         reference: [M, D] features of the reference images.
 
+    Returns:
+        The estimate; may be slightly negative.
+
     Raises:
-        ValueError: Shapes do not fit, or fewer than two images.
+        ValueError: Shapes do not match, or a set has fewer than two images.
     """
     sizes = check_shapes(features=(features, "N D"), reference=(reference, "M D"))
     if min(sizes["N"], sizes["M"]) < 2:
@@ -42,7 +45,7 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
 
 
 class KID(FID):
-    """Kernel distance over the features of a network; FID's features, one pass for both."""
+    """Kernel distance between the network features of generated and reference views; shares FID's forward pass."""
 
     name = "kid"
     columns = (Column("kid", "KID", higher_is_better=False, digits=4),)

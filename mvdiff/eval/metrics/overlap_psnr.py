@@ -1,4 +1,4 @@
-"""Overlap PSNR of neighbouring views: by homography, or by depth and pose where samples have depths."""
+"""Overlap PSNR of neighbouring views, by homography or, for samples with depth, by depth and pose."""
 
 from __future__ import annotations
 
@@ -10,38 +10,37 @@ from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, Result, Rows, SampleMetric, with_reference
 from mvdiff.eval.overlap import (
-    PAPER_SIZE,
     PairErrors,
-    PairRule,
     combine,
     depth_overlap_errors,
     overlap_errors,
     psnr_from_mse,
 )
+from mvdiff.eval.settings import PAPER_SIZE, PairRule
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE, DepthTolerance
 
 MEAN, POOLED = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"
-_AVERAGES = {  # of rows (sum of PSNRs, pairs, sum of squared errors, values), one per sample
+_AVERAGES = {  # functions of [S, 4] sums per sample: PSNRs, pairs, squared errors, values
     MEAN: lambda sums: float(sums[:, 0].sum() / sums[:, 1].sum()),
     POOLED: lambda sums: psnr_from_mse(float(sums[:, 2].sum() / sums[:, 3].sum())),
 }
 _AVERAGE_NAMES = {MEAN: "mean over pairs", POOLED: "squared error pooled over all pixels"}
-_BY_DEPTH = 4  # column of the rows kept per pair: target, source, squared error, number of values, by depth
+_BY_DEPTH = 4  # index in a pair's row: target, source, squared error, number of values, by depth
 
 
 class OverlapPSNR(SampleMetric):
-    """Overlap PSNR, both averages.
+    """Overlap PSNR, averaged over pairs and pooled over pixels; see `mvdiff.eval.overlap`.
 
-    With a reference also its value and the quotient; the mean over pairs also the `mean_of_pair_ratios` and the means
-    per sample. Views with depth also have `unoccluded`: the same number over pixels that pass the stricter
-    `DEFAULT_DEPTH_TOLERANCE`.
+    The mean over pairs also reports `per_sample` means and, with a reference, `mean_of_pair_ratios`. Views with depth
+    also get `unoccluded`: the same number over pixels within the stricter `DEFAULT_DEPTH_TOLERANCE`.
 
     Args:
-        overlap_size: Height of images that share a centre, 0 for their own; views with depth keep theirs.
-        overlap_pairs: Views to compare, see `view_pairs` and `depth_view_pairs`.
-        overlap_depth_error: Metres; pixels of views with depth that are off by more are discarded.
-        device: Where images are warped.
+        overlap_size: Height in pixels to which views that share a centre are resized; 0 keeps their size. Views with
+            depth always keep theirs.
+        overlap_pairs: Pairs to compare, see `view_pairs` and `depth_view_pairs`.
+        overlap_depth_error: Largest depth error in metres of a compared pixel (views with depth).
+        device: Device on which images are warped.
         **options: See `SampleMetric`.
     """
 
@@ -67,31 +66,32 @@ class OverlapPSNR(SampleMetric):
         self.add_rows("unoccluded")
 
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Compare a sample's overlaps.
+        """Compare the overlapping views of a sample.
 
         Raises:
-            ValueError: Some samples have depths and others have none, or views without depths share no centre.
+            ValueError: Only some samples have depths, or views without depths do not share a centre.
         """
         by_depth = sample.depths is not None
         before = next((part for part in (*self.pairs_generated, *self.pairs_real) if len(part)), None)
         if before is not None and bool(before[0, _BY_DEPTH]) != by_depth:
             raise ValueError(
-                "samples must all have depths, or none, for one overlap PSNR; got both. Score them in folders of "
-                "their own, and give a reference of the same kind."
+                "samples of an overlap PSNR must all have depths or all have none; got both. Score them separately, "
+                "each with a reference of the same kind."
             )
         images = sample.images_uint8.to(self.image_device)
         if sample.depths is None:
             if sample.t is not None and bool((sample.t - sample.t[:1]).norm(dim=-1).max() > 1e-4):
                 raise ValueError(
-                    "views with poses must have depths to be compared; got none. Write depth/<i>.png into the samples."
+                    "views with different centres need depths for an overlap PSNR; got none. Write depth/<i>.png into "
+                    "the samples."
                 )
-            self._keep("pairs", sample, real, overlap_errors(images, sample.K, sample.R, self.size, self.pairs))
+            self._store("pairs", sample, real, overlap_errors(images, sample.K, sample.R, self.size, self.pairs))
             return
         t = sample.R.new_zeros(len(sample.R), 3) if sample.t is None else sample.t
         views = images, sample.depths, sample.K, sample.R, t, self.pairs
         tolerance = DepthTolerance(self.depth_error, 0.0)
-        self._keep("pairs", sample, real, depth_overlap_errors(*views, tolerance))
-        self._keep("unoccluded", sample, real, depth_overlap_errors(*views, DEFAULT_DEPTH_TOLERANCE))
+        self._store("pairs", sample, real, depth_overlap_errors(*views, tolerance))
+        self._store("unoccluded", sample, real, depth_overlap_errors(*views, DEFAULT_DEPTH_TOLERANCE))
 
     def compute(self) -> dict[str, Result]:
         """Average the pairs of all samples in both ways."""
@@ -100,7 +100,7 @@ class OverlapPSNR(SampleMetric):
             raise MissingMetricError("no pair of views overlaps.")
         by_depth = bool(own.values[0, _BY_DEPTH])
         if bool((torch.cat([own.values, real.values.reshape(-1, 5)])[:, _BY_DEPTH] != by_depth).any()):
-            raise ValueError("samples must all have depths, or none, for one overlap PSNR; got both.")
+            raise ValueError("samples of an overlap PSNR must all have depths or all have none; got both.")
         generated, reference = _errors(own), _errors(real)
         numbers = combine([errors for _, errors in generated])
         sums = [(sum(e.psnr_of_pairs()), len(e.pairs), sum(e.squared_error), sum(e.num_values)) for _, e in generated]
@@ -119,7 +119,7 @@ class OverlapPSNR(SampleMetric):
         results[MEAN].per_sample = {key: errors.mean_psnr() for key, errors in generated}
         return results
 
-    def _keep(self, name: str, sample: ScoredSample, real: bool, errors: PairErrors) -> None:
+    def _store(self, name: str, sample: ScoredSample, real: bool, errors: PairErrors) -> None:
         by_depth = float(sample.depths is not None)
         pairs = zip(errors.pairs, errors.squared_error, errors.num_values, strict=True)
         rows = [(*pair, error, count, by_depth) for pair, error, count in pairs]
@@ -142,7 +142,7 @@ class OverlapPSNR(SampleMetric):
 
 
 def _errors(rows: Rows) -> list[tuple[int, PairErrors]]:
-    """Return key and errors of each sample that has pairs."""
+    """Return (key, errors) of each sample with pairs."""
 
     def errors(part: Tensor) -> PairErrors:
         pairs, values = part[:, :2].long().tolist(), part[:, 2:].tolist()
@@ -157,7 +157,7 @@ def _beside(value: float, reference: list[tuple[int, PairErrors]], name: str) ->
 
 
 def _mean_of_ratios(own: list[tuple[int, PairErrors]], theirs: dict[int, PairErrors]) -> dict[str, float]:
-    """Average the quotients of single pairs, over the samples that both sets have (not the quotient of means)."""
+    """Average the PSNR ratios of single pairs over shared samples; this is not the ratio of means."""
     ratios = []
     for key, errors in own:
         if key in theirs and theirs[key].pairs == errors.pairs:

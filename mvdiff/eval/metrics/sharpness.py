@@ -1,6 +1,6 @@
-"""Sharpness of views: gradient energy and variance of the Laplacian; guards against consistency bought by blur.
+"""Sharpness of views: gradient energy and variance of the Laplacian; reveals consistency gained by blurring.
 
-Legend: N images, H W image. Grey is the mean of the three channels, in [0, 1].
+Axes: N images of H x W pixels. Grey is the mean of the three channels, in [0, 1].
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from mvdiff.shapes import check_shapes
 
 
 class Sharpness(PerSampleMetric):
-    """Both measures of sharpness; neither has a better direction, since noise raises them, too (own protocol)."""
+    """Gradient energy and Laplacian variance; higher is not always better, since noise raises both (own protocol)."""
 
     name = "sharpness"
     columns = (
@@ -25,7 +25,7 @@ class Sharpness(PerSampleMetric):
     variant = "grey in [0, 1] at the images' own size, mean over views, then samples"
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
-        """Measure a sample's views."""
+        """Average both measures over a sample's views."""
         return {
             "sharpness_gradient_energy": float(gradient_energy(sample.images_uint8).mean()),
             "sharpness_laplacian_variance": float(laplacian_variance(sample.images_uint8).mean()),
@@ -33,7 +33,7 @@ class Sharpness(PerSampleMetric):
 
 
 def gradient_energy(images: Tensor) -> Tensor:
-    """Return the mean squared difference of neighbouring pixels, x and y added.
+    """Return the mean squared difference between neighbouring pixels, summed over x and y.
 
     Args:
         images: [N, 3, H, W], uint8 in [0, 255] or float in [-1, 1].

@@ -1,11 +1,11 @@
-"""Thing colours: whether things of toy walks have the colour of their caption where they stand.
+"""Thing colours: share of objects in toy walks that have the colour named in their caption.
 
-Own protocol. A frame with known depth has the shapes of its things given; what a caption still decides is their colour.
-It is judged thing by thing over the pixels that the world's truth says show it, without a network: the direction of the
-median pixel's colour, which light and shade leave alone, names it; what has no hue is black or white by its brightness.
-It reads 1566 of 1566 things in 400 real frames of 20 rooms.
+Own protocol. The depth of a frame fixes the shapes of its objects ("things"), so the caption only decides their colour.
+Each object is judged without a network, over the pixels that show it according to the toy world's ground truth. The RGB
+direction of the median pixel, which lighting hardly changes, selects the colour; a median without hue is black or white
+by its brightness. The protocol identifies 1566 of 1566 objects in 400 real frames of 20 rooms.
 
-Legend: V frames, H W image, N pixels.
+Axes: V frames, H x W image, N pixels.
 """
 
 from __future__ import annotations
@@ -24,25 +24,26 @@ from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
 
 MIN_FRACTION = 0.03
-"""Things that cover less of a frame are not judged."""
+"""Least share of a frame that an object must cover to be judged."""
 MIN_SATURATION = 0.35
-"""(max - min) / max of red, green, blue, below which a colour counts as black or white."""
+"""Least saturation, (max - min) / max over RGB, of a colour with hue; colours below are black or white."""
 MIN_WHITE = 0.2
-"""Brightest channel, of 1, from which a colour without hue counts as white."""
+"""Least maximum over RGB, in [0, 1], of white; darker colours without hue are black."""
 
 
 class ThingColours(PerSampleMetric):
-    """Share of things whose middle pixel has the captioned colour.
+    """Share of objects whose median pixel has the captioned colour.
 
     Args:
-        things: By sample id: number of the thing at each pixel, long [V, H, W], and colours by number.
+        things: By sample id, the object index at each pixel, long [V, H, W] and negative for none, and the true colour
+            of each object.
         **options: See `SampleMetric`.
     """
 
     name = "thing_colours"
     columns = (Column("thing_colours", "things of the captioned colour", "share", higher_is_better=True, digits=3),)
     needs: ClassVar = {
-        "things": "no sample's things are known. Pass `things` from Python, as the depth quickstart does."
+        "things": "no sample has known objects. Pass `things` from Python, as the depth quickstart does."
     }
     model = "ray-traced places"
     variant = (
@@ -56,7 +57,7 @@ class ThingColours(PerSampleMetric):
         self.things = things or {}
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
-        """Read the colours of a sample's things; a sample without known things has no number."""
+        """Judge the objects of a sample; a sample not in `things` has no number."""
         if sample.sample_id not in self.things:
             return {}
         verdicts = colour_agreement(sample.images_uint8, *self.things[sample.sample_id])
@@ -70,7 +71,7 @@ class ThingColours(PerSampleMetric):
 
 
 def name_colour(pixels_uint8: Tensor) -> str:
-    """Name the colour of pixels [N, 3] uint8, at least one, as one of the toy world's colours.
+    """Return the toy-world colour name closest to the median of pixels [N, 3] uint8, N at least 1.
 
     Example:
         >>> name_colour(torch.tensor([[90, 18, 16], [80, 15, 15], [240, 240, 240]], dtype=torch.uint8))
@@ -88,19 +89,19 @@ def name_colour(pixels_uint8: Tensor) -> str:
 def colour_agreement(
     images_uint8: Tensor, labels: Tensor, colours: Sequence[str], min_fraction: float = MIN_FRACTION
 ) -> list[bool]:
-    """Compare the colour of every thing in every frame with the one that it should have.
+    """Compare the colour of every object in every frame with its true colour.
 
     Args:
         images_uint8: [V, 3, H, W] uint8.
-        labels: [V, H, W] long; which thing each pixel shows, negative for none.
-        colours: The colour of each thing, by number.
-        min_fraction: Share of the frame that a thing must cover to be judged.
+        labels: [V, H, W] long, index of the object at each pixel; negative for none.
+        colours: True colour of each object.
+        min_fraction: Least share of a frame that an object must cover to be judged.
 
     Returns:
-        A verdict per thing and frame in which it is judged.
+        One verdict per frame and judged object.
 
     Raises:
-        ValueError: Shapes do not fit, or a label has no colour.
+        ValueError: Shapes do not match, or a label has no colour.
 
     Example:
         >>> labels = torch.tensor([[[0, 0, 1, -1]]])
@@ -110,7 +111,7 @@ def colour_agreement(
     """
     check_shapes(images_uint8=(images_uint8, "V 3 H W"), labels=(labels, "V H W"))
     if int(labels.max()) >= len(colours):
-        raise ValueError(f"colours must be one per thing, 0 to {int(labels.max())}; got {len(colours)}.")
+        raise ValueError(f"colours must hold one name per object 0 to {int(labels.max())}; got {len(colours)}.")
     verdicts = []
     for image, label in zip(images_uint8, labels, strict=True):
         for thing, colour in enumerate(colours):

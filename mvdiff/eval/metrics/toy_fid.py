@@ -1,4 +1,4 @@
-"""FID over the toy feature network; compares with toy FIDs alone, never with Inception's."""
+"""FID on the toy feature network, comparable only with other toy FIDs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class ToyFID(FID):
     """FID with the toy feature network.
 
     Args:
-        fid_resamples: See `intervals` of `FID`.
+        fid_resamples: Bootstrap resamples, see `intervals` of `FID`.
         **options: See `FID`.
     """
 

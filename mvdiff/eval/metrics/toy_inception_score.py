@@ -1,4 +1,4 @@
-"""Inception Score over the toy feature network; compares with toy scores alone."""
+"""Inception Score on the toy feature network, comparable only with other toy scores."""
 
 from __future__ import annotations
 

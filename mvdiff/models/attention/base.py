@@ -140,6 +140,9 @@ class ViewAttention(nn.Module, ABC):
     def check_depth(self) -> None:
         """Raise ValueError if a setting does not apply to views with depth."""
 
+    def check_shared_centre(self) -> None:
+        """Raise ValueError where a setting does not go with views that share a centre."""
+
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Map tokens [B, V', T, C] after attention to the same shape, each token by itself.
 

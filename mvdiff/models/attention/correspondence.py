@@ -26,7 +26,7 @@ DEFAULT_MIN_DEPTH_OVERLAP = 0.3
 
 
 class CorrespondenceAwareAttention(ViewAttention):
-    """Attend from each token to its corresponding neighbourhoods in other views (the paper's section 4.2, eq. 1).
+    """Attend from each token to its corresponding neighbourhoods in other views (the paper's section 4, eq. 1).
 
     For token s of a view, over all visible taps t* of all its neighbour views::
 

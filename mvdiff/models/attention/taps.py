@@ -27,7 +27,7 @@ AnyTaps = TypeVar("AnyTaps", bound="FlatTaps")
 def encode_displacement(
     displacement: Tensor, channels: int, wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS
 ) -> Tensor:
-    """Encode 2-D displacements by sines and cosines (gamma of the paper's section 4.2; the frequencies are our own).
+    """Encode 2-D displacements by sines and cosines (gamma of the paper's section 4; the frequencies are our own).
 
     Each axis has `channels / 4` angular frequencies, geometrically spaced between `2 pi / longest` and
     `2 pi / shortest` wavelength. The channels are the blocks `[sin x | sin y | cos x | cos y]`, so gamma(0) =

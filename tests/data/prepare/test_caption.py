@@ -170,14 +170,14 @@ def test_a_model_that_says_nothing(tmp_path, folders):
         silent.model.text_decoder.cls.predictions.bias[silent.processor.tokenizer.eos_token_id] = 1e4
     report = caption_folder(scene, silent)
     assert report.written == 0
-    assert "0.txt must get 1 captions; the model said nothing 1 times" in report.failed[0]
+    assert "0.txt needs 1 captions; the model returned 1 empty ones" in report.failed[0]
     assert not (scene / "prompt" / "0.txt").exists()
 
 
 def test_models_that_cannot_be_had(tmp_path, folders, capsys):
     assert main(["data", "caption", str(tmp_path)]) == 1  # BLIP-2 of the hub, which tests cannot reach
     error = capsys.readouterr().err
-    assert "--model must be a captioning model's folder" in error
+    assert "--model must be the folder or hub id" in error
     assert "hf download Salesforce/blip2-opt-2.7b" in error
     assert error.count("\n") == 1
     with pytest.raises(FileNotFoundError, match=r"got '.*nowhere'"):
@@ -197,7 +197,7 @@ def test_weights_that_are_missing(tmp_path):
     weights = load_file(folder / "model.safetensors")
     weights = {name: value for name, value in weights.items() if "vision_model.encoder.layers.1" not in name}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=r"must have all its weights; got .*, which lacks \d+, as vision_model"):
+    with pytest.raises(ValueError, match=r"must have all its weights; got .*, which lacks \d+, such as vision_model"):
         Captioner(str(folder))
 
 

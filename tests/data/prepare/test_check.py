@@ -116,6 +116,25 @@ def test_equirectangular_folder(tmp_path):
     assert report.panoramas == {"train.txt": 5, "test.txt": 3, "without a list": 1}
 
 
+def test_a_limit_reads_the_first_of_each_list(tmp_path):
+    root = write_matterport3d(tmp_path / "skyboxes")
+    rows = {name: np.load(root / f"{name}.npy") for name in ("train", "test")}
+    truncate(root / rows["train"][1][0])
+    (root / rows["test"][0][3]).unlink()
+    (report,) = check_folders(root, limit=1)
+    assert report.panoramas == {"train.npy": 5, "test.npy": 2}
+    assert found(report) == {("missing face", rows["test"][0][3])}
+    assert report.sizes == {(16, 16): 11}
+    assert len(check_folders(root, limit=2)[0].problems) == 2
+    root = write_equirectangular(tmp_path / "images")
+    names = {name: (root / f"{name}.txt").read_text().split() for name in ("train", "test")}
+    (root / f"{names['train'][1]}.json").unlink()
+    (root / f"{names['test'][0]}.json").unlink()
+    assert found(check_folders(root, limit=1)[0]) == {("missing caption", f"{names['test'][0]}.json")}
+    with pytest.raises(ValueError, match="limit must be at least 1; got 0"):
+        check_folders(root, limit=0)
+
+
 def test_progress_counts_panoramas(tmp_path):
     seen = []
     check_folder(write_matterport3d(tmp_path), progress=lambda done, total: seen.append((done, total)))
@@ -129,12 +148,12 @@ def test_too_few_threads(tmp_path, capsys, num_threads):
     for check in (check_folder, check_folders):
         with pytest.raises(ValueError, match=text):
             check(root, num_threads)
-    assert main(["data", "check", str(root), "--num_threads", str(num_threads)]) == 1
+    assert main(["data", "check", str(root), "--num_workers", str(num_threads)]) == 1
     assert f"error: {text}" in capsys.readouterr().err
 
 
 def test_what_is_no_data_set(tmp_path):
-    with pytest.raises(ValueError, match="which is none"):
+    with pytest.raises(ValueError, match="which is none of these"):
         check_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_folder(tmp_path / "nowhere")

@@ -26,6 +26,24 @@ def test_whole_scenes_have_no_problems(tmp_path):
     assert check_folder(root / "train" / "scene0").panoramas == {"train": 1}
 
 
+def test_a_limit_reads_key_frames_of_the_first_scenes(tmp_path):
+    root = write_scannet(tmp_path / "scannet", num_train=2, num_test=1, num_frames=12)
+    scene = root / "train" / "scene0"
+    (scene / "key_frame_0.6.txt").write_text("0\n8\n99\n")
+    truncate(scene / "color" / "8.png")
+    truncate(scene / "color" / "3.png")
+    truncate(root / "train" / "scene1" / "color" / "0.png")
+    (report,) = check_folders(tmp_path, limit=2)
+    assert report.panoramas == {"test": 1, "train": 2}
+    assert found(report) == {
+        ("broken colour", "train/scene0/color/8.png"),
+        ("listed frame does not exist", "train/scene0/key_frame_0.6.txt"),
+        ("listed frame is not usable", "train/scene0/key_frame_0.6.txt"),
+        ("listed frame is not usable", "train/scene0/valid_frames.npy"),
+    }
+    assert report.sizes == {(40, 30): 3, (32, 24): 4}
+
+
 def test_everything_wrong_is_named_in_one_pass(tmp_path, capsys):
     scene = write_scene(tmp_path / "train" / "room", num_frames=20)
     truncate(scene / "color" / "0.png")
@@ -157,7 +175,7 @@ def test_scenes_in_train_and_test_are_not_split(tmp_path):
     (tmp_path / "scannetv2_train.txt").write_text("scene0\n")
     with pytest.raises(ValueError, match=r"DIR must be .* side by side; got .* \(scannet layout\)"):
         split_folder(tmp_path)
-    with pytest.raises(ValueError, match=r"DIR must be .*; got .*scene0, which is one scene"):
+    with pytest.raises(ValueError, match=r"DIR must be .*; got .*scene0, which is a single scene"):
         split_folder(tmp_path / "train" / "scene0")
 
 

@@ -185,7 +185,7 @@ def test_a_key_frame_list_is_kept_where_only_the_valid_frames_are_missing(tmp_pa
     assert main(["data", "keyframes", str(scene)]) == 0
     assert (scene / "key_frame_0.6.txt").read_text() == "1\n3\n"
     assert read_valid_frames(scene / "valid_frames.npy") == [0, 1, 3]
-    line = f"{scene}: 4 frames, 3 valid, 2 key, 1 x pose is not finite; key_frame_0.6.txt was there and is kept\n"
+    line = f"{scene}: 4 frames, 3 valid, 2 key, 1 x pose is not finite; kept the existing key_frame_0.6.txt\n"
     assert line in capsys.readouterr().out
     assert not list(scene.glob("*.partial"))
 
@@ -198,7 +198,7 @@ def test_valid_frames_are_kept_where_only_the_key_frames_are_missing(tmp_path, c
     assert (scene / "valid_frames.npy").read_bytes() == before
     assert read_key_frames(scene / "key_frame_0.6.txt") == [1, 2, 4]  # 1 to 4 is 0.625
     out = capsys.readouterr().out
-    assert ", 1 x no color; valid_frames.npy was there and is kept\n" in out
+    assert ", 1 x no color; kept the existing valid_frames.npy\n" in out
     assert main(["data", "keyframes", str(scene), "--overwrite"]) == 0
     assert read_valid_frames(scene / "valid_frames.npy") == [0, 1, 2, 3, 4]
 
@@ -239,7 +239,7 @@ def test_settings_out_of_range(tmp_path, settings):
 
 
 def test_the_kitchen(test_data, tmp_path):
-    # 5 pairs, mean 0.69 (0.66 to 0.81); a third of the depth is missing (docs/real-data.md).
+    # 5 pairs, mean 0.69 (0.66 to 0.81); a third of the depth is missing (notes/real-data.md).
     [found] = key_frames_of(test_data / "data" / "scannet" / "test" / "scene7000_01", out=tmp_path)
     assert len(found.valid_frames) == 150
     assert min(found.overlaps) >= 0.65

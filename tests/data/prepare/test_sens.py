@@ -119,7 +119,7 @@ def test_raw_colour_and_depth_in_other_units(tmp_path):
 
 def test_every_third_frame_keeps_its_number(tmp_path, capsys):
     path = write_sens(tmp_path / "a.sens", num_frames=8)
-    assert main(["data", "import-sens", str(path), str(tmp_path / "scene"), "--frame_skip", "3"]) == 0
+    assert main(["data", "import-sens", str(path), str(tmp_path / "scene"), "--every", "3"]) == 0
     assert "3 frames saved, 0 were there, of 8" in capsys.readouterr().out
     assert sorted(file.stem for file in (tmp_path / "scene" / "depth").iterdir()) == ["0", "3", "6"]
 
@@ -147,7 +147,7 @@ def test_a_truncated_file_says_where_it_broke_and_can_be_continued(tmp_path, cap
 def test_a_file_cut_in_its_header(tmp_path, length):
     path = write_sens(tmp_path / "a.sens")
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(ValueError, match=r"must be a whole \.sens file; its header is cut short"):
+    with pytest.raises(ValueError, match=r"must be a complete \.sens file; its header is truncated"):
         import_sens(path, tmp_path / "scene")
     assert not (tmp_path / "scene").exists()
 
@@ -161,7 +161,7 @@ def test_every_cut_is_an_error_or_a_whole_import(tmp_path):
         if length >= last:
             assert import_sens(path, tmp_path / str(length)).saved == 2
         else:
-            with pytest.raises(ValueError, match=r"must be a whole \.sens file"):
+            with pytest.raises(ValueError, match=r"must be a complete \.sens file"):
                 import_sens(path, tmp_path / str(length))
 
 

@@ -19,7 +19,7 @@ def test_every_panorama_has_the_facts_of_its_eight_views(tmp_path):
             assert set(shown) == set(JUDGED_HEADS)
             assert f"{shown['walls']} walls" in captions[degree]
             assert shown["object"] == "none" or f"{shown['colour']} {shown['object']}" in captions[degree]
-    with pytest.raises(FileNotFoundError, match=r"must have its facts; got none for 'toy00007_toy00007', at .*json"):
+    with pytest.raises(FileNotFoundError, match=r"must have true labels; .*json does .* 'toy00007_toy00007'"):
         read_truth(root, "toy00007_toy00007")
 
 
@@ -37,5 +37,5 @@ def test_every_frame_of_a_walk_says_where_its_things_are(tmp_path):
         seen.append(set(labels.unique().tolist()))
     assert all(-1 in numbers for numbers in seen)
     assert seen[0] != seen[3]
-    with pytest.raises(FileNotFoundError, match=r"must have its truth; got none at .*toy00007/truth/things\.json"):
+    with pytest.raises(FileNotFoundError, match=r"must have ground truth; .*toy00007/truth/things\.json does"):
         WalkTruth(scene.parent / "toy00007")

@@ -1,0 +1,43 @@
+"""A command as data: what it says of itself, the settings that are its options, and the function that runs it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command, such as `mvdiff generate panorama`."""
+
+    name: str
+    """words after `mvdiff`"""
+    summary: str
+    """line in lists of commands"""
+    description: str
+    """text of its help: what it does, and what it writes where"""
+    example: str
+    """line that runs as it is, once its files are there"""
+    settings: tuple[type, ...] | None
+    """dataclasses, free of torch, each a group of options (see `mvdiff.cli.options`); None: `run` reads the words"""
+    run: Callable[..., int]
+    """called with one object of each of the settings; returns the exit status"""
+
+
+def done(summary: str, *following: str) -> None:
+    """Print a command's last line: what it wrote where, and what to type next.
+
+    >>> done("out: 3 panoramas written", "mvdiff report out --out report.html", "mvdiff video out")
+    out: 3 panoramas written. Next: mvdiff report out --out report.html, or mvdiff video out
+    """
+    print(f"{summary}. Next: {', or '.join(following)}")
+
+
+def typed(*words: object) -> str:
+    """Return words as a line of a shell.
+
+    >>> typed("mvdiff", "video", "my room")
+    "mvdiff video 'my room'"
+    """
+    return shlex.join(map(str, words))

@@ -1,0 +1,91 @@
+"""Run the checks of `mvdiff doctor` in order, and say at the end whether the run is ready."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import tempfile
+import warnings
+from argparse import ArgumentError
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from huggingface_hub import constants
+from rich.console import Console
+from transformers.utils import logging as bars
+
+from mvdiff.cli.doctor.data import check_data
+from mvdiff.cli.doctor.environment import check_environment
+from mvdiff.cli.doctor.findings import plural, run_checks
+from mvdiff.cli.doctor.options import without_options
+from mvdiff.cli.doctor.plan import check_model, check_plan
+from mvdiff.cli.doctor.run import RunToCheck
+from mvdiff.cli.doctor.step import check_step
+from mvdiff.cli.doctor.weights import check_weights
+from mvdiff.cli.train import readable
+from mvdiff.samples import write_json
+
+CHECKS = {
+    "Environment": check_environment,
+    "Weights": check_weights,
+    "Data": check_data,
+    "Model": check_model,
+    "Run": check_plan,
+    "One step": check_step,
+}
+"""Checks by the heading of what they find, in order."""
+
+
+def check_run(arguments: list[str]) -> int:
+    """Check a run; see `run_doctor`."""
+    with tempfile.TemporaryDirectory(prefix="mvdiff-doctor-") as scratch, _offline(), _quiet():
+        try:
+            run = RunToCheck(arguments, Path(scratch))
+        except ArgumentError as error:
+            raise ValueError(f"{readable(str(error))}. Run mvdiff fit --help for all settings.") from error
+        console = Console()
+        found = run_checks(((title, lambda check=check: check(run)) for title, check in CHECKS.items()), console)
+    findings = [finding for section in found.values() for finding in section]
+    problems, warned = (sum(f.status == status for f in findings) for status in ("problem", "warning"))
+    fit = shlex.join(["mvdiff", "fit", *without_options(arguments)])
+    if problems:
+        again = shlex.join(["mvdiff", "doctor", *arguments])
+        last = f"not ready, {plural(problems, 'problem')} and {plural(warned, 'warning')}; when solved: {again}"
+    else:
+        last = f"ready{', with ' + plural(warned, 'warning') if warned else ''}: {fit}"
+    console.print(last, style="bold", soft_wrap=True, highlight=False, markup=False)
+    if run.settings.json is not None:
+        sections = {title: [vars(finding) for finding in section] for title, section in found.items()}
+        write_json(Path(run.settings.json), {"ready": not problems, "run": fit, "findings": sections})
+    return int(problems > 0)
+
+
+@contextmanager
+def _offline() -> Iterator[None]:
+    """Keep the libraries from downloading what is missing."""
+    before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
+    os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
+    try:
+        yield
+    finally:
+        os.environ.pop("HF_HUB_OFFLINE")
+        if before[0] is not None:
+            os.environ["HF_HUB_OFFLINE"] = before[0]
+        constants.HF_HUB_OFFLINE = before[1]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own remarks and bars out of the report."""
+    shown, before = bars.is_progress_bar_enabled(), logging.root.manager.disable
+    bars.disable_progress_bar()
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        logging.disable(before)
+        if shown:
+            bars.enable_progress_bar()

@@ -1,0 +1,50 @@
+"""Settings of a scoring, free of torch; the string under a field is its help on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+PAPER_SIZE = 1024
+PairRule = Literal["adjacent", "overlapping"] | Sequence[tuple[int, int]]
+"""Rule to choose pairs of views by, or the pairs; "adjacent" of views with depth: consecutive ones."""
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Protocol of the metrics; defaults follow the paper (section 5)."""
+
+    inception_weights: str | None = None
+    """weight file of FID's Inception network, weights-inception-2015-12-05-6726825d.pth; default torch's cache, or a
+    download"""
+    inception_hash: str = "6726825d"
+    """start of its SHA-256"""
+    clip_model: str = "ViT-B-16"
+    """open_clip architecture, or a folder with a transformers CLIPModel"""
+    clip_weights: str | None = None
+    """weight file or tag for open_clip; default openai"""
+    toy_features: str | None = None
+    """folder of the toy feature network; default the packaged one"""
+    truth: str | None = None
+    """JSON file {sample id: [what each view shows]} for caption_agreement; default as noted in the samples"""
+    judge_heads: tuple[str, ...] | None = None
+    """heads of the toy network that caption_agreement asks, such as object colour; default all"""
+    overlap_size: int = PAPER_SIZE
+    """height of images for the overlap PSNR, 0 for their own; views with depth keep theirs"""
+    overlap_pairs: PairRule = "adjacent"
+    """pairs of views for the overlap PSNR: adjacent (with depth: consecutive views), overlapping, or a list of pairs"""
+    overlap_depth_error: float = 0.5
+    """metres; pixels of views with depth that are off by more are left out"""
+    num_splits: int = 10
+    """splits of the Inception Score"""
+    batch_size: int = 32
+    """images per forward pass"""
+    device: str = "auto"
+    """auto (the GPU where there is one), cpu or cuda"""
+    seed: int = 0
+    """random seed of orders and resamples"""
+    num_resamples: int = 1000
+    """bootstrap resamples of means over samples"""
+    fid_resamples: int = 0
+    """bootstrap resamples of the toy FID's generated samples; 0 for no interval"""

@@ -1,0 +1,22 @@
+"""Settings of training runs, free of torch; the string under a field is its help on the command line."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from mvdiff.eval.settings import EvaluationSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputSettings:
+    """Output of `test` and `predict`, and how `test` scores it."""
+
+    dir: str | None = None
+    """folder of the sample folders; None: `samples` in the run's folder"""
+    overwrite: bool = False
+    """redo complete samples"""
+    metrics: list[str | dict[str, Any]] | None = None
+    """what `test` scores: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
+    evaluation: EvaluationSettings | None = None
+    """how `test` scores; None: the paper's protocol"""
