@@ -1,1 +1,1 @@
-"""A page in the browser that generates: what `mvdiff demo` serves. It needs the extra `demo` (Gradio)."""
+"""The web page that `mvdiff demo` serves, to generate panoramas in the browser. Requires the extra `demo` (Gradio)."""

@@ -1,4 +1,4 @@
-"""Check and run a visitor's request; knows nothing of the page.
+"""Check and run a visitor's request, independent of the web page.
 
 Legend: V views, H W image.
 """
@@ -19,10 +19,14 @@ MAX_STEPS = 1000
 
 @dataclass(frozen=True)
 class Given:
-    """The picture that outpainting continues.
+    """The picture that outpainting extends; the fields are arguments of `MVDiffusionOutpaintPipeline.__call__`.
 
     Attributes:
-        image: A PIL image, or None while there is none; the other fields are arguments of the pipeline's call.
+        image: PIL image; None until the visitor uploads one.
+        fov_deg: Horizontal field of view in degrees.
+        yaw_deg: Yaw of the centre in degrees, positive to the right.
+        pitch_deg: Pitch of the centre in degrees, positive upwards.
+        paste_back: Paste the known pixels into the views.
     """
 
     image: Any = None
@@ -32,9 +36,13 @@ class Given:
     paste_back: bool = True
 
     def arguments(self) -> dict[str, Any]:
-        """Return the arguments of the pipeline; raise ValueError where the picture or an angle is missing."""
+        """Return the pipeline's arguments.
+
+        Raises:
+            ValueError: The picture or an angle is missing.
+        """
         if self.image is None:
-            raise ValueError("image must be the picture to continue; got none.")
+            raise ValueError("image must be the picture to extend; got none.")
         angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
         missing = [name for name, value in angles.items() if value is None]
         if missing:
@@ -44,12 +52,12 @@ class Given:
 
 @dataclass(frozen=True)
 class Request:
-    """Content of the form, as the pipeline's arguments of these names.
+    """Content of the form; fields without description are arguments of the pipeline's `__call__`.
 
     Attributes:
-        prompt: Text of all views that have none of their own.
-        view_prompts: One per view; an empty one takes `prompt`.
-        given: The picture to continue; read by a pipeline that takes one.
+        prompt: Prompt of all views without their own.
+        view_prompts: One prompt per view; empty: `prompt`.
+        given: Picture to extend, used by outpainting only.
     """
 
     prompt: str
@@ -61,24 +69,31 @@ class Request:
     given: Given = Given()
 
     def prompts(self, labels: Sequence[str]) -> list[str]:
-        """Return the text of every view; the ValueError where there is none names the views by `labels`."""
+        """Return one prompt per view.
+
+        Args:
+            labels: Names of the views, for error messages.
+
+        Raises:
+            ValueError: A view has no prompt.
+        """
         own = [*self.view_prompts, *[""] * len(labels)][: len(labels)]
         texts = [(one or "").strip() or (self.prompt or "").strip() for one in own]
         without = [label for label, text in zip(labels, texts, strict=True) if not text]
         if without:
             of = "for all views" if len(without) == len(labels) else f"for the views {', '.join(without)}"
-            raise ValueError(f"prompt must say what is to be seen; got none {of}.")
+            raise ValueError(f"prompt must describe the scene; got none {of}.")
         return texts
 
     def sampling(self) -> dict[str, Any]:
-        """Return the settings that every pipeline takes.
+        """Return the arguments that every pipeline takes.
 
         Raises:
             ValueError: A number is missing or out of range.
         """
         steps = _whole("steps", self.num_inference_steps, 1, MAX_STEPS)
         if self.guidance_scale is None or not 0 <= self.guidance_scale <= 100:
-            raise ValueError(f"guidance must lie between 0 and 100; got {self.guidance_scale}. 1 is no guidance.")
+            raise ValueError(f"guidance must lie between 0 and 100; got {self.guidance_scale}. 1 means no guidance.")
         return {
             "seed": _whole("seed", self.seed, 0, 2**63 - 1),
             "num_inference_steps": steps,
@@ -88,34 +103,34 @@ class Request:
 
 
 def _whole(name: str, value: float | None, low: int, high: int) -> int:
-    if value is None or not low <= value <= high or value != int(value):  # the bounds first: inf and nan are no int
+    if value is None or not low <= value <= high or value != int(value):  # bounds first: int() fails on inf and nan
         bounds = f"between {low} and {high}" if high < 2**32 else f"of at least {low}"
         raise ValueError(f"{name} must be a whole number {bounds}; got {value}.")
     return int(value)
 
 
 def rig_labels(rig: Rig) -> list[str]:
-    """Name the views of a rig by where they look."""
+    """Name the views of a rig by their directions, see `view_labels`."""
     return view_labels(rig.yaw_deg, rig.pitch_deg)
 
 
 def takes_image(pipeline: MVDiffusionPanoramaPipeline) -> bool:
-    """Tell whether a pipeline continues a given picture (outpainting)."""
+    """Return True if the pipeline takes a picture to extend (outpainting)."""
     return "image" in inspect.signature(type(pipeline).__call__).parameters
 
 
 def generate_panorama(
     pipeline: MVDiffusionPanoramaPipeline, request: Request, progress: Callable[[int, int], None] | None = None
 ) -> str:
-    """Generate a panorama and return the document that shows it.
+    """Generate a panorama and return an HTML document with its viewer.
 
     Args:
-        pipeline: A panorama or outpainting pipeline.
+        pipeline: Panorama or outpainting pipeline.
         request: Content of the form.
-        progress: Called with (steps done, steps in all).
+        progress: Called with (finished steps, total steps).
 
     Raises:
-        ValueError: The request cannot be met.
+        ValueError: A value of the request is missing or out of range.
     """
     prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
     if takes_image(pipeline):
@@ -126,7 +141,7 @@ def generate_panorama(
 
 
 def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
-    """Make the pipeline's callback of `progress`; some schedulers call it twice a step."""
+    """Make a pipeline callback that reports (finished steps, total); some schedulers call it twice a step."""
 
     def callback(_, index: int, timestep, tensors) -> None:
         if progress is not None:
@@ -136,7 +151,13 @@ def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | Non
 
 
 def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]) -> str:
-    """Write the document of one sample, of output type "uint8": its panorama in the viewer, its views below."""
+    """Return the HTML document of one sample: its panorama in the viewer, its views below.
+
+    Args:
+        output: Output of the pipeline, of output type "uint8".
+        rig: Rig of the views.
+        prompts: One prompt per view.
+    """
     labels = rig_labels(rig)
     alike = len(set(prompts)) == 1
     captions = [prompts[0]] if alike else [f"{label}: {text}" for label, text in zip(labels, prompts, strict=True)]

@@ -1,6 +1,6 @@
-"""The page: a form on the left, the 360-degree viewer on the right, built with Gradio.
+"""The demo's web page, built with Gradio: a form on the left, the 360-degree viewer on the right.
 
-Nothing is loaded from anywhere but this machine: system fonts, no analytics, no share link.
+The page works offline: system fonts, no analytics, no share link.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 
 logger = logging.getLogger(__name__)
 
-EMPTY = "<p>What is generated appears here.</p>"
+EMPTY = "<p>The generated panorama will appear here.</p>"
 FRAME_STYLE = "width: 100%; height: 54rem; border: 0"
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """Values of the form at first."""
+    """Initial values of the form."""
 
     prompt: str = ""
     num_inference_steps: int = 50
@@ -30,8 +30,12 @@ class Defaults:
 
 
 def require_gradio():
-    """Import Gradio with its analytics off; the ModuleNotFoundError says how to install it."""
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when it is imported
+    """Import and return Gradio, with analytics disabled.
+
+    Raises:
+        ModuleNotFoundError: Gradio is not installed; the message says how to install it.
+    """
+    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # must be set before the import
     try:
         import gradio
     except ModuleNotFoundError as error:
@@ -42,13 +46,21 @@ def require_gradio():
 
 
 def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defaults):
-    """Build the page of a model, under its name, as `gradio.Blocks` to launch with `launch_settings`."""
+    """Build the page of a model as `gradio.Blocks`; launch it with `launch_settings`.
+
+    Args:
+        pipeline: Panorama or outpainting pipeline.
+        name: Name of the model on the page.
+        defaults: Initial values of the form.
+    """
     gr = require_gradio()
     pipeline.set_progress_bar_config(disable=True)
     rig = pipeline.rig
     labels = rig_labels(rig)
     with gr.Blocks(title="mvdiff demo", analytics_enabled=False) as page:
-        gr.Markdown(f"# mvdiff\n{len(labels)} views of {rig.width} x {rig.height} pixels at once, by `{name}`.")
+        gr.Markdown(
+            f"# mvdiff\n{len(labels)} views of {rig.width} x {rig.height} pixels, generated jointly by `{name}`."
+        )
         with gr.Row():
             with gr.Column(scale=1, min_width=320):
                 given = _given(gr) if takes_image(pipeline) else []
@@ -71,21 +83,21 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defau
 
 
 def _given(gr) -> list:
-    """Draw the inputs of a given picture; return them in the order of `Given`."""
-    kept = {"type": "pil", "image_mode": None}  # with its transparency
-    image = gr.Image(label="Picture to continue", sources=["upload"], height=220, elem_id="image", **kept)
+    """Create the inputs of the picture to extend, in the order of `Given`."""
+    options = {"type": "pil", "image_mode": None}  # keeps transparency
+    image = gr.Image(label="Picture to extend", sources=["upload"], height=220, elem_id="image", **options)
     with gr.Row():
         fov = gr.Number(90, label="Field of view (°)", elem_id="fov", min_width=90)
         yaw = gr.Number(0, label="Yaw, right (°)", elem_id="yaw", min_width=90)
         pitch = gr.Number(0, label="Pitch, up (°)", elem_id="pitch", min_width=90)
-    return [image, fov, yaw, pitch, gr.Checkbox(True, label="Put its pixels back", elem_id="paste")]
+    return [image, fov, yaw, pitch, gr.Checkbox(True, label="Keep the picture's own pixels", elem_id="paste")]
 
 
 def _form(gr, labels: Sequence[str], defaults: Defaults) -> list:
-    """Draw the inputs of every task; return them in the order in which `run` takes them."""
+    """Create the inputs of every task, in the order of the arguments of `run`."""
     prompt = gr.Textbox(defaults.prompt, label="Prompt", lines=2, elem_id="prompt", info="For all views.")
     with gr.Accordion("A prompt for each view", open=False, elem_id="views"):
-        gr.Markdown("Left empty, a view takes the prompt above.")
+        gr.Markdown("Views without a prompt use the prompt above.")
         per_view = [gr.Textbox(label=f"View {label}", lines=1, elem_classes="view-prompt") for label in labels]
     negative = gr.Textbox(label="Negative prompt", lines=1, elem_id="negative")
     with gr.Row():
@@ -96,7 +108,7 @@ def _form(gr, labels: Sequence[str], defaults: Defaults) -> list:
 
 
 def _shown(gr, generate) -> str:
-    """Generate, and return the frame with the document; whatever goes wrong becomes a message in the page."""
+    """Generate and return an iframe with the document; every error becomes a message on the page."""
     import torch
 
     try:
@@ -105,9 +117,9 @@ def _shown(gr, generate) -> str:
         raise _message(gr, str(error)) from error
     except torch.OutOfMemoryError as error:
         raise _message(gr, "the device has too little memory for this model. Try --dtype bfloat16.") from error
-    except Exception as error:  # a visitor sees a sentence, the terminal the rest
+    except Exception as error:  # the visitor sees one sentence, the terminal the traceback
         logger.exception("generation failed")
-        raise _message(gr, f"generation failed: {error}. The terminal of mvdiff demo says more.") from error
+        raise _message(gr, f"generation failed: {error}. See the terminal of mvdiff demo for details.") from error
     return f'<iframe title="Result" style="{FRAME_STYLE}" allow="fullscreen" srcdoc="{escape(document)}"></iframe>'
 
 
@@ -116,7 +128,13 @@ def _message(gr, text: str):
 
 
 def launch_settings(gr, host: str, port: int | None) -> dict:
-    """Return how the page is served: from this machine alone, with what is installed alone."""
+    """Return the arguments of `gradio.Blocks.launch`: no share link, no external fonts.
+
+    Args:
+        gr: The Gradio module.
+        host: Address to listen on.
+        port: Port to listen on; None: Gradio's choice.
+    """
     fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
     return {
         "server_name": host,

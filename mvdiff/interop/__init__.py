@@ -1,4 +1,5 @@
-"""The 2023 release ("upstream"): its attention, taps and geometry, its checkpoints, and their conversion.
+"""The 2023 release ("upstream"): its attention, taps and geometry, and the conversion of its checkpoints.
 
-Only `mvdiff convert` imports it; converted adapters name its attention by class_path (docs/checkpoints.md).
+Only `mvdiff convert` imports this package; converted adapters refer to its attention by class_path
+(docs/checkpoints.md).
 """

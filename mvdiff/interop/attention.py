@@ -1,4 +1,4 @@
-"""Upstream's attention between views, with the numbers of its published weights (docs/checkpoints.md).
+"""Upstream's attention between views, which reproduces the outputs of its published weights (docs/checkpoints.md).
 
 Axes: B batch, V views, T tokens (h * w cells), S keys of a token, C channels.
 """
@@ -21,24 +21,24 @@ CLASS_PATH = f"{__name__}.UpstreamAttention"
 
 
 class UpstreamAttention(CorrespondenceAwareAttention):
-    """Attend from each token to all taps of its neighbour views, the invalid ones included.
+    """Attend from each token to all taps of its neighbour views, including invalid taps.
 
-    Where it differs from `CorrespondenceAwareAttention`: an invalid tap is zeroed *before* the layer norm, so it is a
-    key all the same, the norm's bias (a learned null token), and takes its share of the softmax; features beyond the
-    border are zero; the encoding's frequencies are part of the weights. Views that share a centre: keys and query are
-    encoded by displacement, and a view attends to the views before and after it. Views with depth: keys are encoded in
-    pairs by differences of z, the query is not; a token has one tap in each neighbour, and overlaps are measured on all
-    pixels and without a test for occlusion (see `mvdiff.interop.geometry`).
+    Differences from `CorrespondenceAwareAttention`: an invalid tap is zeroed *before* the layer norm, so it remains a
+    key (the norm's bias, a learned null token) and takes part in the softmax; features beyond the border are zero; the
+    encoding's frequencies are part of the weights. For views that share a centre, keys and query are encoded by
+    displacement, and a view attends to the previous and the next view. For views with depth, keys are encoded in pairs
+    by differences of z and the query is not encoded; a token has one tap per neighbour, and overlaps are measured on
+    all pixels without an occlusion test (see `mvdiff.interop.geometry`).
 
     Args:
         channels: C, divisible by 4 and by `head_dim`.
-        depth: Whether the block is one of the depth model, which also has a residual block after each attention.
-        head_dim: Width of a head; upstream's is 32.
-        kernel_size: K of the K x K taps of a ring (default 3); None or 1 for depth.
-        min_overlap: For depth, the share that two views must see of each other to be neighbours (default 0.3).
+        depth: True for the depth model, which also has a residual block after each attention.
+        head_dim: Channels per head (upstream: 32).
+        kernel_size: Side K of the K x K taps of a ring (default 3); None or 1 for depth.
+        min_overlap: For depth, the fraction of each other that two views must see to be neighbours (default 0.3).
 
     Raises:
-        ValueError: A setting is out of range, or belongs to the other kind of views.
+        ValueError: A setting is out of range, or applies to the other kind of views only.
     """
 
     taps_type: ClassVar[type] = UpstreamTaps
@@ -53,9 +53,9 @@ class UpstreamAttention(CorrespondenceAwareAttention):
         min_overlap: float | None = None,
     ) -> None:
         if depth and kernel_size not in (None, 1):
-            raise ValueError(f"kernel_size must be 1, or left out, where depth is true; got {kernel_size}.")
+            raise ValueError(f"kernel_size must be 1 or left out when depth is true; got {kernel_size}.")
         if not depth and min_overlap is not None:
-            raise ValueError(f"min_overlap must be left out where depth is false; got {min_overlap}.")
+            raise ValueError(f"min_overlap must be left out when depth is false; got {min_overlap}.")
         kernel_size = (1 if depth else 3) if kernel_size is None else kernel_size
         min_overlap = DEFAULT_MIN_DEPTH_OVERLAP if min_overlap is None else min_overlap
         super().__init__(channels, kernel_size=kernel_size, head_dim=head_dim, min_overlap=min_overlap)
@@ -64,7 +64,7 @@ class UpstreamAttention(CorrespondenceAwareAttention):
         self.register_buffer("freq_bands", bands)
 
     def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[UpstreamTaps]:
-        """Build the taps of a batch: each sample's own from depth, or those of a ring that all samples share.
+        """Build the taps of a batch: per sample from depths, or shared by all samples of a ring.
 
         Raises:
             ValueError: A level's cells do not divide the image, or the samples of a ring do not share their cameras.
@@ -99,7 +99,7 @@ class UpstreamAttention(CorrespondenceAwareAttention):
             raise ValueError("the adapter must be one for views that share a centre; got one for views with depth.")
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Move or cast the module; the frequencies stay float32, since 2^79 is beyond half precision."""
+        """Move or cast the module; the frequencies stay float32, since half precision cannot represent 2^79."""
         bands = self.freq_bands
         super()._apply(fn, recurse)
         if not bands.is_meta:
@@ -112,7 +112,7 @@ class UpstreamAttention(CorrespondenceAwareAttention):
         if self.depth != (taps.second is not None):
             kinds = ("views that share a centre", "views with depth")
             raise ValueError(
-                f"geometry must be of {kinds[self.depth]} for this adapter; got one of {kinds[not self.depth]}."
+                f"geometry must be for {kinds[self.depth]} with this adapter; got one for {kinds[not self.depth]}."
             )
 
         seen = self._gather(tokens, taps, lenders)

@@ -1,7 +1,7 @@
-"""Published checkpoints of upstream <-> model folders (docs/checkpoints.md).
+"""Convert published checkpoints of upstream to model folders and back (docs/checkpoints.md).
 
-A checkpoint holds the attention's weights and a copy of its base. The copy is compared with the named base, or written
-as a base of its own on request; the depth model needs that, since its UNet was finetuned.
+A checkpoint has the attention's weights and a copy of its base. The copy must equal the chosen base, or is written as a
+separate base on request; the depth model needs the latter, since its UNet was finetuned.
 """
 
 from __future__ import annotations
@@ -48,16 +48,16 @@ from mvdiff.tasks.task import Task
 
 @dataclass(frozen=True)
 class UpstreamTask:
-    """One of upstream's models, besides its weights.
+    """Properties of one of upstream's models.
 
     Attributes:
-        kind: Kind of its weights' names, see `file_kind`.
+        kind: Kind of its weight names, see `file_kind`.
         task: Task of the model, with the paper's base and prompt prefix.
-        extra_channels: Input channels of the UNet besides the latents'.
-        text_dtype: Precision of the text encoder; None: float32, as of the other parts.
-        data: Data set of its training, by the paper.
-        height: Rows of its views in pixels.
-        width: Columns of its views in pixels.
+        extra_channels: Number of input channels of the UNet besides the latents.
+        text_dtype: Precision of the text encoder; None: float32, as for the other parts.
+        data: Training data set according to the paper.
+        height: Height of its views in pixels.
+        width: Width of its views in pixels.
     """
 
     kind: str
@@ -79,15 +79,15 @@ SINGLE_VIEW = "depth-single-view"
 
 @dataclass(frozen=True)
 class Conversion:
-    """The outcome of a conversion.
+    """Result of a conversion.
 
     Attributes:
-        info: Description of the model folder; None where a base was written.
-        num_weights: Number of tensors of attention and conditions in the file.
-        num_parameters: Trained numbers in them, frequencies not counted.
-        base_parts: Parts of the base that the file holds.
-        saved_base: Whether they were written as a base, rather than compared with it.
-        content: Content of the file, which names what was left out.
+        info: Description of the model folder; None if only a base was written.
+        num_weights: Number of tensors of the attention and condition blocks in the file.
+        num_parameters: Number of trained parameters in them, without the frequencies.
+        base_parts: Parts of the base in the file.
+        saved_base: True if these parts were written as a base, False if they were compared with one.
+        content: Content of the file, including the names of ignored entries.
     """
 
     info: ModelInfo | None
@@ -110,28 +110,28 @@ def convert_checkpoint(
     text_dtype: str | None = None,
     overwrite: bool = False,
 ) -> Conversion:
-    """Write a published checkpoint as a model folder with upstream's attention.
+    """Convert a published checkpoint to a model folder with upstream's attention.
 
     Args:
-        checkpoint: Upstream's Lightning file; nothing in it is run (see `read_lightning_file`).
+        checkpoint: Upstream's Lightning file; no code in it is run (see `read_lightning_file`).
         task: "panorama", "outpaint" or "depth".
-        out: The model folder; see `write_model_folder`.
-        base: The base that it was trained on, folder or hub id; default upstream's, on today's hub.
-        revision: Revision of a hub base.
-        save_base: New folder for the base in the file; the model then names it. `base` supplies configurations,
-            tokenizer and scheduler, and the weights of parts that the file lacks. None: the file's base must be the
-            named one.
-        height: Rows of the views, a multiple of the base's largest cell; default upstream's.
-        width: Columns of the views, likewise.
-        text_dtype: Precision of the text encoder, "float32", "float16" or "bfloat16"; default upstream's: float16 for
-            panorama and outpainting, float32 for depth.
+        out: Model folder to write, see `write_model_folder`.
+        base: Folder or hub id of the base that the model was trained on; default: a copy of upstream's base on the hub.
+        revision: Branch, tag or commit of a hub base.
+        save_base: New folder to write the file's base to; the model then refers to it. `base` supplies configs,
+            tokenizer and scheduler, and the weights of parts that the file lacks. None: the file's base must equal
+            `base`.
+        height: Height of the views in pixels, a multiple of the UNet's largest cell; default: upstream's.
+        width: Width of the views in pixels, likewise.
+        text_dtype: Precision of the text encoder, "float32", "float16" or "bfloat16"; default: upstream's, which is
+            float16 for panorama and outpainting and float32 for depth.
         overwrite: Replace a model folder at `out`; a base is never replaced.
 
     Raises:
-        FileExistsError: `out` is a model folder and `overwrite` False, or a folder to write is not empty.
-        FileNotFoundError: The file or the base is missing.
-        ValueError: The file cannot be read or is for another task; its weights are not exactly the model's or not
-            finite; its base is not the named one; a side does not suit the model; or one folder lies in another.
+        FileExistsError: `out` is a model folder and `overwrite` is False, or an output folder is not empty.
+        FileNotFoundError: The checkpoint or the base does not exist.
+        ValueError: The checkpoint cannot be read or is for another task; its weights do not match the model or are not
+            finite; its base differs from `base`; the height or width does not fit the model; or the folders overlap.
         OSError: A folder cannot be written.
     """
     if task not in TASKS:
@@ -165,9 +165,9 @@ def convert_checkpoint(
     else:
         if "unet" not in parts:
             raise ValueError(
-                f"checkpoint must hold a base under {BASE_PREFIXES['unet']} for --save_base; got none, in {checkpoint}."
+                f"checkpoint must have a base under {BASE_PREFIXES['unet']} for --save_base; got none, in {checkpoint}."
             )
-        _write_base(backbone, parts, save_base)  # first: by its name alone a folder may look like a hub id
+        _write_base(backbone, parts, save_base)  # first: the path of a missing folder may look like a hub id
         reference = BaseReference(_lasting(save_base), None, backbone.weights_hash(), text_dtype=text_dtype)
     views = {"rig": RingRig(**size)} if "rig" in upstream.task.view_fields else size
     origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
@@ -186,15 +186,15 @@ def convert_checkpoint(
 def convert_single_view(
     checkpoint: str | Path, out: str | Path, base: str | Path | None = None, revision: str | None = None
 ) -> Conversion:
-    """Write a single-view checkpoint (`depth_single_view.ckpt`, stage 1 of the depth task) as a base.
+    """Convert a single-view checkpoint (`depth_single_view.ckpt`, stage 1 of the depth task) to a base.
 
-    The file holds its UNet under `mv_base_model.unet.`; `base` supplies the parts that it lacks. For the arguments see
+    The file has its UNet under `mv_base_model.unet.`; missing parts are taken from `base`. For the arguments see
     `convert_checkpoint`.
 
     Raises:
-        FileNotFoundError: The file or the base is missing.
-        ValueError: The file cannot be read, or its weights are not exactly a UNet's of this shape, with or without
-            the other parts of a base.
+        FileNotFoundError: The checkpoint or the base does not exist.
+        ValueError: The checkpoint cannot be read, or its weights do not match the base's UNet and, if present, the
+            other parts.
         OSError: The folder cannot be written.
     """
     content = read_lightning_file(checkpoint)
@@ -212,28 +212,28 @@ def export_to_upstream(
     base: str | Path | None = None,
     overwrite: bool = False,
 ) -> dict[str, Tensor]:
-    """Write a model folder with upstream's attention as a checkpoint with upstream's names.
+    """Convert a model folder with upstream's attention to a checkpoint with upstream's weight names.
 
     Args:
-        model: The model folder.
-        out: The new file, a Lightning checkpoint with a `state_dict` alone.
-        with_base: Also write the base under upstream's names, as the published files have it.
-        base: Place of the base on this machine; default: the recorded one.
-        overwrite: Replace a file at `out`.
+        model: Model folder.
+        out: New file, a Lightning checkpoint with only a `state_dict`.
+        with_base: Also write the base, as in the published files.
+        base: Folder or hub id of the base; default: the recorded one.
+        overwrite: Replace an existing file.
 
     Returns:
-        The weights that were written.
+        The written weights by name.
 
     Raises:
-        FileExistsError: The file exists and `overwrite` is False, or it is a folder.
+        FileExistsError: The file exists and `overwrite` is False, or `out` is a folder.
         OSError: The file cannot be written.
-        FileNotFoundError: The model folder or its base is missing.
-        ValueError: The model has another attention than upstream's, or the base has other weights than the model's.
+        FileNotFoundError: The model folder or its base does not exist.
+        ValueError: The model does not have upstream's attention, or the base has other weights than the model's base.
     """
     out = Path(out)
     if out.is_dir() or (out.exists() and not overwrite):
-        found = "is a folder. Choose" if out.is_dir() else "exists. Pass --overwrite to replace it, or choose"
-        raise FileExistsError(f"out must be a new file; got {out}, which {found} another --out.")
+        problem = "is a folder. Choose" if out.is_dir() else "exists. Pass --overwrite to replace it, or choose"
+        raise FileExistsError(f"out must be a new file; got {out}, which {problem} another --out.")
     folder = model_location(model)
     info = read_model_info(folder)
     state = upstream_state(load_adapter(folder))
@@ -251,7 +251,7 @@ def export_to_upstream(
     try:
         torch.save({"state_dict": state}, temporary)
         os.replace(temporary, out)
-    except (OSError, RuntimeError) as error:  # torch says RuntimeError for a full disk
+    except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
         raise OSError(f"out must be writable; got {error}, in {out}.") from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -264,17 +264,17 @@ def _check_kind(content: CheckpointContent, kind: str, task: str, checkpoint: st
         first = ", ".join(sorted({name.split(".")[0] for name in content.state})[:8])
         raise ValueError(
             f"checkpoint must be one of upstream's for the task {task}; got a file that looks like "
-            f"{KINDS[found]}, with names that begin with {first}, in {checkpoint}."
+            f"{KINDS[found]}, with weight names that begin with {first}, in {checkpoint}."
         )
 
 
 def _check_channels(extra: int, task: str, what: str) -> None:
-    wanted = TASKS[task].extra_channels
-    if extra != wanted:
-        known = {one.extra_channels: name for name, one in TASKS.items()}
-        looks = f", as for {known[extra]}" if extra in known else ""
+    expected = TASKS[task].extra_channels
+    if extra != expected:
+        names = {one.extra_channels: name for name, one in TASKS.items()}
+        looks = f", as for {names[extra]}" if extra in names else ""
         raise ValueError(
-            f"a UNet for {task} must take {wanted} input channels beside the latents; got {extra}{looks}, in {what}."
+            f"a UNet for {task} must have {expected} input channels besides the latents; got {extra}{looks}, in {what}."
         )
 
 
@@ -284,7 +284,7 @@ def _check_size(size: Mapping[str, int], backbone: Backbone, upstream: UpstreamT
         if pixels < 1 or pixels % cell:
             raise ValueError(
                 f"{side} must be a positive multiple of {cell} pixels, the largest cell of the base's UNet; got "
-                f"{pixels}. Give another --{side}; upstream's is {getattr(upstream, side)}."
+                f"{pixels}. Upstream's {side} is {getattr(upstream, side)}."
             )
     height, width = size["height"], size["width"]
     if upstream.kind == "depth" and (height // cell) * (width // cell) % 2:
@@ -300,11 +300,11 @@ def _check_apart(out: str | Path, **others: str | Path | None) -> None:
     for setting, name in others.items():
         other = None if name is None else Path(name).resolve()
         if other is not None and any(one.is_relative_to(other) or other.is_relative_to(one) for one in places):
-            raise ValueError(f"{setting} and out must be folders apart from each other; got {name} and {out}.")
+            raise ValueError(f"{setting} and out must not contain each other; got {name} and {out}.")
 
 
 def _lasting(name: str | Path) -> str:
-    """Return a folder's absolute path, and any other name as it is."""
+    """Return the absolute path of a folder, and any other name unchanged."""
     folder = Path(name).expanduser()
     return str(folder.resolve()) if folder.is_dir() else str(name)
 
@@ -319,20 +319,20 @@ def _weights(backbone: Backbone) -> dict[str, nn.Module]:
 
 
 def _check_same(backbone: Backbone, parts: dict[str, dict[str, Tensor]], base: str, checkpoint: str | Path) -> None:
-    """Raise ValueError where the file's base is not the named one, in the file's precision."""
+    """Raise ValueError if the file's base differs from the chosen one, compared in the file's precision."""
     for part, state in parts.items():
         own = getattr(backbone, part).state_dict()
         names = [name for name, value in state.items() if not torch.equal(own[name].to(value.dtype), value)]
         if names:
             raise ValueError(
-                f"base must be the one that the checkpoint was trained on; got {base}, of whose {part} {len(names)} of "
-                f"{len(state)} weights differ from those in {checkpoint}, as {names[0]}. Name the right --base, or "
-                "write the file's own with --save_base DIR (the depth model has a finetuned one)."
+                f"base must be the one that the checkpoint was trained on; got {base}, whose {part} differs from that "
+                f"in {checkpoint} in {len(names)} of {len(state)} weights, such as {names[0]}. Choose the right "
+                "--base, or write the file's own base with --save_base DIR (the depth model has a finetuned one)."
             )
 
 
 def _write_base(backbone: Backbone, parts: dict[str, dict[str, Tensor]], out: str | Path) -> None:
-    """Put the file's parts into the base, in place, and write it to a new or empty folder, whole or not at all."""
+    """Load the file's parts into the base, in place, and write it to a new folder, completely or not at all."""
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"the base's folder must be new or empty; got {out}.")

@@ -1,10 +1,10 @@
-"""Correspondences as upstream's code computes them, which its published weights were trained on.
+"""Correspondences as upstream's code computes them; its published weights were trained on these.
 
-They leave the conventions of `mvdiff.geometry` (docs/checkpoints.md lists how; upstream's half pixels are in
-`mvdiff.geometry.sampling`): float32 throughout, matrices multiplied from left to right, cells sampled at other pixels
-than their centres, no test for points behind a camera. The order of operations matters: the encoding of displacements
-has frequencies up to 2^79, so a rounding in the last bit gives other numbers. All of it runs on the CPU, out of reach
-of TF32, and outside autocast. Use `mvdiff.geometry.correspondence` and `depth_taps` for anything else.
+They differ from the conventions of `mvdiff.geometry` (see docs/checkpoints.md; upstream's half pixels are in
+`mvdiff.geometry.sampling`): float32 throughout, matrix products from left to right, cells sampled at pixels other than
+their centres, no test for points behind a camera. The order of operations matters: the encoding of displacements has
+frequencies up to 2^79, so a rounding error in the last bit changes the result. Everything runs on the CPU, without TF32
+and autocast. Use `mvdiff.geometry.correspondence` and `depth_taps` for anything else.
 
 Cameras are K [V, 3, 3] intrinsics in pixels of the image, R [V, 3, 3] world-from-camera and t [V, 3] centres in metres;
 `scales` are pixels per cell of each map, and must divide height and width.
@@ -25,27 +25,27 @@ from mvdiff.geometry.sampling import upstream_cell_from_pixel, upstream_pixel_fr
 from mvdiff.shapes import check_shapes
 
 FAR_OUTSIDE = -1e6
-"""Coordinate, in pixels, at which a pixel without depth counts as seen."""
+"""Coordinate, in pixels, that stands for the projection of a pixel without depth."""
 INVALID_Z = 1e6
 """Depth, in metres, of an invalid key."""
 
 
 @dataclass(frozen=True, eq=False)
 class UpstreamTapGeometry:
-    """Upstream's taps at one resolution, those that are not valid included: they are keys, too (null tokens).
+    """Upstream's taps at one resolution, including invalid taps, which are keys too (null tokens).
 
-    Tap order: outer loop x, inner loop y.
+    Taps are ordered with x in the outer and y in the inner loop.
 
     Attributes:
-        neighbours: [V, N] long, index of the neighbour view; -1 is padding, which is no key.
-        taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 where not valid.
+        neighbours: [V, N] long, index of the neighbour view; -1 for padding, which is not a key.
+        taps_xy: [V, N, T, P, 2] float32, (x, y) cell coordinates in the neighbour's map; 0 for invalid taps.
         valid: [V, N, T, P] bool.
-        encoded: [V, N, T, P, 2] float32, the two numbers of a key's encoding. Views that share a centre: its
-            displacement in source cells, 0 where not valid. Views with depth: the differences of z, in metres, of its
-            pair of keys.
-        second: [V, N, T, P] bool, whether a key is the second of its pair; None for views that share a centre.
-        height: height of the maps in cells.
-        width: width of the maps in cells.
+        encoded: [V, N, T, P, 2] float32, the two numbers that encode a key: for views that share a centre, the
+            displacement in source cells, 0 for invalid taps; for views with depth, the differences of z in metres of
+            the pair of keys.
+        second: [V, N, T, P] bool, True for the second key of a pair; None for views that share a centre.
+        height: Height of the maps in cells.
+        width: Width of the maps in cells.
     """
 
     neighbours: Tensor
@@ -58,20 +58,20 @@ class UpstreamTapGeometry:
 
 
 def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Return the intrinsics [..., 3, 3] that upstream gives an image resized by new over old width and height.
+    """Return the intrinsics [..., 3, 3] that upstream uses for a resized image.
 
-    Everything scales; half pixels do not count.
+    All entries are scaled by the ratios new / old of width and height, without correction for half pixels.
 
     Example:
         >>> K = torch.tensor([[600.0, 0.0, 319.5], [0.0, 600.0, 239.5], [0.0, 0.0, 1.0]])
-        >>> plainly_resized_intrinsics(K, 0.5, 0.5)[0].tolist()  # the house says 159.5, see `resize_intrinsics`
+        >>> plainly_resized_intrinsics(K, 0.5, 0.5)[0].tolist()  # `resize_intrinsics` gives 159.5
         [300.0, 0.0, 159.75]
     """
     return K * K.new_tensor([scale_x, scale_y, 1.0])[:, None]
 
 
 def token_pixels(values: Tensor, scale: int) -> Tensor:
-    """Take the pixels of upstream's tokens, scale // 2 + scale * i, out of a map [..., H, W].
+    """Sample a map [..., H, W] at the pixels of upstream's tokens, scale // 2 + scale * i.
 
     Example:
         >>> token_pixels(torch.arange(24).expand(8, 24), scale=8).tolist()
@@ -81,7 +81,7 @@ def token_pixels(values: Tensor, scale: int) -> Tensor:
 
 
 def neighbours_in_ring(num_views: int) -> Tensor:
-    """Return the [V, 2] neighbours of views in a ring: the view before, then the view after.
+    """Return the neighbours [V, 2] of the views in a ring: the previous view, then the next.
 
     Example:
         >>> neighbours_in_ring(8)[[0, 7]].tolist()
@@ -127,12 +127,21 @@ def rounded_rotations(R: Tensor) -> Tensor:
 def ring_tap_geometry(
     K: Tensor, R: Tensor, height: int, width: int, scales: Sequence[int], kernel_size: int = 3
 ) -> list[UpstreamTapGeometry]:
-    """Compute the taps of views in a ring: each attends to the view before it and the view after it.
+    """Compute the taps of views in a ring; each view attends to the previous and the next view.
 
-    The taps of a token are a square of `kernel_size` (odd) cells. There is one geometry per scale, on the CPU.
+    Args:
+        K: [V, 3, 3] intrinsics in pixels.
+        R: [V, 3, 3] world-from-camera rotations.
+        height: Height of the views in pixels.
+        width: Width of the views in pixels.
+        scales: Pixels per cell of each map.
+        kernel_size: Side of the square of taps in cells, odd.
+
+    Returns:
+        One geometry per scale, on the CPU.
 
     Raises:
-        ValueError: Shapes do not fit, or a scale does not divide the image.
+        ValueError: Shapes do not agree, or a scale does not divide height and width.
 
     Example:
         >>> from mvdiff.geometry.cameras import RingRig
@@ -183,7 +192,7 @@ def _homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: 
 
 
 def _apply_homography(H: Tensor, points: Tensor) -> Tensor:
-    """Map [..., 3, M] homogeneous pixels by [M', 3, 3] homographies to [M', M, 2]; also what is behind the camera."""
+    """Map [..., 3, M] homogeneous pixels by [M', 3, 3] homographies to [M', M, 2], even behind the camera."""
     mapped = H @ points
     return (mapped[..., :2, :] / mapped[..., 2:, :]).transpose(-1, -2)
 
@@ -198,22 +207,22 @@ def upstream_depth_tap_geometry(
     min_overlap: float = 0.3,
     views: Sequence[int] | None = None,
 ) -> list[UpstreamTapGeometry]:
-    """Compute the taps of views with depth and pose: one for each neighbour, where the token's point is seen.
+    """Compute the taps of views with depth and pose: one per neighbour, at the projection of the token's point.
 
     Args:
-        K: Intrinsics in pixels of the depths.
-        R: Rotations.
-        t: Centres.
-        depths: [V, H, W] z-depth in metres, 0 = none.
-        scales: Scales of the maps.
-        min_overlap: Two views are neighbours if the smaller of their shares exceeds it.
-        views: Indices of the views that are no padding, which has no neighbours. Default: all.
+        K: [V, 3, 3] intrinsics in pixels of the depths.
+        R: [V, 3, 3] world-from-camera rotations.
+        t: [V, 3] camera centres in metres.
+        depths: [V, H, W] z-depth in metres, 0: no depth.
+        scales: Pixels per cell of each map.
+        min_overlap: Two views are neighbours if the smaller of their overlaps, in [0, 1], exceeds this.
+        views: Indices of the views that are not padding; padding has no neighbours. Default: all.
 
     Returns:
         One geometry per scale, on the CPU, with P = 1.
 
     Raises:
-        ValueError: Shapes do not fit, a camera is not finite, a scale does not divide the image, or a map has an odd
+        ValueError: Shapes do not agree, a camera is not finite, a scale does not divide the image, or a map has an odd
             number of cells (the keys are encoded in pairs).
 
     Example:
@@ -231,7 +240,7 @@ def upstream_depth_tap_geometry(
     odd = [scale for scale in scales if (height // scale) * (width // scale) % 2]
     if odd:
         raise ValueError(
-            f"height and width must give every map an even number of cells for upstream's depth attention, which "
+            f"height and width must give an even number of cells at each level for upstream's depth attention, which "
             f"encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels."
         )
     with _plain_float32():
@@ -242,19 +251,17 @@ def upstream_depth_tap_geometry(
         views = torch.arange(V) if views is None else torch.as_tensor(views, dtype=torch.long)
         seen = [_seen_with_depth(K, poses, depths, view, views) for view in views.tolist()]
         inside = [_inside(values, height, width).double().mean((-1, -2)) for values in seen]
-        found = overlap_neighbours(torch.stack(inside), min_overlap) if len(views) else views.view(0, 1)
-        neighbours = torch.full((V, found.shape[1]), -1)
-        neighbours[views] = torch.where(found >= 0, views[found.clamp(min=0)], -1)
-        near = torch.full((V, found.shape[1], height, width, 2), FAR_OUTSIDE)
+        rows = overlap_neighbours(torch.stack(inside), min_overlap) if len(views) else views.view(0, 1)
+        neighbours = torch.full((V, rows.shape[1]), -1)
+        neighbours[views] = torch.where(rows >= 0, views[rows.clamp(min=0)], -1)
+        near = torch.full((V, rows.shape[1], height, width, 2), FAR_OUTSIDE)
         for row, view in enumerate(views.tolist()):
-            near[view] = torch.where(
-                (found[row] >= 0).view(-1, 1, 1, 1), seen[row][found[row].clamp(min=0)], near[view]
-            )
+            near[view] = torch.where((rows[row] >= 0).view(-1, 1, 1, 1), seen[row][rows[row].clamp(min=0)], near[view])
         return [_depth_level(near, depths, neighbours, scale) for scale in scales]
 
 
 def _seen_with_depth(K: Tensor, poses: Tensor, depths: Tensor, view: int, targets: Tensor) -> Tensor:
-    """Return [targets, H, W, 2] where every pixel of a view is seen in others; far outside without depth."""
+    """Project every pixel of a view into other views: [targets, H, W, 2], `FAR_OUTSIDE` without depth."""
     H, W = depths.shape[1:]
     points = torch.inverse(K[view]) @ _pixels(H, W) * depths[view].flatten()
     points = torch.cat([points, torch.ones_like(points[:1])])
@@ -296,7 +303,7 @@ def _paired(difference: Tensor, counts: list[int]) -> tuple[Tensor, Tensor]:
         counts: [V] number of neighbours among the N.
 
     Returns:
-        [V, N, T, 2] both numbers of each key's pair, and [V, N, T] whether it is the second of the pair.
+        [V, N, T, 2] both numbers of each key's pair, and [V, N, T] bool, True for the second key of a pair.
     """
     pairs = torch.zeros(*difference.shape, 2)
     second = torch.zeros(difference.shape, dtype=torch.bool)
@@ -321,7 +328,7 @@ def _pixels(height: int, width: int) -> Tensor:
 
 
 def _tokens(values: Tensor, scale: int) -> Tensor:
-    """Take upstream's tokens out of a map: [..., H, W] -> [..., T]."""
+    """Sample a map [..., H, W] at upstream's tokens: [..., T]."""
     return token_pixels(values, scale).flatten(-2)
 
 
@@ -336,7 +343,7 @@ def _check_scales(height: int, width: int, scales: Sequence[int]) -> None:
 
 @contextmanager
 def _plain_float32() -> Iterator[None]:
-    """Run matrix products in float32, whatever autocast and reduced precision say outside."""
+    """Run matrix products in full float32, regardless of autocast and reduced-precision settings."""
     precision = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:

@@ -1,4 +1,4 @@
-"""The names of weights in upstream's checkpoints and ours, strictly in both directions (docs/checkpoints.md)."""
+"""Map weight names between upstream's checkpoints and mvdiff, strictly in both directions (docs/checkpoints.md)."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mvdiff.models.adapter import MultiViewAdapter
 
 MODEL = "mv_base_model."
 BASE_PREFIXES = {"unet": f"{MODEL}unet.", "vae": "vae.", "text_encoder": "text_encoder."}
-"""Where a checkpoint keeps the parts of its base."""
+"""Prefix of each part of the base in a checkpoint."""
 ATTENTION = "attention"
-"""Name of the trained part, beside those of the base."""
+"""Name of the trained part, next to the parts of the base."""
 _BANDS = "freq_bands"
 _ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
-"""Layers of the autoencoder's attention: their old names and today's."""
+"""Old and current names of the layers of the autoencoder's attention."""
 _TEXT = "text_model."
 _TEXT_IDS = "embeddings.position_ids"
 KINDS = {
@@ -28,11 +28,11 @@ KINDS = {
     "single-view": "a single-view model (a base, as stage 1 of depth writes)",
     "none": "none of upstream's models",
 }
-"""Kinds of `file_kind`, in words."""
+"""Descriptions of the kinds that `file_kind` returns."""
 
 
 def file_kind(names: Iterable[str]) -> str:
-    """Return the kind of a checkpoint's names: "panorama" (also outpainting), "depth", "single-view" or "none".
+    """Return the kind of a checkpoint by its weight names; one of `KINDS`.
 
     Example:
         >>> file_kind(["mv_base_model.cp_blocks_mid.transformer.norm1.weight"])
@@ -47,11 +47,11 @@ def file_kind(names: Iterable[str]) -> str:
 
 
 def upstream_name(name: str, depth: bool) -> str:
-    """Return upstream's name of one of an adapter's weights.
+    """Return upstream's name of an adapter's weight.
 
     Args:
         name: Name in the state dict of a `MultiViewAdapter` with `UpstreamAttention`.
-        depth: Whether it is the depth model.
+        depth: True for the depth model.
 
     Example:
         >>> upstream_name("up_blocks.3.to_q.weight", depth=False)
@@ -78,20 +78,20 @@ def upstream_name(name: str, depth: bool) -> str:
 def model_states(
     state: Mapping[str, Tensor], modules: Mapping[str, nn.Module], where: str, needed: Collection[str] = ()
 ) -> dict[str, dict[str, Tensor]]:
-    """Take the parts of a model out of a checkpoint, strictly, under our names and in the file's precision.
+    """Split a checkpoint into state dicts by part, with mvdiff's names and the file's precision.
 
     Args:
         state: All weights of the checkpoint.
-        modules: Parts that it may hold, for names and shapes: "attention" (an adapter with `UpstreamAttention`),
-            "unet", "vae" and "text_encoder". They may be on the meta device.
-        where: The file, for errors.
-        needed: Parts that it must hold; each of the others it holds as a whole or not at all.
+        modules: Modules with the expected names and shapes: "attention" (an adapter with `UpstreamAttention`), "unet",
+            "vae" and "text_encoder". They may be on the meta device.
+        where: File of the checkpoint, for error messages.
+        needed: Parts that are required; each other part must be complete or absent.
 
     Returns:
-        State dicts by part, those that the file has.
+        State dicts of the parts that the checkpoint has.
 
     Raises:
-        ValueError: Weights are missing, left over or of other shapes; all of them are listed, by their full names.
+        ValueError: Weights are missing, unexpected or have another shape; the message lists them by full name.
     """
     expected = {part: module.state_dict() for part, module in modules.items()}
     adapter = modules.get(ATTENTION)
@@ -108,7 +108,7 @@ def model_states(
             continue
         shape = expected[part][name].shape
         if part == "vae" and value.shape == (*shape, 1, 1):
-            value = value[:, :, 0, 0]  # the attention's 1x1 convolution, as the first files had it
+            value = value[:, :, 0, 0]  # older files have 1x1 convolutions in place of linear layers
         if part == ATTENTION and name.endswith(_BANDS) and value.shape == (1, 1, *shape):
             value = value[0, 0]  # upstream's buffer; files of earlier versions of mvdiff have [n]
         if value.shape != shape:
@@ -120,15 +120,15 @@ def model_states(
         for part in held
         for name in set(expected[part]) - set(found.get(part, {}))
     ]
-    wrong = {"missing": missing, "unexpected": unexpected, "of another shape": shapes}
+    wrong = {"missing": missing, "unexpected": unexpected, "with another shape": shapes}
     if any(wrong.values()):
         summary = "; ".join(
             f"{len(names)} {kind}: {', '.join(sorted(names))}" for kind, names in wrong.items() if names
         )
         exactly = ", ".join(f"{len(expected[part])} of {part}" for part in held)
         raise ValueError(
-            f"checkpoint's weights must be exactly those of the model, {exactly}; got {summary}; in {where}. Check "
-            "--task and --base."
+            f"weights of the checkpoint must match the model, {exactly}; got {summary}; in {where}. Check --task and "
+            "--base."
         )
     return found
 
@@ -136,14 +136,15 @@ def model_states(
 def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[str, Tensor]:
     """Return an adapter's weights in float32.
 
+    Half precision cannot represent the frequencies, up to 2^79, so they are recomputed if the file has half precision.
+
     Args:
-        state: The attention's part of `model_states`. Half precision cannot hold the frequencies, up to 2^79; they are
-            computed anew.
-        depth: Whether it is the depth model.
-        where: The file, for errors.
+        state: Attention part of the output of `model_states`.
+        depth: True for the depth model.
+        where: File of the checkpoint, for error messages.
 
     Raises:
-        ValueError: A weight is not finite, or frequencies in half precision are not upstream's, rounded.
+        ValueError: A weight is not finite, or frequencies in half precision are not upstream's after rounding.
     """
     weights = {name: value.float().contiguous() for name, value in state.items()}
     for name, value in state.items():
@@ -152,27 +153,27 @@ def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[
             rounded, tolerance = weights[name].to(value.dtype), torch.finfo(value.dtype).eps * weights[name]
             if not ((value == rounded) | ((value.float() - weights[name]).abs() <= tolerance)).all():
                 raise ValueError(
-                    f"frequencies in half precision must be those of upstream, rounded; got others as "
-                    f"{upstream_name(name, depth)}, in {where}. Give the file in float32."
+                    f"frequencies in half precision must be upstream's, rounded; got others in "
+                    f"{upstream_name(name, depth)}, in {where}. Use the file in float32."
                 )
     broken = [upstream_name(name, depth) for name, value in weights.items() if not value.isfinite().all()]
     if broken:
         raise ValueError(
-            f"checkpoint's weights must be finite; got infinity or NaN in {', '.join(sorted(broken))}, in {where}."
+            f"weights of the checkpoint must be finite; got infinity or NaN in {', '.join(sorted(broken))}, in {where}."
         )
     return weights
 
 
 def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
-    """Return an adapter's weights under upstream's names and in its shapes: frequencies are [1, 1, n].
+    """Return an adapter's weights with upstream's names and shapes: frequencies are [1, 1, n].
 
     Raises:
-        ValueError: The adapter has another attention than upstream's, or a block that upstream has no name for.
+        ValueError: The adapter does not have upstream's attention, or has a block that upstream does not have.
     """
     attention = type(adapter.mid_block)
     if attention is not UpstreamAttention:
         raise ValueError(
-            f"model must have {UpstreamAttention.__name__}, which computes what upstream's attention does; got "
+            f"attention of the model must be {UpstreamAttention.__name__}, for export to upstream's format; got "
             f"{attention.__name__}."
         )
     depth = adapter.mid_block.depth
@@ -180,15 +181,15 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     whole = adapter.config.residual == (blocks is not None) == depth
     if not whole or (blocks is not None and blocks.mid_block is not None):
         raise ValueError(
-            "model must have upstream's blocks, residual and image conditions together or neither, and a mid block as "
-            "wide as the last down block's input; got others."
+            "model must have upstream's blocks: residual and image_condition both or neither, and a mid block as wide "
+            "as the last down block's input; got other blocks."
         )
     state = {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
     return {name: value[None, None] if name.endswith(_BANDS) else value for name, value in state.items()}
 
 
 def base_name(full: str) -> tuple[str, str] | None:
-    """Return the part of a base that a checkpoint's name belongs to, and today's name there; None for other names.
+    """Return the base part of a checkpoint's weight name and its current name in that part; None for other names.
 
     Example:
         >>> base_name("vae.encoder.mid_block.attentions.0.query.weight")
@@ -206,7 +207,7 @@ def base_name(full: str) -> tuple[str, str] | None:
 
 
 def upstream_base_name(part: str, name: str) -> str:
-    """Return upstream's full name of today's `name` in a part of the base, the inverse of `base_name`."""
+    """Return upstream's full name of a weight of a base part; the inverse of `base_name`."""
     if part == "text_encoder":
         name = _TEXT + name
     if part == "vae":

@@ -1,9 +1,9 @@
 """Read the tensors of a torch file without running any code that the file names.
 
-A torch file is a zip archive: `data.pkl` describes the objects, and every storage is an entry of its own. A pickle may
-have any function called by its name. This unpickler resolves the few names that tensors need to functions of this
-module, and every other name to an inert placeholder, which accepts whatever a pickle does to it and does nothing. So a
-file with foreign objects (a config, numpy scalars, a callback's state) opens, too; they are left out, and named.
+A torch file is a zip archive: `data.pkl` describes the objects, and each storage is a separate entry. A pickle can call
+any function by its name. This unpickler resolves the few names that tensors need to functions of this module, and every
+other name to an inert placeholder that accepts all operations and does nothing. Files with foreign objects (a config,
+numpy scalars, a callback's state) can therefore be read; these objects are ignored and listed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from mvdiff.models.loading import check_archive
 
 MAX_PICKLE_BYTES = 1 << 30
 _ENCRYPTED = 1
-"""The bit of a zip entry's flags."""
+"""Flag bit of an encrypted zip entry."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -41,13 +41,13 @@ _BROKEN = (
     *(pickle.UnpicklingError, EOFError, AttributeError, TypeError, ValueError, KeyError, IndexError, ImportError),
     *(RecursionError, OverflowError, MemoryError, RuntimeError),
 )
-"""What a broken pickle raises."""
+"""Exceptions that a broken pickle can raise."""
 
 
 class Placeholder:
-    """An inert stand-in for an object of a file that is not part of a tensor; accepts everything, does nothing.
+    """Inert stand-in for an object that is not part of a tensor; accepts all operations and does nothing.
 
-    Each foreign name gets a class derived from this one, since a pickle may make objects of it.
+    Each foreign name gets its own subclass, since a pickle may instantiate it.
     """
 
     __slots__ = ()
@@ -75,21 +75,26 @@ class Placeholder:
 
 
 def placeholder(name: str, foreign: bool = True) -> type[Placeholder]:
-    """Return a placeholder class for a foreign name, or for a kind of tensor that is not read."""
+    """Return a placeholder class.
+
+    Args:
+        name: Name of the class or function that it replaces.
+        foreign: False for a kind of tensor that is not supported.
+    """
     return type("Placeholder", (Placeholder,), {"__slots__": (), "name": name, "foreign": foreign})
 
 
 class _Dict(dict):
-    """A dictionary whose other state (the metadata of a state dict) is left out."""
+    """Dictionary that ignores its extra state, such as the metadata of a state dict."""
 
     __slots__ = ()
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore it."""
+        pass
 
 
 class _Storage(NamedTuple):  # tuples: a pickle cannot change them once they are made and checked
-    """An entry of the archive."""
+    """Description of a storage, an entry of the archive."""
 
     dtype: torch.dtype
     key: str
@@ -97,7 +102,7 @@ class _Storage(NamedTuple):  # tuples: a pickle cannot change them once they are
 
 
 class _StoredTensor(NamedTuple):
-    """A tensor as the pickle describes it, not read yet."""
+    """Description of a tensor that is not read yet."""
 
     storage: _Storage
     offset: int
@@ -106,7 +111,7 @@ class _StoredTensor(NamedTuple):
 
 
 class _Known:
-    """A name that tensors are made of; calling it makes a description."""
+    """Callable for a name that tensors need; returns a description."""
 
     __slots__ = ("_make",)
 
@@ -143,13 +148,14 @@ _KNOWN = {
     "collections.OrderedDict": _make_dict,
 }
 _TENSORS = "torch._utils._rebuild_"
-"""How torch's names begin that make tensors; those that are not known make kinds that are not read, as float8."""
+"""Prefix of torch's functions that make tensors; unknown ones make unsupported kinds."""
 
 
 class _Unpickler(pickle._Unpickler):
-    """Builds plain values, `_StoredTensor`s and placeholders, and nothing else.
+    """Unpickler that builds only plain values, `_StoredTensor`s and placeholders.
 
-    In Python rather than in C, whose table of memorised objects is as long as a pickle says: gigabytes for five bytes.
+    It derives from the Python implementation: the C one allocates a memo as long as the pickle asks for, so five bytes
+    can claim gigabytes.
     """
 
     def __init__(self, data: bytes) -> None:
@@ -167,7 +173,7 @@ class _Unpickler(pickle._Unpickler):
         return placeholder(full, foreign=not full.startswith(_TENSORS))
 
     def persistent_load(self, pid: Any) -> Any:
-        """Describe a storage; it is read when its tensor is."""
+        """Return the description of a storage, which is read with its tensor."""
         if isinstance(pid, tuple) and len(pid) == 5 and pid[0] == "storage" and isinstance(pid[1], torch.dtype):
             _, dtype, key, _, numel = pid
             if type(key) is str and type(numel) is int and numel >= 0:
@@ -177,12 +183,12 @@ class _Unpickler(pickle._Unpickler):
 
 @dataclass(frozen=True)
 class CheckpointContent:
-    """The content of a file.
+    """Content of a checkpoint file.
 
     Attributes:
-        state: Weights by name, on the CPU, mapped from the file until they are used.
-        entries: Names of the file's other entries, which are left out.
-        ignored: Names of the foreign classes and functions that the file mentions; none of them was loaded.
+        state: Weights by name, on the CPU, memory-mapped from the file.
+        entries: Names of the checkpoint's other entries, which are ignored.
+        ignored: Names of the foreign classes and functions that the file refers to; none of them was loaded.
     """
 
     state: dict[str, Tensor]
@@ -191,22 +197,22 @@ class CheckpointContent:
 
 
 def read_lightning_file(path: str | Path) -> CheckpointContent:
-    """Read the weights of a Lightning checkpoint (or of a bare state dict) of any origin; nothing in it is run.
+    """Read the weights of an untrusted Lightning checkpoint or bare state dict without running code in it.
 
     Args:
-        path: A file that `torch.save` wrote, torch 1.6 or later.
+        path: File written by `torch.save` of torch 1.6 or later.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: The file is of another kind or damaged, or its weights are no tensors; the text says which.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file has another format or is damaged, or a weight is not a plain tensor.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint must be a file; got {path}.")
+        raise FileNotFoundError(f"checkpoint must be an existing file; got {path}.")
     if not zipfile.is_zipfile(path):
         raise ValueError(
-            f"checkpoint must be a zip archive as torch.save writes since torch 1.6; got another kind of file, in "
-            f"{path}. Save an older one that you trust again with torch.save; else download it again."
+            f"checkpoint must be a zip archive, as torch.save writes since torch 1.6; got another kind of file, in "
+            f"{path}. If you trust an older file, save it again with torch.save; otherwise download it again."
         )
     try:
         with zipfile.ZipFile(path) as archive:
@@ -223,18 +229,18 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
             mapped = torch.UntypedStorage.from_file(str(path), False, path.stat().st_size)
             weights = {str(name): _tensor(value, str(name), entries, mapped, path) for name, value in state.items()}
     except (zipfile.BadZipFile, zlib.error, OSError, RuntimeError) as error:
-        raise ValueError(f"checkpoint must be a whole file; got {error}, in {path}. Download it again.") from error
+        raise ValueError(f"checkpoint must be a complete file; got {error}, in {path}. Download it again.") from error
     check_archive(path)
     others = () if state is values else tuple(sorted(str(name) for name in values if name != "state_dict"))
     return CheckpointContent(weights, others, tuple(sorted(ignored)))
 
 
 def _unpickled(archive: zipfile.ZipFile, path: Path) -> tuple[Any, set[str], str]:
-    """Return the archive's objects, the foreign names in it, and the folder that all its entries are in."""
-    found = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
-    if len(found) != 1:
-        raise ValueError(f"checkpoint must be a file of torch.save, with one data.pkl; got {len(found)}, in {path}.")
-    [info] = found
+    """Return the archive's objects, its foreign names, and the folder of its entries."""
+    pickles = [info for info in archive.infolist() if info.filename.endswith("/data.pkl")]
+    if len(pickles) != 1:
+        raise ValueError(f"checkpoint must have one data.pkl, as torch.save writes; got {len(pickles)}, in {path}.")
+    [info] = pickles
     root = info.filename.removesuffix("data.pkl")
     if info.file_size > MAX_PICKLE_BYTES:
         raise ValueError(f"data.pkl must be below 1 GiB; got {info.file_size} bytes, in {path}.")
@@ -246,29 +252,29 @@ def _unpickled(archive: zipfile.ZipFile, path: Path) -> tuple[Any, set[str], str
         return unpickler.load(), unpickler.ignored, root
     except _BROKEN as error:
         what = f"{type(error).__name__}: {error}"
-        raise ValueError(f"checkpoint must hold a readable pickle; got {what}, in {path}.") from error
+        raise ValueError(f"data.pkl of the checkpoint must be a readable pickle; got {what}, in {path}.") from error
 
 
 def _tensor(
     value: Any, name: str, entries: Mapping[str, zipfile.ZipInfo], mapped: torch.UntypedStorage, path: Path
 ) -> Tensor:
-    """Find a described tensor in the mapped file."""
+    """Return the tensor of a description, from the mapped file."""
     if not isinstance(value, _StoredTensor):
         what = value if isinstance(value, type) else type(value)
         advice = (
-            "Nothing of it was run; do not use this file."
+            "No code in it was run; do not use this file."
             if issubclass(what, Placeholder) and what.foreign
-            else "Where you trust the file, save it again with that entry as a plain tensor, or without it."
+            else "If you trust the file, save it again with that entry as a plain tensor, or without it."
         )
         raise ValueError(
-            f"state_dict must hold plain tensors alone; got {_kind(value)} as {name!r}, in {path}. {advice}"
+            f"state_dict must have only plain tensors; got {_kind(value)} as {name!r}, in {path}. {advice}"
         )
     storage, itemsize = value.storage, value.storage.dtype.itemsize
     info = entries.get(f"data/{storage.key}")
     last = value.offset + sum((n - 1) * step for n, step in zip(value.shape, value.stride, strict=True))
     empty = 0 in value.shape
     if info is None or storage.numel * itemsize > info.file_size or (not empty and last >= storage.numel):
-        raise ValueError(f"checkpoint must hold all of its weights; got less of {name!r}, in {path}.")
+        raise ValueError(f"checkpoint must be complete; got too few bytes of {name!r}, in {path}.")
     if empty:
         return torch.empty(value.shape, dtype=storage.dtype)
     if info.compress_type != zipfile.ZIP_STORED:
@@ -280,7 +286,7 @@ def _tensor(
 
 
 def _start(path: Path, info: zipfile.ZipInfo) -> int:
-    """Return where an entry's bytes begin: behind its local header, its name and its extra field."""
+    """Return the offset of an entry's bytes, after its local header, name and extra field."""
     with path.open("rb") as file:
         file.seek(info.header_offset + 26)
         name_length, extra_length = (int.from_bytes(file.read(2), "little") for _ in range(2))

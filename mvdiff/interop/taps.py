@@ -1,4 +1,4 @@
-"""The keys of upstream's attention, prepared once per rig or batch: cells, weights and encodings.
+"""The keys of upstream's attention, computed once per rig or batch: cells, weights and encodings.
 
 Axes: B batch, V views, N neighbours, T tokens (h * w cells, row-major), S keys of a token, C channels.
 """
@@ -19,10 +19,13 @@ MAX_BASE_TWO_BANDS = 80
 
 
 def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
-    """Return the frequencies of a fresh block's encoding; those of a checkpoint are loaded instead.
+    """Return the encoding frequencies of a fresh block: base^k for k = 0, ..., n - 1, float32.
 
-    Band k of n is base^k, float32; base 2 for at most 80 bands where `base_two` (never for views with depth), else
-    5000^(2.5 / n).
+    The base is 2 for at most 80 bands, otherwise 5000^(2.5 / n). Checkpoints store their own frequencies.
+
+    Args:
+        num_bands: Number n of frequencies.
+        base_two: Allow base 2; False for views with depth.
 
     Example:
         >>> frequency_bands(80)[-1].log2().item(), round(frequency_bands(160)[1].item(), 5)
@@ -33,18 +36,19 @@ def frequency_bands(num_bands: int, base_two: bool = True) -> Tensor:
 
 
 def encode_keys(encoded: Tensor, second: Tensor | None, freq_bands: Tensor) -> Tensor:
-    """Encode keys by sines and cosines of their two numbers (docs/checkpoints.md).
+    """Encode keys by sines and cosines of two numbers (docs/checkpoints.md).
 
-    Views that share a centre: `[sin x | sin y | cos x | cos y]` of the displacement (x, y). Views with depth: of a pair
-    of keys with differences d0 and d1, the first gets `[sin d0 | sin d1]`, the second `[cos d0 | cos d1]`.
+    For views that share a centre, the encoding is `[sin x | sin y | cos x | cos y]` of the displacement (x, y). For
+    views with depth, a pair of keys with depth differences d0 and d1 is encoded as `[sin d0 | sin d1]` for the first
+    and `[cos d0 | cos d1]` for the second key.
 
     Args:
-        encoded: [..., 2] float32.
-        second: [...] bool, or None where views share a centre.
-        freq_bands: [n] float32.
+        encoded: [..., 2] float32, displacement in source cells, or depth differences in metres.
+        second: [...] bool, True for the second key of a pair; None for views that share a centre.
+        freq_bands: [n] float32 frequencies.
 
     Returns:
-        [..., 4 n] float32 where views share a centre, [..., 2 n] where they have depth.
+        [..., 4 n] float32 for views that share a centre, [..., 2 n] for views with depth.
 
     Example:
         >>> encode_keys(torch.zeros(2), None, torch.ones(2))
@@ -58,13 +62,13 @@ def encode_keys(encoded: Tensor, second: Tensor | None, freq_bands: Tensor) -> T
 
 @dataclass(frozen=True, eq=False)
 class UpstreamTaps(FlatTaps):
-    """All keys of every token of one level, the invalid ones included; their weights are 0, as outside the map.
+    """All keys of every token of one level, including invalid ones, whose weights are 0.
 
     Attributes:
         valid: [(B,) V, T, S] bool, False for null tokens.
-        present: [(B,) V, T, S] bool, False for padding, which is no key at all.
+        present: [(B,) V, T, S] bool, False for padding, which is not a key.
         encoded: [(B,) V, T, S, 2] float32, see `UpstreamTapGeometry`.
-        second: [(B,) V, T, S] bool, or None.
+        second: [(B,) V, T, S] bool, or None; see `UpstreamTapGeometry`.
     """
 
     tensors: ClassVar = ("cells", "weights", "views", "valid", "present", "encoded", "second")
@@ -82,7 +86,7 @@ class UpstreamTaps(FlatTaps):
 
     @classmethod
     def from_geometry(cls, geometry: UpstreamTapGeometry) -> UpstreamTaps:
-        """Lay out the taps of one sample, the keys in the order (neighbour, tap)."""
+        """Build the taps of one sample, with keys in the order (neighbour, tap)."""
         height, width = geometry.height, geometry.width
         taps_xy, encoded = (_tokens_first(values, 2) for values in (geometry.taps_xy, geometry.encoded))
         valid = _tokens_first(geometry.valid, 1)
@@ -113,7 +117,7 @@ class UpstreamTaps(FlatTaps):
 
     @classmethod
     def joined(cls, samples: list[UpstreamTaps]) -> UpstreamTaps:
-        """Give samples a leading batch axis; those with fewer keys are padded with keys that are not present."""
+        """Stack samples along a new batch axis, padding them to the most keys with absent keys."""
 
         def stacked(name: str) -> Tensor | None:
             values = [getattr(sample, name) for sample in samples]
@@ -125,19 +129,19 @@ class UpstreamTaps(FlatTaps):
         return replace(samples[0], **{name: stacked(name) for name in cls.tensors}, _encodings={})
 
     def encoding(self, freq_bands: Tensor, dtype: torch.dtype) -> Tensor:
-        """Return the encoding of every key: [(B,) V, T, S, C], in float32 once, kept per frequencies and dtype.
+        """Return the encoding of every key, [(B,) V, T, S, C] in `dtype`; see `encode_keys`.
 
-        Inside torch.compile it is computed in the graph and not kept.
+        The encoding is computed in float32 and cached per frequencies and dtype; inside torch.compile it is not cached.
         """
         if torch.compiler.is_compiling():
             return encode_keys(self.encoded, self.second, freq_bands).to(dtype)
         key = (tuple(freq_bands.tolist()), dtype)
         if key not in self._encodings:
-            with torch.inference_mode(False), torch.no_grad():  # what inference mode made, training could not use
+            with torch.inference_mode(False), torch.no_grad():  # training cannot use tensors made in inference mode
                 self._encodings[key] = encode_keys(self.encoded, self.second, freq_bands.clone()).to(dtype)
         return self._encodings[key]
 
 
 def _tokens_first(values: Tensor, rest: int) -> Tensor:
-    """[V, N, T, P, ...] -> [V, T, N * P, ...], `rest` counting P and what follows it."""
+    """Reorder [V, N, T, P, ...] to [V, T, N * P, ...]; `rest` is the number of axes from P on."""
     return values.transpose(-2 - rest, -1 - rest).flatten(-1 - rest, -rest)

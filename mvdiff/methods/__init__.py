@@ -1,1 +1,1 @@
-"""Methods: what tables compare. Each has a name and one call, `generate(batch, sampling, seed)`."""
+"""Methods: the rows of comparison tables. Each has a name and a `generate(batch, sampling, seed)`."""

@@ -1,4 +1,4 @@
-"""Method: a row of a table, and its samples on disk.
+"""Method: one row of a comparison table; and writing its samples to disk.
 
 Axes: B samples, V views, H W image.
 """
@@ -20,15 +20,15 @@ from mvdiff.tasks.task import Task
 
 
 class Method(ABC):
-    """Generator of images for a batch: the model, a control or a reference.
+    """A way to make images for a batch: a model, a control or a reference.
 
     Args:
-        name: Name of its row in tables.
-        task: Task that describes what a sample was given, for its folder; None: nothing.
+        name: Name of the row in tables.
+        task: Task that describes the known content of a sample in its folder; None: no description.
     """
 
     is_sampled: ClassVar[bool] = True
-    """Images depend on the seed."""
+    """True if the images depend on the seed."""
 
     def __init__(self, name: str, task: Task | None = None) -> None:
         self.name = name
@@ -39,7 +39,7 @@ class Method(ABC):
         """Return images [B, V, 3, H, W] in [-1, 1] on the CPU; noise is keyed by seed, sample id and view."""
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
-        """Describe, in JSON, what shapes an image besides prompt, cameras and seed."""
+        """Return, as JSON values, all settings that affect an image except prompt, cameras and seed."""
         return {}
 
 
@@ -53,16 +53,19 @@ def write_method(
     rig: Rig | None = None,
     overwrite: bool = False,
 ) -> GenerationCounts:
-    """Write a method's samples of some batches, a folder each; see `write_samples`.
+    """Generate the samples of some batches and write one folder per sample; see `write_samples`.
 
     Args:
-        method: What makes the images.
-        batches: Each is one call of the method.
+        method: Method that makes the images.
+        batches: Batches; the method is called once for each.
         out: Root of the sample folders.
-        sampling: Steps, guidance, negative prompt, eta.
+        sampling: Number of steps, guidance, negative prompt and eta.
         seed: Random seed (noise is also keyed by sample id).
-        rig: The views, where they are a rig; they are stitched to a panorama.
-        overwrite: Make complete samples again.
+        rig: Rig of the views, to stitch a panorama of them; None: no panorama.
+        overwrite: Regenerate samples that are already complete.
+
+    Returns:
+        Numbers of written and skipped samples.
     """
     counts = [
         write_samples(

@@ -1,4 +1,4 @@
-"""ModelMethod: a model of ours, as it is or under a control.
+"""ModelMethod: a trained model, unchanged or under a control.
 
 Axes: B samples, V views, H W image.
 """
@@ -18,12 +18,12 @@ from mvdiff.tasks.task import NO_CONTROLS
 
 
 class ModelMethod(Method):
-    """A pipeline's samples. Known pixels are left as the model renders them, so that scores are of its own pixels.
+    """Sample from a pipeline. Known pixels are not pasted back, so that scores rate the model's own pixels.
 
     Args:
         name: See `Method`.
-        pipeline: The model.
-        controls: What is switched off: `Controls(caa=False)` is the plain base.
+        pipeline: Pipeline to sample from.
+        controls: Parts to switch off: `Controls(caa=False)` is the plain base.
     """
 
     def __init__(self, name: str, pipeline: MultiViewPipeline, controls: Controls = NO_CONTROLS) -> None:
@@ -31,9 +31,9 @@ class ModelMethod(Method):
         self.pipeline, self.controls = pipeline, controls
 
     def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
-        """Sample; see `Method`."""
+        """Sample images with the pipeline; see `Method.generate`."""
         return self.pipeline.generate(batch, sampling, seed=seed, controls=self.controls).images
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
-        """Describe model, sampling and controls."""
+        """Return the settings of model, sampling and controls; see `described_settings`."""
         return described_settings(self.pipeline, sampling, self.controls, paste_back=False)

@@ -1,4 +1,4 @@
-"""References that no method can beat: the real views, and what the autoencoder leaves of them.
+"""Upper bounds for every method: the real views, and their reconstruction by the autoencoder.
 
 Axes: B samples, V views, H W image.
 """
@@ -27,16 +27,16 @@ class GroundTruth(Method):
         return batch.images.cpu()
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
-        """Record `paste_back: False` for tasks that can put known pixels back."""
+        """Return `paste_back: False` for tasks that can paste known pixels back."""
         return {"paste_back": False} if getattr(self.task, "paste_back", False) else {}
 
 
 class AutoencoderRoundTrip(GroundTruth):
-    """The real views, encoded and decoded: the most that a latent model can render.
+    """The real views, encoded and decoded: the best images that a latent model can render.
 
     Args:
         name: See `Method`.
-        pipeline: A pipeline whose autoencoder it is.
+        pipeline: Pipeline whose autoencoder and task are used.
     """
 
     def __init__(self, name: str, pipeline: MultiViewPipeline) -> None:
@@ -45,7 +45,7 @@ class AutoencoderRoundTrip(GroundTruth):
 
     @torch.no_grad()
     def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
-        """Encode to the mean latents and decode, sample by sample."""
+        """Encode the batch's images to mean latents and decode them, one sample at a time."""
         device = next(self.vae.parameters()).device
         images = [decode_latents(self.vae, encode_images(self.vae, views.to(device))) for views in batch.images]
         return torch.stack(images).cpu()

@@ -1,4 +1,4 @@
-"""Models: attention across views, the UNet it sits in, and the base it is put on.
+"""Models: attention across views, the multi-view UNet that runs it, and the frozen base.
 
 Import from the modules: `attention`, `adapter`, `multiview_unet`, `backbone`.
 """

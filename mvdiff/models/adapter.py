@@ -1,4 +1,4 @@
-"""MultiViewAdapter: the trained part of a multi-view model, a diffusers model of its own (config and safetensors)."""
+"""MultiViewAdapter: the trained part of a multi-view model, saved as a diffusers model (config and safetensors)."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ _BLOCKS = (CrossAttnDownBlock2D, DownBlock2D, UNetMidBlock2DCrossAttn, CrossAttn
 
 
 class MultiViewAdapter(ModelMixin, ConfigMixin):
-    """One attention across views per block of a UNet; everything else of the model stays the base's.
+    """The trained layers of a multi-view model: one attention across views per block of a frozen UNet.
 
     Args:
         down_channels: Channels of the attention in each down block, finest first.
         mid_channels: Channels of the attention in the mid block.
         up_channels: Channels of the attention in each up block, coarsest first.
         attention: `class_path` of a `ViewAttention` in mvdiff or in a module of `allow_plugins`, and its `init_args`;
-            either may be left out. The config keeps all arguments, with the class's defaults. Default: the paper's,
-            `CorrespondenceAwareAttention`.
-        mid_place: "after_first_resnet" (panorama) or "after_mid_block" (depth).
+            either may be left out. The config stores all arguments, defaults included. Default:
+            `CorrespondenceAwareAttention`, the paper's.
+        mid_place: Place of the mid block's attention: "after_first_resnet" (panorama) or "after_mid_block" (depth).
         residual: Add a residual convolution block after each attention (the paper's depth model).
-        image_condition: Add blocks that bring given frames in (see `ImageConditionBlocks`).
-        latent_channels: Channels of the latents of given frames.
+        image_condition: Add blocks that take known frames as input (see `ImageConditionBlocks`).
+        latent_channels: Latent channels of known frames.
 
     Raises:
-        ValueError: A setting is out of range, or the attention's class or arguments are refused.
+        ValueError: A setting is out of range, or the attention's class or arguments are not allowed.
 
     Example:
         >>> adapter = MultiViewAdapter([32, 64], 64, [64, 32], {"init_args": {"kernel_size": 1}})
@@ -60,7 +60,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     """
 
     geometry_cache_bytes: int = CacheSettings.geometry_bytes
-    """Bytes of geometry to keep for other batches, with encodings; 0 keeps nothing, else the last one always stays."""
+    """Size of the geometry cache in bytes, encodings included; unless it is 0, the latest geometry is always cached."""
 
     @register_to_config
     def __init__(
@@ -98,29 +98,34 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
     def from_unet(
         cls, unet: UNet2DConditionModel, attention: Mapping[str, Any] | None = None, **settings: Any
     ) -> MultiViewAdapter:
-        """Make a fresh adapter for a UNet, with which the multi-view model is this UNet, view by view.
+        """Make a fresh adapter for a UNet; with it, the multi-view model computes what the UNet does for each view.
+
+        Args:
+            unet: UNet that gives the channels.
+            attention: See `MultiViewAdapter`.
+            **settings: Other arguments of `MultiViewAdapter`.
 
         Raises:
-            ValueError: The UNet has parts that the multi-view model does not run, or a setting is out of range.
+            ValueError: The UNet has parts that `MultiViewUNet` does not support, or a setting is out of range.
         """
         return cls(**unet_channels(unet), latent_channels=unet.config.out_channels, attention=attention, **settings)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **kwargs: Any) -> Any:
-        """Make an adapter with fresh weights from an adapter's config of any format."""
+        """Make an adapter with fresh weights from a config of any format version."""
         return super().from_config(_arguments(config), **kwargs)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **kwargs: Any) -> MultiViewAdapter:
-        """Load an adapter; unlike with diffusers' own loading, every key must be there and none may be left over.
+        """Load an adapter; unlike in diffusers, missing and unexpected weights are errors.
 
         Args:
-            pretrained_model_name_or_path: A folder that `save_pretrained` wrote, or a hub id.
-            **kwargs: As for any diffusers model: `dtype` (default float32), `revision`, `subfolder`, ...
+            pretrained_model_name_or_path: Folder written by `save_pretrained`, or a hub id.
+            **kwargs: Arguments of diffusers' `from_pretrained`: `dtype` (default float32), `revision`, `subfolder`, ...
 
         Raises:
-            FileNotFoundError: There is no adapter.
-            ValueError: The weights cannot be read or are not those the config describes.
+            FileNotFoundError: The folder has no adapter.
+            ValueError: The weights cannot be read, or do not match the config.
         """
         revision, subfolder = kwargs.pop("revision", None), kwargs.pop("subfolder", None)
         folder = resolve_folder(pretrained_model_name_or_path, revision, "adapter", ["*.json", "*.safetensors"])
@@ -128,31 +133,32 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         _check_config(folder / "config.json")
         kwargs = {"low_cpu_mem_usage": False} | kwargs | {"output_loading_info": True}
         dtype = kwargs.pop("torch_dtype", None)
-        dtype = kwargs.pop("dtype", dtype)  # cast here: diffusers tells from the first tensor whether all need it
+        dtype = kwargs.pop("dtype", dtype)  # cast here: diffusers decides by the first tensor whether to cast at all
         opener = super().from_pretrained
         adapter = open_strictly(cls.__name__, folder, lambda: opener(str(folder), **kwargs))
         return adapter if dtype is None else adapter.to(dtype)
 
     def set_attention_enabled(self, enabled: bool) -> None:
-        """Switch all attention off or on again; feed-forward layers stay (a control: what attention itself gives)."""
+        """Enable or disable attention in all blocks; feed-forward layers stay on (a control for attention's effect)."""
         for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
             block.attention_enabled = enabled
 
     def geometry(self, batch: MultiViewBatch, vae_stride: int) -> MultiViewGeometry | None:
-        """Return where the views of a batch see each other, on the device that the adapter runs on.
+        """Build the correspondences between the views of a batch, on the device that the adapter runs on.
 
-        The attention's class builds it. A geometry that serves other batches with the same cameras is kept, with its
-        encodings, up to `geometry_cache_bytes`, the least recently used going first; taps from depth are not kept.
+        Geometry that depends on the cameras alone is cached, with its encodings, up to `geometry_cache_bytes`; the
+        least recently used is dropped first. Geometry from depth is not cached.
 
         Args:
-            batch: Cameras, the size of `images`, `view_valid` and, where correspondences come from it, `depths`.
-            vae_stride: Pixels per latent cell.
+            batch: Batch whose cameras, image size, `view_valid` and, if correspondences come from depth, `depths` are
+                used.
+            vae_stride: Pixels per latent cell along each side.
 
         Returns:
-            The taps of each level; None for samples of one view.
+            The taps of each level; None for samples of a single view.
 
         Raises:
-            ValueError: The attention's class cannot build the correspondences of this batch.
+            ValueError: The attention class cannot build the taps of this batch.
         """
         if batch.num_views == 1:
             return None
@@ -170,32 +176,31 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
                     batch = replace(batch, depths=batch.depths.to(device))
                 return self._built(batch, levels).to(device)
             home = device if offloaded is None else torch.device("cpu")
-            geometry = self._kept(key, batch, levels, home)
+            geometry = self._cached(key, batch, levels, home)
             return geometry if offloaded is None else geometry.to(device)
 
     def _built(self, batch: MultiViewBatch, levels: Sequence[Level]) -> MultiViewGeometry:
         return MultiViewGeometry(tuple(self.mid_block.build_taps(batch, levels)))
 
-    def _kept(
+    def _cached(
         self, key: bytes, batch: MultiViewBatch, levels: Sequence[Level], device: torch.device
     ) -> MultiViewGeometry:
-        """Return the geometry of a key, built unless it was kept."""
-        kept = self._geometries
-        for other in [entry for entry in kept if entry[1] != device]:  # the model has moved
-            del kept[other]
-        if (key, device) not in kept:
-            with torch.inference_mode(False):  # what validation made, training could not use
+        cache = self._geometries
+        for other in [entry for entry in cache if entry[1] != device]:  # the model has moved
+            del cache[other]
+        if (key, device) not in cache:
+            with torch.inference_mode(False):  # training cannot use tensors that validation made in inference mode
                 batch = replace(batch, K=batch.K.clone(), R=batch.R.clone(), t=batch.t.clone())
-                kept[key, device] = self._built(batch, levels).to(device)
-        kept.move_to_end((key, device))
-        geometry = kept[key, device]
+                cache[key, device] = self._built(batch, levels).to(device)
+        cache.move_to_end((key, device))
+        geometry = cache[key, device]
         least = 1 if self.geometry_cache_bytes else 0
-        while len(kept) > least and sum(one.nbytes for one in kept.values()) > self.geometry_cache_bytes:
-            kept.popitem(last=False)
+        while len(cache) > least and sum(entry.nbytes for entry in cache.values()) > self.geometry_cache_bytes:
+            cache.popitem(last=False)
         return geometry
 
     def _offloaded_to(self) -> torch.device | None:
-        """Return the device that accelerate's hooks bring weights to for a call; None without hooks."""
+        """Return the device that accelerate's hooks move weights to for a call; None without hooks."""
         for module in self.modules():
             device = getattr(getattr(module, "_hf_hook", None), "execution_device", None)
             if device is not None:
@@ -204,16 +209,16 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a config of any format; raise ValueError for unknown ones in one of today's."""
-    arguments, known = upgrade_config(config), list(inspect.signature(MultiViewAdapter).parameters)
-    unknown = [name for name in arguments if name not in known and not name.startswith("_")]
+    """Return the arguments of a config of any format; unknown keys are an error in the current format only."""
+    arguments, names = upgrade_config(config), list(inspect.signature(MultiViewAdapter).parameters)
+    unknown = [name for name in arguments if name not in names and not name.startswith("_")]
     if unknown and config.get("format_version") == FORMAT_VERSION:
-        raise ValueError(f"an adapter's config must be of {', '.join(known)}; got {', '.join(unknown)}.")
+        raise ValueError(f"keys of an adapter's config must be among {', '.join(names)}; got {', '.join(unknown)}.")
     return arguments
 
 
 def _check_config(path: Path) -> None:
-    """Raise ValueError where a config names an attention that may not be used; broken files are left to diffusers."""
+    """Raise ValueError if a config names an attention class that is not allowed; diffusers reports broken files."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -226,14 +231,14 @@ def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
     """Return the `down_channels`, `mid_channels` and `up_channels` of an adapter for a UNet.
 
     Raises:
-        ValueError: The UNet has parts that `MultiViewUNet` does not run.
+        ValueError: The UNet has parts that `MultiViewUNet` does not support.
     """
     if unet.mid_block is None:  # as in some distilled UNets
         raise ValueError(f"unet.mid_block must be a {UNetMidBlock2DCrossAttn.__name__}; got none.")
     for block in (*unet.down_blocks, unet.mid_block, *unet.up_blocks):
         if type(block) not in _BLOCKS:
             names = ", ".join(kind.__name__ for kind in _BLOCKS)
-            raise ValueError(f"unet blocks must be of {names}; got {type(block).__name__}.")
+            raise ValueError(f"unet blocks must be among {names}; got {type(block).__name__}.")
     for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
         if unet.config.get(name) is not None:
             raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")

@@ -1,7 +1,7 @@
-"""The format of an adapter's config, and how older ones become it.
+"""The format of an adapter's config, and the upgrade from older formats.
 
-Format 1, without `format_version`, kept the settings of the attention flat, beside a `variant`: "paper", or "upstream"
-for converted checkpoints of the 2023 release. Format 2 names the attention's class and keeps its settings with it.
+Format 1 has no `format_version`; the attention's settings are top-level keys beside `variant`: "paper", or "upstream"
+for converted checkpoints of the 2023 release. Format 2 nests them under `attention`: `class_path` and `init_args`.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ _FLAT = (*_PAPER_SETTINGS, "variant")
 
 
 def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the arguments of a `MultiViewAdapter` that a config of any known format describes.
+    """Convert a config of any known format to the arguments of `MultiViewAdapter`.
 
     Args:
-        config: What an adapter's config.json or a checkpoint holds.
+        config: Config from an adapter's config.json or a training checkpoint.
 
     Raises:
-        ValueError: The format is none that this version of mvdiff knows, or the variant is unknown.
+        ValueError: The format or the variant is unknown to this version of mvdiff, or keys of both formats are mixed.
     """
     config = dict(config)
     version = config.pop("format_version", None)
@@ -32,13 +32,15 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if version is not None:
         newer = isinstance(version, int) and version > FORMAT_VERSION
         raise ValueError(
-            f"format_version of an adapter's config must be {FORMAT_VERSION} or left out; got {version!r}."
+            f"format_version of an adapter's config must be {FORMAT_VERSION} or absent; got {version!r}."
             f"{' Update mvdiff.' if newer else ''}"
         )
     flat = {name: config.pop(name) for name in _FLAT if name in config}
     if "attention" in config:
         if flat:
-            raise ValueError(f"an adapter's config must have attention alone; got {', '.join(flat)} beside it.")
+            raise ValueError(
+                f"an adapter's config with attention must not have top-level settings of it; got {', '.join(flat)}."
+            )
         return config
     variant = flat.pop("variant", "paper")
     if variant == "paper":
@@ -46,8 +48,8 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     if variant != "upstream":
         raise ValueError(f"variant of an adapter's config must be paper or upstream; got {variant!r}.")
     depth = bool(config.get("residual", False))
-    kept = {"head_dim", "min_overlap"} if depth else {"head_dim", "kernel_size"}
-    settings = {name: value for name, value in ({"min_overlap": 0.01} | flat).items() if name in kept}
+    released = {"head_dim", "min_overlap"} if depth else {"head_dim", "kernel_size"}
+    settings = {name: value for name, value in ({"min_overlap": 0.01} | flat).items() if name in released}
     if flat.get("neighbours") is not None:
-        settings["neighbours"] = flat["neighbours"]  # refused by the class
+        settings["neighbours"] = flat["neighbours"]  # the class rejects it with an error
     return config | {"attention": {"class_path": _RELEASED_ATTENTION, "init_args": {"depth": depth} | settings}}

@@ -1,4 +1,4 @@
-"""Any autoencoder between images and latents: variational or plain, of a diffusers folder or of raw TAESD files."""
+"""Load autoencoders (variational or deterministic, diffusers folders or TAESD files); encode and decode images."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ def load_autoencoder(
     dtype: torch.dtype | None = None,
     with_weights: bool = True,
 ) -> nn.Module:
-    """Open an autoencoder.
+    """Load an autoencoder onto the CPU.
 
     Args:
-        pretrained_model_name_or_path: A folder or hub id that holds a diffusers autoencoder (`config.json` names its
-            class), a `vae` folder of that kind, or `taesd_encoder.safetensors` and `taesd_decoder.safetensors` as
-            TAESD's author distributes them.
-        revision: Revision on the hub.
+        pretrained_model_name_or_path: Folder or hub id with a diffusers autoencoder (`config.json` names its class), at
+            the top level or in a `vae` subfolder, or with TAESD's original files, `taesd_encoder.safetensors` and
+            `taesd_decoder.safetensors`.
+        revision: Branch, tag or commit on the hub.
         dtype: Weight precision; default float32.
         with_weights: False builds a diffusers autoencoder from its config.json alone, with random weights.
 
     Raises:
-        FileNotFoundError: There is no autoencoder.
-        ValueError: Its weights cannot be read or are another model's.
+        FileNotFoundError: There is no autoencoder at that path or id.
+        ValueError: The weights cannot be read or belong to another model.
     """
     folder = resolve_folder(pretrained_model_name_or_path, revision, "vae", _PATTERNS)
     if (folder / "taesd_encoder.safetensors").is_file():
@@ -42,37 +42,44 @@ def load_autoencoder(
     config = folder / "config.json"
     name = str(read_object(config).get("_class_name", "AutoencoderKL")) if config.is_file() else "AutoencoderKL"
     if not name.startswith("Autoencoder") or not hasattr(diffusers, name):
-        raise ValueError(f"vae must be an autoencoder of diffusers; got class {name!r}, in {config}.")
+        raise ValueError(f"vae must be a diffusers autoencoder; got class {name!r}, in {config}.")
     if not with_weights:
         return build_from_config(getattr(diffusers, name), folder)
     return load_strictly(getattr(diffusers, name), folder, dtype)
 
 
 def autoencoder_stride(vae: nn.Module) -> int:
-    """Return the pixels per latent cell: every block of an autoencoder but one halves the resolution."""
+    """Return the pixels per latent cell along each side: every block but one halves the resolution."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
 
 
 def enable_slicing(vae: nn.Module) -> None:
-    """Make an autoencoder work on one image of a batch at a time; ValueError if it cannot."""
+    """Make an autoencoder process a batch one image at a time, to save memory.
+
+    Raises:
+        ValueError: The autoencoder's class has no slicing.
+    """
     if not hasattr(vae, "use_slicing"):
-        raise ValueError(f"vae must be one that can work image by image for vae_slicing; got {type(vae).__name__}.")
+        raise ValueError(f"vae must support slicing when vae_slicing is on; got {type(vae).__name__}.")
     vae.enable_slicing()
 
 
 def encode_images(
     vae: nn.Module, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None
 ) -> Tensor:
-    """Encode images to scaled latents, as the diffusion model sees them.
+    """Encode images to latents that are shifted and scaled as the UNet expects.
 
     Args:
         vae: A diffusers autoencoder.
         images: [N, 3, H, W] in [-1, 1].
-        generator: A CPU generator, or one per image, from which a variational autoencoder's latents are drawn in
-            float32; None: they are the mean. The global random state is never used.
+        generator: CPU generator, or one per image, that samples a variational autoencoder's latents in float32; None
+            returns their mean. The global random state is never used.
 
     Returns:
         [N, C, h, w] float32.
+
+    Raises:
+        ValueError: There are neither one nor N generators.
     """
     encoded = vae.encode(images.to(vae.dtype))
     if hasattr(encoded, "latent_dist"):
@@ -86,7 +93,7 @@ def encode_images(
 
 
 def decode_latents(vae: nn.Module, latents: Tensor) -> Tensor:
-    """Decode scaled latents [N, C, h, w] to images [N, 3, H, W], float32 in [-1, 1]."""
+    """Decode scaled latents [N, C, h, w] to images [N, 3, H, W], float32, clamped to [-1, 1]."""
     latents = latents / vae.config.scaling_factor + (vae.config.get("shift_factor") or 0.0)
     return vae.decode(latents.to(vae.dtype)).sample.float().clamp(-1.0, 1.0)
 
@@ -95,12 +102,12 @@ def _noise(shape: torch.Size, generator: torch.Generator | list[torch.Generator]
     if isinstance(generator, torch.Generator):
         return torch.randn(shape, generator=generator)
     if len(generator) != shape[0]:
-        raise ValueError(f"generator must be one or one per image; got {len(generator)} for {shape[0]} images.")
+        raise ValueError(f"Pass one generator, or one per image; got {len(generator)} for {shape[0]} images.")
     return torch.stack([torch.randn(shape[1:], generator=one) for one in generator])
 
 
 def _load_taesd(folder: Path) -> AutoencoderTiny:
-    """Load TAESD's own pair of files: its decoder counts a leading clamp as layer 0, diffusers' does not."""
+    """Load TAESD's original files, whose decoder counts a leading clamp as layer 0; that of diffusers does not."""
     state = {}
     for name, first in (("encoder", 0), ("decoder", 1)):
         for key, tensor in read_tensors(folder / f"taesd_{name}.safetensors").items():
@@ -110,5 +117,5 @@ def _load_taesd(folder: Path) -> AutoencoderTiny:
     try:
         vae.load_state_dict(state)
     except RuntimeError as error:
-        raise ValueError(f"vae must hold TAESD's weights; got others ({error}), in {folder}.") from error
+        raise ValueError(f"vae must have TAESD's weights; got other tensors ({error}), in {folder}.") from error
     return vae

@@ -33,14 +33,15 @@ _PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kin
 
 
 class Backbone(nn.Module):
-    """Everything a base model is made of, in one module.
+    """The parts of a base model as one module.
 
     Args:
-        vae: A diffusers autoencoder, variational (AutoencoderKL) or not (AutoencoderTiny).
-        text_encoder: Maps token ids to hidden states.
-        tokenizer: The text encoder's.
-        unet: The denoiser.
-        scheduler: Its training noise schedule; any diffusers scheduler made from this one's config can sample.
+        vae: Diffusers autoencoder, variational (AutoencoderKL) or deterministic (AutoencoderTiny).
+        text_encoder: Maps token ids [N, L] to hidden states [N, L, D].
+        tokenizer: Tokenizer of the text encoder.
+        unet: Denoising UNet.
+        scheduler: Noise schedule that the UNet was trained with; any diffusers scheduler built from its config can
+            sample.
     """
 
     def __init__(
@@ -61,16 +62,16 @@ class Backbone(nn.Module):
 
     @property
     def vae_stride(self) -> int:
-        """Pixels per latent cell."""
+        """Pixels per latent cell along each side."""
         return autoencoder_stride(self.vae)
 
     @property
     def latent_channels(self) -> int:
-        """Channels of a latent."""
+        """Number of latent channels."""
         return self.vae.config.latent_channels
 
     def freeze(self) -> Backbone:
-        """Take all gradients away and set evaluation mode."""
+        """Disable gradients and set evaluation mode, in place; return the base."""
         return self.requires_grad_(False).eval()
 
     def encode_images(self, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
@@ -82,11 +83,11 @@ class Backbone(nn.Module):
         return decode_latents(self.vae, latents)
 
     def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Embed N prompts, padded or cut to the tokenizer's length: [N, L, D] in the text encoder's dtype."""
+        """Embed N prompts, padded or truncated to the tokenizer's length: [N, L, D] in the text encoder's dtype."""
         length = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
         tokens = self.tokenizer(prompts, return_tensors="pt", **length)
         device = self.text_encoder.device
-        device = "cpu" if device.type == "meta" else device  # CPU offload: hooks move the input with the weights
+        device = "cpu" if device.type == "meta" else device  # under CPU offload, hooks move the input to the weights
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if uses_mask else None
         return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
@@ -97,10 +98,10 @@ class Backbone(nn.Module):
         self.text_encoder.to(dtype)
 
     def weights_hashes(self, parts: Iterable[str] = _WEIGHTS) -> dict[str, str]:
-        """Hash unet, text_encoder and vae: blake2b over name, shape and float32 values of each tensor, in name order.
+        """Return a hash of each part's weights: blake2b over names, shapes and float32 values, in name order.
 
-        Weights opened in another precision that holds them exactly have the same hash. Each hash is computed once and
-        kept: ask for it when the weights are final.
+        The hash does not depend on the precision of the weights as long as it represents them exactly. Hashes are
+        cached, so call this only when the weights are final.
         """
         for part in parts:
             if part not in self._hashes:
@@ -108,14 +109,16 @@ class Backbone(nn.Module):
         return {part: self._hashes[part] for part in parts}
 
     def weights_hash(self) -> str:
-        """Return one hash for the whole base: that of its parts' hashes."""
+        """Return one hash of the whole base, computed from `weights_hashes`."""
         text = "".join(f"{part}={value};" for part, value in self.weights_hashes().items())
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` and `load_backbone` open.
+        """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` and `load_backbone` can load.
 
-        The weights are written in `dtype`; None: as they are.
+        Args:
+            folder: Output folder.
+            dtype: Precision of the written weights; None: unchanged.
         """
         parts = {name: getattr(self, name) for name in _PARTS}
         if dtype is not None:
@@ -136,7 +139,7 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: There is no such base; the text says what to download and where to put it.
+        FileNotFoundError: The base is neither local nor downloadable; the message says how to fetch it.
     """
     if str(name).startswith(PACKAGED):
         return packaged_folder(str(name), "base", "unet")
@@ -158,25 +161,25 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     without_weights: Collection[str] = (),
 ) -> Backbone:
-    """Open a base model, frozen.
+    """Load a base model onto the CPU and freeze it.
 
-    The base has the shape of Stable Diffusion 1 or 2, with any text width, heads, prediction type and input channels.
-    The scheduler is DDIM (the paper's) on the noise schedule of the base's own scheduler config. fp16 variants are
-    opened where there are no other weights. Parts that a packaged base shares with another come from there (see
-    `loading.part_folders`).
+    The base must have the architecture of Stable Diffusion 1 or 2, with any text width, heads, prediction type and
+    input channels. The scheduler is DDIM (as in the paper) with the noise schedule of the base's scheduler config. fp16
+    variants are loaded if there are no other weights. A packaged base may share parts with another, see
+    `loading.part_folders`.
 
     Args:
         pretrained_model_name_or_path: Folder, hub id or packaged name, see `resolve_base`.
-        revision: Revision on the hub.
+        revision: Branch, tag or commit on the hub.
         vae: Another autoencoder (folder or hub id, see `load_autoencoder`); default: the base's own.
         dtype: Weight precision; default float32.
         without_weights: Parts (of unet, text_encoder, vae) whose weights the caller has: only their config.json is
             read, and they are random.
 
     Raises:
-        FileNotFoundError: The base, or a part of it, is missing.
-        ValueError: The base is of another kind, such as Stable Diffusion XL, a file of it cannot be read or belongs to
-            another model, or its parts do not fit each other.
+        FileNotFoundError: The base or a part of it is missing.
+        ValueError: The base has another architecture, such as Stable Diffusion XL; a file cannot be read or belongs to
+            another model; or the parts do not fit each other.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
     parts = part_folders(folder, _PARTS)
@@ -192,7 +195,7 @@ def load_backbone(
             return build_from_config(model_class, parts[part])
         return load_strictly(model_class, parts[part], dtype)
 
-    backbone = Backbone(  # what is small first
+    backbone = Backbone(  # small parts first, so that their errors come before the large weights are read
         scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
         tokenizer=_load_tokenizer(parts["tokenizer"]),
         vae=load_autoencoder(
@@ -206,31 +209,36 @@ def load_backbone(
 
 
 def _load_tokenizer(folder: Path) -> CLIPTokenizer:
-    """Open a tokenizer, which without its files would be one of the end markers alone."""
+    """Load a tokenizer; without its files, transformers would silently make one of special tokens only."""
     if not (folder / "tokenizer.json").is_file() and not all(
         (folder / name).is_file() for name in ("vocab.json", "merges.txt")
     ):
         raise FileNotFoundError(
-            f"tokenizer must be a folder with tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}."
+            f"tokenizer must have tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}."
         )
     with opening("tokenizer", "CLIPTokenizer", folder):
         return CLIPTokenizer.from_pretrained(str(folder))
 
 
 def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
-    """Raise ValueError, naming `folder`, where one part of a base gives what another cannot take."""
+    """Raise ValueError if the tokenizer, text encoder, UNet and autoencoder of a base do not fit each other.
+
+    Args:
+        backbone: The base.
+        folder: Folder of the base, for error messages.
+    """
     tokenizer, text, unet = backbone.tokenizer, backbone.text_encoder.config, backbone.unet.config
     special = len(tokenizer.all_special_ids)
     if not special < len(tokenizer) <= text.vocab_size:
         raise ValueError(
-            f"tokenizer of the base must have more than its {special} end markers and at most the {text.vocab_size} "
-            f"tokens of the text encoder's vocab_size; got {len(tokenizer)}, in {folder}."
+            f"tokenizer of the base must have more than its {special} special tokens and at most {text.vocab_size} "
+            f"tokens, the text encoder's vocab_size; got {len(tokenizer)}, in {folder}."
         )
     if tokenizer.model_max_length > text.max_position_embeddings:
         raise ValueError(
             "model_max_length of the base's tokenizer must be at most the text encoder's max_position_embeddings, "
-            f"{text.max_position_embeddings}; got {tokenizer.model_max_length}, in {folder}. Copy its "
-            "tokenizer_config.json as well, or correct it there."
+            f"{text.max_position_embeddings}; got {tokenizer.model_max_length}, in {folder}. Copy the tokenizer's "
+            "tokenizer_config.json too, or correct it."
         )
     widths = unet.cross_attention_dim
     widths = [widths] if isinstance(widths, int) else list(widths)
@@ -247,25 +255,25 @@ def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
 
 
 def _check_kind(folder: Path) -> None:
-    """Raise ValueError where model_index.json tells of parts that a Stable-Diffusion-1 or -2-shaped base has not."""
+    """Raise ValueError if model_index.json lists parts that Stable Diffusion 1 and 2 do not have."""
     path = folder / "model_index.json"
     index = read_object(path) if path.is_file() else {}
     foreign = [part for part in ("text_encoder_2", "transformer", "prior") if any(index.get(part) or ())]
     if foreign:
         raise ValueError(
-            f"base must be of the shape of Stable Diffusion 1 or 2; got a {index.get('_class_name', 'pipeline')} with "
-            f"{', '.join(foreign)}, in {folder}."
+            "base must have the architecture of Stable Diffusion 1 or 2; got a "
+            f"{index.get('_class_name', 'pipeline')} with {', '.join(foreign)}, in {folder}."
         )
 
 
 def _ddim(path: Path) -> DDIMScheduler:
-    """Make DDIM of any scheduler's config, spelling out what other classes do without a setting."""
+    """Build DDIM from any scheduler's config, adding as settings what other classes do by default."""
     config = read_object(path)
     try:
         scheduler_class(str(config.get("_class_name")))
     except ValueError as error:
         raise ValueError(
-            "_class_name of the base's scheduler must be one of diffusers' that samples from discrete betas, as "
+            "_class_name of the base's scheduler must be a diffusers scheduler with discrete betas, such as "
             f"PNDMScheduler; got {config.get('_class_name')!r}, in {path}."
         ) from error
     prediction = config.get("prediction_type", "epsilon")
@@ -273,11 +281,11 @@ def _ddim(path: Path) -> DDIMScheduler:
         raise ValueError(
             f"prediction_type of the base must be one of {', '.join(_PREDICTIONS)}; got {prediction!r}, in {path}."
         )
-    unsaid = {"clip_sample": False}
+    defaults = {"clip_sample": False}
     if config["_class_name"] == "PNDMScheduler":
-        unsaid["set_alpha_to_one"] = False
+        defaults["set_alpha_to_one"] = False
     with opening("scheduler", "DDIMScheduler", path):
-        return DDIMScheduler.from_config(unsaid | config)
+        return DDIMScheduler.from_config(defaults | config)
 
 
 def _hash_weights(module: nn.Module) -> str:

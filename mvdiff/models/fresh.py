@@ -1,6 +1,6 @@
-"""Build an untrained base in the shape of Stable Diffusion: UNet, CLIP-style text encoder, tokenizer, scheduler.
+"""Build an untrained base with the architecture of Stable Diffusion: UNet, text encoder, tokenizer and scheduler.
 
-The autoencoder comes trained, from a folder; everything else starts from a config and a seed.
+The autoencoder is loaded already trained; everything else is built from a config and a seed.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ WORD_END = "</w>"
 
 @dataclass
 class FreshBase:
-    """What a base is made of before training.
+    """Configs of an untrained base.
 
     Attributes:
-        unet: UNet2DConditionModel's config; its `cross_attention_dim` is the text encoder's `hidden_size`.
-        text_encoder: CLIPTextConfig's settings, without the vocabulary (it follows from `words`).
-        scheduler: DDIMScheduler's config.
+        unet: Arguments of `UNet2DConditionModel`; `cross_attention_dim` must equal the text encoder's `hidden_size`.
+        text_encoder: Arguments of `CLIPTextConfig`, except `vocab_size` and the special token ids, which follow from
+            `words`.
         vae: Folder or hub id of a trained autoencoder, see `load_autoencoder`.
-        words: Words that are one token each; any other text falls back to letters. None: the toy world's words.
+        scheduler: Arguments of `DDIMScheduler`.
+        words: Words that get one token each; other words are split into letters. None: the toy world's vocabulary.
     """
 
     unet: dict[str, Any]
@@ -39,10 +40,10 @@ class FreshBase:
     words: list[str] | None = None
 
     def build(self, seed: int) -> Backbone:
-        """Return the base; its weights are a function of `seed`.
+        """Build the base on the CPU, with float32 weights that depend on `seed` alone.
 
         Raises:
-            ValueError: One part gives what another cannot take, see `check_parts_fit`.
+            ValueError: The parts do not fit each other, see `check_parts_fit`.
         """
         from mvdiff.data.toyworld.captions import vocabulary
 
@@ -62,8 +63,8 @@ def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
     """Make a CLIP tokenizer (byte-level BPE) whose merges join each of `words` into one token.
 
     Args:
-        words: Lower-case words and signs.
-        max_length: Tokens per prompt, both end markers included.
+        words: Lower-case words and punctuation marks.
+        max_length: Maximum tokens per prompt, including the start and end tokens.
 
     Example:
         >>> tokenizer = word_tokenizer(["a", "red", "ball"], 8)
@@ -78,8 +79,8 @@ def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
     tokens = letters + [letter + WORD_END for letter in letters]
     merges: list[tuple[str, str]] = []
     for word in sorted(set(words)):
-        # What the merges so far leave of the word is joined from the left: later merges rank lower, so that words
-        # made earlier stay whole.
+        # Join the pieces that earlier merges leave, from the left. Later merges have lower priority, so earlier words
+        # stay whole.
         pieces = _segment(word, merges)
         while len(pieces) > 1:
             merges.append((pieces[0], pieces[1]))
@@ -91,7 +92,7 @@ def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:
 
 
 def _segment(word: str, merges: list[tuple[str, str]]) -> list[str]:
-    """Apply byte-pair merges to a word as the tokenizer does: the pair of lowest rank first."""
+    """Apply byte-pair merges to a word as the tokenizer does, lowest rank first."""
     rank = {pair: i for i, pair in enumerate(merges)}
     pieces = [*word[:-1], word[-1] + WORD_END]
     while True:

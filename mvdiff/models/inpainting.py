@@ -1,7 +1,7 @@
-"""The inputs that outpainting adds to a UNet: a mask of what to generate, and the latent of what is known.
+"""The inputs that outpainting adds to a UNet: the mask of cells to generate, and the latents of the known pixels.
 
-An inpainting UNet takes [noisy latent C | mask 1 | masked-image latent C]. Only here is the mask 1 where content is to
-be generated; everywhere else `known` is 1 where content is known.
+An inpainting UNet takes [noisy latent C | mask 1 | masked-image latent C]. The UNet's mask is 1 where content is to be
+generated; everywhere outside this module, `known` is 1 where content is known.
 
 Axes: B samples, V views, C latent channels, H W image, h w latent rows and columns.
 """
@@ -18,11 +18,14 @@ from mvdiff.shapes import check_shapes
 
 
 def masked_images(images: Tensor, known: Tensor) -> Tensor:
-    """Blank what is to be generated: 0 in [-1, 1] (mid-grey), as Stable Diffusion's inpainting does.
+    """Set the pixels to generate to 0 (mid-grey in [-1, 1]), as Stable Diffusion's inpainting does.
 
     Args:
-        images: [..., 3, H, W] in [-1, 1]; where nothing is known they are not read, and may be NaN.
-        known: [..., 1, H, W], 1 where known, 0 where to be generated.
+        images: [..., 3, H, W] in [-1, 1]; unknown pixels are not read and may be NaN.
+        known: [..., 1, H, W], 1 for known pixels, 0 for pixels to generate.
+
+    Returns:
+        [..., 3, H, W] in the dtype and on the device of `images`.
 
     Example:
         >>> images = torch.tensor([0.5, float("nan")]).expand(3, 1, 2)
@@ -34,22 +37,22 @@ def masked_images(images: Tensor, known: Tensor) -> Tensor:
 
 
 def generation_mask(known: Tensor, vae_stride: int) -> Tensor:
-    """Make the UNet's mask channel: 1 in each latent cell with a pixel to generate, 0 in those given whole.
+    """Compute the UNet's mask channel: 0 in latent cells that are known completely, 1 in all others.
 
-    Stable Diffusion's inpainting takes every `vae_stride`-th pixel. For views known whole or not at all, the paper's
-    form, this is the same. Where an edge cuts a cell, that rule may call the cell known though all but one of its
-    pixels are blank, and the blank would be kept as if it were the picture. Here a cell counts as known only if all of
-    it is; the known pixels of a cut cell still enter the masked image's latent (own derivation).
+    Stable Diffusion's inpainting takes every `vae_stride`-th pixel of the mask instead, which may call a cell known
+    although only one of its pixels is, so that the blank pixels around it are kept as if they were the picture. The two
+    rules agree for views that are known completely or not at all, as in the paper. The known pixels of a partly known
+    cell still enter the latent of the masked image (own derivation).
 
     Args:
-        known: [..., 1, H, W], 1 where known, 0 where to be generated.
-        vae_stride: Pixels per latent cell.
+        known: [..., 1, H, W], 1 for known pixels, 0 for pixels to generate.
+        vae_stride: Pixels per latent cell along each side.
 
     Returns:
         [..., 1, ceil(H / vae_stride), ceil(W / vae_stride)] float32.
 
     Raises:
-        ValueError: `known` has another shape or the stride is below 1.
+        ValueError: `known` has another shape, or `vae_stride` is below 1.
 
     Example:
         >>> generation_mask(torch.tensor([[[1.0, 1.0, 1.0, 0.0], [1.0, 1.0, 1.0, 0.0]]]), vae_stride=2).tolist()
@@ -64,23 +67,26 @@ def generation_mask(known: Tensor, vae_stride: int) -> Tensor:
 
 
 def inpainting_condition(known: Tensor, masked_latents: Tensor, vae_stride: int) -> Tensor:
-    """Join mask and masked-image latent, in the order of Stable Diffusion's inpainting UNet (paper, outpainting).
+    """Concatenate mask and masked-image latents in the order of Stable Diffusion's inpainting UNet.
+
+    Source: paper, outpainting.
 
     Args:
-        known: [..., 1, H, W], 1 where known, 0 where to be generated.
+        known: [..., 1, H, W], 1 for known pixels, 0 for pixels to generate.
         masked_latents: [..., C, h, w] scaled latents of `masked_images`.
-        vae_stride: Pixels per latent cell.
+        vae_stride: Pixels per latent cell along each side.
 
     Returns:
         [..., 1 + C, h, w] in the dtype and on the device of `masked_latents`.
 
     Raises:
-        ValueError: The sides of the images are no multiples of the stride, or shapes do not agree.
+        ValueError: H or W is not a multiple of the stride, or the shapes do not agree.
     """
     sides = known.shape[-2:]
     if any(side % vae_stride for side in sides):
         raise ValueError(
-            f"views must have sides that are multiples of {vae_stride}, the autoencoder's stride; got {list(sides)}."
+            f"height and width of the views must be multiples of {vae_stride}, the autoencoder's stride; got "
+            f"{list(sides)}."
         )
     mask = generation_mask(known, vae_stride).to(masked_latents)
     check_shapes(mask=(mask, "... 1 h w"), masked_latents=(masked_latents, "... C h w"))
@@ -91,22 +97,23 @@ def add_inpainting_input(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     """Add the 1 + C input channels of `inpainting_condition` to a text-to-image UNet, see `add_input_channels`.
 
     Raises:
-        ValueError: The UNet takes more than latents already.
+        ValueError: The UNet already has other input channels than the latents.
     """
     channels = unet.config.out_channels
     if unet.config.in_channels != channels:
         raise ValueError(
-            f"add_input must be false for a base that takes more than latents; got true, with a UNet of "
+            f"add_input must be false for a base whose input is more than the latents; got true, with a UNet of "
             f"{unet.config.in_channels} input channels."
         )
     return add_input_channels(unet, 1 + channels)
 
 
 def check_inpainting_input(unet: UNet2DConditionModel, latent_channels: int) -> None:
-    """Raise ValueError unless a UNet takes latents, mask and masked-image latents."""
-    found, wanted = unet.config.in_channels, 2 * latent_channels + 1
-    if found != wanted:
+    """Raise ValueError unless the UNet's input is latents, mask and masked-image latents."""
+    channels, expected = unet.config.in_channels, 2 * latent_channels + 1
+    if channels != expected:
         raise ValueError(
-            f"base must have a UNet of {wanted} input channels, latents, mask and masked image; got {found}. Name an "
-            "inpainting base, such as sd2-community/stable-diffusion-2-inpainting, or make one (docs/train.md)."
+            f"base must have a UNet with {expected} input channels: latents, mask and masked image; got {channels}. "
+            "Choose an inpainting base, such as sd2-community/stable-diffusion-2-inpainting, or make one "
+            "(docs/train.md)."
         )

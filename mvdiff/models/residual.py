@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class ResidualBlock(nn.Module):
-    """GroupNorm, ReLU, 3x3 convolution without bias, twice, added to the input; the last convolution starts at zero.
+    """Add two times (GroupNorm, ReLU, 3x3 convolution without bias) to the input; the last convolution starts at zero.
 
     Args:
-        channels: Channels of input and output.
+        channels: Number of input and output channels.
     """
 
     def __init__(self, channels: int) -> None:
@@ -24,6 +24,6 @@ class ResidualBlock(nn.Module):
         nn.init.zeros_(self.conv2.weight)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        """Map [N, C, h, w] to the same shape."""
+        """Map feature maps [N, C, h, w] to the same shape."""
         update = self.conv1(F.relu(self.norm1(hidden_states)))
         return hidden_states + self.conv2(F.relu(self.norm2(update)))

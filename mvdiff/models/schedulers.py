@@ -1,4 +1,4 @@
-"""The schedulers of diffusers that fit latent diffusion models of discrete betas."""
+"""Diffusers schedulers that fit latent diffusion models with discrete betas."""
 
 import inspect
 from typing import Any
@@ -7,35 +7,35 @@ import diffusers
 
 
 def scheduler_class(name: str) -> type:
-    """Return diffusers' scheduler class of a name, with or without "Scheduler" at its end.
+    """Return the diffusers scheduler class of a name, which may omit the suffix "Scheduler".
 
     Raises:
-        ValueError: There is no such scheduler for models that predict eps, v or x0; the choices are listed.
+        ValueError: Diffusers has no such scheduler for models that predict eps, v or x0; the message lists the choices.
 
     Example:
         >>> scheduler_class("DDIM").__name__
         'DDIMScheduler'
     """
     for candidate in (name, f"{name}Scheduler"):
-        found = getattr(diffusers, candidate, None) if candidate.endswith("Scheduler") else None
-        if found is not None and _usable(found):
-            return found
+        scheduler = getattr(diffusers, candidate, None) if candidate.endswith("Scheduler") else None
+        if scheduler is not None and _usable(scheduler):
+            return scheduler
     raise ValueError(f"scheduler must be one of {', '.join(scheduler_names())}; got {name!r}.")
 
 
 def scheduler_names() -> list[str]:
-    """List the schedulers of the installed diffusers that fit latent diffusion models, without "Scheduler"."""
+    """List the usable schedulers of the installed diffusers, without the suffix "Scheduler"."""
     classes = ((name, getattr(diffusers, name)) for name in dir(diffusers) if name.endswith("Scheduler"))
-    return sorted(name.removesuffix("Scheduler") for name, found in classes if _usable(found))
+    return sorted(name.removesuffix("Scheduler") for name, scheduler in classes if _usable(scheduler))
 
 
-def _usable(found: Any) -> bool:
-    """Tell a sampler of discrete betas from flow matching, inversion, video and placeholder classes."""
-    if not inspect.isclass(found) or found.__name__.startswith("CogVideoX") or "Inverse" in found.__name__:
+def _usable(scheduler: Any) -> bool:
+    """Return False for classes of flow matching, inversion and video, and for placeholders of missing libraries."""
+    if not inspect.isclass(scheduler) or scheduler.__name__.startswith("CogVideoX") or "Inverse" in scheduler.__name__:
         return False
-    return takes(found, "beta_start") and takes(found, "prediction_type")
+    return takes(scheduler, "beta_start") and takes(scheduler, "prediction_type")
 
 
-def takes(found: type, setting: str) -> bool:
-    """Tell whether a scheduler's class has a setting."""
-    return setting in inspect.signature(found.__init__).parameters
+def takes(scheduler: type, setting: str) -> bool:
+    """Return True if the constructor of a scheduler class has the argument `setting`."""
+    return setting in inspect.signature(scheduler.__init__).parameters

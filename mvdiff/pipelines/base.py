@@ -1,4 +1,4 @@
-"""MultiViewPipeline: a model of any task; opening, saving and sharing. Tasks have faces with a call of their own."""
+"""MultiViewPipeline: load, run, save and share a model of any task; subclasses add the `__call__` of each task."""
 
 from __future__ import annotations
 
@@ -32,27 +32,27 @@ from mvdiff.tasks.task import Task
 class MultiViewPipeline(LoraOfBase, SamplingPipeline):
     """A frozen base with attention between views, for any task; see `generate`.
 
-    The faces (`MVDiffusionPanoramaPipeline`, ...) fix the task and are called with a user's arguments. A face spells
-    out all parameters of its `__init__`, where diffusers reads which of them are modules.
+    Its subclasses, the faces (`MVDiffusionPanoramaPipeline`, ...), fix the task and have a `__call__` with keyword
+    arguments. A face lists all parameters of its `__init__`, since diffusers finds the modules by their names.
 
     Args:
         vae: Autoencoder of the base.
         text_encoder: Text encoder of the base.
         tokenizer: Tokenizer of the base.
         unet: UNet of the base.
-        adapter: The trained blocks.
-        scheduler: Any diffusers scheduler; replace `pipeline.scheduler` at will.
-        task: What the model does.
-        views: The views it was trained on, see `ModelInfo`.
-        prompt_prefix: Put before every prompt, as in training.
-        base: Name of the base, for `save_pretrained`.
+        adapter: Trained adapter.
+        scheduler: Any diffusers scheduler; `pipeline.scheduler` may be replaced later.
+        task: Task of the model.
+        views: Views that the model was trained on, see `ModelInfo`.
+        prompt_prefix: Text put before every prompt, as in training.
+        base: Reference to the base, required by `save_pretrained`.
 
     Raises:
-        ValueError: The base does not take the task's input, or the adapter is another base's.
+        ValueError: The base does not take the task's input, or the adapter belongs to another base.
     """
 
     training_record: TrainingRecord | None = None
-    """How the adapter was trained, for the model card; what a model folder says of it comes along."""
+    """Record of the adapter's training, for the model card; read from the model folder."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
     ) -> None:
         super().__init__()
         if task is None:
-            raise ValueError("task must be given to a pipeline of any task; got None.")
+            raise ValueError("task must be a Task for a MultiViewPipeline; got None.")
         self.register_modules(
             vae=vae, text_encoder=text_encoder, tokenizer=tokenizer, unet=unet, adapter=adapter, scheduler=scheduler
         )
@@ -79,16 +79,16 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         self.base = base
         task.check_base(unet, vae.config.latent_channels)
         task.check_adapter(adapter)
-        self._multi_view_unet()  # an adapter of another base is an error now, not in the first call
+        self._multi_view_unet()  # reject an adapter of another base now, not in the first call
 
     @classmethod
     def face_task(cls) -> Task | None:
-        """Return the task of a face; None for a pipeline of any task."""
+        """Return the task of a face; None for `MultiViewPipeline` itself."""
         return None
 
     @property
     def model_info(self) -> ModelInfo:
-        """What `mvdiff.json` says of this model; `base` is set."""
+        """Content of the model's `mvdiff.json`; requires `base`."""
         return ModelInfo(self.task, self.views, self.prompt_prefix, self.base, self.training_record)
 
     @classmethod
@@ -103,14 +103,16 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         base: BaseReference | None = None,
         **face_views: Any,
     ) -> Self:
-        """Make a pipeline of a base that is in memory already.
+        """Make a pipeline from a base that is already in memory.
 
         Args:
-            backbone: The base, and the scheduler to sample with.
-            adapter: Default a fresh one, which changes nothing.
-            task: What the model does; a face knows.
+            backbone: Base, with the scheduler to sample with.
+            adapter: Trained adapter; default: a fresh one, which does not change the base's output.
+            task: Task of the model; not needed by a face.
             views: See `ModelInfo`.
-            **face_views: The same as `views`, by name, as a face's `__init__` takes them.
+            prompt_prefix: See `MultiViewPipeline`.
+            base: See `MultiViewPipeline`.
+            **face_views: Entries of `views` by name, as in a face's `__init__`.
         """
         own = cls.face_task()
         task = own or task
@@ -133,24 +135,24 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         check_base: bool = True,
         torch_dtype: torch.dtype | None = None,
     ) -> Self:
-        """Open a model folder together with the base that it names.
+        """Load a model folder and the base that it refers to.
 
         Args:
-            pretrained_model_name_or_path: A model folder, of `mvdiff fit`, `mvdiff export` or `save_pretrained`; a hub
-                id "owner/name" of one; or one that comes with the package, as `mvdiff://toy-caa`.
+            pretrained_model_name_or_path: Model folder written by `mvdiff fit`, `mvdiff export` or `save_pretrained`;
+                hub id "owner/name" of one; or a packaged model such as `mvdiff://toy-caa`.
             revision: Branch, tag or commit of a hub model.
-            base: Place of the base on this machine: folder, hub id or packaged name; default: the recorded one.
-            base_revision: Revision of a hub base; default: the recorded one, if the base is.
-            vae: Place of the autoencoder that stands in for the base's; default: the recorded one.
-            dtype: Precision of all weights; default float32, and the text encoder in the model's `text_dtype`.
-            check_base: Compare the base's weights with those of the training. False is for trying an adapter on a
+            base: Folder, hub id or packaged name of the base; default: the recorded one.
+            base_revision: Branch, tag or commit of a hub base; default: the recorded one, unless `base` is set.
+            vae: Folder or hub id of an autoencoder to use in place of the base's; default: the recorded one.
+            dtype: Precision of all weights; default: float32, with the text encoder in the model's `text_dtype`.
+            check_base: Check that the base has the same weights as in training. Set it to False to try an adapter on a
                 finetuned base.
             torch_dtype: Name of `dtype` in older diffusers.
 
         Raises:
-            FileNotFoundError: There is no such model folder, here or on the hub, or its base is missing.
+            FileNotFoundError: The model or its base is neither local nor on the hub.
             ValueError: The model is for another task, the base has other weights than in training, or the folder's
-                weights are another model's.
+                weights belong to another model.
 
         Example:
             >>> from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
@@ -164,8 +166,8 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         own = cls.face_task()
         if own is not None and info.task.spec() != own.spec():
             raise ValueError(
-                f"model must be one for the task {own.name}; got {model_of(info.task.name)}, in {folder}. "
-                f"Give another model, or run `{info.task.command()}`."
+                f"model must be {model_of(own.name)}; got {model_of(info.task.name)}, in {folder}. "
+                f"Choose another model, or run `{info.task.command()}`."
             )
         name = location(folder, info.base.id) if base is None else base
         base_revision = info.base.revision if base_revision is None and base is None else base_revision
@@ -173,13 +175,14 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         try:
             backbone = load_backbone(name, base_revision, vae=recorded_vae if vae is None else vae)
         except FileNotFoundError as error:
-            wanted = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
-            raise FileNotFoundError(f"model {folder} needs the base {wanted}: {error}") from error
+            recorded = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
+            raise FileNotFoundError(f"model {folder} needs the base {recorded}: {error}") from error
         expected = info.base.weights_hash
         if check_base and expected is not None and backbone.weights_hash() != expected:
             raise ValueError(
-                f"base must be the one that the model was trained on, {info.base.id} with weights {expected}; got "
-                f"{name} with weights {backbone.weights_hash()}. Give its folder as base, with the same vae."
+                f"base must be the one that the model was trained on, {info.base.id} with weights hash {expected}; got "
+                f"{name} with {backbone.weights_hash()}. Pass the folder of the right base as `base`, with the same "
+                "`vae`."
             )
         reference = BaseReference(
             str(info.base.id if base is None else base),
@@ -211,20 +214,22 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         token: str | bool | None = None,
         create_pr: bool = False,
     ) -> None:
-        """Write a model folder: adapter, scheduler, views, prefix, model card and the base's name, never its weights.
+        """Write a model folder: adapter, scheduler, views, prompt prefix, model card and a reference to the base.
+
+        The weights of the base are not written.
 
         Args:
-            save_directory: The folder.
-            push_to_hub: Upload it afterwards; the arguments that follow are those of `upload_model_folder`.
-            repo_id: "owner/name"; default the folder's name, below the token's owner.
+            save_directory: Output folder.
+            push_to_hub: Also upload the folder; for the arguments that follow see `upload_model_folder`.
+            repo_id: "owner/name"; default: the folder's name, in the account of the token's owner.
 
         Raises:
-            ValueError: The pipeline was made without `base`, so nothing says which base it needs; or, with
-                `push_to_hub`, the base is a folder of this machine or `repo_id` no name on the hub.
+            ValueError: The pipeline has no `base`; or, with `push_to_hub`, the base is a local folder or `repo_id` is
+                not a valid name.
             OSError: The folder cannot be written, or the hub cannot be reached.
         """
         if self.base is None:
-            raise ValueError("base must be a BaseReference when a pipeline is saved; got None.")
+            raise ValueError("base must be a BaseReference to save a pipeline; got None.")
         info = self.model_info
         repo_id = Path(save_directory).name if repo_id is None else repo_id
         if push_to_hub:
@@ -246,10 +251,10 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         token: str | bool | None = None,
         create_pr: bool = False,
     ) -> None:
-        """Upload the model folder that `save_pretrained` writes, see there."""
+        """Write a model folder to a temporary place and upload it; see `save_pretrained`."""
         with TemporaryDirectory() as folder:
             self.save_pretrained(Path(folder) / "model", True, repo_id, commit_message, private, token, create_pr)
 
     def unusual_settings(self) -> dict[str, Any]:
-        """Name, for the record of a sample, what is on and changes images: tiles, the base's LoRAs."""
+        """Return, for `sample.json`, the active switches that change images: tiling of the autoencoder, and LoRAs."""
         return super().unusual_settings() | self.lora_settings()

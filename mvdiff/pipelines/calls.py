@@ -1,4 +1,4 @@
-"""Shared parts of the faces' calls: batches of a user's arguments, settings, seeds, forms of output."""
+"""Shared code of the pipelines' `__call__`: batches, settings, seeds and output types."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ OUTPUT_TYPES = ("pil", "np", "pt", "uint8", "latent")
 def rig_batch(
     rig: Rig, prompts: list[list[str]], sample_ids: Sequence[str] | None = None, **fields: Any
 ) -> MultiViewBatch:
-    """Make a batch of B samples of a rig's V views from B lists of V prompts.
+    """Make a batch of B samples with the V views of a rig.
 
     Args:
-        rig: The views.
-        prompts: One list per sample.
+        rig: Rig of V views.
+        prompts: B lists of V prompts.
         sample_ids: See `named_samples`.
-        **fields: More fields of the batch, such as `images` and `known`; images are zeros by default.
+        **fields: Other fields of the batch, such as `images` and `known`; images are zeros by default.
     """
     K, R = (camera.expand(len(prompts), *camera.shape) for camera in rig.cameras())
     cameras = MultiViewBatch.from_cameras(K, R, rig.height, rig.width)
@@ -36,7 +36,7 @@ def rig_batch(
 
 
 def named_samples(sample_ids: Sequence[str] | None, count: int) -> list[str]:
-    """Return one name per sample, by default their places; raise ValueError for more or fewer names than samples."""
+    """Return one name per sample, by default "0", "1", ...; raise ValueError if the number of names is not `count`."""
     if sample_ids is None:
         return [str(i) for i in range(count)]
     if len(sample_ids) != count:
@@ -48,11 +48,11 @@ def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, An
     """Convert the arguments of a face's call to arguments of `SamplingPipeline.generate`.
 
     Args:
-        arguments: `locals()` of the call; fields of `Sampling` and `Controls` stand in it under their own names.
+        arguments: `locals()` of the call, which has the fields of `Sampling` and `Controls` by name.
         batch_size: Number of samples.
 
     Raises:
-        ValueError: The form of output is unknown, or the seeds do not fit, see `drawn_seeds`.
+        ValueError: `output_type` is unknown, or the seeds do not fit, see `drawn_seeds`.
     """
     if arguments["output_type"] not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {arguments['output_type']!r}.")
@@ -71,25 +71,38 @@ def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, An
 
 
 def check_range(name: str, images: Tensor, where: str = "") -> None:
-    """Raise ValueError where images leave [-1, 1] or hold NaNs; `where` is added to the values in the text."""
+    """Raise ValueError if images have values outside [-1, 1] or NaNs.
+
+    Args:
+        name: Name of the argument, for the error message.
+        images: Images of any shape.
+        where: Text appended to the values in the error message.
+    """
     low, high = images.aminmax()
     if not (low >= -1.001 and high <= 1.001):
-        raise ValueError(f"{name} must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]{where}. Scale and drop NaNs.")
+        raise ValueError(
+            f"{name} must lie in [-1, 1]; got [{low:.4g}, {high:.4g}]{where}. Rescale the images and remove NaNs."
+        )
 
 
 def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:
-    """Return one seed per sample: `seed` for all, or drawn from generators (None: torch's global one).
+    """Return one seed per sample: `seed` for all, or seeds drawn from generators.
+
+    Args:
+        seed: Seed of all samples; None: draw seeds.
+        generator: One generator for all samples, or one each; None: torch's global generator.
+        count: Number of samples.
 
     Raises:
-        ValueError: Both are given, or there are neither one nor `count` generators.
+        ValueError: `seed` and `generator` are both set, or there are neither one nor `count` generators.
     """
     if seed is not None and generator is not None:
-        raise ValueError("seed must be left out where generator is given; got both. Give one of them.")
+        raise ValueError("seed and generator exclude each other; got both. Pass one of them.")
     if seed is not None:
         return [int(seed)] * count
     generators = [generator] if generator is None or isinstance(generator, torch.Generator) else list(generator)
     if len(generators) not in (1, count):
-        raise ValueError(f"generator must be one or one per sample ({count}); got {len(generators)}.")
+        raise ValueError(f"generator must be a single generator, or {count}, one per sample; got {len(generators)}.")
     drawn = []
     for one in generators:
         device = "cpu" if one is None else one.device
@@ -98,7 +111,7 @@ def drawn_seeds(seed: int | None, generator: Any, count: int) -> list[int]:
 
 
 def as_output_type(images: Tensor, output_type: str) -> Any:
-    """Turn images [..., 3, H, W] in [-1, 1] into the form that was asked for."""
+    """Convert images [..., 3, H, W] in [-1, 1] to an output type, see `MVDiffusionPanoramaOutput`."""
     if output_type == "pt":
         return (images + 1) / 2
     channels_last = images.movedim(-3, -1)

@@ -1,8 +1,8 @@
-"""Training checkpoints -> model folders.
+"""Export training checkpoints to model folders.
 
-A Lightning checkpoint of `MultiViewModule` holds the adapter's weights (`state_dict`; with EMA their average, and the
-weights training goes on from in `current_model_state`) and, under `CHECKPOINT_KEY`, plain values that say what model
-they belong to. That is all a model folder needs: exporting takes neither the base nor the data.
+A Lightning checkpoint of `MultiViewModule` has the adapter's weights in `state_dict` (with EMA, their average; the
+current weights are in `current_model_state`) and, under `CHECKPOINT_KEY`, a description of the model in plain values.
+Exporting therefore needs neither the base nor the data.
 """
 
 from __future__ import annotations
@@ -37,29 +37,29 @@ def export_checkpoint(
     """Write a checkpoint's weights as a model folder.
 
     Args:
-        checkpoint: A Lightning checkpoint of multi-view training; read without running any code in it.
-        out: The model folder; see `write_model_folder`.
-        use_ema: Take the averaged weights where the checkpoint has them (otherwise those training goes on from).
-        results: A `results.json` of `mvdiff test` or `mvdiff evaluate`, whose scores the model card shall show.
+        checkpoint: Lightning checkpoint of multi-view training; no code in it is run.
+        out: Model folder to write, see `write_model_folder`.
+        use_ema: Export the averaged weights if the checkpoint has them; otherwise the current weights.
+        results: `results.json` of `mvdiff test` or `mvdiff evaluate`, whose scores go into the model card.
         overwrite: Replace a model folder at `out`.
 
     Returns:
-        What the model folder says about the model.
+        Description of the exported model.
 
     Raises:
-        FileExistsError: `out` is a model folder and `overwrite` False, or a folder of something else.
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or is a checkpoint of another model.
+        FileExistsError: `out` is a model folder and `overwrite` is False, or it has other files.
+        FileNotFoundError: The checkpoint or the results file does not exist.
+        ValueError: The checkpoint cannot be read, or belongs to another model.
         OSError: The folder cannot be written.
     """
     check_new_model_folder(out, overwrite)
     values = read_checkpoint(checkpoint)
     described = values.get(CHECKPOINT_KEY)
     if not isinstance(described, Mapping) or not {"info", "adapter", "scheduler"} <= set(described):
-        found = ", ".join(sorted({str(key).split(".")[0] for key in values.get("state_dict", values)})[:8]) or "nothing"
+        keys = ", ".join(sorted({str(key).split(".")[0] for key in values.get("state_dict", values)})[:8]) or "nothing"
         raise ValueError(
-            f"checkpoint must be one of mvdiff's multi-view training; got a checkpoint of another model, with {found}, "
-            f"in {checkpoint}. For a published one run `mvdiff convert upstream`."
+            f"checkpoint must be from mvdiff's multi-view training; got a checkpoint of another model, with {keys}, "
+            f"in {checkpoint}. For a checkpoint of the 2023 release, run `mvdiff convert upstream`."
         )
     info = ModelInfo.from_dict(described["info"], where=str(checkpoint))
     state = values["state_dict"] if use_ema else values.get("current_model_state", values["state_dict"])
@@ -68,8 +68,8 @@ def export_checkpoint(
         adapter.load_state_dict({name.removeprefix(_PREFIX): value for name, value in state.items()})
     except RuntimeError as error:
         raise ValueError(
-            f"checkpoint must hold exactly the adapter that it describes; got a checkpoint of another model: {error}, "
-            f"in {checkpoint}."
+            f"weights of the checkpoint must match the adapter that it describes; got a checkpoint of another model: "
+            f"{error}, in {checkpoint}."
         ) from error
     if results is not None:
         record = info.training or TrainingRecord(data="not recorded")
@@ -80,15 +80,17 @@ def export_checkpoint(
 
 
 def read_scores(path: str | Path) -> dict[str, float]:
-    """Read the numbers of a `results.json`.
+    """Read the scores of a `results.json`, by name.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is none that mvdiff wrote.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file was not written by mvdiff.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"results must be a file; got {path}. Give the results.json of `mvdiff test`.")
+        raise FileNotFoundError(
+            f"results must be an existing file; got {path}. Pass the results.json of `mvdiff test`."
+        )
     try:
         return flat_numbers(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -98,19 +100,21 @@ def read_scores(path: str | Path) -> dict[str, float]:
 
 
 def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
-    """Read a Lightning checkpoint onto the CPU, safely: tensors and plain values only.
+    """Read a Lightning checkpoint onto the CPU; only tensors and plain values are unpickled.
 
     Args:
-        path: The file.
-        lazy: Leave tensors on disk until they are used; for a look at what a file holds.
+        path: Checkpoint file.
+        lazy: Memory-map the tensors, to inspect a file without reading all of it.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It cannot be read, or holds no weights.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file cannot be read, or has no weights.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"checkpoint must be a file; got {path}. Give a .ckpt file that `mvdiff fit` wrote.")
+        raise FileNotFoundError(
+            f"checkpoint must be an existing file; got {path}. Pass a .ckpt file that `mvdiff fit` wrote."
+        )
     check_archive(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)

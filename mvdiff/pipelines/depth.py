@@ -1,4 +1,4 @@
-"""MVDiffusionDepthPipeline: frames of a scene with known depth and poses, at once (the paper's section 4).
+"""MVDiffusionDepthPipeline: generate frames of a scene with known depths and poses (the paper's section 4).
 
 Axes: B samples, V frames of a sample, C latent channels, h w latent, H W image, L text tokens, D text width.
 """
@@ -30,9 +30,9 @@ class MVDiffusionDepthOutput(BaseOutput):
     """Generated frames.
 
     Attributes:
-        images: As of `MVDiffusionPanoramaOutput`. Frames that were given come back as the model renders them, not as
-            they were given; what stands in the place of padding means nothing.
-        seeds: [B] seeds of the samples.
+        images: See `MVDiffusionPanoramaOutput`. Known frames are the model's rendering, not the input; padded frames
+            are undefined.
+        seeds: Seed of each of the B samples.
     """
 
     images: Any
@@ -40,15 +40,13 @@ class MVDiffusionDepthOutput(BaseOutput):
 
 
 class MVDiffusionDepthPipeline(MultiViewPipeline):
-    """Generate frames that agree with each other where their depths and poses say that they show the same.
+    """Generate frames that are consistent wherever their depths and poses show the same surface.
 
-    The base's UNet has an input channel for the depth.
-
-    The other arguments are those of `MultiViewPipeline`.
+    The base's UNet has an input channel for depth. For arguments that are not listed see `MultiViewPipeline`.
 
     Args:
-        height: Rows of the frames that the model was trained on (paper: 192); other sizes are possible.
-        width: Their columns (paper: 256).
+        height: Height in pixels of the frames that the model was trained on (paper: 192); other sizes work too.
+        width: Width of the same frames (paper: 256).
     """
 
     def __init__(
@@ -76,7 +74,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
 
     @property
     def height(self) -> int:
-        """Rows of the frames that the model was trained on."""
+        """Height in pixels of the frames that the model was trained on."""
         return self.views["height"]
 
     @height.setter
@@ -85,7 +83,7 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
 
     @property
     def width(self) -> int:
-        """Their columns."""
+        """Width in pixels of the frames that the model was trained on."""
         return self.views["width"]
 
     @width.setter
@@ -119,27 +117,27 @@ class MVDiffusionDepthPipeline(MultiViewPipeline):
         attention_enabled: bool = True,
         neighbour_batch: Sequence[int] | None = None,
     ) -> MVDiffusionDepthOutput:
-        """Generate frames; all frames of a sample at once.
+        """Generate all frames of each sample jointly.
 
-        Noise is drawn on the CPU in float32 from (seed, sample id, frame id) alone: a sample does not depend on its
-        batch, and a frame starts from the same noise whichever frames it is generated with. Given frames are encoded
-        as in training, with noise from the same key.
+        Noise is drawn on the CPU in float32 from (seed, sample id, frame id) alone, so a sample does not depend on the
+        rest of its batch, and a frame starts from the same noise in any set of frames. Known frames are encoded as in
+        training, with noise from the same keys.
 
-        The arguments that are not listed are those of `MVDiffusionPanoramaPipeline`, for frames in place of views.
+        For arguments that are not listed see `MVDiffusionPanoramaPipeline.__call__`; frames take the place of views.
 
         Args:
-            depths: [B, V, H, W] z-depth in metres, 0 = none; sides must be multiples of the autoencoder's stride.
+            depths: [B, V, H, W] z-depth in metres, 0: no depth; H and W must be multiples of the autoencoder's stride.
             K: [B, V, 3, 3] intrinsics in pixels of the depths.
             R: [B, V, 3, 3] world-from-camera rotations.
             t: [B, V, 3] camera centres in the world, metres.
             view_valid: [B, V] bool, False for padding, which no frame attends to; default: no padding.
-            images: [B, V, 3, H, W] in [-1, 1]; those of frames that are not given are not read.
-            known: [B, V, 1, H, W], 1 on the whole of a given frame and 0 on the others; default: none is given. The
-                model was trained with none, or with the first and the last.
-            frame_ids: [B][V] names of the frames, part of the noise's key; default their places 0, 1, ...
+            images: [B, V, 3, H, W] in [-1, 1]; only known frames are read.
+            known: [B, V, 1, H, W], all 1 on a known frame and all 0 on a frame to generate; default: no known frames.
+                The model was trained without known frames, or with the first and the last one known.
+            frame_ids: [B][V] names of the frames, part of the noise's key; default: 0, 1, ...
 
         Raises:
-            ValueError: An argument does not fit; the text says which.
+            ValueError: An argument is invalid; the message names it.
         """
         arguments = locals()
         cameras = {"depths": depths, "K": K, "R": R, "t": t}
@@ -165,7 +163,7 @@ def _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_i
     count, num_views = sizes["B"], sizes["V"]
     prompts = expand_prompts(prompt, num_views)
     if len(prompts) != count:
-        raise ValueError(f"prompt must be of {count} samples as the depths; got {len(prompts)}.")
+        raise ValueError(f"prompt must be for {count} samples, as depths has; got {len(prompts)}.")
     names = None if frame_ids is None else [list(frames) for frames in frame_ids]
     if names is not None and [len(frames) for frames in names] != [num_views] * count:
         raise ValueError(f"frame_ids must be {count} lists of {num_views} names; got {names}.")
@@ -174,7 +172,7 @@ def _frame_batch(prompt, cameras, view_valid, images, known, sample_ids, frame_i
     shown = torch.zeros(()).expand(count, num_views, 3, sizes["H"], sizes["W"])
     if bool(given.any()):
         if images is None:
-            raise ValueError("images must be given where known is 1; got none.")
+            raise ValueError("images are required where known is 1; got None.")
         given = given.to(images.device)
         shown = torch.where(given[:, :, None, None, None], images, 0.0)
         check_range("images", shown)

@@ -1,4 +1,4 @@
-"""Given pictures of outpainting: any image file or array, its camera, and what the views of a rig show of it.
+"""Input pictures of outpainting: read any image file or array and project it into the views of a rig.
 
 Axes: V views of H x W pixels, h w a picture's own size.
 """
@@ -26,18 +26,18 @@ Picture = str | Path | Image.Image | np.ndarray | Tensor
 
 @dataclass(frozen=True)
 class GivenImage:
-    """A given picture with its camera, which shares the views' centre.
+    """A picture and its camera, which is at the centre of the views.
 
     Args:
         pixels: [3, h, w] float in [-1, 1].
-        fov_deg: Horizontal field of view in degrees.
-        yaw_deg: Direction of its middle, degrees to the right of view 0.
-        pitch_deg: Degrees upwards.
-        shown: [1, h, w], 0 where the picture is cut out (transparent), which is to be generated; None: all is shown.
-        name: Name in errors and in `sample.json`.
+        fov_deg: Horizontal field of view in degrees, in (0, 180).
+        yaw_deg: Yaw of the picture's centre in degrees, in [-360, 360], positive to the right of view 0.
+        pitch_deg: Pitch of the picture's centre in degrees, in [-90, 90], positive upwards.
+        shown: [1, h, w], 1 for opaque pixels, 0 for transparent ones, which are to be generated; None: all are opaque.
+        name: Name in error messages and in `sample.json`.
 
     Raises:
-        ValueError: An angle is out of range, or nothing of the picture is shown.
+        ValueError: An angle is out of range, or the whole picture is transparent.
     """
 
     pixels: Tensor
@@ -50,8 +50,8 @@ class GivenImage:
     def __post_init__(self) -> None:
         if self.shown is not None and not bool(self.shown.any()):
             raise ValueError(
-                f"image must show something; got {self.name}, which is transparent everywhere (what is more than half "
-                "transparent is cut out)."
+                f"image must have opaque pixels; got {self.name}, which is transparent everywhere (pixels that are "
+                "more than half transparent are ignored)."
             )
         if not 0 < self.fov_deg < 180:
             raise ValueError(
@@ -65,13 +65,13 @@ class GivenImage:
                 )
 
     def views(self, rig: Rig) -> tuple[Tensor, Tensor]:
-        """Return what a rig's views show of it: [V, 3, H, W] images and [V, 1, H, W] known."""
+        """Project the picture into the views of a rig: images [V, 3, H, W] in [-1, 1] and known [V, 1, H, W]."""
         h, w = self.pixels.shape[-2:]
         K, R = intrinsics_from_fov(self.fov_deg, h, w), rotation_from_yaw_pitch(self.yaw_deg, self.pitch_deg)
         return warp_given(self.pixels, K, R, *rig.cameras(), rig.height, rig.width, shown=self.shown)
 
     def describe(self) -> dict[str, Any]:
-        """Describe the picture for `sample.json`; of a file by its name alone, without its folder."""
+        """Return name, size and angles for `sample.json`; a file's name is recorded without its folder."""
         h, w = self.pixels.shape[-2:]
         angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
         return {"name": Path(self.name).name, "width": w, "height": h, **angles}
@@ -79,12 +79,12 @@ class GivenImage:
 
 @dataclass(frozen=True)
 class GivenViews:
-    """Given parts of a sample's views.
+    """Known parts of a sample's views.
 
     Args:
-        images: [V, 3, H, W] in [-1, 1]; read where known.
-        known: [V, 1, H, W], 1 where given.
-        pictures: Descriptions of the given pictures, for `sample.json`.
+        images: [V, 3, H, W] in [-1, 1]; only known pixels are used.
+        known: [V, 1, H, W], 1 for known pixels.
+        pictures: Descriptions of the input pictures, for `sample.json`.
     """
 
     images: Tensor
@@ -93,10 +93,10 @@ class GivenViews:
 
 
 def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:
-    """Warp given pictures into every view of a rig that they reach; where several reach, the first counts.
+    """Project pictures into all views of a rig that see them; where pictures overlap, the first one is used.
 
     Raises:
-        ValueError: There is no picture, or one reaches no view.
+        ValueError: There are no pictures, or no view sees one of them.
     """
     if not pictures:
         raise ValueError("image must be at least one picture; got none.")
@@ -104,8 +104,8 @@ def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:
     for picture, (_, known) in zip(pictures, layers, strict=True):
         if not bool(known.any()):
             raise ValueError(
-                f"image must reach a view of the rig; got {picture.name} of {picture.fov_deg:g} degrees at yaw "
-                f"{picture.yaw_deg:g}, pitch {picture.pitch_deg:g}, where no view sees a whole pixel of it."
+                f"image must be visible in a view of the rig; got {picture.name} with fov {picture.fov_deg:g}, yaw "
+                f"{picture.yaw_deg:g} and pitch {picture.pitch_deg:g} degrees, where no view sees a whole pixel of it."
             )
     return GivenViews(*overlay_given(layers), [picture.describe() for picture in pictures])
 
@@ -116,17 +116,19 @@ def given_images(
     yaw_deg: float | Sequence[float] = 0.0,
     pitch_deg: float | Sequence[float] = 0.0,
 ) -> list[GivenImage]:
-    """Open pictures and join them with their angles.
+    """Read pictures and combine them with their angles.
 
     Args:
-        image: One picture or several; each a file, a PIL image of any mode, a uint8 array [h, w], [h, w, 3] or
-            [h, w, 4], or a float tensor [3, h, w] in [-1, 1]. Rotation noted in the file is applied, grey and CMYK
-            become RGB, and what is more than half transparent is cut out.
-        fov_deg: See `GivenImage`, as for `yaw_deg` and `pitch_deg`; one number for all pictures or one for each.
+        image: One picture or a list; each a file, a PIL image of any mode, a uint8 array [h, w], [h, w, 3] or
+            [h, w, 4], or a float tensor [3, h, w] in [-1, 1]. EXIF rotation is applied, grey and CMYK become RGB, and
+            pixels that are more than half transparent are left to generate.
+        fov_deg: See `GivenImage`; one number for all pictures, or one for each. The same holds for the other angles.
+        yaw_deg: See `GivenImage`.
+        pitch_deg: See `GivenImage`.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: A picture cannot be read, or there are not as many angles as pictures.
+        FileNotFoundError: A file does not exist.
+        ValueError: A picture cannot be read, or the number of angles differs from the number of pictures.
     """
     pictures = list(image) if isinstance(image, list | tuple) else [image]
     angles = {"fov_deg": fov_deg, "yaw_deg": yaw_deg, "pitch_deg": pitch_deg}
@@ -163,8 +165,8 @@ def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
         picture = Image.fromarray(picture[..., 0] if picture.shape[2:] == (1,) else picture)
     is_path = isinstance(picture, str | Path)
     if is_path and not Path(picture).is_file():
-        found = "a folder" if Path(picture).is_dir() else "not there"
-        raise FileNotFoundError(f"image must be a file; got {picture}, which is {found}.")
+        problem = "is a folder" if Path(picture).is_dir() else "does not exist"
+        raise FileNotFoundError(f"image must be a file; got {picture}, which {problem}.")
     if not is_path and not isinstance(picture, Image.Image):
         raise ValueError(
             f"image must be a file, a PIL image, a uint8 array or a float tensor; got {type(picture).__name__}, of "
@@ -174,8 +176,8 @@ def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
         with Image.open(picture) if is_path else nullcontext(picture) as opened:
             return _from_pil(opened)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        kind = "no image" if isinstance(error, UnidentifiedImageError) else f"one that cannot be decoded: {error}"
-        raise ValueError(f"image must be a whole picture file; got {kind}, in {name}.") from error
+        problem = "another kind of file" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise ValueError(f"image must be a complete picture file; got {problem}, in {name}.") from error
 
 
 def _from_tensor(pixels: Tensor, name: str) -> Tensor:
@@ -188,11 +190,11 @@ def _from_tensor(pixels: Tensor, name: str) -> Tensor:
 
 
 def _from_pil(image: Image.Image) -> tuple[Tensor, Tensor | None]:
-    """Turn a PIL image of any mode into pixels [3, h, w] in [-1, 1], and what is shown of it."""
+    """Convert a PIL image of any mode to pixels [3, h, w] in [-1, 1], and a mask of opaque pixels or None."""
     image = ImageOps.exif_transpose(image)
     if image.mode in ("F", "I"):
         kind = {"F": "floating-point", "I": "32-bit"}[image.mode]
-        raise ValueError(f"{kind} pixels, whose range nothing says")
+        raise ValueError(f"{kind} pixels of unknown range")
     if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip
         image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
     shown = None

@@ -1,4 +1,4 @@
-"""Put model folders on the Hugging Face hub."""
+"""Upload model folders to the Hugging Face hub."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from mvdiff.pipelines.model_folder import ModelInfo
 
 
 def check_shareable(info: ModelInfo) -> None:
-    """Raise ValueError where the base of a model, or the autoencoder in its place, is a folder of this machine."""
+    """Raise ValueError if a model refers to a local folder as its base or autoencoder."""
     for setting, name in (("base", info.base.id), ("vae", info.base.vae)):
         if name is not None and not is_hub_id(name) and not name.startswith(PACKAGED):
             raise ValueError(
-                f"{setting} must be a hub id or one that comes with the package where a model is uploaded; got "
-                f"{name!r}. Upload that folder, too, and set pipeline.base to a BaseReference with its hub id."
+                f"{setting} must be a hub id or a packaged name to upload a model; got {name!r}. Upload that folder "
+                "too, and set pipeline.base to a BaseReference with its hub id."
             )
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raise ValueError where the hub cannot have a repository of a name."""
+    """Raise ValueError unless `repo_id` is a valid repository name on the hub."""
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
         raise ValueError(
-            "repo_id must be 'owner/name', or 'name' below the token's owner, of at most 96 letters, digits, '-', '_' "
-            "and '.', with neither '-' nor '.' at either end of a part, without '--' and '..', and no '.git' at the "
-            f"end; got {repo_id!r}."
+            "repo_id must be 'owner/name', or 'name' in the account of the token's owner; at most 96 letters, digits, "
+            "'-', '_' and '.'; no part may start or end with '-' or '.', and '--', '..' and a final '.git' are not "
+            f"allowed; got {repo_id!r}."
         ) from error
 
 
@@ -42,27 +42,27 @@ def upload_model_folder(
     token: str | bool | None = None,
     create_pr: bool = False,
 ) -> None:
-    """Upload a model folder, model card included; the repository is made where there is none.
+    """Upload a model folder, model card included; a missing repository is created.
 
     Args:
-        folder: A folder of `write_model_folder`.
+        folder: Folder written by `write_model_folder`.
         repo_id: "owner/name" on the hub, see `check_repo_id`.
-        commit_message: Default "Upload model folder".
-        private: Make a new repository private; default as the owner's settings say.
-        token: Token of the hub; default the one that `hf auth login` saved.
-        create_pr: Open a pull request in place of a commit.
+        commit_message: Message of the commit; default: "Upload model folder".
+        private: Make a new repository private; default: the owner's setting.
+        token: Access token of the hub; default: the one that `hf auth login` saved.
+        create_pr: Open a pull request instead of committing to the main branch.
 
     Raises:
-        OSError: The hub cannot be reached or does not allow it.
+        OSError: The hub cannot be reached, or refuses the upload.
     """
     api = HfApi(token=token)
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         message = commit_message or "Upload model folder"
         api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr)
-    except Exception as error:  # what a network can do wrong has no narrower name in every version of the client
+    except Exception as error:  # the exception classes of network failures differ between versions of the client
         reason = str(error).strip().partition("\n")[0]
         raise OSError(
-            f"model must be uploaded to a hub repository that can be reached and written; got {type(error).__name__} "
-            f"({reason}), with repo_id {repo_id!r}. Try `hf auth login`."
+            f"repo_id must be a hub repository that you can reach and write to; got {type(error).__name__} ({reason}), "
+            f"with repo_id {repo_id!r}. Try `hf auth login`."
         ) from error

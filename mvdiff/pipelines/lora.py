@@ -1,4 +1,4 @@
-"""LoRA of the base: low-rank changes of its UNet and text encoder, beside the trained attention."""
+"""LoRA for the base: low-rank updates of its UNet and text encoder; the trained attention is not changed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
 
 
 class LoraOfBase(StableDiffusionLoraLoaderMixin):
-    """`load_lora_weights`, `set_adapters`, `fuse_lora`, `unload_lora_weights`, ... of diffusers, with strict loading.
+    """The LoRA methods of diffusers (`load_lora_weights`, `set_adapters`, `fuse_lora`, ...), with strict loading.
 
-    "Adapters" are LoRAs here, as everywhere in diffusers; the trained attention (`pipeline.adapter`) is left alone.
-    What a model folder says of the base stays true of the base without its LoRA.
+    In method names "adapter" means a LoRA, as in diffusers; the trained attention (`pipeline.adapter`) is not changed.
+    A saved model folder refers to the base without its LoRA.
     """
 
     _fused_loras: tuple[dict[str, Any], ...] | list[dict[str, Any]] = ()
@@ -33,21 +33,22 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         adapter_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Load a LoRA of the base's UNet, its text encoder, or both; all of it or nothing.
+        """Load a LoRA for the base's UNet, text encoder, or both; after an error nothing is loaded.
 
         Args:
-            pretrained_model_name_or_path_or_dict: Hub id, folder, file or the tensors themselves, in diffusers',
-                peft's or kohya's form.
-            adapter_name: Name for `set_adapters`; default "default_0", "default_1", ...
-            **kwargs: Arguments of diffusers' method of this name: `weight_name`, `revision`, `subfolder`, ...
+            pretrained_model_name_or_path_or_dict: Hub id, folder, file or dict of tensors, in the format of diffusers,
+                peft or kohya.
+            adapter_name: Name for `set_adapters`; default: "default_0", "default_1", ...
+            **kwargs: Arguments of the diffusers method: `weight_name`, `revision`, `subfolder`, ...
 
         Raises:
-            ValueError: peft is not installed, the file cannot be read, or it is a LoRA of another base.
+            ValueError: peft is not installed, CPU offload is enabled, the file cannot be read, or the LoRA does not fit
+                the base.
         """
         require("peft", "load_lora_weights")
         if hasattr(self.unet, "_hf_hook"):
             raise ValueError(
-                "LoRA must be loaded before CPU offload is enabled; got a pipeline whose weights are offloaded. Call "
+                "LoRA must be loaded before CPU offload is enabled; got a pipeline with offloaded weights. Call "
                 "remove_all_hooks, load the LoRA, and enable the offload again."
             )
         source = pretrained_model_name_or_path_or_dict
@@ -61,11 +62,9 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             self._forget_other_loras(before)
             reason = shorten(str(error), 300) or type(error).__name__
-            raise ValueError(
-                f"LoRA must be a readable one, made for a base of this shape; got {reason}{where}."
-            ) from error
+            raise ValueError(f"LoRA must be readable and fit the base; got {reason}{where}.") from error
         if self.get_list_adapters() == before:
-            raise ValueError(f"LoRA must have weights for the unet or the text_encoder of the base; got none{where}.")
+            raise ValueError(f"LoRA must have weights for the base's unet or text_encoder; got none{where}.")
 
     @classmethod
     def load_lora_into_text_encoder(
@@ -78,12 +77,12 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         metadata: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Put a text encoder's LoRA into it; called by `load_lora_weights`, with diffusers' arguments.
+        """Load a LoRA into the text encoder; `load_lora_weights` calls this with the arguments of diffusers.
 
-        diffusers goes through transformers, whose releases ask for a peft that may not exist yet; peft alone does it.
+        This calls peft directly: diffusers goes through transformers, which may require an unreleased version of peft.
 
         Raises:
-            ValueError: The LoRA has weights that this text encoder has no layer for.
+            ValueError: The LoRA has weights for layers that this text encoder does not have.
         """
         prefix = f"{cls.text_encoder_name if prefix is None else prefix}."
         state = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
@@ -98,7 +97,7 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         ranks = {name: weight.shape[1] for name, weight in ranks.items() if weight is not None}
         alphas = {name.removeprefix(prefix): value for name, value in (network_alphas or {}).items()}
         if len(ranks) * 2 != len(state):
-            raise ValueError(f"{len(state)} weights of a text encoder, of which {2 * len(ranks)} have a layer here")
+            raise ValueError(f"{len(state)} weights for a text encoder, {2 * len(ranks)} of which match its layers")
         settings = get_peft_kwargs(ranks, network_alpha_dict=alphas, peft_state_dict=state, is_unet=False)
         if metadata:
             settings = {name.removeprefix(prefix): v for name, v in metadata.items() if name.startswith(prefix)}
@@ -109,23 +108,23 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         text_encoder.to(device=text_encoder.device, dtype=text_encoder.dtype)
 
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Add the active LoRAs to the weights themselves, as diffusers does; samples go on naming them."""
+        """Merge the active LoRAs into the weights, as diffusers does; sample records keep listing them."""
         record = self._active_loras()
         super().fuse_lora(*args, **kwargs)
         self._fused_loras = [*self._fused_loras, record | {key: repr(value) for key, value in kwargs.items()}]
 
     def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
-        """Take fused LoRAs out of the weights again."""
+        """Remove merged LoRAs from the weights."""
         super().unfuse_lora(*args, **kwargs)
         self._fused_loras = []
 
     def lora_settings(self) -> dict[str, Any]:
-        """Say, for the record of a sample, which LoRAs change the base, how strongly, and what they hold."""
+        """Return, for `sample.json`, the active and merged LoRAs with their scales and weight hashes."""
         active = self._active_loras()
         return ({"lora": active} if active else {}) | ({"fused_lora": self._fused_loras} if self._fused_loras else {})
 
     def _active_loras(self) -> dict[str, dict[str, Any]]:
-        """Return, by name, the scales and a hash of the LoRAs that the layers of the base run beside their weights."""
+        """Return the scales and a weight hash of each LoRA that is active but not merged, by name."""
         tensors, scales = {}, {}
         for part in ("unet", "text_encoder"):
             for place, layer in getattr(self, part).named_modules():
@@ -141,7 +140,7 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         }
 
     def _forget_other_loras(self, known: dict[str, list[str]]) -> None:
-        """Take off what a failed load has left in a part."""
+        """Remove the LoRAs that a failed load has left in a part of the base."""
         if not any(known.values()):
             self.unload_lora_weights()
             return

@@ -1,4 +1,4 @@
-"""Model cards: the README.md of a model folder, a function of what its JSON files say and of nothing else."""
+"""Model cards: the README.md of a model folder, generated from its JSON files alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BASE_LICENCES = {
     "CreativeML Open RAIL-M": ("CompVis/stable-diffusion-v1-", "stable-diffusion-v1-5/", "runwayml/stable-diffusion-"),
 }
 ORIGIN = "origin"
-"""A setting: where weights come from that mvdiff did not train, in words that follow "Attention for 8 views, "."""
+"""Key of `TrainingRecord.settings` that describes the origin of weights that mvdiff did not train."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class TrainingRecord:
     """Description of an adapter's training in plain values.
 
     Args:
-        data: Class of the data module; the data set, where there is an `ORIGIN`.
-        settings: Settings by name: numbers, texts, lists.
+        data: Class of the data module; with an `ORIGIN`, the name of the data set.
+        settings: Settings by name: numbers, strings or lists.
         scores: Scores of these weights by name.
-        measured: Data of the scores, in words.
-        versions: Versions of the libraries.
+        measured: Source of the scores in words, such as "in results.json".
+        versions: Library versions by name.
     """
 
     data: str
@@ -38,20 +38,20 @@ class TrainingRecord:
     versions: Mapping[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as in `mvdiff.json`."""
+        """Return the fields as plain values, as in `mvdiff.json`."""
         return asdict(self)
 
 
 def model_card(described: Mapping[str, Any], views: str, task: Task, plugins: Sequence[str] = ()) -> str:
-    """Write the model card of a model: Markdown with the hub's metadata as YAML on top.
+    """Return the model card of a model: Markdown with the hub's metadata as a YAML header.
 
-    Only known facts are stated: no licence of the adapter's own weights, which is for its author to choose.
+    The card states recorded facts only; the licence of the adapter's weights is left to its author.
 
     Args:
-        described: `ModelInfo.to_dict` of the model.
-        views: Its views in words.
-        task: Its task.
-        plugins: Packages outside mvdiff whose classes it names.
+        described: Output of `ModelInfo.to_dict`.
+        views: Description of the model's views, such as "8 views".
+        task: Task of the model.
+        plugins: Packages outside mvdiff that the model needs.
     """
     base, training = described["base"], described.get("training")
     origin = _origin(training) or "trained with mvdiff beside a frozen base"
@@ -66,8 +66,8 @@ def model_card(described: Mapping[str, Any], views: str, task: Task, plugins: Se
     sections = [
         f"---\n{data.to_yaml()}\n---",
         f"# Multi-view diffusion: {task.name}",
-        f"Correspondence-aware attention (MVDiffusion) for {views}, {origin}. This folder holds the trained attention "
-        "only; the base is opened from where it is.",
+        f"Correspondence-aware attention (MVDiffusion) for {views}, {origin}. This folder contains only the trained "
+        "attention; the base model is loaded separately.",
         _loading(task, plugins),
         _base(base),
         *([] if training is None else _training(training)),
@@ -82,7 +82,7 @@ def _loading(task: Task, plugins: Sequence[str]) -> str:
     if plugins:
         names = ", ".join(f'"{name}"' for name in plugins)
         imports = f"from mvdiff.class_paths import allow_plugins\n{imports}"
-        allowed = f"allow_plugins({names})  # code beside mvdiff that the model needs\n"
+        allowed = f"allow_plugins({names})  # packages outside mvdiff that the model needs\n"
         options = "".join(f" --plugin {name}" for name in plugins)
     return f"""## Use
 
@@ -90,45 +90,45 @@ def _loading(task: Task, plugins: Sequence[str]) -> str:
 {imports}{allowed}pipeline = {face}.from_pretrained("FOLDER OR HUB ID OF THIS MODEL")
 ```
 
-`{task.command()} --model FOLDER{options}` does it from the command line. The class is mvdiff's, so diffusers' own
-`DiffusionPipeline.from_pretrained` does not find it."""
+On the command line: `{task.command()} --model FOLDER{options}`. Diffusers' own `DiffusionPipeline.from_pretrained`
+cannot load the model, since the pipeline class belongs to mvdiff."""
 
 
 def _base(base: Mapping[str, Any]) -> str:
     rows = {
         "base": base["id"],
         "revision": base.get("revision") or "not recorded",
-        "hash of its weights": base.get("weights_hash") or "not recorded",
+        "weights hash": base.get("weights_hash") or "not recorded",
         "autoencoder": base.get("vae") or "the base's own",
         **({"precision of the text encoder": base["text_dtype"]} if base.get("text_dtype") else {}),
     }
-    return "## Base\n\n" + _table(rows) + "\n\nLoading compares the hash: another base is an error."
+    return "## Base\n\n" + _table(rows) + "\n\nThe hash is checked on loading; a base with other weights is rejected."
 
 
 def _training(training: Mapping[str, Any]) -> list[str]:
-    rows = {"data by the paper" if _origin(training) else "data module": training["data"], **training["settings"]}
-    rows |= {f"version of {name}": value for name, value in training["versions"].items()}
+    rows = {"data (by the paper)" if _origin(training) else "data module": training["data"], **training["settings"]}
+    rows |= {f"{name} version": value for name, value in training["versions"].items()}
     sections = ["## Training\n\n" + _table(rows)]
     if training["scores"]:
         scores = {name: f"{value:.5g}" for name, value in training["scores"].items()}
         measured = f" ({training['measured']})" if training["measured"] else ""
-        sections.append(f"## Scores\n\n{_table(scores)}\n\nAs mvdiff measured them{measured}.")
+        sections.append(f"## Scores\n\n{_table(scores)}\n\nMeasured by mvdiff{measured}.")
     return sections
 
 
 def _licences(base: Mapping[str, Any], training: Mapping[str, Any] | None) -> str:
     known = [name for name, starts in _BASE_LICENCES.items() if base["id"].startswith(starts)]
     if known:
-        notes = [f"The base {base['id']} is under the {known[0]} licence; its use restrictions apply to what uses it."]
+        notes = [f"The base {base['id']} has the {known[0]} licence; its use restrictions also apply to this model."]
     elif base["id"].startswith(PACKAGED):
-        notes = [f"The base {base['id']} comes with mvdiff."]
+        notes = [f"The base {base['id']} is part of mvdiff."]
     else:
-        notes = [f"The licence of the base {base['id']} is not known here: see the base's own page."]
+        notes = [f"The licence of the base {base['id']} is not recorded; see the base's own page."]
     for name in ("Matterport3D", "ScanNet"):
         if training is not None and name in training["data"]:
-            source = "By the paper the data were" if _origin(training) else "The data were in the layout of"
-            notes.append(f"{source} {name}. Where they are {name} itself, its terms allow non-commercial use only.")
-    notes.append("The author of this model has stated no licence for the trained attention here.")
+            source = "According to the paper, the data are" if _origin(training) else "The data have the layout of"
+            notes.append(f"{source} {name}. The terms of {name} itself allow non-commercial use only.")
+    notes.append("The author of this model has not stated a licence for the trained attention.")
     return "## Licences\n\n" + "\n".join(f"- {note}" for note in notes)
 
 

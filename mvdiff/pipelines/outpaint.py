@@ -1,4 +1,4 @@
-"""MVDiffusionOutpaintPipeline: given pictures become a full panorama (the paper's outpainting, or extrapolation).
+"""MVDiffusionOutpaintPipeline: extend pictures to a full panorama (the paper's outpainting, or extrapolation).
 
 Axes: B samples, V views, C latent channels, h w latent, H W image.
 """
@@ -31,12 +31,12 @@ from mvdiff.tasks.task import Task
 
 @dataclass
 class MVDiffusionOutpaintOutput(MVDiffusionPanoramaOutput):
-    """Generated panoramas, and what was given of them.
+    """Generated panoramas, and the known pixels that they extend.
 
     Attributes:
-        known: [B, V, 1, H, W] float, 1 where pixels were given.
-        known_psnr: [B] dB between the given pixels and what the model makes in their place, before they are put back;
-            None for latents.
+        known: [B, V, 1, H, W] float, 1 for known pixels.
+        known_psnr: [B] PSNR in dB between the known pixels and the model's own rendering of them, before they are
+            pasted back; None for latents.
     """
 
     known: Tensor | None = None
@@ -44,7 +44,7 @@ class MVDiffusionOutpaintOutput(MVDiffusionPanoramaOutput):
 
 
 class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
-    """Continue given pictures all around, with a frozen inpainting base and attention between the views.
+    """Extend pictures to full panoramas, with a frozen inpainting base and attention between the views.
 
     The base's UNet takes [noisy latent | mask | masked-image latent].
     """
@@ -82,28 +82,28 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         attention_enabled: bool = True,
         neighbour_batch: Sequence[int] | None = None,
     ) -> MVDiffusionOutpaintOutput:
-        """Generate panoramas around what is given.
+        """Extend pictures to panoramas.
 
-        What is given is either pictures with their angles, which go into every view that they reach, the same for all
-        samples of the call; or views and masks for each sample, as data modules give them (the paper's form: view 0
-        known as a whole).
+        Pass either `image`: pictures with their angles, which are projected into every view that sees them, the same
+        for all samples; or `images` and `known`: views and masks of each sample, as data modules return them (in the
+        paper view 0 is known as a whole).
 
-        The arguments that are not listed are those of `MVDiffusionPanoramaPipeline`.
+        For arguments that are not listed see `MVDiffusionPanoramaPipeline.__call__`.
 
         Args:
-            image: A picture or several, see `mvdiff.pipelines.given.given_images`; where several reach, the first
-                counts.
-            fov_deg: Their horizontal field of view in degrees, one number for all or one for each.
-            yaw_deg: Where their middle looks, degrees to the right of yaw 0.
-            pitch_deg: Degrees upwards.
-            images: In place of `image`, [B, V, 3, H, W] in [-1, 1]; not read where `known` is 0. Pictures of other
-                cameras K, R: see `mvdiff.geometry.given.warp_given`.
-            known: With `images`, [B, V, 1, H, W], 1 where given, 0 where to be generated.
-            paste_back: Put the given pixels back into the decoded views (latents are left as they are).
+            image: One or several pictures, see `mvdiff.pipelines.given.given_images`; where they overlap, the first
+                one is used.
+            fov_deg: Horizontal field of view of the pictures in degrees, in (0, 180); one number for all, or one each.
+            yaw_deg: Yaw of the picture's centre in degrees, in [-360, 360], positive to the right.
+            pitch_deg: Pitch of the picture's centre in degrees, in [-90, 90], positive upwards.
+            images: [B, V, 3, H, W] in [-1, 1], in place of `image`; read only where `known` is 1. For pictures of other
+                cameras K, R see `mvdiff.geometry.given.warp_given`.
+            known: [B, V, 1, H, W], with `images`: 1 for known pixels, 0 for pixels to generate.
+            paste_back: Paste the known pixels into the decoded views; latents are not changed.
 
         Raises:
-            FileNotFoundError: A picture is not there.
-            ValueError: An argument does not fit; the text says which.
+            FileNotFoundError: A picture file does not exist.
+            ValueError: An argument is invalid; the message names it.
         """
         arguments = locals()
         check_panorama_height(panorama_height)
@@ -123,19 +123,19 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
 def _given(rig: Rig, count: int, image, angles, images, known) -> tuple[Tensor, Tensor]:
     """Return images and known masks of `count` samples, [B, V, 3, H, W] and [B, V, 1, H, W] on the CPU."""
     if (image is None) == (images is None) or (images is None) != (known is None):
-        there = {"image": image, "images": images, "known": known}
-        got = " and ".join(name for name, value in there.items() if value is not None) or "none"
+        passed = {"image": image, "images": images, "known": known}
+        got = " and ".join(name for name, value in passed.items() if value is not None) or "none"
         raise ValueError(f"Pass `image`, or both `images` and `known`; got {got}.")
     if image is not None:
         views = given_views(given_images(image, *angles), rig)
         return tuple(part.expand(count, -1, -1, -1, -1) for part in (views.images, views.known))
     if not (isinstance(images, Tensor) and isinstance(known, Tensor)):
         got = ", ".join(type(value).__name__ for value in (images, known))
-        raise ValueError(f"images and known must be tensors; got {got}. Convert them, or give pictures as image.")
+        raise ValueError(f"images and known must be tensors; got {got}. Convert them, or pass pictures as `image`.")
     sizes = check_shapes(images=(images, "B V 3 H W"), known=(known, "B V 1 H W"))
-    wanted = {"B": count, "V": rig.num_views, "H": rig.height, "W": rig.width}
-    if sizes != wanted:
-        raise ValueError(f"images must have the sizes of the samples and the rig, {wanted}; got {sizes}.")
+    expected = {"B": count, "V": rig.num_views, "H": rig.height, "W": rig.width}
+    if sizes != expected:
+        raise ValueError(f"sizes of images must be those of the prompts and the rig, {expected}; got {sizes}.")
     images, known = masked_images(images.float().cpu(), known.float().cpu()), known.float().cpu()
     check_range("images", images)
     return images, known

@@ -1,4 +1,4 @@
-"""MVDiffusionPanoramaPipeline: all views of a panorama from text at once (the paper's section 4).
+"""MVDiffusionPanoramaPipeline: generate all views of a panorama from text (the paper's section 4).
 
 Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
 """
@@ -32,14 +32,14 @@ class MVDiffusionPanoramaOutput(BaseOutput):
     """Generated panoramas.
 
     Attributes:
-        images: Per output_type: "pil" lists [B][V] of images; "np" [B, V, H, W, 3] and "pt" [B, V, 3, H, W], float in
-            [0, 1] as everywhere in diffusers; "uint8" a tensor [B, V, H, W, 3], rounded, as sample folders take it;
-            "latent" [B, V, C, h, w].
-        panoramas: The stitched views in the same form, [B] of height x 2 height, mid-grey where no view looks;
-            None for latents. Saved as PNG, JPEG or WebP, "pil" images open in 360-degree viewers at view 0 (see
-            `mvdiff.samples.save_panorama`).
-        covered: [H, W] bool, where the rig sees the panorama; None for latents.
-        seeds: [B] seeds of the samples.
+        images: Views in the form of `output_type`: "pil", lists [B][V] of PIL images; "np", an array [B, V, H, W, 3],
+            and "pt", a tensor [B, V, 3, H, W], float in [0, 1] as in diffusers; "uint8", a tensor [B, V, H, W, 3], as
+            in sample folders; "latent", a tensor [B, V, C, h, w].
+        panoramas: B stitched panoramas of height x 2 height pixels in the same form, mid-grey where no view sees them;
+            None for latents. "pil" images that are saved as PNG, JPEG or WebP open in 360-degree viewers at view 0
+            (see `mvdiff.samples.save_panorama`).
+        covered: [height, 2 height] bool, True where a view sees the panorama; None for latents.
+        seeds: Seed of each of the B samples.
     """
 
     images: Any
@@ -51,10 +51,10 @@ class MVDiffusionPanoramaOutput(BaseOutput):
 class MVDiffusionPanoramaPipeline(MultiViewPipeline):
     """Generate the views of panoramas with a frozen base, and correspondence-aware attention between the views.
 
-    The other arguments are those of `MultiViewPipeline`.
+    For arguments that are not listed see `MultiViewPipeline`.
 
     Args:
-        rig: Default views; the paper's ring of 8 when None.
+        rig: Rig of the views to generate by default; None: the paper's ring of 8 views.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
 
     @property
     def rig(self) -> Rig:
-        """Default views."""
+        """Rig of the views to generate by default."""
         return self.views["rig"]
 
     @rig.setter
@@ -111,29 +111,32 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
     ) -> MVDiffusionPanoramaOutput:
         """Generate panoramas.
 
-        Noise is drawn on the CPU in float32 from (seed, sample id, view) alone: a sample does not depend on its batch.
+        Noise is drawn on the CPU in float32 from (seed, sample id, view) alone, so a sample does not depend on the rest
+        of its batch.
 
         Args:
-            prompt: One text for all views of one sample; a list of texts, one sample each; or a list of samples,
-                each a text for all views or a list of one text per view.
-            rig: Views to generate; default the model's. Sides must be multiples of the autoencoder's stride.
-            negative_prompt: See `mvdiff.settings.Sampling`, as for `num_inference_steps`, `guidance_scale` and `eta`;
-                taken without prefix, the same for all samples.
-            seed: Seed of all samples; None takes one from `generator` or, without, from torch's global generator.
-            generator: In place of a seed, one for all samples or one each; the seeds are drawn from it.
-            latents: [B, V, C, h, w] standard normal noise to start from; default noise drawn by seed.
-            sample_ids: Names of the samples, part of the noise's key; default their places "0", "1", ...
-            prompt_prefix: Default the model's.
-            panorama_height: Rows of the stitched panoramas; default as dense as the middle of a view.
+            prompt: One text for one sample; or a list of samples, each a text for all its views or a list of one text
+                per view.
+            rig: Rig of the views to generate; default: the model's. Height and width must be multiples of the
+                autoencoder's stride.
+            negative_prompt: One text for all views, or one per view, without prefix and the same for all samples; see
+                `mvdiff.settings.Sampling`, also for `num_inference_steps`, `guidance_scale` and `eta`.
+            seed: Random seed of all samples; None: draw seeds from `generator`.
+            generator: Generator to draw seeds from, one for all samples or one each; None: torch's global generator.
+            latents: [B, V, C, h, w] standard normal noise to start from; default: noise drawn by seed.
+            sample_ids: Names of the samples, part of the noise's key; default: "0", "1", ...
+            prompt_prefix: Text put before every prompt; default: the model's.
+            panorama_height: Height of the stitched panoramas in pixels; default: the pixel density at the centre of a
+                view.
             output_type: "pil", "np", "pt", "uint8" or "latent", see `MVDiffusionPanoramaOutput`.
-            callback_on_step_end: Called as (pipeline, step, timestep, tensors); may return a dict of tensors to go on
-                with, and stop denoising by `pipeline._interrupt = True`.
-            callback_on_step_end_tensor_inputs: Tensors that it is given: "latents" [B, V, C, h, w], "prompt_embeds"
-                and "negative_prompt_embeds" [B, V, L, D].
-            caa: See `mvdiff.settings.Controls`, as for `attention_enabled` and `neighbour_batch`.
+            callback_on_step_end: Called after each step as (pipeline, step, timestep, tensors); may return a dict of
+                replacement tensors, and may stop denoising by `pipeline._interrupt = True`.
+            callback_on_step_end_tensor_inputs: Names of the tensors to pass to the callback: "latents"
+                [B, V, C, h, w], "prompt_embeds" and "negative_prompt_embeds" [B, V, L, D].
+            caa: See `mvdiff.settings.Controls`, also for `attention_enabled` and `neighbour_batch`.
 
         Raises:
-            ValueError: An argument does not fit; the text says which.
+            ValueError: An argument is invalid; the message names it.
         """
         arguments = locals()
         check_panorama_height(panorama_height)
@@ -144,7 +147,7 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
 
 
 def panorama_output(generated: Generated, rig: Rig, panorama_height: int | None, output_type: str) -> dict[str, Any]:
-    """Return the fields of an output of views and panoramas, see `MVDiffusionPanoramaOutput`."""
+    """Stitch generated views and return the fields of a `MVDiffusionPanoramaOutput`."""
     if generated.images is None:
         return {"images": generated.latents, "panoramas": None, "covered": None, "seeds": generated.seeds}
     panoramas, covered = stitched(generated.images, rig, panorama_height)
@@ -159,11 +162,11 @@ def stitched(images: Tensor, rig: Rig, panorama_height: int | None = None) -> tu
 
     Args:
         images: [B, V, 3, H, W] in [-1, 1].
-        rig: The views.
-        panorama_height: Rows of a panorama; default as dense as the middle of a view.
+        rig: Rig of the views.
+        panorama_height: Height of a panorama in pixels; default: the pixel density at the centre of a view.
 
     Returns:
-        [B, 3, height, 2 height], and [height, 2 height] bool, where the rig sees the panorama.
+        Panoramas [B, 3, height, 2 height] in [-1, 1], and [height, 2 height] bool, True where a view sees the panorama.
     """
     K, R = rig.cameras()
     height = panorama_height or round(math.pi * float(K[:, 0, 0].max()))
@@ -172,6 +175,6 @@ def stitched(images: Tensor, rig: Rig, panorama_height: int | None = None) -> tu
 
 
 def check_panorama_height(height: int | None) -> None:
-    """Raise ValueError where a panorama cannot have so many rows."""
+    """Raise ValueError unless `height` is None or a positive integer."""
     if height is not None and (not isinstance(height, int) or height < 1):
-        raise ValueError(f"panorama_height must be at least 1, and whole; got {height}. Leave it out.")
+        raise ValueError(f"panorama_height must be an integer of at least 1; got {height}.")

@@ -1,4 +1,4 @@
-"""Prompts: the forms that a pipeline takes, and files of them."""
+"""Prompts: expand the forms that a pipeline accepts, and read prompt files."""
 
 from __future__ import annotations
 
@@ -11,17 +11,26 @@ from typing import Any
 
 @dataclass(frozen=True)
 class PromptEntry:
-    """One panorama to generate: its name, unique in a file, and one text for all views or one per view."""
+    """One panorama to generate.
+
+    Args:
+        sample_id: Name, unique within a file.
+        prompt: One text for all views, or one per view.
+    """
 
     sample_id: str
     prompt: str | tuple[str, ...]
 
 
 def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_views: int) -> list[list[str]]:
-    """Bring prompts, see `MVDiffusionPanoramaPipeline`, into one form: a list of samples, each with one text per view.
+    """Expand prompts to one list per sample with one text per view.
+
+    Args:
+        prompt: Any form that `MVDiffusionPanoramaPipeline.__call__` accepts.
+        num_views: Number of views per sample.
 
     Raises:
-        ValueError: There are no prompts, or a sample has fewer or more prompts than views.
+        ValueError: There are no prompts, or a sample has not exactly `num_views` texts.
 
     Example:
         >>> expand_prompts(["a kitchen", ["a door", "a bed"]], 2)
@@ -45,10 +54,10 @@ def expand_prompts(prompt: str | Sequence[str] | Sequence[Sequence[str]], num_vi
 
 
 def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_views: int) -> list[str]:
-    """Bring a negative prompt (one text, a list of one per view, or None for the empty prompt) into one text per view.
+    """Expand a negative prompt (one text, one text per view, or None for the empty prompt) to one text per view.
 
     Raises:
-        ValueError: It is something else, or there are fewer or more texts than views.
+        ValueError: It has another type, or a list has not exactly `num_views` texts.
 
     Example:
         >>> expand_negative_prompt("fog", 2), expand_negative_prompt(["fog", ""], 2), expand_negative_prompt(None, 2)
@@ -72,18 +81,18 @@ def expand_negative_prompt(negative_prompt: str | Sequence[str] | None, num_view
 def read_prompts(path: str | Path) -> list[PromptEntry]:
     """Read a file of prompts, one entry per panorama.
 
-    A text file has one prompt a line, for all views. A `.json` file is a list, a `.jsonl` file has one entry a line; an
-    entry is a text for all views, a list of one text per view, or an object `{"prompt": text or list, "id": name}`.
-    Without an id, an entry is named by its place: "0000", "0001", ...
+    A text file has one prompt per line, used for all views. A `.json` file is a list of entries; a `.jsonl` file has
+    one entry per line. An entry is a text for all views, a list of one text per view, or an object
+    `{"prompt": text or list, "id": name}`. Entries without id are named "0000", "0001", ... by position.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is no UTF-8 text, an entry is empty or malformed, or an id comes twice; the text names file and
-            line or entry.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not UTF-8 text, an entry is empty or malformed, or an id is not unique; the message
+            names file and line or entry.
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"prompts must be a file; got {path}. --prompt takes a text.")
+        raise FileNotFoundError(f"prompts must be an existing file; got {path}. Pass a text as --prompt.")
     try:
         text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
     except UnicodeDecodeError as error:
@@ -114,7 +123,7 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
 
 
 def repeated(entries: Sequence[PromptEntry], num_samples: int) -> list[PromptEntry]:
-    """Return each entry `num_samples` times, under names of their own, hence with noise of their own.
+    """Return each entry `num_samples` times, with distinct names and therefore distinct noise.
 
     Example:
         >>> [entry.sample_id for entry in repeated([PromptEntry("hall", "a hall")], 2)]
@@ -131,7 +140,7 @@ def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
     sample_id = default_id
     if isinstance(value, dict):
         if "prompt" not in value or not set(value) <= {"prompt", "id"}:
-            raise ValueError(f"entry must have the keys prompt (and maybe id); got {sorted(value)}, in {where}.")
+            raise ValueError(f"entry must have the key prompt and optionally id; got {sorted(value)}, in {where}.")
         sample_id, value = str(value.get("id", default_id)), value["prompt"]
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):

@@ -1,4 +1,4 @@
-"""Batches into sample folders, generated or real, for every task; a rerun goes on where the last one stopped."""
+"""Write batches, generated or real, to sample folders, for every task; a rerun skips samples that are complete."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from mvdiff.tasks.task import NO_CONTROLS, Task
 
 @dataclass(frozen=True)
 class GenerationCounts:
-    """Numbers of samples that a run wrote, and that were complete before."""
+    """Numbers of samples that a run wrote, and that it skipped because they were complete."""
 
     written: int
     skipped: int
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of the libraries that shape images, for `sample.json`."""
+    """Return the versions of the libraries that affect images, for `sample.json`."""
     return {name: version(name) for name in ("mvdiff", "torch", "diffusers", "transformers")}
 
 
@@ -50,15 +50,15 @@ def generate_samples(
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
 ) -> GenerationCounts:
-    """Generate the samples of a batch and write a folder each; padding is left out.
+    """Generate the samples of a batch and write one folder per sample, without padding.
 
-    Complete samples of the same prompts, cameras, seed, precision and settings are left as they are. All folders are
-    checked before the first sample is generated. `sampling`, `controls` and `paste_back` are arguments of
-    `SamplingPipeline.generate`, the others and the errors are those of `write_samples`.
+    Complete samples with the same prompts, cameras, seed, precision and settings are skipped. All folders are checked
+    before the first sample is generated. For `sampling`, `controls` and `paste_back` see `SamplingPipeline.generate`;
+    for other arguments and errors see `write_samples`.
 
     Args:
-        rig: The views, for tasks whose views are a rig; default the pipeline's.
-        batch_size: Samples generated at once, which changes images by float rounding only; default all.
+        rig: Rig of the views, for tasks whose views are a rig; default: the pipeline's.
+        batch_size: Samples to generate at once, which changes images by float rounding only; default: all.
     """
 
     def generate(rows: MultiViewBatch) -> Tensor:
@@ -90,22 +90,25 @@ def write_samples(
     settings: Mapping[str, Any] | None = None,
     overwrite: bool = False,
 ) -> GenerationCounts:
-    """Write the images that a function makes of a batch as sample folders; see `generate_samples`.
+    """Make images for a batch with a function and write them as sample folders; see `generate_samples`.
 
     Args:
-        batch: Prompts, cameras and what is given.
+        batch: Prompts, cameras and known content of the samples.
         out: Root of the sample folders.
-        generate: Called with some samples of the batch, returns their views [B, V, 3, H, W] in [-1, 1] on the CPU.
-        task: Task that describes what a sample was given; None: nothing.
-        rig: The views, for views that are a rig; they are stitched to a panorama.
-        seed: Seed to note; None for images that were not sampled.
-        batch_size: Samples of one call; default all.
-        settings: More to note in `sample.json`, compared on a rerun too.
-        overwrite: Make complete samples again.
+        generate: Maps a batch of some of the samples to their views [B, V, 3, H, W] in [-1, 1] on the CPU.
+        task: Task that describes the known content of a sample; None: no description.
+        rig: Rig of the views, to stitch a panorama of them; None: no panorama.
+        seed: Seed to record; None for images that do not depend on a seed.
+        batch_size: Maximum number of samples per call of `generate`; default: all.
+        settings: Additional settings to record in `sample.json`; a rerun compares them too.
+        overwrite: Regenerate samples that are already complete.
+
+    Returns:
+        Numbers of written and skipped samples.
 
     Raises:
-        ValueError: A complete sample was made with other prompts, cameras, seed or settings.
-        OSError: The folder cannot be written; samples that are complete stay.
+        ValueError: A complete sample has other prompts, cameras, seed or settings.
+        OSError: A folder cannot be written; complete samples stay.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
@@ -127,11 +130,20 @@ def write_samples(
 def write_reference(
     batch: MultiViewBatch, out: str | Path, *, rig: Rig | None = None, overwrite: bool = False
 ) -> GenerationCounts:
-    """Write the real views of a batch, a sample folder each; folders that hold these very views are kept.
+    """Write the real views of a batch, one folder per sample; complete samples with the same views are skipped.
+
+    Args:
+        batch: Batch with the real views.
+        out: Root of the sample folders.
+        rig: Rig of the views, recorded in place of cameras; None: record the cameras.
+        overwrite: Rewrite samples that are already complete.
+
+    Returns:
+        Numbers of written and skipped samples.
 
     Raises:
-        ValueError: A complete folder holds other views, prompts or cameras, and `overwrite` is False.
-        OSError: The folder cannot be written.
+        ValueError: A complete sample has other views, prompts or cameras, and `overwrite` is False.
+        OSError: A folder cannot be written.
     """
     written = 0
     for i, views in enumerate(_uint8(batch.images.cpu())):
@@ -141,7 +153,8 @@ def write_reference(
         if not overwrite and is_done(folder, record):
             if not torch.equal(read_sample(folder).images_uint8().movedim(1, -1), views[valid]):
                 raise ValueError(
-                    f"views of a complete sample must be those of the data; got other pixels, in {folder}."
+                    f"views of a complete sample must equal those of the data; got other pixels, in {folder}. Write to "
+                    "another folder, or pass --overwrite to replace it."
                 )
             continue
         write_views(folder, record, batch, i, views, None, None, overwrite)
@@ -150,9 +163,9 @@ def write_reference(
 
 
 def sample_record(batch: MultiViewBatch, index: int, rig: Rig | None) -> SampleRecord:
-    """Describe a sample of a batch without its padding: prompts, rig or cameras, versions."""
+    """Return the record of one sample of a batch, without padding: prompts, rig or cameras, library versions."""
     valid = batch.view_valid[index].cpu()
-    prompts = [prompt for prompt, kept in zip(batch.prompts[index], valid.tolist(), strict=True) if kept]
+    prompts = [prompt for prompt, is_valid in zip(batch.prompts[index], valid.tolist(), strict=True) if is_valid]
     record = SampleRecord(batch.sample_id[index], prompts, versions=library_versions())
     if rig is not None:
         return replace(record, rig=rig.to_dict())
@@ -170,7 +183,18 @@ def write_views(
     given: Tensor | None,
     overwrite: bool,
 ) -> None:
-    """Write one sample of a batch without its padding: uint8 views [V, H, W, 3], and depths where there are any."""
+    """Write one sample of a batch, without padding.
+
+    Args:
+        folder: Sample folder.
+        record: Description of the sample.
+        batch: Batch of the sample, for its depths (if any) and padding.
+        index: Index of the sample in the batch.
+        views: [V, H, W, 3] uint8.
+        panorama: [height, 2 height, 3] uint8, or None.
+        given: [V, H, W, 4] uint8 known pixels with alpha, or None.
+        overwrite: Replace a complete sample.
+    """
     valid = batch.view_valid[index].cpu()
     depths = None if batch.depths is None else batch.depths[index].cpu()[valid]
     given = None if given is None else given[valid]
@@ -183,7 +207,7 @@ def described_settings(
     controls: Controls = NO_CONTROLS,
     paste_back: bool = True,
 ) -> dict[str, Any]:
-    """Describe, in JSON, what shapes an image besides prompt, cameras and seed."""
+    """Return, as JSON values, all settings that affect an image except prompt, cameras and seed."""
     base, control = pipeline.base, asdict(controls)
     if control["neighbour_batch"] is None:
         del control["neighbour_batch"]
@@ -204,24 +228,24 @@ def described_settings(
 
 
 def is_done(folder: Path, record: SampleRecord) -> bool:
-    """Tell whether a folder holds this very sample already.
+    """Return True if a folder has a complete sample with the same record.
 
     Raises:
-        ValueError: It holds a complete sample of other prompts, cameras, seed or settings.
+        ValueError: The folder has a complete sample with other prompts, cameras, seed or settings.
     """
     if not is_complete(folder):
         return False
-    found = read_sample(folder).record
+    written = read_sample(folder).record
     for name in ("prompts", "seed", "rig", "cameras", "settings"):
-        there, wanted = getattr(found, name), getattr(record, name)
-        if there == wanted:
+        old, new = getattr(written, name), getattr(record, name)
+        if old == new:
             continue
-        while isinstance(wanted, dict) and isinstance(there, dict):
-            key = next(key for key in (*wanted, *there) if there.get(key) != wanted.get(key))
-            name, there, wanted = f"{name}.{key}", there.get(key), wanted.get(key)
+        while isinstance(new, dict) and isinstance(old, dict):
+            key = next(key for key in (*new, *old) if old.get(key) != new.get(key))
+            name, old, new = f"{name}.{key}", old.get(key), new.get(key)
         raise ValueError(
-            f"{name} of a complete sample must be those of this run, {_short(wanted)}; got {_short(there)}, in "
-            f"{folder}. Write to another folder, or pass --overwrite to generate it again."
+            f"{name} of a complete sample must equal that of this run, {_short(new)}; got {_short(old)}, in "
+            f"{folder}. Write to another folder, or pass --overwrite to regenerate the sample."
         )
     return True
 
@@ -231,7 +255,7 @@ def _uint8(images: Tensor) -> Tensor:
 
 
 def _precision(pipeline: MultiViewPipeline) -> str:
-    """Name the precision of the weights and, where it is active, of autocast: images depend on both."""
+    """Return the precision of the weights and of active autocast, such as "float32 under bfloat16 autocast"."""
     device = pipeline._execution_device.type
     precision = str(pipeline.unet.dtype)
     if torch.is_autocast_enabled(device):

@@ -1,4 +1,4 @@
-"""SamplingPipeline: from a batch to latents and images; noise by keys, guidance, callbacks, decoding.
+"""SamplingPipeline: generate latents and images for a batch, with keyed noise, guidance and callbacks.
 
 Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
 """
@@ -32,7 +32,12 @@ PAPER_SAMPLING = Sampling()
 
 @dataclass(frozen=True)
 class StepCallback:
-    """Function that is called after each denoising step, see `MVDiffusionPanoramaPipeline.__call__`."""
+    """Function to call after each denoising step, see `MVDiffusionPanoramaPipeline.__call__`.
+
+    Args:
+        function: Called as (pipeline, step, timestep, tensors); None: no callback.
+        tensor_inputs: Names of the tensors that the function gets.
+    """
 
     function: Callable[..., dict[str, Any] | None] | None = None
     tensor_inputs: Sequence[str] = ("latents",)
@@ -47,9 +52,9 @@ class Generated:
 
     Attributes:
         latents: [B, V, C, h, w] float32.
-        rendered: [B, V, 3, H, W] in [-1, 1] on the CPU, as the model renders every view; None if not decoded.
-        images: `rendered` with known pixels put back where that was asked for.
-        seeds: [B] seeds of the samples.
+        rendered: [B, V, 3, H, W] in [-1, 1] on the CPU, the model's own rendering of every view; None if not decoded.
+        images: `rendered`, with known pixels pasted back if `paste_back` was set.
+        seeds: Seed of each of the B samples.
     """
 
     latents: Tensor
@@ -60,7 +65,14 @@ class Generated:
 
 @dataclass
 class SamplingEncoder:
-    """`mvdiff.tasks.task.Encoder` of a call, with noise keyed by (purpose, seed, sample id[, view name])."""
+    """`mvdiff.tasks.task.Encoder` for sampling, with noise keyed by (purpose, seed, sample id[, view name]).
+
+    Args:
+        backbone: Base with the autoencoder.
+        batch: The batch, on the device of the call.
+        seeds: One seed per sample.
+        like: [B, V, C, h, w] tensor whose dtype and device the latents get.
+    """
 
     backbone: Backbone
     batch: MultiViewBatch
@@ -70,11 +82,11 @@ class SamplingEncoder:
 
     @property
     def vae_stride(self) -> int:
-        """Pixels per latent cell."""
+        """Pixels per latent cell along each side."""
         return self.backbone.vae_stride
 
     def pictures(self, images: Tensor, purpose: str) -> Tensor:
-        """Encode pictures [B, V, 3, H, W], one sample at a time."""
+        """Encode images [B, V, 3, H, W], one sample at a time; see `mvdiff.tasks.task.Encoder`."""
         self.used = True
         keys = zip(self.seeds, self.batch.sample_id, strict=True)
         generators = [keyed_generator(f"{purpose}s", *key) for key in keys]
@@ -82,7 +94,7 @@ class SamplingEncoder:
         return torch.stack([self.backbone.encode_images(*sample) for sample in samples]).to(self.like)
 
     def given(self, views: Tensor) -> Tensor:
-        """Encode the given views [B, V]; zeros elsewhere."""
+        """Encode the known views, [B, V] bool; the latents of other views are zeros."""
         latents = torch.zeros_like(self.like)
         if not bool(views.any()):
             return latents
@@ -97,7 +109,7 @@ class SamplingEncoder:
 
 
 class SamplingPipeline(MemorySwitches):
-    """The part of a pipeline that samples; `MultiViewPipeline` adds opening and saving."""
+    """The sampling part of a pipeline; `MultiViewPipeline` adds loading and saving."""
 
     task: Task
     prompt_prefix: str
@@ -108,22 +120,22 @@ class SamplingPipeline(MemorySwitches):
 
     @property
     def guidance_scale(self) -> float:
-        """Guidance of the running call; a callback may set `_guidance_scale` for the steps to come."""
+        """Guidance scale of the current call; a callback may set `_guidance_scale` for the remaining steps."""
         return self._guidance_scale
 
     @property
     def num_timesteps(self) -> int:
-        """Denoising steps of the running call."""
+        """Number of denoising steps of the current call."""
         return self._num_timesteps
 
     @property
     def interrupt(self) -> bool:
-        """True when a callback has stopped the running call by `pipeline._interrupt = True`."""
+        """True after a callback has stopped the current call by `pipeline._interrupt = True`."""
         return self._interrupt
 
     @property
     def takes_images(self) -> bool:
-        """True for an adapter with the blocks that bring given frames in."""
+        """True if the adapter has blocks that take known frames as input."""
         return self.adapter.condition_blocks is not None
 
     @torch.no_grad()
@@ -142,22 +154,22 @@ class SamplingPipeline(MemorySwitches):
     ) -> Generated:
         """Generate all views of a batch.
 
-        Noise is drawn on the CPU in float32 from (seed, sample id, view name) alone: a sample does not depend on its
-        batch.
+        Noise is drawn on the CPU in float32 from (seed, sample id, view name) alone, so a sample does not depend on the
+        rest of its batch.
 
         Args:
-            batch: Prompts, cameras and what the task needs; images are read where they are known.
-            sampling: Steps, guidance, negative prompt, eta.
+            batch: Prompts, cameras and the other fields of the task; images are read only where they are known.
+            sampling: Number of steps, guidance, negative prompt and eta.
             seed: One seed for all samples, or one per sample.
-            controls: What to switch off.
+            controls: Parts of the model to switch off.
             latents: [B, V, C, h, w] standard normal noise to start from, in place of the keyed noise.
-            prompt_prefix: Default the model's.
-            callback: Called after each step.
-            paste_back: Put known pixels back, for tasks that know some.
-            decode: False leaves `rendered` and `images` None.
+            prompt_prefix: Text put before every prompt; default: the model's.
+            callback: Function to call after each step.
+            paste_back: Paste known pixels into the decoded views.
+            decode: If False, return latents only; `rendered` and `images` are None.
 
         Raises:
-            ValueError: The batch lacks what the task needs, or a setting is out of range.
+            ValueError: The batch lacks a field of the task, or a setting is out of range.
         """
         check_sampler(self.scheduler, sampling.num_inference_steps)
         self._check_size(batch)
@@ -171,7 +183,7 @@ class SamplingPipeline(MemorySwitches):
         condition = self.task.condition(batch, encoder)
         self._check_condition(condition)
         if encoder.used:
-            self.maybe_free_model_hooks()  # under CPU offload the autoencoder makes room for the UNet
+            self.maybe_free_model_hooks()  # under CPU offload, move the autoencoder out before the UNet comes in
         geometry = None
         if controls.caa:
             geometry = self.adapter.geometry(self.task.correspondences(batch), backbone.vae_stride)
@@ -208,9 +220,9 @@ class SamplingPipeline(MemorySwitches):
         prompt_prefix: str | None,
         callback: StepCallback,
     ) -> Tensor:
-        handed = self._callback_inputs(callback)
+        input_names = self._callback_inputs(callback)
         if not math.isfinite(sampling.guidance_scale):
-            raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 is no guidance.")
+            raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 means no guidance.")
         text = PromptEncoder(self._encode_texts, self.prompt_prefix if prompt_prefix is None else prompt_prefix)
         negative = expand_negative_prompt(sampling.negative_prompt, batch.num_views)
         tensors = {
@@ -231,12 +243,12 @@ class SamplingPipeline(MemorySwitches):
                     progress.update()
                 if callback.function is None:
                     return None
-                known = {"latents": latents, **tensors}
-                returned = callback.function(self, index, timestep, {name: known[name] for name in handed}) or {}
-                for name in known.keys() & returned.keys():
-                    if returned[name].shape != known[name].shape:
+                current = {"latents": latents, **tensors}
+                returned = callback.function(self, index, timestep, {name: current[name] for name in input_names}) or {}
+                for name in current.keys() & returned.keys():
+                    if returned[name].shape != current[name].shape:
                         raise ValueError(
-                            f"callback_on_step_end must return {name} of shape {list(known[name].shape)}; got "
+                            f"callback_on_step_end must return {name} of shape {list(current[name].shape)}; got "
                             f"{list(returned[name].shape)}."
                         )
                 tensors.update({name: returned[name] for name in tensors.keys() & returned.keys()})
@@ -254,11 +266,11 @@ class SamplingPipeline(MemorySwitches):
                 callback=after_step,
                 interrupted=lambda: self.interrupt,
             )
-        self.maybe_free_model_hooks()  # under CPU offload UNet and adapter make room for the autoencoder
+        self.maybe_free_model_hooks()  # under CPU offload, move UNet and adapter out before the autoencoder comes in
         return latents
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
-        """Embed N texts, each distinct one once and by itself, so that no text depends on the others."""
+        """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
         backbone, device = self._backbone(), self._execution_device
         embeddings = {
             text: backbone.encode_prompts([text])[0].to(device, self.unet.dtype) for text in dict.fromkeys(texts)
@@ -276,7 +288,7 @@ class SamplingPipeline(MemorySwitches):
         return Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
 
     def _multi_view_unet(self) -> MultiViewUNet:
-        """Wrap UNet and adapter; the adapter keeps its mode, which wrapping resets."""
+        """Wrap UNet and adapter, restoring the adapter's training mode, which wrapping resets."""
         training = self.adapter.training
         unet = MultiViewUNet(self.unet, self.adapter)
         unet.set_views_per_chunk(self.views_per_chunk)
@@ -285,7 +297,7 @@ class SamplingPipeline(MemorySwitches):
 
     @contextmanager
     def _attention(self, enabled: bool) -> Iterator[None]:
-        """Run the adapter in evaluation mode, with or without its attention; afterwards it is as it was."""
+        """Run the adapter in evaluation mode, with or without its attention, and restore its state afterwards."""
         training = self.adapter.training
         self.adapter.eval()
         self.adapter.set_attention_enabled(enabled)
@@ -302,7 +314,7 @@ class SamplingPipeline(MemorySwitches):
         unknown = [name for name in names if name not in self._callback_tensor_inputs]
         if unknown:
             raise ValueError(
-                f"callback_on_step_end_tensor_inputs must be of {', '.join(self._callback_tensor_inputs)}; got "
+                f"callback_on_step_end_tensor_inputs must be among {', '.join(self._callback_tensor_inputs)}; got "
                 f"{', '.join(map(repr, unknown))}."
             )
         return list(names)
@@ -320,7 +332,7 @@ class SamplingPipeline(MemorySwitches):
     def _check_condition(self, condition: Condition) -> None:
         if condition.active is not None and bool(condition.active.any()) and not self.takes_images:
             raise ValueError(
-                "known must be left out for a model without image condition; got given frames. Train an adapter with "
+                "known must be left out for a model without image_condition; got known frames. Train an adapter with "
                 "image_condition."
             )
 
@@ -328,5 +340,5 @@ class SamplingPipeline(MemorySwitches):
         lenders, count = controls.neighbour_batch, batch.batch_size
         if lenders is not None and not (len(lenders) == count and all(0 <= i < count for i in lenders)):
             raise ValueError(
-                f"neighbour_batch must name a sample of the batch ({count}) for each sample; got {list(lenders)}."
+                f"neighbour_batch must be {count} indices below {count}, one per sample; got {list(lenders)}."
             )

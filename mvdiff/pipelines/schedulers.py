@@ -1,4 +1,4 @@
-"""Any diffusers scheduler by name, built from a model's own scheduler config."""
+"""Build any diffusers scheduler by name from a model's own scheduler config."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,17 +7,17 @@ from mvdiff.models.schedulers import scheduler_class, scheduler_names, takes
 
 
 def scheduler_from(name: str, config: Mapping[str, Any]) -> Any:
-    """Build a scheduler of another class from a model's scheduler config, keeping every setting that both know.
+    """Build a scheduler of another class from a model's scheduler config, keeping every setting that both have.
 
-    diffusers' own `from_config` drops settings that were left at their default; betas and timestep spacing would then
-    depend on how the config came about. Here they never do.
+    The `from_config` of diffusers drops settings that were left at their defaults, so betas and timestep spacing would
+    depend on how the config was made. Here they do not.
 
     Args:
-        name: Such as "DDIM", "EulerDiscrete", "DPMSolverMultistep", "DDPM", "UniPCMultistep".
+        name: Scheduler class, such as "DDIM", "EulerDiscrete", "DPMSolverMultistep", "DDPM" or "UniPCMultistep".
         config: The `config` of the model's own scheduler.
 
     Raises:
-        ValueError: The name is unknown, or that scheduler cannot follow the model's zero-terminal-SNR betas.
+        ValueError: The name is unknown, or the scheduler does not support the model's zero-terminal-SNR betas.
     """
     scheduler = scheduler_class(name)
     if config.get("rescale_betas_zero_snr") and not takes(scheduler, "rescale_betas_zero_snr"):

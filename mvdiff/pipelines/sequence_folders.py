@@ -1,4 +1,4 @@
-"""Whole sequences of frames into sample folders, frame by frame: generated, or real to score against."""
+"""Write whole sequences of frames to sample folders, frame by frame: generated frames, or real ones as reference."""
 
 from __future__ import annotations
 
@@ -36,22 +36,22 @@ def generate_sequence_folder(
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[GeneratedFrame], Any] | None = None,
 ) -> GenerationCounts:
-    """Generate a sequence into one sample folder, named by its scene; each frame is written as soon as it is made.
+    """Generate a sequence and write it to one sample folder, named after the scene; each frame is written at once.
 
-    The arguments that are not listed are those of `generate_sequence`.
+    For arguments that are not listed see `generate_sequence`.
 
     Args:
         out: Root of the sample folders.
-        overwrite: Generate a complete sample again.
-        settings: More to note in `sample.json`, compared on a rerun too.
-        progress: Called with each frame when it is written.
+        overwrite: Regenerate a sample that is already complete.
+        settings: Additional settings to record in `sample.json`; a rerun compares them too.
+        progress: Called with each frame after it is written.
 
     Returns:
-        Counts of written samples (0 or 1), and of those that were complete before.
+        Numbers of written (0 or 1) and skipped samples.
 
     Raises:
         FileNotFoundError: A file of a frame is missing.
-        ValueError: See `generate_sequence`; or a complete sample was made with other settings, or a file is broken.
+        ValueError: See `generate_sequence`; or a complete sample has other settings, or a file is corrupt.
         OSError: The folder cannot be written; the sample stays incomplete.
     """
     parts = {"num_views": num_views, "window_overlap": window_overlap}
@@ -72,9 +72,9 @@ def generate_sequence_folder(
 def write_real_sequence(
     sequence: FrameSequence, out: str | Path, overwrite: bool = False, prompt: str | None = None
 ) -> GenerationCounts:
-    """Write the real frames of a sequence as the sample that `generate_sequence_folder`'s is scored against.
+    """Write the real frames of a sequence as the reference sample for the output of `generate_sequence_folder`.
 
-    Arguments, counts and errors are those of `generate_sequence_folder`; `prompt` is for scenes without captions.
+    See there for arguments, counts and errors; `prompt` is used only for scenes without captions.
     """
     record = _sequence_record(sequence, None if sequence.scene.has_captions else prompt)
     frames = map(sequence.frame, range(len(sequence)))
@@ -85,7 +85,7 @@ def write_real_sequence(
 def _write(
     record: SampleRecord, views: Iterable[tuple[int, Tensor, Tensor]], out: str | Path, overwrite: bool
 ) -> GenerationCounts:
-    """Write views (place, picture, depths) as they come, unless the sample is complete."""
+    """Write views (position, image, depths) one by one, unless the sample is complete."""
     folder = sample_folder(out, record.sample_id)
     if not overwrite and is_done(folder, record):
         return GenerationCounts(written=0, skipped=1)

@@ -1,4 +1,4 @@
-"""Switches that trade time for memory: CPU offload, slices and tiles of the autoencoder, chunks of views."""
+"""Switches that trade time for memory: CPU offload, slicing and tiling of the autoencoder, chunks of views."""
 
 from __future__ import annotations
 
@@ -14,23 +14,20 @@ from mvdiff.pipelines.extras import require
 
 
 class MemorySwitches(DiffusionPipeline):
-    """Switches that change what a pipeline holds in memory, and its images by no more than rounding.
-
-    Tiles are the exception: where they meet, their pixels are blended.
-    """
+    """Memory switches of a pipeline; they change images by rounding only, except tiling, which blends tile borders."""
 
     model_cpu_offload_seq = "text_encoder->unet->vae"
     views_per_chunk: int | None = None
-    """Views that the UNet's own layers run on at a time; None: all. See `set_views_per_chunk`."""
+    """Number of views that the UNet's layers process at a time; None: all. See `set_views_per_chunk`."""
 
     def set_views_per_chunk(self, views: int | None) -> None:
-        """Run the UNet's own layers on some views at a time; attention across views still sees them all.
+        """Run the UNet's layers on a few views at a time; attention across views still attends to all views.
 
         Args:
-            views: Number of views, counted over samples and both passes of guidance; None: all at once.
+            views: Views per chunk, counted over all samples and both passes of guidance; None: all at once.
 
         Raises:
-            ValueError: It is no whole number of at least one.
+            ValueError: `views` is not a positive integer.
         """
         before, self.views_per_chunk = self.views_per_chunk, views
         try:
@@ -40,38 +37,42 @@ class MemorySwitches(DiffusionPipeline):
             raise
 
     def enable_vae_slicing(self) -> None:
-        """Encode and decode view by view."""
+        """Encode and decode one view at a time.
+
+        Raises:
+            ValueError: The autoencoder's class has no slicing.
+        """
         enable_slicing(self.vae)
 
     def disable_vae_slicing(self) -> None:
-        """Encode and decode all views of a sample at once again."""
+        """Encode and decode all views of a sample at once."""
         self.vae.disable_slicing()
 
     def enable_vae_tiling(self) -> None:
-        """Encode and decode views that are larger than the autoencoder's own size in tiles, blended where they meet.
+        """Encode and decode views larger than the autoencoder's sample size in tiles with blended borders.
 
         Raises:
-            ValueError: This autoencoder cannot.
+            ValueError: The autoencoder's class has no tiling.
         """
         if not hasattr(self.vae, "use_tiling"):
-            raise ValueError(f"vae must be one that can work in tiles; got {type(self.vae).__name__}.")
+            raise ValueError(f"vae must support tiling when vae_tiling is on; got {type(self.vae).__name__}.")
         self.vae.enable_tiling()
 
     def disable_vae_tiling(self) -> None:
-        """Encode and decode whole views again."""
+        """Encode and decode whole views."""
         self.vae.disable_tiling()
 
     def enable_model_cpu_offload(self, gpu_id: int | None = None, device: torch.device | str | None = None) -> None:
-        """Keep the parts of the model in the CPU's memory; each is on the GPU while it runs.
+        """Keep the parts of the model in CPU memory and move each to the GPU while it runs.
 
-        UNet and adapter run together and leave together, before images are decoded.
+        UNet and adapter are moved together, and leave the GPU before images are decoded.
 
         Args:
-            gpu_id: Number of the GPU; default the first.
-            device: A device by name instead; default what torch finds.
+            gpu_id: Index of the GPU; default: 0.
+            device: Device to use instead; default: the accelerator that torch reports.
 
         Raises:
-            ValueError: accelerate is not installed, or there is no GPU and `device` is not given.
+            ValueError: accelerate is not installed, or there is no GPU and `device` is None.
         """
         self._check_offload(device)
         super().enable_model_cpu_offload(gpu_id, device)
@@ -79,16 +80,16 @@ class MemorySwitches(DiffusionPipeline):
     def enable_sequential_cpu_offload(
         self, gpu_id: int | None = None, device: torch.device | str | None = None
     ) -> None:
-        """Keep all weights in the CPU's memory; those of each layer are on the GPU while the layer runs.
+        """Keep all weights in CPU memory and move those of each layer to the GPU while the layer runs.
 
-        This takes the least memory of the GPU, and much time. `remove_all_hooks` ends it. See
+        This needs the least GPU memory and the most time. `remove_all_hooks` turns it off. See
         `enable_model_cpu_offload` for arguments and errors.
         """
         self._check_offload(device)
         from accelerate import cpu_offload
 
-        # As diffusers does, but attention across views multiplies with the weights of layers that it does not call:
-        # they have to come all together. And diffusers names a CPU "cpu:0", where accelerate's hooks fail.
+        # As in diffusers, with two differences: attention across views reads the weights of layers that it does not
+        # call, so all its weights are moved together; and diffusers names the CPU "cpu:0", which breaks the hooks.
         self._maybe_raise_error_if_group_offload_active(raise_error=True)
         self.remove_all_hooks()
         self.to("cpu", silence_dtype_warnings=True)
@@ -107,11 +108,11 @@ class MemorySwitches(DiffusionPipeline):
                 )
 
     def unusual_settings(self) -> dict[str, Any]:
-        """Name, for the record of a sample, the switches that are on and change images."""
+        """Return, for `sample.json`, the active switches that change images."""
         return {"vae_tiling": True} if getattr(self.vae, "use_tiling", False) else {}
 
     def adapter_weights(self) -> dict[str, Tensor]:
-        """Return the adapter's state dict; under sequential CPU offload its own tensors are empty between calls."""
+        """Return the adapter's state dict, also under sequential CPU offload, when its own tensors are empty."""
         if not any(weight.is_meta for weight in self.adapter.parameters()):
             return self.adapter.state_dict()
         return self._offloaded_adapter
@@ -119,4 +120,4 @@ class MemorySwitches(DiffusionPipeline):
     def _check_offload(self, device: Any) -> None:
         require("accelerate", "CPU offload")
         if device is None and get_device() == "cpu":
-            raise ValueError("CPU offload must have a GPU to move weights to; got none on this machine.")
+            raise ValueError("CPU offload requires a GPU; this machine has none.")

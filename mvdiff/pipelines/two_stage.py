@@ -1,16 +1,17 @@
 """Sequences of any length: key frames first, then the frames between two of them (the paper's section 4).
 
-Both stages are calls of `MultiViewPipeline.generate`, of at most `num_views` frames each:
+Both stages call `MultiViewPipeline.generate` with at most `num_views` frames at a time:
 
-1. Key frames are generated in windows. The first frames of a window are the last of the window before, given, so that
-   the sequence goes on as it began (`window_overlap`; own derivation: the paper generates 12 key frames and no more).
-2. The frames between two consecutive key frames are interpolated, over the whole sequence, with these two given. More
-   than `num_views` - 2 of them are parted evenly in the order of time, and each part is given both key frames: parts
-   agree with the key frames and so with each other.
+1. Key frames are generated in windows. The first frames of a window are known: they are the last frames of the previous
+   window (`window_overlap`), so that the sequence continues consistently (own derivation; the paper generates 12 key
+   frames only).
+2. The frames between two consecutive key frames are interpolated with these two known. More than `num_views` - 2 frames
+   are split evenly in temporal order, and both key frames are known in each part, so that the parts agree with the key
+   frames and therefore with each other.
 
-What is given was generated before: an 8-bit picture that is encoded again and stays as it was, since of a call only the
-frames that were not given are kept (as upstream). Frames come out as soon as they are made; all that is remembered are
-the last key frames, so memory does not grow with the sequence.
+Known frames are 8-bit pictures that an earlier call generated. They are encoded again, and their new renderings are
+discarded (as in the 2023 release). Frames are yielded as soon as they are generated; only the last key frames stay in
+memory, so it does not grow with the sequence.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS
 
 NUM_VIEWS = 12
-"""Frames at once (the paper's)."""
+"""Frames per call of the model (the paper's)."""
 
 
 class Part(NamedTuple):
@@ -41,7 +42,7 @@ class Part(NamedTuple):
 
     Attributes:
         positions: Positions in the sequence, ascending.
-        given: Those of them that are given; the others are generated.
+        given: Positions of known frames among them; the others are generated.
     """
 
     positions: list[int]
@@ -50,11 +51,17 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class GeneratedFrame:
-    """One frame of a sequence: its position, depth and camera (and the real picture), and the generated picture."""
+    """One generated frame of a sequence.
+
+    Attributes:
+        position: Position in the sequence.
+        frame: Depth, camera and real image of the frame.
+        image_uint8: [H, W, 3] generated image.
+    """
 
     position: int
     frame: Frame
-    image_uint8: Tensor  # [H, W, 3]
+    image_uint8: Tensor
 
 
 def generate_sequence(
@@ -72,40 +79,40 @@ def generate_sequence(
     prompt_prefix: str | None = None,
     callback: StepCallback = NO_CALLBACK,
 ) -> Iterator[GeneratedFrame]:
-    """Generate every frame of a sequence, each once; a frame between two key frames comes after these.
+    """Generate every frame of a sequence once; the frames between two key frames follow after both.
 
     Args:
-        pipeline: What generates.
-        sequence: Frames and which of them are key frames: `key_sequence`, `interval_sequence` (key frames only) or
-            `full_sequence`, see `mvdiff.data.sequences`.
-        sample_id: Key of the noise, with `seed` and a frame's number; default the scene's name.
-        prompt: One text for all frames in place of their captions.
-        seed: Seed of all frames.
-        num_views: Frames at once, given ones included.
-        window_overlap: Key frames of a window that are given by the window before it; 0 makes windows that do not know
-            of each other.
-        batch_size: Parts between key frames that are interpolated at once; images do not depend on it, beyond float
-            rounding.
-        sampling: Steps, guidance, eta, and one negative prompt for the whole sequence.
-        controls: What to switch off.
-        prompt_prefix: Default the model's.
-        callback: What is called after each step of each part.
+        pipeline: Pipeline of a depth model.
+        sequence: Frames and key frames: `key_sequence`, `interval_sequence` (key frames only) or `full_sequence`, see
+            `mvdiff.data.sequences`.
+        sample_id: Noise key, together with `seed` and the frame's number; default: the scene's name.
+        prompt: One text for all frames, in place of their captions.
+        seed: Random seed of all frames.
+        num_views: Maximum number of frames per call, known ones included.
+        window_overlap: Number of key frames that a window takes over from the previous one; with 0, windows are
+            independent.
+        batch_size: Parts between key frames to interpolate at once, which changes images by float rounding only.
+        sampling: Number of steps, guidance, eta, and one negative prompt for the whole sequence.
+        controls: Parts of the model to switch off.
+        prompt_prefix: Text put before every prompt; default: the model's.
+        callback: Function to call after each step of each part.
 
     Returns:
-        The frames as they are made; nothing is generated before the first is asked for.
+        Iterator over the frames as they are generated; arguments are checked at once, generation starts with the first
+        frame.
 
     Raises:
-        ValueError: Settings are out of range, the sequence does not begin and end with a key frame, or the model takes
-            no given frames where some are needed.
+        ValueError: A setting is out of range, the sequence does not begin and end with a key frame, or the model does
+            not take the known frames that the sequence needs.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     rounds = plan(sequence.key_positions, len(sequence), num_views, window_overlap)
     if not pipeline.takes_images and any(part.given for parts in rounds for part in parts):
         raise ValueError(
-            "model must take given frames (image_condition) to generate frames between key frames, or more than "
-            f"num_views ({num_views}) key frames with window_overlap; got a model that does not. Generate key frames "
-            "with window_overlap 0, or train an adapter with image_condition."
+            "model must have image_condition to generate frames between key frames, or more than num_views "
+            f"({num_views}) key frames with window_overlap; got a model without it. Generate key frames with "
+            "window_overlap 0, or train an adapter with image_condition."
         )
     if not isinstance(sampling.negative_prompt, str | None):
         raise ValueError(
@@ -138,16 +145,19 @@ def generate_sequence(
 
 
 def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_overlap: int) -> list[list[Part]]:
-    """Part a sequence into calls of the model: rounds, whose parts need only what earlier rounds made.
+    """Split a sequence into calls of the model.
 
     Args:
-        key_positions: Positions of the key frames, ascending, the first and the last frame among them.
+        key_positions: Positions of the key frames, ascending, including the first and the last frame.
         num_frames: Length of the sequence.
-        num_views: Most frames of a part.
-        window_overlap: Given key frames of a window but the first.
+        num_views: Maximum number of frames per part.
+        window_overlap: Number of known key frames in every window except the first.
+
+    Returns:
+        Rounds of parts; the parts of a round depend only on frames of earlier rounds.
 
     Raises:
-        ValueError: Settings are out of range, or the sequence does not begin and end with a key frame.
+        ValueError: A setting is out of range, or the sequence does not begin and end with a key frame.
 
     Example:
         >>> for parts in plan([0, 3, 4], 5, num_views=3, window_overlap=1):
@@ -163,8 +173,8 @@ def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_o
     between = len(key_positions) < num_frames
     if num_views < (3 if between else 1):
         raise ValueError(
-            f"num_views must be at least {3 if between else 1}{', two given frames and one between' * between}; got "
-            f"{num_views}. The paper has {NUM_VIEWS}."
+            f"num_views must be at least {3 if between else 1}{', two key frames and one between' * between}; got "
+            f"{num_views}. The paper uses {NUM_VIEWS}."
         )
     if not 0 <= window_overlap < num_views:
         raise ValueError(
@@ -182,7 +192,7 @@ def plan(key_positions: Sequence[int], num_frames: int, num_views: int, window_o
 
 
 def _windows(keys: list[int], num_views: int, overlap: int) -> list[Part]:
-    """Part key frames into as few windows as possible, about equally long, each beginning with the end of the last."""
+    """Split key frames into as few windows as possible, about equally long, which overlap by `overlap` frames."""
     count = max(1, -(-(len(keys) - overlap) // (num_views - overlap)))
     windows, start = [], 0
     for part in np.array_split(range(len(keys) + (count - 1) * overlap), count):
@@ -193,18 +203,18 @@ def _windows(keys: list[int], num_views: int, overlap: int) -> list[Part]:
 
 
 def _between(first: int, last: int, num_views: int) -> list[Part]:
-    """Part the frames between two positions evenly, in the order of time."""
+    """Split the frames between two positions evenly, in temporal order."""
     count = last - first - 1
     chunks = np.array_split(range(first + 1, last), -(-count // (num_views - 2))) if count else []
     return [Part([first, *chunk.tolist(), last], [first, last]) for chunk in chunks]
 
 
 def first_frames(sequence: FrameSequence, num_frames: int) -> FrameSequence:
-    """Return the first frames of a sequence, up to the last key frame among them."""
+    """Return the first frames of a sequence, at most `num_frames`, cut after the last key frame among them."""
     if num_frames < 1:
         raise ValueError(f"max_frames must be at least 1; got {num_frames}.")
-    kept = set(sequence.frame_ids[:num_frames])
-    keys = [frame for frame in sequence.key_ids if frame in kept]
+    first = set(sequence.frame_ids[:num_frames])
+    keys = [frame for frame in sequence.key_ids if frame in first]
     frames = [frame for frame in sequence.frame_ids if frame <= keys[-1]]
     return FrameSequence(sequence.scene, frames, keys, sequence.height, sequence.width)
 
@@ -212,7 +222,7 @@ def first_frames(sequence: FrameSequence, num_frames: int) -> FrameSequence:
 def _sample(
     part: Part, frames: Sequence[Frame], prompts: list[str], pictures: Mapping[int, Tensor], sample_id: str
 ) -> dict[str, Any]:
-    """Join the frames of a part as `MultiViewBatch.collate` takes them; only what was generated is given."""
+    """Combine the frames of a part to a sample for `MultiViewBatch.collate`; known images are generated ones."""
     depths = torch.stack([frame.depths for frame in frames])
     images, known = (torch.zeros(len(frames), channels, *depths.shape[1:]) for channels in (3, 1))
     for view, position in enumerate(part.positions):

@@ -1,8 +1,8 @@
-"""Pages: one self-contained HTML file of tables, charts, galleries, a 360-degree and a 3D viewer; videos of samples.
+"""Reports: self-contained HTML pages with tables, charts, galleries, 360-degree and 3D viewers; videos of samples.
 
-A page is data (`Page`, `Section`, blocks); a template in `templates/` draws each kind of block. The names below need
-nothing but numpy, Pillow and jinja2. The 360-degree viewer follows the conventions of `mvdiff.geometry`: a panorama's
-centre is yaw 0, yaw grows to the right, pitch grows upwards. The 3D viewer has glTF's axes.
+A page is data (`Page`, `Section`, blocks); a template in `templates/` renders each kind of block. The names exported
+here require only numpy, Pillow and jinja2. The 360-degree viewer follows the conventions of `mvdiff.geometry`: a
+panorama's centre is yaw 0, yaw grows to the right, pitch grows upwards. The 3D viewer uses glTF's axes.
 """
 
 from mvdiff.report.blocks import Block, Details, Facts, Note

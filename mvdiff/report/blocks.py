@@ -1,4 +1,4 @@
-"""Blocks of a page: data that a template draws."""
+"""Blocks of a page: data that a template renders."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import ClassVar
 
 
 class Block:
-    """Part of a page. Its template reads its attributes as `block`.
+    """Part of a page, whose template reads its attributes as `block`.
 
     Attributes:
-        template: File in `templates/` that draws it.
-        scripts: Files in `templates/` that the page runs for it. A page holds one block of a class that has some.
+        template: File in `templates/` that renders the block.
+        scripts: Script files in `templates/`. A page may have only one block of a class with scripts.
     """
 
     template: ClassVar[str]
@@ -21,7 +21,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Note(Block):
-    """A small grey line of text."""
+    """A line of small grey text."""
 
     text: str
     template: ClassVar[str] = "note.html"
@@ -29,7 +29,7 @@ class Note(Block):
 
 @dataclass(frozen=True)
 class Facts(Block):
-    """Names and values, such as how a page was made."""
+    """List of names and values, such as the settings behind a page."""
 
     facts: Mapping[str, object]
     template: ClassVar[str] = "facts.html"
@@ -37,7 +37,7 @@ class Facts(Block):
 
 @dataclass(frozen=True)
 class Details(Block):
-    """A list that folds away under its title."""
+    """Collapsible list with a title."""
 
     title: str
     items: Sequence[str]

@@ -25,7 +25,7 @@ class Series:
         y: Values; NaN or infinity breaks the line.
         low: Lower ends of the interval around each value, or None.
         high: Upper ends, or None.
-        dashed: Draw dashed: for a reference that was not trained (ground truth, the base).
+        dashed: Draw a dashed line, for a reference that was not trained (ground truth, the base).
     """
 
     name: str
@@ -43,7 +43,7 @@ class Series:
                     f"Series({self.name!r}).{spelled} must have {len(self.x)} values, as x has; got {len(values)}."
                 )
         if (self.low is None) != (self.high is None):
-            raise ValueError(f"Series({self.name!r}).low and high must be given together; got only one of them.")
+            raise ValueError(f"Series({self.name!r}).low and high must both be set; got only one of them.")
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Chart(Block):
         x_label: Name and unit of the x axis, such as "optimizer steps".
         y_label: Name and unit of the y axis, such as "overlap PSNR (dB)".
         series: The lines, in the order of the legend.
-        note: A line below the chart: how it was measured.
+        note: Text below the chart, such as the measurement protocol.
     """
 
     title: str
@@ -67,7 +67,7 @@ class Chart(Block):
 
     @property
     def plot(self) -> Plot:
-        """The chart in the coordinates of its drawing.
+        """The chart in SVG coordinates.
 
         Raises:
             ValueError: No point of the chart is finite.
@@ -75,7 +75,7 @@ class Chart(Block):
         xs = [x for series in self.series for x in _finite(series.x)]
         ys = [y for series in self.series for part in (series.y, series.low, series.high) for y in _finite(part)]
         if not xs or not ys:
-            raise ValueError(f"Chart({self.title!r}).series must hold a finite point; got none. Leave the chart out.")
+            raise ValueError(f"Chart({self.title!r}).series must have a finite point; got none. Omit the chart.")
         x_ticks, y_ticks = nice_ticks(min(xs), max(xs)), nice_ticks(min(ys), max(ys))
         first, last = (min(xs), max(xs)) if max(xs) > min(xs) else (x_ticks[0], x_ticks[-1])
         x_ticks = [tick for tick in x_ticks if first <= tick <= last]
@@ -90,7 +90,7 @@ class Chart(Block):
 
 @dataclass(frozen=True)
 class Charts(Block):
-    """Charts side by side, as many as the window is wide enough for."""
+    """Charts side by side, as many per row as fit into the window."""
 
     charts: Sequence[Chart]
     template: ClassVar[str] = "charts.html"
@@ -98,19 +98,28 @@ class Charts(Block):
 
 @dataclass(frozen=True)
 class Line:
-    """A series as it is drawn; points are written as `x,y x,y`."""
+    """A series in SVG coordinates; points are written as `x,y x,y`.
+
+    Attributes:
+        name: Name in the legend.
+        colour: Index of the colour in the style sheet.
+        dashed: Draw a dashed line.
+        bands: Outlines of the intervals.
+        parts: Points of the line, split at its breaks.
+        marks: (x, y, text) of each marked point.
+    """
 
     name: str
     colour: int
     dashed: bool
-    bands: list[str]  # outlines of the intervals
-    parts: list[str]  # the line, split where it breaks
-    marks: list[tuple[str, str, str]]  # x, y and text of each marked point
+    bands: list[str]
+    parts: list[str]
+    marks: list[tuple[str, str, str]]
 
 
 @dataclass(frozen=True)
 class Plot:
-    """A chart as it is drawn: place and label of each tick, and the lines, inside a frame."""
+    """A chart in SVG coordinates: (position, label) of each tick, and the lines."""
 
     x_ticks: list[tuple[str, str]]
     y_ticks: list[tuple[str, str]]
@@ -125,7 +134,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Scale:
-    """A linear map of one axis: `start` and `stop` of the data land on `first` and `last` of the drawing."""
+    """Linear map of one axis from data values [start, stop] to SVG coordinates [first, last]."""
 
     start: float
     stop: float
@@ -133,7 +142,7 @@ class Scale:
     last: float
 
     def place(self, value: float) -> str:
-        """Write the drawing coordinate of a data value."""
+        """Return the SVG coordinate of a data value as text."""
         return f"{self.first + (value - self.start) / (self.stop - self.start) * (self.last - self.first):.1f}"
 
 
@@ -154,7 +163,7 @@ def nice_ticks(low: float, high: float, target: int = 5) -> list[float]:
 
 
 def tick_labels(ticks: Sequence[float]) -> list[str]:
-    """Write ticks with as many digits as their step needs, and commas between thousands.
+    """Format ticks with as many decimals as their step needs, and commas between thousands.
 
     >>> tick_labels([0.0, 2.5, 5.0]), tick_labels([0.0, 1000.0])
     (['0.0', '2.5', '5.0'], ['0', '1,000'])
@@ -168,7 +177,7 @@ def _finite(values: Sequence[float] | None) -> list[float]:
 
 
 def _runs(series: Series) -> list[list[int]]:
-    """Return the indices of the finite points, split where the line breaks."""
+    """Return the indices of the finite points, split at breaks of the line."""
     runs: list[list[int]] = [[]]
     for index, (x, y) in enumerate(zip(series.x, series.y, strict=True)):
         if math.isfinite(x) and math.isfinite(y):

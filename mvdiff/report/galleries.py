@@ -1,4 +1,4 @@
-"""Galleries: rows of views, one row for each method."""
+"""Galleries: rows of views, one row per method."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class Gallery(Block):
     """Views of one sample in rows, aligned by view.
 
     Attributes:
-        rows: Title of a row, such as its method -> its views, [H, W, 3] uint8 each, as many in every row.
+        rows: Maps the title of each row, such as the method, to its views, [H, W, 3] uint8 each; all rows have equally
+            many.
         title: Heading.
-        labels: Names of the views, such as "45°" (see `view_labels`); by default their numbers.
-        captions: One line for each view (its prompt), or any number of lines about all rows.
+        labels: Names of the views, such as "45°" (see `view_labels`); default: "view 0", "view 1", ...
+        captions: One line per view (its prompt), or any number of lines about all rows.
     """
 
     rows: Mapping[str, Sequence[object]]
@@ -31,18 +32,18 @@ class Gallery(Block):
 
     def __post_init__(self) -> None:
         if not self.rows:
-            raise ValueError(f"Gallery({self.title!r}).rows must hold a row; got none.")
+            raise ValueError(f"Gallery({self.title!r}).rows must have at least one row; got none.")
         count = len(next(iter(self.rows.values()))) if self.labels is None else len(self.labels)
         for title, images in self.rows.items():
             if not len(images) or len(images) != count:
                 raise ValueError(
-                    f"Gallery({self.title!r}).rows[{title!r}] must hold {count or 'some'} images, one for each view; "
+                    f"Gallery({self.title!r}).rows[{title!r}] must have one image per view ({count or 'at least 1'}); "
                     f"got {len(images)}."
                 )
 
     @property
     def view_labels(self) -> list[str]:
-        """Names of the views, given or numbered."""
+        """Names of the views: `labels`, or numbers."""
         num_views = len(next(iter(self.rows.values())))
         return list(self.labels or (f"view {index}" for index in range(num_views)))
 
@@ -51,7 +52,7 @@ class Gallery(Block):
         """Title of each row, and (label, image) of its views.
 
         Raises:
-            ValueError: An image is no uint8 image of shape [H, W, 3].
+            ValueError: An image is not a uint8 array [H, W, 3].
         """
         for title, images in self.rows.items():
             name = f"Gallery({self.title!r}).rows[{title!r}]"
@@ -60,13 +61,13 @@ class Gallery(Block):
 
     @property
     def prompts(self) -> list[tuple[str, str]]:
-        """Label and caption of each view, if there is one caption for each and they differ; else nothing."""
+        """(label, caption) of each view; empty unless there is one caption per view and they differ."""
         by_view = len(self.captions) == len(self.view_labels) and len(set(self.captions)) > 1
         return list(zip(self.view_labels, self.captions, strict=True)) if by_view else []
 
 
 def view_labels(yaw_deg: Sequence[float], pitch_deg: Sequence[float] | None = None) -> list[str]:
-    """Name views by where they look; views that look steeply up or down by that alone.
+    """Name views by their direction in degrees; views with a pitch beyond 60 degrees are "up" or "down".
 
     >>> view_labels([0, 45, 0], [0, 0, 90])
     ['0°', '45°', 'up']

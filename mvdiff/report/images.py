@@ -1,4 +1,4 @@
-"""Images for a page: checked, and encoded into data addresses."""
+"""Check images of a page and encode them as data URIs."""
 
 import base64
 from io import BytesIO
@@ -9,17 +9,25 @@ from PIL import Image
 from mvdiff.samples.photo_sphere import xmp_option
 
 NEUTRAL_GREY = 128
-"""Grey of what no view of a panorama covers."""
+"""Grey value of the parts of a panorama that no view covers."""
 
 MAX_LOSSLESS_PIXELS = 256 * 512
 """Larger images are stored as JPEG."""
 
 MAX_PIXELATED_SIDE = 128
-"""Images up to this side (pixels) are enlarged with visible pixels: smoothing would hide what the model made."""
+"""Images up to this side (pixels) are enlarged without smoothing, which would hide the model's own pixels."""
 
 
 def checked_image(name: str, image: object) -> np.ndarray:
-    """Return an image as an array; raise ValueError by its name where it is no uint8 array [H, W, 3]."""
+    """Return an image as an array.
+
+    Args:
+        name: Name of the image, for error messages.
+        image: [H, W, 3] uint8.
+
+    Raises:
+        ValueError: The image has another shape or dtype, or is empty.
+    """
     array = np.asarray(image)
     if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
         raise ValueError(
@@ -29,10 +37,15 @@ def checked_image(name: str, image: object) -> np.ndarray:
 
 
 def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "covered") -> np.ndarray:
-    """Fill the parts of a panorama [H, W, 3] uint8 that no view covers with neutral grey.
+    """Fill the parts of a panorama that no view covers with neutral grey.
+
+    Args:
+        image: [H, W, 3] uint8.
+        covered: [H, W] bool, True where a view sees the panorama; None: everywhere.
+        name: Name of the mask, for error messages.
 
     Raises:
-        ValueError: The mask [H, W] bool (None: all is covered) has another size; the text calls it by `name`.
+        ValueError: The mask has another size than the image.
     """
     if covered is None:
         return image
@@ -45,7 +58,7 @@ def paint_uncovered(image: np.ndarray, covered: object | None, name: str = "cove
 
 
 def data_uri(image: np.ndarray, xmp: bytes | None = None) -> str:
-    """Encode an image [H, W, 3] uint8 as a `data:` address: PNG when small, else JPEG without chroma subsampling."""
+    """Encode an image [H, W, 3] uint8 as a `data:` URI: PNG if small, otherwise JPEG without chroma subsampling."""
     lossless = image.shape[0] * image.shape[1] <= MAX_LOSSLESS_PIXELS
     form = {"format": "PNG"} if lossless else {"format": "JPEG", "quality": 90, "subsampling": 0}
     buffer = BytesIO()
@@ -54,5 +67,5 @@ def data_uri(image: np.ndarray, xmp: bytes | None = None) -> str:
 
 
 def is_pixelated(image: np.ndarray) -> bool:
-    """Tell whether a page should enlarge this image without smoothing."""
+    """Return True if a page should enlarge the image without smoothing."""
     return max(image.shape[:2]) <= MAX_PIXELATED_SIDE

@@ -1,4 +1,4 @@
-"""Pages as data: one HTML file that holds everything it shows."""
+"""Pages as data, and their rendering to a single self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Section:
     Attributes:
         name: Anchor, such as "scores".
         heading: Text above the blocks and in the page's navigation.
-        blocks: What stands in it; a string is a paragraph of text, and `markupsafe.Markup` is HTML.
+        blocks: Content; a string is a paragraph of text, and `markupsafe.Markup` is HTML.
     """
 
     name: str
@@ -39,10 +39,10 @@ class Page:
     """A page.
 
     Attributes:
-        title: Heading, and title of the browser's window.
+        title: Heading, and title of the browser window.
         summary: Blocks below the heading.
-        sections: Sections; those without blocks are left out.
-        is_frame: Leave out headings, summary, navigation and margins: the page fills a frame of another page.
+        sections: Sections; those without blocks are omitted.
+        is_frame: Omit headings, summary, navigation and margins, for display in a frame of another page.
     """
 
     title: str
@@ -53,11 +53,11 @@ class Page:
     def __post_init__(self) -> None:
         kinds = [type(block).__name__ for block in self._blocks() if block.scripts]
         if len(set(kinds)) < len(kinds):
-            raise ValueError(f"Page({self.title!r}) must hold each viewer once; got {', '.join(kinds)}.")
+            raise ValueError(f"Page({self.title!r}) must have each viewer at most once; got {', '.join(kinds)}.")
 
     @property
     def scripts(self) -> list[str]:
-        """Files with the scripts that the page's blocks need, each once, in order."""
+        """Script files that the page's blocks need, without duplicates, in order."""
         return list(dict.fromkeys(script for block in self._blocks() for script in block.scripts))
 
     def _blocks(self) -> list[Block]:
@@ -74,7 +74,7 @@ def report_sections(
     galleries: Sequence[Gallery] = (),
     facts: Mapping[str, object] | None = None,
 ) -> list[Section]:
-    """Return the sections of a report, under the headings and in the order that all reports share."""
+    """Return the non-empty sections of a report, with the headings and the order that all reports share."""
     sections = [
         Section("scores", "Scores", tables),
         Section("panoramas", "Look around", [PanoramaViewer(panoramas)] if panoramas else []),
@@ -105,12 +105,15 @@ def render_page(page: Page) -> str:
 
 
 def write_page(path: str | Path, page: Page) -> Path:
-    """Write a page as one HTML file that loads nothing: it can be mailed, archived and opened offline.
+    """Write a page as one HTML file without external resources, which can be mailed, archived and opened offline.
 
-    The file's folder is made, and an older file is replaced in one step; the path is returned.
+    The parent folder is created, and an existing file is replaced atomically.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        ValueError: An image, a mask, a mesh or a chart has a wrong form.
+        ValueError: An image, a mask, a mesh or a chart is invalid.
         OSError: The file cannot be written.
     """
     path, text = Path(path), render_page(page)

@@ -1,4 +1,4 @@
-"""Pictures of a sample: its views, its panorama, its depths in grey.
+"""Read the pictures of a sample for a page: views, panorama, and depths in grey.
 
 Legend: V views, H W image.
 """
@@ -24,12 +24,12 @@ class Pictures:
     """Pictures of one sample.
 
     Attributes:
-        views: [H, W, 3] uint8 each.
+        views: Views, [H, W, 3] uint8 each.
         labels: Names of the views.
-        prompts: One per view.
-        panorama: As `PanoramaEntry.methods` takes it; None for frames.
-        depths: Depth in grey, one picture per view, or None.
-        num_views: Number of views of the sample; a recording may show fewer.
+        prompts: One prompt per view.
+        panorama: Value for `PanoramaEntry.methods`; None for frames.
+        depths: Depths in grey, [H, W, 3] uint8 per view, or None.
+        num_views: Number of views of the sample; `views` of a recording may be fewer.
     """
 
     views: list[np.ndarray]
@@ -41,10 +41,10 @@ class Pictures:
 
 
 def is_recording(sample: Sample) -> bool:
-    """Tell whether a sample is frames of a scene, with places or depths, and not a panorama.
+    """Return True if a sample has frames with camera centres or depths, False for a panorama.
 
     Raises:
-        ValueError: The sample's record contradicts itself.
+        ValueError: The cameras in the sample's record are invalid.
     """
     return sample.record.translations() is not None or sample.with_depths
 
@@ -53,23 +53,23 @@ def open_pictures(sample: Sample, max_views: int, natural: bool = False) -> Pict
     """Read the pictures of a sample.
 
     Args:
-        sample: The sample.
-        max_views: Largest number of frames of a recording, spread evenly; a panorama shows all views.
-        natural: Show the ground truth that upstream's layout has beside the generated views.
+        sample: Sample to read.
+        max_views: Maximum number of frames of a recording, evenly spaced; all views of a panorama are read.
+        natural: Read the ground truth that upstream's layout stores next to the generated views.
 
     Raises:
-        ValueError: An image cannot be read, or sizes do not fit.
+        ValueError: An image cannot be read, or sizes do not agree.
         OSError: A file is missing.
     """
     record, total = sample.record, sample.num_views
     if is_recording(sample):
-        chosen = spread(total, max_views)
-        part = replace(sample, view_paths=tuple(sample.view_paths[i] for i in chosen))
+        indices = spread(total, max_views)
+        part = replace(sample, view_paths=tuple(sample.view_paths[i] for i in indices))
         frames, keys = record.settings.get("frames"), set(record.settings.get("key_frames") or ())
         named = frames if isinstance(frames, list) and len(frames) == total else list(range(total))
-        labels = [f"key {named[i]}" if named[i] in keys else str(named[i]) for i in chosen]
+        labels = [f"key {named[i]}" if named[i] in keys else str(named[i]) for i in indices]
         views, depths = channels_last(part.images_uint8()), part.depths()
-        prompts = [record.prompts[i] for i in chosen]
+        prompts = [record.prompts[i] for i in indices]
         return Pictures(views, labels, prompts, None, None if depths is None else depth_pictures(depths), total)
     images = sample.natural_uint8() if natural else sample.images_uint8()
     panorama = stitched(sample, images) if natural else panorama_of(sample, images)
@@ -77,7 +77,7 @@ def open_pictures(sample: Sample, max_views: int, natural: bool = False) -> Pict
 
 
 def spread(count: int, at_most: int) -> list[int]:
-    """Choose at most `at_most` of `count` indices, spread evenly, first and last included.
+    """Select at most `at_most` of `count` indices, evenly spaced, including the first and the last.
 
     >>> spread(5, 9), spread(9, 3)
     ([0, 1, 2, 3, 4], [0, 4, 8])
@@ -88,12 +88,12 @@ def spread(count: int, at_most: int) -> list[int]:
 
 
 def channels_last(images_uint8: Tensor) -> list[np.ndarray]:
-    """Turn views [V, 3, H, W] into pictures."""
+    """Convert views [V, 3, H, W] uint8 to a list of V arrays [H, W, 3]."""
     return list(images_uint8.permute(0, 2, 3, 1).numpy())
 
 
 def direction_labels(sample: Sample) -> list[str]:
-    """Name a panorama's views by where they look."""
+    """Name the views of a panorama by their directions, see `view_labels`."""
     if sample.record.rig is not None:
         views = sample.record.rig["views"]
         return view_labels([yaw for yaw, _, _ in views], [pitch for _, pitch, _ in views])
@@ -104,7 +104,10 @@ def direction_labels(sample: Sample) -> list[str]:
 
 
 def panorama_of(sample: Sample, images_uint8: Tensor | None = None) -> object:
-    """Return a sample's own panorama [H, 2 H, 3] uint8, or that of its views with the mask of what they cover.
+    """Return the panorama of a sample.
+
+    Returns:
+        The stored panorama [H, 2 H, 3] uint8; or, without one, the output of `stitched`.
 
     Raises:
         ValueError: The panorama is not twice as wide as high, or a view cannot be read.
@@ -121,10 +124,15 @@ def panorama_of(sample: Sample, images_uint8: Tensor | None = None) -> object:
 
 
 def stitched(sample: Sample, images_uint8: Tensor, height: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Stitch views [V, 3, h, w] with their sample's cameras, by default as densely as the middle of a view.
+    """Stitch views to a panorama with the cameras of their sample.
+
+    Args:
+        sample: Sample with the cameras.
+        images_uint8: [V, 3, h, w] views; they may be resized.
+        height: Height H of the panorama in pixels; default: the pixel density at the centre of a view.
 
     Returns:
-        Panorama [H, 2 H, 3] uint8, and mask [H, 2 H] bool of what some view covers.
+        Panorama [H, 2 H, 3] uint8, and [H, 2 H] bool, True where a view sees it.
     """
     K, R, rows, columns = sample.record.camera_tensors()
     if (rows, columns) != tuple(images_uint8.shape[-2:]):
@@ -135,7 +143,7 @@ def stitched(sample: Sample, images_uint8: Tensor, height: int | None = None) ->
 
 
 def depth_pictures(depths: Tensor | Sequence[Tensor]) -> list[np.ndarray]:
-    """Draw depths [V, H, W] as grey pictures [H, W, 3] uint8: near is bright, none is black, one scale for all."""
+    """Draw depths [V, H, W] in metres as grey images [H, W, 3] uint8 on one scale: near is bright, none is black."""
     values = np.asarray(depths)
     known = values > 0
     near = np.where(known, 1 / np.maximum(values, 1e-3), 0)

@@ -1,4 +1,4 @@
-"""The page of sample folders and results: scores, the 360-degree viewer, meshes, galleries of views."""
+"""Gather sample folders and results into a page: scores, 360-degree viewer, meshes and galleries of views."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mvdiff.report.viewers import MeshEntry, PanoramaEntry
 
 SHOWN_FACES = 60_000
 NAMED_PROBLEMS = 20
-_SAID = ("base", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "dtype", "mode")
+_PROVENANCE = ("base", "num_inference_steps", "guidance_scale", "negative_prompt", "scheduler", "dtype", "mode")
 
 
 @dataclass
@@ -50,7 +50,7 @@ class Content:
     facts: dict[str, object] = field(default_factory=dict)
 
     def page(self, title: str) -> Page:
-        """Lay the content out under a title."""
+        """Return the page of this content."""
         summary: list[Block | str] = []
         if self.num_samples:
             summary.append(f"{self.num_shown} of {self.num_samples} samples are shown.")
@@ -58,7 +58,7 @@ class Content:
         if self.problems:
             more = len(self.problems) - NAMED_PROBLEMS
             items = [*self.problems[:NAMED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
-            summary.append(Details(f"{len(self.problems)} left out that could not be read", items, is_open=True))
+            summary.append(Details(f"Could not be read: {len(self.problems)}", items, is_open=True))
         names = ("tables", "panoramas", "meshes", "galleries", "facts")
         return Page(title, summary, report_sections(**{name: getattr(self, name) for name in names}))
 
@@ -66,17 +66,17 @@ class Content:
 def gather(
     sources: Sequence[Source], meshes: Sequence[Path] = (), max_samples: int = 12, max_views: int = 16
 ) -> Content:
-    """Read the content of a page from sources, side by side where there are several.
+    """Read the content of a page from one or more sources, which are shown side by side.
 
     Args:
-        sources: See `mvdiff.report.sources.open_sources`.
-        meshes: Mesh files to show beside those that lie in the sources.
-        max_samples: Largest number of samples shown.
-        max_views: Largest number of frames shown of a recording.
+        sources: Output of `mvdiff.report.sources.open_sources`.
+        meshes: Mesh files to show in addition to those in the sources.
+        max_samples: Maximum number of samples.
+        max_views: Maximum number of frames per recording.
 
     Raises:
-        ValueError: There is nothing to show, a limit is below 1, or methods have no sample in common or show samples
-            of different kinds.
+        ValueError: There is nothing to show, a limit is below 1, or the methods have no common sample or samples of
+            different kinds.
     """
     for name, value in (("--max_samples", max_samples), ("--max_views", max_views)):
         if value < 1:
@@ -95,20 +95,20 @@ def gather(
     if not (content.num_shown or content.meshes or content.tables):
         where = ", ".join(str(source.path) for source in sources)
         why = f" ({len(content.problems)} that cannot be read: {content.problems[0]})" if content.problems else ""
-        raise ValueError(f"DIR must hold samples, results or meshes; got none{why}, in {where}.")
+        raise ValueError(f"DIR must have samples, results or meshes; got none{why}, in {where}.")
     return content
 
 
 def _add_samples(
     content: Content, methods: Sequence[Method], truth: Method | None, max_samples: int, max_views: int
 ) -> None:
-    """Add galleries and panoramas of the first samples that every method has and whose images can be read."""
+    """Add galleries and panoramas of the first samples that all methods have and whose images can be read."""
     ids = [sample_id for sample_id in methods[0].samples if all(sample_id in m.samples for m in methods)]
     if not ids:
         names = "; ".join(f"{m.root}: {next(iter(m.samples))}, ..." for m in methods)
-        raise ValueError(f"DIRs side by side must hold the same sample ids; got none in common ({names}).")
+        raise ValueError(f"DIRs to compare must have common sample ids; got none in common ({names}).")
     content.num_samples = len(ids)
-    compared: dict[str, list[bool | None]] = {"prompts": [], "seeds": []}  # the same in all methods? None: unknown
+    compared: dict[str, list[bool | None]] = {"prompts": [], "seeds": []}  # True: equal in all methods; None: unknown
     shown, shortened = [], False
     for sample_id in ids:
         if len(shown) == max_samples:
@@ -135,7 +135,7 @@ def _add_samples(
     content.num_shown = len(shown)
     only_some = len({sample_id for m in methods for sample_id in m.samples}) - len(ids)
     if only_some:
-        content.notes.append(f"{only_some} samples that not every method has are left out.")
+        content.notes.append(f"{only_some} samples are omitted because not every method has them.")
     for what, same in compared.items():
         others = [sample_id for sample_id, equal in zip(shown, same, strict=True) if equal is False]
         if others:
@@ -143,7 +143,7 @@ def _add_samples(
     if len(methods) > 1 and shown and all(map(all, compared.values())):
         content.notes.append("Every sample has the same prompts and the same seed in all methods.")
     if shortened:
-        content.notes.append(f"Of long recordings, {max_views} frames are shown, spread evenly.")
+        content.notes.append(f"Long recordings are shown by {max_views} evenly spaced frames.")
     for method in methods:
         content.facts[method.name] = _provenance(method, shown or ids)
     if truth is not None:
@@ -154,12 +154,12 @@ def _add_samples(
 def _check_kinds(sample_id: str, methods: Sequence[Method]) -> None:
     kinds = {method.name: is_recording(method.samples[sample_id]) for method in methods}
     if len(set(kinds.values())) > 1:
-        said = ", ".join(f"{'frames with poses' if kind else 'a panorama'} of {name}" for name, kind in kinds.items())
-        raise ValueError(f"samples side by side must be of one kind; got {said}, in sample {sample_id!r}.")
+        listed = ", ".join(f"{'frames with poses' if kind else 'a panorama'} of {name}" for name, kind in kinds.items())
+        raise ValueError(f"samples to compare must be of one kind; got {listed}, in sample {sample_id!r}.")
 
 
 def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Gallery], list[PanoramaEntry]]:
-    """Lay out the pictures of one sample, by method; methods with other views have a gallery of their own."""
+    """Build galleries and panoramas of one sample; methods with other views get a separate gallery."""
     first = next(iter(pictures.values()))
     rows = [(name, one.views, one.labels, one.prompts) for name, one in pictures.items()]
     if first.depths is not None:
@@ -179,9 +179,9 @@ def _entries(sample_id: str, pictures: dict[str, Pictures]) -> tuple[list[Galler
 
 
 def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str]) -> list[MeshEntry]:
-    """Read meshes; those found that cannot be read become problems. Equal names stand side by side."""
+    """Read meshes, grouped by name; unreadable meshes in the sources are added to `problems`."""
     entries = [MeshEntry(path.stem, {path.name: simplified(read_mesh(path), SHOWN_FACES)}) for path in given]
-    shown, found = {path.resolve() for path in given}, {}
+    shown, meshes_by_name = {path.resolve() for path in given}, {}
     for source in sources:
         root = source.path if source.path.is_dir() else source.path.parent
         folders = [root, root / "meshes", *(sample.folder for sample in source.method.samples.values())]
@@ -193,12 +193,12 @@ def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str
             except ValueError as error:
                 problems.append(str(error))
                 continue
-            found.setdefault(path.relative_to(root).as_posix(), {})[source.method.name] = mesh
-    return [*entries, *(MeshEntry(name, meshes) for name, meshes in found.items())]
+            meshes_by_name.setdefault(path.relative_to(root).as_posix(), {})[source.method.name] = mesh
+    return [*entries, *(MeshEntry(name, meshes) for name, meshes in meshes_by_name.items())]
 
 
 def _up(method: Method) -> np.ndarray | None:
-    """Return the direction that is up in the world of a method's recordings, as their cameras were held."""
+    """Return the up direction of a method's recordings, estimated from their cameras; None without poses."""
     posed = (sample for sample in method.samples.values() if sample.record.translations() is not None)
     sample = next(posed, None)
     return None if sample is None else up_axis(sample.record.camera_tensors()[1])
@@ -210,6 +210,6 @@ def _provenance(method: Method, ids: Sequence[str]) -> str:
     settings = records[0].settings
     parts = [str(method.root)]
     parts += [f"seed {', '.join(map(str, seeds[:8]))}{', ...' if len(seeds) > 8 else ''}"] if seeds else []
-    parts += [f"{key.replace('_', ' ')} {settings[key]}" for key in _SAID if settings.get(key) not in (None, "")]
+    parts += [f"{key.replace('_', ' ')} {settings[key]}" for key in _PROVENANCE if settings.get(key) not in (None, "")]
     parts += [f"{name} {version}" for name, version in records[0].versions.items()]
     return ", ".join(parts)

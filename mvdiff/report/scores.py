@@ -1,4 +1,4 @@
-"""Results of `mvdiff evaluate` as a table: a row per method, a column per number, and a note on each number."""
+"""Tabulate results of `mvdiff evaluate`: one row per method, one column per number, and a note on each number."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ TRUTH_ROW = "ground truth"
 
 
 def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | None:
-    """Lay the results of methods out side by side; a number that no method has is no column.
+    """Tabulate the results of several methods; numbers that no method has are omitted.
 
     Args:
-        results: (method, result of `mvdiff.eval.runner.evaluate`) of each.
+        results: (method, result of `mvdiff.eval.runner.evaluate`) pairs.
 
     Returns:
-        The table, or None without a single metric. The note gives the reason for each missing number.
+        The table, whose note gives the reason for each missing number; None if there are no metrics.
     """
     metrics = list(dict.fromkeys(name for _, values in results for name in values["metrics"]))
     if not metrics:
@@ -33,7 +33,7 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
 
 
 def _named(results: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Column:
-    """Return a number's column, as the first results describe it that have the number."""
+    """Return the column of a number, described by the first results that have it."""
     return Column.of_metric(result_column(next(values for _, values in results if name in values["metrics"]), name))
 
 
@@ -50,11 +50,11 @@ def _cell(entry: Mapping[str, Any]) -> object:
 def _note(results: Sequence[tuple[str, Mapping[str, Any]]], metrics: Sequence[str]) -> str:
     parts = []
     for name in metrics:
-        said: dict[str, list[str]] = {}
+        methods_by_text: dict[str, list[str]] = {}
         for method, values in results:
             entry = _entry(values, name)
-            said.setdefault(how(entry) if entry else "missing: it was not asked for", []).append(method)
-        for text, methods in said.items():
-            of = f" ({', '.join(methods)})" if len(said) > 1 else ""
+            methods_by_text.setdefault(how(entry) if entry else "missing: not requested", []).append(method)
+        for text, methods in methods_by_text.items():
+            of = f" ({', '.join(methods)})" if len(methods_by_text) > 1 else ""
             parts.append(f"{_named(results, name).name}{of}: {text.rstrip('.')}.")
     return " ".join(parts)

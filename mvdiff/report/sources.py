@@ -1,4 +1,4 @@
-"""Sources of a page: folders of samples, folders that `mvdiff test` wrote, and results of `mvdiff evaluate`."""
+"""Open the sources of a page: folders of samples, folders of `mvdiff test`, and results of `mvdiff evaluate`."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Method:
     """The samples of one method.
 
     Attributes:
-        name: Name shown beside its pictures.
-        root: Folder of its samples.
-        samples: Samples that can be opened, by id, in the order of their folders.
-        problems: Sentences with folder and reason of what cannot be opened.
-        natural: Show the ground truth that upstream's layout has beside generated views.
+        name: Name on the page.
+        root: Folder of the samples.
+        samples: Readable samples by id, in the order of their folders.
+        problems: One sentence, with folder and reason, per unreadable sample.
+        natural: Show the ground truth that upstream's layout stores next to the generated views.
     """
 
     name: str
@@ -38,13 +38,13 @@ class Method:
 
 @dataclass(frozen=True)
 class Source:
-    """One DIR of the command line.
+    """One DIR argument of the command line.
 
     Attributes:
-        path: DIR itself.
-        method: Its samples.
-        truth: Ground truth beside them, or None.
-        results: Results of `mvdiff evaluate` or `mvdiff test` for them, or None.
+        path: Path of DIR.
+        method: Samples in DIR.
+        truth: Ground truth of the samples, or None.
+        results: Results of `mvdiff evaluate` or `mvdiff test` for the samples, or None.
     """
 
     path: Path
@@ -54,17 +54,18 @@ class Source:
 
 
 def open_sources(paths: Sequence[Path], names: Sequence[str] | None = None, rig: Rig | None = None) -> list[Source]:
-    """Open sources that a page shows side by side.
+    """Open sources to show side by side.
 
     Args:
-        paths: A root of samples, one sample, a folder of `mvdiff test` (`generated`, `reference`, `results.json`), or
-            the results file of `mvdiff evaluate`, which names the folder of its samples.
-        names: Names of the methods; default: names of the folders.
+        paths: Each a root of samples, a single sample, a folder of `mvdiff test` (`generated`, `reference`,
+            `results.json`), or a results file of `mvdiff evaluate`, which has the path of its samples.
+        names: Names of the methods, one per path; default: the names of the folders.
         rig: Cameras of samples in upstream's layout, see `mvdiff.samples.read_sample`.
 
     Raises:
         FileNotFoundError: A path does not exist.
-        ValueError: Names do not fit the paths, a file is no results file, or a folder holds a sample id twice.
+        ValueError: The names are not unique or not one per path, a file is not a results file, or a sample id occurs
+            twice in a folder.
     """
     if names is None:
         names = [_own_name(path) for path in paths]
@@ -90,7 +91,7 @@ def _open(path: Path, name: str, rig: Rig | None) -> Source:
     if path.is_file():
         results = _read_results(path)
         if results is None:
-            raise ValueError(f"DIR must be a folder, or results of `mvdiff evaluate`; got another file, {path}.")
+            raise ValueError(f"DIR must be a folder or a results file of `mvdiff evaluate`; got another file, {path}.")
         root = _scored_folder(results.get("generated"), path)
         reference = _scored_folder(results.get("reference"), path)
     else:
@@ -100,7 +101,7 @@ def _open(path: Path, name: str, rig: Rig | None) -> Source:
             results = _read_results(path / RESULTS_NAME)
     method = _read_method(root, name, rig)
     if root is None:
-        method.problems.append(f"samples of {name}: scored at {_named_path(results['generated'])}, which is not there")
+        method.problems.append(f"samples of {name}: {_named_path(results['generated'])} does not exist")
     truth = None
     if reference is not None and reference.is_dir() and (root is None or reference.resolve() != root.resolve()):
         truth = _read_method(reference, TRUTH, rig)
@@ -127,7 +128,7 @@ def _named_path(described: Any) -> str | None:
 
 
 def _scored_folder(described: Any, results: Path) -> Path | None:
-    """Return the folder of scored samples, as named or relative to the results file; None if it is not there."""
+    """Return the folder of scored samples, absolute or relative to the results file; None if it does not exist."""
     named = _named_path(described)
     candidates = [] if named is None else [Path(named), results.parent / named, results.parent / Path(named).name]
     return next((path for path in candidates if path.is_dir()), None)
@@ -148,15 +149,15 @@ def _read_method(root: Path | None, name: str, rig: Rig | None) -> Method:
         first = method.samples.setdefault(sample.record.sample_id, sample)
         if first is not sample:
             raise ValueError(
-                f"DIR must hold each sample id once; got {sample.record.sample_id!r} in {first.folder} and in "
+                f"sample ids in DIR must be unique; got {sample.record.sample_id!r} in {first.folder} and in "
                 f"{folder}. {_advice(first.folder, folder)}"
             )
     return method
 
 
 def _advice(first: Path, second: Path) -> str:
-    """Tell how to resolve two folders with one sample id."""
+    """Return the remedy for two folders with the same sample id."""
     roots = first.parent, second.parent
     if any(one.is_relative_to(other) for one, other in (roots, roots[::-1])):  # one root, or one within the other
         return "Remove one of them, or give it another sample_id in its sample.json."
-    return f"Give the folders of the methods side by side: mvdiff report {roots[0]} {roots[1]}."
+    return f"To compare methods, pass their folders: mvdiff report {roots[0]} {roots[1]}."

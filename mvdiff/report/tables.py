@@ -1,4 +1,4 @@
-"""Tables of scores: a unit in every heading, intervals as `20.8 [20.5, 21.1]`, the best value of a column in bold."""
+"""Tables of scores, with units in the headings, intervals as `20.8 [20.5, 21.1]`, and best values in bold."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ class Column:
 
     Attributes:
         name: Heading.
-        unit: Unit of its numbers, shown in brackets after the name.
-        better: "higher" or "lower" marks the best value in bold and puts an arrow in the heading; None does not.
-        digits: Decimals shown.
+        unit: Unit of the numbers, shown in parentheses after the name.
+        better: Direction of better values, "higher" or "lower"; shows an arrow in the heading and the best value in
+            bold. None: neither.
+        digits: Number of decimals.
     """
 
     name: str
@@ -29,14 +30,14 @@ class Column:
 
     @classmethod
     def of_metric(cls, column: MetricColumn, **changes: Any) -> Self:
-        """Return the column of a metric's number, as the metric describes it but for `changes`."""
+        """Return the column of a metric's number, with `changes` to its fields."""
         better = {True: "higher", False: "lower", None: None}[column.higher_is_better]
         return replace(cls(column.title, column.unit, better, column.digits), **changes)
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell as it is shown; `interval` is empty where there is none."""
+    """A formatted cell; `interval` is empty if there is none."""
 
     value: str
     interval: str = ""
@@ -46,14 +47,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table(Block):
-    """Rows of scores, one method a row.
+    """Table of scores, one row per method.
 
     Attributes:
         title: Heading.
-        columns: The heading of each column; a plain string stands for a column without a best value.
-        rows: Cells: text, numbers, (value, low, high), or None for what was not measured. The first cell names the row.
-        note: A line below the table: what was counted, which networks.
-        references: First cells of the rows that do not compete for the best value (ground truth, controls).
+        columns: Columns; a string is a column without a best value.
+        rows: Rows of cells: text, a number, (value, low, high), or None if not measured. The first cell is the name of
+            the row.
+        note: Text below the table, such as sample counts and networks.
+        references: Names of the rows that do not compete for the best value (ground truth, controls).
     """
 
     title: str
@@ -67,23 +69,23 @@ class Table(Block):
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(
-                    f"Table({self.title!r}).rows must have {len(self.columns)} cells each, one for each column; "
+                    f"Table({self.title!r}).rows must have {len(self.columns)} cells each, one per column; "
                     f"got {len(row)} in {list(row)!r}."
                 )
         unknown = set(self.references) - {row[0] for row in self.rows}
         if unknown:
             raise ValueError(
-                f"Table({self.title!r}).references must name first cells of rows; got {sorted(map(str, unknown))}."
+                f"Table({self.title!r}).references must be names of rows; got {sorted(map(str, unknown))}."
             )
 
     @property
     def headings(self) -> list[Column]:
-        """Columns, plain strings included."""
+        """Columns, with strings converted to `Column`."""
         return [Column(column) if isinstance(column, str) else column for column in self.columns]
 
     @property
     def lines(self) -> Iterator[tuple[object, bool, list[Cell]]]:
-        """Name, whether it is a reference, and the other cells of each row."""
+        """(name, is_reference, other cells) of each row."""
         best = [best_text(self, index) for index in range(len(self.columns))]
         for name, *values in self.rows:
             is_reference = name in self.references
@@ -100,7 +102,7 @@ class Table(Block):
 
 
 def _number(cell: object) -> float | None:
-    """Return the number by which a cell competes for the best value, or None."""
+    """Return a cell's finite number, which is compared for the best value, or None."""
     value = cell[0] if isinstance(cell, tuple | list) else cell
     if isinstance(value, bool | str) or value is None:
         return None
@@ -109,7 +111,7 @@ def _number(cell: object) -> float | None:
 
 
 def cell_text(cell: object, digits: int) -> str:
-    """Write a cell; integers keep no decimals, what is missing or not finite is an en dash.
+    """Format a cell; integers have no decimals, missing and non-finite values are an en dash.
 
     >>> cell_text(12345, 2), cell_text(0.5, 2), cell_text(None, 2), cell_text((20.8, 20.5, 21.1), 1)
     ('12,345', '0.50', '–', '20.8 [20.5, 21.1]')
@@ -127,7 +129,7 @@ def cell_text(cell: object, digits: int) -> str:
 
 
 def best_text(table: Table, index: int) -> str | None:
-    """Return the best value of a column as it is shown (equal as shown is equally best), or None if none competes."""
+    """Return the formatted best value of a column, or None if fewer than two rows compete; ties share the same text."""
     column = table.headings[index]
     numbers = [_number(row[index]) for row in table.rows if row[0] not in table.references]
     numbers = [number for number in numbers if number is not None]

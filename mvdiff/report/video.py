@@ -1,4 +1,4 @@
-"""Videos of samples: a camera that turns in a panorama, or the frames of a recording in order.
+"""Make videos of samples: a camera turning in a panorama, or the frames of a recording in order.
 
 Legend: H W panorama, h w frame of the video.
 """
@@ -23,7 +23,7 @@ from mvdiff.samples.pixels import read_png
 
 QUALITY = 17
 """Constant rate factor of x264: lower is better; the loss at 17 and below is invisible."""
-_BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of HDTV, which players assume of most videos
+_BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of HDTV, which players assume by default
 
 
 def turning_frames(
@@ -35,15 +35,22 @@ def turning_frames(
     pitch_deg: float = 0.0,
     yaw_deg: float = 0.0,
 ) -> Iterator[np.ndarray]:
-    """Turn a camera to the right once around in a panorama [H, 2 H, 3] uint8; the frames [h, w, 3] uint8 loop.
+    """Yield the frames [h, w, 3] uint8 of a camera that turns once to the right in a panorama; they form a loop.
 
-    Angles are in degrees: the horizontal field of view, the pitch upwards, the yaw of the first frame to the right.
+    Args:
+        panorama: [H, 2 H, 3] uint8.
+        num_frames: Number of frames of the full turn.
+        height: Height of a frame in pixels.
+        width: Width of a frame in pixels.
+        fov_deg: Horizontal field of view in degrees, in (0, 180).
+        pitch_deg: Pitch in degrees, in [-90, 90], positive upwards.
+        yaw_deg: Yaw of the first frame in degrees, positive to the right.
 
     Raises:
         ValueError: The field of view, the pitch or the number of frames is out of range.
     """
     if num_frames < 1:
-        raise ValueError(f"num_frames must be at least 1; got {num_frames}. Take more seconds or frames per second.")
+        raise ValueError(f"num_frames must be at least 1; got {num_frames}. Use more seconds or frames per second.")
     if not -90 <= pitch_deg <= 90:
         raise ValueError(f"pitch_deg must lie between -90 and 90 degrees; got {pitch_deg}.")
     source = torch.from_numpy(np.ascontiguousarray(panorama)).permute(2, 0, 1)
@@ -55,18 +62,21 @@ def turning_frames(
 
 
 def panorama_picture(sample: Sample) -> np.ndarray:
-    """Return a sample's panorama [H, 2 H, 3] uint8, stitched where it has none, grey where no view looks."""
+    """Return a sample's panorama [H, 2 H, 3] uint8, stored or stitched, grey where no view sees it."""
     panorama = panorama_of(sample)
     return paint_uncovered(*panorama) if isinstance(panorama, tuple) else panorama
 
 
 def recorded_frames(sample: Sample, height: int | None = None, width: int | None = None) -> Iterator[np.ndarray]:
-    """Read the frames [h, w, 3] uint8 of a recording, in order, one at a time.
+    """Yield the frames [h, w, 3] uint8 of a recording in order.
 
-    A side that is not given is the frames' own, with the last row or column repeated if it is odd.
+    Args:
+        sample: Sample of a recording.
+        height: Height of the video in pixels; default: that of the frames, rounded up to an even number.
+        width: Width of the video in pixels; default: that of the frames, rounded up to an even number.
 
     Raises:
-        ValueError: An image cannot be read, or is of another size than the first.
+        ValueError: An image cannot be read, or differs in size from the first.
     """
     size = None
     for path in sample.view_paths:
@@ -74,7 +84,7 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
         size = size or frame.shape
         if frame.shape != size:
             raise ValueError(
-                f"frames of a video must have one size; got {frame.shape[1]} x {frame.shape[0]} beside "
+                f"frames of a video must have the same size; got {frame.shape[1]} x {frame.shape[0]} and "
                 f"{size[1]} x {size[0]} pixels, in {path}."
             )
         if height is None and width is None:
@@ -85,7 +95,11 @@ def recorded_frames(sample: Sample, height: int | None = None, width: int | None
 
 
 def require_av():
-    """Import PyAV; the ModuleNotFoundError says how to install it."""
+    """Import and return PyAV.
+
+    Raises:
+        ModuleNotFoundError: PyAV is not installed; the message says how to install it.
+    """
     try:
         import av
     except ModuleNotFoundError as error:
@@ -96,12 +110,20 @@ def require_av():
 
 
 def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.0) -> int:
-    """Write frames [h, w, 3] uint8 as an MP4 (H.264, yuv420p, BT.709) that browsers play; return their number.
+    """Write an MP4 (H.264, yuv420p, BT.709) that browsers can play.
 
-    An older file is replaced; an error leaves no file.
+    An existing file is replaced; after an error no partial file is left.
+
+    Args:
+        path: Output file.
+        frames: [h, w, 3] uint8 each, of the same, even size.
+        fps: Frames per second.
+
+    Returns:
+        Number of frames.
 
     Raises:
-        ValueError: A side is odd, sizes differ, or there is no frame.
+        ValueError: A side is odd, sizes differ, there are no frames, or `fps` is not positive.
         ModuleNotFoundError: PyAV is not installed.
         OSError: The file cannot be written.
     """
@@ -119,23 +141,23 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
                     size = frame.shape
                     _describe(stream, *size[:2])
                 if frame.shape != size:
-                    raise ValueError(f"frames must have one size; got {frame.shape} beside {size}.")
+                    raise ValueError(f"frames must have the same size; got {frame.shape} and {size}.")
                 picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
                 container.mux(stream.encode(picture.reformat(format="yuv420p", dst_colorspace="ITU709")))
                 count += 1
             if not count:
-                raise ValueError(f"frames must hold at least one; got none, for {path}.")
+                raise ValueError(f"frames must not be empty; got no frame, for {path}.")
             container.mux(stream.encode())
         os.replace(temporary, path)
     except OSError as error:
-        raise OSError(f"--out must be a file that can be written; got {path} ({error.strerror or error}).") from error
+        raise OSError(f"--out must be a writable file; got {path} ({error.strerror or error}).") from error
     finally:
         temporary.unlink(missing_ok=True)
     return count
 
 
 def _describe(stream, height: int, width: int) -> None:
-    """Set size, pixel format, quality and colour space of a stream; yuv420p halves the colour resolution each way."""
+    """Set size, pixel format, quality and colour space of a stream; yuv420p requires even sides."""
     if height < 2 or width < 2 or height % 2 or width % 2:
         raise ValueError(f"height and width of a video must be even; got {height} and {width}.")
     stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"

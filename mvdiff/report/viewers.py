@@ -1,4 +1,4 @@
-"""Viewers that run in the page: panoramas all around, and meshes in 3D, both packed into it."""
+"""Viewers embedded in a page with their data: 360-degree panoramas, and meshes in 3D."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from mvdiff.mesh import Mesh
 
 GRID = 65535
-"""Positions are stored in steps of 1/65535 of the mesh's extent: 0.1 mm in a room of 7 m."""
+"""Number of steps that vertex positions are quantized to over the mesh's extent: 0.1 mm in a room of 7 m."""
 
 
 @dataclass(frozen=True)
 class PanoramaEntry:
-    """A scene of the 360-degree viewer, as several methods made it.
+    """A scene of the 360-degree viewer, with one panorama per method.
 
     Attributes:
-        title: Name below its thumbnail.
-        captions: Its prompts, shown beside the viewer.
-        methods: Method name -> panorama: [H, 2 H, 3] uint8 equirectangular (centre yaw 0, yaw grows right, row 0 up),
-            or (panorama, covered) with covered [H, 2 H] bool; what is not covered is shown in grey. The first method's
-            image is the thumbnail.
+        title: Name below the thumbnail.
+        captions: Prompts, shown next to the viewer.
+        methods: Maps each method to its equirectangular panorama [H, 2 H, 3] uint8 (yaw 0 at the centre, growing to the
+            right; row 0 is up), or to (panorama, covered) with covered [H, 2 H] bool; uncovered parts are shown in
+            grey. The first panorama is the thumbnail.
     """
 
     title: str
@@ -39,13 +39,13 @@ class PanoramaEntry:
 
     def __post_init__(self) -> None:
         if not self.methods:
-            raise ValueError(f"PanoramaEntry({self.title!r}).methods must hold a panorama; got none.")
+            raise ValueError(f"PanoramaEntry({self.title!r}).methods must have at least one panorama; got none.")
 
     def packed(self) -> dict:
-        """Return the entry as viewer.js reads it.
+        """Return the entry as JSON values for viewer.js.
 
         Raises:
-            ValueError: A panorama is no uint8 image [H, 2 H, 3], or its mask has another size.
+            ValueError: A panorama is not a uint8 array [H, 2 H, 3], or its mask has another size.
         """
         methods = []
         for method, value in self.methods.items():
@@ -62,12 +62,12 @@ class PanoramaEntry:
 
 @dataclass(frozen=True)
 class MeshEntry:
-    """A scene of the 3D viewer, as several methods coloured it.
+    """A scene of the 3D viewer, with one mesh per method.
 
     Attributes:
         title: Name of the scene.
-        meshes: Method name -> mesh, in metres, in glTF's axes: x right, y up, z towards the viewer
-            (`mvdiff.mesh.turned_upright`). All are seen from the same place, which the first one fixes.
+        meshes: Maps each method to its mesh in metres, in glTF's axes: x right, y up, z towards the viewer
+            (`mvdiff.mesh.turned_upright`). All meshes share one camera, which is set by the first mesh.
     """
 
     title: str
@@ -75,13 +75,13 @@ class MeshEntry:
 
     def __post_init__(self) -> None:
         if not self.meshes:
-            raise ValueError(f"MeshEntry({self.title!r}).meshes must hold a mesh; got none.")
+            raise ValueError(f"MeshEntry({self.title!r}).meshes must have at least one mesh; got none.")
 
     def packed(self) -> dict:
-        """Return the entry as mesh_viewer.js reads it.
+        """Return the entry as JSON values for mesh_viewer.js.
 
         Raises:
-            ValueError: A mesh has a wrong form.
+            ValueError: A mesh is invalid, see `packed_mesh`.
         """
         methods = [
             {"name": method, **packed_mesh(f"MeshEntry({self.title!r}).meshes[{method!r}]", mesh)}
@@ -111,11 +111,15 @@ class MeshViewer(Block):
 def packed_mesh(name: str, mesh: Mesh) -> dict:
     """Pack a mesh for the page: bounds, counts, and compressed bytes as base64.
 
-    The bytes are the vertices [N, 3] uint16 on a grid between the bounds, the faces [M, 3] int32 as differences of
-    consecutive numbers (they compress well), and the colours [N, 3] uint8; little-endian, zlib. Errors name the mesh.
+    The bytes are the vertices [N, 3] uint16, quantized between the bounds; the faces [M, 3] int32, as differences of
+    consecutive numbers (which compress well); and the colours [N, 3] uint8; little-endian, compressed by zlib.
+
+    Args:
+        name: Name of the mesh, for error messages.
+        mesh: Mesh to pack.
 
     Raises:
-        ValueError: Shapes or dtypes do not fit, a vertex is not finite, or a face names a vertex that is not there.
+        ValueError: Shapes or dtypes do not agree, a vertex is not finite, or a face has an invalid vertex index.
     """
     vertices, faces, colours = (np.asarray(part) for part in (mesh.vertices, mesh.faces, mesh.colours))
     shapes = [list(part.shape) for part in (vertices, faces, colours)]
@@ -123,11 +127,14 @@ def packed_mesh(name: str, mesh: Mesh) -> dict:
         raise ValueError(f"{name} must have vertices [N, 3], faces [M, 3] and colours [N, 3]; got {shapes}.")
     if len(colours) != len(vertices) or colours.dtype != np.uint8 or not np.issubdtype(faces.dtype, np.integer):
         raise ValueError(
-            f"{name} must have a uint8 colour for each vertex and whole numbers as faces; got {colours.dtype} and "
-            f"{faces.dtype} of shapes {shapes}."
+            f"{name} must have one uint8 colour per vertex and integer faces; got {colours.dtype} and {faces.dtype} of "
+            f"shapes {shapes}."
         )
     if not np.isfinite(vertices).all() or faces.min() < 0 or faces.max() >= len(vertices):
-        raise ValueError(f"{name} must have finite vertices and faces between them; got others.")
+        raise ValueError(
+            f"{name} must have finite vertices and face indices below {len(vertices)}; got vertices or faces out of "
+            "range."
+        )
     low, high = vertices.min(axis=0), vertices.max(axis=0)
     on_grid = np.round((vertices - low) / np.maximum(high - low, 1e-9) * GRID).astype("<u2")
     steps = np.diff(faces.reshape(-1), prepend=0).astype("<i4")

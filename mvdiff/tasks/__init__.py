@@ -1,4 +1,4 @@
-"""Tasks: one class per task holds all that is special about it (`task.Task`).
+"""Tasks: one class per task defines everything that is specific to it (`task.Task`).
 
-`panorama`, `outpaint` and `depth` are the paper's. `opening.task_from` finds a task by its name or class path.
+`panorama`, `outpaint` and `depth` are the paper's tasks. `opening.task_from` returns a task by its name or class path.
 """

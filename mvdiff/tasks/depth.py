@@ -1,4 +1,4 @@
-"""DepthTask: frames of a scene with known depth and poses (the paper's section 4)."""
+"""DepthTask: generate frames of a scene from known depths and poses (the paper's section 4)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ from mvdiff.tasks.task import Condition, Encoder, Task
 
 
 class DepthTask(Task):
-    """The UNet's input is [noisy latent | depth]; given frames come in through the adapter's image-condition blocks.
+    """Generate or interpolate frames with known depths and poses.
 
-    A batch mixes samples to generate (`known` is 0 everywhere) with samples to interpolate (`known` is 1 on whole
-    frames). All valid frames are denoised and count in the loss, the given ones included, as upstream counts
-    outpainting's (the paper does not say).
+    The UNet's input is [noisy latent | depth]; known frames enter through the adapter's image-condition blocks. A batch
+    may mix samples to generate (`known` is 0 everywhere) and samples to interpolate (`known` is 1 on whole frames). All
+    valid frames are denoised and count in the loss, known ones included, as in the outpainting of the 2023 release (the
+    paper leaves this open).
     """
 
     name = "depth"
@@ -41,29 +42,29 @@ class DepthTask(Task):
     views_return = True
 
     def check_base(self, unet: Any, latent_channels: int) -> None:
-        """Raise ValueError where the base has no channel for the depth."""
+        """Raise ValueError unless the base has an input channel for depth."""
         check_depth_input(unet, latent_channels)
 
     def add_input(self, unet: Any) -> None:
-        """Add a channel for the depth."""
+        """Add an input channel for depth."""
         if unet.config.in_channels != unet.config.out_channels:
             raise ValueError(
-                f"add_input must be false for a base that takes more than latents; got true, with a UNet of "
+                f"add_input must be false for a base whose input is more than the latents; got true, with a UNet of "
                 f"{unet.config.in_channels} input channels."
             )
         add_depth_input(unet)
 
     def check_batch(self, batch: MultiViewBatch) -> None:
-        """Raise ValueError where a batch has no depths, or `known` is not of whole frames."""
+        """Raise ValueError if a batch has no depths, or a frame is known only in part."""
         if batch.depths is None:
             raise ValueError(
-                "depths must be there for every frame; got a batch without them. Use a data module of frames with "
+                "depths are required for every frame; got a batch without depths. Use a data module of frames with "
                 "depth, such as mvdiff.data.scannet_datamodule.ScanNetDataModule."
             )
         given_frames(batch.known, batch.view_valid)
 
     def condition(self, batch: MultiViewBatch, encoder: Encoder) -> Condition:
-        """Make the depth channel, and the input of the image-condition blocks where frames can be given."""
+        """Compute the depth channel and encode the known frames."""
         depth = depth_condition(batch.depths, encoder.vae_stride)
         given = given_frames(batch.known, batch.view_valid)
         latents = encoder.given(given)
@@ -75,21 +76,21 @@ class DepthTask(Task):
         return Condition(depth, *image_condition(latents, given))
 
     def modes(self, batch: MultiViewBatch) -> list[str]:
-        """Tell samples to interpolate, which have given frames, from samples to generate."""
+        """Return "interpolation" for samples with known frames, "generation" for the others."""
         interpolated = given_frames(batch.known, batch.view_valid).any(1)
         return ["interpolation" if given else "generation" for given in interpolated.tolist()]
 
     def overlap_psnr(self, views: Tensor, batch: MultiViewBatch, index: int) -> float:
-        """Score consecutive frames."""
+        """Compute the overlap PSNR of consecutive frames."""
         frames = [value[index].cpu() for value in (batch.depths, batch.K, batch.R, batch.t)]
         scores = depth_overlap_psnr(views, *frames, view_valid=batch.view_valid[index].cpu())
         return scores["overlap_psnr_mean_of_pairs"]
 
     def scheduler_keys(self, batch: MultiViewBatch, index: int) -> tuple[int | str, ...]:
-        """Key by the frames' names too: parts of a sequence share a sample id."""
+        """Return the frames' names; parts of a sequence share their sample id."""
         return tuple(batch.names_of(index))
 
     def describe_given(self, batch: MultiViewBatch, index: int) -> tuple[dict[str, Any], Tensor | None]:
-        """List the positions of given frames; they are written as the model renders them."""
+        """Return the positions of known frames; no pixels, since frames are written as the model renders them."""
         given = given_frames(batch.known, batch.view_valid)[index]
         return {"given": given.nonzero()[:, 0].tolist()}, None

@@ -1,4 +1,4 @@
-"""Find a task by what model folders and checkpoints store."""
+"""Open a task by the name or class path that model folders and checkpoints store."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ PAPER_TASKS: tuple[type[Task], ...] = (PanoramaTask, OutpaintTask, DepthTask)
 
 
 def task_from(spec: str, where: str = "") -> Task:
-    """Make the task of a name, such as "depth", or of a class path.
+    """Make a task from its name, such as "depth", or its class path.
 
     Args:
-        spec: What `Task.spec` returns.
-        where: The file, for errors.
+        spec: Name of a paper task, or the class path of another; see `Task.spec`.
+        where: File that `spec` was read from, for error messages.
 
     Raises:
-        ValueError: No task has that name, or the class path may not be opened (see `resolve_class`).
+        ValueError: No task has that name, or the class path is not allowed (see `resolve_class`).
 
     Example:
         >>> task_from("outpaint").default_base

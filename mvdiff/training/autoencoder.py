@@ -1,4 +1,4 @@
-"""Train a small AutoencoderKL on single views: the autoencoder of the toy base (own recipe, no adversarial term)."""
+"""Train a small AutoencoderKL on single views, such as that of the toy base (own recipe, no adversarial loss)."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mvdiff.training.schedules import LRInterval
 
 
 class AutoencoderModule(OptimizedModule):
-    """Learn to encode and decode views: L1 + `mse_weight` x MSE + `kl_weight` x KL per latent number.
+    """Train an AutoencoderKL with the loss L1 + `mse_weight` x MSE + `kl_weight` x KL per latent element.
 
     Args:
-        out: Folder that receives the trained autoencoder (diffusers layout) when fit ends.
-        vae: AutoencoderKL's config for a fresh start, or None to go on from `pretrained`.
-        pretrained: Folder of an AutoencoderKL to go on from.
-        train_encoder: False keeps encoder and latent space and trains the decoder alone.
-        kl_weight: Weight of the KL divergence from the standard normal.
+        out: Output folder of the trained autoencoder (diffusers layout), written when fit ends.
+        vae: Arguments of a fresh `AutoencoderKL`; None with `pretrained`.
+        pretrained: Folder of an AutoencoderKL to start from; None with `vae`.
+        train_encoder: If False, freeze the encoder, and with it the latent space, and train the decoder only.
+        kl_weight: Weight of the KL divergence from the standard normal distribution.
         mse_weight: Weight of the squared error.
-        seed: Seed of the latent noise, keyed by (seed, epoch, sample).
+        seed: Random seed of the latent noise, keyed by (seed, epoch, sample index).
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer.
         lr_interval: Advance the schedule per epoch or per optimizer step.
 
     Raises:
-        ValueError: Neither or both of `vae` and `pretrained` are given, or `pretrained` is no AutoencoderKL or broken.
+        ValueError: Neither or both of `vae` and `pretrained` are set, or `pretrained` is not a readable AutoencoderKL.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class AutoencoderModule(OptimizedModule):
         self._moments = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares of validation latents
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch of views."""
+        """Return the loss of a batch; log its L1 and KL terms."""
         images = batch.images.flatten(0, 1)
         posterior = self.vae.encode(images).latent_dist
         shape = (batch.num_views, *posterior.mean.shape[1:])
@@ -84,11 +84,11 @@ class AutoencoderModule(OptimizedModule):
         return loss + self.kl_weight * kl if self.train_encoder else loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forget the latents of the last validation."""
+        """Reset the latent statistics."""
         self._moments.zero_()
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Log the reconstruction PSNR (images scaled to [0, 1]) and gather the latents' spread."""
+        """Log the reconstruction PSNR in dB (images in [0, 1]) and update the latent statistics."""
         images = batch.images.flatten(0, 1)
         latents = self.vae.encode(images).latent_dist.mean.double()
         self._moments += torch.tensor([latents.numel(), latents.sum(), latents.square().sum()], dtype=torch.float64)
@@ -97,7 +97,7 @@ class AutoencoderModule(OptimizedModule):
         self.log("val/psnr", psnr.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
 
     def scaling_factor(self) -> float | None:
-        """Return the factor that gives the last validation's latents unit variance; None where nothing was validated.
+        """Return the factor that scales the last validation's latents to unit variance; None without a validation.
 
         All ranks must call this.
         """
@@ -105,7 +105,7 @@ class AutoencoderModule(OptimizedModule):
         return round((squares / count - (total / count) ** 2) ** -0.5, 4) if count else None
 
     def on_fit_end(self) -> None:
-        """Write the autoencoder with the scaling factor that gives its latents unit variance."""
+        """Write the autoencoder, with the scaling factor of `scaling_factor` in its config."""
         factor = self.scaling_factor()
         if not self.trainer.is_global_zero:
             return

@@ -1,7 +1,7 @@
-"""Disk caches of text embeddings and latents, which a frozen base would compute again and again.
+"""Disk caches of a frozen base's text embeddings and latents.
 
-Every entry's name is a hash of everything it depends on (the base's weights first), so an entry is never stale, and
-writes are atomic, so ranks and runs may share a folder.
+The name of an entry is a hash of everything that it depends on, including the base's weights, so entries never become
+stale. Writes are atomic, so ranks and runs may share a folder.
 """
 
 import hashlib
@@ -18,7 +18,10 @@ from torch import Tensor
 
 
 class TensorCache:
-    """Tensors on disk by keys; the folder is made when the first entry is written.
+    """Cache of tensors on disk.
+
+    Args:
+        folder: Folder of the cache; created when the first entry is written.
 
     Example:
         >>> import tempfile
@@ -33,15 +36,15 @@ class TensorCache:
         self.folder = Path(folder)
 
     def fetch(self, compute: Callable[[], Tensor], *keys: str | int | float) -> Tensor:
-        """Return the entry of `keys` on the CPU, computing and writing it if it is not there.
+        """Return the entry of `keys` on the CPU; compute and write it if it is missing.
 
         Args:
-            compute: Gives the tensor; called only on a miss.
+            compute: Computes the tensor; called only if the entry is missing.
             *keys: Everything that the tensor depends on.
 
         Raises:
-            ValueError: An entry cannot be read.
-            OSError: An entry cannot be written, for example on a full disk.
+            ValueError: The entry cannot be read.
+            OSError: The entry cannot be written, for example on a full disk.
         """
         name = hashlib.blake2b(repr(keys).encode(), digest_size=20).hexdigest()
         path = self.folder / name[:2] / f"{name}.safetensors"
@@ -49,7 +52,9 @@ class TensorCache:
             try:
                 return load_file(path)["value"]
             except SafetensorError as error:
-                raise ValueError(f"cache.dir must hold readable files; got {path}: {error}. Delete it.") from error
+                raise ValueError(
+                    f"files in cache.dir must be readable; got {path} ({error}). Delete that file."
+                ) from error
         value = compute().detach().cpu().contiguous()
         self._write(path, value)
         return value
@@ -73,10 +78,18 @@ class TensorCache:
 def cached_text(
     cache: TensorCache | None, encoder: str, encode: Callable[[list[str]], Tensor], prompts: Sequence[str]
 ) -> Tensor:
-    """Encode N prompts into [N, L, D]: in one batch, or each new one once where there is a cache (then on the CPU).
+    """Encode N prompts to [N, L, D].
 
-    With a cache every prompt is encoded alone, so that its embedding does not depend on its neighbours in the batch
-    that met it first. `encoder` names the base's weights and precision.
+    With a cache, every prompt is encoded alone, so that its embedding does not depend on the batch that first had it.
+
+    Args:
+        cache: Cache of embeddings; None: encode all prompts as one batch.
+        encoder: Weights hash and precision of the text encoder, part of the cache key.
+        encode: Maps N texts to [N, L, D].
+        prompts: N texts.
+
+    Returns:
+        [N, L, D], on the CPU with a cache, otherwise on the device of `encode`.
     """
     if cache is None:
         return encode(list(prompts))
@@ -85,9 +98,9 @@ def cached_text(
 
 
 def check_latents_come_back(data: Any) -> None:
-    """Raise ValueError where a data module cuts its views at random yaws: cached latents would not come back."""
+    """Raise ValueError if a data module cuts views at random yaws, so that cached latents would rarely be reused."""
     if getattr(data, "yaw", None) == "random":
         raise ValueError(
-            "data.yaw must be a list of degrees when model.cache.latents is true; got 'random', with which hardly any "
-            "latent is met twice."
+            "data.yaw must be a list of degrees when model.cache.latents is true; got 'random', with which latents are "
+            "rarely reused."
         )

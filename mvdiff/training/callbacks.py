@@ -1,4 +1,4 @@
-"""Callbacks and small helpers around the Trainer: the model folder at the end of fit, images to any logger."""
+"""Callbacks and helpers for the Trainer: write the model folder after fit, log images to any logger."""
 
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,13 @@ from mvdiff.samples import to_uint8
 
 
 class SaveModelFolder(Callback):
-    """Write the best checkpoint as a model folder when fit ends (the last weights where no checkpoint was scored).
+    """Write the best checkpoint as a model folder when fit ends, or the last weights if no metric is monitored.
 
-    The best is that of the whole run, before and after a resume: `ModelCheckpoint` by itself forgets its scores where
-    its folder changes, as it does with each new version of a run.
+    The best checkpoint is chosen over the whole run, across resumes; `ModelCheckpoint` alone drops its scores when its
+    folder changes, as with each new version of a run.
 
     Args:
-        dirpath: The model folder; None: `model` in the run's folder.
+        dirpath: Model folder to write; None: `model` in the run's folder.
     """
 
     def __init__(self, dirpath: str | None = None) -> None:
@@ -31,21 +31,21 @@ class SaveModelFolder(Callback):
         self.folder: Path | None = None
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Hand the resumed run's scores to the callbacks that keep the best checkpoints, before they are restored."""
+        """Pass the scores of the resumed run to the `ModelCheckpoint` callbacks before their state is restored."""
         for callback in trainer.checkpoint_callbacks:
             state = checkpoint.get("callbacks", {}).get(callback.state_key)
             if state and isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
                 state |= _scored_files(state["best_k_models"], callback.mode) | {"dirpath": callback.dirpath}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the folder on the first rank."""
+        """Write the model folder on the first rank."""
         self.folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
             pl_module.save_model_folder(self.folder, *best_weights(trainer))
 
 
 def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:
-    """Return the part of a ModelCheckpoint's state that follows from its scores, of those files that still exist."""
+    """Return the score-dependent state of a ModelCheckpoint, for the files that still exist."""
     scores = {path: score for path, score in scores.items() if Path(path).is_file()}
     ranked = sorted(scores, key=lambda path: float(scores[path]), reverse=mode == "max")
     return {
@@ -57,9 +57,9 @@ def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:
 
 
 def best_weights(trainer: Trainer) -> tuple[dict[str, Tensor] | None, TrainingRecord | None]:
-    """Return the best checkpoint's weights by the first monitored metric, and how they came about with that score.
+    """Return the weights of the best checkpoint by the first monitored metric, and the record of their training.
 
-    Both are None where no metric is monitored.
+    Both are None if no metric is monitored.
     """
     for callback in trainer.checkpoint_callbacks:
         path, monitor = getattr(callback, "best_model_path", ""), getattr(callback, "monitor", None)
@@ -73,17 +73,17 @@ def best_weights(trainer: Trainer) -> tuple[dict[str, Tensor] | None, TrainingRe
 
 
 def run_folder(trainer: Trainer) -> str:
-    """Return the run's folder, the same on every rank; every rank must call this."""
+    """Return the run's folder, the same on all ranks; all ranks must call this."""
     return trainer.log_dir or trainer.default_root_dir
 
 
 def gather(value: Any) -> list[Any]:
-    """Return the values of all ranks, as one list on every rank; every rank must call this."""
+    """Return the list of all ranks' values on every rank; all ranks must call this."""
     return gather_objects(value, torch.distributed.is_available() and torch.distributed.is_initialized())
 
 
 def image_grid(rows: list[Tensor]) -> np.ndarray:
-    """Lay out samples [V, 3, H, W] in [-1, 1] below each other, views side by side: [rows * H, V * W, 3] uint8."""
+    """Arrange samples [V, 3, H, W] in [-1, 1] as rows of views: [rows * H, V * W, 3] uint8."""
     strips = [to_uint8(views).permute(2, 0, 3, 1).flatten(1, 2) for views in rows]
     width = max(strip.shape[1] for strip in strips)
     strips = [torch.nn.functional.pad(strip, (0, 0, 0, width - strip.shape[1])) for strip in strips]
@@ -91,9 +91,9 @@ def image_grid(rows: list[Tensor]) -> np.ndarray:
 
 
 def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path) -> None:
-    """Give an image [H, W, 3] uint8 to every logger that takes images; first rank only.
+    """Log an image [H, W, 3] uint8 to every logger that supports images, on the first rank.
 
-    Where no logger does, write it to `images/<tag>_<step>.png` in the run's folder.
+    If no logger does, write it to `images/<tag>_<step>.png` in `folder`.
     """
     if not trainer.is_global_zero:
         return

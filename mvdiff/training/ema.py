@@ -1,4 +1,4 @@
-"""Exponential moving average of the trained weights, exact across a kill and a resume."""
+"""Exponential moving average of the trained weights, exact across kills and resumes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,22 +13,22 @@ from mvdiff.training.trained_part import TrainedPartModule
 
 
 class TrainedWeightsEMA(EMAWeightAveraging):
-    """Average the trained part of a module, validate with the average, and end training with it.
+    """Average the trained part of a module; validate with the average and keep it when training ends.
 
-    Lightning's callback copies the whole module, frozen base included, and cannot resume where the base is left out
-    of checkpoints. This one hands only `module.trained()` to it. A checkpoint's `state_dict` holds the average,
-    `current_model_state` the weights that training goes on from.
+    Lightning's own callback copies the whole module, frozen base included, and cannot resume from checkpoints without
+    the base. This one averages `module.trained()` only. A checkpoint has the average in `state_dict` and the current
+    weights in `current_model_state`.
 
     Args:
         decay: Weight of the old average in each update, in (0, 1).
         update_every_n_steps: Optimizer steps between two updates.
-        update_starting_at_step: Zero-based optimizer step of the first update; None for the first step.
-        warm_up: Average faster at first, so that the weights of the first steps are soon forgotten: after n updates
-            the next one's decay is min(decay, (1 + n) / (10 + n)), as TensorFlow's ExponentialMovingAverage with
+        update_starting_at_step: Zero-based optimizer step of the first update; None: the first step.
+        warm_up: Use a smaller decay at first, so that the weights of the first steps soon lose influence: after n
+            updates the next decay is min(decay, (1 + n) / (10 + n)), as in TensorFlow's ExponentialMovingAverage with
             `num_updates`.
 
     Raises:
-        ValueError: A decay outside (0, 1).
+        ValueError: `decay` is not in (0, 1).
     """
 
     def __init__(
@@ -46,17 +46,17 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             update_every_n_steps=update_every_n_steps,
             update_starting_at_step=update_starting_at_step,
         )
-        if warm_up:  # Lightning's average has none; torch's AveragedModel takes it and counts the updates
+        if warm_up:  # Lightning's callback has no warm-up; torch's AveragedModel accepts one and counts the updates
             self._kwargs["avg_fn"] = _warming_up(decay)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Copy the trained part, on the training device."""
+        """Copy the trained part to the training device."""
         if stage != "fit":
             return
         if not isinstance(pl_module, TrainedPartModule):
             raise ValueError(
-                f"TrainedWeightsEMA must be used with a TrainedPartModule; got {type(pl_module).__name__}. "
-                "Use lightning.pytorch.callbacks.EMAWeightAveraging for modules that are trained whole."
+                f"TrainedWeightsEMA requires a TrainedPartModule; got {type(pl_module).__name__}. "
+                "Use lightning.pytorch.callbacks.EMAWeightAveraging for modules that are trained as a whole."
             )
         pl_module.configure_model()
         device = trainer.strategy.root_device
@@ -67,19 +67,19 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         super().on_train_batch_end(trainer, pl_module.trained(), outputs, batch, batch_idx)
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
-        """Update the average after an epoch where asked for."""
+        """Update the average after an epoch if Lightning's callback does so."""
         super().on_train_epoch_end(trainer, pl_module.trained())
 
     def on_train_end(self, trainer, pl_module) -> None:
-        """Leave the average in the module."""
+        """Copy the average into the module."""
         super().on_train_end(trainer, pl_module.trained())
 
     def on_validation_epoch_start(self, trainer, pl_module) -> None:
-        """Validate with the average."""
+        """Swap the average into the module for validation."""
         super().on_validation_epoch_start(trainer, pl_module.trained())
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
-        """Put the current weights back."""
+        """Swap the current weights back into the module."""
         super().on_validation_epoch_end(trainer, pl_module.trained())
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
@@ -91,7 +91,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             checkpoint["state_dict"] = {prefix + name: value for name, value in checkpoint["state_dict"].items()}
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
-        """Restore the average and the current weights; a checkpoint without an average starts one from its weights."""
+        """Restore average and current weights; without an average in the checkpoint, start one from its weights."""
         if self._average_model is None:  # outside fit: `state_dict`, already loaded, is the average
             return
         prefix = f"{pl_module.trained_part}."

@@ -1,4 +1,4 @@
-"""Train the toy judge: the thing in the middle of a view, its colour, the walls' colour (own design)."""
+"""Train the toy judge, a classifier of the object in the middle of a view, its colour and the walls' colour."""
 
 from __future__ import annotations
 
@@ -17,17 +17,19 @@ from mvdiff.training.schedules import LRInterval
 
 
 class FeatureNetModule(OptimizedModule):
-    """Classify toy views by the facts in `truth/<pano>.json`; needs yaws that are multiples of 45 degrees.
+    """Train a classifier of toy views on the labels in `truth/<pano>.json` (own design).
+
+    The yaw of every view must be a multiple of 45 degrees.
 
     Args:
-        root: The `mp3d_skybox` folder whose truth files hold the labels.
-        out: Folder that receives the trained network when fit ends.
+        root: `mp3d_skybox` folder with the truth files.
+        out: Output folder of the trained network, written when fit ends.
         width: Channels of the first layer.
         num_features: Length of the feature vector.
-        noise: Standard deviation of Gaussian pixel noise in training (images in [-1, 1]), so that soft pictures are
-            judged by their content; each sample's is a random share of it.
-        seed: Seed of the noise, keyed by (seed, epoch, sample index).
-        optimizer: Called with the parameters.
+        noise: Maximum standard deviation of the Gaussian pixel noise in training (images in [-1, 1]), so that blurred
+            images are judged by their content; each sample draws a fraction of it.
+        seed: Random seed of the noise, keyed by (seed, epoch, sample index).
+        optimizer: Called with the network's parameters.
         lr_scheduler: Called with the optimizer.
         lr_interval: Advance the schedule per epoch or per optimizer step.
     """
@@ -50,9 +52,13 @@ class FeatureNetModule(OptimizedModule):
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
 
     def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
-        """Return each head's label per view `[B * V]`, looked up by sample and yaw."""
+        """Return the labels [B * V] of each head, looked up by sample and yaw.
+
+        Raises:
+            ValueError: Views are mirrored, or a yaw is not a multiple of 45 degrees.
+        """
         if batch.yaw_deg is None or (batch.mirrored is not None and bool(batch.mirrored.any())):
-            raise ValueError("data.mirror must be false where facts are looked up by yaw; got true.")
+            raise ValueError("data.mirror must be false, since labels are looked up by yaw; got true.")
         view_yaw = torch.atan2(batch.R[..., 0, 2], batch.R[..., 2, 2]).rad2deg()
         degrees = (view_yaw + batch.yaw_deg[:, None]).round().long() % 360
         if bool((degrees % 45 != 0).any()):
@@ -65,7 +71,7 @@ class FeatureNetModule(OptimizedModule):
         }
 
     def noised(self, batch: MultiViewBatch) -> Tensor:
-        """Return a batch's images with the noise of training [B, V, 3, H, W]."""
+        """Return the images [B, V, 3, H, W] of a batch with training noise."""
         draws = []
         for index in batch.sample_index.tolist():
             generator = keyed_generator("judge", self.seed, batch.epoch, index)
@@ -81,7 +87,7 @@ class FeatureNetModule(OptimizedModule):
         return loss
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Log each head's accuracy; object and colour over views that have a thing in the middle."""
+        """Log the accuracy of each head; object and colour count only views with an object in the middle."""
         out, labels = self.net(batch.images.flatten(0, 1)), self.labels(batch)
         judged = labels["object"] != self.net.labels["object"].index(NONE)
         for head, truth in labels.items():
@@ -91,6 +97,6 @@ class FeatureNetModule(OptimizedModule):
                 self.log(f"val/{head}", right.mean(), prog_bar=True, batch_size=len(right), sync_dist=True)
 
     def on_fit_end(self) -> None:
-        """Write the network, in half precision."""
+        """Write the network in half precision."""
         if self.trainer.is_global_zero:
             self.net.half().save_pretrained(self.out)

@@ -1,4 +1,4 @@
-"""The adapter that a training starts from: a loaded one, or fresh weights."""
+"""Load or make the adapter that training starts from."""
 
 from __future__ import annotations
 
@@ -25,47 +25,48 @@ def initial_adapter(
     """Load an adapter, or make a fresh one for a UNet.
 
     Args:
-        unet: The base's.
-        init_adapter: Model folder or its `mvdiff://` name; None for a fresh one.
-        settings: Settings that a user chose; a loaded adapter must have them.
-        defaults: The task's settings, for a fresh adapter where nothing was chosen.
-        seed: Seed of fresh weights, which are the same on every rank; other draws are left untouched.
+        unet: UNet of the base.
+        init_adapter: Model folder or `mvdiff://` name; None: a fresh adapter.
+        settings: Settings set by the user; a loaded adapter must have the same values.
+        defaults: Settings of the task, for a fresh adapter where the user set nothing.
+        seed: Random seed of fresh weights, which are the same on every rank; the global random state is not changed.
 
     Raises:
-        FileNotFoundError: There is no such model folder.
-        ValueError: Its weights cannot be read, it has other settings than those chosen, or a setting is out of range.
+        FileNotFoundError: The model folder does not exist.
+        ValueError: The weights cannot be read, the adapter has other settings than the user's, or a setting is out of
+            range.
     """
     if init_adapter is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return MultiViewAdapter.from_unet(unet, **_merged(defaults, settings))
     folder = model_location(init_adapter)
-    read_model_info(folder)  # an adapter alone does not say what it is for
+    read_model_info(folder)  # an adapter alone does not record its task
     adapter = load_adapter(folder)
-    for name, wanted, there in _chosen_beside_loaded(settings, adapter):
-        if wanted != there:
+    for name, setting, loaded in _settings_and_loaded(settings, adapter):
+        if setting != loaded:
             raise ValueError(
-                f"model.adapter.{name} must be left out or be that of model.init_adapter, {there}; got {wanted}, with "
-                f"{folder}."
+                f"model.adapter.{name} must be left out, or equal that of model.init_adapter, {loaded}; got {setting}, "
+                f"with {folder}."
             )
     return adapter
 
 
 def _merged(defaults: AdapterSettings, settings: AdapterSettings) -> dict[str, Any]:
-    """Lay chosen settings over the defaults; arguments of the attention one by one, unless it is another class."""
+    """Merge settings into the defaults; the attention's arguments are merged one by one if its class is the same."""
     merged = defaults.chosen() | settings.chosen()
     default_attention = {"class_path": DEFAULT_ATTENTION} | dict(defaults.attention or {})
     return merged | {"attention": merge_settings(default_attention, settings.attention)}
 
 
-def _chosen_beside_loaded(settings: AdapterSettings, adapter: MultiViewAdapter) -> list[tuple[str, Any, Any]]:
-    config, chosen = adapter.config, settings.chosen()
-    attention = chosen.pop("attention", {})
-    listed = [(name, value, config[name]) for name, value in chosen.items()]
+def _settings_and_loaded(settings: AdapterSettings, adapter: MultiViewAdapter) -> list[tuple[str, Any, Any]]:
+    config, own = adapter.config, settings.chosen()
+    attention = own.pop("attention", {})
+    listed = [(name, value, config[name]) for name, value in own.items()]
     if "class_path" in attention:
         kinds = (resolve_settings(each, ViewAttention, DEFAULT_ATTENTION)[0] for each in (attention, config.attention))
-        wanted, there = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
-        listed.append(("attention.class_path", wanted, there))
+        setting, loaded = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)
+        listed.append(("attention.class_path", setting, loaded))
     arguments = config.attention["init_args"]
     return listed + [
         (f"attention.init_args.{name}", _as_json(value), arguments.get(name))
@@ -74,5 +75,5 @@ def _chosen_beside_loaded(settings: AdapterSettings, adapter: MultiViewAdapter) 
 
 
 def _as_json(value: Any) -> Any:
-    """Return tuples as the lists that a config file makes of them."""
+    """Convert tuples to lists, as in a config file."""
     return [_as_json(item) for item in value] if isinstance(value, list | tuple) else value

@@ -1,8 +1,8 @@
-"""Bridge and guard between process launchers and the Lightning Trainer.
+"""Make the Lightning Trainer follow process launchers.
 
-The Trainer reads neither the LT_* variables that `fabric run` sets nor the world size that torchrun sets: without help
-each process would train alone, on everything, without a word. `launcher_settings` turns those variables into Trainer
-settings and `check_world_size` refuses a Trainer that does not span all launched processes.
+The Trainer ignores the LT_* variables of `fabric run` and the world size of torchrun, so each process would silently
+train alone on all of the data. `launcher_settings` converts those variables to Trainer settings, and `check_world_size`
+rejects a Trainer that does not span all launched processes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ _FABRIC = {"accelerator": "LT_ACCELERATOR", "strategy": "LT_STRATEGY", "precisio
 
 
 def launcher_settings(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the Trainer settings that the launcher's environment implies, as flags' names and values (own derivation).
+    """Return the Trainer settings that a launcher's environment implies, by flag name (own derivation).
 
     >>> launcher_settings({"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "3"})
     {'devices': '2', 'num_nodes': '3'}
@@ -31,10 +31,10 @@ def launcher_settings(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def with_launcher_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> list[str]:
-    """Return command-line arguments with the launcher's settings added; flags given explicitly win over them.
+    """Return command-line arguments with the launcher's settings appended; explicit flags take precedence.
 
-    The launcher's settings come after every `--config`, so they win over YAML files: a launcher is started for one
-    run, a file describes many.
+    The launcher's settings come after every `--config` and override YAML files, since a launcher starts one run and a
+    file describes many.
 
     >>> with_launcher_settings(["fit"], {"LOCAL_WORLD_SIZE": "2", "GROUP_WORLD_SIZE": "1"})
     ['fit', '--trainer.devices=2', '--trainer.num_nodes=1']
@@ -49,7 +49,7 @@ def with_launcher_settings(arguments: Sequence[str], environ: Mapping[str, str])
 
 
 def check_world_size(world_size: int, environ: Mapping[str, str]) -> None:
-    """Raise ValueError where a Trainer covers another number of processes than the launcher started (WORLD_SIZE)."""
+    """Raise ValueError if the Trainer's world size is not the number of launched processes (WORLD_SIZE)."""
     launched = environ.get("WORLD_SIZE")
     if launched is not None and int(launched) != world_size:
         raise ValueError(

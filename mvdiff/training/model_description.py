@@ -1,4 +1,4 @@
-"""DescribedModule: a multi-view module that describes its model in checkpoints and model folders."""
+"""DescribedModule: a multi-view module that stores a description of its model in checkpoints and model folders."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from mvdiff.training.sample_writing import SampleWritingModule
 
 
 class DescribedModule(SampleWritingModule):
-    """A module whose checkpoints export as model folders, and load into a module of the same task and base only."""
+    """Module whose checkpoints can be exported to model folders, and load only for the same task and base."""
 
     trained_part = "adapter"
     task: Task
@@ -37,36 +37,36 @@ class DescribedModule(SampleWritingModule):
     @property
     @abstractmethod
     def adapter(self) -> MultiViewAdapter:
-        """The trained part."""
+        """Adapter that is trained."""
 
     def keep_settings(self, arguments: Mapping[str, Any], ignore: Sequence[str]) -> None:
-        """Keep the arguments of `__init__` as plain values, for loggers and checkpoints.
+        """Save the arguments of `__init__` as plain hyperparameters, for loggers and checkpoints.
 
         Args:
-            arguments: All of `locals()`.
-            ignore: Arguments that have no plain value.
+            arguments: `locals()` of `__init__`.
+            ignore: Names of arguments without a plain value.
         """
         names = [name for name in arguments if name not in (*ignore, "self", "__class__")]
         self.save_hyperparameters({name: _plain_setting(arguments[name]) for name in names})
 
     def model_info(self) -> ModelInfo:
-        """Describe the model: task, the views that the data module cuts, prompt prefix, base.
+        """Return the description of the model: task, views of the data module, prompt prefix and base.
 
         Raises:
-            ValueError: The data module does not say which views it cuts.
+            ValueError: The data module lacks an attribute of `Task.view_fields`.
         """
-        data, wanted = self.trainer.datamodule, self.task.view_fields
-        missing = [name for name in wanted if not hasattr(data, name)]
+        data, fields = self.trainer.datamodule, self.task.view_fields
+        missing = [name for name in fields if not hasattr(data, name)]
         if missing:
             raise ValueError(
-                f"data must be a LightningDataModule with {' and '.join(f'`{name}`' for name in wanted)}; got "
+                f"data must be a LightningDataModule with {' and '.join(f'`{name}`' for name in fields)}; got "
                 f"{type(data).__name__} without {', '.join(missing)}. See mvdiff.data.keyed_datamodule."
             )
         base = BaseReference(self.base, self.revision, self.backbone.weights_hash(), self.vae, self.text_dtype)
-        return ModelInfo(self.task, {name: getattr(data, name) for name in wanted}, self.prompt_prefix, base)
+        return ModelInfo(self.task, {name: getattr(data, name) for name in fields}, self.prompt_prefix, base)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the plain values that `mvdiff export` makes a model folder of."""
+        """Add the description of the model, in plain values, for `mvdiff export`."""
         checkpoint[CHECKPOINT_KEY] = {
             "info": replace(self.model_info(), training=training_record(self)).to_dict(),
             "adapter": _plain_config(self.adapter.config),
@@ -74,23 +74,21 @@ class DescribedModule(SampleWritingModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained for another task or on another base."""
+        """Raise ValueError if the weights were trained for another task or on another base."""
         super().on_load_checkpoint(checkpoint)
         described = checkpoint.get(CHECKPOINT_KEY)
         if described is None:
-            raise ValueError(
-                f"the checkpoint must be one of a {type(self).__name__}; got a checkpoint of another model."
-            )
+            raise ValueError(f"the checkpoint must be from a {type(self).__name__}; got a checkpoint of another model.")
         task = described["info"]["task"]
         if task != self.task.spec():
             raise ValueError(
-                f"the checkpoint must be one of the task {self.task.spec()}; got a checkpoint of another task, {task}."
+                f"the checkpoint must be for the task {self.task.spec()}; got a checkpoint of another task, {task}."
             )
-        there, here = described["info"]["base"], self.backbone.weights_hash()
-        if there["weights_hash"] != here:
+        base, weights_hash = described["info"]["base"], self.backbone.weights_hash()
+        if base["weights_hash"] != weights_hash:
             raise ValueError(
-                f"model.base must be the base of the checkpoint, {there['id']} (weights {there['weights_hash']}); got "
-                f"{self.base} (weights {here}), with model.vae {self.vae}."
+                f"model.base must be the base of the checkpoint, {base['id']} (weights {base['weights_hash']}); got "
+                f"{self.base} (weights {weights_hash}), with model.vae {self.vae}."
             )
 
     def save_model_folder(
@@ -99,7 +97,13 @@ class DescribedModule(SampleWritingModule):
         state_dict: dict[str, Tensor] | None = None,
         record: TrainingRecord | None = None,
     ) -> None:
-        """Write weights as in a checkpoint as a model folder, by default the module's present ones and their record."""
+        """Write a model folder.
+
+        Args:
+            folder: Output folder, see `write_model_folder`.
+            state_dict: Weights with the keys of a checkpoint; default: the module's current weights.
+            record: Record of the training; default: the current one.
+        """
         adapter = MultiViewAdapter.from_config(self.adapter.config)
         prefix = f"{self.trained_part}."
         weights = self.state_dict() if state_dict is None else state_dict
@@ -115,5 +119,5 @@ def _plain_setting(value: Any) -> Any:
 
 
 def _plain_config(config: Any) -> dict[str, Any]:
-    """Turn a diffusers config into values that a weights-only load accepts."""
+    """Convert a diffusers config to plain values, which a weights-only load accepts."""
     return json.loads(json.dumps({name: value for name, value in config.items() if not name.startswith("_")}))

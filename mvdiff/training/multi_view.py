@@ -39,38 +39,40 @@ ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
 
 
 class MultiViewModule(DescribedModule):
-    """Multi-view diffusion: the base's UNet frozen, one adapter of attention across views trained.
+    """Train an adapter of attention across views on the frozen UNet of a base.
 
-    What a sample sees (timestep, noise, text dropout, the autoencoder's noise) is a function of (seed, epoch, sample
-    index): batch size, ranks, workers and resumes change nothing. Validation logs the held-out loss (`val/loss`, and
-    that of each of the task's modes) and generates the first samples of the split (`val/samples`, `val/overlap_psnr`).
+    Timestep, noise, text dropout and the autoencoder's noise depend on (seed, epoch, sample index) alone, so they do
+    not change with batch size, ranks, workers or resumes. Validation logs the held-out loss (`val/loss`, and one loss
+    per mode of the task) and generates the first samples of the split (`val/samples`, `val/overlap_psnr`).
 
     Args:
-        task: A task by name (panorama, outpaint, depth), or by the class path of a `mvdiff.tasks.task.Task`.
-        base: Hub id, local folder or `mvdiff://NAME` of the Stable-Diffusion-shaped base; None: the paper's for the
-            task.
+        task: Name of a task (panorama, outpaint, depth), or class path of a `mvdiff.tasks.task.Task`.
+        base: Hub id, local folder or `mvdiff://NAME` of a base with the architecture of Stable Diffusion; None: the
+            paper's base of the task.
         revision: Branch, tag or commit of a hub base.
-        vae: Another autoencoder (hub id or folder) in place of the base's.
-        text_dtype: Precision of the text encoder, "float16" or "bfloat16"; None: that of the other parts. A converted
-            model of the 2023 release has "float16" (panorama, outpainting).
-        init_adapter: Model folder, or its `mvdiff://` name, whose adapter to start from; None for a fresh one.
-        adapter: What shapes the adapter.
-        prompt_prefix: Put before every prompt; None: the paper's for the task.
+        vae: Hub id or folder of an autoencoder to use in place of the base's.
+        text_dtype: Precision of the text encoder, "float16" or "bfloat16"; None: that of the other parts. Converted
+            panorama and outpainting models of the 2023 release use "float16".
+        init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a fresh one.
+        adapter: Settings of the adapter.
+        prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
-        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None keeps the rate, `total_steps` left out is
-            the run's length.
+        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None: constant learning rate. If its
+            `total_steps` is left out, it is the length of the run.
         lr_interval: Advance the schedule per epoch or per optimizer step.
-        text_dropout: Chance that a sample's prompts are all replaced by the empty one, for classifier-free guidance.
-        snr_gamma: Min-SNR weight of the loss; None for the paper's plain loss.
-        seed: Seed of everything random in training and of the samples.
-        sampling: How validation, test and predict sample.
-        memory: What takes less memory.
-        cache: What is kept of what the base computes again and again.
-        num_validation_samples: Samples generated in each validation (the first of the split).
-        output: What test and predict write, and how test scores it.
+        text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
+            classifier-free guidance.
+        snr_gamma: Gamma of min-SNR loss weighting; None: the paper's unweighted loss.
+        seed: Random seed of training and of the samples.
+        sampling: Sampling settings of validation, test and predict.
+        memory: Settings that save memory.
+        cache: Caches of the frozen base's outputs.
+        num_validation_samples: Number of samples to generate in each validation, the first of the split.
+        output: Output of test and predict, and the metrics of test.
 
     Raises:
-        ValueError: Settings out of range or at odds with each other; at building, a base of another task.
+        ValueError: A setting is out of range or conflicts with another; or, when the model is built, the base does not
+            take the task's input.
     """
 
     def __init__(
@@ -105,7 +107,7 @@ class MultiViewModule(DescribedModule):
         self.task = task if isinstance(task, Task) else task_from(task)
         self.base = self.task.default_base if base is None else base
         if self.base is None:
-            raise ValueError(f"base must be given for the task {self.task.name}, which names none; got null.")
+            raise ValueError(f"base is required for the task {self.task.name}, which has no default; got null.")
         self.revision, self.vae, self.text_dtype, self.init_adapter = revision, vae, text_dtype, init_adapter
         self.prompt_prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
         self.adapter_settings, self.memory, self.cache = adapter, memory, cache
@@ -142,7 +144,7 @@ class MultiViewModule(DescribedModule):
 
     @property
     def adapter(self) -> MultiViewAdapter:
-        """The trained part."""
+        """Adapter that is trained."""
         return self.unet.adapter
 
     def train(self, mode: bool = True) -> MultiViewModule:
@@ -153,7 +155,7 @@ class MultiViewModule(DescribedModule):
         return self
 
     def on_fit_start(self) -> None:
-        """Refuse to cache latents that never come back."""
+        """Raise ValueError if latents are to be cached but rarely repeat."""
         if self.cache.latents:
             check_latents_come_back(self.trainer.datamodule)
             self.task.check_cached_data(self.trainer.datamodule)
@@ -165,7 +167,7 @@ class MultiViewModule(DescribedModule):
 
         Args:
             batch: Images, cameras and keys.
-            prompts: B x V texts (those of the batch, some perhaps dropped).
+            prompts: B x V texts: the prompts of the batch after text dropout.
             reduction: "mean" for a scalar, "none" for [B].
         """
         self.task.check_batch(batch)
@@ -191,13 +193,13 @@ class MultiViewModule(DescribedModule):
     # Validation
 
     def on_validation_start(self) -> None:
-        """Forget what the last validation made; learn the run's folder, which all ranks must ask for together."""
+        """Clear losses and samples of the last validation; get the run's folder, a collective call of all ranks."""
         self._validation_losses.clear()
         self._validation_samples.clear()
         self._run_folder = Path(run_folder(self.trainer))
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Compute the held-out losses at fixed timesteps and noise; generate the first samples on fixed seeds."""
+        """Compute the held-out losses at fixed timesteps and noise; generate the first samples from fixed seeds."""
         losses = self.noise_loss(batch, batch.prompts, reduction="none")
         self._validation_losses.extend(zip(self.task.modes(batch), losses.tolist(), strict=True))
         before = batch_idx * batch.batch_size * self.trainer.world_size  # samples of earlier batches, over all ranks
@@ -205,11 +207,11 @@ class MultiViewModule(DescribedModule):
             self._validation_samples.extend(self.show(batch))
 
     def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
-        """Generate a validation batch.
+        """Generate a validation batch, without pasting known pixels back.
 
         Returns:
-            For each sample its index, its overlap PSNR (NaN where no views overlap), and its valid views [V, 3, H, W]
-            in [-1, 1] on the CPU, known parts as the model renders them.
+            For each sample its index, its overlap PSNR in dB (NaN if no views overlap), and its valid views
+            [V, 3, H, W] in [-1, 1] on the CPU.
         """
         images = self.pipeline().generate(batch, self.sampling, seed=self.seed, paste_back=False).images
         return [
@@ -218,7 +220,7 @@ class MultiViewModule(DescribedModule):
         ]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the mean losses, generated samples as one image, and their mean overlap PSNR (of pairs)."""
+        """Log mean losses, generated samples as one image, and their mean overlap PSNR."""
         losses = list(chain.from_iterable(gather(self._validation_losses)))
         for mode in sorted({"", *(mode for mode, _ in losses)}):
             of_mode = [loss for its, loss in losses if mode in ("", its)]
@@ -233,7 +235,7 @@ class MultiViewModule(DescribedModule):
             log_image(self.trainer, "val/samples", image_grid([views for _, _, views in samples]), self._run_folder)
 
     def pipeline(self) -> MultiViewPipeline:
-        """Return the model as the pipeline that `mvdiff generate` runs: same prompts and seed, same images."""
+        """Return the model as a pipeline; it generates the same images as `mvdiff generate` from the same seed."""
         info = self.model_info()
         described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix, "base": info.base}
         pipeline = MultiViewPipeline.from_backbone(self.backbone, self.adapter, **described)

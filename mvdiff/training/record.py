@@ -1,4 +1,4 @@
-"""Description of a training, for model cards."""
+"""Describe a training run for model cards."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _SHOWN = (str, int, float, bool, list, tuple)
 
 
 def training_record(module: LightningModule) -> TrainingRecord:
-    """Describe the training of a multi-view module with its trainer, as it stands now, without paths."""
+    """Return the present state and settings of a module's training, without file paths."""
     trainer = module.trainer
     data, optimizers = trainer.datamodule, trainer.optimizers
     settings: dict[str, Any] = {"optimizer steps": trainer.global_step, "epochs begun": trainer.current_epoch + 1}

@@ -27,10 +27,10 @@ from mvdiff.training.trained_part import TrainedPartModule
 
 
 def output_from(value: Any) -> OutputSettings:
-    """Return output settings as they are, or build them of a checkpoint's plain values.
+    """Return output settings unchanged, or build them from a checkpoint's plain values.
 
     Raises:
-        ValueError: See `settings_from`; or a checkpoint names a metric that files may not name (see `resolve_class`).
+        ValueError: See `settings_from`; or a checkpoint names a metric class that is not allowed (see `resolve_class`).
     """
     if isinstance(value, OutputSettings):
         return value
@@ -45,12 +45,12 @@ def output_from(value: Any) -> OutputSettings:
 
 
 class SampleWritingModule(TrainedPartModule):
-    """A module whose predictions are sample folders, which its tests score beside the real views.
+    """Module whose predict loop writes sample folders, and whose test loop scores them against the real views.
 
     Args:
-        seed: Seed of the samples' noise.
-        sampling: How samples are made.
-        output: What is written where.
+        seed: Random seed of the samples.
+        sampling: Sampling settings.
+        output: Output folder and metrics.
     """
 
     def __init__(self, seed: int, sampling: Sampling, output: OutputSettings) -> None:
@@ -64,30 +64,30 @@ class SampleWritingModule(TrainedPartModule):
         """Return the model as a pipeline."""
 
     def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
-        """Generate a batch and write sample folders, known parts as the model renders them; complete ones are kept."""
+        """Generate a batch and write sample folders, without pasting known pixels; complete samples are skipped."""
         how = {"seed": self.seed, "sampling": self.sampling, "overwrite": self.output.overwrite}
         generate_samples(self.pipeline(), batch, root, **how, paste_back=False)
 
     def write_real(self, root: Path, batch: MultiViewBatch) -> None:
-        """Write the real views of a batch as sample folders; complete ones are kept."""
+        """Write the real views of a batch as sample folders; complete samples are skipped."""
         rig = getattr(self.trainer.datamodule, "rig", None)
         write_reference(batch, root, rig=rig, overwrite=self.output.overwrite)
 
     def on_predict_start(self) -> None:
-        """Find the folder to write to."""
+        """Set the output folder."""
         self.output_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Generate and write sample folders; complete ones are kept."""
+        """Generate a batch and write sample folders; complete samples are skipped."""
         self.write_generated(self.output_folder, batch)
 
     def on_test_start(self) -> None:
-        """Find the folder to write to; forget the samples of the last test."""
+        """Set the output folder and clear the sample ids of the last test."""
         self.on_predict_start()
         self._tested_ids.clear()
 
     def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Write generated and real views as sample folders, to be scored when all are there."""
+        """Write generated and real views as sample folders, which are scored when the epoch ends."""
         self.write_generated(self.output_folder / "generated", batch)
         self.write_real(self.output_folder / "reference", batch)
         self._tested_ids.extend(batch.sample_id)
@@ -104,15 +104,19 @@ class SampleWritingModule(TrainedPartModule):
 
 @dataclass
 class RunSource(FolderSource):
-    """The samples of one run, by their ids; others in the folder, of an earlier run of more samples, are left out."""
+    """The samples of one run in a folder that may also have samples of an earlier run.
+
+    Attributes:
+        sample_ids: Ids of the samples to use.
+    """
 
     sample_ids: Collection[str] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        wanted = {sample_folder(self.root, sample_id) for sample_id in self.sample_ids}
-        self.complete = [folder for folder in self.complete if folder in wanted]
-        self.incomplete = [folder for folder in self.incomplete if folder in wanted]
+        folders = {sample_folder(self.root, sample_id) for sample_id in self.sample_ids}
+        self.complete = [folder for folder in self.complete if folder in folders]
+        self.incomplete = [folder for folder in self.incomplete if folder in folders]
 
 
 def score_folder(

@@ -1,6 +1,6 @@
 """Train or finetune a base on single views: the toy base from scratch, stage 1 of the depth task, inpainting bases.
 
-Axes: B samples, V views, N views chosen from the B x V of a batch, C latent channels, H W image, h w latent.
+Axes: B samples, V views, N selected views of the B x V of a batch, C latent channels, H W image, h w latent.
 """
 
 from __future__ import annotations
@@ -32,49 +32,48 @@ from mvdiff.training.schedules import LRInterval
 from mvdiff.training.trained_part import TrainedPartModule
 
 VALIDATION_EPOCH = -1
-"""The epoch under which validation draws its fixed timesteps and noise."""
+"""Epoch in the keys of validation's timesteps and noise, which are therefore fixed."""
 
 FROZEN_KEY = "mvdiff_frozen"
-"""Where a checkpoint keeps the hashes of the frozen parts that it was trained beside."""
+"""Checkpoint key of the hashes of the base's frozen parts."""
 
 QUICK_SAMPLING = Sampling(num_inference_steps=25, guidance_scale=3.0)
 ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
 
 
 class SingleViewModule(TrainedPartModule):
-    """Noise-prediction training of a whole UNet (and, if asked, its text encoder) on views taken one by one.
+    """Train a whole UNet, and optionally its text encoder, on the noise loss of single views.
 
-    A batch of B samples with V views counts as B x V independent images. Timesteps, noise and text dropout are
-    functions of (seed, epoch, sample index, view). The rest of the base is frozen: no gradients, not in the optimizer,
-    not in checkpoints. With `mvdiff.training.ema.TrainedWeightsEMA` among the callbacks, the average of the trained
-    weights is what validation scores and what is written.
+    A batch of B samples with V views counts as B x V independent images. Timesteps, noise and text dropout depend on
+    (seed, epoch, sample index, view) alone. The rest of the base is frozen and not in checkpoints. With the callback
+    `mvdiff.training.ema.TrainedWeightsEMA`, the averaged weights are validated and written.
 
     Args:
-        out: Folder that receives the trained base (a diffusers folder) when fit ends.
-        task: Task that the base is for, by name (panorama, outpaint, depth) or class path: what its UNet takes.
-        add_input: Give a text-to-image base the input channels of the task, with zero weights: training starts from
-            what the base does.
-        base: Id, folder or `mvdiff://` name of the base to go on from; None with `fresh`.
-        fresh: What to build a new base of; None with `base`.
-        revision: Revision of a hub id.
-        vae: Another autoencoder for `base`.
+        out: Output folder of the trained base (a diffusers folder), written when fit ends.
+        task: Task that the base is for, by name (panorama, outpaint, depth) or class path; it defines the UNet's input.
+        add_input: Add the task's input channels to a text-to-image base, with zero weights, so that training starts
+            from the base's own output.
+        base: Hub id, folder or `mvdiff://` name of the base to start from; None with `fresh`.
+        fresh: Configs of an untrained base to start from; None with `base`.
+        revision: Branch, tag or commit of a hub base.
+        vae: Hub id or folder of an autoencoder to use in place of that of `base`.
         train_text_encoder: Also train the text encoder.
-        prompt_prefix: Put before every prompt; None: the paper's for the task.
+        prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer; `total_steps` left out is the run's length.
         lr_interval: Advance the schedule per epoch or per optimizer step.
-        text_dropout: Probability of the empty prompt, for guidance.
-        snr_gamma: Min-SNR weight, None for the plain loss.
-        seed: Seed of everything that is drawn.
-        sampling: How validation samples.
-        memory: What takes less memory; views are single, so `views_per_chunk` is for other modules.
-        cache: What is kept on disk of what frozen parts compute; text embeddings unless `train_text_encoder`.
-        num_validation_samples: Views of the first validation batch to generate; 0 generates none.
+        text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
+        snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
+        seed: Random seed of training and of the samples.
+        sampling: Sampling settings of validation.
+        memory: Settings that save memory; `views_per_chunk` does not apply to single views.
+        cache: Caches of the frozen parts' outputs; text embeddings are not cached with `train_text_encoder`.
+        num_validation_samples: Number of views of the first validation batch to generate; 0: none.
         out_dtype: Precision of the written weights.
 
     Raises:
-        ValueError: Neither or both of `base` and `fresh` are given, the base is another task's, or the cache has
-            nothing to keep.
+        ValueError: Neither or both of `base` and `fresh` are set, the base does not take the task's input, or the cache
+            has nothing to store.
     """
 
     trained_part = "trained_modules"
@@ -109,8 +108,8 @@ class SingleViewModule(TrainedPartModule):
             )
         if cache.dir is not None and train_text_encoder and not cache.latents:
             raise ValueError(
-                "cache.latents must be true when cache.dir is set and train_text_encoder is true; got false: the "
-                "embeddings of a text encoder in training cannot be kept."
+                "cache.latents must be true when cache.dir is set and train_text_encoder is true; got false. The "
+                "embeddings of a text encoder in training cannot be cached."
             )
         if memory.views_per_chunk is not None:
             raise ValueError(f"memory.views_per_chunk must be null for single views; got {memory.views_per_chunk}.")
@@ -140,7 +139,7 @@ class SingleViewModule(TrainedPartModule):
 
     @property
     def trained_modules(self) -> nn.ModuleDict:
-        """UNet and, where trained, text encoder as one module; they are registered in `backbone` alone."""
+        """UNet and, if trained, text encoder as one module; both are registered only in `backbone`."""
         names = ("unet", "text_encoder") if self.train_text_encoder else ("unet",)
         return nn.ModuleDict({name: getattr(self.backbone, name) for name in names})
 
@@ -152,42 +151,44 @@ class SingleViewModule(TrainedPartModule):
         return self
 
     def frozen_hashes(self) -> dict[str, str]:
-        """Hash the weights of each frozen part of the base."""
+        """Return a weights hash of each frozen part of the base."""
         return self.backbone.weights_hashes(["vae"] if self.train_text_encoder else ["vae", "text_encoder"])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Note which frozen parts the weights belong to."""
+        """Add the hashes of the frozen parts."""
         checkpoint[FROZEN_KEY] = self.frozen_hashes()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse weights that were trained beside other frozen parts; other trained ones are refused at loading."""
+        """Raise ValueError if the weights were trained with other frozen parts."""
         super().on_load_checkpoint(checkpoint)
-        known = checkpoint.get(FROZEN_KEY, {})
-        for part, here in self.frozen_hashes().items():
-            if known.get(part, here) != here:
+        recorded = checkpoint.get(FROZEN_KEY, {})
+        for part, weights_hash in self.frozen_hashes().items():
+            if recorded.get(part, weights_hash) != weights_hash:
                 raise ValueError(
-                    f"the base's {part} must be that of the checkpoint, with weights {known[part]}; got {here}."
+                    f"the base's {part} must be that of the checkpoint, with weights hash {recorded[part]}; got "
+                    f"{weights_hash}."
                 )
 
     # Loss
 
     def on_fit_start(self) -> None:
-        """Refuse to cache latents that never come back."""
+        """Raise ValueError if latents are to be cached but rarely repeat."""
         if self.inputs.cache_latents:
             check_latents_come_back(self.trainer.datamodule)
 
     def denoiser(
         self, batch: MultiViewBatch, latents: Tensor, views: Tensor
     ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Make the function that predicts the noise of views: the UNet with the task's channels.
+        """Make the function that predicts the noise of views with the UNet and the task's input channels.
 
         Args:
-            batch: What the views are of, as `Task.single_views` returns it.
-            latents: [B, V, C, h, w] of the batch.
-            views: [N] which of its B x V views they are, as in `batch.images.flatten(0, 1)[views]`.
+            batch: Batch of the views, as returned by `Task.single_views`.
+            latents: [B, V, C, h, w] latents of the batch.
+            views: [N] long, indices into the B x V views, as in `batch.images.flatten(0, 1)[views]`.
 
         Returns:
-            (noisy latents [M, C, h, w], timesteps [M], text [M, L, D]) -> prediction, with M a multiple of N.
+            Function (noisy latents [M, C, h, w], timesteps [M], text [M, L, D]) -> prediction [M, C, h, w], where M is
+            a multiple of N.
         """
         channels = self.task.condition(batch, self.inputs.encoder(batch, latents)).channels
         channels = None if channels is None else channels.flatten(0, 1)[views]
@@ -205,8 +206,8 @@ class SingleViewModule(TrainedPartModule):
         Views are averaged within their sample, then samples within the batch, as `multiview_noise_loss` does.
 
         Args:
-            batch: Images and keys; padded views are left out.
-            prompts: B x V texts (those of the batch, some perhaps dropped).
+            batch: Images and keys; padded views are ignored.
+            prompts: B x V texts: the prompts of the batch after text dropout.
             reduction: "mean" for a scalar, "none" for [B].
         """
         batch = self.task.single_views(batch, self.seed)
@@ -236,13 +237,13 @@ class SingleViewModule(TrainedPartModule):
     # Validation
 
     def on_validation_start(self) -> None:
-        """Forget the samples of the last validation."""
+        """Clear the samples of the last validation."""
         self._shown = []
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Log the held-out loss at fixed timesteps and noise; generate views of the first batch.
 
-        Samples are made here, not at the epoch's end: by then the average has left the module.
+        Samples are generated here because the averaged weights are no longer in the module at the epoch's end.
         """
         batch = replace(batch, epoch=VALIDATION_EPOCH)
         loss = self.noise_loss(batch, batch.prompts)
@@ -252,18 +253,26 @@ class SingleViewModule(TrainedPartModule):
             self._shown = [self.generate(batch, views).cpu(), batch.images.flatten(0, 1)[views].float().cpu()]
 
     def on_validation_epoch_end(self) -> None:
-        """Log generated views above the real ones they were captioned after; every rank makes its own, one is shown."""
-        folder = run_folder(self.trainer)  # all ranks ask
+        """Log the first rank's generated views, above the real views with the same captions."""
+        folder = run_folder(self.trainer)  # a collective call of all ranks
         if self._shown:
             log_image(self.trainer, "val/samples", image_grid(self._shown), folder)
 
     @torch.no_grad()
     def generate(self, batch: MultiViewBatch, views: Tensor) -> Tensor:
-        """Generate N of B x V views, with noise keyed by (seed, place in `views`): [N, 3, H, W] in [-1, 1]."""
+        """Generate some views of a batch, with noise keyed by (seed, position in `views`).
+
+        Args:
+            batch: Batch with prompts and the task's conditions.
+            views: [N] long, indices into the B x V views.
+
+        Returns:
+            [N, 3, H, W] in [-1, 1].
+        """
         batch, count = self.task.single_views(batch, self.seed), len(views)
         stride = self.backbone.vae_stride
         shape = (self.backbone.latent_channels, *(side // stride for side in batch.images.shape[-2:]))
-        latents = torch.zeros(*batch.view_valid.shape, *shape, device=self.device)  # single views are given no frames
+        latents = torch.zeros(*batch.view_valid.shape, *shape, device=self.device)  # single views have no known frames
         noise = [view_noise(self.seed, i, num_views=1, shape=shape)[0] for i in range(count)]
         prompts = [prompt for row in batch.prompts for prompt in row]
         text = self.inputs.text([[prompts[i] for i in views.tolist()]])[0]
@@ -280,6 +289,6 @@ class SingleViewModule(TrainedPartModule):
         return self.backbone.decode_latents(denoised)
 
     def on_fit_end(self) -> None:
-        """Write the base; with `TrainedWeightsEMA` the module holds the average by now."""
+        """Write the base; with `TrainedWeightsEMA`, the module has the averaged weights by then."""
         if self.trainer.is_global_zero:
             self.backbone.save_pretrained(Path(self.out), self.out_dtype)

@@ -1,4 +1,4 @@
-"""LightningModules that train one part beside a frozen base: checkpoints hold that part and nothing else."""
+"""Base of LightningModules that train one part of a model: checkpoints contain only that part."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
@@ -10,13 +10,14 @@ from mvdiff.training.optimization import OptimizedModule
 
 
 class TrainedPartModule(OptimizedModule):
-    """Keep everything but the submodule named by `trained_part` out of checkpoints.
+    """LightningModule whose checkpoints contain only the submodule named by `trained_part`.
 
-    The state dict has keys `<trained_part>.<name>`; loading compares the key sets and shapes exactly, so a checkpoint
-    of another model is an error rather than a partly loaded one.
+    The state dict has keys `<trained_part>.<name>`. Loading requires exactly the same keys and shapes, so a checkpoint
+    of another model is an error.
     """
 
     trained_part: ClassVar[str] = "adapter"
+    """Name of the attribute with the trained submodule."""
 
     def trained(self) -> nn.Module:
         """Return the submodule that is trained, averaged and saved."""
@@ -24,7 +25,7 @@ class TrainedPartModule(OptimizedModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Load a checkpoint as Lightning does, but never by an `_instantiator`, which imports what the file names."""
+        """Load a checkpoint as Lightning does, but import no classes that the file names (its `_instantiator`)."""
         return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
 
     def state_dict(self, *args: Any, destination=None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
@@ -37,15 +38,15 @@ class TrainedPartModule(OptimizedModule):
         """Load the trained part's weights.
 
         Args:
-            state_dict: Exactly the keys of `state_dict()`.
-            strict: Must be True: a part of a model is no model.
-            assign: As in torch.
+            state_dict: Weights with exactly the keys of `state_dict()`.
+            strict: Must be True.
+            assign: See `torch.nn.Module.load_state_dict`.
 
         Raises:
-            ValueError: The keys or shapes are those of another model.
+            ValueError: `strict` is False, or the keys or shapes belong to another model.
         """
         if not strict:
-            raise ValueError("strict must be True; got False: a partly loaded model gives wrong images.")
+            raise ValueError("strict must be True; got False. A partly loaded model generates wrong images.")
         expected = self.state_dict()
         missing = sorted(expected.keys() - state_dict.keys())
         unexpected = sorted(state_dict.keys() - expected.keys())
@@ -55,10 +56,10 @@ class TrainedPartModule(OptimizedModule):
             if name in state_dict and state_dict[name].shape != value.shape
         )
         if missing or unexpected or wrong:
-            found = ", ".join((_some(missing, "missing"), _some(unexpected, "unexpected"), _some(wrong, "misshapen")))
+            counts = (_some(missing, "missing"), _some(unexpected, "unexpected"), _some(wrong, "with a wrong shape"))
             raise ValueError(
-                f"the checkpoint must hold exactly the weights of this {type(self).__name__}; got a checkpoint of "
-                f"another model: {found}."
+                f"the checkpoint must have exactly the weights of this {type(self).__name__}; got a checkpoint of "
+                f"another model: {', '.join(counts)}."
             )
         prefix = f"{self.trained_part}."
         part = {name.removeprefix(prefix): value for name, value in state_dict.items()}

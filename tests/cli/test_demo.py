@@ -18,7 +18,7 @@ def test_without_gradio_the_error_says_what_to_install(monkeypatch, capsys):
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
-        ("mvdiff://toy-depth", r"model must be one for the task panorama; got a depth model"),
+        ("mvdiff://toy-depth", r"model must be a panorama model; got a depth model"),
         ("nowhere", r"model must be a model folder with mvdiff\.json; got nowhere"),
     ],
 )

@@ -53,7 +53,7 @@ def test_rerun_skips_and_overwrite_redoes(model, tmp_path, capsys):
     assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
     assert (tmp_path / "0000" / "0.png").stat().st_mtime_ns == stamp
     assert generate(model, tmp_path, *PROMPT, "--seed", 1) == 1
-    assert "seed of a complete sample must be those of this run, 1; got 0" in capsys.readouterr().err
+    assert "seed of a complete sample must equal that of this run, 1; got 0" in capsys.readouterr().err
     assert generate(model, tmp_path, *PROMPT, "--seed", 1, "--overwrite") == 0
     assert read_sample(tmp_path / "0000").record.seed == 1
     assert (tmp_path / "0000" / "0.png").stat().st_mtime_ns != stamp
@@ -106,12 +106,12 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--batch_size", 0], "batch_size must be at least 1; got 0"),
         ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
-        ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a hub repository"),
+        ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a reachable hub repository"),
         (["--prompt", " "], "--prompt must say what is to be seen"),
-        (["--prompts", "none.txt"], "prompts must be a file; got none.txt"),
+        (["--prompts", "none.txt"], "prompts must be an existing file; got none.txt"),
         ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
         ([*PROMPT, "--device", "cpu:1", "--cpu_offload", "model"], "--cpu_offload must be left out on a CPU"),
-        ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be at least 1, and whole; got 0"),
+        ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be an integer of at least 1; got 0"),
     ],
 )
 def test_errors_are_one_line(model, tmp_path, capsys, options, message):
@@ -144,14 +144,14 @@ def test_memory_switches_give_the_same_panorama(model, tmp_path, capsys):
     plain, small = (read_sample(tmp_path / name / "0000").images_uint8().int() for name in ("plain", "small"))
     assert (plain - small).abs().max() <= 1
     assert generate(model, tmp_path / "plain", *PROMPT, "--vae_tiling") == 1
-    assert "settings.vae_tiling of a complete sample must be those of this run, True" in capsys.readouterr().err
+    assert "settings.vae_tiling of a complete sample must equal that of this run, True" in capsys.readouterr().err
 
 
 def test_a_missing_model_and_a_bad_out(model, tmp_path, capsys):
     assert generate(tmp_path, tmp_path / "out", *PROMPT) == 1
     assert "model must be a model folder" in capsys.readouterr().err
     assert generate("nobody/no-such-model", tmp_path / "out", *PROMPT, "--revision", "v1") == 1
-    assert "got 'nobody/no-such-model' at revision 'v1', which is not a folder here" in capsys.readouterr().err
+    assert "got 'nobody/no-such-model' at revision 'v1', which is not a folder" in capsys.readouterr().err
     (tmp_path / "file").write_text("")
     assert generate(model, tmp_path / "file" / "out", *PROMPT) == 1
     assert "--out must lie in a folder that can be written" in capsys.readouterr().err

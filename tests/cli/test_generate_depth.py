@@ -89,7 +89,7 @@ def test_rerun_skips_and_other_settings_are_refused(model, walk, tmp_path, capsy
     assert generate(model, walk, tmp_path, *again) == 0
     capsys.readouterr()
     assert generate(model, walk, tmp_path, *again, "--no_caa") == 1
-    assert "settings.caa of a complete sample must be those of this run, False; got True" in capsys.readouterr().err
+    assert "settings.caa of a complete sample must equal that of this run, False; got True" in capsys.readouterr().err
     assert generate(model, walk, tmp_path, *again, "--no_caa", "--prompt", "a red ball", "--overwrite") == 0
     sample = read_sample(tmp_path / "toy00000")
     assert sample.record.prompts == ["a red ball"] * 4
@@ -186,5 +186,5 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     assert "depth/2.png" in error_of(model, scene)
     make_pipeline(tmp_path / "base").save_pretrained(tmp_path / "panorama")
     error = error_of(tmp_path / "panorama", walk)
-    assert "model must be one for the task depth; got a panorama model" in error
+    assert "model must be a depth model; got a panorama model" in error
     assert "run `mvdiff generate panorama`" in error

@@ -51,7 +51,7 @@ def test_one_picture(model, picture, tmp_path, capsys):
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 30, *PROMPT) == 0
     assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 31, *PROMPT) == 1
-    assert "settings.given.pictures of a complete sample must be those of this run" in capsys.readouterr().err
+    assert "settings.given.pictures of a complete sample must equal that of this run" in capsys.readouterr().err
 
 
 def test_several_pictures_controls_and_scores(model, picture, tmp_path, capsys):
@@ -85,15 +85,19 @@ def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
     seven = tmp_path / "seven.json"
     seven.write_text(json.dumps([["a ball"] * 7]))
     for where, options, message in (
-        (model, ["--image", text, *PROMPT], "image must be a whole picture file; got no image"),
+        (model, ["--image", text, *PROMPT], "image must be a complete picture file; got"),
         (model, ["--image", tmp_path / "none.png", *PROMPT], "image must be a file; got"),
         (model, ["--image", picture, "--fov", "270", *PROMPT], "fov_deg must lie between 0 and 180 degrees; got 270"),
-        (model, ["--image", picture, "--fov", 20, "--pitch", 90, *PROMPT], "image must reach a view of the rig"),
+        (
+            model,
+            ["--image", picture, "--fov", 20, "--pitch", 90, *PROMPT],
+            "image must be visible in a view of the rig",
+        ),
         (model, ["--image", picture, "--yaw", 1, "--yaw", 2, *PROMPT], "--yaw must be given once for all pictures or"),
         (model, ["--image", picture, "--prompts", seven], "one text per view (4); got"),
         (model, ["--image", picture, *3 * ["--prompt", "a ball"]], "one text per view (4); got"),
         (model, ["--image", picture, "--prompt", " "], "--prompt must say what is to be seen"),
-        (tmp_path / "panorama", ["--image", picture, *PROMPT], "for the task outpaint; got a panorama model"),
+        (tmp_path / "panorama", ["--image", picture, *PROMPT], "must be an outpaint model; got a panorama model"),
     ):
         assert generate(where, tmp_path / "out", *options) == 1
         error = capsys.readouterr().err

@@ -65,7 +65,7 @@ def test_where_there_is_no_source_nothing_is_made(out, tmp_path, capsys, monkeyp
     wrong = [
         (["typo/sub"], r"DIR must exist; got typo/sub\."),
         (["typo/sub", "--out", "new/page.html"], r"DIR must exist; got typo/sub\."),
-        (["empty", "--out", "new/page.html"], r"DIR must hold samples, results or meshes; got none, in empty\."),
+        (["empty", "--out", "new/page.html"], r"DIR must have samples, results or meshes; got none, in empty\."),
         (["out", "--max_samples", "0", "--out", "new/page.html"], r"--max_samples must be at least 1; got 0\."),
     ]
     for arguments, expected in wrong:

@@ -126,7 +126,7 @@ def test_a_prompt_for_one_view(demo):
 def test_an_empty_prompt_is_a_message(demo):
     write(demo, "#prompt textarea", "")
     generate(demo)
-    assert "prompt must say what is to be seen; got none for all views." in message(demo)
+    assert "prompt must describe the scene; got none for all views." in message(demo)
     assert demo.run(f"{STATE} return f") is None
 
 
@@ -143,7 +143,7 @@ def test_an_unforeseen_failure_is_a_message_without_a_stack_trace(demo, toy_pipe
     monkeypatch.setattr(type(toy_pipeline.scheduler), "set_timesteps", broken)
     generate(demo)
     said = message(demo)
-    assert "generation failed: the <b>scheduler</b> broke. The terminal of mvdiff demo says more." in said
+    assert "generation failed: the <b>scheduler</b> broke. See the terminal of mvdiff demo for details." in said
     assert "Traceback" not in said
 
 
@@ -153,7 +153,7 @@ def test_a_picture_is_asked_for_where_the_task_continues_one(demo, picture_pipel
     with served(picture_pipeline) as address:
         loaded(demo, address)
         generate(demo)
-        assert "image must be the picture to continue; got none." in message(demo)
+        assert "image must be the picture to extend; got none." in message(demo)
         demo.upload("#image input[type=file]", tmp_path / "sofa.png")
         demo.wait_for("const shown = document.querySelector('#image img'); return shown && shown.naturalWidth === 40")
         write(demo, "#yaw input", 90)

@@ -139,14 +139,14 @@ def test_another_tasks_base_is_refused(sketch_base, tmp_path, capsys):
     assert "base must take 4 + 1 channels, latents and edges; got 4" in capsys.readouterr().err
     config["model"]["init_args"]["base"] = None
     assert main(["fit", "--config", str(write_config(tmp_path / "run.yaml", training(tmp_path, config)))]) == 1
-    assert "base must be given for the task sketch" in capsys.readouterr().err
+    assert "base is required for the task sketch" in capsys.readouterr().err
 
 
 def test_a_face_of_another_task_says_what_to_run(run, capsys, tmp_path):
     command = ["generate", "panorama", "--model", str(run.model), "--prompt", "a lamp", "--out", str(tmp_path)]
     assert main([*command, "--device", "cpu", "--plugin", "my_task"]) == 1
     error = capsys.readouterr().err
-    assert "model must be one for the task panorama; got a sketch model" in error
+    assert "model must be a panorama model; got a sketch model" in error
     assert "`mvdiff generate dataset`" in error
 
 

@@ -164,7 +164,7 @@ def test_a_model_opens_from_any_folder(places, tmp_path, monkeypatch):
         assert card.data.base_model is None
         assert f"| base | {info.base.id} |" in card.text
         MVDiffusionDepthPipeline.from_pretrained(f"../work/models/{model}")
-        with pytest.raises(ValueError, match="base must be a hub id or one that comes with the package"):
+        with pytest.raises(ValueError, match="base must be a hub id or a packaged name"):
             check_shareable(info)
 
 
@@ -176,10 +176,10 @@ def test_the_card_says_where_the_weights_come_from(places, tmp_path, task, data)
     text = (tmp_path / "model" / "README.md").read_text()
     origin = f"converted from {task}.ckpt, a checkpoint file of the layout of the paper's authors"
     for part in (
-        f", {origin}. This folder holds",
-        f"| data by the paper | {data} |",
+        f", {origin}. This folder contains",
+        f"| data (by the paper) | {data} |",
         f"| origin | {origin} |",
-        f"By the paper the data were {data}. Where they are {data} itself, its terms allow non-commercial use only.",
+        f"According to the paper, the data are {data}. The terms of {data} itself allow non-commercial use only.",
     ):
         assert part in text
     for absent in ("trained with mvdiff", "data module"):
@@ -212,7 +212,7 @@ def test_a_single_view_file_becomes_a_base(places, tmp_path):
     path = write_file(tmp_path / "broken.ckpt", stage_1)
     with pytest.raises(
         ValueError,
-        match=r"weights must be exactly .* got 1 missing: mv_base_model.unet.conv_out.bias; in .*broken.ckpt",
+        match=r"weights of the checkpoint .* .* got 1 missing: mv_base_model.unet.conv_out.bias; in .*broken.ckpt",
     ):
         convert_single_view(path, tmp_path / "no", places["depth-base"])
 

@@ -88,13 +88,13 @@ def test_every_missing_and_left_over_name_of_all_parts_is_listed_once(tmp_path):
     }
     shapes = {name: list(weights[name].shape) for name in changed}
     weights |= {name: torch.zeros(shape) for name, shape in changed.items()}
-    with pytest.raises(ValueError, match="weights must be exactly those of the model, 98 of attention,") as error:
+    with pytest.raises(ValueError, match="weights of the checkpoint must match the model, 98 of attention,") as error:
         model_states(weights, {ATTENTION: adapter(), **modules}, "pano.ckpt", [ATTENTION])
     listed = "; ".join(
         [
             f"got 7 missing: {', '.join(sorted(gone))}",
             f"5 unexpected: {', '.join(sorted([*extra, again]))}",
-            "3 of another shape: "
+            "3 with another shape: "
             + ", ".join(f"{name} {list(shape)} for {shapes[name]}" for name, shape in sorted(changed.items())),
             "in pano.ckpt. Check --task and --base",
         ]
@@ -135,9 +135,7 @@ def test_frequencies_of_half_precision_are_computed_anew(depth, dtype, infinite)
         wrong[place] = wrong[place] * value if value == 1.01 else value
         if dtype == torch.bfloat16 and value == 1.01:
             wrong[place] *= 1.02  # of 8 bits
-        with pytest.raises(
-            ValueError, match=rf"must be those of upstream, rounded; got others as {name}, in pano.ckpt"
-        ):
+        with pytest.raises(ValueError, match=rf"must be upstream's, rounded; got others in {name}, in pano.ckpt"):
             taken(weights | {name: wrong}, one)
 
 
@@ -182,10 +180,12 @@ def test_old_names_of_the_base_are_translated_both_ways(tmp_path):
 
 
 def test_weights_of_another_attention_have_no_names_there():
-    with pytest.raises(ValueError, match=r"model must have UpstreamAttention.* got CorrespondenceAwareAttention"):
+    with pytest.raises(
+        ValueError, match=r"attention of the model must be UpstreamAttention.* got CorrespondenceAwareAttention"
+    ):
         upstream_state(MultiViewAdapter([32], 32, [32]))
     for settings in (DEPTH | {"image_condition": False}, RING | {"residual": True, "image_condition": True}):
-        with pytest.raises(ValueError, match="residual and image conditions together or neither"):
+        with pytest.raises(ValueError, match="residual and image_condition both or neither"):
             upstream_state(MultiViewAdapter([32], 32, [32], **settings))
 
 

@@ -72,8 +72,8 @@ def test_settings_that_upstream_has_not_are_refused():
     unet = make_unet()
     for settings, text in (
         ({"neighbours": [[1], [0]]}, "UpstreamAttention has unknown neighbours; it takes depth"),
-        ({"depth": True, "kernel_size": 3}, "kernel_size must be 1, or left out, where depth is true; got 3"),
-        ({"min_overlap": 0.3}, r"min_overlap must be left out where depth is false; got 0\.3"),
+        ({"depth": True, "kernel_size": 3}, "kernel_size must be 1 or left out when depth is true; got 3"),
+        ({"min_overlap": 0.3}, r"min_overlap must be left out when depth is false; got 0\.3"),
     ):
         with pytest.raises(ValueError, match=text):
             MultiViewAdapter.from_unet(unet, UPSTREAM | {"init_args": settings})

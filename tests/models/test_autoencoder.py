@@ -96,7 +96,7 @@ def test_raw_taesd_files_are_the_same_model_with_the_decoder_one_layer_later(tmp
     for key, tensor in original.state_dict().items():
         assert torch.equal(loaded.state_dict()[key], tensor)
     save_file(raw["encoder"], tmp_path / "taesd_decoder.safetensors")
-    with pytest.raises(ValueError, match="vae must hold TAESD's weights"):
+    with pytest.raises(ValueError, match="vae must have TAESD's weights"):
         load_autoencoder(tmp_path)
     (tmp_path / "taesd_decoder.safetensors").write_bytes(b"not weights")
     with pytest.raises(ValueError, match=r"readable safetensors file; got .*taesd_decoder\.safetensors"):
@@ -123,11 +123,11 @@ def test_real_taesd_gives_a_real_picture_back(test_data):
 def test_errors_name_the_setting(tmp_path):
     with pytest.raises(FileNotFoundError, match="vae must be an existing folder or a hub id"):
         load_autoencoder(tmp_path / "nothing")
-    with pytest.raises(FileNotFoundError, match=r"has no config\.json"):
+    with pytest.raises(FileNotFoundError, match=r"got no config\.json, in "):
         load_autoencoder(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"_class_name": "UNet2DConditionModel"}))
-    with pytest.raises(ValueError, match="vae must be an autoencoder of diffusers; got class 'UNet2DConditionModel'"):
+    with pytest.raises(ValueError, match=r"vae must be .*; got class 'UNet2DConditionModel'"):
         load_autoencoder(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json must hold a JSON object; got .*, in .*config\.json\. Download"):
+    with pytest.raises(ValueError, match=r"config\.json must be a JSON object; got .*, in .*config\.json\. Download"):
         load_autoencoder(tmp_path)

@@ -106,7 +106,7 @@ def test_given_frames_are_known_as_a_whole_and_no_padding():
 def test_a_frame_known_in_part_is_refused(rows):
     known = torch.zeros(1, 2, 1, 8, 8)
     known[0, 0, 0, rows] = 1
-    with pytest.raises(ValueError, match="known must be 1 or 0 on whole frames; got a frame known in part"):
+    with pytest.raises(ValueError, match="known must be 1 or 0 on whole frames; got a frame that is known in part"):
         given_frames(known, torch.ones(1, 2, dtype=torch.bool))
 
 
@@ -226,5 +226,5 @@ def test_every_trained_parameter_gets_a_gradient_without_given_frames():
 def test_a_condition_needs_blocks_for_it():
     model = make_trained(make_unet("one level"))
     inputs = make_inputs(model.unet)
-    with pytest.raises(ValueError, match="condition must be left out for an adapter without image_condition"):
+    with pytest.raises(ValueError, match=r"condition must be .* without image_condition"):
         model(*inputs, condition=torch.zeros(2, 4, 5, 8, 8))

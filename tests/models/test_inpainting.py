@@ -80,7 +80,7 @@ def test_a_widened_base_computes_what_it_did(tmp_path):
     unet = load_backbone(tiny_base(tmp_path / "base")).unet
     x, extra, text = torch.randn(2, 4, 8, 8), torch.randn(2, 5, 8, 8), torch.randn(2, 7, 32)
     before = unet(x, 3, encoder_hidden_states=text).sample
-    with pytest.raises(ValueError, match="UNet of 9 input channels, latents, mask and masked image; got 4"):
+    with pytest.raises(ValueError, match=r"UNet with 9 input channels.*; got 4"):
         check_inpainting_input(unet, 4)
     assert add_inpainting_input(unet) is unet
     check_inpainting_input(unet, 4)

@@ -26,7 +26,7 @@ def test_it_is_given_the_tensors_it_asks_for(pipeline):
     shapes = [(1, 4, 4, 8, 8), (1, 4, 77, 32), (1, 4, 77, 32)]
     assert seen == [(step, 4, 9.0, dict(zip(names, shapes, strict=True))) for step in range(4)]
     assert torch.equal(found, expected)
-    with pytest.raises(ValueError, match=r"callback_on_step_end_tensor_inputs must be of latents, .*; got 'noise'"):
+    with pytest.raises(ValueError, match=r"callback_on_step_end_tensor_inputs must be among latents, .*; got 'noise'"):
         run(pipeline, callback, callback_on_step_end_tensor_inputs=["noise"])
 
 

@@ -123,7 +123,7 @@ def test_an_earlier_model_is_replaced_only_where_that_is_asked_for(checkpoint, t
     export_checkpoint(path, model)
     (model / "mine.txt").write_text("")
     with pytest.raises(
-        FileExistsError, match=r"out must be a new or empty folder; got .*model, which .*pass --overwrite"
+        FileExistsError, match=r"out must be a new or empty folder; got .*model, which .*Pass --overwrite"
     ):
         export_checkpoint(path, model)
     assert (model / "mine.txt").exists()
@@ -144,7 +144,7 @@ def test_checkpoints_of_other_models(checkpoint, tmp_path):
 
 
 def test_unreadable_files(checkpoint, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"checkpoint must be a file; got .*none.ckpt"):
+    with pytest.raises(FileNotFoundError, match=r"checkpoint must be an existing file; got .*none.ckpt"):
         export_checkpoint(tmp_path / "none.ckpt", tmp_path / "model")
     path = save(checkpoint, tmp_path / "last.ckpt")
     path.write_bytes(path.read_bytes()[:5000])

@@ -210,13 +210,13 @@ def test_saving_and_opening(pipeline, tmp_path):
     assert (loaded.height, loaded.width, loaded.prompt_prefix) == (HEIGHT, WIDTH, pipeline.prompt_prefix)
     frames, settings = walls(2) | given(1, 2, views=[0]), {"seed": 2, **STEPS}
     assert torch.equal(loaded("a ball", **frames, **settings).images, pipeline("a ball", **frames, **settings).images)
-    with pytest.raises(ValueError, match=r"model must be one for the task panorama; got a depth model, in .*model"):
+    with pytest.raises(ValueError, match=r"model must be a panorama model; got a depth model, in .*model"):
         MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
 
 
 def test_a_base_or_an_adapter_that_does_not_fit_is_refused(pipeline, tmp_path):
     backbone = load_backbone(tiny_base(tmp_path / "plain"))
-    with pytest.raises(ValueError, match=r"base must have a UNet of 4 \+ 1 input channels, latents and depth; got 4"):
+    with pytest.raises(ValueError, match=r"base must have a UNet with 4 \+ 1 input channels, latents and depth; got 4"):
         MVDiffusionDepthPipeline.from_backbone(backbone)
     with pytest.raises(ValueError, match="another model"):
         MVDiffusionDepthPipeline.from_backbone(backbone_of(pipeline), MultiViewAdapter([32, 96], 96, [96, 32]))
@@ -232,15 +232,18 @@ FRAMES = walls(3)
         ({"depths": FRAMES["depths"][..., :30]}, r"width .* multiple of 4.*got 30.*Use 28 or 32"),
         ({"t": FRAMES["t"][..., :2]}, r"t must have shape \[B, V, 3\]"),
         ({"K": FRAMES["K"] * float("nan")}, "K must be finite"),
-        ({"prompt": ["a", "b"]}, "prompt must be of 1 samples as the depths; got 2"),
+        ({"prompt": ["a", "b"]}, "prompt must be for 1 samples, as depths has; got 2"),
         ({"prompt": [["a", "b"]]}, r"one text per view \(3\)"),
         (walls(8) | {"prompt": [["a"] * 7]}, r"one text per view \(8\); got .* \(7\), in sample 0"),
         ({"frame_ids": [[1, 2]]}, r"frame_ids must be 1 lists of 3 names; got \[\[1, 2\]\]"),
         ({"sample_ids": ["a", "b"]}, r"sample_ids must be one per sample \(1\)"),
-        ({"known": given(1, 3)["known"]}, "images must be given where known is 1"),
+        ({"known": given(1, 3)["known"]}, "images are required where known is 1"),
         (given(1, 3) | {"images": torch.full((1, 3, 3, HEIGHT, WIDTH), 3.0)}, r"images must lie in \[-1, 1\]; got .*3"),
         (given(1, 3) | {"known": torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "known must be 1 or 0 on whole"),
-        (given(1, 3) | {"known": 1 - torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)}, "got a frame known in part"),
+        (
+            given(1, 3) | {"known": 1 - torch.eye(HEIGHT, WIDTH).expand(1, 3, 1, -1, -1)},
+            "got a frame that is known in part",
+        ),
         ({"output_type": "jpeg"}, "output_type must be one of"),
     ],
 )
@@ -251,7 +254,7 @@ def test_wrong_arguments(pipeline, changed, message):
 
 def test_a_model_without_image_condition_takes_no_frames(tmp_path):
     pipeline = make_depth_pipeline(tmp_path, image_condition=False)
-    with pytest.raises(ValueError, match="known must be left out for a model without image condition"):
+    with pytest.raises(ValueError, match="known must be left out for a model without image_condition"):
         pipeline("a ball", **walls(2), **given(1, 2), **STEPS)
     assert pipeline("a ball", **walls(2), **STEPS).images.shape == (1, 2, 3, HEIGHT, WIDTH)
 

@@ -57,7 +57,7 @@ def test_a_picture_that_is_transparent_everywhere_is_refused(tmp_path):
     path = tmp_path / "clear.png"
     Image.new("RGBA", (4, 2), (*RED, 127)).save(path)
     with pytest.raises(
-        ValueError, match=r"image must show something; got .*clear\.png, which is transparent everywhere"
+        ValueError, match=r"image must have opaque pixels; got .*clear\.png, which is transparent everywhere"
     ):
         given_images([Image.new("RGB", (2, 2)), path])
 
@@ -96,20 +96,20 @@ def test_arrays_and_tensors():
 
 def test_what_is_no_image_says_so(tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"image must be a whole picture file; got no image, in .*a.png"):
+    with pytest.raises(ValueError, match=r"image must be a complete picture file; got .*, in .*a.png"):
         given_images(tmp_path / "a.png")
     Image.effect_noise((64, 64), 50).save(tmp_path / "b.png")
     content = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"got one that cannot be decoded: .*, in .*b.png"):
+    with pytest.raises(ValueError, match=r"complete picture file; got .*, in .*b.png"):
         given_images(tmp_path / "b.png")
-    with pytest.raises(FileNotFoundError, match=r"image must be a file; got .*c.png, which is not there"):
+    with pytest.raises(FileNotFoundError, match=r"image must be a file; got .*c.png, which does not exist"):
         given_images(tmp_path / "c.png")
     with pytest.raises(ValueError, match="floating-point pixels"):
         given_images(Image.new("F", (2, 2)))
-    with pytest.raises(ValueError, match=r"got one that cannot be decoded: 32-bit pixels, .*, in image 0"):
+    with pytest.raises(ValueError, match=r"got 32-bit pixels .*, in image 0"):
         given_images(Image.fromarray(np.full((2, 2), 200, np.int32)))
-    with pytest.raises(ValueError, match=r"got one that cannot be decoded: .*, in image 0"):
+    with pytest.raises(ValueError, match=r"complete picture file; got .*, in image 0"):
         given_images(Image.open(tmp_path / "b.png"))
     with pytest.raises(FileNotFoundError, match="which is a folder"):
         given_images(tmp_path)
@@ -140,7 +140,7 @@ def test_several_pictures_and_one_that_reaches_nothing():
     assert views.images[0].unique().tolist() == [1.0]  # the first counts
     assert views.images[1][:, views.known[1, 0] > 0].round(decimals=4).unique().tolist() == [-1.0, 1.0]
     assert [picture["fov_deg"] for picture in views.pictures] == [90.0, 120.0]
-    with pytest.raises(ValueError, match="image must reach a view of the rig; got image 1 of 20 degrees at yaw 0, pit"):
+    with pytest.raises(ValueError, match="image must be visible in a view of the rig; got image 1 with fov 20, yaw 0"):
         given_views(given_images(pictures, fov_deg=[90, 20], pitch_deg=[0, 80]), RIG)
     with pytest.raises(ValueError, match="image must be at least one picture; got none"):
         given_views([], RIG)

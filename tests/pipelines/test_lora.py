@@ -145,9 +145,12 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing(pipeline, layers):
     wide = {name: value.repeat(2, 1) if "lora_B" in name else value for name, value in layers["unet"].items()}
     deep = {name.replace("layers.0", "layers.7"): value for name, value in layers["text_encoder"].items()}
     wrong = [
-        (tensors({"unet": wide}), "LoRA must be a readable one, made for a base of this shape; got .*size mismatch"),
-        (tensors(layers | {"text_encoder": deep}), "weights of a text encoder, of which 4 have a layer here"),
-        ({"transformer.x.lora_A.weight": torch.zeros(2, 2)}, "LoRA must have weights for the unet or the text_encoder"),
+        (tensors({"unet": wide}), "LoRA must be readable and fit the base; got .*size mismatch"),
+        (tensors(layers | {"text_encoder": deep}), "weights for a text encoder, 4 of which match"),
+        (
+            {"transformer.x.lora_A.weight": torch.zeros(2, 2)},
+            "LoRA must have weights for the base's unet or text_encoder",
+        ),
     ]
     for state, message in wrong:
         with pytest.raises(ValueError, match=message):
@@ -156,7 +159,7 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing(pipeline, layers):
     assert torch.equal(run(pipeline), before)
     pipeline.load_lora_weights(tensors(layers), adapter_name="good")
     good = run(pipeline)
-    with pytest.raises(ValueError, match="LoRA must be a readable one, made for a base of this shape"):
+    with pytest.raises(ValueError, match="LoRA must be readable and fit the base"):
         pipeline.load_lora_weights(wrong[1][0], adapter_name="bad")
     assert pipeline.get_list_adapters() == {"unet": ["good"], "text_encoder": ["good"]}
     pipeline.set_adapters("good")
@@ -164,7 +167,7 @@ def test_a_lora_of_another_base_is_refused_and_leaves_nothing(pipeline, layers):
 
 
 def test_missing_files_libraries_and_offloaded_weights(pipeline, layers, tmp_path, monkeypatch):
-    with pytest.raises(ValueError, match=f"LoRA must be a readable one, .*in {tmp_path}"):
+    with pytest.raises(ValueError, match=f"LoRA must be readable .*in {tmp_path}"):
         pipeline.load_lora_weights(tmp_path)
     pipeline.enable_sequential_cpu_offload(device="cpu")
     with pytest.raises(ValueError, match="LoRA must be loaded before CPU offload is enabled"):
@@ -176,5 +179,5 @@ def test_missing_files_libraries_and_offloaded_weights(pipeline, layers, tmp_pat
     assert torch.equal(run(pipeline), expected)
     pipeline.remove_all_hooks()
     monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match="load_lora_weights must have the library peft; got an installation without"):
+    with pytest.raises(ValueError, match="load_lora_weights requires the library peft"):
         pipeline.load_lora_weights(tensors(layers))

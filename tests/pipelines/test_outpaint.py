@@ -170,7 +170,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
         ({}, "`image`, or both `images` and `known`; got none"),
         ({"images": images}, "both `images` and `known`; got images"),
         ({"image": picture, "images": images, "known": known}, "got image and images and known"),
-        ({"images": images[:, :3], "known": known[:, :3]}, r"images .* of the samples and the rig, .*'V': 4.*'V': 3"),
+        ({"images": images[:, :3], "known": known[:, :3]}, r"images .* of the prompts and the rig, .*'V': 4.*'V': 3"),
         ({"images": 255 * images, "known": known}, r"images must lie in \[-1, 1\]"),
         ({"images": images.numpy(), "known": known.numpy()}, "images and known must be tensors; got ndarray, ndarray"),
         ({"images": images, "known": 255 * known}, "known must be 0 or 1; got values from 0 to 255"),
@@ -179,17 +179,17 @@ def test_bad_input_is_named(outpaint, tmp_path):
             "known must be 1 somewhere in each sample; got 0 everywhere, in sample 0",
         ),
         ({"image": picture, "negative_prompt": ["red"] * 8}, r"or one per view \(4\); got 8"),
-        ({"image": picture, "panorama_height": -3}, "panorama_height must be at least 1, and whole; got -3"),
+        ({"image": picture, "panorama_height": -3}, "panorama_height must be .* at least 1; got -3"),
         ({"image": picture, "num_inference_steps": 2.5}, "num_inference_steps must be an integer.*got 2.5"),
         ({"image": picture, "guidance_scale": float("nan")}, "guidance_scale must be finite; got nan"),
         ({"image": picture, "fov_deg": 200}, "fov_deg must lie between 0 and 180"),
-        ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must reach a view of the rig"),
+        ({"image": picture, "fov_deg": 20, "pitch_deg": 90}, "image must be visible in a view of the rig"),
     ):
         with pytest.raises(ValueError, match=text):
             outpaint("a ball", **STEPS | call)
     two = {"images": images.repeat(2, 1, 1, 1, 1), "known": torch.cat([known, 0 * known])}
     with pytest.raises(
-        ValueError, match=r"known must be 1 somewhere .* in sample 1\. Give a part of a view, or generate"
+        ValueError, match=r"known must be 1 somewhere .* in sample 1\. Provide a part of a view, or generate"
     ):
         outpaint(["a ball", "a lamp"], **two, **STEPS)
     with pytest.raises(ValueError, match="prompt must be a text, a list of texts, or a list of lists; got NoneType"):
@@ -197,7 +197,7 @@ def test_bad_input_is_named(outpaint, tmp_path):
     with pytest.raises(ValueError, match=r"one text per view \(4\); got .* \(3\)"):
         outpaint([["a"] * 3], images=images, known=known, **STEPS)
     plain = make_pipeline(tmp_path / "plain")
-    with pytest.raises(ValueError, match="UNet of 9 input channels, latents, mask and masked image; got 4"):
+    with pytest.raises(ValueError, match=r"UNet with 9 input channels.*; got 4"):
         MVDiffusionOutpaintPipeline(plain.vae, plain.text_encoder, plain.tokenizer, plain.unet, plain.adapter, None)
 
 
@@ -210,7 +210,7 @@ def test_model_folder_goes_round(outpaint, tmp_path):
     images, known = some_views()
     settings = {"images": images, "known": known} | STEPS
     assert torch.equal(again("a ball", **settings).images, outpaint("a ball", **settings).images)
-    with pytest.raises(ValueError, match=r"one for the task panorama; got an outpaint model.*mvdiff generate outpaint"):
+    with pytest.raises(ValueError, match=r"a panorama model; got an outpaint model.*mvdiff generate outpaint"):
         MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
 
 
@@ -230,5 +230,5 @@ def test_sample_folders_hold_what_was_given(outpaint, tmp_path):
     assert sample.record.settings["paste_back"] is False
     again = write_entries(outpaint, entries, tmp_path, images=images, known=known, **run)
     assert (again.written, again.skipped) == (0, 2)
-    with pytest.raises(ValueError, match=r"settings.given.\w+ of a complete sample must be those of this run"):
+    with pytest.raises(ValueError, match=r"settings.given.\w+ of a complete sample must equal that of this run"):
         write_entries(outpaint, entries, tmp_path, images=images.flip(0), known=known.flip(0), **run)

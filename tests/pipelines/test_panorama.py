@@ -199,7 +199,7 @@ def test_controls(pipeline):
         pipeline.adapter.train(training)
         pipeline(prompts, caa=False, **settings)
         assert pipeline.adapter.training is training
-    with pytest.raises(ValueError, match="neighbour_batch must name a sample of the batch"):
+    with pytest.raises(ValueError, match="neighbour_batch must be"):
         pipeline(prompts, neighbour_batch=[0, 2], **settings)
 
 
@@ -231,7 +231,7 @@ def test_seeds_and_generators(pipeline):
     pair, _ = run(generator=[torch.Generator().manual_seed(8), torch.Generator().manual_seed(9)])
     assert pair[0] == seeds[0] != pair[1]
     assert run()[0] != run()[0]
-    with pytest.raises(ValueError, match="seed must be left out where generator is given"):
+    with pytest.raises(ValueError, match="seed and generator exclude each other"):
         run(seed=1, generator=torch.Generator())
     with pytest.raises(ValueError, match="sample_ids must be one per sample"):
         run(seed=1, sample_ids=["a"])

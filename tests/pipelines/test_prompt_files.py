@@ -36,7 +36,7 @@ def test_json_entries(tmp_path, suffix):
         ("p.json", '["x", 3]', r"prompt must be a non-empty text.*got 3, in .*p.json entry 1"),
         ("p.json", '["x", []]', r"prompt must be a non-empty text.*entry 1"),
         ("p.json", '[["x", " "]]', r"prompt must be a non-empty text.*entry 0"),
-        ("p.json", '[{"promt": "x"}]', r"entry must have the keys prompt.*\['promt'\], in .*entry 0"),
+        ("p.json", '[{"promt": "x"}]', r"entry must have the key prompt.*\['promt'\], in .*entry 0"),
         ("p.json", '[{"prompt": "x", "id": "a"}, {"prompt": "y", "id": "a"}]', r"id must be unique; got 'a' again"),
         ("p.jsonl", '"x"\n{oops}\n', r"prompts must be JSON; got .*p.jsonl:2"),
     ],
@@ -61,7 +61,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path):
 
 
 def test_a_missing_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"prompts must be a file; got .*none.txt"):
+    with pytest.raises(FileNotFoundError, match=r"prompts must be an existing file; got .*none.txt"):
         read_prompts(tmp_path / "none.txt")
 
 

@@ -61,7 +61,7 @@ def test_a_rerun_writes_what_is_missing_and_nothing_else(pipeline, tmp_path):
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 5}, r"seed of a complete sample must be those of this run, 5; got 4, in .*a"),
+        ({"seed": 5}, r"seed of a complete sample must equal that of this run, 5; got 4, in .*a"),
         ({"num_inference_steps": 2}, r"settings.num_inference_steps .* 2; got 1"),
         ({"rig": UNEVEN}, "prompts must be one text for all views"),
         ({"settings": {"note": "x"}}, r"settings.note .*'x'; got None.*--overwrite"),
@@ -74,7 +74,7 @@ def test_other_samples_of_the_same_name_are_not_taken_for_done(pipeline, tmp_pat
         write_entries(pipeline, ENTRIES, tmp_path, **STEPS | changed)
     assert stamps(tmp_path) == before
     other = [PromptEntry("a", "a lamp")]
-    with pytest.raises(ValueError, match="prompts of a complete sample must be those of this run"):
+    with pytest.raises(ValueError, match="prompts of a complete sample must equal that of this run"):
         write_entries(pipeline, other, tmp_path, **STEPS)
 
 
@@ -104,7 +104,7 @@ def test_another_precision_is_not_taken_for_done(pipeline, tmp_path):
         write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
         assert write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS).skipped == 1
     assert read_sample(tmp_path / "a").record.settings["dtype"] == "float32 under bfloat16 autocast"
-    message = r"settings.dtype of a complete sample must be .* 'float32'; got 'float32 under bfloat16 autocast'"
+    message = r"settings.dtype of a complete sample must .* 'float32'; got 'float32 under bfloat16 autocast'"
     with pytest.raises(ValueError, match=message):
         write_entries(pipeline, ENTRIES[:1], tmp_path, **STEPS)
 

@@ -79,10 +79,12 @@ def test_a_batch_again_writes_what_is_missing(pipeline, tmp_path):
     assert (read_sample(tmp_path / "wall2").images_uint8().int() - first.int()).abs().max() <= 1
     assert generate_samples(pipeline, batch, tmp_path, **STEPS) == GenerationCounts(0, 3)
     assert generate_samples(pipeline, batch, tmp_path, overwrite=True, **STEPS).written == 3
-    with pytest.raises(ValueError, match=r"seed of a complete sample must be those of this run, 5; got 0"):
+    with pytest.raises(ValueError, match=r"seed of a complete sample must equal that of this run, 5; got 0"):
         generate_samples(pipeline, batch, tmp_path, seed=5, **STEPS)
     batch.t = batch.t + 1
-    with pytest.raises(ValueError, match=r"cameras.views of a complete sample must be those of this run, .{0,210}got"):
+    with pytest.raises(
+        ValueError, match=r"cameras.views of a complete sample must equal that of this run, .{0,210}got"
+    ):
         generate_samples(pipeline, batch, tmp_path, **STEPS)
 
 
@@ -121,8 +123,8 @@ def test_a_stopped_sequence_is_no_sample_and_a_rerun_completes_it(pipeline, sequ
     assert generate_sequence_folder(pipeline, sequence, tmp_path, batch_size=3, **STEPS) == SKIPPED
     assert stamps(tmp_path) == before
     for changed, message in (
-        ({"seed": 1}, "seed of a complete sample must be those of this run, 1; got 0"),
-        ({"num_views": 5}, "settings.num_views of a complete sample must be those of this run, 5; got 12"),
+        ({"seed": 1}, "seed of a complete sample must equal that of this run, 1; got 0"),
+        ({"num_views": 5}, "settings.num_views of a complete sample must equal that of this run, 5; got 12"),
         ({"prompt": "a ball"}, "prompts of a complete sample"),
         ({"settings": {"mode": "full"}}, "settings.mode of a complete sample"),
     ):

@@ -94,7 +94,7 @@ def test_a_plan_makes_every_frame_once_from_what_was_made_before(gaps, num_views
         ([], 3, 12, 1, "must begin and end with a key frame; got key frames \\[\\] of 3 frames"),
         ([1, 2], 3, 12, 1, "must begin and end with a key frame"),
         ([0, 1], 3, 12, 1, "must begin and end with a key frame"),
-        ([0, 2], 3, 2, 1, "num_views must be at least 3, two given frames and one between; got 2"),
+        ([0, 2], 3, 2, 1, "num_views must be at least 3, two key frames and one between; got 2"),
         ([0, 1], 2, 0, 0, "num_views must be at least 1; got 0"),
         ([0, 1], 2, 4, 4, "window_overlap must lie between 0 and num_views - 1 = 3; got 4"),
         ([0, 1], 2, 4, -1, "window_overlap must lie between"),
@@ -200,7 +200,7 @@ def test_a_model_without_image_condition_makes_key_frames_only(tmp_path, scene):
     assert len(generate(pipeline, sequence)) == len(KEYS)
     assert len(generate(pipeline, sequence, num_views=3, window_overlap=0)) == len(KEYS)
     for wrong in ({"num_views": 3}, {"sequence": full_sequence(scene, HEIGHT, WIDTH)}):
-        with pytest.raises(ValueError, match="model must take given frames"):
+        with pytest.raises(ValueError, match="model must have image_condition"):
             generate_sequence(pipeline, **({"sequence": sequence} | wrong))
     with pytest.raises(ValueError, match="batch_size must be at least 1; got 0"):
         generate_sequence(pipeline, sequence, batch_size=0)

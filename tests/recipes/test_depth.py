@@ -30,7 +30,7 @@ RECIPE = DepthRecipe(DepthSettings())
         ({"seed": 1}, "seed must not be 1, a world on which the packaged weights were trained"),
         ({"seed": 3}, "seed must not be 3, a world on which the packaged weights were trained"),
         ({"sequences": 9}, r"sequences must be between 1 and test_rooms \(8\); got 9"),
-        ({"num_views": 2}, "num_views must be at least 3, two given frames and one between; got 2"),
+        ({"num_views": 2}, "num_views must be at least 3, two key frames and one between; got 2"),
         ({"stage1_steps": 1}, r"stage1_steps must be at least num_validations \(2\); got 1"),
     ],
 )

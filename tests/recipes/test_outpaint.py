@@ -42,11 +42,11 @@ def test_settings():
 @pytest.mark.parametrize(
     ("option", "name", "text"),
     [
-        ("--base", "mvdiff://nothing", "base must be one of those that come with the package, ['mvdiff://toy-base', "),
-        ("--base", "mvdiff://toy-base", "UNet of 9 input channels, latents, mask and masked image; got 4"),
+        ("--base", "mvdiff://nothing", "base must be a packaged one (mvdiff://toy-base, "),
+        ("--base", "mvdiff://toy-base", "UNet with 9 input channels"),
         ("--base", "empty", "unet"),
         ("--fov", "200", "fov_deg must lie between 0 and 180 degrees; got 200"),
-        ("--pitch", "85", "image must reach a view of the rig"),
+        ("--pitch", "85", "image must be visible in a view of the rig"),
         ("--init_adapter", "empty", "adapter must be a model folder, or one that comes with the package; got 'empty'"),
     ],
 )

@@ -99,7 +99,7 @@ def test_one_point_and_constant_lines_are_drawn():
 def test_wrong_series_are_refused():
     with pytest.raises(ValueError, match=r"Series\('a'\).y must have 2 values, as x has; got 1"):
         Series("a", [0, 1], [1])
-    with pytest.raises(ValueError, match="must be given together"):
+    with pytest.raises(ValueError, match="must both be set"):
         Series("a", [0], [1], low=[0])
-    with pytest.raises(ValueError, match=r"Chart\('t'\).series must hold a finite point"):
+    with pytest.raises(ValueError, match=r"Chart\('t'\).series must have a finite point"):
         draw(Chart("t", "x", "y", [Series("a", [0], [float("nan")])]))

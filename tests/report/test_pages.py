@@ -141,13 +141,13 @@ def test_small_views_keep_hard_pixels():
 
 
 def test_wrong_galleries_are_refused():
-    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows must hold a row"):
+    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows must have at least one row"):
         Gallery({}, "t")
-    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['x'\] must hold .* images.* got 0"):
+    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['x'\] must have .* image.* got 0"):
         Gallery({"x": []}, "t")
-    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['x'\] must hold 1 images.* got 2"):
+    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['x'\] must have .* got 2"):
         Gallery({"x": [GREY, GREY]}, "t", ["0°"])
-    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['y'\] must hold 2 images.* got 1"):
+    with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['y'\] must have .* got 1"):
         Gallery({"x": [GREY, GREY], "y": [GREY]}, "t")
     with pytest.raises(ValueError, match=r"Gallery\('t'\).rows\['x'\]\[1\] must be a uint8 image .* got float64"):
         drawn(Gallery({"x": [GREY, GREY / 255]}, "t"))

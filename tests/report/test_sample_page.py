@@ -38,7 +38,7 @@ def test_methods_stand_side_by_side_on_the_same_samples(tmp_path):
     assert [list(entry.methods) for entry in shown.panoramas] == [["ours", "theirs"]] * 2
     page = text(tmp_path, shown)
     assert "2 of 2 samples are shown." in page
-    assert "2 samples that not every method has are left out." in page
+    assert "2 samples are omitted because not every method has them." in page
     assert "Every sample has the same prompts and the same seed in all methods." in page
     assert "seed 3" in page
 
@@ -65,7 +65,7 @@ def test_limits_are_said(tmp_path):
     assert {len(images) for gallery in shown.galleries for images in gallery.rows.values()} == {4}
     page = text(tmp_path, shown)
     assert "3 of 4 samples are shown." in page
-    assert "Of long recordings, 4 frames are shown, spread evenly." in page
+    assert "Long recordings are shown by 4 evenly spaced frames." in page
     assert "depth, as given" in page
 
 
@@ -86,7 +86,7 @@ def test_a_broken_image_is_counted_and_named_and_the_next_sample_takes_its_place
     shown = content(tmp_path / "out", max_samples=2)
     assert [entry.title for entry in shown.panoramas] == ["b", "c"]
     page = text(tmp_path, shown)
-    assert "1 left out that could not be read" in page
+    assert "Could not be read: 1" in page
     assert re.search(r"image .*a/2\.png cannot be read", page)
 
 
@@ -121,7 +121,7 @@ def test_a_record_that_contradicts_itself_is_named_and_the_next_sample_takes_its
     [problem] = shown.problems
     assert re.search(message, problem), problem
     page = text(tmp_path, shown)
-    assert "1 left out that could not be read" in page
+    assert "Could not be read: 1" in page
     assert "two/0001" in page
 
 
@@ -162,7 +162,7 @@ def test_meshes_are_found_beside_samples_and_taken_when_given(tmp_path):
 
 def test_folders_that_cannot_be_shown(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ValueError, match=r"DIR must hold samples, results or meshes; got none, in .*empty\."):
+    with pytest.raises(ValueError, match=r"DIR must have samples, results or meshes; got none, in .*empty\."):
         content(tmp_path / "empty")
     (write_panorama(tmp_path / "broken", "a") / "0.png").write_bytes(b"no")
     with pytest.raises(ValueError, match=r"got none \(1 that cannot be read: image .* cannot be read"):
@@ -172,7 +172,7 @@ def test_folders_that_cannot_be_shown(tmp_path):
     write_panorama(tmp_path / "others", "b")
     with pytest.raises(ValueError, match=r"must be of one kind; got a panorama of panoramas, frames with poses of fr"):
         content(tmp_path / "panoramas", tmp_path / "frames")
-    with pytest.raises(ValueError, match=r"DIRs side by side must hold the same sample ids; got none in common"):
+    with pytest.raises(ValueError, match=r"DIRs to compare must have common sample ids; got none in common"):
         content(tmp_path / "panoramas", tmp_path / "others")
     with pytest.raises(ValueError, match=r"--max_samples must be at least 1; got 0\."):
         content(tmp_path / "panoramas", max_samples=0)

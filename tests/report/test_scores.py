@@ -63,7 +63,7 @@ def test_what_is_missing_is_said_with_its_reason():
     ]
     assert table.rows == [["ours", 0.001], ["theirs", None]]
     assert "FID: missing: no weights." in table.note
-    assert "sharpness, gradient energy (theirs): missing: it was not asked for." in table.note
+    assert "sharpness, gradient energy (theirs): missing: not requested." in table.note
 
 
 def test_without_metrics_there_is_no_table():

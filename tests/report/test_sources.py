@@ -47,7 +47,7 @@ def test_samples_that_are_gone_are_said(tmp_path):
     shutil.rmtree(tmp_path / "out")
     [source] = open_sources([tmp_path / "results.json"], ["mine"])
     assert source.method.samples == {}
-    assert source.method.problems == [f"samples of mine: scored at {tmp_path / 'out'}, which is not there"]
+    assert source.method.problems == [f"samples of mine: {tmp_path / 'out'} does not exist"]
     assert source.results["metrics"]
 
 
@@ -62,7 +62,9 @@ def test_other_json_is_no_results(tmp_path):
     write_panorama(tmp_path, "a")
     (tmp_path / "results.json").write_text(json.dumps({"scores": {}}))
     assert open_sources([tmp_path])[0].results is None
-    with pytest.raises(ValueError, match=r"DIR must be a folder, or results of `mvdiff evaluate`; got another file"):
+    with pytest.raises(
+        ValueError, match=r"DIR must be a folder or a results file of `mvdiff evaluate`; got another file"
+    ):
         open_sources([tmp_path / "results.json"])
     (tmp_path / "results.json").write_text("{")
     with pytest.raises(ValueError, match=r"results must be JSON; got .*results\.json\."):
@@ -121,10 +123,10 @@ def test_results_that_do_not_say_where_their_samples_lie_are_named(tmp_path, cha
 def test_a_sample_id_twice_says_where_and_what_helps(tmp_path):
     one, other = tmp_path / "multi" / "0000", tmp_path / "multi" / "0001"
     shutil.copytree(write_panorama(tmp_path / "multi", "0000"), other)
-    with pytest.raises(ValueError, match="DIR must hold each sample id once") as caught:
+    with pytest.raises(ValueError, match="sample ids in DIR must be unique") as caught:
         open_sources([tmp_path / "multi"])
     assert str(caught.value) == (
-        f"DIR must hold each sample id once; got '0000' in {one} and in {other}. "
+        f"sample ids in DIR must be unique; got '0000' in {one} and in {other}. "
         "Remove one of them, or give it another sample_id in its sample.json."
     )
     record = json.loads((other / "sample.json").read_text())
@@ -139,7 +141,7 @@ def test_a_sample_id_in_the_folders_of_two_methods_says_to_give_both(tmp_path):
     ours, theirs = tmp_path / "all" / "ours", tmp_path / "all" / "theirs"
     for root in (ours, theirs):
         write_panorama(root, "a")
-    expected = rf"Give the folders of the methods side by side: mvdiff report {ours} {theirs}\.$"
+    expected = rf"To compare methods, pass their folders: mvdiff report {ours} {theirs}\.$"
     with pytest.raises(ValueError, match=expected):
         open_sources([tmp_path / "all"])
     assert [source.method.name for source in open_sources([ours, theirs])] == ["ours", "theirs"]
@@ -167,5 +169,7 @@ def test_names_that_do_not_fit(tmp_path):
         open_sources(paths, ["x", "x"])
     with pytest.raises(FileNotFoundError, match=r"DIR must exist; got .*three"):
         open_sources([tmp_path / "three"])
-    with pytest.raises(ValueError, match=r"each sample id once; got 'a' in .*one/out/a and in .*two/out/a"):
+    with pytest.raises(
+        ValueError, match=r"sample ids in DIR must be unique; got 'a' in .*one/out/a and in .*two/out/a"
+    ):
         open_sources([tmp_path])

@@ -64,7 +64,7 @@ def test_text_is_escaped():
 
 
 def test_wrong_tables_are_refused():
-    with pytest.raises(ValueError, match=r"must have 3 cells each, one for each column; got 1 in \['a'\]"):
+    with pytest.raises(ValueError, match=r"must have 3 cells each.*; got 1 in \['a'\]"):
         table(rows=[["a"]])
-    with pytest.raises(ValueError, match=r"references must name first cells of rows; got \['x'\]"):
+    with pytest.raises(ValueError, match=r"references must be names of rows; got \['x'\]"):
         table(references=["x"])

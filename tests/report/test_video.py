@@ -101,9 +101,9 @@ def test_wrong_input_leaves_no_file(tmp_path):
     path = tmp_path / "v.mp4"
     with pytest.raises(ValueError, match=r"height and width of a video must be even; got 7 and 10"):
         write_video(path, [np.zeros((7, 10, 3), np.uint8)])
-    with pytest.raises(ValueError, match=r"frames must have one size"):
+    with pytest.raises(ValueError, match=r"frames must have the same size"):
         write_video(path, [np.zeros((8, 10, 3), np.uint8), np.zeros((8, 12, 3), np.uint8)])
-    with pytest.raises(ValueError, match=r"frames must hold at least one; got none"):
+    with pytest.raises(ValueError, match=r"frames must not be empty; got"):
         write_video(path, [])
     with pytest.raises(ValueError, match=r"fps must be above 0; got 0\."):
         write_video(path, [], fps=0)
@@ -114,7 +114,7 @@ def test_wrong_input_leaves_no_file(tmp_path):
     with pytest.raises(ValueError, match=r"fov_deg must lie between 0 and 180"):
         next(turning_frames(marked(0), 4, *SIZE, fov_deg=180))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(OSError, match=r"--out must be a file that can be written; got .*none/v\.mp4"):
+    with pytest.raises(OSError, match=r"--out must be a writable file; got .*none/v\.mp4"):
         write_video(tmp_path / "none" / "v.mp4", [np.zeros((8, 10, 3), np.uint8)])
 
 

@@ -54,10 +54,10 @@ def test_what_is_packed_can_be_unpacked():
     [
         ({"faces": np.zeros((0, 3), int)}, r"m must have vertices \[N, 3\].*got \[\[4, 3\], \[0, 3\], \[4, 3\]\]"),
         ({"colours": np.zeros((4, 4), np.uint8)}, r"m must have vertices"),
-        ({"colours": np.zeros((3, 3), np.uint8)}, r"m must have a uint8 colour for each vertex"),
-        ({"colours": np.zeros((4, 3))}, r"m must have a uint8 colour for each vertex.*got float64"),
-        ({"faces": np.array([[0.0, 1, 2]])}, r"whole numbers as faces"),
-        ({"faces": np.array([[0, 1, 4]])}, r"m must have finite vertices and faces between them"),
+        ({"colours": np.zeros((3, 3), np.uint8)}, r"m must have one uint8 colour per vertex"),
+        ({"colours": np.zeros((4, 3))}, r"m must have one uint8 colour per vertex.*got float64"),
+        ({"faces": np.array([[0.0, 1, 2]])}, r"integer faces"),
+        ({"faces": np.array([[0, 1, 4]])}, r"m must have finite vertices and face indices below"),
         ({"vertices": np.full((4, 3), np.nan)}, r"m must have finite vertices"),
     ],
 )
@@ -67,7 +67,7 @@ def test_a_mesh_of_a_wrong_form(changes, text):
 
 
 def test_an_entry_without_meshes():
-    with pytest.raises(ValueError, match=r"MeshEntry\('Room'\).meshes must hold a mesh; got none"):
+    with pytest.raises(ValueError, match=r"MeshEntry\('Room'\).meshes must have at least one mesh; got none"):
         MeshEntry("Room", {})
 
 
@@ -89,7 +89,7 @@ def test_the_payload_of_panoramas_reads_back():
 
 
 def test_a_panorama_of_a_wrong_form():
-    with pytest.raises(ValueError, match=r"PanoramaEntry\('x'\).methods must hold a panorama"):
+    with pytest.raises(ValueError, match=r"PanoramaEntry\('x'\).methods must have at least one panorama"):
         PanoramaEntry("x", [], {})
     with pytest.raises(ValueError, match=r"PanoramaEntry\('x'\).methods\['CAA'\] must be a uint8 image"):
         drawn(PanoramaViewer([PanoramaEntry("x", [], {"CAA": WIDE / 255})]))

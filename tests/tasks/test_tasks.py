@@ -73,7 +73,11 @@ def test_outpainting_says_what_was_given_by_pixels_and_mask_alone():
 
 @pytest.mark.parametrize(
     ("known", "match"),
-    [(None, "known .* without it"), (0.5, r"known must be 0 or 1; got values from 0\.5"), (0.0, "known .* sample 0")],
+    [
+        (None, "known .* without known"),
+        (0.5, r"known must be 0 or 1; got values from 0\.5"),
+        (0.0, "known .* sample 0"),
+    ],
 )
 def test_outpainting_needs_to_know_something(known, match):
     batch = outpaint_batch()
@@ -91,7 +95,7 @@ def test_given_pixels_are_put_back_and_nothing_else():
 
 
 def test_depth_needs_depths():
-    with pytest.raises(ValueError, match="depths must be there"):
+    with pytest.raises(ValueError, match="depths are required"):
         task_from("depth").check_batch(outpaint_batch())
 
 

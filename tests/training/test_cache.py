@@ -43,7 +43,7 @@ def test_a_broken_entry_is_named(tmp_path):
     cache.fetch(lambda: torch.zeros(1), "a")
     (entry,) = tmp_path.rglob("*.safetensors")
     entry.write_bytes(b"\0" * 4)
-    with pytest.raises(ValueError, match=f"cache.dir must hold readable files; .*{entry.name}"):
+    with pytest.raises(ValueError, match=f"files in cache.dir must be readable; .*{entry.name}"):
         cache.fetch(lambda: torch.zeros(1), "a")
 
 

@@ -138,7 +138,7 @@ def test_given_frames_and_other_views_change_what_is_predicted(module):
 def test_an_adapter_without_image_condition_generates_and_refuses_given_frames(base):
     module = awaken(make(base, image_condition=False))
     assert torch.isfinite(module.noise_loss(wall_batch(0), wall_batch(0).prompts))
-    with pytest.raises(ValueError, match="condition must be left out for an adapter without image_condition"):
+    with pytest.raises(ValueError, match=r"condition must be .* without image_condition"):
         module.noise_loss(wall_batch(1), wall_batch(1).prompts)
 
 
@@ -229,17 +229,17 @@ def test_stage_1_makes_a_depth_base_of_one_without(base, tmp_path):
 
 def test_bases_without_depth_are_refused(base, tmp_path):
     plain = str(base.parent / "plain")
-    with pytest.raises(ValueError, match=r"base must have a UNet of 4 \+ 1 input channels, .*; got 4\."):
+    with pytest.raises(ValueError, match=r"base must have a UNet with 4 \+ 1 input channels, .*; got 4\."):
         make(plain)
     with pytest.raises(ValueError, match=r"input channels, latents and depth; got 4\. .*model.add_input"):
         SingleViewModule(out=str(tmp_path), task="depth", base=plain)
-    with pytest.raises(ValueError, match="add_input must be false for a base that takes more than latents"):
+    with pytest.raises(ValueError, match="add_input must be false for a base"):
         SingleViewModule(out=str(tmp_path), task="depth", base=str(base), add_input=True)
 
 
 def test_data_without_depth_or_of_a_wrong_size_is_named(module):
     batch = dataclasses.replace(wall_batch(0), depths=None)
-    with pytest.raises(ValueError, match="depths must be there for every frame"):
+    with pytest.raises(ValueError, match="depths are required for every frame"):
         module.noise_loss(batch, batch.prompts)
     batch = wall_batch(0)
     batch = dataclasses.replace(batch, images=batch.images[..., :30], depths=batch.depths[..., :30], known=None)
@@ -255,5 +255,5 @@ def test_lists_of_neighbours_are_refused(base):
 def test_single_frames_without_depth_are_named(base, tmp_path):
     module = SingleViewModule(out=str(tmp_path), task="depth", base=str(base))
     batch = dataclasses.replace(wall_batch(0, mode="frames"), depths=None)
-    with pytest.raises(ValueError, match="depths must be there for every frame"):
+    with pytest.raises(ValueError, match="depths are required for every frame"):
         module.noise_loss(batch, batch.prompts)

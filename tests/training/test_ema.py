@@ -118,5 +118,5 @@ def test_a_checkpoint_without_average_starts_one(tmp_path):
 def test_contracts():
     with pytest.raises(ValueError, match="decay must lie between 0 and 1; got 1"):
         TrainedWeightsEMA(decay=1)
-    with pytest.raises(ValueError, match="must be used with a TrainedPartModule; got LightningModule"):
+    with pytest.raises(ValueError, match="requires a TrainedPartModule; got LightningModule"):
         TrainedWeightsEMA().setup(Trainer(logger=False, accelerator="cpu"), LightningModule(), "fit")

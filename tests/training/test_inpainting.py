@@ -78,5 +78,5 @@ def test_fit_writes_an_inpainting_base(tiny_folder, data, tmp_path):
 
 
 def test_bases_without_inpainting_are_refused(tiny_folder, tmp_path):
-    with pytest.raises(ValueError, match="UNet of 9 input channels, latents, mask and masked image; got 4"):
+    with pytest.raises(ValueError, match=r"UNet with 9 input channels.*; got 4"):
         make(tiny_folder, tmp_path, add_input=False)

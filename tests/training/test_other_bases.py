@@ -107,11 +107,11 @@ TASKS = {
         (
             "panorama",
             INPAINTING,
-            r"of 4 input channels, the latents', .*; got 9 \(an inpainting base\). Name a text",
+            r"with 4 input channels, the latents, .*; got 9 \(an inpainting base\). Choose a text",
         ),
-        ("panorama", DEPTH, r"of 4 input channels, the latents', for this task; got 5 \(a depth base\)"),
-        ("depth", INPAINTING, r"of 4 \+ 1 input channels, latents and depth; got 9"),
-        ("depth", BASES["2.0 base"], r"of 4 \+ 1 input channels, latents and depth; got 4.*add_input"),
+        ("panorama", DEPTH, r"with 4 input channels, the latents, for this task; got 5 \(a depth base\)"),
+        ("depth", INPAINTING, r"with 4 \+ 1 input channels, latents and depth; got 9"),
+        ("depth", BASES["2.0 base"], r"with 4 \+ 1 input channels, latents and depth; got 4.*add_input"),
     ],
     ids=["inpainting for panorama", "depth for panorama", "inpainting for depth", "text-to-image for depth"],
 )
@@ -126,7 +126,7 @@ def test_a_base_for_another_task_is_refused_by_its_channels(tmp_path, task, shap
 @pytest.mark.parametrize(("task", "channels"), [("panorama", "4"), ("depth", r"4 \+ 1")])
 def test_single_view_training_names_the_channels_it_gives(tmp_path, task, channels):
     base = write_base(tmp_path / "base", INPAINTING)
-    with pytest.raises(ValueError, match=f"base must have a UNet of {channels} input channels, .*; got 9"):
+    with pytest.raises(ValueError, match=f"base must have a UNet with {channels} input channels, .*; got 9"):
         SingleViewModule(out=str(tmp_path / "out"), task=task, base=str(base))
     with pytest.raises(ValueError, match=r"add_input must be false .*; got true"):
         SingleViewModule(out=str(tmp_path / "out"), task=task, base=str(base), add_input=True)

@@ -82,12 +82,12 @@ def test_caching_random_masks_is_refused(base, tiny_folder, tmp_path):
 
 def test_data_must_say_what_is_given(module, tiny_folder, tmp_path):
     batch = batch_of(data_of(tiny_folder, known=None), (0, 0))
-    with pytest.raises(ValueError, match="known must say what is given of every view; got a batch without it"):
+    with pytest.raises(ValueError, match="known is required for every view"):
         module.noise_loss(batch, batch.prompts)
 
 
 def test_bases_without_inpainting_are_refused(tiny_folder):
-    with pytest.raises(ValueError, match="UNet of 9 input channels, latents, mask and masked image; got 4"):
+    with pytest.raises(ValueError, match=r"UNet with 9 input channels.*; got 4"):
         make(tiny_folder / "base")
 
 

@@ -208,7 +208,9 @@ def test_a_checkpoint_of_other_trained_or_frozen_parts_is_refused(tiny_folder, m
     module.on_save_checkpoint(checkpoint)
     other.on_load_checkpoint(checkpoint)
     tiny_base(tmp_path / "base", seed=1)
-    with pytest.raises(ValueError, match=r"the base's vae must be that of the checkpoint, with weights [0-9a-f]+; got"):
+    with pytest.raises(
+        ValueError, match=r"the base's vae must be that of the checkpoint, with weights hash [0-9a-f]+; got"
+    ):
         make(tmp_path).on_load_checkpoint(checkpoint)
     multi_view = MultiViewModule(base=str(tiny_folder / "base"), **grouped(head_dim=8))
     multi_view.configure_model()

@@ -1,6 +1,6 @@
-"""Attention across views: a class looks at the other views and says, from cameras or depth, where to look.
+"""Attention across views, one class per kind; cameras or depth determine which cells of other views a token attends to.
 
-`ViewAttention` is what a class derives from (docs/extend.md); an adapter's config names one by its `class_path`.
+Every class derives from `ViewAttention` (docs/extend.md); an adapter's config names its class by `class_path`.
 """
 
 from mvdiff.models.attention.base import Level, MultiViewGeometry, Taps, ViewAttention

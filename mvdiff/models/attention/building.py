@@ -1,4 +1,4 @@
-"""From a batch to the taps of correspondence-aware attention.
+"""Build the taps of correspondence-aware attention from the cameras or depths of a batch.
 
 Axes: B samples, V views, N neighbours of a view, T tokens, P taps, H W image.
 """
@@ -27,9 +27,12 @@ def camera_taps(
     min_overlap: float,
     neighbours: Sequence[Sequence[int]] | None,
 ) -> list[PackedTaps]:
-    """Build the taps of views that share a centre; they serve all samples with these cameras, whichever way they turn.
+    """Build the taps of views that share a centre, from homographies; all samples share them.
 
     See `CorrespondenceAwareAttention` for the settings.
+
+    Raises:
+        ValueError: The samples have different cameras, or `neighbours` does not fit the views.
     """
     K, R = shared_cameras(batch)
     height, width = levels[0].height * levels[0].stride, levels[0].width * levels[0].stride
@@ -46,10 +49,11 @@ def camera_taps(
 def depth_taps(
     batch: MultiViewBatch, levels: Sequence[Level], kernel_size: int, min_overlap: float
 ) -> list[PackedTaps]:
-    """Build the taps of samples whose views have depth and pose, each sample's own, on the device of the depths.
+    """Build the taps of each sample from depths and poses, on the device of the depths.
 
-    A view's neighbours are those that overlap it both ways, or the ones before and after it (see `overlap_neighbours`);
-    padding is nobody's neighbour and has none. See `CorrespondenceAwareAttention` for the settings.
+    The neighbours of a view are the views that overlap it in both directions, or else the previous and the next view
+    (see `overlap_neighbours`). Padded views have no neighbours and are not neighbours of others. See
+    `CorrespondenceAwareAttention` for the settings.
     """
     K, R, t, depths = batch.K, batch.R, batch.t, batch.depths
     check_shapes(K=(K, "B V 3 3"), R=(R, "B V 3 3"), t=(t, "B V 3"), depths=(depths, "B V H W"))
@@ -72,7 +76,7 @@ def depth_taps(
 
 
 def _joined(samples: list[TapGeometry]) -> TapGeometry:
-    """Give samples a leading batch axis; those with fewer neighbours are padded with neighbours that see nothing."""
+    """Stack samples along a new batch axis, padding them to the most neighbours with invisible taps."""
 
     def stacked(name: str, padding: int) -> Tensor:
         values = [getattr(sample, name).transpose(0, 1) for sample in samples]

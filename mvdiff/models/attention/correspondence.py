@@ -1,4 +1,4 @@
-"""Correspondence-aware attention (CAA): every token attends to the places where other views see the same point.
+"""Correspondence-aware attention (CAA): every token attends to the cells of other views that show the same point.
 
 Axes: B batch, V views, T tokens (h * w cells), S slots (visible taps of a token), C channels, H heads, D head width.
 """
@@ -22,7 +22,7 @@ from mvdiff.models.attention.taps import DEFAULT_WAVELENGTHS, PackedTaps, encode
 
 DEFAULT_MIN_OVERLAP = 0.01
 DEFAULT_MIN_DEPTH_OVERLAP = 0.3
-"""For views with depth; the smaller of the two directions counts (the paper's depth model)."""
+"""Minimum overlap of views with depth; the smaller of the two directions counts (the paper's depth model)."""
 
 
 class CorrespondenceAwareAttention(ViewAttention):
@@ -34,25 +34,24 @@ class CorrespondenceAwareAttention(ViewAttention):
         M = sum softmax(q . Wk x / sqrt(D)) Wv x
         h = F(s) + Wo M                     out = h + FF(LN(h))
 
-    F(t*) is interpolated bilinearly, FF is a GEGLU (x4; the projection's first half is the value, its second half the
-    gate). `Wo` and the last linear layer of FF start at zero: a fresh block returns its input. A token without visible
-    taps keeps F(s), whatever the bias of `Wo`; empty slots are masked, never attended to.
+    F(t*) is interpolated bilinearly; FF is a GEGLU with expansion 4 (the first half of its projection is the value, the
+    second half the gate). `Wo` and the last linear layer of FF start at zero, so a fresh block returns its input. A
+    token without visible taps gets no update, not even the bias of `Wo`; empty slots are masked.
 
-    Taps are not projected one by one. Since `q_H . Wk_H x = (Wk_H^T q_H) . x` and `sum a Wv_H x = Wv_H sum a x`, Wk is
-    applied to the query and Wv to the attended mean: four C x C products per token, whatever the number of taps.
+    Keys and values are not projected per tap. Since `q_H . Wk_H x = (Wk_H^T q_H) . x` and `sum a Wv_H x = Wv_H sum a
+    x`, Wk is applied to the query and Wv to the attended mean: four C x C products per token for any number of taps.
 
-    Views that share a centre attend to those that overlap them, by homographies; views with depth to those that show
-    the same surface (`build_taps`).
+    Correspondences come from homographies for views that share a centre, and from depth otherwise (`build_taps`).
 
     Args:
         channels: C, divisible by 4 and by `head_dim`.
-        kernel_size: K of the K x K neighbourhood of taps, odd.
-        head_dim: Width of a head.
-        wavelengths: (shortest, longest) of the displacement encoding, in cells (see `encode_displacement`).
-        min_overlap: Share of its image, in [0, 1], that a view must see of another to attend to it; with depth, both
-            views must see that share (the paper's depth model: 0.3).
-        neighbours: For each view the views it attends to, counted from 0, in place of those that `min_overlap` chooses;
-            for views that share a centre.
+        kernel_size: Side K of the K x K neighbourhood of taps, odd.
+        head_dim: Channels per head.
+        wavelengths: (shortest, longest) wavelength of the displacement encoding, in cells (see `encode_displacement`).
+        min_overlap: Fraction of a view, in [0, 1], that must be visible in another view for it to attend to that view;
+            with depth, the fraction must be reached in both directions (the paper's depth model: 0.3).
+        neighbours: Indices (from 0) of the views that each view attends to, in place of the choice by `min_overlap`;
+            only for views that share a centre.
 
     Raises:
         ValueError: A setting is out of range.
@@ -101,10 +100,11 @@ class CorrespondenceAwareAttention(ViewAttention):
             nn.init.zeros_(linear.bias)
 
     def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[PackedTaps]:
-        """Build the taps of a batch: each sample's own from depth, or those of cameras that all samples share.
+        """Build the taps of a batch: per sample from depths, or shared by all samples from their common cameras.
 
         Raises:
-            ValueError: `neighbours` does not fit the views, or they have depth; or samples differ in their cameras.
+            ValueError: `neighbours` does not fit the views or is set for views with depth, or samples without depth
+                have different cameras.
         """
         if batch.depths is None:
             return camera_taps(batch, levels, self.kernel_size, self.min_overlap, self.neighbours)
@@ -112,9 +112,11 @@ class CorrespondenceAwareAttention(ViewAttention):
         return depth_taps(batch, levels, self.kernel_size, self.min_overlap)
 
     def check_depth(self) -> None:
-        """Raise ValueError where there are lists of neighbours, which are for views that share a centre."""
+        """Raise ValueError if `neighbours` is set; it is only for views that share a centre."""
         if self.neighbours is not None:
-            raise ValueError("neighbours must be left out for frames with depth; got lists. Set min_overlap instead.")
+            raise ValueError(
+                f"neighbours must be left out for frames with depth; got {self.neighbours}. Set min_overlap instead."
+            )
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Add FF(LN(h)) to the tokens [B, V', T, C]."""
@@ -123,7 +125,7 @@ class CorrespondenceAwareAttention(ViewAttention):
     def attend(
         self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None, views: int
     ) -> Tensor:
-        """Return the update Wo M of all tokens, zeros for those without visible taps; see `ViewAttention.attend`."""
+        """Return the update Wo M [B, V, T, C], zero for tokens without visible taps; see `ViewAttention.attend`."""
         batch, num_views, num_tokens, channels = tokens.shape
         lenders = torch.arange(batch, device=tokens.device) if neighbour_batch is None else neighbour_batch
         if not taps.parts:
@@ -143,13 +145,13 @@ class CorrespondenceAwareAttention(ViewAttention):
     def _update(
         self, own: Tensor, tokens: Tensor, taps: PackedTaps, lenders: Tensor, view_valid: Tensor | None
     ) -> Tensor:
-        """Return the update [..., C] of some tokens, zeros where no tap is visible.
+        """Return the update [..., C] of the query tokens, zero where no tap is visible.
 
         Args:
-            own: [..., C] these tokens.
+            own: [..., C] query tokens.
             tokens: [B, V, T, C] all tokens.
-            taps: Taps of these tokens; the leading axes broadcast with those of `own`.
-            lenders: [...] long, the sample that each token attends to; broadcasts likewise.
+            taps: Taps of the query tokens; the leading axes broadcast with those of `own`.
+            lenders: [...] long, the sample that each query attends to; broadcasts with `own`.
             view_valid: [B, V] bool.
         """
         seen = self._gather(tokens, taps, lenders)  # F(t*)
@@ -161,7 +163,7 @@ class CorrespondenceAwareAttention(ViewAttention):
         return self._mix(own + origin.to(tokens.dtype), seen, visible)
 
     def _gather(self, tokens: Tensor, taps: PackedTaps, lenders: Tensor) -> Tensor:
-        """Return the features [..., S, C] of every tap: its four corners, weighted and summed in one gather."""
+        """Interpolate the features [..., S, C] of every tap from its four corner cells, in one gather."""
         _, num_views, num_tokens, channels = tokens.shape
         cells = taps.cells + (lenders * (num_views * num_tokens))[..., None, None]
         weights = taps.weights.to(tokens.dtype).expand(cells.shape)
@@ -170,7 +172,7 @@ class CorrespondenceAwareAttention(ViewAttention):
         ).view(*cells.shape[:-1], channels)
 
     def _mix(self, query: Tensor, seen: Tensor, attended: Tensor) -> Tensor:
-        """Return the attention [..., C] of queries to keys, zeros where there is no key.
+        """Return the attention output [..., C] of the queries, zero where there is no key.
 
         Args:
             query: [..., C] before the norm.

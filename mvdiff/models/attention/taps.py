@@ -1,7 +1,7 @@
-"""The taps of correspondence-aware attention: which cells each token reads, with which weights.
+"""The taps of correspondence-aware attention: the cells that each token reads, and their weights.
 
-`mvdiff.geometry` says where a token of one view is seen in the others. Here that becomes what the hot path needs: flat
-indices and bilinear weights for one vectorised gather, without the taps that nobody sees.
+`mvdiff.geometry` computes where the other views see a token. This module packs the visible taps into flat cell indices
+and bilinear weights, so that the attention reads them in one gather.
 
 Axes: B batch, V views, T tokens (h * w cells, row-major), P taps of a neighbourhood, S slots of a token.
 """
@@ -20,24 +20,25 @@ from mvdiff.geometry.correspondence import TapGeometry
 
 DEFAULT_WAVELENGTHS = (0.5, 16.0)
 MAX_PARTS = 5
-"""Groups of a level's tokens, by how many taps they see: at most 96, 48, 24, 12 and 6, say."""
+"""Maximum number of parts that a level's tokens are split into by their number of visible taps, see `PackedTaps`."""
 AnyTaps = TypeVar("AnyTaps", bound="FlatTaps")
 
 
 def encode_displacement(
     displacement: Tensor, channels: int, wavelengths: tuple[float, float] = DEFAULT_WAVELENGTHS
 ) -> Tensor:
-    """Encode 2-D displacements by sines and cosines (gamma of the paper's section 4; the bands are our own).
+    """Encode 2-D displacements by sines and cosines (gamma of the paper's section 4; the frequencies are our own).
 
-    `channels / 4` angular frequencies per axis, geometrically spaced between `2 pi / longest` and `2 pi / shortest`
-    wavelength; the channels are the blocks `[sin x | sin y | cos x | cos y]`, so gamma(0) = `[0 | 0 | 1 | 1]`.
+    Each axis has `channels / 4` angular frequencies, geometrically spaced between `2 pi / longest` and
+    `2 pi / shortest` wavelength. The channels are the blocks `[sin x | sin y | cos x | cos y]`, so gamma(0) =
+    `[0 | 0 | 1 | 1]`.
 
-    The bounds follow from what a displacement can be. A tap lies at most `kernel_size // 2` cells from the
+    The default wavelengths follow from the range of displacements. A tap lies at most `kernel_size // 2` cells from the
     corresponding point in the *target*, and homographies of overlapping views stretch by small factors (2 along x for
-    FoV 90 views 45 degrees apart), so displacements stay within about 4 *source* cells. The longest wavelength is 16
-    cells: its sine is monotone, hence unambiguous, over [-4, 4]. The shortest is half a cell: four samples of a
-    wave, an eighth of a cell, is one image pixel of an 8x autoencoder; finer waves would only be hash-like noise. All
-    arguments stay below 60 radians, so float32 is exact to about 1e-5.
+    90-degree views 45 degrees apart), so displacements stay within about 4 *source* cells. The longest wavelength, 16
+    cells, has a sine that is monotone, hence unambiguous, over [-4, 4]. The shortest is half a cell: a quarter of that
+    wave, an eighth of a cell, is one image pixel of an 8x autoencoder; shorter waves would only add noise. All
+    arguments stay below 60 radians, so float32 is accurate to about 1e-5.
 
     Args:
         displacement: [..., 2] (x, y) in source cells.
@@ -60,13 +61,13 @@ def encode_displacement(
 
 
 class FlatTaps:
-    """Taps of one level as tensors [(B,) V, T, S, ...], with flat cell indices; the base of dataclasses of taps.
+    """Base of dataclasses that store the taps of one level as tensors [(B,) V, T, S, ...] with flat cell indices.
 
     Attributes:
-        tensors: Names of the tensors; one may be None.
-        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` of the same sample.
+        tensors: Names of the tensor fields; a field may be None.
+        cells: [(B,) V, T, S, 4] long, the four corner cells of a tap as `view * T + token` within the sample.
         weights: [(B,) V, T, S, 4] float32 bilinear weights of the corners.
-        views: [(B,) V, T, S] long, the view a tap lies in.
+        views: [(B,) V, T, S] long, the view that a tap lies in.
         height: Rows of cells.
         width: Columns of cells.
     """
@@ -75,42 +76,43 @@ class FlatTaps:
 
     @property
     def num_views(self) -> int:
-        """Views of a sample."""
+        """Number of views per sample."""
         return self.views.shape[-3]
 
     @property
     def batch_size(self) -> int | None:
-        """Samples with taps of their own; None for taps that serve any sample."""
+        """Number of samples, each with its own taps; None if all samples share the taps."""
         return len(self.views) if self.views.ndim == 4 else None
 
     def to(self, device: torch.device | str) -> Self:
-        """Return a copy on `device`, with an empty cache of encodings."""
+        """Return a copy on `device`, without cached encodings."""
         return self._map(lambda values: values.to(device))
 
     def repeat(self, times: int) -> Self:
-        """Return the taps of the same samples, `times` times over; taps that serve any sample stay as they are."""
+        """Return the taps repeated `times` times along the batch; shared taps are returned unchanged."""
         return self if self.batch_size is None else self._map(lambda values: torch.cat([values] * times))
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> Self:
-        """Change every tensor; kept encodings are left out."""
+        """Apply `change` to every tensor; cached encodings are dropped."""
         values = {name: getattr(self, name) for name in self.tensors}
         return replace(self, **{name: v if v is None else change(v) for name, v in values.items()}, _encodings={})
 
 
 @dataclass(frozen=True, eq=False)
 class PackedTaps(FlatTaps):
-    """The visible taps of every token of one level, packed to the front of as few slots as possible.
+    """The visible taps of every token of one level, packed into as few slots as possible.
 
-    In a ring of FoV-90 views every point is seen by one neighbour or the other, so half of the N * P taps of a token
-    are never visible; packing leaves them out of the gather, the normalisation and the dot products. Empty slots have
-    weights and displacement 0.
+    In a ring of 90-degree views only one of two neighbours sees a point, so half of the N * P taps of a token are
+    invisible; packing leaves them out of the gather, the normalisation and the dot products. Empty slots come last and
+    have weights and displacement 0.
 
     Attributes:
         visible: [(B,) V, T, S] bool, False for empty slots.
         displacement: [(B,) V, T, S, 2] float32, s* - s in source cells.
-        parts: The same taps with less padding, for tokens that see very differently much: `(rows, taps)` with rows [R]
-            long among the B * V * T tokens and taps of [R, S, ...], S the most that one of these tokens has. Tokens
-            without any visible tap are in none. Empty where one table serves well, and for taps that all samples share.
+        parts: The same taps with less padding, for levels whose tokens have very different numbers of visible taps:
+            pairs `(rows, taps)` with rows [R] long into the B * V * T tokens and taps [R, S, ...], S being the most
+            taps of a token in the part. Tokens without visible taps are in no part. Empty if the saving is less than
+            half, and for shared taps.
     """
 
     tensors: ClassVar = ("cells", "weights", "views", "visible", "displacement")
@@ -126,9 +128,9 @@ class PackedTaps(FlatTaps):
 
     @classmethod
     def from_geometry(cls, geometry: TapGeometry) -> PackedTaps:
-        """Pack the taps of a `TapGeometry`.
+        """Pack the visible taps of a `TapGeometry`.
 
-        A tap inside the image but beyond the outermost cell centres reads the border cell (its corners are clamped).
+        Corners are clamped, so a tap inside the image but beyond the outermost cell centres reads the border cell.
         """
         height, width = geometry.height, geometry.width
         taps_xy = _tokens_first(geometry.taps_xy)
@@ -167,7 +169,7 @@ class PackedTaps(FlatTaps):
         return taps if taps.batch_size is None else replace(taps, parts=taps._parted())
 
     def _parted(self) -> tuple[tuple[Tensor, PackedTaps], ...]:
-        """Part tokens by how much they see: up to S taps, S/2, S/4, ...; nothing where that saves less than half."""
+        """Group tokens by visible taps (up to S, S/2, S/4, ...); return no parts if that saves less than half."""
         counts = self.visible.sum(-1).flatten()
         parts, most = [], int(counts.max())
         while most > 0:
@@ -181,11 +183,11 @@ class PackedTaps(FlatTaps):
         return tuple(parts) if 2 * slots < self.visible.numel() else ()
 
     def _map(self, change: Callable[[Tensor], Tensor]) -> PackedTaps:
-        """Change every tensor; parts and kept encodings are left out."""
+        """Apply `change` to every tensor; parts and cached encodings are dropped."""
         return replace(super()._map(change), parts=())
 
     def split_parts(self, rows: int) -> Iterator[tuple[Tensor, PackedTaps]]:
-        """Yield `parts`, of no more than so many rows each."""
+        """Yield `parts`, split into pieces of at most `rows` tokens."""
         for own, part in self.parts:
             if len(own) <= rows:
                 yield own, part
@@ -195,11 +197,11 @@ class PackedTaps(FlatTaps):
                 yield own[some], part._map(lambda values, some=some: values[some])
 
     def to(self, device: torch.device | str) -> PackedTaps:
-        """Return a copy on `device`, parts included, with an empty cache of encodings."""
+        """Return a copy on `device`, parts included, without cached encodings."""
         return replace(super().to(device), parts=tuple((rows.to(device), part.to(device)) for rows, part in self.parts))
 
     def repeat(self, times: int) -> PackedTaps:
-        """Repeat the parts, too."""
+        """Return the taps repeated `times` times along the batch, parts included."""
         num_tokens = self.visible[..., 0].numel()
         parts = tuple(
             (torch.cat([rows + run * num_tokens for run in range(times)]), part._map(lambda v: torch.cat([v] * times)))
@@ -208,27 +210,27 @@ class PackedTaps(FlatTaps):
         return replace(super().repeat(times), parts=parts) if parts else super().repeat(times)
 
     def encoding(self, channels: int, wavelengths: tuple[float, float], dtype: torch.dtype) -> Tensor:
-        """Return gamma(s* - s) of every slot: [(B,) V, T, S, channels], computed in float32 once, kept per dtype.
+        """Return gamma(s* - s) of every slot, [(B,) V, T, S, channels] in `dtype`; see `encode_displacement`.
 
-        Inside torch.compile a missing entry is computed in the graph and not kept.
+        The encoding is computed in float32 and cached per dtype; inside torch.compile a missing one is not cached.
         """
         key = (channels, *wavelengths, dtype)
         if key in self._encodings:
             return self._encodings[key]
         if torch.compiler.is_compiling():
             return encode_displacement(self.displacement, channels, wavelengths).to(dtype)
-        with torch.inference_mode(False), torch.no_grad():  # what inference mode made, training could not use
+        with torch.inference_mode(False), torch.no_grad():  # training cannot use tensors made in inference mode
             self._encodings[key] = encode_displacement(self.displacement, channels, wavelengths).to(dtype)
         return self._encodings[key]
 
 
 def _tokens_first(taps: Tensor) -> Tensor:
-    """[..., N, T, P, 2] -> [..., T, N * P, 2]."""
+    """Reorder [..., N, T, P, 2] to [..., T, N * P, 2]."""
     return taps.transpose(-4, -3).flatten(-3, -2)
 
 
 def split_views(taps: AnyTaps, views: int) -> Iterator[tuple[slice, AnyTaps]]:
-    """Yield the taps of some views at a time, `views` of each sample; the encodings of a part are not kept."""
+    """Yield `(slice, taps)` for every `views` query views of each sample; encodings are not shared between them."""
     if views >= taps.num_views:
         yield slice(None), taps
         return
