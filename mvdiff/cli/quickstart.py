@@ -1,6 +1,7 @@
 """`mvdiff quickstart`: toy data, training, samples, scores and a report, for each task."""
 
 import argparse
+import os
 
 from mvdiff.cli.options import add_settings, settings_of
 from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSettings
@@ -39,6 +40,9 @@ def add_parser(subparsers) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run it; return the exit status."""
     settings = settings_of(args, SETTINGS[args.task])
+    # Threads that wait for each other sleep: toy networks are done in less time than spinning threads burn. The OpenMP
+    # library reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mvdiff.cli.train import run_trainer
     from mvdiff.recipes.depth import DepthRecipe
     from mvdiff.recipes.outpaint import OutpaintRecipe
