@@ -265,6 +265,12 @@ def with_groups(training: Training) -> Training:
 
 def spelling(tree: Path) -> Spelling:
     """Return the spelling of a tree."""
+    words = BASE
     if (tree / "mvdiff" / "tasks").is_dir():
-        return replace(BASE, trainings={name: with_groups(one) for name, one in BASE.trainings.items()})
-    return BASE
+        words = replace(words, trainings={name: with_groups(one) for name, one in words.trainings.items()})
+    if (tree / "mvdiff" / "recipes" / "precision.py").is_file():  # quickstarts choose by the processor, unless asked
+        quickstarts = {
+            name: f"{line} --precision 32-true" for name, line in COMMANDS.items() if name.startswith("quickstart")
+        }
+        words = replace(words, commands=words.commands | quickstarts)
+    return words
