@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from mvdiff.data.toyworld import write_toyworld
@@ -113,6 +114,7 @@ def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
         "curves": {run.name: run.curves for run in outcome.runs},
         "seconds": clock.seconds,
         "cpu_seconds": clock.cpu_seconds,
+        "machine": machine(),
     }
     write_json(settings.out / "results.json", results)
     print_tables(recipe.tables(outcome), [*recipe.sentences(outcome), *recipe.story(outcome)])
@@ -128,6 +130,12 @@ def write_report(recipe: Recipe, outcome: Outcome, facts: Mapping[str, object]) 
     return write_page(recipe.settings.out / "report.html", page)
 
 
+def machine() -> str:
+    """Describe processor, cores and Python."""
+    name = torch.cpu.get_capabilities().get("cpu_name", "")
+    return f"{name} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}".strip()
+
+
 def _facts(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
     """Say how the page was made."""
     described = dataclasses.asdict(recipe.settings)
@@ -136,7 +144,7 @@ def _facts(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
         "settings": ", ".join(f"{key}={value}" for key, value in described.items() if key != "out"),
         "base": base,
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
+        "machine": machine(),
         "time": str(clock),
     }
 
