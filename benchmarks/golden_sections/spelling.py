@@ -289,6 +289,9 @@ def spelling(tree: Path) -> Spelling:
         trainings = {name: with_steps(one) for name, one in trainings.items()}
     if (tree / "mvdiff" / "cli" / "command.py").is_file():  # options have one vocabulary
         commands = {name: command.replace(" --real ", " --reference ") for name, command in BASE.commands.items()}
+        commands |= {  # quickstarts choose the precision by the processor, unless asked
+            name: f"{line} --precision 32-true" for name, line in commands.items() if name.startswith("quickstart")
+        }
         tasks = BASE.converted_tasks | {"outpaint": "outpaint"}
         spelled = replace(spelled, commands=commands, converted_tasks=tasks)
     return replace(spelled, trainings=trainings)

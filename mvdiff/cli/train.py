@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mvdiff.class_paths import allow_plugins, allow_plugins_of
@@ -27,6 +27,7 @@ from mvdiff.run_files import EXTENDS
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
+from mvdiff.training.progress import TrainingProgressBar
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
 
@@ -35,8 +36,8 @@ class MVDiffCLI(LightningCLI):
     """LightningCLI in subclass mode: model, data, trainer and callbacks are classes named by YAML.
 
     Differs from Lightning's: `--total_batch_size` sets gradient accumulation, launchers' process counts reach the
-    Trainer, the model's settings come from YAML and flags only (never from the checkpoint), and the progress bar is
-    rich's.
+    Trainer, the model's settings come from YAML and flags only (never from the checkpoint), and the progress bar
+    counts steps where steps end the training.
     """
 
     def __init__(self, args: Sequence[str]) -> None:
@@ -129,7 +130,7 @@ class MVDiffCLI(LightningCLI):
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if trainer_config.get("enable_progress_bar") is not False and not has_bar:
-            callbacks = [*callbacks, RichProgressBar(leave=True)]
+            callbacks = [*callbacks, TrainingProgressBar()]
         trainer = super().instantiate_trainer(**(kwargs | {"callbacks": callbacks}))
         check_world_size(trainer.world_size, os.environ)
         total_batch_size = self._get(self.config, "total_batch_size")

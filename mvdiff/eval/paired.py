@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mvdiff.eval.bootstrap import Interval, bootstrap, paired_difference
 from mvdiff.eval.extractors import FeatureExtractor
-from mvdiff.eval.metrics.fid import frechet_distance
+from mvdiff.eval.metrics.fid import gaussian_distance, mean_and_root
 from mvdiff.eval.sources import ScoredSample
 
 
@@ -76,9 +76,10 @@ def paired_fid(
     Raises:
         ValueError: The methods share no sample, or shapes do not match.
     """
+    fitted = mean_and_root(reference)
 
     def distance(drawn_SVD: np.ndarray) -> float:
-        return frechet_distance(torch.from_numpy(drawn_SVD).flatten(0, 1), reference)
+        return gaussian_distance(mean_and_root(torch.from_numpy(drawn_SVD).flatten(0, 1)), fitted)
 
     stacked = (torch.stack(tuple(part)).numpy() for part in _matched(features, other))
     return bootstrap(lambda a, b: distance(a) - distance(b), *stacked, paired=True, **options)

@@ -71,26 +71,78 @@ def evaluate(
     specs = parse_specs(metrics)
     source = FolderSource(Path(generated), rig) if isinstance(generated, str | Path) else generated
     source = _as_source(source, "generated", distributed)
-    truth = _open_reference(source, reference, rig)
+    if reference is None and isinstance(source, FolderSource) and source.has_natural():
+        truth = FolderSource(source.root, rig, natural=True)
+    else:
+        truth = _open_reference(reference, rig)
     truth = None if truth is None else _as_source(truth, "reference", distributed)
     scoring = _Scoring(specs, settings, distributed)
     scoring.run(source, False, progress, num_workers)
+    described, real = _described(source), None
+    if truth is not None:
+        broken = scoring.run(truth, True, progress, num_workers)
+        real = {"missing": broken} if broken else truth.describe()
+    return _results(described, real, scoring, settings)
+
+
+def evaluate_each(
+    generated: Mapping[str, str | Path | Source],
+    reference: str | Path | Source | None,
+    metrics: Sequence[MetricSpec],
+    settings: EvaluationSettings,
+) -> dict[str, dict[str, Any]]:
+    """Score several methods against one reference, which is read and measured once.
+
+    Args:
+        generated: Samples by method.
+        reference: See `evaluate`; None: there is none.
+        metrics: See `evaluate`.
+        settings: See `evaluate`.
+
+    Returns:
+        What `evaluate` returns, by method.
+
+    Raises:
+        ValueError: See `evaluate`.
+        FileNotFoundError: See `evaluate`.
+    """
+    sources = {name: FolderSource(Path(x)) if isinstance(x, str | Path) else x for name, x in generated.items()}
+    scoring, real, results = _Scoring(parse_specs(metrics), settings, distributed=False), None, {}
+    if reference is not None:
+        truth = _open_reference(reference)
+        broken = scoring.run(truth, True, None, 0)
+        real = {"missing": broken} if broken else truth.describe()
+    measured = scoring.state()
+    for name, source in sources.items():
+        scoring.set_back(*measured)
+        scoring.run(source, False, None, 0)
+        results[name] = _results(_described(source), real, scoring, settings)
+    return results
+
+
+def _described(source: Source) -> dict[str, Any]:
     described = source.describe()
     if not described["num_samples"]:
         raise ValueError(f"generated must hold at least one readable sample; got none, in {described}.")
-    results: dict[str, Any] = {"schema_version": SCHEMA_VERSION, "generated": described, "reference": None}
-    if truth is not None:
-        broken = scoring.run(truth, True, progress, num_workers)
-        results["reference"] = {"missing": broken} if broken else truth.describe()
-    results["metrics"] = scoring.results()
-    results["columns"] = {
-        column.name: {key: value for key, value in asdict(column).items() if key != "name"}
-        for metric in specs
-        for column in metric.columns
+    return described
+
+
+def _results(
+    generated: dict[str, Any], reference: dict[str, Any] | None, scoring: _Scoring, settings: EvaluationSettings
+) -> dict[str, Any]:
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "generated": generated,
+        "reference": reference,
+        "metrics": scoring.results(),
+        "columns": {
+            column.name: {key: value for key, value in asdict(column).items() if key != "name"}
+            for metric in scoring.specs
+            for column in metric.columns
+        },
+        "settings": asdict(settings),
+        "versions": library_versions(),
     }
-    results["settings"] = asdict(settings)
-    results["versions"] = library_versions()
-    return results
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -123,12 +175,10 @@ def library_versions() -> dict[str, str]:
     return versions
 
 
-def _open_reference(source: Source, reference: str | Path | Source | None, rig: Rig | None) -> Source | None:
+def _open_reference(reference: str | Path | Source | None, rig: Rig | None = None) -> Source | None:
     if isinstance(reference, str | Path):
         folder = FolderSource(Path(reference), rig)
         return FolderSource(Path(reference), rig, natural=True) if folder.has_natural() else folder
-    if reference is None and isinstance(source, FolderSource) and source.has_natural():
-        return FolderSource(source.root, rig, natural=True)
     return reference
 
 
@@ -198,8 +248,7 @@ class _Scoring:
         reasons_by_number = self._agreed(failures)
         for number in self.metrics if broken else reasons_by_number:
             self.no_reference[number] = broken or reasons_by_number[number]
-            for name, state in before[number].items():
-                setattr(self.metrics[number], name, state)
+            _set_states(self.metrics[number], before[number])
         return broken
 
     def _feed(self, part: Source, real: bool, progress: Progress | None, failures: dict[int, tuple[int, str]]) -> None:
@@ -219,6 +268,19 @@ class _Scoring:
                 self.sample_ids[sample.key] = sample.sample_id
             if progress is not None:
                 progress(which, sample.sample_id, len(part))
+
+    def state(self) -> tuple[dict[int, SampleMetric], dict[int, dict[str, Any]], dict[int, str]]:
+        """Return the metrics that are left, what they have gathered, and why the others are missing."""
+        return dict(self.metrics), {number: _states(one) for number, one in self.metrics.items()}, dict(self.missing)
+
+    def set_back(
+        self, metrics: dict[int, SampleMetric], gathered: dict[int, dict[str, Any]], missing: dict[int, str]
+    ) -> None:
+        """Go back to an earlier `state`."""
+        self.metrics, self.missing, self.sample_ids = dict(metrics), dict(missing), {}
+        for number, metric in metrics.items():
+            metric.reset()
+            _set_states(metric, gathered[number])
 
     def results(self) -> dict[str, Any]:
         """Return every requested number, or the reason why it is missing."""
@@ -263,6 +325,12 @@ def _states(metric: SampleMetric) -> dict[str, Any]:
         name: state.clone() if isinstance(state, torch.Tensor) else list(state)
         for name, state in metric.metric_state.items()
     }
+
+
+def _set_states(metric: SampleMetric, states: Mapping[str, Any]) -> None:
+    """Give a metric copies of states that `_states` returned."""
+    for name, state in states.items():
+        setattr(metric, name, state.clone() if isinstance(state, torch.Tensor) else list(state))
 
 
 def _device(name: str, rank: int) -> str:

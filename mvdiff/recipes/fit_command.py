@@ -64,6 +64,7 @@ class Training:
         chosen = {
             "seed_everything": settings.seed,
             "trainer.max_steps": self.max_steps,
+            "trainer.precision": settings.precision,
             "trainer.val_check_interval": max(1, self.max_steps // settings.num_validations),
             "trainer.default_root_dir": folder,
             "trainer.enable_model_summary": "false",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,6 +16,7 @@ from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.recipes.compared import CAA, CONTROLS, FOLDERS, METHODS, REFERENCES
 from mvdiff.recipes.fit_command import Run, Training
 from mvdiff.recipes.page import opened, table_of
+from mvdiff.recipes.precision import chosen_precision
 from mvdiff.recipes.scoring import Number, Pass, Results, compare, evaluation_settings, verdict
 from mvdiff.recipes.settings import RecipeSettings
 from mvdiff.report import Table
@@ -66,7 +67,7 @@ class Recipe(ABC):
         tables_say: Title and note of the tables of methods and of differences.
 
     Args:
-        settings: Sizes and seeds.
+        settings: Sizes and seeds; the precision "auto" is replaced by what it means on this processor.
     """
 
     command: ClassVar[str]
@@ -83,7 +84,7 @@ class Recipe(ABC):
     tables_say: ClassVar[tuple[tuple[str, str], tuple[str, str]]]
 
     def __init__(self, settings: RecipeSettings) -> None:
-        self.settings = settings
+        self.settings = settings = replace(settings, precision=chosen_precision(settings.precision))
         self.data_root = settings.out / "data" / self.layout
         self.sampling = Sampling(
             num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale

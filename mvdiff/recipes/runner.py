@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from mvdiff.data.toyworld import write_toyworld
@@ -19,31 +20,45 @@ from mvdiff.pipelines.sample_folders import library_versions
 from mvdiff.recipes.compared import reference_methods, sampled_methods
 from mvdiff.recipes.fit_command import RunTrainer
 from mvdiff.recipes.page import print_tables
+from mvdiff.recipes.precision import autocast
 from mvdiff.recipes.recipe import Outcome, Recipe
 from mvdiff.report import Page, report_sections, write_page
 from mvdiff.samples import write_json
 
 
 class Clock:
-    """Announce each step and remember how long it took."""
+    """Announce each step and remember how long it took: seconds, and CPU seconds of this process and its children."""
 
     def __init__(self) -> None:
         self.console = Console()
         self.started = time.monotonic()
-        self.steps: dict[str, float] = {}
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Time one step."""
         self.console.print(f"[bold]{name}[/bold]")
-        start = time.monotonic()
+        start, cpu_start = time.monotonic(), cpu_seconds()
         yield
-        self.steps[name] = round(time.monotonic() - start, 1)
+        self.seconds[name] = round(time.monotonic() - start, 1)
+        self.cpu_seconds[name] = round(cpu_seconds() - cpu_start, 1)
 
     @property
     def total(self) -> float:
         """Seconds since the start."""
         return time.monotonic() - self.started
+
+    def __str__(self) -> str:
+        """Every step, and all of it."""
+        steps = [f"{name}: {took:.0f} s (CPU {self.cpu_seconds[name]:.0f} s)" for name, took in self.seconds.items()]
+        return f"{', '.join(steps)}; {self.total:.0f} s in all (CPU {cpu_seconds():.0f} s)"
+
+
+def cpu_seconds() -> float:
+    """Return the CPU seconds of this process and of its children that have ended."""
+    used = os.times()
+    return used.user + used.system + used.children_user + used.children_system
 
 
 def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
@@ -78,10 +93,10 @@ def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
     pipeline = MultiViewPipeline.from_pretrained(outcome.runs[-1].folder / "model")
     pipeline.set_progress_bar_config(disable=True)
     for method in sampled_methods(pipeline, settings.batch_size):
-        with clock.step(f"{recipe.text(recipe.making)}: {method.name}"):
+        with clock.step(f"{recipe.text(recipe.making)}: {method.name}"), autocast(settings.precision):
             recipe.write(method)
     for step, make in recipe.more_samples(pipeline).items():
-        with clock.step(step):
+        with clock.step(step), autocast(settings.precision):
             make()
     with clock.step("scoring"):
         for method in reference_methods(pipeline):
@@ -97,7 +112,9 @@ def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
         "scores": _plain(outcome.scores),
         **_plain(outcome.more),
         "curves": {run.name: run.curves for run in outcome.runs},
-        "seconds": clock.steps,
+        "seconds": clock.seconds,
+        "cpu_seconds": clock.cpu_seconds,
+        "machine": machine(),
     }
     write_json(settings.out / "results.json", results)
     print_tables(recipe.tables(outcome), [*recipe.sentences(outcome), *recipe.story(outcome)])
@@ -113,6 +130,12 @@ def write_report(recipe: Recipe, outcome: Outcome, facts: Mapping[str, object]) 
     return write_page(recipe.settings.out / "report.html", page)
 
 
+def machine() -> str:
+    """Describe processor, cores and Python."""
+    name = torch.cpu.get_capabilities().get("cpu_name", "")
+    return f"{name} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}".strip()
+
+
 def _facts(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
     """Say how the page was made."""
     described = dataclasses.asdict(recipe.settings)
@@ -121,9 +144,8 @@ def _facts(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
         "settings": ", ".join(f"{key}={value}" for key, value in described.items() if key != "out"),
         "base": base,
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
-        "time": ", ".join(f"{name}: {seconds:.0f} s" for name, seconds in clock.steps.items())
-        + f"; {clock.total:.0f} s in all",
+        "machine": machine(),
+        "time": str(clock),
     }
 
 

@@ -14,7 +14,7 @@ from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.paired import paired, paired_fid, sample_features
-from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.eval.runner import evaluate_each, write_results
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource, Source
 from mvdiff.recipes.compared import BASE, CAA, CONTROLS, ROUND_TRIP, TRUTH
@@ -132,14 +132,12 @@ def evaluate_methods(
     samples: Mapping[str, Path], passes: Sequence[Pass], how: EvaluationSettings, out: Path
 ) -> Results:
     """Score every method in all passes, and write the results."""
-    results: dict[str, dict[str, Any]] = {}
+    first, *others = (evaluate_each(samples, real, metrics, how) for metrics, real in passes)
     for method, folder in samples.items():
-        first, *others = (evaluate(folder, real, metrics, how) for metrics, real in passes)
         for other in others:
-            first |= {key: first[key] | other[key] for key in ("metrics", "columns")}
-        write_results(first, out / f"{folder.name}.json")
-        results[method] = first
-    return results
+            first[method] |= {key: first[method][key] | other[method][key] for key in ("metrics", "columns")}
+        write_results(first[method], out / f"{folder.name}.json")
+    return first
 
 
 def numbers_of(numbers: Sequence[Number], results: Results) -> dict[str, dict[str, float | Interval]]:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal, get_args
+
+Precision = Literal["auto", "32-true", "bf16-mixed"]
+PRECISIONS = get_args(Precision)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,13 @@ class RecipeSettings:
     """samples at once, at least 2: one control takes its neighbours from another sample of the batch"""
     num_workers: int = 2
     """processes that draw the toy world"""
+    precision: Precision = "auto"
+    """compute precision of training and sampling, 32-true or bf16-mixed (Lightning's names); auto takes bf16-mixed
+    where the processor multiplies in bfloat16, about half the time; metrics are always computed in float32"""
 
     def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}; got {self.precision!r}.")
         if self.batch_size < 2 or self.test_rooms % self.batch_size:
             raise ValueError(
                 f"test_rooms must be a multiple of batch_size, which must be at least 2; got {self.test_rooms} and "

@@ -15,7 +15,7 @@ from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.metrics.sharpness import gradient_energy
 from mvdiff.eval.overlap import overlap_psnr
-from mvdiff.eval.runner import EvaluationSettings, evaluate, flat_numbers, write_results
+from mvdiff.eval.runner import EvaluationSettings, evaluate, evaluate_each, flat_numbers, write_results
 from mvdiff.eval.sources import DataSource, FolderSource
 from mvdiff.eval.table import results_table
 from mvdiff.eval.weights import file_hash
@@ -65,6 +65,23 @@ def test_every_number_equals_its_function(tmp_path, toy):
     assert metrics["sharpness_gradient_energy"]["ratio_to_reference"] > 1
     assert results["generated"]["num_samples"] == 4
     assert results["reference"]["num_samples"] == 5
+
+
+def test_methods_that_share_a_reference_are_scored_as_one_by_one(tmp_path, toy):
+    class Counted(FolderSource):
+        reads = 0
+
+        def _sample(self, index):
+            Counted.reads += 1
+            return super()._sample(index)
+
+    root = write_samples(tmp_path / "real", num=5)
+    folders = {name: write_samples(tmp_path / name, noise=noise) for name, noise in (("a", 0.2), ("b", 0.4))}
+    together = evaluate_each(folders, Counted(root), TOY_METRICS, toy)
+    assert Counted.reads == 5
+    assert together == {name: evaluate(folder, root, TOY_METRICS, toy) for name, folder in folders.items()}
+    alone = evaluate_each(folders, None, TOY_METRICS, toy)
+    assert alone == {name: evaluate(folder, None, TOY_METRICS, toy) for name, folder in folders.items()}
 
 
 def test_same_folder_twice_is_perfect(tmp_path, toy):

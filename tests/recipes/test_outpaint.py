@@ -132,6 +132,7 @@ def test_galleries_show_what_was_given(scored):
 @pytest.mark.slow
 def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
     options = [part for name, value in SMALL.items() for part in (f"--{name}", str(value))]
+    options += ["--precision", "bf16-mixed"]
     command = [sys.executable, "-m", "mvdiff.cli.main", "quickstart", "outpaint", "--out", "out", *options]
     environment = os.environ | {"HF_HUB_OFFLINE": "1"}
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
@@ -148,7 +149,13 @@ def test_small_outpaint_quickstart_runs_to_the_end(tmp_path):
         samples = list((tmp_path / "out" / "samples" / method).glob("*/sample.json"))
         assert len(samples) == 2
         assert len(list((samples[0].parent / "given").glob("*.png"))) == 8
+        dtype = json.loads(samples[0].read_text())["settings"].get("dtype")
+        assert dtype == (None if method in ("truth", "round_trip") else "float32 under bfloat16 autocast")
     assert len(list((tmp_path / "out" / "pictures").glob("*/*/sample.json"))) == 2
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert results["curves"]["from scratch"]["val/overlap_psnr"][0] == [2, 4]
+    assert results["settings"]["precision"] == "bf16-mixed"
+    assert "bf16-mixed" in text
+    assert results["cpu_seconds"].keys() == results["seconds"].keys()
+    assert all(seconds > 0 for seconds in results["cpu_seconds"].values())
     assert "attention weights of mvdiff://toy-outpaint, trained further here" in text

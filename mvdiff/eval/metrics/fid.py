@@ -45,14 +45,18 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         25.0
     """
     check_shapes(features=(features, "N D"), reference=(reference, "M D"))
-    mean_1, root_1 = _mean_and_root(features)
-    mean_2, root_2 = _mean_and_root(reference)
+    return gaussian_distance(mean_and_root(features), mean_and_root(reference))
+
+
+def gaussian_distance(fitted: tuple[Tensor, Tensor], reference: tuple[Tensor, Tensor]) -> float:
+    """Compute the Fréchet distance of two Gaussians, each as `mean_and_root` returns it; see `frechet_distance`."""
+    (mean_1, root_1), (mean_2, root_2) = fitted, reference
     cross = torch.linalg.svdvals(root_1 @ root_2.T).sum()
     distance = (mean_1 - mean_2).square().sum() + root_1.square().sum() + root_2.square().sum() - 2 * cross
     return max(0.0, float(distance))
 
 
-def _mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
+def mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean [D] and a root A [min(N, D), D] of the unbiased covariance, `A^T A = S`, in float64."""
     num_images, num_features = features.shape
     if num_images < 2:
