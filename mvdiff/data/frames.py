@@ -62,7 +62,7 @@ class FrameDataset(Dataset):
 
     Args:
         scenes: The scenes.
-        mode: This and the settings up to `draw_between`: see `RecordingDataModule`. "full" takes 1 MB per frame of
+        mode: This and the settings up to `full_interval`: see `RecordingDataModule`. "full" takes 1 MB per frame of
             192x256 and is not for training.
         seed: Seed of everything random.
         training: Draw the starts.
@@ -89,6 +89,7 @@ class FrameDataset(Dataset):
         min_frames: int | None = None,
         train_samples: TrainSamples = "every_frame",
         draw_between: bool = True,
+        full_interval: int | None = None,
         seed: int = 0,
         training: bool = False,
         indices: Sequence[int] | None = None,
@@ -106,6 +107,7 @@ class FrameDataset(Dataset):
             interval=interval,
             max_between=max_between,
             min_frames=min_frames,
+            full_interval=full_interval,
         )
         self.scenes = scenes
         self.mode = mode
@@ -114,6 +116,7 @@ class FrameDataset(Dataset):
         self.num_views = num_views
         self.interval = interval
         self.max_between = max_between
+        self.full_interval = full_interval
         self.min_frames = min(10, num_views or 10) if min_frames is None else min_frames
         self.every_frame = training and train_samples == "every_frame"
         self.draw_between = training and draw_between
@@ -172,7 +175,9 @@ class FrameDataset(Dataset):
 
     def _whole(self, scene: RecordingSource, frames: list[int]) -> list[int]:
         """Add to the key frames those between them in mode full."""
-        return full_sequence(scene, self.height, self.width).frame_ids if self.mode == "full" else frames
+        if self.mode != "full":
+            return frames
+        return full_sequence(scene, self.height, self.width, interval=self.full_interval).frame_ids
 
     def _check_captions(self, scene: RecordingSource, frames: Sequence[int]) -> None:
         missing = scene.without_caption(frames)

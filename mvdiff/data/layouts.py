@@ -15,6 +15,7 @@ from typing import Any
 
 from mvdiff.data.equirectangular import read_names
 from mvdiff.data.recordings import RecordingSource
+from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
@@ -161,12 +162,15 @@ def looked_for(source: Source | None = None) -> str:
     return ", or ".join(f"{', '.join(cls.parts)} ({cls.layout} layout)" for cls in classes)
 
 
-def open_recording(folder: str | Path, source: Source | None = None, **settings: Any) -> RecordingSource:
+def open_recording(
+    folder: str | Path, source: Source | None = None, resizing: Resizing = "exact", **settings: Any
+) -> RecordingSource:
     """Open a recording of any layout.
 
     Args:
         folder: Folder of the recording.
         source: Reader of the recording; None: the layout is detected.
+        resizing: Rule by which depths and intrinsics are resized, see `mvdiff.data.resizing`.
         **settings: `on_broken` and `missing_caption`, see `RecordingSource`.
 
     Raises:
@@ -175,7 +179,9 @@ def open_recording(folder: str | Path, source: Source | None = None, **settings:
     """
     folder = Path(folder)
     if reader := recording_class(folder, source):
-        return reader(folder, **settings)
+        recording = reader(folder, **settings)
+        recording.resizing = resizing
+        return recording
     if folder.is_dir() and (inner := recordings_in(folder, source)):
         raise FileNotFoundError(f"{folder} must be one scene; it holds several. Name one of them, such as {inner[0]}.")
     raise FileNotFoundError(f"{folder} must be a scene with {looked_for(source)}.")

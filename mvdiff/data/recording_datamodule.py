@@ -13,6 +13,7 @@ from mvdiff.data.frames import FrameDataset, Mode, TrainSamples
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
 from mvdiff.data.layouts import Source, data_set_root, open_recording, split_scenes
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
+from mvdiff.data.resizing import Resizing, check_resizing
 from mvdiff.data.sequences import MAX_BETWEEN
 
 _log = logging.getLogger(__name__)
@@ -34,6 +35,8 @@ class RecordingDataModule(MultiViewDataModule):
         interval: Frames from one frame of "interval" to the next; "frames" validates and tests on one of every
             `interval` frames.
         max_between: Most frames between two key frames of "interpolation".
+        full_interval: With "full", only frames whose numbers are a multiple of it after the key frame before (the
+            released code: 20); None: all.
         min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; by
             default 10, or `num_views` if less.
         train_samples: Samples of an epoch of training. "every_frame": one per key frame (the released code), of mode
@@ -42,6 +45,8 @@ class RecordingDataModule(MultiViewDataModule):
             "interpolation" always has one per pair.
         draw_between: Draw anew in each epoch which frames between two key frames a training sample shows; False and in
             evaluation: evenly spaced ones.
+        resizing: Rule by which depths and intrinsics are resized: "exact", or "released", that of the 2023 release's
+            data code (no half pixels in K; depths of the pixel at floor(scale x index)).
         max_val_samples: Use only the first `max_val_samples` validation samples (None: all).
         on_broken: "error" stops at scenes without intrinsics, depth or key frames and at listed frames that lack
             files, "skip" leaves them out, counted and logged.
@@ -72,6 +77,8 @@ class RecordingDataModule(MultiViewDataModule):
         *,
         train_samples: TrainSamples = "every_frame",
         draw_between: bool = True,
+        full_interval: int | None = None,
+        resizing: Resizing = "exact",
         max_val_samples: int | None = None,
         on_broken: OnBroken = "error",
         missing_caption: MissingCaption = "error",
@@ -87,6 +94,8 @@ class RecordingDataModule(MultiViewDataModule):
         self.max_val_samples = max_val_samples
         self.on_broken = on_broken
         self.missing_caption = missing_caption
+        check_resizing(resizing)
+        self.resizing = resizing
         self.source = Source.of(source or self.source_class)
         self._frames = partial(
             FrameDataset,
@@ -95,6 +104,7 @@ class RecordingDataModule(MultiViewDataModule):
             num_views=num_views,
             interval=interval,
             max_between=max_between,
+            full_interval=full_interval,
             min_frames=min_frames,
             train_samples=train_samples,
             draw_between=draw_between,
@@ -133,7 +143,8 @@ class RecordingDataModule(MultiViewDataModule):
     def _open(self, path: Path) -> RecordingSource | FileNotFoundError | ValueError:
         """Open a scene and read the lists that the modes need, or return the error."""
         try:
-            scene = open_recording(path, self.source, on_broken=self.on_broken, missing_caption=self.missing_caption)
+            how = {"on_broken": self.on_broken, "missing_caption": self.missing_caption}
+            scene = open_recording(path, self.source, self.resizing, **how)
             scene.intrinsics(self.height, self.width)
             modes = {self.mode, self.eval_mode}
             lists = [scene.key_frames] if modes - {"interval", "frames"} else []

@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 
 from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
-from mvdiff.data.images import image_size, read_depth, read_image_uint8, resize_depths
-from mvdiff.geometry.cameras import resize_intrinsics
+from mvdiff.data.images import image_size, read_depth, read_image_uint8
+from mvdiff.data.resizing import Resizing, resized_depths, resized_intrinsics
 from mvdiff.samples import from_uint8
 
 NOT_FINITE = "pose is not finite"
@@ -61,6 +61,8 @@ class RecordingSource(ABC):
     """Usual name of the folder that holds train/ and test/, if any."""
     remedy: ClassVar[str] = "Correct the path."
     """Advice shown if a part is missing."""
+    resizing: Resizing = "exact"
+    """Rule by which depths and intrinsics are resized; `open_recording` sets it."""
     depth_units_per_metre: float = 1000.0
     """Value in depth images that stands for one metre."""
 
@@ -257,7 +259,7 @@ class RecordingSource(ABC):
                     f"{path} must be in pixels of the depth images, {full_width}x{full_height}; got a principal point "
                     f"({K[0, 2]:g}, {K[1, 2]:g}), far from the middle of the {name}."
                 )
-        return resize_intrinsics(K, scale_x=width / full_width, scale_y=height / full_height)
+        return resized_intrinsics(K, width / full_width, height / full_height, self.resizing)
 
     def checked_pose(self, frame: int) -> np.ndarray:
         """Return the pose [4, 4] of `load_pose` after checking it; it may still be non-finite.
@@ -300,7 +302,7 @@ class RecordingSource(ABC):
 
     def depths(self, frame: int, height: int, width: int) -> Tensor:
         """Return `stored_depths` resized to [H, W] by nearest neighbour."""
-        return resize_depths(self.stored_depths(frame), height, width)
+        return resized_depths(self.stored_depths(frame), height, width, self.resizing)
 
     def stored_depths(self, frame: int) -> Tensor:
         """Return z-depth [H, W] in metres, 0 where unknown, at `depth_size`.

@@ -133,21 +133,27 @@ def interval_sequence(scene: RecordingSource, height: int = 192, width: int = 25
 
 
 def full_sequence(
-    scene: RecordingSource, height: int = 192, width: int = 256, max_between: int | None = None
+    scene: RecordingSource,
+    height: int = 192,
+    width: int = 256,
+    max_between: int | None = None,
+    interval: int | None = None,
 ) -> FrameSequence:
     """Return a scene's key frames and the usable frames between them, as the two stages generate them.
 
-    Between two key frames are at most `max_between` frames, evenly spaced, or all of them.
+    Between two key frames are at most `max_between` frames, evenly spaced, or all of them. With an `interval` they are
+    only those whose numbers are a multiple of it after the first key frame (the released code: 20).
 
     Raises:
         FileNotFoundError: The scene has no list of key frames.
-        ValueError: `max_between` is less than 1.
+        ValueError: `max_between` or `interval` is less than 1.
     """
-    check_counts(max_between=max_between)
+    check_counts(max_between=max_between, interval=interval)
     keys = scene.key_frames
     frames = list(keys)
     for first, last in pairwise(keys):
-        frames += frames_between(scene.valid_frames, first, last, max_between)
+        usable = [frame for frame in scene.valid_frames if interval is None or (frame - first) % interval == 0]
+        frames += frames_between(usable, first, last, max_between)
     return FrameSequence(scene, sorted(frames), keys, height, width)
 
 

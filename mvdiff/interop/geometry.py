@@ -57,19 +57,6 @@ class UpstreamTapGeometry:
     width: int
 
 
-def plainly_resized_intrinsics(K: Tensor, scale_x: float, scale_y: float) -> Tensor:
-    """Return the intrinsics [..., 3, 3] that upstream uses for a resized image.
-
-    All entries are scaled by the ratios new / old of width and height, without correction for half pixels.
-
-    Example:
-        >>> K = torch.tensor([[600.0, 0.0, 319.5], [0.0, 600.0, 239.5], [0.0, 0.0, 1.0]])
-        >>> plainly_resized_intrinsics(K, 0.5, 0.5)[0].tolist()  # `resize_intrinsics` gives 159.5
-        [300.0, 0.0, 159.75]
-    """
-    return K * K.new_tensor([scale_x, scale_y, 1.0])[:, None]
-
-
 def token_pixels(values: Tensor, scale: int) -> Tensor:
     """Sample a map [..., H, W] at the pixels of upstream's tokens, scale // 2 + scale * i.
 

@@ -213,6 +213,8 @@ def test_sequences(scenes):
     assert full.frame_ids == list(range(100, 131))
     assert full.key_ids == scenes[1].key_frames == [full.frame_ids[i] for i in full.key_positions]
     assert full_sequence(scenes[1], 6, 8, max_between=1).frame_ids[:5] == [100, 102, 103, 105, 106]
+    fourth = full_sequence(scenes[1], 6, 8, interval=2)  # key frames are 3 apart: the second frame after each
+    assert fourth.frame_ids == sorted([*fourth.key_ids, *(key + 2 for key in fourth.key_ids[:-1])])
     assert key_sequence(scenes[0], 6, 8).frame_ids == list(range(0, 40, 3))
     assert interval_sequence(scenes[0], 6, 8, interval=15).key_ids == [0, 15, 30]
     frame = full.frame(7)
@@ -248,11 +250,15 @@ def test_sequences_of_no_size_or_fewer_than_no_frames(scenes):
         key_sequence(scenes[0], 6, -8)
     with pytest.raises(ValueError, match="max_between must be at least 1; got -1"):
         full_sequence(scenes[0], 6, 8, max_between=-1)
+    with pytest.raises(ValueError, match="interval must be at least 1; got 0"):
+        full_sequence(scenes[0], 6, 8, interval=0)
 
 
 def test_full_is_all_key_frames_and_all_between(scenes):
     data = dataset(scenes, "full", num_views=3, max_between=1)
     assert [data.frames_of(0, i)[1] for i in range(2)] == [list(range(40)), list(range(100, 131))]
+    some = dataset(scenes, "full", full_interval=2)
+    assert some.frames_of(0, 0)[1] == full_sequence(scenes[0], 6, 8, interval=2).frame_ids
     sample = data[1]
     assert sample["sample_id"] == "b_full_100"
     assert sample["images"].shape == (31, 3, 6, 8)

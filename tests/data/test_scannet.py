@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mvdiff.data.frame_files import numbers_in
-from mvdiff.data.layouts import data_set_root, scene_folders
+from mvdiff.data.layouts import data_set_root, open_recording, scene_folders
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.geometry.depth import project_points
 from tests.data.scenes import DEPTH_SIZE, K_DEPTH, pose_of, write_depth, write_frame, write_scannet, write_scene
@@ -260,3 +260,15 @@ def test_the_kitchen(test_data):
     assert 0.3 < depths[depths > 0].min() < depths.max() < 8
     with pytest.raises(FileNotFoundError, match="mvdiff data keyframes"):
         _ = scene.key_frames
+
+
+def test_sizes_as_the_2023_release_makes_them(tmp_path):
+    """Its K has no half pixels, and its depth pixel i is the one at floor(2 i) of the file."""
+    scene = write_scene(tmp_path / "scene", num_frames=1)
+    values = np.random.default_rng(0).integers(500, 4000, DEPTH_SIZE)
+    write_depth(scene, 0, values)
+    exact, released = open_recording(scene), open_recording(scene, resizing="released")
+    torch.testing.assert_close(released.depths(0, 12, 16), torch.from_numpy(values[::2, ::2] / 1000).float())
+    torch.testing.assert_close(exact.depths(0, 12, 16), torch.from_numpy(values[1::2, 1::2] / 1000).float())
+    assert released.intrinsics(12, 16).tolist() == [[15, 0, 7.75], [0, 15.5, 5.75], [0, 0, 1]]
+    assert exact.intrinsics(12, 16).tolist() == [[15, 0, 7.5], [0, 15.5, 5.5], [0, 0, 1]]

@@ -59,6 +59,15 @@ def test_evaluation_may_have_a_mode_of_its_own(root):
     assert {slot.mode for slot in data.test_dataset().slots} == {"keyframes"}
 
 
+def test_frames_may_be_resized_as_the_2023_release_does(root):
+    batch, released = (next(iter(module(root, resizing=rule).test_dataloader())) for rule in ("exact", "released"))
+    torch.testing.assert_close(
+        released.K[..., 0, 2] - batch.K[..., 0, 2], torch.full((1, 12), 0.375)
+    )  # (1 - 8 / 32) / 2
+    with pytest.raises(ValueError, match=r"resizing must be .*; got 'plain'"):
+        module(root, resizing="plain")
+
+
 def test_whole_sequences_are_for_evaluation(root):
     data = module(root, eval_mode="full")
     data.setup("test")

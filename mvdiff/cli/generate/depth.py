@@ -23,6 +23,11 @@ class SceneOptions(DataReader):
     """key frames; every --interval-th usable frame; or key frames, then all frames between them"""
     interval: int = 20
     """frames from one frame to the next, with --mode interval"""
+    full_interval: int | None = None
+    """with --mode full: only frames whose numbers are a multiple of it after the key frame before (the 2023 release:
+    20); default all"""
+    resizing: Literal["exact", "released"] = "exact"
+    """rule by which depths and intrinsics are resized: exact, or that of the 2023 release (docs/checkpoints.md)"""
     max_between: int | None = None
     """at most so many frames between two key frames, evenly, with --mode full; default all"""
     max_frames: int | None = None
@@ -50,7 +55,7 @@ class SceneOptions(DataReader):
                 f"--prompt must be one text for all frames; got {len(self.prompt)}. Texts of their own are captions in "
                 "the scene's prompt/."
             )
-        for name in ("height", "width", "interval"):
+        for name in ("height", "width", "interval", "full_interval"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1; got {value}.")
@@ -109,7 +114,8 @@ def run(
 def _scene(path: Path, options: SceneOptions):
     from mvdiff.data.layouts import Source, open_recording
 
-    scene = open_recording(path, Source.of_option(options.data), on_broken="skip", missing_caption="nearest")
+    how = {"on_broken": "skip", "missing_caption": "nearest"}
+    scene = open_recording(path, Source.of_option(options.data), options.resizing, **how)
     frames = scene.valid_frames if options.mode == "interval" else scene.key_frames
     if not frames:
         raise ValueError(
@@ -133,7 +139,7 @@ def _sequence(scene, options: SceneOptions, height: int, width: int):
     elif options.mode == "interval":
         sequence = interval_sequence(scene, height, width, options.interval)
     else:
-        sequence = full_sequence(scene, height, width, options.max_between)
+        sequence = full_sequence(scene, height, width, options.max_between, options.full_interval)
     return sequence if options.max_frames is None else first_frames(sequence, options.max_frames)
 
 
