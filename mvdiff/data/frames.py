@@ -199,7 +199,7 @@ class FrameDataset(Dataset):
             key: (epoch, index among `indices`), or such an index in epoch 0.
 
         Returns:
-            What `FrameSequence.sample` returns, padded to `num_views` (interpolation: `max_between` + 2) views, with
+            The sample of `FrameSequence.sample`, padded to `num_views` (interpolation: `max_between` + 2) views, with
             `view_valid`, `sample_id`, `sample_index`, `epoch`.
         """
         epoch, index = key if isinstance(key, tuple) else (0, key)

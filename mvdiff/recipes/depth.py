@@ -225,7 +225,7 @@ class DepthRecipe(Recipe):
         return [*super().tables(outcome), between]
 
     def sentences(self, outcome: Outcome) -> list[str]:
-        """Say what the intervals show, of key frames and of those between."""
+        """Describe the results in sentences, for key frames and for the frames between."""
         found = outcome.more["interpolation"]
         made, alone, real = (found["methods"][name].estimate for name in (INTERPOLATED, INDEPENDENT, REAL))
         better = found["difference"].low > 0
@@ -237,7 +237,7 @@ class DepthRecipe(Recipe):
         ]
 
     def story(self, outcome: Outcome) -> list[str]:
-        """Say which weights made the frames, and how far the trainings from scratch came."""
+        """Describe in sentences which weights made the frames and what the trainings from scratch reached."""
         settings, before = self.settings, outcome.before
         stage1, _, scratch, *further = outcome.runs
         steps, losses = scratch.curves["val/overlap_psnr"][0], stage1.curves["val/loss"][1]

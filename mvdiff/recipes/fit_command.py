@@ -24,7 +24,7 @@ class Run:
     Attributes:
         name: Name of its folder.
         folder: The folder; `model/` in it is the model of the best checkpoint.
-        curves: What it logged.
+        curves: Logged values by metric.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Training:
         config: YAML.
         max_steps: Optimizer steps.
         lr: Highest learning rate.
-        options: What else is set, by dotted key.
+        options: Further settings, by dotted key.
         command: "validate" trains nothing: a fresh adapter is the base.
         from_step_0: Begin the curve of `val/loss` before the first step.
     """

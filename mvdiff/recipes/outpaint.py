@@ -48,7 +48,7 @@ class OutpaintRecipe(PanoramaRecipe):
     """Panoramas of held-out toy rooms around what is given of them.
 
     Attributes:
-        picture_numbers: What the table of panoramas around pictures shows.
+        picture_numbers: Columns of the table of panoramas around pictures.
         picture_table: Its title and note.
     """
 
@@ -162,7 +162,7 @@ class OutpaintRecipe(PanoramaRecipe):
         return [*super().tables(outcome), pictures]
 
     def sentences(self, outcome: Outcome) -> list[str]:
-        """Say what the intervals show, first of the given view."""
+        """Describe the results in sentences, the given view first."""
         methods, differences = outcome.scores["methods"], outcome.scores["differences"]
         base, caa, real = (methods[name][GIVEN].estimate for name in (BASE, CAA, TRUTH))
         gain = differences[CAA][GIVEN]

@@ -21,7 +21,7 @@ def table_of(
     references: Sequence[str] = (),
     first: str = "method",
 ) -> Table:
-    """Lay some numbers out, a row for each method."""
+    """Return a table of numbers with one row per method."""
     cells = [[name, *(number.cell(values[number.name]) for number in numbers)] for name, values in rows.items()]
     return Table(title, [first, *(number.column for number in numbers)], cells, note, references)
 
@@ -42,7 +42,7 @@ def chart_of(
         metric: Name of the curve.
         label: Name and unit of the metric.
         runs: Trainings.
-        note: How it was measured.
+        note: Text about the measurement.
         at_0: Values before the first step, by run.
         base: Value of the base, drawn as a line of its own.
     """
@@ -58,7 +58,7 @@ def chart_of(
 
 
 def opened(folders: Mapping[str, Path], count: int) -> list[dict[str, Sample]]:
-    """Open the first samples of several methods: for each sample, method -> its own."""
+    """Open the first `count` samples of several methods; each entry maps a method to its sample."""
     found = {method: find_samples(folder)[:count] for method, folder in folders.items()}
     return [
         {method: read_sample(path) for method, path in zip(found, paths, strict=True)}
@@ -67,7 +67,7 @@ def opened(folders: Mapping[str, Path], count: int) -> list[dict[str, Sample]]:
 
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
-    """Print tables and what they show to the terminal."""
+    """Print tables, then lines of text, to the terminal."""
     from rich.console import Console
     from rich.table import Table as RichTable
 

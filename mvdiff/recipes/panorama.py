@@ -27,13 +27,13 @@ class PanoramaRecipe(Recipe):
     """Panoramas of held-out toy rooms from their captions.
 
     Attributes:
-        metrics: What is computed.
-        config: What is trained.
-        known: What of a panorama is given.
-        validation: What validation generates from.
+        metrics: Metrics to compute.
+        config: Packaged config of the trainings.
+        known: Rule for the known parts of a panorama (`data.known`); None: nothing is known.
+        validation: Noun for the inputs of validation, in texts.
         before, further: Names of the steps that validate a fresh adapter, and train the packaged one further.
         further_run: Name of the latter's run.
-        further_story: What the page says of it.
+        further_story: Sentence about the second training.
     """
 
     command = "mvdiff quickstart"
@@ -137,7 +137,7 @@ class PanoramaRecipe(Recipe):
         return evaluation_settings(self.settings.seed, truth=str(path), judge_heads=["object", "colour"])
 
     def story(self, outcome: Outcome) -> list[str]:
-        """Say which weights made the panoramas, and how far the training from scratch came."""
+        """Describe in sentences which weights made the panoramas and what the training from scratch reached."""
         steps, values = outcome.runs[0].curves["val/overlap_psnr"]
         alone = "The panoramas were made with the attention trained here from scratch."
         scratch = f"The curve from scratch ({self.settings.max_steps} steps on "

@@ -30,13 +30,13 @@ Steps = dict[str, Callable[[], Any]]
 
 @dataclass
 class Outcome:
-    """What a recipe has found so far.
+    """Results of a recipe so far.
 
     Attributes:
         runs: Finished trainings, in order; the last one's model is compared.
         before: Last values of a fresh adapter, by metric: those of the base.
-        scores: See `mvdiff.recipes.scoring.compare`, with counts and what the recipe adds.
-        more: What else the recipe measured, by its key in `results.json`.
+        scores: Scores of `mvdiff.recipes.scoring.compare`, counts, and the recipe's own entries.
+        more: Further measurements, by their keys in `results.json`.
         shown: Further arguments of `mvdiff.report.report_sections`.
     """
 
@@ -48,26 +48,26 @@ class Outcome:
 
 
 class Recipe(ABC):
-    """A world, trainings, methods and metrics, and what a page says of them.
+    """Description of an experiment: a world, trainings, methods, metrics, and the texts of its page.
 
     Texts are templates: `{s.rooms}` is a setting, and in notes of tables `{num_views}` is an entry of the scores.
 
     Attributes:
-        command: What a user types.
+        command: Command that runs the recipe.
         title: Heading of the page.
         base: Name of the base.
         layout: Folder of the toy world that holds the data.
-        rig: The views, where they are a rig.
+        rig: Views, if they form a rig.
         making_world: Name of the step that draws the world.
-        making: Name of the step that generates samples, to which the method is added.
-        unit: What `results.json` calls samples.
-        numbers: What the table of methods shows.
-        differences: What is compared with the base: the toy FID, and numbers that single samples have.
-        content: The number that stands for what a caption says, and its name in a sentence.
-        tables_say: Title and note of the tables of methods and of differences.
+        making: Name of the step that generates samples; the method's name is appended.
+        unit: Name of samples in `results.json`.
+        numbers: Columns of the table of methods.
+        differences: Columns of the table of differences to the base: the toy FID and per-sample numbers.
+        content: Key of the number that measures agreement with captions, and its name in a sentence.
+        tables_say: (title, note) of the table of methods and of the table of differences.
 
     Args:
-        settings: Sizes and seeds; the precision "auto" is replaced by what it means on this processor.
+        settings: Sizes and seeds; the precision "auto" is resolved for this processor.
     """
 
     command: ClassVar[str]
@@ -95,22 +95,22 @@ class Recipe(ABC):
         return template.format(s=self.settings, **values)
 
     def check(self) -> None:  # noqa: B027 (nothing to check is a fine default)
-        """Raise an error in the settings before anything is made."""
+        """Raise an error if the settings cannot work, before anything is made."""
 
     @abstractmethod
     def world(self) -> dict[str, Any]:
-        """Return arguments of `write_toyworld` beside rooms and seed."""
+        """Return the arguments of `write_toyworld` other than rooms and seed."""
 
     @abstractmethod
     def trainings(self) -> dict[str, list[Training]]:
-        """Return the trainings by the name of their step; a "validate" is that of a fresh adapter."""
+        """Return the trainings by step name; a "validate" measures a fresh adapter."""
 
     @abstractmethod
     def held_out(self) -> Sequence[Mapping[str, Any]]:
-        """Return the held-out samples, as `MultiViewBatch.collate` takes them."""
+        """Return the held-out samples in the form that `MultiViewBatch.collate` takes."""
 
     def batches(self, samples: Sequence[Mapping[str, Any]] | None = None) -> list[MultiViewBatch]:
-        """Join samples, default the held-out ones, `batch_size` at once."""
+        """Return samples, by default the held-out ones, in batches of `batch_size`."""
         samples, size = list(self.held_out() if samples is None else samples), self.settings.batch_size
         return [MultiViewBatch.collate(samples[start : start + size]) for start in range(0, len(samples), size)]
 
@@ -121,24 +121,24 @@ class Recipe(ABC):
     def write(
         self, method: Method, batches: Sequence[MultiViewBatch] | None = None, out: str | Path | None = None
     ) -> None:
-        """Write a method's samples of the held-out batches, or of others."""
+        """Write a method's samples of the given batches, by default the held-out ones."""
         batches, out = batches or self.batches(), out or self.folder(method.name)
         write_method(method, batches, out, self.sampling, seed=self.settings.seed, rig=self.rig, overwrite=True)
 
     def more_samples(self, pipeline: MultiViewPipeline) -> Steps:
-        """Return what else is generated."""
+        """Return further steps that generate samples, by name."""
         return {}
 
     @abstractmethod
     def passes(self) -> list[Pass]:
-        """Return metrics, and the real views that they compare with; those of the first are the toy FID's."""
+        """Return pairs of metrics and the real views to compare with; the toy FID uses those of the first pair."""
 
     def evaluation(self) -> EvaluationSettings:
-        """Say how to measure."""
+        """Return the settings of the scores."""
         return evaluation_settings(self.settings.seed)
 
     def score(self, outcome: Outcome) -> Results:
-        """Score all samples; return what `evaluate` says of each method."""
+        """Score all samples; return the results of `evaluate` by method."""
         out, folders = self.settings.out / "scores", {method: self.folder(method) for method in METHODS}
         how = self.evaluation()
         outcome.scores, results = compare(folders, self.passes(), how, self.numbers, self.differences, out)
@@ -147,11 +147,11 @@ class Recipe(ABC):
         return results
 
     def more_steps(self, outcome: Outcome) -> Steps:
-        """Return what is left to do after scoring."""
+        """Return further steps after scoring, by name."""
         return {}
 
     def tables(self, outcome: Outcome) -> list[Table]:
-        """Return the table of methods, and that of paired differences to the base."""
+        """Return the table of methods and the table of paired differences to the base."""
         scores, (methods, differences) = outcome.scores, self.tables_say
         note = self.text(methods[1], **scores)
         rows = {f"{name} − base": values for name, values in scores["differences"].items()}
@@ -161,12 +161,12 @@ class Recipe(ABC):
         ]
 
     def sentences(self, outcome: Outcome) -> list[str]:
-        """Say what the intervals show."""
+        """Describe the results in sentences."""
         return verdict(outcome.scores, *self.content)
 
     @abstractmethod
     def story(self, outcome: Outcome) -> list[str]:
-        """Say which weights made the samples, and how far the trainings came."""
+        """Describe in sentences which weights made the samples and what the trainings reached."""
 
     @abstractmethod
     def sections(self, outcome: Outcome) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
     """Make data, train, generate, score and report.
 
     Args:
-        recipe: What to do.
+        recipe: The experiment.
         run_trainer: Runs `mvdiff fit|validate` with the given arguments.
 
     Returns:
@@ -137,7 +137,7 @@ def machine() -> str:
 
 
 def _facts(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
-    """Say how the page was made."""
+    """Return facts about the run, for the page."""
     described = dataclasses.asdict(recipe.settings)
     return {
         "command": recipe.command,

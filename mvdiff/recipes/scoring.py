@@ -25,13 +25,13 @@ PSNR, POOLED, FID, IS = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled", "to
 CONTENT, SHARPNESS, RATIO = "label_agreement", "sharpness_gradient_energy", "ratio_to_ground_truth"
 
 Results = Mapping[str, Mapping[str, Any]]
-"""What `mvdiff.eval.runner.evaluate` returned, by method."""
+"""Results of `mvdiff.eval.runner.evaluate`, by method."""
 Pass = tuple[Sequence[MetricSpec], str | Path | Source | None]
 """Metrics, and the real views that they compare with."""
 
 
 def evaluation_settings(seed: int, **more: Any) -> EvaluationSettings:
-    """Return how recipes measure: views at their own size, on the CPU."""
+    """Return the settings of a recipe's scores: views at their own size, on the CPU."""
     return EvaluationSettings(overlap_size=0, device="cpu", seed=seed, num_resamples=RESAMPLES, **more)
 
 
@@ -41,9 +41,9 @@ class Number:
 
     Attributes:
         name: Key in `results.json`.
-        column: How it is shown.
-        path: Keys below the results' metrics; default: the metric's own value, with its interval.
-        scale: Factor by which it is shown.
+        column: Column of the table.
+        path: Keys under `metrics` in the results; default: the metric's own value, with its interval.
+        scale: Factor by which the shown number is multiplied.
     """
 
     name: str
@@ -96,11 +96,11 @@ def compare(
 
     Args:
         samples: Method -> folder of its samples.
-        passes: What is computed; the toy FID's real views are the first pass's.
-        how: How to measure.
-        numbers: What the table of methods shows.
-        differences: What is compared: the toy FID, and numbers that single samples have.
-        out: Folder that receives what `evaluate` returned, a JSON file per method, named as its folder of samples.
+        passes: Pairs of metrics and real views; the toy FID uses the real views of the first.
+        how: Settings of the scores.
+        numbers: Numbers of each method.
+        differences: Numbers to compare with the base: the toy FID and per-sample numbers.
+        out: Folder that receives the results of each method as JSON, named after its folder of samples.
 
     Returns:
         `{"methods": {name: {number: value or Interval}}, "differences": ..., "feature_network": ...}`, and the results.
@@ -153,12 +153,12 @@ def numbers_of(numbers: Sequence[Number], results: Results) -> dict[str, dict[st
 
 
 def verdict(scores: Mapping[str, Any], content: str, content_name: str) -> list[str]:
-    """Say what CAA gains, what the controls gain, and what is lost beyond the interval.
+    """Describe in sentences the gain of CAA, the gain of the controls, and losses beyond the interval.
 
     Args:
-        scores: What `compare` returns.
-        content: The number that stands for what a caption says.
-        content_name: Its name in a sentence.
+        scores: Scores of `compare`.
+        content: Key of the number that measures agreement with captions.
+        content_name: Name of that number in a sentence.
     """
     methods, differences = scores["methods"], scores["differences"]
     gain, controls = differences[CAA], [differences[name][PSNR].estimate for name in CONTROLS]
