@@ -105,9 +105,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[0] == "--version":
         print(f"mvdiff {__version__}")
         return 0
-    # Threads that wait for each other sleep: small networks finish in less time than spinning threads burn. The OpenMP
-    # library reads this once, when torch is imported.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     command = find_command(words)
     if command is None:
         return _without_command(words)

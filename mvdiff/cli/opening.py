@@ -23,8 +23,8 @@ class ModelOptions:
     """any diffusers scheduler, such as DPMSolverMultistep; default the model's"""
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda or cuda:1"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """weight precision"""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """weight precision (default: float32, or the model's own for its text encoder)"""
     plugin: list[str] | None = None
     """let the model's files name classes of this package of yours, whose code then runs; repeat for others"""
 
@@ -76,7 +76,7 @@ def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
         revision=options.revision,
         base=options.base,
         vae=options.vae,
-        dtype=getattr(torch, options.dtype),
+        dtype=None if options.dtype is None else getattr(torch, options.dtype),
     )
     if options.scheduler is not None:
         pipeline.scheduler = scheduler_from(options.scheduler, pipeline.scheduler.config)

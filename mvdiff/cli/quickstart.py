@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from mvdiff.cli.command import Command, done, typed
 from mvdiff.cli.export import next_of_model
 from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSettings, RecipeSettings
@@ -9,29 +11,30 @@ from mvdiff.recipes.settings import DepthSettings, OutpaintSettings, PanoramaSet
 
 def run_panorama(settings: PanoramaSettings) -> int:
     """Run the panorama quickstart; return the exit status."""
-    from mvdiff.recipes.panorama import PanoramaRecipe
-
-    return _run(PanoramaRecipe, settings, "panorama")
+    return _run("panorama", settings)
 
 
 def run_depth(settings: DepthSettings) -> int:
     """Run the depth quickstart; return the exit status."""
-    from mvdiff.recipes.depth import DepthRecipe
-
-    return _run(DepthRecipe, settings, "depth")
+    return _run("depth", settings)
 
 
 def run_outpaint(settings: OutpaintSettings) -> int:
     """Run the outpainting quickstart; return the exit status."""
-    from mvdiff.recipes.outpaint import OutpaintRecipe
-
-    return _run(OutpaintRecipe, settings, "outpaint")
+    return _run("outpaint", settings)
 
 
-def _run(recipe, settings: RecipeSettings, task: str) -> int:
+def _run(task: str, settings: RecipeSettings) -> int:
+    # Threads that wait for each other sleep: toy networks finish in less time than spinning threads burn. The OpenMP
+    # library reads this once, when torch is imported.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mvdiff.cli.train import run_trainer
+    from mvdiff.recipes.depth import DepthRecipe
+    from mvdiff.recipes.outpaint import OutpaintRecipe
+    from mvdiff.recipes.panorama import PanoramaRecipe
     from mvdiff.recipes.runner import run_recipe
 
+    recipe = {"panorama": PanoramaRecipe, "depth": DepthRecipe, "outpaint": OutpaintRecipe}[task]
     run_recipe(recipe(settings), run_trainer)
     following = [typed("xdg-open", settings.out / "report.html")]
     following += [next_of_model(settings.init_adapter, task)] if settings.init_adapter else []

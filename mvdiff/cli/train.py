@@ -22,6 +22,7 @@ from mvdiff.cli.mistakes import readable, unknown_setting
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
 from mvdiff.cli.run_parser import RunFile, RunParser
+from mvdiff.models.loading import check_archive
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
 from mvdiff.training.callbacks import SaveModelFolder
@@ -201,6 +202,8 @@ def check_checkpoint(path: str, resume: bool) -> None:
     if not Path(path).is_file():
         return
     needed = ["pytorch-lightning_version", *(["optimizer_states", "loops"] if resume else [])]
+    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
+        check_archive(Path(path))  # reads the whole file: once on each machine
     missing = [name for name in needed if name not in read_checkpoint(path, lazy=True)]
     if missing:
         raise ValueError(

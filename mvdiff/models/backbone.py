@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 from collections.abc import Collection, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -87,10 +88,14 @@ class Backbone(nn.Module):
         length = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
         tokens = self.tokenizer(prompts, return_tensors="pt", **length)
         device = self.text_encoder.device
-        device = "cpu" if device.type == "meta" else device  # under CPU offload, hooks move the input to the weights
+        device = (
+            torch.device("cpu") if device.type == "meta" else device
+        )  # under CPU offload, hooks move the input to the weights
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if uses_mask else None
-        return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+        own_precision = self.text_encoder.dtype != torch.float32  # autocast is for float32 weights
+        with torch.autocast(device.type, enabled=False) if own_precision else nullcontext():
+            return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
 
     def set_text_dtype(self, dtype: torch.dtype) -> None:
         """Run the text encoder in a precision of its own; the hash stays that of its weights as they were opened."""

@@ -115,7 +115,8 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
         raise FileNotFoundError(
             f"checkpoint must be an existing file; got {path}. Pass a .ckpt file that `mvdiff fit` wrote."
         )
-    check_archive(path)
+    if not lazy:
+        check_archive(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
     except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:

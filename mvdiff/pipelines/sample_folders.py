@@ -258,6 +258,8 @@ def _precision(pipeline: MultiViewPipeline) -> str:
     """Return the precision of the weights and of active autocast, such as "float32 under bfloat16 autocast"."""
     device = pipeline._execution_device.type
     precision = str(pipeline.unet.dtype)
+    if pipeline.text_encoder.dtype != pipeline.unet.dtype:
+        precision += f" (text encoder {pipeline.text_encoder.dtype})"
     if torch.is_autocast_enabled(device):
         precision += f" under {torch.get_autocast_dtype(device)} autocast"
     return precision.replace("torch.", "")

@@ -1,6 +1,6 @@
 """Compute precision of recipes: bfloat16 where the processor multiplies in it, else float32.
 
-Where bfloat16 is emulated it is several times as slow as float32 (docs/libraries.md).
+Where bfloat16 is emulated it is several times as slow as float32 (notes/libraries.md).
 """
 
 from __future__ import annotations

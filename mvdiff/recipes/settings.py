@@ -139,8 +139,7 @@ class DepthSettings(RecipeSettings):
             raise ValueError(f"sequences must be between 1 and test_rooms ({self.test_rooms}); got {self.sequences}.")
         if self.num_views < 3:
             raise ValueError(
-                f"num_views must be at least 3, two key frames and one between; got {self.num_views}. The paper has "
-                "12."
+                f"num_views must be at least 3, two key frames and one between; got {self.num_views}. The paper has 12."
             )
         if self.stage1_steps < self.num_validations:
             raise ValueError(

@@ -21,6 +21,7 @@ def initial_adapter(
     settings: AdapterSettings,
     defaults: AdapterSettings,
     seed: int,
+    text_dtype: str | None = None,
 ) -> MultiViewAdapter:
     """Load an adapter, or make a fresh one for a UNet.
 
@@ -30,6 +31,8 @@ def initial_adapter(
         settings: Settings set by the user; a loaded adapter must have the same values.
         defaults: Settings of the task, for a fresh adapter where the user set nothing.
         seed: Random seed of fresh weights, which are the same on every rank; the global random state is not changed.
+
+        text_dtype: Precision of the text encoder in this run; a loaded adapter must have been trained with the same.
 
     Raises:
         FileNotFoundError: The model folder does not exist.
@@ -41,7 +44,12 @@ def initial_adapter(
             torch.manual_seed(seed)
             return MultiViewAdapter.from_unet(unet, **_merged(defaults, settings))
     folder = model_location(init_adapter)
-    read_model_info(folder)  # an adapter alone does not record its task
+    trained_on = read_model_info(folder).base.text_dtype
+    if trained_on != text_dtype:
+        names = ["null" if name is None else name for name in (trained_on, text_dtype)]
+        raise ValueError(
+            f"model.text_dtype must be that of model.init_adapter, {names[0]}; got {names[1]}, with {folder}."
+        )
     adapter = load_adapter(folder)
     for name, setting, loaded in _settings_and_loaded(settings, adapter):
         if setting != loaded:

@@ -113,8 +113,9 @@ class BatchInputs(ABC):
     def _encoded_by(self, part: str) -> str:
         """Return a part's weights hash and compute precision, for cache keys."""
         device = self.device.type
-        autocast = torch.is_autocast_enabled(device)
-        dtype = torch.get_autocast_dtype(device) if autocast else getattr(self.backbone, part).dtype
+        dtype = getattr(self.backbone, part).dtype
+        if torch.is_autocast_enabled(device) and dtype == torch.float32:
+            dtype = torch.get_autocast_dtype(device)
         return f"{self.backbone.weights_hashes([part])[part]} {dtype}"
 
     @abstractmethod

@@ -132,7 +132,9 @@ class MultiViewModule(DescribedModule):
         if self.memory.vae_slicing:
             enable_slicing(self.backbone.vae)
         unet = self.backbone.unet
-        adapter = initial_adapter(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed)
+        adapter = initial_adapter(
+            *(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed, self.text_dtype)
+        )
         self.task.check_adapter(adapter)
         adapter.geometry_cache_bytes = self.cache.geometry_bytes
         self.unet = MultiViewUNet.from_unet(unet, adapter)

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.cli.main import main
+from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.diffusion import denoise, guided
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.geometry import rounded_rotations
@@ -89,6 +90,15 @@ def test_text_embeddings_are_those_of_the_release(case):
     half = case.task in RINGS  # float16 sums differ between libraries in their last bits
     assert (found - case.pe[0]).abs().max() <= (8e-3 if half else 5e-6)
     assert torch.equal(found, found.half().float()) == half
+
+
+def test_commands_open_the_text_encoder_in_the_precision_of_the_release(case):
+    folder = str(case.folder / "model")
+    opened = open_pipeline(MultiViewPipeline, ModelOptions(model=folder), MemoryOptions())
+    assert opened.text_encoder.dtype == (torch.float16 if case.task in RINGS else torch.float32)
+    assert opened.unet.dtype == torch.float32
+    asked = open_pipeline(MultiViewPipeline, ModelOptions(model=folder, dtype="bfloat16"), MemoryOptions())
+    assert asked.text_encoder.dtype == asked.unet.dtype == torch.bfloat16
 
 
 def test_predictions_equal_those_of_the_release(case):
