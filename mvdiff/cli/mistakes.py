@@ -24,7 +24,7 @@ _PLAIN = {
 """Words of the parser -> those of a command line."""
 _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|(?:Group '([\w.]+)'|Subcommand '\w+') does not accept option '([\w.]+)'"
-    r"|unrecognized arguments: --([\w.]+)"
+    r"|unrecognized arguments: --([\w.-]+)"
 )
 _LISTED = re.compile(r"has unknown (\w+); it takes ([\w, ]+)")
 _NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Not a valid subclass of .*Given value: (\{.*\})', re.DOTALL)
@@ -65,6 +65,8 @@ def unknown_setting(message: str, names_of: Callable[[str | None], Iterable[str]
     >>> message = "Problem with given class_path 'a.B': Group 'sampling' does not accept option 'etta'"
     >>> unknown_setting(message, {"a.B": ["seed", "sampling.eta"]}.get)
     'B has no setting sampling.etta (did you mean sampling.eta?)'
+    >>> unknown_setting("unrecognized arguments: --trainer.max-epochs", {None: ["trainer.max_epochs"]}.get)
+    'there is no setting trainer.max-epochs (did you mean trainer.max_epochs?)'
     """
     listed = _LISTED.search(message)
     if listed is not None:
@@ -95,12 +97,13 @@ def _beside_init_args(message: str) -> str | None:
 
 
 def _meant(path: list[str], known: list[list[str]]) -> str:
-    """Ask for the closest name at the first part of a dotted name that is not known."""
+    """Ask for the closest name at the first part of a dotted name that is not known; hyphens count as underscores."""
+    path = [part.replace("-", "_") for part in path]
     for depth, part in enumerate(path):
         beside = {one[depth] for one in known if one[:depth] == path[:depth] and len(one) > depth}
         if part not in beside:
             return did_you_mean(".".join(path[: depth + 1]), [".".join([*path[:depth], one]) for one in beside])
-    return ""
+    return f" (did you mean {'.'.join(path)}?)"  # spelt with hyphens
 
 
 def unknown_option(message: str, options: Iterable[str], renamed: Mapping[str, str]) -> str | None:

@@ -88,9 +88,8 @@ class Backbone(nn.Module):
         length = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
         tokens = self.tokenizer(prompts, return_tensors="pt", **length)
         device = self.text_encoder.device
-        device = (
-            torch.device("cpu") if device.type == "meta" else device
-        )  # under CPU offload, hooks move the input to the weights
+        if device.type == "meta":
+            device = torch.device("cpu")  # under CPU offload, hooks move the input to the weights
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if uses_mask else None
         own_precision = self.text_encoder.dtype != torch.float32  # autocast is for float32 weights
