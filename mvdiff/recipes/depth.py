@@ -24,6 +24,8 @@ from mvdiff.report import Chart, Column, Gallery, Table
 from mvdiff.report.pictures import channels_last, depth_pictures
 
 HEIGHT, WIDTH = 48, 64
+TRAINING_PRECISION = {"trainer.precision": "32-true"}
+"""Convolutions that learn are slow in bfloat16 on CPUs (docs/libraries.md); other tasks train none."""
 STAGE1_SCRATCH, STAGE1 = "stage 1, from a base without depth", "stage 1, packaged, continued"
 FRAMES_PER_STEP, SHOWN_FRAMES = 32, 16
 COLOURS, PAIR_RATIO, UNOCCLUDED = "thing_colours", "mean_of_pair_ratios", "unoccluded"
@@ -129,6 +131,7 @@ class DepthRecipe(Recipe):
     def _stage1(self, name: str, lr: float, start: dict[str, Any]) -> Training:
         """Train a base on single frames; its curve begins before the first step."""
         options = {
+            **TRAINING_PRECISION,
             "model.out": self.trained_base(name),
             "model.num_validation_samples": 0,
             "data.root": self.data_root,
@@ -143,6 +146,7 @@ class DepthRecipe(Recipe):
         """Train on key frames to generate mixed with frames to interpolate; validate on key frames."""
         settings = self.settings
         return {
+            **TRAINING_PRECISION,
             "total_batch_size": batch_size,
             "model.base": self.trained_base(),
             "model.sampling.num_inference_steps": max(1, settings.num_inference_steps // 2),

@@ -118,6 +118,9 @@ class DepthSettings(RecipeSettings):
     num_validations: int = 2
     num_inference_steps: int = 16
     batch_size: int = 2
+    precision: Precision = "auto"
+    """compute precision of sampling, 32-true or bf16-mixed (Lightning's names); auto takes bf16-mixed where the
+    processor multiplies in bfloat16; trainings and metrics are always computed in float32"""
     base: str = "mvdiff://toy-depth-base"
     """depth base that stage 1 trains further"""
     init_adapter: str = "mvdiff://toy-depth"

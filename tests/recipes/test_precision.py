@@ -5,9 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 
+from mvdiff.recipes.depth import DepthRecipe
 from mvdiff.recipes.panorama import PanoramaRecipe
 from mvdiff.recipes.precision import autocast, chosen_precision, multiplies_in_bfloat16
-from mvdiff.recipes.settings import PanoramaSettings
+from mvdiff.recipes.settings import DepthSettings, PanoramaSettings
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,12 @@ def test_what_is_asked_for_is_what_trains_and_samples(precision):
     with autocast(precision):
         product = torch.ones(2, 2) @ torch.ones(2, 2)
     assert product.dtype == {"32-true": torch.float32, "bf16-mixed": torch.bfloat16}[precision]
+
+
+def test_depth_trains_in_float32():
+    recipe = DepthRecipe(DepthSettings(precision="bf16-mixed"))
+    arguments = [one.arguments(recipe.settings) for steps in recipe.trainings().values() for one in steps]
+    assert all("--trainer.precision=32-true" in some and len(set(some)) == len(some) for some in arguments)
 
 
 def test_auto_is_replaced_by_what_it_means_here():
