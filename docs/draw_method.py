@@ -15,6 +15,8 @@ from matplotlib.patches import FancyBboxPatch, Rectangle
 
 IMAGES = Path(__file__).parent / "images"
 FROZEN, EDGE, TRAINED, TINT, BLUE = "#e9ecef", "#5f6b76", "#c0392b", "#f8ded9", "#2c6fbb"
+ZERO, ZERO_TINT = "#b7791f", "#fbe7b8"
+"""Colours of what starts at zero."""
 CHANNELS = (320, 640, 1280, 1280)
 CELLS = (64, 32, 16, 8)
 VIEWS = ("view i - 1", "view i", "view i + 1")
@@ -44,21 +46,27 @@ def draw_unet(axes):
     for view, middle in zip(VIEWS, rows, strict=True):
         axes.text(-0.6, middle, f"{view}\nnoisy latent,\ntext", ha="right", va="center", fontsize=9)
         for i in range(len(levels)):
-            arrow(axes, (i * step - (0.5 if i == 0 else step - width), middle), (i * step, middle), zorder=1)
+            gap = {0: 0.5, 5: step - 1.38}.get(i, step - width)
+            arrow(axes, (i * step - gap, middle), (i * step, middle))
+        arrow(axes, (4 * step + 0.42, middle), (4 * step + 0.96, middle))
         arrow(axes, (8 * step + width, middle), (9 * step + 0.12, middle))
         axes.text(9 * step + 0.22, middle, "noise of\n" + view, ha="left", va="center", fontsize=9)
     for i, (level, name) in enumerate(zip(levels, names, strict=True)):
+        wide = 0.42 if name == "mid" else width  # attention stands inside the mid block, after its first ResNet
         for middle in rows:
-            text = "" if name == "mid" else name
-            box(axes, i * step, middle - heights[level] / 2, width, heights[level], text, fontsize=8)
-        x = i * step + (width / 2 - 0.17 if name == "mid" else width + 0.12)
+            bottom = middle - heights[level] / 2
+            box(axes, i * step, bottom, wide, heights[level], name, fontsize=8 if name != "mid" else 6.5)
+            if name == "mid":
+                box(axes, i * step + wide + 0.54, bottom, wide, heights[level], name, fontsize=6.5)
+        x = i * step + wide + (0.1 if name == "mid" else 0.12)
         y = rows[-1] - 0.52
         box(axes, x, y, 0.34, 3.54, face=TINT, edge=TRAINED)
         axes.text(
             x + 0.17, 1.87, "CAA", rotation=90, ha="center", va="center", color=TRAINED, fontsize=9, weight="bold"
         )
-        label = f"{CHANNELS[level]} ch.\n{CELLS[level]}x{CELLS[level]}" + ("\nmid block" if name == "mid" else "")
-        axes.text(i * step + width / 2, -0.62, label, ha="center", va="top", fontsize=8, color=EDGE)
+        label = f"{CHANNELS[level]} ch.\n{CELLS[level]}x{CELLS[level]}"
+        centre = x + 0.17 if name == "mid" else i * step + width / 2
+        axes.text(centre, -0.62, label, ha="center", va="top", fontsize=8, color=EDGE)
     for i in range(4):  # skip connections of the upper branch
         left, right = i * step + width / 2, (8 - i) * step + width / 2
         top = 3.26 + 0.17 * (4 - i)
@@ -66,9 +74,7 @@ def draw_unet(axes):
         axes.plot([left, left, right, right], [bottoms, top, top, bottoms], color="#9aa5ae", linewidth=1, zorder=0)
     axes.text(4 * step + width / 2, 4.06, "skip connections of each branch", ha="center", fontsize=8, color=EDGE)
     axes.set(xlim=(-2.0, 16.1), ylim=(-1.25, 4.4), aspect="equal")
-    axes.set_title(
-        "a   One frozen UNet, one branch per view; CAA (red) is what training changes", loc="left", fontsize=11
-    )
+    axes.set_title("a   One frozen UNet, one branch per view; CAA (red) is trained", loc="left", fontsize=11)
 
 
 def draw_taps(axes):
@@ -87,9 +93,9 @@ def draw_taps(axes):
     axes.add_patch(Rectangle((t[0] - 1.35, t[1] - 1.35), 2.7, 2.7, fill=False, edgecolor=BLUE, linestyle="--"))
     axes.annotate("t", t, xytext=(5, 4), textcoords="offset points", color=BLUE, fontsize=11, weight="bold")
     axes.annotate(
-        "t*", (t[0] + 1, t[1] + 1), xytext=(6, 8), textcoords="offset points", color=BLUE, fontsize=11, weight="bold"
+        "t*", (t[0] + 1, t[1] + 1), xytext=(-15, -4), textcoords="offset points", color=BLUE, fontsize=11, weight="bold"
     )
-    arrow(axes, (4.05, 2.3), (t[0] - 1.4, t[1] - 0.4), TRAINED, connectionstyle="arc3,rad=0.2", linewidth=1.6)
+    arrow(axes, (4.05, 2.3), (t[0] - 0.1, t[1] - 0.12), TRAINED, connectionstyle="arc3,rad=0.16", linewidth=1.6)
     axes.text(5.6, 1.0, "K, R\n(and depth)", ha="center", fontsize=8.5, color=TRAINED)
     seen = (4.62, 3.3)
     axes.plot(*seen, "x", color=BLUE, markersize=8, markeredgewidth=2)
@@ -103,27 +109,28 @@ def draw_taps(axes):
 
 
 def draw_block(axes):
-    """Draw the residual transformer block."""
+    """Draw the residual transformer block; what starts at zero has a colour of its own."""
     left, wide = 1.7, 4.6
     steps = [
-        (6.7, r"query: LN($F(s) + \gamma(0)$)        keys, values: LN($F^l(t^*) + \gamma(s^* - s)$)", FROZEN, 6.9),
-        (5.1, r"$M = \sum_{l}\ \sum_{t^*}\ \mathrm{softmax}(W_q\,q \cdot W_k\,x)\ W_v\,x$", FROZEN, wide),
-        (3.5, r"$W_o M$     (starts at zero)", TINT, wide),
-        (1.9, r"$+\ \ F(s)$", "white", 1.2),
-        (0.3, "LN, GEGLU x4, linear (starts at zero), add", TINT, wide),
+        (6.7, r"$q = \mathrm{LN}(F(s) + \gamma(0))$       $x = \mathrm{LN}(F_l(t^*) + \gamma(s^* - s))$", TRAINED, 6.9),
+        (5.1, r"$M = \sum_{l}\ \sum_{t^*}\ \mathrm{softmax}(W_q\,q \cdot W_k\,x)\ W_v\,x$", TRAINED, wide),
+        (3.5, r"$W_o\,M$", ZERO, wide),
+        (1.9, r"$H = F(s) + W_o\,M$", EDGE, 2.6),
+        (0.3, r"$H + \mathrm{FF}(\mathrm{LN}(H))$     FF: GEGLU x4, linear", ZERO, wide),
     ]
+    faces = {TRAINED: TINT, ZERO: ZERO_TINT, EDGE: "white"}
     centre = left + wide / 2
-    for y, text, face, width in steps:
-        box(axes, centre - width / 2, y, width, 0.95, text, face, TRAINED if face == TINT else EDGE, fontsize=9)
+    for y, text, edge, width in steps:
+        box(axes, centre - width / 2, y, width, 0.95, text, faces[edge], edge, fontsize=9)
     for (upper, *_), (lower, *_) in pairwise(steps):
         arrow(axes, (centre, upper), (centre, lower + 0.95))
     arrow(axes, (centre, 0.3), (centre, -0.45))
-    axes.text(centre, 8.25, "F: feature map of view i       $F^l$: of its neighbours", ha="center", fontsize=9.5)
+    axes.text(centre, 8.25, "F: feature map of view i       $F_l$: of its neighbours", ha="center", fontsize=9.5)
     arrow(axes, (centre, 8.15), (centre, 7.65))
     axes.plot([centre, 7.75, 7.75], [7.95, 7.95, 2.37], color=EDGE, linewidth=1.1)
-    arrow(axes, (7.75, 2.37), (centre + 0.6, 2.37))
+    arrow(axes, (7.75, 2.37), (centre + 1.3, 2.37))
     axes.set(xlim=(0.3, 8.0), ylim=(-0.9, 8.7))
-    axes.set_title("c   One block (red: starts at zero)", loc="left", fontsize=11)
+    axes.set_title("c   One block (red: trained; yellow: starts at zero)", loc="left", fontsize=11)
 
 
 def main():

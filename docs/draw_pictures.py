@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from matplotlib.font_manager import FontProperties, findfont
 from PIL import Image, ImageDraw, ImageFont
 
 from mvdiff.data.matterport3d import Matterport3DPanoramas
@@ -71,6 +72,8 @@ def draw_panorama(views: dict[str, torch.Tensor], panoramas: dict[str, np.ndarra
 
     for name, images in views.items():
         figure.text(margin / inches, (top - 0.25) / height, name, fontsize=13, fontweight="bold")
+        if name == WITHOUT:
+            figure.text(1 - margin / inches, (top - 0.25) / height, "64x64 views, enlarged", fontsize=11, ha="right")
         top -= title
         for number, image in enumerate(images):
             show(((image + 1) / 2).clamp(0, 1).permute(1, 2, 0).numpy(), margin + number * (view + gap), view, view)
@@ -85,7 +88,7 @@ def draw_panorama(views: dict[str, torch.Tensor], panoramas: dict[str, np.ndarra
 def draw_turn(panoramas: dict[str, np.ndarray]) -> None:
     """Write a camera that turns once around in both panoramas, side by side, as an animated WebP."""
     height, width, gap, title = 228, 304, 8, 26
-    font = ImageFont.load_default(size=15)
+    font = ImageFont.truetype(findfont(FontProperties(weight="bold")), size=14)  # that of the other picture
     turns = [list(turning_frames(panoramas[name], NUM_FRAMES, height, width, fov_deg=80)) for name in (WITHOUT, WITH)]
     frames = []
     for pair in zip(*turns, strict=True):
