@@ -25,7 +25,7 @@ from mvdiff.report.pictures import channels_last, depth_pictures
 
 HEIGHT, WIDTH = 48, 64
 TRAINING_PRECISION = {"trainer.precision": "32-true"}
-"""Convolutions that learn are slow in bfloat16 on CPUs (docs/libraries.md); other tasks train none."""
+"""Convolutions that learn are slow in bfloat16 on CPUs (notes/libraries.md); other tasks train none."""
 STAGE1_SCRATCH, STAGE1 = "stage 1, from a base without depth", "stage 1, packaged, continued"
 FRAMES_PER_STEP, SHOWN_FRAMES = 32, 16
 COLOURS, PAIR_RATIO, UNOCCLUDED = "thing_colours", "mean_of_pair_ratios", "unoccluded"
