@@ -18,7 +18,8 @@ def chosen_precision(precision: str) -> str:
     """Return a precision as it is, or choose one for "auto" by this processor."""
     if precision != "auto":
         return precision
-    native = torch.backends.mkldnn.is_available() and multiplies_in_bfloat16(torch.cpu.get_capabilities())
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in every version since 2.11
+    native = torch.backends.mkldnn.is_available() and multiplies_in_bfloat16(capabilities)
     return "bf16-mixed" if native else "32-true"
 
 
