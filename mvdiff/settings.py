@@ -22,9 +22,10 @@ class Sampling:
     num_inference_steps: int = 50
     """denoising steps (paper: 50, DDIM)"""
     guidance_scale: float = 9.0
-    """classifier-free guidance scale (paper: 9); 1 or less disables guidance and halves the cost"""
+    """classifier-free guidance scale (paper: 9; the packaged toy models: 2); 1 or less disables guidance and halves the
+    cost"""
     negative_prompt: str | Sequence[str] | None = None
-    """prompt to steer away from: one for all views or one per view; default: the empty prompt"""
+    """prompt to steer away from: one for all views or one per view (default: the empty prompt)"""
     eta: float = 0.0
     """noise added by DDIM, from 0 (deterministic) to 1"""
 
@@ -38,7 +39,7 @@ class Controls:
     attention_enabled: bool = True
     """False skips the attention across views but runs the adapter's other layers"""
     neighbour_batch: Sequence[int] | None = None
-    """for each sample, the index of the batch sample whose views serve as its neighbours; default: the sample itself"""
+    """for each sample, the index of the batch sample whose views serve as its neighbours (default: its own)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,10 +47,10 @@ class AdapterSettings:
     """Architecture of an adapter; None takes the value of the adapter that training starts from, else the task's."""
 
     attention: Mapping[str, Any] | None = None
-    """attention across views, as `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; arguments
-    beside `init_args`, where the command line puts them, take precedence"""
+    """attention across views, as `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; a value
+    set on the command line overrides the same value in init_args"""
     mid_place: MidPlace | None = None
-    """position of the attention in the mid block"""
+    """position of the attention in the UNet's mid block"""
     residual: bool | None = None
     """add a residual convolution block after each attention"""
     image_condition: bool | None = None
@@ -84,11 +85,11 @@ class CacheSettings:
     """Caches for outputs of the frozen base model."""
 
     dir: str | None = None
-    """folder for cached text embeddings and latents; None disables this cache"""
+    """folder for cached text embeddings and latents; None: no such cache"""
     latents: bool = False
     """cache latents too; pays off only if the same views recur, for example with yaws from a list"""
     geometry_bytes: int = 2 * 2**30
-    """memory in bytes for cached correspondences of rigs and their encodings"""
+    """memory for cached correspondences of rigs and their encodings, in bytes"""
 
     def __post_init__(self) -> None:
         if self.latents and self.dir is None:
@@ -99,14 +100,14 @@ class CacheSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class PanoramaPictures:
-    """Pictures of a panorama for people, beside the views and panorama.png of its sample folder."""
+    """Extra files."""
 
     format: PictureFormat = "png"
-    """jpg or webp: write the panorama in this format too; it is also that of the cropped panorama and cube faces"""
+    """also write panorama.jpg or .webp; --crop and --cube_faces use this format"""
     crop: bool = False
-    """write panorama_cropped: the rows that views show all around, with XMP that says where on the sphere they lie"""
+    """also write panorama_cropped: only the rows that the views cover all around, with XMP metadata for viewers"""
     cube_faces: bool = False
-    """write cube/front, right, back, left, up and down, mid-grey where no view looks"""
+    """also write cube/front, right, back, left, up and down; parts that no view covers are grey"""
 
 
 def plain(settings: Any) -> dict[str, Any]:

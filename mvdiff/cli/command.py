@@ -28,8 +28,8 @@ class Command:
 def done(summary: str, *following: str) -> None:
     """Print a command's last line: what it wrote where, and what to type next.
 
-    >>> done("out: 3 panoramas written", "mvdiff report out --out report.html", "mvdiff video out")
-    out: 3 panoramas written. Next: mvdiff report out --out report.html, or mvdiff video out
+    >>> done("out: 3 panoramas written", "mvdiff report out", "mvdiff video out")
+    out: 3 panoramas written. Next: mvdiff report out, or mvdiff video out
     """
     print(f"{summary}. Next: {', or '.join(following)}")
 
@@ -41,3 +41,23 @@ def typed(*words: object) -> str:
     "mvdiff video 'my room'"
     """
     return shlex.join(map(str, words))
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun.
+
+    >>> plural(1, "device"), plural(2, "device")
+    ('1 device', '2 devices')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def tally(written: int, skipped: int, noun: str) -> str:
+    """Say how much was written and how much was there before; leave out what is zero.
+
+    >>> tally(1, 0, "panorama"), tally(0, 2, "panorama")
+    ('1 panorama written', '2 complete panoramas skipped')
+    """
+    parts = [f"{plural(written, noun)} written"] if written or not skipped else []
+    parts += [f"{plural(skipped, f'complete {noun}')} skipped"] if skipped else []
+    return ", ".join(parts)

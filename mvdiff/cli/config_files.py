@@ -20,6 +20,11 @@ def open_data(names: Sequence[str | Path], split: str):
     return source_from_config(names, split)
 
 
+def has_config(arguments: Sequence[str]) -> bool:
+    """Return True if command-line arguments name a config."""
+    return any(argument.partition("=")[0] in ("--config", "-c") for argument in arguments)
+
+
 def with_config_paths(arguments: Sequence[str]) -> list[str]:
     """Return command-line arguments whose `--config` / `-c` values are paths of files, those that they extend first.
 

@@ -23,17 +23,17 @@ class UpstreamOptions:
     out: Path
     """the model folder (or base) to write"""
     base: str | None = None
-    """hub id or folder of the base it was trained on; default the paper's"""
+    """hub id or folder of the base it was trained on (default: the paper's)"""
     revision: str | None = None
     """branch, tag or commit of a --base on the hub"""
     save_base: Path | None = None
     """folder that receives the base inside the file; the model then uses it"""
     height: int | None = None
-    """rows of the views; default 512, depth 192"""
+    """rows of the views (default: 512; depth: 192)"""
     width: int | None = None
-    """columns of the views; default 512, depth 256"""
+    """columns of the views (default: 512; depth: 256)"""
     text_dtype: Literal["float32", "float16", "bfloat16"] | None = None
-    """precision of the text encoder; default float16, depth float32, as in the 2023 release"""
+    """precision of the text encoder (default: float16; depth: float32, as in the 2023 release)"""
     overwrite: bool = False
     """replace an earlier model folder (a base is never replaced)"""
 
@@ -49,7 +49,7 @@ class ToUpstreamOptions:
     with_base: bool = False
     """write the base into the file, too, as published files have it"""
     base: str | None = None
-    """where this machine has the base; default the recorded place"""
+    """base to use if the recorded one is not found"""
     overwrite: bool = False
     """replace a file that exists"""
 
@@ -106,8 +106,8 @@ COMMANDS = (
     Command(
         name="convert upstream",
         summary="a published checkpoint becomes a model folder",
-        description="Read a published Lightning file, running nothing that is in it, and write a model folder, --out. "
-        "What the file holds beside weights is left out and named.",
+        description="Read a published Lightning file, without executing any code in it, and write a model folder, "
+        "--out. What the file holds beside weights is left out and named.",
         example="mvdiff convert upstream pano.ckpt --task panorama --out model",
         settings=(UpstreamOptions,),
         run=from_upstream,

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.opening import DataReader
 
 SUMMARY = "make, split, caption and check data sets"
@@ -29,11 +29,11 @@ class SplitOptions(DataReader):
     dir: Path = field(kw_only=False)
     """a folder of panoramas or of recordings, in any layout, or a raw download"""
     test_fraction: float = 0.1
-    """share to test on"""
+    """share of the scenes (or images) kept for the test split"""
     test_scenes: Path | None = None
-    """text file with the scenes (or images) to test on, one a line; default drawn by --seed"""
+    """text file with the scenes (or images) to test on, one a line (default: drawn by --seed)"""
     seed: int = 0
-    """random seed; another one chooses other scenes"""
+    """random seed of the choice of test scenes"""
     overwrite: bool = False
     """replace lists that exist"""
 
@@ -57,11 +57,11 @@ class KeyFrameOptions(DataReader):
     dir: Path = field(kw_only=False)
     """a scene, or a folder of scenes"""
     overlap: float = 0.65
-    """overlap of consecutive key frames, a share of the frame"""
+    """share of a frame, from 0 to 1, by which consecutive key frames overlap"""
     min_depth_share: float = 0.2
-    """share of a usable frame that has depth"""
+    """smallest share of pixels with depth for a frame to be usable"""
     out: Path | None = None
-    """folder that receives the lists, with links to the frames; default DIR"""
+    """folder that receives the lists, with links to the frames (default: DIR)"""
     overwrite: bool = False
     """replace lists that exist"""
     num_workers: int = 1
@@ -81,7 +81,7 @@ class CaptionOptions(DataReader):
     every: int | None = None
     """in scenes, every N-th usable frame instead of key frames"""
     batch_size: int = 8
-    """pictures at once"""
+    """pictures captioned in parallel"""
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda or cuda:1"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
@@ -91,7 +91,7 @@ class CaptionOptions(DataReader):
     max_new_tokens: int = 40
     """length of a caption"""
     view_size: int = 512
-    """side of a panorama's views, pixels"""
+    """width and height of a panorama's views, in pixels"""
     overwrite: bool = False
     """replace captions that exist"""
 
@@ -105,11 +105,11 @@ class ToyWorldOptions:
     rooms: int = 40
     """number of rooms"""
     seed: int = 0
-    """random seed, which world"""
+    """random seed; each seed gives another world"""
     size: int = 128
-    """side of a face, pixels"""
+    """width and height of each face of a panorama, in pixels"""
     test_rooms: int | None = None
-    """rooms of the test split; default a fifth"""
+    """rooms among --rooms for the test split (default: a fifth of --rooms)"""
     num_frames: int = 60
     """frames of each camera path, 0 for none"""
     arc_deg: float = 360.0
@@ -143,15 +143,15 @@ def check(options: CheckOptions) -> int:
             f"{report.captions}{notes}"
         )
         counts = ", ".join(f"{count} x {kind}" for kind, count in sorted(report.counts.items()))
-        print(f"{len(report.problems)} problems: {counts}" if report.problems else "no problems")
+        print(f"{plural(len(report.problems), 'problem')}: {counts}" if report.problems else "no problems")
     broken = any(report.problems for report in reports)
     first = reports[0]
     config = "pano.yaml" if first.noun == "panoramas" else "depth_stage2.yaml"
-    again, fit = (
+    again, doctor = (
         ("mvdiff", "data", "check", options.dir),
-        ("mvdiff", "fit", "--config", config, "--data.root", first.root),
+        ("mvdiff", "doctor", "--config", config, "--data.root", first.root),
     )
-    done(f"{options.dir}: {'repair what is named' if broken else 'sound'}", typed(*(again if broken else fit)))
+    done(f"{options.dir}: {'repair what is named' if broken else 'sound'}", typed(*(again if broken else doctor)))
     return int(broken)
 
 
@@ -185,7 +185,7 @@ def import_recording(options: ImportSensOptions) -> int:
     with progress_of("frames") as progress:
         report = import_sens(options.file, options.dir, options.every, progress)
     done(
-        f"{report.saved} frames saved, {report.kept} were there, of {report.total}: {options.dir}",
+        f"{plural(report.saved, 'frame')} saved{_counted(report.kept, 'kept')}, of {report.total}: {options.dir}",
         typed("mvdiff", "data", "keyframes", options.dir),
     )
     return 0
@@ -206,11 +206,11 @@ def keyframes(options: KeyFrameOptions) -> int:
 
         chosen = (options.overlap, options.min_depth_share, options.out, options.overwrite, options.num_workers)
         scenes = key_frames_of(options.dir, *chosen, progress=say, source=Source.of_option(options.data))
-    failed = sum(bool(scene.problem) for scene in scenes)
+    failed, kept = sum(bool(scene.problem) for scene in scenes), sum(scene.kept for scene in scenes)
     overlaps = [overlap for scene in scenes for overlap in scene.overlaps]
-    text = f"; overlap of {len(overlaps)} pairs: {sum(overlaps) / len(overlaps):.3f}" if overlaps else ""
+    text = f"; overlap of {plural(len(overlaps), 'pair')}: {sum(overlaps) / len(overlaps):.3f}" if overlaps else ""
     done(
-        f"{len(scenes)} scenes: {sum(scene.kept for scene in scenes)} had lists, {failed} failed{text}",
+        f"{plural(len(scenes), 'scene')}{_counted(kept, 'with existing lists')}{_counted(failed, 'failed')}{text}",
         typed("mvdiff", "data", "caption", options.out or options.dir),
         typed("mvdiff", "data", "check", options.out or options.dir),
     )
@@ -232,7 +232,8 @@ def caption(options: CaptionOptions) -> int:
     for failure in report.failed:
         print(failure)
     done(
-        f"{report.written} captions written, {report.kept} were there, {len(report.failed)} failures: {options.dir}",
+        f"{plural(report.written, 'caption')} written{_counted(report.kept, 'kept')}"
+        f"{_counted(len(report.failed), 'failed')}: {options.dir}",
         typed("mvdiff", "data", "check", options.dir),
     )
     return int(bool(report.failed))
@@ -249,8 +250,12 @@ def toyworld(options: ToyWorldOptions) -> int:
         task = bar.add_task("rooms", total=options.rooms)
         write_toyworld(root, **settings, progress=lambda index: bar.advance(task))
     parts = "mp3d_skybox" + (" and scannet" if options.num_frames else "")
-    done(f"{options.rooms} rooms in {root}: {parts}", typed("mvdiff", "data", "check", root))
+    done(f"{plural(options.rooms, 'room')} in {root}: {parts}", typed("mvdiff", "data", "check", root))
     return 0
+
+
+def _counted(count: int, state: str) -> str:
+    return f", {count} {state}" if count else ""
 
 
 COMMANDS = (
@@ -276,8 +281,8 @@ COMMANDS = (
     Command(
         name="data import-sens",
         summary="decode a ScanNet recording",
-        description="Write a .sens recording (version 4) as a scene into DIR: color, depth, pose, intrinsic. Frames "
-        "that are there are kept, so that an import can be continued.",
+        description="Write a .sens recording (version 4) as a scene into DIR: color, depth, pose, intrinsic. Existing "
+        "frames are kept, so an interrupted import can be rerun.",
         example="mvdiff data import-sens scene0000_00.sens scannet/train/scene0000_00",
         settings=(ImportSensOptions,),
         run=import_recording,
@@ -285,8 +290,9 @@ COMMANDS = (
     Command(
         name="data keyframes",
         summary="choose the key frames of scenes",
-        description="Write key_frame_0.6.txt and valid_frames.npy of each scene: key frames whose consecutive overlap "
-        "is about a share, and the frames whose pose is finite and depth usable. Exits with 1 if a scene has none.",
+        description="Write two lists per scene: key_frame_0.6.txt (a fixed name), key frames of which consecutive ones "
+        "overlap by --overlap, and valid_frames.npy, frames with a finite pose and usable depth. Exits with 1 if a "
+        "scene has none.",
         example="mvdiff data keyframes scannet/train",
         settings=(KeyFrameOptions,),
         run=keyframes,
@@ -295,8 +301,8 @@ COMMANDS = (
         name="data caption",
         summary="caption panoramas or scenes",
         description="Caption the views of panoramas (every 45 degrees) and the key frames of scenes by an image "
-        "captioning model of transformers, and write a text file per caption beside the data. What has a caption keeps "
-        "it, so that a run can be continued. Exits with 1 if something could not be captioned.",
+        "captioning model of transformers, and write a text file per caption beside the data. Existing captions are "
+        "kept, so an interrupted run can be rerun. Exits with 1 if something could not be captioned.",
         example="mvdiff data caption scannet/train --model Salesforce/blip2-opt-2.7b",
         settings=(CaptionOptions,),
         run=caption,

@@ -17,7 +17,7 @@ class DemoOptions(ModelOptions):
     host: str = "127.0.0.1"
     """address of this machine to serve at; 0.0.0.0 lets other machines in"""
     port: int | None = None
-    """port to serve at; default the first free one from 7860 on"""
+    """port to serve at (default: the first free one from 7860 on)"""
 
 
 def run(options: DemoOptions, memory: MemoryOptions) -> int:
@@ -28,7 +28,7 @@ def run(options: DemoOptions, memory: MemoryOptions) -> int:
         raise ValueError(f"--port must lie between 1 and 65535; got {options.port}.")
     gr = require_gradio()
     usable_device(options.device)  # before a model is downloaded
-    toy = Defaults("a red sofa in the middle, white walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
+    toy = Defaults("a red sofa, mint walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
     defaults = toy if options.model.startswith("mvdiff://") else Defaults()
     pipeline = open_pipeline(_kind(options.model, options.revision), options, memory)
     page = build_page(pipeline, options.model, defaults)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.mistakes import did_you_mean
 from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.settings import EvaluationSettings
@@ -19,21 +19,21 @@ class EvaluateOptions:
     """Samples, ground truth and metrics."""
 
     generated: Path | None = None
-    """folder of the samples to score; default the ground truth itself"""
+    """folder of the samples to score (default: the ground truth itself)"""
     reference: Path | None = None
     """ground truth: folder of samples"""
     config: list[str] | None = None
-    """ground truth instead of --reference: views of the data section of this run; a YAML file or a packaged one by its
-    name; repeat for overlays, in order"""
+    """ground truth instead of --reference: the data section of this YAML file, or of a packaged one by its name; repeat
+    for overlays, later ones on top"""
     split: Literal["train", "val", "test"] = "test"
     """split of --config"""
     out: Path | None = None
     """JSON file that receives the results"""
     metrics: tuple[str | dict[str, Any], ...] | None = None
     """what to compute, of the list above; class paths of your own, as my_module.MyMetric; or {"class_path":
-    ..., "init_args": {...}}; default the paper's four"""
+    ..., "init_args": {...}} (default: the paper's four)"""
     rig: Path | None = None
-    """cameras of upstream's folders: a JSON file, as rig in sample.json"""
+    """cameras of sample folders of the 2023 release, which hold none: a JSON file, as `rig` in sample.json"""
     num_workers: int = 2
     """processes that read images; 0 reads in the main process, for containers with little shared memory"""
 
@@ -96,10 +96,10 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     Console().print(results_table(results))
     for problem in results["generated"].get("unreadable", []):
         print(f"left out {problem['folder']}: {problem['reason']}")
-    count = f"{results['generated']['num_samples']} samples scored"
+    count = f"{plural(results['generated']['num_samples'], 'sample')} scored"
     folder = options.generated or options.reference
     if options.out is not None:
-        done(f"{options.out}: {count}", typed("mvdiff", "report", options.out, "--out", "report.html"))
+        done(f"{options.out}: {count}", typed("mvdiff", "report", options.out))
     elif folder is not None:
         again = typed("mvdiff", "evaluate", "--generated", folder, "--out", "results.json")
         done(f"{count}, nothing written", f"{again} to keep them")

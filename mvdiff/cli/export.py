@@ -23,7 +23,7 @@ class ExportOptions:
     results: Path | None = None
     """a results.json of `mvdiff test`, for the model card"""
     plugin: list[str] | None = None
-    """let the checkpoint name classes of this package of yours, whose code then runs; repeat for others"""
+    """Python package whose classes the checkpoint may use; its code will run; repeat for others"""
 
 
 def run(options: ExportOptions) -> int:
@@ -35,15 +35,16 @@ def run(options: ExportOptions) -> int:
     return 0
 
 
-def next_of_model(folder: str | Path, task: str) -> str:
-    """Return the command that generates with a model folder of a task."""
+def next_of_model(folder: str | Path, task: str, toy: bool = False) -> str:
+    """Return the command that generates with a model folder of a task; `toy` adds what toy models need."""
     inputs = {
-        "panorama": ("panorama", "--prompt", "a kitchen"),
-        "outpaint": ("outpaint", "--image", "photo.jpg", "--prompt", "a kitchen"),
+        "panorama": ("panorama", "--prompt", "a red sofa, mint walls, wood floor" if toy else "a kitchen"),
+        "outpaint": ("outpaint", "--image", "photo.jpg", "--prompt", "gray walls, wood floor" if toy else "a kitchen"),
         "depth": ("depth", "--scene", "SCENE"),
     }
     task, *given = inputs.get(task, ("dataset", "--config", "run.yaml"))
-    return typed("mvdiff", "generate", task, "--model", folder, *given, "--out", "out")
+    guidance = ("--guidance_scale", "2") if toy else ()
+    return typed("mvdiff", "generate", task, "--model", folder, *given, *guidance, "--out", "out")
 
 
 COMMANDS = (

@@ -18,19 +18,19 @@ class MeshOptions(DataReader):
     out: Path
     """mesh.ply (axes of the poses) or mesh.glb (y up, opens in 3D viewers and browsers)"""
     voxel_size: float | None = None
-    """side of a voxel in metres; default 0.02"""
+    """side of a voxel in metres (default: 0.02)"""
     truncation: float | None = None
-    """how thick a surface is kept, in metres; default 3 voxels"""
+    """TSDF truncation distance in metres (default: 3 voxels)"""
     max_depth: float | None = None
-    """leave out what is farther away, in metres; default 8"""
+    """leave out depths beyond this, in metres (default: 8)"""
     every: int = 1
     """take every N-th frame"""
     height: int | None = None
-    """rows to resize frames to first, with --width; default as they are"""
+    """rows to resize frames to first, with --width (default: their own)"""
     width: int | None = None
-    """columns to resize frames to first, with --height; default as they are"""
+    """columns to resize frames to first, with --height (default: their own)"""
     max_memory: float | None = None
-    """how large the volume may become, in GiB; default 4"""
+    """largest size of the volume in GiB (default: 4)"""
     force: bool = False
     """fuse frames that contradict each other, too"""
 
@@ -90,7 +90,7 @@ def run(options: MeshOptions) -> int:
     write_mesh(options.out, mesh, up_axis(poses[0]))
     size = f"{len(mesh.vertices)} vertices, {len(mesh.faces)} triangles; voxels of {volume.voxel_size:g} m"
     shown = options.source if isinstance(source, SampleFrames) else "out"
-    done(f"{options.out}: {size}", typed("mvdiff", "report", shown, "--mesh", options.out, "--out", "report.html"))
+    done(f"{options.out}: {size}", typed("mvdiff", "report", shown, "--mesh", options.out))
     return 0
 
 

@@ -16,17 +16,17 @@ class ModelOptions:
     revision: str | None = None
     """branch, tag or commit of a --model on the hub"""
     base: str | None = None
-    """folder or hub id of the base, where it is not at the place that the model names"""
+    """folder or hub id of the base to use if the recorded one is not found"""
     vae: str | None = None
-    """folder or hub id of the autoencoder that the model uses in place of the base's"""
+    """folder or hub id of an autoencoder to use in place of the base's (default: the recorded one)"""
     scheduler: str | None = None
-    """any diffusers scheduler, such as DPMSolverMultistep; default the model's"""
+    """any diffusers scheduler, such as DPMSolverMultistep (default: the model's)"""
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda or cuda:1"""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
     """weight precision (default: float32, or the model's own for its text encoder)"""
     plugin: list[str] | None = None
-    """let the model's files name classes of this package of yours, whose code then runs; repeat for others"""
+    """Python package whose classes the model may use; its code will run; repeat for others"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class MemoryOptions:
     """Less memory for more time (docs/memory.md)."""
 
     cpu_offload: Literal["model", "sequential"] | None = None
-    """keep weights on the GPU only while a model, or (sequential) a layer, runs"""
+    """keep weights on the GPU only while their model (sequential: their layer) runs"""
     views_per_chunk: int | None = None
-    """run the UNet's own layers on so many views at a time; default all"""
+    """run the UNet's own layers on this many views at a time (default: all)"""
     vae_slicing: bool = False
     """decode view by view"""
     vae_tiling: bool = False
@@ -48,7 +48,7 @@ class DataReader:
     """Reader of the data."""
 
     data: str | None = None
-    """class path of the reader, or a YAML file with class_path and init_args; default the detected layout"""
+    """class path of the reader, or a YAML file with class_path and init_args (default: the detected layout)"""
 
 
 def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, plural, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -15,19 +15,19 @@ class ReportOptions:
     dir: tuple[Path, ...] = field(kw_only=False)
     """roots of sample folders, single samples, what `mvdiff test` wrote, or results.json of `mvdiff evaluate`"""
     out: Path | None = None
-    """the page; default report.html in the first DIR"""
+    """the page (default: report.html in the first DIR)"""
     names: tuple[str, ...] | None = None
-    """names of the DIRs in the page; default the names of their folders"""
+    """names of the DIRs in the page (default: the names of their folders)"""
     title: str | None = None
-    """heading; default the names"""
+    """heading (default: the names)"""
     max_samples: int = 12
-    """show so many samples, from the first on"""
+    """largest number of samples shown, from the first on"""
     max_views: int = 16
-    """show so many frames of a recording"""
+    """largest number of frames shown of a recording"""
     mesh: tuple[Path, ...] = ()
     """.glb or .ply files, beside those found in a DIR"""
     rig: Path | None = None
-    """cameras of upstream's folders: a JSON file, as rig in sample.json"""
+    """cameras of sample folders of the 2023 release, which hold none: a JSON file, as `rig` in sample.json"""
 
 
 def run(options: ReportOptions) -> int:
@@ -48,8 +48,8 @@ def run(options: ReportOptions) -> int:
     write_page(out, content.page(title))
     for problem in content.problems:
         print(f"left out {problem}")
-    parts = [f"{content.num_shown} of {content.num_samples} samples"] if content.num_samples else []
-    parts += [f"{len(content.meshes)} scenes in 3D"] if content.meshes else []
+    parts = [f"{content.num_shown} of {plural(content.num_samples, 'sample')}"] if content.num_samples else []
+    parts += [f"{plural(len(content.meshes), 'scene')} in 3D"] if content.meshes else []
     parts += ["scores"] if content.tables else []
     size = f"{out.stat().st_size / 1e6:.1f} MB"
     done(f"{out}: {', '.join(parts)}; {size}", typed("xdg-open", out) + " (or open it in any browser)")
@@ -63,7 +63,7 @@ COMMANDS = (
         description="Write one HTML file, --out, that holds everything it shows: a 360-degree viewer for panoramas, "
         "strips of views, scores, and meshes in 3D. Several DIRs stand side by side, on the sample ids that they "
         "share.",
-        example="mvdiff report out other --names mine theirs --out report.html",
+        example="mvdiff report out other --names mine theirs",
         settings=(ReportOptions,),
         run=run,
     ),

@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from mvdiff.class_paths import allow_plugins, allow_plugins_of
 from mvdiff.cli.command import done, typed
-from mvdiff.cli.config_files import with_config_paths
+from mvdiff.cli.config_files import has_config, with_config_paths
 from mvdiff.cli.export import next_of_model
 from mvdiff.cli.mistakes import readable, unknown_setting
 from mvdiff.cli.progress import quiet_libraries
@@ -85,8 +85,7 @@ class MVDiffCLI(LightningCLI):
             type=str,
             default=[],
             metavar="MODULE",
-            help="Let model.init_adapter name classes of this package of yours; repeat for others. The modules of "
-            "model.task and model.adapter.attention in your own YAML are let in anyway.",
+            help="Python package whose classes the loaded model may use; its code will run; repeat for others.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
@@ -97,6 +96,8 @@ class MVDiffCLI(LightningCLI):
             self.config = parser.parse_args(with_launcher_settings(args, os.environ))
         except ArgumentError as error:
             text = unknown_setting(str(error), self._names_of) or readable(str(error))
+            if "arguments are required: " in text and not has_config(args):
+                text = "--config must be given, such as --config pano.yaml"
             raise ValueError(f"{text.rstrip('.')}. Run mvdiff {args[0]} --help for all settings.") from error
 
     def _names_of(self, class_path: str | None) -> list[str]:
@@ -177,7 +178,7 @@ def say_next(cli: MVDiffCLI) -> None:
         done(f"{cli.trainer.log_dir or cli.trainer.default_root_dir}: logged the losses above", config)
     else:
         folder, scores = cli.model.output_folder, " and scores" * (cli.subcommand == "test")
-        done(f"{folder}: samples{scores}", typed("mvdiff", "report", folder, "--out", "report.html"))
+        done(f"{folder}: samples{scores}", typed("mvdiff", "report", folder))
 
 
 def _say_next_of_fit(cli: MVDiffCLI) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import re
+import shutil
 import textwrap
 from argparse import SUPPRESS
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -28,32 +31,33 @@ ATTENTION = "mvdiff.models.attention.correspondence.CorrespondenceAwareAttention
 GROUPS = {kind.__name__: kind for kind in (AdapterSettings, Sampling, MemorySettings, CacheSettings, OutputSettings)}
 
 COMMON = {
-    "config": "a YAML file, or a packaged one by its name; repeat for overlays, later ones on top",
-    "ckpt_path": "checkpoint to resume (fit) or to take the weights of",
+    "config": "YAML file, or a packaged one by its name; repeat for overlays, later ones on top",
+    "ckpt_path": "fit: checkpoint to resume from; validate, test, predict: checkpoint to load",
     "total_batch_size": "samples per optimizer step over all devices; sets trainer.accumulate_grad_batches",
-    "seed_everything": "random seed of everything that has no seed of its own",
-    "plugin": "let model.init_adapter name classes of this package of yours; repeat for others. The modules of "
-    "model.task and model.adapter.attention in your own YAML are let in anyway",
+    "seed_everything": "random seed of code of your own; for another training run, set model.seed and data.seed (all "
+    "three default to 0)",
+    "plugin": "Python package whose classes the loaded model may use; its code will run; repeat for others",
     "print_config": "print all settings as YAML and stop",
 }
+_KINDS = {"bool": "{true,false}", "int": "N", "float": "X"}
 TRAINER = {
     "max_epochs": "passes over the training data",
     "max_steps": "optimizer steps; -1 for no limit",
     "devices": "number of devices, or their indices",
-    "num_nodes": "machines",
+    "num_nodes": "number of machines",
     "accelerator": "cpu, gpu or auto",
     "strategy": "ddp, fsdp, ... or auto",
     "precision": "32-true, bf16-mixed, 16-mixed, ...",
-    "default_root_dir": "folder of the run, where the logger has none",
+    "default_root_dir": "folder of the run if the logger has none",
     "logger": "class of a logger, such as lightning.pytorch.loggers.CSVLogger",
     "callbacks": "list of callbacks: checkpoints, model folder, average of the weights",
     "val_check_interval": "batches between two validations",
     "check_val_every_n_epoch": "epochs between two validations",
-    "limit_train_batches": "train on so many batches (or this share) of an epoch",
-    "limit_val_batches": "validate on so many batches (or this share)",
+    "limit_train_batches": "largest number (or share) of training batches in an epoch",
+    "limit_val_batches": "largest number (or share) of validation batches",
     "log_every_n_steps": "steps between two logged values",
     "gradient_clip_val": "largest norm of the gradients",
-    "fast_dev_run": "run so many batches of everything, as a test of the set-up",
+    "fast_dev_run": "test the set-up: run this many batches of everything, and write nothing",
 }
 
 
@@ -64,15 +68,14 @@ class Setting:
     name: str
     default: Any
     text: str
+    kind: str = ""
+    """choices or placeholder, as usage lines show them"""
 
 
 def settings_of(class_path: str) -> Iterator[Setting]:
     """Read the arguments of a class of mvdiff and their descriptions from its source; groups give their fields."""
     module, _, name = class_path.rpartition(".")
-    source = (
-        Path(mvdiff.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py").read_text(encoding="utf-8")
-    )
-    [cls] = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == name]
+    [cls] = [node for node in _parsed(module).body if isinstance(node, ast.ClassDef) and node.name == name]
     texts = {one.arg_name: one.description for one in parse_docstring(ast.get_docstring(cls)).params}
     [init] = [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == "__init__"]
     arguments = [*init.args.args[1:], *init.args.kwonlyargs]
@@ -82,25 +85,65 @@ def settings_of(class_path: str) -> Iterator[Setting]:
             continue
         group = GROUPS.get(ast.unparse(argument.annotation))
         if group is not None:
-            yield from (Setting(f"{argument.arg}.{one.name}", one.default, one.text) for one in fields_of(group))
+            yield from (
+                Setting(f"{argument.arg}.{one.name}", one.default, one.text, one.kind) for one in fields_of(group)
+            )
         else:
-            value = default.value if isinstance(default, ast.Constant) else None
-            yield Setting(argument.arg, value, texts[argument.arg])
+            kind = _kind(ast.unparse(argument.annotation), module)
+            yield Setting(argument.arg, _default(default, module), texts[argument.arg], kind)
 
 
 def fields_of(settings: type) -> Iterator[Setting]:
     """Read the fields of a settings dataclass and the strings under them."""
     texts = {one.arg_name: one.description for one in parse_from_object(settings).params}
     for field in fields(settings):
-        yield Setting(field.name, None if field.default is MISSING else field.default, texts[field.name])
+        default = None if field.default is MISSING else field.default
+        yield Setting(field.name, default, texts[field.name], _kind(field.type, settings.__module__))
+
+
+@cache
+def _parsed(module: str) -> ast.Module:
+    path = Path(mvdiff.__file__).parent.joinpath(*module.split(".")[1:]).with_suffix(".py")
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def _assigned(name: str, module: str) -> ast.expr | None:
+    """Return the value of a module's constant, which it may import from another module of mvdiff."""
+    for node in _parsed(module).body:
+        if isinstance(node, ast.Assign) and name in map(ast.unparse, node.targets):
+            return node.value
+        if isinstance(node, ast.ImportFrom) and name in (one.name for one in node.names):
+            return _assigned(name, node.module) if node.module.startswith("mvdiff.") else None
+    return None
+
+
+def _default(value: ast.expr | None, module: str) -> Any:
+    value = _assigned(value.id, module) if isinstance(value, ast.Name) else value
+    return ast.literal_eval(value) if isinstance(value, ast.Constant | ast.Tuple) else None
+
+
+def _kind(annotation: str, module: str) -> str:
+    """Return how a value of a type is shown: choices in braces, or a placeholder; empty for other types."""
+    names = [name for name in annotation.split(" | ") if name != "None"]
+    if len(names) != 1:
+        return ""
+    [name] = names
+    if name in _KINDS:
+        return _KINDS[name]
+    value = ast.parse(name, mode="eval").body
+    value = _assigned(name, module) if isinstance(value, ast.Name) else value
+    if not isinstance(value, ast.Subscript) or ast.unparse(value.value) != "Literal":
+        return ""
+    choices = ast.literal_eval(value.slice)
+    return f"{{{','.join(choices if isinstance(choices, tuple) else (choices,))}}}"
 
 
 def help_text(command: Command) -> str:
     """Return the help of a trainer command."""
     paragraphs = (
         f"usage: mvdiff {command.name} --config YAML [--config YAML ...] [--model.NAME VALUE] [--data.NAME VALUE] ...",
-        f"{command.description} Settings stand in YAML files, under the names below; the command line changes single "
-        "ones. Before a long run, `mvdiff doctor --config YAML` says what is missing.",
+        f"{command.description} Settings come from YAML files; the command line overrides any of them. "
+        "Before a long run, `mvdiff doctor --config YAML` says what is missing.",
     )
     ways = {
         "trainer.help": "all settings of Lightning's Trainer",
@@ -119,7 +162,9 @@ def help_text(command: Command) -> str:
         _section("more help", "", _described(ways)),
         f"example:\n  {command.example}",
     )
-    return "\n\n".join([*(textwrap.fill(text, 100) for text in paragraphs), *sections])
+    width = shutil.get_terminal_size().columns - 2  # as argparse wraps options
+    usage, text = (textwrap.fill(one, width, subsequent_indent=" " * 7 * (one is paragraphs[0])) for one in paragraphs)
+    return "\n\n".join([usage, text, *sections])
 
 
 def trainer_help() -> str:
@@ -139,6 +184,25 @@ def _section(title: str, prefix: str, settings: Iterable[Setting]) -> str:
     parser = ArgumentParser(usage=SUPPRESS, formatter_class=HelpFormatter, add_help=False)
     group = parser.add_argument_group(title)
     for one in settings:
-        text = " ".join(one.text.split()).replace("%", "%%")
-        group.add_argument(f"--{prefix}{one.name}", default=one.default, help=text, metavar="")
+        text = _with_default(one).replace("%", "%%")
+        group.add_argument(f"--{prefix}{one.name}", help=text, metavar=one.kind)
     return parser.format_help().strip()
+
+
+def _with_default(setting: Setting) -> str:
+    """Return the text of a setting with its default as YAML has it, or what None stands for."""
+    text, default = " ".join(setting.text.split()), setting.default
+    text = text if text[:2].isupper() else text[0].lower() + text[1:]
+    text = text if ". " in text else text.removesuffix(".")
+    if default is None:
+        meant = re.search(r"; None: ([^.]+)", text)
+        if meant is None:
+            return text
+        text, default = text.replace(meant[0], ""), meant[1]
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    elif setting.name.endswith("_bytes"):
+        default = f"{default / 2**30:g} GiB"
+    elif isinstance(default, tuple):
+        default = list(default)
+    return f"{text} (default: {default})"

@@ -54,18 +54,18 @@ COMMANDS = (
         "held-out loss and overlap PSNR of a checkpoint",
         "Compute the held-out loss of a checkpoint, and generate and score the first validation samples. Prints a "
         "table, and logs into the run's folder.",
-        "mvdiff validate --config pano.yaml --ckpt_path last.ckpt",
+        "mvdiff validate --config pano.yaml --ckpt_path runs/pano/version_0/checkpoints/last.ckpt",
     ),
     _command(
         "generate the test split and score it",
-        "Generate the test split by a checkpoint and score it. Writes generated/ and reference/ (sample folders) and "
+        "Generate the test split with a checkpoint and score it. Writes generated/ and reference/ (sample folders) and "
         "results.json into the run's folder, or into model.output.dir.",
-        "mvdiff test --config pano.yaml --ckpt_path best.ckpt",
+        "mvdiff test --config pano.yaml --ckpt_path runs/pano/version_0/checkpoints/best-9.ckpt",
     ),
     _command(
-        "generate a data set's panoramas on any number of devices",
-        "Generate the samples of the data set's prediction split by a checkpoint. Writes sample folders into samples/ "
-        "in the run's folder, or into model.output.dir; complete ones are kept.",
-        "mvdiff predict --config pano.yaml --ckpt_path best.ckpt",
+        "generate a data set's panoramas or frames on any number of devices",
+        "Generate the panoramas or frames of the test split with a checkpoint. Writes sample folders into samples/ in "
+        "the run's folder, or into model.output.dir; complete ones are kept.",
+        "mvdiff predict --config pano.yaml --ckpt_path runs/pano/version_0/checkpoints/best-9.ckpt",
     ),
 )

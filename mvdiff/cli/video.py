@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, plural, typed
 
 _RANGES = {"seconds": (0.01, 3600), "fps": (0.1, 240), "fov": (1, 179), "pitch": (-90, 90), "yaw": (-360, 360)}
 _SIDES = (2, 16384)  # rows or columns that x264 can encode
@@ -18,11 +18,11 @@ class VideoOptions:
     dir: Path = field(kw_only=False)
     """a sample folder, or a root of them"""
     out: Path | None = None
-    """video.mp4; of several samples a folder; default beside the samples"""
+    """video.mp4; for several samples, a folder (default: beside the samples)"""
     seconds: float = 12.0
     """length of the whole turn"""
     fps: float | None = None
-    """frames per second; default 30, of recordings 8"""
+    """frames per second (default: 30; of recordings: 8)"""
     fov: float = 90.0
     """horizontal field of view in degrees"""
     pitch: float = 0.0
@@ -30,11 +30,11 @@ class VideoOptions:
     yaw: float = 0.0
     """where the turn begins, degrees to the right"""
     height: int | None = None
-    """rows; default 360, of recordings the frames' own"""
+    """rows (default: 360; of recordings: the frames' own)"""
     width: int | None = None
-    """columns; default 640, of recordings the frames' own"""
+    """columns (default: 640; of recordings: the frames' own)"""
     rig: Path | None = None
-    """cameras of upstream's folders: a JSON file, as rig in sample.json"""
+    """cameras of sample folders of the 2023 release, which hold none: a JSON file, as `rig` in sample.json"""
 
     def check(self) -> None:
         """Raise ValueError where a value is out of range."""
@@ -97,7 +97,7 @@ def run(options: VideoOptions) -> int:
         raise ValueError(f"DIR must hold a sample that can be drawn; got none ({problems[0]}).")
     for problem in problems:
         print(f"left out {problem}")
-    done(f"{len(written)} videos written", typed("xdg-open", written[0]) + " (or open it in any player)")
+    done(f"{plural(len(written), 'video')} written", typed("xdg-open", written[0]) + " (or open it in any player)")
     return 0
 
 

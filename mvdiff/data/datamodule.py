@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mvdiff.data.equirectangular import EquirectangularPanoramas
-from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
+from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
 from mvdiff.data.known import KnownMode
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
@@ -25,11 +25,11 @@ class PanoramaDataModule(MultiViewDataModule):
         yaw: Training yaws: "random" (any whole degree), or a list of degrees to draw from.
         mirror: Mirror each training sample with probability 1/2.
         known: Known part of training samples, for outpainting: "first" (the paper: all of view 0), "random" (the part
-            covered by a picture of random field of view, shape and direction) or "mixed" (either, 1:1). Validation and
-            test always use "first". None: samples have no `known` mask.
+            covered by a picture of random field of view, shape and direction) or "mixed" (either, 1:1); None: no
+            `known` mask. Validation and test always use "first".
         on_broken: "error" stops at incomplete panoramas; "skip" drops them with a warning.
         source: Reader of the layout: class path of a `PanoramaSource`, or `class_path` and `init_args`; called with
-            (root, split, on_broken). None: the subclass's.
+            (root, split, on_broken); None: the subclass's.
         **settings: See `MultiViewDataModule`.
 
     Raises:
@@ -67,7 +67,8 @@ class PanoramaDataModule(MultiViewDataModule):
     def source(self, split: str) -> PanoramaSource:
         """Return the reader of a split; open it on the first call."""
         if split not in self._sources:
-            self._sources[split] = self._reader(self.root, split, on_broken=self.on_broken)
+            with naming_missing_root(self.root):
+                self._sources[split] = self._reader(self.root, split, on_broken=self.on_broken)
         return self._sources[split]
 
     def train_dataset(self) -> PanoramaDataset:

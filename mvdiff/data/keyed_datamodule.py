@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -15,6 +17,20 @@ from mvdiff.data.counts import check_counts
 from mvdiff.data.sampler import KeyedSampler
 
 Split = Literal["train", "val", "test"]
+
+
+@contextmanager
+def naming_missing_root(root: str | Path) -> Iterator[None]:
+    """Blame the root for a missing file if the root itself does not exist."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        if Path(root).exists():
+            raise
+        raise FileNotFoundError(
+            f"data.root must be a folder with a data set; {root} does not exist. Put the data there (docs/data.md) or "
+            "set --data.root."
+        ) from error
 
 
 class MultiViewDataModule(LightningDataModule, ABC):
@@ -29,7 +45,7 @@ class MultiViewDataModule(LightningDataModule, ABC):
         batch_size: Training samples per device and step.
         eval_batch_size: Validation, test and prediction samples per device and step; None: `batch_size`.
         num_workers: Loader processes per device.
-        seed: Random seed.
+        seed: Random seed of the training data: order, yaws, masks, choice of frames.
         max_samples: Use only the first `max_samples` training samples; None: all.
         max_test_samples: Use only the first `max_test_samples` test samples; None: all.
         val_from: "train" holds out the last `num_val` of the training data for validation, so that checkpoints are not

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvdiff.data.frames import FrameDataset, Mode, TrainSamples
-from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split
+from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
 from mvdiff.data.layouts import Source, data_set_root, open_recording, split_scenes
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
 from mvdiff.data.resizing import Resizing, check_resizing
@@ -29,31 +29,29 @@ class RecordingDataModule(MultiViewDataModule):
         mode: Kind of a sample: "keyframes" (consecutive key frames), "interpolation" (two known key frames and up to
             `max_between` frames between), "mixed" (both, 1:1), "interval" (every `interval`-th usable frame), "frames"
             (single frames), "full" (all key frames of a scene and every usable frame between; as `eval_mode` only).
-        eval_mode: The same for validation and test; by default `mode`.
+        eval_mode: Kind of a sample in validation and test; None: `mode`.
         num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (scenes with more than
             150 such frames are left out).
         interval: Frames from one frame of "interval" to the next; "frames" validates and tests on one of every
             `interval` frames.
         max_between: Most frames between two key frames of "interpolation".
         full_interval: With "full", only frames whose numbers are a multiple of it after the key frame before (the
-            released code: 20); None: all.
-        min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; by
-            default 10, or `num_views` if less.
-        train_samples: Samples of an epoch of training. "every_frame": one per key frame (the released code), of mode
-            "frames" one per usable frame, with `num_views: null` one per scene. "windows": as few as evaluation has,
-            one ("mixed": two) per window of `num_views` frames, of mode "frames" one per `interval` frames.
-            "interpolation" always has one per pair.
-        draw_between: Draw anew in each epoch which frames between two key frames a training sample shows; False and in
+            released code: 20); None: all of them.
+        min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; None:
+            10, or `num_views` if less.
+        train_samples: Samples of a training epoch. "every_frame": one that starts at each key frame (the released code).
+            "windows": one per window of `num_views` frames, as few as in evaluation. docs/train.md has other modes.
+        draw_between: Draw the frames between two key frames anew in each training epoch; False, and always in
             evaluation: evenly spaced ones.
         resizing: Rule by which depths and intrinsics are resized: "exact", or "released", that of the 2023 release's
             data code (no half pixels in K; depths of the pixel at floor(scale x index)).
-        max_val_samples: Use only the first `max_val_samples` validation samples (None: all).
+        max_val_samples: Use only the first `max_val_samples` validation samples; None: all.
         on_broken: "error" stops at scenes without intrinsics, depth or key frames and at listed frames that lack
             files, "skip" leaves them out, counted and logged.
         missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the nearest frame that has one)
             or "empty"; counted and logged.
-        source: Reader of the scenes: the import path of a `RecordingSource`, or `class_path` and `init_args`; by
-            default the layout that a scene has.
+        source: Reader of the scenes: the import path of a `RecordingSource`, or `class_path` and `init_args`; None:
+            the layout that a scene has.
         **settings: Settings of every data module, see `MultiViewDataModule`.
 
     Raises:
@@ -124,7 +122,8 @@ class RecordingDataModule(MultiViewDataModule):
         """
         if split not in self._scenes:
             folder = data_set_root(self.root) / split
-            paths = split_scenes(self.root, split, self.source)
+            with naming_missing_root(self.root):
+                paths = split_scenes(self.root, split, self.source)
             with ThreadPoolExecutor(8) as pool:  # a scene without valid_frames.npy has a file to read for each frame
                 opened = list(pool.map(self._open, paths))
             found = [scene for scene in opened if isinstance(scene, RecordingSource)]

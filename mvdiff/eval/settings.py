@@ -16,20 +16,20 @@ class EvaluationSettings:
     """Protocol of the metrics; defaults follow the paper (section 5)."""
 
     inception_weights: str | None = None
-    """weight file of FID's Inception network, weights-inception-2015-12-05-6726825d.pth; default torch's cache, or a
-    download"""
+    """weight file of FID's Inception network, weights-inception-2015-12-05-6726825d.pth (default: torch's cache, or a
+    download)"""
     inception_hash: str = "6726825d"
     """start of its SHA-256"""
     clip_model: str = "ViT-B-16"
     """open_clip architecture, or a folder with a transformers CLIPModel"""
     clip_weights: str | None = None
-    """weight file or tag for open_clip; default openai"""
+    """weight file or tag for open_clip (default: openai)"""
     toy_features: str | None = None
-    """folder of the toy feature network; default the packaged one"""
+    """folder of the toy feature network (default: the packaged one)"""
     truth: str | None = None
-    """JSON file {sample id: [what each view shows]} for caption_agreement; default as noted in the samples"""
+    """JSON file {sample id: [what each view shows]} for caption_agreement (default: as noted in the samples)"""
     judge_heads: tuple[str, ...] | None = None
-    """heads of the toy network that caption_agreement asks, such as object colour; default all"""
+    """heads of the toy network that caption_agreement asks, such as object colour (default: all)"""
     overlap_size: int = PAPER_SIZE
     """height of images for the overlap PSNR, 0 for their own; views with depth keep theirs"""
     overlap_pairs: PairRule = "adjacent"

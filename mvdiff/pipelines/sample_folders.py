@@ -240,6 +240,12 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
         old, new = getattr(written, name), getattr(record, name)
         if old == new:
             continue
+        if name == "prompts":
+            other = next((text for text, own in zip(old, new, strict=False) if text != own), old)
+            raise ValueError(
+                f"{folder} was made with another prompt ({_short(other)}). Write to another folder, or pass "
+                "--overwrite to regenerate the sample."
+            )
         while isinstance(new, dict) and isinstance(old, dict):
             key = next(key for key in (*new, *old) if old.get(key) != new.get(key))
             name, old, new = f"{name}.{key}", old.get(key), new.get(key)

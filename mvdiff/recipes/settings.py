@@ -22,21 +22,22 @@ class RecipeSettings:
     seed: int = 0
     """random seed of data, training and noise"""
     rooms: int = 160
-    """rooms of the toy world"""
+    """rooms of the toy world, for training and test together"""
     test_rooms: int = 16
-    """held-out rooms among them, which are generated; a multiple of batch_size"""
+    """rooms among --rooms that are kept for the test: generated and scored; a multiple of --batch_size"""
     max_steps: int = 120
-    """optimizer steps of the training from scratch"""
+    """optimizer steps of the first training, from scratch"""
     continue_steps: int = 30
-    """optimizer steps that train the packaged attention further; 0 uses the one trained here from scratch"""
+    """optimizer steps of the second training, which starts from the packaged weights and gives the pictures; 0 skips it
+    and uses the training from scratch"""
     num_validations: int = 3
-    """points on the curve of each training"""
+    """validations of each training, the points of its curve"""
     num_inference_steps: int = 20
-    """denoising steps of every sample"""
+    """denoising steps"""
     guidance_scale: float = 2.0
-    """classifier-free guidance of every sample"""
+    """classifier-free guidance scale"""
     batch_size: int = 4
-    """samples at once, at least 2: one control takes its neighbours from another sample of the batch"""
+    """samples generated in parallel, at least 2: one control takes its neighbours from another sample of the batch"""
     num_workers: int = 2
     """processes that draw the toy world"""
     precision: Precision = "auto"
@@ -90,13 +91,13 @@ class OutpaintSettings(RecipeSettings):
     init_adapter: str = "mvdiff://toy-outpaint"
     """model folder whose attention is trained further; "" uses the one trained here from scratch"""
     pictures: int = 4
-    """held-out rooms that are also made around a picture which no view shows as a whole"""
+    """test rooms that are also generated from a picture that lies between views, as a photo does"""
     fov: float = 65.0
-    """horizontal field of view of that picture, which is wider than high, in degrees"""
+    """horizontal field of view of that picture (4:3) in degrees"""
     yaw: float = 20.0
-    """yaw of its middle, degrees to the right"""
+    """direction of its centre in degrees to the right"""
     pitch: float = 5.0
-    """pitch of its middle, degrees upwards"""
+    """direction of its centre in degrees upwards"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -130,11 +131,11 @@ class DepthSettings(RecipeSettings):
     arc_deg: float = 192.0
     """degrees that a walk goes around the room; less gives closer frames"""
     num_views: int = 12
-    """frames at once"""
+    """frames generated together"""
     stage1_steps: int = 24
     """optimizer steps of stage 1, which trains a base on single frames"""
     sequences: int = 1
-    """held-out rooms of which all frames are made: key frames, then those between"""
+    """test rooms of which all frames are generated: key frames, then those between"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -31,7 +31,7 @@ class AutoencoderModule(OptimizedModule):
         seed: Random seed of the latent noise, keyed by (seed, epoch, sample index).
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer.
-        lr_interval: Advance the schedule per epoch or per optimizer step.
+        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
 
     Raises:
         ValueError: Neither or both of `vae` and `pretrained` are set, or `pretrained` is not a readable AutoencoderKL.

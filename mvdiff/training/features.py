@@ -31,7 +31,7 @@ class FeatureNetModule(OptimizedModule):
         seed: Random seed of the noise, keyed by (seed, epoch, sample index).
         optimizer: Called with the network's parameters.
         lr_scheduler: Called with the optimizer.
-        lr_interval: Advance the schedule per epoch or per optimizer step.
+        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
     """
 
     def __init__(

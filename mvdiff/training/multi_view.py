@@ -51,19 +51,19 @@ class MultiViewModule(DescribedModule):
             paper's base of the task.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of the base's.
-        text_dtype: Precision of the text encoder, "float16" or "bfloat16"; None: that of the other parts. Converted
-            panorama and outpainting models of the 2023 release use "float16".
+        text_dtype: Precision of the text encoder; None: that of the other parts. Converted panorama and outpainting
+            models of the 2023 release use "float16".
         init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a fresh one.
         adapter: Settings of the adapter.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
-        lr_scheduler: Called with the optimizer (paper: cosine to 1e-7); None: constant learning rate. If its
+        lr_scheduler: Called with the optimizer (default: the paper's cosine to 1e-7; None keeps the rate constant). If its
             `total_steps` is left out, it is the length of the run.
-        lr_interval: Advance the schedule per epoch or per optimizer step.
+        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
-        snr_gamma: Gamma of min-SNR loss weighting; None: the paper's unweighted loss.
-        seed: Random seed of training and of the samples.
+        snr_gamma: Gamma of min-SNR loss weighting, such as 5; None: no weighting, as in the paper.
+        seed: Random seed of fresh weights, of training (noise, timesteps, dropout) and of the samples.
         sampling: Sampling settings of validation, test and predict.
         memory: Settings that save memory.
         cache: Caches of the frozen base's outputs.

@@ -15,8 +15,8 @@ class OutputSettings:
     dir: str | None = None
     """folder of the sample folders; None: `samples` in the run's folder"""
     overwrite: bool = False
-    """redo complete samples"""
+    """generate complete samples again"""
     metrics: list[str | dict[str, Any]] | None = None
-    """what `test` scores: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
+    """metrics of `test`: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
     evaluation: EvaluationSettings | None = None
-    """how `test` scores; None: the paper's protocol"""
+    """protocol of the metrics of `test`; None: the paper's"""

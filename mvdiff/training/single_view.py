@@ -61,7 +61,7 @@ class SingleViewModule(TrainedPartModule):
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Called with the trained parameters.
         lr_scheduler: Called with the optimizer; `total_steps` left out is the run's length.
-        lr_interval: Advance the schedule per epoch or per optimizer step.
+        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
         seed: Random seed of training and of the samples.

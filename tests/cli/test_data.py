@@ -18,7 +18,7 @@ def test_check_exits_by_what_it_found(tmp_path, capsys):
     assert main(["data", "check", str(root), "--num_workers", "2"]) == 1
     out = capsys.readouterr().out
     assert f"broken face: {broken} (train.npy row 1; " in out
-    assert "1 problems: 1 x broken face" in out
+    assert "1 problem: 1 x broken face" in out
 
 
 def test_split_takes_a_list_of_scenes(tmp_path, capsys):

@@ -36,8 +36,8 @@ def test_one_picture(model, picture, tmp_path, capsys):
     out = tmp_path / "out"
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 30, *PROMPT) == 0
     output = capsys.readouterr().out
-    assert "given of the views: 0: " in output
-    assert "1 panoramas written, 0 complete ones skipped" in output
+    assert "(fov 60, yaw 30, pitch 0) covers " in output
+    assert "1 panorama written" in output
     assert next_commands(output) == ["report", "video"]
     sample = read_sample(out / "0000")
     [noted] = sample.record.settings["given"]["pictures"]
@@ -49,7 +49,7 @@ def test_one_picture(model, picture, tmp_path, capsys):
     assert torch.equal(sample.images_uint8() * (known > 0), pixels * (known > 0))  # pasted back
     assert sample.panorama_uint8() is not None
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 30, *PROMPT) == 0
-    assert "0 panoramas written, 1 complete ones skipped" in capsys.readouterr().out
+    assert "1 complete panorama skipped" in capsys.readouterr().out
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 31, *PROMPT) == 1
     assert "settings.given.pictures of a complete sample must equal that of this run" in capsys.readouterr().err
 

@@ -125,12 +125,12 @@ def test_a_stopped_sequence_is_no_sample_and_a_rerun_completes_it(pipeline, sequ
     for changed, message in (
         ({"seed": 1}, "seed of a complete sample must equal that of this run, 1; got 0"),
         ({"num_views": 5}, "settings.num_views of a complete sample must equal that of this run, 5; got 12"),
-        ({"prompt": "a ball"}, "prompts of a complete sample"),
+        ({"prompt": "a ball"}, "was made with another prompt"),
         ({"settings": {"mode": "full"}}, "settings.mode of a complete sample"),
     ):
         with pytest.raises(ValueError, match=message):
             generate_sequence_folder(pipeline, sequence, tmp_path, **STEPS | changed)
-    with pytest.raises(ValueError, match="prompts of a complete sample"):
+    with pytest.raises(ValueError, match="was made with another prompt"):
         generate_sequence_folder(pipeline, key_sequence(sequence.scene, HEIGHT, WIDTH), tmp_path, **STEPS)
     assert generate_sequence_folder(pipeline, sequence, tmp_path, overwrite=True, prompt="a ball", **STEPS) == WRITTEN
     assert read_sample(tmp_path / "toy00000").record.prompts == ["a ball"] * 5

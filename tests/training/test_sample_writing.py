@@ -42,7 +42,7 @@ def test_a_kept_reference_is_checked(tmp_path):
     reworded = dataclasses.replace(first, prompts=[["x"] * 3])
     for batch, rig, text in (
         (other, RIG, "views of a complete sample must equal those of the data"),
-        (reworded, RIG, "prompts of a complete sample"),
+        (reworded, RIG, "was made with another prompt"),
         (first, RingRig(num_views=3, fov_deg=140.0, height=16, width=16), "rig.* of a complete sample"),
     ):
         with pytest.raises(ValueError, match=text):

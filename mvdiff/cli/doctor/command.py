@@ -16,9 +16,10 @@ from huggingface_hub import constants
 from rich.console import Console
 from transformers.utils import logging as bars
 
+from mvdiff.cli.command import plural
 from mvdiff.cli.doctor.data import check_data
 from mvdiff.cli.doctor.environment import check_environment
-from mvdiff.cli.doctor.findings import plural, run_checks
+from mvdiff.cli.doctor.findings import run_checks
 from mvdiff.cli.doctor.options import without_options
 from mvdiff.cli.doctor.plan import check_model, check_plan
 from mvdiff.cli.doctor.run import RunToCheck

@@ -92,16 +92,6 @@ def _print(finding: Finding, console: Console) -> None:
         console.print(Text(f"{'':<{_MARK_WIDTH}}-> {finding.remedy}", style="default"), soft_wrap=True)
 
 
-def plural(count: int, noun: str) -> str:
-    """Write a count with its noun.
-
-    Example:
-        >>> plural(1, "device"), plural(2, "device")
-        ('1 device', '2 devices')
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
-
-
 def size(num_bytes: float) -> str:
     """Write a number of bytes for people.
 

@@ -14,7 +14,7 @@ class DoctorOptions:
     """The run, and what to check. Every other argument of `mvdiff fit` may follow, as --trainer.devices 4."""
 
     config: list[str]
-    """a run's YAML file, or a packaged one by its name; repeat for overlays, in order"""
+    """a run's YAML file, or a packaged one by its name; repeat for overlays, later ones on top"""
     all_data: bool = False
     """check every file of the data set, as `mvdiff data check` does"""
     no_step: bool = False

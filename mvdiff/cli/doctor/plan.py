@@ -13,7 +13,8 @@ from pathlib import Path
 from lightning.pytorch import LightningModule, Trainer
 from torch.optim.lr_scheduler import LRScheduler
 
-from mvdiff.cli.doctor.findings import Finding, plural, size
+from mvdiff.cli.command import plural
+from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.pipelines.checkpoint import read_checkpoint
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, tally, typed
 from mvdiff.cli.generate.options import OutputOptions, write_pictures
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
@@ -18,13 +18,13 @@ class SplitOptions:
     """Samples of a run's data section."""
 
     config: list[str]
-    """a YAML file of the run, or a packaged one by its name; repeat for overlays, in order"""
+    """a YAML file of the run, or a packaged one by its name; repeat for overlays, later ones on top"""
     split: Literal["train", "val", "test"] = "test"
     """split of the data"""
     max_samples: int | None = None
-    """stop after so many samples; default all"""
+    """stop after this many samples (default: all)"""
     no_paste_back: bool = False
-    """leave known pixels as the model renders them, for scores"""
+    """do not copy known pixels back into the views (needed by `evaluate --metrics given`)"""
     reference: Path | None = None
     """folder that also receives the real views, to score against"""
 
@@ -73,7 +73,7 @@ def run(
             bar.advance(task, batch.batch_size)
     truth = () if options.reference is None else ("--reference", options.reference)
     done(
-        f"{output.out}: {written} samples written, {skipped} complete ones skipped",
+        f"{output.out}: {tally(written, skipped, 'sample')}",
         typed("mvdiff", "evaluate", "--generated", output.out, *truth, "--out", "results.json"),
     )
     return 0

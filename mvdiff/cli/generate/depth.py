@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.generate.options import OutputOptions, check_prompts
 from mvdiff.cli.opening import DataReader, MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
@@ -22,29 +22,28 @@ class SceneOptions(DataReader):
     mode: Literal["keyframes", "interval", "full"] = "keyframes"
     """key frames; every --interval-th usable frame; or key frames, then all frames between them"""
     interval: int = 20
-    """frames from one frame to the next, with --mode interval"""
+    """with --mode interval: distance of the chosen frames"""
     full_interval: int | None = None
-    """with --mode full: only frames whose numbers are a multiple of it after the key frame before (the 2023 release:
-    20); default all"""
+    """with --mode full: only frames whose numbers are a multiple of it after the key frame before (2023 release: 20;
+    default: all)"""
     resizing: Literal["exact", "released"] = "exact"
-    """rule by which depths and intrinsics are resized: exact, or that of the 2023 release (docs/checkpoints.md)"""
+    """rule that resizes depths and intrinsics: exact, or that of the 2023 release (docs/checkpoints.md)"""
     max_between: int | None = None
-    """at most so many frames between two key frames, evenly, with --mode full; default all"""
+    """with --mode full: at most this many evenly spaced frames between two key frames (default: all)"""
     max_frames: int | None = None
-    """only so many frames from the first on, up to the last key frame among them; default all"""
+    """only the first this many frames, up to the last key frame among them (default: all)"""
     prompt: list[str] | None = None
-    """one text for all frames, in place of their captions"""
+    """one prompt for all frames, in place of their captions"""
     height: int | None = None
-    """rows of the frames; default the model's"""
+    """rows of the frames (default: the model's)"""
     width: int | None = None
-    """columns of the frames; default the model's"""
+    """columns of the frames (default: the model's)"""
     num_views: int = 12
-    """frames at once"""
+    """frames generated together (the paper: 12)"""
     window_overlap: int = 1
-    """where there are more key frames: how many of them the next ones are given; 0 makes each --num_views by
-    themselves"""
+    """key frames of one window that the next window starts from; 0: independent windows"""
     batch_size: int = 1
-    """parts between key frames at once"""
+    """with --mode full: interpolation segments generated in parallel"""
     reference: Path | None = None
     """folder that also receives the real frames, to score against"""
 
@@ -104,9 +103,9 @@ def run(
             state = "written" if counts.written else "complete before, skipped"
             print(f"{sequence.name}: {_described(sequence, options.text)}; {state}")
     done(
-        f"{output.out}: {len(sequences)} scenes",
+        f"{output.out}: {plural(len(sequences), 'scene')}",
         typed("mvdiff", "mesh", output.out / sequences[0].name, "--out", "mesh.glb"),
-        typed("mvdiff", "report", output.out, "--out", "report.html"),
+        typed("mvdiff", "report", output.out),
     )
     return 0
 
@@ -145,11 +144,11 @@ def _sequence(scene, options: SceneOptions, height: int, width: int):
 
 def _described(sequence, prompt: str | None) -> str:
     """Describe the frames of a sequence, and those of the scene that are left out."""
-    scene, parts = sequence.scene, [f"{len(sequence)} frames"]
+    scene, parts = sequence.scene, [plural(len(sequence), "frame")]
     if len(sequence.key_ids) < len(sequence):
         parts[0] += f", {len(sequence.key_ids)} of them key frames"
     if scene.unusable:
-        parts.append(f"{scene.unusable.total()} unusable frames left out ({_counted(scene.unusable)})")
+        parts.append(f"{plural(scene.unusable.total(), 'unusable frame')} left out ({_counted(scene.unusable)})")
     without = [] if prompt is not None else scene.without_caption(sequence.frame_ids)
     if without:
         parts.append(f"{len(without)} without caption take the nearest frame's")
@@ -166,7 +165,8 @@ COMMAND = Command(
     description="Generate frames of scenes from their depth and poses. Writes a folder per scene into --out: <i>.png "
     "and depth/<i>.png for each frame, and sample.json with poses and prompts, which marks it complete. A rerun skips "
     "complete samples.",
-    example="mvdiff generate depth --model mvdiff://toy-depth --scene toy/scannet/test/toy00008 --out out --mode full",
+    example="mvdiff generate depth --model mvdiff://toy-depth --scene toy/scannet/test/toy00008 --mode full "
+    "--guidance_scale 2 --out out",
     settings=(SceneOptions, OutputOptions, Sampling, ModelOptions, MemoryOptions),
     run=run,
 )

@@ -16,11 +16,11 @@ class OutputOptions:
     """Output and randomness."""
 
     out: Path
-    """folder that receives a sample folder per sample"""
+    """folder for the sample folders"""
     seed: int = 0
-    """random seed; noise is also keyed by the sample's id"""
+    """random seed (each sample gets its own noise from seed and id)"""
     no_caa: bool = False
-    """the base alone, view by view (a control)"""
+    """without attention between views (a control)"""
     overwrite: bool = False
     """generate complete samples again"""
 
@@ -39,14 +39,14 @@ class PromptOptions:
     """Prompts."""
 
     prompt: list[str] | None = None
-    """one text for all views; or repeated, one per view in order"""
+    """one prompt for all views; or repeat the option, once per view in order"""
     prompts: Path | None = None
     """instead of --prompt: a text file, one panorama a line; or .json or .jsonl: texts, lists of one text per view, or
     {"prompt": ..., "id": ...}"""
     num_samples: int = 1
     """panoramas per prompt"""
     batch_size: int = 1
-    """panoramas at once"""
+    """panoramas generated in parallel"""
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.prompts is None):

@@ -18,15 +18,16 @@ class PictureOptions:
     """Given pictures."""
 
     image: list[Path]
-    """a given picture; repeat for several, the first of which counts where several reach"""
+    """picture to extend; repeat for several: where they overlap, the earlier one wins"""
     fov: list[float] | None = None
-    """its horizontal field of view in degrees; once for all pictures or once for each, in order; default 90"""
+    """horizontal field of view of the picture in degrees; give once, or once per --image in order (a phone's main
+    camera: about 65 held sideways, 50 upright) (default: 90)"""
     yaw: list[float] | None = None
-    """where its middle looks, degrees to the right; likewise; default 0"""
+    """direction of the picture's centre in degrees to the right; given as --fov is (default: 0)"""
     pitch: list[float] | None = None
-    """where its middle looks, degrees upwards; likewise; default 0"""
+    """direction of the picture's centre in degrees upwards; given as --fov is (default: 0)"""
     no_paste_back: bool = False
-    """leave given pixels as the model renders them, for scores"""
+    """do not copy the pictures' pixels back into the views (needed by `evaluate --metrics given`)"""
 
     def angles(self, name: str, default: float) -> float | list[float]:
         """Return an angle for all pictures, or one for each; an error names the option."""
@@ -59,23 +60,29 @@ def run(
 
     pipeline = open_pipeline(MVDiffusionOutpaintPipeline, model, memory)
     given, count = given_views(images, pipeline.rig), len(entries)
-    shares = given.known.mean(dim=(1, 2, 3))
-    reached = ", ".join(f"{view}: {share:.0%}" for view, share in enumerate(shares.tolist()) if share > 0)
-    print(f"{output.out}: given of the views: {reached}")
+    for image in images:
+        print(_coverage(image, pipeline.rig))
     views, known = (part.expand(count, -1, -1, -1, -1) for part in (given.images, given.known))
     how = {"batch_size": prompts.batch_size, "paste_back": not options.no_paste_back}
     how |= {"images": views, "known": known, "notes": [{"pictures": given.pictures}] * count}
     return write_panoramas(pipeline, entries, output, pictures, sampling, **how)
 
 
+def _coverage(image, rig) -> str:
+    """Say how much of each view a picture covers."""
+    shares = image.views(rig)[1].mean(dim=(1, 2, 3)).tolist()
+    covered = ", ".join(f"{share:.0%} of view {view}" for view, share in enumerate(shares) if share > 0)
+    return f"{image.name} (fov {image.fov_deg:g}, yaw {image.yaw_deg:g}, pitch {image.pitch_deg:g}) covers {covered}"
+
+
 COMMAND = Command(
     name="generate outpaint",
-    summary="a panorama around given pictures",
-    description="Continue pictures all around. Each goes into every view that it reaches; transparent parts are "
-    "generated. Writes a folder per panorama into --out, as `mvdiff generate panorama` does, and in given/<i>.png what "
-    "was given of each view. A rerun skips complete samples.",
+    summary="extend pictures to a full panorama",
+    description="Extend one or more pictures to a full 360-degree panorama; transparent parts of a picture are "
+    "generated too. Writes a folder per panorama into --out, as `mvdiff generate panorama` does, and in given/<i>.png "
+    "the part of each view that the pictures cover. A rerun skips complete samples.",
     example="mvdiff generate outpaint --model mvdiff://toy-outpaint --image photo.jpg --fov 65 "
-    '--prompt "a kitchen" --out out',
+    '--prompt "gray walls, wood floor" --guidance_scale 2 --out photo',
     settings=(PictureOptions, PromptOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
     run=run,
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mvdiff.cli.command import Command, done, typed
+from mvdiff.cli.command import Command, done, tally, typed
 from mvdiff.cli.generate.options import OutputOptions, PromptOptions, write_pictures
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
@@ -59,8 +59,8 @@ def write_panoramas(
     counts = generate_samples(pipeline, batch, output.out, **how)
     write_pictures(output.out, batch.sample_id, pictures)
     done(
-        f"{output.out}: {counts.written} panoramas written, {counts.skipped} complete ones skipped",
-        typed("mvdiff", "report", output.out, "--out", "report.html"),
+        f"{output.out}: {tally(counts.written, counts.skipped, 'panorama')}",
+        typed("mvdiff", "report", output.out),
         typed("mvdiff", "video", output.out),
     )
     return 0
@@ -71,7 +71,8 @@ COMMAND = Command(
     summary="all views of a panorama at once, from text",
     description="Generate panoramas from prompts. Writes a folder per panorama into --out: <i>.png for each view, "
     "panorama.png, and sample.json, which marks it complete. A rerun skips complete samples.",
-    example='mvdiff generate panorama --model mvdiff://toy-caa --prompt "a red sofa in the middle" --out out',
+    example='mvdiff generate panorama --model mvdiff://toy-caa --prompt "a red sofa, mint walls, wood floor" '
+    "--guidance_scale 2 --out out",
     settings=(PromptOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
     run=run,
 )

@@ -157,9 +157,9 @@ def test_what_is_broken_does_not_stop_the_rest(tmp_path, folders, capsys):
     assert "2.png must be a whole image file" in out
     assert "key_frame_0.6.txt must list the scene's key frames" in out
     assert "--every N" in out
-    assert "5 captions written, 0 were there, 2 failures" in out
+    assert "5 captions written, 2 failed" in out
     assert main([*command, "--every", "1"]) == 1
-    assert "12 captions written, 5 were there, 1 failures" in capsys.readouterr().out
+    assert "12 captions written, 5 kept, 1 failed" in capsys.readouterr().out
 
 
 def test_a_model_that_says_nothing(tmp_path, folders):
