@@ -103,7 +103,7 @@ class PanoramaPictures:
     """Extra files."""
 
     format: PictureFormat = "png"
-    """also write panorama.jpg or .webp; --crop and --cube_faces use this format"""
+    """jpg or webp: also write panorama.jpg or .webp; --crop and --cube_faces use this format"""
     crop: bool = False
     """also write panorama_cropped: only the rows that the views cover all around, with XMP metadata for viewers"""
     cube_faces: bool = False

@@ -19,7 +19,7 @@ class UpstreamOptions:
     checkpoint: Path = field(kw_only=False)
     """the published .ckpt file"""
     task: Literal["panorama", "outpaint", "depth", "depth-single-view"]
-    """what it does; depth-single-view (stage 1) becomes a base"""
+    """task of the checkpoint; depth-single-view (stage 1) becomes a base"""
     out: Path
     """the model folder (or base) to write"""
     base: str | None = None

@@ -110,8 +110,8 @@ COMMANDS = (
     Command(
         name="evaluate",
         summary="FID, Inception Score, CLIP score and overlap PSNR of sample folders",
-        description="Score sample folders (or upstream's {i}.png, {i}_natural.png, prompt.txt): print a table, and "
-        "write results.json to --out. What cannot be computed is reported as missing, the rest still comes out. "
+        description="Score sample folders (or the 2023 release's {i}.png, {i}_natural.png, prompt.txt): print a table, "
+        "and write results.json to --out. What cannot be computed is reported as missing, the rest still comes out. "
         f"Metrics: {', '.join(metric_names())}.",
         example="mvdiff evaluate --generated out --reference truth --out results.json",
         settings=(EvaluateOptions, EvaluationSettings),

@@ -31,12 +31,13 @@ def run(options: ExportOptions) -> int:
     from mvdiff.pipelines.checkpoint import export_checkpoint
 
     info = export_checkpoint(options.checkpoint, options.out, not options.no_ema, options.results, options.overwrite)
-    done(f"{options.out}: {info.title}", next_of_model(options.out, info.task.name))
+    done(f"{options.out}: {info.title}", next_of_model(options.out, info.task.name, info.base.id))
     return 0
 
 
-def next_of_model(folder: str | Path, task: str, toy: bool = False) -> str:
-    """Return the command that generates with a model folder of a task; `toy` adds what toy models need."""
+def next_of_model(folder: str | Path, task: str, base: str | None = None) -> str:
+    """Return the command that generates with a model folder of a task, with what the packaged toy bases need."""
+    toy = base is not None and base.startswith("mvdiff://")
     inputs = {
         "panorama": ("panorama", "--prompt", "a red sofa, mint walls, wood floor" if toy else "a kitchen"),
         "outpaint": ("outpaint", "--image", "photo.jpg", "--prompt", "gray walls, wood floor" if toy else "a kitchen"),

@@ -37,7 +37,7 @@ def _run(task: str, settings: RecipeSettings) -> int:
     recipe = {"panorama": PanoramaRecipe, "depth": DepthRecipe, "outpaint": OutpaintRecipe}[task]
     run_recipe(recipe(settings), run_trainer)
     following = [typed("xdg-open", settings.out / "report.html")]
-    following += [next_of_model(settings.init_adapter, task, toy=True)] if settings.init_adapter else []
+    following += [next_of_model(settings.init_adapter, task, settings.base)] if settings.init_adapter else []
     done(f"{settings.out}: models, samples, scores, report.html", *following)
     return 0
 
@@ -70,7 +70,7 @@ COMMANDS = (
         summary="panoramas around a given view",
         description="Make a toy world, train attention on the packaged toy inpainting base, continue held-out "
         "views all around with and without attention, and score whether the given pixels come back and whether the "
-        "other views continue them. It needs no GPU (two cores: about 5 minutes). Writes data, models, samples, "
+        "other views continue them. It needs no GPU (two cores: 5 to 8 minutes). Writes data, models, samples, "
         "results.json and report.html into --out.",
         example="mvdiff quickstart outpaint --out quickstart-outpaint",
         settings=(OutpaintSettings,),

@@ -185,7 +185,7 @@ def _say_next_of_fit(cli: MVDiffCLI) -> None:
     folders = [callback.folder for callback in cli.trainer.callbacks if isinstance(callback, SaveModelFolder)]
     checkpoint = getattr(cli.trainer.checkpoint_callback, "best_model_path", "")
     if folders and folders[0] is not None:
-        done(f"{folders[0]}: model folder", next_of_model(folders[0], cli.model.task.name))
+        done(f"{folders[0]}: model folder", next_of_model(folders[0], cli.model.task.name, cli.model.base))
     elif hasattr(cli.model, "out"):
         done(
             f"{cli.model.out}: trained weights",

@@ -90,7 +90,8 @@ def settings_of(class_path: str) -> Iterator[Setting]:
             )
         else:
             kind = _kind(ast.unparse(argument.annotation), module)
-            yield Setting(argument.arg, _default(default, module), texts[argument.arg], kind)
+            text = texts[argument.arg][0].lower() + texts[argument.arg][1:]  # as the fields of groups begin
+            yield Setting(argument.arg, _default(default, module), text, kind)
 
 
 def fields_of(settings: type) -> Iterator[Setting]:
@@ -192,7 +193,6 @@ def _section(title: str, prefix: str, settings: Iterable[Setting]) -> str:
 def _with_default(setting: Setting) -> str:
     """Return the text of a setting with its default as YAML has it, or what None stands for."""
     text, default = " ".join(setting.text.split()), setting.default
-    text = text if text[:2].isupper() else text[0].lower() + text[1:]
     text = text if ". " in text else text.removesuffix(".")
     if default is None:
         meant = re.search(r"; None: ([^.]+)", text)

@@ -37,10 +37,10 @@ class RecordingDataModule(MultiViewDataModule):
         max_between: Most frames between two key frames of "interpolation".
         full_interval: With "full", only frames whose numbers are a multiple of it after the key frame before (the
             released code: 20); None: all of them.
-        min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; None:
-            10, or `num_views` if less.
-        train_samples: Samples of a training epoch. "every_frame": one that starts at each key frame (the released code).
-            "windows": one per window of `num_views` frames, as few as in evaluation. docs/train.md has other modes.
+        min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; None: 10,
+            or `num_views` if less.
+        train_samples: Samples of a training epoch. "every_frame": one from each key frame on (the released code).
+            "windows": one per window of `num_views` frames, as few as in evaluation. docs/data.md describes each mode.
         draw_between: Draw the frames between two key frames anew in each training epoch; False, and always in
             evaluation: evenly spaced ones.
         resizing: Rule by which depths and intrinsics are resized: "exact", or "released", that of the 2023 release's
@@ -50,8 +50,8 @@ class RecordingDataModule(MultiViewDataModule):
             files, "skip" leaves them out, counted and logged.
         missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the nearest frame that has one)
             or "empty"; counted and logged.
-        source: Reader of the scenes: the import path of a `RecordingSource`, or `class_path` and `init_args`; None:
-            the layout that a scene has.
+        source: Reader of the scenes: the import path of a `RecordingSource`, or `class_path` and `init_args`; None: the
+            layout that a scene has.
         **settings: Settings of every data module, see `MultiViewDataModule`.
 
     Raises:

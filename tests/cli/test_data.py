@@ -9,7 +9,7 @@ def test_check_exits_by_what_it_found(tmp_path, capsys):
     root = write_matterport3d(tmp_path)
     assert main(["data", "check", str(root)]) == 0
     out = capsys.readouterr().out
-    assert next_commands(out) == ["fit"]
+    assert next_commands(out) == ["doctor"]
     assert "5 in train.npy" in out
     assert "42 of 16x16" in out
     assert "no problems" in out
@@ -39,7 +39,7 @@ def test_toyworld_passes_its_own_check(tmp_path, capsys):
     assert main(["data", "check", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     assert "1 in test.npy, 1 in train.npy" in said
-    assert next_commands(said) == ["fit"]
+    assert next_commands(said) == ["doctor"]
 
 
 def test_wrong_folder_is_one_line(tmp_path, capsys):

@@ -63,7 +63,7 @@ def test_modes(model, walk, tmp_path, capsys, options, frames, keys):
     said = capsys.readouterr().out
     first, last = said.splitlines()
     assert first == expected
-    assert last.startswith(f"{tmp_path}: 1 scenes. Next: mvdiff mesh {tmp_path / 'toy00000'} --out mesh.glb")
+    assert last.startswith(f"{tmp_path}: 1 scene. Next: mvdiff mesh {tmp_path / 'toy00000'} --out mesh.glb")
     assert next_commands(said) == ["mesh", "report"]
 
 

@@ -23,7 +23,7 @@ def test_two_methods_on_one_page(out, tmp_path, capsys):
     assert main([*command, "--title", "Both"]) == 0
     printed = capsys.readouterr().out
     assert re.search(r"left out .*other/b must hold every view", printed)
-    assert re.search(r"report\.html: 1 of 1 samples; \d+\.\d MB", printed)
+    assert re.search(r"report\.html: 1 of 1 sample; \d+\.\d MB", printed)
     written = page.read_text(encoding="utf-8")
     assert "<h1>Both</h1>" in written
     assert '"name": "theirs"' in written
@@ -84,4 +84,4 @@ def test_the_report_goes_on_without_a_record_that_contradicts_itself(out, capsys
     assert main(["report", str(out)]) == 0
     printed = capsys.readouterr().out
     assert f"left out seed must be a whole number or null; got 'a', in {path}." in printed
-    assert "report.html: 1 of 1 samples" in printed
+    assert "report.html: 1 of 1 sample" in printed

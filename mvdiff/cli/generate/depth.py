@@ -24,8 +24,8 @@ class SceneOptions(DataReader):
     interval: int = 20
     """with --mode interval: distance of the chosen frames"""
     full_interval: int | None = None
-    """with --mode full: only frames whose numbers are a multiple of it after the key frame before (2023 release: 20;
-    default: all)"""
+    """with --mode full: only frames whose numbers are a multiple of it after the key frame before (the 2023
+    release: 20) (default: all)"""
     resizing: Literal["exact", "released"] = "exact"
     """rule that resizes depths and intrinsics: exact, or that of the 2023 release (docs/checkpoints.md)"""
     max_between: int | None = None

@@ -15,7 +15,7 @@ from mvdiff.settings import PanoramaPictures, Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class PictureOptions:
-    """Given pictures."""
+    """Pictures."""
 
     image: list[Path]
     """picture to extend; repeat for several: where they overlap, the earlier one wins"""
@@ -23,9 +23,9 @@ class PictureOptions:
     """horizontal field of view of the picture in degrees; give once, or once per --image in order (a phone's main
     camera: about 65 held sideways, 50 upright) (default: 90)"""
     yaw: list[float] | None = None
-    """direction of the picture's centre in degrees to the right; given as --fov is (default: 0)"""
+    """direction of the picture's centre in degrees to the right; give as --fov (default: 0)"""
     pitch: list[float] | None = None
-    """direction of the picture's centre in degrees upwards; given as --fov is (default: 0)"""
+    """direction of the picture's centre in degrees upwards; give as --fov (default: 0)"""
     no_paste_back: bool = False
     """do not copy the pictures' pixels back into the views (needed by `evaluate --metrics given`)"""
 
