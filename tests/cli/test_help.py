@@ -57,6 +57,10 @@ assert not {"torch", "lightning", "diffusers"} & set(sys.modules)
     assert places == sorted(places)
     for name in ("model.sampling.eta", "model.cache.dir", "model.output.evaluation", "model.memory.vae_slicing"):
         assert f"--{name} " in text
+    words = " ".join(text.split())
+    assert re.search(r"--model\.adapter\.mid_place {after_first_resnet,after_mid_block} ", words)
+    assert re.search(r"--data\.mirror {true,false} [^-]*\(default: false\)", words)
+    assert re.search(r"--data\.max_between N [^-]*\(default: 10\)", words)
 
 
 @pytest.mark.parametrize(

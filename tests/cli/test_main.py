@@ -89,6 +89,12 @@ def test_a_users_error_is_one_line(monkeypatch, capsys):
     assert capsys.readouterr().err == "mvdiff data check: error: yaw must be x; got y.\n"
 
 
+@pytest.mark.parametrize("command", ["fit", "doctor"])
+def test_a_run_without_a_config(command, capsys):
+    assert main([command]) == 1
+    assert f"mvdiff {command}: error: --config must be given" in capsys.readouterr().err
+
+
 OUT_OF_MEMORY = (
     "CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of 7.91 GiB of which 8.00 MiB is free. "
     "Including non-PyTorch memory, this process has 7.8 GiB memory in use. See documentation for Memory Management"

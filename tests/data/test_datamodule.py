@@ -89,6 +89,8 @@ def test_errors(root, tmp_path):
         module(root, batch_size=0)
     with pytest.raises(FileNotFoundError, match=r"train\.npy does not exist"):
         module(tmp_path).setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"data\.root must be a folder .*absent does not exist"):
+        module(tmp_path / "absent").setup("fit")
     broken = write_matterport3d(tmp_path)
     (broken / "scene0/blip3/pano0_0.txt").unlink()
     with pytest.raises(FileNotFoundError, match="incomplete"):

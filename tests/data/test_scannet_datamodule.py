@@ -171,6 +171,8 @@ def test_errors(root, tmp_path):
         module(root, batch_size=0)
     with pytest.raises(FileNotFoundError, match="train must be a folder of scenes"):
         module(tmp_path).setup("fit")
+    with pytest.raises(FileNotFoundError, match=r"data\.root must be a folder .*absent does not exist"):
+        module(tmp_path / "absent").setup("fit")
     with pytest.raises(ValueError, match="must give at least one sample of mode 'keyframes'; got none of 2 scenes"):
         module(root, min_frames=20).setup("fit")
     broken = write_scannet(tmp_path)
