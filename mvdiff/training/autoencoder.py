@@ -29,8 +29,8 @@ class AutoencoderModule(OptimizedModule):
         kl_weight: Weight of the KL divergence from the standard normal distribution.
         mse_weight: Weight of the squared error.
         seed: Random seed of the latent noise, keyed by (seed, epoch, sample index).
-        optimizer: Called with the trained parameters.
-        lr_scheduler: Called with the optimizer.
+        optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML.
+        lr_scheduler: Learning-rate schedule, likewise.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
 
     Raises:

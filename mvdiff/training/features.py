@@ -29,8 +29,8 @@ class FeatureNetModule(OptimizedModule):
         noise: Maximum standard deviation of the Gaussian pixel noise in training (images in [-1, 1]), so that blurred
             images are judged by their content; each sample draws a fraction of it.
         seed: Random seed of the noise, keyed by (seed, epoch, sample index).
-        optimizer: Called with the network's parameters.
-        lr_scheduler: Called with the optimizer.
+        optimizer: Optimizer of the network's parameters, as `class_path` and `init_args` in YAML.
+        lr_scheduler: Learning-rate schedule, likewise.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
     """
 

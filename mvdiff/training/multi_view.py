@@ -56,9 +56,9 @@ class MultiViewModule(DescribedModule):
         init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a fresh one.
         adapter: Settings of the adapter.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
-        optimizer: Called with the adapter's parameters (paper: AdamW, 2e-4).
-        lr_scheduler: Called with the optimizer (default: the paper's cosine to 1e-7; None keeps the rate constant). If
-            its `total_steps` is left out, it is the length of the run.
+        optimizer: Optimizer of the adapter's parameters, as `class_path` and `init_args` in YAML (paper: AdamW, 2e-4).
+        lr_scheduler: Learning-rate schedule, likewise (default: the paper's cosine to 1e-7; None keeps the rate
+            constant). If its `total_steps` is left out, it is the length of the run.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.

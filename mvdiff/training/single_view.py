@@ -59,7 +59,7 @@ class SingleViewModule(TrainedPartModule):
         vae: Hub id or folder of an autoencoder to use in place of that of `base`.
         train_text_encoder: Also train the text encoder.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
-        optimizer: Called with the trained parameters.
+        optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML.
         lr_scheduler: Called with the optimizer; `total_steps` left out is the run's length.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
