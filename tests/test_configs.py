@@ -10,8 +10,10 @@ import yaml
 
 from mvdiff.cli.config_files import open_data, with_config_paths
 from mvdiff.cli.main import main
+from mvdiff.cli.train import run_trainer
 from mvdiff.eval.sources import source_from_config
 from mvdiff.run_files import config_layers, config_path, configs_folder
+from mvdiff.training.ema import TrainedWeightsEMA
 from tests.training.tiny_run import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,6 +64,27 @@ def test_overlays_keep_the_callbacks_of_a_run(run, capsys):
         assert callbacks_of(config, but=AVERAGE) == before
         (average,) = [one for one in callbacks_of(config) if one["class_path"] == AVERAGE]
         assert average["init_args"]["decay"] == decay
+
+
+@pytest.mark.parametrize("run", ["pano.yaml", "toy/pano.yaml"])
+def test_of_equal_averages_one_is_left(run, tmp_path, capsys):
+    before = callbacks_of(parsed(capsys, run), but=AVERAGE)
+    config = parsed(capsys, run, "overlay/ema.yaml", "overlay/ema.yaml")
+    assert callbacks_of(config, but=AVERAGE) == before
+    assert [one["init_args"]["decay"] for one in callbacks_of(config) if one["class_path"] == AVERAGE] == [0.999]
+
+
+def test_an_average_on_the_command_line_is_the_last(tmp_path, capsys):
+    flags = [f"--trainer.callbacks+={AVERAGE}", "--trainer.callbacks.decay=0.5"]
+    config = parsed(capsys, "pano.yaml", "overlay/ema.yaml", flags=flags)
+    assert [one["init_args"]["decay"] for one in callbacks_of(config) if one["class_path"] == AVERAGE] == [0.5]
+    run = tiny_config(tmp_path)
+    average = [{"class_path": AVERAGE, "init_args": {"decay": 0.9}}]
+    run["trainer"] |= {"callbacks": average, "default_root_dir": str(tmp_path / "run"), "fast_dev_run": True}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    trained = run_trainer(["fit", "--config", str(tmp_path / "run.yaml"), *flags])
+    assert sum(isinstance(one, TrainedWeightsEMA) for one in trained.trainer.callbacks) == 1
+    assert [one.init_args.decay for one in trained.config.fit.trainer.callbacks] == [0.5]
 
 
 def test_no_overlay_replaces_callbacks():

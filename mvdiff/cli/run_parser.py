@@ -3,7 +3,7 @@
 from typing import Any
 
 import lightning
-from jsonargparse import ActionConfigFile, Namespace
+from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
 from mvdiff.training.schedules import describe
@@ -17,19 +17,16 @@ class RunParser(LightningArgumentParser):
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Write settings as YAML."""
         if "trainer" in namespace:
+            namespace = namespace.clone()
+            keep_last_average(namespace)
             line = describe(namespace.clone(with_meta=False).as_dict())
             self.dump_header = [f"lightning.pytorch=={lightning.__version__}", *([line] if line else [])]
         return super().dump(namespace, *args, **kwargs)
 
 
-class RunFile(ActionConfigFile):
-    """A YAML file on top of those before; of several averages of the weights among the callbacks, the last counts."""
-
-    @staticmethod
-    def apply_config(parser: LightningArgumentParser, cfg: Namespace, dest: str, value: str) -> None:
-        """Add a file's settings."""
-        ActionConfigFile.apply_config(parser, cfg, dest, value)
-        callbacks = cfg.get("trainer.callbacks")
-        if isinstance(callbacks, list):
-            averages = [callback for callback in callbacks if callback["class_path"] == AVERAGE]
-            cfg["trainer.callbacks"] = [one for one in callbacks if one not in averages[:-1]]
+def keep_last_average(settings: Namespace) -> None:
+    """Of several averages of the weights among the callbacks of a run, leave the last."""
+    callbacks = settings.get("trainer.callbacks")
+    if isinstance(callbacks, list):
+        averages = [place for place, callback in enumerate(callbacks) if callback["class_path"] == AVERAGE]
+        settings["trainer.callbacks"] = [one for place, one in enumerate(callbacks) if place not in averages[:-1]]

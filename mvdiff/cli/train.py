@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
+from jsonargparse import ActionConfigFile
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ProgressBar
@@ -21,7 +22,7 @@ from mvdiff.cli.export import next_of_model
 from mvdiff.cli.mistakes import readable, unknown_setting
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
-from mvdiff.cli.run_parser import RunFile, RunParser
+from mvdiff.cli.run_parser import RunParser, keep_last_average
 from mvdiff.models.loading import check_archive
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
@@ -66,7 +67,9 @@ class MVDiffCLI(LightningCLI):
     def init_parser(self, **kwargs) -> RunParser:
         """Make a parser that reads files on top of each other."""
         parser = RunParser(**kwargs)
-        parser.add_argument("-c", "--config", action=RunFile, help="YAML file; repeat for others on top of it.")
+        parser.add_argument(
+            "-c", "--config", action=ActionConfigFile, help="YAML file; repeat for others on top of it."
+        )
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -99,6 +102,7 @@ class MVDiffCLI(LightningCLI):
             if "arguments are required: " in text and not has_config(args):
                 text = "--config must be given, such as --config pano.yaml"
             raise ValueError(f"{text.rstrip('.')}. Run mvdiff {args[0]} --help for all settings.") from error
+        keep_last_average(self.config[self.config.subcommand])
 
     def _names_of(self, class_path: str | None) -> list[str]:
         """Return the dotted settings of a class; of None, those of the command."""
