@@ -287,8 +287,31 @@ def test_config_is_found_by_name_or_path(tmp_path, monkeypatch):
     assert config_path("pano.yaml") == config_path("configs/pano.yaml") == config_path(packaged) == packaged
     (tmp_path / "pano.yaml").write_text("trainer: {}\n")
     assert config_path("pano.yaml") == Path("pano.yaml")  # the user's own file wins
-    assert with_config_paths(["fit", "-c", "overlay/ema.yaml"])[2] == str(configs_folder() / "overlay/ema.yaml")
-    assert with_config_paths(["--config=overlay/ema.yaml"]) == [f"--config={configs_folder() / 'overlay/ema.yaml'}"]
+
+
+FORMS = [["--config", "{}"], ["--config={}"], ["-c", "{}"], ["-c={}"], ["-c{}"]]
+
+
+@pytest.mark.parametrize("form", FORMS, ids="".join)
+def test_every_way_to_give_a_config_is_one(form, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("extends: pano.yaml\nseed_everything: 7\n")
+    (tmp_path / "old.yaml").write_text("extends: pano.yaml\nmodel: {init_args: {guidance_scale: 2}}\n")
+    given = {name: [word.format(name) for word in form] for name in ("overlay/ema.yaml", "mine.yaml", "old.yaml")}
+    assert with_config_paths(given["overlay/ema.yaml"])[-1] == str(configs_folder() / "overlay/ema.yaml")
+    with pytest.raises(SystemExit):
+        main(["fit", *given["mine.yaml"], "--print_config"])
+    config = yaml.safe_load(capsys.readouterr().out)
+    assert (config["seed_everything"], config["total_batch_size"]) == (7, 4)
+    assert main(["fit", *given["old.yaml"]]) == 1
+    assert "model.guidance_scale is now model.sampling.guidance_scale, in old.yaml" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--extends", "nonsense.yaml"], ["--extends=pano.yaml"]])
+def test_extends_belongs_in_a_file(words, capsys):
+    assert main(["fit", "--config", "pano.yaml", *words, "--print_config"]) == 1
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert "extends must stand in a YAML file; got --extends" in line
 
 
 def test_missing_config_lists_the_packaged_ones():

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from mvdiff.run_files import config_layers
+from mvdiff.run_files import EXTENDS, config_layers
 
 
 def open_data(names: Sequence[str | Path], split: str):
@@ -26,18 +26,29 @@ def has_config(arguments: Sequence[str]) -> bool:
 
 
 def with_config_paths(arguments: Sequence[str]) -> list[str]:
-    """Return command-line arguments whose `--config` / `-c` values are paths of files, those that they extend first.
+    """Return command-line arguments with a word `--config` before each path of a file, those that they extend first.
 
-    >>> with_config_paths(["fit", "--config", "pano.yaml"])[-1].endswith("configs/pano.yaml")
+    A config may be given as `--config X`, `--config=X`, `-c X`, `-c=X` or `-cX`.
+
+    Raises:
+        FileNotFoundError: A config does not exist.
+        ValueError: `extends` stands on the command line, or is wrong in a file.
+
+    >>> with_config_paths(["fit", "-cpano.yaml"])[-1].endswith("configs/pano.yaml")
     True
     """
     resolved: list[str] = []
-    for argument in arguments:
-        if resolved and resolved[-1] in ("--config", "-c"):
-            option = resolved.pop()
-            resolved += [word for path in config_layers([argument]) for word in (option, str(path))]
-        elif argument.startswith("--config="):
-            resolved += [f"--config={path}" for path in config_layers([argument.removeprefix("--config=")])]
+    words = iter(arguments)
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name == f"--{EXTENDS}":
+            raise ValueError(f"{EXTENDS} must stand in a YAML file; got {word} on the command line. Repeat --config.")
+        if word.startswith("-c"):
+            name, equals, value = "--config", word[2:], word[2:].removeprefix("=")
+        if name == "--config":
+            value = value if equals else next(words, None)
+            paths = [name] if value is None else [part for path in config_layers([value]) for part in (name, str(path))]
+            resolved += paths  # a name without a value is left to the parser
         else:
-            resolved.append(argument)
+            resolved.append(word)
     return resolved

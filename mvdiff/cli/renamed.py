@@ -47,7 +47,10 @@ RENAMED_CLASSES = {
 
 
 def check_names(arguments: Sequence[str]) -> None:
-    """Raise ValueError where arguments of `mvdiff fit`, or YAML files among them, use old names; it gives the new."""
+    """Raise ValueError where arguments of `mvdiff fit`, or YAML files among them, use old names; it gives the new.
+
+    Files are those after `--config`; see `mvdiff.cli.config_files.with_config_paths` for other ways to name them.
+    """
     given = list(_given(arguments))
     classes = {section: "mvdiff." for section in ("model", "data")}
     for key, value, _ in given:
@@ -72,7 +75,7 @@ def _given(arguments: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         name, equals, value = word.partition("=")
         value = value if equals else following
-        if name in ("--config", "-c"):
+        if name == "--config":
             yield from _settings_of(Path(value))
         elif name.startswith("--"):
             yield _plain_key(name[2:]), value, "on the command line"
