@@ -110,12 +110,17 @@ def test_the_schedule_that_is_printed_follows_the_run(tmp_path, capsys):
     (tmp_path / "mine.yaml").write_text(text)
     assert schedule_line(printed(capsys, tmp_path / "mine.yaml")) == "WarmupCosine over 20 epochs (trainer.max_epochs)"
     shorter = printed(capsys, tmp_path / "mine.yaml", flags=["--trainer.max_epochs", "5", "--trainer.max_steps", "9"])
-    both = "5 epochs (trainer.max_epochs), at most 9 steps (trainer.max_steps)"
+    both = "9 steps (trainer.max_steps), at most 5 epochs (trainer.max_epochs)"
     assert schedule_line(shorter) == f"WarmupCosine over {both}"
     toy = printed(capsys, "toy/pano.yaml", flags=["--trainer.max_steps", "40"])
     assert schedule_line(toy) == "OneCycleLR over 40 steps (trainer.max_steps)"
     own = printed(capsys, "toy/pano.yaml", flags=["--model.lr_scheduler.init_args.total_steps", "400"])
     assert schedule_line(own) == "OneCycleLR over 400 steps (total_steps)"
+    own = ["--model.lr_scheduler.init_args.epochs", "3", "--model.lr_scheduler.init_args.steps_per_epoch", "7"]
+    assert (
+        schedule_line(printed(capsys, "toy/pano.yaml", flags=own))
+        == "OneCycleLR over 21 steps (epochs x steps_per_epoch)"
+    )
     assert "# learning rate" not in printed(capsys, "depth_stage1.yaml")
 
 
@@ -172,7 +177,7 @@ def test_a_run_of_two_files_leaves_one_that_stands_alone(tmp_path, capsys):
     assert main(["fit", "--config", str(extending(tmp_path, **files))]) == 0
     capsys.readouterr()
     (saved,) = (tmp_path / "run").rglob("config.yaml")
-    both = "2 epochs (trainer.max_epochs), at most 1 steps (trainer.max_steps)"
+    both = "1 steps (trainer.max_steps), at most 2 epochs (trainer.max_epochs)"
     assert schedule_line(saved.read_text()) == f"WarmupCosine over {both}"
     assert config_layers([saved]) == [saved]
     again, kept = parsed(capsys, saved), yaml.safe_load(saved.read_text())

@@ -1,6 +1,6 @@
 """Optimizer, learning-rate schedule and gradient accumulation, shared by every LightningModule here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import LightningModule
@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torch.optim import AdamW
 
-from mvdiff.training.schedules import LENGTHS, LRInterval, scheduler_over_run
+from mvdiff.training.schedules import LENGTHS, LRInterval, check_resumed, scheduler_over_run
 
 
 def adamw(params: Iterable[nn.Parameter]) -> AdamW:
@@ -23,12 +23,14 @@ class OptimizedModule(LightningModule):
         optimizer: Called with the parameters that require gradients.
         lr_scheduler: Called with the optimizer; None keeps the rate. A class with the argument `total_steps` gets the
             run's length where it is left out.
-        lr_interval: Unit of the schedule's steps.
+        lr_interval: Unit of the schedule's steps; see `scheduler_over_run`.
     """
 
     optimizer: OptimizerCallable
     lr_scheduler: LRSchedulerCallable | None
     lr_interval: LRInterval
+    _resumed: Sequence[Mapping[str, Any]] = ()
+    """States of the schedules in the checkpoint that was loaded last."""
 
     def trained(self) -> nn.Module:
         """Return the part that is trained, here all of the module."""
@@ -46,14 +48,21 @@ class OptimizedModule(LightningModule):
         optimizer = self.optimizer(trained)
         if self.lr_scheduler is None:
             return {"optimizer": optimizer}
-        scheduler = scheduler_over_run(self.lr_scheduler, optimizer, self.lr_interval, self.trainer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": self.lr_interval}}
+        scheduler, interval = scheduler_over_run(self.lr_scheduler, optimizer, self.lr_interval, self.trainer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Leave the length of the schedule to the resumed run, which may be longer."""
+        self._resumed = [dict(state) for state in checkpoint.get("lr_schedulers", ())]
         for state in checkpoint.get("lr_schedulers", ()):
             for name in LENGTHS:
                 state.pop(name, None)
+
+    def on_train_start(self) -> None:
+        """Check that the schedule can go on from the checkpoint that the run was resumed from."""
+        resumed = self._resumed if self.trainer.ckpt_path is not None else ()  # weights alone may come from another run
+        for state, config in zip(resumed, self.trainer.lr_scheduler_configs, strict=False):
+            check_resumed(state, config.scheduler, config.interval)
 
 
 def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:

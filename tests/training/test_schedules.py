@@ -7,7 +7,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, StepLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR, PolynomialLR, StepLR
 
 from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.geometry.cameras import RingRig
@@ -166,6 +166,30 @@ def test_the_cosine_spans_the_run(data, tmp_path, interval):
     assert rates == pytest.approx(expected, rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("limits", "length"),
+    [
+        ({"max_epochs": 10, "max_steps": 9}, 9),
+        ({"max_steps": 9}, 9),
+        ({"max_epochs": 2, "max_steps": 11}, 11),
+        ({"max_epochs": 2, "max_steps": 12}, None),  # the epochs' own end
+        ({"max_epochs": 2, "max_steps": 99}, None),
+    ],
+)
+@pytest.mark.parametrize("schedule", [WarmupCosine, partial(OneCycleLR, max_lr=1e-3)])
+def test_a_schedule_per_epoch_follows_steps_that_end_the_run(data, tmp_path, schedule, limits, length):
+    module = fitted(tmp_path, data(), schedule, "epoch", **limits)
+    spanned = rates_of(partial(schedule, total_steps=length or 2), length or 2)
+    expected = spanned if length else [rate for rate in spanned for _ in range(6)]
+    assert module.rates == expected
+    assert module.lr_schedulers().total_steps == (length or 2)
+
+
+def test_other_schedules_per_epoch_stay_per_epoch(data, tmp_path):
+    rates = fitted(tmp_path, data(), partial(StepLR, step_size=1, gamma=0.5), "epoch", max_steps=9).rates
+    assert rates == [RATE] * 6 + [RATE / 2] * 3
+
+
 @pytest.mark.parametrize("given", [{}, {"total_steps": None}])
 def test_torchs_one_cycle_is_given_the_length(data, tmp_path, given):
     schedule = partial(OneCycleLR, max_lr=1e-3, pct_start=0.1)
@@ -173,9 +197,20 @@ def test_torchs_one_cycle_is_given_the_length(data, tmp_path, given):
     assert rates == rates_of(partial(schedule, total_steps=9), 9)  # bit for bit
 
 
+@pytest.mark.parametrize("given", [{}, {"total_steps": None}])
+def test_torchs_one_cycle_keeps_its_own_epochs(data, tmp_path, given):
+    schedule = partial(OneCycleLR, max_lr=1e-3, epochs=3, steps_per_epoch=7, **given)
+    with pytest.warns(UserWarning, match=r"got 21 for a run of 18 steps"):
+        rates = fitted(tmp_path, data(), schedule, max_epochs=3).rates
+    assert rates == rates_of(partial(OneCycleLR, max_lr=1e-3, total_steps=21), 18)
+    with pytest.raises(ValueError, match=r"epochs"):  # torch's own error
+        fitted(tmp_path, data(), partial(OneCycleLR, max_lr=1e-3, epochs=3, **given), max_epochs=3)
+
+
 @pytest.mark.parametrize(
     ("schedule", "interval", "text"),
     [
+        (partial(OneCycleLR, max_lr=1, epochs=3, steps_per_epoch=5), "step", r"got 15 for a run of 18 steps"),
         (partial(CosineAnnealingLR, T_max=2), "epoch", r"T_max must be the run's length; got 2 for a run of 3 epochs"),
         (partial(CosineAnnealingLR, T_max=17), "step", r"T_max must be the run's length; got 17 for a run of 18 steps"),
         (partial(OneCycleLR, max_lr=1, total_steps=10), "step", r"total_steps must .*; got 10 for a run of 18 steps"),
@@ -231,6 +266,32 @@ def test_a_run_resumed_for_longer_follows_the_longer_curve(data, tmp_path, name,
     longer = fitted(tmp_path, data(), schedule, interval, max_epochs=6)
     skip = 0 if name != "one cycle" else 1 if interval == "step" else 4  # torch's moves at its next step only
     assert resumed.rates[skip:] == longer.rates[8 + skip :]
+
+
+def test_a_run_resumed_for_more_steps_follows_the_longer_curve(data, tmp_path):
+    """The schedule is one per epoch, but `max_steps` ends both runs."""
+    saver = ModelCheckpoint(tmp_path, every_n_train_steps=4, filename="{step}", auto_insert_metric_name=False)
+    saving = {"callbacks": [saver], "enable_checkpointing": True}
+    fitted(tmp_path, data(), WarmupCosine, "epoch", max_epochs=9, max_steps=5, **saving)
+    resumed = fitted(tmp_path, data(), WarmupCosine, "epoch", tmp_path / "4.ckpt", max_epochs=9, max_steps=8)
+    assert resumed.rates == rates_of(partial(WarmupCosine, total_steps=8), 8)[4:]
+    with pytest.raises(ValueError, match=r"must count steps, .*; got epochs.*trainer\.max_steps"):
+        fitted(tmp_path, data(), WarmupCosine, "epoch", tmp_path / "4.ckpt", max_epochs=9)
+
+
+@pytest.mark.parametrize(("kind", "name"), [(CosineAnnealingLR, "T_max"), (PolynomialLR, "total_iters")])
+def test_torchs_schedules_of_a_length_are_not_resumed_for_longer(data, tmp_path, kind, name):
+    saver = ModelCheckpoint(tmp_path, filename="last")
+    short, long = (partial(kind, **{name: epochs}) for epochs in (2, 4))
+    saving = {"callbacks": [saver], "enable_checkpointing": True}
+    trained = fitted(tmp_path, data(), short, "epoch", max_epochs=2, **saving)
+    assert len(trained.rates) == 12
+    with pytest.raises(ValueError, match=rf"{name} must be 2, .*ckpt_path; got 4.*WarmupCosine"):
+        fitted(tmp_path, data(), long, "epoch", tmp_path / "last.ckpt", max_epochs=4)
+    fresh = Line(long, "epoch")  # the weights alone start a run of any length
+    fresh.on_load_checkpoint(torch.load(tmp_path / "last.ckpt", weights_only=True))
+    trainer(tmp_path, max_epochs=4).fit(fresh, datamodule=data())
+    assert len(fresh.rates) == 24
 
 
 def test_data_of_other_kinds_is_counted_by_lightning(tmp_path):
