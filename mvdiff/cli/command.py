@@ -49,7 +49,7 @@ def plural(count: int, noun: str) -> str:
     >>> plural(1, "device"), plural(2, "device")
     ('1 device', '2 devices')
     """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' * noun.endswith('ch') or 's'}"
 
 
 def tally(written: int, skipped: int, noun: str) -> str:

@@ -106,6 +106,19 @@ def test_a_run_that_is_ready(config, shared, tmp_path, monkeypatch, capsys):
     assert [finding["status"] for finding in findings["One step"]] == ["ok", "ok"]
 
 
+def test_one_of_a_kind_is_said_in_the_singular(config, tmp_path, capsys):
+    config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1}
+    _, findings = doctor(tmp_path, config, "--no_step")
+    one = "1 batch per epoch and device (1 sample), 1 optimizer step per epoch; 1 in all, 1 epoch"
+    assert one in texts(findings, "Run").splitlines()
+
+
+def test_a_schedule_per_epoch_is_shown_in_the_steps_that_it_follows(config, tmp_path, capsys):
+    config["trainer"] |= {"max_epochs": 6, "max_steps": 9}
+    _, findings = doctor(tmp_path, config, "--no_step")
+    assert "WarmupCosine per step: learning rate 0.01 at first, 0.01 at step 0" in texts(findings, "Run")
+
+
 @pytest.mark.parametrize(
     ("trainer", "total"),
     [

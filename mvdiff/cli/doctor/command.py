@@ -7,7 +7,6 @@ import os
 import shlex
 import tempfile
 import warnings
-from argparse import ArgumentError
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,7 +24,6 @@ from mvdiff.cli.doctor.plan import check_model, check_plan
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.cli.doctor.step import check_step
 from mvdiff.cli.doctor.weights import check_weights
-from mvdiff.cli.train import readable
 from mvdiff.samples import write_json
 
 CHECKS = {
@@ -42,10 +40,7 @@ CHECKS = {
 def check_run(arguments: list[str]) -> int:
     """Check a run; see `run_doctor`."""
     with tempfile.TemporaryDirectory(prefix="mvdiff-doctor-") as scratch, _offline(), _quiet():
-        try:
-            run = RunToCheck(arguments, Path(scratch))
-        except ArgumentError as error:
-            raise ValueError(f"{readable(str(error))}. Run mvdiff fit --help for all settings.") from error
+        run = RunToCheck(arguments, Path(scratch))
         console = Console()
         found = run_checks(((title, lambda check=check: check(run)) for title, check in CHECKS.items()), console)
     findings = [finding for section in found.values() for finding in section]

@@ -10,7 +10,7 @@ from typing import Literal
 from rich.console import Console
 from rich.text import Text
 
-from mvdiff.cli.train import readable
+from mvdiff.cli.mistakes import readable
 
 Status = Literal["ok", "warning", "problem", "not checked"]
 _STYLES: dict[Status, str] = {"ok": "green", "warning": "yellow", "problem": "bold red", "not checked": "dim"}

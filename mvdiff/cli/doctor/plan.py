@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 import warnings
@@ -17,6 +16,7 @@ from mvdiff.cli.command import plural
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.pipelines.checkpoint import read_checkpoint
+from mvdiff.training.schedules import has_end, limited, run_length, steps_per_epoch
 
 _MOST_STEPS = 300_000
 _CHECKPOINT_COPIES = 3
@@ -42,13 +42,11 @@ class Steps:
     @classmethod
     def of(cls, trainer: Trainer, batches: int) -> Steps:
         """Count by the Trainer's limits; `batches` are those of a whole epoch on each device."""
-        limit = trainer.limit_train_batches
-        batches = int(batches * limit) if isinstance(limit, float) else min(batches, limit)
-        per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
-        of_epochs = trainer.max_epochs * per_epoch if trainer.max_epochs not in (None, -1) else None
-        ends = [steps for steps in (of_epochs, trainer.max_steps) if steps is not None and steps >= 0]
-        total = min(ends) if ends else None
-        return cls(batches, per_epoch, total, math.ceil(total / per_epoch) if total is not None and per_epoch else None)
+        batches = limited(trainer, batches)
+        per_epoch = steps_per_epoch(trainer, batches)
+        if not has_end(trainer):
+            return cls(batches, per_epoch, None, None)
+        return cls(batches, per_epoch, *(run_length(trainer, unit, per_epoch) for unit in ("step", "epoch")))
 
 
 def check_model(run: RunToCheck) -> Iterator[Finding]:
@@ -99,11 +97,12 @@ def check_plan(run: RunToCheck) -> Iterator[Finding]:
         return
     finally:
         data.trainer = None
-    samples = "" if batch is None else f" ({steps.batches * batch} samples)"
-    end = "no end is set" if steps.total is None else f"{steps.total} in all, {steps.epochs} epochs"
+    samples = "" if batch is None else f" ({plural(steps.batches * batch, 'sample')})"
+    end = "no end is set" if steps.total is None else f"{steps.total} in all, {plural(steps.epochs, 'epoch')}"
     yield Finding(
         "ok" if steps.total is not None else "warning",
-        f"{steps.batches} batches per epoch and device{samples}, {steps.per_epoch} optimizer steps per epoch; {end}",
+        f"{plural(steps.batches, 'batch')} per epoch and device{samples}, "
+        f"{plural(steps.per_epoch, 'optimizer step')} per epoch; {end}",
         "" if steps.total is not None else "Set trainer.max_epochs or trainer.max_steps.",
     )
     yield Finding("ok", _validations(run, trainer, steps))
@@ -121,7 +120,7 @@ def _validations(run: RunToCheck, trainer: Trainer, steps: Steps) -> str:
         every = int(steps.batches * every) if isinstance(every, float) else every
         batches = None if steps.total is None else steps.total * trainer.accumulate_grad_batches
         count = None if batches is None else batches // max(every, 1)
-        text = f"validation every {every} batches"
+        text = f"validation every {plural(every, 'batch')}"
     generated = run.arguments_of("model").get("num_validation_samples")
     samples = f", {plural(generated, 'sample')} generated each time" if generated else ""
     return text + ("" if count is None else f", {count} in all") + samples
