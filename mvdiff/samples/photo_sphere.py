@@ -77,8 +77,10 @@ def photo_sphere_xmp(height: int, width: int, top: int | None = None, view: tupl
     """Return the XMP packet of a panorama; see `save_panorama` for arguments.
 
     Raises:
-        ValueError: The rows do not fit a sphere that is `width` columns around.
+        ValueError: The width is odd, or the rows do not fit a sphere that is `width` columns around.
     """
+    if width % 2:
+        raise ValueError(f"panorama must be an even number of columns wide; got {width} x {height} (width x height).")
     full = width // 2
     top = (full - height) // 2 if top is None else top
     if top < 0 or top + height > full:

@@ -114,6 +114,7 @@ def test_golden_rows_that_are_missing_are_told(tmp_path, suffix):
     [
         ("a.gif", np.zeros((4, 8, 3), np.uint8), None, r"suffix .*\.webp.*'\.gif'"),
         ("a.png", np.zeros((5, 8, 3), np.uint8), None, "panorama .* 8 x 5"),
+        ("a.png", np.zeros((6, 13, 3), np.uint8), None, "panorama .* even .* 13 x 6"),  # a sphere of 13 x 6 is none
         ("a.png", np.zeros((3, 8, 3), np.uint8), 2, "panorama .* 8 x 3 .* row 2"),
         ("a.png", np.zeros((4, 8, 3)), None, r"panorama must be uint8 .* float64 \[4, 8, 3\]"),
         ("a.png", np.zeros((4, 8, 4), np.uint8), None, r"panorama .* uint8 \[4, 8, 4\]"),
