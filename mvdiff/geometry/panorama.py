@@ -215,15 +215,15 @@ def skybox_from_equirectangular(image: Tensor, size: int) -> Tensor:
 def cube_faces(image: Tensor, size: int | None = None) -> dict[str, Tensor]:
     """Turn an equirectangular image into cube faces as 360-degree viewers and game engines take them.
 
-    They are the faces of :func:`skybox_from_equirectangular` by name, with up and down turned by a quarter so that
+    They are the faces of `skybox_from_equirectangular` by name, with up and down turned by a quarter so that
     they meet the front face and not the left one.
 
     Args:
         image: [C, H, W] float or uint8, W = 2 H.
-        size: face size S in pixels; default as dense as the image in the middle of a face, W / pi.
+        size: Face size S in pixels; None: as dense as the image in the middle of a face, W / pi.
 
     Returns:
-        [C, S, S] float32 front (yaw 0), right, back, left, up and down, in the range of ``image``.
+        [C, S, S] float32 front (yaw 0), right, back, left, up and down, in the range of `image`.
 
     Example:
         >>> cube_faces(torch.zeros(3, 8, 16))["up"].shape
@@ -238,10 +238,10 @@ def covered_rows(covered: Tensor) -> tuple[int, int]:
     """Return the largest range of rows (first, last + 1) that some view shows all around.
 
     Args:
-        covered: [H, W] bool, of :func:`stitch`.
+        covered: [H, W] bool, from `stitch`.
 
     Raises:
-        ValueError: no row is covered all around.
+        ValueError: No row is covered all around.
 
     Example:
         >>> covered_rows(torch.tensor([[False, True], [True, True], [True, True], [False, False]]))
