@@ -21,7 +21,10 @@ from tests.training.tiny_run import tiny_config, write_config
 
 @pytest.fixture(scope="module")
 def config(tmp_path_factory):
-    return tiny_config(tmp_path_factory.mktemp("tiny"))
+    folder = tmp_path_factory.mktemp("tiny")
+    config = tiny_config(folder)
+    config["trainer"]["default_root_dir"] = str(folder / "run")  # not the folder that tests are started in
+    return config
 
 
 @pytest.fixture(scope="module")
