@@ -62,7 +62,7 @@ class OptimizedModule(LightningModule):
         """Check that the schedule can go on from the checkpoint that the run was resumed from."""
         resumed = self._resumed if self.trainer.ckpt_path is not None else ()  # weights alone may come from another run
         for state, config in zip(resumed, self.trainer.lr_scheduler_configs, strict=False):
-            check_resumed(state, config.scheduler, config.interval)
+            check_resumed({"interval": self.lr_interval} | state, config.scheduler, config.interval)
 
 
 def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:

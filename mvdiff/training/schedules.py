@@ -120,7 +120,7 @@ def check_resumed(state: Mapping[str, Any], scheduler: LRScheduler, interval: LR
     """Check that a schedule can go on from a checkpoint.
 
     Args:
-        state: State of the checkpoint's schedule.
+        state: State of the checkpoint's schedule, with the unit of its steps as `interval`.
         scheduler: Schedule of the resumed run.
         interval: Unit of its steps.
 
@@ -128,12 +128,11 @@ def check_resumed(state: Mapping[str, Any], scheduler: LRScheduler, interval: LR
         ValueError: The checkpoint's schedule counts in another unit, or has another length though torch computes each
             of its rates from the one before, not from the place.
     """
-    before = state.get("interval", interval)
-    if before != interval:
+    if state["interval"] != interval:
         raise ValueError(
-            f"the learning-rate schedule must count {before}s, as that of ckpt_path does; got {interval}s. Schedules "
-            "of the run's length count steps where trainer.max_steps ends the run before trainer.max_epochs does: end "
-            "the resumed run by the same of the two, or set model.lr_interval."
+            f"the learning-rate schedule must count {state['interval']}s, as that of ckpt_path does; got {interval}s. "
+            "Schedules of the run's length count steps where trainer.max_steps ends the run before trainer.max_epochs "
+            "does: end the resumed run by the same of the two, or set model.lr_interval."
         )
     if not isinstance(scheduler, CosineAnnealingLR | ConstantLR | LinearLR | PolynomialLR):
         return
