@@ -46,8 +46,8 @@ def typed(*words: object) -> str:
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun.
 
-    >>> plural(1, "device"), plural(2, "device")
-    ('1 device', '2 devices')
+    >>> plural(1, "device"), plural(2, "device"), plural(2, "batch")
+    ('1 device', '2 devices', '2 batches')
     """
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' * noun.endswith('ch') or 's'}"
 
