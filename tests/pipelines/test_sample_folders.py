@@ -74,7 +74,7 @@ def test_other_samples_of_the_same_name_are_not_taken_for_done(pipeline, tmp_pat
         write_entries(pipeline, ENTRIES, tmp_path, **STEPS | changed)
     assert stamps(tmp_path) == before
     other = [PromptEntry("a", "a lamp")]
-    with pytest.raises(ValueError, match="prompts of a complete sample must equal that of this run"):
+    with pytest.raises(ValueError, match=r"a was made with another prompt \('a ball'\)"):
         write_entries(pipeline, other, tmp_path, **STEPS)
 
 

@@ -136,7 +136,7 @@ def test_test_writes_generated_and_real_frames_and_scores_them(base, tmp_path):
     assert written == {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.png")}
     other = WallData("interpolation")
     other.test_dataloader = other.val_dataloader
-    with pytest.raises(ValueError, match="complete sample must equal that of this run"):
+    with pytest.raises(ValueError, match="wall100 was made with another prompt"):
         trainer(tmp_path, 1).test(make(base, **settings), other, verbose=False)
     trainer(tmp_path, 1).predict(make(base, output=OutputSettings(dir=str(tmp_path / "predicted"))), data)
     assert len(find_samples(tmp_path / "predicted")) == 4
