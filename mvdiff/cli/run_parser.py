@@ -25,7 +25,7 @@ class RunParser(LightningArgumentParser):
 
 
 def keep_last_average(settings: Namespace) -> None:
-    """Of several averages of the weights among the callbacks of a run, leave the last."""
+    """Remove all weight averages but the last from the callbacks of a run."""
     callbacks = settings.get("trainer.callbacks")
     if isinstance(callbacks, list):
         averages = [place for place, callback in enumerate(callbacks) if callback["class_path"] == AVERAGE]

@@ -56,8 +56,8 @@ class FrameDataset(Dataset):
 
     In evaluation windows start at frame 0, `num_views`, 2 `num_views`, ... of their list, the last one shifted back to
     end with it, and interpolation takes every pair (paper's protocol); "mixed" takes the pair nearest each window,
-    once. In training starts (for intervals also the first frame) and the frames between two key frames are drawn anew
-    in each epoch, a function of (seed, epoch, index), and "mixed" gives its two kinds in turn. Samples of scenes with
+    once. Training draws, as a function of (seed, epoch, index), the starts, the first frame of an interval, and the
+    frames between two key frames; "mixed" alternates between its two kinds. Samples of scenes with
     fewer than `num_views` frames are padded.
 
     Args:

@@ -41,7 +41,7 @@ class RecordingDataModule(MultiViewDataModule):
             or `num_views` if less.
         train_samples: Samples of a training epoch. "every_frame": one from each key frame on (the released code).
             "windows": one per window of `num_views` frames, as few as in evaluation. docs/data.md describes each mode.
-        draw_between: Draw the frames between two key frames anew in each training epoch; False, and always in
+        draw_between: Draw the frames between two key frames in each training epoch; False, and always in
             evaluation: evenly spaced ones.
         resizing: Rule by which depths and intrinsics are resized: "exact", or "released", that of the 2023 release's
             data code (no half pixels in K; depths of the pixel at floor(scale x index)).

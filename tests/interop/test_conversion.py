@@ -61,6 +61,23 @@ def test_a_panorama_file_becomes_a_model_that_runs(places, tmp_path):
     assert half.adapter.mid_block.freq_bands.dtype == torch.float32
 
 
+def test_a_base_may_come_from_the_file_alone(places, tmp_path):
+    """The named base has configurations only; without save_base, or with weights for a part missing, it is refused."""
+    bare, weights = tmp_path / "bare", torch.load(places["panorama"], weights_only=False)["state_dict"]
+    shutil.copytree(places["panorama-base"], bare)
+    for path in bare.glob("*/*.safetensors"):
+        path.unlink()
+    with pytest.raises(FileNotFoundError, match="weights of a AutoencoderKL must"):
+        convert_checkpoint(places["panorama"], "panorama", tmp_path / "model", bare)
+    done = convert_checkpoint(places["panorama"], "panorama", tmp_path / "model", bare, save_base=tmp_path / "base")
+    assert (done.base_parts, done.saved_base) == (("text_encoder", "vae", "unet"), True)
+    assert load_backbone(tmp_path / "base").weights_hash() == load_backbone(places["panorama-base"]).weights_hash()
+    part = {name: value for name, value in weights.items() if not name.startswith("vae.")}
+    without = write_file(tmp_path / "part.ckpt", part)
+    with pytest.raises(FileNotFoundError, match="weights of a AutoencoderKL must"):
+        convert_checkpoint(without, "panorama", tmp_path / "other", bare, save_base=tmp_path / "other-base")
+
+
 def test_a_depth_file_becomes_a_model_that_runs_with_and_without_given_frames(places, tmp_path):
     done = convert_checkpoint(places["depth"], "depth", tmp_path / "model", places["depth-base"], height=24, width=32)
     # Five blocks with a residual block each: 16 C^2 + 14 C + 18 C^2 + 4 C = 35,392. Conditions: conv_in 45 C + C; four

@@ -267,3 +267,11 @@ def test_the_default_rig_can_be_set(tmp_path):
     own.rig = UNEVEN
     assert own.model_info.views == {"rig": UNEVEN}
     assert len(own("a ball", num_inference_steps=1, seed=np.int64(3)).images[0]) == UNEVEN.num_views
+
+
+def test_latents_take_the_place_of_the_keyed_noise(pipeline):
+    keyed = pipeline("a lamp", seed=5, sample_ids=["x"], **STEPS).images
+    noise = view_noise(5, "x", num_views=4, shape=(4, 8, 8))[None]
+    assert torch.equal(pipeline("a lamp", seed=9, sample_ids=["y"], latents=noise, **STEPS).images, keyed)
+    with pytest.raises(ValueError, match=r"latents must have the shape \[1, 4, 4, 8, 8\]; got \[4, 4, 8, 8\]"):
+        pipeline("a lamp", latents=noise[0], **STEPS)

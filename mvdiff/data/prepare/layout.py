@@ -75,7 +75,7 @@ def splittable(root: str | Path, source: Source | None = None) -> DataSet:
     if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):
         raise ValueError(
             f"DIR must be a folder of panoramas or of scenes side by side; got {root}, whose scenes "
-            f"({data_set.layout} layout) are already split into train/ and test/. Move them to split them anew."
+            f"({data_set.layout} layout) are already split into train/ and test/. Move them out to split again."
         )
     return data_set
 
