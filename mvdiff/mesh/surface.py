@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.counts import check_counts
-from mvdiff.data.whole_files import whole_file
+from mvdiff.files.writing import whole_file
 from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
 
 CHUNK = 8

@@ -19,7 +19,7 @@ from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_faces, read_split
 from mvdiff.data.prepare.captioner import Captioner
 from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
-from mvdiff.data.whole_files import whole_file
+from mvdiff.files.writing import whole_file
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.panorama import perspective_from_equirectangular, perspective_from_skybox
 from mvdiff.samples import write_json

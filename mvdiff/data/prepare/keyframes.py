@@ -23,7 +23,7 @@ from mvdiff.data.images import resize_depths
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.linked_copy import output_folder
 from mvdiff.data.recordings import RecordingSource
-from mvdiff.data.whole_files import whole_file
+from mvdiff.files.writing import whole_file
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     depth_at,

@@ -21,7 +21,7 @@ import numpy as np
 
 from mvdiff.data.counts import check_counts
 from mvdiff.data.frame_files import numbers_in
-from mvdiff.data.whole_files import whole_file
+from mvdiff.files.writing import whole_file
 from mvdiff.samples.pixels import png_bytes
 
 RAW, PNG, JPEG = 0, 1, 2

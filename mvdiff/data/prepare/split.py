@@ -12,7 +12,7 @@ import numpy as np
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
-from mvdiff.data.whole_files import whole_file
+from mvdiff.files.writing import whole_file
 from mvdiff.keyed import keyed_int
 
 
