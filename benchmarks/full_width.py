@@ -91,7 +91,7 @@ def round_trip(task: str, names: dict[str, tuple[list[int], str]], out: Path) ->
     else:
         run("data", "toyworld", folder / "toy", "--rooms", 2, "--test_rooms", 1)
         scene = next((folder / "toy" / "scannet" / "test").iterdir())
-        request = ("depth", "--scene", scene, "--num_views", 3, "--max_frames", 40)
+        request = ("depth", "--scene", scene, "--num_views", 3, "--max_frames", 12)
     seconds["generate"] = run(
         *("generate", *request, "--model", folder / "model", "--num_inference_steps", 2),
         *("--out", folder / "samples", "--overwrite"),
