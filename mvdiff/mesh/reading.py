@@ -41,12 +41,12 @@ def read_mesh(path: str | Path, up: np.ndarray | None = None) -> Mesh:
     first = np.cumsum([0, *(len(part.vertices) for part, _ in parts)])[:-1]
     vertices = np.concatenate([trimesh.transform_points(part.vertices, place) for part, place in parts])
     faces = np.concatenate([np.asarray(part.faces, np.int64) + n for (part, _), n in zip(parts, first, strict=True)])
-    colours = np.concatenate([_colours(part) for part, _ in parts])
+    colours = np.concatenate([_colours(part) for part, _ in parts])  # from 0 to 1
     if not np.isfinite(vertices).all():
         raise ValueError(f"mesh must have finite vertices; got NaN or inf, in {path}.")
     if suffix == ".glb":
-        return Mesh(vertices, faces, _srgb(colours))
-    return turned_upright(Mesh(vertices, faces, colours), OPENCV_UP if up is None else up)
+        return Mesh(vertices, faces, _bytes(_srgb(colours)))
+    return turned_upright(Mesh(vertices, faces, _bytes(colours)), OPENCV_UP if up is None else up)
 
 
 def _has_triangles(part) -> bool:
@@ -54,9 +54,7 @@ def _has_triangles(part) -> bool:
 
 
 def _colours(part) -> np.ndarray:
-    """Return vertex colours [N, 3] uint8: from vertices or faces, else from a texture, else grey."""
-    from trimesh.visual.color import to_rgba
-
+    """Return vertex colours [N, 3] from 0 to 1: from vertices or faces, else from a texture, else grey."""
     visual, colours = part.visual, None
     if visual.kind in ("vertex", "face"):
         colours = visual.vertex_colors
@@ -65,12 +63,15 @@ def _colours(part) -> np.ndarray:
         if colours is None and visual.uv is not None:
             colours = visual.to_color().vertex_colors
     if colours is None or len(colours) != len(part.vertices):
-        return np.full((len(part.vertices), 3), GREY, np.uint8)
-    return to_rgba(colours)[:, :3]
+        return np.full((len(part.vertices), 3), GREY / 255)
+    colours = np.asarray(colours)[:, :3]
+    return colours / np.iinfo(colours.dtype).max if colours.dtype.kind in "iu" else np.clip(colours, 0, 1)
 
 
-def _srgb(linear: np.ndarray) -> np.ndarray:
-    """Convert uint8 linear light to uint8 sRGB (IEC 61966-2-1)."""
-    light = linear / 255
-    encoded = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(255 * encoded).astype(np.uint8)
+def _srgb(light: np.ndarray) -> np.ndarray:
+    """Convert linear light to sRGB (IEC 61966-2-1), both from 0 to 1."""
+    return np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
+
+
+def _bytes(colours: np.ndarray) -> np.ndarray:
+    return np.round(255 * colours).astype(np.uint8)

@@ -235,15 +235,23 @@ def _trimesh(mesh: Mesh):
 
 
 def _glb(mesh: Mesh) -> bytes:
+    """Write colours as normalised 16-bit integers: in linear light, 8 bits merge the darkest levels of sRGB."""
+    import trimesh
+
     colours = mesh.colours / 255  # sRGB (IEC 61966-2-1) to linear light
     linear = np.where(colours <= 0.04045, colours / 12.92, ((colours + 0.055) / 1.055) ** 2.4)
-    linear_mesh = replace(mesh, colours=np.round(linear * 255).astype(np.uint8))
+    rgba = np.full((len(linear), 4), 65535, np.uint16)  # four channels: glTF aligns attributes to 4 bytes
+    rgba[:, :3] = np.round(linear * 65535)
+    # trimesh writes vertex colours in 8 bits, but other attributes, which begin with an underscore, as they are.
+    plain = trimesh.Trimesh(mesh.vertices, mesh.faces, vertex_attributes={"_COLOR": rgba}, process=False)
 
-    def unlit(tree: dict) -> None:
+    def name_parts(tree: dict) -> None:
         material = {"extensions": {"KHR_materials_unlit": {}}, "pbrMetallicRoughness": {"metallicFactor": 0}}
         tree["materials"] = [material]
         tree["extensionsUsed"] = ["KHR_materials_unlit"]
         for primitive in (part for one in tree["meshes"] for part in one["primitives"]):
             primitive["material"] = 0
+            colour = primitive["attributes"]["COLOR_0"] = primitive["attributes"].pop("_COLOR")
+            tree["accessors"][colour]["normalized"] = True
 
-    return _trimesh(linear_mesh).export(file_type="glb", tree_postprocessor=unlit)
+    return plain.export(file_type="glb", tree_postprocessor=name_parts)

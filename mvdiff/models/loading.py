@@ -18,10 +18,10 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from mvdiff.models.weight_files import weight_files
 from mvdiff.samples import write_json
 
 _OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
-_WHOLE = "*[!6].safetensors"  # weights except fp16 variants
 PACKAGED = "mvdiff://"
 """Prefix of the names of packaged bases and models."""
 LENDER_KEY = "mvdiff_parts_from"
@@ -104,6 +104,7 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
     if folder.is_file():
         raise FileNotFoundError(
             f"{setting} must be a folder or a hub id 'owner/name'; got {str(name)!r}, which is a file."
+            + _single_file(folder)
         )
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     try:
@@ -124,6 +125,16 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
         ) from error
 
 
+def _single_file(path: Path) -> str:
+    """Return how to make a folder of a checkpoint in one file, as it circulates for Stable Diffusion."""
+    if path.suffix not in (".safetensors", ".ckpt"):
+        return ""
+    return (
+        ' Make a folder of it once: python -c "from diffusers import StableDiffusionPipeline as P; '
+        f"P.from_single_file('{path}').save_pretrained('FOLDER')\""
+    )
+
+
 def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = None) -> nn.Module:
     """Load a diffusers or transformers model folder; missing, unexpected and mismatched weights are errors.
 
@@ -140,8 +151,8 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     # if it may ignore them; otherwise it prints them.
     own = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {"ignore_mismatched_sizes": True}
     settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **own}
-    if not any(folder.glob(_WHOLE)) and any(folder.glob("*.fp16.safetensors")):
-        settings["variant"] = "fp16"
+    if variant := weight_files(folder)[0]:
+        settings["variant"] = variant
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
 
 
@@ -169,10 +180,14 @@ def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module,
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"model folder must have config.json and weights; got no config.json, in {folder}.")
-    if not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+    if not weight_files(folder)[1]:
+        others = sorted(
+            path.name for path in folder.iterdir() if path.suffix in (".safetensors", ".bin", ".ckpt", ".pt")
+        )
         raise FileNotFoundError(
-            f"weights of a {name} must be .safetensors files; got none, in {folder}. If a hub repository has only .bin "
-            "or fp16 files, run `hf download OWNER/NAME --local-dir FOLDER` and use FOLDER."
+            f"weights of a {name} must be files such as diffusion_pytorch_model.safetensors or model.safetensors; got "
+            f"{', '.join(others) or 'none'}, in {folder}. If a hub repository has only .bin or fp16 files, run "
+            "`hf download OWNER/NAME --local-dir FOLDER` and use FOLDER."
         )
     with opening("weights", name, folder):
         model, info = opener()

@@ -2,20 +2,82 @@
 
 from __future__ import annotations
 
+import re
 from itertools import count
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
+from diffusers.loaders.lora_base import _fetch_state_dict
 from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
-from diffusers.utils.peft_utils import get_peft_kwargs
+from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor, nn
 
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.pipelines.extras import require
 
 _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
+
+
+_PARTS_OF_A_LORA = (
+    r"lora(_down|_up)\.weight",  # kohya
+    r"lora\.(down|up)\.weight",
+    r"lora_linear_layer\.(down|up)\.weight",
+    r"lora_[AB](\.\w+)?\.weight",  # peft
+    r"(to_\w+|[qkv]|out)_lora\.(down|up)\.weight",  # attention processors of old diffusers
+    r"alpha",
+)
+_PART = re.compile(rf"\.(processor\.)?({'|'.join(_PARTS_OF_A_LORA)})$")
+_DOWN = re.compile(r"(lora_down|down|lora_A(\.\w+)?)\.weight$")
+_OTHER_FORMS = {
+    r"dora_scale|lora_magnitude_vector": "DoRA",
+    r"\.hada_": "LoHa",
+    r"\.lokr_": "LoKr",
+    r"\.lora_mid\.": "a LoRA of convolutions with a middle factor",
+    r"\.(diff|diff_b|w_norm|b_norm)$": "whole weights beside a LoRA",
+    r"^(lora_te2_|text_encoder_2\.)": "a LoRA for SDXL's second text encoder",
+    r"^(lora_unet_(input|middle|output)_block|lora_te1_)": "a LoRA with names of SDXL or of the original code",
+}
+
+
+def count_layers(state: dict[str, Tensor]) -> int:
+    """Count the layers for which a file has low-rank weights.
+
+    Raises:
+        ValueError: A weight belongs to another form (DoRA, LoHa, LoKr, ...) or part, which would be left out.
+    """
+    for pattern, form in _OTHER_FORMS.items():
+        if names := [name for name in state if re.search(pattern, name)]:
+            raise ValueError(f"{form}, which is not supported ({len(names)} weights, such as {names[0]})")
+    if names := [name for name in state if not _PART.search(name)]:
+        raise ValueError(f"{len(names)} of {len(state)} weights that are no part of a LoRA, such as {names[0]}")
+    return sum(bool(_DOWN.search(name)) for name in state)
+
+
+def _file_tensors(
+    source: str | Path | dict[str, Tensor], weight_name: str | None = None, **kwargs: Any
+) -> dict[str, Tensor]:
+    """Return the weights as the file has them: diffusers leaves out what it does not know, with a warning at most."""
+    names = ("local_files_only", "cache_dir", "force_download", "proxies", "token", "revision", "subfolder")
+    state, _ = _fetch_state_dict(
+        source,
+        weight_name=weight_name,
+        use_safetensors=kwargs.get("use_safetensors", True),
+        allow_pickle=kwargs.get("use_safetensors") is None,
+        user_agent={},
+        **{name: kwargs.get(name) for name in names},
+    )
+    return state
+
+
+def _peft_names(state: dict[str, Any]) -> dict[str, Any]:
+    """Give the values of a text encoder's LoRA, weights or alphas, the names of peft and of this encoder."""
+    if not state:
+        return {}
+    old = any(re.search(r"to_(q|k|v|out)_lora\.", name) for name in state)  # diffusers looks for to_out alone
+    state = convert_state_dict_to_diffusers(state, StateDictType.DIFFUSERS_OLD if old else None)
+    return {name.removeprefix("text_model."): value for name, value in convert_state_dict_to_peft(state).items()}
 
 
 class LoraOfBase(StableDiffusionLoraLoaderMixin):
@@ -42,8 +104,8 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
             **kwargs: Arguments of the diffusers method: `weight_name`, `revision`, `subfolder`, ...
 
         Raises:
-            ValueError: peft is not installed, CPU offload is enabled, the file cannot be read, or the LoRA does not fit
-                the base.
+            ValueError: peft is not installed, CPU offload is enabled, the file cannot be read, the LoRA does not fit
+                the base, or a part of it would not be used (DoRA, LoHa, LoKr, whole weights, other text encoders).
         """
         require("peft", "load_lora_weights")
         if hasattr(self.unet, "_hf_hook"):
@@ -58,7 +120,10 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         free = next(name for name in (f"default_{i}" for i in count()) if name not in taken)
         adapter_name = free if adapter_name is None else adapter_name
         try:
+            num_layers = count_layers(_file_tensors(source, **kwargs))
             super().load_lora_weights(source, adapter_name=adapter_name, **kwargs)
+            if (found := len(self.lora_layers(adapter_name))) not in (0, num_layers):
+                raise ValueError(f"weights for {num_layers} layers, {found} of which the base has")
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             self._forget_other_loras(before)
             reason = shorten(str(error), 300) or type(error).__name__
@@ -90,17 +155,19 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
             return
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-        state = convert_state_dict_to_peft(convert_state_dict_to_diffusers(state))
-        state = {name.removeprefix("text_model."): value for name, value in state.items()}
+        state = _peft_names(state)
         names = (name for name, _ in text_encoder.named_modules() if name.endswith(_PROJECTIONS))
-        ranks = {f"{name}.lora_B.weight": state.get(f"{name}.lora_B.weight") for name in names}
-        ranks = {name: weight.shape[1] for name, weight in ranks.items() if weight is not None}
-        alphas = {name.removeprefix(prefix): value for name, value in (network_alphas or {}).items()}
+        weights = {name: state.get(f"{name}.lora_B.weight") for name in names}
+        ranks = {name: weight.shape[1] for name, weight in weights.items() if weight is not None}
         if len(ranks) * 2 != len(state):
             raise ValueError(f"{len(state)} weights for a text encoder, {2 * len(ranks)} of which match its layers")
-        settings = get_peft_kwargs(ranks, network_alpha_dict=alphas, peft_state_dict=state, is_unet=False)
         if metadata:
             settings = {name.removeprefix(prefix): v for name, v in metadata.items() if name.startswith(prefix)}
+        else:
+            own = {name: alpha for name, alpha in (network_alphas or {}).items() if name.startswith(prefix)}
+            own = _peft_names({name.removeprefix(prefix).removesuffix(".alpha"): own[name] for name in own})
+            alphas = ranks | {name.removesuffix(".lora_A.weight"): alpha for name, alpha in own.items()}
+            settings = {"target_modules": list(ranks), "rank_pattern": ranks, "alpha_pattern": alphas}
         config = LoraConfig(**settings)
         inject_adapter_in_model(config, text_encoder, adapter_name=adapter_name)
         text_encoder.peft_config = getattr(text_encoder, "peft_config", {}) | {adapter_name: config}
@@ -117,6 +184,16 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         """Remove merged LoRAs from the weights."""
         super().unfuse_lora(*args, **kwargs)
         self._fused_loras = []
+
+    def lora_layers(self, adapter_name: str) -> list[str]:
+        """Return the names of the layers that a loaded LoRA changes, such as `unet.mid_block...to_q`."""
+        parts = {part: getattr(self, part).named_modules() for part in ("unet", "text_encoder")}
+        return [
+            f"{part}.{place}"
+            for part, modules in parts.items()
+            for place, layer in modules
+            if adapter_name in getattr(layer, "lora_A", ())
+        ]
 
     def lora_settings(self) -> dict[str, Any]:
         """Return, for `sample.json`, the active and merged LoRAs with their scales and weight hashes."""

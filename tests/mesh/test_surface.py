@@ -7,6 +7,7 @@ import trimesh
 
 from mvdiff.geometry import rotation_from_yaw_pitch
 from mvdiff.mesh import Mesh, extract_mesh, fuse, simplified, surface, turned_upright, up_axis, write_mesh
+from mvdiff.mesh.reading import read_mesh
 from mvdiff.mesh.surface import check_mesh_path
 from tests.mesh.worlds import around, ball_colours, ball_frame, camera, frame, plane_frame
 
@@ -149,9 +150,19 @@ def test_golden_glb_has_y_up_and_linear_colours(tmp_path, square, up, expected):
     accessor = tree["accessors"][tree["meshes"][0]["primitives"][0]["attributes"]["COLOR_0"]]
     view = tree["bufferViews"][accessor["bufferView"]]
     start = 20 + length + 8 + view["byteOffset"]
-    colours = np.frombuffer(path.read_bytes()[start : start + 16], np.uint8).reshape(4, 4)
-    # sRGB 188 is half of the light: ((188/255 + 0.055) / 1.055)^2.4 = 0.503; 128: 0.2159; 10: 10/255/12.92 = 0.00304
-    np.testing.assert_array_equal(colours[:, :3], [[255, 0, 0], [0, 128, 0], [0, 0, 255], [1, 55, 255]])
+    assert (accessor["componentType"], accessor["normalized"], accessor["type"]) == (5123, True, "VEC4")  # 16 bits
+    colours = np.frombuffer(path.read_bytes()[start : start + 32], np.uint16).reshape(4, 4)
+    # sRGB 188 is half of the light: ((188/255 + 0.055) / 1.055)^2.4 = 0.5029; 128: 0.2159; 10: 10/255/12.92 = 0.003035
+    expected = np.round(np.array([[1, 0, 0, 1], [0, 0.50289, 0, 1], [0, 0, 1, 1], [0.0030353, 0.21586, 1, 1]]) * 65535)
+    np.testing.assert_allclose(colours, expected, atol=1)
+
+
+def test_glb_keeps_every_level_of_grey(tmp_path, square):
+    levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+    points = np.stack([np.arange(256.0), np.arange(256.0) % 2, np.zeros(256)], axis=1)
+    faces = np.arange(254)[:, None] + np.arange(3)
+    path = write_mesh(tmp_path / "strip.glb", Mesh(points, faces, levels))
+    np.testing.assert_array_equal(read_mesh(path).colours, levels)
 
 
 def test_an_unknown_ending(tmp_path, square):

@@ -237,11 +237,59 @@ def test_weights_that_are_not_safetensors_are_said_to_be_so(copied):
     state = load_file(weights)
     weights.unlink()
     with pytest.raises(
-        FileNotFoundError, match=r"of a UNet2D.* \.safetensors files; got none, in .*/unet\..*hf download"
+        FileNotFoundError,
+        match=r"of a UNet2D.* must be files such as .*got none, in .*/unet\..*hf download",
     ):
         load_backbone(copied)
     torch.save(state, weights.with_suffix(".bin"))
     assert load_backbone(copied).weights_hash() == expected
+
+
+@pytest.mark.parametrize(
+    ("variant", "kind", "shards"),
+    [
+        ("fp16", "safetensors", False),
+        ("bf16", "safetensors", False),
+        ("fp16", "bin", False),
+        ("bf16", "bin", False),
+        ("fp16", "safetensors", True),
+        (None, "safetensors", True),
+        ("non_ema", "safetensors", False),
+    ],
+)
+def test_variants_of_weight_files_open(copied, variant, kind, shards):
+    """As the two libraries write and name them, or as older versions of theirs did (.bin)."""
+    dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(variant, torch.float32)
+    expected = load_backbone(copied)
+    for part in ("unet", "text_encoder"):
+        model, folder = getattr(load_backbone(copied), part).to(dtype), copied / part
+        for path in folder.glob("*.safetensors"):
+            path.unlink()
+        if kind == "bin":
+            stem = "pytorch_model" if part == "text_encoder" else "diffusion_pytorch_model"
+            torch.save(model.state_dict(), folder / f"{stem}.{variant}.bin")
+        else:
+            model.save_pretrained(folder, variant=variant, max_shard_size="20KB" if shards else "5GB")
+            assert (len(list(folder.glob("*.safetensors"))) > 1) == shards
+    found = load_backbone(copied)
+    for part in ("unet", "text_encoder"):
+        wanted = {name: value.to(dtype).float() for name, value in getattr(expected, part).state_dict().items()}
+        for name, value in getattr(found, part).state_dict().items():
+            assert torch.equal(value, wanted[name]), name
+
+
+def test_whole_weights_come_before_variants(copied):
+    expected = load_backbone(copied).weights_hash()
+    for variant in ("fp16", "non_ema"):
+        (copied / "unet" / f"diffusion_pytorch_model.{variant}.safetensors").write_bytes(b"not weights")
+    assert load_backbone(copied).weights_hash() == expected
+
+
+def test_a_base_in_one_file_is_told_how_to_become_a_folder(tmp_path):
+    path = tmp_path / "v1-5-pruned.safetensors"
+    save_file({"model.diffusion_model.x": torch.zeros(1)}, path)
+    with pytest.raises(FileNotFoundError, match=rf"base must be a folder.*{path}.*from_single_file\('{path}'\)"):
+        load_backbone(path)
 
 
 @pytest.mark.parametrize(

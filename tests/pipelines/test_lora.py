@@ -1,5 +1,6 @@
 """A LoRA of the base: diffusers' own files, made here from a config, on the tiny base."""
 
+import re
 import sys
 
 import pytest
@@ -181,3 +182,74 @@ def test_missing_files_libraries_and_offloaded_weights(pipeline, layers, tmp_pat
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match="load_lora_weights requires the library peft"):
         pipeline.load_lora_weights(tensors(layers))
+
+
+def kohya(layers, **alphas):
+    """A file with kohya's names, as training scripts write them; layers of the given ranks and alphas."""
+    state, generator = {}, torch.Generator().manual_seed(0)
+    for name, (layer, rank) in layers.items():
+        rows, columns = layer.weight.shape[:2]
+        kernel = layer.weight.shape[2:]
+        down, up = (rank, columns, *kernel), (rows, rank, *(1 for _ in kernel))
+        state[f"{name}.lora_down.weight"] = torch.randn(down, generator=generator) * 0.2
+        state[f"{name}.lora_up.weight"] = torch.randn(up, generator=generator) * 0.2
+        if name in alphas:
+            state[f"{name}.alpha"] = torch.tensor(alphas[name])
+    return state
+
+
+def test_kohyas_ranks_and_alphas_of_attention_convolution_and_text_match_weights_merged_by_hand(pipeline):
+    unet, text = pipeline.unet, pipeline.text_encoder
+    modules = dict(unet.named_modules())
+    query = next(name for name in modules if name.endswith("attn1.to_q"))
+    word = next(name for name, _ in text.named_modules() if name.endswith("0.self_attn.q_proj"))
+    layers = {
+        "lora_unet_" + query.replace(".", "_"): (modules[query], 1),
+        "lora_unet_down_blocks_0_resnets_0_conv1": (modules["down_blocks.0.resnets.0.conv1"], 2),
+        "lora_te_text_model_" + word.removeprefix("text_model.").replace(".", "_"): (text.get_submodule(word), 3),
+    }
+    alphas = dict(zip(layers, (0.5, 6.0, 3.0), strict=True))
+    state = kohya(layers, **alphas)
+    pipeline.load_lora_weights(state)
+    found = run(pipeline)
+    pipeline.unload_lora_weights()
+    kept = {name: layer.weight.detach().clone() for name, (layer, _) in layers.items()}
+    with torch.no_grad():
+        for name, (layer, rank) in layers.items():
+            down, up = state[f"{name}.lora_down.weight"], state[f"{name}.lora_up.weight"]
+            layer.weight += torch.einsum("or...,ri...->oi...", up, down) * (alphas[name] / rank)
+    expected = run(pipeline)
+    with torch.no_grad():
+        for name, (layer, _) in layers.items():
+            layer.weight.copy_(kept[name])
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("lora_unet_x.dora_scale", "DoRA"),
+        ("unet.x.lora_magnitude_vector", "DoRA"),
+        ("lora_unet_x.hada_w1_a", "LoHa"),
+        ("lora_unet_x.lokr_w1", "LoKr"),
+        ("lora_unet_x.lora_mid.weight", "middle factor"),
+        ("lora_unet_x.diff", "whole weights"),
+        ("lora_unet_conv_norm_out.w_norm", "whole weights"),
+        ("lora_te2_text_model_encoder_layers_0_mlp_fc1.lora_down.weight", "second text encoder"),
+        ("text_encoder_2.encoder.layers.0.mlp.fc1.lora_A.weight", "second text encoder"),
+        ("lora_unet_input_blocks_1_1_transformer_blocks_0_attn1_to_q.lora_down.weight", "original code"),
+        ("string_to_param.*", "no part of a LoRA"),
+    ],
+)
+def test_a_file_that_would_be_used_in_part_is_refused(pipeline, layers, name, form):
+    state = tensors({"unet": layers["unet"]}) | {name: torch.ones(2, 2)}
+    with pytest.raises(ValueError, match=f"LoRA must be readable and fit the base; got .*{form}.*{re.escape(name)}"):
+        pipeline.load_lora_weights(state)
+    assert not any(pipeline.get_list_adapters().values())
+
+
+def test_layers_that_the_base_lacks_are_refused(pipeline, layers):
+    deep = {name.replace("down_blocks.", "down_blocks.7", 1): value for name, value in layers["unet"].items()}
+    with pytest.raises(ValueError, match="LoRA must be readable and fit the base; got"):
+        pipeline.load_lora_weights(tensors({"unet": layers["unet"] | deep}))
+    assert not any(pipeline.get_list_adapters().values())

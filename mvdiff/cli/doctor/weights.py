@@ -18,6 +18,7 @@ from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
 from mvdiff.models.backbone import base_parts
 from mvdiff.models.loading import is_hub_id, resolve_folder
+from mvdiff.models.weight_files import weight_files
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.pipelines.model_folder import model_location
 from mvdiff.run_files import configs_folder
@@ -94,12 +95,10 @@ def _folder(setting: str, name: str | None, resolve: Any) -> Iterator[Finding]:
 
 
 def _weight_files(folder: Path) -> list[Path]:
-    """Return the weight files of a folder that are opened: whole ones before fp16, safetensors before others."""
-    for kind in _KINDS:
-        files = sorted(folder.glob(kind))
-        if files:
-            return [path for path in files if ".fp16." not in path.name] or files
-    return []
+    """Return the files of a folder that are opened: weights, else what packaged feature networks and pickles hold."""
+    if files := weight_files(folder)[1]:
+        return files
+    return next((files for kind in _KINDS if (files := sorted(folder.glob(kind)))), [])
 
 
 def _found(setting: str, folder: Path, files: list[Path], remedy: str) -> Finding:
