@@ -31,7 +31,7 @@ class SplitOptions(DataReader):
     test_fraction: float = 0.1
     """share of the scenes (or images) kept for the test split"""
     test_scenes: Path | None = None
-    """text file with the scenes (or images) to test on, one a line (default: drawn by --seed)"""
+    """text file with the scenes (or images) to test on, one per line (default: drawn by --seed)"""
     seed: int = 0
     """random seed of the choice of test scenes"""
     overwrite: bool = False

@@ -63,7 +63,7 @@ class MultiViewModule(DescribedModule):
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting, such as 5; None: no weighting, as in the paper.
-        seed: Random seed of fresh weights, of training (noise, timesteps, dropout) and of the samples.
+        seed: Random seed of new weights, of training (noise, timesteps, dropout) and of the samples.
         sampling: Sampling settings of validation, test and predict.
         memory: Settings that save memory.
         cache: Caches of the frozen base's outputs.
