@@ -25,7 +25,8 @@ class Sampling:
     """classifier-free guidance scale (paper: 9; the packaged toy models: 2); 1 or less disables guidance and halves the
     cost"""
     negative_prompt: str | Sequence[str] | None = None
-    """prompt to steer away from: one for all views or one per view (default: the empty prompt)"""
+    """prompt to steer away from; for one per view, a JSON list such as '["fog", "text"]', except in generate depth
+    (default: the empty prompt)"""
     eta: float = 0.0
     """noise added by DDIM, from 0 (deterministic) to 1"""
 
@@ -47,14 +48,15 @@ class AdapterSettings:
     """Architecture of an adapter; None takes the value of the adapter that training starts from, else the task's."""
 
     attention: Mapping[str, Any] | None = None
-    """attention across views, as `class_path` and `init_args`, such as {"init_args": {"kernel_size": 3}}; a value
-    set on the command line overrides the same value in init_args"""
+    """attention across views: {"class_path": ..., "init_args": {...}}, for example {"init_args": {"kernel_size": 3}};
+    the option --model.adapter.attention.init_args.NAME overrides one of init_args; None: as in init_adapter, else
+    correspondence-aware attention with the task's settings"""
     mid_place: MidPlace | None = None
-    """position of the attention in the UNet's mid block"""
+    """position of the attention in the UNet's mid block; None: as in init_adapter, else the task's default"""
     residual: bool | None = None
-    """add a residual convolution block after each attention"""
+    """add a residual convolution block after each attention; None: as in init_adapter, else the task's default"""
     image_condition: bool | None = None
-    """add the blocks that condition on given frames"""
+    """add the blocks that condition on given frames; None: as in init_adapter, else the task's default"""
 
     def __post_init__(self) -> None:
         if self.attention is not None:
@@ -85,11 +87,11 @@ class CacheSettings:
     """Caches for outputs of the frozen base model."""
 
     dir: str | None = None
-    """folder for cached text embeddings and latents; None: no such cache"""
+    """folder for cached text embeddings and latents; None: no cache"""
     latents: bool = False
     """cache latents too; pays off only if the same views recur, for example with yaws from a list"""
     geometry_bytes: int = 2 * 2**30
-    """memory for cached correspondences of rigs and their encodings, in bytes"""
+    """limit in bytes of the memory that caches correspondences between views"""
 
     def __post_init__(self) -> None:
         if self.latents and self.dir is None:
@@ -105,7 +107,8 @@ class PanoramaPictures:
     format: PictureFormat = "png"
     """jpg or webp: also write panorama.jpg or .webp; --crop and --cube_faces use this format"""
     crop: bool = False
-    """also write panorama_cropped: only the rows that the views cover all around, with XMP metadata for viewers"""
+    """also write panorama_cropped.png: only the rows covered by views all the way around, with XMP metadata for
+    360-degree viewers"""
     cube_faces: bool = False
     """also write cube/front, right, back, left, up and down; parts that no view covers are grey"""
 

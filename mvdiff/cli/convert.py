@@ -1,4 +1,4 @@
-"""`mvdiff convert`: published checkpoints of upstream become model folders, and the way back."""
+"""`mvdiff convert`: checkpoints of the 2023 release become model folders, and the way back."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Literal
 from mvdiff.cli.command import Command, done, typed
 from mvdiff.cli.export import next_of_model
 
-SUMMARY = "published checkpoints to model folders, and back (docs/checkpoints.md)"
+SUMMARY = "checkpoints of the 2023 release to model folders, and back (docs/checkpoints.md)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,17 +17,18 @@ class UpstreamOptions:
     """Checkpoint and model folder."""
 
     checkpoint: Path = field(kw_only=False)
-    """the published .ckpt file"""
+    """a .ckpt file of the 2023 release"""
     task: Literal["panorama", "outpaint", "depth", "depth-single-view"]
-    """task of the checkpoint; depth-single-view (stage 1) becomes a base"""
+    """task of the checkpoint; depth-single-view (stage 1 of depth) writes a base instead of a model folder"""
     out: Path
     """the model folder (or base) to write"""
     base: str | None = None
-    """hub id or folder of the base it was trained on (default: the paper's)"""
+    """folder or hub id of the base that the model was trained on (default: the paper's)"""
     revision: str | None = None
     """branch, tag or commit of a --base on the hub"""
     save_base: Path | None = None
-    """folder that receives the base inside the file; the model then uses it"""
+    """new folder to which the base weights in the checkpoint are written; the model then uses them (default: not
+    written; they must equal --base)"""
     height: int | None = None
     """rows of the views (default: 512; depth: 192)"""
     width: int | None = None
@@ -35,7 +36,7 @@ class UpstreamOptions:
     text_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """precision of the text encoder (default: float16; depth: float32, as in the 2023 release)"""
     overwrite: bool = False
-    """replace an earlier model folder (a base is never replaced)"""
+    """replace an existing model folder (a base is never replaced)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,11 +48,12 @@ class ToUpstreamOptions:
     out: Path
     """the .ckpt file to write"""
     with_base: bool = False
-    """write the base into the file, too, as published files have it"""
+    """also write the base into the file, like the files of the 2023 release"""
     base: str | None = None
-    """base to use if the recorded one is not found"""
+    """folder or hub id of the base for --with_base, in place of the one named in the model folder; must have the same
+    weights"""
     overwrite: bool = False
-    """replace a file that exists"""
+    """replace an existing file"""
 
 
 def from_upstream(options: UpstreamOptions) -> int:
@@ -98,25 +100,26 @@ def to_upstream(options: ToUpstreamOptions) -> int:
 
     quiet_libraries()
     state = export_to_upstream(options.model, options.out, options.with_base, options.base, options.overwrite)
-    done(f"{options.out}: {len(state)} weights under upstream's names", "load it with the paper's code")
+    following = "load it with the code of the 2023 release"
+    done(f"{options.out}: {len(state)} weights under the names of the 2023 release", following)
     return 0
 
 
 COMMANDS = (
     Command(
         name="convert upstream",
-        summary="a published checkpoint becomes a model folder",
-        description="Read a published Lightning file, without executing any code in it, and write a model folder, "
-        "--out. What the file holds beside weights is left out and named.",
+        summary="convert a checkpoint of the 2023 release to a model folder",
+        description="Read a checkpoint of the 2023 release, without running any code in it, and write a model folder "
+        "to --out. Entries other than weights are ignored and listed.",
         example="mvdiff convert upstream pano.ckpt --task panorama --out model",
         settings=(UpstreamOptions,),
         run=from_upstream,
     ),
     Command(
         name="convert to-upstream",
-        summary="a model folder with upstream's attention becomes a checkpoint",
-        description="Write a model folder's weights into one file, --out, under the names that the paper's code gives "
-        "them.",
+        summary="convert a model folder that came from `convert upstream` back to a checkpoint",
+        description="Write a model folder that came from `convert upstream`, or was finetuned from one, into the file "
+        "--out, with the weight names of the 2023 release.",
         example="mvdiff convert to-upstream model --out pano.ckpt",
         settings=(ToUpstreamOptions,),
         run=to_upstream,

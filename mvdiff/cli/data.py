@@ -17,7 +17,7 @@ class CheckOptions(DataReader):
     """Data set."""
 
     dir: Path = field(kw_only=False)
-    """a folder of panoramas or of recordings, in any layout (docs/data.md)"""
+    """a folder of panoramas or of recordings, in any supported layout (docs/data.md)"""
     num_workers: int = 8
     """files decoded at once"""
 
@@ -27,15 +27,15 @@ class SplitOptions(DataReader):
     """Data set and split."""
 
     dir: Path = field(kw_only=False)
-    """a folder of panoramas or of recordings, in any layout, or a raw download"""
+    """a folder of panoramas or of recordings, in any supported layout (docs/data.md), or a raw download"""
     test_fraction: float = 0.1
     """share of the scenes (or images) kept for the test split"""
     test_scenes: Path | None = None
-    """text file with the scenes (or images) to test on, one a line (default: drawn by --seed)"""
+    """text file with the scenes (or images) to test on, one per line (default: drawn by --seed)"""
     seed: int = 0
     """random seed of the choice of test scenes"""
     overwrite: bool = False
-    """replace lists that exist"""
+    """replace existing lists"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ class ImportSensOptions:
     file: Path = field(kw_only=False)
     """the .sens file"""
     dir: Path = field(kw_only=False)
-    """the scene's folder, as in scannet/train/scene0000_00"""
+    """the scene's folder, such as scannet/train/scene0000_00"""
     every: int = 1
     """save every N-th frame"""
 
@@ -55,17 +55,17 @@ class KeyFrameOptions(DataReader):
     """Scenes and key frames."""
 
     dir: Path = field(kw_only=False)
-    """a scene, or a folder of scenes"""
+    """a scene, a folder of scenes, or a folder with train/ and test/"""
     overlap: float = 0.65
-    """share of a frame, from 0 to 1, by which consecutive key frames overlap"""
+    """share of a frame, from 0 to 1 exclusive, by which consecutive key frames overlap"""
     min_depth_share: float = 0.2
-    """smallest share of pixels with depth for a frame to be usable"""
+    """smallest share of pixels with depth, from 0 to 1 exclusive, for a frame to count as usable"""
     out: Path | None = None
-    """folder that receives the lists, with links to the frames (default: DIR)"""
+    """write the lists into this folder instead, with links to the frames (default: DIR)"""
     overwrite: bool = False
-    """replace lists that exist"""
+    """replace existing lists"""
     num_workers: int = 1
-    """processes"""
+    """scenes processed in parallel"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,9 +73,9 @@ class CaptionOptions(DataReader):
     """Data set and captioning model."""
 
     dir: Path = field(kw_only=False)
-    """a data set in any layout, or a scene"""
+    """a data set in any supported layout (docs/data.md), or a scene"""
     model: str = "Salesforce/blip2-opt-2.7b"
-    """hub id or folder of an image captioning model of transformers"""
+    """Hugging Face hub id or folder of an image-captioning model of the transformers library"""
     revision: str | None = None
     """branch, tag or commit of the model on the hub"""
     every: int | None = None
@@ -87,13 +87,13 @@ class CaptionOptions(DataReader):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """weight precision; auto is bfloat16 on a GPU, else float32"""
     prompt: str = ""
-    """text for the model to continue or to answer"""
+    """text for the model to continue (default: none)"""
     max_new_tokens: int = 40
-    """length of a caption"""
+    """largest length of a caption, in tokens"""
     view_size: int = 512
     """width and height of a panorama's views, in pixels"""
     overwrite: bool = False
-    """replace captions that exist"""
+    """replace existing captions"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,9 +111,9 @@ class ToyWorldOptions:
     test_rooms: int | None = None
     """rooms among --rooms for the test split (default: a fifth of --rooms)"""
     num_frames: int = 60
-    """frames of each camera path, 0 for none"""
+    """frames per camera path; 0: no recordings"""
     arc_deg: float = 360.0
-    """arc of a path in degrees; less gives closer frames"""
+    """angle that each camera path covers, in degrees; smaller values put frames closer together"""
     num_workers: int = 1
     """processes that render"""
 
@@ -271,7 +271,7 @@ COMMANDS = (
     ),
     Command(
         name="data split",
-        summary="write the train and test lists, from a raw download too",
+        summary="write train and test lists; also unpacks a raw Matterport3D download",
         description="Write train.npy and test.npy (train.txt and test.txt for equirectangular images and recordings) "
         "into DIR. Matterport3D is split by scene; archives of a raw download are unpacked first.",
         example="mvdiff data split data/mp3d_skybox --test_fraction 0.1",
@@ -281,8 +281,8 @@ COMMANDS = (
     Command(
         name="data import-sens",
         summary="decode a ScanNet recording",
-        description="Write a .sens recording (version 4) as a scene into DIR: color, depth, pose, intrinsic. Existing "
-        "frames are kept, so an interrupted import can be rerun.",
+        description="Convert a .sens recording (version 4) to a scene: write color/, depth/, pose/ and intrinsic/ into "
+        "the folder DIR. Existing frames are kept, so an interrupted import can be rerun.",
         example="mvdiff data import-sens scene0000_00.sens scannet/train/scene0000_00",
         settings=(ImportSensOptions,),
         run=import_recording,
@@ -290,9 +290,9 @@ COMMANDS = (
     Command(
         name="data keyframes",
         summary="choose the key frames of scenes",
-        description="Write two lists per scene: key_frame_0.6.txt (a fixed name), key frames of which consecutive ones "
-        "overlap by --overlap, and valid_frames.npy, frames with a finite pose and usable depth. Exits with 1 if a "
-        "scene has none.",
+        description="Write two lists per scene: key_frame_0.6.txt, key frames chosen so that consecutive ones overlap "
+        "by --overlap (the name never changes), and valid_frames.npy, the frames with a finite pose and enough depth. "
+        "Exits with 1 if any scene has none.",
         example="mvdiff data keyframes scannet/train",
         settings=(KeyFrameOptions,),
         run=keyframes,
@@ -300,9 +300,10 @@ COMMANDS = (
     Command(
         name="data caption",
         summary="caption panoramas or scenes",
-        description="Caption the views of panoramas (every 45 degrees) and the key frames of scenes by an image "
-        "captioning model of transformers, and write a text file per caption beside the data. Existing captions are "
-        "kept, so an interrupted run can be rerun. Exits with 1 if something could not be captioned.",
+        description="Caption the views of panoramas (8 views, 45 degrees apart) and the key frames of scenes with an "
+        "image-captioning model of the transformers library, and write a text file per caption beside the data. "
+        "Existing captions are kept, so an interrupted run can be rerun. Exits with 1 if something could not be "
+        "captioned.",
         example="mvdiff data caption scannet/train --model Salesforce/blip2-opt-2.7b",
         settings=(CaptionOptions,),
         run=caption,
@@ -310,7 +311,7 @@ COMMANDS = (
     Command(
         name="data toyworld",
         summary="write a data set of small procedural rooms",
-        description="Write ray-traced rooms with captions to DIR/mp3d_skybox and DIR/scannet.",
+        description="Write ray-traced rooms with captions: DIR/mp3d_skybox holds panoramas and DIR/scannet recordings.",
         example="mvdiff data toyworld toy --rooms 10",
         settings=(ToyWorldOptions,),
         run=toyworld,

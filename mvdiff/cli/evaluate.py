@@ -13,27 +13,30 @@ from mvdiff.cli.mistakes import did_you_mean
 from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.settings import EvaluationSettings
 
+_ONLY = {"thing_colours": " (from Python only)"}
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluateOptions:
     """Samples, ground truth and metrics."""
 
     generated: Path | None = None
-    """folder of the samples to score (default: the ground truth itself)"""
+    """folder of samples to score (default: score the ground truth itself)"""
     reference: Path | None = None
     """ground truth: folder of samples"""
     config: list[str] | None = None
-    """ground truth instead of --reference: the data section of this YAML file, or of a packaged one by its name; repeat
-    for overlays, later ones on top"""
+    """ground truth instead of --reference: the data section of this YAML file, or of a packaged one (listed in
+    mvdiff fit --help); repeat to combine files: later ones override earlier ones"""
     split: Literal["train", "val", "test"] = "test"
     """split of --config"""
     out: Path | None = None
     """JSON file that receives the results"""
     metrics: tuple[str | dict[str, Any], ...] | None = None
-    """what to compute, of the list above; class paths of your own, as my_module.MyMetric; or {"class_path":
-    ..., "init_args": {...}} (default: the paper's four)"""
+    """metrics to compute: names from the list above, class paths such as my_module.MyMetric, or {"class_path": ...,
+    "init_args": {...}} (default: fid, inception_score, clip_score, overlap_psnr)"""
     rig: Path | None = None
-    """cameras of sample folders of the 2023 release, which hold none: a JSON file, as `rig` in sample.json"""
+    """JSON file with the cameras, in the format of `rig` in sample.json; needed for sample folders of the 2023 release,
+    which store no cameras"""
     num_workers: int = 2
     """processes that read images; 0 reads in the main process, for containers with little shared memory"""
 
@@ -110,9 +113,10 @@ COMMANDS = (
     Command(
         name="evaluate",
         summary="FID, Inception Score, CLIP score and overlap PSNR of sample folders",
-        description="Score sample folders (or the 2023 release's {i}.png, {i}_natural.png, prompt.txt): print a table, "
-        "and write results.json to --out. What cannot be computed is reported as missing, the rest still comes out. "
-        f"Metrics: {', '.join(metric_names())}.",
+        description="Score sample folders of mvdiff or of the 2023 release ({i}.png, {i}_natural.png, prompt.txt). "
+        "Prints a table; with --out, also writes the results as JSON. A metric that cannot be computed is reported as "
+        "missing; the others are still computed. Metrics (explained in docs/evaluate.md): "
+        f"{', '.join(name + _ONLY.get(name, '') for name in metric_names())}.",
         example="mvdiff evaluate --generated out --reference truth --out results.json",
         settings=(EvaluateOptions, EvaluationSettings),
         run=run,

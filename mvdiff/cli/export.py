@@ -17,13 +17,13 @@ class ExportOptions:
     out: Path
     """the model folder to write"""
     no_ema: bool = False
-    """take the last weights rather than their average"""
+    """export the last weights instead of their moving average (EMA)"""
     overwrite: bool = False
-    """replace an earlier model folder"""
+    """replace an existing model folder"""
     results: Path | None = None
     """a results.json of `mvdiff test`, for the model card"""
     plugin: list[str] | None = None
-    """Python package whose classes the checkpoint may use; its code will run; repeat for others"""
+    """Python package from which the checkpoint may load classes; its code is executed; repeat for several"""
 
 
 def run(options: ExportOptions) -> int:
@@ -52,8 +52,8 @@ COMMANDS = (
     Command(
         name="export",
         summary="turn a training checkpoint into a model folder",
-        description="Write the trained weights of a checkpoint as a model folder, --out: adapter, scheduler, views, "
-        "prompt prefix, a model card and the name of the base, whose own weights stay where they are.",
+        description="Write the trained weights of a checkpoint to --out as a model folder: adapter, scheduler, views, "
+        "prompt prefix and a model card. The base's weights are not copied, only its name.",
         example="mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
         settings=(ExportOptions,),
         run=run,

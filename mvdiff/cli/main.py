@@ -31,9 +31,14 @@ SECTIONS = {
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
     "Score": ("evaluate",),
-    "Look": ("report", "video", "demo"),
+    "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""
+_FOOTER = (
+    "mvdiff COMMAND --help explains a command; mvdiff --version prints the version.",
+    "--debug (or MVDIFF_DEBUG=1) shows tracebacks.",
+    'In all help, "the paper" is MVDiffusion (2023), and "the 2023 release" is its authors\' code and checkpoints.',
+)
 NAMES = tuple(name for names in SECTIONS.values() for name in names)
 
 
@@ -71,13 +76,12 @@ def overview() -> str:
     >>> "mvdiff fit --config" in overview()
     True
     """
-    lines = ["mvdiff: train, run and score multi-view diffusion models", ""]
+    lines = ["mvdiff: train, run and score multi-view diffusion models (MVDiffusion, arXiv 2307.01097)", ""]
     for section, names in SECTIONS.items():
         lines.append(f"{section}:")
         for name in names:
             lines += [f"  {name:<11} {summary_of(name)}", f"  {'':<11} $ {commands_of(name)[0].example}"]
-    lines += ["", "mvdiff COMMAND --help explains a command; --debug (or MVDIFF_DEBUG=1) shows tracebacks."]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_FOOTER])
 
 
 def list_of(name: str) -> str:

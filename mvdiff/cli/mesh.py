@@ -14,15 +14,15 @@ class MeshOptions(DataReader):
     """Frames and mesh."""
 
     source: Path = field(kw_only=False)
-    """a sample folder (of `mvdiff generate depth`), or a scene in any layout"""
+    """a sample folder (of `mvdiff generate depth`), or a scene in any supported layout (docs/data.md)"""
     out: Path
-    """mesh.ply (axes of the poses) or mesh.glb (y up, opens in 3D viewers and browsers)"""
+    """mesh.ply (same coordinates as the poses) or mesh.glb (y up, for 3D viewers and browsers)"""
     voxel_size: float | None = None
     """side of a voxel in metres (default: 0.02)"""
     truncation: float | None = None
     """TSDF truncation distance in metres (default: 3 voxels)"""
     max_depth: float | None = None
-    """leave out depths beyond this, in metres (default: 8)"""
+    """ignore depths beyond this, in metres (default: 8)"""
     every: int = 1
     """take every N-th frame"""
     height: int | None = None
@@ -30,9 +30,9 @@ class MeshOptions(DataReader):
     width: int | None = None
     """columns to resize frames to first, with --height (default: their own)"""
     max_memory: float | None = None
-    """largest size of the volume in GiB (default: 4)"""
+    """memory limit of the voxel volume in GiB (default: 4)"""
     force: bool = False
-    """fuse frames that contradict each other, too"""
+    """fuse the frames even if they contradict each other"""
 
     def __post_init__(self) -> None:
         if (self.height is None) != (self.width is None):
@@ -99,8 +99,8 @@ COMMANDS = (
         name="mesh",
         summary="fuse a sample's or a recording's frames into a coloured mesh",
         description="Fuse frames with depth and pose into a mesh with colours at its vertices, and write it to --out. "
-        "Before that, say how far the frames agree; where they contradict each other, their poses or intrinsics are "
-        "wrong, and nothing is fused.",
+        "First prints how well the frames agree. If they contradict each other, the poses or intrinsics are wrong, and "
+        "it stops (see --force).",
         example="mvdiff mesh out/toy00008 --out mesh.glb",
         settings=(MeshOptions,),
         run=run,

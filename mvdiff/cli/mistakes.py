@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from ast import literal_eval
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from itertools import pairwise
 
 _PARSER_NOISE = (
     "Does not validate against any of the Union subtypes",
@@ -26,6 +27,7 @@ _UNKNOWN = re.compile(
     r"Option '([\w.]+)' is not accepted|(?:Group '([\w.]+)'|Subcommand '\w+') does not accept option '([\w.]+)'"
     r"|unrecognized arguments: --([\w.-]+)"
 )
+_NO_VALUE = re.compile(r"argument (?:-\w[,/] ?)?(--[\w.]+)[^:]*: expected (?:one|1|at least one) argument")
 _LISTED = re.compile(r"has unknown (\w+); it takes ([\w, ]+)")
 _NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Not a valid subclass of .*Given value: (\{.*\})', re.DOTALL)
 _CLASS = re.compile(r"class_path '([\w.]+)'")
@@ -117,3 +119,30 @@ def unknown_option(message: str, options: Iterable[str], renamed: Mapping[str, s
     if not name.startswith("-"):
         return f"nothing is expected for {name!r}"
     return f"there is no option {name}{did_you_mean(name, options)}"
+
+
+def missing_value(message: str, words: Sequence[str]) -> str | None:
+    """Explain a parser's error about an option without a value; None where it is about something else.
+
+    >>> missing_value("argument --prompt: expected 1 argument", ["--prompt", "-dash", "--out", "x"])
+    '--prompt must have a value; got -dash, which looks like an option. If it is the value, write --prompt=-dash'
+    >>> missing_value("argument --prompt: expected 1 argument", ["--out", "x", "--prompt"])
+    '--prompt must have a value; got nothing'
+    >>> missing_value("argument --model: expected 1 argument", ["fit", "--model.base", "-b"])
+    '--model.base must have a value; got -b, which looks like an option. If it is the value, write --model.base=-b'
+    """
+    found = _NO_VALUE.match(message)
+    if found is None:
+        return None
+    begins = f"{found[1]}."  # the parser says --model for --model.base
+    without = (
+        (word, after)
+        for word, after in pairwise([*words, ""])
+        if f"{word}.".startswith(begins) and (not after or after.startswith("-"))
+    )
+    name, after = next(without, (found[1], ""))
+    if not after:
+        return f"{name} must have a value; got nothing"
+    return (
+        f"{name} must have a value; got {after}, which looks like an option. If it is the value, write {name}={after}"
+    )

@@ -11,22 +11,24 @@ class ModelOptions:
     """Model, device and precision."""
 
     model: str
-    """a model folder (of fit or export), a hub id, or a packaged model: mvdiff://toy-caa, mvdiff://toy-outpaint,
-    mvdiff://toy-depth"""
+    """a model folder (of fit or export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa,
+    mvdiff://toy-outpaint, mvdiff://toy-depth"""
     revision: str | None = None
     """branch, tag or commit of a --model on the hub"""
     base: str | None = None
-    """folder or hub id of the base to use if the recorded one is not found"""
+    """folder or hub id of the base, in place of the one named in the model folder; must have the same weights"""
     vae: str | None = None
-    """folder or hub id of an autoencoder to use in place of the base's (default: the recorded one)"""
+    """folder or hub id of an autoencoder to use in place of the base's (default: the one named in the model
+    folder)"""
     scheduler: str | None = None
-    """any diffusers scheduler, such as DPMSolverMultistep (default: the model's)"""
+    """diffusers scheduler class, with or without the suffix Scheduler, such as DPMSolverMultistep or EulerDiscrete
+    (default: the model's)"""
     device: str = "auto"
     """auto (the GPU where there is one), cpu, cuda or cuda:1"""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """weight precision (default: float32, or the model's own for its text encoder)"""
+    """weight precision (default: float32; text encoder: as stored in the model folder)"""
     plugin: list[str] | None = None
-    """Python package whose classes the model may use; its code will run; repeat for others"""
+    """Python package from which the model may load classes; its code is executed; repeat for several"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,11 +36,12 @@ class MemoryOptions:
     """Less memory for more time (docs/memory.md)."""
 
     cpu_offload: Literal["model", "sequential"] | None = None
-    """keep weights on the GPU only while their model (sequential: their layer) runs"""
+    """keep weights on the GPU only while in use: model: one network at a time; sequential: one layer at a time
+    (slowest)"""
     views_per_chunk: int | None = None
     """run the UNet's own layers on this many views at a time (default: all)"""
     vae_slicing: bool = False
-    """decode view by view"""
+    """decode one view at a time"""
     vae_tiling: bool = False
     """decode large views in tiles, blended where they meet"""
 
@@ -48,7 +51,8 @@ class DataReader:
     """Reader of the data."""
 
     data: str | None = None
-    """class path of the reader, or a YAML file with class_path and init_args (default: the detected layout)"""
+    """class that reads your data, for layouts mvdiff does not know: class path, or a YAML file with class_path and
+    init_args (docs/data.md) (default: detected)"""
 
 
 def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):

@@ -9,17 +9,18 @@ from __future__ import annotations
 
 import inspect
 import re
+import textwrap
 import types
 from argparse import SUPPRESS, ArgumentTypeError
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, NoReturn, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_settings
 
 from mvdiff.cli.command import Command
-from mvdiff.cli.mistakes import readable, unknown_option
+from mvdiff.cli.mistakes import missing_value, readable, unknown_option
 from mvdiff.cli.renamed import RENAMED_OPTIONS
 
 _PLACEHOLDERS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
@@ -43,6 +44,10 @@ class HelpFormatter(DefaultHelpFormatter):
         says_nothing = isinstance(action.default, bool) or action.default in (None, [], (), "", SUPPRESS)
         return text if says_nothing else f"{text} (default: %(default)s)"
 
+    def _split_lines(self, text, width):
+        """Break lines at spaces only, so that names such as mvdiff://toy-caa stay whole."""
+        return textwrap.wrap(" ".join(text.split()), width, break_on_hyphens=False)
+
     def _fill_text(self, text, width, indent):
         """Keep an example on one line, so that it can be copied."""
         return text if text.startswith("example:") else super()._fill_text(text, width, indent)
@@ -54,6 +59,7 @@ class CommandParser(ArgumentParser):
     def __init__(self, command: Command) -> None:
         """Add the options of the command's settings."""
         self.hints: dict[str, Any] = {}
+        self.words: list[str] = []
         super().__init__(
             prog=f"mvdiff {command.name}",
             description=command.description,
@@ -65,7 +71,7 @@ class CommandParser(ArgumentParser):
         for settings in command.settings:
             self.hints |= get_type_hints(settings)
             self.add_class_arguments(settings, as_positional=True, help=inspect.getdoc(settings))
-        needed = [" ".join([*action.option_strings[:1], action.metavar]) for action in self._actions if action.required]
+        needed = [" ".join([*action.option_strings[:1], _typed(action)]) for action in self._actions if action.required]
         self.usage = " ".join([self.prog, *needed, "[--options]"])
 
     def add_argument(self, *names, **how):
@@ -81,7 +87,8 @@ class CommandParser(ArgumentParser):
         Raises:
             ValueError: A value that its settings refuse.
         """
-        values = self.parse_args(list(words))
+        self.words = list(words)
+        values = self.parse_args(self.words)
         try:
             return [settings(**self._chosen(settings, values)) for settings in self.command.settings]
         except ArgumentTypeError as error:
@@ -97,7 +104,7 @@ class CommandParser(ArgumentParser):
         options = [name for action in self._actions for name in action.option_strings if name.startswith("--")]
         old = RENAMED_OPTIONS.get(self.command.name, {})
         message = re.sub(r'^Parser key "(\w+)"', r"--\1", message)
-        text = unknown_option(message, options, old) or readable(message)
+        text = unknown_option(message, options, old) or missing_value(message, self.words) or readable(message)
         if text.startswith("the following arguments are required: "):
             names = text.partition(": ")[2].split(", ")
             text = (
@@ -115,6 +122,8 @@ def typed_as(hint: Any, name: str, how: Mapping[str, Any]) -> dict[str, Any]:
         kept["metavar"] = name.upper()
     elif isinstance(kind, type) and kind in _PLACEHOLDERS:
         kept["metavar"] = _PLACEHOLDERS[kind]
+    elif get_origin(kind) is Literal and get_origin(hint) in (Union, types.UnionType):
+        kept["metavar"] = f"{{{','.join(get_args(kind))},...}}"
     if hint is bool and how.get("default") is False:
         return kept | {"action": "store_true"}
     if _is(hint, list):
@@ -122,6 +131,11 @@ def typed_as(hint: Any, name: str, how: Mapping[str, Any]) -> dict[str, Any]:
     if _is(hint, tuple):
         return kept | {"type": get_args(hint)[0], "nargs": "+"}
     return kept | {"type": number if hint is float else hint}
+
+
+def _typed(action: Any) -> str:
+    """Return how the values of a needed option stand in the usage line."""
+    return f"{action.metavar} [{action.metavar} ...]" if action.nargs == "+" else action.metavar
 
 
 def number(text: str | float) -> float:

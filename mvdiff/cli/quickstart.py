@@ -57,10 +57,10 @@ COMMANDS = (
     Command(
         name="quickstart depth",
         summary="frames of rooms from depth and poses, and the frames between them",
-        description="Make walks through toy rooms, train both stages of the depth task on the packaged weights, "
-        "generate key frames with and without correspondence-aware attention and the frames between them, and score "
-        "them. It needs no GPU (two cores: about 5 minutes). Writes data, models, samples, results.json and "
-        "report.html into --out.",
+        description="Render camera walks through toy rooms. Train stage 1 (the base, on single frames) and stage 2 "
+        "(attention across frames), each from scratch and from packaged weights. Generate key frames with and without "
+        "correspondence-aware attention, then the frames between them, and score both. It needs no GPU (two cores: "
+        "about 5 minutes). Writes data, models, samples, results.json and report.html into --out.",
         example="mvdiff quickstart depth --out quickstart-depth",
         settings=(DepthSettings,),
         run=run_depth,
@@ -68,10 +68,10 @@ COMMANDS = (
     Command(
         name="quickstart outpaint",
         summary="panoramas around a given view",
-        description="Make a toy world, train attention on the packaged toy inpainting base, continue held-out "
-        "views all around with and without attention, and score whether the given pixels come back and whether the "
-        "other views continue them. It needs no GPU (two cores: 5 to 8 minutes). Writes data, models, samples, "
-        "results.json and report.html into --out.",
+        description="Make a toy world, train attention on the packaged toy inpainting base, extend one given view of "
+        "each held-out room to a full panorama with and without attention, and score how well the given pixels are "
+        "kept and how well the other views continue them. It needs no GPU (two cores: 5 to 8 minutes). Writes data, "
+        "models, samples, results.json and report.html into --out.",
         example="mvdiff quickstart outpaint --out quickstart-outpaint",
         settings=(OutpaintSettings,),
         run=run_outpaint,

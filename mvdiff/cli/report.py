@@ -13,7 +13,7 @@ class ReportOptions:
     """Sources and page."""
 
     dir: tuple[Path, ...] = field(kw_only=False)
-    """roots of sample folders, single samples, what `mvdiff test` wrote, or results.json of `mvdiff evaluate`"""
+    """folders: of sample folders, of one sample, or written by `mvdiff test`; or a results.json of `mvdiff evaluate`"""
     out: Path | None = None
     """the page (default: report.html in the first DIR)"""
     names: tuple[str, ...] | None = None
@@ -21,13 +21,14 @@ class ReportOptions:
     title: str | None = None
     """heading (default: the names)"""
     max_samples: int = 12
-    """largest number of samples shown, from the first on"""
+    """show at most the first N samples"""
     max_views: int = 16
-    """largest number of frames shown of a recording"""
+    """show at most N frames of a recording, evenly spaced"""
     mesh: tuple[Path, ...] = ()
-    """.glb or .ply files, beside those found in a DIR"""
+    """further .glb or .ply files to show, in addition to those found in DIR"""
     rig: Path | None = None
-    """cameras of sample folders of the 2023 release, which hold none: a JSON file, as `rig` in sample.json"""
+    """JSON file with the cameras, in the format of `rig` in sample.json; needed for sample folders of the 2023 release,
+    which store no cameras"""
 
 
 def run(options: ReportOptions) -> int:
@@ -61,8 +62,8 @@ COMMANDS = (
         name="report",
         summary="one page of samples, scores and meshes, methods side by side",
         description="Write one HTML file, --out, that holds everything it shows: a 360-degree viewer for panoramas, "
-        "strips of views, scores, and meshes in 3D. Several DIRs stand side by side, on the sample ids that they "
-        "share.",
+        "strips of views, scores, and meshes in 3D. With several DIRs, shows the samples they have in common side by "
+        "side.",
         example="mvdiff report out other --names mine theirs",
         settings=(ReportOptions,),
         run=run,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from jsonargparse import ActionConfigFile
+from jsonargparse import ActionConfigFile, set_parsing_settings
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ProgressBar
@@ -19,7 +19,7 @@ from mvdiff.class_paths import allow_plugins, allow_plugins_of
 from mvdiff.cli.command import done, typed
 from mvdiff.cli.config_files import has_config, with_config_paths
 from mvdiff.cli.export import next_of_model
-from mvdiff.cli.mistakes import readable, unknown_setting
+from mvdiff.cli.mistakes import missing_value, readable, unknown_setting
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
 from mvdiff.cli.run_parser import RunParser, keep_last_average
@@ -48,6 +48,7 @@ class MVDiffCLI(LightningCLI):
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         quiet_libraries()
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of settings classes
         # Subcommand parsers take settings of their own: errors are raised, not printed below pages of usage.
         how = {"exit_on_error": False, "allow_abbrev": False}
         parser_kwargs = {"prog": "mvdiff", **how} | {name: dict(how) for name in self.subcommands()}
@@ -67,9 +68,8 @@ class MVDiffCLI(LightningCLI):
     def init_parser(self, **kwargs) -> RunParser:
         """Make a parser that reads files on top of each other."""
         parser = RunParser(**kwargs)
-        parser.add_argument(
-            "-c", "--config", action=ActionConfigFile, help="YAML file; repeat for others on top of it."
-        )
+        text = "YAML file; repeat to combine files: later ones override earlier ones."
+        parser.add_argument("-c", "--config", action=ActionConfigFile, help=text)
         return parser
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
@@ -88,7 +88,7 @@ class MVDiffCLI(LightningCLI):
             type=str,
             default=[],
             metavar="MODULE",
-            help="Python package whose classes the loaded model may use; its code will run; repeat for others.",
+            help="Python package from which the model may load classes; its code is executed; repeat for several.",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Sequence[str]) -> None:
@@ -98,7 +98,8 @@ class MVDiffCLI(LightningCLI):
         try:
             self.config = parser.parse_args(with_launcher_settings(args, os.environ))
         except ArgumentError as error:
-            text = unknown_setting(str(error), self._names_of) or readable(str(error))
+            message = str(error)
+            text = unknown_setting(message, self._names_of) or missing_value(message, args) or readable(message)
             if "arguments are required: " in text and not has_config(args):
                 text = "--config must be given, such as --config pano.yaml"
             raise ValueError(f"{text.rstrip('.')}. Run mvdiff {args[0]} --help for all settings.") from error

@@ -31,33 +31,35 @@ ATTENTION = "mvdiff.models.attention.correspondence.CorrespondenceAwareAttention
 GROUPS = {kind.__name__: kind for kind in (AdapterSettings, Sampling, MemorySettings, CacheSettings, OutputSettings)}
 
 COMMON = {
-    "config": "YAML file, or a packaged one by its name; repeat for overlays, later ones on top",
+    "config": "YAML file, or the name of a packaged one: pano.yaml, outpaint.yaml, depth_stage1.yaml, "
+    "depth_stage2.yaml, or one under toy/, real/ or overlay/, such as toy/pano.yaml; repeat to combine files: later "
+    "ones override earlier ones",
     "ckpt_path": "fit: checkpoint to resume from; validate, test, predict: checkpoint to load",
     "total_batch_size": "samples per optimizer step over all devices; sets trainer.accumulate_grad_batches",
-    "seed_everything": "random seed of code of your own; for another training run, set model.seed and data.seed (all "
-    "three default to 0)",
-    "plugin": "Python package whose classes the loaded model may use; its code will run; repeat for others",
+    "seed_everything": "global random seed, for your own code only; mvdiff's randomness depends on model.seed and "
+    "data.seed (all three default to 0)",
+    "plugin": "Python package from which the model may load classes; its code is executed; repeat for several",
     "print_config": "print all settings as YAML and stop",
 }
 _KINDS = {"bool": "{true,false}", "int": "N", "float": "X"}
 TRAINER = {
-    "max_epochs": "passes over the training data",
-    "max_steps": "optimizer steps; -1 for no limit",
-    "devices": "number of devices, or their indices",
-    "num_nodes": "number of machines",
-    "accelerator": "cpu, gpu or auto",
-    "strategy": "ddp, fsdp, ... or auto",
-    "precision": "32-true, bf16-mixed, 16-mixed, ...",
-    "default_root_dir": "folder of the run if the logger has none",
-    "logger": "class of a logger, such as lightning.pytorch.loggers.CSVLogger",
-    "callbacks": "list of callbacks: checkpoints, model folder, average of the weights",
-    "val_check_interval": "batches between two validations",
-    "check_val_every_n_epoch": "epochs between two validations",
-    "limit_train_batches": "largest number (or share) of training batches in an epoch",
-    "limit_val_batches": "largest number (or share) of validation batches",
-    "log_every_n_steps": "steps between two logged values",
-    "gradient_clip_val": "largest norm of the gradients",
-    "fast_dev_run": "test the set-up: run this many batches of everything, and write nothing",
+    "max_epochs": "stop after this many passes over the training data (integer); -1: no limit",
+    "max_steps": "stop after this many optimizer steps (integer); -1: no limit",
+    "devices": "number of devices, list of their indices such as [0, 2], or auto",
+    "num_nodes": "number of machines (integer)",
+    "accelerator": "cpu, gpu, auto or another Lightning name",
+    "strategy": "ddp, fsdp, auto or another Lightning name",
+    "precision": "32-true, bf16-mixed, 16-mixed or another Lightning name",
+    "default_root_dir": "folder for the run, if the logger sets none",
+    "logger": "class of a logger, such as lightning.pytorch.loggers.CSVLogger; false: no logger",
+    "callbacks": "list of callbacks (class_path and init_args): checkpoints, model folder, average of the weights",
+    "val_check_interval": "validate every N batches (integer) or after this share of an epoch (0.0 to 1.0)",
+    "check_val_every_n_epoch": "validate every N epochs (integer)",
+    "limit_train_batches": "use at most this many (integer) or this share (0.0 to 1.0) of an epoch's training batches",
+    "limit_val_batches": "use at most this many (integer) or this share (0.0 to 1.0) of the validation batches",
+    "log_every_n_steps": "log every N optimizer steps (integer)",
+    "gradient_clip_val": "clip the gradient norm to this value (number)",
+    "fast_dev_run": "smoke test: run N batches (true: 1) of training and validation, and write nothing",
 }
 
 
@@ -193,7 +195,7 @@ def _section(title: str, prefix: str, settings: Iterable[Setting]) -> str:
 def _with_default(setting: Setting) -> str:
     """Return the text of a setting with its default as YAML has it, or what None stands for."""
     text, default = " ".join(setting.text.split()), setting.default
-    text = text if ". " in text else text.removesuffix(".")
+    text = text if ". " in text or text.endswith("...") else text.removesuffix(".")
     if default is None:
         meant = re.search(r"; None: ([^.]+)", text)
         if meant is None:

@@ -46,8 +46,8 @@ def _command(summary: str, description: str, example: str) -> Command:
 COMMANDS = (
     _command(
         "train a model from a YAML file",
-        "Train the model that YAML files describe. Writes logs, checkpoints, the settings (config.yaml) and the model "
-        "folder (as `runs/pano/version_0/model`) into the run's folder.",
+        "Train the model that YAML files describe. Writes logs, checkpoints, the settings (config.yaml) and a model "
+        "folder into the run's folder, such as runs/pano/version_0.",
         "mvdiff fit --config pano.yaml",
     ),
     _command(
@@ -58,12 +58,12 @@ COMMANDS = (
     ),
     _command(
         "generate the test split and score it",
-        "Generate the test split with a checkpoint and score it. Writes generated/ and reference/ (sample folders) and "
-        "results.json into the run's folder, or into model.output.dir.",
+        "Generate the test split with a checkpoint and score it. Writes generated/, reference/ and results.json into "
+        "samples/ in the run's folder, or into model.output.dir.",
         "mvdiff test --config pano.yaml --ckpt_path runs/pano/version_0/checkpoints/best-9.ckpt",
     ),
     _command(
-        "generate a data set's panoramas or frames on any number of devices",
+        "generate the test split of a data set, on one or more devices",
         "Generate the panoramas or frames of the test split with a checkpoint. Writes sample folders into samples/ in "
         "the run's folder, or into model.output.dir; complete ones are kept.",
         "mvdiff predict --config pano.yaml --ckpt_path runs/pano/version_0/checkpoints/best-9.ckpt",

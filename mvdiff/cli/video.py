@@ -16,11 +16,11 @@ class VideoOptions:
     """Samples and camera."""
 
     dir: Path = field(kw_only=False)
-    """a sample folder, or a root of them"""
+    """a sample folder, or a folder of them"""
     out: Path | None = None
-    """video.mp4; for several samples, a folder (default: beside the samples)"""
+    """the .mp4 file; with several samples, a folder (default: NAME.mp4 beside each sample folder NAME)"""
     seconds: float = 12.0
-    """length of the whole turn"""
+    """duration of the turn in seconds, for panoramas"""
     fps: float | None = None
     """frames per second (default: 30; of recordings: 8)"""
     fov: float = 90.0
@@ -30,11 +30,12 @@ class VideoOptions:
     yaw: float = 0.0
     """where the turn begins, degrees to the right"""
     height: int | None = None
-    """rows (default: 360; of recordings: the frames' own)"""
+    """rows, even (default: 360; of recordings: the frames' own)"""
     width: int | None = None
-    """columns (default: 640; of recordings: the frames' own)"""
+    """columns, even (default: 640; of recordings: the frames' own)"""
     rig: Path | None = None
-    """cameras of sample folders of the 2023 release, which hold none: a JSON file, as `rig` in sample.json"""
+    """JSON file with the cameras, in the format of `rig` in sample.json; needed for sample folders of the 2023 release,
+    which store no cameras"""
 
     def check(self) -> None:
         """Raise ValueError where a value is out of range."""
@@ -123,8 +124,8 @@ COMMANDS = (
     Command(
         name="video",
         summary="a camera that turns in a panorama, or the frames of a recording, as MP4",
-        description="Write an MP4 of each sample, to --out: of a panorama, a camera that turns once around to the "
-        "right and ends where it began; of frames of a scene, the frames in order.",
+        description="Write one MP4 per sample. A panorama becomes a video of a camera that turns once to the right and "
+        "ends where it began; a scene becomes its frames in order.",
         example="mvdiff video out/0000 --out video.mp4",
         settings=(VideoOptions,),
         run=run,

@@ -21,15 +21,16 @@ class PanoramaDataModule(MultiViewDataModule):
 
     Args:
         root: Folder of the data set.
-        rig: Views to cut; None: the paper's ring of 8 views of 90 degrees, 512x512 pixels.
+        rig: Rig (the set of cameras) that cuts views out of a panorama, as `class_path` and `init_args`, such as
+            mvdiff.geometry.cameras.RingRig; None: the paper's ring of 8 views of 90 degrees, 512x512 pixels.
         yaw: Training yaws: "random" (any whole degree), or a list of degrees to draw from.
         mirror: Mirror each training sample with probability 1/2.
         known: Known part of training samples, for outpainting: "first" (the paper: all of view 0), "random" (the part
             covered by a picture of random field of view, shape and direction) or "mixed" (either, 1:1); None: no
             `known` mask. Validation and test always use "first".
         on_broken: "error" stops at incomplete panoramas; "skip" drops them with a warning.
-        source: Reader of the layout: class path of a `PanoramaSource`, or `class_path` and `init_args`; called with
-            (root, split, on_broken); None: the subclass's.
+        source: Class that reads the data: class path of a `PanoramaSource`, or `class_path` and `init_args`, called
+            with (root, split, on_broken); None: the reader of the data module's own layout.
         **settings: See `MultiViewDataModule`.
 
     Raises:

@@ -25,7 +25,7 @@ MODES = ("keyframes", "interpolation", "interval", "mixed", "frames", "full")
 TrainSamples = Literal["every_frame", "windows"]
 TRAIN_SAMPLES = ("every_frame", "windows")
 MAX_VIEWS = 150
-"""Scenes with more frames than this are left out where `num_views` is None (released code)."""
+"""Scenes with more frames than this are left out where `num_views` is None (2023 release)."""
 
 
 class Slot(NamedTuple):

@@ -23,35 +23,36 @@ class RecordingDataModule(MultiViewDataModule):
     """Frames of recordings ("scenes") as batches with `depths`, `t` and `known`.
 
     Args:
-        root: Folder with train/ and test/ (or train.txt and test.txt, of `mvdiff data split`), or its parent.
-        height: Height of the frames in pixels (the paper's), whatever the files have.
-        width: Width of the frames in pixels (the paper's).
+        root: Folder with train/ and test/ (or with train.txt and test.txt from `mvdiff data split`), or a folder that
+            contains it under its usual name, such as scannet.
+        height: Height in pixels to which frames are resized (the paper's).
+        width: Width in pixels to which frames are resized (the paper's).
         mode: Kind of a sample: "keyframes" (consecutive key frames), "interpolation" (two known key frames and up to
             `max_between` frames between), "mixed" (both, 1:1), "interval" (every `interval`-th usable frame), "frames"
             (single frames), "full" (all key frames of a scene and every usable frame between; as `eval_mode` only).
         eval_mode: Kind of a sample in validation and test; None: `mode`.
-        num_views: Frames of a sample of key frames or intervals; null: the whole scene at once (scenes with more than
-            150 such frames are left out).
-        interval: Frames from one frame of "interval" to the next; "frames" validates and tests on one of every
-            `interval` frames.
-        max_between: Most frames between two key frames of "interpolation".
-        full_interval: With "full", only frames whose numbers are a multiple of it after the key frame before (the
-            released code: 20); None: all of them.
-        min_frames: Scenes with fewer key frames (or frames at the interval) are left out, counted and logged; None: 10,
-            or `num_views` if less.
-        train_samples: Samples of a training epoch. "every_frame": one from each key frame on (the released code).
-            "windows": one per window of `num_views` frames, as few as in evaluation. docs/data.md describes each mode.
-        draw_between: Draw the frames between two key frames in each training epoch; False, and always in
-            evaluation: evenly spaced ones.
-        resizing: Rule by which depths and intrinsics are resized: "exact", or "released", that of the 2023 release's
-            data code (no half pixels in K; depths of the pixel at floor(scale x index)).
+        num_views: Frames per sample, in modes "keyframes" and "interval"; null: a whole scene (scenes with more than
+            150 such frames are skipped).
+        interval: Step between frames, in usable frames: of mode "interval", and of mode "frames" in validation and
+            test, or with `train_samples` "windows".
+        max_between: Largest number of frames between the two key frames of "interpolation".
+        full_interval: With "full", of the frames between two key frames, use only every N-th, counting frame numbers
+            from the earlier key frame (2023 release: 20); None: all of them.
+        min_frames: Scenes with fewer key frames (or frames at the interval) are skipped, and their number is logged;
+            None: 10, or `num_views` if less.
+        train_samples: Number of training samples in an epoch. "every_frame": one per key frame (2023 release).
+            "windows": one per window of `num_views` frames, as in evaluation. docs/data.md describes each mode.
+        draw_between: In training, draw the frames between two key frames at random in each epoch; false: take evenly
+            spaced ones, as evaluation always does.
+        resizing: How depths and intrinsics are resized: "exact", or "released", which repeats the 2023 release
+            (docs/checkpoints.md).
         max_val_samples: Use only the first `max_val_samples` validation samples; None: all.
-        on_broken: "error" stops at scenes without intrinsics, depth or key frames and at listed frames that lack
-            files, "skip" leaves them out, counted and logged.
-        missing_caption: Prompt of a frame without caption: "error", "nearest" (that of the nearest frame that has one)
-            or "empty"; counted and logged.
-        source: Reader of the scenes: the import path of a `RecordingSource`, or `class_path` and `init_args`; None: the
-            layout that a scene has.
+        on_broken: Scenes without intrinsics, depth or key frames, and listed frames without files: "error" stops,
+            "skip" skips and logs them.
+        missing_caption: What to use for a frame without a caption: "error" stops, "nearest" takes that of the nearest
+            frame that has one, "empty" the empty prompt; the number is logged.
+        source: Class that reads a scene: class path of a `RecordingSource`, or `class_path` and `init_args`; None:
+            detected from the files.
         **settings: Settings of every data module, see `MultiViewDataModule`.
 
     Raises:

@@ -142,7 +142,7 @@ def full_sequence(
     """Return a scene's key frames and the usable frames between them, as the two stages generate them.
 
     Between two key frames are at most `max_between` frames, evenly spaced, or all of them. With an `interval` they are
-    only those whose numbers are a multiple of it after the first key frame (the released code: 20).
+    only those whose numbers are a multiple of it after the first key frame (2023 release: 20).
 
     Raises:
         FileNotFoundError: The scene has no list of key frames.

@@ -29,13 +29,15 @@ class EvaluationSettings:
     truth: str | None = None
     """JSON file {sample id: [what each view shows]} for caption_agreement (default: as noted in the samples)"""
     judge_heads: tuple[str, ...] | None = None
-    """heads of the toy network that caption_agreement asks, such as object colour (default: all)"""
+    """labels that caption_agreement checks; of the packaged network: object, colour, walls (default: all)"""
     overlap_size: int = PAPER_SIZE
-    """height of images for the overlap PSNR, 0 for their own; views with depth keep theirs"""
+    """height in pixels to which views are resized for overlap PSNR; 0: no resizing; views with depth are never
+    resized"""
     overlap_pairs: PairRule = "adjacent"
-    """pairs of views for the overlap PSNR: adjacent (with depth: consecutive views), overlapping, or a list of pairs"""
+    """pairs of views for the overlap PSNR: adjacent (with depth: consecutive views), overlapping, or a list of
+    pairs such as [[0, 1], [1, 2]]"""
     overlap_depth_error: float = 0.5
-    """metres; pixels of views with depth that are off by more are left out"""
+    """for overlap PSNR of views with depth: ignore pixels whose depths disagree by more than this, in metres"""
     num_splits: int = 10
     """splits of the Inception Score"""
     batch_size: int = 32
@@ -43,8 +45,8 @@ class EvaluationSettings:
     device: str = "auto"
     """auto (the GPU where there is one), cpu or cuda"""
     seed: int = 0
-    """random seed of orders and resamples"""
+    """random seed of the Inception Score's shuffle and of bootstrap resampling"""
     num_resamples: int = 1000
-    """bootstrap resamples of means over samples"""
+    """bootstrap resamples for confidence intervals of per-sample means"""
     fid_resamples: int = 0
-    """bootstrap resamples of the toy FID's generated samples; 0 for no interval"""
+    """bootstrap resamples for the confidence interval of the toy FID; 0: no interval"""

@@ -263,7 +263,7 @@ def _check_kind(content: CheckpointContent, kind: str, task: str, checkpoint: st
     if found != kind:
         first = ", ".join(sorted({name.split(".")[0] for name in content.state})[:8])
         raise ValueError(
-            f"checkpoint must be one of upstream's for the task {task}; got a file that looks like "
+            f"checkpoint must be one of the 2023 release for the task {task}; got a file that looks like "
             f"{KINDS[found]}, with weight names that begin with {first}, in {checkpoint}."
         )
 
@@ -284,13 +284,13 @@ def _check_size(size: Mapping[str, int], backbone: Backbone, upstream: UpstreamT
         if pixels < 1 or pixels % cell:
             raise ValueError(
                 f"{side} must be a positive multiple of {cell} pixels, the largest cell of the base's UNet; got "
-                f"{pixels}. Upstream's {side} is {getattr(upstream, side)}."
+                f"{pixels}. The 2023 release's {side} is {getattr(upstream, side)}."
             )
     height, width = size["height"], size["width"]
     if upstream.kind == "depth" and (height // cell) * (width // cell) % 2:
         raise ValueError(
             f"height and width must give an even number of cells of {cell} pixels for a depth model, which encodes "
-            f"them in pairs; got {height}x{width}. Upstream's size is {upstream.height}x{upstream.width}."
+            f"them in pairs; got {height}x{width}. The 2023 release's size is {upstream.height}x{upstream.width}."
         )
 
 

@@ -227,8 +227,8 @@ def upstream_depth_tap_geometry(
     odd = [scale for scale in scales if (height // scale) * (width // scale) % 2]
     if odd:
         raise ValueError(
-            f"height and width must give an even number of cells at each level for upstream's depth attention, which "
-            f"encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels."
+            f"height and width must give an even number of cells at each level for the 2023 release's depth attention, "
+            f"which encodes keys in pairs; got {height}x{width} in cells of {odd[0]} pixels."
         )
     with _plain_float32():
         K, R, t, depths = (values.detach().cpu().float() for values in (K, R, t, depths))
@@ -323,8 +323,8 @@ def _check_scales(height: int, width: int, scales: Sequence[int]) -> None:
     for scale in scales:
         if height % scale or width % scale:
             raise ValueError(
-                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for upstream's "
-                f"attention; got {height}x{width}."
+                f"height and width must be multiples of {max(scales)} pixels, the largest cells, for the 2023 "
+                f"release's attention; got {height}x{width}."
             )
 
 

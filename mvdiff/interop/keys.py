@@ -26,7 +26,7 @@ KINDS = {
     "panorama": "panorama or outpainting",
     "depth": "depth",
     "single-view": "a single-view model (a base, as stage 1 of depth writes)",
-    "none": "none of upstream's models",
+    "none": "none of the models of the 2023 release",
 }
 """Descriptions of the kinds that `file_kind` returns."""
 
@@ -153,7 +153,7 @@ def adapter_state(state: Mapping[str, Tensor], depth: bool, where: str) -> dict[
             rounded, tolerance = weights[name].to(value.dtype), torch.finfo(value.dtype).eps * weights[name]
             if not ((value == rounded) | ((value.float() - weights[name]).abs() <= tolerance)).all():
                 raise ValueError(
-                    f"frequencies in half precision must be upstream's, rounded; got others in "
+                    f"frequencies in half precision must be the 2023 release's, rounded; got others in "
                     f"{upstream_name(name, depth)}, in {where}. Use the file in float32."
                 )
     broken = [upstream_name(name, depth) for name, value in weights.items() if not value.isfinite().all()]
@@ -173,16 +173,16 @@ def upstream_state(adapter: MultiViewAdapter) -> dict[str, Tensor]:
     attention = type(adapter.mid_block)
     if attention is not UpstreamAttention:
         raise ValueError(
-            f"attention of the model must be {UpstreamAttention.__name__}, for export to upstream's format; got "
-            f"{attention.__name__}."
+            f"attention of the model must be {UpstreamAttention.__name__}, for export to the 2023 release's format; "
+            f"got {attention.__name__}."
         )
     depth = adapter.mid_block.depth
     blocks = adapter.condition_blocks
     whole = adapter.config.residual == (blocks is not None) == depth
     if not whole or (blocks is not None and blocks.mid_block is not None):
         raise ValueError(
-            "model must have upstream's blocks: residual and image_condition both or neither, and a mid block as wide "
-            "as the last down block's input; got other blocks."
+            "model must have the 2023 release's blocks: residual and image_condition both or neither, and a mid block "
+            "as wide as the last down block's input; got other blocks."
         )
     state = {upstream_name(name, depth): value.detach() for name, value in adapter.state_dict().items()}
     return {name: value[None, None] if name.endswith(_BANDS) else value for name, value in state.items()}

@@ -20,29 +20,30 @@ class RecipeSettings:
     out: Path = Path("quickstart")
     """folder that receives everything"""
     seed: int = 0
-    """random seed of data, training and noise"""
+    """random seed of data, training and noise; not 1, which made the packaged weights' training rooms"""
     rooms: int = 160
-    """rooms of the toy world, for training and test together"""
+    """total number of toy rooms, for training and test"""
     test_rooms: int = 16
-    """rooms among --rooms that are kept for the test: generated and scored; a multiple of --batch_size"""
+    """how many of --rooms to hold out, generate and score; a multiple of --batch_size"""
     max_steps: int = 120
     """optimizer steps of the first training, from scratch"""
     continue_steps: int = 30
-    """optimizer steps of the second training, which starts from the packaged weights and gives the pictures; 0 skips it
-    and uses the training from scratch"""
+    """optimizer steps of the second training, which continues from the packaged weights and makes the final samples; 0:
+    skip it and sample from the first training"""
     num_validations: int = 3
-    """validations of each training, the points of its curve"""
+    """validations per training, each one point of the loss curve; at least 1, at most --max_steps"""
     num_inference_steps: int = 20
     """denoising steps"""
     guidance_scale: float = 2.0
     """classifier-free guidance scale"""
     batch_size: int = 4
-    """samples generated in parallel, at least 2: one control takes its neighbours from another sample of the batch"""
+    """samples generated in parallel; at least 2, because one comparison lets each sample attend to the views of
+    another"""
     num_workers: int = 2
-    """processes that draw the toy world"""
+    """processes that render the toy world"""
     precision: Precision = "auto"
-    """compute precision of training and sampling, 32-true or bf16-mixed (Lightning's names); auto takes bf16-mixed
-    where the processor multiplies in bfloat16, about half the time; metrics are always computed in float32"""
+    """precision of training and sampling; auto: bf16-mixed on processors with bfloat16 multiplication (about twice as
+    fast), else 32-true; metrics always use float32"""
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -87,17 +88,18 @@ class OutpaintSettings(RecipeSettings):
     max_steps: int = 60
     continue_steps: int = 12
     base: str = "mvdiff://toy-inpainting-base"
-    """inpainting base of the toy's size"""
+    """frozen base to train on: `mvdiff://` name or folder of an inpainting base with the packaged toy's architecture"""
     init_adapter: str = "mvdiff://toy-outpaint"
-    """model folder whose attention is trained further; "" uses the one trained here from scratch"""
+    """model folder whose attention layers training continues from; "": those trained here from scratch"""
     pictures: int = 4
-    """test rooms that are also generated from a picture that lies between views, as a photo does"""
+    """test rooms, from the first on, that are also outpainted from a photo-like picture (set by --fov, --yaw, --pitch)
+    instead of a complete view; 1 to --test_rooms"""
     fov: float = 65.0
-    """horizontal field of view of that picture (4:3) in degrees"""
+    """horizontal field of view of these pictures in degrees (aspect 4:3)"""
     yaw: float = 20.0
-    """direction of its centre in degrees to the right"""
+    """yaw of their centre in degrees, positive to the right"""
     pitch: float = 5.0
-    """direction of its centre in degrees upwards"""
+    """pitch of their centre in degrees, positive upwards"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,6 +114,8 @@ class DepthSettings(RecipeSettings):
     trained_worlds: ClassVar[tuple[int, ...]] = (1, 3)
 
     out: Path = Path("quickstart-depth")
+    seed: int = 0
+    """random seed of data, training and noise; not 1 or 3, which made the packaged weights' training rooms"""
     rooms: int = 28
     test_rooms: int = 8
     max_steps: int = 64
@@ -120,22 +124,24 @@ class DepthSettings(RecipeSettings):
     num_inference_steps: int = 16
     batch_size: int = 2
     precision: Precision = "auto"
-    """compute precision of sampling, 32-true or bf16-mixed (Lightning's names); auto takes bf16-mixed where the
-    processor multiplies in bfloat16; trainings and metrics are always computed in float32"""
+    """precision of sampling; auto: bf16-mixed on processors with bfloat16 multiplication, else 32-true; training and
+    metrics always use float32"""
     base: str = "mvdiff://toy-depth-base"
-    """depth base that stage 1 trains further"""
+    """base with depth input that stage 1 continues to train: `mvdiff://` name or folder"""
     init_adapter: str = "mvdiff://toy-depth"
-    """model folder whose attention and image conditions are trained further; "" uses those trained here from scratch"""
+    """model folder whose attention and image-condition layers training continues from; "": those trained here from
+    scratch"""
     num_frames: int = 48
-    """frames of a walk through a room"""
+    """frames per walk through a room"""
     arc_deg: float = 192.0
-    """degrees that a walk goes around the room; less gives closer frames"""
+    """angle that a walk covers around the room, in degrees; smaller values put frames closer together"""
     num_views: int = 12
-    """frames generated together"""
+    """frames generated together; at least 3"""
     stage1_steps: int = 24
-    """optimizer steps of stage 1, which trains a base on single frames"""
+    """optimizer steps of stage 1, which trains a base on single frames; at least --num_validations"""
     sequences: int = 1
-    """test rooms of which all frames are generated: key frames, then those between"""
+    """test rooms for which all frames are generated, key frames first and then the frames between them; 1 to
+    --test_rooms"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

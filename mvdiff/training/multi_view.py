@@ -47,27 +47,27 @@ class MultiViewModule(DescribedModule):
 
     Args:
         task: Name of a task (panorama, outpaint, depth), or class path of a `mvdiff.tasks.task.Task`.
-        base: Hub id, local folder or `mvdiff://NAME` of a base with the architecture of Stable Diffusion; None: the
-            paper's base of the task.
+        base: Local folder, Hugging Face hub id or `mvdiff://NAME` of a base with the architecture of Stable Diffusion;
+            None: the paper's base of the task.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of the base's.
         text_dtype: Precision of the text encoder; None: that of the other parts. Converted panorama and outpainting
             models of the 2023 release use "float16".
-        init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a fresh one.
+        init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a newly initialised one.
         adapter: Settings of the adapter.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Optimizer of the adapter's parameters, as `class_path` and `init_args` in YAML (paper: AdamW, 2e-4).
-        lr_scheduler: Learning-rate schedule, likewise (default: the paper's cosine to 1e-7; None keeps the rate
-            constant). If its `total_steps` is left out, it is the length of the run.
+        lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: the paper's cosine to 1e-7);
+            null: constant rate. `total_steps` defaults to the length of the run.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting, such as 5; None: no weighting, as in the paper.
-        seed: Random seed of fresh weights, of training (noise, timesteps, dropout) and of the samples.
+        seed: Random seed of new weights, of training (noise, timesteps, dropout) and of the samples.
         sampling: Sampling settings of validation, test and predict.
         memory: Settings that save memory.
         cache: Caches of the frozen base's outputs.
-        num_validation_samples: Number of samples to generate in each validation, the first of the split.
+        num_validation_samples: How many validation samples, from the first on, to generate in each validation.
         output: Output of test and predict, and the metrics of test.
 
     Raises:

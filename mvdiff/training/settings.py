@@ -13,10 +13,11 @@ class OutputSettings:
     """Output of `test` and `predict`, and how `test` scores it."""
 
     dir: str | None = None
-    """folder of the sample folders; None: `samples` in the run's folder"""
+    """folder that receives the samples; None: `samples` in the run's folder"""
     overwrite: bool = False
-    """generate complete samples again"""
+    """regenerate samples that are already complete"""
     metrics: list[str | dict[str, Any]] | None = None
     """metrics of `test`: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
     evaluation: EvaluationSettings | None = None
-    """protocol of the metrics of `test`; None: the paper's"""
+    """protocol of the metrics of `test`: a mapping with option names of `mvdiff evaluate`, such as {"num_splits": 5};
+    None: the paper's"""

@@ -53,14 +53,15 @@ class SingleViewModule(TrainedPartModule):
         task: Task that the base is for, by name (panorama, outpaint, depth) or class path; it defines the UNet's input.
         add_input: Add the task's input channels to a text-to-image base, with zero weights, so that training starts
             from the base's own output.
-        base: Hub id, folder or `mvdiff://` name of the base to start from; None with `fresh`.
+        base: Folder, Hugging Face hub id or `mvdiff://` name of the base to start from; None with `fresh`.
         fresh: Configs of an untrained base to start from; None with `base`.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of that of `base`.
         train_text_encoder: Also train the text encoder.
         prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
         optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML.
-        lr_scheduler: Called with the optimizer; `total_steps` left out is the run's length.
+        lr_scheduler: Learning-rate schedule, as `class_path` and `init_args`; null: constant rate. `total_steps`
+            defaults to the length of the run.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.

@@ -8,11 +8,17 @@ import sys
 from importlib import import_module
 
 import pytest
+from jsonargparse import set_parsing_settings
 from lightning.pytorch import Trainer
 
 from mvdiff.cli import train_help
 from mvdiff.cli.main import NAMES, commands_of, main
 from mvdiff.cli.options import CommandParser
+from mvdiff.eval.runner import PAPER_METRICS
+from mvdiff.recipes.settings import DepthSettings, PanoramaSettings
+from mvdiff.run_files import configs_folder
+from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Sampling
+from mvdiff.training.settings import OutputSettings
 
 COMMANDS = {command.name: command for name in NAMES for command in commands_of(name)}
 
@@ -90,6 +96,70 @@ def test_all_settings_of_a_class_on_demand(capsys):
         main(["fit", "--model.help", "mvdiff.training.single_view.SingleViewModule"])
     assert stopped.value.code == 0
     assert "--model.train_text_encoder" in capsys.readouterr().out
+    set_parsing_settings(docstring_parse_attribute_docstrings=False)  # as before any other command was parsed
+    try:
+        with pytest.raises(SystemExit):
+            main(["fit", "--model.help"])
+    finally:
+        set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    shown = " ".join(capsys.readouterr().out.split())
+    groups = {"adapter": AdapterSettings, "sampling": Sampling, "memory": MemorySettings, "cache": CacheSettings}
+    for group, settings in (groups | {"output": OutputSettings}).items():
+        for one in train_help.fields_of(settings):
+            assert re.search(rf"--model\.{group}\.{one.name}[^-]* {re.escape(' '.join(one.text.split())[:30])}", shown)
+
+
+def test_a_text_keeps_its_ellipsis_and_loses_its_full_stop():
+    texts = {"such as a, b, ...": "such as a, b, ...", "a word.": "a word", "One. Two.": "One. Two."}
+    for text, shown in texts.items():
+        assert train_help._with_default(train_help.Setting("name", None, text)) == shown
+
+
+def test_packaged_configs_are_named():
+    text = train_help.COMMON["config"]
+    for path in configs_folder().rglob("*.yaml"):
+        name = path.relative_to(configs_folder())
+        assert name.parts[0] == "common" or (f"{name}" if len(name.parts) == 1 else f"{name.parts[0]}/") in text
+
+
+def test_help_of_evaluate_names_the_default_metrics(capsys):
     with pytest.raises(SystemExit):
-        main(["fit", "--model.help"])
-    assert "--model.adapter.mid_place" in capsys.readouterr().out
+        main(["evaluate", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert f"(default: {', '.join(PAPER_METRICS)})" in text
+    assert "thing_colours (from Python only)" in text
+    assert "--overlap_pairs {adjacent,overlapping,...}" in text
+
+
+def test_usage_says_where_several_folders_fit(capsys):
+    for words, usage in ((["report"], "DIR [DIR ...] [--options]"), (["generate", "depth"], "--scene PATH [PATH ...]")):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        assert usage in capsys.readouterr().out
+
+
+def test_seeds_of_the_quickstarts_name_the_worlds_they_refuse(capsys):
+    for words, settings in ((["quickstart"], PanoramaSettings), (["quickstart", "depth"], DepthSettings)):
+        with pytest.raises(SystemExit):
+            main([*words, "--help"])
+        worlds = " or ".join(map(str, settings.trained_worlds))
+        assert f"not {worlds}, which made" in " ".join(capsys.readouterr().out.split())
+
+
+def test_names_are_not_broken_at_hyphens(capsys, monkeypatch):
+    for columns in range(90, 130, 3):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        with pytest.raises(SystemExit):
+            main(["demo", "--help"])
+        assert not re.search(r"mvdiff://toy-$", capsys.readouterr().out, re.M)
+
+
+def test_a_value_that_begins_with_a_dash_is_explained_in_fit(capsys):
+    assert main(["fit", "--config", "pano.yaml", "--model.prompt_prefix", "-dash"]) == 1
+    assert "write --model.prompt_prefix=-dash. Run mvdiff fit --help" in capsys.readouterr().err
+
+
+def test_negative_prompts_of_views_are_a_json_list():
+    words = ["--prompt", "a", "--out", "o", "--model", "m", "--negative_prompt", '["fog", "text"]']
+    sampling = CommandParser(COMMANDS["generate panorama"]).settings(words)[3]
+    assert list(sampling.negative_prompt) == ["fog", "text"]

@@ -21,6 +21,8 @@ def test_without_arguments_shows_every_command_with_an_example(capsys):
         assert f"  {name} " in shown
         assert f"$ {commands_of(name)[0].example}" in shown
     assert shown.index("Train:") < shown.index("Generate:") < shown.index("Score:")
+    for text in ("mvdiff --version", "arXiv 2307.01097", '"the paper" is', '"the 2023 release" is'):
+        assert text in shown
 
 
 @pytest.mark.parametrize("arguments", [["--help"], [], ["--version"]])

@@ -106,6 +106,12 @@ def test_a_child_takes_the_help_of_its_parent_and_its_own_defaults(capsys):
         (["x", "--count", "three"], "--count: expected int; got three"),
         (["x", "--mode", "ful"], "--mode: expected one of 'full', 'half'; got ful"),
         (["x", "--cou", "3"], "no option --cou (did you mean --count?)"),
+        (
+            ["x", "--image", "-dash"],
+            "got -dash, which looks like an option. If it is the value, write --image=-dash. Run",
+        ),
+        (["x", "--names"], "--names must have a value; got nothing"),
+        (["x", "--count", "--force"], "--count must have a value; got --force, which looks like an option"),
     ],
 )
 def test_a_wrong_option_is_one_line(capsys, words, text):

@@ -8,7 +8,7 @@ import pytest
 import torch
 import yaml
 
-from mvdiff.cli.main import main
+from mvdiff.cli.main import commands_of, main
 from mvdiff.cli.train import MVDiffCLI
 from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.geometry.cameras import RingRig
@@ -121,6 +121,8 @@ def test_test_generates_scores_and_logs(trained, config, tmp_path, capsys):
     run = str(write_config(tmp_path / "run.yaml", run))
     assert main(["test", "--config", run, "--ckpt_path", str(trained / "best.ckpt")]) == 0
     (results,) = tmp_path.rglob("results.json")
+    assert results.parent.name == "samples"
+    assert "results.json into samples/ in the run's folder" in commands_of("test")[0].description
     metric = json.loads(results.read_text())["metrics"]["overlap_psnr_mean_of_pairs"]
     assert 5 < metric["value"] < 40
     said = capsys.readouterr().out

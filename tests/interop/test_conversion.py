@@ -257,7 +257,7 @@ def test_the_command_line(places, tmp_path, capsys):
     assert "1 foreign names, none of them loaded: argparse.Namespace" in shown
     back = tmp_path / "back.ckpt"
     assert main(["convert", "to-upstream", str(model), "--out", str(back)]) == 0
-    assert f"{back}: 70 weights under upstream's names" in capsys.readouterr().out
+    assert f"{back}: 70 weights under the names of the 2023 release" in capsys.readouterr().out
     assert main(["convert", "upstream", str(back), "--task", "depth", "--out", str(tmp_path / "x")]) == 1
     assert "looks like panorama or outpainting" in capsys.readouterr().err
     assert (

@@ -63,9 +63,13 @@ def test_a_model_does_not_replace_the_folder_that_its_base_lies_in(places, tmp_p
         (
             "depth",
             {"height": 0},
-            "height must be a positive multiple of 8 pixels, .*; got 0. Upstream's height is 192",
+            "height must be a positive multiple of 8 pixels, .*; got 0. The 2023 release's height is 192",
         ),
-        ("depth", {"width": -8}, "width must be a positive multiple of 8 pixels, .*; got -8. Upstream's width is 256"),
+        (
+            "depth",
+            {"width": -8},
+            "width must be a positive multiple of 8 pixels, .*; got -8. The 2023 release's width is 256",
+        ),
         (
             "depth",
             {"height": 24, "width": 24},
@@ -74,7 +78,7 @@ def test_a_model_does_not_replace_the_folder_that_its_base_lies_in(places, tmp_p
         (
             "panorama",
             {"height": 100},
-            "height must be a positive multiple of 8 pixels, .*; got 100. Upstream's height is 512",
+            "height must be a positive multiple of 8 pixels, .*; got 100. The 2023 release's height is 512",
         ),
         ("outpaint", {"width": 0}, "width must be a positive multiple of 8 pixels, .*; got 0"),
     ],
@@ -177,7 +181,7 @@ def test_a_file_for_another_task_says_what_it_looks_like(places, tmp_path, file,
 def test_no_file_of_upstreams_is_said_to_be_one(places, tmp_path):
     path = write_file(tmp_path / "other.ckpt", {"model.diffusion_model.x": torch.zeros(1)})
     with pytest.raises(
-        ValueError, match="looks like none of upstream's models, with weight names that begin with model, in"
+        ValueError, match="like none of the models of the 2023 release, with weight names that begin with model, in"
     ):
         convert_checkpoint(path, "panorama", tmp_path / "model", places["panorama-base"])
     with pytest.raises(ValueError, match="for the task depth-single-view; got a file that looks like panorama"):

@@ -135,7 +135,8 @@ def test_frequencies_of_half_precision_are_computed_anew(depth, dtype, infinite)
         wrong[place] = wrong[place] * value if value == 1.01 else value
         if dtype == torch.bfloat16 and value == 1.01:
             wrong[place] *= 1.02  # of 8 bits
-        with pytest.raises(ValueError, match=rf"must be upstream's, rounded; got others in {name}, in pano.ckpt"):
+        text = rf"must be the 2023 release's, rounded; got others in {name}, in pano.ckpt"
+        with pytest.raises(ValueError, match=text):
             taken(weights | {name: wrong}, one)
 
 

@@ -32,10 +32,9 @@ def run_doctor(words: Sequence[str]) -> int:
 COMMANDS = (
     Command(
         name="doctor",
-        summary="check weights, data, steps and memory of a run before it",
+        summary="check a run's weights, data, steps and memory before you start it",
         description="Check a run without starting it: weights and files, data, steps, memory, and one real training "
-        "step. Downloads nothing, and writes nothing but --json. Exits with 1 where something would keep the run from "
-        "working.",
+        "step. Downloads nothing, and writes only the --json file. Exits with status 1 if a check fails.",
         example="mvdiff doctor --config pano.yaml",
         settings=None,  # it takes the arguments of `mvdiff fit`
         run=run_doctor,

@@ -11,14 +11,15 @@ from jsonargparse import ArgumentParser
 
 @dataclass(frozen=True, kw_only=True)
 class DoctorOptions:
-    """The run, and what to check. Every other argument of `mvdiff fit` may follow, as --trainer.devices 4."""
+    """The run, and what to check. Every other option of `mvdiff fit` may follow, such as --trainer.devices 4."""
 
     config: list[str]
-    """a run's YAML file, or a packaged one by its name; repeat for overlays, later ones on top"""
+    """YAML file of the run, or a packaged one (listed in mvdiff fit --help); repeat to combine files: later ones
+    override earlier ones"""
     all_data: bool = False
     """check every file of the data set, as `mvdiff data check` does"""
     no_step: bool = False
-    """leave out the training step"""
+    """skip the training step"""
     json: Path | None = None
     """file that receives the findings"""
 

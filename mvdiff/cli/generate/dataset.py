@@ -18,7 +18,8 @@ class SplitOptions:
     """Samples of a run's data section."""
 
     config: list[str]
-    """a YAML file of the run, or a packaged one by its name; repeat for overlays, later ones on top"""
+    """YAML file of the run, or a packaged one (listed in mvdiff fit --help); repeat to combine files: later ones
+    override earlier ones"""
     split: Literal["train", "val", "test"] = "test"
     """split of the data"""
     max_samples: int | None = None

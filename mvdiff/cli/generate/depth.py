@@ -18,20 +18,21 @@ class SceneOptions(DataReader):
     """Scenes and their frames."""
 
     scene: tuple[Path, ...]
-    """folders of scenes, in any layout (docs/data.md)"""
+    """folders of scenes, in any supported layout (docs/data.md)"""
     mode: Literal["keyframes", "interval", "full"] = "keyframes"
     """key frames; every --interval-th usable frame; or key frames, then all frames between them"""
     interval: int = 20
-    """with --mode interval: distance of the chosen frames"""
+    """with --mode interval: take every N-th usable frame"""
     full_interval: int | None = None
-    """with --mode full: only frames whose numbers are a multiple of it after the key frame before (the 2023
-    release: 20) (default: all)"""
+    """with --mode full: of the frames between two key frames, use only every N-th, counting frame numbers from the
+    earlier key frame (2023 release: 20) (default: all)"""
     resizing: Literal["exact", "released"] = "exact"
-    """rule that resizes depths and intrinsics: exact, or that of the 2023 release (docs/checkpoints.md)"""
+    """how depths and intrinsics are resized: exact, or released, which repeats the 2023 release
+    (docs/checkpoints.md)"""
     max_between: int | None = None
     """with --mode full: at most this many evenly spaced frames between two key frames (default: all)"""
     max_frames: int | None = None
-    """only the first this many frames, up to the last key frame among them (default: all)"""
+    """take only the first N frames, and drop those after the last key frame among them (default: all)"""
     prompt: list[str] | None = None
     """one prompt for all frames, in place of their captions"""
     height: int | None = None
@@ -39,9 +40,11 @@ class SceneOptions(DataReader):
     width: int | None = None
     """columns of the frames (default: the model's)"""
     num_views: int = 12
-    """frames generated together (the paper: 12)"""
+    """largest number of frames generated in one pass (a window), including frames that are already known (as in the
+    paper)"""
     window_overlap: int = 1
-    """key frames of one window that the next window starts from; 0: independent windows"""
+    """key frames that each window takes over from the previous one, which needs a model trained with image_condition;
+    0: independent windows"""
     batch_size: int = 1
     """with --mode full: interpolation segments generated in parallel"""
     reference: Path | None = None

@@ -18,11 +18,12 @@ class OutputOptions:
     out: Path
     """folder for the sample folders"""
     seed: int = 0
-    """random seed (each sample gets its own noise from seed and id)"""
+    """random seed; each sample's noise depends on the seed and the sample's id"""
     no_caa: bool = False
-    """without attention between views (a control)"""
+    """run only the base, each view independently: no correspondence-aware attention (CAA) or other adapter layers; for
+    comparison"""
     overwrite: bool = False
-    """generate complete samples again"""
+    """regenerate samples that are already complete"""
 
     def arguments(self, sampling: Sampling) -> dict[str, Any]:
         """Return what the functions that generate into folders share."""
@@ -41,8 +42,8 @@ class PromptOptions:
     prompt: list[str] | None = None
     """one prompt for all views; or repeat the option, once per view in order"""
     prompts: Path | None = None
-    """instead of --prompt: a text file, one panorama a line; or .json or .jsonl: texts, lists of one text per view, or
-    {"prompt": ..., "id": ...}"""
+    """file of prompts, instead of --prompt: .txt with one panorama per line, or .json/.jsonl whose entries are a text,
+    a list with one text per view, or {"prompt": ..., "id": ...}"""
     num_samples: int = 1
     """panoramas per prompt"""
     batch_size: int = 1

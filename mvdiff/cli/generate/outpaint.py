@@ -23,9 +23,9 @@ class PictureOptions:
     """horizontal field of view of the picture in degrees; give once, or once per --image in order (a phone's main
     camera: about 65 held sideways, 50 upright) (default: 90)"""
     yaw: list[float] | None = None
-    """direction of the picture's centre in degrees to the right; give as --fov (default: 0)"""
+    """direction of the picture's centre in degrees to the right; once, or once per --image, like --fov (default: 0)"""
     pitch: list[float] | None = None
-    """direction of the picture's centre in degrees upwards; give as --fov (default: 0)"""
+    """direction of the picture's centre in degrees upwards; once, or once per --image, like --fov (default: 0)"""
     no_paste_back: bool = False
     """do not copy the pictures' pixels back into the views (needed by `evaluate --metrics given`)"""
 
@@ -79,8 +79,8 @@ COMMAND = Command(
     name="generate outpaint",
     summary="extend pictures to a full panorama",
     description="Extend one or more pictures to a full 360-degree panorama; transparent parts of a picture are "
-    "generated too. Writes a folder per panorama into --out, as `mvdiff generate panorama` does, and in given/<i>.png "
-    "the part of each view that the pictures cover. A rerun skips complete samples.",
+    "generated too. Writes a folder per panorama into --out, as `mvdiff generate panorama` does, and the part of each "
+    "view covered by the pictures into given/<i>.png. A rerun skips complete samples.",
     example="mvdiff generate outpaint --model mvdiff://toy-outpaint --image photo.jpg --fov 65 "
     '--prompt "gray walls, wood floor" --guidance_scale 2 --out photo',
     settings=(PictureOptions, PromptOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),

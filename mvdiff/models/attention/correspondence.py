@@ -45,13 +45,13 @@ class CorrespondenceAwareAttention(ViewAttention):
 
     Args:
         channels: C, divisible by 4 and by `head_dim`.
-        kernel_size: Side K of the K x K neighbourhood of taps, odd.
+        kernel_size: Side K of the K x K feature-map cells around each corresponding point that are attended to; odd.
         head_dim: Channels per head.
-        wavelengths: (shortest, longest) wavelength of the displacement encoding, in cells (see `encode_displacement`).
+        wavelengths: Shortest and longest wavelength of the positional encoding of displacements, in feature-map cells.
         min_overlap: Fraction of a view, in [0, 1], that must be visible in another view for it to attend to that view;
             with depth, the fraction must be reached in both directions (the paper's depth model: 0.3).
-        neighbours: Indices (from 0) of the views that each view attends to, in place of the choice by `min_overlap`;
-            only for views that share a centre.
+        neighbours: For each view, a list of the views (from 0) that it attends to, for example [[1, 7], [0, 2], ...];
+            replaces `min_overlap`; only for panoramas.
 
     Raises:
         ValueError: A setting is out of range.
