@@ -19,6 +19,7 @@ from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
+from mvdiff.files.text import read_yaml_mapping
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts recognised by the contents of a folder."""
@@ -82,12 +83,7 @@ class Source:
         """
         if option is None or Path(option).suffix not in (".yaml", ".yml"):
             return cls.of(option)
-        import yaml
-
-        try:
-            return cls.of(yaml.safe_load(Path(option).read_text(encoding="utf-8")) or {})
-        except yaml.YAMLError as error:
-            raise ValueError(f"{option} must be YAML; got {error}.") from error
+        return cls.of(read_yaml_mapping(Path(option)))
 
     @property
     def reads_recordings(self) -> bool:

@@ -25,7 +25,7 @@ from mvdiff.models.loading import (
     read_object,
     resolve_folder,
 )
-from mvdiff.models.schedulers import scheduler_class
+from mvdiff.models.schedulers import build_scheduler, scheduler_class
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _WEIGHTS = ("unet", "text_encoder", "vae")
@@ -288,8 +288,7 @@ def _ddim(path: Path) -> DDIMScheduler:
     defaults = {"clip_sample": False}
     if config["_class_name"] == "PNDMScheduler":
         defaults["set_alpha_to_one"] = False
-    with opening("scheduler", "DDIMScheduler", path):
-        return DDIMScheduler.from_config(defaults | config)
+    return build_scheduler(DDIMScheduler, defaults | config, path)
 
 
 def _hash_weights(module: nn.Module) -> str:

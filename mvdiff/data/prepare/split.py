@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import struct
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +17,9 @@ from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
 from mvdiff.files.writing import whole_file
 from mvdiff.keyed import keyed_int
+
+MAX_RATIO = 100
+"""Most bytes of a face for each byte of an archive; JPEG faces hardly shrink in one."""
 
 
 @dataclass
@@ -99,15 +105,27 @@ def unpack_archives(root: Path) -> list[Path]:
         partial.mkdir(exist_ok=True)
         try:
             with zipfile.ZipFile(archive) as content:
+                _check_promise(archive, content)
                 for member in content.infolist():
                     path = Path(member.filename)
                     if path.parent.name == FACES_FOLDER and not member.is_dir():
-                        (partial / path.name).write_bytes(content.read(member))
-        except zipfile.BadZipFile as error:
+                        with content.open(member) as packed, open(partial / path.name, "wb") as face:
+                            shutil.copyfileobj(packed, face)
+        except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, struct.error) as error:
             raise ValueError(f"{archive} must be a whole zip file; got {error}. Download it again.") from error
         partial.rename(target)
         unpacked.append(archive)
     return unpacked
+
+
+def _check_promise(archive: Path, content: zipfile.ZipFile) -> None:
+    """Raise ValueError if an archive unpacks to far more bytes than JPEG faces do; zipfile stops at what it promises."""
+    promised, stored = sum(member.file_size for member in content.infolist()), archive.stat().st_size
+    if promised > MAX_RATIO * stored:
+        raise ValueError(
+            f"{archive} must be an archive of JPEG faces; it has {stored} bytes and unpacks to {promised}. Download it "
+            "again."
+        )
 
 
 def _test_groups(
