@@ -34,8 +34,8 @@ def read_key_frames(path: Path) -> list[int]:
             f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
         )
     frames = set()
-    for number, line in enumerate(read_lines(path), start=1):
-        if text := line:
+    for number, text in enumerate(read_lines(path), start=1):
+        if text:
             if not (text.isascii() and text.isdecimal() and len(text) < 10):
                 raise ValueError(f"{path}:{number} must be a frame number; got {text[:40]!r}.")
             frames.add(int(text))

@@ -11,6 +11,7 @@ image corner, as in COLMAP. Keys of a frame override keys of the file.
 
 from __future__ import annotations
 
+import reprlib
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -128,7 +129,7 @@ class TransformsRecording(RecordingSource):
     def _number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
         value = values.get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
-            raise ValueError(f"{self._json} must have a number for {key}; got {str(value)[:80]}.")
+            raise ValueError(f"{self._json} must have a number for {key}; got {reprlib.repr(value)}.")
         return float(value)
 
 

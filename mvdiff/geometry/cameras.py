@@ -295,7 +295,8 @@ def _view(number: int, view: Sequence[float]) -> tuple[float, float, float]:
         raise ValueError(f"yaw and pitch must be finite; got {yaw} and {pitch} for view {number}.")
     if not 0 < fov < 180:
         raise ValueError(
-            f"fov must lie between 0 and 180 degrees; got {fov} for view {number}. Use the horizontal field of view."
+            f"fov must lie between 0 and 180 degrees; got {view[2]} for view {number}. "
+            "Use the horizontal field of view."
         )
     return yaw, pitch, fov
 
@@ -306,7 +307,7 @@ def _side(name: str, pixels: int) -> int:
     except TypeError as error:
         raise ValueError(f"{name} must be a whole number of pixels; got {reprlib.repr(pixels)}.") from error
     if not 1 <= side <= MAX_SIDE:
-        raise ValueError(f"{name} must be from 1 to {MAX_SIDE} pixels; got {side}.")
+        raise ValueError(f"{name} must be at least 1 pixel and at most {MAX_SIDE}; got {side}.")
     return side
 
 

@@ -119,7 +119,8 @@ def unpack_archives(root: Path) -> list[Path]:
 
 
 def _check_promise(archive: Path, content: zipfile.ZipFile) -> None:
-    """Raise ValueError if an archive unpacks to far more bytes than JPEG faces do; zipfile stops at what it promises."""
+    """Raise ValueError if an archive unpacks to far more bytes than JPEG faces do."""
+    # zipfile reads no more of a member than this
     promised, stored = sum(member.file_size for member in content.infolist()), archive.stat().st_size
     if promised > MAX_RATIO * stored:
         raise ValueError(
