@@ -83,7 +83,11 @@ class Source:
         """
         if option is None or Path(option).suffix not in (".yaml", ".yml"):
             return cls.of(option)
-        return cls.of(read_yaml_mapping(Path(option)))
+        spec = read_yaml_mapping(Path(option))
+        try:
+            return cls.of(spec)
+        except ValueError as error:
+            raise ValueError(f"{str(error).removesuffix('.')}, in {option}.") from error
 
     @property
     def reads_recordings(self) -> bool:
