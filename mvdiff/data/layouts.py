@@ -124,7 +124,7 @@ def _imported(class_path: str) -> type:
     module, _, name = str(class_path).rpartition(".")
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"class_path must be the import path of a class; got {class_path!r} ({error}).") from error
     if not isinstance(cls, type):
         raise ValueError(f"class_path must name a class; got {class_path!r}, a {type(cls).__name__}.")

@@ -22,6 +22,8 @@ def read_npy(path: Path) -> np.ndarray:
             shape, dtype = _header(file)
             start, size = file.tell(), path.stat().st_size
             promised = math.prod(shape) * dtype.itemsize
+            if min(shape, default=0) < 0:
+                raise ValueError(f"its header has a negative size, {shape}")
             if dtype.hasobject or dtype.names is not None or (dtype.itemsize == 0 and math.prod(shape)):
                 raise ValueError(f"it must hold numbers or strings; it has the type {dtype}")
             if promised != size - start:

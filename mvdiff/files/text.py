@@ -16,7 +16,7 @@ MAX_YAML_BYTES = 1 << 20
 """Largest YAML file that is read, 1 MiB."""
 MAX_DEPTH = 100
 """Most levels of lists and objects inside each other."""
-MAX_NODES = 1 << 20
+MAX_NODES = 1 << 17
 """Most values on one level of a YAML file, with its aliases written out."""
 
 
@@ -117,9 +117,15 @@ def read_yaml(path: Path) -> Any:
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):
+        def fetch_flow_collection_start(self, token: type) -> None:  # its time is quadratic in the depth
+            if self.flow_level > MAX_DEPTH:
+                raise RecursionError
+            super().fetch_flow_collection_start(token)
+
     text = read_text(path, MAX_YAML_BYTES)
     try:
-        loader = yaml.SafeLoader(text)
+        loader = Loader(text)
         try:
             root = loader.get_single_node()
             _check_nesting([root], _yaml_children)

@@ -24,8 +24,6 @@ from torch import Tensor
 from mvdiff.models.loading import check_archive
 
 MAX_PICKLE_BYTES = 1 << 30
-_ENCRYPTED = 1
-"""Flag bit of an encrypted zip entry."""
 _DTYPES = {
     "DoubleStorage": torch.float64,
     "FloatStorage": torch.float32,
@@ -213,17 +211,9 @@ def read_lightning_file(path: str | Path) -> CheckpointContent:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file; got {path}.")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(
-            f"checkpoint must be a zip archive, as torch.save writes since torch 1.6; got another kind of file, in "
-            f"{path}. If you trust an older file, save it again with torch.save; otherwise download it again."
-        )
+    check_archive(path)
     try:
         with zipfile.ZipFile(path) as archive:
-            encrypted = [info.filename for info in archive.infolist() if info.flag_bits & _ENCRYPTED]
-            if encrypted:
-                raise ValueError(f"checkpoint must not be encrypted; got an encrypted {encrypted[0]}, in {path}.")
-            check_archive(path)
             values, ignored, root = _unpickled(archive, path)
             entries = {info.filename.removeprefix(root): info for info in archive.infolist()}
             state = values.get("state_dict", values) if isinstance(values, dict) else None
@@ -286,8 +276,6 @@ def _tensor(
         raise ValueError(f"checkpoint must be complete; got too few bytes of {name!r}, in {path}.")
     if empty:
         return torch.empty(value.shape, dtype=storage.dtype)
-    if info.compress_type != zipfile.ZIP_STORED:
-        raise ValueError(f"checkpoint must not be compressed; got a compressed {name!r}, in {path}.")
     start = _start(path, info)
     values = mapped[start : start + storage.numel * itemsize]
     flat = torch.tensor([], dtype=storage.dtype).set_(values.clone() if start % itemsize else values)

@@ -219,8 +219,13 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_config(path: Path) -> None:
     """Raise ValueError if a config is no JSON object or names an attention class that is not allowed."""
-    if path.is_file():
-        resolve_settings(_arguments(read_object(path)).get("attention"), ViewAttention, DEFAULT_ATTENTION, str(path))
+    if not path.is_file():
+        return
+    try:
+        attention = _arguments(read_object(path)).get("attention")
+    except ValueError as error:
+        raise ValueError(f"{str(error).removesuffix('.')}, in {path}.") from error
+    resolve_settings(attention, ViewAttention, DEFAULT_ATTENTION, str(path))
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import nn
 from mvdiff.files.text import read_json_object
 from mvdiff.samples import write_json
 
+_ENCRYPTED = 1  # flag bit of a zip entry
 _OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
 _WHOLE = "*[!6].safetensors"  # weights except fp16 variants
 PACKAGED = "mvdiff://"
@@ -268,18 +270,21 @@ def check_archive(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise ValueError(
             "checkpoint must be a zip archive, as torch.save writes since torch 1.6; got another kind of file, in "
-            f"{path}. Copy or download it again."
+            f"{path}. If you trust an older file, save it again with torch.save; otherwise download it again."
         )
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
+            encrypted = [entry.filename for entry in entries if entry.flag_bits & _ENCRYPTED]
             packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
             promised = sum(entry.file_size for entry in entries)
-            damaged = None if packed or promised > path.stat().st_size else archive.testzip()
+            damaged = None if encrypted or packed or promised > path.stat().st_size else archive.testzip()
     except Exception as error:  # a damaged directory of the archive can fail in any way
         raise ValueError(
             f"checkpoint must be a whole file; got {error}, in {path}. Copy or download it again."
         ) from error
+    if encrypted:
+        raise ValueError(f"checkpoint must not be encrypted; got an encrypted {encrypted[0]}, in {path}.")
     if packed:
         raise ValueError(f"checkpoint must not be compressed; got a compressed {packed[0]}, in {path}.")
     if promised > path.stat().st_size:
@@ -300,11 +305,11 @@ def _culprit(folder: Path) -> Path:
     for path in (*sorted(folder.glob("*.json")), *weights):
         try:
             if path.suffix == ".json":
-                read_json_object(path)
+                json.loads(path.read_text(encoding="utf-8"))  # as libraries read it: a byte order mark is damage
             else:
                 with safe_open(str(path), framework="pt"):
                     pass
-        except (OSError, ValueError, SafetensorError):
+        except (OSError, ValueError, RecursionError, SafetensorError):
             return path
     return weights[0] if len(weights) == 1 else folder
 

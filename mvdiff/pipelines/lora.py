@@ -59,7 +59,7 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         adapter_name = free if adapter_name is None else adapter_name
         try:
             super().load_lora_weights(source, adapter_name=adapter_name, **kwargs)
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # diffusers, peft and safetensors raise errors of many kinds
             self._forget_other_loras(before)
             reason = shorten(str(error), 300) or type(error).__name__
             raise ValueError(f"LoRA must be readable and fit the base; got {reason}{where}.") from error
