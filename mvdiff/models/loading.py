@@ -171,8 +171,8 @@ def check_promise(name: str, folder: Path, build: Callable[[], nn.Module]) -> No
         build: Builds the model that `config.json` describes.
     """
     stored = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
-    if not stored or not (folder / "config.json").is_file():
-        return  # `open_strictly` says what is missing
+    if not stored or not (folder / "config.json").is_file() or _first_unreadable(folder) is not None:
+        return  # `open_strictly` says what is missing or damaged
     with opening("config.json", name, folder / "config.json"), torch.device("meta"):
         described = sum(parameter.numel() for parameter in build().parameters())
     if described > stored:
@@ -301,17 +301,22 @@ def check_archive(path: Path) -> None:
 
 def _culprit(folder: Path) -> Path:
     """Return the first unreadable JSON or weight file of a folder, else its only weight file, else the folder."""
-    weights = sorted(folder.glob("*.safetensors"))
-    for path in (*sorted(folder.glob("*.json")), *weights):
+    weights = list(folder.glob("*.safetensors"))
+    return _first_unreadable(folder) or (weights[0] if len(weights) == 1 else folder)
+
+
+def _first_unreadable(folder: Path) -> Path | None:
+    """Return the first JSON or weight file of a folder that libraries cannot read, or None."""
+    for path in (*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))):
         try:
             if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))  # as libraries read it: a byte order mark is damage
+                json.loads(path.read_text(encoding="utf-8"))  # a byte order mark is damage to libraries
             else:
                 with safe_open(str(path), framework="pt"):
                     pass
         except (OSError, ValueError, RecursionError, SafetensorError):
             return path
-    return weights[0] if len(weights) == 1 else folder
+    return None
 
 
 def _reason(error: Exception, num_lines: int = 3) -> str:
