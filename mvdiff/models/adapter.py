@@ -76,6 +76,11 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         super().__init__()
         if mid_place not in get_args(MidPlace):
             raise ValueError(f"mid_place must be one of {get_args(MidPlace)}; got {mid_place!r}.")
+        for name, value in (("residual", residual), ("image_condition", image_condition)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false; got {value!r}.")
+        if isinstance(latent_channels, bool) or not isinstance(latent_channels, int) or latent_channels < 1:
+            raise ValueError(f"latent_channels must be a whole number from 1; got {latent_channels!r}.")
         kind, arguments, settings = resolve_settings(attention, ViewAttention, DEFAULT_ATTENTION)
         self.register_to_config(attention=settings, format_version=FORMAT_VERSION)
 

@@ -221,7 +221,11 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
             f"tokenizer must have tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}."
         )
     with opening("tokenizer", "CLIPTokenizer", folder):
-        return CLIPTokenizer.from_pretrained(str(folder))
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+    length = tokenizer.model_max_length
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"model_max_length of a tokenizer must be a whole number; got {length!r}, in {folder}.")
+    return tokenizer
 
 
 def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:

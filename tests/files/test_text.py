@@ -1,11 +1,13 @@
 """Text as people's programs write it, and text that was never text."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
+import mvdiff
 from mvdiff.cli.main import main
 from mvdiff.cli.rig_files import read_rig
 from mvdiff.data.captions import read_caption
@@ -179,3 +181,18 @@ def test_the_command_line_has_a_sentence_for_a_nested_file(tmp_path, capsys):
     assert status in (1, 2)
     assert "mvdiff.json must be JSON (it is nested too deeply)" in error
     assert "Traceback" not in error
+
+
+def test_all_text_goes_through_one_reader():
+    """Outside `mvdiff/files` nobody decodes files; the exceptions read no user's file as text."""
+    allowed = {"cli/train_help.py": "own source", "cli/doctor/step.py": "/proc", "models/loading.py": "as libraries do"}
+    reading = re.compile(
+        r"\.read_text\(|json\.loads?\((?!json\.dumps)|safe_load|yaml\.load|np\.load|genfromtxt|loadtxt"
+    )
+    package = Path(mvdiff.__file__).parent
+    found = {
+        path.relative_to(package).as_posix()
+        for path in package.rglob("*.py")
+        if path.parent.name != "files" and reading.search(path.read_text(encoding="utf-8"))
+    }
+    assert found == set(allowed)
