@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from mvdiff.files.text import read_yaml_mapping
+
 EXTENDS = "extends"
 """Key of a YAML file that names the file below it."""
 
@@ -35,7 +37,7 @@ def config_layers(names: Iterable[str | Path]) -> list[Path]:
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: `extends` is no name, or leads back to a file itself.
+        ValueError: A file is no YAML of settings, or `extends` is no name or leads back to a file itself.
 
     >>> [path.name for path in config_layers(["pano.yaml"])]
     ['run.yaml', 'paper.yaml', 'pano.yaml']
@@ -58,13 +60,7 @@ def _with_extended(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
 
 
 def _extended(path: Path) -> object:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return None  # whoever reads it says what is wrong with it
-    return values.get(EXTENDS) if isinstance(values, dict) else None
+    return read_yaml_mapping(path).get(EXTENDS)
 
 
 def _found(name: str | Path, option: str) -> Path:

@@ -192,7 +192,7 @@ def test_broken_folders_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"2\.png missing"):
         read_sample(folder)
     (folder / "sample.json").write_text("{")
-    with pytest.raises(ValueError, match=r"sample\.json must be readable JSON"):
+    with pytest.raises(ValueError, match=r"sample\.json must be JSON"):
         read_sample(folder)
     (folder / "sample.json").write_text('{"schema_version": 9}')
     with pytest.raises(ValueError, match=r"schema_version must be 1; got 9, in .*sample\.json"):
@@ -276,7 +276,7 @@ def views_of(*described):
             {"cameras": views_of(camera(t=[0, 0]))},
             r"\[0\]\.t must be three numbers, or null; got \[0, 0\]",
         ),
-        ({"cameras": views_of(camera(t=[0, 0, 10**400]))}, r"\[0\]\.t must be three numbers, or null; got \[0, 0, 10"),
+        ({"cameras": views_of(camera(t=[0, 0, 10**18]))}, r"\[0\]\.t must be three numbers, or null; got \[0, 0, 10"),
         (
             {"cameras": views_of(*[camera(t=[0, 0, 0])] * 3, camera())},
             r"cameras\.views must have t for every view or for none; got 3 of 4",
@@ -322,5 +322,5 @@ def test_images_that_cannot_be_decoded_are_named(tmp_path, monkeypatch):
 def test_prompts_in_another_encoding_are_named(tmp_path):
     upstream_folder(tmp_path / "s")
     (tmp_path / "s" / "prompt.txt").write_bytes("a caf\xe9".encode("latin-1"))
-    with pytest.raises(ValueError, match=r"prompt\.txt must be UTF-8 text; got .*s/prompt\.txt\."):
+    with pytest.raises(ValueError, match=r"s/prompt\.txt must be text in UTF-8; byte 5 is not"):
         read_sample(tmp_path / "s")

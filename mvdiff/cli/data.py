@@ -159,11 +159,11 @@ def split(options: SplitOptions) -> int:
     """Write the lists; return the exit status."""
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.split import split_folder
+    from mvdiff.files.text import read_lines
 
     names = None
     if options.test_scenes:
-        lines = options.test_scenes.read_text(encoding="utf-8").splitlines()
-        names = [line.strip() for line in lines if line.strip()]
+        names = [line for line in read_lines(options.test_scenes) if line]
     how = options.test_fraction, names, options.seed, options.overwrite
     report = split_folder(options.dir, *how, source=Source.of_option(options.data))
     for archive in report.unpacked:

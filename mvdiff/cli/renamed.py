@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvdiff.files.text import read_yaml_mapping
+
 _ATTENTION = "model.adapter.attention.init_args"
 RENAMED_SETTINGS = {
     "model.kernel_size": f"{_ATTENTION}.kernel_size",
@@ -82,13 +84,9 @@ def _given(arguments: Sequence[str]) -> Iterator[tuple[str, Any, str]]:
 
 
 def _settings_of(path: Path) -> Iterator[tuple[str, Any, str]]:
-    import yaml
-
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError):
-        return  # the parser says what is wrong with it
-    for key, value in _flat("", values):
+    if not path.is_file():
+        return  # the parser says so
+    for key, value in _flat("", read_yaml_mapping(path)):
         yield _plain_key(key), value, f"in {path}"
 
 

@@ -1,6 +1,5 @@
 """Rigs in files, for the commands that read sample folders without cameras."""
 
-import json
 from pathlib import Path
 
 
@@ -18,9 +17,10 @@ def read_rig(path: Path | None):
         raise FileNotFoundError(
             f"--rig must be a JSON file with views, height, width (rig of a sample.json); got {path}, which is {found}."
         )
+    from mvdiff.files.text import read_json_object
     from mvdiff.geometry.cameras import Rig
 
     try:
-        return Rig.from_dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        return Rig.from_dict(read_json_object(path))
+    except (OSError, ValueError) as error:
         raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error

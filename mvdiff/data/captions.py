@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from mvdiff.files.text import read_lines
+
 
 class EmptyCaptionError(ValueError):
     """Raised if a caption is empty."""
@@ -17,12 +19,9 @@ def read_caption(path: Path) -> str:
         ValueError: The first line is empty or not UTF-8.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        line = read_lines(path)[0]
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} must hold a caption; the file does not exist.") from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} must be UTF-8 text; got {error}.") from error
-    line = text.split("\n", 1)[0].strip()
     if not line:
         raise EmptyCaptionError(f"{path} must have the prompt in its first line; got an empty line.")
     return line

@@ -9,7 +9,6 @@ root/train.txt, test.txt    one name per line, without suffix (written by `mvdif
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from torch import Tensor
 from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
+from mvdiff.files.text import read_json, read_lines
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
 
@@ -50,7 +50,7 @@ def read_names(path: Path) -> list[str]:
     make = f"Run `mvdiff data split {path.parent}` to make it."
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {make}")
-    names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    names = [line for line in read_lines(path) if line]
     if not names:
         raise ValueError(f"{path} must hold at least one name; got none. {make}")
     twice, count = Counter(names).most_common(1)[0]
@@ -68,11 +68,11 @@ def read_prompts(path: Path) -> Captions:
     """
     form = 'Write {"prompt": "..."} or {"prompts": {"0": "...", "90": "...", "up": "..."}}.'
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} must hold the prompts; the file does not exist. {form}") from error
     except ValueError as error:
-        raise ValueError(f"{path} must be JSON in UTF-8; got {error}. {form}") from error
+        raise ValueError(f"{error} {form}") from error
     if not isinstance(content, dict) or ("prompt" in content) == ("prompts" in content):
         raise ValueError(f'{path} must have either "prompt" or "prompts"; got {str(content)[:80]}. {form}')
     prompts = content.get("prompts", {"0": content.get("prompt")})
@@ -80,7 +80,7 @@ def read_prompts(path: Path) -> Captions:
         raise ValueError(f'{path} must have "prompts" by degree; got {str(prompts)[:80]}. {form}')
     captions: Captions = {}
     for key, prompt in prompts.items():
-        if key not in ("up", "down") and not (key.isdecimal() and int(key) < 360):
+        if key not in ("up", "down") and not (len(key) <= 3 and key.isdecimal() and int(key) < 360):
             raise ValueError(f'{path} must have degrees from 0 to 359, "up" or "down" as keys; got {key!r}. {form}')
         if not isinstance(prompt, str):
             raise ValueError(f"{path} must have a text as the prompt of {key!r}; got {prompt!r}. {form}")

@@ -14,6 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from mvdiff.files.arrays import read_npy
+from mvdiff.files.text import read_lines
+
 KEY_FRAMES = "key_frame_0.6.txt"
 VALID_FRAMES = "valid_frames.npy"
 PROMPTS = "prompt"
@@ -31,9 +34,9 @@ def read_key_frames(path: Path) -> list[int]:
             f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
         )
     frames = set()
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), start=1):
-        if text := line.strip():
-            if not (text.isascii() and text.isdecimal()):
+    for number, text in enumerate(read_lines(path), start=1):
+        if text:
+            if not (text.isascii() and text.isdecimal() and len(text) < 10):
                 raise ValueError(f"{path}:{number} must be a frame number; got {text[:40]!r}.")
             frames.add(int(text))
     if not frames:
@@ -53,11 +56,11 @@ def read_valid_frames(path: Path) -> list[int]:
     make = f"`mvdiff data keyframes {path.parent}"
     must = f"{path} must be a numpy array of frame numbers; got"
     try:
-        frames = np.array(np.load(path, allow_pickle=False)).reshape(-1)
+        frames = read_npy(path).reshape(-1)
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist. Run {make}` to make it.") from error
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{must} {error}. Run {make} --overwrite`.") from error
+    except ValueError as error:
+        raise ValueError(f"{error} Run {make} --overwrite`.") from error
     if frames.dtype.kind == "f":
         frames = frames.astype(np.float64)
     whole = frames.dtype.kind in "iu" or (frames.dtype.kind == "f" and (frames == np.floor(frames)).all())

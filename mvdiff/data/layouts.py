@@ -19,6 +19,7 @@ from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
+from mvdiff.files.text import read_yaml_mapping
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts recognised by the contents of a folder."""
@@ -82,12 +83,11 @@ class Source:
         """
         if option is None or Path(option).suffix not in (".yaml", ".yml"):
             return cls.of(option)
-        import yaml
-
+        spec = read_yaml_mapping(Path(option))
         try:
-            return cls.of(yaml.safe_load(Path(option).read_text(encoding="utf-8")) or {})
-        except yaml.YAMLError as error:
-            raise ValueError(f"{option} must be YAML; got {error}.") from error
+            return cls.of(spec)
+        except ValueError as error:
+            raise ValueError(f"{str(error).removesuffix('.')}, in {option}.") from error
 
     @property
     def reads_recordings(self) -> bool:
@@ -124,7 +124,7 @@ def _imported(class_path: str) -> type:
     module, _, name = str(class_path).rpartition(".")
     try:
         cls = getattr(import_module(module), name)
-    except (ImportError, ValueError, AttributeError) as error:
+    except (ImportError, ValueError, TypeError, AttributeError) as error:
         raise ValueError(f"class_path must be the import path of a class; got {class_path!r} ({error}).") from error
     if not isinstance(cls, type):
         raise ValueError(f"class_path must name a class; got {class_path!r}, a {type(cls).__name__}.")

@@ -14,13 +14,13 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from mvdiff.data.captions import read_caption
 from mvdiff.data.images import read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
+from mvdiff.files.arrays import read_npy
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
@@ -49,9 +49,9 @@ def read_split(path: Path) -> list[tuple[str, ...]]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {make}")
     try:
-        rows = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise ValueError(f"{path} must be a numpy array of strings; it cannot be read ({error}). {make}") from error
+        rows = read_npy(path)
+    except ValueError as error:
+        raise ValueError(f"{error} {make}") from error
     if rows.ndim != 2 or rows.shape[1] != 6 or rows.dtype.kind != "U":
         raise ValueError(f"{path} must hold strings of shape [N, 6]; got {rows.dtype} of shape {rows.shape}. {make}")
     if not len(rows):

@@ -22,6 +22,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import numbers_in
 from mvdiff.data.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.data.recordings import Kind, RecordingSource
+from mvdiff.files.text import read_text
 
 _SUFFIXES = {"color": IMAGE_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
 
@@ -80,9 +81,11 @@ class ScanNetScene(RecordingSource):
 
 def _read_numbers(path: Path, sizes: tuple[int, ...]) -> np.ndarray:
     try:
-        values = np.array([float(word) for word in path.read_text(encoding="utf-8").split()])
+        words = read_text(path).split()
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist. {CHECK}") from error
+    try:
+        values = np.array([float(word) for word in words])
     except ValueError as error:
         raise ValueError(f"{path} must hold numbers; got {error}.") from error
     if values.size not in sizes:

@@ -11,7 +11,8 @@ image corner, as in COLMAP. Keys of a frame override keys of the file.
 
 from __future__ import annotations
 
-import json
+import reprlib
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.images import IMAGE_SUFFIXES, image_size
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+from mvdiff.files.text import read_json_object
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.sampling import pixel_from_corner
 
@@ -126,18 +128,15 @@ class TransformsRecording(RecordingSource):
 
     def _number(self, values: dict[str, Any], key: str, default: float | None = None) -> float:
         value = values.get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ValueError(f"{self._json} must have a number for {key}; got {value!r}.")
+        if isinstance(value, bool) or not isinstance(value, int | float) or not isfinite(value):
+            raise ValueError(f"{self._json} must have a number for {key}; got {reprlib.repr(value)}.")
         return float(value)
 
 
 def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """Return the file's own keys, shared by all frames, and the frames."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} must be JSON in UTF-8; got {error}.") from error
-    frames = content.get("frames") if isinstance(content, dict) else None
+    content = read_json_object(path)
+    frames = content.get("frames")
     if not isinstance(frames, list) or not frames:
         raise ValueError(f"{path} must have a list of frames; got {str(frames)[:80]}.")
     for number, frame in enumerate(frames):

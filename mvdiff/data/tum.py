@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+from mvdiff.files.text import read_lines
 
 CAMERA = "camera.txt"
 ROS_INTRINSICS, ROS_SIZE = (525.0, 525.0, 319.5, 239.5), (480, 640)
@@ -73,7 +74,7 @@ class TumRecording(RecordingSource):
         times, self._colours = _read_files(rgb)
         depth_times, depths = _read_files(depth)
         pose_times, self._poses = _read_poses(poses)
-        if (np.diff(times) <= 0).any():
+        if not (np.diff(times) > 0).all():
             raise ValueError(f"{rgb} must have strictly increasing times.")
         self._times = times
         self._max_seconds = max_seconds
@@ -211,5 +212,5 @@ def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
 
 def _read_rows(path: Path) -> list[list[str]]:
     """Return the words of each line, without empty lines and comments; commas count as spaces."""
-    lines = path.read_text(encoding="utf-8", errors="replace").replace(",", " ").splitlines()
-    return [line.split() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    rows = [line.replace(",", " ").split() for line in read_lines(path) if not line.startswith("#")]
+    return [row for row in rows if row]

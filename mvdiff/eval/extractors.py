@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +27,8 @@ INCEPTION_FILES = ("weights-inception-2015-12-05-6726825d.pth", "pt_inception-20
 
 UNREADABLE = (
     *(RuntimeError, OSError, ValueError, LookupError, TypeError),
-    *(EOFError, AttributeError, pickle.UnpicklingError),
+    *(EOFError, AttributeError, ArithmeticError, ImportError, AssertionError, MemoryError),
+    *(pickle.UnpicklingError, struct.error),
 )
 """Errors raised by loading a file that holds no weights, or the weights of another model."""
 

@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from torch.nn import functional as F
 
 from mvdiff.data.toyworld.captions import NONE
 from mvdiff.eval.weights import module_hash
+from mvdiff.files.text import read_json_object
 from mvdiff.samples import from_uint8
 
 NAME = "toy-features"
@@ -127,7 +127,6 @@ class ToyFeatureNet(nn.Module):
             FileNotFoundError: A file is missing.
             ValueError: The folder holds another network.
         """
-        from safetensors import SafetensorError
         from safetensors.torch import load_file
 
         folder = Path(folder)
@@ -138,12 +137,17 @@ class ToyFeatureNet(nn.Module):
                     f"{folder}."
                 )
         try:
-            config: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+            config = read_json_object(folder / CONFIG_NAME)
             if config.pop("name", None) != NAME:
                 raise ValueError(f"name must be {NAME!r}")
-            net = cls(**config)
-            net.load_state_dict({k: v.float() for k, v in load_file(folder / WEIGHTS_NAME).items()})
-        except (ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            heads = config.get("heads")
+            if not isinstance(heads, dict) or not all(isinstance(labels, list) for labels in heads.values()):
+                raise ValueError("heads must be lists of labels by name")
+            with torch.device("meta"):  # the weights bring the memory: their file bounds it, not the config
+                net = cls(**config)
+            state = {k: v.float() for k, v in load_file(folder / WEIGHTS_NAME).items()}
+            net.load_state_dict(state, assign=True)
+        except Exception as error:  # a network from a wrong config can fail in any way
             raise ValueError(
                 f"toy_features must be a folder with a ToyFeatureNet; got {error}, in {folder}."
             ) from error

@@ -5,7 +5,6 @@ Axes: V views, H x W image.
 
 from __future__ import annotations
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
@@ -20,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.files.text import read_json_object, read_yaml_mapping
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
 from mvdiff.run_files import config_layers
@@ -301,7 +301,6 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
         FileNotFoundError: A file does not exist.
         ValueError: No file has a `data` section, or it is invalid.
     """
-    import yaml
     from jsonargparse import ArgumentError, ArgumentParser
 
     from mvdiff.data.keyed_datamodule import MultiViewDataModule
@@ -312,13 +311,13 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     parsed = None
     try:
         for path in config_layers(configs):
-            section = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
+            section = read_yaml_mapping(path).get("data")
             if section is not None:
                 parsed = parser.parse_object({"data": section}, namespace=parsed)
         if parsed is None:
             raise ValueError("none")
         data = parser.instantiate(parsed).data
-    except (ArgumentError, TypeError, ValueError, AttributeError, yaml.YAMLError) as error:
+    except (ArgumentError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--config must have a valid data section; got {reason}, in {names}.") from error
     return DataSource(data, split, names)
@@ -333,10 +332,15 @@ def read_truth(path: str | Path) -> dict[str, Truth]:
         FileNotFoundError: The file does not exist.
         ValueError: The file has another format.
     """
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"truth must be a JSON file; got {error}, in {path}.") from error
-    if not isinstance(values, dict) or not all(isinstance(views, list) for views in values.values()):
-        raise ValueError(f"truth must map sample ids to lists with one entry per view, in {path}.")
+    values = read_json_object(Path(path))
+    for name, views in values.items():
+        if not isinstance(views, list) or not all(_is_labels(view) for view in views):
+            raise ValueError(
+                "truth must map sample ids to lists with one entry per view, an object of labels or null; got "
+                f"{str(views)[:80]} for {name!r}, in {path}."
+            )
     return values
+
+
+def _is_labels(view: Any) -> bool:
+    return view is None or (isinstance(view, dict) and all(isinstance(label, str) for label in view.values()))

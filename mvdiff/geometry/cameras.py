@@ -3,7 +3,10 @@
 Conventions: see `mvdiff.geometry`.
 """
 
+import reprlib
 from collections.abc import Sequence
+from math import isfinite
+from operator import index as whole_number
 from typing import Any
 
 import torch
@@ -11,6 +14,9 @@ from torch import Tensor
 
 from mvdiff.geometry.sampling import pixel_from_cell
 from mvdiff.shapes import check_shapes
+
+MAX_SIDE = 1 << 16
+"""Most pixels along a side of a view."""
 
 
 def intrinsics_from_fov(fov_deg: float | Tensor, height: int, width: int) -> Tensor:
@@ -135,20 +141,9 @@ class Rig:
     def __init__(self, views: Sequence[tuple[float, float, float]], height: int = 512, width: int = 512):
         if len(views) == 0:
             raise ValueError("views must hold at least one (yaw, pitch, fov) triple; got none.")
-        for index, view in enumerate(views):
-            if len(view) != 3:
-                raise ValueError(f"views must be (yaw, pitch, fov) triples in degrees; got {view!r} for view {index}.")
-            if not 0 < view[2] < 180:
-                raise ValueError(
-                    f"fov must lie between 0 and 180 degrees; got {view[2]} for view {index}. "
-                    "Use the horizontal field of view."
-                )
-        for name, size in (("height", height), ("width", width)):
-            if size < 1:
-                raise ValueError(f"{name} must be at least 1 pixel; got {size}.")
-        self._views = tuple((float(yaw), float(pitch), float(fov)) for yaw, pitch, fov in views)
-        self._height = int(height)
-        self._width = int(width)
+        self._views = tuple(_view(number, view) for number, view in enumerate(views))
+        self._height = _side("height", height)
+        self._width = _side("width", width)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Rig) and self._value() == other._value()
@@ -229,8 +224,11 @@ class Rig:
         Raises:
             ValueError: Keys are missing or unknown, or the rig is invalid.
         """
-        if set(values) != {"views", "height", "width"}:
-            raise ValueError(f"rig must have the keys views, height, width; got {sorted(values)}.")
+        if not isinstance(values, dict) or set(values) != {"views", "height", "width"}:
+            got = sorted(values) if isinstance(values, dict) else type(values).__name__
+            raise ValueError(f"rig must have the keys views, height, width; got {got}.")
+        if not isinstance(values["views"], list | tuple):
+            raise ValueError(f"views must be a list of (yaw, pitch, fov); got {reprlib.repr(values['views'])}.")
         return Rig(values["views"], values["height"], values["width"])
 
 
@@ -284,6 +282,33 @@ class RingAndPolesRig(Rig):
     ):
         poles = [(0.0, 90.0, pole_fov_deg), (0.0, -90.0, pole_fov_deg)]
         super().__init__(_ring(num_views, fov_deg, pitch_deg) + poles, height, width)
+
+
+def _view(number: int, view: Sequence[float]) -> tuple[float, float, float]:
+    try:
+        yaw, pitch, fov = map(float, view)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise ValueError(
+            f"views must be (yaw, pitch, fov) triples in degrees; got {reprlib.repr(view)} for view {number}."
+        ) from error
+    if not (isfinite(yaw) and isfinite(pitch)):
+        raise ValueError(f"yaw and pitch must be finite; got {yaw} and {pitch} for view {number}.")
+    if not 0 < fov < 180:
+        raise ValueError(
+            f"fov must lie between 0 and 180 degrees; got {view[2]} for view {number}. "
+            "Use the horizontal field of view."
+        )
+    return yaw, pitch, fov
+
+
+def _side(name: str, pixels: int) -> int:
+    try:
+        side = whole_number(pixels)
+    except TypeError as error:
+        raise ValueError(f"{name} must be a whole number of pixels; got {reprlib.repr(pixels)}.") from error
+    if not 1 <= side <= MAX_SIDE:
+        raise ValueError(f"{name} must be at least 1 pixel and at most {MAX_SIDE}; got {side}.")
+    return side
 
 
 def _ring(num_views: int, fov_deg: float, pitch_deg: float) -> list[tuple[float, float, float]]:

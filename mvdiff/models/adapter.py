@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -28,7 +27,7 @@ from mvdiff.class_paths import resolve_settings
 from mvdiff.models.adapter_config import DEFAULT_ATTENTION, FORMAT_VERSION, upgrade_config
 from mvdiff.models.attention import Level, MultiViewGeometry, ViewAttention
 from mvdiff.models.conditioning import ImageConditionBlocks
-from mvdiff.models.loading import open_strictly, resolve_folder
+from mvdiff.models.loading import check_promise, open_strictly, read_object, resolve_folder
 from mvdiff.models.residual import ResidualBlock
 from mvdiff.settings import CacheSettings, MidPlace
 
@@ -77,6 +76,11 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         super().__init__()
         if mid_place not in get_args(MidPlace):
             raise ValueError(f"mid_place must be one of {get_args(MidPlace)}; got {mid_place!r}.")
+        for name, value in (("residual", residual), ("image_condition", image_condition)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false; got {value!r}.")
+        if isinstance(latent_channels, bool) or not isinstance(latent_channels, int) or latent_channels < 1:
+            raise ValueError(f"latent_channels must be a whole number from 1; got {latent_channels!r}.")
         kind, arguments, settings = resolve_settings(attention, ViewAttention, DEFAULT_ATTENTION)
         self.register_to_config(attention=settings, format_version=FORMAT_VERSION)
 
@@ -135,6 +139,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         dtype = kwargs.pop("torch_dtype", None)
         dtype = kwargs.pop("dtype", dtype)  # cast here: diffusers decides by the first tensor whether to cast at all
         opener = super().from_pretrained
+        check_promise(cls.__name__, folder, lambda: cls.from_config(read_object(folder / "config.json")))
         adapter = open_strictly(cls.__name__, folder, lambda: opener(str(folder), **kwargs))
         return adapter if dtype is None else adapter.to(dtype)
 
@@ -218,13 +223,14 @@ def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_config(path: Path) -> None:
-    """Raise ValueError if a config names an attention class that is not allowed; diffusers reports broken files."""
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    """Raise ValueError if a config is no JSON object or names an attention class that is not allowed."""
+    if not path.is_file():
         return
-    if isinstance(config, dict):
-        resolve_settings(_arguments(config).get("attention"), ViewAttention, DEFAULT_ATTENTION, str(path))
+    try:
+        attention = _arguments(read_object(path)).get("attention")
+    except ValueError as error:
+        raise ValueError(f"{str(error).removesuffix('.')}, in {path}.") from error
+    resolve_settings(attention, ViewAttention, DEFAULT_ATTENTION, str(path))
 
 
 def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 
 import diffusers
@@ -45,7 +46,12 @@ def load_autoencoder(
         raise ValueError(f"vae must be a diffusers autoencoder; got class {name!r}, in {config}.")
     if not with_weights:
         return build_from_config(getattr(diffusers, name), folder)
-    return load_strictly(getattr(diffusers, name), folder, dtype)
+    vae = load_strictly(getattr(diffusers, name), folder, dtype)
+    for setting in ("scaling_factor", "shift_factor"):
+        value = vae.config.get(setting, 1.0) or 0.0
+        if not isinstance(value, int | float) or not isfinite(value) or (setting == "scaling_factor" and value == 0):
+            raise ValueError(f"{setting} of the vae must be a finite number; got {value!r}, in {config}.")
+    return vae
 
 
 def autoencoder_stride(vae: nn.Module) -> int:

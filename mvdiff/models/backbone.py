@@ -25,7 +25,7 @@ from mvdiff.models.loading import (
     read_object,
     resolve_folder,
 )
-from mvdiff.models.schedulers import scheduler_class
+from mvdiff.models.schedulers import build_scheduler, scheduler_class
 
 _PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
 _WEIGHTS = ("unet", "text_encoder", "vae")
@@ -221,7 +221,11 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
             f"tokenizer must have tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}."
         )
     with opening("tokenizer", "CLIPTokenizer", folder):
-        return CLIPTokenizer.from_pretrained(str(folder))
+        tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+    length = tokenizer.model_max_length
+    if isinstance(length, bool) or not isinstance(length, int) or length < 1:
+        raise ValueError(f"model_max_length of a tokenizer must be a whole number; got {length!r}, in {folder}.")
+    return tokenizer
 
 
 def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
@@ -288,8 +292,7 @@ def _ddim(path: Path) -> DDIMScheduler:
     defaults = {"clip_sample": False}
     if config["_class_name"] == "PNDMScheduler":
         defaults["set_alpha_to_one"] = False
-    with opening("scheduler", "DDIMScheduler", path):
-        return DDIMScheduler.from_config(defaults | config)
+    return build_scheduler(DDIMScheduler, defaults | config, path)
 
 
 def _hash_weights(module: nn.Module) -> str:

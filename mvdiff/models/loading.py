@@ -18,9 +18,11 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from mvdiff.files.text import read_json_object
 from mvdiff.models.weight_files import weight_files
 from mvdiff.samples import write_json
 
+_ENCRYPTED = 1  # flag bit of a zip entry
 _OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
 PACKAGED = "mvdiff://"
 """Prefix of the names of packaged bases and models."""
@@ -153,6 +155,7 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **own}
     if variant := weight_files(folder)[0]:
         settings["variant"] = variant
+    check_promise(model_class.__name__, folder, lambda: build_from_config(model_class, folder))
     return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
 
 
@@ -168,6 +171,26 @@ def build_from_config(model_class: Any, folder: Path) -> nn.Module:
         if issubclass(model_class, ModelMixin):
             return model_class.from_config(config)
         return model_class(model_class.config_class.from_dict(config))
+
+
+def check_promise(name: str, folder: Path, build: Callable[[], nn.Module]) -> None:
+    """Raise ValueError if `config.json` describes more parameters than the weight files can hold; allocate nothing.
+
+    Args:
+        name: Class of the model, for error messages.
+        folder: Folder with `config.json` and weights.
+        build: Builds the model that `config.json` describes.
+    """
+    stored = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    if not stored or not (folder / "config.json").is_file() or _first_unreadable(folder) is not None:
+        return  # `open_strictly` says what is missing or damaged
+    with opening("config.json", name, folder / "config.json"), torch.device("meta"):
+        described = sum(parameter.numel() for parameter in build().parameters())
+    if described > stored:
+        raise ValueError(
+            f"weights must match the {name} that config.json describes; it has {described} parameters, and the weight "
+            f"files have {stored} bytes, in {folder}. The file belongs to another model."
+        )
 
 
 def open_strictly(name: str, folder: Path, opener: Callable[[], tuple[nn.Module, dict[str, Any]]]) -> Any:
@@ -231,14 +254,9 @@ def read_object(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path.name} must exist; got {path}. Download or copy it there.")
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise ValueError(f"a {type(value).__name__}")
+        return read_json_object(path)
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{path.name} must be a JSON object; got {error}, in {path}. Download or copy it again."
-        ) from error
-    return value
+        raise ValueError(f"{error} Download or copy it again.") from error
 
 
 def read_tensors(path: Path) -> dict[str, torch.Tensor]:
@@ -258,23 +276,37 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def check_archive(path: Path) -> None:
-    """Compare every entry of a torch file with its CRC-32, which torch does not; skip files from before torch 1.6.
+    """Compare every entry of a torch file with its CRC-32, which torch does not, and their sizes with the file's.
 
     Raises:
-        ValueError: An entry is damaged, or compressed, as torch writes none.
+        ValueError: The file is no zip archive, as those from before torch 1.6; an entry is damaged, or compressed, as
+            torch writes none; or the entries promise more bytes than the file has.
     """
     if not zipfile.is_zipfile(path):
-        return
+        raise ValueError(
+            "checkpoint must be a zip archive, as torch.save writes since torch 1.6; got another kind of file, in "
+            f"{path}. If you trust an older file, save it again with torch.save; otherwise download it again."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
-            packed = [info.filename for info in archive.infolist() if info.compress_type != zipfile.ZIP_STORED]
-            damaged = None if packed else archive.testzip()
-    except (zipfile.BadZipFile, OSError, RuntimeError, EOFError) as error:
+            entries = archive.infolist()
+            encrypted = [entry.filename for entry in entries if entry.flag_bits & _ENCRYPTED]
+            packed = [entry.filename for entry in entries if entry.compress_type != zipfile.ZIP_STORED]
+            promised = sum(entry.file_size for entry in entries)
+            damaged = None if encrypted or packed or promised > path.stat().st_size else archive.testzip()
+    except Exception as error:  # a damaged directory of the archive can fail in any way
         raise ValueError(
             f"checkpoint must be a whole file; got {error}, in {path}. Copy or download it again."
         ) from error
+    if encrypted:
+        raise ValueError(f"checkpoint must not be encrypted; got an encrypted {encrypted[0]}, in {path}.")
     if packed:
         raise ValueError(f"checkpoint must not be compressed; got a compressed {packed[0]}, in {path}.")
+    if promised > path.stat().st_size:
+        raise ValueError(
+            f"checkpoint must be a whole file; its entries promise {promised} bytes, and it has "
+            f"{path.stat().st_size}, in {path}. Copy or download it again."
+        )
     if damaged is not None:
         raise ValueError(
             f"checkpoint must be as it was saved; got {damaged} with another CRC-32, in {path}. Copy or download it "
@@ -284,17 +316,22 @@ def check_archive(path: Path) -> None:
 
 def _culprit(folder: Path) -> Path:
     """Return the first unreadable JSON or weight file of a folder, else its only weight file, else the folder."""
-    weights = sorted(folder.glob("*.safetensors"))
-    for path in (*sorted(folder.glob("*.json")), *weights):
+    weights = list(folder.glob("*.safetensors"))
+    return _first_unreadable(folder) or (weights[0] if len(weights) == 1 else folder)
+
+
+def _first_unreadable(folder: Path) -> Path | None:
+    """Return the first JSON or weight file of a folder that libraries cannot read, or None."""
+    for path in (*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))):
         try:
             if path.suffix == ".json":
-                json.loads(path.read_text(encoding="utf-8"))
+                json.loads(path.read_text(encoding="utf-8"))  # a byte order mark is damage to libraries
             else:
                 with safe_open(str(path), framework="pt"):
                     pass
-        except (OSError, ValueError, SafetensorError):
+        except (OSError, ValueError, RecursionError, SafetensorError):
             return path
-    return weights[0] if len(weights) == 1 else folder
+    return None
 
 
 def _reason(error: Exception, num_lines: int = 3) -> str:

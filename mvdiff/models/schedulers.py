@@ -1,9 +1,18 @@
 """Diffusers schedulers that fit latent diffusion models with discrete betas."""
 
 import inspect
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
 from typing import Any
 
 import diffusers
+import torch
+
+from mvdiff.models.loading import opening
+
+MAX_TRAIN_TIMESTEPS = 100_000
+"""Most steps of a noise schedule that is opened."""
 
 
 def scheduler_class(name: str) -> type:
@@ -39,3 +48,32 @@ def _usable(scheduler: Any) -> bool:
 def takes(scheduler: type, setting: str) -> bool:
     """Return True if the constructor of a scheduler class has the argument `setting`."""
     return setting in inspect.signature(scheduler.__init__).parameters
+
+
+def build_scheduler(kind: type, config: Mapping[str, Any], where: Path) -> Any:
+    """Build a scheduler from the config that a file holds, and prove on one number that it can denoise.
+
+    Diffusers checks few of the settings when it builds a scheduler, so a wrong one would end a later run.
+
+    Args:
+        kind: Scheduler class.
+        config: The config.
+        where: File of the config, for error messages.
+
+    Raises:
+        ValueError: A setting is wrong.
+    """
+    steps = config.get("num_train_timesteps", 1000)
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MAX_TRAIN_TIMESTEPS:
+        raise ValueError(
+            f"num_train_timesteps must be a whole number from 1 to {MAX_TRAIN_TIMESTEPS}; got {steps!r}, in {where}."
+        )
+    with opening("scheduler", kind.__name__, where), torch.random.fork_rng(devices=[]):
+        scheduler = kind.from_config(config)
+        trial = deepcopy(scheduler)
+        trial.set_timesteps(min(10, steps))
+        noise = torch.ones(1, 1, 1, 1)
+        denoised = trial.step(noise, trial.timesteps[0], trial.scale_model_input(noise, trial.timesteps[0]))
+        if not bool(torch.isfinite(denoised.prev_sample).all()):
+            raise ValueError("it computes numbers that are not finite")
+    return scheduler

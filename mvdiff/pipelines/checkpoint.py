@@ -7,8 +7,6 @@ Exporting therefore needs neither the base nor the data.
 
 from __future__ import annotations
 
-import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -17,9 +15,10 @@ from typing import Any
 import torch
 
 from mvdiff.eval.runner import flat_numbers
+from mvdiff.files.text import read_json_object
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.loading import check_archive
-from mvdiff.models.schedulers import scheduler_class
+from mvdiff.models.loading import check_archive, opening
+from mvdiff.models.schedulers import build_scheduler, scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import ModelInfo, check_new_model_folder, write_model_folder
 
@@ -63,10 +62,14 @@ def export_checkpoint(
         )
     info = ModelInfo.from_dict(described["info"], where=str(checkpoint))
     state = values["state_dict"] if use_ema else values.get("current_model_state", values["state_dict"])
-    adapter = MultiViewAdapter.from_config(dict(described["adapter"]))
+    with opening("checkpoint", MultiViewAdapter.__name__, Path(checkpoint)):
+        adapter = MultiViewAdapter.from_config(dict(described["adapter"]))
+        name, config = described["scheduler"]
+        config = dict(config)
+    scheduler = build_scheduler(scheduler_class(name), config, Path(checkpoint))
     try:
         adapter.load_state_dict({name.removeprefix(_PREFIX): value for name, value in state.items()})
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"weights of the checkpoint must match the adapter that it describes; got a checkpoint of another model: "
             f"{error}, in {checkpoint}."
@@ -74,8 +77,7 @@ def export_checkpoint(
     if results is not None:
         record = info.training or TrainingRecord(data="not recorded")
         info = replace(info, training=replace(record, scores=read_scores(results), measured=f"in {Path(results).name}"))
-    name, config = described["scheduler"]
-    write_model_folder(out, adapter, scheduler_class(name).from_config(dict(config)), info)
+    write_model_folder(out, adapter, scheduler, info)
     return info
 
 
@@ -92,7 +94,7 @@ def read_scores(path: str | Path) -> dict[str, float]:
             f"results must be an existing file; got {path}. Pass the results.json of `mvdiff test`."
         )
     try:
-        return flat_numbers(json.loads(path.read_text(encoding="utf-8")))
+        return flat_numbers(read_json_object(path))
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(
             f"results must be a results.json with metrics; got another file ({error!r}), in {path}."
@@ -119,8 +121,8 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
         check_archive(path)
     try:
         values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
-    except (pickle.UnpicklingError, OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    except Exception as error:  # a damaged pickle can fail in any way
+        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
         raise ValueError(
             f"checkpoint must be a readable file of tensors and plain values; got {reason}, in {path}."
         ) from error

@@ -124,7 +124,7 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
             super().load_lora_weights(source, adapter_name=adapter_name, **kwargs)
             if (found := len(self.lora_layers(adapter_name))) not in (0, num_layers):
                 raise ValueError(f"weights for {num_layers} layers, {found} of which the base has")
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # diffusers, peft and safetensors raise errors of many kinds
             self._forget_other_loras(before)
             reason = shorten(str(error), 300) or type(error).__name__
             raise ValueError(f"LoRA must be readable and fit the base; got {reason}{where}.") from error

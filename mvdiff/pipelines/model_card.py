@@ -18,6 +18,8 @@ _BASE_LICENCES = {
 ORIGIN = "origin"
 """Key of `TrainingRecord.settings` that describes the origin of weights that mvdiff did not train."""
 
+_KINDS = {str: "a text", Mapping: "an object"}
+
 
 @dataclass(frozen=True)
 class TrainingRecord:
@@ -36,6 +38,15 @@ class TrainingRecord:
     scores: Mapping[str, float] = field(default_factory=dict)
     measured: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, kind in (("data", str), ("settings", Mapping), ("measured", str), ("versions", Mapping)):
+            if not isinstance(getattr(self, name), kind):
+                raise ValueError(f"{name} of the training must be {_KINDS[kind]}; got {getattr(self, name)!r}.")
+        if not isinstance(self.scores, Mapping) or not all(
+            isinstance(score, int | float) for score in self.scores.values()
+        ):
+            raise ValueError(f"scores of the training must be numbers by name; got {self.scores!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain values, as in `mvdiff.json`."""

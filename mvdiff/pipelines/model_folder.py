@@ -14,7 +14,6 @@ A folder is written to a temporary place, `mvdiff.json` last, and then replaces 
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
@@ -27,10 +26,10 @@ from safetensors import SafetensorError
 
 from mvdiff.class_paths import packages_of
 from mvdiff.eval.weights import tensors_hash
-from mvdiff.geometry.cameras import Rig
+from mvdiff.geometry.cameras import MAX_SIDE, Rig
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, resolve_folder
-from mvdiff.models.schedulers import scheduler_class
+from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, read_object, resolve_folder
+from mvdiff.models.schedulers import build_scheduler, scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
 from mvdiff.samples import write_json
 from mvdiff.tasks.opening import task_from
@@ -69,6 +68,12 @@ class BaseReference:
     def __post_init__(self) -> None:
         if self.text_dtype not in (None, *TEXT_DTYPES):
             raise ValueError(f"text_dtype must be {', '.join(TEXT_DTYPES)} or null; got {self.text_dtype!r}.")
+        if not isinstance(self.id, str) or not self.id:
+            raise ValueError(f"id of the base must be a name; got {self.id!r}.")
+        for name in ("revision", "weights_hash", "vae"):
+            value = getattr(self, name)
+            if not isinstance(value, str | None):
+                raise ValueError(f"{name} of the base must be a text or null; got {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; `text_dtype` only where there is one, so that earlier versions read the rest."""
@@ -105,6 +110,12 @@ class ModelInfo:
                 f"views of a model for the task {self.task.name} must be {', '.join(self.task.view_fields)}; got "
                 f"{', '.join(self.views) or 'none'}."
             )
+        for side in {"height", "width"} & set(self.views):
+            pixels = self.views[side]
+            if isinstance(pixels, bool) or not isinstance(pixels, int) or not 1 <= pixels <= MAX_SIDE:
+                raise ValueError(f"{side} must be a whole number of pixels, from 1 to {MAX_SIDE}; got {pixels!r}.")
+        if not isinstance(self.prompt_prefix, str):
+            raise ValueError(f"prompt_prefix must be a text; got {self.prompt_prefix!r}.")
 
     @property
     def shown(self) -> str:
@@ -161,7 +172,7 @@ class ModelInfo:
                 views["rig"] = Rig.from_dict(views["rig"])
             training = TrainingRecord(**values["training"]) if values.get("training") else None
             return cls(task, views, values["prompt_prefix"], BaseReference(**values["base"]), training)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"model description must have {', '.join(task.view_fields)}, prompt_prefix and base; got {error}, in "
                 f"{where}."
@@ -238,11 +249,7 @@ def read_model_info(folder: str | Path) -> ModelInfo:
     path = Path(folder) / INFO_NAME
     if not path.is_file():
         raise FileNotFoundError(f"model must be a model folder with {INFO_NAME}; got {folder}{_instead(path.parent)}")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{INFO_NAME} must be JSON; got {error}, in {path}. Export the checkpoint again.") from error
-    return ModelInfo.from_dict(values, where=str(path))
+    return ModelInfo.from_dict(read_object(path), where=str(path))
 
 
 def _instead(place: Path) -> str:
@@ -268,12 +275,13 @@ def load_scheduler(folder: str | Path) -> Any:
     """
     path = Path(folder) / "model_index.json"
     try:
-        name = json.loads(path.read_text(encoding="utf-8"))["scheduler"][1]
+        scheduler = scheduler_class(str(read_object(path)["scheduler"][1]))
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(
             f"model_index.json must name the scheduler's class; got {error!r}, in {path}. Export the checkpoint again."
         ) from error
-    return scheduler_class(name).from_pretrained(str(folder), subfolder="scheduler")
+    path = Path(folder) / "scheduler" / "scheduler_config.json"
+    return build_scheduler(scheduler, read_object(path), path)
 
 
 def load_adapter(folder: str | Path) -> MultiViewAdapter:
@@ -285,7 +293,7 @@ def load_adapter(folder: str | Path) -> MultiViewAdapter:
     """
     folder = Path(folder).resolve()  # absolute: never taken for a hub id
     adapter = MultiViewAdapter.from_pretrained(folder / "adapter")
-    expected = json.loads((folder / INFO_NAME).read_text(encoding="utf-8")).get(ADAPTER_HASH)
+    expected = read_object(folder / INFO_NAME).get(ADAPTER_HASH)
     if expected is not None and (weights_hash := _adapter_hash(adapter)) != expected:
         raise ValueError(
             f"adapter must be the one that {INFO_NAME} describes, with weights {expected}; got weights {weights_hash}, "

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvdiff.files.text import parse_json, read_json, read_lines
+
 
 @dataclass(frozen=True)
 class PromptEntry:
@@ -93,21 +95,17 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"prompts must be an existing file; got {path}. Pass a text as --prompt.")
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # editors on Windows write a byte order mark
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"prompts must be a file of UTF-8 text; got other bytes ({error.reason} at byte {error.start}), in {path}."
-        ) from error
     if path.suffix.lower() == ".json":
-        values = _parse(text, str(path))
+        values = read_json(path)
         if not isinstance(values, list):
             raise ValueError(f"prompts must be a JSON list; got {type(values).__name__}, in {path}.")
         places = [(f"{path} entry {index}", value) for index, value in enumerate(values)]
     else:
-        places = [(f"{path}:{number}", line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+        lines = read_lines(path)
+        lines = lines if lines[-1] else lines[:-1]  # the last line feed ends the last line
+        places = [(f"{path}:{number}", line) for number, line in enumerate(lines, start=1)]
         if path.suffix.lower() == ".jsonl":
-            places = [(where, _parse(line, where)) for where, line in places]
+            places = [(where, parse_json(line, where)) for where, line in places]
     if not places:
         raise ValueError(f"prompts must have at least one entry; got none, in {path}.")
     entries, seen = [], {}
@@ -148,10 +146,3 @@ def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
             f"prompt must be a non-empty text, or a list of one per view; got {json.dumps(value)[:200]}, in {where}."
         )
     return PromptEntry(sample_id, value if isinstance(value, str) else tuple(value))
-
-
-def _parse(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError as error:
-        raise ValueError(f"prompts must be JSON; got {error}, in {where}.") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from mvdiff.files.text import read_lines
 from mvdiff.models.loading import PACKAGED, packaged_folder
 from mvdiff.recipes.settings import RecipeSettings
 
@@ -123,13 +124,15 @@ def adapter_folder(adapter: str) -> Path | None:
 
 
 def read_curves(path: Path) -> Curves:
-    """Read the log of Lightning's CSVLogger."""
+    """Read the log of Lightning's CSVLogger; raise ValueError for another file."""
     curves: Curves = {}
-    with path.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
+    try:
+        for row in csv.DictReader(read_lines(path)):
             for name, value in row.items():
                 if name not in ("step", "epoch") and value:
                     steps, values = curves.setdefault(name, ([], []))
                     steps.append(int(row["step"]) + 1)
                     values.append(float(value))
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise ValueError(f"{path} must be a log of Lightning's CSVLogger; got {error!r}.") from error
     return curves

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mvdiff.eval.table import check_results
+from mvdiff.files.text import read_json
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import Sample, read_sample, scan_samples
 
@@ -113,10 +113,7 @@ def _open(path: Path, name: str, rig: Rig | None) -> Source:
 
 def _read_results(path: Path) -> dict[str, Any] | None:
     """Read results of an evaluation; return None for other JSON."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"results must be JSON; got {error}, in {path}.") from error
+    values = read_json(path)
     if not (isinstance(values, dict) and isinstance(values.get("metrics"), dict) and "generated" in values):
         return None
     check_results(values, str(path))

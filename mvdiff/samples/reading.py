@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mvdiff.files.text import read_json, read_lines
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.samples.depths import read_depth
 from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME, PANORAMA_NAME, PROMPT_NAME, is_complete, numbered
@@ -133,17 +133,14 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
 
 def _read_record(path: Path) -> SampleRecord:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+        values = read_json(path)
+    except OSError as error:
         raise ValueError(f"sample.json must be readable JSON; got {error}, in {path}.") from error
     return SampleRecord.from_dict(values, where=str(path))
 
 
 def _read_prompts(path: Path, num_views: int) -> list[str]:
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except UnicodeDecodeError as error:
-        raise ValueError(f"prompt.txt must be UTF-8 text; got {error}, in {path}.") from error
+    lines = [line for line in read_lines(path) if line]
     if len(lines) == 1:
         return lines * num_views
     if len(lines) != num_views:

@@ -51,7 +51,7 @@ class TensorCache:
         if path.is_file():
             try:
                 return load_file(path)["value"]
-            except SafetensorError as error:
+            except (SafetensorError, KeyError, OSError) as error:
                 raise ValueError(
                     f"files in cache.dir must be readable; got {path} ({error}). Delete that file."
                 ) from error

@@ -124,7 +124,7 @@ def test_blank_or_unreadable_caption_is_named_when_read(root):
     with pytest.raises(ValueError, match=r"pano1_90\.txt must have the prompt in its first line"):
         Matterport3DPanoramas(root).captions(1)
     path.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match=r"pano1_90\.txt must be UTF-8 text"):
+    with pytest.raises(ValueError, match=r"pano1_90\.txt must be text in UTF-8"):
         Matterport3DPanoramas(root).captions(1)
 
 
@@ -134,7 +134,7 @@ def test_blank_or_unreadable_caption_is_named_when_read(root):
         (np.zeros((0, 6), dtype="U9"), "must list at least one panorama; got none"),
         (np.array([["a"] * 5]), r"must hold strings of shape \[N, 6\]; got <U1 of shape \(1, 5\)"),
         (np.zeros((2, 6)), "must hold strings"),
-        (np.array([["a"] * 6], dtype=object), "cannot be read"),
+        (np.array([["a"] * 6], dtype=object), "must hold numbers or strings; it has the type object"),
         (None, "does not exist"),
     ],
 )

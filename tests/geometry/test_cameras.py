@@ -134,7 +134,7 @@ def test_rigs_are_read_from_yaml():
         (lambda: Rig([], 4, 4), "views must hold at least one"),
         (lambda: Rig([(0, 0)], 4, 4), "got (0, 0) for view 0"),
         (lambda: Rig([(0, 0, 90), (0, 0, 180)], 4, 4), "fov must lie between 0 and 180 degrees; got 180 for view 1"),
-        (lambda: Rig([(0, 0, 90)], 0, 4), "height must be at least 1 pixel; got 0"),
+        (lambda: Rig([(0, 0, 90)], 0, 4), "height must be at least 1 pixel and at most 65536; got 0"),
         (lambda: RingRig(num_views=0), "num_views must be at least 1; got 0"),
         (
             lambda: Rig.from_dict({"views": [], "size": 3}),

@@ -151,8 +151,8 @@ def test_an_encrypted_archive_is_refused(tmp_path, entry):
         read_lightning_file(path)
 
 
-@pytest.mark.parametrize(("method", "text"), [(zipfile.ZIP_DEFLATED, "Error -3"), (1, "compression method")])
-def test_an_archive_that_cannot_be_unpacked_is_one_clear_error(tmp_path, method, text):
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, 1])
+def test_an_archive_that_cannot_be_unpacked_is_one_clear_error(tmp_path, method):
     path = tmp_path / "a.ckpt"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a/data.pkl", bytes(100))
@@ -160,7 +160,9 @@ def test_an_archive_that_cannot_be_unpacked_is_one_clear_error(tmp_path, method,
     data[30 + len("a/data.pkl")] = 0xFF  # the first compressed byte: no kind of block
     data[8] = data[data.index(b"PK\x01\x02") + 10] = method  # 1: shrunk, which nobody reads today
     path.write_bytes(data)
-    with pytest.raises(ValueError, match=f"checkpoint must be a complete file; got .*{text}.*, in .*Download it again"):
+    with pytest.raises(
+        ValueError, match=r"checkpoint must not be compressed; got a compressed a/data\.pkl, in .*a\.ckpt"
+    ):
         read_lightning_file(path)
 
 

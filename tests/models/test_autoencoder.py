@@ -129,5 +129,5 @@ def test_errors_name_the_setting(tmp_path):
     with pytest.raises(ValueError, match=r"vae must be .*; got class 'UNet2DConditionModel'"):
         load_autoencoder(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match=r"config\.json must be a JSON object; got .*, in .*config\.json\. Download"):
+    with pytest.raises(ValueError, match=r"config\.json must (be|hold a) JSON .*\. Download"):
         load_autoencoder(tmp_path)

@@ -86,7 +86,7 @@ def test_packaged_bases_lend_each_other_their_equal_parts(base, copied):
         with pytest.raises(error, match=text):
             load_backbone(copied)
     index.write_text("[]")
-    with pytest.raises(ValueError, match=r"model_index.json must be a JSON object; .*model_index.json"):
+    with pytest.raises(ValueError, match=r"model_index.json must hold a JSON object; got list\."):
         load_backbone(copied)
 
 
@@ -135,7 +135,7 @@ def edit(path, **changes):
 def test_a_broken_file_is_named(copied, file, text, error):
     (copied / file).unlink() if text is None else (copied / file).write_text(text)
     named = "tokenizer" if text == "{}" else file  # JSON, and no tokenizer: the folder is named
-    with pytest.raises(error, match=rf" must .*; got .*{named}.*\. Download or copy"):
+    with pytest.raises(error, match=rf"( must .*; got .*{named}.*|{named} must .*)\. Download or copy"):
         load_backbone(copied)
 
 

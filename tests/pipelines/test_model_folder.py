@@ -190,7 +190,7 @@ def test_broken_folders(pipeline, model_folder, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"model must be a model folder with mvdiff.json; got .*Make one with"):
         load(tmp_path)
     (tmp_path / "mvdiff.json").write_text("{")
-    with pytest.raises(ValueError, match=r"mvdiff.json must be JSON; got .*in .*mvdiff.json"):
+    with pytest.raises(ValueError, match=r"mvdiff.json must be JSON \("):
         load(tmp_path)
     cut = tmp_path / "cut"
     shutil.copytree(model_folder, cut)

@@ -67,7 +67,7 @@ def test_other_json_is_no_results(tmp_path):
     ):
         open_sources([tmp_path / "results.json"])
     (tmp_path / "results.json").write_text("{")
-    with pytest.raises(ValueError, match=r"results must be JSON; got .*results\.json\."):
+    with pytest.raises(ValueError, match=r"results\.json must be JSON \("):
         open_sources([tmp_path])
 
 

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import LightningModule
 
 from mvdiff.cli.doctor.findings import Finding, size
@@ -16,6 +15,7 @@ from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
 from mvdiff.eval.runner import PAPER_METRICS
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
+from mvdiff.files.text import read_yaml_mapping
 from mvdiff.models.backbone import base_parts
 from mvdiff.models.loading import is_hub_id, resolve_folder
 from mvdiff.models.weight_files import weight_files
@@ -124,7 +124,7 @@ def _fetch(name: str, revision: str | None) -> str:
 def _written_by(name: str) -> str:
     """Return the packaged run that writes a folder, as a remedy, or ""."""
     for path in sorted(configs_folder().rglob("*.yaml")):
-        model = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("model") or {}
+        model = read_yaml_mapping(path).get("model") or {}
         if (model.get("init_args") or {}).get("out") == name:
             return f"mvdiff fit --config {path.relative_to(configs_folder()).as_posix()} writes it."
     return ""

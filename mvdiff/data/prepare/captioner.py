@@ -62,7 +62,7 @@ class Captioner:
                 f"--model must be the folder or hub id of a captioning model; got {model!r}: {_first_line(error)} "
                 f"Without a network, run `hf download {model} --local-dir FOLDER` elsewhere and pass --model FOLDER."
             ) from error
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # wrong types in a config fail in any way
             raise ValueError(
                 f"--model must be an image captioning model, such as {BLIP2}; got {model!r}: {_first_line(error)}"
             ) from error

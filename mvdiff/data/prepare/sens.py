@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,6 +27,8 @@ from mvdiff.samples.pixels import png_bytes
 
 RAW, PNG, JPEG = 0, 1, 2
 RAW_USHORT, ZLIB_USHORT = 0, 1
+MAX_SIDE = 1 << 14
+"""Most pixels along a side of a frame."""
 _FRAME = struct.Struct("<16f4Q")
 
 
@@ -128,8 +131,16 @@ class SensReader:
             if value not in known:
                 options = ", ".join(f"{number} ({text})" for number, text in known.items())
                 raise ValueError(f"{name} compression must be one of {options}; got {value}, in {self.path}.")
-        if not depth_units > 0:
+        if not (depth_units > 0 and isfinite(depth_units)):
             raise ValueError(f"depth units per metre must be positive; got {depth_units}, in {self.path}.")
+        for name, side in (
+            ("colour width", color_width),
+            ("colour height", color_height),
+            ("depth width", depth_width),
+            ("depth height", depth_height),
+        ):
+            if not 1 <= side <= MAX_SIDE:
+                raise ValueError(f"{name} must be from 1 to {MAX_SIDE} pixels; got {side}, in {self.path}.")
         return SensHeader(
             sensor,
             matrices,
@@ -174,12 +185,15 @@ class SensReader:
             ValueError: The bytes are damaged or do not match the depth size.
         """
         data = frame.depth
+        height, width = self.header.depth_size
         if self.header.depth_compression == ZLIB_USHORT:
+            stream = zlib.decompressobj()
             try:
-                data = zlib.decompress(data)
+                data = stream.decompress(data, 2 * height * width + 1)  # one byte more shows that it is too long
             except zlib.error as error:
                 raise ValueError(f"depth cannot be decompressed ({error})") from error
-        height, width = self.header.depth_size
+            if len(data) > 2 * height * width:
+                raise ValueError(f"depth is more than 2 x {height} x {width} bytes")
         if len(data) != 2 * height * width:
             raise ValueError(f"depth is {len(data)} bytes, not 2 x {height} x {width}")
         values = np.frombuffer(data, "<u2").reshape(height, width)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
 from mvdiff.files.writing import whole_file
 from mvdiff.keyed import keyed_int
+
+MAX_RATIO = 100
+"""Most bytes of a face for each byte of an archive; JPEG faces hardly shrink in one."""
 
 
 @dataclass
@@ -97,17 +101,34 @@ def unpack_archives(root: Path) -> list[Path]:
         # unpack under another name first, so that an interrupted run does not look complete
         partial = archive.parent / f"{FACES_FOLDER}.partial"
         partial.mkdir(exist_ok=True)
-        try:
-            with zipfile.ZipFile(archive) as content:
-                for member in content.infolist():
-                    path = Path(member.filename)
-                    if path.parent.name == FACES_FOLDER and not member.is_dir():
-                        (partial / path.name).write_bytes(content.read(member))
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"{archive} must be a whole zip file; got {error}. Download it again.") from error
+        _check_archive(archive)
+        with zipfile.ZipFile(archive) as content:
+            for member in content.infolist():
+                path = Path(member.filename)
+                if path.parent.name == FACES_FOLDER and not member.is_dir():
+                    with content.open(member) as packed, open(partial / path.name, "wb") as face:
+                        shutil.copyfileobj(packed, face)
         partial.rename(target)
         unpacked.append(archive)
     return unpacked
+
+
+def _check_archive(path: Path) -> None:
+    """Read all of an archive of faces; raise ValueError if it is damaged or unpacks to too much."""
+    stored = path.stat().st_size
+    try:
+        with zipfile.ZipFile(path) as content:
+            promised = sum(member.file_size for member in content.infolist())  # no more of a member is ever unpacked
+            damaged = content.testzip() if promised <= MAX_RATIO * stored else None
+    except Exception as error:  # a damaged directory of the archive can fail in any way
+        raise ValueError(f"{path} must be a whole zip file; got {error}. Download it again.") from error
+    if promised > MAX_RATIO * stored:
+        raise ValueError(
+            f"{path} must be an archive of JPEG faces; it has {stored} bytes and unpacks to {promised}. Download it "
+            "again."
+        )
+    if damaged is not None:
+        raise ValueError(f"{path} must be a whole zip file; {damaged} is damaged. Download it again.")
 
 
 def _test_groups(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mvdiff.data.matterport3d import layout_root
+from mvdiff.files.text import read_json_object
 
 
 def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
@@ -30,7 +30,9 @@ def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
             f"a judged panorama must have true labels; {path} does not exist, for {sample_id!r}. "
             "Use a world of `mvdiff data toyworld`."
         )
-    views = json.loads(path.read_text(encoding="utf-8"))["views"]
+    views = read_json_object(path).get("views")
+    if not isinstance(views, dict) or not all(degree.isdecimal() and len(degree) <= 3 for degree in views):
+        raise ValueError(f"{path} must have the labels of views by yaw in degrees; got {str(views)[:80]}.")
     return {int(degree): labels for degree, labels in views.items()}
 
 
@@ -54,7 +56,9 @@ class WalkTruth:
             raise FileNotFoundError(
                 f"a judged walk must have ground truth; {path} does not exist. Use a world of `mvdiff data toyworld`."
             )
-        self.things: list[dict[str, str]] = json.loads(path.read_text(encoding="utf-8"))["things"]
+        self.things: list[dict[str, str]] = read_json_object(path).get("things")
+        if not isinstance(self.things, list) or not all(isinstance(thing, dict) for thing in self.things):
+            raise ValueError(f"{path} must have a list of things; got {str(self.things)[:80]}.")
 
     def labels(self, frame: int) -> Tensor:
         """Return the index into `things` at each pixel of a frame, long [H, W]; -1 for none."""

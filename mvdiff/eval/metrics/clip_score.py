@@ -121,7 +121,7 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         net, _, preprocess = open_clip.create_model_and_transforms(
             model, pretrained=weights, force_quick_gelu=quick_gelu, weights_only=True
         )
-    except (*UNREADABLE, AssertionError, SafetensorError) as error:
+    except (*UNREADABLE, SafetensorError) as error:
         reason = first_line(error)
         if local:
             raise ValueError(f"clip_weights must be weights of {model}; got {reason}, in {weights}.") from error
@@ -145,7 +145,7 @@ def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer
         net, report = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
         tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
         processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # wrong types in a config fail in any way
         raise ValueError(
             "clip_model must be a folder with CLIPModel, tokenizer and preprocessor files; got "
             f"{first_line(error)}, in {folder}."
