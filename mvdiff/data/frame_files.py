@@ -9,10 +9,11 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
+
+from mvdiff.files.paths import entries
 
 KEY_FRAMES = "key_frame_0.6.txt"
 VALID_FRAMES = "valid_frames.npy"
@@ -70,7 +71,7 @@ def numbers_in(folder: Path) -> list[int]:
     """Return the numbers of files named `<number>.<suffix>` in a folder, ascending; empty if it does not exist."""
     if not folder.is_dir():
         return []
-    stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}
+    stems = {path.name.rsplit(".", 1)[0] for path in entries(folder)}
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 
