@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from mvdiff.files.paths import expanded
+
 EXTENDS = "extends"
 """Key of a YAML file that names the file below it."""
 
@@ -52,7 +54,7 @@ def _with_extended(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
         return [path]
     if not isinstance(name, str):
         raise ValueError(f"extends must be the name of one YAML file; got {name!r}, in {path}.")
-    beside = path.parent / name
+    beside = path.parent / expanded(name)
     is_other = beside.is_file() and beside.resolve() != path.resolve()
     return [*_with_extended(beside if is_other else _found(name, f"extends (in {path})"), chain), path]
 
@@ -68,7 +70,7 @@ def _extended(path: Path) -> object:
 
 
 def _found(name: str | Path, option: str) -> Path:
-    path = Path(name)
+    path = expanded(name)
     if path.is_file():
         return path
     folder = configs_folder()

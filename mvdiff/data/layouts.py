@@ -18,7 +18,7 @@ from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
-from mvdiff.files.paths import below, entries, existing, expanded, own_name, same_name
+from mvdiff.files.paths import below, entries, existing, expanded, expanded_values, own_name, same_name
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts recognised by the contents of a folder."""
@@ -85,7 +85,7 @@ class Source:
         import yaml
 
         try:
-            return cls.of(yaml.safe_load(expanded(option).read_text(encoding="utf-8")) or {})
+            return cls.of(expanded_values(yaml.safe_load(expanded(option).read_text(encoding="utf-8")) or {}))
         except yaml.YAMLError as error:
             raise ValueError(f"{option} must be YAML; got {error}.") from error
 

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.files.paths import expanded_values, same_name
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
 from mvdiff.run_files import config_layers
@@ -314,7 +315,7 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
         for path in config_layers(configs):
             section = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("data")
             if section is not None:
-                parsed = parser.parse_object({"data": section}, namespace=parsed)
+                parsed = parser.parse_object({"data": expanded_values(section)}, namespace=parsed)
         if parsed is None:
             raise ValueError("none")
         data = parser.instantiate(parsed).data
@@ -339,4 +340,4 @@ def read_truth(path: str | Path) -> dict[str, Truth]:
         raise ValueError(f"truth must be a JSON file; got {error}, in {path}.") from error
     if not isinstance(values, dict) or not all(isinstance(views, list) for views in values.values()):
         raise ValueError(f"truth must map sample ids to lists with one entry per view, in {path}.")
-    return values
+    return {same_name(sample_id): views for sample_id, views in values.items()}

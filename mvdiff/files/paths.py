@@ -31,7 +31,7 @@ def expanded_values(values: Any) -> Any:
     if isinstance(values, Path):
         return expanded(values)
     if isinstance(values, Mapping):
-        return type(values)((key, expanded_values(value)) for key, value in values.items())
+        return {key: expanded_values(value) for key, value in values.items()}
     if type(values) in (list, tuple):
         return type(values)(map(expanded_values, values))
     return values

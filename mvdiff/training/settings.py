@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvdiff.eval.settings import EvaluationSettings
+from mvdiff.files.paths import expanded_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,3 +21,6 @@ class OutputSettings:
     """metrics of `test`: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
     evaluation: EvaluationSettings | None = None
     """protocol of the metrics of `test`; None: the paper's"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dir", expanded_values(self.dir))
