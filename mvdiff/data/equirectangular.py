@@ -19,7 +19,7 @@ from torch import Tensor
 from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
-from mvdiff.files.paths import entries, existing, expanded, listed_name, same_name
+from mvdiff.files.paths import existing, expanded, listed_name, same_name, visible
 from mvdiff.files.text import read_lines
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
@@ -32,7 +32,7 @@ UNREAD_SUFFIXES = (
 
 def unread_pictures(root: Path) -> list[Path]:
     """List the pictures of a folder in formats that are not read, sorted."""
-    return entries(root, *(suffix for suffix in UNREAD_SUFFIXES if suffix not in IMAGE_SUFFIXES))
+    return visible(root, *(suffix for suffix in UNREAD_SUFFIXES if suffix not in IMAGE_SUFFIXES))
 
 
 def list_images(root: Path) -> dict[str, Path]:
@@ -45,7 +45,7 @@ def list_images(root: Path) -> dict[str, Path]:
     if not root.is_dir():
         raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist.")
     images: dict[str, Path] = {}
-    for path in entries(root, *IMAGE_SUFFIXES):
+    for path in visible(root, *IMAGE_SUFFIXES):
         name = same_name(path.stem)
         if name in images:
             raise ValueError(

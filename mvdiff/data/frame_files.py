@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdiff.files.paths import entries
+from mvdiff.files.paths import visible
 
 KEY_FRAMES = "key_frame_0.6.txt"
 VALID_FRAMES = "valid_frames.npy"
@@ -71,7 +71,7 @@ def numbers_in(folder: Path) -> list[int]:
     """Return the numbers of files named `<number>.<suffix>` in a folder, ascending; empty if it does not exist."""
     if not folder.is_dir():
         return []
-    stems = {path.name.rsplit(".", 1)[0] for path in entries(folder)}
+    stems = {path.name.rsplit(".", 1)[0] for path in visible(folder)}
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 

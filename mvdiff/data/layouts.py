@@ -18,7 +18,7 @@ from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
-from mvdiff.files.paths import below, entries, existing, expanded, expanded_values, own_name, same_name
+from mvdiff.files.paths import below, existing, expanded, expanded_values, own_name, same_name, visible
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
 """Layouts recognised by the contents of a folder."""
@@ -278,4 +278,4 @@ def _recordings_among(folders: Iterable[Path], source: Source | None) -> list[Pa
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in entries(folder) if path.is_dir()]
+    return [path for path in visible(folder) if path.is_dir()]

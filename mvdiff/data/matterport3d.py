@@ -21,7 +21,7 @@ from torch import Tensor
 from mvdiff.data.captions import read_caption
 from mvdiff.data.images import read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
-from mvdiff.files.paths import below, comparable, entries, existing, expanded, listed_name, same_name
+from mvdiff.files.paths import below, comparable, existing, expanded, listed_name, same_name, visible
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
@@ -38,7 +38,7 @@ def layout_root(root: str | Path) -> Path:
 
 def split_lists(root: Path) -> list[Path]:
     """List the split lists of a folder (`*.npy`), sorted."""
-    return entries(root, ".npy") if root.is_dir() else []
+    return visible(root, ".npy") if root.is_dir() else []
 
 
 def read_split(path: Path) -> list[tuple[str, ...]]:

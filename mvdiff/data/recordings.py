@@ -20,7 +20,7 @@ from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
 from mvdiff.data.images import image_size, read_depth, read_image_uint8
 from mvdiff.data.resizing import Resizing, resized_depths, resized_intrinsics
-from mvdiff.files.paths import entries, existing, expanded, own_name
+from mvdiff.files.paths import existing, expanded, own_name, visible
 from mvdiff.samples import from_uint8
 
 NOT_FINITE = "pose is not finite"
@@ -76,7 +76,7 @@ class RecordingSource(ABC):
             raise ValueError(f'missing_caption must be "error", "nearest" or "empty"; got {missing_caption!r}.')
         self.path = expanded(path)
         for part in self.missing_parts(self.path):
-            inner = entries(self.path) if self.path.is_dir() and part.name == self.parts[0] else []
+            inner = visible(self.path) if self.path.is_dir() and part.name == self.parts[0] else []
             for folder in inner:
                 if self.recognises(folder):
                     raise FileNotFoundError(

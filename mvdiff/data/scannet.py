@@ -22,7 +22,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import numbers_in
 from mvdiff.data.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.data.recordings import Kind, RecordingSource
-from mvdiff.files.paths import entries, existing
+from mvdiff.files.paths import existing, visible
 
 _SUFFIXES = {"color": IMAGE_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
 
@@ -69,7 +69,7 @@ class ScanNetScene(RecordingSource):
         """Yield folders of files with zero-padded numbers, which are not read, or without any colour image."""
         for part, suffixes in _SUFFIXES.items():
             folder = self.path / part
-            names = [path.name for path in entries(folder, *suffixes)]
+            names = [path.name for path in visible(folder, *suffixes)]
             if padded := [name for name in names if re.fullmatch(r"0[0-9]+\.\w+", name)]:
                 example = Path(padded[0])
                 details = f"{len(padded)}, such as {example}, are not read; rename them to <i>{example.suffix}"

@@ -60,7 +60,7 @@ def own_name(path: Path) -> str:
     return same_name(path.resolve().name)
 
 
-def entries(folder: Path, *endings: str) -> list[Path]:
+def visible(folder: Path, *endings: str) -> list[Path]:
     """List what a folder holds, sorted by name, without hidden names.
 
     Args:
@@ -84,15 +84,15 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
         try:
             status = os.stat(folder)
             with os.scandir(folder) as found:
-                visible = sorted((one for one in found if not is_hidden(one.name)), key=lambda one: one.name)
+                shown = sorted((one for one in found if not is_hidden(one.name)), key=lambda one: one.name)
         except OSError:
             continue  # a folder that went away or may not be read, as in `os.walk`
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
-        linked = {one.name for one in visible if one.is_symlink()}
-        subfolders = [one.name for one in visible if one.is_dir()]
-        yield folder, subfolders, [one.name for one in visible if not one.is_dir()]
+        linked = {one.name for one in shown if one.is_symlink()}
+        subfolders = [one.name for one in shown if one.is_dir()]
+        yield folder, subfolders, [one.name for one in shown if not one.is_dir()]
         for name in subfolders:
             (links if name in linked else queue).append(folder / name)
 

@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from mvdiff.files.paths import visible
 from mvdiff.samples import write_json
 
 _OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
@@ -269,8 +270,8 @@ def check_archive(path: Path) -> None:
 
 def _culprit(folder: Path) -> Path:
     """Return the first unreadable JSON or weight file of a folder, else its only weight file, else the folder."""
-    weights = sorted(folder.glob("*.safetensors"))
-    for path in (*sorted(folder.glob("*.json")), *weights):
+    weights = visible(folder, ".safetensors")
+    for path in (*visible(folder, ".json"), *weights):
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))

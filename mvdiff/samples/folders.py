@@ -108,9 +108,8 @@ def _advice(first: Path, second: Path) -> str:
     roots = first.parent, second.parent
     if any(one.is_relative_to(other) for one, other in (roots, roots[::-1])):  # one root, or one within the other
         return "Remove one of them, or give it another sample_id in its sample.json."
-    return (
-        f"Give {roots[0]} or {roots[1]}. To compare methods, pass their folders: mvdiff report {roots[0]} {roots[1]}."
-    )
+    both = f"{roots[0]} {roots[1]}"
+    return f"Pass the folder of one run. To compare methods, pass their folders: mvdiff report {both}."
 
 
 def picture_files(folder: Path) -> list[Path]:

@@ -16,6 +16,7 @@ from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
 from mvdiff.eval.runner import PAPER_METRICS
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
+from mvdiff.files.paths import is_hidden, visible
 from mvdiff.models.backbone import base_parts
 from mvdiff.models.loading import is_hub_id, resolve_folder
 from mvdiff.pipelines.checkpoint import read_checkpoint
@@ -74,7 +75,7 @@ def _base(name: str, named: Mapping[str, Any]) -> Iterator[Finding]:
         if part == "vae" and named.get("vae") is not None:
             continue
         if part in ("tokenizer", "scheduler"):
-            files = sorted(path for path in folder.glob("*") if path.is_file())
+            files = [path for path in visible(folder) if path.is_file()]
         else:
             files = _weight_files(folder)
         yield _found(f"base, {part}", folder, files, _fetch(name, named.get("revision")))
@@ -96,7 +97,7 @@ def _folder(setting: str, name: str | None, resolve: Any) -> Iterator[Finding]:
 def _weight_files(folder: Path) -> list[Path]:
     """Return the weight files of a folder that are opened: whole ones before fp16, safetensors before others."""
     for kind in _KINDS:
-        files = sorted(folder.glob(kind))
+        files = sorted(path for path in folder.glob(kind) if not is_hidden(path.name))
         if files:
             return [path for path in files if ".fp16." not in path.name] or files
     return []

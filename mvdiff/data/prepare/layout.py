@@ -11,7 +11,7 @@ from mvdiff.data.equirectangular import list_images, unread_pictures
 from mvdiff.data.images import IMAGE_SUFFIXES
 from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
 from mvdiff.data.matterport3d import layout_root, split_lists
-from mvdiff.files.paths import entries, expanded, same_name, walk
+from mvdiff.files.paths import expanded, same_name, visible, walk
 
 FACES_FOLDER = "matterport_skybox_images"
 """Name of the folder with a scene's skybox faces."""
@@ -47,7 +47,7 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
         found.append(DataSet("matterport3d", skyboxes))
     if scenes:
         found.append(_recordings(data_set_root(root), scenes, source))
-    if source is None and not found and (list_images(root) or entries(root, ".txt")):
+    if source is None and not found and (list_images(root) or visible(root, ".txt")):
         found.append(DataSet("equirectangular", root))
     if not found:
         panoramas = f"a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular images, "
@@ -63,11 +63,8 @@ def _named(pictures: list[Path]) -> str:
     """Name pictures in formats that are not read, and the formats that are."""
     if not pictures:
         return ""
-    names = ", ".join(path.name for path in pictures[:3]) + ", ..." * (len(pictures) > 3)
-    return (
-        f" It holds {len(pictures)} pictures in formats that are not read ({names}); images are read from "
-        f"{', '.join(IMAGE_SUFFIXES)}. Convert them."
-    )
+    names = ", ".join(path.name for path in pictures[:3]) + f", ... {len(pictures)} in all" * (len(pictures) > 3)
+    return f" It holds pictures in formats that are not read ({names}); convert them to {', '.join(IMAGE_SUFFIXES)}."
 
 
 def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSet:
@@ -106,7 +103,7 @@ def find_skyboxes(root: Path) -> Skyboxes:
     found: dict[tuple[str, str], list[tuple[Path, dict[int, str]]]] = {}
     for folder in sorted(_face_folders(root), key=lambda folder: (len(folder.parts), folder)):
         scene, panoramas = same_name(folder.parent.name), {}
-        for path in entries(folder, *IMAGE_SUFFIXES):
+        for path in visible(folder, *IMAGE_SUFFIXES):
             if match := _FACE.fullmatch(same_name(path.stem)):
                 faces = panoramas.setdefault(match["pano"], {})
                 faces[int(match["face"])] = path.relative_to(root).as_posix()
