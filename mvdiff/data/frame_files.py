@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdiff.files.paths import visible
+from mvdiff.files.paths import existing, visible
 
 KEY_FRAMES = "key_frame_0.6.txt"
 VALID_FRAMES = "valid_frames.npy"
@@ -27,6 +27,7 @@ def read_key_frames(path: Path) -> list[int]:
         FileNotFoundError: The file does not exist.
         ValueError: A line is not a frame number, or the list is empty.
     """
+    path = existing(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
@@ -51,6 +52,7 @@ def read_valid_frames(path: Path) -> list[int]:
         FileNotFoundError: The file does not exist.
         ValueError: The file holds something else.
     """
+    path = existing(path)
     make = f"`mvdiff data keyframes {path.parent}"
     must = f"{path} must be a numpy array of frame numbers; got"
     try:

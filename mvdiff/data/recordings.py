@@ -170,7 +170,7 @@ class RecordingSource(ABC):
             FileNotFoundError: The list or, with `on_broken="error"`, a file of a listed frame does not exist.
             ValueError: The list is malformed.
         """
-        return self._usable(read_key_frames(existing(self.path / KEY_FRAMES)), KEY_FRAMES)
+        return self._usable(read_key_frames(self.path / KEY_FRAMES), KEY_FRAMES)
 
     def _usable(self, frames: Iterable[int], listed_in: str | None) -> list[int]:
         """Return the usable frames; count the others, or raise."""
