@@ -80,7 +80,7 @@ class Source:
             FileNotFoundError: The file does not exist.
             ValueError: The class does not exist, or the file has another form.
         """
-        if option is None or Path(option).suffix not in (".yaml", ".yml"):
+        if option is None or Path(option).suffix.lower() not in (".yaml", ".yml"):
             return cls.of(option)
         import yaml
 

@@ -126,8 +126,11 @@ class RecordingDataModule(MultiViewDataModule):
             base = folder if folder.is_dir() else folder.parent
             with naming_missing_root(self.root):
                 paths = split_scenes(self.root, split, self.source)
+            names = [name_in(base, path) for path in paths]
+            if (name := next((name for name, count in Counter(names).items() if count > 1), None)) is not None:
+                raise ValueError(f"{base} must hold scenes of different names; got {name!r} twice, also in NFC.")
             with ThreadPoolExecutor(8) as pool:  # a scene without valid_frames.npy has a file to read for each frame
-                opened = list(pool.map(self._open, paths, [name_in(base, path) for path in paths]))
+                opened = list(pool.map(self._open, paths, names))
             found = [scene for scene in opened if isinstance(scene, RecordingSource)]
             broken = [error for error in opened if isinstance(error, Exception)]
             if broken and self.on_broken == "error":

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from mvdiff.files.paths import visible
+from mvdiff.files.paths import expanded, visible
 from mvdiff.samples import write_json
 
 _OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
@@ -78,7 +78,7 @@ def is_hub_id(name: str | Path) -> bool:
         [True, False, False]
     """
     name = str(name)
-    if name.startswith(PACKAGED) or name.count("/") != 1 or Path(name).expanduser().exists():
+    if name.startswith(PACKAGED) or name.count("/") != 1 or expanded(name).exists():
         return False
     try:
         validate_repo_id(name)
@@ -99,7 +99,7 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
     Raises:
         FileNotFoundError: `name` is not a folder, and not a hub repository that can be downloaded.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return folder
     if folder.is_file():

@@ -67,6 +67,15 @@ def test_companions_are_not_unpacked_or_split(tmp_path):
     assert (report.train, report.test, len(report.unpacked)) == (1, 1, 2)
     unpacked = tmp_path / "scans/house0/matterport_skybox_images"
     assert [path.read_bytes() for path in sorted(unpacked.iterdir())] == [face.read_bytes() for face in faces]
+    for number in range(2):  # now as `unzip` leaves them
+        (tmp_path / f"scans/house{number}/house{number}").mkdir()
+        (tmp_path / f"scans/house{number}/matterport_skybox_images").rename(
+            tmp_path / f"scans/house{number}/house{number}/matterport_skybox_images"
+        )
+    again = split_folder(tmp_path / "scans", overwrite=True)
+    assert (again.train, again.test, again.unpacked, again.copies) == (1, 1, [], [])
+    next((tmp_path / "scans/house0/house0/matterport_skybox_images").iterdir()).write_bytes(b"")  # cut short
+    assert len(split_folder(tmp_path / "scans", overwrite=True).unpacked) == 1
 
 
 def test_endings_in_upper_case_are_the_same(tmp_path):
@@ -262,3 +271,31 @@ def test_home_in_data_modules(tmp_path, monkeypatch, capsys):
     (tmp_path / "reader.yaml").write_text("class_path: mvdiff.data.equirectangular.EquirectangularPanoramas\n")
     assert main(["data", "check", "~/pano", "--data", "~/reader.yaml"]) == 0
     assert str(tmp_path / "pano") in capsys.readouterr().out
+
+
+def test_ids_of_a_data_set_are_known_before_anything_is_read(tmp_path, capsys):
+    for data in (
+        EquirectangularDataModule(write_equirectangular(tmp_path / "pano", 2, 1), num_val=0),
+        RecordingDataModule(write_small_scannet(tmp_path / "scans"), 24, 32, num_views=2, num_val=0, min_frames=1),
+    ):
+        dataset = data.eval_dataset("test")
+        assert dataset.sample_ids() == [dataset[index]["sample_id"] for index in range(len(dataset))]
+    root = tmp_path / "pano"
+    for suffix in (".png", ".json"):
+        (root / f"place0{suffix}").rename(root / f"PLACE1{suffix}")
+    (root / "train.txt").write_text("PLACE1\nplace1\n")
+    config = tmp_path / "run.yaml"
+    config.write_text(
+        "data:\n  class_path: mvdiff.data.datamodule.EquirectangularDataModule\n"
+        f"  init_args:\n    root: {root}\n    num_val: 0\n"
+    )
+    words = ("generate", "dataset", "--model", tmp_path / "none", "--config", config, "--split", "train")
+    assert main([*map(str, words), "--out", str(tmp_path / "out")]) != 0
+    assert "id must differ from others in more than case" in capsys.readouterr().err
+
+
+def test_scenes_whose_names_look_the_same_are_refused(tmp_path):
+    for name in (NFC, NFD):
+        write_scene(tmp_path / "train" / name, 2)
+    with pytest.raises(ValueError, match=rf"must hold scenes of different names; got '{NFC}' twice"):
+        RecordingDataModule(tmp_path, 24, 32, num_views=2, num_val=0, min_frames=1).scenes("train")

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from mvdiff.eval.sources import FolderSource
 from mvdiff.pipelines.prompt_files import PromptEntry, read_prompts, repeated
+from mvdiff.report.sources import open_sources
 from mvdiff.samples import SampleRecord, find_samples, read_sample, sample_folder, write_sample
 from mvdiff.samples.ids import check_ids
 
@@ -84,6 +86,9 @@ def test_one_id_in_two_folders_names_both(tmp_path):
         find_samples(tmp_path)
     assert str(one) in str(caught.value)
     assert str(other) in str(caught.value)
+    for read in (FolderSource, lambda root: open_sources([root])):
+        with pytest.raises(ValueError, match="sample ids below .* must be unique"):
+            read(tmp_path)
     assert find_samples(tmp_path / "a") == [one]
 
 
