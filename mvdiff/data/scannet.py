@@ -22,7 +22,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import numbers_in
 from mvdiff.data.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.data.recordings import Kind, RecordingSource
-from mvdiff.files.paths import existing, visible
+from mvdiff.files.paths import existing, first_existing, visible
 
 _SUFFIXES = {"color": IMAGE_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
 
@@ -44,8 +44,7 @@ class ScanNetScene(RecordingSource):
         """Return the path of a frame's file; colour may have any ending of an image (.jpg if there is none)."""
         if kind == "intrinsics":
             return existing(self.path / "intrinsic" / "intrinsic_depth.txt")
-        paths = [existing(self.path / kind / f"{frame}{suffix}") for suffix in _SUFFIXES[kind]]
-        return next((path for path in paths if path.is_file()), paths[0]) if kind == "color" else paths[0]
+        return first_existing([self.path / kind / f"{frame}{suffix}" for suffix in _SUFFIXES[kind]])
 
     @cached_property
     def _K(self) -> Tensor:

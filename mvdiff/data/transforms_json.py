@@ -22,7 +22,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.images import IMAGE_SUFFIXES, image_size
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
-from mvdiff.files.paths import below, existing, listed_name
+from mvdiff.files.paths import below, existing, first_existing, listed_name
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.sampling import pixel_from_corner
 
@@ -87,7 +87,11 @@ class TransformsRecording(RecordingSource):
         name = values["file_path"] if kind == "color" else values.get("depth_file_path", values.get("depth_path"))
         if not isinstance(name, str):
             raise FileNotFoundError(f"{self._json} must have a depth_file_path for frame {frame}.")
-        paths = [below(folder, name + suffix) for folder in folders_of(self._json) for suffix in ("", *IMAGE_SUFFIXES)]
+        suffixes = ("", *IMAGE_SUFFIXES)
+        exact = [folder / (name + suffix) for folder in folders_of(self._json) for suffix in suffixes]
+        if (path := first_existing(exact)).is_file():
+            return path
+        paths = [below(folder, name + suffix) for folder in folders_of(self._json) for suffix in suffixes]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def load_intrinsics(self, frame: int) -> Tensor:

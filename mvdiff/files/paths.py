@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -112,6 +112,12 @@ def existing(path: Path) -> Path:
         return path
     name = _names_in(str(path.parent), changed).get(comparable(path.name))
     return path if name is None else path.parent / name
+
+
+def first_existing(paths: Sequence[Path]) -> Path:
+    """Return the first path that is there, else the first that `existing` finds, else the first path."""
+    exact = next((path for path in paths if path.is_file()), None)  # before any folder is listed
+    return exact or next((path for path in map(existing, paths) if path.is_file()), paths[0])
 
 
 def comparable(name: str) -> str:

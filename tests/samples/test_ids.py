@@ -87,7 +87,7 @@ def test_one_id_in_two_folders_names_both(tmp_path):
     assert str(one) in str(caught.value)
     assert str(other) in str(caught.value)
     for read in (FolderSource, lambda root: open_sources([root])):
-        with pytest.raises(ValueError, match="sample ids below .* must be unique"):
+        with pytest.raises(ValueError, match=r"sample ids below .* must be unique"):
             read(tmp_path)
     assert find_samples(tmp_path / "a") == [one]
 
