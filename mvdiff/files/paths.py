@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import unicodedata
 from collections import deque
@@ -9,6 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
+
+_log = logging.getLogger(__name__)
 
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder, in bytes of UTF-8, on common file systems."""
@@ -85,8 +88,9 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             status = os.stat(folder)
             with os.scandir(folder) as found:
                 shown = sorted((one for one in found if not is_hidden(one.name)), key=lambda one: one.name)
-        except OSError:
-            continue  # a folder that went away or may not be read, as in `os.walk`
+        except OSError as error:
+            _log.warning("%s cannot be read (%s) and is left out.", folder, error.strerror)
+            continue
         if (status.st_dev, status.st_ino) in seen:
             continue
         seen.add((status.st_dev, status.st_ino))
@@ -140,7 +144,7 @@ def listed_name(name: str, where: str) -> str:
         where: File and line or row, named in errors.
 
     Raises:
-        ValueError: The name is empty, absolute, leads out of the folder or has backslashes.
+        ValueError: The name is empty, absolute, too long, leads out of the folder or has backslashes.
 
     Example:
         >>> listed_name("./rooms/café.jpg", "train.txt:1")
@@ -151,6 +155,12 @@ def listed_name(name: str, where: str) -> str:
         raise ValueError(f"{where} must name a file or folder; got {name!r}.")
     if "\\" in name:
         raise ValueError(f"{where} must separate folders by /, not by a backslash; got {name!r}.")
+    try:
+        longest = max(len(os.fsencode(part)) for part in path.parts)
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} must be Unicode text; got {name!r}.") from error
+    if longest > MAX_NAME_BYTES:
+        raise ValueError(f"{where} must have names of at most {MAX_NAME_BYTES} bytes; got {name[:40]!r}...")
     if path.is_absolute() or ".." in path.parts:
         raise ValueError(f"{where} must be a path below the folder of the list; got {name!r}.")
     return str(path)

@@ -102,6 +102,8 @@ def test_names_of_lists(tmp_path):
         ("a/../../b", "below the folder"),
         ("/etc/passwd", "below the folder"),
         (r"rooms\b", "backslash"),
+        (f"a/{'é' * 128}", "have names of at most 255 bytes"),
+        ("\ud800", "Unicode"),
         ("a\0b", "name a file or folder"),
     ):
         with pytest.raises(ValueError, match=rf"^train\.txt:3 must .*{reason}.*got "):
