@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+from mvdiff.files.paths import expanded
 from mvdiff.files.text import read_yaml_mapping
 
 EXTENDS = "extends"
@@ -54,7 +55,7 @@ def _with_extended(path: Path, above: tuple[Path, ...] = ()) -> list[Path]:
         return [path]
     if not isinstance(name, str):
         raise ValueError(f"extends must be the name of one YAML file; got {name!r}, in {path}.")
-    beside = path.parent / name
+    beside = path.parent / expanded(name)
     is_other = beside.is_file() and beside.resolve() != path.resolve()
     return [*_with_extended(beside if is_other else _found(name, f"extends (in {path})"), chain), path]
 
@@ -64,7 +65,7 @@ def _extended(path: Path) -> object:
 
 
 def _found(name: str | Path, option: str) -> Path:
-    path = Path(name)
+    path = expanded(name)
     if path.is_file():
         return path
     folder = configs_folder()

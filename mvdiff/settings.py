@@ -10,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, TypeVar
 
+from mvdiff.files.paths import expanded_values
+
 T = TypeVar("T")
 MidPlace = Literal["after_first_resnet", "after_mid_block"]
 PictureFormat = Literal["png", "jpg", "webp"]
@@ -94,6 +96,7 @@ class CacheSettings:
     """limit in bytes of the memory that caches correspondences between views"""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dir", expanded_values(self.dir))
         if self.latents and self.dir is None:
             raise ValueError("cache.dir must be a folder when cache.latents is true; got null.")
         if self.geometry_bytes < 0:

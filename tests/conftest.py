@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from mvdiff.files.paths import expanded
 from tests.browser import Browser, find_chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -20,7 +21,7 @@ settings.load_profile("mvdiff")
 def test_data() -> Path:
     """Folder of real inputs: MVDIFF_TEST_DATA, by default ../shared beside the repository."""
     repository = Path(__file__).resolve().parents[1]
-    folder = Path(os.environ.get("MVDIFF_TEST_DATA") or repository.parent / "shared")
+    folder = expanded(os.environ.get("MVDIFF_TEST_DATA") or repository.parent / "shared")
     if not (folder / "data" / "mp3d_skybox").is_dir():
         pytest.skip(f"needs the shared test data, not found in {folder}; set MVDIFF_TEST_DATA")
     return folder

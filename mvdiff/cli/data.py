@@ -170,6 +170,8 @@ def split(options: SplitOptions) -> int:
         print(f"unpacked {archive}")
     for panorama in report.left_out:
         print(f"left out, not all six faces are there: {panorama}")
+    for panorama in report.copies:
+        print(f"left out, a copy of a listed panorama: {panorama}")
     done(
         f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}",
         typed("mvdiff", "data", "check", options.dir),

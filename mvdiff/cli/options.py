@@ -22,6 +22,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, set_parsing_setti
 from mvdiff.cli.command import Command
 from mvdiff.cli.mistakes import missing_value, readable, unknown_option
 from mvdiff.cli.renamed import RENAMED_OPTIONS
+from mvdiff.files.paths import expanded_values
 
 _PLACEHOLDERS = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
 
@@ -95,9 +96,10 @@ class CommandParser(ArgumentParser):
             self.error(str(error))
 
     def _chosen(self, settings: type, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the values of one settings class; `~` at the start of one is the home folder."""
         chosen = {field.name: values[field.name] for field in fields(settings)}
         several = (name for name, value in chosen.items() if isinstance(value, list) and _is(self.hints[name], tuple))
-        return chosen | {name: tuple(chosen[name]) for name in several}
+        return expanded_values(chosen | {name: tuple(chosen[name]) for name in several})
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Exit with status 2 after one line that says what is wrong and, of a mistyped option, what was meant."""

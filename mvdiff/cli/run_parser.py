@@ -6,6 +6,7 @@ import lightning
 from jsonargparse import Namespace
 from lightning.pytorch.cli import LightningArgumentParser
 
+from mvdiff.files.paths import expanded_values
 from mvdiff.training.schedules import describe
 
 AVERAGE = "mvdiff.training.ema.TrainedWeightsEMA"
@@ -22,6 +23,15 @@ class RunParser(LightningArgumentParser):
             line = describe(namespace.clone(with_meta=False).as_dict())
             self.dump_header = [f"lightning.pytorch=={lightning.__version__}", *([line] if line else [])]
         return super().dump(namespace, *args, **kwargs)
+
+
+def expand_home(value: Any) -> Any:
+    """Replace `~` at the start of every text in parsed settings, in place; return them."""
+    if isinstance(value, Namespace):
+        for name, one in vars(value).items():
+            setattr(value, name, expand_home(one))
+        return value
+    return list(map(expand_home, value)) if isinstance(value, list) else expanded_values(value)
 
 
 def keep_last_average(settings: Namespace) -> None:

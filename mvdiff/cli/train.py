@@ -22,7 +22,7 @@ from mvdiff.cli.export import next_of_model
 from mvdiff.cli.mistakes import missing_value, readable, unknown_setting
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
-from mvdiff.cli.run_parser import RunParser, keep_last_average
+from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
 from mvdiff.models.loading import check_archive
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
@@ -103,7 +103,8 @@ class MVDiffCLI(LightningCLI):
             if "arguments are required: " in text and not has_config(args):
                 text = "--config must be given, such as --config pano.yaml"
             raise ValueError(f"{text.rstrip('.')}. Run mvdiff {args[0]} --help for all settings.") from error
-        keep_last_average(self.config[self.config.subcommand])
+        settings = expand_home(self.config[self.config.subcommand])
+        keep_last_average(settings)
 
     def _names_of(self, class_path: str | None) -> list[str]:
         """Return the dotted settings of a class; of None, those of the command."""

@@ -83,9 +83,7 @@ def run(options: VideoOptions) -> int:
     written: list[Path] = []
     with progress_bar() as bar:
         task = bar.add_task("samples", total=len(samples))
-        for sample in samples:
-            folder = sample.folder.resolve()
-            path = out if single else (out or folder.parent) / f"{folder.name}.mp4"
+        for sample, path in zip(samples, [out] if single else _paths(samples, out), strict=True):
             try:
                 print(f"{path}: {_write(path, sample, options)}")
                 written.append(path)
@@ -100,6 +98,22 @@ def run(options: VideoOptions) -> int:
         print(f"left out {problem}")
     done(f"{plural(len(written), 'video')} written", typed("xdg-open", written[0]) + " (or open it in any player)")
     return 0
+
+
+def _paths(samples: list, out: Path | None) -> list[Path]:
+    """Return a video file for each sample, named after its folder, in `out` or else beside the folder."""
+    from mvdiff.files.paths import own_name
+
+    folders: dict[Path, Path] = {}
+    for sample in samples:
+        path = (out or sample.folder.absolute().parent) / f"{own_name(sample.folder)}.mp4"
+        if path in folders:
+            raise ValueError(
+                f"sample folders must have different names for videos in one --out; got {folders[path]} and "
+                f"{sample.folder}. Leave --out out, or rename one."
+            )
+        folders[path] = sample.folder
+    return list(folders)
 
 
 def _write(path: Path, sample, options: VideoOptions) -> str:

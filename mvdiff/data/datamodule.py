@@ -11,6 +11,7 @@ from mvdiff.data.known import KnownMode
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.panoramas import OnBroken, PanoramaDataset, PanoramaSource
+from mvdiff.files.paths import expanded
 from mvdiff.geometry.cameras import Rig, RingRig
 
 
@@ -53,7 +54,7 @@ class PanoramaDataModule(MultiViewDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.root = root
+        self.root = expanded(root)
         self.rig = rig or RingRig()
         self.height, self.width = self.rig.height, self.rig.width
         self.yaw = yaw

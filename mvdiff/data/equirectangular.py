@@ -3,13 +3,14 @@
 ```
 root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp)
 root/NAME.json     {"prompt": "one for all"} or {"prompts": {"0": "...", "90": "...", "up": "..."}} by yaw in degrees
-root/train.txt, test.txt    one name per line, without suffix (written by `mvdiff data split`)
+root/train.txt, test.txt    one name per line, with or without suffix (written by `mvdiff data split`)
 ```
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import os
+from collections.abc import Collection
 from pathlib import Path
 
 from torch import Tensor
@@ -17,46 +18,77 @@ from torch import Tensor
 from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
+from mvdiff.files.paths import existing, expanded, listed_name, same_name, visible
 from mvdiff.files.text import read_json, read_lines
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
 
+UNREAD_SUFFIXES = (
+    ".hdr", ".exr", ".pfm", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".bmp", ".gif", ".psd", ".dng"
+)  # fmt: skip
+"""Suffixes of pictures, to name files that are no panoramas for mvdiff; those in `IMAGE_SUFFIXES` are read."""
+
+
+def unread_pictures(root: Path) -> list[Path]:
+    """List the pictures of a folder in formats that are not read, sorted."""
+    return visible(root, *(suffix for suffix in UNREAD_SUFFIXES if suffix not in IMAGE_SUFFIXES))
+
 
 def list_images(root: Path) -> dict[str, Path]:
-    """Return the image files of a folder by name without suffix, sorted.
+    """Return the image files of a folder by name without suffix (in NFC), sorted; hidden files are left out.
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        ValueError: Two images differ only in their suffix.
+        ValueError: Two images differ only in their suffix or in the Unicode form of their names.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist.")
     images: dict[str, Path] = {}
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in IMAGE_SUFFIXES:
-            if path.stem in images:
-                raise ValueError(f"{path} must have a unique name; {images[path.stem]} differs only in its suffix.")
-            images[path.stem] = path
+    for path in visible(root, *IMAGE_SUFFIXES):
+        name = same_name(path.stem)
+        if name in images:
+            raise ValueError(
+                f"{path} must have a unique name; {images[name]} differs only in its suffix or in its Unicode form."
+            )
+        if not path.is_dir():
+            images[name] = path
     return images
 
 
-def read_names(path: Path) -> list[str]:
-    """Read a split list: names of panoramas or scenes, one per line.
+def read_names(path: Path, images: Collection[str] = ()) -> list[str]:
+    """Read a split list: names of panoramas or scenes in NFC, one per line.
+
+    Args:
+        path: File of the list.
+        images: Names of panoramas without suffix; the list may have them with theirs.
 
     Raises:
         FileNotFoundError: The list does not exist.
-        ValueError: The list is empty or repeats a name.
+        ValueError: The list is empty, repeats a name, or has a name outside its folder.
     """
+    path = existing(path)
     make = f"Run `mvdiff data split {path.parent}` to make it."
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {make}")
-    names = [line for line in read_lines(path) if line]
-    if not names:
+    lines: dict[str, int] = {}
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line:
+            continue
+        name = without_suffix(listed_name(line, f"{path}:{number}"), images)
+        if name in lines:
+            raise ValueError(
+                f"{path} must hold each name once; got {name!r} twice, in lines {lines[name]} and {number}. {make}"
+            )
+        lines[name] = number
+    if not lines:
         raise ValueError(f"{path} must hold at least one name; got none. {make}")
-    twice, count = Counter(names).most_common(1)[0]
-    if count > 1:
-        raise ValueError(f"{path} must hold each name once; got {twice!r} twice. {make}")
-    return names
+    return list(lines)
+
+
+def without_suffix(name: str, images: Collection[str]) -> str:
+    """Return the name of a panorama in `images` for one with an image's suffix; other names are left as they are."""
+    stem, suffix = os.path.splitext(name)
+    return stem if name not in images and stem in images and suffix.lower() in IMAGE_SUFFIXES else name
 
 
 def read_prompts(path: Path) -> Captions:
@@ -92,6 +124,11 @@ def read_prompts(path: Path) -> Captions:
     return captions
 
 
+def prompts_file(image: Path) -> Path:
+    """Return the file of a panorama's prompts, beside its image; it need not exist."""
+    return existing(image.with_suffix(".json"))
+
+
 class EquirectangularPanoramas:
     """Panoramas of one split of a folder of equirectangular images.
 
@@ -107,11 +144,11 @@ class EquirectangularPanoramas:
     """
 
     def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
-        self.root = Path(root)
+        self.root = expanded(root)
         self.split = split
         images = list_images(self.root)
-        list_path = self.root / f"{split}.txt"
-        names = read_names(list_path)
+        list_path = existing(self.root / f"{split}.txt")
+        names = read_names(list_path, images)
         broken = {row: text for row, name in enumerate(names) if (text := self._problem(name, images.get(name)))}
         self.num_skipped = len(broken)
         self.paths = [images[name] for name in whole_entries(names, broken, list_path, on_broken)]
@@ -121,15 +158,15 @@ class EquirectangularPanoramas:
             return f"{self.root / name} has no image file"
         if not image.stat().st_size:
             return f"{image} is empty"
-        prompts = image.with_suffix(".json")
+        prompts = prompts_file(image)
         return None if prompts.is_file() else f"{prompts} does not exist"
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def sample_id(self, index: int) -> str:
-        """Return the name of the image file without its suffix."""
-        return self.paths[index].stem
+        """Return the name of the image file without its suffix, in NFC."""
+        return same_name(self.paths[index].stem)
 
     def panorama(self, index: int) -> Tensor:
         """Decode a panorama as uint8 [3, H, 2H].
@@ -150,4 +187,4 @@ class EquirectangularPanoramas:
 
     def captions(self, index: int) -> Captions:
         """Read the prompts."""
-        return read_prompts(self.paths[index].with_suffix(".json"))
+        return read_prompts(prompts_file(self.paths[index]))

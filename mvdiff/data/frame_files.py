@@ -9,12 +9,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from mvdiff.files.arrays import read_npy
+from mvdiff.files.paths import existing, visible
 from mvdiff.files.text import read_lines
 
 KEY_FRAMES = "key_frame_0.6.txt"
@@ -29,6 +29,7 @@ def read_key_frames(path: Path) -> list[int]:
         FileNotFoundError: The file does not exist.
         ValueError: A line is not a frame number, or the list is empty.
     """
+    path = existing(path)
     if not path.is_file():
         raise FileNotFoundError(
             f"{path} must list the scene's key frames; it does not exist. Run `mvdiff data keyframes {path.parent}`."
@@ -53,6 +54,7 @@ def read_valid_frames(path: Path) -> list[int]:
         FileNotFoundError: The file does not exist.
         ValueError: The file holds something else.
     """
+    path = existing(path)
     make = f"`mvdiff data keyframes {path.parent}"
     must = f"{path} must be a numpy array of frame numbers; got"
     try:
@@ -73,7 +75,7 @@ def numbers_in(folder: Path) -> list[int]:
     """Return the numbers of files named `<number>.<suffix>` in a folder, ascending; empty if it does not exist."""
     if not folder.is_dir():
         return []
-    stems = {name.rsplit(".", 1)[0] for name in os.listdir(folder)}
+    stems = {path.name.rsplit(".", 1)[0] for path in visible(folder)}
     return sorted(int(stem) for stem in stems if stem.isdecimal() and str(int(stem)) == stem)
 
 

@@ -210,10 +210,17 @@ class FrameDataset(Dataset):
         known = (0, len(frames) - 1) if slot.mode == "interpolation" else ()
         sample = sequence.sample(known=known)
         return pad_views(sample, self._most_views(slot.mode) or len(frames)) | {
-            "sample_id": f"{scene.name}_{slot.mode}_{frames[0]}",
+            "sample_id": self._sample_id(slot, frames),
             "sample_index": index,
             "epoch": epoch,
         }
+
+    def sample_ids(self) -> list[str]:
+        """Return the ids of all samples of epoch 0, without reading any."""
+        return [self._sample_id(*self.frames_of(0, index)) for index in self.indices]
+
+    def _sample_id(self, slot: Slot, frames: Sequence[int]) -> str:
+        return f"{self.scenes[slot.scene].name}_{slot.mode}_{frames[0]}"
 
     def _most_views(self, mode: str) -> int | None:
         """Number of views that samples are padded to; None: no padding."""

@@ -6,8 +6,7 @@ Each layout has its own file with a subclass of `mvdiff.data.recordings.Recordin
 from __future__ import annotations
 
 import inspect
-import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +18,7 @@ from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
+from mvdiff.files.paths import below, existing, expanded, expanded_values, own_name, same_name, visible
 from mvdiff.files.text import read_yaml_mapping
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
@@ -81,9 +81,9 @@ class Source:
             FileNotFoundError: The file does not exist.
             ValueError: The class does not exist, or the file has another form.
         """
-        if option is None or Path(option).suffix not in (".yaml", ".yml"):
+        if option is None or Path(option).suffix.lower() not in (".yaml", ".yml"):
             return cls.of(option)
-        spec = read_yaml_mapping(Path(option))
+        spec = expanded_values(read_yaml_mapping(expanded(option)))
         try:
             return cls.of(spec)
         except ValueError as error:
@@ -177,7 +177,7 @@ def open_recording(
         FileNotFoundError: The folder is not a recording, or is incomplete.
         ValueError: The folder has several layouts.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if reader := recording_class(folder, source):
         recording = reader(folder, **settings)
         recording.resizing = resizing
@@ -189,7 +189,7 @@ def open_recording(
 
 def data_set_root(root: str | Path) -> Path:
     """Return the folder that holds train/ and test/: `root`, or its subfolder with a layout's usual name."""
-    root = Path(root)
+    root = expanded(root)
     if any((root / split).is_dir() for split in ("train", "test")):
         return root
     inner = (root / cls.data_set for cls in RECORDINGS if cls.data_set)
@@ -205,7 +205,7 @@ def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} must be a folder of scenes; it does not exist.")
-    scenes = [path for path in _subfolders(folder) if recording_class(path, source)]
+    scenes = _recordings_among(_subfolders(folder), source)
     if not scenes:
         raise ValueError(f"{folder} must hold at least one scene (a folder with {looked_for(source)}); got none.")
     return scenes
@@ -219,14 +219,29 @@ def split_scenes(root: str | Path, split: str, source: Source | None = None) -> 
         ValueError: The folder has no recording.
     """
     root = data_set_root(root)
-    names = root / f"{split}.txt"
+    names = existing(root / f"{split}.txt")
     if (root / split).is_dir() or not names.is_file():
         return scene_folders(root / split, source)
-    scenes = [root / name for name in read_names(names)]
-    for scene in scenes:
-        if not recording_class(scene, source):
-            raise FileNotFoundError(f"{names} must name scenes; got {scene.name}, which is not a scene.")
+    scenes = []
+    for name in read_names(names):
+        if not (found := _recordings_among([below(root, name)], source)):
+            raise FileNotFoundError(f"{names} must name scenes; got {name}, which is not a scene.")
+        scenes += found
     return scenes
+
+
+def name_in(folder: Path, scene: Path) -> str:
+    """Return the name of a scene in a data set: its path below the data set's folder, in NFC, links not followed.
+
+    Example:
+        >>> name_in(Path("data"), Path("data/scene1")), name_in(Path("data"), Path("data/scene1/scene1"))
+        ('scene1', 'scene1')
+    """
+    if scene == folder or not scene.is_relative_to(folder):
+        return own_name(scene)
+    parts = scene.relative_to(folder).parts
+    parts = parts[:-1] if parts[-2:-1] == parts[-1:] else parts  # a folder unpacked into one of its own name
+    return same_name("/".join(parts))
 
 
 def find_recordings(root: str | Path, source: Source | None = None) -> list[Path]:
@@ -236,7 +251,7 @@ def find_recordings(root: str | Path, source: Source | None = None) -> list[Path
         FileNotFoundError: The folder does not exist.
         ValueError: The folder holds no recording.
     """
-    root = Path(root)
+    root = expanded(root)
     if not root.is_dir():
         raise FileNotFoundError(f"DIR must be a folder of scenes; {root} does not exist.")
     if scenes := recordings_in(root, source):
@@ -252,11 +267,15 @@ def recordings_in(root: Path, source: Source | None = None) -> list[Path]:
     if recording_class(root, source):
         return [root]
     inner = _subfolders(data_set_root(root))
-    scenes = [folder for folder in inner if recording_class(folder, source)]
-    deeper = [folder for parent in inner for folder in _subfolders(parent)] if not scenes else []
-    return scenes or [folder for folder in deeper if recording_class(folder, source)]
+    scenes = _recordings_among(inner, source)
+    return scenes or _recordings_among([folder for parent in inner for folder in _subfolders(parent)], source)
+
+
+def _recordings_among(folders: Iterable[Path], source: Source | None) -> list[Path]:
+    """Return the recordings among folders; one that was unpacked into a folder of its own name counts, too."""
+    scenes = (next((one for one in (f, f / f.name) if recording_class(one, source)), None) for f in folders)
+    return [scene for scene in scenes if scene is not None]
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir())
+    return [path for path in visible(folder) if path.is_dir()]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from functools import cache
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import torch
 from torch import Tensor
@@ -21,6 +21,7 @@ from mvdiff.data.captions import read_caption
 from mvdiff.data.images import read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.arrays import read_npy
+from mvdiff.files.paths import below, comparable, existing, expanded, listed_name, same_name, visible
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
@@ -30,9 +31,14 @@ CAPTION_DEGREES = tuple(range(0, 360, 45))
 
 def layout_root(root: str | Path) -> Path:
     """Return the folder that holds the split lists: `root` itself or `root/mp3d_skybox`."""
-    root = Path(root)
+    root = expanded(root)
     inner = root / "mp3d_skybox"
-    return inner if inner.is_dir() and not any(root.glob("*.npy")) else root
+    return inner if inner.is_dir() and not split_lists(root) else root
+
+
+def split_lists(root: Path) -> list[Path]:
+    """List the split lists of a folder (`*.npy`), sorted."""
+    return visible(root, ".npy") if root.is_dir() else []
 
 
 def read_split(path: Path) -> list[tuple[str, ...]]:
@@ -43,8 +49,9 @@ def read_split(path: Path) -> list[tuple[str, ...]]:
 
     Raises:
         FileNotFoundError: The list does not exist.
-        ValueError: The list is not an [N, 6] array of strings with N > 0.
+        ValueError: The list is not an [N, 6] array of strings with N > 0, or a path leads out of the list's folder.
     """
+    path = existing(path)
     make = f"Run `mvdiff data split {path.parent}` to make it."
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist. {make}")
@@ -56,13 +63,37 @@ def read_split(path: Path) -> list[tuple[str, ...]]:
         raise ValueError(f"{path} must hold strings of shape [N, 6]; got {rows.dtype} of shape {rows.shape}. {make}")
     if not len(rows):
         raise ValueError(f"{path} must list at least one panorama; got none. {make}")
-    return [tuple(row) for row in rows.tolist()]
+    return [
+        tuple(_face_path(face, f"{path} row {number}, column {column}") for column, face in enumerate(row))
+        for number, row in enumerate(rows.tolist())
+    ]
+
+
+def _face_path(face: str, where: str) -> str:
+    """Check the path of a face; captions are written beside its folder, which must not be the list's own."""
+    face = listed_name(face, where)
+    if "/" not in face:
+        raise ValueError(f"{where} must be <scene>/<folder>/<face>; got {face!r}.")
+    return face
 
 
 def caption_path(root: Path, face: str, key: int | str) -> Path:
-    """Return the caption file for a yaw, "up" or "down" of the panorama to which a face belongs."""
-    face_path = root / face
-    return face_path.parent.parent / "blip3" / f"{pano_name(face)}_{key}.txt"
+    """Return the caption file for a yaw, "up" or "down" of the panorama to which a face belongs; it need not exist."""
+    return below(root, _caption_name(face, key))
+
+
+def _caption_name(face: str, key: int | str) -> str:
+    return f"{PurePosixPath(face).parent.parent}/blip3/{pano_name(face)}_{key}.txt"
+
+
+def identity(row: Sequence[str]) -> tuple[str, str]:
+    """Return what identifies a panorama: the names of its scene and of itself.
+
+    Example:
+        >>> identity(["v1/scene/matterport_skybox_images/0f1e_skybox0_sami.jpg"])
+        ('scene', '0f1e')
+    """
+    return PurePosixPath(row[0]).parent.parent.name, pano_name(row[0])
 
 
 def caption_files(root: Path, face: str) -> dict[int | str, Path]:
@@ -78,7 +109,7 @@ def pano_name(face: str) -> str:
         >>> pano_name("scene/matterport_skybox_images/0f1e_skybox0_sami.jpg")
         '0f1e'
     """
-    return face.rsplit("/", 1)[-1].rsplit("_skybox", 1)[0]
+    return same_name(face).rsplit("/", 1)[-1].rsplit("_skybox", 1)[0]
 
 
 def read_faces(root: Path, row: Sequence[str]) -> Tensor:
@@ -88,7 +119,7 @@ def read_faces(root: Path, row: Sequence[str]) -> Tensor:
         FileNotFoundError: A face does not exist.
         ValueError: A face is broken or not square, or sizes differ.
     """
-    paths = [root / face for face in row]
+    paths = [below(root, face) for face in row]
     faces = [read_image_uint8(path) for path in paths]
     size = faces[0].shape[-1]
     for path, face in zip(paths, faces, strict=True):
@@ -121,8 +152,9 @@ class Matterport3DPanoramas:
     def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
         self.root = layout_root(root)
         self.split = split
-        list_path = self.root / f"{split}.npy"
+        list_path = existing(self.root / f"{split}.npy")
         rows = read_split(list_path)
+        _check_listed_once(list_path, rows)
         broken = _incomplete(self.root, rows)
         self.num_skipped = len(broken)
         self.rows = whole_entries(rows, broken, list_path, on_broken)
@@ -132,9 +164,7 @@ class Matterport3DPanoramas:
 
     def sample_id(self, index: int) -> str:
         """Return `<scene>_<panorama>`."""
-        face = self.rows[index][0]
-        scene = Path(face).parent.parent.name
-        return f"{scene}_{pano_name(face)}"
+        return "_".join(identity(self.rows[index]))
 
     def faces(self, index: int) -> Tensor:
         """Decode the six faces; see `read_faces`."""
@@ -149,22 +179,33 @@ class Matterport3DPanoramas:
         return {key: read_caption(path) for key, path in caption_files(self.root, self.rows[index][0]).items()}
 
 
+def _check_listed_once(path: Path, rows: Sequence[Sequence[str]]) -> None:
+    first: dict[tuple[str, str], int] = {}
+    for number, row in enumerate(rows):
+        if (other := first.setdefault(identity(row), number)) != number:
+            raise ValueError(
+                f"{path} must list each panorama once; got {'/'.join(identity(row))} twice, in rows {other} and "
+                f"{number}. Run `mvdiff data split {path.parent} --overwrite` to make it again."
+            )
+
+
 def _incomplete(root: Path, rows: list[tuple[str, ...]]) -> dict[int, str]:
     """Return the first missing or empty face or caption, with the reason, by number of the incomplete row."""
 
     @cache  # list each folder once instead of querying every file
-    def file_sizes(folder: Path) -> dict[str, int]:
-        if not folder.is_dir():
+    def file_sizes(folder: str) -> dict[str, int]:
+        path = below(root, folder)
+        if not path.is_dir():
             return {}
-        with os.scandir(folder) as entries:
-            return {entry.name: entry.stat().st_size for entry in entries if entry.is_file()}
+        with os.scandir(path) as found:
+            return {comparable(one.name): one.stat().st_size for one in found if one.is_file()}
 
     broken = {}
     for number, row in enumerate(rows):
-        paths = [root / face for face in row] + [caption_path(root, row[0], key) for key in CAPTION_DEGREES]
-        for path in paths:
-            size = file_sizes(path.parent).get(path.name)
+        for name in [*row, *(_caption_name(row[0], key) for key in CAPTION_DEGREES)]:
+            folder, _, file = name.rpartition("/")
+            size = file_sizes(folder).get(comparable(file))
             if not size:
-                broken[number] = f"{path} {'does not exist' if size is None else 'is empty'}"
+                broken[number] = f"{root / name} {'does not exist' if size is None else 'is empty'}"
                 break
     return broken

@@ -163,6 +163,10 @@ class PanoramaDataset(Dataset):
     def __len__(self) -> int:
         return len(self.indices)
 
+    def sample_ids(self) -> list[str]:
+        """Return the ids of all samples, without reading any."""
+        return [self.source.sample_id(index) for index in self.indices]
+
     def yaw_deg(self, epoch: int, index: int) -> float:
         """Return the yaw of a sample in degrees, by its index in the source."""
         generator = keyed_generator("yaw", self.seed, epoch, index)

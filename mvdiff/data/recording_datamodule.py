@@ -11,10 +11,11 @@ from typing import Any
 
 from mvdiff.data.frames import FrameDataset, Mode, TrainSamples
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
-from mvdiff.data.layouts import Source, data_set_root, open_recording, split_scenes
+from mvdiff.data.layouts import Source, data_set_root, name_in, open_recording, split_scenes
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
 from mvdiff.data.resizing import Resizing, check_resizing
 from mvdiff.data.sequences import MAX_BETWEEN
+from mvdiff.files.paths import expanded
 
 _log = logging.getLogger(__name__)
 
@@ -85,7 +86,7 @@ class RecordingDataModule(MultiViewDataModule):
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.root = root
+        self.root = expanded(root)
         self.height = height
         self.width = width
         self.mode = mode
@@ -123,10 +124,14 @@ class RecordingDataModule(MultiViewDataModule):
         """
         if split not in self._scenes:
             folder = data_set_root(self.root) / split
+            base = folder if folder.is_dir() else folder.parent
             with naming_missing_root(self.root):
                 paths = split_scenes(self.root, split, self.source)
+            names = [name_in(base, path) for path in paths]
+            if (name := next((name for name, count in Counter(names).items() if count > 1), None)) is not None:
+                raise ValueError(f"{base} must hold scenes of different names; got {name!r} twice, also in NFC.")
             with ThreadPoolExecutor(8) as pool:  # a scene without valid_frames.npy has a file to read for each frame
-                opened = list(pool.map(self._open, paths))
+                opened = list(pool.map(self._open, paths, names))
             found = [scene for scene in opened if isinstance(scene, RecordingSource)]
             broken = [error for error in opened if isinstance(error, Exception)]
             if broken and self.on_broken == "error":
@@ -140,11 +145,12 @@ class RecordingDataModule(MultiViewDataModule):
             self._scenes[split] = found
         return self._scenes[split]
 
-    def _open(self, path: Path) -> RecordingSource | FileNotFoundError | ValueError:
-        """Open a scene and read the lists that the modes need, or return the error."""
+    def _open(self, path: Path, name: str) -> RecordingSource | FileNotFoundError | ValueError:
+        """Open a scene, name it as the data set does and read the lists that the modes need, or return the error."""
         try:
             how = {"on_broken": self.on_broken, "missing_caption": self.missing_caption}
             scene = open_recording(path, self.source, self.resizing, **how)
+            scene.name = name
             scene.intrinsics(self.height, self.width)
             modes = {self.mode, self.eval_mode}
             lists = [scene.key_frames] if modes - {"interval", "frames"} else []

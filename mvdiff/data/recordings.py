@@ -20,6 +20,7 @@ from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
 from mvdiff.data.images import image_size, read_depth, read_image_uint8
 from mvdiff.data.resizing import Resizing, resized_depths, resized_intrinsics
+from mvdiff.files.paths import existing, expanded, own_name, visible
 from mvdiff.samples import from_uint8
 
 NOT_FINITE = "pose is not finite"
@@ -73,17 +74,18 @@ class RecordingSource(ABC):
             raise ValueError(f'on_broken must be "error" or "skip"; got {on_broken!r}.')
         if missing_caption not in ("error", "nearest", "empty"):
             raise ValueError(f'missing_caption must be "error", "nearest" or "empty"; got {missing_caption!r}.')
-        self.path = Path(path)
+        self.path = expanded(path)
         for part in self.missing_parts(self.path):
-            inner = next(iter(sorted(self.path.glob(f"*/{self.parts[0]}"))), None)
-            if inner is not None and part.name == self.parts[0]:
-                raise FileNotFoundError(
-                    f"{self.path} must be one scene; it holds several. Name one of them, such as {inner.parent}."
-                )
+            inner = visible(self.path) if self.path.is_dir() and part.name == self.parts[0] else []
+            for folder in inner:
+                if self.recognises(folder):
+                    raise FileNotFoundError(
+                        f"{self.path} must be one scene; it holds several. Name one of them, such as {folder}."
+                    )
             raise FileNotFoundError(
                 f"{part} must be part of a scene ({self.layout} layout); it does not exist. {self.remedy}"
             )
-        self.name = self.path.resolve().name
+        self.name = own_name(self.path)
         self.on_broken = on_broken
         self.missing_caption = missing_caption
         self.unusable: Counter[str] = Counter()
@@ -92,12 +94,12 @@ class RecordingSource(ABC):
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Return True if a folder has this layout, even if the recording is incomplete."""
-        return (folder / cls.parts[0]).exists()
+        return existing(folder / cls.parts[0]).exists()
 
     @classmethod
     def missing_parts(cls, folder: Path) -> list[Path]:
         """Return the paths of missing parts."""
-        return [folder / part for part in cls.parts if not (folder / part).exists()]
+        return [folder / part for part in cls.parts if not existing(folder / part).exists()]
 
     @property
     @abstractmethod
@@ -149,12 +151,12 @@ class RecordingSource(ABC):
 
     def caption_file(self, frame: int) -> Path:
         """Return the path of a frame's caption file, which need not exist."""
-        return self.path / PROMPTS / f"{frame}.txt"
+        return existing(self.path / PROMPTS / f"{frame}.txt")
 
     @cached_property
     def valid_frames(self) -> list[int]:
         """Numbers of the usable frames, ascending: those listed in valid_frames.npy, or else of all frames."""
-        listed = self.path / VALID_FRAMES
+        listed = existing(self.path / VALID_FRAMES)
         if listed.is_file():
             return self._usable(read_valid_frames(listed), VALID_FRAMES)
         _log.info("%s does not exist; reading all poses of the scene to find its usable frames", listed)

@@ -22,6 +22,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import numbers_in
 from mvdiff.data.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.data.recordings import Kind, RecordingSource
+from mvdiff.files.paths import existing, first_existing, visible
 from mvdiff.files.text import read_text
 
 _SUFFIXES = {"color": IMAGE_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
@@ -43,9 +44,8 @@ class ScanNetScene(RecordingSource):
     def file(self, kind: Kind, frame: int) -> Path:
         """Return the path of a frame's file; colour may have any ending of an image (.jpg if there is none)."""
         if kind == "intrinsics":
-            return self.path / "intrinsic" / "intrinsic_depth.txt"
-        paths = [self.path / kind / f"{frame}{suffix}" for suffix in _SUFFIXES[kind]]
-        return next((path for path in paths if path.is_file()), paths[0]) if kind == "color" else paths[0]
+            return existing(self.path / "intrinsic" / "intrinsic_depth.txt")
+        return first_existing([self.path / kind / f"{frame}{suffix}" for suffix in _SUFFIXES[kind]])
 
     @cached_property
     def _K(self) -> Tensor:
@@ -69,7 +69,7 @@ class ScanNetScene(RecordingSource):
         """Yield folders of files with zero-padded numbers, which are not read, or without any colour image."""
         for part, suffixes in _SUFFIXES.items():
             folder = self.path / part
-            names = sorted(path.name for path in folder.iterdir() if path.suffix in suffixes)
+            names = [path.name for path in visible(folder, *suffixes)]
             if padded := [name for name in names if re.fullmatch(r"0[0-9]+\.\w+", name)]:
                 example = Path(padded[0])
                 details = f"{len(padded)}, such as {example}, are not read; rename them to <i>{example.suffix}"

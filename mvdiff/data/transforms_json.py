@@ -23,6 +23,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.images import IMAGE_SUFFIXES, image_size
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+from mvdiff.files.paths import below, existing, first_existing, listed_name
 from mvdiff.files.text import read_json_object
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.sampling import pixel_from_corner
@@ -60,7 +61,7 @@ class TransformsRecording(RecordingSource):
         depth_unit_scale_factor: float | None = None,
     ) -> None:
         super().__init__(path, on_broken, missing_caption)
-        self._json = self.path / NAME
+        self._json = existing(self.path / NAME)
         self._shared, self._frames = _read(self._json)
         for values in (self._shared, *self._frames):
             _check_pinhole(self._json, values)
@@ -88,7 +89,11 @@ class TransformsRecording(RecordingSource):
         name = values["file_path"] if kind == "color" else values.get("depth_file_path", values.get("depth_path"))
         if not isinstance(name, str):
             raise FileNotFoundError(f"{self._json} must have a depth_file_path for frame {frame}.")
-        paths = [folder / (name + suffix) for folder in folders_of(self._json) for suffix in ("", *IMAGE_SUFFIXES)]
+        suffixes = ("", *IMAGE_SUFFIXES)
+        exact = [folder / (name + suffix) for folder in folders_of(self._json) for suffix in suffixes]
+        if (path := first_existing(exact)).is_file():
+            return path
+        paths = [below(folder, name + suffix) for folder in folders_of(self._json) for suffix in suffixes]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def load_intrinsics(self, frame: int) -> Tensor:
@@ -142,6 +147,9 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     for number, frame in enumerate(frames):
         if not isinstance(frame, dict) or not isinstance(frame.get("file_path"), str):
             raise ValueError(f"{path} must have a file_path at frame {number}; got {str(frame)[:80]}.")
+        for key in ("file_path", "depth_file_path", "depth_path"):
+            if isinstance(frame.get(key), str):
+                frame[key] = listed_name(frame[key], f"{key} of frame {number} in {path}")
     return {key: value for key, value in content.items() if key != "frames"}, frames
 
 

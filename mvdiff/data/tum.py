@@ -23,6 +23,7 @@ from torch import Tensor
 
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+from mvdiff.files.paths import below, existing, listed_name
 from mvdiff.files.text import read_lines
 
 CAMERA = "camera.txt"
@@ -70,7 +71,7 @@ class TumRecording(RecordingSource):
             raise ValueError(f"max_seconds must be at least 0; got {max_seconds}.")
         self._intrinsics = intrinsics
         self.depth_units_per_metre = depth_units_per_metre
-        rgb, depth, poses = (self.path / part for part in self.parts)
+        rgb, depth, poses = (existing(self.path / part) for part in self.parts)
         times, self._colours = _read_files(rgb)
         depth_times, depths = _read_files(depth)
         pose_times, self._poses = _read_poses(poses)
@@ -95,7 +96,7 @@ class TumRecording(RecordingSource):
         return self.path / (CAMERA if kind == "intrinsics" else "groundtruth.txt")
 
     def _named(self, name: str, named_in: str) -> Path:
-        paths = [folder / name for folder in folders_of(self.path / named_in)]
+        paths = [below(folder, name) for folder in folders_of(existing(self.path / named_in))]
         return next((path for path in paths if path.is_file()), paths[0])
 
     def _listed(self, values: Sequence, frame: int):
@@ -113,7 +114,7 @@ class TumRecording(RecordingSource):
 
     @cached_property
     def _K(self) -> Tensor:
-        path = self.path / CAMERA
+        path = existing(self.path / CAMERA)
         if self._intrinsics is not None:
             values = [float(value) for value in self._intrinsics]
         elif path.is_file():
@@ -190,7 +191,9 @@ def _read_files(path: Path) -> tuple[np.ndarray, list[str]]:
     rows = [(row[0], " ".join(row[1:])) for row in _read_rows(path)]
     if not rows or not all(name for _, name in rows):
         raise ValueError(f'{path} must have lines of "time file"; got {"none" if not rows else "one without a file"}.')
-    return _numbers(path, [[time] for time, _ in rows])[:, 0], [name for _, name in rows]
+    return _numbers(path, [[time] for time, _ in rows])[:, 0], [
+        listed_name(name, f"{path} entry {number}") for number, (_, name) in enumerate(rows)
+    ]
 
 
 def _read_poses(path: Path) -> tuple[np.ndarray, np.ndarray]:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from mvdiff.files.paths import expanded_values
+
 PAPER_SIZE = 1024
 PairRule = Literal["adjacent", "overlapping"] | Sequence[tuple[int, int]]
 """Rule to choose pairs of views by, or the pairs; "adjacent" of views with depth: consecutive ones."""
@@ -50,3 +52,7 @@ class EvaluationSettings:
     """bootstrap resamples for confidence intervals of per-sample means"""
     fid_resamples: int = 0
     """bootstrap resamples for the confidence interval of the toy FID; 0: no interval"""
+
+    def __post_init__(self) -> None:
+        for name in ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth"):
+            object.__setattr__(self, name, expanded_values(getattr(self, name)))

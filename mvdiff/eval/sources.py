@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.files.paths import expanded_values, same_name
 from mvdiff.files.text import read_json_object, read_yaml_mapping
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
@@ -313,7 +314,7 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
         for path in config_layers(configs):
             section = read_yaml_mapping(path).get("data")
             if section is not None:
-                parsed = parser.parse_object({"data": section}, namespace=parsed)
+                parsed = parser.parse_object({"data": expanded_values(section)}, namespace=parsed)
         if parsed is None:
             raise ValueError("none")
         data = parser.instantiate(parsed).data
@@ -339,7 +340,7 @@ def read_truth(path: str | Path) -> dict[str, Truth]:
                 "truth must map sample ids to lists with one entry per view, an object of labels or null; got "
                 f"{str(views)[:80]} for {name!r}, in {path}."
             )
-    return values
+    return {same_name(sample_id): views for sample_id, views in values.items()}
 
 
 def _is_labels(view: Any) -> bool:

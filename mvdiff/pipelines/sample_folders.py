@@ -19,6 +19,7 @@ from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.panorama import stitched
 from mvdiff.pipelines.sampling import PAPER_SAMPLING
 from mvdiff.samples import SampleRecord, camera_record, is_complete, read_sample, sample_folder, to_uint8, write_sample
+from mvdiff.samples.ids import check_ids
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Task
 
@@ -107,11 +108,13 @@ def write_samples(
         Numbers of written and skipped samples.
 
     Raises:
-        ValueError: A complete sample has other prompts, cameras, seed or settings.
+        ValueError: A complete sample has other prompts, cameras, seed or settings; or two ids would share a folder, or
+            one cannot name any.
         OSError: A folder cannot be written; complete samples stay.
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
+    check_ids((sample_id, f"sample {i} of the batch") for i, sample_id in enumerate(batch.sample_id))
     todo = []
     for i in range(batch.batch_size):
         given, pixels = ({}, None) if task is None else task.describe_given(batch, i)
@@ -236,7 +239,7 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
     if not is_complete(folder):
         return False
     written = read_sample(folder).record
-    for name in ("prompts", "seed", "rig", "cameras", "settings"):
+    for name in ("sample_id", "prompts", "seed", "rig", "cameras", "settings"):
         old, new = getattr(written, name), getattr(record, name)
         if old == new:
             continue

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mvdiff import __version__
+from mvdiff.files.paths import visible
 from mvdiff.mesh import simplified, up_axis
 from mvdiff.mesh.reading import read_mesh
 from mvdiff.mesh.surface import SUFFIXES
@@ -185,7 +186,7 @@ def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str
     for source in sources:
         root = source.path if source.path.is_dir() else source.path.parent
         folders = [root, root / "meshes", *(sample.folder for sample in source.method.samples.values())]
-        files = [path for folder in folders for path in sorted(folder.glob("*")) if path.suffix.lower() in SUFFIXES]
+        files = [path for folder in folders if folder.is_dir() for path in visible(folder, *SUFFIXES)]
         paths = {path.resolve(): path for path in files if path.is_file()}
         for path in (path for resolved, path in paths.items() if resolved not in shown):
             try:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mvdiff.eval.table import check_results
+from mvdiff.files.paths import expanded, own_name
 from mvdiff.files.text import read_json
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import Sample, read_sample, scan_samples
@@ -80,8 +81,7 @@ def open_sources(paths: Sequence[Path], names: Sequence[str] | None = None, rig:
 
 
 def _own_name(path: Path) -> str:
-    resolved = path.resolve()
-    return resolved.parent.name if path.is_file() else resolved.name
+    return own_name(path.parent if path.is_file() else path)
 
 
 def _open(path: Path, name: str, rig: Rig | None) -> Source:
@@ -127,7 +127,7 @@ def _named_path(described: Any) -> str | None:
 def _scored_folder(described: Any, results: Path) -> Path | None:
     """Return the folder of scored samples, absolute or relative to the results file; None if it does not exist."""
     named = _named_path(described)
-    candidates = [] if named is None else [Path(named), results.parent / named, results.parent / Path(named).name]
+    candidates = [] if named is None else [expanded(named), results.parent / named, results.parent / Path(named).name]
     return next((path for path in candidates if path.is_dir()), None)
 
 
@@ -143,18 +143,5 @@ def _read_method(root: Path | None, name: str, rig: Rig | None) -> Method:
         except (ValueError, OSError) as error:
             method.problems.append(str(error))
             continue
-        first = method.samples.setdefault(sample.record.sample_id, sample)
-        if first is not sample:
-            raise ValueError(
-                f"sample ids in DIR must be unique; got {sample.record.sample_id!r} in {first.folder} and in "
-                f"{folder}. {_advice(first.folder, folder)}"
-            )
+        method.samples[sample.record.sample_id] = sample
     return method
-
-
-def _advice(first: Path, second: Path) -> str:
-    """Return the remedy for two folders with the same sample id."""
-    roots = first.parent, second.parent
-    if any(one.is_relative_to(other) for one, other in (roots, roots[::-1])):  # one root, or one within the other
-        return "Remove one of them, or give it another sample_id in its sample.json."
-    return f"To compare methods, pass their folders: mvdiff report {roots[0]} {roots[1]}."

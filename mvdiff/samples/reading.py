@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from mvdiff.files.paths import expanded, own_name
 from mvdiff.files.text import read_json, read_lines
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.samples.depths import read_depth
@@ -106,7 +107,7 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
         FileNotFoundError: The folder is incomplete, or a view is missing.
         ValueError: `sample.json` is unreadable or inconsistent, or the number of views or prompts does not match.
     """
-    folder = Path(folder)
+    folder = expanded(folder)
     if is_complete(folder):
         record = _read_record(folder / RECORD_NAME)
         paths = tuple(folder / f"{i}.png" for i in range(len(record.prompts)))
@@ -127,7 +128,7 @@ def read_sample(folder: str | Path, rig: Rig | None = None) -> Sample:
     natural = tuple(folder / f"{i}_natural.png" for i in range(len(paths)))
     natural = natural if any(path.exists() for path in natural) else ()
     _require(natural)
-    record = SampleRecord(folder.name, _read_prompts(folder / PROMPT_NAME, len(paths)), rig=rig.to_dict())
+    record = SampleRecord(own_name(folder), _read_prompts(folder / PROMPT_NAME, len(paths)), rig=rig.to_dict())
     return Sample(folder, record, paths, natural)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvdiff.files.paths import same_name
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples.record_checks import check_record
 from mvdiff.shapes import check_shapes
@@ -22,7 +23,7 @@ class SampleRecord:
     """Description of one sample: the content of `sample.json`.
 
     Args:
-        sample_id: Name of the sample, unique within its root.
+        sample_id: Name of the sample, unique within its root; brought into NFC.
         prompts: One prompt per view, without the prefix that the model adds.
         rig: `Rig.to_dict()` of the views, or None if `cameras` is set.
         cameras: `{"height", "width", "views": [{"K": 3x3, "R": 3x3}, ...]}`, or None. Views that do not share a centre
@@ -43,6 +44,9 @@ class SampleRecord:
     settings: dict[str, Any] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sample_id", same_name(self.sample_id))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], where: str = RECORD_NAME) -> SampleRecord:

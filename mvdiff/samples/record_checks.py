@@ -6,6 +6,8 @@ import reprlib
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from mvdiff.samples.ids import check_id
+
 _TOO_LARGE = 1e12  # no angle, position or focal length reaches this
 _MAX_SIDE = 1 << 16
 
@@ -29,6 +31,7 @@ def check_record(values: Mapping[str, Any], where: str) -> None:
     sample_id, prompts, seed = values["sample_id"], values["prompts"], values.get("seed")
     if not (isinstance(sample_id, str) and sample_id):
         _refuse("sample_id", "a non-empty text", sample_id, where)
+    check_id(sample_id, where)
     if not (_is_list(prompts) and all(isinstance(prompt, str) for prompt in prompts)):
         _refuse("prompts", "a list of texts, one per view", prompts, where)
     if seed is not None and not _is_whole(seed):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvdiff.eval.settings import EvaluationSettings
+from mvdiff.files.paths import expanded_values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,3 +22,6 @@ class OutputSettings:
     evaluation: EvaluationSettings | None = None
     """protocol of the metrics of `test`: a mapping with option names of `mvdiff evaluate`, such as {"num_splits": 5};
     None: the paper's"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dir", expanded_values(self.dir))

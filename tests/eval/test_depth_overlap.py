@@ -261,9 +261,12 @@ def test_depths_without_poses_share_a_centre(tmp_path, walk):
 def test_one_number_is_not_made_of_both_kinds(tmp_path, walk):
     write(tmp_path / "all", walk, num=1)
     write(tmp_path / "all" / "more", walk, num=1, with_t=False, with_depth=False)
+    path = tmp_path / "all" / "more" / "s0" / "sample.json"
+    path.write_text(path.read_text().replace('"sample_id": "s0"', '"sample_id": "s1"'))
     found = evaluate(tmp_path / "all", metrics=["overlap_psnr"], settings=AS_IS)["metrics"][MEAN]
     assert "must all have depths or all have none" in found["missing"]
     reference = tmp_path / "all" / "more"
+    path.write_text(path.read_text().replace('"sample_id": "s1"', '"sample_id": "s0"'))
     write(tmp_path / "ours", walk, num=1)
     found = evaluate(tmp_path / "ours", reference, ["overlap_psnr"], AS_IS)["metrics"][MEAN]
     assert "must all have depths or all have none" in found["note"]

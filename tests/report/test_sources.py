@@ -123,10 +123,10 @@ def test_results_that_do_not_say_where_their_samples_lie_are_named(tmp_path, cha
 def test_a_sample_id_twice_says_where_and_what_helps(tmp_path):
     one, other = tmp_path / "multi" / "0000", tmp_path / "multi" / "0001"
     shutil.copytree(write_panorama(tmp_path / "multi", "0000"), other)
-    with pytest.raises(ValueError, match="sample ids in DIR must be unique") as caught:
+    with pytest.raises(ValueError, match="must be unique") as caught:
         open_sources([tmp_path / "multi"])
     assert str(caught.value) == (
-        f"sample ids in DIR must be unique; got '0000' in {one} and in {other}. "
+        f"sample ids below {tmp_path / 'multi'} must be unique; got '0000' in {one} and in {other}. "
         "Remove one of them, or give it another sample_id in its sample.json."
     )
     record = json.loads((other / "sample.json").read_text())
@@ -170,6 +170,6 @@ def test_names_that_do_not_fit(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"DIR must exist; got .*three"):
         open_sources([tmp_path / "three"])
     with pytest.raises(
-        ValueError, match=r"sample ids in DIR must be unique; got 'a' in .*one/out/a and in .*two/out/a"
+        ValueError, match=r"sample ids below .* must be unique; got 'a' in .*one/out/a and in .*two/out/a"
     ):
         open_sources([tmp_path])

@@ -24,7 +24,7 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
     """Open the splits and read the files of the first samples, or of all with `--all_data`."""
     data, root = run.data, getattr(run.data, "root", None)
     name = type(data).__name__
-    if root is not None and not Path(root).expanduser().is_dir():
+    if root is not None and not Path(root).is_dir():
         remedy = "Put the data set there (docs/data.md; mvdiff data toyworld makes one), or set --data.root DIR."
         yield Finding("problem", f"data.root must be a folder; got {root}, which does not exist", remedy)
         yield Finding("not checked", "splits, files and captions: they need the folder")

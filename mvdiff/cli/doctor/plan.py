@@ -183,7 +183,7 @@ def _places(run: RunToCheck) -> Iterator[Finding]:
     """Report the folders that the run writes to, whether it may, and the space there."""
     writable: dict[Path, list[str]] = {}
     for purpose, place in _folders(run).items():
-        path = Path(place).expanduser().absolute()
+        path = Path(place).absolute()
         existing = next(parent for parent in (path, *path.parents) if parent.exists())
         if not existing.is_dir() or not os.access(existing, os.W_OK):
             kind = "may not be written to" if existing.is_dir() else "is a file"

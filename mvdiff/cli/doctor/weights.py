@@ -15,6 +15,7 @@ from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
 from mvdiff.eval.runner import PAPER_METRICS
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
+from mvdiff.files.paths import visible
 from mvdiff.files.text import read_yaml_mapping
 from mvdiff.models.backbone import base_parts
 from mvdiff.models.loading import is_hub_id, resolve_folder
@@ -75,7 +76,7 @@ def _base(name: str, named: Mapping[str, Any]) -> Iterator[Finding]:
         if part == "vae" and named.get("vae") is not None:
             continue
         if part in ("tokenizer", "scheduler"):
-            files = sorted(path for path in folder.glob("*") if path.is_file())
+            files = [path for path in visible(folder) if path.is_file()]
         else:
             files = _weight_files(folder)
         yield _found(f"base, {part}", folder, files, _fetch(name, named.get("revision")))
@@ -96,9 +97,10 @@ def _folder(setting: str, name: str | None, resolve: Any) -> Iterator[Finding]:
 
 def _weight_files(folder: Path) -> list[Path]:
     """Return the files of a folder that are opened: weights, else what packaged feature networks and pickles hold."""
-    if files := weight_files(folder)[1]:
-        return files
-    return next((files for kind in _KINDS if (files := sorted(folder.glob(kind)))), [])
+    if not folder.is_dir():
+        return []
+    files = weight_files(folder)[1]
+    return files or next((found for kind in _KINDS if (found := visible(folder, kind.removeprefix("*")))), [])
 
 
 def _found(setting: str, folder: Path, files: list[Path], remedy: str) -> Finding:

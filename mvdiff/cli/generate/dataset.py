@@ -49,8 +49,12 @@ def run(
     from mvdiff.cli.progress import progress_bar
     from mvdiff.pipelines.base import MultiViewPipeline
     from mvdiff.pipelines.sample_folders import generate_samples, write_reference
+    from mvdiff.samples.ids import check_ids
 
     data = open_data(options.config, options.split).data
+    dataset = data.eval_dataset(options.split)
+    if hasattr(dataset, "sample_ids"):  # a data set of one's own may lack it; its ids are checked batch by batch
+        check_ids((sample_id, f"the {options.split} split") for sample_id in dataset.sample_ids())
     batches = data.eval_dataloader(options.split)
     pipeline = open_pipeline(MultiViewPipeline, model, memory)
     pipeline.set_progress_bar_config(disable=True)

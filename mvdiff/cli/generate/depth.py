@@ -10,6 +10,7 @@ from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.generate.options import OutputOptions, check_prompts
 from mvdiff.cli.opening import DataReader, MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
+from mvdiff.files.paths import own_name
 from mvdiff.settings import Sampling
 
 
@@ -61,10 +62,11 @@ class SceneOptions(DataReader):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"--{name} must be at least 1; got {value}.")
-        names = [scene.name for scene in self.scene]
-        if len(set(names)) < len(names):
+        names = [own_name(scene) for scene in self.scene]
+        if len({name.casefold() for name in names}) < len(names):
             raise ValueError(
-                f"--scene must name folders of different names; got {', '.join(names)}. Run one at a time."
+                f"--scene must name folders of different names; got {', '.join(names)}. Run one at a time, each into "
+                "an --out of its own."
             )
 
     @property
@@ -80,8 +82,10 @@ def run(
     from mvdiff.cli.progress import progress_bar
     from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
     from mvdiff.pipelines.sequence_folders import generate_sequence_folder, write_real_sequence
+    from mvdiff.samples.ids import check_ids
 
     scenes = [_scene(path, options) for path in options.scene]  # all are looked at before the model is loaded
+    check_ids((scene.name, f"--scene {path}") for scene, path in zip(scenes, options.scene, strict=True))
     make_folder(output.out)
     pipeline = open_pipeline(MVDiffusionDepthPipeline, model, memory)
     pipeline.set_progress_bar_config(disable=True)

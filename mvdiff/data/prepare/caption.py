@@ -13,10 +13,10 @@ from torch import Tensor
 
 from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.counts import check_counts
-from mvdiff.data.equirectangular import list_images, read_prompts
+from mvdiff.data.equirectangular import list_images, prompts_file, read_prompts
 from mvdiff.data.images import read_image_uint8
 from mvdiff.data.layouts import Source, open_recording
-from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_faces, read_split
+from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_faces, read_split, split_lists
 from mvdiff.data.prepare.captioner import Captioner
 from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
 from mvdiff.files.writing import whole_file
@@ -133,10 +133,10 @@ def _recording_jobs(
 
 
 def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
-    lists = sorted(root.glob("*.npy"))
+    lists = split_lists(root)
     rows = dict.fromkeys(row for path in lists for row in read_split(path))
     if not lists:
-        scenes, incomplete = find_skyboxes(root)
+        scenes, incomplete, _ = find_skyboxes(root)
         rows = dict.fromkeys(row for scene in scenes.values() for row in scene)
         report.failed += [f"{panorama} must have six faces; some are missing." for panorama in incomplete]
     for row in rows:
@@ -150,7 +150,7 @@ def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: Capt
 
 def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
     for path in list_images(root).values():
-        target = path.with_suffix(".json")
+        target = prompts_file(path)
         if target.is_file() and not overwrite:
             try:
                 report.kept += len(read_prompts(target))

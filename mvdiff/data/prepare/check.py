@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mvdiff.data.captions import read_caption
 from mvdiff.data.counts import check_counts
-from mvdiff.data.equirectangular import list_images, read_names, read_prompts
+from mvdiff.data.equirectangular import list_images, prompts_file, read_names, read_prompts, unread_pictures
+from mvdiff.data.images import IMAGE_SUFFIXES
 from mvdiff.data.layouts import Source
-from mvdiff.data.matterport3d import caption_files, read_split
+from mvdiff.data.matterport3d import caption_files, identity, read_split, split_lists
 from mvdiff.data.panoramas import PanoramaSource
 from mvdiff.data.prepare.check_recordings import check_recordings
 from mvdiff.data.prepare.layout import DataSet, find_layouts, find_skyboxes
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
+from mvdiff.files.paths import below, existing, expanded
 from mvdiff.geometry.cameras import RingRig
 
 _Entry = TypeVar("_Entry")
@@ -58,7 +62,7 @@ def check_folders(
     """
     check_counts(num_threads=num_threads, limit=limit)
     if source is not None and not source.reads_recordings:
-        data_sets = [DataSet(source.cls.__name__, Path(root))]
+        data_sets = [DataSet(source.cls.__name__, expanded(root))]
     else:
         data_sets = find_layouts(root, source)
     return [_check(data_set, num_threads, progress, source, limit) for data_set in data_sets]
@@ -109,11 +113,17 @@ def _check_panoramas(
 
 
 def _listed(
-    report: CheckReport, paths: Iterable[Path], read: Callable[[Path], list], with_row: bool
+    report: CheckReport,
+    paths: Iterable[Path],
+    read: Callable[[Path], list],
+    identity: Callable[[Any], tuple[str, str]] | None = None,
 ) -> Iterator[tuple[Any, str]]:
-    """Yield (entry, position) of split lists; report broken and missing lists and repeated entries."""
+    """Yield (entry, position) of split lists; report broken and missing lists and repeated entries.
+
+    `identity` returns what identifies an entry of rows; None: an entry is a name, which identifies itself.
+    """
     first: dict[Any, str] = {}
-    for path in paths:
+    for path in map(existing, paths):
         if not path.is_file():
             report.problems.append(Problem("missing list", path, f"run `mvdiff data split {report.root}`"))
             continue
@@ -124,11 +134,12 @@ def _listed(
             continue
         report.panoramas[path.name] = len(entries)
         for number, entry in enumerate(entries):
-            where = f"{path.name} row {number}" if with_row else path.name
-            if entry in first:
-                name = entry if isinstance(entry, str) else entry[0]
-                report.problems.append(Problem("listed twice", report.root / name, f"{first[entry]} and {where}"))
-            first.setdefault(entry, where)
+            where = path.name if identity is None else f"{path.name} row {number}"
+            key = entry if identity is None else identity(entry)
+            if key in first:
+                name = entry if identity is None else entry[0]
+                report.problems.append(Problem("listed twice", report.root / name, f"{first[key]} and {where}"))
+            first.setdefault(key, where)
             yield entry, where
 
 
@@ -142,12 +153,13 @@ def _first_of_each(entries: Mapping[_Entry, str], limit: int | None) -> dict[_En
 
 def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None) -> None:
     root = report.root
-    lists = set(root.glob("*.npy"))
+    lists = {existing(path) for path in (root / "train.npy", root / "test.npy")}
     rows: dict[tuple[str, ...], str] = {}
-    for row, where in _listed(report, sorted(lists | {root / "train.npy", root / "test.npy"}), read_split, True):
+    for row, where in _listed(report, sorted(lists.union(split_lists(root))), read_split, identity):
         rows.setdefault(row, where)
-    if not lists:
-        panoramas, incomplete = find_skyboxes(root)
+    if not split_lists(root):
+        panoramas, incomplete, copies = find_skyboxes(root)
+        report.notes += Counter({"further copy of a panorama": len(copies)} if copies else {})
         rows = {row: scene for scene in panoramas for row in panoramas[scene]}
         report.panoramas["without a list"] = len(rows)
         report.problems += [Problem("missing face", Path(pano), "a panorama needs six") for pano in incomplete]
@@ -158,7 +170,7 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
         row, where = item
         found = Found()
         for face in row:
-            found.read_image(root / face, "face", where)
+            found.read_image(below(root, face), "face", where)
         if [problem.kind for problem in found.problems] == 6 * ["missing face"]:
             found.problems = [Problem("listed path does not exist", root / face, where) for face in row]
         found.problems += [
@@ -185,10 +197,14 @@ def _check_equirectangular(
     root = report.root
     images = list_images(root)
     names: dict[str, str] = {}
-    for name, where in _listed(report, (root / "train.txt", root / "test.txt"), read_names, False):
+    for name, where in _listed(report, (root / "train.txt", root / "test.txt"), partial(read_names, images=images)):
         if name not in images:
             report.problems.append(Problem("listed path does not exist", root / name, where))
         names.setdefault(name, where)
+    report.problems += [
+        Problem("picture in a format that is not read", path, f"convert it to one of {', '.join(IMAGE_SUFFIXES)}")
+        for path in unread_pictures(root)
+    ]
     if unlisted := len(images.keys() - names.keys()):
         report.panoramas["without a list"] = unlisted
 
@@ -196,7 +212,7 @@ def _check_equirectangular(
 
     def check(item: tuple[str, str]) -> Found:
         name, where = item
-        found, path, prompts = Found(), images[name], images[name].with_suffix(".json")
+        found, path, prompts = Found(), images[name], prompts_file(images[name])
         found.read_image(path, "image", where)
         found.read_caption(lambda: read_prompts(prompts), prompts)
         return found

@@ -18,6 +18,7 @@ from mvdiff.data.layouts import Source, recording_class
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
 from mvdiff.data.recorded_frames import SceneFrames
 from mvdiff.data.recordings import NOT_FINITE, Kind, RecordingSource
+from mvdiff.files.paths import existing
 from mvdiff.geometry.consistency import check_consistency
 
 _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
@@ -95,9 +96,9 @@ def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
     """Read the existing lists of frames; report a missing list of key frames."""
     lists: dict[str, list[int]] = {}
     for name, read in ((KEY_FRAMES, read_key_frames), (VALID_FRAMES, read_valid_frames)):
-        path = folder / name
+        path = existing(folder / name)
         if path.is_file():
-            found.attempt(lambda path=path, read=read: lists.update({path.name: read(path)}), path, "list")
+            found.attempt(lambda path=path, name=name, read=read: lists.update({name: read(path)}), path, "list")
         elif name == KEY_FRAMES:
             found.problems.append(Problem("missing list", path, f"run `mvdiff data keyframes {folder}`"))
     return lists

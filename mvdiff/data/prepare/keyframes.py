@@ -23,6 +23,7 @@ from mvdiff.data.images import resize_depths
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.linked_copy import output_folder
 from mvdiff.data.recordings import RecordingSource
+from mvdiff.files.paths import existing, expanded
 from mvdiff.files.writing import whole_file
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
@@ -250,7 +251,8 @@ def key_frames_of(
     """
     scenes = find_recordings(root, source)
     _check_settings(overlap, min_depth)
-    job = partial(_write_scene, Path(root), None if out is None else Path(out), overlap, min_depth, overwrite, source)
+    root, out = expanded(root), None if out is None else expanded(out)
+    job = partial(_write_scene, root, out, overlap, min_depth, overwrite, source)
     results = []
     for found in map_in_processes(job, scenes, num_workers):
         results.append(found)
@@ -263,7 +265,7 @@ def _write_scene(
     root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, source: Source | None, scene: Path
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
-    kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and (folder / name).is_file()]
+    kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and existing(folder / name).is_file()]
     if len(kept) == 2:
         return SceneKeyFrames(folder, kept=True)
     try:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mvdiff.data.equirectangular import list_images
+from mvdiff.data.equirectangular import list_images, unread_pictures
+from mvdiff.data.images import IMAGE_SUFFIXES
 from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
-from mvdiff.data.matterport3d import layout_root
+from mvdiff.data.matterport3d import layout_root, split_lists
+from mvdiff.files.paths import expanded, same_name, visible, walk
 
 FACES_FOLDER = "matterport_skybox_images"
 """Name of the folder with a scene's skybox faces."""
 
-_FACE = re.compile(r"(?P<pano>.+)_skybox(?P<face>[0-5])_sami\.(jpg|jpeg|png)")
+_FACE = re.compile(r"(?P<pano>.+)_skybox(?P<face>[0-5])_sami")
 
 
 class DataSet(NamedTuple):
@@ -32,7 +34,7 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
         FileNotFoundError: The folder does not exist.
         ValueError: The folder has no known layout.
     """
-    root = Path(root)
+    root = expanded(root)
     if not root.is_dir():
         raise FileNotFoundError(f"DIR must be a folder; {root} does not exist.")
     if recording_class(root, source):  # a single scene
@@ -40,21 +42,29 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
     scenes, skyboxes, found = recordings_in(root, source), layout_root(root), []
     look_deeper = skyboxes != root or not scenes  # not into the many files of scenes
     if source is None and (
-        any(skyboxes.glob("*.npy"))
-        or (look_deeper and (any(_face_folders(skyboxes)) or any(skyboxes.rglob(f"{FACES_FOLDER}.zip"))))
+        split_lists(skyboxes) or (look_deeper and (any(_face_folders(skyboxes)) or any(face_archives(skyboxes))))
     ):
         found.append(DataSet("matterport3d", skyboxes))
     if scenes:
         found.append(_recordings(data_set_root(root), scenes, source))
-    if source is None and not found and (any(root.glob("*.txt")) or list_images(root)):
+    if source is None and not found and (list_images(root) or visible(root, ".txt")):
         found.append(DataSet("equirectangular", root))
     if not found:
         panoramas = f"a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular images, "
         raise ValueError(
             f"DIR must be {panoramas if source is None else ''}a scene or a folder of scenes "
             f"({{train,test}}/<scene> with {looked_for(source)}); got {root}, which is none of these."
+            f"{_named(unread_pictures(root))}"
         )
     return found
+
+
+def _named(pictures: list[Path]) -> str:
+    """Name pictures in formats that are not read, and the formats that are."""
+    if not pictures:
+        return ""
+    names = ", ".join(path.name for path in pictures[:3]) + f", ... {len(pictures)} in all" * (len(pictures) > 3)
+    return f" It holds pictures in formats that are not read ({names}); convert them to {', '.join(IMAGE_SUFFIXES)}."
 
 
 def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSet:
@@ -80,25 +90,44 @@ def splittable(root: str | Path, source: Source | None = None) -> DataSet:
     return data_set
 
 
-def find_skyboxes(root: Path) -> tuple[dict[str, list[tuple[str, ...]]], list[str]]:
-    """Find skybox panoramas: rows of six face paths, relative to `root`, by scene; and paths of incomplete ones."""
-    scenes: dict[str, list[tuple[str, ...]]] = {}
-    incomplete = []
-    for folder in sorted(_face_folders(root)):
-        panoramas: dict[str, dict[int, str]] = {}
-        for name in sorted(os.listdir(folder)):
-            if match := _FACE.fullmatch(name):
-                relative = (folder / name).relative_to(root).as_posix()
-                panoramas.setdefault(match["pano"], {})[int(match["face"])] = relative
-        rows = [tuple(faces[k] for k in range(6)) for faces in panoramas.values() if len(faces) == 6]
-        incomplete += [f"{folder}/{pano}" for pano, faces in panoramas.items() if len(faces) < 6]
-        if rows:
-            scenes.setdefault(folder.parent.name, []).extend(rows)
-    return scenes, incomplete
+class Skyboxes(NamedTuple):
+    """Skybox panoramas of a folder; a panorama is its (scene, name)."""
+
+    scenes: dict[str, list[tuple[str, ...]]]  # rows of six face paths, relative to the folder, by scene
+    incomplete: list[str]  # paths of panoramas with missing faces
+    copies: list[str]  # paths of further copies of a panorama, which are left out
 
 
-def _face_folders(root: Path):
-    for folder, subfolders, _ in os.walk(root):
+def find_skyboxes(root: Path) -> Skyboxes:
+    """Find skybox panoramas, each once; of several copies, such as `<scene>/<scene>/...`, take the first whole one."""
+    found: dict[tuple[str, str], list[tuple[Path, dict[int, str]]]] = {}
+    for folder in sorted(_face_folders(root), key=lambda folder: (len(folder.parts), folder)):
+        scene, panoramas = same_name(folder.parent.name), {}
+        for path in visible(folder, *IMAGE_SUFFIXES):
+            if match := _FACE.fullmatch(same_name(path.stem)):
+                faces = panoramas.setdefault(match["pano"], {})
+                faces[int(match["face"])] = path.relative_to(root).as_posix()
+        for pano, faces in panoramas.items():
+            found.setdefault((scene, pano), []).append((folder / pano, faces))
+    skyboxes = Skyboxes({}, [], [])
+    for (scene, _), copies in sorted(found.items()):
+        path, faces = max(copies, key=lambda copy: len(copy[1]))  # the first of equals
+        if len(faces) == 6:
+            skyboxes.scenes.setdefault(scene, []).append(tuple(faces[k] for k in range(6)))
+        else:
+            skyboxes.incomplete.append(str(path))
+        skyboxes.copies.extend(str(other) for other, _ in copies if other != path)
+    return skyboxes
+
+
+def face_archives(root: Path) -> Iterator[Path]:
+    """Find the archives of skybox faces of a raw download."""
+    for folder, _, names in walk(root):
+        yield from (folder / name for name in names if name.lower() == f"{FACES_FOLDER}.zip")
+
+
+def _face_folders(root: Path) -> Iterator[Path]:
+    for folder, subfolders, _ in walk(root):
         if FACES_FOLDER in subfolders:
-            yield Path(folder) / FACES_FOLDER
+            yield folder / FACES_FOLDER
             subfolders.remove(FACES_FOLDER)

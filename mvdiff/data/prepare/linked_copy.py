@@ -8,6 +8,7 @@ from pathlib import Path
 
 from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES
 from mvdiff.data.layouts import data_set_root
+from mvdiff.files.paths import visible
 
 
 def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
@@ -23,7 +24,7 @@ def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
     if folder.resolve() == scene.resolve():
         return scene
     folder.mkdir(parents=True, exist_ok=True)
-    for entry in sorted(scene.iterdir()):
+    for entry in visible(scene):
         target = folder / entry.name
         if target.exists():
             continue

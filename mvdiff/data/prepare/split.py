@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
-from mvdiff.data.equirectangular import list_images
-from mvdiff.data.layouts import Source
-from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
+from mvdiff.data.equirectangular import list_images, without_suffix
+from mvdiff.data.layouts import Source, name_in
+from mvdiff.data.prepare.layout import FACES_FOLDER, face_archives, find_skyboxes, splittable
+from mvdiff.files.paths import existing, is_hidden, same_name
 from mvdiff.files.writing import whole_file
 from mvdiff.keyed import keyed_int
 
@@ -29,6 +30,7 @@ class SplitReport:
     files: list[Path]
     unpacked: list[Path]  # archives unpacked
     left_out: list[str]  # panoramas with missing faces
+    copies: list[str]  # further copies of listed panoramas
     noun: str  # "panoramas" or "scenes"
 
 
@@ -50,7 +52,7 @@ def split_folder(
         root: Folder of the data set.
         test_fraction: Share of panoramas or recordings in the test list, in (0, 1); 0.1 in the paper (arXiv
             2307.01097).
-        test_names: Scenes, or file names without suffix, of the test list; None selects them at random.
+        test_names: Scenes, or file names with or without suffix, of the test list; None selects them at random.
         seed: Random seed of the selection.
         overwrite: Replace existing lists.
         source: Reader of recordings; None: layouts are detected. A user's class of panoramas needs no lists: it gets
@@ -64,16 +66,16 @@ def split_folder(
         raise ValueError(f"test_fraction must lie between 0 and 1; got {test_fraction}.")
     layout, root, scenes = splittable(root, source)
     suffix = ".npy" if layout == "matterport3d" else ".txt"
-    files = [root / f"train{suffix}", root / f"test{suffix}"]
-    existing = [path for path in files if path.exists()]
-    if existing and not overwrite:
-        raise FileExistsError(f"{existing[0]} already exists. Pass --overwrite to replace it.")
+    files = [existing(root / f"train{suffix}"), existing(root / f"test{suffix}")]
+    present = [path for path in files if path.exists()]
+    if present and not overwrite:
+        raise FileExistsError(f"{present[0]} already exists. Pass --overwrite to replace it.")
     if layout == "matterport3d":
         unpacked = unpack_archives(root)
-        groups, left_out = find_skyboxes(root)
+        groups, left_out, copies = find_skyboxes(root)
     else:
-        unpacked, left_out = [], []
-        names = [scene.relative_to(root).as_posix() for scene in scenes] or list_images(root)
+        unpacked, left_out, copies = [], [], []
+        names = [name_in(root, scene) for scene in scenes] or list_images(root)
         groups = {name: [name] for name in names}
     test_groups = _test_groups(groups, test_fraction, test_names, seed)
     train = [row for name in sorted(groups) if name not in test_groups for row in groups[name]]
@@ -84,30 +86,34 @@ def split_folder(
                 np.save(file, np.array(rows))
             else:
                 file.write("".join(f"{name}\n" for name in rows).encode())
-    return SplitReport(len(train), len(test), files, unpacked, left_out, "scenes" if scenes else "panoramas")
+    noun = "scenes" if scenes else "panoramas"
+    return SplitReport(len(train), len(test), files, unpacked, left_out, copies, noun)
 
 
 def unpack_archives(root: Path) -> list[Path]:
-    """Unpack the `matterport_skybox_images.zip` of each scene in place, unless already done; return the archives.
+    """Unpack the `matterport_skybox_images.zip` of each scene in place; return the archives that were unpacked.
+
+    An archive is left alone if its faces lie beside it, put there by this function or by `unzip`.
 
     Raises:
         ValueError: An archive is damaged.
     """
     unpacked = []
-    for archive in sorted(root.rglob(f"{FACES_FOLDER}.zip")):
+    for archive in sorted(face_archives(root)):
         target = archive.parent / FACES_FOLDER
         if target.is_dir():
             continue
         # unpack under another name first, so that an interrupted run does not look complete
         partial = archive.parent / f"{FACES_FOLDER}.partial"
-        partial.mkdir(exist_ok=True)
         _check_archive(archive)
         with zipfile.ZipFile(archive) as content:
-            for member in content.infolist():
-                path = Path(member.filename)
-                if path.parent.name == FACES_FOLDER and not member.is_dir():
-                    with content.open(member) as packed, open(partial / path.name, "wb") as face:
-                        shutil.copyfileobj(packed, face)
+            faces = [member for member in content.infolist() if _is_face(member)]
+            if faces and all(_is_unpacked(archive.parent, member) for member in faces):
+                continue
+            partial.mkdir(exist_ok=True)
+            for member in faces:
+                with content.open(member) as packed, open(partial / Path(member.filename).name, "wb") as face:
+                    shutil.copyfileobj(packed, face)
         partial.rename(target)
         unpacked.append(archive)
     return unpacked
@@ -131,15 +137,25 @@ def _check_archive(path: Path) -> None:
         raise ValueError(f"{path} must be a whole zip file; {damaged} is damaged. Download it again.")
 
 
+def _is_face(member: zipfile.ZipInfo) -> bool:
+    path = Path(member.filename)
+    return path.parent.name == FACES_FOLDER and not member.is_dir() and not any(map(is_hidden, path.parts))
+
+
+def _is_unpacked(folder: Path, member: zipfile.ZipInfo) -> bool:
+    path = folder / member.filename
+    return ".." not in path.parts and path.is_file() and path.stat().st_size == member.file_size
+
+
 def _test_groups(
     groups: dict[str, list], test_fraction: float, test_names: Sequence[str] | None, seed: int
 ) -> set[str]:
     """Select the test groups: those named, or groups in the order of a keyed hash up to the share."""
     if test_names is not None:
-        unknown = sorted(set(test_names) - groups.keys())
+        selected = {without_suffix(same_name(name), groups) for name in test_names}
+        unknown = sorted(selected - groups.keys())
         if unknown:
             raise ValueError(f"test names must be in the folder; got {unknown[0]!r} ({len(unknown)} unknown).")
-        selected = set(test_names)
     else:
         if len(groups) < 2:
             raise ValueError(f"DIR must have at least two scenes or images to split; got {len(groups)}.")
