@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,10 +13,12 @@ from mvdiff.data.counts import check_counts
 from mvdiff.data.equirectangular import list_images, read_names, read_prompts
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import caption_files, read_split
+from mvdiff.data.panorama_files import decode_panorama, not_read, unread_images
 from mvdiff.data.panoramas import PanoramaSource
 from mvdiff.data.prepare.check_recordings import check_recordings
 from mvdiff.data.prepare.layout import DataSet, find_layouts, find_skyboxes
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
+from mvdiff.files.images import decode_opaque
 from mvdiff.geometry.cameras import RingRig
 
 _Entry = TypeVar("_Entry")
@@ -45,6 +48,7 @@ def check_folders(
     progress: Progress | None = None,
     source: Source | None = None,
     limit: int | None = None,
+    max_pixels: int | None = None,
 ) -> list[CheckReport]:
     """Check a folder in each of its layouts; see `check_folder`.
 
@@ -55,17 +59,23 @@ def check_folders(
         source: Reader of the data set.
         limit: Read only the files of the first `limit` panoramas of each list, or of as many frames of the first scene
             of each split; the lists themselves are checked whole.
+        max_pixels: Largest width x height of a panorama's images, see `mvdiff.files.images`.
     """
-    check_counts(num_threads=num_threads, limit=limit)
+    check_counts(num_threads=num_threads, limit=limit, max_pixels=max_pixels)
     if source is not None and not source.reads_recordings:
         data_sets = [DataSet(source.cls.__name__, Path(root))]
     else:
         data_sets = find_layouts(root, source)
-    return [_check(data_set, num_threads, progress, source, limit) for data_set in data_sets]
+    return [_check(data_set, num_threads, progress, source, limit, max_pixels) for data_set in data_sets]
 
 
 def _check(
-    data_set: DataSet, num_threads: int, progress: Progress | None, source: Source | None, limit: int | None
+    data_set: DataSet,
+    num_threads: int,
+    progress: Progress | None,
+    source: Source | None,
+    limit: int | None,
+    max_pixels: int | None,
 ) -> CheckReport:
     report = CheckReport(layout=data_set.layout, root=data_set.root, noun="scenes" if data_set.scenes else "panoramas")
     progress = progress or (lambda done, total: None)
@@ -75,9 +85,9 @@ def _check(
         elif source is not None:
             _check_panoramas(report, source, pool, progress, limit)
         elif data_set.layout == "matterport3d":
-            _check_matterport3d(report, pool, progress, limit)
+            _check_matterport3d(report, pool, progress, limit, max_pixels)
         else:
-            _check_equirectangular(report, pool, progress, limit)
+            _check_equirectangular(report, pool, progress, limit, max_pixels)
     report.problems.sort()
     return report
 
@@ -140,8 +150,10 @@ def _first_of_each(entries: Mapping[_Entry, str], limit: int | None) -> dict[_En
     return {entry: entries[entry] for listed in by_list.values() for entry in listed[:limit]}
 
 
-def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None) -> None:
-    root = report.root
+def _check_matterport3d(
+    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None, max_pixels: int | None
+) -> None:
+    root, decode = report.root, partial(decode_opaque, max_pixels=max_pixels)
     lists = set(root.glob("*.npy"))
     rows: dict[tuple[str, ...], str] = {}
     for row, where in _listed(report, sorted(lists | {root / "train.npy", root / "test.npy"}), read_split, True):
@@ -158,7 +170,7 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
         row, where = item
         found = Found()
         for face in row:
-            found.read_image(root / face, "face", where)
+            found.read_image(decode, root / face, "face", where)
         if [problem.kind for problem in found.problems] == 6 * ["missing face"]:
             found.problems = [Problem("listed path does not exist", root / face, where) for face in row]
         found.problems += [
@@ -180,10 +192,11 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
 
 
 def _check_equirectangular(
-    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None
+    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None, max_pixels: int | None
 ) -> None:
-    root = report.root
+    root, decode = report.root, partial(decode_panorama, max_pixels=max_pixels)
     images = list_images(root)
+    report.problems += [Problem("unread image", path, not_read(path)) for path in unread_images(root, images)]
     names: dict[str, str] = {}
     for name, where in _listed(report, (root / "train.txt", root / "test.txt"), read_names, False):
         if name not in images:
@@ -197,7 +210,7 @@ def _check_equirectangular(
     def check(item: tuple[str, str]) -> Found:
         name, where = item
         found, path, prompts = Found(), images[name], images[name].with_suffix(".json")
-        found.read_image(path, "image", where)
+        found.read_image(decode, path, "image", where)
         found.read_caption(lambda: read_prompts(prompts), prompts)
         return found
 

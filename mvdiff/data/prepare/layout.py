@@ -10,6 +10,7 @@ from typing import NamedTuple
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
 from mvdiff.data.matterport3d import layout_root
+from mvdiff.data.panorama_files import unread_images
 
 FACES_FOLDER = "matterport_skybox_images"
 """Name of the folder with a scene's skybox faces."""
@@ -46,7 +47,7 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
         found.append(DataSet("matterport3d", skyboxes))
     if scenes:
         found.append(_recordings(data_set_root(root), scenes, source))
-    if source is None and not found and (any(root.glob("*.txt")) or list_images(root)):
+    if source is None and not found and (any(root.glob("*.txt")) or list_images(root) or unread_images(root, ())):
         found.append(DataSet("equirectangular", root))
     if not found:
         panoramas = f"a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular images, "

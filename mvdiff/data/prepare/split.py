@@ -11,6 +11,7 @@ import numpy as np
 
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source
+from mvdiff.data.panorama_files import not_read, unread_images
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
 from mvdiff.files.writing import whole_file
 from mvdiff.keyed import keyed_int
@@ -26,6 +27,7 @@ class SplitReport:
     unpacked: list[Path]  # archives unpacked
     left_out: list[str]  # panoramas with missing faces
     noun: str  # "panoramas" or "scenes"
+    unread: list[Path]  # pictures of formats that are not read
 
 
 def split_folder(
@@ -66,10 +68,15 @@ def split_folder(
         raise FileExistsError(f"{existing[0]} already exists. Pass --overwrite to replace it.")
     if layout == "matterport3d":
         unpacked = unpack_archives(root)
-        groups, left_out = find_skyboxes(root)
+        (groups, left_out), unread = find_skyboxes(root), []
     else:
-        unpacked, left_out = [], []
-        names = [scene.relative_to(root).as_posix() for scene in scenes] or list_images(root)
+        unpacked, left_out, unread = [], [], []
+        names = [scene.relative_to(root).as_posix() for scene in scenes]
+        if not scenes:
+            names = list(list_images(root))
+            unread = unread_images(root, names)
+        if unread and not names:
+            raise ValueError(f"DIR must hold images that are read; got {unread[0]}: {not_read(unread[0])}.")
         groups = {name: [name] for name in names}
     test_groups = _test_groups(groups, test_fraction, test_names, seed)
     train = [row for name in sorted(groups) if name not in test_groups for row in groups[name]]
@@ -80,7 +87,7 @@ def split_folder(
                 np.save(file, np.array(rows))
             else:
                 file.write("".join(f"{name}\n" for name in rows).encode())
-    return SplitReport(len(train), len(test), files, unpacked, left_out, "scenes" if scenes else "panoramas")
+    return SplitReport(len(train), len(test), files, unpacked, left_out, "scenes" if scenes else "panoramas", unread)
 
 
 def unpack_archives(root: Path) -> list[Path]:
