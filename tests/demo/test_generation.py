@@ -71,5 +71,5 @@ def test_a_pipeline_that_continues_a_picture_is_given_one(toy_pipeline, picture_
     assert picture_pipeline.given == {"size": (30, 20), "angles": (65.0, -30.0, 5.0), "paste_back": False}
     with pytest.raises(ValueError, match=r"image must be the picture to extend; got none\."):
         generate_panorama(picture_pipeline, Request("white walls"))
-    with pytest.raises(ValueError, match=r"fov_deg and pitch_deg must be a number of degrees; got none\."):
-        Given(given.image, None, 0.0, None).arguments()
+    with pytest.raises(ValueError, match=r"pitch_deg must be a number of degrees; got none\."):
+        Given(given.image, None, 0.0, None).picture()
