@@ -160,7 +160,7 @@ def decode_image(
             tags = read_photo_tags(image)
             orientation = tags.orientation if oriented else 1
         rgb, alpha = _rgb(image, name), _alpha(image)
-        if turn := _TURNS.get(orientation):
+        if (turn := _TURNS.get(orientation)) is not None:
             rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
         return DecodedImage(rgb, alpha, tags)
 
@@ -206,7 +206,10 @@ def _opened(
         try:
             width, height = image.size
             if width * height > limit:
-                raise unusable(name, f"must have at most {limit} pixels (max_pixels); it is {width}x{height}.")
+                raise unusable(
+                    name,
+                    f"must have at most {limit} pixels; it is {width}x{height}. Raise max_pixels, or scale it down.",
+                )
             yield image
         finally:
             if image is not source:
@@ -248,6 +251,8 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
     elif image.mode in ("1", "LA", "La"):
         image = image.convert("L")
     elif image.mode not in ("L", "RGB", "CMYK"):
+        if image.mode == "P" and "transparency" in image.info:
+            image = image.convert("RGBA")  # Pillow warns of the direct way
         image = image.convert("RGB")
     if profile:
         image = _to_srgb(image, profile, name)

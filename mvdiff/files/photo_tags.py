@@ -28,7 +28,7 @@ DECODER_ERRORS = (
 """Errors that Pillow raises for damaged bytes."""
 
 _ORIENTATION, _EXIF_IFD, _FOCAL_LENGTH_35MM = 0x0112, 0x8769, 0xA405
-_GPANO = re.compile(r"GPano:(\w{1,64})(?:\s*=\s*[\"']([^\"'<]{0,64})[\"']|>\s*([^<]{0,64}?)\s*</)")
+_GPANO = re.compile(r"(?<!/)GPano:(\w{1,64})(?:\s*=\s*[\"']([^\"'<]{0,64})[\"']|>\s*([^<]{0,64}?)\s*</)")
 """A GPano property, as an attribute or an element."""
 
 
