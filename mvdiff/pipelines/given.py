@@ -61,7 +61,7 @@ class GivenImage:
         if not 0 < self.fov_deg < 180:
             raise ValueError(
                 f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. Across its width a "
-                "phone's photo has about 69 degrees held sideways, 54 upright."
+                "phone's photo has about 69 degrees held sideways, 55 upright."
             )
         for name, limit in (("pitch_deg", 90), ("yaw_deg", 360)):
             if not -limit <= (value := getattr(self, name)) <= limit:
@@ -182,7 +182,7 @@ def _field_of_view(pixels: Tensor, tags: PhotoTags, name: str, is_known: bool) -
     fov_deg = tags.fov_deg(width, height)
     if fov_deg is None:
         return {"fov_deg": DEFAULT_FOV}
-    return {"fov_deg": fov_deg, "fov_from": f"EXIF focal length of {tags.focal_35mm:g} mm (35 mm film)"}
+    return {"fov_deg": round(fov_deg, 2), "fov_from": f"EXIF focal length of {tags.focal_35mm:g} mm (35 mm film)"}
 
 
 def _pixels(picture: Picture, name: str, max_pixels: int | None) -> tuple[Tensor, Tensor | None, PhotoTags]:

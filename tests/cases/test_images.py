@@ -20,7 +20,7 @@ RIG = RingRig(height=16, width=16)
 
 def check(root, capsys, *options) -> tuple[int, str]:
     status = main(["data", "check", str(root), *options])
-    return status, capsys.readouterr().out.replace(f"{root}/", "")
+    return status, capsys.readouterr().out.replace(f"{root}/", "").replace(str(root), "data")
 
 
 def problem(printed: str, name: str) -> str:

@@ -66,7 +66,7 @@ def test_where_the_field_of_view_comes_from_is_said_and_noted(model, tmp_path, c
     assert "plain.jpg (fov 90 across its width, the default, yaw 180," in output
     noted = read_sample(tmp_path / "out" / "0000").record.settings["given"]["pictures"]
     assert [picture.get("fov_from") for picture in noted] == ["EXIF focal length of 26 mm (35 mm film)", None]
-    assert noted[0]["fov_deg"] == pytest.approx(54.879, abs=1e-3)
+    assert noted[0]["fov_deg"] == pytest.approx(54.88)
     assert (noted[0]["width"], noted[0]["height"]) == (48, 64)
 
 

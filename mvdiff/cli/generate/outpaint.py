@@ -21,7 +21,7 @@ class PictureOptions:
     """picture to extend; repeat for several: where they overlap, the earlier one wins"""
     fov: list[float] | None = None
     """field of view across the picture's width, seen upright, in degrees; give once, or once per --image in order (a
-    phone's photo: about 69 held sideways, 54 upright) (default: from the focal length in its EXIF, else 90)"""
+    phone's photo: about 69 held sideways, 55 upright) (default: from the focal length in its EXIF, else 90)"""
     yaw: list[float] | None = None
     """direction of the picture's centre in degrees to the right; give as --fov (default: 0)"""
     pitch: list[float] | None = None
