@@ -20,6 +20,8 @@ class CheckOptions(DataReader):
     """a folder of panoramas or of recordings, in any supported layout (docs/data.md)"""
     num_workers: int = 8
     """files decoded at once"""
+    max_pixels: int | None = None
+    """largest width x height of a panorama's images (default: 178956970); training needs data.max_pixels too"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,6 +94,8 @@ class CaptionOptions(DataReader):
     """largest length of a caption, in tokens"""
     view_size: int = 512
     """width and height of a panorama's views, in pixels"""
+    max_pixels: int | None = None
+    """largest width x height of a panorama's images (default: 178956970)"""
     overwrite: bool = False
     """replace existing captions"""
 
@@ -125,7 +129,9 @@ def check(options: CheckOptions) -> int:
     from mvdiff.data.prepare.check import check_folders
 
     with progress_of("checking") as progress:
-        reports = check_folders(options.dir, options.num_workers, progress, Source.of_option(options.data))
+        reports = check_folders(
+            options.dir, options.num_workers, progress, Source.of_option(options.data), max_pixels=options.max_pixels
+        )
     for report in reports:
         for problem in report.problems:
             print(problem)
@@ -158,6 +164,7 @@ def check(options: CheckOptions) -> int:
 def split(options: SplitOptions) -> int:
     """Write the lists; return the exit status."""
     from mvdiff.data.layouts import Source
+    from mvdiff.data.panorama_files import not_read
     from mvdiff.data.prepare.split import split_folder
     from mvdiff.files.text import read_lines
 
@@ -172,6 +179,8 @@ def split(options: SplitOptions) -> int:
         print(f"left out, not all six faces are there: {panorama}")
     for panorama in report.copies:
         print(f"left out, a copy of a listed panorama: {panorama}")
+    for path in report.unread:
+        print(f"left out: {path}: {not_read(path)}")
     done(
         f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}",
         typed("mvdiff", "data", "check", options.dir),
@@ -230,7 +239,9 @@ def caption(options: CaptionOptions) -> int:
     captioner = Captioner(*(getattr(options, name) for name in names))
     how = (options.every, options.batch_size, options.view_size, options.overwrite)
     with progress_of("captions") as progress:
-        report = caption_folder(options.dir, captioner, *how, progress, Source.of_option(options.data))
+        report = caption_folder(
+            options.dir, captioner, *how, progress, Source.of_option(options.data), options.max_pixels
+        )
     for failure in report.failed:
         print(failure)
     done(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from mvdiff.data.counts import check_counts
 from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
 from mvdiff.data.known import KnownMode
@@ -30,8 +31,10 @@ class PanoramaDataModule(MultiViewDataModule):
             covered by a picture of random field of view, shape and direction) or "mixed" (either, 1:1); None: no
             `known` mask. Validation and test always use "first".
         on_broken: "error" stops at incomplete panoramas; "skip" drops them with a warning.
+        max_pixels: Largest width x height of an image file, which bounds memory; None: 178,956,970.
         source: Class that reads the data: class path of a `PanoramaSource`, or `class_path` and `init_args`, called
-            with (root, split, on_broken); None: the reader of the data module's own layout.
+            with (root, split, on_broken), and with max_pixels where it is set; None: the reader of the data module's
+            own layout.
         **settings: See `MultiViewDataModule`.
 
     Raises:
@@ -50,10 +53,12 @@ class PanoramaDataModule(MultiViewDataModule):
         mirror: bool = False,
         known: KnownMode | None = None,
         on_broken: OnBroken = "error",
+        max_pixels: int | None = None,
         source: str | dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
+        check_counts(max_pixels=max_pixels)
         self.root = expanded(root)
         self.rig = rig or RingRig()
         self.height, self.width = self.rig.height, self.rig.width
@@ -61,6 +66,7 @@ class PanoramaDataModule(MultiViewDataModule):
         self.mirror = mirror
         self.known = known
         self.on_broken = on_broken
+        self.max_pixels = max_pixels
         self._reader = Source.of(source or self.source_class)
         if self._reader is None:
             raise ValueError("source must name a class that reads panoramas; got None.")
@@ -69,8 +75,11 @@ class PanoramaDataModule(MultiViewDataModule):
     def source(self, split: str) -> PanoramaSource:
         """Return the reader of a split; open it on the first call."""
         if split not in self._sources:
+            how = {"on_broken": self.on_broken}
+            if self.max_pixels is not None:
+                how["max_pixels"] = self.max_pixels
             with naming_missing_root(self.root):
-                self._sources[split] = self._reader(self.root, split, on_broken=self.on_broken)
+                self._sources[split] = self._reader(self.root, split, **how)
         return self._sources[split]
 
     def train_dataset(self) -> PanoramaDataset:

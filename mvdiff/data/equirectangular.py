@@ -1,7 +1,7 @@
 """A folder of equirectangular panoramas, each with a JSON file of prompts.
 
 ```
-root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp)
+root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp, .tif, .tiff)
 root/NAME.json     {"prompt": "one for all"} or {"prompts": {"0": "...", "90": "...", "up": "..."}} by yaw in degrees
 root/train.txt, test.txt    one name per line, with or without suffix (written by `mvdiff data split`)
 ```
@@ -16,22 +16,13 @@ from pathlib import Path
 from torch import Tensor
 
 from mvdiff.data.captions import EmptyCaptionError
-from mvdiff.data.images import IMAGE_SUFFIXES, read_image_uint8
+from mvdiff.data.panorama_files import check_not_frames, not_read, read_panorama, unread_images
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
+from mvdiff.files.images import IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, expanded, listed_name, same_name, visible
 from mvdiff.files.text import read_json, read_lines
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
-
-UNREAD_SUFFIXES = (
-    ".hdr", ".exr", ".pfm", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".bmp", ".gif", ".psd", ".dng"
-)  # fmt: skip
-"""Suffixes of pictures, to name files that are no panoramas for mvdiff; those in `IMAGE_SUFFIXES` are read."""
-
-
-def unread_pictures(root: Path) -> list[Path]:
-    """List the pictures of a folder in formats that are not read, sorted."""
-    return visible(root, *(suffix for suffix in UNREAD_SUFFIXES if suffix not in IMAGE_SUFFIXES))
 
 
 def list_images(root: Path) -> dict[str, Path]:
@@ -39,7 +30,8 @@ def list_images(root: Path) -> dict[str, Path]:
 
     Raises:
         FileNotFoundError: The folder does not exist.
-        ValueError: Two images differ only in their suffix or in the Unicode form of their names.
+        ValueError: Two images differ only in their suffix or in the Unicode form of their names, or the images are
+            frames of a recording.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"root must be a folder of panoramas; {root} does not exist.")
@@ -52,6 +44,7 @@ def list_images(root: Path) -> dict[str, Path]:
             )
         if not path.is_dir():
             images[name] = path
+    check_not_frames(root, images.values())
     return images
 
 
@@ -137,16 +130,25 @@ class EquirectangularPanoramas:
         split: Name of the list NAME.txt, such as "train" or "test".
         on_broken: "error" stops at a panorama with a missing image or prompt file; "skip" drops it, counts it in
             `num_skipped` and logs a warning.
+        max_pixels: Largest width x height of a panorama; None: `mvdiff.files.images.MAX_PIXELS`.
 
     Raises:
         FileNotFoundError: The folder, the list or, with `on_broken="error"`, a listed file does not exist.
         ValueError: The list is malformed, or no panorama is complete.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        on_broken: OnBroken = "error",
+        max_pixels: int | None = None,
+    ) -> None:
         self.root = expanded(root)
+        self.max_pixels = max_pixels
         self.split = split
         images = list_images(self.root)
+        self._unread = {same_name(path.stem): path for path in unread_images(self.root, images)}
         list_path = existing(self.root / f"{split}.txt")
         names = read_names(list_path, images)
         broken = {row: text for row, name in enumerate(names) if (text := self._problem(name, images.get(name)))}
@@ -155,7 +157,8 @@ class EquirectangularPanoramas:
 
     def _problem(self, name: str, image: Path | None) -> str | None:
         if image is None:
-            return f"{self.root / name} has no image file"
+            other = self._unread.get(name)
+            return f"{other}: {not_read(other)}" if other else f"{self.root / name} has no image file"
         if not image.stat().st_size:
             return f"{image} is empty"
         prompts = prompts_file(image)
@@ -169,17 +172,8 @@ class EquirectangularPanoramas:
         return same_name(self.paths[index].stem)
 
     def panorama(self, index: int) -> Tensor:
-        """Decode a panorama as uint8 [3, H, 2H].
-
-        Raises:
-            ValueError: The file is broken or not twice as wide as high.
-        """
-        path = self.paths[index]
-        image = read_image_uint8(path)
-        height, width = image.shape[1:]
-        if width != 2 * height:
-            raise ValueError(f"{path} must be twice as wide as high; got {width}x{height}.")
-        return image
+        """Decode a panorama as uint8 [3, H, 2H]; see `read_panorama`."""
+        return read_panorama(self.paths[index], self.max_pixels)
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.captions import read_caption
-from mvdiff.data.images import read_image_uint8
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.arrays import read_npy
+from mvdiff.files.images import read_image_uint8
 from mvdiff.files.paths import below, comparable, existing, expanded, listed_name, same_name, visible
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
@@ -112,7 +112,7 @@ def pano_name(face: str) -> str:
     return same_name(face).rsplit("/", 1)[-1].rsplit("_skybox", 1)[0]
 
 
-def read_faces(root: Path, row: Sequence[str]) -> Tensor:
+def read_faces(root: Path, row: Sequence[str], max_pixels: int | None = None) -> Tensor:
     """Decode the six faces of a panorama, given by paths relative to `root`, as uint8 [6, 3, S, S] in skybox order.
 
     Raises:
@@ -120,7 +120,7 @@ def read_faces(root: Path, row: Sequence[str]) -> Tensor:
         ValueError: A face is broken or not square, or sizes differ.
     """
     paths = [below(root, face) for face in row]
-    faces = [read_image_uint8(path) for path in paths]
+    faces = [read_image_uint8(path, max_pixels=max_pixels) for path in paths]
     size = faces[0].shape[-1]
     for path, face in zip(paths, faces, strict=True):
         if face.shape != (3, size, size):
@@ -143,14 +143,22 @@ class Matterport3DPanoramas:
         split: Name of the list NAME.npy, such as "train" or "test".
         on_broken: "error" stops at an incomplete panorama; "skip" drops it, counts it in `num_skipped` and logs a
             warning.
+        max_pixels: Largest width x height of a face; None: `mvdiff.files.images.MAX_PIXELS`.
 
     Raises:
         FileNotFoundError: The list or, with `on_broken="error"`, a listed file does not exist.
         ValueError: The list is malformed, or no panorama is complete.
     """
 
-    def __init__(self, root: str | Path, split: str = "train", on_broken: OnBroken = "error") -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        split: str = "train",
+        on_broken: OnBroken = "error",
+        max_pixels: int | None = None,
+    ) -> None:
         self.root = layout_root(root)
+        self.max_pixels = max_pixels
         self.split = split
         list_path = existing(self.root / f"{split}.npy")
         rows = read_split(list_path)
@@ -168,7 +176,7 @@ class Matterport3DPanoramas:
 
     def faces(self, index: int) -> Tensor:
         """Decode the six faces; see `read_faces`."""
-        return read_faces(self.root, self.rows[index])
+        return read_faces(self.root, self.rows[index], self.max_pixels)
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvdiff.data.counts import check_counts
-from mvdiff.data.images import resize_depths
 from mvdiff.data.recordings import RecordingSource
+from mvdiff.data.resizing import resize_depths
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.consistency import Frame, Frames
 from mvdiff.geometry.depth import check_finite_cameras

@@ -18,8 +18,8 @@ from torch.nn.functional import interpolate
 
 from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
-from mvdiff.data.images import image_size, read_depth, read_image_uint8
 from mvdiff.data.resizing import Resizing, resized_depths, resized_intrinsics
+from mvdiff.files.images import read_depth, read_image_uint8, stored_size
 from mvdiff.files.paths import existing, expanded, own_name, visible
 from mvdiff.samples import from_uint8
 
@@ -133,8 +133,8 @@ class RecordingSource(ABC):
         """
 
     def load_image(self, frame: int) -> Tensor:
-        """Return the colour image [3, H, W], uint8, at its stored size."""
-        return read_image_uint8(self.file("color", frame))
+        """Return the colour image [3, H, W], uint8, as stored: an EXIF orientation would part it from its depth."""
+        return read_image_uint8(self.file("color", frame), oriented=False)
 
     def load_depths(self, frame: int) -> Tensor:
         """Return z-depth [H, W], float32 metres, 0 where unknown, at its stored size."""
@@ -217,7 +217,7 @@ class RecordingSource(ABC):
         sizes: Counter[tuple[int, int]] = Counter()
         for frame in self.frames:
             with suppress(ValueError, FileNotFoundError):
-                width, height = image_size(self.file("depth", frame), decode=False)
+                width, height = stored_size(self.file("depth", frame))
                 sizes[height, width] += 1
             if sizes.total() == 3:
                 break

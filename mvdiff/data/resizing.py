@@ -7,7 +7,6 @@ from typing import Literal
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from mvdiff.data.images import resize_depths
 from mvdiff.geometry.cameras import resize_intrinsics
 
 Resizing = Literal["exact", "released"]
@@ -32,6 +31,17 @@ def resized_intrinsics(K: Tensor, scale_x: float, scale_y: float, resizing: Resi
     if resizing == "exact":
         return resize_intrinsics(K, scale_x=scale_x, scale_y=scale_y)
     return K * K.new_tensor([scale_x, scale_y, 1.0])[:, None]
+
+
+def resize_depths(depths: Tensor, height: int, width: int) -> Tensor:
+    """Resize depths [H, W] by nearest neighbour (no mixed depths at edges); ties go right and down.
+
+    Example:
+        >>> import torch
+        >>> resize_depths(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 1, 2).tolist()
+        [[2.0, 4.0]]
+    """
+    return interpolate(depths[None, None], (height, width), mode="nearest-exact")[0, 0]
 
 
 def resized_depths(depths: Tensor, height: int, width: int, resizing: Resizing = "exact") -> Tensor:

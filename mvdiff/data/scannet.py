@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.frame_files import numbers_in
-from mvdiff.data.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.data.recordings import Kind, RecordingSource
+from mvdiff.files.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, first_existing, visible
 from mvdiff.files.text import read_text
 

@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.frame_files import check_listed, folders_of
-from mvdiff.data.images import IMAGE_SUFFIXES, image_size
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
+from mvdiff.files.images import IMAGE_SUFFIXES, stored_size
 from mvdiff.files.paths import below, existing, first_existing, listed_name
 from mvdiff.files.text import read_json_object
 from mvdiff.geometry.cameras import resize_intrinsics
@@ -100,7 +100,7 @@ class TransformsRecording(RecordingSource):
         """Return K [3, 3] of a frame in pixels of the depth images."""
         values = self._shared | self._frame(frame)
         if "w" not in values or "h" not in values:
-            values["w"], values["h"] = image_size(self.file("color", frame), decode=False)
+            values["w"], values["h"] = stored_size(self.file("color", frame))
         width, height = self._number(values, "w"), self._number(values, "h")
         if not (width > 0 and height > 0):
             raise ValueError(f"{self._json} must have a positive w and h; got {width:g} and {height:g}.")

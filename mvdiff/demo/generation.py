@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mvdiff.geometry.cameras import Rig
+from mvdiff.pipelines.given import GivenImage, given_images
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline
 from mvdiff.report import Gallery, Page, PanoramaEntry, PanoramaViewer, Section, render_page, view_labels
 
@@ -22,32 +23,38 @@ class Given:
     """The picture that outpainting extends; the fields are arguments of `MVDiffusionOutpaintPipeline.__call__`.
 
     Attributes:
-        image: PIL image; None until the visitor uploads one.
-        fov_deg: Horizontal field of view in degrees.
+        image: File or PIL image; None until the visitor uploads one.
+        fov_deg: Field of view across its width in degrees; None: from its EXIF, else 90.
         yaw_deg: Yaw of the centre in degrees, positive to the right.
         pitch_deg: Pitch of the centre in degrees, positive upwards.
         paste_back: Paste the known pixels into the views.
     """
 
     image: Any = None
-    fov_deg: float | None = 90.0
+    fov_deg: float | None = None
     yaw_deg: float | None = 0.0
     pitch_deg: float | None = 0.0
     paste_back: bool = True
 
-    def arguments(self) -> dict[str, Any]:
-        """Return the pipeline's arguments.
+    def picture(self) -> GivenImage:
+        """Read the picture with its angles.
 
         Raises:
-            ValueError: The picture or an angle is missing.
+            ValueError: The picture is missing or cannot be read, or an angle is missing.
         """
         if self.image is None:
             raise ValueError("image must be the picture to extend; got none.")
-        angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
+        angles = {"yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
         missing = [name for name, value in angles.items() if value is None]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be a number of degrees; got none.")
-        return {"image": self.image, "paste_back": bool(self.paste_back)} | {k: float(v) for k, v in angles.items()}
+        [picture] = given_images(self.image, self.fov_deg, **angles)
+        return picture
+
+    def arguments(self, picture: GivenImage) -> dict[str, Any]:
+        """Return the pipeline's arguments for the picture that was read."""
+        angles = {name: getattr(picture, name) for name in ("fov_deg", "yaw_deg", "pitch_deg")}
+        return {"image": self.image, "paste_back": bool(self.paste_back)} | angles
 
 
 @dataclass(frozen=True)
@@ -133,11 +140,15 @@ def generate_panorama(
         ValueError: A value of the request is missing or out of range.
     """
     prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
+    note = ""
     if takes_image(pipeline):
-        settings |= request.given.arguments()
+        picture = request.given.picture()
+        settings |= request.given.arguments(picture)
+        source = f", from its {picture.fov_from}" if picture.fov_from else ""
+        note = f"Field of view across the picture's width: {picture.fov_deg:.4g}°{source}."
     callback = counted(pipeline, settings["num_inference_steps"], progress)
     output = pipeline([prompts], output_type="uint8", callback_on_step_end=callback, **settings)
-    return document(output, pipeline.rig, prompts)
+    return document(output, pipeline.rig, prompts, note)
 
 
 def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
@@ -150,13 +161,14 @@ def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | Non
     return callback
 
 
-def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]) -> str:
+def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str], note: str = "") -> str:
     """Return the HTML document of one sample: its panorama in the viewer, its views below.
 
     Args:
         output: Output of the pipeline, of output type "uint8".
         rig: Rig of the views.
         prompts: One prompt per view.
+        note: Text below the views.
     """
     labels = rig_labels(rig)
     alike = len(set(prompts)) == 1
@@ -164,4 +176,5 @@ def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]
     panorama = (output.panoramas[0].numpy(), output.covered.numpy())
     viewer = PanoramaViewer([PanoramaEntry("Panorama", captions, {"generated": panorama})])
     views = Gallery({"views": list(output.images[0].numpy())}, labels=labels)
-    return render_page(Page("Panorama", sections=[Section("views", "Views", [viewer, views])], is_frame=True))
+    blocks = [viewer, views, *([note] if note else [])]
+    return render_page(Page("Panorama", sections=[Section("views", "Views", blocks)], is_frame=True))

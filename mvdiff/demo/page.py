@@ -84,10 +84,11 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, defaults: Defau
 
 def _given(gr) -> list:
     """Create the inputs of the picture to extend, in the order of `Given`."""
-    options = {"type": "pil", "image_mode": None}  # keeps transparency
+    options = {"type": "filepath", "image_mode": None}  # the file as it is, for the one decoder
     image = gr.Image(label="Picture to extend", sources=["upload"], height=220, elem_id="image", **options)
     with gr.Row():
-        fov = gr.Number(90, label="Field of view (°)", elem_id="fov", min_width=90)
+        across = "Across the width; empty: from the photo's EXIF, else 90."
+        fov = gr.Number(None, label="Field of view (°)", info=across, elem_id="fov", min_width=90)
         yaw = gr.Number(0, label="Yaw, right (°)", elem_id="yaw", min_width=90)
         pitch = gr.Number(0, label="Pitch, up (°)", elem_id="pitch", min_width=90)
     return [image, fov, yaw, pitch, gr.Checkbox(True, label="Keep the picture's own pixels", elem_id="paste")]

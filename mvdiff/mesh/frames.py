@@ -4,13 +4,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mvdiff.data.images import read_image_uint8
 from mvdiff.data.layouts import Source, looked_for, open_recording, recording_class
 from mvdiff.data.recorded_frames import SceneFrames
 from mvdiff.geometry.consistency import Frame
 from mvdiff.samples import Sample, is_complete, read_sample
 from mvdiff.samples.depths import read_depth
 from mvdiff.samples.folders import DEPTH_NAME
+from mvdiff.samples.pixels import read_png
 
 
 class SampleFrames:
@@ -40,7 +40,7 @@ class SampleFrames:
 
     def __getitem__(self, index: int) -> Frame:
         path = self.sample.view_paths[index]
-        image = read_image_uint8(path).permute(1, 2, 0)
+        image = read_png(path).permute(1, 2, 0)
         depth = read_depth(path.parent / DEPTH_NAME / path.name)
         if not tuple(image.shape[:2]) == tuple(depth.shape) == (self.height, self.width):
             raise ValueError(

@@ -6,22 +6,25 @@ Axes: V views of H x W pixels, h w a picture's own size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
+from mvdiff.files.images import BrokenImage, decode_image
+from mvdiff.files.photo_tags import PhotoTags
 from mvdiff.geometry.cameras import Rig, intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.given import overlay_given, warp_given
 from mvdiff.pipelines.calls import check_range
 from mvdiff.samples import from_uint8
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
+DEFAULT_FOV = 90.0
+"""Horizontal field of view, in degrees, of a picture about which nothing is known."""
 
 
 @dataclass(frozen=True)
@@ -30,22 +33,24 @@ class GivenImage:
 
     Args:
         pixels: [3, h, w] float in [-1, 1].
-        fov_deg: Horizontal field of view in degrees, in (0, 180).
+        fov_deg: Field of view across the picture's width (that of the upright picture) in degrees, in (0, 180).
         yaw_deg: Yaw of the picture's centre in degrees, in [-360, 360], positive to the right of view 0.
         pitch_deg: Pitch of the picture's centre in degrees, in [-90, 90], positive upwards.
         shown: [1, h, w], 1 for opaque pixels, 0 for transparent ones, which are to be generated; None: all are opaque.
         name: Name in error messages and in `sample.json`.
+        fov_from: Where `fov_deg` comes from, such as "EXIF focal length of 26 mm"; "": from the caller.
 
     Raises:
         ValueError: An angle is out of range, or the whole picture is transparent.
     """
 
     pixels: Tensor
-    fov_deg: float = 90.0
+    fov_deg: float = DEFAULT_FOV
     yaw_deg: float = 0.0
     pitch_deg: float = 0.0
     shown: Tensor | None = None
     name: str = "image"
+    fov_from: str = ""
 
     def __post_init__(self) -> None:
         if self.shown is not None and not bool(self.shown.any()):
@@ -55,8 +60,8 @@ class GivenImage:
             )
         if not 0 < self.fov_deg < 180:
             raise ValueError(
-                f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. A phone's main "
-                "camera has about 65."
+                f"fov_deg must lie between 0 and 180 degrees; got {self.fov_deg:g}, of {self.name}. Across its width a "
+                "phone's photo has about 69 degrees held sideways, 55 upright."
             )
         for name, limit in (("pitch_deg", 90), ("yaw_deg", 360)):
             if not -limit <= (value := getattr(self, name)) <= limit:
@@ -74,7 +79,8 @@ class GivenImage:
         """Return name, size and angles for `sample.json`; a file's name is recorded without its folder."""
         h, w = self.pixels.shape[-2:]
         angles = {"fov_deg": self.fov_deg, "yaw_deg": self.yaw_deg, "pitch_deg": self.pitch_deg}
-        return {"name": Path(self.name).name, "width": w, "height": h, **angles}
+        source = {"fov_from": self.fov_from} if self.fov_from else {}
+        return {"name": Path(self.name).name, "width": w, "height": h, **angles, **source}
 
 
 @dataclass(frozen=True)
@@ -112,26 +118,31 @@ def given_views(pictures: Sequence[GivenImage], rig: Rig) -> GivenViews:
 
 def given_images(
     image: Picture | Sequence[Picture],
-    fov_deg: float | Sequence[float] = 90.0,
+    fov_deg: float | Sequence[float] | None = None,
     yaw_deg: float | Sequence[float] = 0.0,
     pitch_deg: float | Sequence[float] = 0.0,
+    max_pixels: int | None = None,
 ) -> list[GivenImage]:
     """Read pictures and combine them with their angles.
 
     Args:
         image: One picture or a list; each a file, a PIL image of any mode, a uint8 array [h, w], [h, w, 3] or
-            [h, w, 4], or a float tensor [3, h, w] in [-1, 1]. EXIF rotation is applied, grey and CMYK become RGB, and
-            pixels that are more than half transparent are left to generate.
+            [h, w, 4], or a float tensor [3, h, w] in [-1, 1]. Files and PIL images are decoded as
+            `mvdiff.files.images` says; pixels that are more than half transparent are left to generate.
         fov_deg: See `GivenImage`; one number for all pictures, or one for each. The same holds for the other angles.
+            None: that of the focal length in the picture's EXIF, else `DEFAULT_FOV`.
         yaw_deg: See `GivenImage`.
         pitch_deg: See `GivenImage`.
+        max_pixels: Largest width x height of a picture; None: `mvdiff.files.images.MAX_PIXELS`.
 
     Raises:
         FileNotFoundError: A file does not exist.
-        ValueError: A picture cannot be read, or the number of angles differs from the number of pictures.
+        ValueError: A picture cannot be read or is a panorama, or there are not as many angles as pictures.
     """
     pictures = list(image) if isinstance(image, list | tuple) else [image]
     angles = {"fov_deg": fov_deg, "yaw_deg": yaw_deg, "pitch_deg": pitch_deg}
+    if fov_deg is None:
+        del angles["fov_deg"]
     listed = {}
     for name, value in angles.items():
         values = [value] * len(pictures) if np.ndim(value) == 0 else list(value)
@@ -146,15 +157,37 @@ def given_images(
     opened = []
     for index, picture in enumerate(pictures):
         name = str(picture) if isinstance(picture, str | Path) else f"image {index}"
-        pixels, shown = _pixels(picture, name)
+        pixels, shown, tags = _pixels(picture, name, max_pixels)
         own = {angle: values[index] for angle, values in listed.items()}
+        own |= _field_of_view(pixels, tags, name, is_known=fov_deg is not None)
         opened.append(GivenImage(pixels, **own, shown=shown, name=name))
     return opened
 
 
-def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
+def _field_of_view(pixels: Tensor, tags: PhotoTags, name: str, is_known: bool) -> dict[str, Any]:
+    """Return `fov_deg` and `fov_from` of a picture unless the field of view is known; refuse panoramas."""
+    height, width = pixels.shape[-2:]
+    if tags.sphere is not None:
+        raise ValueError(
+            f"image must be a photo, not a panorama; the GPano metadata of {name} says that it is {tags.sphere}. Cut a "
+            "perspective view out of it."
+        )
+    if is_known:
+        return {}
+    if width >= 2 * height:
+        raise ValueError(
+            f"image must be a photo, not a panorama; got {name}, {width}x{height}, as wide as a panorama. Cut a "
+            "perspective view out of it, or give fov_deg (--fov) if it is a photo."
+        )
+    fov_deg = tags.fov_deg(width, height)
+    if fov_deg is None:
+        return {"fov_deg": DEFAULT_FOV}
+    return {"fov_deg": round(fov_deg, 2), "fov_from": f"EXIF focal length of {tags.focal_35mm:g} mm (35 mm film)"}
+
+
+def _pixels(picture: Picture, name: str, max_pixels: int | None) -> tuple[Tensor, Tensor | None, PhotoTags]:
     if isinstance(picture, Tensor):
-        return _from_tensor(picture, name), None
+        return _from_tensor(picture, name), None, PhotoTags()
     if isinstance(picture, np.ndarray):
         channels = picture.shape[2:]
         if picture.dtype != np.uint8 or not picture.size or picture.ndim < 2 or channels not in ((), (1,), (3,), (4,)):
@@ -173,11 +206,14 @@ def _pixels(picture: Picture, name: str) -> tuple[Tensor, Tensor | None]:
             f"{name}."
         )
     try:
-        with Image.open(picture) if is_path else nullcontext(picture) as opened:
-            return _from_pil(opened)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        problem = "another kind of file" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise ValueError(f"image must be a complete picture file; got {problem}, in {name}.") from error
+        image = decode_image(Path(picture) if is_path else picture, name, max_pixels=max_pixels)
+    except BrokenImage as error:
+        raise ValueError(f"image must be a complete picture file; got {error.reason}, in {name}.") from error
+    shown = None
+    if image.alpha is not None:
+        shown = torch.from_numpy(np.array(image.alpha) >= 128)[None].float()
+        shown = None if bool(shown.all()) else shown
+    return from_uint8(image.pixels), shown, image.tags
 
 
 def _from_tensor(pixels: Tensor, name: str) -> Tensor:
@@ -187,20 +223,3 @@ def _from_tensor(pixels: Tensor, name: str) -> Tensor:
         )
     check_range("image", pixels, f", of {name}")
     return pixels.float().cpu()
-
-
-def _from_pil(image: Image.Image) -> tuple[Tensor, Tensor | None]:
-    """Convert a PIL image of any mode to pixels [3, h, w] in [-1, 1], and a mask of opaque pixels or None."""
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("F", "I"):
-        kind = {"F": "floating-point", "I": "32-bit"}[image.mode]
-        raise ValueError(f"{kind} pixels of unknown range")
-    if image.mode.startswith("I"):  # 16 bits, which a plain conversion would clip
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) / 257).round().astype(np.uint8))
-    shown = None
-    if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        shown = torch.from_numpy(np.array(image)[..., 3] >= 128)[None].float()
-        shown = None if bool(shown.all()) else shown
-    pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
-    return from_uint8(pixels), shown

@@ -58,7 +58,7 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         self,
         prompt: str | Sequence[str] | Sequence[Sequence[str]],
         image: Picture | Sequence[Picture] | None = None,
-        fov_deg: float | Sequence[float] = 90.0,
+        fov_deg: float | Sequence[float] | None = None,
         yaw_deg: float | Sequence[float] = 0.0,
         pitch_deg: float | Sequence[float] = 0.0,
         images: Tensor | None = None,
@@ -93,7 +93,8 @@ class MVDiffusionOutpaintPipeline(MVDiffusionPanoramaPipeline):
         Args:
             image: One or several pictures, see `mvdiff.pipelines.given.given_images`; where they overlap, the first
                 one is used.
-            fov_deg: Horizontal field of view of the pictures in degrees, in (0, 180); one number for all, or one each.
+            fov_deg: Field of view across the width of the upright pictures in degrees, in (0, 180); one number for
+                all, or one each. None: that of the focal length in a picture's EXIF, else 90.
             yaw_deg: Yaw of the picture's centre in degrees, in [-360, 360], positive to the right.
             pitch_deg: Pitch of the picture's centre in degrees, in [-90, 90], positive upwards.
             images: [B, V, 3, H, W] in [-1, 1], in place of `image`; read only where `known` is 1. For pictures of other

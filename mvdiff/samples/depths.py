@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from mvdiff.samples.pixels import read_pixels
+from mvdiff.files import images
+from mvdiff.samples.pixels import naming_broken
 
 MAX_DEPTH = 65.535
 """Largest depth in metres that a 16-bit map in millimetres can hold."""
@@ -47,9 +47,5 @@ def read_depth(path: Path) -> Tensor:
     Raises:
         ValueError: The file cannot be decoded or is not a 16-bit image of one channel.
     """
-    values = read_pixels(path, "depth")
-    if values.ndim != 2 or values.dtype not in (np.uint16, np.int32):
-        raise ValueError(
-            f"depth must be a 16-bit PNG with one channel; got {values.dtype} {list(values.shape)}, in {path}."
-        )
-    return torch.from_numpy(values.astype(np.float32) / 1000)
+    with naming_broken("depth", path):
+        return images.read_depth(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError)
-"""Errors that Pillow raises for files it cannot decode; SyntaxError stands for a broken PNG chunk."""
+from mvdiff.files.images import BrokenImage, read_image_uint8, read_values
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -39,12 +40,13 @@ def from_uint8(images_uint8: Tensor) -> Tensor:
 
 
 def read_png(path: Path) -> Tensor:
-    """Read an image as RGB uint8 [3, H, W].
+    """Read an opaque image as RGB uint8 [3, H, W], see `mvdiff.files.images`.
 
     Raises:
-        ValueError: The file cannot be decoded.
+        ValueError: The file cannot be decoded or must not be read.
     """
-    return torch.from_numpy(read_pixels(path, "image", "RGB")).permute(2, 0, 1).contiguous()
+    with naming_broken("image", path):
+        return read_image_uint8(path)
 
 
 def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
@@ -53,32 +55,22 @@ def read_given_png(path: Path) -> tuple[Tensor, Tensor]:
     Raises:
         ValueError: The file cannot be decoded or is not RGBA.
     """
-    pixels = read_pixels(path, "given view")
+    with naming_broken("given view", path):
+        pixels = read_values(path)
     if pixels.ndim != 3 or pixels.shape[-1] != 4:
         raise ValueError(f"given view must be an RGBA image; got shape {list(pixels.shape)}, in {path}.")
     values = torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
     return values[:3], (values[3:] > 127).float()
 
 
-def read_pixels(path: Path, name: str, mode: str | None = None) -> np.ndarray:
-    """Decode an image file, in its own Pillow mode or converted to `mode`.
-
-    Args:
-        path: The file.
-        name: Kind of image named in errors.
-        mode: Pillow mode such as "RGB"; None keeps the file's mode.
-
-    Returns:
-        [H, W] or [H, W, C].
-
-    Raises:
-        ValueError: The file cannot be decoded.
-    """
+@contextmanager
+def naming_broken(kind: str, path: Path) -> Iterator[None]:
+    """Say which kind of image of a sample is missing or broken, and what to do."""
     try:
-        with Image.open(path) as image:
-            return np.array(image if mode is None else image.convert(mode))
-    except UNREADABLE as error:
-        raise ValueError(f"{name} {path} cannot be read ({error}). Generate the sample again.") from error
+        yield
+    except (FileNotFoundError, BrokenImage) as error:
+        reason = error.reason if isinstance(error, BrokenImage) else "it does not exist"
+        raise ValueError(f"{kind} {path} cannot be read ({reason}). Generate the sample again.") from error
 
 
 def png_bytes(pixels: np.ndarray) -> bytes:

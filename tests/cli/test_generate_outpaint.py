@@ -9,6 +9,7 @@ from PIL import Image
 from mvdiff.cli.main import main
 from mvdiff.samples import read_sample
 from tests.cli.last_lines import next_commands
+from tests.files.pictures import exif
 from tests.pipelines.conftest import make_pipeline
 from tests.pipelines.test_outpaint import make_outpaint
 
@@ -52,6 +53,34 @@ def test_one_picture(model, picture, tmp_path, capsys):
     assert "1 complete panorama skipped" in capsys.readouterr().out
     assert generate(model, out, "--image", picture, "--fov", 60, "--yaw", 31, *PROMPT) == 1
     assert "settings.given.pictures of a complete sample must equal that of this run" in capsys.readouterr().err
+
+
+def test_where_the_field_of_view_comes_from_is_said_and_noted(model, tmp_path, capsys):
+    phone, plain = tmp_path / "phone.jpg", tmp_path / "plain.jpg"
+    Image.effect_noise((64, 48), 80).save(phone, exif=exif(6, 26))
+    Image.effect_noise((30, 20), 80).save(plain)
+    options = ["--image", phone, "--image", plain, "--yaw", 0, "--yaw", 180]
+    assert generate(model, tmp_path / "out", *options, *PROMPT) == 0
+    output = " ".join(capsys.readouterr().out.split())
+    assert "phone.jpg (fov 54.88 across its width, from its EXIF focal length of 26 mm (35 mm film), yaw 0," in output
+    assert "plain.jpg (fov 90 across its width, the default, yaw 180," in output
+    noted = read_sample(tmp_path / "out" / "0000").record.settings["given"]["pictures"]
+    assert [picture.get("fov_from") for picture in noted] == ["EXIF focal length of 26 mm (35 mm film)", None]
+    assert noted[0]["fov_deg"] == pytest.approx(54.88)
+    assert (noted[0]["width"], noted[0]["height"]) == (48, 64)
+
+
+def test_a_panorama_is_no_photo(model, tmp_path, capsys):
+    panorama = tmp_path / "panorama.jpg"
+    Image.effect_noise((64, 32), 80).save(panorama)
+    assert generate(model, tmp_path / "out", "--image", panorama, *PROMPT) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "image must be a photo, not a panorama; got" in error
+    assert "or give fov_deg (--fov) if it is a photo" in error
+    assert generate(model, tmp_path / "out", "--image", panorama, "--fov", 80, *PROMPT) == 0
+    assert "it is 2:1, as panoramas are, and taken for a photo" in " ".join(capsys.readouterr().out.split())
+    assert generate(model, tmp_path / "more", "--image", panorama, "--fov", 80, "--max_pixels", 2047, *PROMPT) == 1
+    assert "must have at most 2047 pixels; it is 64x32" in " ".join(capsys.readouterr().err.split())
 
 
 def test_several_pictures_controls_and_scores(model, picture, tmp_path, capsys):

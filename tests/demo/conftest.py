@@ -2,6 +2,7 @@
 
 import pytest
 
+from mvdiff.pipelines.given import given_images
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 
 
@@ -16,7 +17,8 @@ class PictureTaking(MVDiffusionPanoramaPipeline):
     """A panorama pipeline with the arguments of outpainting, which are noted and else left alone."""
 
     def __call__(self, prompt, image=None, fov_deg=90.0, yaw_deg=0.0, pitch_deg=0.0, paste_back=True, **settings):
-        self.given = {"size": image.size, "angles": (fov_deg, yaw_deg, pitch_deg), "paste_back": paste_back}
+        height, width = given_images(image)[0].pixels.shape[-2:]
+        self.given = {"size": (width, height), "angles": (fov_deg, yaw_deg, pitch_deg), "paste_back": paste_back}
         return super().__call__(prompt, **settings)
 
 

@@ -1,11 +1,13 @@
 """What a visitor asks for: prompts, numbers, and the document that comes out, on the packaged toy model."""
 
 import re
+from html import unescape
 
 import pytest
 from PIL import Image
 
 from mvdiff.demo.generation import Given, Request, generate_panorama, takes_image
+from tests.files.pictures import exif
 
 LABELS = ["0°", "90°", "up"]
 
@@ -67,9 +69,24 @@ def test_a_pipeline_that_continues_a_picture_is_given_one(toy_pipeline, picture_
     assert takes_image(picture_pipeline)
     assert not takes_image(toy_pipeline)
     given = Given(Image.new("RGB", (30, 20)), 65, -30.0, 5, False)
-    generate_panorama(picture_pipeline, Request("white walls", num_inference_steps=1, guidance_scale=1, given=given))
+    request = Request("white walls", num_inference_steps=1, guidance_scale=1, given=given)
+    page = unescape(generate_panorama(picture_pipeline, request))
     assert picture_pipeline.given == {"size": (30, 20), "angles": (65.0, -30.0, 5.0), "paste_back": False}
+    assert "Field of view across the picture's width: 65°." in page
     with pytest.raises(ValueError, match=r"image must be the picture to extend; got none\."):
         generate_panorama(picture_pipeline, Request("white walls"))
-    with pytest.raises(ValueError, match=r"fov_deg and pitch_deg must be a number of degrees; got none\."):
-        Given(given.image, None, 0.0, None).arguments()
+    with pytest.raises(ValueError, match=r"pitch_deg must be a number of degrees; got none\."):
+        Given(given.image, None, 0.0, None).picture()
+
+
+def test_an_upload_is_read_as_the_command_reads_it(picture_pipeline, tmp_path):
+    path = tmp_path / "phone.jpg"
+    Image.effect_noise((64, 48), 80).save(path, exif=exif(6, 26))
+    request = Request("white walls", num_inference_steps=1, guidance_scale=1, given=Given(str(path), None, 0.0, 0.0))
+    page = unescape(generate_panorama(picture_pipeline, request))
+    assert picture_pipeline.given["size"] == (48, 64)
+    assert picture_pipeline.given["angles"][0] == pytest.approx(54.88)
+    assert "Field of view across the picture's width: 54.88°, from its EXIF focal length of 26 mm" in page
+    Image.effect_noise((64, 32), 80).save(path)
+    with pytest.raises(ValueError, match="image must be a photo, not a panorama"):
+        generate_panorama(picture_pipeline, request)

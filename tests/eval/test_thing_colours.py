@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from mvdiff.data.images import read_image_uint8
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.data.toyworld.scene import COLOURS
 from mvdiff.data.toyworld.truth import WalkTruth
 from mvdiff.eval.metrics.thing_colours import colour_agreement, name_colour
+from mvdiff.files.images import read_image_uint8
 
 HUES = {"red": 0, "yellow": 50, "green": 128, "cyan": 184, "blue": 229, "purple": 284}  # degrees of COLOURS
 

@@ -7,6 +7,7 @@ from PIL import Image
 
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.pipelines.given import GivenImage, given_images, given_views
+from tests.files.pictures import exif, gpano, png, save_with_xmp, swapped_profile
 
 RIG = RingRig(num_views=8, height=16, width=16)
 RED = (200, 30, 40)
@@ -45,11 +46,11 @@ def test_grey_sixteen_bits_palette_and_cmyk():
 
 def test_transparency_is_cut_out():
     rgba = Image.new("RGBA", (4, 2), (*RED, 255))
-    assert only(rgba).shown is None
+    assert only(rgba, fov_deg=90).shown is None
     rgba.putpixel((0, 0), (0, 0, 0, 0))
     rgba.putpixel((1, 0), (*RED, 127))
-    assert only(rgba).shown[0].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
-    views = given_views([only(rgba)], Rig([(0, 0, 90)], height=2, width=4))
+    assert only(rgba, fov_deg=90).shown[0].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
+    views = given_views([only(rgba, fov_deg=90)], Rig([(0, 0, 90)], height=2, width=4))
     assert views.known[0, 0].tolist() == [[0, 0, 1, 1], [1, 1, 1, 1]]
 
 
@@ -59,7 +60,7 @@ def test_a_picture_that_is_transparent_everywhere_is_refused(tmp_path):
     with pytest.raises(
         ValueError, match=r"image must have opaque pixels; got .*clear\.png, which is transparent everywhere"
     ):
-        given_images([Image.new("RGB", (2, 2)), path])
+        given_images([Image.new("RGB", (2, 2)), path], fov_deg=90)
 
 
 def test_rotation_noted_in_the_file_is_applied(tmp_path):
@@ -107,7 +108,7 @@ def test_what_is_no_image_says_so(tmp_path):
         given_images(tmp_path / "c.png")
     with pytest.raises(ValueError, match="floating-point pixels"):
         given_images(Image.new("F", (2, 2)))
-    with pytest.raises(ValueError, match=r"got 32-bit pixels .*, in image 0"):
+    with pytest.raises(ValueError, match=r"image 0 must have 8 or 16 bits .* 32-bit pixels"):
         given_images(Image.fromarray(np.full((2, 2), 200, np.int32)))
     with pytest.raises(ValueError, match=r"complete picture file; got .*, in image 0"):
         given_images(Image.open(tmp_path / "b.png"))
@@ -125,7 +126,7 @@ def test_what_is_no_image_says_so(tmp_path):
         ({"fov_deg": float("nan")}, "fov_deg must lie between 0 and 180 degrees; got nan"),
         ({"pitch_deg": 91}, "pitch_deg must lie between -90 and 90 degrees; got 91"),
         ({"yaw_deg": 1000}, "yaw_deg must lie between -360 and 360"),
-        ({"fov_deg": None}, "fov_deg must be a number of degrees, or one for each picture; got None"),
+        ({"yaw_deg": None}, "yaw_deg must be a number of degrees, or one for each picture; got None"),
         ({"yaw_deg": [1, 2]}, r"yaw_deg must be one number for all pictures or one for each \(1\); got 2"),
     ],
 )
@@ -144,3 +145,65 @@ def test_several_pictures_and_one_that_reaches_nothing():
         given_views(given_images(pictures, fov_deg=[90, 20], pitch_deg=[0, 80]), RIG)
     with pytest.raises(ValueError, match="image must be at least one picture; got none"):
         given_views([], RIG)
+
+
+def photo(path, size=(64, 48), orientation=1, focal_35mm=None, **options):
+    Image.effect_noise(size, 80).convert("RGB").save(path, exif=exif(orientation, focal_35mm), **options)
+    return path
+
+
+@pytest.mark.parametrize(("orientation", "size", "fov"), [(1, (64, 48), 69.39), (6, (48, 64), 54.88)])
+@pytest.mark.parametrize("opened", [False, True])
+def test_the_field_of_view_across_the_upright_width_comes_from_the_focal_length(
+    tmp_path, orientation, size, fov, opened
+):
+    path = photo(tmp_path / "a.jpg", orientation=orientation, focal_35mm=26)
+    image = only(Image.open(path) if opened else path)
+    assert image.pixels.shape == (3, size[1], size[0])
+    assert image.fov_deg == pytest.approx(fov, abs=0.01)
+    assert image.describe()["fov_from"] == "EXIF focal length of 26 mm (35 mm film)"
+    assert only(path, fov_deg=65).describe() == {
+        "name": "a.jpg", "width": size[0], "height": size[1], "fov_deg": 65.0, "yaw_deg": 0.0, "pitch_deg": 0.0,
+    }  # fmt: skip
+
+
+def test_pictures_may_have_a_field_of_view_each(tmp_path):
+    phone, plain = photo(tmp_path / "a.jpg", focal_35mm=26), photo(tmp_path / "b.jpg")
+    images = given_images([phone, plain, np.zeros((3, 4, 3), np.uint8)])
+    assert [round(image.fov_deg, 2) for image in images] == [69.39, 90, 90]
+    assert [bool(image.fov_from) for image in images] == [True, False, False]
+
+
+def test_panoramas_are_not_taken_for_photos(tmp_path):
+    whole = photo(tmp_path / "whole.png", (64, 32))
+    sweep = photo(tmp_path / "sweep.jpg", (96, 32), focal_35mm=26)
+    for picture in (whole, sweep, Image.open(whole), np.zeros((32, 64, 3), np.uint8), torch.zeros(3, 32, 64)):
+        with pytest.raises(ValueError, match=r"image must be a photo, not a panorama; got .*, \d\dx32, as wide as"):
+            given_images(picture)
+        assert only(picture, fov_deg=80).fov_deg == 80
+    upright = photo(tmp_path / "upright.jpg", (64, 32), orientation=6)
+    assert only(upright).pixels.shape == (3, 64, 32)
+    for crop in ((64, 32), (32, 32)):
+        tagged = save_with_xmp(
+            tmp_path / "tagged.jpg", np.zeros((crop[1], crop[0], 3), np.uint8), gpano((64, 32), crop)
+        )
+        for options in ({}, {"fov_deg": 90}):
+            with pytest.raises(
+                ValueError, match=r"not a panorama; the GPano metadata of .*tagged\.jpg says that it is"
+            ):
+                given_images(tagged, **options)
+
+
+def test_files_are_decoded_under_the_policy_of_all_images(tmp_path):
+    rgb = np.full((4, 6, 3), 100, np.uint8)
+    (tmp_path / "deep.png").write_bytes(png(rgb.astype(np.uint16) * 257))
+    assert only(tmp_path / "deep.png").pixels.unique().tolist() == pytest.approx([level(100)])
+    Image.new("RGB", (6, 4), (255, 0, 0)).save(tmp_path / "p3.png", icc_profile=swapped_profile())
+    for picture in (tmp_path / "p3.png", Image.open(tmp_path / "p3.png")):
+        torch.testing.assert_close(only(picture).pixels[:, 0, 0], torch.tensor([-1.0, 1, -1]), atol=0.05, rtol=0)
+    with pytest.raises(ValueError, match=r"deep\.png must have at most 23 pixels; it is 6x4"):
+        given_images(tmp_path / "deep.png", max_pixels=23)
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"a\.gif must be a single still picture; it holds 2"):
+        given_images(tmp_path / "a.gif")

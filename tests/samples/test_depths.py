@@ -95,7 +95,7 @@ def test_missing_and_broken_depths_are_named(tmp_path):
     with pytest.raises(ValueError, match=r"depth .*1\.png cannot be read"):
         read_sample(folder).depths()
     Image.fromarray(images()[0]).save(path)
-    with pytest.raises(ValueError, match=r"depth must be a 16-bit PNG with one channel; got uint8 \[6, 10, 3\]"):
+    with pytest.raises(ValueError, match=r"must be a 16-bit PNG with one channel; got uint8 of shape \(6, 10, 3\)"):
         read_sample(folder).depths()
     Image.fromarray(np.zeros((3, 4), np.uint16)).save(path)
     with pytest.raises(ValueError, match=r"views of a sample must have one size; got \[6, 10\] and \[3, 4\]"):

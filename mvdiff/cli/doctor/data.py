@@ -40,7 +40,8 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
         return
     try:
         limit = None if run.settings.all_data else FIRST
-        reports = check_folders(root, source=Source.of(run.arguments_of("data").get("source")), limit=limit)
+        source = Source.of(run.arguments_of("data").get("source"))
+        reports = check_folders(root, source=source, limit=limit, max_pixels=getattr(data, "max_pixels", None))
     except (ValueError, OSError) as error:
         yield Finding.of_error(error, "files")
         return

@@ -20,16 +20,18 @@ class PictureOptions:
     image: list[Path]
     """picture to extend; repeat for several: where they overlap, the earlier one wins"""
     fov: list[float] | None = None
-    """horizontal field of view of the picture in degrees; give once, or once per --image in order (a phone's main
-    camera: about 65 held sideways, 50 upright) (default: 90)"""
+    """field of view across the picture's width, seen upright, in degrees; give once, or once per --image in order (a
+    phone's photo: about 69 held sideways, 55 upright) (default: from the focal length in its EXIF, else 90)"""
     yaw: list[float] | None = None
     """direction of the picture's centre in degrees to the right; once, or once per --image, like --fov (default: 0)"""
     pitch: list[float] | None = None
     """direction of the picture's centre in degrees upwards; once, or once per --image, like --fov (default: 0)"""
     no_paste_back: bool = False
     """do not copy the pictures' pixels back into the views (needed by `evaluate --metrics given`)"""
+    max_pixels: int | None = None
+    """largest width x height of a picture (default: 178956970)"""
 
-    def angles(self, name: str, default: float) -> float | list[float]:
+    def angles(self, name: str, default: float | None) -> float | list[float] | None:
         """Return an angle for all pictures, or one for each; an error names the option."""
         values, count = getattr(self, name) or [default], len(self.image)
         if len(values) not in (1, count):
@@ -51,8 +53,8 @@ def run(
     """Generate; return the exit status."""
     from mvdiff.pipelines.given import given_images, given_views
 
-    angles = (options.angles(name, default) for name, default in (("fov", 90.0), ("yaw", 0.0), ("pitch", 0.0)))
-    images = given_images(options.image, *angles)
+    angles = (options.angles(name, default) for name, default in (("fov", None), ("yaw", 0.0), ("pitch", 0.0)))
+    images = given_images(options.image, *angles, options.max_pixels)
     entries = entries_of(prompts)
     make_folder(output.out)
 
@@ -61,18 +63,23 @@ def run(
     pipeline = open_pipeline(MVDiffusionOutpaintPipeline, model, memory)
     given, count = given_views(images, pipeline.rig), len(entries)
     for image in images:
-        print(_coverage(image, pipeline.rig))
+        print(_coverage(image, pipeline.rig, by_default=not (options.fov or image.fov_from)))
     views, known = (part.expand(count, -1, -1, -1, -1) for part in (given.images, given.known))
     how = {"batch_size": prompts.batch_size, "paste_back": not options.no_paste_back}
     how |= {"images": views, "known": known, "notes": [{"pictures": given.pictures}] * count}
     return write_panoramas(pipeline, entries, output, pictures, sampling, **how)
 
 
-def _coverage(image, rig) -> str:
-    """Say how much of each view a picture covers."""
+def _coverage(image, rig, by_default: bool) -> str:
+    """Say how much of each view a picture covers, and where its field of view comes from."""
     shares = image.views(rig)[1].mean(dim=(1, 2, 3)).tolist()
     covered = ", ".join(f"{share:.0%} of view {view}" for view, share in enumerate(shares) if share > 0)
-    return f"{image.name} (fov {image.fov_deg:g}, yaw {image.yaw_deg:g}, pitch {image.pitch_deg:g}) covers {covered}"
+    height, width = image.pixels.shape[-2:]
+    fov = f"fov {image.fov_deg:.4g}"
+    if by_default or image.fov_from:
+        fov += f" across its width, {f'from its {image.fov_from}' if image.fov_from else 'the default'}"
+    text = f"{image.name} ({fov}, yaw {image.yaw_deg:g}, pitch {image.pitch_deg:g}) covers {covered}"
+    return text if width != 2 * height else f"{text}; it is 2:1, as panoramas are, and taken for a photo"
 
 
 COMMAND = Command(

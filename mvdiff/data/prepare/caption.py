@@ -14,9 +14,9 @@ from torch import Tensor
 from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.counts import check_counts
 from mvdiff.data.equirectangular import list_images, prompts_file, read_prompts
-from mvdiff.data.images import read_image_uint8
 from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.matterport3d import CAPTION_DEGREES, caption_path, read_faces, read_split, split_lists
+from mvdiff.data.panorama_files import not_read, read_panorama, unread_images
 from mvdiff.data.prepare.captioner import Captioner
 from mvdiff.data.prepare.layout import find_layouts, find_skyboxes
 from mvdiff.files.writing import whole_file
@@ -50,6 +50,7 @@ def caption_folder(
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
     source: Source | None = None,
+    max_pixels: int | None = None,
 ) -> CaptionReport:
     """Caption the panoramas of a data set every 45 degrees, and its scenes at their key frames.
 
@@ -64,20 +65,21 @@ def caption_folder(
         overwrite: Replace existing captions.
         progress: Called with (captions written, captions to write).
         source: Reader of the scenes; None: layouts are detected.
+        max_pixels: Largest width x height of a panorama's images, see `mvdiff.files.images`.
 
     Raises:
         FileNotFoundError: The folder does not exist.
         ValueError: The folder has no known layout, or a setting is out of range.
     """
-    check_counts(every=every, batch_size=batch_size, view_size=view_size)
+    check_counts(every=every, batch_size=batch_size, view_size=view_size, max_pixels=max_pixels)
     report, jobs = CaptionReport(), []
     for layout, folder, scenes in find_layouts(root, source):
         if scenes:
             jobs += _recording_jobs(scenes, source, every, overwrite, report)
         elif layout == "matterport3d":
-            jobs += _matterport3d_jobs(folder, view_size, overwrite, report)
+            jobs += _matterport3d_jobs(folder, view_size, overwrite, report, max_pixels)
         else:
-            jobs += _equirectangular_jobs(folder, view_size, overwrite, report)
+            jobs += _equirectangular_jobs(folder, view_size, overwrite, report, max_pixels)
     total = sum(job.count for job in jobs)
     for batch in _batches(jobs, batch_size, report):
         images = [image for _, images in batch for image in images]
@@ -132,7 +134,9 @@ def _recording_jobs(
             yield _Job(target, 1, images, partial(_write_texts, [target]))
 
 
-def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
+def _matterport3d_jobs(
+    root: Path, view_size: int, overwrite: bool, report: CaptionReport, max_pixels: int | None
+) -> Iterator[_Job]:
     lists = split_lists(root)
     rows = dict.fromkeys(row for path in lists for row in read_split(path))
     if not lists:
@@ -143,13 +147,18 @@ def _matterport3d_jobs(root: Path, view_size: int, overwrite: bool, report: Capt
         paths = {degree: caption_path(root, row[0], degree) for degree in CAPTION_DEGREES}
         wanted = [degree for degree, path in paths.items() if not _has_caption(path, overwrite, report)]
         if wanted:
-            images = partial(_views, perspective_from_skybox, partial(read_faces, root, row), view_size, wanted)
+            read = partial(read_faces, root, row, max_pixels)
+            images = partial(_views, perspective_from_skybox, read, view_size, wanted)
             targets = [paths[degree] for degree in wanted]
             yield _Job(targets[0], len(wanted), images, partial(_write_texts, targets))
 
 
-def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: CaptionReport) -> Iterator[_Job]:
-    for path in list_images(root).values():
+def _equirectangular_jobs(
+    root: Path, view_size: int, overwrite: bool, report: CaptionReport, max_pixels: int | None
+) -> Iterator[_Job]:
+    panoramas = list_images(root)
+    report.failed += [f"{path}: {not_read(path)}." for path in unread_images(root, panoramas)]
+    for path in panoramas.values():
         target = prompts_file(path)
         if target.is_file() and not overwrite:
             try:
@@ -160,7 +169,8 @@ def _equirectangular_jobs(root: Path, view_size: int, overwrite: bool, report: C
             except ValueError as error:
                 report.failed.append(str(error))
                 continue
-        images = partial(_views, perspective_from_equirectangular, partial(read_image_uint8, path), view_size)
+        read = partial(read_panorama, path, max_pixels)
+        images = partial(_views, perspective_from_equirectangular, read, view_size)
         yield _Job(target, len(CAPTION_DEGREES), images, partial(_write_json, target))
 
 

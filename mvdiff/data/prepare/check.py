@@ -11,14 +11,15 @@ from typing import Any, TypeVar
 
 from mvdiff.data.captions import read_caption
 from mvdiff.data.counts import check_counts
-from mvdiff.data.equirectangular import list_images, prompts_file, read_names, read_prompts, unread_pictures
-from mvdiff.data.images import IMAGE_SUFFIXES
+from mvdiff.data.equirectangular import list_images, prompts_file, read_names, read_prompts
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import caption_files, identity, read_split, split_lists
+from mvdiff.data.panorama_files import decode_panorama, not_read, unread_images
 from mvdiff.data.panoramas import PanoramaSource
 from mvdiff.data.prepare.check_recordings import check_recordings
 from mvdiff.data.prepare.layout import DataSet, find_layouts, find_skyboxes
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
+from mvdiff.files.images import decode_opaque
 from mvdiff.files.paths import below, existing, expanded
 from mvdiff.geometry.cameras import RingRig
 
@@ -49,6 +50,7 @@ def check_folders(
     progress: Progress | None = None,
     source: Source | None = None,
     limit: int | None = None,
+    max_pixels: int | None = None,
 ) -> list[CheckReport]:
     """Check a folder in each of its layouts; see `check_folder`.
 
@@ -59,17 +61,23 @@ def check_folders(
         source: Reader of the data set.
         limit: Read only the files of the first `limit` panoramas of each list, or of as many frames of the first scene
             of each split; the lists themselves are checked whole.
+        max_pixels: Largest width x height of a panorama's images, see `mvdiff.files.images`.
     """
-    check_counts(num_threads=num_threads, limit=limit)
+    check_counts(num_threads=num_threads, limit=limit, max_pixels=max_pixels)
     if source is not None and not source.reads_recordings:
         data_sets = [DataSet(source.cls.__name__, expanded(root))]
     else:
         data_sets = find_layouts(root, source)
-    return [_check(data_set, num_threads, progress, source, limit) for data_set in data_sets]
+    return [_check(data_set, num_threads, progress, source, limit, max_pixels) for data_set in data_sets]
 
 
 def _check(
-    data_set: DataSet, num_threads: int, progress: Progress | None, source: Source | None, limit: int | None
+    data_set: DataSet,
+    num_threads: int,
+    progress: Progress | None,
+    source: Source | None,
+    limit: int | None,
+    max_pixels: int | None,
 ) -> CheckReport:
     report = CheckReport(layout=data_set.layout, root=data_set.root, noun="scenes" if data_set.scenes else "panoramas")
     progress = progress or (lambda done, total: None)
@@ -79,9 +87,9 @@ def _check(
         elif source is not None:
             _check_panoramas(report, source, pool, progress, limit)
         elif data_set.layout == "matterport3d":
-            _check_matterport3d(report, pool, progress, limit)
+            _check_matterport3d(report, pool, progress, limit, max_pixels)
         else:
-            _check_equirectangular(report, pool, progress, limit)
+            _check_equirectangular(report, pool, progress, limit, max_pixels)
     report.problems.sort()
     return report
 
@@ -151,8 +159,10 @@ def _first_of_each(entries: Mapping[_Entry, str], limit: int | None) -> dict[_En
     return {entry: entries[entry] for listed in by_list.values() for entry in listed[:limit]}
 
 
-def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None) -> None:
-    root = report.root
+def _check_matterport3d(
+    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None, max_pixels: int | None
+) -> None:
+    root, decode = report.root, partial(decode_opaque, max_pixels=max_pixels)
     lists = {existing(path) for path in (root / "train.npy", root / "test.npy")}
     rows: dict[tuple[str, ...], str] = {}
     for row, where in _listed(report, sorted(lists.union(split_lists(root))), read_split, identity):
@@ -170,7 +180,7 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
         row, where = item
         found = Found()
         for face in row:
-            found.read_image(below(root, face), "face", where)
+            found.read_image(decode, below(root, face), "face", where)
         if [problem.kind for problem in found.problems] == 6 * ["missing face"]:
             found.problems = [Problem("listed path does not exist", root / face, where) for face in row]
         found.problems += [
@@ -192,19 +202,16 @@ def _check_matterport3d(report: CheckReport, pool: ThreadPoolExecutor, progress:
 
 
 def _check_equirectangular(
-    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None
+    report: CheckReport, pool: ThreadPoolExecutor, progress: Progress, limit: int | None, max_pixels: int | None
 ) -> None:
-    root = report.root
+    root, decode = report.root, partial(decode_panorama, max_pixels=max_pixels)
     images = list_images(root)
+    report.problems += [Problem("unread image", path, not_read(path)) for path in unread_images(root, images)]
     names: dict[str, str] = {}
     for name, where in _listed(report, (root / "train.txt", root / "test.txt"), partial(read_names, images=images)):
         if name not in images:
             report.problems.append(Problem("listed path does not exist", root / name, where))
         names.setdefault(name, where)
-    report.problems += [
-        Problem("picture in a format that is not read", path, f"convert it to one of {', '.join(IMAGE_SUFFIXES)}")
-        for path in unread_pictures(root)
-    ]
     if unlisted := len(images.keys() - names.keys()):
         report.panoramas["without a list"] = unlisted
 
@@ -213,7 +220,7 @@ def _check_equirectangular(
     def check(item: tuple[str, str]) -> Found:
         name, where = item
         found, path, prompts = Found(), images[name], prompts_file(images[name])
-        found.read_image(path, "image", where)
+        found.read_image(decode, path, "image", where)
         found.read_caption(lambda: read_prompts(prompts), prompts)
         return found
 

@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
-from mvdiff.data.images import resize_depths
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.linked_copy import output_folder
 from mvdiff.data.recordings import RecordingSource
+from mvdiff.data.resizing import resize_depths
 from mvdiff.files.paths import existing, expanded
 from mvdiff.files.writing import whole_file
 from mvdiff.geometry.depth import (

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from mvdiff.data.equirectangular import list_images, unread_pictures
-from mvdiff.data.images import IMAGE_SUFFIXES
+from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
 from mvdiff.data.matterport3d import layout_root, split_lists
+from mvdiff.data.panorama_files import unread_images
 from mvdiff.files.paths import expanded, same_name, visible, walk
 
 FACES_FOLDER = "matterport_skybox_images"
@@ -47,24 +47,15 @@ def find_layouts(root: str | Path, source: Source | None = None) -> list[DataSet
         found.append(DataSet("matterport3d", skyboxes))
     if scenes:
         found.append(_recordings(data_set_root(root), scenes, source))
-    if source is None and not found and (list_images(root) or visible(root, ".txt")):
+    if source is None and not found and (list_images(root) or visible(root, ".txt") or unread_images(root, ())):
         found.append(DataSet("equirectangular", root))
     if not found:
         panoramas = f"a Matterport3D folder (train.npy, <scene>/{FACES_FOLDER}), a folder of equirectangular images, "
         raise ValueError(
             f"DIR must be {panoramas if source is None else ''}a scene or a folder of scenes "
             f"({{train,test}}/<scene> with {looked_for(source)}); got {root}, which is none of these."
-            f"{_named(unread_pictures(root))}"
         )
     return found
-
-
-def _named(pictures: list[Path]) -> str:
-    """Name pictures in formats that are not read, and the formats that are."""
-    if not pictures:
-        return ""
-    names = ", ".join(path.name for path in pictures[:3]) + f", ... {len(pictures)} in all" * (len(pictures) > 3)
-    return f" It holds pictures in formats that are not read ({names}); convert them to {', '.join(IMAGE_SUFFIXES)}."
 
 
 def _recordings(root: Path, scenes: list[Path], source: Source | None) -> DataSet:

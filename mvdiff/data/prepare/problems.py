@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from mvdiff.data.captions import EmptyCaptionError
-from mvdiff.data.images import image_size
+from mvdiff.files.images import DecodedImage, ImageError, UnusableImage
 from mvdiff.geometry.consistency import Consistency
 
 Progress = Callable[[int, int], None]
@@ -46,8 +46,9 @@ class Findings:
         except EmptyCaptionError:
             problem = Problem("empty caption", path, where)
         except (ValueError, OSError) as error:
-            details = "; ".join(filter(None, (where, str(error.__cause__ or error))))
-            problem = Problem(f"broken {noun}", path, details)
+            reason = error.reason if isinstance(error, ImageError) else str(error.__cause__ or error)
+            state = "unusable" if isinstance(error, UnusableImage) else "broken"
+            problem = Problem(f"{state} {noun}", path, "; ".join(filter(None, (where, reason))))
         self.problems.append(problem)
         return problem
 
@@ -62,9 +63,9 @@ class Found(Findings):
 
     sizes: dict = field(default_factory=dict)
 
-    def read_image(self, path: Path, noun: str, where: str) -> None:
+    def read_image(self, decode: Callable[[Path], DecodedImage], path: Path, noun: str, where: str) -> None:
         """Decode an image and record its size, or the problem with it."""
-        self.attempt(lambda: self.sizes.update({path: image_size(path)}), path, noun, where)
+        self.attempt(lambda: self.sizes.update({path: decode(path).rgb.size}), path, noun, where)
 
 
 @dataclass(kw_only=True)

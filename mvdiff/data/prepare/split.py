@@ -12,6 +12,7 @@ import numpy as np
 
 from mvdiff.data.equirectangular import list_images, without_suffix
 from mvdiff.data.layouts import Source, name_in
+from mvdiff.data.panorama_files import not_read, unread_images
 from mvdiff.data.prepare.layout import FACES_FOLDER, face_archives, find_skyboxes, splittable
 from mvdiff.files.paths import existing, is_hidden, same_name
 from mvdiff.files.writing import whole_file
@@ -32,6 +33,7 @@ class SplitReport:
     left_out: list[str]  # panoramas with missing faces
     copies: list[str]  # further copies of listed panoramas
     noun: str  # "panoramas" or "scenes"
+    unread: list[Path]  # pictures of formats that are not read
 
 
 def split_folder(
@@ -70,12 +72,18 @@ def split_folder(
     present = [path for path in files if path.exists()]
     if present and not overwrite:
         raise FileExistsError(f"{present[0]} already exists. Pass --overwrite to replace it.")
+    unread: list[Path] = []
     if layout == "matterport3d":
         unpacked = unpack_archives(root)
         groups, left_out, copies = find_skyboxes(root)
     else:
         unpacked, left_out, copies = [], [], []
-        names = [name_in(root, scene) for scene in scenes] or list_images(root)
+        names = [name_in(root, scene) for scene in scenes]
+        if not scenes:
+            names = list(list_images(root))
+            unread = unread_images(root, names)
+        if unread and not names:
+            raise ValueError(f"DIR must hold images that are read; got {unread[0]}: {not_read(unread[0])}.")
         groups = {name: [name] for name in names}
     test_groups = _test_groups(groups, test_fraction, test_names, seed)
     train = [row for name in sorted(groups) if name not in test_groups for row in groups[name]]
@@ -87,7 +95,7 @@ def split_folder(
             else:
                 file.write("".join(f"{name}\n" for name in rows).encode())
     noun = "scenes" if scenes else "panoramas"
-    return SplitReport(len(train), len(test), files, unpacked, left_out, copies, noun)
+    return SplitReport(len(train), len(test), files, unpacked, left_out, copies, noun, unread)
 
 
 def unpack_archives(root: Path) -> list[Path]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from mvdiff.data.matterport3d import layout_root
+from mvdiff.files.images import read_values
 from mvdiff.files.text import read_json_object
 
 
@@ -62,5 +61,4 @@ class WalkTruth:
 
     def labels(self, frame: int) -> Tensor:
         """Return the index into `things` at each pixel of a frame, long [H, W]; -1 for none."""
-        with Image.open(self.folder / f"{frame}.png") as image:
-            return torch.from_numpy(np.array(image)).long() - 1
+        return torch.from_numpy(read_values(self.folder / f"{frame}.png")).long() - 1

@@ -9,10 +9,10 @@ from PIL import Image
 from mvdiff.cli.main import main
 from mvdiff.data.datamodule import EquirectangularDataModule, Matterport3DDataModule
 from mvdiff.data.equirectangular import read_prompts
-from mvdiff.data.images import read_image_uint8
 from mvdiff.data.prepare.caption import caption_folder
 from mvdiff.data.prepare.captioner import Captioner
 from mvdiff.data.scannet import ScanNetScene
+from mvdiff.files.images import read_image_uint8
 from mvdiff.geometry.cameras import RingRig
 from tests.captioners import tiny_blip, tiny_blip2
 from tests.data.folders import truncate, write_equirectangular, write_matterport3d
