@@ -11,6 +11,7 @@ from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
 from mvdiff.data.matterport3d import layout_root, split_lists
 from mvdiff.data.panorama_files import unread_images
+from mvdiff.files.images import IMAGE_SUFFIXES
 from mvdiff.files.paths import expanded, same_name, visible, walk
 
 FACES_FOLDER = "matterport_skybox_images"
