@@ -30,8 +30,9 @@ from mvdiff.files.photo_tags import DECODER_ERRORS, PhotoTags, read_photo_tags
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
 """Suffixes, in lower case, of files that are read as images."""
-OTHER_IMAGE_SUFFIXES = tuple(
-    [".hdr", ".exr", ".pfm", ".heic", ".heif", ".avif", ".jxl", ".jp2", ".bmp", ".gif", ".psd", ".dng"]
+OTHER_IMAGE_SUFFIXES = (
+    *(".hdr", ".exr", ".pfm", ".heic", ".heif", ".avif"),
+    *(".jxl", ".jp2", ".bmp", ".gif", ".psd", ".dng"),
 )
 """Suffixes of images that data sets must not hold, since they are not read."""
 MAX_PIXELS = 178_956_970
