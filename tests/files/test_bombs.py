@@ -102,8 +102,8 @@ READERS = (read_checkpoint, read_lightning_file)
 @pytest.mark.parametrize(
     "pickled",
     [
-        pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 34) + b".",
-        pickle.PROTO + b"\x04" + pickle.BINBYTES8 + struct.pack("<Q", 1 << 34) + b".",
+        pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 30) + b".",
+        pickle.PROTO + b"\x04" + pickle.BINBYTES8 + struct.pack("<Q", 1 << 30) + b".",
         pickle.PROTO + b"\x02" + pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", (1 << 32) - 1) + b".",
         b"(" * 20_000 + b".",
         b"]" * 20_000 + b"a" * 19_999 + b".",
