@@ -213,7 +213,7 @@ def test_a_file_that_is_no_checkpoint_is_one_line(config, tmp_path, capsys):
     broken, plain = tmp_path / "broken.ckpt", tmp_path / "plain.ckpt"
     broken.write_bytes(b"no zip file")
     torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.0"}, plain)
-    for path, text in ((broken, "must be a readable file"), (plain, "without optimizer_states, loops: ")):
+    for path, text in ((broken, "must be a zip archive"), (plain, "without optimizer_states, loops: ")):
         line = error_line(capsys, "fit", "--config", run, "--ckpt_path", str(path))
         assert text in line
         assert str(path) in line

@@ -40,7 +40,7 @@ def zeros(num_bytes: int) -> bytes:
 
 
 def test_a_depth_image_of_a_recording_is_no_larger_than_its_header_says(tmp_path, little_memory, monkeypatch):
-    stream = zeros(128 << 20)
+    stream = zeros(96 << 20)
     monkeypatch.setattr("tests.data.prepare.test_sens.zlib.compress", lambda _: stream)
     path = write_sens(tmp_path / "a.sens", num_frames=1)
     with pytest.raises(ValueError, match=r"a\.sens .*breaks in frame 0: depth is more than 2 x \d+ x \d+ bytes"):
@@ -66,9 +66,9 @@ def test_an_archive_of_faces_unpacks_to_its_own_size(tmp_path, little_memory):
         zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive,
         archive.open("room/matterport_skybox_images/a_skybox0_sami.jpg", "w") as face,
     ):
-        for _ in range(128):
+        for _ in range(96):
             face.write(bytes(1 << 20))
-    with pytest.raises(ValueError, match=r"images\.zip must be an archive of JPEG faces; .* unpacks to 134217728"):
+    with pytest.raises(ValueError, match=r"images\.zip must be an archive of JPEG faces; .* unpacks to 100663296"):
         unpack_archives(tmp_path)
     assert not list(tmp_path.rglob("*.jpg"))
 
@@ -102,8 +102,8 @@ READERS = (read_checkpoint, read_lightning_file)
 @pytest.mark.parametrize(
     "pickled",
     [
-        pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 34) + b".",
-        pickle.PROTO + b"\x04" + pickle.BINBYTES8 + struct.pack("<Q", 1 << 34) + b".",
+        pickle.PROTO + b"\x05" + pickle.BYTEARRAY8 + struct.pack("<Q", 1 << 30) + b".",
+        pickle.PROTO + b"\x04" + pickle.BINBYTES8 + struct.pack("<Q", 1 << 30) + b".",
         pickle.PROTO + b"\x02" + pickle.NONE + pickle.LONG_BINPUT + struct.pack("<I", (1 << 32) - 1) + b".",
         b"(" * 20_000 + b".",
         b"]" * 20_000 + b"a" * 19_999 + b".",
@@ -118,7 +118,7 @@ def test_pickles_of_checkpoints_allocate_nothing_that_they_do_not_hold(tmp_path,
 
 @pytest.mark.parametrize("read", READERS)
 def test_compressed_checkpoints_are_refused_before_they_are_unpacked(tmp_path, little_memory, read):
-    path = torch_file(tmp_path / "a.ckpt", bytes(128 << 20), zipfile.ZIP_DEFLATED)
+    path = torch_file(tmp_path / "a.ckpt", bytes(96 << 20), zipfile.ZIP_DEFLATED)
     Memory.start()  # writing it took memory, reading it must not
     with pytest.raises(ValueError, match=r"checkpoint must not be compressed; got .*data\.pkl, in .*a\.ckpt"):
         read(path)
