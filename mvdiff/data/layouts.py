@@ -244,6 +244,17 @@ def name_in(folder: Path, scene: Path) -> str:
     return same_name("/".join(parts))
 
 
+def split_of(scene: Path) -> str | None:
+    """Return the split, "train" or "test", in whose folder a scene lies; None if it lies in neither.
+
+    Example:
+        >>> split_of(Path("train/scene1")), split_of(Path("test/scene2/scene2")), split_of(Path("data/scene3"))
+        ('train', 'test', None)
+    """
+    folder = scene.parent.parent if scene.parent.name == scene.name else scene.parent  # unpacked into its own name
+    return folder.name if folder.name in ("train", "test") else None
+
+
 def find_recordings(root: str | Path, source: Source | None = None) -> list[Path]:
     """Return the recordings of a folder, sorted: the folder itself, those in it, or those in its train/ and test/.
 

@@ -228,6 +228,7 @@ def test_scenes_are_called_as_in_the_data_set(tmp_path):
     assert [scene.name for scene in data.scenes("train")] == ["b", "c", f"{NFC}0"]
     assert len(find_recordings(tmp_path / "data")) == 3
     assert open_recording(train / "b").name == "b"
+    assert check_folder(tmp_path / "data").panoramas == {"train": 3}
     assert find_recordings(tmp_path / "disk") == [tmp_path / "disk" / f"scan{number}" / "export" for number in range(2)]
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from mvdiff.data.captions import read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
-from mvdiff.data.layouts import Source, recording_class
+from mvdiff.data.layouts import Source, recording_class, split_of
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
 from mvdiff.data.recorded_frames import SceneFrames
 from mvdiff.data.recordings import NOT_FINITE, Kind, RecordingSource
@@ -41,9 +41,7 @@ def check_recordings(
     """
     by_split: dict[str, list[Path]] = {}
     for scene in scenes:
-        by_split.setdefault(scene.parent.name if scene.parent.name in ("train", "test") else "no split", []).append(
-            scene
-        )
+        by_split.setdefault(split_of(scene) or "no split", []).append(scene)
     report.panoramas |= {split: len(of_split) for split, of_split in by_split.items()}
     if limit is not None:
         scenes = [of_split[0] for of_split in by_split.values()]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mvdiff.data.equirectangular import list_images
-from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in
+from mvdiff.data.layouts import Source, data_set_root, looked_for, recording_class, recordings_in, split_of
 from mvdiff.data.matterport3d import layout_root, split_lists
 from mvdiff.data.panorama_files import unread_images
 from mvdiff.files.images import IMAGE_SUFFIXES
@@ -74,7 +74,7 @@ def splittable(root: str | Path, source: Source | None = None) -> DataSet:
     data_set = min(find_layouts(root, source), key=lambda data_set: bool(data_set.scenes))
     if data_set.root in data_set.scenes:
         raise ValueError(f"DIR must be a folder of panoramas or scenes; got {root}, which is a single scene.")
-    if any(scene.parent.name in ("train", "test") for scene in data_set.scenes):
+    if any(map(split_of, data_set.scenes)):
         raise ValueError(
             f"DIR must be a folder of panoramas or of scenes side by side; got {root}, whose scenes "
             f"({data_set.layout} layout) are already split into train/ and test/. Move them out to split again."
