@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 from urllib.parse import quote
 
+from mvdiff.files.paths import is_hidden
 from mvdiff.samples.record import RECORD_NAME
 
 PANORAMA_NAME = "panorama.png"
@@ -60,7 +61,7 @@ def scan_samples(root: str | Path) -> tuple[list[Path], list[Path]]:
         raise FileNotFoundError(f"sample root must be a folder; got {root}.")
     complete, incomplete = [], []
     for folder, subfolders, names in os.walk(root):
-        subfolders.sort()
+        subfolders[:] = sorted(name for name in subfolders if not is_hidden(name))
         if RECORD_NAME in names or ("0.png" in names and PROMPT_NAME in names):
             complete.append(Path(folder))
         elif "0.png" in names:
