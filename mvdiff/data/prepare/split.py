@@ -12,7 +12,7 @@ import numpy as np
 from mvdiff.data.equirectangular import list_images
 from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.layout import FACES_FOLDER, find_skyboxes, splittable
-from mvdiff.files.writing import whole_file
+from mvdiff.files.writing import whole_folder, write_whole
 from mvdiff.keyed import keyed_int
 
 
@@ -74,12 +74,12 @@ def split_folder(
     test_groups = _test_groups(groups, test_fraction, test_names, seed)
     train = [row for name in sorted(groups) if name not in test_groups for row in groups[name]]
     test = [row for name in sorted(test_groups) for row in groups[name]]
-    for path, rows in zip(files, (train, test), strict=True):
-        with whole_file(path) as file:
+    with whole_folder(root.resolve()) as new:  # both lists or none: an old one beside a new one would share panoramas
+        for path, rows in zip(files, (train, test), strict=True):
             if suffix == ".npy":
-                np.save(file, np.array(rows))
+                np.save(new / path.name, np.array(rows))
             else:
-                file.write("".join(f"{name}\n" for name in rows).encode())
+                write_whole(new / path.name, "".join(f"{name}\n" for name in rows))
     return SplitReport(len(train), len(test), files, unpacked, left_out, "scenes" if scenes else "panoramas")
 
 
@@ -94,18 +94,14 @@ def unpack_archives(root: Path) -> list[Path]:
         target = archive.parent / FACES_FOLDER
         if target.is_dir():
             continue
-        # unpack under another name first, so that an interrupted run does not look complete
-        partial = archive.parent / f"{FACES_FOLDER}.partial"
-        partial.mkdir(exist_ok=True)
         try:
-            with zipfile.ZipFile(archive) as content:
+            with whole_folder(target) as new, zipfile.ZipFile(archive) as content:
                 for member in content.infolist():
                     path = Path(member.filename)
                     if path.parent.name == FACES_FOLDER and not member.is_dir():
-                        (partial / path.name).write_bytes(content.read(member))
+                        (new / path.name).write_bytes(content.read(member))
         except zipfile.BadZipFile as error:
             raise ValueError(f"{archive} must be a whole zip file; got {error}. Download it again.") from error
-        partial.rename(target)
         unpacked.append(archive)
     return unpacked
 
