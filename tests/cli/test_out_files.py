@@ -153,3 +153,12 @@ def test_a_quickstart_replaces_no_other_page(here, capsys):
     (here / "site" / "report.html").write_text("mine")
     refused(capsys, ["quickstart", "--out", "site"], "--out must be new, empty or the folder of an earlier quickstart")
     assert (here / "site" / "report.html").read_text() == "mine"
+
+
+def test_findings_of_the_doctor(here, capsys):
+    (here / "run.yaml").write_text("extends: toy/pano.yaml\n")
+    doctor = ["doctor", "--config", "run.yaml", "--json"]
+    before = snapshot(here)
+    refused(capsys, [*doctor, "pipe"], "--json: pipe must be a plain file")
+    refused(capsys, [*doctor, "run.yaml"], "--config and --json must not be the same file")
+    assert snapshot(here) == before
