@@ -1,7 +1,6 @@
 """Sample folders: what is written comes back, nothing half-written looks complete, upstream's layout is read."""
 
 import json
-import os
 import struct
 import zlib
 from pathlib import Path
@@ -24,6 +23,7 @@ from mvdiff.samples import (
     write_json,
     write_sample,
 )
+from tests.faults import full_disk
 
 RIG = RingRig(num_views=4, fov_deg=100.0, height=6, width=10)
 
@@ -111,16 +111,14 @@ def test_overwrite_is_asked_for_and_leaves_no_stale_view(tmp_path):
     assert read_sample(folder).panorama_uint8() is None
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
-def test_full_disk_is_one_clear_error_and_no_complete_sample(tmp_path):
+def test_full_disk_is_one_clear_error_and_no_complete_sample(tmp_path, monkeypatch):
     folder = tmp_path / "s"
-    folder.mkdir()
-    (folder / "sample.json.tmp").symlink_to("/dev/full")
+    full_disk(monkeypatch, call=5)  # four views, then sample.json
     with pytest.raises(OSError, match=r"sample folder .*s must be writable; got No space left on device") as caught:
         write_sample(folder, record(), views())
     assert caught.value.errno == 28
     assert not is_complete(folder)
-    assert not (folder / "sample.json.tmp").is_symlink()
+    assert sorted(path.name for path in folder.iterdir()) == [f"{i}.png" for i in range(4)]
     assert is_complete(write_sample(folder, record(), views()))
 
 

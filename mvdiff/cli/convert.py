@@ -58,10 +58,14 @@ class ToUpstreamOptions:
 
 def from_upstream(options: UpstreamOptions) -> int:
     """Convert a published checkpoint; return the exit status."""
+    from mvdiff.cli.out_files import check_folder
     from mvdiff.cli.progress import quiet_libraries
     from mvdiff.interop.conversion import SINGLE_VIEW, convert_checkpoint, convert_single_view
 
     quiet_libraries()
+    check_folder(options.out)
+    if options.save_base is not None:
+        check_folder(options.save_base, "--save_base")
     out, base, revision = options.out, options.base, options.revision
     if options.task == SINGLE_VIEW:
         wrong = [name for name in ("save_base", "height", "width", "text_dtype", "overwrite") if getattr(options, name)]
@@ -95,10 +99,12 @@ def from_upstream(options: UpstreamOptions) -> int:
 
 def to_upstream(options: ToUpstreamOptions) -> int:
     """Convert a model folder; return the exit status."""
+    from mvdiff.cli.out_files import check_folder
     from mvdiff.cli.progress import quiet_libraries
     from mvdiff.interop.conversion import export_to_upstream
 
     quiet_libraries()
+    check_folder(options.out.parent)
     state = export_to_upstream(options.model, options.out, options.with_base, options.base, options.overwrite)
     following = "load it with the code of the 2023 release"
     done(f"{options.out}: {len(state)} weights under the names of the 2023 release", following)

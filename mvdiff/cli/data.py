@@ -190,9 +190,11 @@ def split(options: SplitOptions) -> int:
 
 def import_recording(options: ImportSensOptions) -> int:
     """Write a recording as a scene; return the exit status."""
+    from mvdiff.cli.out_files import check_folder
     from mvdiff.cli.progress import progress_of
     from mvdiff.data.prepare.sens import import_sens
 
+    check_folder(options.dir, "DIR")
     with progress_of("frames") as progress:
         report = import_sens(options.file, options.dir, options.every, progress)
     done(
@@ -204,10 +206,16 @@ def import_recording(options: ImportSensOptions) -> int:
 
 def keyframes(options: KeyFrameOptions) -> int:
     """Write lists of key frames; return the exit status, 1 where a scene has none."""
+    from mvdiff.cli.out_files import check_folder
     from mvdiff.cli.progress import progress_bar
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.keyframes import key_frames_of
+    from mvdiff.files.writing import check_apart
 
+    if options.out is not None:
+        check_folder(options.out)
+        if options.out.resolve() != options.dir.resolve():  # the same: as without --out
+            check_apart("--out", options.out, {"DIR": options.dir}, around=False, inside=True)
     with progress_bar() as bar:
         task = bar.add_task("scenes", total=None)
 
@@ -254,11 +262,13 @@ def caption(options: CaptionOptions) -> int:
 
 def toyworld(options: ToyWorldOptions) -> int:
     """Write a toy world; return the exit status."""
+    from mvdiff.cli.out_files import check_folder
     from mvdiff.cli.progress import progress_bar
     from mvdiff.data.toyworld import write_toyworld
 
     settings = asdict(options)
     root = settings.pop("dir")
+    check_folder(root, "DIR")
     with progress_bar() as bar:
         task = bar.add_task("rooms", total=options.rooms)
         write_toyworld(root, **settings, progress=lambda index: bar.advance(task))

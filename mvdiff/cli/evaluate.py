@@ -69,11 +69,17 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     from rich.console import Console
 
     from mvdiff.cli.config_files import open_data
+    from mvdiff.cli.out_files import check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
     from mvdiff.eval.runner import PAPER_METRICS, evaluate, write_results
     from mvdiff.eval.table import results_table
+    from mvdiff.files.writing import check_apart
 
+    if options.out is not None:
+        check_out(options.out)
+        check_apart("--out", options.out, {"--rig": options.rig, "--config": options.config})
+        check_no_sample_file(options.out)
     reference = open_data(options.config, options.split) if options.config else options.reference
     generated = options.generated
     if generated is None:

@@ -28,8 +28,12 @@ class ExportOptions:
 
 def run(options: ExportOptions) -> int:
     """Export; return the exit status."""
+    from mvdiff.cli.out_files import check_folder
+    from mvdiff.files.writing import check_apart
     from mvdiff.pipelines.checkpoint import export_checkpoint
 
+    check_apart("--out", options.out, {"CHECKPOINT": options.checkpoint, "--results": options.results}, around=False)
+    check_folder(options.out)
     info = export_checkpoint(options.checkpoint, options.out, not options.no_ema, options.results, options.overwrite)
     done(f"{options.out}: {info.title}", next_of_model(options.out, info.task.name, info.base.id))
     return 0

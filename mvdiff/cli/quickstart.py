@@ -28,12 +28,23 @@ def _run(task: str, settings: RecipeSettings) -> int:
     # Threads that wait for each other sleep: toy networks finish in less time than spinning threads burn. The OpenMP
     # library reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    from mvdiff.cli.out_files import check_folder
     from mvdiff.cli.train import run_trainer
+    from mvdiff.files.writing import check_apart
     from mvdiff.recipes.depth import DepthRecipe
     from mvdiff.recipes.outpaint import OutpaintRecipe
     from mvdiff.recipes.panorama import PanoramaRecipe
     from mvdiff.recipes.runner import run_recipe
 
+    check_folder(settings.out)
+    pages = [name for name in ("report.html", "results.json") if (settings.out / name).exists()]
+    if pages and not (settings.out / "data").is_dir():
+        raise FileExistsError(
+            f"--out must be new, empty or the folder of an earlier quickstart; got {settings.out}, which has "
+            f"{pages[0]} and no data."
+        )
+    weights = {"--base": settings.base, "--init_adapter": settings.init_adapter or None}
+    check_apart("--out", settings.out, weights)
     recipe = {"panorama": PanoramaRecipe, "depth": DepthRecipe, "outpaint": OutpaintRecipe}[task]
     run_recipe(recipe(settings), run_trainer)
     following = [typed("xdg-open", settings.out / "report.html")]

@@ -35,14 +35,16 @@ def run(options: ReportOptions) -> int:
     """Write the page and print what it holds; return the exit status."""
     from mvdiff.cli.out_files import check_out, make_folder
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.files.writing import check_apart
     from mvdiff.report import write_page
     from mvdiff.report.sample_page import gather
     from mvdiff.report.sources import open_sources
 
-    sources = open_sources(options.dir, options.names, read_rig(options.rig))
     first = options.dir[0]
     out = options.out or (first if first.is_dir() else first.parent) / "report.html"
     check_out(out, ".html")
+    check_apart("--out", out, {"DIR": options.dir, "--mesh": options.mesh, "--rig": options.rig})
+    sources = open_sources(options.dir, options.names, read_rig(options.rig))
     content = gather(sources, options.mesh, options.max_samples, options.max_views)
     title = options.title or " and ".join(source.method.name for source in sources)
     make_folder(out.parent)

@@ -20,9 +20,11 @@ from mvdiff.cli.command import done, typed
 from mvdiff.cli.config_files import has_config, with_config_paths
 from mvdiff.cli.export import next_of_model
 from mvdiff.cli.mistakes import missing_value, readable, unknown_setting
+from mvdiff.cli.out_files import check_folder
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
 from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
+from mvdiff.files.writing import check_plain_folder
 from mvdiff.models.loading import check_archive
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
@@ -121,11 +123,17 @@ class MVDiffCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Load checkpoints without running any code in them, unless asked otherwise; first look at what they hold.
 
+        The folder that receives the trained weights is checked before anything is trained.
+
         The modules of the task and the attention in the user's own settings count as named by the user.
         """
         settings = self.config[self.subcommand]
         allow_plugins(*settings.plugin)
         allow_plugins_of(settings.as_dict().get("model"))
+        out = ((settings.as_dict().get("model") or {}).get("init_args") or {}).get("out")
+        if self.subcommand == "fit" and out is not None:
+            check_folder(Path(out), "model.out")
+            check_plain_folder(Path(out))
         if settings.weights_only is None:
             settings.weights_only = True
         if settings.weights_only and settings.ckpt_path is not None:

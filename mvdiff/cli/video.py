@@ -56,11 +56,14 @@ def run(options: VideoOptions) -> int:
     from mvdiff.cli.out_files import check_folder, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.files.writing import check_apart
     from mvdiff.report.video import require_av
     from mvdiff.samples import read_sample, scan_samples
 
     require_av()
     options.check()
+    if options.out is not None:
+        check_apart("--out", options.out, {"DIR": options.dir, "--rig": options.rig}, around=False)
     rig = read_rig(options.rig)
     complete, incomplete = scan_samples(options.dir)
     samples, problems = [], [f"{folder}: incomplete, its sample.json is missing" for folder in incomplete]

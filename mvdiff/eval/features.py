@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from mvdiff.data.toyworld.captions import NONE
 from mvdiff.eval.weights import module_hash
 from mvdiff.files.text import read_json_object
+from mvdiff.files.writing import whole_folder, write_whole
 from mvdiff.samples import from_uint8
 
 NAME = "toy-features"
@@ -113,10 +114,9 @@ class ToyFeatureNet(nn.Module):
         from safetensors.torch import save_file
 
         folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, folder / WEIGHTS_NAME)
-        config = {"name": NAME, **self.config}
-        (folder / CONFIG_NAME).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        with whole_folder(folder) as new:
+            save_file({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()}, new / WEIGHTS_NAME)
+            write_whole(new / CONFIG_NAME, json.dumps({"name": NAME, **self.config}, indent=1) + "\n")
         return folder
 
     @classmethod

@@ -6,7 +6,6 @@ separate base on request; the depth model needs the latter, since its UNet was f
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -16,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mvdiff.files.writing import check_apart, check_plain, check_plain_folder, is_temporary, whole_file
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.attention import CLASS_PATH
 from mvdiff.interop.keys import (
@@ -138,8 +138,13 @@ def convert_checkpoint(
         raise ValueError(f"task must be one of {', '.join(TASKS)}; got {task!r}.")
     upstream = TASKS[task]
     name = _lasting(base or upstream.task.default_base)
-    _check_apart(out, save_base=save_base, base=name if Path(name).is_dir() else None)
+    local_base = name if Path(name).is_dir() else None
+    check_apart("out", out, {"save_base": save_base, "base": local_base, "checkpoint": checkpoint}, inside=True)
+    if save_base is not None:
+        check_apart("save_base", save_base, {"base": local_base, "checkpoint": checkpoint}, inside=True)
     check_new_model_folder(out, overwrite)
+    if save_base is not None:
+        _check_new_base(save_base)
 
     content = read_lightning_file(checkpoint)
     _check_kind(content, upstream.kind, task, checkpoint)
@@ -197,6 +202,8 @@ def convert_single_view(
             other parts.
         OSError: The folder cannot be written.
     """
+    check_apart("out", out, {"checkpoint": checkpoint, "base": base}, inside=True)
+    _check_new_base(out)
     content = read_lightning_file(checkpoint)
     _check_kind(content, "single-view", SINGLE_VIEW, checkpoint)
     backbone = load_backbone(base or TASKS["depth"].task.default_base, revision, without_weights=_held(content))
@@ -234,7 +241,9 @@ def export_to_upstream(
     if out.is_dir() or (out.exists() and not overwrite):
         problem = "is a folder. Choose" if out.is_dir() else "exists. Pass --overwrite to replace it, or choose"
         raise FileExistsError(f"out must be a new file; got {out}, which {problem} another --out.")
+    check_plain(out)
     folder = model_location(model)
+    check_apart("out", out, {"the model": folder, "the base": base}, inside=True)
     info = read_model_info(folder)
     state = upstream_state(load_adapter(folder))
     if with_base:
@@ -247,14 +256,11 @@ def export_to_upstream(
             )
         state |= upstream_base_state(_weights(backbone), info.base.text_dtype)
     out.parent.mkdir(parents=True, exist_ok=True)
-    temporary = out.with_name(out.name + ".tmp")
     try:
-        torch.save({"state_dict": state}, temporary)
-        os.replace(temporary, out)
+        with whole_file(out) as file:
+            torch.save({"state_dict": state}, file)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError on a full disk
         raise OSError(f"out must be writable; got {error}, in {out}.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return state
 
 
@@ -294,15 +300,6 @@ def _check_size(size: Mapping[str, int], backbone: Backbone, upstream: UpstreamT
         )
 
 
-def _check_apart(out: str | Path, **others: str | Path | None) -> None:
-    model = Path(out).resolve()
-    places = (model, model.with_name(f"{model.name}.tmp"))  # what `write_model_folder` replaces
-    for setting, name in others.items():
-        other = None if name is None else Path(name).resolve()
-        if other is not None and any(one.is_relative_to(other) or other.is_relative_to(one) for one in places):
-            raise ValueError(f"{setting} and out must not contain each other; got {name} and {out}.")
-
-
 def _lasting(name: str | Path) -> str:
     """Return the absolute path of a folder, and any other name unchanged."""
     folder = Path(name).expanduser()
@@ -331,15 +328,19 @@ def _check_same(backbone: Backbone, parts: dict[str, dict[str, Tensor]], base: s
             )
 
 
+def _check_new_base(out: str | Path) -> None:
+    """Raise OSError if a base cannot be written to a folder, which must be new or empty."""
+    out = Path(out)
+    check_plain_folder(out)
+    if out.is_dir() and not all(is_temporary(path.name) for path in out.iterdir()):
+        raise FileExistsError(f"the base's folder must be new or empty; got {out}.")
+
+
 def _write_base(backbone: Backbone, parts: dict[str, dict[str, Tensor]], out: str | Path) -> None:
     """Load the file's parts into the base, in place, and write it to a new folder, completely or not at all."""
-    out = Path(out)
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"the base's folder must be new or empty; got {out}.")
     for part, state in parts.items():
         getattr(backbone, part).load_state_dict(state)
     try:
         backbone.save_pretrained(out)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(out, ignore_errors=True)
         raise OSError(f"the base's folder {out} must be writable; got {error}.") from error

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.counts import check_counts
-from mvdiff.files.writing import whole_file
+from mvdiff.files.writing import check_plain, whole_file
 from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
 
 CHUNK = 8
@@ -186,12 +186,13 @@ def check_mesh_path(path: str | Path) -> Path:
 
     Raises:
         ValueError: The suffix is neither `.ply` nor `.glb`.
-        OSError: The folder cannot be written.
+        OSError: The folder cannot be written, or the path is a link, a device or a pipe.
     """
     path = Path(path)
     if path.suffix.lower() not in SUFFIXES:
         raise ValueError(f"out must end in {' or '.join(SUFFIXES)}; got {path.name!r}.")
     with _writable(path):
+        check_plain(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir() or not os.access(path.parent, os.W_OK):
             raise PermissionError("it is a folder, or its folder is read-only")

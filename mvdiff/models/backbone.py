@@ -13,6 +13,7 @@ from diffusers import DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UN
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
+from mvdiff.files.writing import whole_folder
 from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
 from mvdiff.models.loading import (
     PACKAGED,
@@ -130,9 +131,10 @@ class Backbone(nn.Module):
         pipeline = StableDiffusionPipeline(
             **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
         )
-        pipeline.save_pretrained(str(folder))
-        for part in ("unet", "vae"):
-            forget_source(Path(folder) / part / "config.json")
+        with whole_folder(Path(folder)) as new:
+            pipeline.save_pretrained(str(new))
+            for part in ("unet", "vae"):
+                forget_source(new / part / "config.json")
 
 
 def resolve_base(name: str | Path, revision: str | None = None) -> Path:

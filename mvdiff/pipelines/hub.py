@@ -59,7 +59,14 @@ def upload_model_folder(
     try:
         repo_id = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         message = commit_message or "Upload model folder"
-        api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message=message, create_pr=create_pr)
+        partial = ["**/.*.partial/**", ".*.partial/**"]  # left by a killed run
+        api.upload_folder(
+            repo_id=repo_id,
+            folder_path=folder,
+            commit_message=message,
+            create_pr=create_pr,
+            ignore_patterns=partial,
+        )
     except Exception as error:  # the exception classes of network failures differ between versions of the client
         reason = str(error).strip().partition("\n")[0]
         raise OSError(

@@ -9,13 +9,15 @@
 
 The views of a panorama or outpainting model are a rig; a depth model takes any frames and records its training size.
 
-A folder is written to a temporary place, `mvdiff.json` last, and then replaces the old folder as a whole.
+A folder is written to a hidden place, and moved when it is complete, `mvdiff.json` last. In an earlier model folder,
+only the model's own files are replaced: `.git`, a licence and a README that was edited stay.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
+import hashlib
+import json
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +29,8 @@ from safetensors import SafetensorError
 from mvdiff.class_paths import packages_of
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.files.paths import expanded
+from mvdiff.files.text import read_text
+from mvdiff.files.writing import check_plain_folder, is_temporary, whole_folder, write_whole
 from mvdiff.geometry.cameras import MAX_SIDE, Rig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, read_object, resolve_folder
@@ -42,7 +46,13 @@ TEXT_DTYPES = ("float16", "bfloat16")
 INFO_NAME = "mvdiff.json"
 CARD_NAME = "README.md"
 ADAPTER_HASH = "adapter_weights_hash"
+CARD_HASH = "card_hash"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
+
+_PARTS = ("adapter", "scheduler")
+_PART_SUFFIXES = (".json", ".safetensors", ".bin")
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -191,15 +201,25 @@ def model_of(task: str) -> str:
 
 
 def check_new_model_folder(folder: str | Path, overwrite: bool) -> None:
-    """Raise FileExistsError if `folder` is a model folder and `overwrite` is False."""
-    if not overwrite and (Path(folder) / INFO_NAME).is_file():
-        raise FileExistsError(
-            f"out must be a new or empty folder; got {folder}, which has a model. Pass --overwrite to replace it."
-        )
+    """Check that a model folder may be written; make nothing.
+
+    Raises:
+        FileExistsError: The folder has a model and `overwrite` is False, or other files and no model.
+        OSError: It is a file, a link or a device.
+    """
+    folder = Path(folder)
+    check_plain_folder(folder)
+    if (folder / INFO_NAME).is_file():
+        if not overwrite:
+            raise FileExistsError(
+                f"out must be a new or empty folder; got {folder}, which has a model. Pass --overwrite to replace it."
+            )
+    elif folder.is_dir() and not all(is_temporary(path.name) for path in folder.iterdir()):
+        raise FileExistsError(f"model folder must be new, empty or an earlier model folder; got {folder}.")
 
 
 def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler: Any, info: ModelInfo) -> Path:
-    """Write a model folder, replacing an earlier one as a whole.
+    """Write a model folder, replacing the files of an earlier model; log a warning that names what is kept.
 
     Args:
         folder: Output folder: new, empty or an earlier model folder.
@@ -215,29 +235,47 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         OSError: The disk is full or the folder cannot be written; an earlier model folder is left unchanged.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder / INFO_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"model folder must be new, empty or an earlier model folder; got {folder}.")
-    temporary = folder.with_name(folder.name + ".tmp")
+    check_new_model_folder(folder, overwrite=True)
+    own, edited = _own_files(folder), _has_edited_card(folder)
     try:
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        adapter.save_pretrained(str(temporary / "adapter"))
-        forget_source(temporary / "adapter" / "config.json")
-        scheduler.save_pretrained(str(temporary / "scheduler"))
-        write_json(temporary / "model_index.json", _index(scheduler, info))
-        plugins = packages_of(info.task.spec(), adapter.config.attention["class_path"])
-        card = model_card(info.to_dict(), info.shown, info.task, sorted(plugins))
-        (temporary / CARD_NAME).write_text(card, encoding="utf-8")
-        write_json(temporary / INFO_NAME, info.to_dict() | {ADAPTER_HASH: _adapter_hash(adapter)})
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        with whole_folder(folder, replaced=lambda: own, last=INFO_NAME) as new:
+            adapter.save_pretrained(str(new / "adapter"))
+            forget_source(new / "adapter" / "config.json")
+            scheduler.save_pretrained(str(new / "scheduler"))
+            write_json(new / "model_index.json", _index(scheduler, info))
+            plugins = packages_of(info.task.spec(), adapter.config.attention["class_path"])
+            card = model_card(info.to_dict(), info.shown, info.task, sorted(plugins))
+            if not edited:
+                write_whole(new / CARD_NAME, card)
+            hashes = {ADAPTER_HASH: _adapter_hash(adapter), CARD_HASH: _card_hash(card)}
+            write_json(new / INFO_NAME, info.to_dict() | hashes)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         raise OSError(
             f"model folder {folder} must be writable; got {error}. Free up space, or choose another folder."
         ) from error
+    if edited:
+        logger.warning("%s: kept %s, which was edited; delete it to get the card of this model.", folder, CARD_NAME)
     return folder
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """List the files of an earlier model that a new one may not have, such as weights in several files."""
+    paths = [path for part in _PARTS if (folder / part).is_dir() for path in sorted((folder / part).iterdir())]
+    return [path for path in paths if path.suffix in _PART_SUFFIXES and path.is_file()]
+
+
+def _has_edited_card(folder: Path) -> bool:
+    """Return True if a model folder has a README that is not the card that was written with the model."""
+    if not (folder / CARD_NAME).exists():
+        return False
+    try:
+        return _card_hash(read_text(folder / CARD_NAME)) != json.loads(read_text(folder / INFO_NAME))[CARD_HASH]
+    except (OSError, ValueError, KeyError, TypeError):  # written by an earlier version, or damaged
+        return True
+
+
+def _card_hash(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def read_model_info(folder: str | Path) -> ModelInfo:

@@ -18,7 +18,16 @@ from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.panorama import stitched
 from mvdiff.pipelines.sampling import PAPER_SAMPLING
-from mvdiff.samples import SampleRecord, camera_record, is_complete, read_sample, sample_folder, to_uint8, write_sample
+from mvdiff.samples import (
+    SampleRecord,
+    camera_record,
+    check_sample_folder,
+    is_complete,
+    read_sample,
+    sample_folder,
+    to_uint8,
+    write_sample,
+)
 from mvdiff.samples.ids import check_ids
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Task
@@ -110,6 +119,7 @@ def write_samples(
     Raises:
         ValueError: A complete sample has other prompts, cameras, seed or settings; or two ids would share a folder, or
             one cannot name any.
+        FileExistsError: A folder has other files and no sample.
         OSError: A folder cannot be written; complete samples stay.
     """
     if batch_size is not None and batch_size < 1:
@@ -119,7 +129,9 @@ def write_samples(
     for i in range(batch.batch_size):
         given, pixels = ({}, None) if task is None else task.describe_given(batch, i)
         record = replace(sample_record(batch, i, rig), seed=seed, settings=dict(settings or {}) | given)
-        if overwrite or not is_done(sample_folder(out, record.sample_id), record):
+        folder = sample_folder(out, record.sample_id)
+        if overwrite or not is_done(folder, record):
+            check_sample_folder(folder, overwrite)
             todo.append((i, record, pixels))
     for start in range(0, len(todo), batch_size or max(1, len(todo))):
         part = todo[start : start + (batch_size or len(todo))]

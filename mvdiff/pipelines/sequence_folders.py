@@ -52,7 +52,7 @@ def generate_sequence_folder(
     Raises:
         FileNotFoundError: A file of a frame is missing.
         ValueError: See `generate_sequence`; or a complete sample has other settings, or a file is corrupt.
-        OSError: The folder cannot be written; the sample stays incomplete.
+        OSError: The folder cannot be written; a new sample stays incomplete, a complete one as it was.
     """
     parts = {"num_views": num_views, "window_overlap": window_overlap}
     how = {"seed": seed, "sampling": sampling, "controls": controls, "batch_size": batch_size}
@@ -90,9 +90,13 @@ def _write(
     if not overwrite and is_done(folder, record):
         return GenerationCounts(written=0, skipped=1)
     writer = SampleWriter(folder, overwrite)
-    for view in views:
-        writer.add(*view)
-    writer.finish(record)
+    try:
+        for view in views:
+            writer.add(*view)
+        writer.finish(record)
+    except BaseException:
+        writer.discard()
+        raise
     return GenerationCounts(written=1, skipped=0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -11,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from mvdiff.files.writing import write_whole
 from mvdiff.report.blocks import Block, Facts
 from mvdiff.report.charts import Chart, Charts
 from mvdiff.report.galleries import Gallery
@@ -118,7 +118,5 @@ def write_page(path: str | Path, page: Page) -> Path:
     """
     path, text = Path(path), render_page(page)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, text)
     return path

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from mvdiff.files.writing import write_whole
 from mvdiff.geometry.panorama import covered_rows, cube_faces
 from mvdiff.report.pictures import stitched
 from mvdiff.report.video import panorama_picture
@@ -37,5 +38,5 @@ def write_panorama_pictures(sample: Sample, pictures: PanoramaPictures) -> list[
         for name, face in cube_faces(torch.from_numpy(panorama).permute(2, 0, 1)).items():
             pixels = face.permute(1, 2, 0).round().clamp(0, 255).to(torch.uint8).numpy()
             written.append(sample.folder / CUBE_NAME / f"{name}{suffix}")
-            written[-1].write_bytes(picture_bytes(pixels, suffix))
+            write_whole(written[-1], picture_bytes(pixels, suffix))
     return written

@@ -5,7 +5,6 @@ Legend: H W panorama, h w frame of the video.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from mvdiff.files.writing import whole_file
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.report.images import paint_uncovered
@@ -23,6 +23,7 @@ from mvdiff.samples.pixels import read_png
 
 QUALITY = 17
 """Constant rate factor of x264: lower is better; the loss at 17 and below is invisible."""
+_FASTSTART = {"movflags": "faststart"}
 _BT709 = 1  # ITU-T H.273: primaries, transfer and matrix of HDTV, which players assume by default
 
 
@@ -131,10 +132,10 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
     path = Path(path)
     if not fps > 0:
         raise ValueError(f"fps must be above 0; got {fps}.")
-    temporary = path.with_name(f".{path.name}.tmp")
     size, count = None, 0
     try:
-        with av.open(str(temporary), "w", format="mp4", options={"movflags": "faststart"}) as container:
+        # by name: FFmpeg reads the file again to move its index to the front
+        with whole_file(path) as file, av.open(file.name, "w", format="mp4", options=_FASTSTART) as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1001))
             for frame in frames:
                 if size is None:
@@ -148,11 +149,8 @@ def write_video(path: str | Path, frames: Iterable[np.ndarray], fps: float = 30.
             if not count:
                 raise ValueError(f"frames must not be empty; got no frame, for {path}.")
             container.mux(stream.encode())
-        os.replace(temporary, path)
     except OSError as error:
         raise OSError(f"--out must be a writable file; got {path} ({error.strerror or error}).") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return count
 
 

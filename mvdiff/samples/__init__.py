@@ -19,13 +19,14 @@ from mvdiff.samples.photo_sphere import save_panorama
 from mvdiff.samples.pixels import from_uint8, to_uint8
 from mvdiff.samples.reading import Sample, read_sample
 from mvdiff.samples.record import SampleRecord, camera_record
-from mvdiff.samples.writing import SampleWriter, write_json, write_sample
+from mvdiff.samples.writing import SampleWriter, check_sample_folder, write_json, write_sample
 
 __all__ = [
     "Sample",
     "SampleRecord",
     "SampleWriter",
     "camera_record",
+    "check_sample_folder",
     "find_samples",
     "from_uint8",
     "is_complete",

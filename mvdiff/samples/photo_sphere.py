@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, PngImagePlugin
 from torch import Tensor
 
+from mvdiff.files.writing import write_whole
+
 FORMATS = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
 """Suffixes of pictures, and Pillow's names of their formats."""
 
@@ -58,7 +60,7 @@ def save_panorama(
     pixels = panorama.detach().cpu().numpy() if isinstance(panorama, Tensor) else np.asarray(panorama)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[-1] != 3:
         raise ValueError(f"panorama must be uint8 of shape [H, W, 3]; got {pixels.dtype} {list(pixels.shape)}.")
-    path.write_bytes(picture_bytes(pixels, path.suffix, photo_sphere_xmp(*pixels.shape[:2], top, view)))
+    write_whole(path, picture_bytes(pixels, path.suffix, photo_sphere_xmp(*pixels.shape[:2], top, view)))
     return path
 
 

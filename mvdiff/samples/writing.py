@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
+from mvdiff.files.paths import is_hidden
+from mvdiff.files.writing import is_temporary, move_into, sync_files, sync_folders, temporary_beside, write_whole
 from mvdiff.samples.depths import to_millimetres
 from mvdiff.samples.folders import (
     CUBE_NAME,
@@ -31,14 +33,15 @@ from mvdiff.samples.record import RECORD_NAME, SampleRecord
 class SampleWriter:
     """Write one sample view by view, without holding all of it in memory.
 
-    The constructor removes the files of an earlier sample; `finish` writes `sample.json` last.
+    `finish` writes `sample.json` last. The files of an incomplete sample are removed at the start; a complete one stays
+    until `finish` replaces it, and with it everything else in its folder stays.
 
     Args:
         folder: Folder of this sample; created if absent.
         overwrite: Replace a complete sample.
 
     Raises:
-        FileExistsError: The folder holds a complete sample and `overwrite` is False.
+        FileExistsError: The folder holds a complete sample and `overwrite` is False, or other files and no sample.
         OSError: The folder cannot be written.
 
     Example:
@@ -53,18 +56,17 @@ class SampleWriter:
     def __init__(self, folder: str | Path, overwrite: bool = False) -> None:
         self.folder = Path(folder)
         self._added: set[int] = set()
-        if is_complete(self.folder) and not overwrite:
-            raise FileExistsError(f"{folder} already holds a complete sample. Pass overwrite to replace it.")
+        check_sample_folder(self.folder, overwrite)
+        self._replaces = is_complete(self.folder)
+        self._place = temporary_beside(self.folder / "new") if self._replaces else self.folder
         with self._writing():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            (self.folder / RECORD_NAME).unlink(missing_ok=True)
-            parts = [self.folder / name for name in (DEPTH_NAME, GIVEN_NAME)]
-            stale = [path for folder in (self.folder, *parts) for path in numbered(folder, ".png")]
-            for path in (*stale, *picture_files(self.folder)):
-                path.unlink()
-            for part in (*parts, self.folder / CUBE_NAME):
-                if part.is_dir() and not any(part.iterdir()):
-                    part.rmdir()
+            self._place.mkdir(parents=True, exist_ok=True)
+            if not self._replaces:
+                for path in (*_own_files(self.folder), *_left_over(self.folder)):
+                    path.unlink()
+                for part in (DEPTH_NAME, GIVEN_NAME, CUBE_NAME):
+                    if (self.folder / part).is_dir() and not any((self.folder / part).iterdir()):
+                        (self.folder / part).rmdir()
 
     def add(
         self,
@@ -92,8 +94,8 @@ class SampleWriter:
         with self._writing():
             for name, pixels in parts.items():
                 if pixels is not None:
-                    (self.folder / name).mkdir(exist_ok=True)
-                    (self.folder / name / f"{view}.png").write_bytes(png_bytes(pixels))
+                    (self._place / name).mkdir(exist_ok=True)
+                    write_whole(self._place / name / f"{view}.png", png_bytes(pixels), sync=False)
         self._added.add(view)
 
     def finish(self, record: SampleRecord, panorama: Tensor | np.ndarray | None = None) -> Path:
@@ -117,15 +119,26 @@ class SampleWriter:
             panorama = _check_panorama(panorama)
         with self._writing():
             if panorama is not None:
-                save_panorama(self.folder / PANORAMA_NAME, panorama, view=record.first_view())
-            write_json(self.folder / RECORD_NAME, asdict(record))
+                save_panorama(self._place / PANORAMA_NAME, panorama, view=record.first_view())
+            pictures = _own_files(self._place)
+            sync_files(pictures)  # the disk has every picture before it has the record
+            sync_folders(*{path.parent for path in pictures})
+            write_json(self._place / RECORD_NAME, asdict(record))
+            if self._replaces:
+                move_into(self._place, self.folder, replaced=_own_files(self.folder), last=RECORD_NAME)
         return self.folder
+
+    def discard(self) -> None:
+        """Remove what was written aside for a complete sample, which stays; leave an incomplete one to be seen."""
+        if self._replaces:
+            shutil.rmtree(self._place, ignore_errors=True)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except OSError as error:
+            self.discard()
             raise OSError(
                 error.errno,
                 f"sample folder {self.folder} must be writable; got {error.strerror or error}. Free space or choose "
@@ -164,25 +177,69 @@ def write_sample(
         raise ValueError(f"given must be uint8 of shape {[*views.shape[:-1], 4]}; got {list(given.shape)}.")
     _check_counts(record, len(views))
     writer = SampleWriter(folder, overwrite)
-    for i, view in enumerate(views):
-        writer.add(i, view, *(None if part is None else part[i] for part in (depths, given)))
-    return writer.finish(record, panorama)
+    try:
+        for i, view in enumerate(views):
+            writer.add(i, view, *(None if part is None else part[i] for part in (depths, given)))
+        return writer.finish(record, panorama)
+    except BaseException:
+        writer.discard()
+        raise
+
+
+def check_sample_folder(folder: str | Path, overwrite: bool = False) -> None:
+    """Check that a sample may be written to a folder.
+
+    Raises:
+        FileExistsError: It holds a complete sample and `overwrite` is False, or it has no `sample.json` but files that
+            no sample has, such as a scene's.
+    """
+    folder = Path(folder)
+    if is_complete(folder):
+        if not overwrite:
+            raise FileExistsError(f"{folder} already holds a complete sample. Pass overwrite to replace it.")
+        return
+    foreign = _foreign(folder, set(_own_files(folder))) if folder.is_dir() else None
+    if foreign is not None:
+        raise FileExistsError(
+            f"{folder} must be new, empty or a sample folder; it has {foreign.relative_to(folder)} and no "
+            f"{RECORD_NAME}. Write to another folder."
+        )
+
+
+def _own_files(folder: Path) -> list[Path]:
+    """List the files of a sample, complete or not; `sample.json` first."""
+    parts = (folder, folder / DEPTH_NAME, folder / GIVEN_NAME)
+    record = [path for path in (folder / RECORD_NAME,) if path.is_file()]
+    return [*record, *(path for part in parts for path in numbered(part, ".png")), *picture_files(folder)]
+
+
+def _left_over(folder: Path) -> list[Path]:
+    """List the temporary files that a killed run left in a folder."""
+    parts = (folder, folder / DEPTH_NAME, folder / GIVEN_NAME)
+    return [path for part in parts for path in part.glob(".*") if is_temporary(path.name) and path.is_file()]
+
+
+def _foreign(folder: Path, own: set[Path]) -> Path | None:
+    """Return the first file or folder that no sample has, None if there is none."""
+    for path in sorted(folder.iterdir()):
+        if path in own or is_hidden(path.name):
+            continue
+        if path.name not in (DEPTH_NAME, GIVEN_NAME, CUBE_NAME) or not path.is_dir():
+            return path
+        inner = next((one for one in sorted(path.iterdir()) if one not in own and not is_hidden(one.name)), None)
+        if inner is not None:
+            return inner
+    return None
 
 
 def write_json(path: str | Path, value: Any) -> Path:
     """Write JSON atomically: readers see the old file or the complete new one.
 
     Raises:
-        OSError: The file cannot be written; no partial file remains.
+        OSError: The file cannot be written, or is no plain file; no partial file remains.
     """
     path = Path(path)
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError:
-        temporary.unlink(missing_ok=True)
-        raise
+    write_whole(path, json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     return path
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.files.writing import whole_folder
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import load_autoencoder
 from mvdiff.training.callbacks import gather
@@ -111,4 +112,5 @@ class AutoencoderModule(OptimizedModule):
             return
         if factor is not None and self.train_encoder:
             self.vae.register_to_config(scaling_factor=factor)
-        self.vae.save_pretrained(Path(self.out))
+        with whole_folder(Path(self.out)) as new:
+            self.vae.save_pretrained(new)

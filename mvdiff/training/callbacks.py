@@ -7,13 +7,15 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from PIL import Image
 from torch import Tensor
 
 from mvdiff.eval.processes import gather_objects
+from mvdiff.files.writing import write_whole
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from mvdiff.pipelines.model_card import TrainingRecord
+from mvdiff.pipelines.model_folder import check_new_model_folder
 from mvdiff.samples import to_uint8
+from mvdiff.samples.pixels import png_bytes
 
 
 class SaveModelFolder(Callback):
@@ -29,6 +31,11 @@ class SaveModelFolder(Callback):
     def __init__(self, dirpath: str | None = None) -> None:
         self.dirpath = dirpath
         self.folder: Path | None = None
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuse a folder that cannot take a model, before training; raises as `check_new_model_folder`."""
+        if stage == "fit" and self.dirpath is not None:
+            check_new_model_folder(self.dirpath, overwrite=True)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Pass the scores of the resumed run to the `ModelCheckpoint` callbacks before their state is restored."""
@@ -108,4 +115,4 @@ def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path)
     if not taken:
         path = Path(folder) / "images" / f"{tag.replace('/', '_')}_{trainer.global_step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        write_whole(path, png_bytes(image))

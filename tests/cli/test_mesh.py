@@ -20,14 +20,15 @@ def scene(tmp_path_factory):
 @pytest.fixture
 def transposed(scene, tmp_path):
     """The same with the rotations of its poses transposed."""
+    folder = tmp_path / "transposed"
+    (folder / "pose").mkdir(parents=True)
     for sub in ("color", "depth", "intrinsic"):
-        (tmp_path / sub).symlink_to(scene / sub)
-    (tmp_path / "pose").mkdir()
+        (folder / sub).symlink_to(scene / sub)
     for path in (scene / "pose").iterdir():
         pose = np.loadtxt(path)
         pose[:3, :3] = pose[:3, :3].T
-        np.savetxt(tmp_path / "pose" / path.name, pose)
-    return tmp_path
+        np.savetxt(folder / "pose" / path.name, pose)
+    return folder
 
 
 def test_a_scene_becomes_a_mesh(scene, tmp_path, capsys):
@@ -59,7 +60,7 @@ def test_a_sample_becomes_a_mesh(tmp_path, capsys):
 
 
 def test_frames_that_contradict_each_other_are_refused_unless_forced(transposed, capsys):
-    out = transposed / "mesh.ply"
+    out = transposed.parent / "mesh.ply"
     arguments = ["mesh", str(transposed), "--out", str(out), "--voxel_size", "0.1"]
     assert main(arguments) == 1
     shown = capsys.readouterr()
@@ -108,17 +109,18 @@ def test_settings_are_refused_before_frames_are_read(tmp_path, capsys):
 
 
 def test_a_scene_with_hardly_any_depth_is_told_so(scene, tmp_path, capsys):
+    folder = tmp_path / "scene"
+    (folder / "depth").mkdir(parents=True)
     for sub in ("color", "pose", "intrinsic"):
-        (tmp_path / sub).symlink_to(scene / sub)
-    (tmp_path / "depth").mkdir()
+        (folder / sub).symlink_to(scene / sub)
     depth = np.zeros((48, 64), np.uint16)
     depth[10, 10] = 1500
     for path in (scene / "depth").iterdir():
-        Image.fromarray(depth).save(tmp_path / "depth" / path.name)
-    arguments = ["mesh", str(tmp_path), "--out", str(tmp_path / "mesh.ply")]
+        Image.fromarray(depth).save(folder / "depth" / path.name)
+    arguments = ["mesh", str(folder), "--out", str(tmp_path / "mesh.ply")]
     assert main(arguments) == 1
     error = capsys.readouterr().err
-    for text in ("its depth is missing", "0.0%", str(tmp_path / "depth"), "--force"):
+    for text in ("its depth is missing", "0.0%", str(folder / "depth"), "--force"):
         assert text in error
     assert "poses" not in error
     main([*arguments, "--voxel_size", "0.1", "--force"])

@@ -58,6 +58,20 @@ def test_fit_writes_its_best_checkpoint_as_a_model_folder(trained, config):
     assert str(trained) not in card
 
 
+def test_a_folder_that_cannot_take_the_model_is_refused_before_training(config, tmp_path, capsys):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("mine")
+    run = copy.deepcopy(config)
+    run["trainer"]["callbacks"][0]["init_args"] = {"dirpath": str(tmp_path / "thesis")}
+    assert main(["fit", "--config", str(write_config(tmp_path / "run.yaml", run))]) != 0
+    assert "model folder must be new, empty or an earlier model folder" in capsys.readouterr().err
+    single = ["fit", "--config", "toy/base.yaml", f"--data.root={tmp_path}"]
+    (tmp_path / "file").write_text("mine")
+    assert main([*single, f"--model.out={tmp_path / 'file'}"]) != 0
+    assert "model.out must lie in a folder that can be written" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "run.yaml", "thesis"]
+
+
 def test_fit_logs_to_tensorboard(trained):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 

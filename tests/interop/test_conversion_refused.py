@@ -9,6 +9,7 @@ from mvdiff.cli.main import main
 from mvdiff.interop.conversion import convert_checkpoint, convert_single_view, export_to_upstream
 from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+from tests.faults import full_disk
 from tests.interop.files import attention_weights, base_weights, write_file
 from tests.interop.places import WIDTHS, make_base, write_places
 
@@ -38,9 +39,34 @@ def test_what_cannot_be_written_leaves_nothing(places, tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize(
-    ("out", "save_base"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("c/../a", "./a"), ("a", "a.tmp")]
-)
+def test_a_failed_overwrite_keeps_the_old_checkpoint_and_files_beside_it(places, tmp_path, monkeypatch):
+    convert_checkpoint(places["panorama"], "panorama", tmp_path / "model", places["panorama-base"])
+    for name in ("back.ckpt", "back.ckpt.tmp"):
+        (tmp_path / name).write_text("mine")
+    with monkeypatch.context() as patch:
+        full_disk(patch, call=1)
+        with pytest.raises(OSError, match=r"out must be writable; got .*No space left on device"):
+            export_to_upstream(tmp_path / "model", tmp_path / "back.ckpt", overwrite=True)
+    assert (tmp_path / "back.ckpt").read_text() == (tmp_path / "back.ckpt.tmp").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["back.ckpt", "back.ckpt.tmp", "model"]
+    export_to_upstream(tmp_path / "model", tmp_path / "back.ckpt", overwrite=True)
+    assert (tmp_path / "back.ckpt.tmp").read_text() == "mine"
+    assert (tmp_path / "back.ckpt").stat().st_size > 1000
+
+
+def test_a_folder_with_other_files_is_refused_before_the_checkpoint_is_read(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("mine")
+    nowhere = tmp_path / "nowhere.ckpt"
+    with pytest.raises(FileExistsError, match="must be new, empty or an earlier model folder"):
+        convert_checkpoint(nowhere, "panorama", tmp_path / "thesis", "base", overwrite=True)
+    with pytest.raises(FileExistsError, match="the base's folder must be new or empty"):
+        convert_checkpoint(nowhere, "depth", tmp_path / "new", "base", save_base=tmp_path / "thesis")
+    with pytest.raises(FileExistsError, match="the base's folder must be new or empty"):
+        convert_single_view(nowhere, tmp_path / "thesis", "base")
+
+
+@pytest.mark.parametrize(("out", "save_base"), [("a", "a"), ("a", "a/b"), ("a/b", "a"), ("c/../a", "./a")])
 def test_model_and_base_in_one_folder_are_refused(places, tmp_path, monkeypatch, out, save_base):
     monkeypatch.chdir(tmp_path)
     arguments = places["depth"], "depth", out, places["depth-base"]
@@ -216,7 +242,7 @@ def test_what_exists_is_replaced_only_where_that_is_asked_for(places, tmp_path, 
     assert back.read_text() == "mine"
     for command in (convert, export):
         assert main([*command, "--overwrite"]) == 0
-    assert not (model / "mine.txt").exists()
+    assert (model / "mine.txt").exists()
     assert len(torch.load(back, weights_only=True)["state_dict"]) == 70
     with pytest.raises(
         FileExistsError, match=r"out must be a new file; got .*, which is a folder\. Choose another --out"

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 
 from mvdiff.models.backbone import load_backbone, resolve_base
 from mvdiff.models.fresh import word_tokenizer
+from tests.faults import full_disk
 from tests.tiny import tiny_base
 
 
@@ -42,6 +43,21 @@ def test_is_frozen_and_keeps_the_schedule_of_the_base(base):
     latents = backbone.encode_images(images, torch.Generator().manual_seed(0))
     assert latents.shape == (2, 4, 8, 16)
     assert backbone.decode_latents(latents).shape == images.shape
+
+
+def test_a_failed_write_keeps_the_earlier_base_and_all_other_files(base, copied, monkeypatch):
+    backbone = load_backbone(base)
+    (copied / "README.md").write_text("mine")
+    before = {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()}
+    for call in (3, 12):
+        with monkeypatch.context() as patch:
+            full_disk(patch, call)
+            with pytest.raises(OSError, match="No space left on device"):
+                backbone.save_pretrained(copied, torch.float16)
+        assert {path: path.read_bytes() for path in copied.rglob("*") if path.is_file()} == before
+    backbone.save_pretrained(copied, torch.float16)
+    assert (copied / "README.md").read_text() == "mine"
+    assert load_backbone(copied).weights_hash() != backbone.weights_hash()
 
 
 def test_hash_follows_the_weights_and_not_the_precision_they_are_opened_in(base, tmp_path):

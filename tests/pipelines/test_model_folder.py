@@ -1,6 +1,7 @@
 """Model folders: what comes back is what was saved, and anything else is one clear error."""
 
 import json
+import os
 import shutil
 
 import pytest
@@ -12,6 +13,8 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.pipelines.model_folder import (
     BaseReference,
     ModelInfo,
+    check_new_model_folder,
+    load_adapter,
     load_scheduler,
     location,
     read_model_info,
@@ -19,6 +22,7 @@ from mvdiff.pipelines.model_folder import (
 )
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.tasks.opening import task_from
+from tests.faults import every_fault
 from tests.pipelines.conftest import RING, make_pipeline
 from tests.tiny import tiny_base
 
@@ -78,16 +82,20 @@ def test_any_scheduler_comes_back_as_its_class(model_folder, tmp_path):
     assert scheduler.config.beta_end == 0.013
 
 
-def test_saving_again_replaces_the_whole_folder(model_folder, tmp_path):
+def test_saving_again_replaces_the_files_of_the_model(model_folder, tmp_path):
     folder = tmp_path / "m"
     shutil.copytree(model_folder, folder)
-    (folder / "adapter" / "left_over").write_text("")
+    stale, notes = (folder / "adapter" / name for name in ("diffusion_pytorch_model.bin", "notes.txt"))
+    stale.write_text("")
+    notes.write_text("mine")
     info = ModelInfo(
         task_from("panorama"), {"rig": RingRig(height=16, width=24)}, "", BaseReference("owner/name", "main")
     )
     write_model_folder(folder, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), info)
     assert read_model_info(folder) == info
-    assert not (folder / "adapter" / "left_over").exists()
+    assert not stale.exists()
+    assert notes.read_text() == "mine"
+    assert load_scheduler(folder).config.num_train_timesteps == EulerDiscreteScheduler().config.num_train_timesteps
 
 
 def test_other_folders_are_not_overwritten(tmp_path):
@@ -111,6 +119,83 @@ def test_a_failed_write_keeps_the_earlier_model(model_folder, tmp_path, monkeypa
         write_model_folder(folder, adapter, EulerDiscreteScheduler(), read_model_info(model_folder))
     assert read_model_info(folder) == read_model_info(model_folder)
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def rewrite(folder, seed=5):
+    torch.manual_seed(seed)
+    return write_model_folder(
+        folder, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), read_model_info(folder)
+    )
+
+
+def test_whichever_write_fails_the_earlier_model_is_kept(model_folder, tmp_path, monkeypatch):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    before = content(folder)
+    faults = 0
+    for error in every_fault(monkeypatch, lambda: rewrite(folder)):
+        assert "must be writable; got" in str(error)
+        assert content(folder) == before
+        faults += 1
+    assert faults > 10
+    assert load_adapter(folder).config.attention == load_adapter(model_folder).config.attention
+
+
+def test_what_is_not_of_the_model_stays(model_folder, tmp_path, caplog):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    mine = {".git/HEAD": b"ref", "LICENSE": b"mine", "samples/0.png": b"mine", "../m.tmp/thesis.tex": b"mine"}
+    for name, data in mine.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(data)
+    rewrite(folder)
+    assert not caplog.messages  # the card was as it had been written
+    assert "EulerDiscrete" in (folder / "model_index.json").read_text()
+    card = (folder / "README.md").read_text()
+    (folder / "README.md").write_bytes(card.replace("\n", "\r\n").encode())  # as git may check it out
+    rewrite(folder)
+    assert (folder / "README.md").read_bytes() == card.encode()
+    (folder / "README.md").write_text(card + "My words.")
+    for _ in range(2):
+        caplog.clear()
+        rewrite(folder)
+        assert (folder / "README.md").read_text() == card + "My words."
+        (message,) = caplog.messages
+        assert message.startswith(f"{folder}: kept README.md, which was edited; delete it")
+    assert {name: (folder / name).read_bytes() for name in mine} == mine
+
+
+def test_a_card_of_an_earlier_version_is_kept(model_folder, tmp_path, caplog):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    values = json.loads((folder / "mvdiff.json").read_text())
+    del values["card_hash"]
+    (folder / "mvdiff.json").write_text(json.dumps(values))
+    rewrite(folder)
+    assert "kept README.md" in caplog.text
+
+
+def test_links_and_devices_are_refused_before_the_work(model_folder, tmp_path):
+    (tmp_path / "link").symlink_to(model_folder)
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "file").write_text("mine")
+    for name, text in (
+        ("link", "is a link to"),
+        ("pipe", "must be a folder"),
+        ("file", "must be a folder; it is a fil"),
+    ):
+        with pytest.raises(OSError, match=text):
+            check_new_model_folder(tmp_path / name, overwrite=True)
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "thesis.tex").write_text("")
+    with pytest.raises(FileExistsError, match="must be new, empty or an earlier model folder"):
+        check_new_model_folder(tmp_path / "thesis", overwrite=True)
+    (tmp_path / "empty" / ".new.1-2.partial").mkdir(parents=True)  # of a killed run
+    check_new_model_folder(tmp_path / "empty", overwrite=False)
 
 
 def test_another_base_is_refused_by_its_weights(pipeline, model_folder, tmp_path):

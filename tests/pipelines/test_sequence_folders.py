@@ -132,6 +132,10 @@ def test_a_stopped_sequence_is_no_sample_and_a_rerun_completes_it(pipeline, sequ
             generate_sequence_folder(pipeline, sequence, tmp_path, **STEPS | changed)
     with pytest.raises(ValueError, match="was made with another prompt"):
         generate_sequence_folder(pipeline, key_sequence(sequence.scene, HEIGHT, WIDTH), tmp_path, **STEPS)
+    with pytest.raises(KeyboardInterrupt):
+        generate_sequence_folder(pipeline, sequence, tmp_path, overwrite=True, progress=stop, seed=1, **STEPS)
+    assert stamps(tmp_path) == before  # the sample of before stays until the new one is complete
+    assert read_sample(tmp_path / "toy00000").record.seed == 0
     assert generate_sequence_folder(pipeline, sequence, tmp_path, overwrite=True, prompt="a ball", **STEPS) == WRITTEN
     assert read_sample(tmp_path / "toy00000").record.prompts == ["a ball"] * 5
 

@@ -24,6 +24,8 @@ from mvdiff.cli.doctor.plan import check_model, check_plan
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.cli.doctor.step import check_step
 from mvdiff.cli.doctor.weights import check_weights
+from mvdiff.cli.out_files import check_out
+from mvdiff.files.writing import check_apart
 from mvdiff.samples import write_json
 
 CHECKS = {
@@ -41,6 +43,9 @@ def check_run(arguments: list[str]) -> int:
     """Check a run; see `run_doctor`."""
     with tempfile.TemporaryDirectory(prefix="mvdiff-doctor-") as scratch, _offline(), _quiet():
         run = RunToCheck(arguments, Path(scratch))
+        if run.settings.json is not None:
+            check_out(Path(run.settings.json), option="--json")
+            check_apart("--json", run.settings.json, {"--config": [str(path) for path in run.settings.config]})
         console = Console()
         found = run_checks(((title, lambda check=check: check(run)) for title, check in CHECKS.items()), console)
     findings = [finding for section in found.values() for finding in section]

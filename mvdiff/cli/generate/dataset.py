@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvdiff.cli.command import Command, done, tally, typed
-from mvdiff.cli.generate.options import OutputOptions, write_pictures
+from mvdiff.cli.generate.options import OutputOptions, check_places, write_pictures
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
 from mvdiff.settings import PanoramaPictures, Sampling
@@ -43,6 +43,7 @@ def run(
     memory: MemoryOptions,
 ) -> int:
     """Generate; return the exit status."""
+    check_places(output.out, model, options.reference)
     make_folder(output.out)
 
     from mvdiff.cli.config_files import open_data

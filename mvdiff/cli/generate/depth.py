@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from mvdiff.cli.command import Command, done, plural, typed
-from mvdiff.cli.generate.options import OutputOptions, check_prompts
+from mvdiff.cli.generate.options import OutputOptions, check_places, check_prompts
 from mvdiff.cli.opening import DataReader, MemoryOptions, ModelOptions, open_pipeline
-from mvdiff.cli.out_files import make_folder
+from mvdiff.cli.out_files import check_sample_inputs, make_folder
 from mvdiff.files.paths import own_name
 from mvdiff.settings import Sampling
 
@@ -80,12 +80,18 @@ def run(
 ) -> int:
     """Generate; return the exit status."""
     from mvdiff.cli.progress import progress_bar
+    from mvdiff.files.writing import check_apart
     from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
     from mvdiff.pipelines.sequence_folders import generate_sequence_folder, write_real_sequence
     from mvdiff.samples.ids import check_ids
 
+    check_places(output.out, model, options.reference)
     scenes = [_scene(path, options) for path in options.scene]  # all are looked at before the model is loaded
     check_ids((scene.name, f"--scene {path}") for scene, path in zip(scenes, options.scene, strict=True))
+    for option, root in (("--out", output.out), ("--reference", options.reference)):
+        if root is not None:
+            check_apart(option, root, {"--scene": options.scene}, around=False)
+            check_sample_inputs(root, [scene.name for scene in scenes], {"--scene": options.scene}, option)
     make_folder(output.out)
     pipeline = open_pipeline(MVDiffusionDepthPipeline, model, memory)
     pipeline.set_progress_bar_config(disable=True)

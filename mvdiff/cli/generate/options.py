@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mvdiff.cli.opening import ModelOptions
 from mvdiff.settings import Controls, PanoramaPictures, Sampling
 
 
@@ -53,6 +54,24 @@ class PromptOptions:
         if (self.prompt is None) == (self.prompts is None):
             raise ArgumentTypeError("one of --prompt and --prompts must be given")
         check_prompts(self.prompt)
+
+
+def check_places(out: Path, model: ModelOptions, reference: Path | None = None) -> None:
+    """Check the folders of generated and real samples before any work.
+
+    Raises:
+        ValueError: They are the same, or one is a folder of weights.
+        OSError: One cannot be written.
+    """
+    from mvdiff.cli.out_files import check_folder
+    from mvdiff.files.writing import check_apart
+
+    weights = {"--model": model.model, "--base": model.base, "--vae": model.vae}
+    check_apart("--out", out, weights, around=False)
+    if reference is not None:
+        check_apart("--out", out, {"--reference": reference}, around=False)
+        check_apart("--reference", reference, weights, around=False)
+        check_folder(reference, "--reference")
 
 
 def write_pictures(out: Path, sample_ids: Iterable[str], pictures: PanoramaPictures) -> None:

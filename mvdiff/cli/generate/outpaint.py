@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mvdiff.cli.command import Command
-from mvdiff.cli.generate.options import OutputOptions, PromptOptions
+from mvdiff.cli.generate.options import OutputOptions, PromptOptions, check_places
 from mvdiff.cli.generate.panorama import entries_of, write_panoramas
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
-from mvdiff.cli.out_files import make_folder
+from mvdiff.cli.out_files import check_sample_inputs, make_folder
 from mvdiff.settings import PanoramaPictures, Sampling
 
 
@@ -56,6 +56,8 @@ def run(
     angles = (options.angles(name, default) for name, default in (("fov", None), ("yaw", 0.0), ("pitch", 0.0)))
     images = given_images(options.image, *angles, options.max_pixels)
     entries = entries_of(prompts)
+    check_places(output.out, model)
+    check_sample_inputs(output.out, [entry.sample_id for entry in entries], {"--image": options.image})
     make_folder(output.out)
 
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline

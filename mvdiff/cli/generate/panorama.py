@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mvdiff.cli.command import Command, done, tally, typed
-from mvdiff.cli.generate.options import OutputOptions, PromptOptions, write_pictures
+from mvdiff.cli.generate.options import OutputOptions, PromptOptions, check_places, write_pictures
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
 from mvdiff.settings import PanoramaPictures, Sampling
@@ -19,6 +19,7 @@ def run(
 ) -> int:
     """Generate; return the exit status."""
     entries = entries_of(prompts)
+    check_places(output.out, model)
     make_folder(output.out)
 
     from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline

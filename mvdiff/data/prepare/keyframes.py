@@ -24,7 +24,7 @@ from mvdiff.data.prepare.linked_copy import output_folder
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.resizing import resize_depths
 from mvdiff.files.paths import existing, expanded
-from mvdiff.files.writing import whole_file
+from mvdiff.files.writing import whole_folder, write_whole
 from mvdiff.geometry.depth import (
     DEFAULT_DEPTH_TOLERANCE,
     depth_at,
@@ -209,14 +209,13 @@ def _usable_views(
         found.problem = f"no frame is usable: {dict(found.unusable)}"
 
 
-def write_lists(folder: Path, found: SceneKeyFrames) -> None:
-    """Write a scene's two lists, except the one to keep."""
-    if found.kept_list != VALID_FRAMES:
-        with whole_file(folder / VALID_FRAMES) as file:
-            np.save(file, np.array(found.valid_frames, dtype=np.int64))
-    if found.kept_list != KEY_FRAMES:
-        with whole_file(folder / KEY_FRAMES) as file:
-            file.write("".join(f"{number}\n" for number in found.key_frames).encode())
+def write_lists(folder: Path, found: SceneKeyFrames, sync: bool = True) -> None:
+    """Write a scene's two lists, except the one to keep; both or none."""
+    with whole_folder(folder.resolve(), sync=sync) as new:
+        if found.kept_list != VALID_FRAMES:
+            np.save(new / VALID_FRAMES, np.array(found.valid_frames, dtype=np.int64))
+        if found.kept_list != KEY_FRAMES:
+            write_whole(new / KEY_FRAMES, "".join(f"{number}\n" for number in found.key_frames), sync=False)
 
 
 def key_frames_of(

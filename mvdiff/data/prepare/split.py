@@ -15,7 +15,7 @@ from mvdiff.data.layouts import Source, name_in
 from mvdiff.data.panorama_files import not_read, unread_images
 from mvdiff.data.prepare.layout import FACES_FOLDER, face_archives, find_skyboxes, splittable
 from mvdiff.files.paths import existing, is_hidden, same_name
-from mvdiff.files.writing import whole_file
+from mvdiff.files.writing import whole_folder, write_whole
 from mvdiff.keyed import keyed_int
 
 MAX_RATIO = 100
@@ -88,12 +88,12 @@ def split_folder(
     test_groups = _test_groups(groups, test_fraction, test_names, seed)
     train = [row for name in sorted(groups) if name not in test_groups for row in groups[name]]
     test = [row for name in sorted(test_groups) for row in groups[name]]
-    for path, rows in zip(files, (train, test), strict=True):
-        with whole_file(path) as file:
+    with whole_folder(root.resolve()) as new:  # both lists or none: an old one beside a new one would share panoramas
+        for path, rows in zip(files, (train, test), strict=True):
             if suffix == ".npy":
-                np.save(file, np.array(rows))
+                np.save(new / path.name, np.array(rows))
             else:
-                file.write("".join(f"{name}\n" for name in rows).encode())
+                write_whole(new / path.name, "".join(f"{name}\n" for name in rows))
     noun = "scenes" if scenes else "panoramas"
     return SplitReport(len(train), len(test), files, unpacked, left_out, copies, noun, unread)
 
@@ -111,18 +111,15 @@ def unpack_archives(root: Path) -> list[Path]:
         target = archive.parent / FACES_FOLDER
         if target.is_dir():
             continue
-        # unpack under another name first, so that an interrupted run does not look complete
-        partial = archive.parent / f"{FACES_FOLDER}.partial"
         _check_archive(archive)
         with zipfile.ZipFile(archive) as content:
             faces = [member for member in content.infolist() if _is_face(member)]
             if faces and all(_is_unpacked(archive.parent, member) for member in faces):
                 continue
-            partial.mkdir(exist_ok=True)
-            for member in faces:
-                with content.open(member) as packed, open(partial / Path(member.filename).name, "wb") as face:
-                    shutil.copyfileobj(packed, face)
-        partial.rename(target)
+            with whole_folder(target) as new:
+                for member in faces:
+                    with content.open(member) as packed, open(new / Path(member.filename).name, "wb") as face:
+                        shutil.copyfileobj(packed, face)
         unpacked.append(archive)
     return unpacked
 

@@ -8,6 +8,7 @@ and usable frames, and `truth/` with the thing at each pixel).
 from __future__ import annotations
 
 import json
+import re
 from functools import partial
 from pathlib import Path
 
@@ -20,12 +21,16 @@ from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.toyworld.captions import describe, describe_steep, facts
 from mvdiff.data.toyworld.render import Hits, trace
 from mvdiff.data.toyworld.scene import Scene, make_scene, make_walk, walk_poses
+from mvdiff.files.paths import is_hidden
+from mvdiff.files.writing import check_plain_folder, whole_folder
 from mvdiff.geometry.cameras import intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import skybox_cameras
 from mvdiff.geometry.sampling import cell_from_pixel
 
 LABEL_SIZE = 64  # side in pixels of the views from which captions are made
 FRAME_SUPERSAMPLING = 2  # rays per pixel and axis; faces get one, since views are cut at half their resolution
+
+_ROOM = re.compile(r"toy\d{5,}")  # names that `room_name` gives
 
 
 def render_view(scene: Scene, K, R, t, height: int, width: int, supersampling: int = 1) -> Hits:
@@ -123,7 +128,7 @@ def write_walk(root: Path, seed: int, index: int, size: int, num_frames: int, ar
         Image.fromarray((np.maximum(hits.label, -1) + 1).astype(np.uint8)).save(folder / "truth" / f"{i}.png")
     things = [{"kind": thing.kind, "colour": thing.colour} for thing in scene.things]
     (folder / "truth" / "things.json").write_text(json.dumps({"things": things}, indent=1) + "\n")
-    write_lists(folder, find_key_frames(ScanNetScene(folder)))
+    write_lists(folder, find_key_frames(ScanNetScene(folder)), sync=False)
     return name
 
 
@@ -160,8 +165,11 @@ def write_toyworld(
         num_workers: Rendering processes.
         progress: Called with the index of each room after it is written.
 
+    The world appears as a whole when all of it is written; an earlier one stays until then.
+
     Raises:
         ValueError: `rooms`, `size`, `test_rooms` or `arc_deg` is out of range.
+        OSError: See `check_toyworld_folder`; or the folder cannot be written, and is as it was.
     """
     test_rooms = max(1, rooms // 5) if test_rooms is None else test_rooms
     if rooms < 2:
@@ -173,13 +181,36 @@ def write_toyworld(
     if not 0 < arc_deg <= 360:
         raise ValueError(f"arc_deg must lie in (0, 360]; got {arc_deg}.")
     root = Path(root)
-    for split, indices in (("train", range(rooms - test_rooms)), ("test", range(rooms - test_rooms, rooms))):
-        sizes = {"size": size, "num_frames": num_frames, "arc_deg": arc_deg}
-        job = partial(_write_room, root=root, seed=seed, split=split, **sizes)
-        rows = []
-        for index, row in zip(indices, map_in_processes(job, indices, num_workers), strict=True):
-            rows.append(row)
-            if progress is not None:
-                progress(index)
-        np.save(root / "mp3d_skybox" / f"{split}.npy", np.array(rows))
+    check_toyworld_folder(root)
+    sizes = {"size": size, "num_frames": num_frames, "arc_deg": arc_deg}
+    splits = {"train": range(rooms - test_rooms), "test": range(rooms - test_rooms, rooms)}
+    with whole_folder(root.resolve(), sync=False) as new:  # a lost world can be made again
+        for split, indices in splits.items():
+            job = partial(_write_room, root=new, seed=seed, split=split, **sizes)
+            rows = []
+            for index, row in zip(indices, map_in_processes(job, indices, num_workers), strict=True):
+                rows.append(row)
+                if progress is not None:
+                    progress(index)
+            np.save(new / "mp3d_skybox" / f"{split}.npy", np.array(rows))
     return root
+
+
+def check_toyworld_folder(root: Path) -> None:
+    """Check that writing a toy world replaces nothing but an earlier toy world.
+
+    Raises:
+        FileExistsError: `mp3d_skybox` or `scannet` in the folder holds other data.
+        OSError: The folder is a file, a device or a link to nothing.
+    """
+    check_plain_folder(root.resolve())
+    for folder in (root / "mp3d_skybox", root / "scannet" / "train", root / "scannet" / "test"):
+        entries = sorted(folder.iterdir()) if folder.is_dir() else []
+        rooms = [path for path in entries if _ROOM.fullmatch(path.name)]
+        others = [path for path in entries if path.is_dir() and path not in rooms and not is_hidden(path.name)]
+        lists = [path for path in entries if path.name in ("train.npy", "test.npy") and not rooms]
+        if others or lists:
+            raise FileExistsError(
+                f"DIR must be new or hold a toy world; got {root}, where {(others or lists)[0].relative_to(root)} is "
+                "no part of one. Choose another DIR."
+            )
