@@ -12,6 +12,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from mvdiff.files.depths import SATURATED, known_values
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp")
 """Suffixes of files that are read as images."""
 CHECK = "Run `mvdiff data check` on the data set's folder."
@@ -44,11 +46,19 @@ def image_size(path: Path, decode: bool = True) -> tuple[int, int]:
 
 
 def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
+    """Return the depths of `read_counted_depth`."""
+    return read_counted_depth(path, units_per_metre)[0]
+
+
+def read_counted_depth(path: Path, units_per_metre: float = 1000) -> tuple[Tensor, int]:
     """Decode a 16-bit PNG depth map completely, as float32 [H, W] in metres, 0 where unknown.
 
     Args:
         path: The file.
         units_per_metre: File value that stands for one metre; 1000 for millimetres.
+
+    Returns:
+        The depths, and the number of pixels that hold 65535, which means no depth.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -60,7 +70,7 @@ def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
         raise ValueError(
             f"{path} must be a 16-bit PNG with one channel; got {values.dtype} of shape {values.shape}. {CHECK}"
         )
-    return torch.from_numpy(values.astype(np.float32) / units_per_metre)
+    return torch.from_numpy(known_values(values).astype(np.float32) / units_per_metre), int((values == SATURATED).sum())
 
 
 def resize_depths(depths: Tensor, height: int, width: int) -> Tensor:

@@ -8,10 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.files.depths import known_values
 from mvdiff.samples.pixels import read_pixels
 
-MAX_DEPTH = 65.535
-"""Largest depth in metres that a 16-bit map in millimetres can hold."""
+MAX_DEPTH = 65.534
+"""Largest depth in metres that a 16-bit map in millimetres can hold; 65535 means no depth."""
 
 
 def to_millimetres(depths: Tensor | np.ndarray, where: str) -> np.ndarray:
@@ -52,4 +53,4 @@ def read_depth(path: Path) -> Tensor:
         raise ValueError(
             f"depth must be a 16-bit PNG with one channel; got {values.dtype} {list(values.shape)}, in {path}."
         )
-    return torch.from_numpy(values.astype(np.float32) / 1000)
+    return torch.from_numpy(known_values(values).astype(np.float32) / 1000)
