@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.agreement import scene_agreement
 from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
 from mvdiff.data.images import resize_depths
 from mvdiff.data.layouts import Source, find_recordings, open_recording
@@ -69,6 +70,7 @@ class SceneKeyFrames:
     problem: str = ""  # reason why no lists were written
     kept: bool = False  # True if both lists existed and were kept
     kept_list: str = ""  # name of the list that existed and was kept, if only one did
+    agreement: str = ""  # measured agreement of depths and poses
 
     @property
     def num_apart(self) -> int:
@@ -87,6 +89,7 @@ class SceneKeyFrames:
         if self.num_apart:
             text += f", {self.num_apart} pairs below {LEAST_OVERLAP}"
         text += "".join(f", {count} x {reason}" for reason, count in sorted(self.unusable.items()))
+        text += f"; {self.agreement}" if self.agreement else ""
         return text + (f"; kept the existing {self.kept_list}" if self.kept_list else "")
 
 
@@ -124,7 +127,8 @@ def find_key_frames(
         scene: The scene; its lists of frames are ignored.
         overlap: Target overlap in (0, 1). Following frames are skipped while they overlap the current key frame by at
             least this share in both directions; the last of them, or else the very next frame, becomes the next key
-            frame. The last usable frame is always a key frame.
+            frame. The last usable frame becomes a key frame if it shows at least half as much new as a step does, that
+            is if it overlaps the key frame before by at most (1 + overlap) / 2.
         min_depth: Least share of pixels with a depth in a usable frame, in (0, 1).
         numbers: Frame numbers to consider, ascending; None: all frames with a colour image.
 
@@ -139,6 +143,7 @@ def find_key_frames(
     found = SceneKeyFrames(scene.path, len(scene.frames))
     key: View | None = None
     last: View | None = None  # last frame that overlaps the key frame by the target
+    last_overlap = 1.0
 
     def add(view: View) -> None:
         nonlocal key, last
@@ -150,16 +155,16 @@ def find_key_frames(
     for view in _usable_views(scene, scene.frames if numbers is None else numbers, min_depth, found):
         if key is None:
             add(view)
-        elif two_way_overlap(key, view) >= overlap:
-            last = view
+            continue
+        with_key = two_way_overlap(key, view)
+        if with_key < overlap and last is not None:
+            add(last)
+            with_key = two_way_overlap(key, view)
+        if with_key >= overlap:
+            last, last_overlap = view, with_key
         else:
-            if last is not None:
-                add(last)
-            if two_way_overlap(key, view) >= overlap:
-                last = view
-            else:
-                add(view)
-    if last is not None:
+            add(view)
+    if last is not None and last_overlap <= (1 + overlap) / 2:
         add(last)
     if found.num_apart == len(found.overlaps) > 0:
         found.problem = (
@@ -227,6 +232,7 @@ def key_frames_of(
     num_workers: int = 1,
     progress: Callable[[SceneKeyFrames, int], None] | None = None,
     source: Source | None = None,
+    force: bool = False,
 ) -> list[SceneKeyFrames]:
     """Write key_frame_0.6.txt and valid_frames.npy for every scene in a folder.
 
@@ -240,6 +246,7 @@ def key_frames_of(
         num_workers: Number of processes.
         progress: Called with each scene's result and the number of scenes.
         source: Reader of the scenes; None: layouts are detected.
+        force: Write lists of scenes whose depths, poses and colours disagree, too.
 
     Returns:
         One result per scene; nothing is written for a scene with a `problem`.
@@ -250,7 +257,8 @@ def key_frames_of(
     """
     scenes = find_recordings(root, source)
     _check_settings(overlap, min_depth)
-    job = partial(_write_scene, Path(root), None if out is None else Path(out), overlap, min_depth, overwrite, source)
+    out = None if out is None else Path(out)
+    job = partial(_write_scene, Path(root), out, overlap, min_depth, overwrite, source, force)
     results = []
     for found in map_in_processes(job, scenes, num_workers):
         results.append(found)
@@ -260,7 +268,14 @@ def key_frames_of(
 
 
 def _write_scene(
-    root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, source: Source | None, scene: Path
+    root: Path,
+    out: Path | None,
+    overlap: float,
+    min_depth: float,
+    overwrite: bool,
+    source: Source | None,
+    force: bool,
+    scene: Path,
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
     kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and (folder / name).is_file()]
@@ -273,11 +288,27 @@ def _write_scene(
             numbers = read_valid_frames(folder / VALID_FRAMES) if kept else None
             found = find_key_frames(open_recording(folder, source), overlap, min_depth, numbers)
         found.kept_list = kept[0] if kept else ""
+        if found.valid_frames:
+            _judge(found, open_recording(folder, source), force)
     except (FileNotFoundError, ValueError) as error:
         return SceneKeyFrames(folder, problem=str(error))
     if not found.problem:
         write_lists(folder, found)
     return found
+
+
+def _judge(found: SceneKeyFrames, scene: RecordingSource, force: bool) -> None:
+    """Measure the agreement of the usable frames; set `problem` if they disagree."""
+    agreement = scene_agreement(scene, found.valid_frames)
+    measured = agreement.consistency
+    found.agreement = "; ".join(
+        [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warnings]
+    )
+    if agreement.problem and force:
+        found.agreement += f"; in spite of: {agreement.problem}"
+    elif agreement.problem:
+        known = f"{found.problem}; " if found.problem else ""
+        found.problem = f"{known}{agreement.problem}; --force writes the lists anyway"
 
 
 def map_in_processes(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
