@@ -65,7 +65,7 @@ class Cause:
     Attributes:
         convention: Name of the mistake in the poses, see `CONVENTIONS`; "" if there is none.
         scale: Factor by which the translations are too small, relative to the depths; 1 if they are right.
-        consistency: Agreement of the frames after the change.
+        consistency: Agreement of the frames after the change, without that of colours.
     """
 
     convention: str
@@ -100,9 +100,11 @@ def likely_cause(frames: Frames, poses: Poses, num_pairs: int = 6) -> Cause | No
 
     def attempt(convention: str, scale: float) -> Cause | None:
         changed = CONVENTIONS[convention](R, t * scale)
-        found = check_consistency(_Changed(read, changed), changed, num_pairs)
-        agrees = found.moves and found.shared >= MIN_SHARED and found.agreement >= MIN_CERTAIN
-        return Cause(convention, scale, found) if agrees else None
+        for count in (2, num_pairs):  # two pairs rule most changes out
+            found = check_consistency(_Changed(read, changed), changed, count, colours=False)
+            if not (found.moves and found.shared >= MIN_SHARED and found.agreement >= MIN_CERTAIN):
+                return None
+        return Cause(convention, scale, found)
 
     alone = [(name, 1.0) for name in CONVENTIONS if name] + [("", scale) for scale in SCALES if scale != 1]
     together = [(name, scale) for name, scale in product(CONVENTIONS, SCALES) if name and scale != 1]

@@ -154,6 +154,7 @@ def check_consistency(
     poses: tuple[Tensor, Tensor] | None = None,
     num_pairs: int = 16,
     tolerance: DepthTolerance = DEFAULT_DEPTH_TOLERANCE,
+    colours: bool = True,
 ) -> Consistency:
     """Compare pairs of frames spread over the recording.
 
@@ -162,24 +163,25 @@ def check_consistency(
         poses: (R [V, 3, 3], t [V, 3]) of the frames. None reads every frame to get them.
         num_pairs: Largest number of pairs to compare.
         tolerance: Largest difference between depths that agree.
+        colours: Compare colours, too, which takes most of the time.
     """
     if poses is None:
         cameras = [frames[index] for index in range(len(frames))]
         poses = torch.stack([one.R for one in cameras]), torch.stack([one.t for one in cameras])
     pairs = frame_pairs(*poses, num_pairs)
-    counts, colours, known_and_all, depths = np.zeros(4), [], np.zeros(2), []
+    counts, correlations, known_and_all, depths = np.zeros(4), [], np.zeros(2), []
     for source, target in pairs:
         pair = frames[source], frames[target]
-        count, colour = compare(*pair, tolerance)
+        count, colour = compare(*pair, tolerance, colours)
         counts += count
         for one in pair:
             depth, known = known_depths(one.depth)
             known_and_all += float(known.sum()), depth.numel()
             depths.append(depth[known])
-        colours.append(colour)
+        correlations.append(colour)
     agree, through, shared, pixels = counts.tolist()
     judged = agree + through
-    colour, unmoved, *placed = _mean_of_known(colours)
+    colour, unmoved, *placed = _mean_of_known(correlations)
     best = int(np.argmax(placed))
     return Consistency(
         agreement=agree / judged if judged else float("nan"),
@@ -195,9 +197,9 @@ def check_consistency(
     )
 
 
-def _mean_of_known(colours: list[list[float]]) -> list[float]:
+def _mean_of_known(correlations: list[list[float]]) -> list[float]:
     """Average correlations over the pairs that have all of them; NaN without any."""
-    known = [values for values in colours if np.isfinite(values).all()]
+    known = [values for values in correlations if np.isfinite(values).all()]
     return np.mean(known, axis=0).tolist() if known else [float("nan")] * (2 + len(OTHERS))
 
 
@@ -235,14 +237,17 @@ def _far(R: Tensor, t: Tensor, first: int) -> Tensor:
     return (turned >= MIN_TURN_DEG) | ((t[first + 1 :] - t[first]).norm(dim=1) >= MIN_WAY)
 
 
-def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np.ndarray, list[float]]:
+def compare(
+    source: Frame, target: Frame, tolerance: DepthTolerance, colours: bool = True
+) -> tuple[np.ndarray, list[float]]:
     """Compare the pixels of a source frame with a target frame.
 
     Returns:
         [4] counts of source pixels: whose point agrees with the target's depth; whose point the target looks through;
         whose point projects to a target pixel with a depth; all. Then correlations of brightness over the pixels that
         agree: with their projections in the target, with the same pixels of the target, and with their projections for
-        each of `registration.OTHERS`. A correlation is NaN if no pixel agrees or the brightness is constant.
+        each of `registration.OTHERS`. A correlation is NaN if no pixel agrees, the brightness is constant, or `colours`
+        is False.
     """
     cameras = (source.K, source.R, source.t), (target.K, target.R, target.t)
     xy, visible = depth_correspondence(source.depth, *cameras[0], target.depth, *cameras[1], tolerance=None)
@@ -253,9 +258,9 @@ def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np
     agree = seen & depths_agree(z, target_depth, tolerance)
     through = seen & ~agree & (z < target_depth)
     counts = np.array([float(mask.sum()) for mask in (agree, through, seen)] + [float(seen.numel())])
-    source_grey, target_grey = (frame.image.double().mean(dim=-1) for frame in (source, target))
-    if target_grey.shape != source_grey.shape:
+    if not colours or source.image.shape != target.image.shape:
         return counts, [float("nan")] * (2 + len(OTHERS))
+    source_grey, target_grey = (frame.image.double().mean(dim=-1) for frame in (source, target))
     source_xy = cell_centres(*source.depth.shape, 1)[agree].to(xy.dtype)
     moved, *placed = colour_correlations(source_grey, target_grey, source_xy, xy[agree])
     return counts, [moved, correlation(source_grey[agree], target_grey[agree]), *placed]

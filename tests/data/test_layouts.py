@@ -206,7 +206,7 @@ def test_a_users_own_class_trains_and_fuses(worlds, tmp_path, capsys):
     assert "units of 0.5 mm and are read as 1 mm" in error
     assert "store depth images with 1000 units a metre, not 2000" in error
     spec = {"class_path": f"{__name__}.MyRecording", "init_args": {"scale": 2.0}}
-    with pytest.raises(ValueError, match="depths and poses disagree.*set check_agreement to false"):
+    with pytest.raises(ValueError, match=r"depths and poses disagree.*set check_agreement to false"):
         batches(RecordingDataModule(worlds["mine"], source=spec, **SETTINGS))
     doubled = batches(RecordingDataModule(worlds["mine"], source=spec, check_agreement=False, **SETTINGS))
     torch.testing.assert_close(doubled[0].depths, 2 * found[0].depths, rtol=0, atol=0)

@@ -81,7 +81,7 @@ class SceneKeyFrames:
         if self.problem:
             return f"{self.path}: {self.problem}"
         if self.kept:
-            return f"{self.path}: lists exist"
+            return f"{self.path}: lists exist" + (f"; {self.agreement}" if self.agreement else "")
         text = f"{self.path}: {self.num_frames} frames, {len(self.valid_frames)} valid, {len(self.key_frames)} key"
         if self.overlaps:
             mean = sum(self.overlaps) / len(self.overlaps)
@@ -249,7 +249,7 @@ def key_frames_of(
         force: Write lists of scenes whose depths, poses and colours disagree, too.
 
     Returns:
-        One result per scene; nothing is written for a scene with a `problem`.
+        One result per scene; nothing is written for a scene with a `problem`. Scenes with both lists are compared, too.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -279,9 +279,11 @@ def _write_scene(
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
     kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and (folder / name).is_file()]
-    if len(kept) == 2:
-        return SceneKeyFrames(folder, kept=True)
     try:
+        if len(kept) == 2:
+            found = SceneKeyFrames(folder, kept=True)
+            _judge(found, open_recording(folder, source, on_broken="skip"), force)
+            return found
         if kept == [KEY_FRAMES]:
             found = _find_valid_frames(open_recording(folder, source), min_depth, read_key_frames(folder / KEY_FRAMES))
         else:
@@ -298,17 +300,17 @@ def _write_scene(
 
 
 def _judge(found: SceneKeyFrames, scene: RecordingSource, force: bool) -> None:
-    """Measure the agreement of the usable frames; set `problem` if they disagree."""
-    agreement = scene_agreement(scene, found.valid_frames)
+    """Measure the agreement of the usable frames; set `problem` if they disagree, or clear it to write lists anyway."""
+    agreement = scene_agreement(scene, found.valid_frames or None)
     measured = agreement.consistency
     found.agreement = "; ".join(
         [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warnings]
     )
-    if agreement.problem and force:
-        found.agreement += f"; in spite of: {agreement.problem}"
+    problem = "; ".join(filter(None, (found.problem, agreement.problem)))
+    if problem and force:
+        found.agreement, found.problem = f"{found.agreement}; in spite of: {problem}", ""
     elif agreement.problem:
-        known = f"{found.problem}; " if found.problem else ""
-        found.problem = f"{known}{agreement.problem}; --force writes the lists anyway"
+        found.problem = problem if found.kept else f"{problem}; --force writes the lists anyway"
 
 
 def map_in_processes(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:
