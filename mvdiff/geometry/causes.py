@@ -53,8 +53,8 @@ CONVENTIONS: dict[str, Callable[[Tensor, Tensor], Poses]] = {
 SCALES = (1.0, 1000.0, 1 / 1000, 100.0, 1 / 100, 10.0, 1 / 10, 2.0, 1 / 2, 4.0, 1 / 4, 5.0, 1 / 5, 5 / 4, 4 / 5)
 """Corrections of translations relative to depths: metres and millimetres or centimetres; depths in units of 1, 0.5,
 0.25, 0.2 or 0.1 mm read as another of these."""
-MIN_SHARED, MIN_CERTAIN = 0.1, 0.9
-"""Least share of pixels that frames must share after a change, and least agreement: a few stray points agree under any
+MIN_JUDGED, MIN_CERTAIN = 0.1, 0.9
+"""Least share of pixels that must be judged after a change, and least agreement: a few stray points agree under any
 change. Measured: the right change 0.96 and more, on the kitchen and on the toy world."""
 
 
@@ -102,7 +102,7 @@ def likely_cause(frames: Frames, poses: Poses, num_pairs: int = 6) -> Cause | No
         changed = CONVENTIONS[convention](R, t * scale)
         for count in (2, num_pairs):  # two pairs rule most changes out
             found = check_consistency(_Changed(read, changed), changed, count, colours=False)
-            if not (found.moves and found.shared >= MIN_SHARED and found.agreement >= MIN_CERTAIN):
+            if not (found.moves and found.judged >= MIN_JUDGED and found.agreement >= MIN_CERTAIN):
                 return None
         return Cause(convention, scale, found)
 

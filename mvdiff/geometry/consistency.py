@@ -84,6 +84,7 @@ class Consistency:
     with_depth: float = 1.0  # share of pixels in the compared frames that have a depth
     colour_placed: float = float("nan")  # highest colour correlation with another placement of the colours
     placement: Placement | None = None  # that placement
+    judged: float = float("nan")  # share of all pixels whose points agree or are looked through, not hidden
     median_depth: float = float("nan")  # metres, over the compared frames
     moves: bool = True  # the camera turns or moves far enough for poses to be judged
 
@@ -192,6 +193,7 @@ def check_consistency(
         with_depth=known_and_all[0] / max(1, known_and_all[1]),
         colour_placed=placed[best],
         placement=OTHERS[best],
+        judged=judged / pixels if pixels else 0.0,
         median_depth=float(torch.cat(depths).median()) if known_and_all[0] else float("nan"),
         moves=any(bool(_far(*poses, first)[second - first - 1]) for first, second in pairs),
     )
