@@ -68,6 +68,8 @@ class KeyFrameOptions(DataReader):
     """replace existing lists"""
     num_workers: int = 1
     """scenes processed in parallel"""
+    force: bool = False
+    """write lists of scenes whose depths, poses and colours disagree, too"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,15 +137,16 @@ def check(options: CheckOptions) -> int:
     for report in reports:
         for problem in report.problems:
             print(problem)
-        for scene, found in report.agreement.items():
-            if doubt := found.problem(real_colours=True):
-                print(f"warning: {scene}: {doubt}; its poses (world-from-camera?) or intrinsics may be wrong")
+        for warning in report.warnings:
+            print(f"warning: {warning}")
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common())
         lists = ", ".join(f"{count} in {name}" for name, count in report.panoramas.items()) or "none"
         notes = "".join(f"; {count} x {kind}" for kind, count in sorted(report.notes.items()))
         agreement = [found.agreement for found in report.agreement.values() if found.agreement == found.agreement]
         if agreement:
-            notes += f"; depth agreement {sum(agreement) / len(agreement):.3f} (lowest {min(agreement):.3f})"
+            pairs = sum(found.num_pairs for found in report.agreement.values())
+            mean = f"{sum(agreement) / len(agreement):.3f} (lowest {min(agreement):.3f})"
+            notes += f"; depth agreement {mean} in {pairs} pairs of frames of {plural(len(agreement), 'scene')}"
         print(
             f"{report.root}: {report.layout} layout; {report.noun}: {lists}; images: {sizes}; captions: "
             f"{report.captions}{notes}"
@@ -224,7 +227,8 @@ def keyframes(options: KeyFrameOptions) -> int:
             print(scene)
 
         chosen = (options.overlap, options.min_depth_share, options.out, options.overwrite, options.num_workers)
-        scenes = key_frames_of(options.dir, *chosen, progress=say, source=Source.of_option(options.data))
+        how = {"progress": say, "source": Source.of_option(options.data), "force": options.force}
+        scenes = key_frames_of(options.dir, *chosen, **how)
     failed, kept = sum(bool(scene.problem) for scene in scenes), sum(scene.kept for scene in scenes)
     overlaps = [overlap for scene in scenes for overlap in scene.overlaps]
     text = f"; overlap of {plural(len(overlaps), 'pair')}: {sum(overlaps) / len(overlaps):.3f}" if overlaps else ""
@@ -315,7 +319,7 @@ COMMANDS = (
         summary="choose the key frames of scenes",
         description="Write two lists per scene: key_frame_0.6.txt, key frames chosen so that consecutive ones overlap "
         "by --overlap (the name never changes), and valid_frames.npy, the frames with a finite pose and enough depth. "
-        "Exits with 1 if any scene has none.",
+        "Exits with 1 if any scene has none, or if its depths, poses and colours disagree.",
         example="mvdiff data keyframes scannet/train",
         settings=(KeyFrameOptions,),
         run=keyframes,

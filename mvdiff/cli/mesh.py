@@ -52,10 +52,10 @@ class MeshOptions(DataReader):
 def run(options: MeshOptions) -> int:
     """Check, fuse, write; return the exit status."""
     from mvdiff.cli.progress import progress_bar
+    from mvdiff.data.agreement import measure_agreement
     from mvdiff.data.layouts import Source
     from mvdiff.data.recorded_frames import SelectedFrames
     from mvdiff.files.writing import check_apart
-    from mvdiff.geometry.consistency import check_consistency
     from mvdiff.mesh.frames import SampleFrames, open_frames
     from mvdiff.mesh.surface import check_mesh_path, extract_mesh, up_axis, write_mesh
     from mvdiff.mesh.tsdf import check_settings, fuse
@@ -68,23 +68,24 @@ def run(options: MeshOptions) -> int:
     source = open_frames(options.source, Source.of_option(options.data))
     frames = SelectedFrames(source, options.every, options.size)
     poses = frames.poses()
-    found = check_consistency(frames, poses)
+    is_sample = isinstance(source, SampleFrames)
+    agreement = measure_agreement(frames, None if is_sample else source.scene, real_colours=not is_sample)
+    found = agreement.consistency
     print(f"{options.source}: {len(frames)} frames; {found}")
-    problem = found.problem(real_colours=not isinstance(source, SampleFrames))
-    if problem is not None:
+    for warning in agreement.warnings:
+        print(f"warning: {warning}")
+    if agreement.problem:
         if found.lacks_depth:
-            is_sample = isinstance(source, SampleFrames)
             folder = options.source / DEPTH_NAME if is_sample else source.scene.file("depth", source.numbers[0]).parent
             units = 1000 if is_sample else source.scene.depth_units_per_metre
-            wrong = f"the frames of SOURCE must have depth; got ones that do not: {problem}, in {folder}. "
-            advice = f"Put depth images there (uint16, {units:g} a metre, 0 where there is none)"
+            wrong = f"the frames of SOURCE must have depth; got ones that do not: {agreement.problem}, in {folder}. "
+            wrong += f"Put depth images there (uint16, {units:g} a metre, 0 where there is none)"
         else:
-            folder = options.source
-            wrong = f"the frames of SOURCE must agree with each other; got ones that do not: {problem}, in {folder}. "
-            advice = "Its poses (world-from-camera?) or intrinsics are wrong"
+            wrong = f"the frames of SOURCE must agree with each other; got ones that do not, in {options.source}: "
+            wrong += agreement.problem
         if not options.force:
-            raise ValueError(f"{wrong}{advice}; --force fuses it anyway.")
-        print(f"warning: {wrong}{advice}; fused because of --force.")
+            raise ValueError(f"{wrong}; --force fuses it anyway.")
+        print(f"warning: {wrong}; fused because of --force.")
     with progress_bar() as bar:
         task = bar.add_task("fusing", total=2 * len(frames))
         volume = fuse(frames, **settings, progress=lambda: bar.advance(task))

@@ -105,14 +105,9 @@ class PanoramaDataModule(MultiViewDataModule):
         if in_test:
             most = self.num_val if split == "val" else self.max_test_samples
             return source, range(min(size, most or size))
-        first_val = size - self.num_val if self.val_from == "train" else size
+        first_val = size - self.num_held_out(size, "panoramas")
         if split == "val":
-            return source, range(max(0, first_val), size)
-        if first_val <= 0:
-            raise ValueError(
-                f"num_val must be below the number of training panoramas ({size}); got {self.num_val}. "
-                'Lower it, or set val_from to "test".'
-            )
+            return source, range(first_val, size)
         return source, range(min(first_val, self.max_samples or first_val))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,11 @@ from mvdiff.data.counts import check_counts
 from mvdiff.data.sampler import KeyedSampler
 
 Split = Literal["train", "val", "test"]
+NUM_VAL = 16
+"""Panoramas or scenes for validation by default, where the training data are many enough."""
+_MOST_HELD_OUT = 5  # by default at most one in 5 panoramas or scenes
+
+_log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -50,7 +56,8 @@ class MultiViewDataModule(LightningDataModule, ABC):
         max_test_samples: Use only the first `max_test_samples` test samples; None: all.
         val_from: "train" holds out the last `num_val` of the training data for validation, so that checkpoints are not
             selected on the test split; "test" validates on the first `num_val` of the test split.
-        num_val: Number of panoramas or scenes for validation; 0 disables validation.
+        num_val: Number of panoramas or scenes for validation; 0 disables validation; None: 16, but at most a fifth of
+            the training data.
 
     Raises:
         ValueError: A setting is out of range. `setup` raises errors about data.
@@ -65,7 +72,7 @@ class MultiViewDataModule(LightningDataModule, ABC):
         max_samples: int | None = None,
         max_test_samples: int | None = None,
         val_from: Literal["train", "test"] = "train",
-        num_val: int = 16,
+        num_val: int | None = None,
     ) -> None:
         super().__init__()
         check_counts(
@@ -74,7 +81,7 @@ class MultiViewDataModule(LightningDataModule, ABC):
             max_samples=max_samples,
             max_test_samples=max_test_samples,
         )
-        if num_val < 0:
+        if num_val is not None and num_val < 0:
             raise ValueError(f"num_val must be at least 0; got {num_val}.")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
@@ -83,7 +90,9 @@ class MultiViewDataModule(LightningDataModule, ABC):
         self.max_samples = max_samples
         self.max_test_samples = max_test_samples
         self.val_from = val_from
-        self.num_val = num_val
+        self.num_val = NUM_VAL if num_val is None else num_val
+        self._may_lower_num_val = num_val is None
+        self._said_held_out = False
         self._train_sampler: KeyedSampler | None = None
         self._resume: dict[str, int] | None = None
 
@@ -123,6 +132,31 @@ class MultiViewDataModule(LightningDataModule, ABC):
         if split == "val" and not self.num_val:
             raise ValueError("num_val must be at least 1 for a val split; got 0.")
         return split == "test" or (split == "val" and self.val_from == "test")
+
+    def num_held_out(self, size: int, noun: str) -> int:
+        """Return how many of `size` training panoramas or scenes are held out for validation; log unusual shares.
+
+        Raises:
+            ValueError: None would be left for training.
+        """
+        if self.val_from == "test" or not self.num_val:
+            return 0
+        count = self.num_val
+        if self._may_lower_num_val and count * _MOST_HELD_OUT > size:
+            count = max(1, size // _MOST_HELD_OUT)
+        if count >= size:
+            raise ValueError(
+                f"num_val must be below the number of training {noun} ({size}); got {count}. Lower it, or set val_from "
+                'to "test".'
+            )
+        if (count != self.num_val or 2 * count > size) and not self._said_held_out:
+            self._said_held_out = True
+            _log.warning(
+                "%d of the %d training %s are held out for validation, %d are left to train on; set data.num_val to "
+                "change that",
+                *(count, size, noun, size - count),
+            )
+        return count
 
     def num_train_batches(self) -> int:
         """Return the batches of a whole training epoch on this device."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -12,7 +13,7 @@ from mvdiff.data.counts import check_counts
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.resizing import resize_depths
 from mvdiff.geometry.cameras import resize_intrinsics
-from mvdiff.geometry.consistency import Frame, Frames
+from mvdiff.geometry.consistency import COMPARED_SIZE, Frame, Frames
 from mvdiff.geometry.depth import check_finite_cameras
 from mvdiff.shapes import check_shapes
 
@@ -103,15 +104,38 @@ def resized_image(image: Tensor, height: int, width: int) -> Tensor:
     return pixels.round().clamp(0, 255).to(torch.uint8)[0].permute(1, 2, 0)
 
 
+class ReducedFrames:
+    """Frames of a recording whose longer side is at most `COMPARED_SIZE` pixels, to compare them."""
+
+    def __init__(self, frames: Recording):
+        self.frames = frames
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def poses(self) -> tuple[Tensor, Tensor]:
+        """Return R [V, 3, 3], world-from-camera, and t [V, 3], metres."""
+        return self.frames.poses()
+
+    def __getitem__(self, index: int) -> Frame:
+        frame = checked(self.frames[index])
+        smaller = max(1, max(frame.depth.shape) / COMPARED_SIZE)
+        return resized(frame, *(max(1, round(side / smaller)) for side in frame.depth.shape))
+
+
 class SceneFrames:
-    """The usable frames of a recording at the size of its depth images.
+    """Usable frames of a recording at the size of its depth images.
+
+    Args:
+        scene: The recording.
+        numbers: Numbers of usable frames; None: all.
 
     Raises:
         ValueError: The recording has no usable frame.
     """
 
-    def __init__(self, scene: RecordingSource):
-        self.scene, self.numbers = scene, scene.valid_frames
+    def __init__(self, scene: RecordingSource, numbers: Sequence[int] | None = None):
+        self.scene, self.numbers = scene, scene.valid_frames if numbers is None else numbers
         if not self.numbers:
             reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(scene.unusable.items()))
             raise ValueError(

@@ -9,11 +9,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mvdiff.data.agreement import NOT_REGISTERED, registration_problem
 from mvdiff.data.frames import FrameDataset, Mode, TrainSamples
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
 from mvdiff.data.layouts import Source, data_set_root, name_in, open_recording, split_scenes
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
 from mvdiff.data.resizing import Resizing, check_resizing
+from mvdiff.data.scene_checks import wrong_scenes
 from mvdiff.data.sequences import MAX_BETWEEN
 from mvdiff.files.paths import expanded
 
@@ -52,6 +54,8 @@ class RecordingDataModule(MultiViewDataModule):
             "skip" skips and logs them.
         missing_caption: What to use for a frame without a caption: "error" stops, "nearest" takes that of the nearest
             frame that has one, "empty" the empty prompt; the number is logged.
+        check_agreement: Before training, compare frames of up to 8 scenes: a scene whose depths, poses and colours
+            disagree is an error, or left out with `on_broken="skip"`.
         source: Class that reads a scene: class path of a `RecordingSource`, or `class_path` and `init_args`; None:
             detected from the files.
         **settings: Settings of every data module, see `MultiViewDataModule`.
@@ -82,6 +86,7 @@ class RecordingDataModule(MultiViewDataModule):
         max_val_samples: int | None = None,
         on_broken: OnBroken = "error",
         missing_caption: MissingCaption = "error",
+        check_agreement: bool = True,
         source: str | dict[str, Any] | None = None,
         **settings: Any,
     ) -> None:
@@ -94,6 +99,7 @@ class RecordingDataModule(MultiViewDataModule):
         self.max_val_samples = max_val_samples
         self.on_broken = on_broken
         self.missing_caption = missing_caption
+        self.check_agreement = check_agreement
         check_resizing(resizing)
         self.resizing = resizing
         self.source = Source.of(source or self.source_class)
@@ -114,6 +120,38 @@ class RecordingDataModule(MultiViewDataModule):
             self._frames((), name)  # raises where a setting is out of range
         self._scenes: dict[str, list[RecordingSource]] = {}
         self._datasets: dict[tuple[Split, bool], FrameDataset] = {}
+
+    def setup(self, stage: str) -> None:
+        """Open the splits that a stage needs; before training, compare frames of a few scenes.
+
+        Raises:
+            ValueError: Depths, poses and colours of a scene disagree.
+        """
+        if stage == "fit" and self.check_agreement:
+            self._check_agreement(self.scenes("train"))
+        super().setup(stage)
+
+    def _check_agreement(self, scenes: list[RecordingSource]) -> None:
+        """Raise for scenes that disagree, or remove them from the list with `on_broken="skip"`."""
+        is_first = self.trainer is None or self.trainer.is_global_zero
+        wrong = wrong_scenes(scenes, key_frames=self._reads_key_frames) if is_first else []
+        if self.trainer is not None:
+            wrong = self.trainer.strategy.broadcast(wrong, src=0)
+        if not wrong:
+            return
+        first = f"{scenes[wrong[0].index].path}: {wrong[0].problem}"
+        advice = "Run `mvdiff data check` on the data set, or set check_agreement to false."
+        if self.on_broken == "error":
+            raise ValueError(f"{first}. {advice}")
+        _log.warning("%d scenes are left out, the first: %s. %s", len(wrong), first, advice)
+        for index in sorted((scene.index for scene in wrong), reverse=True):
+            del scenes[index]
+        if not scenes:
+            raise ValueError(f"no scene is left: {first}. {advice}")
+
+    @property
+    def _reads_key_frames(self) -> bool:
+        return bool({self.mode, self.eval_mode} - {"interval", "frames"})
 
     def scenes(self, split: str) -> list[RecordingSource]:
         """Return the scenes of a folder ("train", "test"), opened at the first call.
@@ -152,9 +190,10 @@ class RecordingDataModule(MultiViewDataModule):
             scene = open_recording(path, self.source, self.resizing, **how)
             scene.name = name
             scene.intrinsics(self.height, self.width)
-            modes = {self.mode, self.eval_mode}
-            lists = [scene.key_frames] if modes - {"interval", "frames"} else []
-            lists += [scene.valid_frames] if modes != {"keyframes"} else []
+            if self.check_agreement and (aspects := registration_problem(scene)):
+                raise ValueError(f"{path}: {NOT_REGISTERED} ({aspects}). check_agreement: false trains on it anyway.")
+            lists = [scene.key_frames] if self._reads_key_frames else []
+            lists += [scene.valid_frames] if {self.mode, self.eval_mode} != {"keyframes"} else []
         except (FileNotFoundError, ValueError) as error:
             return error
         return scene if all(lists) else ValueError(f"{path} must have usable frames; got {dict(scene.unusable)}.")
@@ -175,15 +214,11 @@ class RecordingDataModule(MultiViewDataModule):
         if (split, training) not in self._datasets:
             in_test = self.in_test(split)
             scenes = self.scenes("test" if in_test else "train")
-            if split == "val":
-                scenes = scenes[: self.num_val] if in_test else scenes[-self.num_val :]
-            elif not in_test and self.val_from == "train":
-                if self.num_val >= len(scenes):
-                    raise ValueError(
-                        f"num_val must be below the number of training scenes ({len(scenes)}); got {self.num_val}. "
-                        'Lower it, or set val_from to "test".'
-                    )
-                scenes = scenes[: len(scenes) - self.num_val]
+            if in_test:
+                scenes = scenes[: self.num_val] if split == "val" else scenes
+            else:
+                first_val = len(scenes) - self.num_held_out(len(scenes), "scenes")
+                scenes = scenes[first_val:] if split == "val" else scenes[:first_val]
             mode = self.mode if training else self.eval_mode
             dataset = self._frames(scenes, mode, training=training)
             most = {"train": self.max_samples, "val": self.max_val_samples, "test": self.max_test_samples}[split]

@@ -66,6 +66,8 @@ class RecordingSource(ABC):
     """Rule by which depths and intrinsics are resized; `open_recording` sets it."""
     depth_units_per_metre: float = 1000.0
     """Value in depth images that stands for one metre."""
+    stored_axes: ClassVar[Literal["OpenCV", "OpenGL"]] = "OpenCV"
+    """Axes of the cameras of the poses in the layout's files."""
 
     def __init__(
         self, path: str | Path, on_broken: OnBroken = "error", missing_caption: MissingCaption = "error"
@@ -139,6 +141,18 @@ class RecordingSource(ABC):
     def load_depths(self, frame: int) -> Tensor:
         """Return z-depth [H, W], float32 metres, 0 where unknown, at its stored size."""
         return read_depth(self.file("depth", frame), self.depth_units_per_metre)
+
+    def depth_unit_advice(self, units_per_metre: float) -> str:
+        """Return what to do if depth images have another unit than `depth_units_per_metre`."""
+        return f"store depth images with {self.depth_units_per_metre:g} units a metre, not {units_per_metre:g}"
+
+    def translation_advice(self, factor: float) -> str:
+        """Return what to do if translations must be multiplied by a factor."""
+        return (
+            f"multiply the translations of its poses by {factor:g}"
+            if factor >= 1
+            else f"divide the translations of its poses by {1 / factor:g}"
+        )
 
     def frames_of_any_file(self) -> list[int]:
         """Return the numbers of all frames with any file, for `mvdiff data check`."""

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.depth_units import check_unit, unit_setting
 from mvdiff.data.frame_files import numbers_in
-from mvdiff.data.recordings import Kind, RecordingSource
+from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.files.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, first_existing, visible
 from mvdiff.files.text import read_text
@@ -29,12 +30,38 @@ _SUFFIXES = {"color": IMAGE_SUFFIXES, "depth": (".png",), "pose": (".txt",)}
 
 
 class ScanNetScene(RecordingSource):
-    """One scene in the ScanNet layout; frame numbers are those of the files."""
+    """One scene in the ScanNet layout; frame numbers are those of the files.
+
+    Args:
+        path: Folder of color/.
+        on_broken: See `RecordingSource`.
+        missing_caption: See `RecordingSource`.
+        depth_units_per_metre: Value in depth images that stands for one metre; 4000 for Matterport3D's depth images.
+
+    Raises:
+        FileNotFoundError: A part of the scene does not exist.
+        ValueError: A setting is out of range.
+    """
 
     layout = "scannet"
     parts = ("color", "depth", "pose")
     data_set = "scannet"
     remedy = "Correct the path, or decode the scene's .sens file with `mvdiff data import-sens`."
+
+    def __init__(
+        self,
+        path: str | Path,
+        on_broken: OnBroken = "error",
+        missing_caption: MissingCaption = "error",
+        depth_units_per_metre: float = 1000.0,
+    ) -> None:
+        super().__init__(path, on_broken, missing_caption)
+        check_unit(depth_units_per_metre)
+        self.depth_units_per_metre = depth_units_per_metre
+
+    def depth_unit_advice(self, units_per_metre: float) -> str:
+        """Name the setting of the unit of depth images."""
+        return unit_setting(type(self), units_per_metre)
 
     @cached_property
     def frames(self) -> list[int]:

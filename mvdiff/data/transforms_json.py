@@ -52,6 +52,7 @@ class TransformsRecording(RecordingSource):
 
     layout = NAME
     parts = (NAME,)
+    stored_axes = "OpenGL"
 
     def __init__(
         self,
@@ -75,6 +76,14 @@ class TransformsRecording(RecordingSource):
         self._applied_scale = self._number(self._shared, "applied_scale", 1.0)
         if not self._applied_scale > 0:
             raise ValueError(f"{self._json} must have a positive applied_scale; got {self._applied_scale:g}.")
+
+    def depth_unit_advice(self, units_per_metre: float) -> str:
+        """Name the key of the unit of depth images."""
+        return f"set depth_unit_scale_factor in {NAME} to {1 / units_per_metre:g}"
+
+    def translation_advice(self, factor: float) -> str:
+        """Name the key of the unit of translations."""
+        return f"set applied_scale in {NAME} to {self._applied_scale / factor:g}"
 
     @property
     def frames(self) -> list[int]:

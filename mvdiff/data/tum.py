@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.depth_units import check_unit, unit_setting
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.files.paths import below, existing, listed_name
@@ -65,8 +66,7 @@ class TumRecording(RecordingSource):
         super().__init__(path, on_broken, missing_caption)
         if intrinsics is not None and len(intrinsics) != 4:
             raise ValueError(f"intrinsics must be fx, fy, cx and cy; got {intrinsics}.")
-        if not depth_units_per_metre > 0:
-            raise ValueError(f"depth_units_per_metre must be positive; got {depth_units_per_metre}.")
+        check_unit(depth_units_per_metre)
         if not max_seconds >= 0:
             raise ValueError(f"max_seconds must be at least 0; got {max_seconds}.")
         self._intrinsics = intrinsics
@@ -131,6 +131,10 @@ class TumRecording(RecordingSource):
             raise ValueError(f"{path} must hold fx, fy, cx and cy; got {values}.")
         fx, fy, cx, cy = values
         return torch.tensor([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=torch.float64)
+
+    def depth_unit_advice(self, units_per_metre: float) -> str:
+        """Name the setting of the unit of depth images."""
+        return unit_setting(type(self), units_per_metre)
 
     def load_intrinsics(self, frame: int) -> Tensor:
         """Return K [3, 3], the same for all frames."""

@@ -26,6 +26,7 @@ import torch
 from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
+from mvdiff.files.depths import SATURATED, known_values
 from mvdiff.files.photo_tags import DECODER_ERRORS, PhotoTags, read_photo_tags
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
@@ -169,11 +170,19 @@ def decode_image(
 
 
 def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
+    """Return the depths of `read_counted_depth`."""
+    return read_counted_depth(path, units_per_metre)[0]
+
+
+def read_counted_depth(path: Path, units_per_metre: float = 1000) -> tuple[Tensor, int]:
     """Decode a 16-bit PNG depth map completely, as float32 [H, W] in metres, 0 where unknown.
 
     Args:
         path: The file.
         units_per_metre: File value that stands for one metre; 1000 for millimetres.
+
+    Returns:
+        The depths, and the number of pixels that hold 65535, which means no depth.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -184,7 +193,7 @@ def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
         raise ValueError(
             f"{path} must be a 16-bit PNG with one channel; got {values.dtype} of shape {values.shape}. {CHECK}"
         )
-    return torch.from_numpy(values.astype(np.float32) / units_per_metre)
+    return torch.from_numpy(known_values(values).astype(np.float32) / units_per_metre), int((values == SATURATED).sum())
 
 
 def read_values(path: Path) -> np.ndarray:

@@ -22,7 +22,8 @@ from mvdiff.geometry.depth import (
     project_points,
     unproject,
 )
-from mvdiff.geometry.sampling import cell_centres, sample_bilinear
+from mvdiff.geometry.registration import OTHERS, Placement, colour_correlations, correlation
+from mvdiff.geometry.sampling import cell_centres
 
 MIN_AGREEMENT = 0.8
 """Least agreement of an acceptable recording. Measured with `python benchmarks/mesh.py poses`: a real kitchen (Kinect)
@@ -31,6 +32,14 @@ MIN_AGREEMENT = 0.8
 MIN_GAIN = 1 / 3
 """Least gain in colour correlation from using the poses, relative to the largest possible gain (from the correlation
 without poses up to 1). Measured: the kitchen 0.93, the toy world 0.95; with mirrored images 0.01 and below 0."""
+MIN_COLOUR = 0.88
+"""Least colour correlation of colours that are registered to depth. Measured at 160x120: the kitchen 0.95 (parts of it
+0.91 and more, with noise of 20 grey levels 0.90), the toy world 0.96 to 0.99; the kitchen with colours cropped to 16:9
+and stretched 0.75 to 0.81, 1.1 times too large 0.83 to 0.87, 5 % of the width beside 0.85 to 0.88."""
+MAX_ERROR_PLACED = 0.6
+"""Colours are not registered if another placement of them leaves at most this share of their error (1 - correlation).
+Measured: whole registered recordings 1.3 and more, stretches of 50 frames 0.71 and more; colours of another size or
+place, as above, 0.2 to 0.55, of the toy world, too."""
 MIN_LACKING = 0.1
 """Colours are judged only if they correlate to less than 1 - this without poses; otherwise hardly anything moved."""
 MIN_SHARED = 0.01
@@ -38,7 +47,10 @@ MIN_SHARED = 0.01
 MIN_TURN_DEG, MIN_WAY = 15.0, 0.3
 """Least rotation in degrees, or distance in metres, between compared frames; closer frames agree whatever the poses."""
 
-_HALF_A_GREY_LEVEL = 1 / 2
+COMPARED_SIZE = 160
+"""Longer side, in pixels, to which callers reduce frames before they compare them: fast, and less noise in colours."""
+MIN_USUAL_DEPTH, MAX_USUAL_DEPTH = 0.1, 20.0
+"""Range of the median depth in metres; outside of it the unit of the depths is doubtful."""
 
 
 class Frame(NamedTuple):
@@ -70,6 +82,11 @@ class Consistency:
     shared: float  # share of all pixels that project into the other frame, where it has a depth
     num_pairs: int
     with_depth: float = 1.0  # share of pixels in the compared frames that have a depth
+    colour_placed: float = float("nan")  # highest colour correlation with another placement of the colours
+    placement: Placement | None = None  # that placement
+    judged: float = float("nan")  # share of all pixels whose points agree or are looked through, not hidden
+    median_depth: float = float("nan")  # metres, over the compared frames
+    moves: bool = True  # the camera turns or moves far enough for poses to be judged
 
     @property
     def lacks_depth(self) -> bool:
@@ -81,9 +98,10 @@ class Consistency:
             return "only one frame, nothing to compare"
         if self.lacks_depth:
             return f"depth at {self.with_depth:.1%} of the pixels in {self.num_pairs} pairs, nothing to compare"
+        still = "" if self.moves else "; the camera hardly moves, so its poses are not judged"
         return (
             f"depth agreement {self.agreement:.3f}, colour correlation {self.colour:.3f} (without poses "
-            f"{self.colour_unmoved:.3f}) in {self.num_pairs} pairs that share {self.shared:.0%} of their pixels"
+            f"{self.colour_unmoved:.3f}) in {self.num_pairs} pairs that share {self.shared:.0%} of their pixels{still}"
         )
 
     def problem(self, real_colours: bool) -> str | None:
@@ -93,6 +111,10 @@ class Consistency:
             real_colours: True for photographs. Colours of generated images are not judged, since they may differ even
                 with correct poses.
         """
+        return self.depth_problem() or (self.colour_problem() if real_colours else None)
+
+    def depth_problem(self) -> str | None:
+        """Describe what is wrong with depths, poses or intrinsics; None if nothing is."""
         if not self.num_pairs:
             return None
         if self.lacks_depth:
@@ -101,13 +123,30 @@ class Consistency:
             return f"its frames do not overlap (they share {self.shared:.1%} of their pixels)"
         if not self.agreement >= MIN_AGREEMENT:
             return f"its depths contradict each other (agreement {self.agreement:.3f}, needed {MIN_AGREEMENT})"
+        return None
+
+    def colour_problem(self) -> str | None:
+        """Describe what is wrong with the colours of photographs whose depths and poses agree; None if nothing is."""
         lacking = 1 - self.colour_unmoved
-        if real_colours and lacking > MIN_LACKING and self.colour - self.colour_unmoved < MIN_GAIN * lacking:
+        if not lacking > MIN_LACKING:
+            return None
+        if self.colour - self.colour_unmoved < MIN_GAIN * lacking:
             return (
                 f"its poses do not align the colours (correlation {self.colour:.3f} with poses, "
                 f"{self.colour_unmoved:.3f} without)"
             )
+        is_better = 1 - self.colour_placed < MAX_ERROR_PLACED * (1 - self.colour)
+        better = f", but {self.colour_placed:.3f} if it is taken as {self.placement}" if is_better else ""
+        if is_better or self.colour < MIN_COLOUR:
+            needed = f", needed {MIN_COLOUR}" if self.colour < MIN_COLOUR else ""
+            return f"its colour is not registered to its depth (colour correlation {self.colour:.3f}{needed}{better})"
         return None
+
+    def unusual_depth(self) -> str | None:
+        """Describe depths too near or too far for a room; None for usual ones."""
+        if not self.num_pairs or not self.with_depth or MIN_USUAL_DEPTH <= self.median_depth <= MAX_USUAL_DEPTH:
+            return None
+        return f"half of its depths lie {'beyond' if self.median_depth > 1 else 'within'} {self.median_depth:.3g} m"
 
 
 @torch.no_grad()
@@ -116,6 +155,7 @@ def check_consistency(
     poses: tuple[Tensor, Tensor] | None = None,
     num_pairs: int = 16,
     tolerance: DepthTolerance = DEFAULT_DEPTH_TOLERANCE,
+    colours: bool = True,
 ) -> Consistency:
     """Compare pairs of frames spread over the recording.
 
@@ -124,26 +164,45 @@ def check_consistency(
         poses: (R [V, 3, 3], t [V, 3]) of the frames. None reads every frame to get them.
         num_pairs: Largest number of pairs to compare.
         tolerance: Largest difference between depths that agree.
+        colours: Compare colours, too, which takes most of the time.
     """
     if poses is None:
         cameras = [frames[index] for index in range(len(frames))]
         poses = torch.stack([one.R for one in cameras]), torch.stack([one.t for one in cameras])
     pairs = frame_pairs(*poses, num_pairs)
-    counts, colours, known_and_all = np.zeros(4), [], np.zeros(2)
+    counts, correlations, known_and_all, depths = np.zeros(4), [], np.zeros(2), []
     for source, target in pairs:
         pair = frames[source], frames[target]
-        count, colour = compare(*pair, tolerance)
+        count, colour = compare(*pair, tolerance, colours)
         counts += count
         for one in pair:
-            known_and_all += float(known_depths(one.depth)[1].sum()), one.depth.numel()
-        colours.append(colour)
+            depth, known = known_depths(one.depth)
+            known_and_all += float(known.sum()), depth.numel()
+            depths.append(depth[known])
+        correlations.append(colour)
     agree, through, shared, pixels = counts.tolist()
     judged = agree + through
-    known = np.array([pair for pair in colours if np.isfinite(pair).all()]).reshape(-1, 2)
-    colour, unmoved = known.mean(axis=0).tolist() if len(known) else (float("nan"), float("nan"))
-    agreement = agree / judged if judged else float("nan")
-    with_depth = known_and_all[0] / max(1, known_and_all[1])
-    return Consistency(agreement, colour, unmoved, shared / pixels if pixels else 0.0, len(pairs), with_depth)
+    colour, unmoved, *placed = _mean_of_known(correlations)
+    best = int(np.argmax(placed))
+    return Consistency(
+        agreement=agree / judged if judged else float("nan"),
+        colour=colour,
+        colour_unmoved=unmoved,
+        shared=shared / pixels if pixels else 0.0,
+        num_pairs=len(pairs),
+        with_depth=known_and_all[0] / max(1, known_and_all[1]),
+        colour_placed=placed[best],
+        placement=OTHERS[best],
+        judged=judged / pixels if pixels else 0.0,
+        median_depth=float(torch.cat(depths).median()) if known_and_all[0] else float("nan"),
+        moves=any(bool(_far(*poses, first)[second - first - 1]) for first, second in pairs),
+    )
+
+
+def _mean_of_known(correlations: list[list[float]]) -> list[float]:
+    """Average correlations over the pairs that have all of them; NaN without any."""
+    known = [values for values in correlations if np.isfinite(values).all()]
+    return np.mean(known, axis=0).tolist() if known else [float("nan")] * (2 + len(OTHERS))
 
 
 def frame_pairs(R: Tensor, t: Tensor, num_pairs: int) -> list[tuple[int, int]]:
@@ -164,24 +223,33 @@ def frame_pairs(R: Tensor, t: Tensor, num_pairs: int) -> list[tuple[int, int]]:
         >>> frame_pairs(torch.eye(3).expand(3, 3, 3), t, num_pairs=5)
         [(0, 2)]
     """
-    R, t, pairs = R.double(), t.double(), []
+    pairs = []
     for first in np.unique(np.linspace(0, max(len(R) - 2, 0), num_pairs).round().astype(int)).tolist():
-        cosine = ((R[first] * R[first + 1 :]).sum(dim=(1, 2)) - 1) / 2
-        turned = torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
-        far = (turned >= MIN_TURN_DEG) | ((t[first + 1 :] - t[first]).norm(dim=1) >= MIN_WAY)
+        far = _far(R, t, first)
         if bool(far.any()):
             pairs.append((first, first + 1 + int(far.int().argmax())))
     return pairs or ([(0, len(R) - 1)] if len(R) > 1 else [])
 
 
-def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np.ndarray, tuple[float, float]]:
+def _far(R: Tensor, t: Tensor, first: int) -> Tensor:
+    """Return [V - first - 1] bool: the frames after `first` from which the camera has turned or moved far enough."""
+    R, t = R.double(), t.double()
+    cosine = ((R[first] * R[first + 1 :]).sum(dim=(1, 2)) - 1) / 2
+    turned = torch.rad2deg(torch.arccos(cosine.clamp(-1, 1)))
+    return (turned >= MIN_TURN_DEG) | ((t[first + 1 :] - t[first]).norm(dim=1) >= MIN_WAY)
+
+
+def compare(
+    source: Frame, target: Frame, tolerance: DepthTolerance, colours: bool = True
+) -> tuple[np.ndarray, list[float]]:
     """Compare the pixels of a source frame with a target frame.
 
     Returns:
         [4] counts of source pixels: whose point agrees with the target's depth; whose point the target looks through;
-        whose point projects to a target pixel with a depth; all. Then two correlations of brightness over the pixels
-        that agree: with their projections in the target, and with the same pixels of the target. A correlation is NaN
-        if no pixel agrees or the brightness is constant.
+        whose point projects to a target pixel with a depth; all. Then correlations of brightness over the pixels that
+        agree: with their projections in the target, with the same pixels of the target, and with their projections for
+        each of `registration.OTHERS`. A correlation is NaN if no pixel agrees, the brightness is constant, or `colours`
+        is False.
     """
     cameras = (source.K, source.R, source.t), (target.K, target.R, target.t)
     xy, visible = depth_correspondence(source.depth, *cameras[0], target.depth, *cameras[1], tolerance=None)
@@ -192,16 +260,9 @@ def compare(source: Frame, target: Frame, tolerance: DepthTolerance) -> tuple[np
     agree = seen & depths_agree(z, target_depth, tolerance)
     through = seen & ~agree & (z < target_depth)
     counts = np.array([float(mask.sum()) for mask in (agree, through, seen)] + [float(seen.numel())])
+    if not colours or source.image.shape != target.image.shape:
+        return counts, [float("nan")] * (2 + len(OTHERS))
     source_grey, target_grey = (frame.image.double().mean(dim=-1) for frame in (source, target))
-    moved = sample_bilinear(target_grey[None, None], xy[agree][None], padding="border")[0, 0]
-    unmoved = target_grey[agree] if target_grey.shape == source_grey.shape else torch.zeros_like(moved)
-    return counts, (_correlation(source_grey[agree], moved), _correlation(source_grey[agree], unmoved))
-
-
-def _correlation(a: Tensor, b: Tensor) -> float:
-    """Correlate two [M] brightness vectors in [0, 255]; NaN if one varies by no more than half a grey level."""
-    if not len(a):
-        return float("nan")
-    a, b = a - a.mean(), b - b.mean()
-    spread = a.square().mean().sqrt(), b.square().mean().sqrt()
-    return float((a * b).mean() / (spread[0] * spread[1])) if float(min(spread)) > _HALF_A_GREY_LEVEL else float("nan")
+    source_xy = cell_centres(*source.depth.shape, 1)[agree].to(xy.dtype)
+    moved, *placed = colour_correlations(source_grey, target_grey, source_xy, xy[agree])
+    return counts, [moved, correlation(source_grey[agree], target_grey[agree]), *placed]

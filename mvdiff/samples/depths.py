@@ -10,8 +10,8 @@ from torch import Tensor
 from mvdiff.files import images
 from mvdiff.samples.pixels import naming_broken
 
-MAX_DEPTH = 65.535
-"""Largest depth in metres that a 16-bit map in millimetres can hold."""
+MAX_DEPTH = 65.534
+"""Largest depth in metres that a 16-bit map in millimetres can hold; 65535 means no depth."""
 
 
 def to_millimetres(depths: Tensor | np.ndarray, where: str) -> np.ndarray:

@@ -64,7 +64,9 @@ def test_frames_that_contradict_each_other_are_refused_unless_forced(transposed,
     arguments = ["mesh", str(transposed), "--out", str(out), "--voxel_size", "0.1"]
     assert main(arguments) == 1
     shown = capsys.readouterr()
-    assert "the frames of SOURCE must agree with each other; got ones that do not: its depths contradict" in shown.err
+    assert f"the frames of SOURCE must agree with each other; got ones that do not, in {transposed}: " in shown.err
+    assert "its depths contradict each other" in shown.err
+    assert "likely cause: the rotations of its poses are transposed (agreement is then 0.9" in shown.err
     assert "depth agreement 0." in shown.out
     assert not out.exists()
     assert main([*arguments, "--force"]) == 0

@@ -10,12 +10,16 @@ K_DEPTH = np.array([[30.0, 0, 15.5, 0], [0, 31.0, 11.5, 0], [0, 0, 1, 0], [0, 0,
 
 
 def pose_of(frame: int) -> np.ndarray:
-    """A turn to the right by a degree a frame, from a place that moves right by a centimetre a frame."""
+    """A camera that faces a wall, rolls by a degree and moves right by a centimetre and back by a millimetre a frame.
+
+    The wall is a metre before the camera of frame 0, so that depths of 1000 + frame millimetres are right.
+    """
+    yaw, pitch, roll = np.deg2rad([20, -35, frame])
+    to_wall = np.array([[np.cos(yaw), 0, np.sin(yaw)], [0, 1, 0], [-np.sin(yaw), 0, np.cos(yaw)]])
+    to_wall = to_wall @ [[1, 0, 0], [0, np.cos(pitch), -np.sin(pitch)], [0, np.sin(pitch), np.cos(pitch)]]
     pose = np.eye(4)
-    angle = np.deg2rad(frame)
-    pose[0, 0] = pose[2, 2] = np.cos(angle)
-    pose[0, 2], pose[2, 0] = np.sin(angle), -np.sin(angle)
-    pose[:3, 3] = 0.01 * frame, -1, 2
+    pose[:3, :3] = to_wall @ [[np.cos(roll), -np.sin(roll), 0], [np.sin(roll), np.cos(roll), 0], [0, 0, 1]]
+    pose[:3, 3] = to_wall @ [0.01 * frame, 0, -0.001 * frame] + [0, -1, 2]
     return pose
 
 

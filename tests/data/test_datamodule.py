@@ -215,3 +215,22 @@ def test_checkpointed_state_is_plain_numbers(root):
     data.load_state_dict({"epoch": 0, "position": 5, "stride": 1})
     assert len(list(data.train_dataloader())) == 2
     assert len(list(data.train_dataloader())) == 7
+
+
+@pytest.mark.parametrize(
+    ("size", "settings", "held_out", "said"),
+    [
+        (9, {"num_val": None}, 1, True),
+        (9, {"num_val": 3}, 3, False),
+        (9, {"num_val": 6}, 6, True),
+        (79, {"num_val": None}, 15, True),
+        (80, {"num_val": None}, 16, False),
+        (9, {"num_val": None, "val_from": "test"}, 0, False),
+        (9, {"num_val": 0}, 0, False),
+    ],
+)
+def test_by_default_at_most_a_fifth_is_held_out(tmp_path, caplog, size, settings, held_out, said):
+    data = module(tmp_path, **settings)
+    assert data.num_held_out(size, "panoramas") == data.num_held_out(size, "panoramas") == held_out
+    text = f"{held_out} of the {size} training panoramas are held out for validation, {size - held_out} are left"
+    assert caplog.text.count(text) == said

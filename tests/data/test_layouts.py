@@ -202,9 +202,14 @@ def test_a_users_own_class_trains_and_fuses(worlds, tmp_path, capsys):
     scene = next((worlds["mine"] / "test").iterdir())
     capsys.readouterr()
     assert main(["mesh", str(scene), "--data", str(settings), "--out", str(tmp_path / "mesh.ply")]) == 1
-    assert "agree with each other" in capsys.readouterr().err  # depths twice too large: the settings were used
+    error = capsys.readouterr().err  # depths twice too large: the settings were used
+    assert "agree with each other" in error
+    assert "units of 0.5 mm and are read as 1 mm" in error
+    assert "store depth images with 1000 units a metre, not 2000" in error
     spec = {"class_path": f"{__name__}.MyRecording", "init_args": {"scale": 2.0}}
-    doubled = batches(RecordingDataModule(worlds["mine"], source=spec, **SETTINGS))
+    with pytest.raises(ValueError, match=r"depths and poses disagree.*set check_agreement to false"):
+        batches(RecordingDataModule(worlds["mine"], source=spec, **SETTINGS))
+    doubled = batches(RecordingDataModule(worlds["mine"], source=spec, check_agreement=False, **SETTINGS))
     torch.testing.assert_close(doubled[0].depths, 2 * found[0].depths, rtol=0, atol=0)
 
 
@@ -245,8 +250,11 @@ def test_check_says_where_depths_and_poses_contradict_each_other(worlds, tmp_pat
     for frame in content["frames"]:  # the axes of OpenCV where OpenGL's should be
         frame["transform_matrix"] = (np.array(frame["transform_matrix"]) @ np.diag([1.0, -1, -1, 1])).tolist()
     (scene / "transforms.json").write_text(json.dumps(content))
-    assert main(["data", "check", str(scene)]) == 0  # no file is broken
-    assert f"warning: {scene}: its depths contradict each other (agreement 0." in capsys.readouterr().out
+    assert main(["data", "check", str(scene)]) == 1
+    out = capsys.readouterr().out
+    assert f"depths and poses disagree: {scene} (its depths contradict each other (agreement 0." in out
+    assert "likely cause: its poses have OpenCV axes, not OpenGL's (agreement is then 0.9" in out
+    assert "replace each pose by pose @ diag(1, -1, -1, 1)" in out
 
 
 class MyPanoramas:

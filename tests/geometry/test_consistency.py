@@ -64,7 +64,7 @@ def test_golden_a_step_to_the_right():
     stripes = np.stack([steps] * 3, axis=-1)[None].repeat(HEIGHT, axis=0)
     source = plane_frame(WALL, 2.0, stripes)
     target = plane_frame(WALL, 2.0, np.roll(stripes, -5, axis=1), t=(0.5, 0, 0))
-    counts, (colour, unmoved) = compare(source, target, DEFAULT_DEPTH_TOLERANCE)
+    counts, (colour, unmoved, *_) = compare(source, target, DEFAULT_DEPTH_TOLERANCE)
     assert counts.tolist() == [HEIGHT * (WIDTH - 5), 0, HEIGHT * (WIDTH - 5), HEIGHT * WIDTH]
     assert colour == pytest.approx(1)
     assert unmoved < 0.9

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 import torch
 from scipy.spatial import cKDTree
+from scipy.spatial.transform import Rotation
 
+from mvdiff.data.recorded_frames import resized_image
 from mvdiff.geometry import cell_centres, unproject
+from mvdiff.geometry.causes import likely_cause
 from mvdiff.geometry.consistency import check_consistency
 from mvdiff.mesh import SelectedFrames, extract_mesh, fuse, up_axis
 from mvdiff.mesh.frames import open_frames
@@ -32,6 +35,27 @@ def test_raw_frames_agree(kitchen):
 def test_transposed_rotations_are_refused(kitchen):
     wrong = [frame._replace(R=frame.R.mT) for frame in kitchen]
     assert "contradict" in check_consistency(wrong).problem(real_colours=True)
+
+
+@pytest.mark.parametrize("convention", ["opengl", "inverse", "scalar_first"])
+def test_the_mistake_in_its_poses_is_named(kitchen, convention):
+    R, t = kitchen.poses()
+    if convention == "opengl":
+        poses = R @ torch.diag(torch.tensor([1.0, -1, -1], dtype=R.dtype)), t
+    elif convention == "inverse":
+        poses = R.mT, -(R.mT @ t[:, :, None])[:, :, 0]
+    else:
+        x, y, z, w = Rotation.from_matrix(R.numpy()).as_quat().T
+        poses = torch.from_numpy(Rotation.from_quat(np.stack([w, x, y, z], axis=1)).as_matrix()), t
+    assert likely_cause(kitchen, poses).convention == convention
+
+
+def test_its_colours_are_registered_and_cropped_ones_are_not(kitchen):
+    assert check_consistency(kitchen, kitchen.poses()).colour_problem() is None
+    cropped = [one._replace(image=resized_image(one.image[15:105], 120, 160)) for one in kitchen]
+    problem = check_consistency(cropped).colour_problem()
+    assert "needed 0.88" in problem
+    assert "stretched 1.33 times in height" in problem
 
 
 def test_the_mesh_lies_where_depths_were_measured(kitchen):

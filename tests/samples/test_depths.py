@@ -52,11 +52,11 @@ def test_write_and_read_back(tmp_path, num_views):
 
 def test_golden_millimetres_on_disk(tmp_path):
     values = np.zeros((1, HEIGHT, WIDTH))
-    values[0, 0, :6] = [1.2344, 1.2346, 65.535, np.nan, np.inf, 0.0]
+    values[0, 0, :6] = [1.2344, 1.2346, 65.534, np.nan, np.inf, 0.0]
     folder = write(tmp_path / "s", record(1), images(1), depths=values)
     with Image.open(folder / "depth" / "0.png") as image:
         stored = np.array(image)
-    assert stored[0, :6].tolist() == [1234, 1235, 65535, 0, 0, 0]
+    assert stored[0, :6].tolist() == [1234, 1235, 65534, 0, 0, 0]
     assert stored.shape == (HEIGHT, WIDTH)
 
 
@@ -108,8 +108,8 @@ def test_missing_and_broken_depths_are_named(tmp_path):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (depths() + 57, r"depths must lie in \[0, 65.535\] metres; got .* in sample 'walk'"),
-        (depths() - 1, r"depths must lie in \[0, 65.535\] metres; got -"),
+        (depths() + 57, r"depths must lie in \[0, 65.534\] metres; got .* in sample 'walk'"),
+        (depths() - 1, r"depths must lie in \[0, 65.534\] metres; got -"),
         (depths(1), r"depths must have the shape of the views, \[2, 6, 10\]; got \[1, 6, 10\]"),
         (depths()[:, :5], r"depths must have the shape of the views, \[2, 6, 10\]; got \[2, 5, 10\]"),
     ],

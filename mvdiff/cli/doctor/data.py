@@ -10,6 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from mvdiff.cli.doctor.findings import Finding, Status
 from mvdiff.cli.doctor.run import RunToCheck
+from mvdiff.data.agreement import DISAGREE, MISSING, NOT_REGISTERED
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.check import check_folders
@@ -46,6 +47,8 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
         yield Finding.of_error(error, "files")
         return
     mild = {"missing list"} if "data" in run.opened else set()  # the run does without
+    if not getattr(data, "check_agreement", True):
+        mild |= {DISAGREE, NOT_REGISTERED, MISSING}
     if getattr(data, "missing_caption", "error") != "error":
         mild |= {"missing caption", "empty caption"}
     for report in reports:
@@ -74,10 +77,8 @@ def _files(report: CheckReport, mild_kinds: set[str], limit: int | None) -> Iter
         yield _named("problem", bad, part, f"{whole} names all of them; data.on_broken skip leaves some out.")
     if mild:
         yield _named("warning", mild, part, f"{whole} names all of them.")
-    for scene, found in report.agreement.items():
-        if doubt := found.problem(real_colours=True):
-            remedy = "Check that its poses are world from camera, and its intrinsics."
-            yield Finding("warning", f"{scene}: {doubt}", remedy)
+    for warning in report.warnings:
+        yield Finding("warning", str(warning), "Check the unit of the depth images (docs/data.md).")
     if not report.problems:
         images = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common(3))
         text = f"{part}: {report.layout} layout; images: {images}; captions: {report.captions}; no problems"

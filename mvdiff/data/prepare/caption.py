@@ -126,6 +126,9 @@ def _recording_jobs(
         except (FileNotFoundError, ValueError) as error:
             report.failed.append(f"{error} Or use --every N." if every is None else str(error))
             continue
+        if not frames:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(scene.unusable.items()))
+            report.failed.append(f"{path} must have usable frames; got none ({reasons or 'none is listed'}).")
         for frame in frames:
             target = scene.caption_file(frame)
             if _has_caption(target, overwrite, report):

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from mvdiff.data.agreement import NOT_REGISTERED, registration_problem, scene_agreement
 from mvdiff.data.captions import read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
 from mvdiff.data.layouts import Source, recording_class, split_of
 from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
-from mvdiff.data.recorded_frames import SceneFrames
 from mvdiff.data.recordings import NOT_FINITE, Kind, RecordingSource
+from mvdiff.files.depths import SATURATED
+from mvdiff.files.images import read_counted_depth
 from mvdiff.files.paths import existing
-from mvdiff.geometry.consistency import check_consistency
 
+SATURATED_DEPTH = f"depth image with {SATURATED}, read as no depth"
 _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
 """(width, height) by file, kind and frame: one file may hold several images."""
 
@@ -35,8 +36,8 @@ def check_recordings(
 ) -> None:
     """Check scenes and add the findings to `report`.
 
-    A non-finite pose is counted, and is a problem only if a list names its frame. The agreement of depths and poses is
-    measured and reported, but never a problem. A `limit` reads so many frames of the first scene of each split, key
+    A non-finite pose is counted, and is a problem only if a list names its frame. Depths, poses and colours that
+    disagree are a problem, with the likely cause. A `limit` reads so many frames of the first scene of each split, key
     frames first.
     """
     by_split: dict[str, list[Path]] = {}
@@ -84,10 +85,32 @@ def _check_scene(folder: Path, source: Source | None, limit: int | None) -> Foun
             found.problems.append(Problem("missing caption", path, f"run `mvdiff data caption {folder}`"))
         else:
             found.notes["frame between key frames without caption"] += 1
-    with suppress(FileNotFoundError, ValueError):  # frames that cannot be read are named above
-        frames = SceneFrames(layout(folder, on_broken="skip"))
-        found.agreement[folder] = check_consistency(frames, frames.poses())
+    _check_agreement(layout(folder, on_broken="skip"), found)
     return found
+
+
+def _check_agreement(scene: RecordingSource, found: Found) -> None:
+    """Measure the agreement of depths, poses and colours; report what disagrees, and a scene without usable frames."""
+    if aspects := registration_problem(scene):
+        found.problems.append(Problem(NOT_REGISTERED, scene.path, aspects))
+    try:
+        numbers = scene.valid_frames
+    except (FileNotFoundError, ValueError):  # a broken list is named above
+        return
+    if not numbers:
+        if scene.frames:
+            reasons = ", ".join(f"{count} x {reason}" for reason, count in sorted(scene.unusable.items()))
+            found.problems.append(Problem("no usable frame", scene.path, reasons or "none is listed"))
+        return
+    try:
+        agreement = scene_agreement(scene)
+    except (FileNotFoundError, ValueError):  # frames that cannot be read are named above
+        found.notes["scene whose depths and poses could not be compared"] += 1
+        return
+    found.agreement[scene.path] = agreement.consistency
+    problems = [Problem(kind, scene.path, details) for kind, details in agreement.problems]
+    found.problems += [problem for problem in problems if problem not in found.problems]
+    found.warnings += [Problem("doubtful depth", scene.path, warning) for warning in agreement.warnings]
 
 
 def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:
@@ -121,7 +144,12 @@ def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[
         sizes["color"][path, "color", number] = (width, height)
 
     def read_depths(path: Path) -> None:
-        values = scene.load_depths(number)
+        if type(scene).load_depths is RecordingSource.load_depths:
+            values, num_saturated = read_counted_depth(path, scene.depth_units_per_metre)
+        else:
+            values, num_saturated = scene.load_depths(number), 0
+        if num_saturated:
+            found.notes[SATURATED_DEPTH] += 1
         sizes["depth"][path, "depth", number] = (values.shape[1], values.shape[0])
         if not values.any():
             found.notes["depth image without any depth"] += 1

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mvdiff.data.agreement import scene_agreement
 from mvdiff.data.frame_files import KEY_FRAMES, VALID_FRAMES, read_key_frames, read_valid_frames
 from mvdiff.data.layouts import Source, find_recordings, open_recording
 from mvdiff.data.prepare.linked_copy import output_folder
@@ -70,6 +71,7 @@ class SceneKeyFrames:
     problem: str = ""  # reason why no lists were written
     kept: bool = False  # True if both lists existed and were kept
     kept_list: str = ""  # name of the list that existed and was kept, if only one did
+    agreement: str = ""  # measured agreement of depths and poses
 
     @property
     def num_apart(self) -> int:
@@ -80,7 +82,7 @@ class SceneKeyFrames:
         if self.problem:
             return f"{self.path}: {self.problem}"
         if self.kept:
-            return f"{self.path}: lists exist"
+            return f"{self.path}: lists exist" + (f"; {self.agreement}" if self.agreement else "")
         text = f"{self.path}: {self.num_frames} frames, {len(self.valid_frames)} valid, {len(self.key_frames)} key"
         if self.overlaps:
             mean = sum(self.overlaps) / len(self.overlaps)
@@ -88,6 +90,7 @@ class SceneKeyFrames:
         if self.num_apart:
             text += f", {self.num_apart} pairs below {LEAST_OVERLAP}"
         text += "".join(f", {count} x {reason}" for reason, count in sorted(self.unusable.items()))
+        text += f"; {self.agreement}" if self.agreement else ""
         return text + (f"; kept the existing {self.kept_list}" if self.kept_list else "")
 
 
@@ -125,7 +128,8 @@ def find_key_frames(
         scene: The scene; its lists of frames are ignored.
         overlap: Target overlap in (0, 1). Following frames are skipped while they overlap the current key frame by at
             least this share in both directions; the last of them, or else the very next frame, becomes the next key
-            frame. The last usable frame is always a key frame.
+            frame. The last usable frame becomes a key frame if it shows at least half as much new as a step does, that
+            is if it overlaps the key frame before by at most (1 + overlap) / 2.
         min_depth: Least share of pixels with a depth in a usable frame, in (0, 1).
         numbers: Frame numbers to consider, ascending; None: all frames with a colour image.
 
@@ -140,6 +144,7 @@ def find_key_frames(
     found = SceneKeyFrames(scene.path, len(scene.frames))
     key: View | None = None
     last: View | None = None  # last frame that overlaps the key frame by the target
+    last_overlap = 1.0
 
     def add(view: View) -> None:
         nonlocal key, last
@@ -151,16 +156,16 @@ def find_key_frames(
     for view in _usable_views(scene, scene.frames if numbers is None else numbers, min_depth, found):
         if key is None:
             add(view)
-        elif two_way_overlap(key, view) >= overlap:
-            last = view
+            continue
+        with_key = two_way_overlap(key, view)
+        if with_key < overlap and last is not None:
+            add(last)
+            with_key = two_way_overlap(key, view)
+        if with_key >= overlap:
+            last, last_overlap = view, with_key
         else:
-            if last is not None:
-                add(last)
-            if two_way_overlap(key, view) >= overlap:
-                last = view
-            else:
-                add(view)
-    if last is not None:
+            add(view)
+    if last is not None and last_overlap <= (1 + overlap) / 2:
         add(last)
     if found.num_apart == len(found.overlaps) > 0:
         found.problem = (
@@ -227,6 +232,7 @@ def key_frames_of(
     num_workers: int = 1,
     progress: Callable[[SceneKeyFrames, int], None] | None = None,
     source: Source | None = None,
+    force: bool = False,
 ) -> list[SceneKeyFrames]:
     """Write key_frame_0.6.txt and valid_frames.npy for every scene in a folder.
 
@@ -240,9 +246,10 @@ def key_frames_of(
         num_workers: Number of processes.
         progress: Called with each scene's result and the number of scenes.
         source: Reader of the scenes; None: layouts are detected.
+        force: Write lists of scenes whose depths, poses and colours disagree, too.
 
     Returns:
-        One result per scene; nothing is written for a scene with a `problem`.
+        One result per scene; nothing is written for a scene with a `problem`. Scenes with both lists are compared, too.
 
     Raises:
         FileNotFoundError: The folder does not exist.
@@ -251,7 +258,7 @@ def key_frames_of(
     scenes = find_recordings(root, source)
     _check_settings(overlap, min_depth)
     root, out = expanded(root), None if out is None else expanded(out)
-    job = partial(_write_scene, root, out, overlap, min_depth, overwrite, source)
+    job = partial(_write_scene, root, out, overlap, min_depth, overwrite, source, force)
     results = []
     for found in map_in_processes(job, scenes, num_workers):
         results.append(found)
@@ -261,24 +268,49 @@ def key_frames_of(
 
 
 def _write_scene(
-    root: Path, out: Path | None, overlap: float, min_depth: float, overwrite: bool, source: Source | None, scene: Path
+    root: Path,
+    out: Path | None,
+    overlap: float,
+    min_depth: float,
+    overwrite: bool,
+    source: Source | None,
+    force: bool,
+    scene: Path,
 ) -> SceneKeyFrames:
     folder = output_folder(scene, root, out)
     kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and existing(folder / name).is_file()]
-    if len(kept) == 2:
-        return SceneKeyFrames(folder, kept=True)
     try:
+        if len(kept) == 2:
+            found = SceneKeyFrames(folder, kept=True)
+            _judge(found, open_recording(folder, source, on_broken="skip"), force)
+            return found
         if kept == [KEY_FRAMES]:
             found = _find_valid_frames(open_recording(folder, source), min_depth, read_key_frames(folder / KEY_FRAMES))
         else:
             numbers = read_valid_frames(folder / VALID_FRAMES) if kept else None
             found = find_key_frames(open_recording(folder, source), overlap, min_depth, numbers)
         found.kept_list = kept[0] if kept else ""
+        if found.valid_frames:
+            _judge(found, open_recording(folder, source), force)
     except (FileNotFoundError, ValueError) as error:
         return SceneKeyFrames(folder, problem=str(error))
     if not found.problem:
         write_lists(folder, found)
     return found
+
+
+def _judge(found: SceneKeyFrames, scene: RecordingSource, force: bool) -> None:
+    """Measure the agreement of the usable frames; set `problem` if they disagree, or clear it to write lists anyway."""
+    agreement = scene_agreement(scene, found.valid_frames or None)
+    measured = agreement.consistency
+    found.agreement = "; ".join(
+        [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warnings]
+    )
+    problem = "; ".join(filter(None, (found.problem, agreement.problem)))
+    if problem and force:
+        found.agreement, found.problem = f"{found.agreement}; in spite of: {problem}", ""
+    elif agreement.problem:
+        found.problem = problem if found.kept else f"{problem}; --force writes the lists anyway"
 
 
 def map_in_processes(job: Callable[[Item], Result], items: Iterable[Item], num_workers: int) -> Iterator[Result]:

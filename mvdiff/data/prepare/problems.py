@@ -34,6 +34,7 @@ class Findings:
     captions: int = 0  # captions read
     problems: list[Problem] = field(default_factory=list)
     notes: Counter[str] = field(default_factory=Counter)  # counts by kind of findings that are not problems
+    warnings: list[Problem] = field(default_factory=list)  # what may be wrong
     agreement: dict[Path, Consistency] = field(default_factory=dict)  # agreement of depths and poses by scene
 
     def attempt(self, read: Callable[[], object], path: Path, noun: str, where: str = "") -> Problem | None:
@@ -90,6 +91,7 @@ class CheckReport(Findings):
             sizes |= found.sizes
             self.captions += found.captions
             self.problems += found.problems
+            self.warnings += found.warnings
             self.notes += found.notes
             self.agreement |= found.agreement
             progress(done, total)

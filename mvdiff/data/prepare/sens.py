@@ -22,6 +22,7 @@ import numpy as np
 
 from mvdiff.data.counts import check_counts
 from mvdiff.data.frame_files import numbers_in
+from mvdiff.files.depths import known_values
 from mvdiff.files.writing import whole_file
 from mvdiff.samples.pixels import png_bytes
 
@@ -74,11 +75,16 @@ class SensReader:
 
     Raises:
         FileNotFoundError: The file does not exist.
-        ValueError: The file is not a .sens file of version 4, or its compression is not supported.
+        ValueError: It is a folder, not a .sens file of version 4, or of a compression that is not supported.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        if self.path.is_dir():
+            recordings = sorted(self.path.rglob("*.sens"))
+            advice = f"; give one of the {len(recordings)} below it, such as {recordings[0]}" if recordings else ""
+            below = advice or " without any .sens file below it"
+            raise ValueError(f"FILE must be one .sens recording; {self.path} is a folder{below}.")
         if not self.path.is_file():
             raise FileNotFoundError(f"FILE must be a .sens recording; {self.path} does not exist.")
         self.current = 0
@@ -196,7 +202,7 @@ class SensReader:
                 raise ValueError(f"depth is more than 2 x {height} x {width} bytes")
         if len(data) != 2 * height * width:
             raise ValueError(f"depth is {len(data)} bytes, not 2 x {height} x {width}")
-        values = np.frombuffer(data, "<u2").reshape(height, width)
+        values = known_values(np.frombuffer(data, "<u2").reshape(height, width))
         if self.header.depth_units != 1000:
             values = np.round(values * (1000 / self.header.depth_units)).clip(0, 65535).astype(np.uint16)
         return values

@@ -77,6 +77,16 @@ def test_half_precision(folders):
     assert len(captioner(pictures(2))) == 2
 
 
+def test_a_scene_without_usable_frames_is_said(tmp_path, captioner):
+    root = write_scannet(tmp_path, num_train=1, num_test=1, num_frames=3)
+    for path in (root / "train" / "scene0" / "pose").iterdir():
+        path.write_text("-inf " * 16)
+    report = caption_folder(root, captioner, overwrite=True)
+    assert report.written == 3  # of the other scene
+    scene = root / "train" / "scene0"
+    assert report.failed == [f"{scene} must have usable frames; got none (2 x pose is not finite)."]
+
+
 def test_scenes_at_their_key_frames(tmp_path, captioner):
     root = write_scannet(tmp_path, num_train=1, num_test=1, num_frames=6)
     for text in root.rglob("prompt/*.txt"):

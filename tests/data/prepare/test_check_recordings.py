@@ -98,6 +98,7 @@ def test_everything_wrong_is_named_in_one_pass(tmp_path, capsys):
         "pose that is not finite": 1,
         "depth image without any depth": 1,
         "frame between key frames without caption": 1,
+        "scene whose depths and poses could not be compared": 2,
     }
     assert main(["data", "check", str(tmp_path)]) == 1
     out = capsys.readouterr().out

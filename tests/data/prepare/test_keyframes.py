@@ -100,7 +100,9 @@ def test_toy_walks(walk, target):
     found = find_key_frames(scene, target)
     seen = views(scene.path)
     assert found.valid_frames == list(range(90))
-    assert (found.key_frames[0], found.key_frames[-1]) == (0, 89)
+    after_last = two_way_overlap(seen[found.key_frames[-1]], seen[89])
+    assert found.key_frames[0] == 0
+    assert found.key_frames[-1] == 89 or after_last > (1 + target) / 2
     assert found.overlaps == [
         two_way_overlap(seen[a], seen[b]) for a, b in zip(found.key_frames, found.key_frames[1:], strict=False)
     ]
@@ -138,7 +140,20 @@ def test_frames_that_are_not_usable(tmp_path):
     assert find_key_frames(ScanNetScene(scene), min_depth=0.05).valid_frames == [0, 2, 4, 7, 8, 9, 10, 11]
     # 0.1 m is 2.5 %: 65 % is left after 1.4 m, so that the last frame is the second key frame
     assert found.key_frames == [0, 11]
-    assert find_key_frames(ScanNetScene(scene), overlap=0.75).key_frames == [0, 10, 11]  # 25 % is 1 m
+    assert find_key_frames(ScanNetScene(scene), overlap=0.75).key_frames == [0, 10]  # 25 % is 1 m
+
+
+@pytest.mark.parametrize(
+    ("positions", "key_frames"),
+    [
+        ([0, 1.4, 1.44], [0, 1]),  # 0.99 of frame 1 is in frame 2: nothing new
+        ([0, 1.4, 2.08], [0, 1]),  # 0.83
+        ([0, 1.4, 2.12], [0, 1, 2]),  # 0.82: more than half as much new as in a step
+        ([0, 0.04, 0.04], [0]),
+    ],
+)
+def test_the_last_frame_is_a_key_frame_only_if_it_shows_something_new(tmp_path, positions, key_frames):
+    assert find_key_frames(ScanNetScene(write_wall(tmp_path / "wall", positions))).key_frames == key_frames
 
 
 def test_a_jump_is_a_pair_that_is_reported(tmp_path):
@@ -155,7 +170,7 @@ def test_command_reports_scenes_without_overlap(tmp_path, capsys):
     blind = write_wall(tmp_path / "test" / "blind", [0, 1], lambda number: DEPTH * np.eye(HEIGHT, WIDTH))
     assert main(["data", "keyframes", str(tmp_path)]) == 1
     out = capsys.readouterr().out
-    assert f"{good}: 3 frames, 3 valid, 3 key, overlap 0.75 (0.75 to 0.75)\n" in out
+    assert f"{good}: 3 frames, 3 valid, 3 key, overlap 0.75 (0.75 to 0.75); depth agreement 1.00 in 2 pairs\n" in out
     assert f"{apart}: no two of its 3 key frames overlap by 0.3: poses" in out
     assert "(read as 1000 a metre, scannet layout)" in out
     assert f"{blind}: no frame is usable: {{'depth on less than 20% of pixels': 2}}" in out
@@ -185,7 +200,8 @@ def test_a_key_frame_list_is_kept_where_only_the_valid_frames_are_missing(tmp_pa
     assert main(["data", "keyframes", str(scene)]) == 0
     assert (scene / "key_frame_0.6.txt").read_text() == "1\n3\n"
     assert read_valid_frames(scene / "valid_frames.npy") == [0, 1, 3]
-    line = f"{scene}: 4 frames, 3 valid, 2 key, 1 x pose is not finite; kept the existing key_frame_0.6.txt\n"
+    reasons = "1 x pose is not finite; depth agreement 1.00 in 2 pairs; kept the existing key_frame_0.6.txt"
+    line = f"{scene}: 4 frames, 3 valid, 2 key, {reasons}\n"
     assert line in capsys.readouterr().out
     assert not list(scene.glob("*.partial"))
 
@@ -198,7 +214,7 @@ def test_valid_frames_are_kept_where_only_the_key_frames_are_missing(tmp_path, c
     assert (scene / "valid_frames.npy").read_bytes() == before
     assert read_key_frames(scene / "key_frame_0.6.txt") == [1, 2, 4]  # 1 to 4 is 0.625
     out = capsys.readouterr().out
-    assert ", 1 x no color; kept the existing valid_frames.npy\n" in out
+    assert ", 1 x no color; depth agreement 1.00 in 2 pairs; kept the existing valid_frames.npy\n" in out
     assert main(["data", "keyframes", str(scene), "--overwrite"]) == 0
     assert read_valid_frames(scene / "valid_frames.npy") == [0, 1, 2, 3, 4]
 

@@ -4,6 +4,7 @@ import io
 import struct
 import tracemalloc
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -187,6 +188,26 @@ def test_what_is_not_read(tmp_path):
         import_sens(write_sens(tmp_path / "occi.sens", compression=(2, 2)), tmp_path / "scene")
     with pytest.raises(ValueError, match="frame_skip must be at least 1; got 0"):
         import_sens(write_sens(tmp_path / "a.sens"), tmp_path / "scene", frame_skip=0)
+
+
+def test_a_folder_is_no_recording(tmp_path, capsys):
+    for number in (1, 2):
+        (tmp_path / "scans" / f"scene{number}").mkdir(parents=True)
+        (tmp_path / "scans" / f"scene{number}" / f"scene{number}.sens").write_bytes(b"")
+    assert main(["data", "import-sens", str(tmp_path / "scans"), str(tmp_path / "out")]) != 0
+    first = tmp_path / "scans" / "scene1" / "scene1.sens"
+    assert f"{tmp_path / 'scans'} is a folder; give one of the 2 below it, such as {first}." in capsys.readouterr().err
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"is a folder without any \.sens file below it"):
+        SensReader(tmp_path / "empty")
+
+
+def test_65535_is_no_depth_in_any_unit(tmp_path):
+    values = np.array([[65535, 100], [0, 65534]], np.uint16)
+    for units, expected in ((1000.0, [[0, 100], [0, 65534]]), (5000.0, [[0, 20], [0, 13107]])):
+        header = SimpleNamespace(depth_compression=0, depth_size=(2, 2), depth_units=units)
+        frame = SimpleNamespace(depth=values.tobytes())
+        assert SensReader.depth_millimetres(SimpleNamespace(header=header), frame).tolist() == expected
 
 
 def test_another_recording_does_not_mix_in(tmp_path):
