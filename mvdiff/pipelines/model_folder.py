@@ -29,6 +29,7 @@ from mvdiff.class_paths import packages_of
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.geometry.cameras import Rig
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.finite import check_finite
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, resolve_folder
 from mvdiff.models.schedulers import scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
@@ -199,10 +200,12 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         The folder.
 
     Raises:
+        FloatingPointError: A weight is NaN or infinite; an earlier model folder is left unchanged.
         FileExistsError: The folder has files but is not a model folder.
         OSError: The disk is full or the folder cannot be written; an earlier model folder is left unchanged.
     """
     folder = Path(folder)
+    check_finite(adapter.state_dict(), f"model folder {folder} is not written", "Take an earlier checkpoint.")
     if folder.exists() and not (folder / INFO_NAME).is_file() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"model folder must be new, empty or an earlier model folder; got {folder}.")
     temporary = folder.with_name(folder.name + ".tmp")
