@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from mvdiff.eval.processes import gather_objects
+from mvdiff.files.writing import whole_file
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, read_checkpoint
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.samples import to_uint8
@@ -38,7 +39,9 @@ class SaveModelFolder(Callback):
                 state |= _scored_files(state["best_k_models"], callback.mode) | {"dirpath": callback.dirpath}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the model folder on the first rank."""
+        """Write the model folder on the first rank; `fast_dev_run` writes none."""
+        if trainer.fast_dev_run:
+            return
         self.folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
             pl_module.save_model_folder(self.folder, *best_weights(trainer))
@@ -93,9 +96,9 @@ def image_grid(rows: list[Tensor]) -> np.ndarray:
 def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path) -> None:
     """Log an image [H, W, 3] uint8 to every logger that supports images, on the first rank.
 
-    If no logger does, write it to `images/<tag>_<step>.png` in `folder`.
+    If no logger does, write it to `images/<tag>_<step>.png` in `folder`. With `fast_dev_run` nothing is written.
     """
-    if not trainer.is_global_zero:
+    if not trainer.is_global_zero or trainer.fast_dev_run:
         return
     taken = False
     for logger in trainer.loggers:
@@ -108,4 +111,5 @@ def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path)
     if not taken:
         path = Path(folder) / "images" / f"{tag.replace('/', '_')}_{trainer.global_step}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(image).save(path)
+        with whole_file(path) as file:
+            Image.fromarray(image).save(file, format="png")
