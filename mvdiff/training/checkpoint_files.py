@@ -57,9 +57,13 @@ class CheckpointFiles(TorchCheckpointIO):
             local.parent.mkdir(parents=True, exist_ok=True)
             if local.is_symlink():  # of `save_last: link`
                 local.unlink()
-            with whole_file(local) as file:
+            numbered = _NUMBERED.fullmatch(local.name)
+            # Lightning would take the number of a process in the name of a temporary file for the newest checkpoint's.
+            target = local if numbered is None else local.with_name(f"requeued_{numbered[1]}.ckpt")
+            with whole_file(target) as file:
                 torch.save(checkpoint, file)
-                self._keep_previous(local)
+                self._keep_previous(target)
+            os.replace(target, local)
             _sync_folder(local.parent)
         except (OSError, RuntimeError) as error:
             reason = _disk_error(error)

@@ -192,6 +192,15 @@ def test_of_numbered_checkpoints_the_one_before_is_used(tmp_path):
         assert loaded(tmp_path / "hpc_ckpt_2.ckpt") == 1
 
 
+@needs_fork
+def test_a_numbered_checkpoint_whose_write_was_killed_is_not_the_newest(tmp_path):
+    save(tmp_path / "hpc_ckpt_1.ckpt", 1)
+    in_child(lambda: save(tmp_path / "hpc_ckpt_2.ckpt", 2), limit=700)
+    assert len(names(tmp_path)) == 2  # and what the killed process left
+    connector = quiet_trainer(tmp_path)._checkpoint_connector
+    assert connector._hpc_resume_path == str(tmp_path / "hpc_ckpt_1.ckpt")
+
+
 def test_without_a_whole_file_there_is_an_error(tmp_path):
     path = tmp_path / "last.ckpt"
     with pytest.raises(FileNotFoundError, match=r"checkpoint must be an existing file; got .*last\.ckpt"):
