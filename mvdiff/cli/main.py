@@ -97,6 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 after a user's error (one line on stderr), 2 after a wrong command. Wrong options exit with 2.
+        3 where losses, gradients or weights are not finite, so that the work could not be done.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("MVDIFF_DEBUG", "") not in ("", "0")
@@ -114,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _without_command(words)
     try:
         return run_command(command, words[len(command.name.split()) :])
-    except (ValueError, OSError, ModuleNotFoundError, RuntimeError) as error:
+    except (ValueError, OSError, ModuleNotFoundError, RuntimeError, FloatingPointError) as error:
         out_of_memory = _is_out_of_memory(error)
         if isinstance(error, RuntimeError) and not out_of_memory:
             raise
@@ -123,7 +124,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             text = _too_little_memory(command, error) if out_of_memory else _one_line(error)
             print(f"mvdiff {command.name}: error: {text}", file=sys.stderr)
-        return 1
+        return 3 if isinstance(error, FloatingPointError) else 1
     except KeyboardInterrupt:
         print(f"mvdiff {command.name}: interrupted", file=sys.stderr)
         return 130

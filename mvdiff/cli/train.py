@@ -10,6 +10,7 @@ from importlib import import_module
 from pathlib import Path
 
 from jsonargparse import ActionConfigFile, set_parsing_settings
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ProgressBar
@@ -29,6 +30,7 @@ from mvdiff.models.loading import check_archive
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
 from mvdiff.training.callbacks import SaveModelFolder
+from mvdiff.training.checkpoint_files import CheckpointFiles, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.progress import TrainingProgressBar
@@ -137,10 +139,13 @@ class MVDiffCLI(LightningCLI):
         if settings.weights_only is None:
             settings.weights_only = True
         if settings.weights_only and settings.ckpt_path is not None:
-            check_checkpoint(settings.ckpt_path, resume=self.subcommand == "fit")
+            settings.ckpt_path = check_checkpoint(settings.ckpt_path, resume=self.subcommand == "fit")
 
     def instantiate_trainer(self, **kwargs):
-        """Build the Trainer and check it against the launcher; for `fit`, set the gradient accumulation."""
+        """Build the Trainer and check it against the launcher; for `fit`, set the gradient accumulation.
+
+        Checkpoints are `CheckpointFiles`, unless the strategy or a plugin of the user writes them its own way.
+        """
         trainer_config = self._get(self.config_init, "trainer")
         callbacks = trainer_config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
@@ -149,6 +154,8 @@ class MVDiffCLI(LightningCLI):
             callbacks = [*callbacks, TrainingProgressBar()]
         trainer = super().instantiate_trainer(**(kwargs | {"callbacks": callbacks}))
         check_world_size(trainer.world_size, os.environ)
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = CheckpointFiles()
         total_batch_size = self._get(self.config, "total_batch_size")
         if self.subcommand == "fit" and total_batch_size is not None:
             if trainer.accumulate_grad_batches != 1:
@@ -185,7 +192,9 @@ def say_next(cli: MVDiffCLI) -> None:
     """Print on the first rank what a finished run wrote, and what to type next."""
     if not cli.trainer.is_global_zero:
         return
-    if cli.subcommand == "fit":
+    if cli.trainer.fast_dev_run:
+        print(f"trainer.fast_dev_run: {cli.subcommand} ran through and wrote nothing.")
+    elif cli.subcommand == "fit":
         _say_next_of_fit(cli)
     elif cli.subcommand == "validate":
         config = typed("mvdiff", "test", "--config", "YAML", "--ckpt_path", cli.trainer.ckpt_path or "CKPT")
@@ -209,18 +218,25 @@ def _say_next_of_fit(cli: MVDiffCLI) -> None:
         done(f"{checkpoint}: checkpoint", typed("mvdiff", "export", checkpoint, "--out", "model"))
 
 
-def check_checkpoint(path: str, resume: bool) -> None:
-    """Raise ValueError where the file of `--ckpt_path` is no training checkpoint, or none to resume from.
+def check_checkpoint(path: str, resume: bool) -> str:
+    """Return the checkpoint to load: the file of `--ckpt_path`, or to resume a damaged one, that before it.
 
     Names and places that Lightning looks up itself ("last", a folder, another file system) are left to it.
+
+    Raises:
+        ValueError: The file is damaged, no training checkpoint, or none to resume from.
     """
-    if not Path(path).is_file():
-        return
+    local = Path(path)
+    if not local.is_file() and not (resume and previous_of(local).is_file()):
+        return path
     needed = ["pytorch-lightning_version", *(["optimizer_states", "loops"] if resume else [])]
-    if int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
-        check_archive(Path(path))  # reads the whole file: once on each machine
+    if resume:
+        path = str(whole_or_previous(local))
+    elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
+        check_archive(local)  # reads the whole file: once on each machine
     missing = [name for name in needed if name not in read_checkpoint(path, lazy=True)]
     if missing:
         raise ValueError(
             f"--ckpt_path must be a checkpoint of training; got a file without {', '.join(missing)}: {path}."
         )
+    return path

@@ -108,7 +108,7 @@ class KeyedSampler(DistributedSampler):
         stride = self.batch_size * self.num_replicas
         if state["position"] and state["stride"] != stride:
             raise ValueError(
-                f"batch_size x devices must be {state['stride']} to resume mid-epoch; got {stride}. Use the same "
+                f"data.batch_size x devices must be {state['stride']} to resume mid-epoch; got {stride}. Use the same "
                 "settings as the interrupted run, or a checkpoint saved at the end of an epoch."
             )
         self.set_epoch(state["epoch"])

@@ -33,6 +33,7 @@ from mvdiff.files.text import read_text
 from mvdiff.files.writing import check_plain_folder, is_temporary, whole_folder, write_whole
 from mvdiff.geometry.cameras import MAX_SIDE, Rig
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.finite import check_finite
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, read_object, resolve_folder
 from mvdiff.models.schedulers import build_scheduler, scheduler_class
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
@@ -231,10 +232,12 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         The folder.
 
     Raises:
+        FloatingPointError: A weight is NaN or infinite; an earlier model folder is left unchanged.
         FileExistsError: The folder has files but is not a model folder.
         OSError: The disk is full or the folder cannot be written; an earlier model folder is left unchanged.
     """
     folder = Path(folder)
+    check_finite(adapter.state_dict(), f"model folder {folder} is not written", "Take an earlier checkpoint.")
     check_new_model_folder(folder, overwrite=True)
     own, edited = _own_files(folder), _has_edited_card(folder)
     try:

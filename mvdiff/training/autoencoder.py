@@ -14,7 +14,9 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.files.writing import whole_folder
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import load_autoencoder
+from mvdiff.models.finite import check_finite
 from mvdiff.training.callbacks import gather
+from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import OptimizedModule, adamw
 from mvdiff.training.schedules import LRInterval
 
@@ -33,6 +35,7 @@ class AutoencoderModule(OptimizedModule):
         optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML.
         lr_scheduler: Learning-rate schedule, likewise.
         lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
+        on_nonfinite: What to do where a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:
         ValueError: Neither or both of `vae` and `pretrained` are set, or `pretrained` is not a readable AutoencoderKL.
@@ -50,6 +53,7 @@ class AutoencoderModule(OptimizedModule):
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: LRInterval = "step",
+        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         super().__init__()
         if (vae is None) == (pretrained is None):
@@ -67,6 +71,7 @@ class AutoencoderModule(OptimizedModule):
                 self.vae.quant_conv.requires_grad_(False)
         self.out, self.train_encoder = out, train_encoder
         self.kl_weight, self.mse_weight, self.seed = kl_weight, mse_weight, seed
+        self.on_nonfinite = on_nonfinite
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self._moments = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares of validation latents
 
@@ -108,8 +113,9 @@ class AutoencoderModule(OptimizedModule):
     def on_fit_end(self) -> None:
         """Write the autoencoder, with the scaling factor of `scaling_factor` in its config."""
         factor = self.scaling_factor()
-        if not self.trainer.is_global_zero:
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
             return
+        check_finite(self.vae.state_dict(), f"model.out {self.out} is not written", "Train with a lower learning rate.")
         if factor is not None and self.train_encoder:
             self.vae.register_to_config(scaling_factor=factor)
         with whole_folder(Path(self.out)) as new:

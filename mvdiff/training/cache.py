@@ -5,16 +5,16 @@ stale. Writes are atomic, so ranks and runs may share a folder.
 """
 
 import hashlib
-import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
+
+from mvdiff.files.writing import whole_file
 
 
 class TensorCache:
@@ -60,16 +60,11 @@ class TensorCache:
         return value
 
     def _write(self, path: Path, value: Tensor) -> None:
-        temporary = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, temporary = tempfile.mkstemp(dir=path.parent, suffix=".tmp")
-            os.close(handle)
-            save_file({"value": value}, temporary)
-            os.replace(temporary, path)
+            with whole_file(path) as file:
+                file.write(save({"value": value}))
         except (OSError, SafetensorError) as error:
-            if temporary is not None:
-                Path(temporary).unlink(missing_ok=True)
             raise OSError(
                 f"cache.dir must be a writable folder with free space; got {self.folder}: {error}."
             ) from error

@@ -45,7 +45,9 @@ class SaveModelFolder(Callback):
                 state |= _scored_files(state["best_k_models"], callback.mode) | {"dirpath": callback.dirpath}
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Write the model folder on the first rank."""
+        """Write the model folder on the first rank; `fast_dev_run` writes none."""
+        if trainer.fast_dev_run:
+            return
         self.folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
             pl_module.save_model_folder(self.folder, *best_weights(trainer))
@@ -100,9 +102,9 @@ def image_grid(rows: list[Tensor]) -> np.ndarray:
 def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path) -> None:
     """Log an image [H, W, 3] uint8 to every logger that supports images, on the first rank.
 
-    If no logger does, write it to `images/<tag>_<step>.png` in `folder`.
+    If no logger does, write it to `images/<tag>_<step>.png` in `folder`. With `fast_dev_run` nothing is written.
     """
-    if not trainer.is_global_zero:
+    if not trainer.is_global_zero or trainer.fast_dev_run:
         return
     taken = False
     for logger in trainer.loggers:

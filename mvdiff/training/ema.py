@@ -46,6 +46,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             update_every_n_steps=update_every_n_steps,
             update_starting_at_step=update_starting_at_step,
         )
+        self.decay = decay
         if warm_up:  # Lightning's callback has no warm-up; torch's AveragedModel accepts one and counts the updates
             self._kwargs["avg_fn"] = _warming_up(decay)
 

@@ -12,6 +12,7 @@ from mvdiff.data.toyworld.captions import JUDGED_HEADS, NONE
 from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.keyed import keyed_generator
+from mvdiff.models.finite import check_finite
 from mvdiff.training.optimization import OptimizedModule, adamw
 from mvdiff.training.schedules import LRInterval
 
@@ -98,5 +99,7 @@ class FeatureNetModule(OptimizedModule):
 
     def on_fit_end(self) -> None:
         """Write the network in half precision."""
-        if self.trainer.is_global_zero:
+        if self.trainer.is_global_zero and not self.trainer.fast_dev_run:
+            remedy = "Train with a lower learning rate."
+            check_finite(self.net.state_dict(), f"out {self.out} is not written", remedy, torch.float16)
             self.net.half().save_pretrained(self.out)

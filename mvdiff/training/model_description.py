@@ -67,6 +67,7 @@ class DescribedModule(SampleWritingModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the description of the model, in plain values, for `mvdiff export`."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[CHECKPOINT_KEY] = {
             "info": replace(self.model_info(), training=training_record(self)).to_dict(),
             "adapter": _plain_config(self.adapter.config),

@@ -29,6 +29,7 @@ from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
+from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import adamw
 from mvdiff.training.sample_writing import output_from
 from mvdiff.training.schedules import LRInterval, WarmupCosine
@@ -69,6 +70,7 @@ class MultiViewModule(DescribedModule):
         cache: Caches of the frozen base's outputs.
         num_validation_samples: How many validation samples, from the first on, to generate in each validation.
         output: Output of test and predict, and the metrics of test.
+        on_nonfinite: What to do where a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:
         ValueError: A setting is out of range or conflicts with another; or, when the model is built, the base does not
@@ -96,6 +98,7 @@ class MultiViewModule(DescribedModule):
         cache: CacheSettings = NO_CACHE,
         num_validation_samples: int = 4,
         output: OutputSettings = RUN_OUTPUT,
+        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         adapter, memory = settings_from(AdapterSettings, adapter), settings_from(MemorySettings, memory)
         sampling, cache = settings_from(Sampling, sampling), settings_from(CacheSettings, cache)
@@ -112,7 +115,7 @@ class MultiViewModule(DescribedModule):
         self.prompt_prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
         self.adapter_settings, self.memory, self.cache = adapter, memory, cache
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
-        self.text_dropout, self.snr_gamma = text_dropout, snr_gamma
+        self.text_dropout, self.snr_gamma, self.on_nonfinite = text_dropout, snr_gamma, on_nonfinite
         self.num_validation_samples = num_validation_samples
         self.backbone: Backbone | None = None
         self.unet: MultiViewUNet | None = None

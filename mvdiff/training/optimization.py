@@ -1,14 +1,18 @@
 """Optimizer, learning-rate schedule and gradient accumulation, shared by every LightningModule here."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import nn
 from torch.optim import AdamW
 
-from mvdiff.training.schedules import LENGTHS, LRInterval, check_resumed, scheduler_over_run
+from mvdiff.models.finite import check_finite
+from mvdiff.training.nonfinite import NonFiniteGuard, OnNonFinite
+from mvdiff.training.resume import RUN_KEY, Resume, is_resuming, run_settings
+from mvdiff.training.schedules import LENGTHS, LRInterval, scheduler_over_run
 
 
 def adamw(params: Iterable[nn.Parameter]) -> AdamW:
@@ -19,50 +23,83 @@ def adamw(params: Iterable[nn.Parameter]) -> AdamW:
 class OptimizedModule(LightningModule):
     """A module with an optimizer and a learning-rate schedule from its settings.
 
+    A resumed run uses its own settings, or is refused (`mvdiff.training.resume`). A loss or gradient that is not finite
+    stops the run or skips the step (`NonFiniteGuard`), and no checkpoint has weights that are not finite.
+
     Attributes:
         optimizer: Called with the parameters that require gradients.
         lr_scheduler: Called with the optimizer; None keeps the rate. A class with the argument `total_steps` gets the
             run's length where it is left out.
         lr_interval: Unit of the schedule's steps; see `scheduler_over_run`.
+        on_nonfinite: See `NonFiniteGuard`.
     """
 
     optimizer: OptimizerCallable
     lr_scheduler: LRSchedulerCallable | None
     lr_interval: LRInterval
-    _resumed: Sequence[Mapping[str, Any]] = ()
-    """States of the schedules in the checkpoint that was loaded last."""
+    on_nonfinite: OnNonFinite = "stop"
+    changes: Sequence[str] = ()
+    """Settings that changed where the run was resumed, for the model card."""
+    _resume: Resume | None = None
 
     def trained(self) -> nn.Module:
         """Return the part that is trained, here all of the module."""
         return self
 
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the guard against steps that are not finite, unless the Trainer has one."""
+        guarded = any(isinstance(callback, NonFiniteGuard) for callback in self.trainer.callbacks)
+        return [] if guarded else [NonFiniteGuard(self.on_nonfinite)]
+
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer, and the schedule over the run's length.
 
         Raises:
-            ValueError: No parameter requires gradients, or the schedule does not fit the run.
+            ValueError: No parameter requires gradients, or the schedule does not fit the run or the checkpoint.
         """
         trained = [parameter for parameter in self.trained().parameters() if parameter.requires_grad]
         if not trained:
             raise ValueError("the model must have at least one trainable parameter; got none.")
-        optimizer = self.optimizer(trained)
-        if self.lr_scheduler is None:
-            return {"optimizer": optimizer}
-        scheduler, interval = scheduler_over_run(self.lr_scheduler, optimizer, self.lr_interval, self.trainer)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+        optimizer, built = self.optimizer(trained), {}
+        if self.lr_scheduler is not None:
+            scheduler, interval = scheduler_over_run(self.lr_scheduler, optimizer, self.lr_interval, self.trainer)
+            built = {"lr_scheduler": {"scheduler": scheduler, "interval": interval}}
+        if self._resume is not None:
+            self._resume.keep(optimizer, built["lr_scheduler"]["scheduler"] if built else None)
+        return {"optimizer": optimizer} | built
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the settings of the run; refuse weights that are not finite.
+
+        Raises:
+            FloatingPointError: A weight is not finite; earlier checkpoints stay.
+        """
+        for name in ("state_dict", "current_model_state"):
+            what = f"no checkpoint is written at step {checkpoint.get('global_step')}"
+            remedy = "Resume from an earlier checkpoint, with a lower learning rate or another trainer.precision."
+            check_finite(checkpoint.get(name, {}), what, remedy)
+        if self._trainer is not None:
+            checkpoint[RUN_KEY] = {"settings": run_settings(self), "changes": list(self.changes)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Leave the length of the schedule to the resumed run, which may be longer."""
-        self._resumed = [dict(state) for state in checkpoint.get("lr_schedulers", ())]
+        """Leave the settings to the resumed run: length and rates of the schedule, and whether weights are averaged."""
+        self._resume = Resume(checkpoint, self) if is_resuming(self) else None
         for state in checkpoint.get("lr_schedulers", ()):
             for name in LENGTHS:
                 state.pop(name, None)
+        averages = self._resume is None or any(isinstance(one, WeightAveraging) for one in self.trainer.callbacks)
+        if not averages and "current_model_state" in checkpoint:
+            checkpoint["state_dict"] = checkpoint["current_model_state"]  # what was trained, not its average
 
     def on_train_start(self) -> None:
-        """Check that the schedule can go on from the checkpoint that the run was resumed from."""
-        resumed = self._resumed if self.trainer.ckpt_path is not None else ()  # weights alone may come from another run
-        for state, config in zip(resumed, self.trainer.lr_scheduler_configs, strict=False):
-            check_resumed({"interval": self.lr_interval} | state, config.scheduler, config.interval)
+        """Put the settings back that the checkpoint's optimizer and schedule replaced.
+
+        Raises:
+            ValueError: The schedule cannot go on from the checkpoint with the new settings.
+        """
+        if self._resume is not None:
+            self._resume.apply(self)
+            self.changes, self._resume = self._resume.changes, None
 
 
 def accumulation_steps(total_batch_size: int, batch_size: int, world_size: int) -> int:

@@ -6,9 +6,11 @@ import json
 from typing import Any
 
 from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import WeightAveraging
 
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.sample_folders import library_versions
+from mvdiff.training.nonfinite import NonFiniteGuard
 
 _MODEL_SETTINGS = ("text_dropout", "snr_gamma", "seed", "prompt_prefix")
 _DATA_SETTINGS = ("mode", "yaw", "height", "width")
@@ -25,8 +27,19 @@ def training_record(module: LightningModule) -> TrainingRecord:
         settings["samples per step"] = batch * trainer.accumulate_grad_batches * trainer.world_size
     settings["precision"] = str(trainer.precision)
     if optimizers:
+        defaults, group = optimizers[0].defaults, optimizers[0].param_groups[0]
         settings["optimizer"] = type(optimizers[0]).__name__
-        settings["learning rate"] = optimizers[0].defaults["lr"]
+        settings["learning rate"] = group.get("max_lr", defaults["lr"])  # OneCycleLR goes by its own
+        settings["weight decay"] = defaults.get("weight_decay")
+    if trainer.lr_scheduler_configs:
+        settings["schedule"] = type(trainer.lr_scheduler_configs[0].scheduler).__name__
+    for callback in trainer.callbacks:
+        if isinstance(callback, WeightAveraging):
+            settings["decay of the average"] = getattr(callback, "decay", None)
+        if isinstance(callback, NonFiniteGuard) and callback.skipped:
+            settings["skipped steps"] = callback.skipped
+    if module.changes:
+        settings["changed on resume"] = list(module.changes)
     settings |= {name: getattr(module, name) for name in _MODEL_SETTINGS}
     settings |= {name: getattr(data, name) for name in _DATA_SETTINGS if isinstance(getattr(data, name, None), _SHOWN)}
     settings["started from"] = "fresh weights" if module.init_adapter is None else "another adapter"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from abc import abstractmethod
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -74,8 +76,17 @@ class SampleWritingModule(TrainedPartModule):
         write_reference(batch, root, rig=rig, overwrite=self.output.overwrite)
 
     def on_predict_start(self) -> None:
-        """Set the output folder."""
-        self.output_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
+        """Set the output folder; with `fast_dev_run` it is removed when the run ends."""
+        if not self.trainer.fast_dev_run:
+            self.output_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
+            return
+        made = tempfile.mkdtemp(prefix="mvdiff-") if self.trainer.is_global_zero else None
+        self.output_folder = Path(self.trainer.strategy.broadcast(made))
+
+    def on_predict_end(self) -> None:
+        """Remove what `fast_dev_run` wrote."""
+        if self.trainer.fast_dev_run and self.trainer.is_global_zero:
+            shutil.rmtree(self.output_folder)
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Generate a batch and write sample folders; complete samples are skipped."""
@@ -91,6 +102,10 @@ class SampleWritingModule(TrainedPartModule):
         self.write_generated(self.output_folder / "generated", batch)
         self.write_real(self.output_folder / "reference", batch)
         self._tested_ids.extend(batch.sample_id)
+
+    def on_test_end(self) -> None:
+        """Remove what `fast_dev_run` wrote."""
+        self.on_predict_end()
 
     def on_test_epoch_end(self) -> None:
         """Score the samples of this test on the first rank; log every number and write results.json."""

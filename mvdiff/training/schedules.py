@@ -49,7 +49,7 @@ class WarmupCosine(LRScheduler):
             raise ValueError(f"total_steps must be at least 1; got {total_steps}.")
         if not 0 <= warm_up < 1:
             raise ValueError(f"warm_up must lie in [0, 1); got {warm_up}.")
-        self.total_steps, self.final_lr = total_steps, final_lr
+        self.total_steps, self.warm_up, self.final_lr = total_steps, warm_up, final_lr
         self.num_warm_up = round(warm_up * total_steps)
         if warm_up and not self.num_warm_up:
             raise ValueError(
@@ -68,7 +68,8 @@ class WarmupCosine(LRScheduler):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on at the place of a checkpoint, at the rate of the present settings."""
-        self.last_epoch, self._step_count = state_dict["last_epoch"], state_dict["_step_count"]
+        self.last_epoch = state_dict["last_epoch"]
+        self._step_count = state_dict.get("_step_count", self.last_epoch + 1)
         self._last_lr = self.get_lr()
         for group, rate in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = rate

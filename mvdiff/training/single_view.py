@@ -19,6 +19,7 @@ from mvdiff.diffusion import denoise, guided, mean_over_views, noise_loss, sampl
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
+from mvdiff.models.finite import check_finite
 from mvdiff.models.fresh import FreshBase
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
 from mvdiff.settings import CacheSettings, MemorySettings, Sampling
@@ -27,6 +28,7 @@ from mvdiff.tasks.task import Task
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import image_grid, log_image, run_folder
 from mvdiff.training.inputs import Prompts, SingleViewInputs
+from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import adamw
 from mvdiff.training.schedules import LRInterval
 from mvdiff.training.trained_part import TrainedPartModule
@@ -71,6 +73,7 @@ class SingleViewModule(TrainedPartModule):
         cache: Caches of the frozen parts' outputs; text embeddings are not cached with `train_text_encoder`.
         num_validation_samples: Number of views of the first validation batch to generate; 0: none.
         out_dtype: Precision of the written weights.
+        on_nonfinite: What to do where a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:
         ValueError: Neither or both of `base` and `fresh` are set, the base does not take the task's input, or the cache
@@ -101,6 +104,7 @@ class SingleViewModule(TrainedPartModule):
         cache: CacheSettings = NO_CACHE,
         num_validation_samples: int = 8,
         out_dtype: Literal["float32", "float16", "bfloat16"] = "float32",
+        on_nonfinite: OnNonFinite = "stop",
     ) -> None:
         super().__init__()
         if (base is None) == (fresh is None):
@@ -132,7 +136,7 @@ class SingleViewModule(TrainedPartModule):
         self.inputs = SingleViewInputs(self.backbone, seed, prefix, cache, frozen_text=not train_text_encoder)
         self.out, self.out_dtype = out, getattr(torch, out_dtype)
         self.text_dropout, self.snr_gamma, self.seed, self.sampling = text_dropout, snr_gamma, seed, sampling
-        self.num_validation_samples = num_validation_samples
+        self.num_validation_samples, self.on_nonfinite = num_validation_samples, on_nonfinite
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self._shown: list[Tensor] = []
 
@@ -157,6 +161,7 @@ class SingleViewModule(TrainedPartModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add the hashes of the frozen parts."""
+        super().on_save_checkpoint(checkpoint)
         checkpoint[FROZEN_KEY] = self.frozen_hashes()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -291,5 +296,8 @@ class SingleViewModule(TrainedPartModule):
 
     def on_fit_end(self) -> None:
         """Write the base; with `TrainedWeightsEMA`, the module has the averaged weights by then."""
-        if self.trainer.is_global_zero:
-            self.backbone.save_pretrained(Path(self.out), self.out_dtype)
+        if not self.trainer.is_global_zero or self.trainer.fast_dev_run:
+            return
+        remedy = "Write an earlier checkpoint, or set model.out_dtype to float32."
+        check_finite(self.state_dict(), f"model.out {self.out} is not written", remedy, self.out_dtype)
+        self.backbone.save_pretrained(Path(self.out), self.out_dtype)

@@ -57,7 +57,7 @@ def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     def full(*args):
         raise OSError("disk is full")
 
-    monkeypatch.setattr("mvdiff.training.cache.os.replace", full)
+    monkeypatch.setattr("mvdiff.files.writing.os.replace", full)
     with pytest.raises(OSError, match="disk is full"):
         TensorCache(tmp_path).fetch(lambda: torch.zeros(1), "a")
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []

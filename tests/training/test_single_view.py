@@ -389,3 +389,18 @@ def test_caching_latents_of_random_yaws_is_refused(tiny_folder, data, tmp_path):
     module = make(tiny_folder, cache=CacheSettings(dir=str(tmp_path), latents=True))
     with pytest.raises(ValueError, match=r"data\.yaw must be a list of degrees when model.cache.latents is true"):
         trainer(tmp_path, 1).fit(module, datamodule=data)
+
+
+def test_wrong_numbers_stop_it_and_are_not_written(tiny_folder, data, tmp_path):
+    out = tmp_path / "base"
+    module = make(tiny_folder, out=str(out))
+    next(module.trained().parameters()).data.fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match=r"loss is not finite at .* step 1, of the samples room\d, room\d\."):
+        trainer(tmp_path, 2).fit(module, datamodule=data)
+    with pytest.raises(FloatingPointError, match=r"model\.out .*base is not written: .* has NaN or infinite"):
+        trainer(tmp_path, 0).fit(module, datamodule=data)
+    large = make(tiny_folder, out=str(out), out_dtype="float16")
+    next(large.trained().parameters()).data.view(-1)[0] = 1e6  # finite as float32
+    with pytest.raises(FloatingPointError, match=r"has NaN or infinite values as float16.*out_dtype"):
+        trainer(tmp_path, 0).fit(large, datamodule=data)
+    assert not out.exists()

@@ -196,7 +196,7 @@ def _places(run: RunToCheck) -> Iterator[Finding]:
         text = f"writes {', '.join(places)}; free there: {size(free)}"
         if needed:
             text += f", a checkpoint takes about {size(needed)}"
-        enough = free > 2 * needed  # the new one is written before the old one goes
+        enough = free > 4 * needed  # the last, the one before, the best, and the one that is being written
         yield Finding("ok", text) if enough else Finding("warning", text, "Free some space, or set another folder.")
 
 

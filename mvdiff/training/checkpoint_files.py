@@ -1,0 +1,182 @@
+"""CheckpointFiles: whole checkpoint files on disk, and the one before of each that is written over."""
+
+from __future__ import annotations
+
+import os
+import re
+import zipfile
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from mvdiff.files.writing import temporary_beside, whole_file
+from mvdiff.models.loading import check_archive
+
+_PREVIOUS = ".previous"
+_ZIP, _PICKLE = b"PK", b"\x80"
+"""First bytes of checkpoints; pickles are older than torch 1.6, and torch itself sees whether they are whole."""
+_NUMBERED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
+"""Checkpoints that Lightning writes where SLURM takes a job back; it numbers them."""
+
+
+class CheckpointFiles(TorchCheckpointIO):
+    """Write each checkpoint beside its place, sync it and rename it; keep the one before where a file is written over.
+
+    `last.ckpt` therefore is whole at any moment, and `last.previous.ckpt` is the one before. A damaged file is not
+    loaded: the one before takes its place, with a warning. `mvdiff fit` uses this by default; elsewhere pass
+    `Trainer(plugins=[CheckpointFiles()])`. Addresses of other file systems (`s3://...`) are left to Lightning.
+
+    Lightning's own class writes to the system's temporary folder and copies the file from there to another disk: a
+    process killed in the copy leaves half a file under the final name.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._written: set[Path] = set()
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
+        """Write a checkpoint.
+
+        Args:
+            checkpoint: Values that torch can save.
+            path: File or address.
+            storage_options: Must be None, as for `TorchCheckpointIO`.
+
+        Raises:
+            OSError: The disk is full or the folder cannot be written; the file that was there is left unchanged.
+        """
+        local = local_path(path)
+        if local is None or storage_options is not None:
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            local.parent.mkdir(parents=True, exist_ok=True)
+            if local.is_symlink():  # of `save_last: link`
+                local.unlink()
+            numbered = _NUMBERED.fullmatch(local.name)
+            # Lightning would take the number of a process in the name of a temporary file for the newest checkpoint's.
+            target = local if numbered is None else local.with_name(f"requeued_{numbered[1]}.ckpt")
+            with whole_file(target) as file:
+                torch.save(checkpoint, file)
+                self._keep_previous(target)
+            os.replace(target, local)
+            _sync_folder(local.parent)
+        except (OSError, RuntimeError) as error:
+            reason = _disk_error(error)
+            if reason is None:
+                raise
+            raise OSError(
+                reason.errno,
+                f"checkpoint {local} could not be written ({reason.strerror or reason}); earlier checkpoints are left "
+                "as they are. Free up space, or write to another folder.",
+            ) from error
+        self._written.add(local)
+
+    def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Load a checkpoint, or the one before with a warning where the file is damaged or missing.
+
+        Raises:
+            FileNotFoundError: There is neither the file nor one before.
+            ValueError: The file is damaged, and so is the one before, or there is none.
+        """
+        local = local_path(path)
+        return super().load_checkpoint(path if local is None else whole_or_previous(local), *args, **kwargs)
+
+    def remove_checkpoint(self, path: Any) -> None:
+        """Remove a checkpoint and the one before of the same name."""
+        super().remove_checkpoint(path)
+        local = local_path(path)
+        if local is not None and not _NUMBERED.fullmatch(local.name):
+            previous_of(local).unlink(missing_ok=True)
+            self._written.discard(local)
+
+    def _keep_previous(self, path: Path) -> None:
+        """Give the present file its second name; both names exist until the new file takes the first.
+
+        A damaged file is not kept: the one before it may be the only whole one.
+        """
+        if not path.is_file() or (path not in self._written and damage(path) is not None):
+            return
+        previous = previous_of(path)
+        linked = temporary_beside(previous)
+        try:
+            os.link(path, linked)
+        except OSError:  # file systems without hard links
+            os.replace(path, linked)
+        os.replace(linked, previous)
+
+
+def local_path(path: Any) -> Path | None:
+    """Return a path of this machine; None for an address such as `s3://bucket/last.ckpt`."""
+    text = os.fspath(path).removeprefix("file://")
+    return None if "://" in text else Path(text)
+
+
+def previous_of(path: Path) -> Path:
+    """Return the name of the checkpoint before: of the number before, or with `.previous` before the suffix.
+
+    >>> previous_of(Path("last.ckpt")).name, previous_of(Path("hpc_ckpt_3.ckpt")).name
+    ('last.previous.ckpt', 'hpc_ckpt_2.ckpt')
+    """
+    numbered = _NUMBERED.fullmatch(path.name)
+    if numbered is not None:
+        return path.with_name(f"hpc_ckpt_{int(numbered[1]) - 1}.ckpt")
+    return path.with_name(f"{path.stem}{_PREVIOUS}{path.suffix}")
+
+
+def damage(path: Path) -> str | None:
+    """Read a whole checkpoint file and return what is wrong with it; None if nothing is."""
+    with open(path, "rb") as file:
+        start = file.read(2)
+    if start[:1] == _PICKLE:
+        return None
+    if not zipfile.is_zipfile(path):
+        return "its end is missing" if start == _ZIP else "it is no file of torch"
+    try:
+        check_archive(path)
+    except ValueError as error:
+        return str(error).rstrip(".")
+    return None
+
+
+def whole_or_previous(path: Path) -> Path:
+    """Return a checkpoint's path if the file is whole, else with a warning that of the one before.
+
+    Raises:
+        FileNotFoundError: There is neither the file nor one before.
+        ValueError: The file is damaged, and so is the one before, or there is none.
+    """
+    previous = previous_of(path)
+    problem = damage(path) if path.is_file() else "it does not exist"
+    if problem is None:
+        return path
+    if previous.is_file() and damage(previous) is None:
+        rank_zero_warn(f"checkpoint {path} is not used: {problem}. The one before is used: {previous}.")
+        return previous
+    if not path.is_file():
+        raise FileNotFoundError(f"checkpoint must be an existing file; got {path}.")
+    raise ValueError(
+        f"checkpoint must be a readable file, or have a whole {previous.name} beside it; got {path}: {problem}."
+    )
+
+
+def _sync_folder(folder: Path) -> None:
+    """Sync the new names in a folder, where the system can."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _disk_error(error: BaseException) -> OSError | None:
+    """Return the error of the disk, which torch hides behind one of its own; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    return cause
