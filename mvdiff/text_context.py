@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
+
+CLIP_LENGTH = 77
+"""Context of CLIP's text encoder in tokens."""
+_SHOWN = 3
 
 
 @dataclass(frozen=True)
@@ -14,11 +19,15 @@ class TextContext:
 
     Attributes:
         length: Largest number of tokens, with those for start and end.
-        count: Function from a text to its number of tokens, with those for start and end.
+        encode: Function from a text to its tokens, without those for start and end.
+        decode: Function from tokens to text.
+        num_added: Number of tokens for start and end.
     """
 
     length: int
-    count: Callable[[str], int]
+    encode: Callable[[str], list[int]]
+    decode: Callable[[list[int]], str]
+    num_added: int = 2
 
     @classmethod
     def of_tokenizer(cls, tokenizer: Any, length: int | None = None) -> TextContext:
@@ -28,29 +37,67 @@ class TextContext:
             tokenizer: The tokenizer.
             length: Largest number of tokens; None: the tokenizer's own.
         """
+
+        def encode(text: str) -> list[int]:
+            return tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+
         length = tokenizer.model_max_length if length is None else length
-        return cls(length, lambda text: len(tokenizer(text, verbose=False).input_ids))
+        return cls(length, encode, tokenizer.decode, len(tokenizer("").input_ids))
 
     @classmethod
     def of_open_clip(cls, tokenizer: Any) -> TextContext:
         """Return the context of an open_clip tokenizer."""
         if hasattr(tokenizer, "encode"):
-            return cls(tokenizer.context_length, lambda text: len(tokenizer.encode(text)) + 2)
-        return cls(tokenizer.context_length, lambda text: len(tokenizer.tokenizer(text).input_ids))
+            return cls(tokenizer.context_length, tokenizer.encode, tokenizer.decode)
+        return cls.of_tokenizer(tokenizer.tokenizer, tokenizer.context_length)
+
+    @property
+    def num_read(self) -> int:
+        """Largest number of tokens that a text may have to be read as a whole."""
+        return self.length - self.num_added
 
     def cut(self, texts: Iterable[str]) -> dict[str, int]:
-        """Return the distinct texts that do not fit, with their numbers of tokens."""
-        long = [text for text in dict.fromkeys(texts) if len(text.encode()) > self.length - 2]  # a token has a byte
-        counts = {text: self.count(text) for text in long}
+        """Return the distinct texts that do not fit, with their numbers of tokens, start and end included."""
+        long = [text for text in dict.fromkeys(texts) if len(text.encode()) > self.num_read]  # a token has a byte
+        counts = {text: len(self.encode(text)) + self.num_added for text in long}
         return {text: count for text, count in counts.items() if count > self.length}
+
+    def read_part(self, text: str) -> str:
+        """Return the beginning of a text that the encoder reads, as the tokenizer writes it."""
+        return self.decode(self.encode(text)[: self.num_read]).strip()
+
+    def describe_cut(self, texts: Iterable[str], noun: str = "prompt") -> str | None:
+        """Say how many of some texts are cut, where, and which become equal; None if none is cut.
+
+        Args:
+            texts: Texts, of which each counts once.
+            noun: Word for a text.
+        """
+        texts = list(dict.fromkeys(texts))
+        cut = self.cut(texts)
+        if not cut:
+            return None
+        named = [
+            f"{shortened(text)} ({count} tokens, read up to {_end(self.read_part(text))})"
+            for text, count in list(cut.items())[:_SHOWN]
+        ]
+        more = [f"{len(cut) - _SHOWN} more"] if len(cut) > _SHOWN else []
+        alike = Counter(tuple(self.encode(text)[: self.num_read]) for text in cut)
+        equal = sum(count for count in alike.values() if count > 1)
+        have = f"{noun}s have" if len(cut) > 1 else f"{noun}{'s' * (len(texts) > 1)} has"
+        alike_note = f"; {equal} different {noun}s become equal" if equal else ""
+        return (
+            f"{len(cut)} of {len(texts)} {have} more tokens than the {self.length} that the text encoder reads, and "
+            f"the rest is cut off: {'; '.join(named + more)}{alike_note}"
+        )
 
 
 @cache
 def clip_context() -> TextContext:
-    """Return the context of CLIP's text encoder, 77 tokens, with the vocabulary that Stable Diffusion 1 and 2 use."""
+    """Return the context of CLIP's text encoder, 77 tokens, with the vocabulary of Stable Diffusion 1 and 2."""
     from open_clip.tokenizer import SimpleTokenizer
 
-    return TextContext.of_open_clip(SimpleTokenizer(context_length=77))
+    return TextContext.of_open_clip(SimpleTokenizer(context_length=CLIP_LENGTH))
 
 
 def is_empty(text: str) -> bool:
@@ -67,15 +114,5 @@ def shortened(text: str, length: int = 60) -> str:
     return repr(text if len(text) <= length else text[:length] + "...")
 
 
-def cut_note(cut: Sequence[str], total: int, context_length: int, reader: str) -> str:
-    """Say how many of `total` prompts are cut.
-
-    >>> cut_note(["a b c"], 8, 77, "CLIP")
-    "1 of 8 prompts is longer than the 77 tokens that CLIP reads, the rest is cut off: 'a b c'"
-    """
-    verb = "is" if len(cut) == 1 else "are"
-    more = f" and {len(cut) - 3} more" if len(cut) > 3 else ""
-    return (
-        f"{len(cut)} of {total} prompts {verb} longer than the {context_length} tokens that {reader} reads, the rest "
-        f"is cut off: {', '.join(map(shortened, cut[:3]))}{more}"
-    )
+def _end(text: str, length: int = 40) -> str:
+    return repr(text if len(text) <= length else "..." + text[-length:])

@@ -19,3 +19,17 @@ def test_41_flat_folders_score_what_can_be_scored(case, shows, tmp_path, capsys)
     shows(
         41, "evaluate", f"toy FID {metrics['toy_fid']['value']:.1f} of 4 and 4 images; {results['generated']['note']}"
     )
+
+
+def test_60_prompts_over_the_context_are_counted_and_noted(case, shows, tmp_path, caplog):
+    prompts, out = case(60) / "prompts.txt", tmp_path / "out"
+    words = ["--model", "mvdiff://toy-caa", "--num_inference_steps", "1", "--guidance_scale", "1"]
+    assert main(["generate", "panorama", "--prompts", str(prompts), "--out", str(out), *words]) == 0
+    (line,) = [record.getMessage() for record in caplog.records if "tokens" in record.getMessage()]
+    assert line.startswith("2 of 2 prompts have more tokens than the ")
+    assert "2 different prompts become equal" in line
+    for name in ("0000", "0001"):
+        notes = json.loads((out / name / "sample.json").read_text())["settings"]["text_notes"]
+        assert len(notes["num_tokens"]) == 8
+        assert min(notes["num_tokens"].values()) > notes["context_length"]
+    shows(60, "generate panorama", line)
