@@ -381,4 +381,5 @@ class SamplingPipeline(MemorySwitches):
 
 def _negative_texts(sampling: Sampling) -> list[str]:
     negative = sampling.negative_prompt or ""
-    return [negative] if isinstance(negative, str) else list(negative)
+    texts = [negative] if isinstance(negative, str) else negative
+    return [text for text in texts if isinstance(text, str)]  # others are refused by `expand_negative_prompt`
