@@ -380,6 +380,7 @@ class SamplingPipeline(MemorySwitches):
 
 
 def _negative_texts(sampling: Sampling) -> list[str]:
+    """Return the negative prompts that are texts; `expand_negative_prompt` refuses all others."""
     negative = sampling.negative_prompt or ""
-    texts = [negative] if isinstance(negative, str) else negative
-    return [text for text in texts if isinstance(text, str)]  # others are refused by `expand_negative_prompt`
+    texts = negative if isinstance(negative, Sequence) and not isinstance(negative, str) else [negative]
+    return [text for text in texts if isinstance(text, str)]
