@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from mvdiff.cli.command import Command, done, plural, typed
+from mvdiff.cli.command import UNFINISHED, Command, done, plural, typed
 from mvdiff.cli.mistakes import did_you_mean
 from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.settings import EvaluationSettings, SettingError
@@ -18,9 +18,6 @@ from mvdiff.eval.settings import EvaluationSettings, SettingError
 if TYPE_CHECKING:
     from mvdiff.eval.sources import Source
     from mvdiff.geometry.cameras import Rig
-
-_UNFINISHED = 3
-"""Exit status if the work could not be done, or with --strict not all of it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +101,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
         results = evaluate(generated, reference, *how)
     computed = any("value" in entry for entry in results["metrics"].values())
     short = shortcomings(results) if options.strict else []
-    status = _UNFINISHED if short or not computed else 0
+    status = UNFINISHED if short or not computed else 0
     if not first:
         return status
     if options.out is not None:
