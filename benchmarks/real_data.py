@@ -21,7 +21,7 @@ import yaml
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.diffusion import multiview_noise_loss, training_noise
-from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
+from mvdiff.eval.intervals import interval, mean, paired_difference
 from mvdiff.eval.overlap import psnr_from_mse
 from mvdiff.eval.sources import source_from_config
 from mvdiff.models.autoencoder import decode_latents, encode_images, load_autoencoder
@@ -64,7 +64,7 @@ def round_trip(options: argparse.Namespace) -> None:
         pixels = to_uint8(decoded).permute(0, 2, 3, 1)
         write_sample(sample_folder(options.out, sample["sample_id"]), record, pixels, overwrite=True)
         print(f"{sample['sample_id']}: {psnr[-1]:.2f} dB")
-    print(f"views against themselves: {bootstrap(mean, psnr)} dB, from {min(psnr):.2f} to {max(psnr):.2f}")
+    print(f"views against themselves: {interval(mean, psnr)} dB, from {min(psnr):.2f} to {max(psnr):.2f}")
 
 
 @torch.no_grad()
@@ -124,7 +124,7 @@ def losses(options: argparse.Namespace) -> None:
     for method, values in per_sample.items():
         fewer = f"{sum(a < b for a, b in zip(values, base, strict=True))} of {len(base)}"
         gain = "" if method == BASE else f"{paired_difference(base, values)!s:32}{fewer}"
-        print(f"{method:38}{bootstrap(mean, values)!s:27}{gain}")
+        print(f"{method:38}{interval(mean, values)!s:27}{gain}")
     print("by timestep:   " + "".join(f"{t:>9}" for t in options.timesteps))
     for method, values in measured.items():
         print(f"{method[:14]:15}" + "".join(f"{statistics.fmean(column):9.4f}" for column in values.T.tolist()))

@@ -26,6 +26,8 @@ def cell(value: float | dict | None, factor: float, digits: int) -> str:
         return ""
     if not isinstance(value, dict):
         return f"{factor * value:.{digits}f}"
+    if value["low"] is None:
+        return f"{factor * value['estimate']:.{digits}f}"
     estimate, low, high = (f"{factor * value[key]:.{digits}f}" for key in ("estimate", "low", "high"))
     return f"{estimate} [{low}, {high}]"
 

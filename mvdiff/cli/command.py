@@ -6,6 +6,9 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
+UNFINISHED = 3
+"""Exit status if the work could not be done, or not all of it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:

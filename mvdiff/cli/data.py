@@ -124,6 +124,10 @@ class ToyWorldOptions:
     """processes that render"""
 
 
+_SHOWN = 10
+"""Most files that are named for a note."""
+
+
 def check(options: CheckOptions) -> int:
     """Name everything broken; return the exit status, 1 where something is."""
     from mvdiff.cli.progress import progress_of
@@ -139,6 +143,8 @@ def check(options: CheckOptions) -> int:
             print(problem)
         for warning in report.warnings:
             print(f"warning: {warning}")
+        for path in report.cut_captions[:_SHOWN]:
+            print(f"note: {path}: longer than the text encoder's context, the rest is cut off")
         sizes = ", ".join(f"{count} of {width}x{height}" for (width, height), count in report.sizes.most_common())
         lists = ", ".join(f"{count} in {name}" for name, count in report.panoramas.items()) or "none"
         notes = "".join(f"; {count} x {kind}" for kind, count in sorted(report.notes.items()))

@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 import traceback
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 
 from mvdiff import __version__
@@ -96,8 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line, by default of `sys.argv`.
 
     Returns:
-        0 on success, 1 after a user's error (one line on stderr), 2 after a wrong command. Wrong options exit with 2.
-        3 where losses, gradients or weights are not finite, so that the work could not be done.
+        0 on success, 1 after a user's error (one line on stderr), 2 after a wrong command or option, 3 if the work
+        could not be done (also where losses, gradients or weights are not finite). Options that the parser refuses
+        exit with 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("MVDIFF_DEBUG", "") not in ("", "0")
@@ -115,6 +117,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _without_command(words)
     try:
         return run_command(command, words[len(command.name.split()) :])
+    except ArgumentTypeError as error:
+        print(f"mvdiff {command.name}: error: {_one_line(error)}", file=sys.stderr)
+        return 2
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError, FloatingPointError) as error:
         out_of_memory = _is_out_of_memory(error)
         if isinstance(error, RuntimeError) and not out_of_memory:

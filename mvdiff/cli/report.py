@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvdiff.cli.command import Command, done, plural, typed
+from mvdiff.cli.command import UNFINISHED, Command, done, plural, typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +32,7 @@ class ReportOptions:
 
 
 def run(options: ReportOptions) -> int:
-    """Write the page and print what it holds; return the exit status."""
+    """Write the page and print what it holds; return the exit status, 3 where a sample or mesh was left out."""
     from mvdiff.cli.out_files import check_out, make_folder
     from mvdiff.cli.rig_files import read_rig
     from mvdiff.files.writing import check_apart
@@ -56,7 +56,7 @@ def run(options: ReportOptions) -> int:
     parts += ["scores"] if content.tables else []
     size = f"{out.stat().st_size / 1e6:.1f} MB"
     done(f"{out}: {', '.join(parts)}; {size}", typed("xdg-open", out) + " (or open it in any browser)")
-    return 0
+    return UNFINISHED if content.problems else 0
 
 
 COMMANDS = (
@@ -65,7 +65,7 @@ COMMANDS = (
         summary="one page of samples, scores and meshes, methods side by side",
         description="Write one HTML file, --out, that holds everything it shows: a 360-degree viewer for panoramas, "
         "strips of views, scores, and meshes in 3D. With several DIRs, shows the samples they have in common side by "
-        "side.",
+        "side. Exits with 3 if a sample or mesh is left out.",
         example="mvdiff report out other --names mine theirs",
         settings=(ReportOptions,),
         run=run,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mvdiff.cli.command import Command, done, plural, typed
+from mvdiff.cli.command import UNFINISHED, Command, done, plural, typed
 
 _RANGES = {"seconds": (0.01, 3600), "fps": (0.1, 240), "fov": (1, 179), "pitch": (-90, 90), "yaw": (-360, 360)}
 _SIDES = (2, 16384)  # rows or columns that x264 can encode
@@ -52,7 +52,7 @@ class VideoOptions:
 
 
 def run(options: VideoOptions) -> int:
-    """Check, draw, write; return the exit status."""
+    """Check, draw, write; return the exit status, 3 where a sample was left out."""
     from mvdiff.cli.out_files import check_folder, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
@@ -100,7 +100,7 @@ def run(options: VideoOptions) -> int:
     for problem in problems:
         print(f"left out {problem}")
     done(f"{plural(len(written), 'video')} written", typed("xdg-open", written[0]) + " (or open it in any player)")
-    return 0
+    return UNFINISHED if problems else 0
 
 
 def _paths(samples: list, out: Path | None) -> list[Path]:
@@ -142,7 +142,7 @@ COMMANDS = (
         name="video",
         summary="a camera that turns in a panorama, or the frames of a recording, as MP4",
         description="Write one MP4 per sample. A panorama becomes a video of a camera that turns once to the right and "
-        "ends where it began; a scene becomes its frames in order.",
+        "ends where it began; a scene becomes its frames in order. Exits with 3 if one is left out.",
         example="mvdiff video out/0000 --out video.mp4",
         settings=(VideoOptions,),
         run=run,

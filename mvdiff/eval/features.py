@@ -95,12 +95,17 @@ class ToyFeatureNet(nn.Module):
         """Predict the labels of images [N, 3, H, W] without gradients: N labels per head.
 
         The caller sets evaluation mode.
+
+        Raises:
+            ValueError: A logit is NaN or infinite.
         """
         names: dict[str, list[str]] = {head: [] for head in self.labels}
         device = next(self.parameters()).device
         with torch.no_grad():
             for chunk in images.split(batch_size):
                 out = self(chunk.to(device))
+                if not all(bool(torch.isfinite(out[head]).all()) for head in self.labels):
+                    raise ValueError("logits must be finite; got NaN or infinity.")
                 for head, labels in self.labels.items():
                     names[head] += [labels[i] for i in out[head].argmax(dim=1).tolist()]
         return names

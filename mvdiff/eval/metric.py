@@ -3,16 +3,18 @@
 A metric is one class in one file, in `mvdiff/eval/metrics/` or in a user's module. `update(sample, real)` takes one
 sample; `compute()` returns one `Result` per column. For a mean over samples, derive from `PerSampleMetric` and
 implement `measure`. Other metrics store rows of numbers per sample with `add_rows`, `append` and `rows`. Rows are
-synchronised across processes; a sample seen by several processes counts once, in source order.
+synchronised across processes; a sample seen by several processes counts once. Rows are ordered by (sample id, view), so
+that no number depends on the names or the order of folders.
 
 Axes: N rows, W numbers per row.
 """
 
 from __future__ import annotations
 
+import json
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -21,9 +23,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from mvdiff.eval.bootstrap import Statistic, bootstrap, mean
+from mvdiff.eval.intervals import Interval, Statistic, interval, mean
 from mvdiff.eval.processes import gather_tensors
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sources import ScoredSample, keyed_sample
 
 
 class MissingMetricError(ValueError):
@@ -58,7 +60,7 @@ class Result:
         model: Network or protocol that measured it.
         variant: Variant of the protocol.
         n: Counts, e.g. `{"num_images": 80}`.
-        interval: 95% bootstrap interval.
+        interval: 95% interval; its rule and, if there are enough samples, its ends stand in `results.json`.
         per_sample: Numbers of single samples, by `ScoredSample.key`.
         reference: The same number for the reference.
         ratio_to_reference: `value / reference`.
@@ -71,7 +73,7 @@ class Result:
     model: str
     variant: str
     n: dict[str, int]
-    interval: tuple[float, float] | None = None
+    interval: Interval | None = None
     per_sample: dict[int, float] | None = None
     reference: float | None = None
     ratio_to_reference: float | None = None
@@ -83,7 +85,8 @@ class Result:
         """Return the entry for `results.json`; `sample_ids` maps keys to sample ids."""
         named = {name: value for name, value in vars(self).items() if name not in ("n", "extra")}
         if self.interval is not None:
-            named["interval"] = list(self.interval)
+            named["interval"] = list(self.interval.ends) if self.interval.ends else None
+            named["interval_rule"] = self.interval.rule
         if self.per_sample is not None:
             named["per_sample"] = {sample_ids[key]: value for key, value in self.per_sample.items()}
         return {name: value for name, value in named.items() if value is not None} | self.n | self.extra
@@ -91,10 +94,15 @@ class Result:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of all samples, [N, W] in source order, and as one (key, rows) pair per sample."""
+    """Rows of all samples, [N, W] in the order of sample ids, and as one (key, rows) pair per sample."""
 
     values: Tensor
     samples: list[tuple[int, Tensor]]
+
+    @property
+    def keys(self) -> list[int]:
+        """Key of each sample."""
+        return [key for key, _ in self.samples]
 
 
 class SampleMetric(Metric):
@@ -114,7 +122,7 @@ class SampleMetric(Metric):
         network: Network from `load_network`.
         batch_size: Images per forward pass.
         seed: Random seed of the bootstrap.
-        num_resamples: Number of bootstrap resamples.
+        num_resamples: Number of bootstrap resamples, see `mvdiff.eval.intervals`.
         **options: Options of `torchmetrics.Metric`.
     """
 
@@ -129,6 +137,7 @@ class SampleMetric(Metric):
     ) -> None:
         super().__init__(**{"dist_sync_fn": gather_tensors} | options)
         self.network, self.batch_size, self.seed, self.num_resamples = network, batch_size, seed, num_resamples
+        self.add_state("sample_ids", default=[], dist_reduce_fx="cat")  # JSON strings as bytes, one per line
 
     @abstractmethod
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -144,22 +153,33 @@ class SampleMetric(Metric):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def append(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
-        """Store the rows [N, W] of a sample, on the CPU."""
-        key = torch.tensor([sample.order, sample.key]).expand(len(values), 2)
+        """Store the rows [N, W] of a sample, on the CPU.
+
+        Raises:
+            ValueError: A value is NaN or infinite.
+        """
+        check_finite(**{name: values})
+        self._store(name, sample, real, values)
+
+    def _store(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
         keys_state, values_state = self._states(name, real)
-        getattr(self, keys_state).append(torch.cat([key, torch.arange(len(values))[:, None]], dim=1))
+        keys = torch.stack([torch.full((len(values),), sample.key), torch.arange(len(values))], dim=1)
+        getattr(self, keys_state).append(keys)
         getattr(self, values_state).append(values.detach().cpu())
+        line = (json.dumps(sample.sample_id) + "\n").encode()
+        self.sample_ids.append(torch.tensor(list(line), dtype=torch.uint8))
 
     def rows(self, name: str, real: bool) -> Rows:
-        """Return the stored rows, each sample once, in source order."""
+        """Return the stored rows, each sample once, in the order of sample ids."""
         keys, values = (_joined(getattr(self, state)) for state in self._states(name, real))
         if len(keys) == 0:
             return Rows(values, [])
         keys, first = np.unique(keys.numpy(), axis=0, return_index=True)
-        starts = np.flatnonzero(np.diff(keys[:, :2], axis=0, prepend=-1).any(axis=1))
-        values = values[torch.from_numpy(first)]
-        parts = values.tensor_split(torch.from_numpy(starts[1:]))
-        return Rows(values, list(zip(keys[starts, 1].tolist(), parts, strict=True)))
+        starts = np.flatnonzero(np.diff(keys[:, 0], prepend=-1))
+        parts = values[torch.from_numpy(first)].tensor_split(torch.from_numpy(starts[1:]))
+        ids = {keyed_sample(name): name for name in map(json.loads, _lines(self.sample_ids))}
+        samples = sorted(zip(keys[starts, 0].tolist(), parts, strict=True), key=lambda sample: ids[sample[0]])
+        return Rows(torch.cat([part for _, part in samples]), samples)
 
     def mean_over_samples(
         self,
@@ -168,7 +188,7 @@ class SampleMetric(Metric):
         totals: Mapping[str, int] | None = None,
         **fields: Any,
     ) -> Result:
-        """Average one number per sample, with a bootstrap interval and, given real samples, the ratio to their mean.
+        """Average one number per sample, with an interval and, given real samples, the ratio to their mean.
 
         Args:
             own: Numbers of generated samples, by key.
@@ -179,17 +199,16 @@ class SampleMetric(Metric):
         value = mean(list(own.values()))
         return Result(
             value,
-            n={"num_samples": len(own)} | dict(totals or {}),
+            n=sample_counts(own, real) | dict(totals or {}),
             interval=self.interval(mean, list(own.values())),
             per_sample=dict(own),
             **with_reference(value, list(real.values())),
             **fields,
         )
 
-    def interval(self, statistic: Statistic, samples: Sequence | np.ndarray) -> tuple[float, float]:
-        """Return the 95% bootstrap interval of a statistic; see `bootstrap`."""
-        interval = bootstrap(statistic, samples, num_resamples=self.num_resamples, seed=self.seed)
-        return interval.low, interval.high
+    def interval(self, statistic: Statistic, samples: Sequence | np.ndarray) -> Interval:
+        """Return the 95% interval of a statistic; see `mvdiff.eval.intervals`."""
+        return interval(statistic, samples, num_resamples=self.num_resamples, seed=self.seed)
 
     @property
     def network_fields(self) -> dict[str, str]:
@@ -203,7 +222,7 @@ class SampleMetric(Metric):
 
 
 class PerSampleMetric(SampleMetric):
-    """A metric that averages one number per sample and column, with a bootstrap interval. Subclasses define `measure`.
+    """A metric that averages one number per sample and column, with an interval. Subclasses define `measure`.
 
     Attributes:
         model: Name of the protocol; not used if the metric has a network.
@@ -221,14 +240,19 @@ class PerSampleMetric(SampleMetric):
 
     @abstractmethod
     def measure(self, sample: ScoredSample) -> Mapping[str, float]:
-        """Return the sample's numbers by column (and totals); NaN or absent for a column without a number."""
+        """Return the sample's numbers by column (and totals); leave out columns that have none for this sample."""
 
     def update(self, sample: ScoredSample, real: bool) -> None:
-        """Measure a sample."""
+        """Measure a sample.
+
+        Raises:
+            ValueError: A number is NaN or infinite.
+        """
         numbers = self.measure(sample)
+        check_finite(**{name: torch.tensor(value) for name, value in numbers.items()})
         if numbers:
-            row = [numbers.get(name, math.nan) for name in self._names()]
-            self.append("numbers", sample, real, torch.tensor([row], dtype=torch.float64))
+            row = [numbers.get(name, math.nan) for name in self._names()]  # NaN marks columns without a number
+            self._store("numbers", sample, real, torch.tensor([row], dtype=torch.float64))
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
         """Average every column over samples."""
@@ -252,12 +276,43 @@ class PerSampleMetric(SampleMetric):
         return [*(column.name for column in self.columns), *self.totals]
 
 
+def check_finite(**tensors: Tensor | None) -> None:
+    """Raise ValueError if a named tensor holds NaN or infinity; None is skipped.
+
+    Example:
+        >>> check_finite(features=torch.tensor([1.0, float("nan")]))
+        Traceback (most recent call last):
+        ...
+        ValueError: features must be finite; got NaN or infinity in 1 of 2 values.
+    """
+    for name, values in tensors.items():
+        if values is not None and (wrong := int((~torch.isfinite(values)).sum())):
+            raise ValueError(f"{name} must be finite; got NaN or infinity in {wrong} of {values.numel()} values.")
+
+
+def sample_counts(own: Collection[int], real: Collection[int]) -> dict[str, int]:
+    """Count the samples behind a number: generated ones, reference ones if any, and those that both sides have.
+
+    Example:
+        >>> sample_counts([1, 2, 3], [2, 3, 4]), sample_counts([1, 2], [])
+        ({'num_samples': 3, 'num_reference_samples': 3, 'num_paired_samples': 2}, {'num_samples': 2})
+    """
+    counts = {"num_samples": len(own)}
+    if len(real):
+        counts |= {"num_reference_samples": len(real), "num_paired_samples": len(set(own) & set(real))}
+    return counts
+
+
 def with_reference(value: float, reference: list[float]) -> dict[str, float]:
     """Return the `Result` fields `reference` and `ratio_to_reference`; empty without reference values."""
     if not reference:
         return {}
     truth = float(np.mean(reference))
     return {"reference": truth} | ({"ratio_to_reference": value / truth} if truth else {})
+
+
+def _lines(state: list[Tensor] | Tensor) -> set[str]:
+    return set(bytes(_joined(state).to(torch.uint8).flatten().tolist()).decode().splitlines())
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

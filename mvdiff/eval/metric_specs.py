@@ -8,6 +8,7 @@ from typing import Any
 
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metrics import metric_class, metric_names
+from mvdiff.eval.settings import SettingError
 
 MetricSpec = str | Mapping[str, Any] | SampleMetric
 """Name of a packaged metric, a class path, `{"class_path": ..., "init_args": {...}}`, or a metric instance."""
@@ -27,13 +28,21 @@ class MetricBuilder:
         self._networks: dict[str, Any] = {}
 
     def build(self, metric: type[SampleMetric], init_args: Mapping[str, Any]) -> SampleMetric:
-        """Build a metric and, unless `init_args` holds it, its network."""
+        """Build a metric and, unless `init_args` holds it, its network.
+
+        Raises:
+            SettingError: The metric refuses an argument.
+            ValueError, OSError, ImportError: The network cannot be loaded.
+        """
         values = {**self.settings, **init_args}
-        options = _select(values, _arguments(metric))
+        options = _select(values, arguments_of(metric))
         if metric.load_network is not None and "network" not in init_args:
             arguments = _select(values, set(inspect.signature(metric.load_network).parameters))
             options["network"] = self._network(metric.load_network, arguments)
-        return metric(**options)
+        try:
+            return metric(**options)
+        except ValueError as error:
+            raise SettingError(str(error)) from error
 
     def _network(self, load: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         key = f"{load.__module__}.{load.__qualname__} {sorted(arguments.items())}"
@@ -69,7 +78,7 @@ def parse_specs(specs: Sequence[MetricSpec]) -> dict[type[SampleMetric] | Sample
             raise ValueError(f"metrics must have class_path and, optionally, init_args; got {spec!r}.")
         metric, init_args = metric_class(named["class_path"]), dict(named.get("init_args") or {})
         loader = inspect.signature(metric.load_network).parameters if metric.load_network else {}
-        unknown = sorted(set(init_args) - _arguments(metric) - set(loader))
+        unknown = sorted(set(init_args) - arguments_of(metric) - set(loader))
         if unknown:
             raise ValueError(f"init_args of {metric.__name__} must be arguments of the class; got {unknown}.")
         if parsed.setdefault(metric, init_args) != init_args:
@@ -81,7 +90,7 @@ def parse_specs(specs: Sequence[MetricSpec]) -> dict[type[SampleMetric] | Sample
     return parsed
 
 
-def _arguments(metric: type[SampleMetric]) -> set[str]:
+def arguments_of(metric: type[SampleMetric]) -> set[str]:
     """Return the names of a constructor's arguments, including those it passes on as `**options`."""
     names: set[str] = set()
     for base in metric.__mro__:

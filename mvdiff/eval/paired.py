@@ -12,20 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.eval.bootstrap import Interval, bootstrap, paired_difference
 from mvdiff.eval.extractors import FeatureExtractor
+from mvdiff.eval.intervals import Interval, interval, paired_difference
 from mvdiff.eval.metrics.fid import gaussian_distance, mean_and_root
 from mvdiff.eval.sources import ScoredSample
 
 
 def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **options: Any) -> Interval:
-    """Return the mean difference `results - other` of a metric over shared samples, with its bootstrap interval.
+    """Return the mean difference `results - other` of a metric over shared samples, with its interval.
 
     Args:
         results: Results of `mvdiff.eval.runner.evaluate`, or the content of a `results.json`.
         other: Results of another method, scored with the same settings.
         metric: Name of a number with `per_sample` values.
-        **options: See `mvdiff.eval.bootstrap.bootstrap`.
+        **options: See `mvdiff.eval.intervals.interval`.
 
     Raises:
         ValueError: A result has no `per_sample` values of the metric, the two were measured with different networks or
@@ -34,7 +34,7 @@ def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **
     Example:
         >>> ours, base = ({"metrics": {"clip_score": {"per_sample": {"a": x, "b": x}}}} for x in (25.0, 24.0))
         >>> paired(ours, base, "clip_score")
-        Interval(estimate=1.0, low=1.0, high=1.0, level=0.95)
+        Interval(estimate=1.0, low=None, high=None, level=0.95, rule='none: 2 samples, fewer than 8')
     """
     entries = [scored["metrics"].get(metric, {}) for scored in (results, other)]
     if not all("per_sample" in entry for entry in entries):
@@ -68,7 +68,7 @@ def paired_fid(
         features: [V, D] features by sample id, see `sample_features`; V is the same for all samples.
         other: Features of another method.
         reference: [M, D] features of the reference images.
-        **options: See `mvdiff.eval.bootstrap.bootstrap`.
+        **options: See `mvdiff.eval.intervals.interval`.
 
     Returns:
         The difference with its interval; positive if `features` are farther from the reference than `other`.
@@ -82,7 +82,7 @@ def paired_fid(
         return gaussian_distance(mean_and_root(torch.from_numpy(drawn_SVD).flatten(0, 1)), fitted)
 
     stacked = (torch.stack(tuple(part)).numpy() for part in _matched(features, other))
-    return bootstrap(lambda a, b: distance(a) - distance(b), *stacked, paired=True, **options)
+    return interval(lambda a, b: distance(a) - distance(b), *stacked, **options)
 
 
 def _matched(values: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:

@@ -5,22 +5,26 @@ A metric that cannot be computed is reported as `{"missing": reason}` and does n
 
 from __future__ import annotations
 
+import math
 import platform
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import distributed as dist
 
+from mvdiff.eval.image_folder import open_folder
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
 from mvdiff.eval.processes import gather_objects
-from mvdiff.eval.settings import EvaluationSettings
-from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally
+from mvdiff.eval.settings import EvaluationSettings, SettingError
+from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally, keyed_sample
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
 
@@ -43,8 +47,9 @@ def evaluate(
     """Score generated samples.
 
     Args:
-        generated: Folder of samples (in this package's layout or that of the 2023 release), or a `Source`. In a single
-            process, any object with `__iter__` and `describe` works, also as the reference.
+        generated: Folder of samples (in this package's layout or that of the 2023 release), folder of images (each a
+            sample of one view), or a `Source`. In a single process, any object with `__iter__` and `describe` works,
+            also as the reference.
         reference: Ground truth: a folder of samples, of which `<i>_natural.png` is read if present (2023 release), or
             a `Source`, for example from `mvdiff.eval.sources.source_from_config`. None uses the `<i>_natural.png`
             beside the generated views if present; otherwise metrics that need a reference are missing.
@@ -58,18 +63,18 @@ def evaluate(
             and each returns the results of all samples.
 
     Returns:
-        `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "columns": ...,
-        "settings": ..., "versions": ...}`, serialisable as JSON. For the entries of results and columns see
-        `mvdiff.eval.metric.Result` and `mvdiff.eval.metric.Column`.
+        `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "pairing": ids of
+        samples that only one side has, "columns": ..., "settings": ..., "versions": ...}`, serialisable as JSON. For
+        the entries of results and columns see `mvdiff.eval.metric.Result` and `mvdiff.eval.metric.Column`.
 
     Raises:
-        ValueError: A metric is unknown, there is no complete sample, or `distributed` is set for an object that is not
-            a `Source`.
+        ValueError: A metric or setting is wrong, there is no complete sample, two samples have one id, or `distributed`
+            is set for an object that is not a `Source`.
         FileNotFoundError: A folder does not exist.
     """
     settings = settings or EvaluationSettings()
     specs = parse_specs(metrics)
-    source = FolderSource(Path(generated), rig) if isinstance(generated, str | Path) else generated
+    source = open_folder(generated, rig) if isinstance(generated, str | Path) else generated
     source = _as_source(source, "generated", distributed)
     if reference is None and isinstance(source, FolderSource) and source.has_natural():
         truth = FolderSource(source.root, rig, natural=True)
@@ -106,10 +111,13 @@ def evaluate_each(
         ValueError: See `evaluate`.
         FileNotFoundError: See `evaluate`.
     """
-    sources = {name: FolderSource(Path(x)) if isinstance(x, str | Path) else x for name, x in generated.items()}
+    sources = {
+        name: open_folder(one) if isinstance(one, str | Path) else _as_source(one, name, distributed=False)
+        for name, one in generated.items()
+    }
     scoring, real, results = _Scoring(parse_specs(metrics), settings, distributed=False), None, {}
     if reference is not None:
-        truth = _open_reference(reference)
+        truth = _as_source(_open_reference(reference), "reference", distributed=False)
         broken = scoring.run(truth, True, None, 0)
         real = {"missing": broken} if broken else truth.describe()
     measured = scoring.state()
@@ -135,6 +143,7 @@ def _results(
         "generated": generated,
         "reference": reference,
         "metrics": scoring.results(),
+        "pairing": None if reference is None or "missing" in reference else scoring.pairing(),
         "columns": {
             column.name: {key: value for key, value in asdict(column).items() if key != "name"}
             for metric in scoring.specs
@@ -177,8 +186,8 @@ def library_versions() -> dict[str, str]:
 
 def _open_reference(reference: str | Path | Source | None, rig: Rig | None = None) -> Source | None:
     if isinstance(reference, str | Path):
-        folder = FolderSource(Path(reference), rig)
-        return FolderSource(Path(reference), rig, natural=True) if folder.has_natural() else folder
+        folder = open_folder(reference, rig)
+        return FolderSource(folder.root, rig, natural=True) if folder.has_natural() else folder
     return reference
 
 
@@ -208,16 +217,19 @@ class _Scoring:
         self.no_reference: dict[int, str] = {}
         self.metrics: dict[int, SampleMetric] = {}
         self.sample_ids: dict[int, str] = {}
+        self.reference_ids: dict[int, str] = {}
         builder = MetricBuilder(asdict(replace(settings, device=_device(settings.device, self._rank()[0]))))
-        failures: dict[int, tuple[int, str]] = {}
+        failures: dict[int, tuple[str, str]] = {}
         for number, (metric, init_args) in enumerate(specs.items()):
             try:
                 built = metric if isinstance(metric, SampleMetric) else builder.build(metric, init_args)
                 built.reset()
                 built.distributed_available_fn = partial(bool, distributed)
                 self.metrics[number] = built
+            except SettingError:
+                raise
             except UNAVAILABLE as error:
-                failures[number] = 0, str(error)
+                failures[number] = "", str(error)
         self._drop(failures)
 
     def run(self, source: Source, real: bool, progress: Progress | None, num_workers: int) -> str | None:
@@ -228,44 +240,52 @@ class _Scoring:
         """
         before = {number: _states(metric) for number, metric in self.metrics.items()}
         part = source.part(*self._rank(), num_workers)
-        failures: dict[int, tuple[int, str]] = {}
+        failures: dict[int, tuple[str, str]] = {}
+        own_ids: list[str] = []
         broken = None
         try:
-            self._feed(part, real, progress, failures)
+            self._feed(part, real, progress, failures, own_ids)
         except UNAVAILABLE as error:
             if not real:
                 raise
             broken = str(error)
-        tallies, reasons, sample_ids = zip(
-            *gather_objects((part.tally, broken, self.sample_ids), self.distributed), strict=True
-        )
+        tallies, reasons, ids = zip(*gather_objects((part.tally, broken, own_ids), self.distributed), strict=True)
         source.tally = Tally.merged(tallies)
+        sample_ids = list(chain.from_iterable(ids))
+        if repeated := sorted(name for name, count in Counter(sample_ids).items() if count > 1):
+            where = source.describe().get("path", "the reference" if real else "the samples")
+            raise ValueError(f"sample ids must be unique; got {', '.join(map(repr, repeated))} twice, in {where}.")
         broken = next((reason for reason in reasons if reason), None)
+        named = {keyed_sample(name): name for name in sorted(sample_ids)}
         if not real:
-            self.sample_ids = {key: name for ids in sample_ids for key, name in ids.items()}
+            self.sample_ids = named
             self._drop(failures)
             return None
+        self.reference_ids = {} if broken else named
         reasons_by_number = self._agreed(failures)
         for number in self.metrics if broken else reasons_by_number:
             self.no_reference[number] = broken or reasons_by_number[number]
             _set_states(self.metrics[number], before[number])
         return broken
 
-    def _feed(self, part: Source, real: bool, progress: Progress | None, failures: dict[int, tuple[int, str]]) -> None:
+    def _feed(
+        self,
+        part: Source,
+        real: bool,
+        progress: Progress | None,
+        failures: dict[int, tuple[str, str]],
+        sample_ids: list[str],
+    ) -> None:
         which = "reference" if real else "generated"
-        rank, world_size = self._rank()
-        for position, sample in enumerate(part):
-            if sample.index is None:
-                sample = replace(sample, index=rank + position * world_size)
+        for sample in part:
             for number, metric in self.metrics.items():
                 if number in failures:
                     continue
                 try:
                     metric.update(sample, real)
                 except UNAVAILABLE as error:
-                    failures[number] = sample.order, f"{error} (at {which} sample {sample.sample_id!r})"
-            if not real:
-                self.sample_ids[sample.key] = sample.sample_id
+                    failures[number] = sample.sample_id, f"{error} (at {which} sample {sample.sample_id!r})"
+            sample_ids.append(sample.sample_id)
             if progress is not None:
                 progress(which, sample.sample_id, len(part))
 
@@ -288,11 +308,23 @@ class _Scoring:
         for number in range(len(self.specs)):
             reason = self.no_reference.get(number)
             for name, result in self._computed(number).items():
-                if isinstance(result, ValueError):
+                if isinstance(result, Exception):
                     out[name] = {"missing": f"reference: {reason}" if reason else str(result)}
+                    continue
+                if not math.isfinite(result.value):
+                    out[name] = {"missing": f"the number is not finite; got {result.value}."}
                     continue
                 out[name] = result.to_json(self.sample_ids) | ({"note": f"no reference: {reason}"} if reason else {})
         return out
+
+    def pairing(self) -> dict[str, Any]:
+        """Return how many samples both sides have, and the ids of those that only one side has."""
+        own, real = set(self.sample_ids.values()), set(self.reference_ids.values())
+        return {
+            "num_paired": len(own & real),
+            "only_generated": sorted(own - real),
+            "only_reference": sorted(real - own),
+        }
 
     def _computed(self, number: int) -> dict[str, Any]:
         names = [column.name for column in self.specs[number].columns]
@@ -301,16 +333,16 @@ class _Scoring:
         try:
             results = self.metrics[number].compute()
             return {name: results[name] for name in names}
-        except ValueError as error:
+        except (ValueError, torch.linalg.LinAlgError) as error:
             return dict.fromkeys(names, error)
 
-    def _drop(self, failures: Mapping[int, tuple[int, str]]) -> None:
+    def _drop(self, failures: Mapping[int, tuple[str, str]]) -> None:
         for number, reason in self._agreed(failures).items():
             self.missing[number] = reason
             self.metrics.pop(number, None)
 
-    def _agreed(self, failures: Mapping[int, tuple[int, str]]) -> dict[int, str]:
-        """Return, for every metric that failed in any process, the reason from the earliest sample."""
+    def _agreed(self, failures: Mapping[int, tuple[str, str]]) -> dict[int, str]:
+        """Return, for every metric that failed in any process, the reason at the first sample by id."""
         parts = gather_objects(dict(failures), self.distributed)
         numbers = sorted({number for part in parts for number in part})
         return {number: min(part[number] for part in parts if number in part)[1] for number in numbers}
@@ -334,6 +366,12 @@ def _set_states(metric: SampleMetric, states: Mapping[str, Any]) -> None:
 
 
 def _device(name: str, rank: int) -> str:
+    try:
+        kind = "cpu" if name == "auto" else torch.device(name).type
+    except RuntimeError as error:
+        raise SettingError(f"device must be auto, cpu or cuda; got {name!r}.") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise SettingError(f"device must be auto or cpu, since there is no usable CUDA device; got {name!r}.")
     if name not in ("auto", "cuda") or not torch.cuda.is_available():
         return "cpu" if name == "auto" else name
     return f"cuda:{rank % torch.cuda.device_count()}"

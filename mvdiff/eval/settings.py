@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from argparse import ArgumentTypeError
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -13,9 +15,17 @@ PairRule = Literal["adjacent", "overlapping"] | Sequence[tuple[int, int]]
 """Rule to choose pairs of views by, or the pairs; "adjacent" of views with depth: consecutive ones."""
 
 
+class SettingError(ValueError, ArgumentTypeError):
+    """Raised for a wrong setting, before any work; as an `ArgumentTypeError` it ends the command with status 2."""
+
+
 @dataclass(frozen=True)
 class EvaluationSettings:
-    """Protocol of the metrics; defaults follow the paper (section 5)."""
+    """Protocol of the metrics; defaults follow the paper (section 5).
+
+    Raises:
+        SettingError: A value is out of range.
+    """
 
     inception_weights: str | None = None
     """weight file of FID's Inception network, weights-inception-2015-12-05-6726825d.pth (default: torch's cache, or a
@@ -49,10 +59,32 @@ class EvaluationSettings:
     seed: int = 0
     """random seed of the Inception Score's shuffle and of bootstrap resampling"""
     num_resamples: int = 1000
-    """bootstrap resamples for confidence intervals of per-sample means"""
+    """bootstrap resamples for confidence intervals of per-sample means, of 30 samples or more"""
     fid_resamples: int = 0
     """bootstrap resamples for the confidence interval of the toy FID; 0: no interval"""
 
     def __post_init__(self) -> None:
         for name in ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth"):
             object.__setattr__(self, name, expanded_values(getattr(self, name)))
+        for name in ("num_splits", "batch_size", "num_resamples"):
+            _check_range(name, getattr(self, name), 1)
+        for name in ("overlap_size", "overlap_depth_error", "seed", "fid_resamples"):
+            _check_range(name, getattr(self, name), 0)
+        if self.judge_heads is not None and not self.judge_heads:
+            raise SettingError("judge_heads must name at least one head; got none.")
+        pairs = self.overlap_pairs
+        is_rule = pairs in ("adjacent", "overlapping")
+        if not is_rule and (isinstance(pairs, str) or not pairs or not all(map(_is_pair, pairs))):
+            raise SettingError(
+                "overlap_pairs must be adjacent, overlapping, or a list of pairs of two different views from 0 on; got "
+                f"{pairs!r}."
+            )
+
+
+def _is_pair(pair: Sequence[int]) -> bool:
+    return len(pair) == 2 and pair[0] != pair[1] and min(pair) >= 0
+
+
+def _check_range(name: str, value: float, least: int) -> None:
+    if not (math.isfinite(value) and value >= least):
+        raise SettingError(f"{name} must be at least {least}; got {value}.")

@@ -44,8 +44,6 @@ class ScoredSample:
         depths: [V, H, W] z-depth in metres, 0 where unknown; or None.
         given: Given pixels, uint8 [V, 3, H, W], and `known`, float [V, 1, H, W]; or None.
         pasted_back: True if given pixels were pasted back into the views.
-        index: Position in the source, which orders samples across processes. None: `evaluate` counts positions; a
-            metric used alone orders by `key`.
     """
 
     sample_id: str
@@ -58,17 +56,16 @@ class ScoredSample:
     depths: Tensor | None = None
     given: tuple[Tensor, Tensor] | None = None
     pasted_back: bool = False
-    index: int | None = None
 
     @property
     def key(self) -> int:
         """Hash of the sample id, shared by generated and real samples of that id."""
-        return keyed_int("sample", self.sample_id)
+        return keyed_sample(self.sample_id)
 
-    @property
-    def order(self) -> int:
-        """Sort key of the sample."""
-        return self.key if self.index is None else self.index
+
+def keyed_sample(sample_id: str) -> int:
+    """Return the hash of a sample id, see `ScoredSample.key`."""
+    return keyed_int("sample", sample_id)
 
 
 @dataclass
@@ -194,11 +191,14 @@ class FolderSource(Source):
         self.complete, self.incomplete = scan_samples(self.root)
         if not self.complete:
             counts = f"{len(self.incomplete)} incomplete, in {self.root}"
-            raise ValueError(f"sample root must hold at least one complete sample; got {counts}.")
+            raise ValueError(
+                f"sample root must hold at least one complete sample; got {counts}. A sample is a folder with <i>.png "
+                "for each view and sample.json; a folder of images is read, too."
+            )
 
     def has_natural(self) -> bool:
-        """Return True if the first sample has ground-truth views beside it (2023 release)."""
-        return (self.complete[0] / "0_natural.png").is_file()
+        """Return True if any sample has ground-truth views beside it (2023 release)."""
+        return any((folder / "0_natural.png").is_file() for folder in self.complete)
 
     def __len__(self) -> int:
         """Return the number of complete samples in this share."""
@@ -230,7 +230,7 @@ class FolderSource(Source):
         record = sample.record
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
-        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, index)
+        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted)
 
     def describe(self) -> dict[str, Any]:
         """Describe the folder and its incomplete and unreadable samples."""
@@ -240,7 +240,8 @@ class FolderSource(Source):
             "num_samples": self.tally.num_read,
             "num_incomplete": len(self.incomplete),
             "num_unreadable": len(self.tally.skipped),
-            "unreadable": list(self.tally.skipped.values())[:20],
+            "incomplete": [str(folder) for folder in self.incomplete],
+            "unreadable": list(self.tally.skipped.values()),
         }
 
 
@@ -278,14 +279,14 @@ class DataSource(Source):
         self.tally = Tally()
         positions = self.positions(len(self.dataset))
         items = self.read(self.dataset.__getitem__, [(0, index) for index in positions])
-        for index, item in zip(positions, items, strict=True):
+        for item in items:
             batch = MultiViewBatch.collate([item])
             valid = batch.view_valid[0]
             images, K, R, t = (values[0][valid] for values in (batch.images, batch.K, batch.R, batch.t))
             depths = None if batch.depths is None else batch.depths[0][valid]
             prompts = list(compress(batch.prompts[0], valid))
             self.tally.num_read += 1
-            yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, index=index)
+            yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths)
 
     def describe(self) -> dict[str, Any]:
         """Describe the data and its split."""

@@ -1,41 +1,40 @@
-"""Render evaluation results as a table, and validate results read from a file."""
+"""Lay out evaluation results as a table, and validate results read from a file."""
 
 from __future__ import annotations
 
 import reprlib
 from collections.abc import Mapping
+from textwrap import fill
 from typing import Any
 
 from mvdiff.eval.metric import Column
 from mvdiff.eval.metrics import metric_columns
+from mvdiff.eval.text_table import text_table
 
 
-def results_table(results: Mapping[str, Any]):
-    """Return a rich renderable of the results of `mvdiff.eval.runner.evaluate`.
+def results_table(results: Mapping[str, Any], width: int) -> str:
+    """Lay out the results of `mvdiff.eval.runner.evaluate` as text.
 
-    The table has one row per number. Below it, one line per number says how it was measured or why it is missing.
+    The table has one row per number. Below it, one paragraph per number says how it was measured or why it is missing.
+
+    Args:
+        results: Results of an evaluation.
+        width: Width of the text in characters; numbers are never cut.
     """
-    from rich.box import SIMPLE
-    from rich.console import Group
-    from rich.markup import escape
-    from rich.table import Table
-    from rich.text import Text
-
     generated = results["generated"]
     lost = generated.get("num_incomplete", 0) + generated.get("num_unreadable", 0)
     title = f"{generated['path']}: {generated['num_samples']} samples" + (f", {lost} left out" if lost else "")
     entries = results["metrics"]
-    table = Table(title=escape(title), title_justify="left", box=SIMPLE)
-    table.add_column("metric", no_wrap=True)
     columns = {"value": "value", "interval": "95% interval", "reference": "reference", "ratio_to_reference": "ratio"}
     columns = {key: head for key, head in columns.items() if any(key in entry for entry in entries.values())}
-    for head in columns.values():
-        table.add_column(head, justify="right", no_wrap=True)
+    columns = columns or {"value": "value"}
+    rows = []
     for name, entry in entries.items():
-        cells = ["missing"] if "missing" in entry else [_cell(entry.get(key)) for key in columns]
-        table.add_row(name, *cells)
+        cells = [_cell(entry.get(key)) for key in columns]
+        rows.append([name, *(["missing", *cells[1:]] if "missing" in entry else cells)])
     lines = (f"{name}{_kind(result_column(results, name), entry)}: {how(entry)}" for name, entry in entries.items())
-    return Group(table, *map(Text, lines))
+    paragraphs = [fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    return "\n".join([title, "", text_table(["metric", *columns.values()], rows, width), "", *paragraphs])
 
 
 def result_column(results: Mapping[str, Any], name: str) -> Column:
@@ -52,7 +51,7 @@ def result_column(results: Mapping[str, Any], name: str) -> Column:
 
 
 def how(entry: Mapping[str, Any]) -> str:
-    """Describe how a number was measured (model, counts, variant, note), or why it is missing.
+    """Describe how a number was measured (model, counts, variant, samples, interval, note), or why it is missing.
 
     Example:
         >>> how({"value": 1.0, "model": "homography", "num_pairs": 8, "variant": "mean over pairs"})
@@ -63,7 +62,12 @@ def how(entry: Mapping[str, Any]) -> str:
     parts = [entry["model"] + (f" (sha256 {entry['weights_hash'][:8]})" if "weights_hash" in entry else "")]
     counts = {"num_images": "images", "num_reference_images": "reference images", "num_pairs": "pairs"}
     parts += [f"{entry[key]} {word}" for key, word in counts.items() if key in entry]
-    parts += [entry[key] for key in ("variant", "note") if key in entry]
+    parts += [entry[key] for key in ("variant",) if key in entry]
+    samples = {"num_samples": "samples", "num_reference_samples": "of the reference", "num_paired_samples": "in both"}
+    counted = [f"{entry[key]} {word}" for key, word in samples.items() if key in entry]
+    parts += [", ".join(counted)] if counted else []
+    parts += [f"no interval: {entry['interval_rule'].removeprefix('none: ')}"] if _lacks_interval(entry) else []
+    parts += [entry[key] for key in ("note",) if key in entry]
     return "; ".join(parts)
 
 
@@ -105,7 +109,11 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
         name = f"metrics.{metric}"
         valid = isinstance(entry, Mapping) and ("value" in entry or "missing" in entry)
         need(valid, name, "an object with value and model, or with missing", entry)
-        texts = ["missing"] if "missing" in entry else ["model", *({"weights_hash", "variant", "note"} & set(entry))]
+        texts = (
+            ["missing"]
+            if "missing" in entry
+            else ["model", *({"weights_hash", "variant", "note", "interval_rule"} & set(entry))]
+        )
         if "missing" not in entry:
             need(_is_number(entry["value"]), f"{name}.value", "a number", entry["value"])
         for key in sorted(texts):
@@ -114,6 +122,10 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
         need(theirs is None or _is_number(theirs), f"{name}.reference", "a number", theirs)
         pair = isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))
         need(interval is None or pair, f"{name}.interval", "two numbers", interval)
+
+
+def _lacks_interval(entry: Mapping[str, Any]) -> bool:
+    return "interval" not in entry and "interval_rule" in entry
 
 
 def _kind(column: Column, entry: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ Axes: B samples, V views, H W image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -40,6 +40,10 @@ class Method(ABC):
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
         """Return, as JSON values, all settings that affect an image except prompt, cameras and seed."""
+        return {}
+
+    def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+        """Return what is recorded of a sample's cut and empty prompts, see `mvdiff.models.prompts.text_notes`."""
         return {}
 
 
@@ -76,6 +80,7 @@ def write_method(
             rig=rig,
             seed=seed if method.is_sampled else None,
             settings=method.describe(sampling),
+            text_notes=lambda prompts: method.text_notes(prompts, sampling),
             overwrite=overwrite,
         )
         for batch in batches

@@ -5,6 +5,7 @@ Axes: B samples, V views, H W image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor
@@ -37,3 +38,7 @@ class ModelMethod(Method):
     def describe(self, sampling: Sampling) -> dict[str, Any]:
         """Return the settings of model, sampling and controls; see `described_settings`."""
         return described_settings(self.pipeline, sampling, self.controls, paste_back=False)
+
+    def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+        """Return what is recorded of cut and empty prompts; see `Method.text_notes`."""
+        return self.pipeline.text_notes(prompts, sampling)

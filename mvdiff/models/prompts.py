@@ -6,8 +6,11 @@ Axes: B samples, V views, L text tokens, D text width.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch import Tensor
+
+from mvdiff.text_context import TextContext, is_empty
 
 
 class PromptEncoder:
@@ -33,3 +36,30 @@ class PromptEncoder:
     def _embed(self, texts: Sequence[Sequence[str]]) -> Tensor:
         flat = [text for sample in texts for text in sample]
         return self.encode(flat).unflatten(0, (len(texts), -1))
+
+
+def text_notes(context: TextContext, prompts: Sequence[str], prefix: str, negative: Sequence[str]) -> dict[str, Any]:
+    """Describe, for `sample.json`, texts of one sample that the text encoder reads only in part, and empty prompts.
+
+    Args:
+        context: Context of the text encoder.
+        prompts: V prompts without prefix.
+        prefix: Text put before every prompt.
+        negative: Negative prompts, one for all views or one per view.
+
+    Returns:
+        `{}` if every prompt says something and is read as a whole. Otherwise some of `context_length`, `num_tokens`
+        (of cut prompts, by view, with the prefix), `negative_num_tokens` (of cut negative prompts) and
+        `empty_prompts` (views).
+    """
+    texts = [prefix + prompt for prompt in prompts]
+    cut = context.cut([*texts, *negative])
+    views = {str(view): cut[text] for view, text in enumerate(texts) if text in cut}
+    cut_negative = [cut[text] for text in dict.fromkeys(negative) if text in cut]
+    notes = {
+        "context_length": context.length if cut else None,
+        "num_tokens": views,
+        "negative_num_tokens": cut_negative,
+        "empty_prompts": [view for view, prompt in enumerate(prompts) if is_empty(prompt)],
+    }
+    return {name: value for name, value in notes.items() if value}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from mvdiff.samples import (
 from mvdiff.samples.ids import check_ids
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Task
+
+TEXT_NOTES = "text_notes"
+"""Key in the settings of `sample.json`, see `mvdiff.models.prompts.text_notes`."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,9 @@ def generate_samples(
         batch_size: Samples to generate at once, which changes images by float rounding only; default: all.
     """
 
+    valid = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)
+    pipeline.warn_of_texts([prompt for prompt, is_valid in valid if is_valid], sampling)
+
     def generate(rows: MultiViewBatch) -> Tensor:
         put_back = paste_back and pipeline.task.paste_back
         return pipeline.generate(rows, sampling, seed=seed, controls=controls, paste_back=put_back).images
@@ -84,6 +91,7 @@ def generate_samples(
         seed=seed,
         batch_size=batch_size,
         settings=described_settings(pipeline, sampling, controls, paste_back) | dict(settings or {}),
+        text_notes=lambda prompts: pipeline.text_notes(prompts, sampling),
         overwrite=overwrite,
     )
 
@@ -98,6 +106,7 @@ def write_samples(
     seed: int | None = None,
     batch_size: int | None = None,
     settings: Mapping[str, Any] | None = None,
+    text_notes: Callable[[Sequence[str]], dict[str, Any]] | None = None,
     overwrite: bool = False,
 ) -> GenerationCounts:
     """Make images for a batch with a function and write them as sample folders; see `generate_samples`.
@@ -111,6 +120,7 @@ def write_samples(
         seed: Seed to record; None for images that do not depend on a seed.
         batch_size: Maximum number of samples per call of `generate`; default: all.
         settings: Additional settings to record in `sample.json`; a rerun compares them too.
+        text_notes: Maps the prompts of a sample to what is recorded of cut and empty ones; None: nothing.
         overwrite: Regenerate samples that are already complete.
 
     Returns:
@@ -128,7 +138,9 @@ def write_samples(
     todo = []
     for i in range(batch.batch_size):
         given, pixels = ({}, None) if task is None else task.describe_given(batch, i)
-        record = replace(sample_record(batch, i, rig), seed=seed, settings=dict(settings or {}) | given)
+        record = sample_record(batch, i, rig)
+        noted = with_text_notes(dict(settings or {}) | given, {} if text_notes is None else text_notes(record.prompts))
+        record = replace(record, seed=seed, settings=noted)
         folder = sample_folder(out, record.sample_id)
         if overwrite or not is_done(folder, record):
             check_sample_folder(folder, overwrite)
@@ -242,6 +254,11 @@ def described_settings(
     return json.loads(json.dumps(described, default=_plain))
 
 
+def with_text_notes(settings: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:
+    """Add notes on cut and empty prompts, if there are any, to the settings of a sample."""
+    return settings | ({TEXT_NOTES: notes} if notes else {})
+
+
 def is_done(folder: Path, record: SampleRecord) -> bool:
     """Return True if a folder has a complete sample with the same record.
 
@@ -253,6 +270,8 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
     written = read_sample(folder).record
     for name in ("sample_id", "prompts", "seed", "rig", "cameras", "settings"):
         old, new = getattr(written, name), getattr(record, name)
+        if name == "settings":  # notes follow from the prompts, and samples of earlier versions have none
+            old, new = ({key: one[key] for key in one if key != TEXT_NOTES} for one in (old, new))
         if old == new:
             continue
         if name == "prompts":

@@ -5,10 +5,12 @@ Axes: B samples, V views, C latent channels, h w latent, H W image, L text token
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from numbers import Integral
 from typing import Any, ClassVar
 
@@ -21,11 +23,14 @@ from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_g
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
 from mvdiff.models.multiview_unet import MultiViewUNet
-from mvdiff.models.prompts import PromptEncoder
+from mvdiff.models.prompts import PromptEncoder, text_notes
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
 from mvdiff.pipelines.switches import MemorySwitches
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Condition, Task, denoiser
+from mvdiff.text_context import TextContext, is_empty
+
+logger = logging.getLogger(__name__)
 
 PAPER_SAMPLING = Sampling()
 
@@ -117,6 +122,7 @@ class SamplingPipeline(MemorySwitches):
     _guidance_scale: float = 1.0
     _num_timesteps: int = 0
     _interrupt: bool = False
+    _told: frozenset[str] = frozenset()
 
     @property
     def guidance_scale(self) -> float:
@@ -221,6 +227,8 @@ class SamplingPipeline(MemorySwitches):
         callback: StepCallback,
     ) -> Tensor:
         input_names = self._callback_inputs(callback)
+        pairs = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)
+        self.warn_of_texts([prompt for prompt, is_valid in pairs if is_valid], sampling, prompt_prefix)
         if not math.isfinite(sampling.guidance_scale):
             raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 means no guidance.")
         text = PromptEncoder(self._encode_texts, self.prompt_prefix if prompt_prefix is None else prompt_prefix)
@@ -268,6 +276,33 @@ class SamplingPipeline(MemorySwitches):
             )
         self.maybe_free_model_hooks()  # under CPU offload, move UNet and adapter out before the autoencoder comes in
         return latents
+
+    def text_notes(self, prompts: Sequence[str], sampling: Sampling = PAPER_SAMPLING) -> dict[str, Any]:
+        """Describe, for `sample.json`, which texts of a sample are cut or empty; see `mvdiff.models.prompts`."""
+        return text_notes(self._text_context(), prompts, self.prompt_prefix, _negative_texts(sampling))
+
+    def warn_of_texts(
+        self, prompts: Sequence[str], sampling: Sampling = PAPER_SAMPLING, prompt_prefix: str | None = None
+    ) -> None:
+        """Log a warning about texts that the text encoder reads only in part, and about empty prompts, each text once.
+
+        Args:
+            prompts: Prompts without prefix, of all views.
+            sampling: Sampling settings with the negative prompt.
+            prompt_prefix: Text put before every prompt; default: the model's.
+        """
+        prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
+        context, texts = self._text_context(), [prefix + prompt for prompt in prompts]
+        for noun, some in (("prompt", texts), ("negative prompt", _negative_texts(sampling))):
+            if line := context.describe_cut([text for text in some if text not in self._told], noun):
+                logger.warning("%s.", line)
+        empty = sum(is_empty(prompt) and text not in self._told for prompt, text in zip(prompts, texts, strict=True))
+        if empty:
+            logger.warning("%d of %d prompts are empty.", empty, len(texts))
+        self._told = self._told.union(texts, _negative_texts(sampling))
+
+    def _text_context(self) -> TextContext:
+        return TextContext.of_tokenizer(self.tokenizer)
 
     def _encode_texts(self, texts: list[str]) -> Tensor:
         """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
@@ -342,3 +377,10 @@ class SamplingPipeline(MemorySwitches):
             raise ValueError(
                 f"neighbour_batch must be {count} indices below {count}, one per sample; got {list(lenders)}."
             )
+
+
+def _negative_texts(sampling: Sampling) -> list[str]:
+    """Return the negative prompts that are texts; `expand_negative_prompt` refuses all others."""
+    negative = sampling.negative_prompt or ""
+    texts = negative if isinstance(negative, Sequence) and not isinstance(negative, str) else [negative]
+    return [text for text in texts if isinstance(text, str)]

@@ -12,7 +12,13 @@ from torch import Tensor
 
 from mvdiff.data.sequences import FrameSequence
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.sample_folders import GenerationCounts, described_settings, is_done, library_versions
+from mvdiff.pipelines.sample_folders import (
+    GenerationCounts,
+    described_settings,
+    is_done,
+    library_versions,
+    with_text_notes,
+)
 from mvdiff.pipelines.sampling import PAPER_SAMPLING
 from mvdiff.pipelines.two_stage import NUM_VIEWS, GeneratedFrame, generate_sequence
 from mvdiff.samples import SampleRecord, SampleWriter, camera_record, sample_folder, to_uint8
@@ -58,7 +64,9 @@ def generate_sequence_folder(
     how = {"seed": seed, "sampling": sampling, "controls": controls, "batch_size": batch_size}
     generated = generate_sequence(pipeline, sequence, prompt=prompt, **parts, **how)
     record = _sequence_record(sequence, prompt)
+    pipeline.warn_of_texts(record.prompts, sampling)
     noted = described_settings(pipeline, sampling, controls) | parts | record.settings | dict(settings or {})
+    noted = with_text_notes(noted, pipeline.text_notes(record.prompts, sampling))
 
     def views() -> Iterator[tuple[int, Tensor, Tensor]]:
         for frame in generated:

@@ -62,7 +62,7 @@ class DepthRecipe(Recipe):
     tables_say = (
         (
             "Held-out key frames",
-            "{num_sequences} rooms, {num_views} key frames each; 95% bootstrap intervals over rooms. Overlap PSNR of "
+            "{num_sequences} rooms, {num_views} key frames each; 95% intervals over rooms. Overlap PSNR of "
             "consecutive key frames at 48x64 over pixels whose depth is off by at most 0.5 m (the paper's protocol), "
             "and with the stricter test of occlusion that the attention uses. The ratio is of the means; beside it, "
             "the mean of the ratios of pairs. Toy FID: the project's {feature_network[name]} network "
@@ -232,7 +232,7 @@ class DepthRecipe(Recipe):
         """Describe the results in sentences, for key frames and for the frames between."""
         found = outcome.more["interpolation"]
         made, alone, real = (found["methods"][name].estimate for name in (INTERPOLATED, INDEPENDENT, REAL))
-        better = found["difference"].low > 0
+        better = found["difference"].is_above(0)
         says = "agree with their key frames better than" if better else "do not agree with their key frames beyond"
         return [
             *super().sentences(outcome),

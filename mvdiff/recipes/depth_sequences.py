@@ -18,7 +18,7 @@ from typing import Any
 from torch import Tensor
 
 from mvdiff.data.sequences import FrameSequence, full_sequence
-from mvdiff.eval.bootstrap import bootstrap, mean, paired_difference
+from mvdiff.eval.intervals import interval, mean, paired_difference
 from mvdiff.eval.overlap import combine, depth_overlap_errors
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE
 from mvdiff.mesh import Mesh, SelectedFrames, extract_mesh, fuse, simplified, turned_upright, up_axis, write_mesh
@@ -101,7 +101,7 @@ class SequenceFolders:
                 "raise num_frames."
             )
         return {
-            "methods": {method: bootstrap(mean, scores, seed=seed) for method, scores in values.items()},
+            "methods": {method: interval(mean, scores, seed=seed) for method, scores in values.items()},
             "difference": paired_difference(values[INTERPOLATED], values[INDEPENDENT], seed=seed),
             "num_gaps": len(values[REAL]),
             "num_frames": num_frames,

@@ -76,7 +76,7 @@ class OutpaintRecipe(PanoramaRecipe):
     tables_say = (
         (
             "Held-out rooms around their first view",
-            "{num_panoramas} panoramas of 8 views at 64x64, of which view 0 is given; 95% bootstrap intervals over "
+            "{num_panoramas} panoramas of 8 views at 64x64, of which view 0 is given; 95% intervals over "
             "panoramas. Neighbours against the given view: its real pixels warped into the views beside it, which were "
             "generated. Toy FID: the project's {feature_network[name]} network ({feature_network[weights_hash]:.12}) "
             "against {num_reference_panoramas} training rooms; not comparable with Inception scores.",
@@ -166,7 +166,7 @@ class OutpaintRecipe(PanoramaRecipe):
         methods, differences = outcome.scores["methods"], outcome.scores["differences"]
         base, caa, real = (methods[name][GIVEN].estimate for name in (BASE, CAA, TRUTH))
         gain = differences[CAA][GIVEN]
-        says = "continue the given view" if gain.low > 0 else "do not continue the given view beyond the interval"
+        says = "continue the given view" if gain.is_above(0) else "do not continue the given view beyond the interval"
         controls = ", ".join(f"{differences[name][GIVEN].estimate:+.1f}" for name in CONTROLS)
         known, limit = (methods[name][KNOWN].estimate for name in (CAA, ROUND_TRIP))
         return [

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
+from mvdiff.eval.text_table import terminal_width, text_table
 from mvdiff.recipes.fit_command import Run
 from mvdiff.recipes.scoring import Number
 from mvdiff.report import Chart, Series, Table
@@ -68,19 +70,13 @@ def opened(folders: Mapping[str, Path], count: int) -> list[dict[str, Sample]]:
 
 def print_tables(tables: Sequence[Table], lines: Sequence[str]) -> None:
     """Print tables, then lines of text, to the terminal."""
-    from rich.console import Console
-    from rich.table import Table as RichTable
-
-    console = Console()
-    if not console.is_terminal:
-        console.width = 160
+    width = terminal_width()
     for table in tables:
-        shown = RichTable(title=table.title, caption=table.note)
-        for column, heading in zip(table.columns, table.headings, strict=True):
-            text = f"{heading.name}\n({heading.unit})" if heading.unit else heading.name
-            shown.add_column(text, justify="left" if isinstance(column, str) else "right")
-        for row in table.rows:
-            shown.add_row(*(cell_text(value, column.digits) for value, column in zip(row, table.headings, strict=True)))
-        console.print(shown)
+        headings = [f"{heading.name} ({heading.unit})" if heading.unit else heading.name for heading in table.headings]
+        rows = [
+            [cell_text(value, column.digits) for value, column in zip(row, table.headings, strict=True)]
+            for row in table.rows
+        ]
+        print(f"{table.title}\n\n{text_table(headings, rows, width)}\n\n{fill(table.note, width)}\n")
     for line in lines:
-        console.print(line)
+        print(line)

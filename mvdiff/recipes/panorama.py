@@ -69,7 +69,7 @@ class PanoramaRecipe(Recipe):
     tables_say = (
         (
             "Held-out panoramas",
-            "{num_panoramas} panoramas of 8 views at 64x64; 95% bootstrap intervals over panoramas. Overlap PSNR at "
+            "{num_panoramas} panoramas of 8 views at 64x64; 95% intervals over panoramas. Overlap PSNR at "
             "the views' own size. Toy FID and IS use the project's {feature_network[name]} network "
             "({feature_network[weights_hash]:.12}) against {num_reference_panoramas} training rooms; they are not "
             "comparable with Inception scores.",

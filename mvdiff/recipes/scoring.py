@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from mvdiff.eval.bootstrap import Interval
 from mvdiff.eval.extractors import toy_extractor
+from mvdiff.eval.intervals import Interval
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.paired import paired, paired_fid, sample_features
@@ -70,12 +70,16 @@ class Number:
         entry = results["metrics"][self.name]
         if "missing" in entry:
             raise ValueError(f"{self.name} must come out to be compared; got none of {method}: {entry['missing']}")
-        return Interval(entry["value"], *entry["interval"], 0.95) if "interval" in entry else entry["value"]
+        if "interval_rule" not in entry:
+            return entry["value"]
+        return Interval(entry["value"], *entry.get("interval", (None, None)), 0.95, entry["interval_rule"])
 
     def cell(self, value: float | Interval) -> object:
         """Return a number as a cell of `mvdiff.report.Table`."""
         if isinstance(value, Interval):
-            return tuple(self.scale * part for part in (value.estimate, value.low, value.high))
+            if value.ends is None:
+                return self.scale * value.estimate
+            return tuple(self.scale * part for part in (value.estimate, *value.ends))
         return self.scale * value
 
 
@@ -166,8 +170,7 @@ def verdict(scores: Mapping[str, Any], content: str, content_name: str) -> list[
     return [
         f"Overlap PSNR {base.estimate:.1f} dB without CAA, {caa.estimate:.1f} dB with it (ground truth "
         f"{truth.estimate:.1f} dB, autoencoder round trip {round_trip.estimate:.1f} dB): the paired difference is "
-        f"{signed(gain[PSNR])}"
-        + ("; the two intervals do not touch." if caa.low > base.high else "; the two intervals overlap."),
+        f"{signed(gain[PSNR])}; {_touching(base, caa)}.",
         "Controls on the same weights: "
         + ", ".join(f"{estimate:+.1f} dB" for estimate in controls)
         + " with neighbours of another scene and with attention switched off.",
@@ -177,16 +180,25 @@ def verdict(scores: Mapping[str, Any], content: str, content_name: str) -> list[
 
 def signed(value: Interval) -> str:
     """Write a difference in dB with its interval."""
-    return f"{value.estimate:+.1f} dB [{value.low:+.1f}, {value.high:+.1f}]"
+    ends = f"[{value.low:+.1f}, {value.high:+.1f}]" if value.ends else "(too few samples for an interval)"
+    return f"{value.estimate:+.1f} dB {ends}"
+
+
+def _touching(base: Interval, other: Interval) -> str:
+    if base.ends is None or other.ends is None:
+        return "there are too few samples for intervals"
+    return "the two intervals do not touch" if other.low > base.high else "the two intervals overlap"
 
 
 def _losses(methods: Mapping[str, Any], gain: Mapping[str, Any], content: str, content_name: str) -> str:
+    if gain[content].ends is None:
+        return f"Too few samples to say whether toy FID, {content_name} or sharpness are worse than the base's."
     worse = []
-    if gain[FID].low > 0:
+    if gain[FID].is_above(0):
         worse.append("toy FID")
-    if gain[content].high < 0:
+    if gain[content].is_below(0):
         worse.append(content_name)
-    if gain[SHARPNESS].high < 0:
+    if gain[SHARPNESS].is_below(0):
         base = methods[BASE][SHARPNESS].estimate
         kept, real = 1 + gain[SHARPNESS].estimate / base, methods[ROUND_TRIP][SHARPNESS].estimate / base
         worse.append(f"sharpness ({kept:.0%} of the base's; real views through the autoencoder have {real:.0%})")

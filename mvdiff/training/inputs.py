@@ -9,6 +9,7 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -19,7 +20,9 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.models.backbone import Backbone
 from mvdiff.models.prompts import PromptEncoder
 from mvdiff.settings import CacheSettings
+from mvdiff.text_context import TextContext
 from mvdiff.training.cache import TensorCache, cached_text
+from mvdiff.training.captions import CaptionCounter
 
 Prompts = list[list[str | None]]
 """Prompts per sample and view; None is the empty prompt of text dropout."""
@@ -48,6 +51,7 @@ class BatchInputs(ABC):
         self.cache_latents = cache.latents
         self.frozen_text = frozen_text
         self._prompts = PromptEncoder(self._embed, prompt_prefix)
+        self.captions = CaptionCounter(TextContext.of_tokenizer(backbone.tokenizer), prompt_prefix)
 
     @property
     def device(self) -> torch.device:
@@ -96,6 +100,11 @@ class BatchInputs(ABC):
     def text(self, prompts: Sequence[Sequence[str | None]]) -> Tensor:
         """Embed B x V prompts with the prefix as [B, V, L, D]."""
         return self._prompts(prompts)
+
+    def count_captions(self, batch: MultiViewBatch) -> None:
+        """Count a batch's captions, without padding; see `CaptionCounter`."""
+        pairs = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)
+        self.captions.add(caption for caption, is_valid in pairs if is_valid)
 
     def negative_text(self, prompts: Sequence[Sequence[str]]) -> Tensor:
         """Embed B x V prompts without prefix as [B, V, L, D]."""

@@ -236,6 +236,7 @@ class SingleViewModule(TrainedPartModule):
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
         """Return and log the training loss."""
+        self.inputs.count_captions(batch)
         loss = self.noise_loss(batch, self.inputs.with_text_dropout(batch, self.text_dropout))
         self.log("train/loss", loss, prog_bar=True, batch_size=batch.batch_size)
         return loss

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
+from mvdiff.training.inputs import BatchInputs
 from mvdiff.training.optimization import OptimizedModule
 
 
@@ -18,10 +20,17 @@ class TrainedPartModule(OptimizedModule):
 
     trained_part: ClassVar[str] = "adapter"
     """Name of the attribute with the trained submodule."""
+    inputs: BatchInputs | None
+    """Inputs of the model, which count captions."""
 
     def trained(self) -> nn.Module:
         """Return the submodule that is trained, averaged and saved."""
         return getattr(self, self.trained_part)
+
+    def on_train_epoch_end(self) -> None:
+        """Warn, once, of captions that the text encoder reads only in part or that are empty."""
+        for line in self.inputs.captions.report():
+            rank_zero_warn(f"{line}.")
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:

@@ -61,7 +61,9 @@ def test_ground_truth_itself_is_scored_without_generated(tmp_path):
     assert results["generated"]["kind"] == "test split of the data section"
     assert results["reference"] is None
     assert results["metrics"]["overlap_psnr_pooled"]["num_pairs"] == 16
-    assert main(["evaluate", *arguments]) == 1
+    with pytest.raises(SystemExit) as exit_:
+        main(["evaluate", *arguments])
+    assert exit_.value.code == 2
 
 
 def test_splits_and_overlays(tmp_path):
@@ -130,8 +132,92 @@ def test_user_errors_are_one_line(tmp_path, capsys):
 def test_options_follow_the_settings():
     parser = CommandParser(find_command(["evaluate"]))
     assert parser.settings(["--generated", "x"])[1] == EvaluationSettings()
-    words = ["--judge_heads", "object", "colour", "--overlap_pairs", "[[0, 2], [5, 3]]", "--fid_resamples", "9"]
+    words = [
+        "--generated",
+        "x",
+        "--judge_heads",
+        "object",
+        "colour",
+        "--overlap_pairs",
+        "[[0, 2], [5, 3]]",
+        "--fid_resamples",
+        "9",
+    ]
     settings = parser.settings(words)[1]
     assert settings.judge_heads == ("object", "colour")
     assert [tuple(pair) for pair in settings.overlap_pairs] == [(0, 2), (5, 3)]
     assert settings.fid_resamples == 9
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--metrics", "psnr"], "--metrics must be some of"),
+        (["--metrics", "nowhere.Metric"], "nowhere.Metric"),
+        (["--metrics", "toy_fid"], "toy_fid: no reference images. Pass --reference DIR or --config YAML."),
+        (["--metrics", "sharpness", "kid"], "kid: no reference images"),
+        (["--metrics", "thing_colours"], "thing_colours: no sample has known objects"),
+        (["--metrics", "sharpness", "--truth", "x.json"], "--truth is not used by sharpness; "),
+        (["--metrics", "sharpness", "--overlap_size", "0"], "choose overlap_psnr in --metrics"),
+        (["--fid_resamples", "9"], "--fid_resamples is not used by fid, inception_score, clip_score, overlap_psnr"),
+        (["--metrics", "caption_agreement", "--truth", "x.json"], "--truth must be an existing path; got x.json"),
+        (["--metrics", "caption_agreement", "--toy_features", "none"], "--toy_features must be an existing path"),
+        (["--metrics", "caption_agreement", "--judge_heads", "ceiling"], "judge_heads must be among"),
+        (["--metrics", "clip_score", "--clip_weights", "none.pt"], "--clip_weights must be an existing file or a tag"),
+        (["--metrics", "overlap_psnr", "--overlap_size", "-1"], "overlap_size must be at least 0; got -1"),
+        (["--metrics", "overlap_psnr", "--overlap_depth_error", "nan"], "overlap_depth_error must be at least 0"),
+        (["--metrics", "overlap_psnr", "--overlap_pairs", "[[1, 1]]"], "overlap_pairs must be adjacent"),
+        (["--metrics", "toy_inception_score", "--num_splits", "0"], "num_splits must be at least 1; got 0"),
+        (["--batch_size", "0"], "batch_size must be at least 1; got 0"),
+        (["--num_resamples", "0"], "num_resamples must be at least 1"),
+        (["--seed", "-1"], "seed must be at least 0"),
+        (["--num_workers", "-1"], "--num_workers must be at least 0"),
+        (["--metrics", "sharpness", "--device", "tpu9"], "device must be auto, cpu or cuda; got 'tpu9'"),
+        (["--metrics", "sharpness", "--split", "val"], "--split val is not used without --config"),
+    ],
+)
+def test_wrong_options_end_with_status_2_before_any_work(tmp_path, capsys, words, text):
+    root = write_samples(tmp_path / "a", num=1)
+    (root / "s0" / "0.png").write_bytes(b"never read")
+    out = tmp_path / "results.json"
+    try:
+        status = main(["evaluate", "--generated", str(root), "--out", str(out), *words])
+    except SystemExit as exit_:
+        status = exit_.code
+    assert status == 2
+    error = capsys.readouterr().err
+    assert text in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_a_rig_that_no_sample_needs_is_refused(tmp_path, capsys):
+    rig = tmp_path / "rig.json"
+    rig.write_text(json.dumps(RIG.to_dict()))
+    root = write_samples(tmp_path / "a", num=1)
+    assert main(["evaluate", "--generated", str(root), "--metrics", "sharpness", "--rig", str(rig)]) == 2
+    assert "--rig is for samples without cameras" in capsys.readouterr().err
+
+
+def test_nothing_computed_ends_with_status_3(tmp_path, capsys):
+    out = tmp_path / "results.json"
+    words = ["evaluate", "--generated", str(write_samples(tmp_path / "a", num=2)), "--out", str(out)]
+    assert main([*words, "--metrics", "given"]) == 3
+    assert "no number could be computed" in capsys.readouterr().err
+    assert "no sample has given pixels" in json.loads(out.read_text())["metrics"]["known_psnr"]["missing"]
+    assert main([*words, "--metrics", "given", "sharpness"]) == 0
+    assert main([*words, "--metrics", "given", "sharpness", "--strict"]) == 3
+    error = capsys.readouterr().err
+    assert "--strict finds 2 shortcomings" in error
+    assert "known_psnr is missing: no sample has given pixels" in error
+
+
+def test_strict_fails_where_the_reference_is_incomplete(tmp_path, capsys):
+    root, real = write_samples(tmp_path / "a", num=3), write_samples(tmp_path / "b", num=3)
+    words = ["evaluate", "--generated", str(root), "--reference", str(real), "--metrics", "sharpness", "--strict"]
+    assert main(words) == 0
+    (real / "s1" / "sample.json").unlink()
+    assert main(words[:-1]) == 0
+    assert "the reference lacks 1 of 3 generated samples: s1" in capsys.readouterr().out
+    assert main(words) == 3
+    assert f"left out {real / 's1'}: its sample.json is missing" in capsys.readouterr().err

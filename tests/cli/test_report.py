@@ -20,7 +20,7 @@ def test_two_methods_on_one_page(out, tmp_path, capsys):
     (write_panorama(tmp_path / "other", "b") / "0.png").unlink()
     page = tmp_path / "new" / "report.html"
     command = ["report", str(out), str(tmp_path / "other"), "--names", "mine", "theirs", "--out", str(page)]
-    assert main([*command, "--title", "Both"]) == 0
+    assert main([*command, "--title", "Both"]) == 3
     printed = capsys.readouterr().out
     assert re.search(r"left out .*other/b must hold every view", printed)
     assert re.search(r"report\.html: 1 of 1 sample; \d+\.\d MB", printed)
@@ -81,7 +81,7 @@ def test_where_there_is_no_source_nothing_is_made(out, tmp_path, capsys, monkeyp
 def test_the_report_goes_on_without_a_record_that_contradicts_itself(out, capsys):
     path = write_panorama(out, "b") / "sample.json"
     path.write_text(path.read_text().replace('"seed": 0', '"seed": "a"'))
-    assert main(["report", str(out)]) == 0
+    assert main(["report", str(out)]) == 3
     printed = capsys.readouterr().out
     assert f"left out seed must be a whole number or null; got 'a', in {path}." in printed
     assert "report.html: 1 of 1 sample" in printed

@@ -26,7 +26,7 @@ def test_several_samples_go_into_a_folder_and_broken_ones_are_named(tmp_path, ca
     write_recording(tmp_path / "out", "walk", num_frames=3, size=(8, 8))
     (write_panorama(tmp_path / "out", "broken") / "0.png").write_bytes(b"no image")
     (write_panorama(tmp_path / "out", "incomplete") / "sample.json").unlink()
-    assert main(["video", str(tmp_path / "out"), "--out", str(tmp_path / "videos"), *SMALL]) == 0
+    assert main(["video", str(tmp_path / "out"), "--out", str(tmp_path / "videos"), *SMALL]) == 3
     printed = capsys.readouterr().out
     assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["a.mp4", "walk.mp4"]
     assert re.search(r"left out .*incomplete: incomplete, its sample\.json is missing", printed)

@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from mvdiff.eval.metrics.clip_score import clip_scorer
+from mvdiff.eval.metrics.clip_score import ClipScore, clip_scorer
+from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash
 from tests.eval.clip import TINY_NAME, write_open_clip, write_transformers_clip
 
@@ -113,3 +114,20 @@ def test_incomplete_folder_is_refused(tmp_path, transformers_folder):
     save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"every weight of CLIPModel; got 1 missing, e\.g\. \['visual_projection"):
         clip_scorer(tmp_path)
+
+
+def test_prompts_that_clip_cuts_and_empty_ones_are_counted_and_noted(transformers_folder, open_clip_file):
+    for scorer in (clip_scorer(transformers_folder), clip_scorer(TINY_NAME, open_clip_file)):
+        metric, eye = ClipScore(network=scorer), torch.eye(3).expand(5, 3, 3)
+        for name, prompts in (("a", PROMPTS), ("b", ["", "a sofa", " ", "x " * 80, "a door"])):
+            metric.update(ScoredSample(name, images(), eye, eye, prompts), False)
+        result = metric.compute()["clip_score"]
+        assert [result.n[f"num_{kind}"] for kind in ("images", "prompts_cut", "prompts_empty")] == [10, 2, 2]
+        assert result.note == (
+            "2 of 10 prompts have more than 77 tokens; CLIP reads the first of them only; 2 of 10 prompts are empty"
+        )
+        metric.reset()
+        metric.update(ScoredSample("a", images(4), eye[:4], eye[:4], PROMPTS[:4]), False)
+        assert metric.compute()["clip_score"].note is None
+        with pytest.raises(ValueError, match=r"prompts must hold one text per view; got none\. Put the prompt of"):
+            metric.update(ScoredSample("c", images(1), eye[:1], eye[:1], []), False)

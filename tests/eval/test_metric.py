@@ -158,14 +158,6 @@ def test_order_and_repetition_of_samples_change_nothing(tmp_path, toy, name):
     assert found[0] == found[1]
 
 
-def test_samples_without_a_position_are_told_apart_by_their_id(tmp_path):
-    samples = [replace(sample, index=None) for sample in FolderSource(write_samples(tmp_path / "a", num=3))]
-    metric = Sharpness(num_resamples=5)
-    for sample in samples:
-        metric.update(sample, False)
-    assert metric.compute()["sharpness_gradient_energy"].n == {"num_samples": 3}
-
-
 def test_a_metric_starts_anew_with_each_evaluation(tmp_path):
     metric = Sharpness(num_resamples=5)
     roots = write_samples(tmp_path / "a", num=3), write_samples(tmp_path / "b", num=2, noise=0.2)

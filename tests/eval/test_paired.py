@@ -4,10 +4,11 @@ import json
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 
-from mvdiff.eval.bootstrap import paired_difference
 from mvdiff.eval.extractors import toy_extractor
+from mvdiff.eval.intervals import paired_difference
 from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.paired import paired, paired_fid, sample_features
 from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
@@ -48,7 +49,7 @@ def test_results_files_of_two_methods(tmp_path):
     toy = EvaluationSettings(
         toy_features=str(write_judge(tmp_path / "judge")), overlap_size=0, num_splits=2, num_resamples=20
     )
-    roots = write_samples(tmp_path / "a"), write_samples(tmp_path / "b", noise=0.2)
+    roots = write_samples(tmp_path / "a", num=8), write_samples(tmp_path / "b", num=8, noise=0.2)
     reference = write_samples(tmp_path / "c", num=6)
     metrics = ("overlap_psnr", "sharpness", "toy_fid")
     own, other = (
@@ -68,10 +69,13 @@ def test_results_files_of_two_methods(tmp_path):
     found = paired_fid(features[0], features[1], truth, num_resamples=20)
     difference = own["metrics"]["toy_fid"]["value"] - other["metrics"]["toy_fid"]["value"]
     assert found.estimate == pytest.approx(difference, rel=1e-6)
-    # The same panoramas are drawn of both: by hand, from the same draws.
-    rng, drawn = np.random.default_rng(0), []
-    for _ in range(20):
-        chosen = [f"s{i}" for i in rng.integers(0, 4, 4)]
-        a, b = (frechet_distance(torch.cat([part[name] for name in chosen]), truth) for part in features[:2])
-        drawn.append(a - b)
-    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(drawn, [0.025, 0.975])), rel=1e-5)
+    # The same panorama is left out of both: by hand, Tukey's pseudo-values and their t-test.
+    pseudo = []
+    for out in features[0]:
+        a, b = (
+            frechet_distance(torch.cat([value for name, value in part.items() if name != out]), truth)
+            for part in features[:2]
+        )
+        pseudo.append(8 * difference - 7 * (a - b))
+    margin = np.ptp(scipy.stats.ttest_1samp(pseudo, 0).confidence_interval(0.95)) / 2
+    assert found.ends == pytest.approx((difference - margin, difference + margin), rel=1e-5)

@@ -9,13 +9,14 @@ import torch
 from torch.utils.data import Dataset
 
 from mvdiff.data.datamodule import Matterport3DDataModule
-from mvdiff.eval.bootstrap import bootstrap
 from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.eval.intervals import interval
 from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.metrics.sharpness import gradient_energy
 from mvdiff.eval.overlap import overlap_psnr
 from mvdiff.eval.runner import EvaluationSettings, evaluate, evaluate_each, flat_numbers, write_results
+from mvdiff.eval.settings import SettingError
 from mvdiff.eval.sources import DataSource, FolderSource
 from mvdiff.eval.table import results_table
 from mvdiff.eval.weights import file_hash
@@ -52,8 +53,8 @@ def test_every_number_equals_its_function(tmp_path, toy):
     for name in ("overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"):
         assert metrics[name]["value"] == pytest.approx(expected[name], abs=1e-6)
         assert metrics[name]["ratio_to_reference"] == pytest.approx(metrics[name]["value"] / metrics[name]["reference"])
-        low, high = metrics[name]["interval"]
-        assert low <= metrics[name]["value"] <= high
+        assert "interval" not in metrics[name]
+        assert metrics[name]["interval_rule"] == "none: 4 samples, fewer than 8"
         assert metrics[name]["num_pairs"] == 32
     assert "mean over pairs" in metrics["overlap_psnr_mean_of_pairs"]["variant"]
     assert "pooled" in metrics["overlap_psnr_pooled"]["variant"]
@@ -213,8 +214,8 @@ def test_label_agreement_counts_labels_of_the_chosen_heads(tmp_path, toy):
     assert by_view["per_sample"] == {"s0": 0.0}  # a view of which not every head is stated is not judged as a whole
     by_view, by_label = score(settings, s0=half | {"walls": walls})
     assert by_view["value"] == by_label["value"] == 1
-    wrong = score(replace(settings, judge_heads=["floor"]), s0=lone)
-    assert all("judge_heads must be among object, colour, walls; got ['floor']" in e["missing"] for e in wrong)
+    with pytest.raises(SettingError, match=r"judge_heads must be among object, colour, walls; got \['floor'\]"):
+        score(replace(settings, judge_heads=["floor"]), s0=lone)
 
 
 def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):
@@ -232,10 +233,10 @@ def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):
 
 
 class Plain:
-    """Samples and a description, and nothing else that a Source has; samples have no position."""
+    """Samples and a description, and nothing else that a Source has."""
 
     def __init__(self, root):
-        self.samples = [replace(sample, index=None) for sample in FolderSource(root)]
+        self.samples = list(FolderSource(root))
 
     def __iter__(self):
         return iter(self.samples)
@@ -245,12 +246,9 @@ class Plain:
 
 
 def test_any_object_with_samples_and_a_description_is_a_source(tmp_path, toy):
-    """Its samples count in its own order, so that the splits of the Inception Score are those of the folder."""
     generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b", num=3)
     seen, names = [], (*TOY_METRICS[:3], "sharpness")
     plain = Plain(generated)
-    keys = [sample.order for sample in plain.samples]
-    assert keys != sorted(keys)  # ids alone would reorder them
     results = evaluate(plain, Plain(reference), names, toy, progress=lambda *call: seen.append(call))
     assert results["metrics"] == evaluate(generated, reference, names, toy)["metrics"]
     assert (results["generated"], results["reference"]) == ({"num_samples": 4}, {"num_samples": 3})
@@ -326,15 +324,17 @@ def test_images_at_another_size_than_their_cameras(tmp_path, toy):
     assert after["overlap_psnr_pooled"]["value"] == pytest.approx(before["overlap_psnr_pooled"]["value"], abs=1e-4)
 
 
-def test_fid_interval_resamples_panoramas(tmp_path, toy):
+def test_fid_interval_is_over_panoramas(tmp_path, toy):
     settings = EvaluationSettings(toy_features=toy.toy_features, fid_resamples=20)
-    generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b")
+    generated, reference = write_samples(tmp_path / "a", num=8, noise=0.2), write_samples(tmp_path / "b")
     entry = evaluate(generated, reference, ("toy_fid",), settings)["metrics"]["toy_fid"]
     extractor = toy_extractor(toy.toy_features)
-    own = torch.stack([extractor(s.images_uint8)[0] for s in FolderSource(generated)]).numpy()
+    samples = sorted(FolderSource(generated), key=lambda sample: sample.sample_id)
+    own = torch.stack([extractor(s.images_uint8)[0] for s in samples]).numpy()
     truth = torch.cat([extractor(s.images_uint8)[0] for s in FolderSource(reference)])
-    expected = bootstrap(lambda x: frechet_distance(torch.from_numpy(x).flatten(0, 1), truth), own, num_resamples=20)
+    expected = interval(lambda x: frechet_distance(torch.from_numpy(x).flatten(0, 1), truth), own, num_resamples=20)
     assert entry["interval"] == pytest.approx([expected.low, expected.high], rel=1e-4)
+    assert entry["interval_rule"] == expected.rule
 
 
 def test_results_file_is_json_and_atomic(tmp_path, toy):
@@ -357,12 +357,8 @@ def test_two_runs_give_the_same_bytes(tmp_path, toy):
 
 
 def test_table_shows_numbers_and_reasons(tmp_path, toy):
-    from rich.console import Console
-
     results = evaluate(write_samples(tmp_path / "a"), metrics=("overlap_psnr", "toy_fid"), settings=toy)
-    console = Console(width=80, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
-    console.print(results_table(results))
-    text = console.export_text()
+    text = results_table(results, 80)
     assert "overlap_psnr_pooled" in text
     assert f"{results['metrics']['overlap_psnr_pooled']['value']:.4g}" in text
     assert "homography; 32 pairs; squared error pooled over all pixels" in " ".join(text.split())

@@ -8,7 +8,7 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.sequences import full_sequence
 from mvdiff.data.toyworld import write_toyworld
-from mvdiff.eval.bootstrap import Interval, paired_difference
+from mvdiff.eval.intervals import Interval, paired_difference
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
 from mvdiff.recipes.depth import COLOURS, PAIR_RATIO, UNOCCLUDED, DepthRecipe
 from mvdiff.recipes.depth_sequences import INDEPENDENT, INTERPOLATED, MESH_NAMES, REAL, gap_psnr

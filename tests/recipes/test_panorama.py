@@ -3,7 +3,7 @@ import json
 import pytest
 
 from mvdiff.data.toyworld import write_toyworld
-from mvdiff.eval.bootstrap import Interval, paired_difference
+from mvdiff.eval.intervals import Interval, paired_difference
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
 from mvdiff.recipes.fit_command import Run, read_curves
 from mvdiff.recipes.panorama import PanoramaRecipe
@@ -54,6 +54,10 @@ def interval(estimate: float, margin: float) -> Interval:
     return Interval(estimate, estimate - margin, estimate + margin, 0.95)
 
 
+def alone(estimate: float) -> Interval:
+    return Interval(estimate, None, None, 0.95, "none: 2 samples, fewer than 8")
+
+
 def scores(gain: float, fid: Interval, content: Interval) -> Outcome:
     def method(psnr: float) -> dict:
         value = {PSNR: interval(psnr, 0.5), POOLED: psnr, "ratio_to_ground_truth": psnr / 40, FID: 3.0}
@@ -82,6 +86,17 @@ def test_the_verdict_says_what_the_intervals_show():
     assert (
         "sharpness (75% of the base's; real views through the autoencoder have 100%)." in RECIPE.sentences(blurred)[2]
     )
+
+
+def test_few_panoramas_have_no_intervals_and_no_verdict():
+    few = scores(4.0, alone(0.1), alone(0.0))
+    few.scores["differences"][CAA] |= {PSNR: alone(4.0), SHARPNESS: alone(0.0)}
+    for values in few.scores["methods"].values():
+        values |= {name: alone(values[name].estimate) for name in (PSNR, CONTENT, SHARPNESS)}
+    first, _, last = RECIPE.sentences(few)
+    assert "+4.0 dB (too few samples for an interval); there are too few samples for intervals." in first
+    assert last.startswith("Too few samples to say whether toy FID, caption agreement or sharpness are worse")
+    assert RECIPE.tables(few)[0].rows[0][7] == pytest.approx(2.0)
 
 
 def test_references_and_controls_do_not_compete():
@@ -113,12 +128,12 @@ def test_methods_are_scored_by_evaluate(scored):
     assert truth[CONTENT].estimate > 0.5  # of real views the judge reads most; chance is 1 in 8
     written = json.loads((recipe.settings.out / "scores" / "caa.json").read_text())["metrics"]
     assert written[PSNR]["value"] == caa[PSNR].estimate
-    assert written[CONTENT]["interval"] == [caa[CONTENT].low, caa[CONTENT].high]
+    assert written[CONTENT]["interval_rule"] == caa[CONTENT].rule == "none: 2 samples, fewer than 8"
     assert "own size" in written[PSNR]["variant"]
     assert "(of object, colour)" in written[CONTENT]["variant"]
     assert written[FID]["num_reference_images"] == 3 * 8
     found = recipe.tables(outcome)[0].rows[0][1]
-    assert found == (caa[PSNR].estimate, caa[PSNR].low, caa[PSNR].high)
+    assert found == caa[PSNR].estimate
 
 
 def test_differences_are_paired(scored):

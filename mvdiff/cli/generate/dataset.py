@@ -77,6 +77,8 @@ def run(
                 write_reference(batch, options.reference, rig=rig, overwrite=output.overwrite)
             written, skipped = written + counts.written, skipped + counts.skipped
             bar.advance(task, batch.batch_size)
+    if not written + skipped:
+        raise ValueError(f"--split {options.split} must have samples; got none in {', '.join(options.config)}.")
     truth = () if options.reference is None else ("--reference", options.reference)
     done(
         f"{output.out}: {tally(written, skipped, 'sample')}",

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.files.images import DecodedImage, ImageError, UnusableImage
 from mvdiff.geometry.consistency import Consistency
+from mvdiff.text_context import CLIP_LENGTH, clip_context
+
+_CUT_CAPTION = f"caption of more than {CLIP_LENGTH} tokens (the prefix not counted), cut in training"
 
 Progress = Callable[[int, int], None]
 """Called with (panoramas or scenes done, total)."""
@@ -36,6 +40,7 @@ class Findings:
     notes: Counter[str] = field(default_factory=Counter)  # counts by kind of findings that are not problems
     warnings: list[Problem] = field(default_factory=list)  # what may be wrong
     agreement: dict[Path, Consistency] = field(default_factory=dict)  # agreement of depths and poses by scene
+    cut_captions: list[Path] = field(default_factory=list)  # files with a caption that is cut in training
 
     def attempt(self, read: Callable[[], object], path: Path, noun: str, where: str = "") -> Problem | None:
         """Call `read`; record and return the problem with the file, if any."""
@@ -53,9 +58,19 @@ class Findings:
         self.problems.append(problem)
         return problem
 
-    def read_caption(self, read: Callable[[], object], path: Path, where: str = "") -> None:
-        """Count a caption, or record the problem with it."""
-        self.captions += self.attempt(read, path, "caption", where) is None
+    def read_caption(self, read: Callable[[], str | Mapping[Any, str]], path: Path, where: str = "") -> None:
+        """Count a caption, or record the problem with it; note captions that the text encoder reads only in part."""
+        texts: list[str] = []
+
+        def keep() -> None:
+            captions = read()
+            texts.extend([captions] if isinstance(captions, str) else captions.values())
+
+        self.captions += self.attempt(keep, path, "caption", where) is None
+        longer = [text for text in texts if len(text.encode()) > CLIP_LENGTH - 2]  # a token has a byte or more
+        if longer and (cut := clip_context().cut(longer)):
+            self.notes[_CUT_CAPTION] += len(cut)
+            self.cut_captions.append(path)
 
 
 @dataclass
@@ -94,6 +109,7 @@ class CheckReport(Findings):
             self.warnings += found.warnings
             self.notes += found.notes
             self.agreement |= found.agreement
+            self.cut_captions += found.cut_captions
             progress(done, total)
         self.sizes = Counter(sizes.values())
         return sizes

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from mvdiff.eval.features import caption_agreement, toy_judge
-from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, with_reference
+from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, sample_counts, with_reference
 from mvdiff.eval.sources import ScoredSample, read_truth
 
 
@@ -37,7 +37,10 @@ class CaptionAgreement(SampleMetric):
         super().__init__(**options)
         self.truth = read_truth(truth) if truth else {}
         self.judge_heads = judge_heads
-        self.heads = list(self.network.net.labels if judge_heads is None else judge_heads)
+        known = self.network.net.labels
+        self.heads = list(known if judge_heads is None else judge_heads)
+        if not self.heads or not set(self.heads) <= set(known):
+            raise ValueError(f"judge_heads must be among {', '.join(known)}; got {self.heads}.")
         self.add_rows("verdicts")  # numbers of correct and of judged labels per head, then of views
 
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -63,7 +66,8 @@ class CaptionAgreement(SampleMetric):
             by_view = Result(
                 share,
                 variant=f"share of judged views in which every head{of} reads the stated label",
-                n={"num_images": int(pairs[:, 1].sum())},
+                n={"num_images": int(pairs[:, 1].sum())}
+                | sample_counts(views, [key for key, pair in zip(real_keys, real[:, -1], strict=True) if pair[1]]),
                 interval=self.interval(_pooled, pairs),
                 per_sample={key: float(right / count) for key, (right, count) in views.items()},
                 extra={"per_head": {head: _pooled(counts) for head, counts in per_head if counts[:, 1].any()}},

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.extractors import UNREADABLE, first_line
-from mvdiff.eval.metric import Column, PerSampleMetric
+from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash, module_hash
+from mvdiff.text_context import TextContext, is_empty
 
 DEFAULT_WEIGHTS = "openai"
 
@@ -31,11 +32,13 @@ class ClipScorer:
         name: Library, architecture and weights.
         weights_hash: SHA-256 of the weights, in hex.
         embed: Function from uint8 images [N, 3, H, W] and N texts to image and text embeddings, each [N, E].
+        context: Context of the text encoder.
     """
 
     name: str
     weights_hash: str
     embed: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
+    context: TextContext
 
     def __call__(self, images_uint8: Tensor, prompts: Sequence[str], batch_size: int = 32) -> Tensor:
         """Score each image against its prompt.
@@ -93,12 +96,41 @@ class ClipScore(PerSampleMetric):
     columns = (Column("clip_score", "CLIP score", higher_is_better=True),)
     load_network = staticmethod(clip_scorer)
     variant = "100 max(0, cosine), mean over views, then samples"
-    totals = ("num_images",)
+    totals = ("num_images", "num_prompts_cut", "num_prompts_empty")
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
-        """Average the scores of a sample's views."""
+        """Average the scores of a sample's views.
+
+        Raises:
+            ValueError: The sample has no prompts, or a score is not finite.
+        """
+        if not sample.prompts:
+            raise ValueError(
+                "prompts must hold one text per view; got none. Put the prompt of <name>.png in <name>.txt beside it, "
+                "or score sample folders."
+            )
         scores = self.network(sample.images_uint8, sample.prompts, self.batch_size)
-        return {"clip_score": float(scores.mean()), "num_images": len(scores)}
+        cut = self.network.context.cut(sample.prompts)
+        return {
+            "clip_score": float(scores.mean()),
+            "num_images": len(scores),
+            "num_prompts_cut": sum(prompt in cut for prompt in sample.prompts),
+            "num_prompts_empty": sum(map(is_empty, sample.prompts)),
+        }
+
+    def compute(self) -> dict[str, Result | MissingMetricError]:
+        """Average over samples; a note counts prompts that CLIP reads only in part, or that are empty."""
+        results = super().compute()
+        result = results["clip_score"]
+        if isinstance(result, Result):
+            cut, empty = result.n["num_prompts_cut"], result.n["num_prompts_empty"]
+            notes = [
+                f"{cut} of {result.n['num_images']} prompts have more than {self.network.context.length} tokens; CLIP "
+                "reads the first of them only"
+            ] * bool(cut)
+            notes += [f"{empty} of {result.n['num_images']} prompts are empty"] * bool(empty)
+            result.note = "; ".join(notes) or None
+        return results
 
 
 def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torch.device) -> ClipScorer:
@@ -133,8 +165,8 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         pixels = torch.stack([preprocess(to_pil_image(image.cpu())) for image in images]).to(device)
         return net.encode_image(pixels), net.encode_text(tokenizer(prompts).to(device))
 
-    label = Path(weights).name if local else weights
-    return ClipScorer(f"open_clip {model} ({label})", file_hash(weights) if local else module_hash(net), embed)
+    label, context = Path(weights).name if local else weights, TextContext.of_open_clip(tokenizer)
+    return ClipScorer(f"open_clip {model} ({label})", file_hash(weights) if local else module_hash(net), embed, context)
 
 
 def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer:
@@ -156,16 +188,17 @@ def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer
             f"{sorted(report['missing_keys'])[:1]}, in {folder}."
         )
     net = net.to(device).eval()
-    context = net.config.text_config.max_position_embeddings
+    length = net.config.text_config.max_position_embeddings
 
     def embed(images: Tensor, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         pixels = processor([to_pil_image(image.cpu()) for image in images], return_tensors="pt")["pixel_values"]
-        tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=context, return_tensors="pt")
+        tokens = tokenizer(list(prompts), padding=True, truncation=True, max_length=length, return_tensors="pt")
         image = net.get_image_features(pixel_values=pixels.to(device)).pooler_output
         text = net.get_text_features(**tokens.to(device)).pooler_output
         return image, text
 
-    return ClipScorer(f"transformers CLIPModel {folder.name}", module_hash(net), embed)
+    context = TextContext.of_tokenizer(tokenizer, length)
+    return ClipScorer(f"transformers CLIPModel {folder.name}", module_hash(net), embed, context)
 
 
 def _missing_clip(model: str, got: str) -> str:

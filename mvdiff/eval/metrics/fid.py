@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.eval.bootstrap import bootstrap
 from mvdiff.eval.extractors import inception_extractor
-from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
+from mvdiff.eval.intervals import interval
+from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, check_finite, sample_counts
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
 
@@ -37,7 +37,7 @@ def frechet_distance(features: Tensor, reference: Tensor) -> float:
         The distance, at least 0.
 
     Raises:
-        ValueError: Shapes do not match, or a set has fewer than two images.
+        ValueError: Shapes do not match, a set has fewer than two images, or a value is not finite.
 
     Example:
         >>> x = torch.tensor([[0.0, 0.0], [2.0, 1.0], [4.0, 0.0]])
@@ -61,6 +61,7 @@ def mean_and_root(features: Tensor) -> tuple[Tensor, Tensor]:
     num_images, num_features = features.shape
     if num_images < 2:
         raise ValueError(f"features must come from at least 2 images; got {num_images}.")
+    check_finite(features=features)
     features = features.double()
     mean = features.mean(dim=0)
     root = (features - mean) / (num_images - 1) ** 0.5
@@ -80,7 +81,7 @@ class FID(SampleMetric):
 
     Args:
         intervals: Bootstrap resamples of the generated samples; 0: no interval. Resampling increases the distance, so
-            the interval is biased upwards.
+            a bootstrap interval is biased upwards.
         **options: See `SampleMetric`.
     """
 
@@ -103,7 +104,8 @@ class FID(SampleMetric):
 
     def compute(self) -> dict[str, Result]:
         """Compute the distance between generated and reference features."""
-        generated, reference = self.rows("features", real=False), self.rows("features", real=True).values
+        generated, real = self.rows("features", real=False), self.rows("features", real=True)
+        reference = real.values
         if len(reference) == 0:
             raise MissingMetricError(self.needs["reference"])
         size = self.network.num_features
@@ -111,7 +113,8 @@ class FID(SampleMetric):
         result = Result(
             self.distance(generated.values, reference),
             variant=f"{size} features; {self.network.variant}; {self.estimator}",
-            n={"num_images": len(generated.values), "num_reference_images": len(reference)},
+            n={"num_images": len(generated.values), "num_reference_images": len(reference)}
+            | sample_counts(generated.keys, real.keys),
             **self.network_fields,
             note=f"no more images than {size} features: compare only with equally many images" if few else None,
         )
@@ -122,6 +125,5 @@ class FID(SampleMetric):
                 return self.distance(torch.from_numpy(drawn).flatten(0, 1), reference)
 
             stacked = torch.stack(features).numpy()
-            interval = bootstrap(distance, stacked, num_resamples=self.intervals, seed=self.seed)
-            result.interval = (interval.low, interval.high)
+            result.interval = interval(distance, stacked, num_resamples=self.intervals, seed=self.seed)
         return {self.name: result}

@@ -15,7 +15,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
+from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result, check_finite
 from mvdiff.eval.overlap import PairErrors, homographies, pair_errors, psnr_from_mse, unit_range
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
@@ -29,6 +29,7 @@ class Given(PerSampleMetric):
         Column("known_psnr", "given pixels, not put back, PSNR", "dB", higher_is_better=True),
         Column("given_overlap_psnr", "neighbours against the given views, PSNR", "dB", higher_is_better=True),
     )
+    totals = ("num_given_views",)
     needs: ClassVar = {"given": "no sample has given pixels. Score samples of `mvdiff generate outpaint`."}
 
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -39,10 +40,14 @@ class Given(PerSampleMetric):
     def measure(self, sample: ScoredSample) -> dict[str, float]:
         """Compare a sample with its given pixels."""
         images, (given, known) = sample.images_uint8, sample.given
-        return {
-            "known_psnr": math.nan if sample.pasted_back else known_psnr(images, given, known),
-            "given_overlap_psnr": given_overlap_errors(images, given, known, sample.K, sample.R).mean_psnr(),
-        }
+        check_finite(known=known, given=torch.where(known > 0.5, given, 0), K=sample.K, R=sample.R)
+        errors = given_overlap_errors(images, given, known, sample.K, sample.R)
+        numbers = {"num_given_views": int((known > 0.5).flatten(1).any(dim=1).sum())}
+        if not sample.pasted_back:
+            numbers["known_psnr"] = known_psnr(images, given, known)
+        if errors.pairs:
+            numbers["given_overlap_psnr"] = errors.mean_psnr()
+        return numbers
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
         """Average over samples; `known_psnr` is missing if given pixels were pasted back into any sample."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.extractors import inception_extractor
-from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
+from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, check_finite, sample_counts
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
 
@@ -29,9 +29,10 @@ def inception_score(logits: Tensor, num_splits: int = PAPER_SPLITS, seed: int = 
         Mean and population standard deviation over splits.
 
     Raises:
-        ValueError: `num_splits` is below 1 or above N.
+        ValueError: `num_splits` is below 1 or above N, or a logit is not finite.
     """
     count = check_shapes(logits=(logits, "N C"))["N"]
+    check_finite(logits=logits)
     if not 1 <= num_splits <= count:
         raise ValueError(f"num_splits must be between 1 and the number of images ({count}); got {num_splits}.")
     from torch_fidelity.metric_isc import isc_features_to_metric
@@ -66,7 +67,8 @@ class InceptionScore(SampleMetric):
 
     def compute(self) -> dict[str, Result]:
         """Score the generated views, and the reference if it has at least `num_splits` views."""
-        generated, reference = (self.rows("logits", real=real).values for real in (False, True))
+        own, real = (self.rows("logits", real=real) for real in (False, True))
+        generated, reference = own.values, real.values
         if len(generated) == 0:
             raise MissingMetricError(f"{self.network.name} has no class logits.")
         value, deviation = inception_score(generated, self.num_splits, self.seed)
@@ -74,7 +76,7 @@ class InceptionScore(SampleMetric):
         result = Result(
             value,
             variant=f"mean over {self.num_splits} splits in a seeded order; {self.network.variant}",
-            n={"num_images": len(generated)},
+            n={"num_images": len(generated)} | sample_counts(own.keys, real.keys if enough else ()),
             reference=inception_score(reference, self.num_splits, self.seed)[0] if enough else None,
             **self.network_fields,
             extra={"std_over_splits": deviation},

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from mvdiff.eval.metric import Column
+from mvdiff.eval.metric import Column, check_finite
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.shapes import check_shapes
 
@@ -27,11 +27,12 @@ def kernel_distance(features: Tensor, reference: Tensor) -> float:
         The estimate; may be slightly negative.
 
     Raises:
-        ValueError: Shapes do not match, or a set has fewer than two images.
+        ValueError: Shapes do not match, a set has fewer than two images, or a value is not finite.
     """
     sizes = check_shapes(features=(features, "N D"), reference=(reference, "M D"))
     if min(sizes["N"], sizes["M"]) < 2:
         raise ValueError(f"features must come from at least 2 images; got {sizes['N']} and {sizes['M']}.")
+    check_finite(features=features, reference=reference)
     own, real = features.double(), reference.double()
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.eval.metric import Column, MissingMetricError, Result, Rows, SampleMetric, with_reference
+from mvdiff.eval.metric import (
+    Column,
+    MissingMetricError,
+    Result,
+    Rows,
+    SampleMetric,
+    check_finite,
+    sample_counts,
+    with_reference,
+)
 from mvdiff.eval.overlap import (
     PairErrors,
     combine,
@@ -45,6 +54,9 @@ class OverlapPSNR(SampleMetric):
     """
 
     name = "overlap_psnr"
+    needs: ClassVar = {
+        "overlap": "no sample has two views that overlap. An image alone has one view; docs/evaluate.md shows samples."
+    }
     columns = (
         Column(MEAN, "overlap PSNR, mean of pairs", "dB", higher_is_better=True),
         Column(POOLED, "overlap PSNR, pooled", "dB", higher_is_better=True),
@@ -69,8 +81,10 @@ class OverlapPSNR(SampleMetric):
         """Compare the overlapping views of a sample.
 
         Raises:
-            ValueError: Only some samples have depths, or views without depths do not share a centre.
+            ValueError: Only some samples have depths, views without depths do not share a centre, or a depth or camera
+                is not finite.
         """
+        check_finite(depths=sample.depths, K=sample.K, R=sample.R, t=sample.t)
         by_depth = sample.depths is not None
         before = next((part for part in (*self.pairs_generated, *self.pairs_real) if len(part)), None)
         if before is not None and bool(before[0, _BY_DEPTH]) != by_depth:
@@ -85,19 +99,19 @@ class OverlapPSNR(SampleMetric):
                     "views with different centres need depths for an overlap PSNR; got none. Write depth/<i>.png into "
                     "the samples."
                 )
-            self._store("pairs", sample, real, overlap_errors(images, sample.K, sample.R, self.size, self.pairs))
+            self._append("pairs", sample, real, overlap_errors(images, sample.K, sample.R, self.size, self.pairs))
             return
         t = sample.R.new_zeros(len(sample.R), 3) if sample.t is None else sample.t
         views = images, sample.depths, sample.K, sample.R, t, self.pairs
         tolerance = DepthTolerance(self.depth_error, 0.0)
-        self._store("pairs", sample, real, depth_overlap_errors(*views, tolerance))
-        self._store("unoccluded", sample, real, depth_overlap_errors(*views, DEFAULT_DEPTH_TOLERANCE))
+        self._append("pairs", sample, real, depth_overlap_errors(*views, tolerance))
+        self._append("unoccluded", sample, real, depth_overlap_errors(*views, DEFAULT_DEPTH_TOLERANCE))
 
     def compute(self) -> dict[str, Result]:
         """Average the pairs of all samples in both ways."""
         own, real = self.rows("pairs", real=False), self.rows("pairs", real=True)
         if not own.samples:
-            raise MissingMetricError("no pair of views overlaps.")
+            raise MissingMetricError(self.needs["overlap"])
         by_depth = bool(own.values[0, _BY_DEPTH])
         if bool((torch.cat([own.values, real.values.reshape(-1, 5)])[:, _BY_DEPTH] != by_depth).any()):
             raise ValueError("samples of an overlap PSNR must all have depths or all have none; got both.")
@@ -110,7 +124,7 @@ class OverlapPSNR(SampleMetric):
                 numbers[name],
                 "depth and pose" if by_depth else "homography",
                 f"{_AVERAGE_NAMES[name]}; {self._protocol(by_depth)}",
-                n={"num_pairs": numbers["num_pairs"]},
+                n={"num_pairs": numbers["num_pairs"]} | sample_counts(own.keys, real.keys),
                 interval=self.interval(average, np.array(sums)),
                 extra=self._unoccluded(name),
                 **_beside(numbers[name], reference, name),
@@ -119,7 +133,7 @@ class OverlapPSNR(SampleMetric):
         results[MEAN].per_sample = {key: errors.mean_psnr() for key, errors in generated}
         return results
 
-    def _store(self, name: str, sample: ScoredSample, real: bool, errors: PairErrors) -> None:
+    def _append(self, name: str, sample: ScoredSample, real: bool, errors: PairErrors) -> None:
         by_depth = float(sample.depths is not None)
         pairs = zip(errors.pairs, errors.squared_error, errors.num_values, strict=True)
         rows = [(*pair, error, count, by_depth) for pair, error, count in pairs]

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
 from mvdiff.data.toyworld.scene import COLOURS
-from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
+from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result, check_finite
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.shapes import check_shapes
 
@@ -60,6 +60,7 @@ class ThingColours(PerSampleMetric):
         """Judge the objects of a sample; a sample not in `things` has no number."""
         if sample.sample_id not in self.things:
             return {}
+        check_finite(images=sample.images_uint8)
         verdicts = colour_agreement(sample.images_uint8, *self.things[sample.sample_id])
         return {"thing_colours": float(np.mean(verdicts)), "num_things": len(verdicts)} if verdicts else {}
 

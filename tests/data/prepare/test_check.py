@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,3 +159,25 @@ def test_what_is_no_data_set(tmp_path):
         check_folder(tmp_path)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         check_folder(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("layout", ["matterport3d", "equirectangular"])
+def test_captions_that_training_cuts_are_counted_and_named(tmp_path, capsys, layout):
+    long = "a red sofa beside a wooden table, " * 12
+    if layout == "matterport3d":
+        root = write_matterport3d(tmp_path / "mp3d_skybox")
+        paths = [root / "scene1/blip3/pano1_90.txt", root / "scene2/blip3/pano2_up.txt"]
+        for path in paths:
+            path.write_text(long)
+    else:
+        root = write_equirectangular(tmp_path / "panoramas")
+        paths = [root / "place1.json"]
+        paths[0].write_text(json.dumps({"prompts": {"0": long, "90": f"{long} again", "180": "a wall"}}))
+    report = check_folder(root)
+    assert report.problems == []
+    assert sorted(report.cut_captions) == sorted(paths)
+    assert list(report.notes.values()) == [2]
+    assert main(["data", "check", str(root)]) == 0
+    printed = capsys.readouterr().out
+    assert "2 x caption of more than 77 tokens (the prefix not counted), cut in training" in printed
+    assert all(f"note: {path}: longer than the text encoder's context" in printed for path in paths)
