@@ -178,7 +178,7 @@ COMMANDS = (
         name="evaluate",
         summary="FID, Inception Score, CLIP score and overlap PSNR of sample folders",
         description="Score sample folders of mvdiff or of the 2023 release ({i}.png, {i}_natural.png, prompt.txt). "
-        "Prints a table; with --out, also writes the results as JSON. A folder of images is read as samples of one view. "
+        "Prints a table; with --out, also writes the results as JSON. Images in a folder are samples of one view. "
         "A metric that cannot be computed is reported as missing; the others are still computed; if there is none, the "
         "exit status is 3. Metrics (explained in docs/evaluate.md): "
         f"{', '.join(name + _ONLY.get(name, '') for name in metric_names())}.",
