@@ -29,7 +29,10 @@ def read_npy(path: Path) -> np.ndarray:
             if promised != size - start:
                 raise ValueError(f"its header promises {promised} bytes, and it has {size - start}")
             file.seek(0)
-            return npy.read_array(file, allow_pickle=False)
+            values = npy.read_array(file, allow_pickle=False)
+            if dtype.kind == "U":
+                _check_characters(values)
+            return values
     except FileNotFoundError as error:
         raise FileNotFoundError(f"{path} does not exist.") from error
     except OSError as error:
@@ -37,6 +40,13 @@ def read_npy(path: Path) -> np.ndarray:
     except Exception as error:  # numpy evaluates the header, which can fail in any way
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"{path} must be a numpy array ({reason}).") from error
+
+
+def _check_characters(values: np.ndarray) -> None:
+    """Raise ValueError for characters that Unicode lacks, and for halves of surrogate pairs."""
+    codes = np.ascontiguousarray(values).reshape(-1).view(np.dtype(np.uint32).newbyteorder(values.dtype.byteorder))
+    if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes <= 0xDFFF))).any():
+        raise ValueError("its strings hold characters that Unicode lacks")
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], np.dtype]:

@@ -283,7 +283,7 @@ def check_archive(path: Path) -> None:
         ValueError: The file is no zip archive, as those from before torch 1.6; an entry is damaged, or compressed, as
             torch writes none; or the entries promise more bytes than the file has.
     """
-    if not zipfile.is_zipfile(path):
+    if not _is_zip(path):
         raise ValueError(
             "checkpoint must be a zip archive, as torch.save writes since torch 1.6; got another kind of file, in "
             f"{path}. If you trust an older file, save it again with torch.save; otherwise download it again."
@@ -313,6 +313,13 @@ def check_archive(path: Path) -> None:
             f"checkpoint must be as it was saved; got {damaged} with another CRC-32, in {path}. Copy or download it "
             "again."
         )
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # one that claims to be a part of several
+        return False
 
 
 def _culprit(folder: Path) -> Path:

@@ -128,7 +128,10 @@ def _scored_folder(described: Any, results: Path) -> Path | None:
     """Return the folder of scored samples, absolute or relative to the results file; None if it does not exist."""
     named = _named_path(described)
     candidates = [] if named is None else [expanded(named), results.parent / named, results.parent / Path(named).name]
-    return next((path for path in candidates if path.is_dir()), None)
+    try:
+        return next((path for path in candidates if path.is_dir()), None)
+    except OSError as error:  # a name that no file system takes
+        raise ValueError(f"generated and reference must name folders; got {named[:80]!r}, in {results}.") from error
 
 
 def _read_method(root: Path | None, name: str, rig: Rig | None) -> Method:

@@ -23,7 +23,15 @@ def described(dtype: str, shape: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "values", [np.arange(6).reshape(2, 3), np.array([["a", "bé"]]), np.float32(3), np.zeros((0, 6))]
+    "values",
+    [
+        np.arange(6).reshape(2, 3),
+        np.array([["a", "bé"]]),
+        np.float32(3),
+        np.zeros((0, 6)),
+        np.array(["é"], ">U2"),
+        np.zeros((0, 6), "U3"),
+    ],
 )
 def test_arrays_come_back(tmp_path, values):
     np.save(tmp_path / "a.npy", values)
@@ -42,6 +50,14 @@ def test_arrays_come_back(tmp_path, values):
         (npy("[('a', '<i8')]"), "must be a numpy array"),
         (npy(described("<i8", "(-1,)"), b"12345678"), "negative size"),
         (npy(described("<i8", "(-1, -1)"), b"12345678"), "negative size"),
+        (
+            npy(described("<U1", "(1, 6)"), struct.pack("<6I", 97, 97, 97, 97, 97, 1 << 24)),
+            "characters that Unicode lacks",
+        ),
+        (
+            npy(described(">U1", "(1, 6)"), struct.pack(">6I", 97, 97, 97, 97, 97, 0xD800)),
+            "characters that Unicode lacks",
+        ),
         (npy("(" * 100), "must be a numpy array"),
         (b"\x93NUMPY\x02\x00\xff\xff\xff\xff", "version 2.0 of the format is not read"),
         (b"no array", "must be a numpy array"),

@@ -173,3 +173,10 @@ def test_names_that_do_not_fit(tmp_path):
         ValueError, match=r"sample ids below .* must be unique; got 'a' in .*one/out/a and in .*two/out/a"
     ):
         open_sources([tmp_path])
+
+
+def test_results_that_name_a_folder_no_file_system_takes(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps({"generated": {"path": "a" * 300}, "metrics": {}}))
+    with pytest.raises(ValueError, match=r"must name folders; got 'aaa.*, in .*results\.json"):
+        open_sources([path])
