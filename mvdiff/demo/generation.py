@@ -24,7 +24,7 @@ class Given:
 
     Attributes:
         image: File or PIL image; None until the visitor uploads one.
-        fov_deg: Field of view across its width in degrees; None: from its EXIF, else 90.
+        fov_deg: Field of view across its width in degrees; None or 0: from its EXIF, else 90.
         yaw_deg: Yaw of the centre in degrees, positive to the right.
         pitch_deg: Pitch of the centre in degrees, positive upwards.
         paste_back: Paste the known pixels into the views.
@@ -48,7 +48,7 @@ class Given:
         missing = [name for name, value in angles.items() if value is None]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be a number of degrees; got none.")
-        [picture] = given_images(self.image, self.fov_deg, **angles)
+        [picture] = given_images(self.image, self.fov_deg or None, **angles)
         return picture
 
     def arguments(self, picture: GivenImage) -> dict[str, Any]:

@@ -87,8 +87,8 @@ def _given(gr) -> list:
     options = {"type": "filepath", "image_mode": None}  # the file as it is, for the one decoder
     image = gr.Image(label="Picture to extend", sources=["upload"], height=220, elem_id="image", **options)
     with gr.Row():
-        across = "Across the width; empty: from the photo's EXIF, else 90."
-        fov = gr.Number(None, label="Field of view (°)", info=across, elem_id="fov", min_width=90)
+        across = "Across the width; 0: from the photo's EXIF, else 90."  # an empty field sends 0
+        fov = gr.Number(0, label="Field of view (°)", info=across, elem_id="fov", min_width=90)
         yaw = gr.Number(0, label="Yaw, right (°)", elem_id="yaw", min_width=90)
         pitch = gr.Number(0, label="Pitch, up (°)", elem_id="pitch", min_width=90)
     return [image, fov, yaw, pitch, gr.Checkbox(True, label="Keep the picture's own pixels", elem_id="paste")]

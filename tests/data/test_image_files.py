@@ -150,6 +150,14 @@ def test_too_many_pixels_are_named_and_the_rest_is_checked(tmp_path, monkeypatch
         EquirectangularDataModule(root, RIG, max_pixels=0)
 
 
+def test_the_limit_reaches_a_reader_that_is_named(tmp_path, capsys):
+    root = write_equirectangular(tmp_path)
+    named = ["--data", "mvdiff.data.equirectangular.EquirectangularPanoramas"]
+    assert main(["data", "check", str(root), *named]) == 0
+    assert main(["data", "check", str(root), *named, "--max_pixels", "511"]) == 1
+    assert capsys.readouterr().out.count("must have at most 511 pixels; it is 32x16") == 7
+
+
 def test_faces_follow_the_same_rules(tmp_path):
     root = write_matterport3d(tmp_path)
     upright = np.asarray(Image.fromarray(SMOOTH).resize((16, 16)))

@@ -82,7 +82,7 @@ def test_a_pipeline_that_continues_a_picture_is_given_one(toy_pipeline, picture_
 def test_an_upload_is_read_as_the_command_reads_it(picture_pipeline, tmp_path):
     path = tmp_path / "phone.jpg"
     Image.effect_noise((64, 48), 80).save(path, exif=exif(6, 26))
-    request = Request("white walls", num_inference_steps=1, guidance_scale=1, given=Given(str(path), None, 0.0, 0.0))
+    request = Request("white walls", num_inference_steps=1, guidance_scale=1, given=Given(str(path), 0, 0.0, 0.0))
     page = unescape(generate_panorama(picture_pipeline, request))
     assert picture_pipeline.given["size"] == (48, 64)
     assert picture_pipeline.given["angles"][0] == pytest.approx(54.88)

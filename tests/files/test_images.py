@@ -3,11 +3,13 @@
 import pickle
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import mvdiff
 from mvdiff.files.images import (
     BrokenImage,
     UnusableImage,
@@ -255,3 +257,9 @@ def test_errors_pass_between_processes(tmp_path):
     copy = pickle.loads(pickle.dumps(caught.value))
     assert (str(copy), copy.reason) == (str(caught.value), caught.value.reason)
     assert UnusableImage("whole text").reason == "whole text"  # made by a loader of one argument
+
+
+def test_images_are_opened_in_one_place():
+    package = Path(mvdiff.__file__).parent
+    openers = [path for path in package.rglob("*.py") if "Image.open(" in path.read_text(encoding="utf-8")]
+    assert [path.relative_to(package).as_posix() for path in openers] == ["files/images.py"]

@@ -85,7 +85,7 @@ def _check(
         if data_set.scenes:
             check_recordings(report, data_set.scenes, source, pool, progress, limit)
         elif source is not None:
-            _check_panoramas(report, source, pool, progress, limit)
+            _check_panoramas(report, source, pool, progress, limit, max_pixels)
         elif data_set.layout == "matterport3d":
             _check_matterport3d(report, pool, progress, limit, max_pixels)
         else:
@@ -95,13 +95,18 @@ def _check(
 
 
 def _check_panoramas(
-    report: CheckReport, source: Source, pool: ThreadPoolExecutor, progress: Progress, limit: int | None
+    report: CheckReport,
+    source: Source,
+    pool: ThreadPoolExecutor,
+    progress: Progress,
+    limit: int | None,
+    max_pixels: int | None,
 ) -> None:
     """Cut small views from every panorama of a user's source and read its captions."""
-    items = []
+    items, how = [], {} if max_pixels is None else {"max_pixels": max_pixels}
     for split in ("train", "test"):
         try:
-            panoramas = source(report.root, split, on_broken="error")
+            panoramas = source(report.root, split, on_broken="error", **how)
         except (FileNotFoundError, ValueError) as error:
             report.problems.append(Problem("broken split", report.root, f"{split}: {error}"))
             continue
