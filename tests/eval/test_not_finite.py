@@ -20,7 +20,7 @@ from mvdiff.eval.metrics.thing_colours import ThingColours
 from mvdiff.eval.runner import evaluate, evaluate_each
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
-from mvdiff.text_context import TextContext
+from mvdiff.text_context import clip_context
 from tests.eval.worlds import HEADS, write_samples
 from tests.extend.outside.my_metric import Brightness
 
@@ -75,7 +75,7 @@ def clip():
     def embed(images, prompts):
         return contrast(images)[0], torch.ones(len(prompts), 6)
 
-    return ClipScorer("contrast", "", embed, TextContext(77, len))
+    return ClipScorer("contrast", "", embed, clip_context())
 
 
 def spoilt_judge():
