@@ -95,7 +95,7 @@ def registration_problem(scene: RecordingSource) -> str | None:
     for number in scene.frames[:3]:
         with suppress(ValueError, FileNotFoundError):
             try:
-                width, height = stored_size(scene.file("color", number), decode=False)
+                width, height = stored_size(scene.file("color", number))
             except (ValueError, FileNotFoundError):  # a layout may hold its images otherwise
                 height, width = scene.load_image(number).shape[1:]
             depth_height, depth_width = scene.depth_size

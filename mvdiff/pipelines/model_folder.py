@@ -16,7 +16,6 @@ only the model's own files are replaced: `.git`, a licence and a README that was
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -272,7 +271,7 @@ def _has_edited_card(folder: Path) -> bool:
     if not (folder / CARD_NAME).exists():
         return False
     try:
-        return _card_hash(read_text(folder / CARD_NAME)) != json.loads(read_text(folder / INFO_NAME))[CARD_HASH]
+        return _card_hash(read_text(folder / CARD_NAME)) != read_object(folder / INFO_NAME)[CARD_HASH]
     except (OSError, ValueError, KeyError, TypeError):  # written by an earlier version, or damaged
         return True
 

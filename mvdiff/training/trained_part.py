@@ -20,8 +20,8 @@ class TrainedPartModule(OptimizedModule):
 
     trained_part: ClassVar[str] = "adapter"
     """Name of the attribute with the trained submodule."""
-    inputs: BatchInputs | None
-    """Inputs of the model, which count captions."""
+    inputs: BatchInputs | None = None
+    """Inputs of the model, which count captions; None for a model without text."""
 
     def trained(self) -> nn.Module:
         """Return the submodule that is trained, averaged and saved."""
@@ -29,7 +29,7 @@ class TrainedPartModule(OptimizedModule):
 
     def on_train_epoch_end(self) -> None:
         """Warn, once, of captions that the text encoder reads only in part or that are empty."""
-        for line in self.inputs.captions.report():
+        for line in self.inputs.captions.report() if self.inputs is not None else ():
             rank_zero_warn(f"{line}.")
 
     @classmethod

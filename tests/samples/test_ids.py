@@ -24,7 +24,6 @@ NFC, NFD = "caf\u00e9", "cafe\u0301"
         ("..", r"must be able to name a folder; got '\.\.'"),
         ("x" * 256, "must be at most 255 bytes.*got 256 bytes, 'xxx"),
         (LONG, "must be at most 255 bytes.*got 360 bytes"),
-        ("\ud800", "must be Unicode text"),
     ],
 )
 def test_ids_that_name_no_folder_are_refused_where_they_are_read(tmp_path, sample_id, reason):
@@ -37,6 +36,15 @@ def test_ids_that_name_no_folder_are_refused_where_they_are_read(tmp_path, sampl
     values = {"schema_version": 1, "sample_id": sample_id, "prompts": ["x"]}
     with pytest.raises(ValueError, match=r"id must .*in sample\.json"):
         SampleRecord.from_dict(values, "sample.json")
+
+
+def test_half_a_surrogate_pair_is_no_id(tmp_path):
+    path = tmp_path / "p.jsonl"
+    path.write_text(json.dumps({"prompt": "x", "id": "\ud800"}))
+    with pytest.raises(ValueError, match=r"p\.jsonl:1 must be JSON .*surrogate"):
+        read_prompts(path)
+    with pytest.raises(ValueError, match="id must be Unicode text"):
+        sample_folder(tmp_path, "\ud800")
 
 
 @pytest.mark.parametrize("value", [None, True, ["a"], 1.5, {}])
