@@ -27,8 +27,8 @@ class Sampling:
     """classifier-free guidance scale (paper: 9; the packaged toy models: 2); 1 or less disables guidance and halves the
     cost"""
     negative_prompt: str | Sequence[str] | None = None
-    """prompt to steer away from; for one per view, a JSON list such as '["fog", "text"]', except in generate depth
-    (default: the empty prompt)"""
+    """prompt to steer away from: one text for all views, or (not in generate depth) a JSON list with one per view, such
+    as '["fog", "text"]' (default: the empty prompt)"""
     eta: float = 0.0
     """noise added by DDIM, from 0 (deterministic) to 1"""
 
@@ -54,11 +54,14 @@ class AdapterSettings:
     the option --model.adapter.attention.init_args.NAME overrides one of init_args; None: as in init_adapter, else
     correspondence-aware attention with the task's settings"""
     mid_place: MidPlace | None = None
-    """position of the attention in the UNet's mid block; None: as in init_adapter, else the task's default"""
+    """position of the attention in the UNet's mid block; None: as in init_adapter, else after_mid_block for depth,
+    after_first_resnet for the others"""
     residual: bool | None = None
-    """add a residual convolution block after each attention; None: as in init_adapter, else the task's default"""
+    """add a residual convolution block after each attention; None: as in init_adapter, else true for depth, false for
+    the others"""
     image_condition: bool | None = None
-    """add the blocks that condition on given frames; None: as in init_adapter, else the task's default"""
+    """add the blocks that condition on given frames; None: as in init_adapter, else true for depth, false for the
+    others"""
 
     def __post_init__(self) -> None:
         if self.attention is not None:

@@ -30,9 +30,10 @@ class UpstreamOptions:
     """new folder to which the base weights in the checkpoint are written; the model then uses them (default: not
     written; they must equal --base)"""
     height: int | None = None
-    """rows of the views (default: 512; depth: 192)"""
+    """height of the views in pixels, a multiple of the UNet's largest cell, 64 for Stable Diffusion (default: 512;
+    depth: 192)"""
     width: int | None = None
-    """columns of the views (default: 512; depth: 256)"""
+    """width of the views in pixels, likewise (default: 512; depth: 256)"""
     text_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """precision of the text encoder (default: float16; depth: float32, as in the 2023 release)"""
     overwrite: bool = False

@@ -21,7 +21,8 @@ class CheckOptions(DataReader):
     num_workers: int = 8
     """files decoded at once"""
     max_pixels: int | None = None
-    """largest width x height of a panorama's images (default: 178956970); training needs data.max_pixels too"""
+    """maximum number of pixels (width x height) in a panorama's images; training needs data.max_pixels too (default:
+    178956970)"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +70,7 @@ class KeyFrameOptions(DataReader):
     num_workers: int = 1
     """scenes processed in parallel"""
     force: bool = False
-    """write lists of scenes whose depths, poses and colours disagree, too"""
+    """also write lists for scenes whose depths, poses and colours disagree"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,11 +94,11 @@ class CaptionOptions(DataReader):
     prompt: str = ""
     """text for the model to continue (default: none)"""
     max_new_tokens: int = 40
-    """largest length of a caption, in tokens"""
+    """maximum caption length, in tokens"""
     view_size: int = 512
     """width and height of a panorama's views, in pixels"""
     max_pixels: int | None = None
-    """largest width x height of a panorama's images (default: 178956970)"""
+    """maximum number of pixels (width x height) in a panorama's images (default: 178956970)"""
     overwrite: bool = False
     """replace existing captions"""
 
@@ -324,8 +325,8 @@ COMMANDS = (
         name="data keyframes",
         summary="choose the key frames of scenes",
         description="Write two lists per scene: key_frame_0.6.txt, key frames chosen so that consecutive ones overlap "
-        "by --overlap (the name never changes), and valid_frames.npy, the frames with a finite pose and enough depth. "
-        "Exits with 1 if any scene has none, or if its depths, poses and colours disagree.",
+        "by --overlap (the file keeps this name whatever the value), and valid_frames.npy, the frames with a finite "
+        "pose and enough depth. Exits with 1 if any scene has none, or if its depths, poses and colours disagree.",
         example="mvdiff data keyframes scannet/train",
         settings=(KeyFrameOptions,),
         run=keyframes,

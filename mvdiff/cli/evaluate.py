@@ -178,9 +178,9 @@ COMMANDS = (
         name="evaluate",
         summary="FID, Inception Score, CLIP score and overlap PSNR of sample folders",
         description="Score sample folders of mvdiff or of the 2023 release ({i}.png, {i}_natural.png, prompt.txt). "
-        "Prints a table; with --out, also writes the results as JSON. Images in a folder are samples of one view. "
-        "A metric that cannot be computed is reported as missing; the others are still computed; if there is none, the "
-        "exit status is 3. Metrics (explained in docs/evaluate.md): "
+        "Prints a table; with --out, also writes the results as JSON. In a plain folder of images, each image counts "
+        "as a one-view sample. A metric that cannot be computed is reported as missing and the rest still run; if no "
+        "metric could be computed, the exit status is 3. Metrics (explained in docs/evaluate.md): "
         f"{', '.join(name + _ONLY.get(name, '') for name in metric_names())}.",
         example="mvdiff evaluate --generated out --reference truth --out results.json",
         settings=(EvaluateOptions, EvaluationSettings),

@@ -11,8 +11,8 @@ class ModelOptions:
     """Model, device and precision."""
 
     model: str
-    """a model folder (of fit or export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa,
-    mvdiff://toy-outpaint, mvdiff://toy-depth"""
+    """a model folder (of fit or export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa (panorama),
+    mvdiff://toy-outpaint (outpaint), mvdiff://toy-depth (depth)"""
     revision: str | None = None
     """branch, tag or commit of a --model on the hub"""
     base: str | None = None

@@ -71,7 +71,8 @@ class CommandParser(ArgumentParser):
         self.command = command
         for settings in command.settings:
             self.hints |= get_type_hints(settings)
-            self.add_class_arguments(settings, as_positional=True, help=inspect.getdoc(settings))
+            title = " ".join(inspect.getdoc(settings).partition("\n\n")[0].split()).removesuffix(".")
+            self.add_class_arguments(settings, as_positional=True, help=title)
         needed = [" ".join([*action.option_strings[:1], _typed(action)]) for action in self._actions if action.required]
         self.usage = " ".join([self.prog, *needed, "[--options]"])
 

@@ -68,8 +68,9 @@ COMMANDS = (
     Command(
         name="quickstart depth",
         summary="frames of rooms from depth and poses, and the frames between them",
-        description="Render camera walks through toy rooms. Train stage 1 (the base, on single frames) and stage 2 "
-        "(attention across frames), each from scratch and from packaged weights. Generate key frames with and without "
+        description="Render camera walks through toy rooms. Train stage 1 (the base, on single frames), once from a "
+        "base without depth input and once from the packaged depth base. Then train stage 2 (attention across frames), "
+        "once from scratch and once from the packaged weights. Generate key frames with and without "
         "correspondence-aware attention, then the frames between them, and score both. It needs no GPU (two cores: "
         "about 5 minutes). Writes data, models, samples, results.json and report.html into --out.",
         example="mvdiff quickstart depth --out quickstart-depth",

@@ -1,5 +1,6 @@
 """The parser of a run's settings: YAML files on top of each other, printed with what follows from them."""
 
+import re
 from typing import Any
 
 import lightning
@@ -14,6 +15,10 @@ AVERAGE = "mvdiff.training.ema.TrainedWeightsEMA"
 
 class RunParser(LightningArgumentParser):
     """A parser that prints and saves a run with a comment on its learning-rate schedule."""
+
+    def format_help(self) -> str:
+        """Return the help with "None:" of the classes' texts as `null:`, which is what YAML and options take."""
+        return re.sub(r"\bNone:", "null:", super().format_help())
 
     def dump(self, namespace: Namespace, *args: Any, **kwargs: Any) -> str:
         """Write settings as YAML."""

@@ -84,7 +84,9 @@ class MVDiffCLI(LightningCLI):
             "--total_batch_size",
             type=int | None,
             default=None,
-            help="Samples per optimizer step over all devices; sets trainer.accumulate_grad_batches.",
+            help="Samples per optimizer step over all devices, a multiple of data.batch_size x devices x nodes; sets "
+            "trainer.accumulate_grad_batches, which must be left at 1 (default: accumulation as in "
+            "trainer.accumulate_grad_batches).",
         )
         parser.add_argument(
             "--plugin",

@@ -34,21 +34,27 @@ COMMON = {
     "config": "YAML file, or the name of a packaged one: pano.yaml, outpaint.yaml, depth_stage1.yaml, "
     "depth_stage2.yaml, or one under toy/, real/ or overlay/, such as toy/pano.yaml; repeat to combine files: later "
     "ones override earlier ones",
-    "ckpt_path": "fit: checkpoint to resume from; validate, test, predict: checkpoint to load",
-    "total_batch_size": "samples per optimizer step over all devices; sets trainer.accumulate_grad_batches",
+    "ckpt_path": "fit: checkpoint to resume from (default: start a new run); validate, test, predict: checkpoint to "
+    "load (default: the weights of model.init_adapter, or an untrained adapter)",
+    "total_batch_size": "samples per optimizer step over all devices, a multiple of data.batch_size x devices x nodes; "
+    "sets trainer.accumulate_grad_batches, which must be left at 1 (default: accumulation as in "
+    "trainer.accumulate_grad_batches)",
     "seed_everything": "global random seed, for your own code only; mvdiff's randomness depends on model.seed and "
     "data.seed (all three default to 0)",
     "plugin": "Python package from which the model may load classes; its code is executed; repeat for several",
     "print_config": "print all settings as YAML and stop",
 }
 _KINDS = {"bool": "{true,false}", "int": "N", "float": "X"}
+TRAINER_TITLE = "trainer, in short (defaults: the YAML file's, else Lightning's; see --trainer.help)"
 TRAINER = {
-    "max_epochs": "stop after this many passes over the training data (integer); -1: no limit",
-    "max_steps": "stop after this many optimizer steps (integer); -1: no limit",
+    "max_epochs": "stop after this many passes over the training data (integer); -1: no limit; the default "
+    "learning-rate schedule needs max_epochs or max_steps",
+    "max_steps": "stop after this many optimizer steps (integer); -1: no limit; the default learning-rate schedule "
+    "needs max_epochs or max_steps",
     "devices": "number of devices, list of their indices such as [0, 2], or auto",
     "num_nodes": "number of machines (integer)",
     "accelerator": "cpu, gpu, auto or another Lightning name",
-    "strategy": "ddp, fsdp, auto or another Lightning name",
+    "strategy": "ddp, auto or another Lightning name",
     "precision": "32-true, bf16-mixed, 16-mixed or another Lightning name",
     "default_root_dir": "folder for the run, if the logger sets none",
     "logger": "class of a logger, such as lightning.pytorch.loggers.CSVLogger; false: no logger",
@@ -72,6 +78,7 @@ class Setting:
     text: str
     kind: str = ""
     """choices or placeholder, as usage lines show them"""
+    required: bool = False
 
 
 def settings_of(class_path: str) -> Iterator[Setting]:
@@ -93,7 +100,7 @@ def settings_of(class_path: str) -> Iterator[Setting]:
         else:
             kind = _kind(ast.unparse(argument.annotation), module)
             text = texts[argument.arg][0].lower() + texts[argument.arg][1:]  # as the fields of groups begin
-            yield Setting(argument.arg, _default(default, module), text, kind)
+            yield Setting(argument.arg, _default(default, module), text, kind, required=default is None)
 
 
 def fields_of(settings: type) -> Iterator[Setting]:
@@ -161,7 +168,7 @@ def help_text(command: Command) -> str:
         _section("data", "data.", settings_of(ANY_DATA)),
         _section("panoramas (mvdiff.data.datamodule.Matterport3DDataModule)", "data.", settings_of(PANORAMAS)),
         _section(f"recordings ({RECORDINGS})", "data.", settings_of(RECORDINGS)),
-        _section("trainer, in short", "trainer.", _described(TRAINER)),
+        _section(TRAINER_TITLE, "trainer.", _described(TRAINER)),
         _section("more help", "", _described(ways)),
         f"example:\n  {command.example}",
     )
@@ -193,9 +200,14 @@ def _section(title: str, prefix: str, settings: Iterable[Setting]) -> str:
 
 
 def _with_default(setting: Setting) -> str:
-    """Return the text of a setting with its default as YAML has it, or what None stands for."""
+    """Return the text of a setting with its default as YAML has it, or what None stands for, where it names none."""
     text, default = " ".join(setting.text.split()), setting.default
-    text = text if ". " in text or text.endswith("...") else text.removesuffix(".")
+    has_sentences = re.search(r'\. (?!" )', text) is not None  # a quoted text may end in ". "
+    text = text if has_sentences or text.endswith("...") else text.removesuffix(".")
+    if setting.required:
+        return f"{text} (required)"
+    if "(default: " in text:
+        return text
     if default is None:
         meant = re.search(r"; None: ([^.]+)", text)
         if meant is None:

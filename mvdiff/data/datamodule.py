@@ -31,7 +31,7 @@ class PanoramaDataModule(MultiViewDataModule):
             covered by a picture of random field of view, shape and direction) or "mixed" (either, 1:1); None: no
             `known` mask. Validation and test always use "first".
         on_broken: "error" stops at incomplete panoramas; "skip" drops them with a warning.
-        max_pixels: Largest width x height of an image file, which bounds memory; None: 178,956,970.
+        max_pixels: Maximum number of pixels (width x height) in an image file, which bounds memory; None: 178956970.
         source: Class that reads the data: class path of a `PanoramaSource`, or `class_path` and `init_args`, called
             with (root, split, on_broken), and with max_pixels where it is set; None: the reader of the data module's
             own layout.
@@ -112,12 +112,12 @@ class PanoramaDataModule(MultiViewDataModule):
 
 
 class Matterport3DDataModule(PanoramaDataModule):
-    """Panoramas in the Matterport3D layout; arguments: `PanoramaDataModule`."""
+    """Panoramas in the Matterport3D layout; takes the arguments of `PanoramaDataModule`."""
 
     source_class = Matterport3DPanoramas
 
 
 class EquirectangularDataModule(PanoramaDataModule):
-    """Panoramas in a folder of equirectangular images; arguments: `PanoramaDataModule`."""
+    """Panoramas in a folder of equirectangular images; takes the arguments of `PanoramaDataModule`."""
 
     source_class = EquirectangularPanoramas

@@ -28,14 +28,15 @@ class RecordingDataModule(MultiViewDataModule):
     Args:
         root: Folder with train/ and test/ (or with train.txt and test.txt from `mvdiff data split`), or a folder that
             contains it under its usual name, such as scannet.
-        height: Height in pixels to which frames are resized (the paper's).
-        width: Width in pixels to which frames are resized (the paper's).
+        height: Height of the frames in pixels, a multiple of the autoencoder's stride, 8 for Stable Diffusion (paper:
+            192).
+        width: Width of the frames in pixels, likewise (paper: 256).
         mode: Kind of a sample: "keyframes" (consecutive key frames), "interpolation" (two known key frames and up to
             `max_between` frames between), "mixed" (both, 1:1), "interval" (every `interval`-th usable frame), "frames"
             (single frames), "full" (all key frames of a scene and every usable frame between; as `eval_mode` only).
         eval_mode: Kind of a sample in validation and test; None: `mode`.
-        num_views: Frames per sample, in modes "keyframes" and "interval"; null: a whole scene (scenes with more than
-            150 such frames are skipped).
+        num_views: Frames per sample in modes "keyframes", "interval" and "mixed" (its key-frame samples); null: a whole
+            scene (scenes with more than 150 such frames are skipped).
         interval: Step between frames, in usable frames: of mode "interval", and of mode "frames" in validation and
             test, or with `train_samples` "windows".
         max_between: Largest number of frames between the two key frames of "interpolation".
@@ -43,12 +44,14 @@ class RecordingDataModule(MultiViewDataModule):
             from the earlier key frame (2023 release: 20); None: all of them.
         min_frames: Scenes with fewer key frames (or frames at the interval) are skipped, and their number is logged;
             None: 10, or `num_views` if less.
-        train_samples: Number of training samples in an epoch. "every_frame": one per key frame (2023 release).
-            "windows": one per window of `num_views` frames, as in evaluation. docs/data.md describes each mode.
+        train_samples: Training samples per epoch. "every_frame": one per key frame ("interval": per frame at the
+            interval; "frames": per usable frame), as in the 2023 release. "windows": one per window of `num_views`
+            frames, as in evaluation ("mixed": two; "frames": one per `interval` usable frames). "interpolation" always
+            takes one per pair of key frames.
         draw_between: In training, draw the frames between two key frames at random in each epoch; false: take evenly
             spaced ones, as evaluation always does.
-        resizing: How depths and intrinsics are resized: "exact", or "released", which repeats the 2023 release
-            (docs/checkpoints.md).
+        resizing: Pixel convention when depths and intrinsics are resized: "exact" (pixel centres), or "released", as
+            the 2023 release did; for models converted from it (docs/checkpoints.md).
         max_val_samples: Use only the first `max_val_samples` validation samples; None: all.
         on_broken: Scenes without intrinsics, depth or key frames, and listed frames without files: "error" stops,
             "skip" skips and logs them.

@@ -31,7 +31,7 @@ class EvaluationSettings:
     """weight file of FID's Inception network, weights-inception-2015-12-05-6726825d.pth (default: torch's cache, or a
     download)"""
     inception_hash: str = "6726825d"
-    """start of its SHA-256"""
+    """first hex digits of the SHA-256 that the --inception_weights file must have"""
     clip_model: str = "ViT-B-16"
     """open_clip architecture, or a folder with a transformers CLIPModel"""
     clip_weights: str | None = None
@@ -39,7 +39,8 @@ class EvaluationSettings:
     toy_features: str | None = None
     """folder of the toy feature network (default: the packaged one)"""
     truth: str | None = None
-    """JSON file {sample id: [what each view shows]} for caption_agreement (default: as noted in the samples)"""
+    """JSON file of true labels for caption_agreement, one object (or null) per view: {sample id: [{"object": ...,
+    "colour": ..., "walls": ...}, ...]} (default: as noted in the samples)"""
     judge_heads: tuple[str, ...] | None = None
     """labels that caption_agreement checks; of the packaged network: object, colour, walls (default: all)"""
     overlap_size: int = PAPER_SIZE
@@ -59,7 +60,8 @@ class EvaluationSettings:
     seed: int = 0
     """random seed of the Inception Score's shuffle and of bootstrap resampling"""
     num_resamples: int = 1000
-    """bootstrap resamples for confidence intervals of per-sample means, of 30 samples or more"""
+    """bootstrap resamples for confidence intervals of per-sample means, with 30 samples or more (8 to 29: Student's t;
+    fewer: no interval)"""
     fid_resamples: int = 0
     """bootstrap resamples for the confidence interval of the toy FID; 0: no interval"""
 

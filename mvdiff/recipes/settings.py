@@ -20,7 +20,8 @@ class RecipeSettings:
     out: Path = Path("quickstart")
     """folder that receives everything"""
     seed: int = 0
-    """random seed of data, training and noise; not 1, which made the packaged weights' training rooms"""
+    """random seed of data, training and noise; not 1, the seed of the rooms that the packaged weights were trained
+    on"""
     rooms: int = 160
     """total number of toy rooms, for training and test"""
     test_rooms: int = 16
@@ -37,8 +38,8 @@ class RecipeSettings:
     guidance_scale: float = 2.0
     """classifier-free guidance scale"""
     batch_size: int = 4
-    """samples generated in parallel; at least 2, because one comparison lets each sample attend to the views of
-    another"""
+    """samples per training step, and samples generated in parallel; at least 2, because one comparison attends to
+    another sample's views"""
     num_workers: int = 2
     """processes that render the toy world"""
     precision: Precision = "auto"
@@ -90,16 +91,17 @@ class OutpaintSettings(RecipeSettings):
     base: str = "mvdiff://toy-inpainting-base"
     """frozen base to train on: `mvdiff://` name or folder of an inpainting base with the packaged toy's architecture"""
     init_adapter: str = "mvdiff://toy-outpaint"
-    """model folder whose attention layers training continues from; "": those trained here from scratch"""
+    """model folder whose attention layers training continues from; "": use the layers trained from scratch in this
+    run"""
     pictures: int = 4
-    """test rooms, from the first on, that are also outpainted from a photo-like picture (set by --fov, --yaw, --pitch)
-    instead of a complete view; 1 to --test_rooms"""
+    """number of test rooms (the first N) that are additionally outpainted from a photo-like picture (set by --fov,
+    --yaw, --pitch) rather than a complete view; 1 to --test_rooms"""
     fov: float = 65.0
-    """horizontal field of view of these pictures in degrees (aspect 4:3)"""
+    """horizontal field of view of these pictures (aspect 4:3) in degrees, between 0 and 180"""
     yaw: float = 20.0
-    """yaw of their centre in degrees, positive to the right"""
+    """direction of their centre in degrees to the right of view 0, -360 to 360"""
     pitch: float = 5.0
-    """pitch of their centre in degrees, positive upwards"""
+    """direction of their centre in degrees upwards, -90 to 90"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,22 +117,30 @@ class DepthSettings(RecipeSettings):
 
     out: Path = Path("quickstart-depth")
     seed: int = 0
-    """random seed of data, training and noise; not 1 or 3, which made the packaged weights' training rooms"""
+    """random seed of data, training and noise; not 1 or 3, the seeds of the rooms that the packaged weights were
+    trained on"""
     rooms: int = 28
     test_rooms: int = 8
     max_steps: int = 64
+    """optimizer steps of stage 2 from scratch"""
     continue_steps: int = 12
+    """optimizer steps of stage 2 continued from the packaged weights, which makes the final samples; 0: skip it and
+    sample from stage 2 from scratch"""
     num_validations: int = 2
+    """validations per training, each one point of the loss curve (the continued stage 2: one, at its end); at least 1,
+    at most --max_steps and --stage1_steps"""
     num_inference_steps: int = 16
     batch_size: int = 2
+    """samples per step of stage 2 (from scratch: twice as many), and samples generated in parallel; at least 2, because
+    one comparison attends to another sample's views"""
     precision: Precision = "auto"
     """precision of sampling; auto: bf16-mixed on processors with bfloat16 multiplication, else 32-true; training and
     metrics always use float32"""
     base: str = "mvdiff://toy-depth-base"
     """base with depth input that stage 1 continues to train: `mvdiff://` name or folder"""
     init_adapter: str = "mvdiff://toy-depth"
-    """model folder whose attention and image-condition layers training continues from; "": those trained here from
-    scratch"""
+    """model folder whose attention and image-condition layers training continues from; "": use the layers trained from
+    scratch in this run"""
     num_frames: int = 48
     """frames per walk through a room"""
     arc_deg: float = 192.0
@@ -138,7 +148,7 @@ class DepthSettings(RecipeSettings):
     num_views: int = 12
     """frames generated together; at least 3"""
     stage1_steps: int = 24
-    """optimizer steps of stage 1, which trains a base on single frames; at least --num_validations"""
+    """optimizer steps of each of the two stage-1 trainings (base on single frames); at least --num_validations"""
     sequences: int = 1
     """test rooms for which all frames are generated, key frames first and then the frames between them; 1 to
     --test_rooms"""

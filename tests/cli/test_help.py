@@ -33,6 +33,7 @@ def test_help_has_an_example_and_says_what_is_written(name, capsys):
             main([*name.split(), "--help"])
     text = capsys.readouterr().out
     assert text.endswith(f"example:\n  {command.example}\n")
+    assert "Raises:" not in text
     assert re.search(r"\b([Ww]rit|Prints)", " ".join(text.split("\n\n")[1].split()))
 
 
@@ -67,6 +68,9 @@ assert not {"torch", "lightning", "diffusers"} & set(sys.modules)
     assert re.search(r"--model\.adapter\.mid_place {after_first_resnet,after_mid_block} ", words)
     assert re.search(r"--data\.mirror {true,false} [^-]*\(default: false\)", words)
     assert re.search(r"--data\.max_between N [^-]*\(default: 10\)", words)
+    assert words.count("--data.root folder") == words.count("(required)") == 2
+    assert '(default: "This is one view of a scene. " for panorama and outpaint, none for depth) --' in words
+    assert "with task depth 0.3, as in the paper) --" in words
 
 
 @pytest.mark.parametrize(
@@ -103,6 +107,8 @@ def test_all_settings_of_a_class_on_demand(capsys):
     finally:
         set_parsing_settings(docstring_parse_attribute_docstrings=True)
     shown = " ".join(capsys.readouterr().out.split())
+    assert "; null: a newly initialised one" in shown
+    assert "None:" not in shown
     groups = {"adapter": AdapterSettings, "sampling": Sampling, "memory": MemorySettings, "cache": CacheSettings}
     for group, settings in (groups | {"output": OutputSettings}).items():
         for one in train_help.fields_of(settings):
@@ -143,7 +149,7 @@ def test_seeds_of_the_quickstarts_name_the_worlds_they_refuse(capsys):
         with pytest.raises(SystemExit):
             main([*words, "--help"])
         worlds = " or ".join(map(str, settings.trained_worlds))
-        assert f"not {worlds}, which made" in " ".join(capsys.readouterr().out.split())
+        assert re.search(f"not {worlds}, the seeds? of the rooms", " ".join(capsys.readouterr().out.split()))
 
 
 def test_names_are_not_broken_at_hyphens(capsys, monkeypatch):

@@ -17,11 +17,12 @@ class DoctorOptions:
     """YAML file of the run, or a packaged one (listed in mvdiff fit --help); repeat to combine files: later ones
     override earlier ones"""
     all_data: bool = False
-    """check every file of the data set, as `mvdiff data check` does"""
+    """check every file of the data set, as `mvdiff data check` does (default: the first 16 panoramas of each split, or
+    16 frames of its first scene)"""
     no_step: bool = False
     """skip the training step"""
     json: Path | None = None
-    """file that receives the findings"""
+    """JSON file that receives the findings"""
 
 
 def add_options(parser: ArgumentParser) -> None:

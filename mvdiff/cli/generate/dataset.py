@@ -25,7 +25,8 @@ class SplitOptions:
     max_samples: int | None = None
     """stop after this many samples (default: all)"""
     no_paste_back: bool = False
-    """do not copy known pixels back into the views (needed by `evaluate --metrics given`)"""
+    """keep what the model generated where pixels are known, instead of copying them back; without this option,
+    `evaluate --metrics given` cannot report known_psnr"""
     reference: Path | None = None
     """folder that also receives the real views, to score against"""
 

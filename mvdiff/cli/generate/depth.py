@@ -28,8 +28,8 @@ class SceneOptions(DataReader):
     """with --mode full: of the frames between two key frames, use only every N-th, counting frame numbers from the
     earlier key frame (2023 release: 20) (default: all)"""
     resizing: Literal["exact", "released"] = "exact"
-    """how depths and intrinsics are resized: exact, or released, which repeats the 2023 release
-    (docs/checkpoints.md)"""
+    """pixel convention when depths and intrinsics are resized: exact (pixel centres), or released, as the 2023 release
+    did; for models converted from it (docs/checkpoints.md)"""
     max_between: int | None = None
     """with --mode full: at most this many evenly spaced frames between two key frames (default: all)"""
     max_frames: int | None = None
@@ -37,15 +37,16 @@ class SceneOptions(DataReader):
     prompt: list[str] | None = None
     """one prompt for all frames, in place of their captions"""
     height: int | None = None
-    """rows of the frames (default: the model's)"""
+    """height of the frames in pixels, a multiple of the autoencoder's stride, 8 for Stable Diffusion (default: the
+    model's)"""
     width: int | None = None
-    """columns of the frames (default: the model's)"""
+    """width of the frames in pixels, likewise (default: the model's)"""
     num_views: int = 12
-    """largest number of frames generated in one pass (a window), including frames that are already known (as in the
-    paper)"""
+    """largest number of frames generated in one pass (a window), including frames that are already known; at least 3 to
+    generate frames between key frames (paper: 12)"""
     window_overlap: int = 1
-    """key frames that each window takes over from the previous one, which needs a model trained with image_condition;
-    0: independent windows"""
+    """key frames that each window takes over from the previous one, fewer than --num_views; needs a model trained with
+    image_condition; 0: independent windows"""
     batch_size: int = 1
     """with --mode full: interpolation segments generated in parallel"""
     reference: Path | None = None

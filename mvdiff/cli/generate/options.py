@@ -43,8 +43,8 @@ class PromptOptions:
     prompt: list[str] | None = None
     """one prompt for all views; or repeat the option, once per view in order"""
     prompts: Path | None = None
-    """file of prompts, instead of --prompt: .txt with one panorama per line, or .json/.jsonl whose entries are a text,
-    a list with one text per view, or {"prompt": ..., "id": ...}"""
+    """file of prompts, instead of --prompt: .txt with one panorama per line, or .json/.jsonl where each entry is a
+    string, a list of strings (one per view), or {"prompt": ..., "id": ...}"""
     num_samples: int = 1
     """panoramas per prompt"""
     batch_size: int = 1

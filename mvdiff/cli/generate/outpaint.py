@@ -20,16 +20,19 @@ class PictureOptions:
     image: list[Path]
     """picture to extend; repeat for several: where they overlap, the earlier one wins"""
     fov: list[float] | None = None
-    """field of view across the picture's width, seen upright, in degrees; give once, or once per --image in order (a
-    phone's photo: about 69 held sideways, 55 upright) (default: from the focal length in its EXIF, else 90)"""
+    """horizontal field of view of the upright picture in degrees, between 0 and 180; give once, or once per --image in
+    order; a phone's photo: about 69 held sideways, 55 upright (default: from the focal length in its EXIF, else 90)"""
     yaw: list[float] | None = None
-    """direction of the picture's centre in degrees to the right; once, or once per --image, like --fov (default: 0)"""
+    """direction of the picture's centre in degrees to the right of view 0, -360 to 360; once, or once per --image, like
+    --fov (default: 0)"""
     pitch: list[float] | None = None
-    """direction of the picture's centre in degrees upwards; once, or once per --image, like --fov (default: 0)"""
+    """direction of the picture's centre in degrees upwards, -90 to 90; once, or once per --image, like --fov (default:
+    0)"""
     no_paste_back: bool = False
-    """do not copy the pictures' pixels back into the views (needed by `evaluate --metrics given`)"""
+    """keep what the model generated where the pictures are, instead of copying them back; without this option,
+    `evaluate --metrics given` cannot report known_psnr"""
     max_pixels: int | None = None
-    """largest width x height of a picture (default: 178956970)"""
+    """maximum number of pixels (width x height) in a picture (default: 178956970)"""
 
     def angles(self, name: str, default: float | None) -> float | list[float] | None:
         """Return an angle for all pictures, or one for each; an error names the option."""

@@ -49,7 +49,8 @@ class CorrespondenceAwareAttention(ViewAttention):
         head_dim: Channels per head.
         wavelengths: Shortest and longest wavelength of the positional encoding of displacements, in feature-map cells.
         min_overlap: Fraction of a view, in [0, 1], that must be visible in another view for it to attend to that view;
-            with depth, the fraction must be reached in both directions (the paper's depth model: 0.3).
+            with depth, the fraction must be reached in both directions (default: 0.01; with task depth 0.3, as in the
+            paper).
         neighbours: For each view, a list of the views (from 0) that it attends to, for example [[1, 7], [0, 2], ...];
             replaces `min_overlap`; only for panoramas.
 
