@@ -47,7 +47,7 @@ COMMANDS = (
     _command(
         "train a model from a YAML file",
         "Train the model that YAML files describe. Writes logs, checkpoints, the settings (config.yaml) and a model "
-        "folder into the run's folder, such as runs/pano/version_0.",
+        "folder (`model`) into the run's folder.",
         "mvdiff fit --config pano.yaml",
     ),
     _command(

@@ -167,6 +167,8 @@ class OutpaintRecipe(PanoramaRecipe):
         base, caa, real = (methods[name][GIVEN].estimate for name in (BASE, CAA, TRUTH))
         gain = differences[CAA][GIVEN]
         says = "continue the given view" if gain.is_above(0) else "do not continue the given view beyond the interval"
+        if gain.ends is None:
+            says = "show the given view, in too few samples for an interval"
         controls = ", ".join(f"{differences[name][GIVEN].estimate:+.1f}" for name in CONTROLS)
         known, limit = (methods[name][KNOWN].estimate for name in (CAA, ROUND_TRIP))
         return [

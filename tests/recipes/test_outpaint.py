@@ -113,7 +113,10 @@ def test_scores_and_sentences(scored):
     assert written[GIVEN]["value"] == caa[GIVEN].estimate
     assert scores["pictures"][CAA][KNOWN].estimate > scores["pictures"][BASE][KNOWN].estimate
     sentences = recipe.sentences(outcome)
-    assert sentences[0].startswith(f"With CAA the neighbours continue the given view: {caa[GIVEN].estimate:.1f} dB")
+    says = (
+        f"With CAA the neighbours show the given view, in too few samples for an interval: {caa[GIVEN].estimate:.1f} dB"
+    )
+    assert sentences[0].startswith(says)
     assert f"come back at {caa[KNOWN].estimate:.1f} dB" in sentences[1]
     methods, differences, pictures = recipe.tables(outcome)
     assert {row[0] for row in methods.rows} - set(methods.references) == {CAA, BASE}
