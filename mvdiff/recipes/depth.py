@@ -232,12 +232,13 @@ class DepthRecipe(Recipe):
         """Describe the results in sentences, for key frames and for the frames between."""
         found = outcome.more["interpolation"]
         made, alone, real = (found["methods"][name].estimate for name in (INTERPOLATED, INDEPENDENT, REAL))
-        better = found["difference"].is_above(0)
+        difference = found["difference"]
+        better = difference.is_above(0) or difference.ends is None  # without an interval, `signed` says so
         says = "agree with their key frames better than" if better else "do not agree with their key frames beyond"
         return [
             *super().sentences(outcome),
             f"Interpolated frames {says} independent ones: {made:.1f} against {alone:.1f} dB (real frames {real:.1f} "
-            f"dB), paired {signed(found['difference'])}.",
+            f"dB), paired {signed(difference)}.",
         ]
 
     def story(self, outcome: Outcome) -> list[str]:
