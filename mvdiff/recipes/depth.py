@@ -233,7 +233,7 @@ class DepthRecipe(Recipe):
         found = outcome.more["interpolation"]
         made, alone, real = (found["methods"][name].estimate for name in (INTERPOLATED, INDEPENDENT, REAL))
         difference = found["difference"]
-        better = difference.is_above(0) or difference.ends is None  # without an interval, `signed` says so
+        better = difference.is_above(0) if difference.ends else difference.estimate > 0  # `signed` says which
         says = "agree with their key frames better than" if better else "do not agree with their key frames beyond"
         return [
             *super().sentences(outcome),
