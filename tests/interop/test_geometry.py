@@ -6,9 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from mvdiff.geometry.cameras import Rig, RingRig, intrinsics_from_fov
+from mvdiff.geometry.cameras import Rig, RingRig, intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.geometry.correspondence import tap_geometry
-from mvdiff.interop.geometry import ring_tap_geometry, upstream_depth_tap_geometry
+from mvdiff.interop.geometry import (
+    _inverse_rotations,
+    ring_tap_geometry,
+    rounded_rotations,
+    upstream_depth_tap_geometry,
+)
 
 RING = RingRig(num_views=8, height=512, width=512)
 
@@ -80,8 +85,21 @@ def test_nothing_is_tested_for_being_behind_the_camera():
     assert not tap_geometry(K, R, 64, 64, 8, torch.tensor([[1], [0]])).visible.any()  # the house does test
 
 
+def test_inverses_of_the_ring_are_inverses_and_the_same_on_every_processor():
+    R = rounded_rotations(RingRig(num_views=8, height=64, width=64).cameras()[1])
+    found = _inverse_rotations(R)
+    assert_close(found @ R, torch.eye(3).expand(8, 3, 3), atol=2e-7, rtol=0)
+    # 45 degrees: the transpose's first element, and the one below it in the last row, by one unit in the last place
+    corners = found[1, [0, 0, 2, 2], [0, 2, 0, 2]].view(torch.int32) - R[1].T[[0, 0, 2, 2], [0, 2, 0, 2]].view(
+        torch.int32
+    )
+    assert corners.tolist() == [1, 0, -1, 0]
+    turned = rotation_from_yaw_pitch(torch.tensor([10.0, 55.0]), torch.tensor([0.0, 0.0]))
+    assert torch.equal(_inverse_rotations(turned), torch.inverse(turned))
+
+
 def test_order_of_operations_is_upstreams_to_the_last_bit():
-    K, R = RingRig(num_views=8, height=64, width=64).cameras()
+    K, R = Rig([(10 + 45 * view, 0, 90) for view in range(8)], 64, 64).cameras()
     [taps] = ring_tap_geometry(K, R, 64, 64, [8])
     source, target = torch.arange(8).repeat_interleave(2), taps.neighbours.flatten()
     H = torch.bmm(torch.bmm(torch.bmm(K[target], R[target].inverse()), R[source]), K[source].inverse())
