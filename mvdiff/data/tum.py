@@ -24,7 +24,7 @@ from torch import Tensor
 from mvdiff.data.depth_units import check_unit, unit_setting
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
-from mvdiff.files.paths import below, existing, listed_name
+from mvdiff.files.paths import below, existing, kind_of, listed_name
 from mvdiff.files.text import read_lines
 
 CAMERA = "camera.txt"
@@ -97,7 +97,7 @@ class TumRecording(RecordingSource):
 
     def _named(self, name: str, named_in: str) -> Path:
         paths = [below(folder, name) for folder in folders_of(existing(self.path / named_in))]
-        return next((path for path in paths if path.is_file()), paths[0])
+        return next((path for path in paths if kind_of(path) == "file"), paths[0])
 
     def _listed(self, values: Sequence, frame: int):
         check_listed(self.path / "rgb.txt", frame, len(values))

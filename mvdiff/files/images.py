@@ -29,11 +29,11 @@ from torch import Tensor
 from mvdiff.files.depths import SATURATED, known_values
 from mvdiff.files.photo_tags import DECODER_ERRORS, PhotoTags, read_photo_tags
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes, in lower case, of files that are read as images."""
 OTHER_IMAGE_SUFFIXES = (
     *(".hdr", ".exr", ".pfm", ".heic", ".heif", ".avif"),
-    *(".jxl", ".jp2", ".bmp", ".gif", ".psd", ".dng"),
+    *(".jxl", ".jp2", ".gif", ".psd", ".dng"),
 )
 """Suffixes of images that data sets must not hold, since they are not read."""
 MAX_PIXELS = 178_956_970

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 _log = logging.getLogger(__name__)
 
@@ -63,6 +64,26 @@ def own_name(path: Path) -> str:
     return same_name(path.resolve().name)
 
 
+def kind_of(path: str | os.PathLike[str]) -> Literal["folder", "file", "broken link", "nothing"]:
+    """Say what a path names, with links followed; devices and pipes count as files.
+
+    A link is broken if it leads to nothing, to itself or into a folder that must not be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # ValueError: a NUL character
+        return "broken link" if os.path.islink(path) else "nothing"
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def lack_of(path: Path) -> str | None:
+    """Say why a path is no file with content: "does not exist", "is empty", ...; None: it is one."""
+    kind = kind_of(path)
+    if kind != "file":
+        return "does not exist" if kind == "nothing" else f"is a {kind}"
+    return None if path.stat().st_size else "is empty"
+
+
 def visible(folder: Path, *endings: str) -> list[Path]:
     """List what a folder holds, sorted by name, without hidden names.
 
@@ -79,7 +100,7 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its folders, names of its files) at and below a root, sorted, without hidden names.
 
     Links are followed, after everything that is reached without them; each folder is visited once, so that a link to
-    a parent ends. A caller may remove names from the folders' list to leave those folders out.
+    a parent ends. A broken link is left out with a warning. A caller may remove names from the folders' list to leave those folders out.
     """
     queue, links, seen = deque([root]), deque[Path](), set()
     while queue or links:
@@ -95,10 +116,23 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             continue
         seen.add((status.st_dev, status.st_ino))
         linked = {one.name for one in shown if one.is_symlink()}
-        subfolders = [one.name for one in shown if one.is_dir()]
-        yield folder, subfolders, [one.name for one in shown if not one.is_dir()]
+        kinds = {one.name: kind_of(one) if one.name in linked else _kind_here(one) for one in shown}
+        for name in (name for name, kind in kinds.items() if kind == "broken link"):
+            _warn_of_link(folder / name)
+        subfolders = [name for name, kind in kinds.items() if kind == "folder"]
+        yield folder, subfolders, [name for name, kind in kinds.items() if kind == "file"]
         for name in subfolders:
             (links if name in linked else queue).append(folder / name)
+
+
+@lru_cache(maxsize=1024)  # commands walk a folder several times
+def _warn_of_link(path: Path) -> None:
+    _log.warning("%s is a broken link and is left out.", path)
+
+
+def _kind_here(entry: os.DirEntry[str]) -> str:
+    """Return the kind of an entry that is no link, which the folder knows; no file is looked at."""
+    return "folder" if entry.is_dir(follow_symlinks=False) else "file"
 
 
 def existing(path: Path) -> Path:
@@ -108,7 +142,7 @@ def existing(path: Path) -> Path:
         `path` itself if it exists or nothing else matches; else the entry of its folder whose name is the same in NFC
         and with the ending in lower case.
     """
-    if path.exists() or not path.name:
+    if os.path.exists(path) or not path.name:
         return path
     try:
         changed = os.stat(path.parent).st_mtime_ns
@@ -119,9 +153,12 @@ def existing(path: Path) -> Path:
 
 
 def first_existing(paths: Sequence[Path]) -> Path:
-    """Return the first path that is there, else the first that `existing` finds, else the first path."""
-    exact = next((path for path in paths if path.is_file()), None)  # before any folder is listed
-    return exact or next((path for path in map(existing, paths) if path.is_file()), paths[0])
+    """Return the first file; else the first that `existing` finds, the first broken link or the first path."""
+    exact = next((path for path in paths if kind_of(path) == "file"), None)  # before any folder is listed
+    if exact is not None:
+        return exact
+    broken = next((path for path in paths if os.path.islink(path)), paths[0])
+    return next((path for path in map(existing, paths) if kind_of(path) == "file"), broken)
 
 
 def comparable(name: str) -> str:
@@ -169,7 +206,7 @@ def listed_name(name: str, where: str) -> str:
 def below(root: Path, name: str) -> Path:
     """Return the path that a `listed_name` means below a folder, each part as `existing` finds it."""
     path = root / name
-    if not path.exists():
+    if not os.path.exists(path):
         path = root
         for part in PurePosixPath(name).parts:
             path = existing(path / part)

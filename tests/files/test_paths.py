@@ -5,7 +5,19 @@ import unicodedata
 
 import pytest
 
-from mvdiff.files.paths import below, existing, expanded, expanded_values, listed_name, own_name, visible, walk
+from mvdiff.files.paths import (
+    below,
+    existing,
+    expanded,
+    expanded_values,
+    first_existing,
+    kind_of,
+    lack_of,
+    listed_name,
+    own_name,
+    visible,
+    walk,
+)
 
 NFC, NFD = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
 
@@ -108,3 +120,29 @@ def test_names_of_lists(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"^train\.txt:3 must .*{reason}.*got "):
             listed_name(name, "train.txt:3")
+
+
+def broken_links(folder, name="latest{}"):
+    """Make links to themselves, to nothing, and to what cannot be asked for, as in a folder that must not be read."""
+    links = [folder / name.format(number) for number in range(3)]
+    for link, target in zip(links, (links[0].name, "gone", "x" * 300), strict=True):
+        link.symlink_to(target)
+    return links
+
+
+def test_broken_links_are_left_out_and_named(tmp_path, caplog):
+    path = touched(tmp_path / "sub" / "0.png")
+    (tmp_path / "linked").symlink_to(path)
+    links = broken_links(tmp_path)
+    assert [kind_of(one) for one in links] == 3 * ["broken link"]
+    assert [kind_of(one) for one in (tmp_path, path, tmp_path / "linked", tmp_path / "no")] == [
+        "folder", "file", "file", "nothing"
+    ]  # fmt: skip
+    assert [lack_of(one) for one in (tmp_path, path, links[0])] == ["is a folder", "is empty", "is a broken link"]
+    assert [(folder.name, names) for folder, _, names in walk(tmp_path)] == [
+        (tmp_path.name, ["linked"]), ("sub", ["0.png"])
+    ]  # fmt: skip
+    assert [link.name in caplog.text for link in links] == 3 * [True]
+    for link in links:
+        assert existing(link) == below(tmp_path, link.name) == link
+        assert first_existing([link, path]) == path
