@@ -23,6 +23,11 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path with `~` expanded and links followed, as far as they lead."""
+    return Path(os.path.realpath(expanded(path)))  # Path.resolve raises for a link to itself
+
+
 def expanded_values(values: Any) -> Any:
     """Expand `~` at the start of every text and path in settings: texts, paths, lists, tuples and mappings of them.
 
@@ -100,7 +105,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its folders, names of its files) at and below a root, sorted, without hidden names.
 
     Links are followed, after everything that is reached without them; each folder is visited once, so that a link to
-    a parent ends. A broken link is left out with a warning. A caller may remove names from the folders' list to leave those folders out.
+    a parent ends. A broken link is left out with a warning. A caller may remove names from the folders' list to leave
+    those folders out.
     """
     queue, links, seen = deque([root]), deque[Path](), set()
     while queue or links:

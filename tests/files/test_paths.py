@@ -2,9 +2,11 @@
 
 import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 
+import mvdiff
 from mvdiff.files.paths import (
     below,
     existing,
@@ -146,3 +148,10 @@ def test_broken_links_are_left_out_and_named(tmp_path, caplog):
     for link in links:
         assert existing(link) == below(tmp_path, link.name) == link
         assert first_existing([link, path]) == path
+
+
+def test_home_is_expanded_in_one_place():
+    """`Path.expanduser` raises RuntimeError for an unknown user."""
+    package = Path(mvdiff.__file__).parent
+    users = {path for path in package.rglob("*.py") if ".expanduser(" in path.read_text(encoding="utf-8")}
+    assert users == {package / "files" / "paths.py"}
