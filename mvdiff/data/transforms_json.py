@@ -158,7 +158,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             raise ValueError(f"{path} must have a file_path at frame {number}; got {str(frame)[:80]}.")
         for key in ("file_path", "depth_file_path", "depth_path"):
             if isinstance(frame.get(key), str):
-                frame[key] = listed_name(frame[key], f"{key} of frame {number} in {path}")
+                frame[key] = listed_name(frame[key], f"{key} of frame {number} in {path}", inside=False)
     return {key: value for key, value in content.items() if key != "frames"}, frames
 
 

@@ -196,7 +196,7 @@ def _read_files(path: Path) -> tuple[np.ndarray, list[str]]:
     if not rows or not all(name for _, name in rows):
         raise ValueError(f'{path} must have lines of "time file"; got {"none" if not rows else "one without a file"}.')
     return _numbers(path, [[time] for time, _ in rows])[:, 0], [
-        listed_name(name, f"{path} entry {number}") for number, (_, name) in enumerate(rows)
+        listed_name(name, f"{path} entry {number}", inside=False) for number, (_, name) in enumerate(rows)
     ]
 
 

@@ -179,22 +179,23 @@ def _names_in(folder: str, changed: int) -> dict[str, str]:
     return {comparable(name): name for name in sorted(os.listdir(folder), reverse=True) if not is_hidden(name)}
 
 
-def listed_name(name: str, where: str) -> str:
+def listed_name(name: str, where: str, inside: bool = True) -> str:
     """Return a name from a list in the form in which names are compared, without `./` and a final slash.
 
     Args:
         name: Path relative to the list's folder, with forward slashes.
         where: File and line or row, named in errors.
+        inside: Refuse absolute paths and `..`. False for files beside which nothing is written.
 
     Raises:
-        ValueError: The name is empty, absolute, too long, leads out of the folder or has backslashes.
+        ValueError: The name is empty, too long, has backslashes or, with `inside`, leads out of the folder.
 
     Example:
         >>> listed_name("./rooms/café.jpg", "train.txt:1")
         'rooms/café.jpg'
     """
     path = PurePosixPath(same_name(name))
-    if not path.name or "\0" in name:
+    if path.name in ("", "..") or "\0" in name:
         raise ValueError(f"{where} must name a file or folder; got {name!r}.")
     if "\\" in name:
         raise ValueError(f"{where} must separate folders by /, not by a backslash; got {name!r}.")
@@ -204,7 +205,7 @@ def listed_name(name: str, where: str) -> str:
         raise ValueError(f"{where} must be Unicode text; got {name!r}.") from error
     if longest > MAX_NAME_BYTES:
         raise ValueError(f"{where} must have names of at most {MAX_NAME_BYTES} bytes; got {name[:40]!r}...")
-    if path.is_absolute() or ".." in path.parts:
+    if inside and (path.is_absolute() or ".." in path.parts):
         raise ValueError(f"{where} must be a path below the folder of the list; got {name!r}.")
     return str(path)
 

@@ -112,7 +112,7 @@ def test_names_of_lists(tmp_path):
     assert [listed_name(name, "x") for name in ("./a.jpg", "rooms/b/", NFD)] == ["a.jpg", "rooms/b", NFC]
     for name, reason in (
         ("", "name a file or folder"),
-        ("..", "below the folder"),
+        ("..", "name a file or folder"),
         ("a/../../b", "below the folder"),
         ("/etc/passwd", "below the folder"),
         (r"rooms\b", "backslash"),
@@ -122,6 +122,16 @@ def test_names_of_lists(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"^train\.txt:3 must .*{reason}.*got "):
             listed_name(name, "train.txt:3")
+        if "below" not in reason:
+            with pytest.raises(ValueError, match=reason):
+                listed_name(name, "train.txt:3", inside=False)
+
+
+def test_names_of_files_that_are_only_read_may_lie_anywhere(tmp_path):
+    path = touched(tmp_path / "images" / f"{NFC}.JPG")
+    (tmp_path / "scene").mkdir()
+    for name in (f"../images/{NFC}.jpg", f"{tmp_path}/images/{NFC}.jpg", f"./../scene/..//images/{NFD}.jpg"):
+        assert below(tmp_path / "scene", listed_name(name, "x", inside=False)).samefile(path)
 
 
 def broken_links(folder, name="latest{}"):
