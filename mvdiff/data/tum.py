@@ -219,5 +219,5 @@ def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
 
 def _read_rows(path: Path) -> list[list[str]]:
     """Return the words of each line, without empty lines and comments; commas count as spaces."""
-    rows = [line.replace(",", " ").split() for line in read_lines(path) if not line.startswith("#")]
+    rows = [line.replace(",", " ").split() for line in read_lines(path, comment="#")]
     return [row for row in rows if row]
