@@ -14,6 +14,8 @@ from typing import Any, Literal
 
 _log = logging.getLogger(__name__)
 
+_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+"""Names, in lower case, of what macOS and Windows put into folders."""
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder, in bytes of UTF-8, on common file systems."""
 
@@ -52,14 +54,14 @@ def same_name(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Return True for names that no list of data shows: dot files, macOS's `._` companions and `__MACOSX`."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Return True for names that no list of data shows: dot files, macOS's `__MACOSX`, Windows's `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def own_name(path: Path) -> str:
     """Return the name by which a user calls a file or folder: that of a link itself, not of its target.
 
-    `.` is called as the shell calls the current folder, which may be a link, too.
+    For `.`, return the shell's name of the current folder ($PWD), which may be a link.
     """
     if path.name not in ("", ".."):
         return same_name(path.name)

@@ -42,7 +42,17 @@ def test_home_is_expanded_in_settings_of_any_depth(monkeypatch):
 
 
 def test_hidden_names_are_not_listed(tmp_path):
-    for name in ("b.JPG", "a.jpg", "._a.jpg", ".DS_Store", "__MACOSX/a.jpg", "c.txt"):
+    for name in (
+        "b.JPG",
+        "a.jpg",
+        "._a.jpg",
+        ".DS_Store",
+        "__MACOSX/a.jpg",
+        "Thumbs.db",
+        "desktop.ini",
+        "Desktop.ini",
+        "c.txt",
+    ):
         touched(tmp_path / name)
     assert [path.name for path in visible(tmp_path)] == ["a.jpg", "b.JPG", "c.txt"]
     assert [path.name for path in visible(tmp_path, ".jpg", ".png")] == ["a.jpg", "b.JPG"]
