@@ -6,7 +6,7 @@
 | 16 bits per channel | scaled to 8: grey by round(v / 257), colour by its upper byte, which is at most 1 lower |
 | grey, palette, 1 bit, CMYK, YCCK, YCbCr | RGB |
 | colour profile | converted to sRGB; a profile that cannot be applied is an error |
-| transparent pixels | an error; outpainting alone leaves them to generate |
+| pixels with alpha below 250 | an error; outpainting alone leaves them to generate |
 | several frames | an error; of a phone's MPO file the first picture is read |
 | more pixels than `max_pixels` | an error, before anything is decoded |
 | floating-point or 32-bit pixels | an error, since their range is unknown |
@@ -53,6 +53,8 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Operation that makes a stored image upright, by EXIF orientation."""
+_OPAQUE = 250
+"""Least alpha of a pixel that counts as opaque; editors leave single pixels a little below 255."""
 _limit_lock = threading.Lock()
 
 
@@ -132,8 +134,7 @@ def decode_opaque(path: Path, oriented: bool = True, max_pixels: int | None = No
         ValueError: The file is broken (`BrokenImage`), or the policy forbids to read it (`UnusableImage`).
     """
     image = decode_image(path, str(path), oriented, max_pixels)
-    if image.alpha is not None:
-        share = float((np.asarray(image.alpha) < 255).mean())
+    if image.alpha is not None and (share := float((np.asarray(image.alpha) < _OPAQUE).mean())):
         raise unusable(
             path, f"must be opaque; {share:.2%} of its pixels are transparent. Fill them, or leave the file out."
         )
@@ -290,7 +291,7 @@ def _to_srgb(image: Image.Image, profile_bytes: bytes, name: str) -> Image.Image
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
-    """Return the opacity of an image as mode "L", or None if every pixel is opaque."""
+    """Return the opacity of an image as mode "L", or None if every pixel has alpha 255."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         if transparent is None:

@@ -107,7 +107,7 @@ def transparent_files() -> dict[str, bytes]:
     bottom.putpalette([20, 20, 20, 220, 20, 20])
     faint = rgba.copy()
     faint[..., 3] = 255
-    faint[0, 0, 3] = 254
+    faint[0, 0, 3] = 249
     deep = np.full((24, 40), 1000, np.uint16)
     deep[18:] = 777
     return {
@@ -132,6 +132,12 @@ def test_transparent_pixels_are_an_error_that_counts_them(tmp_path, kind):
     with pytest.raises(UnusableImage, match="must be opaque"):
         image_size(path)
     assert decode_image(path, "a").alpha.getextrema()[0] < 255
+
+
+def test_pixels_of_almost_full_alpha_are_opaque(tmp_path):
+    pixels = np.concatenate([shape(), np.full((24, 40, 1), 255, np.uint8)], axis=-1)
+    pixels[:2, :2, 3] = 250, 254
+    assert np.array_equal(pixels_of(write(tmp_path, encoded(Image.fromarray(pixels), "PNG"))), shape())
 
 
 def test_golden_a_colour_profile_is_applied(tmp_path):
