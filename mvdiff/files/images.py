@@ -5,7 +5,7 @@
 | EXIF orientation | applied; never to colour frames of recordings, whose depth is in sensor orientation |
 | 16 bits per channel | scaled to 8: grey by round(v / 257), colour by its upper byte, which is at most 1 lower |
 | grey, palette, 1 bit, CMYK, YCCK, YCbCr | RGB |
-| colour profile | converted to sRGB; a profile that cannot be applied is an error |
+| colour profile | converted to sRGB; one that cannot be applied is ignored, as in viewers, with a warning |
 | pixels with alpha below 250 | an error; outpainting alone leaves them to generate |
 | several frames | an error; of a phone's MPO file the first picture is read |
 | more pixels than `max_pixels` | an error, before anything is decoded |
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -55,6 +56,11 @@ _TURNS = {
 """Operation that makes a stored image upright, by EXIF orientation."""
 _OPAQUE = 250
 """Least alpha of a pixel that counts as opaque; editors leave single pixels a little below 255."""
+_SRGB = ("sRGB", "sRGB built-in", "sRGB IEC61966-2.1", "sRGB IEC61966-2-1", "sRGB2014")
+"""Descriptions of profiles that are sRGB itself; others, such as linear ones, begin alike."""
+_ignored_profiles: dict[str, str] = {}
+"""Reason why a colour profile was ignored, by name of the image."""
+_log = logging.getLogger(__name__)
 _limit_lock = threading.Lock()
 
 
@@ -170,6 +176,11 @@ def decode_image(
         return DecodedImage(rgb, alpha, tags)
 
 
+def profile_ignored(path: Path) -> bool:
+    """Return True if a file was decoded whose colour profile could not be applied."""
+    return str(path) in _ignored_profiles
+
+
 def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
     """Return the depths of `read_counted_depth`."""
     return read_counted_depth(path, units_per_metre)[0]
@@ -269,25 +280,28 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGB")
     if profile:
         image = _to_srgb(image, profile, name)
+    else:
+        _ignored_profiles.pop(name, None)
     return image.convert("RGB")
 
 
 def _to_srgb(image: Image.Image, profile_bytes: bytes, name: str) -> Image.Image:
-    """Convert an image of mode L, RGB or CMYK from its colour profile to sRGB."""
+    """Convert an image of mode L, RGB or CMYK from its colour profile to sRGB; ignore a profile that does not fit."""
+    before = _ignored_profiles.pop(name, None)
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(profile_bytes))
         space = profile.profile.xcolor_space.strip()
-        if space == "RGB" and ImageCms.getProfileDescription(profile).startswith("sRGB"):
+        if space == "RGB" and ImageCms.getProfileDescription(profile).strip() in _SRGB:
             return image  # conversion would only add rounding
-        if space == "RGB" and image.mode == "L":
-            image = image.convert("RGB")  # grey is saved with the profile of the colours it was made from
-        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != image.mode:
-            raise ImageCms.PyCMSError(f"it is one of {space} colours, not of {image.mode}")
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        own = image.convert("RGB") if (space, image.mode) == ("RGB", "L") else image  # grey, saved as its colours were
+        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != own.mode:
+            raise ImageCms.PyCMSError(f"it is one of {space} colours, not of {own.mode}")
+        return ImageCms.profileToProfile(own, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, *DECODER_ERRORS) as error:
-        raise unusable(
-            name, f"must have a colour profile that can be applied; got a broken one ({error}). Remove or replace it."
-        ) from error
+        _ignored_profiles[name] = reason = str(error)
+        if before != reason:
+            _log.warning("%s: its colour profile cannot be applied and is ignored (%s).", name, reason)
+        return image
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:

@@ -142,6 +142,7 @@ def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[
     def read_image(path: Path) -> None:
         height, width = scene.load_image(number).shape[1:]
         sizes["color"][path, "color", number] = (width, height)
+        found.note_profile(path)
 
     def read_depths(path: Path) -> None:
         if type(scene).load_depths is RecordingSource.load_depths:
