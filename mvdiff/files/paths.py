@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+import tempfile
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -141,6 +142,17 @@ def _warn_of_link(path: Path) -> None:
 def _kind_here(entry: os.DirEntry[str]) -> str:
     """Return the kind of an entry that is no link, which the folder knows; no file is looked at."""
     return "folder" if entry.is_dir(follow_symlinks=False) else "file"
+
+
+def ignores_case(folder: Path) -> bool:
+    """Return True if the file system of a folder, which need not exist, takes `a` and `A` for one name."""
+    nearest = next((one for one in (folder, *folder.absolute().parents) if kind_of(one) == "folder"), Path("/"))
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".case-", suffix=".partial", dir=nearest) as probe:
+            path = Path(probe.name)
+            return os.path.exists(path.with_name(path.name.swapcase()))
+    except OSError:  # nothing can be written there, which the writer will say
+        return False
 
 
 def existing(path: Path) -> Path:

@@ -289,8 +289,8 @@ def test_ids_of_a_data_set_are_known_before_anything_is_read(tmp_path, capsys):
         assert dataset.sample_ids() == [dataset[index]["sample_id"] for index in range(len(dataset))]
     root = tmp_path / "pano"
     for suffix in (".png", ".json"):
-        (root / f"place0{suffix}").rename(root / f"PLACE1{suffix}")
-    (root / "train.txt").write_text("PLACE1\nplace1\n")
+        (root / f"place0{suffix}").rename(root / f"{'客厅' * 20}{suffix}")
+    (root / "train.txt").write_text(f"place1\n{'客厅' * 20}\n", encoding="utf-8")
     config = tmp_path / "run.yaml"
     config.write_text(
         "data:\n  class_path: mvdiff.data.datamodule.EquirectangularDataModule\n"
@@ -298,7 +298,7 @@ def test_ids_of_a_data_set_are_known_before_anything_is_read(tmp_path, capsys):
     )
     words = ("generate", "dataset", "--model", tmp_path / "none", "--config", config, "--split", "train")
     assert main([*map(str, words), "--out", str(tmp_path / "out")]) != 0
-    assert "id must differ from others in more than case" in capsys.readouterr().err
+    assert "id must be at most 255 bytes" in capsys.readouterr().err
 
 
 def test_scenes_whose_names_look_the_same_are_refused(tmp_path):
