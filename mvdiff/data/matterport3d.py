@@ -99,7 +99,7 @@ def identity(row: Sequence[str]) -> tuple[str, str]:
 def caption_files(root: Path, face: str) -> dict[int | str, Path]:
     """Return the caption files of a panorama: those of the eight yaws, and "up" and "down" if they exist."""
     paths = {key: caption_path(root, face, key) for key in (*CAPTION_DEGREES, "up", "down")}
-    return {key: path for key, path in paths.items() if key in CAPTION_DEGREES or path.exists()}
+    return {key: path for key, path in paths.items() if key in CAPTION_DEGREES or kind_of(path) != "nothing"}
 
 
 def pano_name(face: str) -> str:
