@@ -191,6 +191,8 @@ def split(options: SplitOptions) -> int:
         print(f"left out, a copy of a listed panorama: {panorama}")
     for path in report.unread:
         print(f"left out: {path}: {not_read(path)}")
+    for path in report.broken_links:
+        print(f"left out, a broken link: {path}")
     done(
         f"{report.train} train and {report.test} test {report.noun}: {', '.join(map(str, report.files))}",
         typed("mvdiff", "data", "check", options.dir),

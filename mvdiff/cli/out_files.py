@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from mvdiff.files.paths import real_path
 from mvdiff.files.writing import check_plain
 
 _SAMPLE_MARKS = ("sample.json", "prompt.txt")
@@ -61,11 +62,11 @@ def check_sample_inputs(
     """
     from mvdiff.samples import sample_folder
 
-    root = out.resolve()
+    root = real_path(out)
     written = {sample_folder(root, sample_id) for sample_id in sample_ids}
     for name, paths in inputs.items():
         for path in paths:
-            place = path.expanduser().resolve()
+            place = real_path(path)
             if written & {place, *place.parents}:
                 raise ValueError(
                     f"{name} must lie outside of the samples that {option} receives; got {path} and {out}."

@@ -1,7 +1,7 @@
 """A folder of equirectangular panoramas, each with a JSON file of prompts.
 
 ```
-root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp, .tif, .tiff)
+root/NAME.jpg      W = 2H, the centre is yaw 0 (also .jpeg, .png, .webp, .bmp, .tif, .tiff)
 root/NAME.json     {"prompt": "one for all"} or {"prompts": {"0": "...", "90": "...", "up": "..."}} by yaw in degrees
 root/train.txt, test.txt    one name per line, with or without suffix (written by `mvdiff data split`)
 ```
@@ -19,7 +19,7 @@ from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.panorama_files import check_not_frames, not_read, read_panorama, unread_images
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.images import IMAGE_SUFFIXES
-from mvdiff.files.paths import existing, expanded, listed_name, same_name, visible
+from mvdiff.files.paths import existing, expanded, kind_of, lack_of, listed_name, same_name, visible
 from mvdiff.files.text import read_json, read_lines
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
@@ -42,7 +42,7 @@ def list_images(root: Path) -> dict[str, Path]:
             raise ValueError(
                 f"{path} must have a unique name; {images[name]} differs only in its suffix or in its Unicode form."
             )
-        if not path.is_dir():
+        if kind_of(path) != "folder":  # readers name a broken link
             images[name] = path
     check_not_frames(root, images.values())
     return images
@@ -159,10 +159,10 @@ class EquirectangularPanoramas:
         if image is None:
             other = self._unread.get(name)
             return f"{other}: {not_read(other)}" if other else f"{self.root / name} has no image file"
-        if not image.stat().st_size:
-            return f"{image} is empty"
+        if lack := lack_of(image):
+            return f"{image} {lack}"
         prompts = prompts_file(image)
-        return None if prompts.is_file() else f"{prompts} does not exist"
+        return None if kind_of(prompts) == "file" else f"{prompts} {lack_of(prompts)}"
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -18,7 +18,7 @@ from mvdiff.data.resizing import Resizing
 from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.transforms_json import TransformsRecording
 from mvdiff.data.tum import TumRecording
-from mvdiff.files.paths import below, existing, expanded, expanded_values, own_name, same_name, visible
+from mvdiff.files.paths import below, existing, expanded, expanded_values, kind_of, own_name, same_name, visible
 from mvdiff.files.text import read_yaml_mapping
 
 RECORDINGS: tuple[type[RecordingSource], ...] = (ScanNetScene, TransformsRecording, TumRecording)
@@ -182,7 +182,7 @@ def open_recording(
         recording = reader(folder, **settings)
         recording.resizing = resizing
         return recording
-    if folder.is_dir() and (inner := recordings_in(folder, source)):
+    if kind_of(folder) == "folder" and (inner := recordings_in(folder, source)):
         raise FileNotFoundError(f"{folder} must be one scene; it holds several. Name one of them, such as {inner[0]}.")
     raise FileNotFoundError(f"{folder} must be a scene with {looked_for(source)}.")
 
@@ -190,10 +190,10 @@ def open_recording(
 def data_set_root(root: str | Path) -> Path:
     """Return the folder that holds train/ and test/: `root`, or its subfolder with a layout's usual name."""
     root = expanded(root)
-    if any((root / split).is_dir() for split in ("train", "test")):
+    if any(kind_of(root / split) == "folder" for split in ("train", "test")):
         return root
     inner = (root / cls.data_set for cls in RECORDINGS if cls.data_set)
-    return next((folder for folder in inner if folder.is_dir()), root)
+    return next((folder for folder in inner if kind_of(folder) == "folder"), root)
 
 
 def scene_folders(folder: Path, source: Source | None = None) -> list[Path]:
@@ -220,7 +220,7 @@ def split_scenes(root: str | Path, split: str, source: Source | None = None) -> 
     """
     root = data_set_root(root)
     names = existing(root / f"{split}.txt")
-    if (root / split).is_dir() or not names.is_file():
+    if kind_of(root / split) == "folder" or kind_of(names) != "file":
         return scene_folders(root / split, source)
     scenes = []
     for name in read_names(names):
@@ -289,4 +289,4 @@ def _recordings_among(folders: Iterable[Path], source: Source | None) -> list[Pa
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    return [path for path in visible(folder) if path.is_dir()]
+    return [path for path in visible(folder) if kind_of(path) == "folder"]

@@ -21,7 +21,7 @@ from mvdiff.data.captions import read_caption
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.arrays import read_npy
 from mvdiff.files.images import read_image_uint8
-from mvdiff.files.paths import below, comparable, existing, expanded, listed_name, same_name, visible
+from mvdiff.files.paths import below, comparable, existing, expanded, kind_of, lack_of, listed_name, same_name, visible
 from mvdiff.geometry.panorama import perspective_from_skybox
 from mvdiff.samples import from_uint8
 
@@ -99,7 +99,7 @@ def identity(row: Sequence[str]) -> tuple[str, str]:
 def caption_files(root: Path, face: str) -> dict[int | str, Path]:
     """Return the caption files of a panorama: those of the eight yaws, and "up" and "down" if they exist."""
     paths = {key: caption_path(root, face, key) for key in (*CAPTION_DEGREES, "up", "down")}
-    return {key: path for key, path in paths.items() if key in CAPTION_DEGREES or path.exists()}
+    return {key: path for key, path in paths.items() if key in CAPTION_DEGREES or kind_of(path) != "nothing"}
 
 
 def pano_name(face: str) -> str:
@@ -203,10 +203,10 @@ def _incomplete(root: Path, rows: list[tuple[str, ...]]) -> dict[int, str]:
     @cache  # list each folder once instead of querying every file
     def file_sizes(folder: str) -> dict[str, int]:
         path = below(root, folder)
-        if not path.is_dir():
+        if kind_of(path) != "folder":
             return {}
         with os.scandir(path) as found:
-            return {comparable(one.name): one.stat().st_size for one in found if one.is_file()}
+            return {comparable(one.name): one.stat().st_size for one in found if kind_of(one) == "file"}
 
     broken = {}
     for number, row in enumerate(rows):
@@ -214,6 +214,6 @@ def _incomplete(root: Path, rows: list[tuple[str, ...]]) -> dict[int, str]:
             folder, _, file = name.rpartition("/")
             size = file_sizes(folder).get(comparable(file))
             if not size:
-                broken[number] = f"{root / name} {'does not exist' if size is None else 'is empty'}"
+                broken[number] = f"{root / name} {'is empty' if size == 0 else lack_of(root / name)}"
                 break
     return broken

@@ -20,7 +20,7 @@ from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.frame_files import KEY_FRAMES, PROMPTS, VALID_FRAMES, numbers_in, read_key_frames, read_valid_frames
 from mvdiff.data.resizing import Resizing, resized_depths, resized_intrinsics
 from mvdiff.files.images import read_depth, read_image_uint8, stored_size
-from mvdiff.files.paths import existing, expanded, own_name, visible
+from mvdiff.files.paths import existing, expanded, kind_of, lack_of, own_name, visible
 from mvdiff.samples import from_uint8
 
 NOT_FINITE = "pose is not finite"
@@ -78,7 +78,7 @@ class RecordingSource(ABC):
             raise ValueError(f'missing_caption must be "error", "nearest" or "empty"; got {missing_caption!r}.')
         self.path = expanded(path)
         for part in self.missing_parts(self.path):
-            inner = visible(self.path) if self.path.is_dir() and part.name == self.parts[0] else []
+            inner = visible(self.path) if kind_of(self.path) == "folder" and part.name == self.parts[0] else []
             for folder in inner:
                 if self.recognises(folder):
                     raise FileNotFoundError(
@@ -96,12 +96,12 @@ class RecordingSource(ABC):
     @classmethod
     def recognises(cls, folder: Path) -> bool:
         """Return True if a folder has this layout, even if the recording is incomplete."""
-        return existing(folder / cls.parts[0]).exists()
+        return kind_of(existing(folder / cls.parts[0])) in ("file", "folder")
 
     @classmethod
     def missing_parts(cls, folder: Path) -> list[Path]:
         """Return the paths of missing parts."""
-        return [folder / part for part in cls.parts if not existing(folder / part).exists()]
+        return [folder / part for part in cls.parts if kind_of(existing(folder / part)) not in ("file", "folder")]
 
     @property
     @abstractmethod
@@ -215,8 +215,8 @@ class RecordingSource(ABC):
                 path = self.file(kind, frame)
             except FileNotFoundError as error:
                 return f"no {kind}", str(error)
-            if not (path.is_file() and path.stat().st_size):
-                return f"no {kind}", f"{path} {'is empty' if path.is_file() else 'does not exist'}"
+            if lack := lack_of(path):
+                return f"no {kind}", f"{path} {lack}"
         if path.stat().st_size < self._least_depth_bytes and self._is_without_depth(frame):
             return "no depth", f"{path} is 0 everywhere"
         try:
@@ -344,7 +344,7 @@ class RecordingSource(ABC):
     def without_caption(self, frames: Iterable[int]) -> list[int]:
         """Return the frames without a caption file or with an empty one."""
         paths = ((frame, self.caption_file(frame)) for frame in frames)
-        return [frame for frame, path in paths if not (path.is_file() and path.stat().st_size)]
+        return [frame for frame, path in paths if lack_of(path)]
 
     def prompt(self, frame: int) -> str:
         """Return the prompt of a frame; see `missing_caption`.

@@ -23,7 +23,7 @@ from torch import Tensor
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.files.images import IMAGE_SUFFIXES, stored_size
-from mvdiff.files.paths import below, existing, first_existing, listed_name
+from mvdiff.files.paths import below, existing, first_existing, kind_of, listed_name
 from mvdiff.files.text import read_json_object
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.sampling import pixel_from_corner
@@ -100,10 +100,10 @@ class TransformsRecording(RecordingSource):
             raise FileNotFoundError(f"{self._json} must have a depth_file_path for frame {frame}.")
         suffixes = ("", *IMAGE_SUFFIXES)
         exact = [folder / (name + suffix) for folder in folders_of(self._json) for suffix in suffixes]
-        if (path := first_existing(exact)).is_file():
+        if kind_of(path := first_existing(exact)) == "file":
             return path
         paths = [below(folder, name + suffix) for folder in folders_of(self._json) for suffix in suffixes]
-        return next((path for path in paths if path.is_file()), paths[0])
+        return next((path for path in paths if kind_of(path) == "file"), paths[0])
 
     def load_intrinsics(self, frame: int) -> Tensor:
         """Return K [3, 3] of a frame in pixels of the depth images."""
@@ -158,7 +158,7 @@ def _read(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
             raise ValueError(f"{path} must have a file_path at frame {number}; got {str(frame)[:80]}.")
         for key in ("file_path", "depth_file_path", "depth_path"):
             if isinstance(frame.get(key), str):
-                frame[key] = listed_name(frame[key], f"{key} of frame {number} in {path}")
+                frame[key] = listed_name(frame[key], f"{key} of frame {number} in {path}", inside=False)
     return {key: value for key, value in content.items() if key != "frames"}, frames
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from mvdiff.data.depth_units import check_unit, unit_setting
 from mvdiff.data.frame_files import check_listed, folders_of
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
-from mvdiff.files.paths import below, existing, listed_name
+from mvdiff.files.paths import below, existing, kind_of, listed_name
 from mvdiff.files.text import read_lines
 
 CAMERA = "camera.txt"
@@ -97,7 +97,7 @@ class TumRecording(RecordingSource):
 
     def _named(self, name: str, named_in: str) -> Path:
         paths = [below(folder, name) for folder in folders_of(existing(self.path / named_in))]
-        return next((path for path in paths if path.is_file()), paths[0])
+        return next((path for path in paths if kind_of(path) == "file"), paths[0])
 
     def _listed(self, values: Sequence, frame: int):
         check_listed(self.path / "rgb.txt", frame, len(values))
@@ -196,7 +196,7 @@ def _read_files(path: Path) -> tuple[np.ndarray, list[str]]:
     if not rows or not all(name for _, name in rows):
         raise ValueError(f'{path} must have lines of "time file"; got {"none" if not rows else "one without a file"}.')
     return _numbers(path, [[time] for time, _ in rows])[:, 0], [
-        listed_name(name, f"{path} entry {number}") for number, (_, name) in enumerate(rows)
+        listed_name(name, f"{path} entry {number}", inside=False) for number, (_, name) in enumerate(rows)
     ]
 
 
@@ -219,5 +219,5 @@ def _numbers(path: Path, rows: list[list[str]]) -> np.ndarray:
 
 def _read_rows(path: Path) -> list[list[str]]:
     """Return the words of each line, without empty lines and comments; commas count as spaces."""
-    rows = [line.replace(",", " ").split() for line in read_lines(path) if not line.startswith("#")]
+    rows = [line.replace(",", " ").split() for line in read_lines(path, comment="#")]
     return [row for row in rows if row]

@@ -10,15 +10,14 @@ from typing import Any
 import torch
 
 from mvdiff.eval.sources import FolderSource, ScoredSample
-from mvdiff.files.paths import is_hidden
+from mvdiff.files.images import IMAGE_SUFFIXES
+from mvdiff.files.paths import existing, expanded, kind_of, same_name, visible
 from mvdiff.files.text import read_text
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import scan_samples
 from mvdiff.samples.folders import DEPTH_NAME, GIVEN_NAME
 from mvdiff.samples.pixels import read_png
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-"""Endings of images, in lower case."""
 NOTE = (
     "each image counts as one sample of one view. FID, KID, Inception Score and sharpness need no more; clip_score "
     "needs the prompt of <name>.png in <name>.txt. overlap_psnr, given and caption_agreement need sample folders: "
@@ -33,18 +32,17 @@ def open_folder(root: str | Path, rig: Rig | None = None) -> FolderSource:
         FileNotFoundError: The root is not a folder.
         ValueError: The root holds neither complete samples nor images.
     """
-    root = Path(root)
+    root = expanded(root)
     complete, incomplete = scan_samples(root)
-    is_sample = any((root / name).is_dir() for name in (DEPTH_NAME, GIVEN_NAME))
+    is_sample = any(kind_of(root / name) == "folder" for name in (DEPTH_NAME, GIVEN_NAME))
     if complete or is_sample or set(incomplete) - {root} or not image_files(root):
         return FolderSource(root, rig)
     return ImageFolder(root)
 
 
 def image_files(folder: Path) -> list[Path]:
-    """List the images that lie directly in a folder, sorted by name."""
-    paths = (path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES and not is_hidden(path.name))
-    return sorted(path for path in paths if path.is_file())
+    """List the images that lie directly in a folder, sorted by name, with broken links, which count as unreadable."""
+    return [path for path in visible(folder, *IMAGE_SUFFIXES) if kind_of(path) != "folder"]
 
 
 @dataclass
@@ -57,7 +55,7 @@ class ImageFolder(FolderSource):
 
     def __post_init__(self) -> None:
         self.complete, self.incomplete = image_files(self.root), []
-        self._stems = Counter(path.stem for path in self.complete)
+        self._stems = Counter(same_name(path.stem) for path in self.complete)
 
     def has_natural(self) -> bool:
         """Return False: images have no ground truth beside them."""
@@ -66,11 +64,11 @@ class ImageFolder(FolderSource):
     def _sample(self, index: int) -> ScoredSample | dict[str, str]:
         path = self.complete[index]
         try:
-            images, caption = read_png(path)[None], path.with_suffix(".txt")
-            prompts = [read_text(caption).strip()] if caption.is_file() else []
+            images, caption = read_png(path)[None], existing(path.with_suffix(".txt"))
+            prompts = [] if kind_of(caption) == "nothing" else [read_text(caption).strip()]
         except (ValueError, OSError) as error:
             return {"folder": str(path), "reason": str(error)}
-        name = path.stem if max(self._stems.values()) == 1 else path.name
+        name = same_name(path.stem if max(self._stems.values()) == 1 else path.name)
         return ScoredSample(name, images, torch.eye(3)[None], torch.eye(3)[None], prompts)
 
     def describe(self) -> dict[str, Any]:

@@ -5,8 +5,8 @@
 | EXIF orientation | applied; never to colour frames of recordings, whose depth is in sensor orientation |
 | 16 bits per channel | scaled to 8: grey by round(v / 257), colour by its upper byte, which is at most 1 lower |
 | grey, palette, 1 bit, CMYK, YCCK, YCbCr | RGB |
-| colour profile | converted to sRGB; a profile that cannot be applied is an error |
-| transparent pixels | an error; outpainting alone leaves them to generate |
+| colour profile | converted to sRGB; one that cannot be applied is ignored, as in viewers, with a warning |
+| pixels with alpha below 250 | an error; outpainting alone leaves them to generate |
 | several frames | an error; of a phone's MPO file the first picture is read |
 | more pixels than `max_pixels` | an error, before anything is decoded |
 | floating-point or 32-bit pixels | an error, since their range is unknown |
@@ -14,6 +14,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,11 +30,11 @@ from torch import Tensor
 from mvdiff.files.depths import SATURATED, known_values
 from mvdiff.files.photo_tags import DECODER_ERRORS, PhotoTags, read_photo_tags
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes, in lower case, of files that are read as images."""
 OTHER_IMAGE_SUFFIXES = (
     *(".hdr", ".exr", ".pfm", ".heic", ".heif", ".avif"),
-    *(".jxl", ".jp2", ".bmp", ".gif", ".psd", ".dng"),
+    *(".jxl", ".jp2", ".gif", ".psd", ".dng"),
 )
 """Suffixes of images that data sets must not hold, since they are not read."""
 MAX_PIXELS = 178_956_970
@@ -53,6 +54,13 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 """Operation that makes a stored image upright, by EXIF orientation."""
+_OPAQUE = 250
+"""Least alpha of a pixel that counts as opaque; editors leave single pixels a little below 255."""
+_SRGB = ("sRGB", "sRGB built-in", "sRGB IEC61966-2.1", "sRGB IEC61966-2-1", "sRGB2014")
+"""Descriptions of profiles that are sRGB itself; others, such as linear ones, begin alike."""
+_ignored_profiles: dict[str, str] = {}
+"""Reason why a colour profile was ignored, by name of the image."""
+_log = logging.getLogger(__name__)
 _limit_lock = threading.Lock()
 
 
@@ -132,8 +140,7 @@ def decode_opaque(path: Path, oriented: bool = True, max_pixels: int | None = No
         ValueError: The file is broken (`BrokenImage`), or the policy forbids to read it (`UnusableImage`).
     """
     image = decode_image(path, str(path), oriented, max_pixels)
-    if image.alpha is not None:
-        share = float((np.asarray(image.alpha) < 255).mean())
+    if image.alpha is not None and (share := float((np.asarray(image.alpha) < _OPAQUE).mean())):
         raise unusable(
             path, f"must be opaque; {share:.2%} of its pixels are transparent. Fill them, or leave the file out."
         )
@@ -167,6 +174,11 @@ def decode_image(
         if (turn := _TURNS.get(orientation)) is not None:
             rgb, alpha = rgb.transpose(turn), alpha and alpha.transpose(turn)
         return DecodedImage(rgb, alpha, tags)
+
+
+def profile_ignored(path: Path) -> bool:
+    """Return True if a file was decoded whose colour profile could not be applied."""
+    return str(path) in _ignored_profiles
 
 
 def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
@@ -268,29 +280,32 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
         image = image.convert("RGB")
     if profile:
         image = _to_srgb(image, profile, name)
+    else:
+        _ignored_profiles.pop(name, None)
     return image.convert("RGB")
 
 
 def _to_srgb(image: Image.Image, profile_bytes: bytes, name: str) -> Image.Image:
-    """Convert an image of mode L, RGB or CMYK from its colour profile to sRGB."""
+    """Convert an image of mode L, RGB or CMYK from its colour profile to sRGB; ignore a profile that does not fit."""
+    before = _ignored_profiles.pop(name, None)
     try:
         profile = ImageCms.ImageCmsProfile(BytesIO(profile_bytes))
         space = profile.profile.xcolor_space.strip()
-        if space == "RGB" and ImageCms.getProfileDescription(profile).startswith("sRGB"):
+        if space == "RGB" and ImageCms.getProfileDescription(profile).strip() in _SRGB:
             return image  # conversion would only add rounding
-        if space == "RGB" and image.mode == "L":
-            image = image.convert("RGB")  # grey is saved with the profile of the colours it was made from
-        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != image.mode:
-            raise ImageCms.PyCMSError(f"it is one of {space} colours, not of {image.mode}")
-        return ImageCms.profileToProfile(image, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
+        own = image.convert("RGB") if (space, image.mode) == ("RGB", "L") else image  # grey, saved as its colours were
+        if {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}.get(space) != own.mode:
+            raise ImageCms.PyCMSError(f"it is one of {space} colours, not of {own.mode}")
+        return ImageCms.profileToProfile(own, profile, ImageCms.createProfile("sRGB"), outputMode="RGB")
     except (ImageCms.PyCMSError, *DECODER_ERRORS) as error:
-        raise unusable(
-            name, f"must have a colour profile that can be applied; got a broken one ({error}). Remove or replace it."
-        ) from error
+        _ignored_profiles[name] = reason = str(error)
+        if before != reason:
+            _log.warning("%s: its colour profile cannot be applied and is ignored (%s).", name, reason)
+        return image
 
 
 def _alpha(image: Image.Image) -> Image.Image | None:
-    """Return the opacity of an image as mode "L", or None if every pixel is opaque."""
+    """Return the opacity of an image as mode "L", or None if every pixel has alpha 255."""
     transparent = image.info.get("transparency")
     if image.mode.startswith("I;16"):
         if transparent is None:

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import stat
+import tempfile
 import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
 _log = logging.getLogger(__name__)
 
+_OF_SYSTEMS = ("__macosx", "thumbs.db", "desktop.ini")
+"""Names, in lower case, of what macOS and Windows put into folders."""
 MAX_NAME_BYTES = 255
 """Longest name of a file or folder, in bytes of UTF-8, on common file systems."""
 
@@ -20,6 +24,11 @@ MAX_NAME_BYTES = 255
 def expanded(path: str | os.PathLike[str]) -> Path:
     """Return a path with `~` and `~user` replaced by the home folder; an unknown user's name is left as it is."""
     return Path(os.path.expanduser(path))
+
+
+def real_path(path: str | os.PathLike[str]) -> Path:
+    """Return the absolute path with `~` expanded and links followed, as far as they lead."""
+    return Path(os.path.realpath(expanded(path)))  # Path.resolve raises for a link to itself
 
 
 def expanded_values(values: Any) -> Any:
@@ -46,14 +55,14 @@ def same_name(name: str) -> str:
 
 
 def is_hidden(name: str) -> bool:
-    """Return True for names that no list of data shows: dot files, macOS's `._` companions and `__MACOSX`."""
-    return name.startswith(".") or name == "__MACOSX"
+    """Return True for names that no list of data shows: dot files, macOS's `__MACOSX`, Windows's `Thumbs.db`."""
+    return name.startswith(".") or name.lower() in _OF_SYSTEMS
 
 
 def own_name(path: Path) -> str:
     """Return the name by which a user calls a file or folder: that of a link itself, not of its target.
 
-    `.` is called as the shell calls the current folder, which may be a link, too.
+    For `.`, return the shell's name of the current folder ($PWD), which may be a link.
     """
     if path.name not in ("", ".."):
         return same_name(path.name)
@@ -61,6 +70,26 @@ def own_name(path: Path) -> str:
     if path == Path() and here and os.path.isdir(here) and os.path.samefile(here, "."):
         return same_name(Path(here).name)
     return same_name(path.resolve().name)
+
+
+def kind_of(path: str | os.PathLike[str]) -> Literal["folder", "file", "broken link", "nothing"]:
+    """Say what a path names, with links followed; devices and pipes count as files.
+
+    A link is broken if it leads to nothing, to itself or into a folder that must not be read.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError):  # ValueError: a NUL character
+        return "broken link" if os.path.islink(path) else "nothing"
+    return "folder" if stat.S_ISDIR(mode) else "file"
+
+
+def lack_of(path: Path) -> str | None:
+    """Say why a path is no file with content: "does not exist", "is empty", ...; None: it is one."""
+    kind = kind_of(path)
+    if kind != "file":
+        return "does not exist" if kind == "nothing" else f"is a {kind}"
+    return None if path.stat().st_size else "is empty"
 
 
 def visible(folder: Path, *endings: str) -> list[Path]:
@@ -79,7 +108,8 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """Yield (folder, names of its folders, names of its files) at and below a root, sorted, without hidden names.
 
     Links are followed, after everything that is reached without them; each folder is visited once, so that a link to
-    a parent ends. A caller may remove names from the folders' list to leave those folders out.
+    a parent ends. A broken link is left out with a warning. A caller may remove names from the folders' list to leave
+    those folders out.
     """
     queue, links, seen = deque([root]), deque[Path](), set()
     while queue or links:
@@ -95,10 +125,34 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             continue
         seen.add((status.st_dev, status.st_ino))
         linked = {one.name for one in shown if one.is_symlink()}
-        subfolders = [one.name for one in shown if one.is_dir()]
-        yield folder, subfolders, [one.name for one in shown if not one.is_dir()]
+        kinds = {one.name: kind_of(one) if one.name in linked else _kind_here(one) for one in shown}
+        for name in (name for name, kind in kinds.items() if kind == "broken link"):
+            _warn_of_link(folder / name)
+        subfolders = [name for name, kind in kinds.items() if kind == "folder"]
+        yield folder, subfolders, [name for name, kind in kinds.items() if kind == "file"]
         for name in subfolders:
             (links if name in linked else queue).append(folder / name)
+
+
+@lru_cache(maxsize=1024)  # commands walk a folder several times
+def _warn_of_link(path: Path) -> None:
+    _log.warning("%s is a broken link and is left out.", path)
+
+
+def _kind_here(entry: os.DirEntry[str]) -> str:
+    """Return the kind of an entry that is no link, which the folder knows; no file is looked at."""
+    return "folder" if entry.is_dir(follow_symlinks=False) else "file"
+
+
+def ignores_case(folder: Path) -> bool:
+    """Return True if the file system of a folder, which need not exist, takes `a` and `A` for one name."""
+    nearest = next((one for one in (folder, *folder.absolute().parents) if kind_of(one) == "folder"), Path("/"))
+    try:
+        with tempfile.NamedTemporaryFile(prefix=".case-", suffix=".partial", dir=nearest) as probe:
+            path = Path(probe.name)
+            return os.path.exists(path.with_name(path.name.swapcase()))
+    except OSError:  # nothing can be written there, which the writer will say
+        return False
 
 
 def existing(path: Path) -> Path:
@@ -108,7 +162,7 @@ def existing(path: Path) -> Path:
         `path` itself if it exists or nothing else matches; else the entry of its folder whose name is the same in NFC
         and with the ending in lower case.
     """
-    if path.exists() or not path.name:
+    if os.path.exists(path) or not path.name:
         return path
     try:
         changed = os.stat(path.parent).st_mtime_ns
@@ -119,9 +173,12 @@ def existing(path: Path) -> Path:
 
 
 def first_existing(paths: Sequence[Path]) -> Path:
-    """Return the first path that is there, else the first that `existing` finds, else the first path."""
-    exact = next((path for path in paths if path.is_file()), None)  # before any folder is listed
-    return exact or next((path for path in map(existing, paths) if path.is_file()), paths[0])
+    """Return the first file; else the first that `existing` finds, the first broken link or the first path."""
+    exact = next((path for path in paths if kind_of(path) == "file"), None)  # before any folder is listed
+    if exact is not None:
+        return exact
+    broken = next((path for path in paths if os.path.islink(path)), paths[0])
+    return next((path for path in map(existing, paths) if kind_of(path) == "file"), broken)
 
 
 def comparable(name: str) -> str:
@@ -136,22 +193,23 @@ def _names_in(folder: str, changed: int) -> dict[str, str]:
     return {comparable(name): name for name in sorted(os.listdir(folder), reverse=True) if not is_hidden(name)}
 
 
-def listed_name(name: str, where: str) -> str:
+def listed_name(name: str, where: str, inside: bool = True) -> str:
     """Return a name from a list in the form in which names are compared, without `./` and a final slash.
 
     Args:
         name: Path relative to the list's folder, with forward slashes.
         where: File and line or row, named in errors.
+        inside: Refuse absolute paths and `..`. False for files beside which nothing is written.
 
     Raises:
-        ValueError: The name is empty, absolute, too long, leads out of the folder or has backslashes.
+        ValueError: The name is empty, too long, has backslashes or, with `inside`, leads out of the folder.
 
     Example:
         >>> listed_name("./rooms/café.jpg", "train.txt:1")
         'rooms/café.jpg'
     """
     path = PurePosixPath(same_name(name))
-    if not path.name or "\0" in name:
+    if path.name in ("", "..") or "\0" in name:
         raise ValueError(f"{where} must name a file or folder; got {name!r}.")
     if "\\" in name:
         raise ValueError(f"{where} must separate folders by /, not by a backslash; got {name!r}.")
@@ -161,7 +219,7 @@ def listed_name(name: str, where: str) -> str:
         raise ValueError(f"{where} must be Unicode text; got {name!r}.") from error
     if longest > MAX_NAME_BYTES:
         raise ValueError(f"{where} must have names of at most {MAX_NAME_BYTES} bytes; got {name[:40]!r}...")
-    if path.is_absolute() or ".." in path.parts:
+    if inside and (path.is_absolute() or ".." in path.parts):
         raise ValueError(f"{where} must be a path below the folder of the list; got {name!r}.")
     return str(path)
 
@@ -169,7 +227,7 @@ def listed_name(name: str, where: str) -> str:
 def below(root: Path, name: str) -> Path:
     """Return the path that a `listed_name` means below a folder, each part as `existing` finds it."""
     path = root / name
-    if not path.exists():
+    if not os.path.exists(path):
         path = root
         for part in PurePosixPath(name).parts:
             path = existing(path / part)

@@ -20,12 +20,13 @@ MAX_NODES = 1 << 17
 """Most values on one level of a YAML file, with its aliases written out."""
 
 
-def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
+def read_text(path: Path, max_bytes: int = MAX_BYTES, comment: str | None = None) -> str:
     r"""Read UTF-8 text without its byte order mark; CR LF and CR become LF.
 
     Args:
         path: The file.
         max_bytes: Largest size that is read.
+        comment: Start of lines that may hold any bytes and are read as blank, such as "#"; None: there are none.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -44,6 +45,8 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
         raise ValueError(f"{path} must be a text file of at most {max_bytes >> 20} MiB; it is larger.")
     if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise ValueError(f"{path} must be text in UTF-8; it is in UTF-16. Save it as UTF-8.")
+    if comment is not None:
+        content = _without_comments(content, comment.encode())
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -53,13 +56,19 @@ def read_text(path: Path, max_bytes: int = MAX_BYTES) -> str:
     return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
-def read_lines(path: Path) -> list[str]:
+def _without_comments(content: bytes, start: bytes) -> bytes:
+    lines = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
+    marks = codecs.BOM_UTF8 + b" \t"
+    return b"\n".join(b"" if line.lstrip(marks).startswith(start) else line for line in lines)
+
+
+def read_lines(path: Path, comment: str | None = None) -> list[str]:
     r"""Read the lines of a text file, stripped, blank ones included; only LF, CR LF and CR end a line.
 
     `str.splitlines` would also split at U+2028 and U+0085, which occur inside prompts copied from web pages. A byte
-    order mark may start any line, as in lists that were joined.
+    order mark may start any line, as in lists that were joined. For `comment` and errors see `read_text`.
     """
-    return [line.lstrip("\ufeff").strip() for line in read_text(path).split("\n")]
+    return [line.lstrip("\ufeff").strip() for line in read_text(path, comment=comment).split("\n")]
 
 
 def read_json(path: Path) -> Any:

@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
 
+from mvdiff.files.paths import real_path
+
 _SUFFIX = ".partial"
 _THREADS = 16  # files synced at once: file systems write them in one go
 
@@ -179,7 +181,7 @@ def check_apart(
     around: bool = True,
     inside: bool = False,
 ) -> None:
-    """Check that writing to a path destroys no input; paths are compared with all links followed.
+    """Check that writing to a path destroys no input; paths are compared with `~` expanded and all links followed.
 
     Args:
         option: Name of the option or argument that `out` comes from.
@@ -191,10 +193,10 @@ def check_apart(
     Raises:
         ValueError: `out` is an input, or one lies inside the other.
     """
-    place = Path(out).resolve()
+    place = real_path(out)
     several = ((name, value if isinstance(value, list | tuple) else [value]) for name, value in inputs.items())
     for name, path in ((name, path) for name, paths in several for path in paths if path is not None):
-        other = Path(path).expanduser().resolve()
+        other = real_path(path)
         same = place == other or (place.exists() and other.exists() and place.samefile(other))
         if same and other.is_file():
             raise ValueError(f"{name} and {option} must not be the same file; got {path} and {out}.")

@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from mvdiff.files.paths import expanded, kind_of
 from mvdiff.files.writing import check_apart, check_plain, check_plain_folder, is_temporary, whole_file
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.attention import CLASS_PATH
@@ -302,8 +303,8 @@ def _check_size(size: Mapping[str, int], backbone: Backbone, upstream: UpstreamT
 
 def _lasting(name: str | Path) -> str:
     """Return the absolute path of a folder, and any other name unchanged."""
-    folder = Path(name).expanduser()
-    return str(folder.resolve()) if folder.is_dir() else str(name)
+    folder = expanded(name)
+    return str(folder.resolve()) if kind_of(folder) == "folder" else str(name)
 
 
 def _held(content: CheckpointContent) -> list[str]:

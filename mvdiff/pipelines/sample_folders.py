@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.weights import tensors_hash
+from mvdiff.files.paths import ignores_case
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.panorama import stitched
@@ -134,7 +136,8 @@ def write_samples(
     """
     if batch_size is not None and batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
-    check_ids((sample_id, f"sample {i} of the batch") for i, sample_id in enumerate(batch.sample_id))
+    ids = [(sample_id, f"sample {i} of the batch") for i, sample_id in enumerate(batch.sample_id)]
+    check_ids(ids, partial(ignores_case, Path(out)))
     todo = []
     for i in range(batch.batch_size):
         given, pixels = ({}, None) if task is None else task.describe_given(batch, i)

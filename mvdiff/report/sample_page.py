@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from mvdiff import __version__
-from mvdiff.files.paths import visible
+from mvdiff.files.paths import kind_of, visible
 from mvdiff.mesh import simplified, up_axis
 from mvdiff.mesh.reading import read_mesh
 from mvdiff.mesh.surface import SUFFIXES
@@ -187,7 +187,7 @@ def _meshes(sources: Sequence[Source], given: Sequence[Path], problems: list[str
         root = source.path if source.path.is_dir() else source.path.parent
         folders = [root, root / "meshes", *(sample.folder for sample in source.method.samples.values())]
         files = [path for folder in folders if folder.is_dir() for path in visible(folder, *SUFFIXES)]
-        paths = {path.resolve(): path for path in files if path.is_file()}
+        paths = {path.resolve(): path for path in files if kind_of(path) == "file"}
         for path in (path for resolved, path in paths.items() if resolved not in shown):
             try:
                 mesh = simplified(read_mesh(path, _up(source.method)), SHOWN_FACES)

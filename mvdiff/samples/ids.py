@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import logging
+from collections.abc import Callable, Iterable
 from urllib.parse import quote
 
 from mvdiff.files.paths import MAX_NAME_BYTES, same_name
+
+_log = logging.getLogger(__name__)
 
 
 def folder_name(sample_id: str) -> str:
@@ -46,29 +49,37 @@ def check_id(sample_id: str, where: str = "") -> None:
         )
 
 
-def check_ids(ids: Iterable[tuple[str, str]]) -> None:
-    """Check that ids can name folders side by side, on every file system.
+def check_ids(ids: Iterable[tuple[str, str]], ignores_case: Callable[[], bool] | None = None) -> None:
+    """Check that ids can name folders side by side.
 
     Args:
         ids: (id, file and line) of each sample.
+        ignores_case: Says whether the samples' file system ignores case; asked only where two ids differ in nothing
+            else. None: it is not known yet, so that such ids are a warning.
 
     Raises:
-        ValueError: An id is not allowed, see `check_id`, or two are equal, also in NFC or without regard to case.
+        ValueError: An id is not allowed, see `check_id`, or two are equal, also in NFC or, where the file system
+            ignores case, without regard to case.
     """
-    seen: dict[str, tuple[str, str]] = {}
+    places: dict[str, str] = {}
+    alike: dict[str, str] = {}  # ids by folder, without regard to case
     for sample_id, where in ids:
         check_id(sample_id, where)
-        key = same_name(sample_id).casefold()
-        if key not in seen:
-            seen[key] = sample_id, where
+        name = same_name(sample_id)
+        if name in places:
+            raise ValueError(f"id must be unique; got {sample_id!r} again, in {where}, first in {places[name]}.")
+        places[name] = where
+        first = alike.setdefault(_quoted(name).casefold(), name)
+        if first == name:
             continue
-        first, place = seen[key]
-        if same_name(first) == same_name(sample_id):
-            raise ValueError(f"id must be unique; got {sample_id!r} again, in {where}, first in {place}.")
-        raise ValueError(
-            f"id must differ from others in more than case, which some file systems ignore; got {sample_id!r} in "
-            f"{where} and {first!r} in {place}."
-        )
+        place = places[first]
+        both = f"{sample_id!r} in {where} and {first!r} in {place}"
+        if ignores_case is None:
+            _log.warning("Ids that differ only in case share a folder on some file systems; got %s.", both)
+        elif ignores_case():
+            raise ValueError(
+                f"id must differ from others in more than case, which this file system ignores; got {both}."
+            )
 
 
 def _quoted(sample_id: str) -> str:

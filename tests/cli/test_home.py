@@ -39,7 +39,7 @@ def test_options_of_every_kind(home):
     assert (values["generated"], values["config"]) == (home / "gen", [f"{home}/run.yaml"])
     assert values["truth"] == f"{home}/truth.json"
     assert settings("data", "check", "~", "--data=~/reader.yaml") == {
-        "dir": home, "data": f"{home}/reader.yaml", "num_workers": 8
+        "dir": home, "data": f"{home}/reader.yaml", "num_workers": 8, "max_pixels": None
     }  # fmt: skip
     assert settings("data", "check", "a~b/~")["dir"] == Path("a~b/~")
 

@@ -244,19 +244,26 @@ def test_lists_of_scenes(tmp_path):
         split_scenes(tmp_path, "train")
 
 
-def test_frames_of_lists_stay_below_the_recording(tmp_path):
+def test_frames_of_lists_may_lie_anywhere(tmp_path):
     scene = write_scene(tmp_path / "scene", 3)
     transforms = write_transforms(scene, tmp_path / "transforms") / "transforms.json"
-    transforms.write_text(transforms.read_text().replace("depth/frame_00002.png", "../depth/frame_00002.png"))
-    with pytest.raises(ValueError, match=r"depth_file_path of frame 1 in .*transforms\.json must be a path below"):
+    (transforms.parent / "depth").rename(tmp_path / "depth")
+    (transforms.parent / "images").rename(tmp_path / "images")
+    text = transforms.read_text()
+    transforms.write_text(text.replace("depth/", "../depth/").replace('"./images/', f'"{tmp_path}/images/'))
+    recording = TransformsRecording(transforms.parent)
+    assert len(recording.valid_frames) == 3
+    assert recording.file("depth", 1).samefile(tmp_path / "depth" / "frame_00002.png")
+    transforms.write_text(text.replace("depth/", r"depth\\"))
+    with pytest.raises(ValueError, match=r"depth_file_path of frame 0 in .*json must separate folders by /"):
         TransformsRecording(transforms.parent)
     tum = write_tum(scene, tmp_path / "tum")
     lines = (tum / "rgb.txt").read_text()
-    (tum / "rgb.txt").write_text(lines.replace("rgb/", "/rgb/"))
-    with pytest.raises(ValueError, match=r"rgb\.txt entry 0 must be a path below"):
-        TumRecording(tum)
-    (tum / "rgb.txt").write_text(lines)
-    in_upper_case(tum, ".png")
+    (tum / "rgb.txt").write_text(lines.replace("rgb/", f"{tmp_path}/colours/"))
+    (tum / "depth.txt").write_text((tum / "depth.txt").read_text().replace("depth/", "../depths/"))
+    (tum / "rgb").rename(tmp_path / "colours")
+    (tum / "depth").rename(tmp_path / "depths")
+    in_upper_case(tmp_path / "colours", ".png")
     assert len(TumRecording(tum).valid_frames) == 3
 
 
@@ -282,8 +289,8 @@ def test_ids_of_a_data_set_are_known_before_anything_is_read(tmp_path, capsys):
         assert dataset.sample_ids() == [dataset[index]["sample_id"] for index in range(len(dataset))]
     root = tmp_path / "pano"
     for suffix in (".png", ".json"):
-        (root / f"place0{suffix}").rename(root / f"PLACE1{suffix}")
-    (root / "train.txt").write_text("PLACE1\nplace1\n")
+        (root / f"place0{suffix}").rename(root / f"{'客厅' * 20}{suffix}")
+    (root / "train.txt").write_text(f"place1\n{'客厅' * 20}\n", encoding="utf-8")
     config = tmp_path / "run.yaml"
     config.write_text(
         "data:\n  class_path: mvdiff.data.datamodule.EquirectangularDataModule\n"
@@ -291,7 +298,7 @@ def test_ids_of_a_data_set_are_known_before_anything_is_read(tmp_path, capsys):
     )
     words = ("generate", "dataset", "--model", tmp_path / "none", "--config", config, "--split", "train")
     assert main([*map(str, words), "--out", str(tmp_path / "out")]) != 0
-    assert "id must differ from others in more than case" in capsys.readouterr().err
+    assert "id must be at most 255 bytes" in capsys.readouterr().err
 
 
 def test_scenes_whose_names_look_the_same_are_refused(tmp_path):

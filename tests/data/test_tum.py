@@ -141,3 +141,9 @@ def test_settings_that_are_refused(path, setting, value):
     with pytest.raises(ValueError, match=rf"^{setting} must") as error:
         TumRecording(path, **{setting: value})
     assert str(value) in str(error.value)
+
+
+def test_comments_in_latin_1(path):
+    for name in ("rgb.txt", "depth.txt", "groundtruth.txt", "camera.txt"):
+        (path / name).write_bytes(b"# fichier: caf\xe9\n" + (path / name).read_bytes())
+    assert TumRecording(path).valid_frames == [0, 1, 2]

@@ -150,3 +150,12 @@ def test_a_long_name_wraps_and_numbers_stay_whole():
     assert "1234567.891" in text
     assert max(map(len, text.splitlines())) <= 40
     assert "".join(line.split()[0] for line in text.splitlines()[2:]) == "a_very_long_name_of_a_metric_of_a_user"
+
+
+def test_plain_images_follow_the_rules_of_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = write_images(tmp_path / "plain", range(2), "cafe\u0301{}.PNG")
+    (folder / "caf\u00e90.TXT").write_text("a café")
+    (folder / "._cafe\u03010.PNG").write_bytes(b"")
+    samples = [(sample.sample_id, sample.prompts) for sample in open_folder("~/plain")]
+    assert samples == [("caf\u00e90", ["a café"]), ("caf\u00e91", [])]

@@ -74,6 +74,14 @@ def swapped_profile() -> bytes:
     return bytes(profile).replace("sRGB".encode("utf-16-be"), "Test".encode("utf-16-be"))
 
 
+def linear_profile() -> bytes:
+    """Return sRGB's colour profile with linear values, under a name that begins with sRGB, as Elle Stone's have."""
+    profile = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    curve = profile.index(b"para\0\0\0\0") + 12  # its parameters g, a, b, c, d, as 16.16 fixed point
+    profile[curve : curve + 20] = struct.pack(">5i", *(value << 16 for value in (1, 1, 0, 1, 0)))
+    return bytes(profile).replace("sRGB built-in".encode("utf-16-be"), "sRGB-elle-g10".encode("utf-16-be"))
+
+
 def profile_of(space: bytes) -> bytes:
     """Return a colour profile whose header claims another colour space, such as b"CMYK"."""
     profile = bytearray(swapped_profile())

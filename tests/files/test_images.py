@@ -15,12 +15,13 @@ from mvdiff.files.images import (
     UnusableImage,
     decode_image,
     image_size,
+    profile_ignored,
     read_depth,
     read_image_uint8,
     read_values,
     stored_size,
 )
-from tests.files.pictures import encoded, exif, png, profile_of, shape, stored, swapped_profile, tiff16
+from tests.files.pictures import encoded, exif, linear_profile, png, profile_of, shape, stored, swapped_profile, tiff16
 
 DEEP = np.array([[0, 128, 129, 255, 257, 384, 386], [1000, 25700, 32767, 32896, 65278, 65407, 65535]], np.uint16)
 EIGHT = np.array([[0, 0, 1, 1, 1, 1, 2], [4, 100, 127, 128, 254, 255, 255]], np.uint8)  # round(v / 257), by hand
@@ -107,7 +108,7 @@ def transparent_files() -> dict[str, bytes]:
     bottom.putpalette([20, 20, 20, 220, 20, 20])
     faint = rgba.copy()
     faint[..., 3] = 255
-    faint[0, 0, 3] = 254
+    faint[0, 0, 3] = 249
     deep = np.full((24, 40), 1000, np.uint16)
     deep[18:] = 777
     return {
@@ -134,6 +135,12 @@ def test_transparent_pixels_are_an_error_that_counts_them(tmp_path, kind):
     assert decode_image(path, "a").alpha.getextrema()[0] < 255
 
 
+def test_pixels_of_almost_full_alpha_are_opaque(tmp_path):
+    pixels = np.concatenate([shape(), np.full((24, 40, 1), 255, np.uint8)], axis=-1)
+    pixels[:2, :2, 3] = 250, 254
+    assert np.array_equal(pixels_of(write(tmp_path, encoded(Image.fromarray(pixels), "PNG"))), shape())
+
+
 def test_golden_a_colour_profile_is_applied(tmp_path):
     profile = swapped_profile()
     image = Image.new("RGB", (8, 8), (255, 0, 0))
@@ -152,16 +159,31 @@ def test_golden_a_colour_profile_is_applied(tmp_path):
 @pytest.mark.parametrize(
     ("profile", "text"),
     [
-        (b"no profile", "got a broken one"),
-        (swapped_profile()[:200], "got a broken one"),
-        (profile_of(b"CMYK"), r"got a broken one \("),
-        (profile_of(b"GRAY"), r"got a broken one \("),
+        (b"no profile", "cannot open profile"),
+        (swapped_profile()[:200], "cannot open profile"),
+        (profile_of(b"CMYK"), "it is one of CMYK colours, not of RGB"),
+        (profile_of(b"GRAY"), "it is one of GRAY colours, not of RGB"),
     ],
 )
-def test_a_colour_profile_that_cannot_be_applied_is_named(tmp_path, profile, text):
+def test_a_colour_profile_that_cannot_be_applied_is_ignored_and_said_once(tmp_path, caplog, profile, text):
     path = write(tmp_path, encoded(Image.fromarray(shape()), "PNG", icc_profile=profile))
-    with pytest.raises(UnusableImage, match=rf"a\.png must have a colour profile that can be applied; {text}"):
-        read_image_uint8(path)
+    for _ in range(2):
+        assert np.array_equal(pixels_of(path), shape())
+    [record] = caplog.records
+    assert f"{path}: its colour profile cannot be applied and is ignored ({text}" in record.getMessage()
+    assert profile_ignored(path)
+    grey = encoded(Image.new("L", (8, 8), 100), "PNG", icc_profile=profile)
+    assert (pixels_of(write(tmp_path, grey, "grey.png")) == 100).all() or profile == profile_of(b"GRAY")
+    write(tmp_path, encoded(Image.fromarray(shape()), "PNG", icc_profile=swapped_profile()))
+    assert not np.array_equal(pixels_of(path), shape())
+    assert not profile_ignored(path)
+
+
+def test_golden_a_linear_profile_whose_name_begins_with_srgb_is_applied(tmp_path):
+    """Linear 100 / 255 = 0.392; 1.055 * 0.392 ** (1 / 2.4) - 0.055 = 0.659, and 0.659 * 255 = 168."""
+    image = Image.new("RGB", (8, 8), (100, 100, 100))
+    path = write(tmp_path, encoded(image, "PNG", icc_profile=linear_profile()))
+    assert np.abs(pixels_of(path).astype(int) - 168).max() <= 1
 
 
 def test_size_is_bounded_before_anything_is_decoded(tmp_path):

@@ -2,10 +2,24 @@
 
 import os
 import unicodedata
+from pathlib import Path
 
 import pytest
 
-from mvdiff.files.paths import below, existing, expanded, expanded_values, listed_name, own_name, visible, walk
+import mvdiff
+from mvdiff.files.paths import (
+    below,
+    existing,
+    expanded,
+    expanded_values,
+    first_existing,
+    kind_of,
+    lack_of,
+    listed_name,
+    own_name,
+    visible,
+    walk,
+)
 
 NFC, NFD = unicodedata.normalize("NFC", "café"), unicodedata.normalize("NFD", "café")
 
@@ -28,7 +42,17 @@ def test_home_is_expanded_in_settings_of_any_depth(monkeypatch):
 
 
 def test_hidden_names_are_not_listed(tmp_path):
-    for name in ("b.JPG", "a.jpg", "._a.jpg", ".DS_Store", "__MACOSX/a.jpg", "c.txt"):
+    for name in (
+        "b.JPG",
+        "a.jpg",
+        "._a.jpg",
+        ".DS_Store",
+        "__MACOSX/a.jpg",
+        "Thumbs.db",
+        "desktop.ini",
+        "Desktop.ini",
+        "c.txt",
+    ):
         touched(tmp_path / name)
     assert [path.name for path in visible(tmp_path)] == ["a.jpg", "b.JPG", "c.txt"]
     assert [path.name for path in visible(tmp_path, ".jpg", ".png")] == ["a.jpg", "b.JPG"]
@@ -98,7 +122,7 @@ def test_names_of_lists(tmp_path):
     assert [listed_name(name, "x") for name in ("./a.jpg", "rooms/b/", NFD)] == ["a.jpg", "rooms/b", NFC]
     for name, reason in (
         ("", "name a file or folder"),
-        ("..", "below the folder"),
+        ("..", "name a file or folder"),
         ("a/../../b", "below the folder"),
         ("/etc/passwd", "below the folder"),
         (r"rooms\b", "backslash"),
@@ -108,3 +132,46 @@ def test_names_of_lists(tmp_path):
     ):
         with pytest.raises(ValueError, match=rf"^train\.txt:3 must .*{reason}.*got "):
             listed_name(name, "train.txt:3")
+        if "below" not in reason:
+            with pytest.raises(ValueError, match=reason):
+                listed_name(name, "train.txt:3", inside=False)
+
+
+def test_names_of_files_that_are_only_read_may_lie_anywhere(tmp_path):
+    path = touched(tmp_path / "images" / f"{NFC}.JPG")
+    (tmp_path / "scene").mkdir()
+    for name in (f"../images/{NFC}.jpg", f"{tmp_path}/images/{NFC}.jpg", f"./../scene/..//images/{NFD}.jpg"):
+        assert below(tmp_path / "scene", listed_name(name, "x", inside=False)).samefile(path)
+
+
+def broken_links(folder, name="latest{}"):
+    """Make links to themselves, to nothing, and to what cannot be asked for, as in a folder that must not be read."""
+    links = [folder / name.format(number) for number in range(3)]
+    for link, target in zip(links, (links[0].name, "gone", "x" * 300), strict=True):
+        link.symlink_to(target)
+    return links
+
+
+def test_broken_links_are_left_out_and_named(tmp_path, caplog):
+    path = touched(tmp_path / "sub" / "0.png")
+    (tmp_path / "linked").symlink_to(path)
+    links = broken_links(tmp_path)
+    assert [kind_of(one) for one in links] == 3 * ["broken link"]
+    assert [kind_of(one) for one in (tmp_path, path, tmp_path / "linked", tmp_path / "no")] == [
+        "folder", "file", "file", "nothing"
+    ]  # fmt: skip
+    assert [lack_of(one) for one in (tmp_path, path, links[0])] == ["is a folder", "is empty", "is a broken link"]
+    assert [(folder.name, names) for folder, _, names in walk(tmp_path)] == [
+        (tmp_path.name, ["linked"]), ("sub", ["0.png"])
+    ]  # fmt: skip
+    assert [link.name in caplog.text for link in links] == 3 * [True]
+    for link in links:
+        assert existing(link) == below(tmp_path, link.name) == link
+        assert first_existing([link, path]) == path
+
+
+def test_home_is_expanded_in_one_place():
+    """`Path.expanduser` raises RuntimeError for an unknown user."""
+    package = Path(mvdiff.__file__).parent
+    users = {path for path in package.rglob("*.py") if ".expanduser(" in path.read_text(encoding="utf-8")}
+    assert users == {package / "files" / "paths.py"}

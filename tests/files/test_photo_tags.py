@@ -1,10 +1,13 @@
 """What photos and panoramas say about their camera: EXIF and GPano."""
 
+import time
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from mvdiff.files.images import decode_image
+from mvdiff.files.photo_tags import read_photo_tags
 from mvdiff.samples import save_panorama
 from tests.files.pictures import encoded, exif, gpano, save_with_xmp, shape
 
@@ -76,3 +79,23 @@ def test_an_unknown_focal_length(tmp_path, focal):
     path = tmp_path / "a.jpg"
     path.write_bytes(encoded(Image.fromarray(shape()), "JPEG", exif=exif(1, focal)))
     assert tags(path).fov_deg(40, 24) is None
+
+
+def spaced(before: str, length: int) -> Image.Image:
+    image = Image.new("RGB", (8, 4))
+    image.info["xmp"] = before.encode() + b" " * length
+    return image
+
+
+@pytest.mark.parametrize("before", ["<GPano:ProjectionType>", "GPano:ProjectionType", "GPano:ProjectionType="])
+def test_a_packet_of_spaces_is_read_at_once(before):
+    for length in (1 << 13, 1 << 16):  # in quadratic time the first takes 9 seconds, the second 64 times as long
+        start = time.process_time()
+        assert read_photo_tags(spaced(before, length)).sphere is None
+        assert time.process_time() - start < 2
+
+
+def test_spaces_around_values_do_not_count(tmp_path):
+    xmp = gpano((256, 128), (128, 64), elements=True).replace(b">", b"> \n ").replace(b"</", b" \n </")
+    sphere = tags(save_with_xmp(tmp_path / "a.jpg", shape(64, 128), xmp)).sphere
+    assert (sphere.projection, sphere.width_deg) == ("equirectangular", 180)

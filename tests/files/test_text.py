@@ -196,3 +196,13 @@ def test_all_text_goes_through_one_reader():
         if path.parent.name != "files" and reading.search(path.read_text(encoding="utf-8"))
     }
     assert found == set(allowed)
+
+
+def test_comments_may_hold_any_bytes(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(BOM + b"# caf\xe9 \0\r\n" + BOM + b" # \xff\ra # b\n")
+    assert read_lines(path, comment="#") == ["", "", "a # b", ""]
+    path.write_bytes(b"# caf\xe9\ncaf\xe9")
+    for comment in (None, "#"):
+        with pytest.raises(ValueError, match=r"a\.txt must be text in UTF-8"):
+            read_lines(path, comment)

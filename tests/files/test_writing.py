@@ -4,9 +4,11 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from mvdiff.cli.out_files import check_sample_inputs
 from mvdiff.files.writing import (
     check_apart,
     check_plain,
@@ -171,3 +173,16 @@ def test_inputs_and_outputs_are_compared_with_links_followed(tmp_path, monkeypat
     check_apart("--out", "in/new", {"--given": "link"})
     with pytest.raises(ValueError, match="must not contain each other"):
         check_apart("--out", "in/new", {"--given": "link"}, inside=True)
+
+
+@pytest.mark.parametrize("home", ["~/in", "~nobody-of-this-name/in", "loop"])
+def test_inputs_and_outputs_are_compared_with_home_expanded(tmp_path, monkeypatch, home):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop").symlink_to("loop")
+    there = str(tmp_path / home.replace("~/", ""))
+    for out, given in ((home, there), (there, home)):
+        with pytest.raises(ValueError, match="must not contain each other"):
+            check_apart("--out", out, {"--given": given})
+        with pytest.raises(ValueError, match="must lie outside of the samples"):
+            check_sample_inputs(Path(out), ["a"], {"--given": [Path(given) / "a"]})

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from mvdiff.eval.sources import FolderSource
+from mvdiff.files.paths import ignores_case
 from mvdiff.pipelines.prompt_files import PromptEntry, read_prompts, repeated
 from mvdiff.report.sources import open_sources
 from mvdiff.samples import SampleRecord, find_samples, read_sample, sample_folder, write_sample
@@ -55,18 +56,31 @@ def test_ids_of_other_types_are_refused(tmp_path, value):
         read_prompts(path)
 
 
-@pytest.mark.parametrize(
-    ("other", "reason"),
-    [
-        ("Hall", r"must differ from others in more than case.*'hall' in .*:2 and 'Hall' in .*:1"),
-        ("hall", "must be unique"),
-    ],
-)
-def test_ids_that_would_share_a_folder_are_refused(tmp_path, other, reason):
+def test_an_id_is_there_once(tmp_path):
     path = tmp_path / "p.jsonl"
-    path.write_text("\n".join(json.dumps({"prompt": "x", "id": name}) for name in (other, "hall")))
-    with pytest.raises(ValueError, match=f"id {reason}"):
+    path.write_text("\n".join(json.dumps({"prompt": "x", "id": "hall"}) for _ in range(2)))
+    with pytest.raises(ValueError, match=r"id must be unique; got 'hall' again, in .*:2, first in .*:1"):
         read_prompts(path)
+
+
+def test_ids_that_differ_in_case_are_refused_where_they_share_a_folder(tmp_path, caplog):
+    path = tmp_path / "p.jsonl"
+    path.write_text("\n".join(json.dumps({"prompt": "x", "id": name}) for name in ("Hall", "hall", "HALL")))
+    entries = read_prompts(path)
+    assert [entry.sample_id for entry in entries] == ["Hall", "hall", "HALL"]
+    assert "differ only in case" in caplog.text
+    assert len(repeated(entries, 2)) == 6
+    ids = [("Hall", "line 1"), ("hall", "line 2")]
+    check_ids(ids, lambda: False)
+    with pytest.raises(ValueError, match=r"more than case, .* ignores; got 'hall' in line 2 and 'Hall' in line 1"):
+        check_ids(ids, lambda: True)
+    check_ids([("É", "line 1"), ("é", "line 2"), ("a", "line 3")], pytest.fail)  # percent-encoded, they differ
+
+
+def test_the_file_system_is_asked(tmp_path):
+    (tmp_path / "a").touch()
+    assert ignores_case(tmp_path / "new" / "folder") is (tmp_path / "A").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
 def test_ids_are_compared_in_nfc(tmp_path):

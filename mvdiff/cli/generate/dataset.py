@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +11,7 @@ from mvdiff.cli.command import Command, done, tally, typed
 from mvdiff.cli.generate.options import OutputOptions, check_places, write_pictures
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import make_folder
+from mvdiff.files.paths import ignores_case
 from mvdiff.settings import PanoramaPictures, Sampling
 
 
@@ -56,7 +58,8 @@ def run(
     data = open_data(options.config, options.split).data
     dataset = data.eval_dataset(options.split)
     if hasattr(dataset, "sample_ids"):  # a data set of one's own may lack it; its ids are checked batch by batch
-        check_ids((sample_id, f"the {options.split} split") for sample_id in dataset.sample_ids())
+        ids = [(one, f"the {options.split} split, item {index}") for index, one in enumerate(dataset.sample_ids())]
+        check_ids(ids, partial(ignores_case, output.out))
     batches = data.eval_dataloader(options.split)
     pipeline = open_pipeline(MultiViewPipeline, model, memory)
     pipeline.set_progress_bar_config(disable=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,7 +11,7 @@ from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.generate.options import OutputOptions, check_places, check_prompts
 from mvdiff.cli.opening import DataReader, MemoryOptions, ModelOptions, open_pipeline
 from mvdiff.cli.out_files import check_sample_inputs, make_folder
-from mvdiff.files.paths import own_name
+from mvdiff.files.paths import ignores_case, own_name
 from mvdiff.settings import Sampling
 
 
@@ -88,7 +89,8 @@ def run(
 
     check_places(output.out, model, options.reference)
     scenes = [_scene(path, options) for path in options.scene]  # all are looked at before the model is loaded
-    check_ids((scene.name, f"--scene {path}") for scene, path in zip(scenes, options.scene, strict=True))
+    ids = [(scene.name, f"--scene {path}") for scene, path in zip(scenes, options.scene, strict=True)]
+    check_ids(ids, partial(ignores_case, output.out))
     for option, root in (("--out", output.out), ("--reference", options.reference)):
         if root is not None:
             check_apart(option, root, {"--scene": options.scene}, around=False)

@@ -19,7 +19,7 @@ from mvdiff.data.prepare.problems import CheckReport, Found, Problem, Progress
 from mvdiff.data.recordings import NOT_FINITE, Kind, RecordingSource
 from mvdiff.files.depths import SATURATED
 from mvdiff.files.images import read_counted_depth
-from mvdiff.files.paths import existing
+from mvdiff.files.paths import existing, kind_of
 
 SATURATED_DEPTH = f"depth image with {SATURATED}, read as no depth"
 _Sizes = dict[tuple[Path, str, int], tuple[int, int]]
@@ -79,7 +79,7 @@ def _check_scene(folder: Path, source: Source | None, limit: int | None) -> Foun
     captioned = set(lists.get(KEY_FRAMES) or numbers)
     for number in numbers:
         path = scene.caption_file(number)
-        if path.exists():
+        if kind_of(path) != "nothing":
             found.read_caption(lambda path=path: read_caption(path), path)
         elif number in captioned:
             found.problems.append(Problem("missing caption", path, f"run `mvdiff data caption {folder}`"))
@@ -142,6 +142,7 @@ def _check_frame(scene: RecordingSource, number: int, found: Found, sizes: dict[
     def read_image(path: Path) -> None:
         height, width = scene.load_image(number).shape[1:]
         sizes["color"][path, "color", number] = (width, height)
+        found.note_profile(path)
 
     def read_depths(path: Path) -> None:
         if type(scene).load_depths is RecordingSource.load_depths:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mvdiff.data.captions import EmptyCaptionError
-from mvdiff.files.images import DecodedImage, ImageError, UnusableImage
+from mvdiff.files.images import DecodedImage, ImageError, UnusableImage, profile_ignored
 from mvdiff.geometry.consistency import Consistency
 from mvdiff.text_context import CLIP_LENGTH, clip_context
 
@@ -82,6 +82,12 @@ class Found(Findings):
     def read_image(self, decode: Callable[[Path], DecodedImage], path: Path, noun: str, where: str) -> None:
         """Decode an image and record its size, or the problem with it."""
         self.attempt(lambda: self.sizes.update({path: decode(path).rgb.size}), path, noun, where)
+        self.note_profile(path)
+
+    def note_profile(self, path: Path) -> None:
+        """Count an image that was decoded without its colour profile."""
+        if profile_ignored(path):
+            self.notes["colour profile that cannot be applied, ignored"] += 1
 
 
 @dataclass(kw_only=True)

@@ -14,7 +14,7 @@ from mvdiff.data.equirectangular import list_images, without_suffix
 from mvdiff.data.layouts import Source, name_in
 from mvdiff.data.panorama_files import not_read, unread_images
 from mvdiff.data.prepare.layout import FACES_FOLDER, face_archives, find_skyboxes, splittable
-from mvdiff.files.paths import existing, is_hidden, same_name
+from mvdiff.files.paths import existing, is_hidden, kind_of, same_name
 from mvdiff.files.writing import whole_folder, write_whole
 from mvdiff.keyed import keyed_int
 
@@ -34,6 +34,7 @@ class SplitReport:
     copies: list[str]  # further copies of listed panoramas
     noun: str  # "panoramas" or "scenes"
     unread: list[Path]  # pictures of formats that are not read
+    broken_links: list[Path]  # links to pictures that lead nowhere
 
 
 def split_folder(
@@ -73,6 +74,7 @@ def split_folder(
     if present and not overwrite:
         raise FileExistsError(f"{present[0]} already exists. Pass --overwrite to replace it.")
     unread: list[Path] = []
+    broken_links: list[Path] = []
     if layout == "matterport3d":
         unpacked = unpack_archives(root)
         groups, left_out, copies = find_skyboxes(root)
@@ -80,8 +82,10 @@ def split_folder(
         unpacked, left_out, copies = [], [], []
         names = [name_in(root, scene) for scene in scenes]
         if not scenes:
-            names = list(list_images(root))
-            unread = unread_images(root, names)
+            images = list_images(root)
+            broken_links = [path for path in images.values() if kind_of(path) == "broken link"]
+            names = [name for name, path in images.items() if path not in broken_links]
+            unread = unread_images(root, images)
         if unread and not names:
             raise ValueError(f"DIR must hold images that are read; got {unread[0]}: {not_read(unread[0])}.")
         groups = {name: [name] for name in names}
@@ -95,7 +99,7 @@ def split_folder(
             else:
                 write_whole(new / path.name, "".join(f"{name}\n" for name in rows))
     noun = "scenes" if scenes else "panoramas"
-    return SplitReport(len(train), len(test), files, unpacked, left_out, copies, noun, unread)
+    return SplitReport(len(train), len(test), files, unpacked, left_out, copies, noun, unread, broken_links)
 
 
 def unpack_archives(root: Path) -> list[Path]:

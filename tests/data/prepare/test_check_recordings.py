@@ -149,7 +149,7 @@ def test_a_scene_without_colour_images(tmp_path, name):
         Image.new("RGB", (40, 30)).save(scene / "color" / name)
     (scene / "key_frame_0.6.txt").write_text("0\n")
     problems = {str(problem) for problem in check_folder(scene).problems}
-    names = "it must hold frames named <i>.jpg, <i>.jpeg, <i>.png, <i>.webp, <i>.tif, <i>.tiff"
+    names = "it must hold frames named <i>.jpg, <i>.jpeg, <i>.png, <i>.webp, <i>.bmp, <i>.tif, <i>.tiff"
     assert f"no colour images: {scene / 'color'} ({names})" in problems
 
 
