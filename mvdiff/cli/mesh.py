@@ -72,7 +72,7 @@ def run(options: MeshOptions) -> int:
     agreement = measure_agreement(frames, None if is_sample else source.scene, real_colours=not is_sample)
     found = agreement.consistency
     print(f"{options.source}: {len(frames)} frames; {found}")
-    for warning in agreement.warnings:
+    for warning in agreement.warning_texts:
         print(f"warning: {warning}")
     if agreement.problem:
         if found.lacks_depth:

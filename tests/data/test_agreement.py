@@ -136,8 +136,8 @@ def test_poses_of_transforms_json(walks, tmp_path, change, cause, remedy):
     content = json.loads((walks["transforms"] / "transforms.json").read_text())
     for frame in content["frames"]:
         frame["transform_matrix"] = change(np.array(frame["transform_matrix"])).tolist()
-        for key in ("file_path", "depth_file_path"):
-            frame[key] = str(walks["transforms"] / frame[key])
+    for folder in ("images", "depth"):
+        (tmp_path / folder).symlink_to(walks["transforms"] / folder)
     (tmp_path / "transforms.json").write_text(json.dumps(content))
     [(_, details)] = scene_agreement(open_recording(tmp_path)).problems
     assert cause in details
@@ -146,9 +146,8 @@ def test_poses_of_transforms_json(walks, tmp_path, change, cause, remedy):
 
 def test_units_of_transforms_json_and_tum(walks, tmp_path):
     content = json.loads((walks["transforms"] / "transforms.json").read_text())
-    for frame in content["frames"]:
-        for key in ("file_path", "depth_file_path"):
-            frame[key] = str(walks["transforms"] / frame[key])
+    for folder in ("images", "depth"):
+        (tmp_path / folder).symlink_to(walks["transforms"] / folder)
     (tmp_path / "transforms.json").write_text(json.dumps(content | {"depth_unit_scale_factor": 0.004}))
     problem = scene_agreement(open_recording(tmp_path)).problem
     assert "set depth_unit_scale_factor in transforms.json to 0.001" in problem
@@ -165,7 +164,7 @@ def test_key_frames_are_not_written_unless_forced(copied, capsys):
     assert "depths and poses disagree (its depths contradict each other" in capsys.readouterr().out
     assert not (scene / "key_frame_0.6.txt").exists()
     assert main(["data", "keyframes", str(scene), "--force"]) == 0
-    assert "in spite of: " in capsys.readouterr().out
+    assert "; written despite " in capsys.readouterr().out
     assert (scene / "key_frame_0.6.txt").exists()
     assert main(["data", "keyframes", str(scene)]) == 1  # lists that exist do not hide it
 
@@ -189,6 +188,16 @@ def test_training_does_not_start_on_them(copied, caplog):
     assert len(anyway.train_dataset().scenes) == 3
 
 
+def test_training_only_warns_of_colours(copied, caplog):
+    scene = copied("train/a", colour=lambda image: image.crop((6, 5, 42, 32)).resize((48, 36)))
+    copied("test/b")
+    data = RecordingDataModule(scene.parents[1], 24, 32, num_views=3, min_frames=2, val_from="test")
+    with caplog.at_level("WARNING", logger="mvdiff"):
+        data.setup("fit")
+    assert f"{scene}: its poses do not align the colours" in caplog.text
+    assert len(data.train_dataset().scenes) == 1
+
+
 def test_colour_of_another_aspect_ratio_is_not_registered(copied, tmp_path, capsys):
     scene = copied(colour=lambda image: image.crop((0, 4, 48, 31)))
     text = "colour is 48x27, depth is 48x36: their aspect ratios differ"
@@ -209,7 +218,7 @@ def test_colour_of_the_same_aspect_ratio_that_is_not_registered(copied, capsys):
     scene = copied(colour=lambda image: image.crop((6, 5, 42, 32)).resize((48, 36)))
     assert main(["data", "check", str(scene)]) == 1
     out = capsys.readouterr().out
-    assert f"colour is not registered to depth: {scene} (its colour is not registered" in out
+    assert f"colours do not fit depths and poses: {scene} (its colour is not registered" in out
     assert "enlarged 1.4 times" in out
 
 

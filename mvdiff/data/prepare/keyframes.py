@@ -304,11 +304,12 @@ def _judge(found: SceneKeyFrames, scene: RecordingSource, force: bool) -> None:
     agreement = scene_agreement(scene, found.valid_frames or None)
     measured = agreement.consistency
     found.agreement = "; ".join(
-        [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warnings]
+        [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warning_texts]
     )
     problem = "; ".join(filter(None, (found.problem, agreement.problem)))
     if problem and force:
-        found.agreement, found.problem = f"{found.agreement}; in spite of: {problem}", ""
+        done = "kept" if found.kept else "written"
+        found.agreement, found.problem = f"{found.agreement}; {done} despite {problem}", ""
     elif agreement.problem:
         found.problem = problem if found.kept else f"{problem}; --force writes the lists anyway"
 
