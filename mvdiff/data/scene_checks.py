@@ -39,7 +39,7 @@ def wrong_scenes(scenes: Sequence[RecordingSource], key_frames: bool) -> list[Wr
         scene = scenes[index]
         try:
             found = scene_agreement(scene, scene.key_frames if key_frames else None, NUM_PAIRS)
-        except (FileNotFoundError, ValueError) as error:  # training names the file when it needs it
+        except (OSError, ValueError) as error:  # training names the file when it needs it
             unread += 1
             _log.warning("%s: depths and poses were not compared: %s", scene.path, error)
         else:

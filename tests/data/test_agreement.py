@@ -1,6 +1,7 @@
 """Recordings on disk whose depths, poses or colours are wrong: what is said, in every command and layout."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mvdiff.cli.main import main
 from mvdiff.data.agreement import scene_agreement
 from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.recording_datamodule import RecordingDataModule
+from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.toyworld.write import write_walk
 from tests.data.other_layouts import write_transforms, write_tum
 from tests.data.scenes import write_depth, write_scene
@@ -186,6 +188,57 @@ def test_training_does_not_start_on_them(copied, caplog):
     anyway = RecordingDataModule(root, check_agreement=False, **settings)
     anyway.setup("fit")
     assert len(anyway.train_dataset().scenes) == 3
+
+
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_every_command_holds_out_the_same_scenes(copied, wrong):
+    for number in range(4):
+        copied(f"train/{number}", pose=np.linalg.inv if number == wrong else lambda pose: pose)
+    root = copied("train/4").parents[1]
+    settings = {"num_views": 3, "min_frames": 2, "num_val": 2, "on_broken": "skip"}
+    fit, validate = (RecordingDataModule(root, 24, 32, **settings) for _ in range(2))
+    fit.setup("fit")
+    trained, held_out = ({scene.name for scene in made.scenes} for made in (fit.train_dataset(), fit.val_dataset()))
+    validated = {scene.name for scene in validate.val_dataset().scenes}
+    assert validated == {"3", "4"}
+    assert held_out == validated - {str(wrong)}
+    assert trained == {"0", "1", "2"} - {str(wrong)}
+
+
+class _Unreadable(ScanNetScene):
+    error = PermissionError
+
+    def load_image(self, frame):
+        raise self.error(f"{self.path} cannot be read")
+
+
+class _Faulty(_Unreadable):
+    error = KeyError
+
+
+class _Strategy:
+    """A strategy of two processes: it keeps what the first sends to the other."""
+
+    def broadcast(self, sent, src=0):
+        self.sent = sent
+        return sent
+
+
+@pytest.mark.parametrize("reader", [_Unreadable, _Faulty])
+def test_a_failure_in_the_first_process_reaches_the_others(copied, reader, caplog):
+    root = copied("train/a").parents[1]
+    copied("test/b")
+    source = f"{__name__}.{reader.__name__}"
+    data = RecordingDataModule(root, 24, 32, num_views=3, min_frames=2, val_from="test", source=source)
+    data.trainer = SimpleNamespace(is_global_zero=True, strategy=_Strategy())
+    if reader is _Unreadable:  # training names the file when it needs it
+        data.setup("fit")
+        assert "a cannot be read" in caplog.text
+        assert data.trainer.strategy.sent == ([], None)
+    else:
+        with pytest.raises(ValueError, match="must be readable to compare their depths and poses; got KeyError"):
+            data.setup("fit")
+        assert data.trainer.strategy.sent[1].startswith("KeyError")
 
 
 def test_training_only_warns_of_colours(copied, caplog):
