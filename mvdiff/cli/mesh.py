@@ -55,14 +55,12 @@ def run(options: MeshOptions) -> int:
     from mvdiff.data.agreement import measure_agreement
     from mvdiff.data.layouts import Source
     from mvdiff.data.recorded_frames import SelectedFrames
-    from mvdiff.files.writing import check_apart
     from mvdiff.mesh.frames import SampleFrames, open_frames
     from mvdiff.mesh.surface import check_mesh_path, extract_mesh, up_axis, write_mesh
     from mvdiff.mesh.tsdf import check_settings, fuse
     from mvdiff.samples.folders import DEPTH_NAME
 
-    check_apart("--out", options.out, {"SOURCE": options.source}, inside=True)
-    check_mesh_path(options.out)
+    check_mesh_path(options.out)  # a file .ply or .glb, which replaces no file of SOURCE
     settings = options.fusing()
     check_settings(**settings)
     source = open_frames(options.source, Source.of_option(options.data))
@@ -72,7 +70,7 @@ def run(options: MeshOptions) -> int:
     agreement = measure_agreement(frames, None if is_sample else source.scene, real_colours=not is_sample)
     found = agreement.consistency
     print(f"{options.source}: {len(frames)} frames; {found}")
-    for warning in agreement.warnings:
+    for warning in agreement.warning_texts:
         print(f"warning: {warning}")
     if agreement.problem:
         if found.lacks_depth:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mvdiff.data.recorded_frames import Recording, ReducedFrames, SceneFrames
 from mvdiff.data.recordings import RecordingSource
@@ -14,6 +14,8 @@ from mvdiff.geometry.consistency import MAX_USUAL_DEPTH, MIN_USUAL_DEPTH, Consis
 DISAGREE = "depths and poses disagree"
 NOT_REGISTERED = "colour is not registered to depth"
 MISSING = "hardly any depth"
+COLOURS_DISAGREE = "colours do not fit depths and poses"
+DOUBTFUL_DEPTH, DOUBTFUL_COLOUR = "doubtful depth", "doubtful colour"
 NUM_PAIRS = 16
 """Most pairs of frames to compare in a scene."""
 _MAX_ASPECT_DIFFERENCE = 0.03  # ScanNet's 1296x968 beside 640x480 differ by 0.4 %, 5:4 beside 4:3 by 6 %
@@ -27,18 +29,30 @@ class Agreement:
 
     Attributes:
         consistency: Measurements.
-        problems: Kind and details of what is wrong: `DISAGREE`, `NOT_REGISTERED` or `MISSING`.
-        warnings: What may be wrong.
+        problems: Kind and details of what is wrong: `DISAGREE`, `NOT_REGISTERED` (aspect ratios), `MISSING` or
+            `COLOURS_DISAGREE`.
+        warnings: Kind and details of what may be wrong: `DOUBTFUL_DEPTH` or `DOUBTFUL_COLOUR`.
     """
 
     consistency: Consistency
     problems: list[tuple[str, str]] = field(default_factory=list)
-    warnings: list[str] = field(default_factory=list)
+    warnings: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def problem(self) -> str:
         """All problems in one text; "" if there is none."""
         return "; ".join(f"{kind} ({details})" for kind, details in self.problems)
+
+    @property
+    def warning_texts(self) -> list[str]:
+        """Warnings without their kinds."""
+        return [details for _, details in self.warnings]
+
+    def with_doubtful_colours(self) -> Agreement:
+        """Return the same with colours that disagree as a warning."""
+        colours = [(DOUBTFUL_COLOUR, details) for kind, details in self.problems if kind == COLOURS_DISAGREE]
+        problems = [problem for problem in self.problems if problem[0] != COLOURS_DISAGREE]
+        return replace(self, problems=problems, warnings=self.warnings + colours)
 
 
 def scene_agreement(scene: RecordingSource, numbers: list[int] | None = None, num_pairs: int = NUM_PAIRS) -> Agreement:
@@ -80,10 +94,12 @@ def measure_agreement(
     if aspects:
         problems.append((NOT_REGISTERED, aspects))
     elif real_colours and not wrong and (colours := found.colour_problem()):
-        problems.append((NOT_REGISTERED, f"{colours}; warp one to the camera of the other"))
+        problems.append((COLOURS_DISAGREE, f"{colours}; warp one to the camera of the other"))
+    elif real_colours and not wrong and (colours := found.colour_warning()):
+        warnings.append((DOUBTFUL_COLOUR, colours))
     if (unusual := found.unusual_depth()) and cause is None:
         unit = "" if scene is None else f" (read as {scene.depth_units_per_metre:g} units a metre)"
-        warnings.append(f"{unusual}; is the unit of its depth images right{unit}?")
+        warnings.append((DOUBTFUL_DEPTH, f"{unusual}; is the unit of its depth images right{unit}?"))
     return Agreement(found, problems, warnings)
 
 

@@ -3,12 +3,6 @@
 from __future__ import annotations
 
 
-def check_unit(depth_units_per_metre: float) -> None:
-    """Raise ValueError for a unit of depth images that is not positive."""
-    if not depth_units_per_metre > 0:
-        raise ValueError(f"depth_units_per_metre must be positive; got {depth_units_per_metre}.")
-
-
 def unit_setting(cls: type, units_per_metre: float) -> str:
     """Return the advice to set `depth_units_per_metre` of a layout's class."""
     settings = f"{{depth_units_per_metre: {units_per_metre:g}}}"

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mvdiff.data.captions import EmptyCaptionError
+from mvdiff.data.counts import check_counts
 from mvdiff.data.panorama_files import check_not_frames, not_read, read_panorama, unread_images
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.images import IMAGE_SUFFIXES
@@ -145,6 +146,7 @@ class EquirectangularPanoramas:
         max_pixels: int | None = None,
     ) -> None:
         self.root = expanded(root)
+        check_counts(max_pixels=max_pixels)
         self.max_pixels = max_pixels
         self.split = split
         images = list_images(self.root)

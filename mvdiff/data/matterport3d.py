@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.captions import read_caption
+from mvdiff.data.counts import check_counts
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.arrays import read_npy
 from mvdiff.files.images import read_image_uint8
@@ -158,6 +159,7 @@ class Matterport3DPanoramas:
         max_pixels: int | None = None,
     ) -> None:
         self.root = layout_root(root)
+        check_counts(max_pixels=max_pixels)
         self.max_pixels = max_pixels
         self.split = split
         list_path = existing(self.root / f"{split}.npy")

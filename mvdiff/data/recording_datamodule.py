@@ -122,6 +122,7 @@ class RecordingDataModule(MultiViewDataModule):
         for name in (mode, self.eval_mode):
             self._frames((), name)  # raises where a setting is out of range
         self._scenes: dict[str, list[RecordingSource]] = {}
+        self._left_out: set[Path] = set()  # training scenes that disagree
         self._datasets: dict[tuple[Split, bool], FrameDataset] = {}
 
     def setup(self, stage: str) -> None:
@@ -135,11 +136,23 @@ class RecordingDataModule(MultiViewDataModule):
         super().setup(stage)
 
     def _check_agreement(self, scenes: list[RecordingSource]) -> None:
-        """Raise for scenes that disagree, or remove them from the list with `on_broken="skip"`."""
-        is_first = self.trainer is None or self.trainer.is_global_zero
-        wrong = wrong_scenes(scenes, key_frames=self._reads_key_frames) if is_first else []
+        """Raise for scenes that disagree, or note that they are left out with `on_broken="skip"`.
+
+        The list of scenes stays whole, so that every command holds out the same scenes for validation.
+        """
+        wrong, failure = [], None
+        if self.trainer is None or self.trainer.is_global_zero:
+            try:
+                wrong = wrong_scenes(scenes, key_frames=self._reads_key_frames)
+            except Exception as error:  # of any reader; the other processes wait and must stop, too
+                if self.trainer is None:
+                    raise
+                failure = f"{type(error).__name__}: {error}"
+                _log.exception("depths and poses could not be compared")
         if self.trainer is not None:
-            wrong = self.trainer.strategy.broadcast(wrong, src=0)
+            wrong, failure = self.trainer.strategy.broadcast((wrong, failure), src=0)
+        if failure:
+            raise ValueError(f"scenes must be readable to compare their depths and poses; got {failure}")
         if not wrong:
             return
         first = f"{scenes[wrong[0].index].path}: {wrong[0].problem}"
@@ -147,10 +160,11 @@ class RecordingDataModule(MultiViewDataModule):
         if self.on_broken == "error":
             raise ValueError(f"{first}. {advice}")
         _log.warning("%d scenes are left out, the first: %s. %s", len(wrong), first, advice)
-        for index in sorted((scene.index for scene in wrong), reverse=True):
-            del scenes[index]
-        if not scenes:
-            raise ValueError(f"no scene is left: {first}. {advice}")
+        self._left_out = {scenes[found.index].path for found in wrong}
+        self._datasets.clear()
+        num_train = len(scenes) - self.num_held_out(len(scenes), "scenes")
+        if all(scene.path in self._left_out for scene in scenes[:num_train]):
+            raise ValueError(f"no scene is left to train on: {first}. {advice}")
 
     @property
     def _reads_key_frames(self) -> bool:
@@ -222,6 +236,7 @@ class RecordingDataModule(MultiViewDataModule):
             else:
                 first_val = len(scenes) - self.num_held_out(len(scenes), "scenes")
                 scenes = scenes[first_val:] if split == "val" else scenes[:first_val]
+                scenes = [scene for scene in scenes if scene.path not in self._left_out]
             mode = self.mode if training else self.eval_mode
             dataset = self._frames(scenes, mode, training=training)
             most = {"train": self.max_samples, "val": self.max_val_samples, "test": self.max_test_samples}[split]

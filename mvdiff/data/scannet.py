@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.data.depth_units import check_unit, unit_setting
+from mvdiff.data.depth_units import unit_setting
 from mvdiff.data.frame_files import numbers_in
+from mvdiff.data.numbers import check_number
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.files.images import CHECK, IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, first_existing, visible
@@ -56,8 +57,7 @@ class ScanNetScene(RecordingSource):
         depth_units_per_metre: float = 1000.0,
     ) -> None:
         super().__init__(path, on_broken, missing_caption)
-        check_unit(depth_units_per_metre)
-        self.depth_units_per_metre = depth_units_per_metre
+        self.depth_units_per_metre = check_number("depth_units_per_metre", depth_units_per_metre)
 
     def depth_unit_advice(self, units_per_metre: float) -> str:
         """Name the setting of the unit of depth images."""

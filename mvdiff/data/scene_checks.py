@@ -27,6 +27,8 @@ class WrongScene(NamedTuple):
 def wrong_scenes(scenes: Sequence[RecordingSource], key_frames: bool) -> list[WrongScene]:
     """Compare frames of up to `NUM_SCENES` scenes; log how many were compared, and return the scenes that are wrong.
 
+    Colours that do not fit are only a warning; other aspect ratios of colour and depth are wrong.
+
     Args:
         scenes: The scenes.
         key_frames: Compare key frames; False: usable frames.
@@ -36,12 +38,13 @@ def wrong_scenes(scenes: Sequence[RecordingSource], key_frames: bool) -> list[Wr
     for index in np.unique(np.linspace(0, len(scenes) - 1, NUM_SCENES).round().astype(int)).tolist():
         scene = scenes[index]
         try:
-            measured[index] = scene_agreement(scene, scene.key_frames if key_frames else None, NUM_PAIRS)
-        except (FileNotFoundError, ValueError) as error:  # training names the file when it needs it
+            found = scene_agreement(scene, scene.key_frames if key_frames else None, NUM_PAIRS)
+        except (OSError, ValueError) as error:  # training names the file when it needs it
             unread += 1
             _log.warning("%s: depths and poses were not compared: %s", scene.path, error)
         else:
-            for warning in measured[index].warnings:
+            measured[index] = found.with_doubtful_colours()  # few pairs do not suffice to refuse a scene
+            for warning in measured[index].warning_texts:
                 _log.warning("%s: %s", scene.path, warning)
     wrong = [WrongScene(index, found.problem) for index, found in measured.items() if found.problem]
     pairs = sum(found.consistency.num_pairs for found in measured.values())

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.data.frame_files import check_listed, folders_of
+from mvdiff.data.numbers import check_number
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.files.images import IMAGE_SUFFIXES, stored_size
 from mvdiff.files.paths import below, existing, first_existing, kind_of, listed_name
@@ -70,9 +71,7 @@ class TransformsRecording(RecordingSource):
             depth_unit_scale_factor = self._number(
                 self._shared, "depth_unit_scale_factor", self._shared.get("integer_depth_scale", 0.001)
             )
-        if not depth_unit_scale_factor > 0:
-            raise ValueError(f"depth_unit_scale_factor must be positive; got {depth_unit_scale_factor}.")
-        self.depth_units_per_metre = 1 / depth_unit_scale_factor
+        self.depth_units_per_metre = 1 / check_number("depth_unit_scale_factor", depth_unit_scale_factor)
         self._applied_scale = self._number(self._shared, "applied_scale", 1.0)
         if not self._applied_scale > 0:
             raise ValueError(f"{self._json} must have a positive applied_scale; got {self._applied_scale:g}.")

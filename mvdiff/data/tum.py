@@ -21,8 +21,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mvdiff.data.depth_units import check_unit, unit_setting
+from mvdiff.data.depth_units import unit_setting
 from mvdiff.data.frame_files import check_listed, folders_of
+from mvdiff.data.numbers import check_number
 from mvdiff.data.recordings import Kind, MissingCaption, OnBroken, RecordingSource
 from mvdiff.files.paths import below, existing, kind_of, listed_name
 from mvdiff.files.text import read_lines
@@ -64,13 +65,15 @@ class TumRecording(RecordingSource):
         max_seconds: float = 0.02,
     ) -> None:
         super().__init__(path, on_broken, missing_caption)
-        if intrinsics is not None and len(intrinsics) != 4:
-            raise ValueError(f"intrinsics must be fx, fy, cx and cy; got {intrinsics}.")
-        check_unit(depth_units_per_metre)
-        if not max_seconds >= 0:
+        if intrinsics is not None:
+            if isinstance(intrinsics, str) or not isinstance(intrinsics, Sequence) or len(intrinsics) != 4:
+                raise ValueError(f"intrinsics must be a list of fx, fy, cx and cy; got {intrinsics!r}.")
+            names = zip(("fx", "fy", "cx", "cy"), intrinsics, strict=True)
+            intrinsics = [check_number(f"{name} of intrinsics", one, name in ("fx", "fy")) for name, one in names]
+        if check_number("max_seconds", max_seconds, positive=False) < 0:
             raise ValueError(f"max_seconds must be at least 0; got {max_seconds}.")
         self._intrinsics = intrinsics
-        self.depth_units_per_metre = depth_units_per_metre
+        self.depth_units_per_metre = check_number("depth_units_per_metre", depth_units_per_metre)
         rgb, depth, poses = (existing(self.path / part) for part in self.parts)
         times, self._colours = _read_files(rgb)
         depth_times, depths = _read_files(depth)
@@ -116,7 +119,7 @@ class TumRecording(RecordingSource):
     def _K(self) -> Tensor:
         path = existing(self.path / CAMERA)
         if self._intrinsics is not None:
-            values = [float(value) for value in self._intrinsics]
+            values = self._intrinsics
         elif path.is_file():
             values = _numbers(path, [[word for row in _read_rows(path) for word in row]])[0].tolist()
         elif self.depth_size == ROS_SIZE:

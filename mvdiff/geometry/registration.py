@@ -14,7 +14,8 @@ from torch import Tensor
 
 from mvdiff.geometry.sampling import sample_bilinear
 
-_HALF_A_GREY_LEVEL = 1 / 2
+MIN_SPREAD = 10.0
+"""Least standard deviation of compared brightness, in grey levels; on plain walls and in the dark, noise decides."""
 
 
 class Placement(NamedTuple):
@@ -67,7 +68,7 @@ def colour_correlations(source: Tensor, target: Tensor, source_xy: Tensor, targe
         target_xy: [M, 2] pixels of the points in the target.
 
     Returns:
-        Correlations in [-1, 1]; NaN without points, or where the brightness is constant.
+        Correlations in [-1, 1]; NaN without points, or where brightness varies by less than `MIN_SPREAD`.
     """
     return [
         correlation(*(_placed(grey, xy, placement) for grey, xy in ((source, source_xy), (target, target_xy))))
@@ -80,9 +81,9 @@ def _placed(grey: Tensor, xy: Tensor, placement: Placement) -> Tensor:
 
 
 def correlation(a: Tensor, b: Tensor) -> float:
-    """Correlate two [M] brightness vectors in [0, 255]; NaN if one varies by no more than half a grey level."""
+    """Correlate two [M] brightness vectors in [0, 255]; NaN if one varies by less than `MIN_SPREAD`."""
     if not len(a):
         return float("nan")
     a, b = a - a.mean(), b - b.mean()
     spread = torch.stack([a.square().mean().sqrt(), b.square().mean().sqrt()])
-    return float((a * b).mean() / spread.prod()) if float(spread.min()) > _HALF_A_GREY_LEVEL else float("nan")
+    return float((a * b).mean() / spread.prod()) if float(spread.min()) >= MIN_SPREAD else float("nan")

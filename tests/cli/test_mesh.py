@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import trimesh
@@ -41,6 +43,18 @@ def test_a_scene_becomes_a_mesh(scene, tmp_path, capsys):
     assert len(mesh.vertices) > 5000
     lowest = np.quantile(mesh.vertices[:, 1], 0.99)
     assert lowest == pytest.approx(0, abs=0.1)  # the floor, y down as in the poses
+
+
+def test_a_mesh_may_lie_in_the_scene_but_replaces_none_of_its_files(scene, tmp_path, capsys):
+    copy = tmp_path / "scene"
+    shutil.copytree(scene, copy)
+    small = ["--voxel_size", "0.1", "--every", "4"]
+    for _ in range(2):  # the second replaces the mesh of the first
+        assert main(["mesh", str(copy), "--out", str(copy / "mesh.ply"), *small]) == 0
+    before = (copy / "color" / "0.jpg").read_bytes()
+    assert main(["mesh", str(copy), "--out", str(copy / "color" / "0.jpg"), *small]) != 0
+    assert "must end in .ply or .glb" in capsys.readouterr().err
+    assert (copy / "color" / "0.jpg").read_bytes() == before
 
 
 def test_a_glb_stands_upright(scene, tmp_path):

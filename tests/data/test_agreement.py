@@ -1,6 +1,7 @@
 """Recordings on disk whose depths, poses or colours are wrong: what is said, in every command and layout."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from mvdiff.cli.main import main
 from mvdiff.data.agreement import scene_agreement
 from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.recording_datamodule import RecordingDataModule
+from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.toyworld.write import write_walk
 from tests.data.other_layouts import write_transforms, write_tum
 from tests.data.scenes import write_depth, write_scene
@@ -136,8 +138,8 @@ def test_poses_of_transforms_json(walks, tmp_path, change, cause, remedy):
     content = json.loads((walks["transforms"] / "transforms.json").read_text())
     for frame in content["frames"]:
         frame["transform_matrix"] = change(np.array(frame["transform_matrix"])).tolist()
-        for key in ("file_path", "depth_file_path"):
-            frame[key] = str(walks["transforms"] / frame[key])
+    for folder in ("images", "depth"):
+        (tmp_path / folder).symlink_to(walks["transforms"] / folder)
     (tmp_path / "transforms.json").write_text(json.dumps(content))
     [(_, details)] = scene_agreement(open_recording(tmp_path)).problems
     assert cause in details
@@ -146,9 +148,8 @@ def test_poses_of_transforms_json(walks, tmp_path, change, cause, remedy):
 
 def test_units_of_transforms_json_and_tum(walks, tmp_path):
     content = json.loads((walks["transforms"] / "transforms.json").read_text())
-    for frame in content["frames"]:
-        for key in ("file_path", "depth_file_path"):
-            frame[key] = str(walks["transforms"] / frame[key])
+    for folder in ("images", "depth"):
+        (tmp_path / folder).symlink_to(walks["transforms"] / folder)
     (tmp_path / "transforms.json").write_text(json.dumps(content | {"depth_unit_scale_factor": 0.004}))
     problem = scene_agreement(open_recording(tmp_path)).problem
     assert "set depth_unit_scale_factor in transforms.json to 0.001" in problem
@@ -165,7 +166,7 @@ def test_key_frames_are_not_written_unless_forced(copied, capsys):
     assert "depths and poses disagree (its depths contradict each other" in capsys.readouterr().out
     assert not (scene / "key_frame_0.6.txt").exists()
     assert main(["data", "keyframes", str(scene), "--force"]) == 0
-    assert "in spite of: " in capsys.readouterr().out
+    assert "; written despite " in capsys.readouterr().out
     assert (scene / "key_frame_0.6.txt").exists()
     assert main(["data", "keyframes", str(scene)]) == 1  # lists that exist do not hide it
 
@@ -189,6 +190,67 @@ def test_training_does_not_start_on_them(copied, caplog):
     assert len(anyway.train_dataset().scenes) == 3
 
 
+@pytest.mark.parametrize("wrong", [1, 3])
+def test_every_command_holds_out_the_same_scenes(copied, wrong):
+    for number in range(4):
+        copied(f"train/{number}", pose=np.linalg.inv if number == wrong else lambda pose: pose)
+    root = copied("train/4").parents[1]
+    settings = {"num_views": 3, "min_frames": 2, "num_val": 2, "on_broken": "skip"}
+    fit, validate = (RecordingDataModule(root, 24, 32, **settings) for _ in range(2))
+    fit.setup("fit")
+    trained, held_out = ({scene.name for scene in made.scenes} for made in (fit.train_dataset(), fit.val_dataset()))
+    validated = {scene.name for scene in validate.val_dataset().scenes}
+    assert validated == {"3", "4"}
+    assert held_out == validated - {str(wrong)}
+    assert trained == {"0", "1", "2"} - {str(wrong)}
+
+
+class _Unreadable(ScanNetScene):
+    error = PermissionError
+
+    def load_image(self, frame):
+        raise self.error(f"{self.path} cannot be read")
+
+
+class _Faulty(_Unreadable):
+    error = KeyError
+
+
+class _Strategy:
+    """A strategy of two processes: it keeps what the first sends to the other."""
+
+    def broadcast(self, sent, src=0):
+        self.sent = sent
+        return sent
+
+
+@pytest.mark.parametrize("reader", [_Unreadable, _Faulty])
+def test_a_failure_in_the_first_process_reaches_the_others(copied, reader, caplog):
+    root = copied("train/a").parents[1]
+    copied("test/b")
+    source = f"{__name__}.{reader.__name__}"
+    data = RecordingDataModule(root, 24, 32, num_views=3, min_frames=2, val_from="test", source=source)
+    data.trainer = SimpleNamespace(is_global_zero=True, strategy=_Strategy())
+    if reader is _Unreadable:  # training names the file when it needs it
+        data.setup("fit")
+        assert "a cannot be read" in caplog.text
+        assert data.trainer.strategy.sent == ([], None)
+    else:
+        with pytest.raises(ValueError, match="must be readable to compare their depths and poses; got KeyError"):
+            data.setup("fit")
+        assert data.trainer.strategy.sent[1].startswith("KeyError")
+
+
+def test_training_only_warns_of_colours(copied, caplog):
+    scene = copied("train/a", colour=lambda image: image.crop((6, 5, 42, 32)).resize((48, 36)))
+    copied("test/b")
+    data = RecordingDataModule(scene.parents[1], 24, 32, num_views=3, min_frames=2, val_from="test")
+    with caplog.at_level("WARNING", logger="mvdiff"):
+        data.setup("fit")
+    assert f"{scene}: its poses do not align the colours" in caplog.text
+    assert len(data.train_dataset().scenes) == 1
+
+
 def test_colour_of_another_aspect_ratio_is_not_registered(copied, tmp_path, capsys):
     scene = copied(colour=lambda image: image.crop((0, 4, 48, 31)))
     text = "colour is 48x27, depth is 48x36: their aspect ratios differ"
@@ -209,7 +271,7 @@ def test_colour_of_the_same_aspect_ratio_that_is_not_registered(copied, capsys):
     scene = copied(colour=lambda image: image.crop((6, 5, 42, 32)).resize((48, 36)))
     assert main(["data", "check", str(scene)]) == 1
     out = capsys.readouterr().out
-    assert f"colour is not registered to depth: {scene} (its colour is not registered" in out
+    assert f"colours do not fit depths and poses: {scene} (its colour is not registered" in out
     assert "enlarged 1.4 times" in out
 
 

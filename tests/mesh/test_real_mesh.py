@@ -54,8 +54,19 @@ def test_its_colours_are_registered_and_cropped_ones_are_not(kitchen):
     assert check_consistency(kitchen, kitchen.poses()).colour_problem() is None
     cropped = [one._replace(image=resized_image(one.image[15:105], 120, 160)) for one in kitchen]
     problem = check_consistency(cropped).colour_problem()
-    assert "needed 0.88" in problem
+    assert "needed 0.9" in problem
     assert "stretched 1.33 times in height" in problem
+
+
+def test_no_stretch_of_it_is_called_unregistered(kitchen):
+    frames = list(SelectedFrames(kitchen.frames, size=(60, 80)))
+    findings = []
+    for first in range(0, len(frames) - 49, 25):
+        for num_pairs in (4, 16):
+            found = check_consistency(frames[first : first + 50], num_pairs=num_pairs)
+            assert found.problem(real_colours=True) is None
+            findings.append(found.colour_warning())
+    assert sum(finding is not None for finding in findings) <= len(findings) / 4
 
 
 def test_the_mesh_lies_where_depths_were_measured(kitchen):

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 
 from mvdiff.cli.doctor.findings import Finding, Status
 from mvdiff.cli.doctor.run import RunToCheck
-from mvdiff.data.agreement import DISAGREE, MISSING, NOT_REGISTERED
+from mvdiff.data.agreement import COLOURS_DISAGREE, DISAGREE, MISSING, NOT_REGISTERED
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.check import check_folders
@@ -47,6 +47,7 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
         yield Finding.of_error(error, "files")
         return
     mild = {"missing list"} if "data" in run.opened else set()  # the run does without
+    mild.add(COLOURS_DISAGREE)  # training warns of it
     if not getattr(data, "check_agreement", True):
         mild |= {DISAGREE, NOT_REGISTERED, MISSING}
     if getattr(data, "missing_caption", "error") != "error":

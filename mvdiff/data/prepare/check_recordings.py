@@ -110,7 +110,7 @@ def _check_agreement(scene: RecordingSource, found: Found) -> None:
     found.agreement[scene.path] = agreement.consistency
     problems = [Problem(kind, scene.path, details) for kind, details in agreement.problems]
     found.problems += [problem for problem in problems if problem not in found.problems]
-    found.warnings += [Problem("doubtful depth", scene.path, warning) for warning in agreement.warnings]
+    found.warnings += [Problem(kind, scene.path, details) for kind, details in agreement.warnings]
 
 
 def _check_lists(folder: Path, found: Found) -> dict[str, list[int]]:

@@ -277,9 +277,10 @@ def _write_scene(
     force: bool,
     scene: Path,
 ) -> SceneKeyFrames:
-    folder = output_folder(scene, root, out)
-    kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and existing(folder / name).is_file()]
+    folder = scene
     try:
+        folder = output_folder(scene, root, out)
+        kept = [name for name in (KEY_FRAMES, VALID_FRAMES) if not overwrite and existing(folder / name).is_file()]
         if len(kept) == 2:
             found = SceneKeyFrames(folder, kept=True)
             _judge(found, open_recording(folder, source, on_broken="skip"), force)
@@ -292,10 +293,10 @@ def _write_scene(
         found.kept_list = kept[0] if kept else ""
         if found.valid_frames:
             _judge(found, open_recording(folder, source), force)
-    except (FileNotFoundError, ValueError) as error:
+        if not found.problem:
+            write_lists(folder, found)
+    except (OSError, ValueError) as error:  # the other scenes go on
         return SceneKeyFrames(folder, problem=str(error))
-    if not found.problem:
-        write_lists(folder, found)
     return found
 
 
@@ -304,11 +305,12 @@ def _judge(found: SceneKeyFrames, scene: RecordingSource, force: bool) -> None:
     agreement = scene_agreement(scene, found.valid_frames or None)
     measured = agreement.consistency
     found.agreement = "; ".join(
-        [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warnings]
+        [f"depth agreement {measured.agreement:.2f} in {measured.num_pairs} pairs", *agreement.warning_texts]
     )
     problem = "; ".join(filter(None, (found.problem, agreement.problem)))
     if problem and force:
-        found.agreement, found.problem = f"{found.agreement}; in spite of: {problem}", ""
+        done = "kept" if found.kept else "written"
+        found.agreement, found.problem = f"{found.agreement}; {done} despite {problem}", ""
     elif agreement.problem:
         found.problem = problem if found.kept else f"{problem}; --force writes the lists anyway"
 

@@ -16,6 +16,9 @@ def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
 
     The copy links to all files except captions and lists, which are copied, so that writing to it leaves the original
     unchanged.
+
+    Raises:
+        OSError: A file cannot be written, or a link at its place leads nowhere.
     """
     if out is None:
         return scene
@@ -28,6 +31,8 @@ def output_folder(scene: Path, root: Path, out: Path | None) -> Path:
         target = folder / entry.name
         if target.exists():
             continue
+        if target.is_symlink():
+            raise OSError(f"{target} is a link to {os.readlink(target)}, which does not exist; remove the link.")
         if entry.name in (KEY_FRAMES, VALID_FRAMES):
             shutil.copyfile(entry, target)
         elif entry.name == PROMPTS:

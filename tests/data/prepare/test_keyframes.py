@@ -228,6 +228,24 @@ def test_a_kept_list_that_is_broken_is_named_and_kept(tmp_path, capsys):
     assert not (scene / "valid_frames.npy").exists()
 
 
+@pytest.mark.parametrize("where", ["in the scene", "in the copy"])
+def test_a_link_in_the_way_is_a_problem_of_its_scene_alone(tmp_path, capsys, where):
+    for name in ("a", "b"):
+        write_wall(tmp_path / "data" / "train" / name, [0, 0.5, 1])
+    out = tmp_path / "data" if where == "in the scene" else tmp_path / "out"
+    link = out / "train" / "a" / "valid_frames.npy"
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(tmp_path / "nowhere.npy")
+    np.save(tmp_path / "data" / "train" / "b" / "valid_frames.npy", [0, 1])
+    if where == "in the copy":
+        np.save(tmp_path / "data" / "train" / "a" / "valid_frames.npy", [0, 1])
+    more = [] if where == "in the scene" else ["--out", str(out)]
+    assert main(["data", "keyframes", str(tmp_path / "data"), *more]) == 1
+    assert f"{link} is a link to {tmp_path / 'nowhere.npy'}" in capsys.readouterr().out
+    assert (out / "train" / "b" / "key_frame_0.6.txt").is_file()
+    assert not (tmp_path / "nowhere.npy").exists()
+
+
 def test_out_leaves_the_original_alone(tmp_path):
     scene = write_wall(tmp_path / "data" / "train" / "wall", [0, 1])
     before = {path: path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))}
