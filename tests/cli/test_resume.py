@@ -77,7 +77,7 @@ def test_wrong_numbers_stop_the_run_with_status_3(tmp_path, config, capsys):
     run = run_yaml(config, tmp_path / "run", accumulate_grad_batches=1, limit_train_batches=4)
     assert main(["fit", "--config", run, "--model.optimizer.init_args.lr", "1e30"]) == 3
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mvdiff fit: error:")]
-    assert "is not finite at optimizer step 2, of the samples room" in line
+    assert "is not finite at optimizer step 2; samples: room" in line
     assert not (tmp_path / "run" / "model").exists()
     assert global_step(tmp_path / "run" / "last.ckpt") == 1
 
