@@ -29,9 +29,7 @@ def fitted(folder, values, module=None, **settings):
 @pytest.mark.parametrize(("wrong", "accumulate", "step"), [(NAN, 1, 4), (INF, 2, 2), (NAN, 3, 2)])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, wrong, accumulate, step):
     module = OneWeight()
-    with pytest.raises(
-        FloatingPointError, match=rf"loss is not finite at optimizer step {step}; samples: room3\."
-    ):
+    with pytest.raises(FloatingPointError, match=rf"loss is not finite at optimizer step {step}; samples: room3\."):
         fitted(tmp_path, [2, 2, 2, wrong, 2, 2], module, accumulate_grad_batches=accumulate)
     _, before = fitted(tmp_path, [2] * (step - 1) * accumulate, max_epochs=1, accumulate_grad_batches=accumulate)
     assert module.weight == before.weight  # as it was after the step before
@@ -42,7 +40,9 @@ def test_a_gradient_that_is_not_finite_is_named_with_the_samples_of_its_step(tmp
         def training_step(self, batch, batch_idx):
             return (self.adapter.weight * 0 * batch.x).sqrt().sum() + 1  # finite; its gradient is 0 * infinity
 
-    with pytest.raises(FloatingPointError, match=r"gradient of adapter\.weight is not .* step 1, .* room0, room1\."):
+    with pytest.raises(
+        FloatingPointError, match=r"gradient of adapter\.weight is not .* step 1; samples: room0, room1\."
+    ):
         fitted(tmp_path, [2] * 4, Root(), accumulate_grad_batches=2)
 
 
@@ -73,7 +73,7 @@ def test_the_count_goes_on_after_a_resume(tmp_path):
     assert run(3, ckpt_path=tmp_path / "end.ckpt") == 3
 
 
-@pytest.mark.parametrize(("epochs", "text"), [(1, "nothing was trained: all of the 2"), (99, "20 steps in a row were skipped; training stops")])
+@pytest.mark.parametrize(("epochs", "text"), [(1, "nothing was trained: all of the 2"), (99, "20 steps in a row were")])
 def test_a_run_that_only_skips_is_an_error(tmp_path, epochs, text):
     module = OneWeight()
     module.on_nonfinite = "skip"
