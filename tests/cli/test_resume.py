@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_resumed_from_the_one_before_with_what_is_typed(
     assert settings["schedule"] == "WarmupCosine"
     assert "step 1: model.optimizer.init_args.lr 0.01 -> 0.003" in settings["changed on resume"]
     assert main(["validate", "--config", run, "--ckpt_path", str(last)]) == 1  # scores are of the file that is named
-    assert "readable file" in capsys.readouterr().err
+    assert "must be a whole file; got one whose end is missing, in " in capsys.readouterr().err
 
 
 def test_wrong_numbers_stop_the_run_with_status_3(tmp_path, config, capsys):
