@@ -139,6 +139,8 @@ class SampleWriter:
             yield
         except OSError as error:
             self.discard()
+            if error.errno is None:  # of `check_plain`, not of the disk
+                raise
             raise OSError(
                 error.errno,
                 f"sample folder {self.folder} must be writable; got {error.strerror or error}. Free space or choose "

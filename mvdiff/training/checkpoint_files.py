@@ -64,7 +64,7 @@ class CheckpointFiles(TorchCheckpointIO):
             sync_folders(local.parent)
         except (OSError, RuntimeError) as error:
             reason = _disk_error(error)
-            if reason is None:
+            if reason is None or reason.errno is None:  # not of the disk, such as those of `check_plain`
                 raise
             raise OSError(
                 reason.errno,
