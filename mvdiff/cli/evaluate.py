@@ -8,16 +8,12 @@ from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from mvdiff.cli.command import UNFINISHED, Command, done, plural, typed
 from mvdiff.cli.mistakes import did_you_mean
 from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.settings import EvaluationSettings, SettingError
-
-if TYPE_CHECKING:
-    from mvdiff.eval.sources import Source
-    from mvdiff.geometry.cameras import Rig
 
 _ONLY = {"thing_colours": " (from Python only)"}
 
@@ -130,7 +126,10 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     return status
 
 
-def _sources(options: EvaluateOptions, rig: Rig | None) -> tuple[Source, Source | None]:
+# `Any` stands for Rig and Source: to show the help, jsonargparse would run an import under `if TYPE_CHECKING`.
+
+
+def _sources(options: EvaluateOptions, rig: Any) -> tuple[Any, Any]:
     """Open the samples and the ground truth; without --generated, the ground truth stands for the samples."""
     from mvdiff.cli.config_files import open_data
     from mvdiff.eval.image_folder import open_folder
@@ -143,7 +142,7 @@ def _sources(options: EvaluateOptions, rig: Rig | None) -> tuple[Source, Source 
     return open_folder(options.generated, rig), reference
 
 
-def _check(options: EvaluateOptions, settings: EvaluationSettings, generated: Source, reference: Source | None) -> None:
+def _check(options: EvaluateOptions, settings: EvaluationSettings, generated: Any, reference: Any) -> None:
     """Raise SettingError for options that are wrong, would go unused, or lack another one."""
     from mvdiff.eval.checks import check_needs, check_used
     from mvdiff.eval.metric_specs import parse_specs

@@ -26,11 +26,10 @@ from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
 from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
 from mvdiff.files.writing import check_plain_folder
-from mvdiff.models.loading import check_archive
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
 from mvdiff.training.callbacks import SaveModelFolder
-from mvdiff.training.checkpoint_files import CheckpointFiles, previous_of, whole_or_previous
+from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.progress import TrainingProgressBar
@@ -234,8 +233,8 @@ def check_checkpoint(path: str, resume: bool) -> str:
     needed = ["pytorch-lightning_version", *(["optimizer_states", "loops"] if resume else [])]
     if resume:
         path = str(whole_or_previous(local))
-    elif int(os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0"))) == 0:
-        check_archive(local)  # reads the whole file: once on each machine
+    elif (problem := damage(local)) is not None:
+        raise ValueError(problem)
     missing = [name for name in needed if name not in read_checkpoint(path, lazy=True)]
     if missing:
         raise ValueError(

@@ -24,6 +24,7 @@ from mvdiff.models.weight_files import weight_files
 from mvdiff.samples import write_json
 
 _ENCRYPTED = 1  # flag bit of a zip entry
+_ZIP_START = b"PK\3\4"
 _OLD_BUFFERS = "position_ids"  # buffers that older libraries saved; current ones compute them
 PACKAGED = "mvdiff://"
 """Prefix of the names of packaged bases and models."""
@@ -280,10 +281,16 @@ def check_archive(path: Path) -> None:
     """Compare every entry of a torch file with its CRC-32, which torch does not, and their sizes with the file's.
 
     Raises:
-        ValueError: The file is no zip archive, as those from before torch 1.6; an entry is damaged, or compressed, as
-            torch writes none; or the entries promise more bytes than the file has.
+        ValueError: The file is no zip archive, as those from before torch 1.6; its end is missing; an entry is damaged,
+            or compressed, as torch writes none; or the entries promise more bytes than the file has.
     """
     if not _is_zip(path):
+        with open(path, "rb") as file:
+            start = file.read(len(_ZIP_START))
+        if start == _ZIP_START:
+            raise ValueError(
+                f"checkpoint must be a whole file; got one whose end is missing, in {path}. Copy or download it again."
+            )
         raise ValueError(
             "checkpoint must be a zip archive, as torch.save writes since torch 1.6; got another kind of file, in "
             f"{path}. If you trust an older file, save it again with torch.save; otherwise download it again."

@@ -27,9 +27,9 @@ from safetensors import SafetensorError
 
 from mvdiff.class_paths import packages_of
 from mvdiff.eval.weights import tensors_hash
-from mvdiff.files.paths import expanded
+from mvdiff.files.paths import expanded, visible
 from mvdiff.files.text import read_text
-from mvdiff.files.writing import check_plain_folder, is_temporary, whole_folder, write_whole
+from mvdiff.files.writing import check_plain, check_plain_folder, whole_folder, write_whole
 from mvdiff.geometry.cameras import MAX_SIDE, Rig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.finite import check_finite
@@ -48,6 +48,9 @@ CARD_NAME = "README.md"
 ADAPTER_HASH = "adapter_weights_hash"
 CARD_HASH = "card_hash"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
+
+_OF_A_REPOSITORY = (CARD_NAME, "LICENSE", "LICENSE.md", "LICENSE.txt")
+"""What a new repository may have beside hidden files; a model replaces none of it."""
 
 _PARTS = ("adapter", "scheduler")
 _PART_SUFFIXES = (".json", ".safetensors", ".bin")
@@ -205,17 +208,21 @@ def check_new_model_folder(folder: str | Path, overwrite: bool) -> None:
 
     Raises:
         FileExistsError: The folder has a model and `overwrite` is False, or other files and no model.
-        OSError: It is a file, a link or a device.
+        OSError: It is a file, a link or a device, or a file of the model in it is a link, a folder or a device.
     """
     folder = Path(folder)
     check_plain_folder(folder)
+    for path in (folder / INFO_NAME, folder / "model_index.json", folder / CARD_NAME, *_own_files(folder)):
+        check_plain(path)
     if (folder / INFO_NAME).is_file():
         if not overwrite:
             raise FileExistsError(
                 f"out must be a new or empty folder; got {folder}, which has a model. Pass --overwrite to replace it."
             )
-    elif folder.is_dir() and not all(is_temporary(path.name) for path in folder.iterdir()):
-        raise FileExistsError(f"model folder must be new, empty or an earlier model folder; got {folder}.")
+    elif folder.is_dir() and (others := [path.name for path in visible(folder) if path.name not in _OF_A_REPOSITORY]):
+        raise FileExistsError(
+            f"model folder must be new, empty or an earlier model folder; got {folder}, which has {others[0]}."
+        )
 
 
 def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler: Any, info: ModelInfo) -> Path:
@@ -245,13 +252,14 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
             forget_source(new / "adapter" / "config.json")
             scheduler.save_pretrained(str(new / "scheduler"))
             write_json(new / "model_index.json", _index(scheduler, info))
-            plugins = packages_of(info.task.spec(), adapter.config.attention["class_path"])
-            card = model_card(info.to_dict(), info.shown, info.task, sorted(plugins))
+            card = _card(info, adapter.config.attention["class_path"])
             if not edited:
                 write_whole(new / CARD_NAME, card)
             hashes = {ADAPTER_HASH: _adapter_hash(adapter), CARD_HASH: _card_hash(card)}
             write_json(new / INFO_NAME, info.to_dict() | hashes)
     except (OSError, SafetensorError) as error:
+        if isinstance(error, OSError) and error.errno is None:  # of `check_plain`, not of the disk
+            raise
         raise OSError(
             f"model folder {folder} must be writable; got {error}. Free up space, or choose another folder."
         ) from error
@@ -267,13 +275,22 @@ def _own_files(folder: Path) -> list[Path]:
 
 
 def _has_edited_card(folder: Path) -> bool:
-    """Return True if a model folder has a README that is not the card that was written with the model."""
+    """Return True if a folder has a README that is not the card that was written with its model."""
     if not (folder / CARD_NAME).exists():
         return False
     try:
-        return _card_hash(read_text(folder / CARD_NAME)) != read_object(folder / INFO_NAME)[CARD_HASH]
-    except (OSError, ValueError, KeyError, TypeError):  # written by an earlier version, or damaged
+        text, written = read_text(folder / CARD_NAME), read_object(folder / INFO_NAME).get(CARD_HASH)
+        if written is None:  # by an earlier version, which did not record it
+            attention = read_object(folder / "adapter" / "config.json")["attention"]["class_path"]
+            return text.strip() != _card(read_model_info(folder), attention).strip()
+        return _card_hash(text) != written
+    except (OSError, ValueError, KeyError, TypeError):  # no model, or a damaged one
         return True
+
+
+def _card(info: ModelInfo, attention: str) -> str:
+    """Return the model card of a model whose attention has this class path."""
+    return model_card(info.to_dict(), info.shown, info.task, sorted(packages_of(info.task.spec(), attention)))
 
 
 def _card_hash(text: str) -> str:

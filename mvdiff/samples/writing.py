@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mvdiff.files.paths import is_hidden
+from mvdiff.files.paths import visible
 from mvdiff.files.writing import is_temporary, move_into, sync_files, sync_folders, temporary_beside, write_whole
 from mvdiff.samples.depths import to_millimetres
 from mvdiff.samples.folders import (
@@ -33,8 +33,8 @@ from mvdiff.samples.record import RECORD_NAME, SampleRecord
 class SampleWriter:
     """Write one sample view by view, without holding all of it in memory.
 
-    `finish` writes `sample.json` last. The files of an incomplete sample are removed at the start; a complete one stays
-    until `finish` replaces it, and with it everything else in its folder stays.
+    `finish` writes `sample.json` last. What a killed run left is removed at the start: an incomplete sample, and hidden
+    files and folders. A complete sample stays until `finish` replaces it; everything else in its folder stays, too.
 
     Args:
         folder: Folder of this sample; created if absent.
@@ -60,9 +60,10 @@ class SampleWriter:
         self._replaces = is_complete(self.folder)
         self._place = temporary_beside(self.folder / "new") if self._replaces else self.folder
         with self._writing():
+            _remove_left_over(self.folder)
             self._place.mkdir(parents=True, exist_ok=True)
             if not self._replaces:
-                for path in (*_own_files(self.folder), *_left_over(self.folder)):
+                for path in _own_files(self.folder):
                     path.unlink()
                 for part in (DEPTH_NAME, GIVEN_NAME, CUBE_NAME):
                     if (self.folder / part).is_dir() and not any((self.folder / part).iterdir()):
@@ -139,6 +140,8 @@ class SampleWriter:
             yield
         except OSError as error:
             self.discard()
+            if error.errno is None:  # of `check_plain`, not of the disk
+                raise
             raise OSError(
                 error.errno,
                 f"sample folder {self.folder} must be writable; got {error.strerror or error}. Free space or choose "
@@ -213,20 +216,24 @@ def _own_files(folder: Path) -> list[Path]:
     return [*record, *(path for part in parts for path in numbered(part, ".png")), *picture_files(folder)]
 
 
-def _left_over(folder: Path) -> list[Path]:
-    """List the temporary files that a killed run left in a folder."""
-    parts = (folder, folder / DEPTH_NAME, folder / GIVEN_NAME)
-    return [path for part in parts for path in part.glob(".*") if is_temporary(path.name) and path.is_file()]
+def _remove_left_over(folder: Path) -> None:
+    """Remove the temporary files and folders that a killed run left in a folder."""
+    for part in (folder, folder / DEPTH_NAME, folder / GIVEN_NAME):
+        for path in [path for path in part.glob(".*") if is_temporary(path.name)]:
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def _foreign(folder: Path, own: set[Path]) -> Path | None:
     """Return the first file or folder that no sample has, None if there is none."""
-    for path in sorted(folder.iterdir()):
-        if path in own or is_hidden(path.name):
+    for path in visible(folder):
+        if path in own:
             continue
         if path.name not in (DEPTH_NAME, GIVEN_NAME, CUBE_NAME) or not path.is_dir():
             return path
-        inner = next((one for one in sorted(path.iterdir()) if one not in own and not is_hidden(one.name)), None)
+        inner = next((one for one in visible(path) if one not in own), None)
         if inner is not None:
             return inner
     return None

@@ -32,9 +32,12 @@ class AutoencoderModule(OptimizedModule):
         kl_weight: Weight of the KL divergence from the standard normal distribution.
         mse_weight: Weight of the squared error.
         seed: Random seed of the latent noise, keyed by (seed, epoch, sample index).
-        optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML.
-        lr_scheduler: Learning-rate schedule, likewise.
-        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
+        optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML (default: the paper's
+            AdamW, learning rate 2e-4).
+        lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: null, a constant rate).
+            `total_steps` defaults to the length of the run.
+        lr_interval: How often the schedule advances: once per epoch or once per optimizer step; a schedule as long as
+            the run uses steps in any case if `trainer.max_steps` ends the run first.
         on_nonfinite: What to do where a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:

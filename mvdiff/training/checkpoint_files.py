@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-import zipfile
-from contextlib import suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +12,10 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
-from mvdiff.files.writing import temporary_beside, whole_file
+from mvdiff.files.writing import sync_folders, temporary_beside, whole_file
 from mvdiff.models.loading import check_archive
 
 _PREVIOUS = ".previous"
-_ZIP, _PICKLE = b"PK", b"\x80"
-"""First bytes of checkpoints; pickles are older than torch 1.6, and torch itself sees whether they are whole."""
 _NUMBERED = re.compile(r"hpc_ckpt_(\d+)\.ckpt")
 """Checkpoints that Lightning writes where SLURM takes a job back; it numbers them."""
 
@@ -64,10 +61,10 @@ class CheckpointFiles(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 self._keep_previous(target)
             os.replace(target, local)
-            _sync_folder(local.parent)
+            sync_folders(local.parent)
         except (OSError, RuntimeError) as error:
             reason = _disk_error(error)
-            if reason is None:
+            if reason is None or reason.errno is None:  # not of the disk, such as those of `check_plain`
                 raise
             raise OSError(
                 reason.errno,
@@ -129,17 +126,17 @@ def previous_of(path: Path) -> Path:
 
 
 def damage(path: Path) -> str | None:
-    """Read a whole checkpoint file and return what is wrong with it; None if nothing is."""
-    with open(path, "rb") as file:
-        start = file.read(2)
-    if start[:1] == _PICKLE:
-        return None
-    if not zipfile.is_zipfile(path):
-        return "its end is missing" if start == _ZIP else "it is no file of torch"
+    """Return what `check_archive` finds wrong with a file, None if nothing; an unchanged file is read once."""
+    status = path.stat()
+    return _damage(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _damage(path: Path, *_status: int) -> str | None:
     try:
         check_archive(path)
     except ValueError as error:
-        return str(error).rstrip(".")
+        return str(error)
     return None
 
 
@@ -151,27 +148,15 @@ def whole_or_previous(path: Path) -> Path:
         ValueError: The file is damaged, and so is the one before, or there is none.
     """
     previous = previous_of(path)
-    problem = damage(path) if path.is_file() else "it does not exist"
+    problem = damage(path) if path.is_file() else "it does not exist."
     if problem is None:
         return path
     if previous.is_file() and damage(previous) is None:
-        rank_zero_warn(f"checkpoint {path} is not used: {problem}. The one before is used: {previous}.")
+        rank_zero_warn(f"checkpoint {path} is not used: {problem} The one before is used: {previous}.")
         return previous
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file; got {path}.")
-    raise ValueError(
-        f"checkpoint must be a readable file, or have a whole {previous.name} beside it; got {path}: {problem}."
-    )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Sync the new names in a folder, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+    raise ValueError(f"{problem} There is no whole {previous.name} beside it to take its place.")
 
 
 def _disk_error(error: BaseException) -> OSError | None:

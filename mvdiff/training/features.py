@@ -30,9 +30,12 @@ class FeatureNetModule(OptimizedModule):
         noise: Maximum standard deviation of the Gaussian pixel noise in training (images in [-1, 1]), so that blurred
             images are judged by their content; each sample draws a fraction of it.
         seed: Random seed of the noise, keyed by (seed, epoch, sample index).
-        optimizer: Optimizer of the network's parameters, as `class_path` and `init_args` in YAML.
-        lr_scheduler: Learning-rate schedule, likewise.
-        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
+        optimizer: Optimizer of the network's parameters, as `class_path` and `init_args` in YAML (default: the paper's
+            AdamW, learning rate 2e-4).
+        lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: null, a constant rate).
+            `total_steps` defaults to the length of the run.
+        lr_interval: How often the schedule advances: once per epoch or once per optimizer step; a schedule as long as
+            the run uses steps in any case if `trainer.max_steps` ends the run first.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class NonFiniteGuard(Callback):
         self.skipped += 1
         self._in_a_row += 1
         if self._in_a_row == _MOST_IN_A_ROW:
-            raise FloatingPointError(f"{text}, and so at {_MOST_IN_A_ROW} steps in a row. The training does not go on.")
+            raise FloatingPointError(f"{text}. {_MOST_IN_A_ROW} steps in a row were skipped; training stops.")
         rank_zero_warn(f"{text}. The step is skipped, as model.on_nonfinite says.")
         pl_module.log("train/skipped_steps", float(self.skipped))
         optimizer.zero_grad(set_to_none=True)  # optimizers leave parameters without a gradient alone
@@ -131,10 +131,10 @@ def _describe(step: int, ranks: Sequence[tuple[list[list[str]], list[list[str]],
     """Describe a step from what each rank saw: samples with a wrong loss, all samples, the first wrong gradient."""
     of_loss = list(chain.from_iterable(chain.from_iterable(rank[0] for rank in ranks)))
     if of_loss:
-        return f"the loss is not finite at optimizer step {step}, of the samples {_names(of_loss)}"
+        return f"the loss is not finite at optimizer step {step}; samples: {_names(of_loss)}"
     gradient = next((rank[2] for rank in ranks if rank[2] is not None), "a parameter")
     every = chain.from_iterable(chain.from_iterable(rank[1] for rank in ranks))
-    return f"the gradient of {gradient} is not finite at optimizer step {step}, of the samples {_names(every)}"
+    return f"the gradient of {gradient} is not finite at optimizer step {step}; samples: {_names(every)}"
 
 
 def _names(ids: Iterable[str]) -> str:

@@ -60,11 +60,14 @@ class SingleViewModule(TrainedPartModule):
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of that of `base`.
         train_text_encoder: Also train the text encoder.
-        prompt_prefix: Text put before every prompt; None: the paper's prefix of the task.
-        optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML.
-        lr_scheduler: Learning-rate schedule, as `class_path` and `init_args`; null: constant rate. `total_steps`
-            defaults to the length of the run.
-        lr_interval: Unit of the schedule: it advances once per epoch or once per optimizer step.
+        prompt_prefix: Text put before every prompt (default: "This is one view of a scene. " for panorama and outpaint,
+            none for depth).
+        optimizer: Optimizer of the trained parameters, as `class_path` and `init_args` in YAML (default: the paper's
+            AdamW, learning rate 2e-4).
+        lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: null, a constant rate).
+            `total_steps` defaults to the length of the run.
+        lr_interval: How often the schedule advances: once per epoch or once per optimizer step; a schedule as long as
+            the run uses steps in any case if `trainer.max_steps` ends the run first.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
         seed: Random seed of training and of the samples.

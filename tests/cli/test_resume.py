@@ -70,14 +70,14 @@ def test_a_damaged_checkpoint_is_resumed_from_the_one_before_with_what_is_typed(
     assert settings["schedule"] == "WarmupCosine"
     assert "step 1: model.optimizer.init_args.lr 0.01 -> 0.003" in settings["changed on resume"]
     assert main(["validate", "--config", run, "--ckpt_path", str(last)]) == 1  # scores are of the file that is named
-    assert "readable file" in capsys.readouterr().err
+    assert "must be a whole file; got one whose end is missing, in " in capsys.readouterr().err
 
 
 def test_wrong_numbers_stop_the_run_with_status_3(tmp_path, config, capsys):
     run = run_yaml(config, tmp_path / "run", accumulate_grad_batches=1, limit_train_batches=4)
     assert main(["fit", "--config", run, "--model.optimizer.init_args.lr", "1e30"]) == 3
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mvdiff fit: error:")]
-    assert "is not finite at optimizer step 2, of the samples room" in line
+    assert "is not finite at optimizer step 2; samples: room" in line
     assert not (tmp_path / "run" / "model").exists()
     assert global_step(tmp_path / "run" / "last.ckpt") == 1
 

@@ -310,7 +310,7 @@ def test_files_that_are_none(tmp_path):
         read_lightning_file(tmp_path / "page.ckpt")
     whole = saved(tmp_path / "whole.ckpt", {"state_dict": weights()})
     (tmp_path / "cut.ckpt").write_bytes(whole.read_bytes()[:-300])
-    with pytest.raises(ValueError, match=r"must be a zip archive|must be a complete file"):
+    with pytest.raises(ValueError, match=r"must be a whole file; got one whose end is missing, in .*cut\.ckpt"):
         read_lightning_file(tmp_path / "cut.ckpt")
     with zipfile.ZipFile(tmp_path / "other.ckpt", "w") as archive:
         archive.writestr("a.txt", "a")

@@ -169,14 +169,48 @@ def test_what_is_not_of_the_model_stays(model_folder, tmp_path, caplog):
     assert {name: (folder / name).read_bytes() for name in mine} == mine
 
 
-def test_a_card_of_an_earlier_version_is_kept(model_folder, tmp_path, caplog):
+@pytest.mark.parametrize("edited", [False, True])
+def test_a_card_of_an_earlier_version_is_kept_where_it_was_edited(model_folder, tmp_path, caplog, edited):
     folder = tmp_path / "m"
     shutil.copytree(model_folder, folder)
     values = json.loads((folder / "mvdiff.json").read_text())
     del values["card_hash"]
     (folder / "mvdiff.json").write_text(json.dumps(values))
-    rewrite(folder)
+    if edited:
+        (folder / "README.md").write_text((folder / "README.md").read_text() + "My words.")
+    new = ModelInfo(task_from("panorama"), {"rig": RING}, "", BaseReference("owner/another"))
+    write_model_folder(folder, MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), new)
+    card = (folder / "README.md").read_text()
+    assert ("My words." in card, "owner/another" in card, "kept README.md" in caplog.text) == (
+        edited,
+        not edited,
+        edited,
+    )
+
+
+def test_a_model_is_written_to_a_new_repository(model_folder, tmp_path, caplog):
+    mine = {".git/HEAD": b"ref", ".gitattributes": b"lfs", "LICENSE": b"mine", "README.md": b"my model"}
+    for name, data in mine.items():
+        (tmp_path / "m" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "m" / name).write_bytes(data)
+    check_new_model_folder(tmp_path / "m", overwrite=False)
+    info = read_model_info(model_folder)
+    write_model_folder(tmp_path / "m", MultiViewAdapter([32], 32, [32]), EulerDiscreteScheduler(), info)
+    assert read_model_info(tmp_path / "m") == info
+    assert {name: (tmp_path / "m" / name).read_bytes() for name in mine} == mine
     assert "kept README.md" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["README.md", "mvdiff.json", "adapter/config.json", "scheduler/scheduler_config.json"])
+def test_a_link_in_a_model_folder_is_refused_before_the_work(model_folder, tmp_path, name):
+    folder = tmp_path / "m"
+    shutil.copytree(model_folder, folder)
+    (folder / name).rename(tmp_path / "target")
+    (folder / name).symlink_to(tmp_path / "target")
+    before = content(tmp_path)
+    with pytest.raises(OSError, match=r"is a link to .*; give the file itself\.$"):
+        rewrite(folder)
+    assert content(tmp_path) == before
 
 
 def test_links_and_devices_are_refused_before_the_work(model_folder, tmp_path):

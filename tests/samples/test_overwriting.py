@@ -62,8 +62,23 @@ def test_a_stopped_writer_keeps_the_old_sample_and_its_part_is_no_sample(tmp_pat
     writer.add(0, views()[0])  # and the process is killed
     assert find_samples(tmp_path) == [tmp_path / "s"]
     assert {name: data for name, data in content(tmp_path / "s").items() if ".partial/" not in name} == before
-    writer.discard()
+    SampleWriter(tmp_path / "s", overwrite=True).discard()
     assert content(tmp_path / "s") == before
+    assert not list((tmp_path / "s").glob(".*"))
+
+
+def test_a_sample_whose_replacement_was_killed_is_incomplete_and_is_made_again(tmp_path):
+    second(tmp_path / "fresh")
+    write_sample(tmp_path / "s", record(), views(), PANORAMA)
+    (tmp_path / "s" / ".new.1-2.partial" / "depth").mkdir(parents=True)
+    (tmp_path / "s" / ".new.1-2.partial" / "depth" / "0.png").write_bytes(b"new")
+    (tmp_path / "s" / ".old.1-2.partial").mkdir()
+    for name in ("sample.json", "0.png"):  # these go first
+        (tmp_path / "s" / name).rename(tmp_path / "s" / ".old.1-2.partial" / name)
+    assert scan_samples(tmp_path / "s")[0] == []
+    second(tmp_path / "s")
+    assert content(tmp_path / "s") == content(tmp_path / "fresh")
+    assert not list((tmp_path / "s").glob(".*"))
 
 
 def test_a_hidden_folder_is_no_sample(tmp_path):

@@ -11,6 +11,8 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from mvdiff.models.loading import check_archive
+from mvdiff.training import checkpoint_files
 from mvdiff.training.checkpoint_files import CheckpointFiles, previous_of, whole_or_previous
 from tests.training.one_weight import OneWeight, numbers, quiet_trainer
 
@@ -208,14 +210,25 @@ def test_without_a_whole_file_there_is_an_error(tmp_path):
     save(path, 1, 2)
     damage(path, "cut")
     damage(previous_of(path), "one byte")
-    with pytest.raises(ValueError, match=r"a whole last\.previous\.ckpt beside it; got .*: its end is missing"):
+    with pytest.raises(ValueError, match=r"end is missing, in .*There is no whole last\.previous\.ckpt beside it"):
         loaded(path)
 
 
-def test_checkpoints_of_old_torch_are_read(tmp_path):
+def test_checkpoints_of_old_torch_are_refused(tmp_path):
     torch.save(values(1), tmp_path / "old.ckpt", _use_new_zipfile_serialization=False)
-    assert whole_or_previous(tmp_path / "old.ckpt") == tmp_path / "old.ckpt"
-    assert loaded(tmp_path / "old.ckpt") == 1
+    with pytest.raises(ValueError, match=r"must be a zip archive, as torch\.save writes since torch 1\.6; .*old\.ckpt"):
+        loaded(tmp_path / "old.ckpt")
+
+
+def test_a_checkpoint_is_read_once_until_it_changes(tmp_path, monkeypatch):
+    path, reads = tmp_path / "last.ckpt", []
+    save(path, 1)
+    monkeypatch.setattr(checkpoint_files, "check_archive", lambda path: reads.append(path) or check_archive(path))
+    assert whole_or_previous(path) == path  # as `mvdiff fit --ckpt_path` does before it loads the file
+    assert (loaded(path), len(reads)) == (1, 1)
+    damage(path, "end")
+    with pytest.raises(ValueError, match="end is missing"):
+        loaded(path)
 
 
 # In a run

@@ -29,9 +29,7 @@ def fitted(folder, values, module=None, **settings):
 @pytest.mark.parametrize(("wrong", "accumulate", "step"), [(NAN, 1, 4), (INF, 2, 2), (NAN, 3, 2)])
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path, wrong, accumulate, step):
     module = OneWeight()
-    with pytest.raises(
-        FloatingPointError, match=rf"loss is not finite at optimizer step {step}, of the samples room3\."
-    ):
+    with pytest.raises(FloatingPointError, match=rf"loss is not finite at optimizer step {step}; samples: room3\."):
         fitted(tmp_path, [2, 2, 2, wrong, 2, 2], module, accumulate_grad_batches=accumulate)
     _, before = fitted(tmp_path, [2] * (step - 1) * accumulate, max_epochs=1, accumulate_grad_batches=accumulate)
     assert module.weight == before.weight  # as it was after the step before
@@ -42,7 +40,9 @@ def test_a_gradient_that_is_not_finite_is_named_with_the_samples_of_its_step(tmp
         def training_step(self, batch, batch_idx):
             return (self.adapter.weight * 0 * batch.x).sqrt().sum() + 1  # finite; its gradient is 0 * infinity
 
-    with pytest.raises(FloatingPointError, match=r"gradient of adapter\.weight is not .* step 1, .* room0, room1\."):
+    with pytest.raises(
+        FloatingPointError, match=r"gradient of adapter\.weight is not .* step 1; samples: room0, room1\."
+    ):
         fitted(tmp_path, [2] * 4, Root(), accumulate_grad_batches=2)
 
 
@@ -57,7 +57,7 @@ def test_skipped_steps_are_counted_and_change_nothing(tmp_path, accumulate):
     assert module.weight == plain.weight != 1
     assert trainer.callback_metrics["train/skipped_steps"] == 1
     texts = [str(warning.message) for warning in warned]
-    assert any(f"step 2, of the samples room{accumulate}. The step is skipped" in text for text in texts)
+    assert any(f"step 2; samples: room{accumulate}. The step is skipped" in text for text in texts)
     assert any("1 of 3 optimizer steps were skipped" in text for text in texts)
 
 
@@ -73,7 +73,7 @@ def test_the_count_goes_on_after_a_resume(tmp_path):
     assert run(3, ckpt_path=tmp_path / "end.ckpt") == 3
 
 
-@pytest.mark.parametrize(("epochs", "text"), [(1, "nothing was trained: all of the 2"), (99, "at 20 steps in a row")])
+@pytest.mark.parametrize(("epochs", "text"), [(1, "nothing was trained: all of the 2"), (99, "20 steps in a row were")])
 def test_a_run_that_only_skips_is_an_error(tmp_path, epochs, text):
     module = OneWeight()
     module.on_nonfinite = "skip"
@@ -108,7 +108,7 @@ def test_an_overflow_of_the_loss_scale_is_no_error(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_an_error_under_a_loss_scale(tmp_path):
-    with pytest.raises(FloatingPointError, match="loss is not finite at optimizer step 2, of the samples room1"):
+    with pytest.raises(FloatingPointError, match="loss is not finite at optimizer step 2; samples: room1"):
         fitted(tmp_path, [1, NAN], Steep(), plugins=[half(2.0)])
 
 
@@ -152,7 +152,7 @@ def rank_of_two(rank, action, folder):
         guard.on_before_optimizer_step(trainer, module, optimizer)
         said = "no gradient" if module.adapter.weight.grad is None else "a gradient"
     except FloatingPointError as error:
-        said = "loss of room1" if "step 4, of the samples room1." in str(error) else str(error)
+        said = "loss of room1" if "step 4; samples: room1." in str(error) else str(error)
     (folder / f"rank{rank}").write_text(said)
     torch.distributed.destroy_process_group()
 
