@@ -31,6 +31,4 @@ def _as_yaml_reads(text: Any) -> str:
         number = float(text) if isinstance(text, str) else None
     except ValueError:
         return ""
-    return (
-        "" if number is None or not isfinite(number) else f" (YAML reads it as text; write {number!r} without quotes)"
-    )
+    return "" if number is None or not isfinite(number) else f" (YAML reads it as text; write {number!r} instead)"

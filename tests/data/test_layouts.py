@@ -239,7 +239,7 @@ def test_settings_of_a_reader_of_wrong_types_are_named(tmp_path, reader, setting
         with pytest.raises(ValueError, match=rf"{setting} must be|of {setting} must be") as error:
             source(scene)
         if value == "1e3":
-            assert "must be a finite number; got '1e3' (YAML reads it as text; write 1000.0 without quotes)" in str(
+            assert "must be a finite number; got '1e3' (YAML reads it as text; write 1000.0 instead)" in str(
                 error.value
             )
 
