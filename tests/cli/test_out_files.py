@@ -107,7 +107,6 @@ APART = {
     "scores over a config": ["evaluate", "--generated", "out", "--config", "r.yaml", "--out", "r.yaml"],
     "a page over its rig": ["report", "out", "--rig", "rig.html", "--out", "rig.html"],
     "a video over its rig": ["video", "out", "--rig", "rig.mp4", "--out", "rig.mp4"],
-    "a mesh into its scene": ["mesh", "out/a", "--out", "out/a/depth/mesh.ply"],
     "a model over its checkpoint": ["export", "last.ckpt", "--out", "last.ckpt", "--overwrite"],
     "a base over its checkpoint": [*["convert", "upstream", "last.ckpt", "--task", "panorama"], "--out", "last.ckpt"],
     "a checkpoint over its weights": [
