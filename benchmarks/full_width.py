@@ -1,6 +1,6 @@
 """Convert files as wide as the published checkpoints, generate with them, and convert them back.
 
-    python benchmarks/full_width.py NAMES.json --out /tmp/full --task panorama depth
+    python benchmarks/full_width.py NAMES.json --out DIR --task panorama depth
 
 NAMES.json gives the names, shapes and dtypes of the published files: {"panorama": {"full_trained": {NAME: [SHAPE,
 DTYPE]}}, "depth": ...}. Weights are random; the base has Stable Diffusion 2's UNet and the packaged toy models' other

@@ -43,7 +43,7 @@ class Method(ABC):
         return {}
 
     def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
-        """Return what is recorded of a sample's cut and empty prompts, see `mvdiff.models.prompts.text_notes`."""
+        """Return notes on cut and empty prompts, for `sample.json`; see `mvdiff.models.prompts.text_notes`."""
         return {}
 
 

@@ -40,5 +40,5 @@ class ModelMethod(Method):
         return described_settings(self.pipeline, sampling, self.controls, paste_back=False)
 
     def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
-        """Return what is recorded of cut and empty prompts; see `Method.text_notes`."""
+        """Return notes on cut and empty prompts; see `Method.text_notes`."""
         return self.pipeline.text_notes(prompts, sampling)

@@ -51,7 +51,7 @@ def count_layers(state: dict[str, Tensor]) -> int:
         if names := [name for name in state if re.search(pattern, name)]:
             raise ValueError(f"{form}, which is not supported ({len(names)} weights, such as {names[0]})")
     if names := [name for name in state if not _PART.search(name)]:
-        raise ValueError(f"{len(names)} of {len(state)} weights that are no part of a LoRA, such as {names[0]}")
+        raise ValueError(f"{len(names)} weights with names that no LoRA has, such as {names[0]}")
     return sum(bool(_DOWN.search(name)) for name in state)
 
 

@@ -50,7 +50,7 @@ CARD_HASH = "card_hash"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
 
 _OF_A_REPOSITORY = (CARD_NAME, "LICENSE", "LICENSE.md", "LICENSE.txt")
-"""What a new repository may have beside hidden files; a model replaces none of it."""
+"""Files of a new repository, beside hidden ones, to which a model may be added; they are not replaced."""
 
 _PARTS = ("adapter", "scheduler")
 _PART_SUFFIXES = (".json", ".safetensors", ".bin")

@@ -122,7 +122,7 @@ def write_samples(
         seed: Seed to record; None for images that do not depend on a seed.
         batch_size: Maximum number of samples per call of `generate`; default: all.
         settings: Additional settings to record in `sample.json`; a rerun compares them too.
-        text_notes: Maps the prompts of a sample to what is recorded of cut and empty ones; None: nothing.
+        text_notes: Function from the prompts of a sample to notes on cut and empty ones; None: no notes.
         overwrite: Regenerate samples that are already complete.
 
     Returns:

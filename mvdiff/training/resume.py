@@ -27,7 +27,7 @@ _OPTIMIZER = "model.optimizer.init_args."
 _SCHEDULE = "model.lr_scheduler.init_args."
 _RATE = f"{_OPTIMIZER}lr"
 _DERIVED = {"params", "lr", "initial_lr", "min_lr", "max_lr", "base_momentum", "max_momentum"}
-"""Entries of an optimizer's groups that are no settings of the optimizer, or that schedules write there."""
+"""Keys of an optimizer's parameter groups that hold no optimizer setting, or that schedules write."""
 
 
 def is_resuming(module: LightningModule) -> bool:
@@ -54,7 +54,7 @@ def run_settings(module: LightningModule) -> dict[str, Any]:
 
 
 class Resume:
-    """What a checkpoint says of its run, until training starts.
+    """Settings of the run that wrote a checkpoint, kept until training starts.
 
     Args:
         checkpoint: Checkpoint of Lightning.

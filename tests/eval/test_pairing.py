@@ -1,4 +1,4 @@
-"""What samples and reference do not share is named and counted; names and order of folders change no number."""
+"""Unpaired samples are named and counted; names and order of folders change no number."""
 
 import shutil
 

@@ -114,7 +114,7 @@ def test_a_toy_world_replaces_no_other_data(tmp_path, name):
     (tmp_path / name).write_bytes(b"mine")
     np.save(tmp_path / name.split("/")[0] / "train.npy", np.array([["mine"]]))
     before = content(tmp_path)
-    with pytest.raises(FileExistsError, match=r"DIR must be new or hold a toy world; .* is no part of one"):
+    with pytest.raises(FileExistsError, match=r"DIR must be new or hold a toy world; .* is not part of one"):
         toyworld(tmp_path, 1)
     assert content(tmp_path) == before
     (tmp_path / "lists" / "mp3d_skybox").mkdir(parents=True)

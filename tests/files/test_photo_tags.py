@@ -1,4 +1,4 @@
-"""What photos and panoramas say about their camera: EXIF and GPano."""
+"""Metadata of photos and panoramas about the camera: EXIF and GPano."""
 
 import time
 

@@ -212,5 +212,5 @@ def check_toyworld_folder(root: Path) -> None:
         if others or lists:
             raise FileExistsError(
                 f"DIR must be new or hold a toy world; got {root}, where {(others or lists)[0].relative_to(root)} is "
-                "no part of one. Choose another DIR."
+                "not part of one. Choose another DIR."
             )
