@@ -119,7 +119,7 @@ def test_a_toy_world_replaces_no_other_data(tmp_path, name):
     assert content(tmp_path) == before
     (tmp_path / "lists" / "mp3d_skybox").mkdir(parents=True)
     np.save(tmp_path / "lists" / "mp3d_skybox" / "test.npy", np.array([["mine"]]))
-    with pytest.raises(FileExistsError, match=r"mp3d_skybox/test\.npy is no part"):
+    with pytest.raises(FileExistsError, match=r"mp3d_skybox/test\.npy is not part"):
         toyworld(tmp_path / "lists", 1)
 
 
