@@ -112,6 +112,14 @@ def test_the_verdict_says_what_the_intervals_show():
     assert "do not agree with their key frames beyond independent ones" in lost[3]
 
 
+@pytest.mark.parametrize(("gain", "says"), [(0.4, "better than"), (-0.4, "beyond")])
+def test_without_an_interval_the_estimate_decides_and_the_sentence_says_so(gain, says):
+    alone = agreement(gain) | {"difference": Interval(gain, None, None, 0.95)}
+    said = RECIPE.sentences(outcome(scores(4.0, interval(0.1, 0.5), interval(0.0, 0.1)), alone))[3]
+    assert f"agree with their key frames {says} independent ones" in said
+    assert said.endswith(f"paired {gain:+.1f} dB (too few samples for an interval).")
+
+
 def test_references_and_controls_do_not_compete():
     found = outcome(scores(4.0, interval(0, 1), interval(0, 1)), agreement(1))
     methods, differences, between = RECIPE.tables(found)
