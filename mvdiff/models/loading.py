@@ -108,7 +108,7 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
     if folder.is_file():
         raise FileNotFoundError(
             f"{setting} must be a folder or a hub id 'owner/name'; got {str(name)!r}, which is a file."
-            + _single_file(folder)
+            + (_single_file(folder) if setting == "base" else "")
         )
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     try:
@@ -183,7 +183,7 @@ def check_promise(name: str, folder: Path, build: Callable[[], nn.Module]) -> No
         folder: Folder with `config.json` and weights.
         build: Builds the model that `config.json` describes.
     """
-    stored = sum(path.stat().st_size for kind in ("*.safetensors", "*.bin") for path in folder.glob(kind))
+    stored = sum(path.stat().st_size for path in weight_files(folder)[1])
     if not stored or not (folder / "config.json").is_file() or _first_unreadable(folder) is not None:
         return  # `open_strictly` says what is missing or damaged
     with opening("config.json", name, folder / "config.json"), torch.device("meta"):
