@@ -25,10 +25,13 @@ from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
 from mvdiff.eval.processes import gather_objects
 from mvdiff.eval.settings import EvaluationSettings, SettingError
 from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally, keyed_sample
+from mvdiff.files.sharing import shared_name, shared_values
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
 
 SCHEMA_VERSION = 1
+_FILES = ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth")
+"""Settings that may be paths of files and folders."""
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
@@ -157,15 +160,25 @@ def _results(
 def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
     """Write results as JSON, atomically; create the folder if absent.
 
+    Paths are written as `mvdiff.files.sharing` says: those of the samples relative to the file, so that `mvdiff report`
+    finds them; those of networks by their names, whose hashes are recorded.
+
     Raises:
         OSError: The file cannot be written.
     """
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        return write_json(path, dict(results))
+        return write_json(path, _for_others(results, path.parent))
     except OSError as error:
         raise OSError(error.errno, f"--out must be writable; got {error.strerror or error}, in {path}") from error
+
+
+def _for_others(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """Return results without absolute paths, for a file in `folder`."""
+    settings = results.get("settings") or {}
+    networks = {name: shared_name(settings[name]) for name in _FILES if isinstance(settings.get(name), str)}
+    return shared_values({**results, "settings": {**settings, **networks}} if networks else dict(results), folder)
 
 
 def flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:

@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.files.paths import expanded_values, same_name
+from mvdiff.files.sharing import shared_name
 from mvdiff.files.text import read_json_object, read_yaml_mapping
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
@@ -322,7 +323,7 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
     except (ArgumentError, TypeError, ValueError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--config must have a valid data section; got {reason}, in {names}.") from error
-    return DataSource(data, split, names)
+    return DataSource(data, split, ", ".join(map(shared_name, configs)))
 
 
 def read_truth(path: str | Path) -> dict[str, Truth]:

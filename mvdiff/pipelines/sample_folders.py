@@ -17,6 +17,7 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.files.paths import ignores_case
+from mvdiff.files.sharing import shared_name
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.panorama import stitched
@@ -248,7 +249,7 @@ def described_settings(
         "prompt_prefix": pipeline.prompt_prefix,
         "scheduler": type(pipeline.scheduler).__name__,
         "scheduler_config": {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")},
-        "base": None if base is None else base.id,
+        "base": None if base is None else shared_name(base.id),
         "base_weights_hash": None if base is None else base.weights_hash,
         "adapter_weights_hash": tensors_hash(pipeline.adapter_weights()),
         "dtype": _precision(pipeline),
@@ -274,7 +275,7 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
     for name in ("sample_id", "prompts", "seed", "rig", "cameras", "settings"):
         old, new = getattr(written, name), getattr(record, name)
         if name == "settings":  # notes follow from the prompts, and samples of earlier versions have none
-            old, new = ({key: one[key] for key in one if key != TEXT_NOTES} for one in (old, new))
+            old, new = (_compared(one) for one in (old, new))
         if old == new:
             continue
         if name == "prompts":
@@ -291,6 +292,12 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
             f"{folder}. Write to another folder, or pass --overwrite to regenerate the sample."
         )
     return True
+
+
+def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that must be equal; earlier versions recorded the whole path of a base."""
+    kept = {key: value for key, value in settings.items() if key != TEXT_NOTES}
+    return kept | ({"base": shared_name(kept["base"])} if isinstance(kept.get("base"), str) else {})
 
 
 def _uint8(images: Tensor) -> Tensor:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.settings import EvaluationSettings
+from mvdiff.files.sharing import shared_name
 from mvdiff.geometry.cameras import Rig
 from mvdiff.methods.method import Method, write_method
 from mvdiff.pipelines.base import MultiViewPipeline
@@ -90,9 +91,16 @@ class Recipe(ABC):
             num_inference_steps=settings.num_inference_steps, guidance_scale=settings.guidance_scale
         )
 
+    @property
+    def told(self) -> RecipeSettings:
+        """Settings as pages and results tell them: without absolute paths."""
+        names = {field.name for field in fields(self.settings)} & {"base", "init_adapter"}
+        named = {name: shared_name(getattr(self.settings, name)) for name in names}
+        return replace(self.settings, out=Path(shared_name(self.settings.out)), **named)
+
     def text(self, template: str, **values: Any) -> str:
-        """Fill in a template."""
-        return template.format(s=self.settings, **values)
+        """Fill in a template; settings that are paths are told by their names."""
+        return template.format(s=self.told, **values)
 
     def check(self) -> None:  # noqa: B027 (nothing to check is a fine default)
         """Raise an error if the settings cannot work, before anything is made."""

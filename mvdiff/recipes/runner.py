@@ -105,10 +105,18 @@ def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
     for step, make in recipe.more_steps(outcome).items():
         with clock.step(step):
             make()
-    facts = _facts(recipe, f"{recipe.text(recipe.base)}, weights {pipeline.base.weights_hash[:12]}", clock)
+    facts = facts_of(recipe, f"{recipe.text(recipe.base)}, weights {pipeline.base.weights_hash[:12]}", clock)
     report = write_report(recipe, outcome, facts)
-    results = {
-        "settings": dataclasses.asdict(settings) | {"out": str(settings.out)},
+    write_json(settings.out / "results.json", results_of(recipe, outcome, clock))
+    print_tables(recipe.tables(outcome), [*recipe.sentences(outcome), *recipe.story(outcome)])
+    clock.console.print(f"{clock.total:.0f} s; open {report}")
+    return report
+
+
+def results_of(recipe: Recipe, outcome: Outcome, clock: Clock) -> dict[str, Any]:
+    """Return the content of `results.json`."""
+    return {
+        "settings": dataclasses.asdict(recipe.told) | {"out": str(recipe.told.out)},
         "scores": _plain(outcome.scores),
         **_plain(outcome.more),
         "curves": {run.name: run.curves for run in outcome.runs},
@@ -116,10 +124,6 @@ def run_recipe(recipe: Recipe, run_trainer: RunTrainer) -> Path:
         "cpu_seconds": clock.cpu_seconds,
         "machine": machine(),
     }
-    write_json(settings.out / "results.json", results)
-    print_tables(recipe.tables(outcome), [*recipe.sentences(outcome), *recipe.story(outcome)])
-    clock.console.print(f"{clock.total:.0f} s; open {report}")
-    return report
 
 
 def write_report(recipe: Recipe, outcome: Outcome, facts: Mapping[str, object]) -> Path:
@@ -136,9 +140,9 @@ def machine() -> str:
     return f"{name} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}".strip()
 
 
-def _facts(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
+def facts_of(recipe: Recipe, base: str, clock: Clock) -> dict[str, str]:
     """Return facts about the run, for the page."""
-    described = dataclasses.asdict(recipe.settings)
+    described = dataclasses.asdict(recipe.told)
     return {
         "command": recipe.command,
         "settings": ", ".join(f"{key}={value}" for key, value in described.items() if key != "out"),

@@ -11,6 +11,7 @@ import numpy as np
 
 from mvdiff import __version__
 from mvdiff.files.paths import kind_of, visible
+from mvdiff.files.sharing import shared_name, shared_text
 from mvdiff.mesh import simplified, up_axis
 from mvdiff.mesh.reading import read_mesh
 from mvdiff.mesh.surface import SUFFIXES
@@ -38,6 +39,7 @@ class Content:
         notes: Sentences about the choice of samples.
         problems: Sentences about files that could not be read.
         facts: Origin of each method's samples.
+        roots: Folders and files that were read, whose paths the page does not tell.
     """
 
     panoramas: list[PanoramaEntry] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Content:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
+    roots: list[Path] = field(default_factory=list)
 
     def page(self, title: str) -> Page:
         """Return the page of this content."""
@@ -58,7 +61,8 @@ class Content:
         summary += self.notes
         if self.problems:
             more = len(self.problems) - NAMED_PROBLEMS
-            items = [*self.problems[:NAMED_PROBLEMS], *([f"and {more} more"] if more > 0 else [])]
+            named = [shared_text(problem, self.roots) for problem in self.problems[:NAMED_PROBLEMS]]
+            items = [*named, *([f"and {more} more"] if more > 0 else [])]
             summary.append(Details(f"Could not be read: {len(self.problems)}", items, is_open=True))
         names = ("tables", "panoramas", "meshes", "galleries", "facts")
         return Page(title, summary, report_sections(**{name: getattr(self, name) for name in names}))
@@ -82,9 +86,11 @@ def gather(
     for name, value in (("--max_samples", max_samples), ("--max_views", max_views)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1; got {value}.")
-    content = Content()
     methods = [source.method for source in sources]
+    read = [*(source.path for source in sources), *(method.root for method in methods), *meshes]
+    content = Content(roots=read)
     truth = next((source.truth for source in sources if source.truth is not None), None)
+    content.roots += [] if truth is None else [truth.root]
     content.problems = [problem for method in [*methods, *([truth] if truth else [])] for problem in method.problems]
     with_samples = [method for method in methods if method.samples]
     if with_samples:
@@ -148,7 +154,7 @@ def _add_samples(
     for method in methods:
         content.facts[method.name] = _provenance(method, shown or ids)
     if truth is not None:
-        content.facts[truth.name] = str(truth.root)
+        content.facts[truth.name] = shared_name(truth.root)
     content.facts["Page"] = f"mvdiff {__version__}"
 
 
@@ -209,8 +215,10 @@ def _provenance(method: Method, ids: Sequence[str]) -> str:
     records = [method.samples[sample_id].record for sample_id in ids]
     seeds = sorted({record.seed for record in records if record.seed is not None})
     settings = records[0].settings
-    parts = [str(method.root)]
+    parts = [shared_name(method.root)]
     parts += [f"seed {', '.join(map(str, seeds[:8]))}{', ...' if len(seeds) > 8 else ''}"] if seeds else []
-    parts += [f"{key.replace('_', ' ')} {settings[key]}" for key in _PROVENANCE if settings.get(key) not in (None, "")]
+    told = {key: settings[key] for key in _PROVENANCE if settings.get(key) not in (None, "")}
+    told |= {"base": shared_name(str(told["base"]))} if "base" in told else {}  # earlier versions recorded its path
+    parts += [f"{key.replace('_', ' ')} {value}" for key, value in told.items()]
     parts += [f"{name} {version}" for name, version in records[0].versions.items()]
     return ", ".join(parts)

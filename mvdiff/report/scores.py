@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mvdiff.eval.table import how, result_column
+from mvdiff.files.sharing import shared_text
 from mvdiff.report.tables import Column, Table
 
 TRUTH_ROW = "ground truth"
@@ -53,7 +54,9 @@ def _note(results: Sequence[tuple[str, Mapping[str, Any]]], metrics: Sequence[st
         methods_by_text: dict[str, list[str]] = {}
         for method, values in results:
             entry = _entry(values, name)
-            methods_by_text.setdefault(how(entry) if entry else "missing: not requested", []).append(method)
+            methods_by_text.setdefault(shared_text(how(entry)) if entry else "missing: not requested", []).append(
+                method
+            )
         for text, methods in methods_by_text.items():
             of = f" ({', '.join(methods)})" if len(methods_by_text) > 1 else ""
             parts.append(f"{_named(results, name).name}{of}: {text.rstrip('.')}.")

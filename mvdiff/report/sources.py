@@ -9,6 +9,7 @@ from typing import Any
 
 from mvdiff.eval.table import check_results
 from mvdiff.files.paths import expanded, own_name
+from mvdiff.files.sharing import distinct_names
 from mvdiff.files.text import read_json
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import Sample, read_sample, scan_samples
@@ -70,7 +71,7 @@ def open_sources(paths: Sequence[Path], names: Sequence[str] | None = None, rig:
     """
     if names is None:
         names = [_own_name(path) for path in paths]
-        names = names if len(set(names)) == len(names) else [str(path) for path in paths]
+        names = names if len(set(names)) == len(names) else distinct_names(paths)
     if len(names) != len(paths):
         raise ValueError(f"--names must be one for each DIR ({len(paths)}); got {len(names)}.")
     if len({*names, TRUTH, GIVEN_DEPTH}) < len(names) + 2:
@@ -127,7 +128,7 @@ def _named_path(described: Any) -> str | None:
 def _scored_folder(described: Any, results: Path) -> Path | None:
     """Return the folder of scored samples, absolute or relative to the results file; None if it does not exist."""
     named = _named_path(described)
-    candidates = [] if named is None else [expanded(named), results.parent / named, results.parent / Path(named).name]
+    candidates = [] if named is None else [results.parent / named, expanded(named), results.parent / Path(named).name]
     try:
         return next((path for path in candidates if path.is_dir()), None)
     except OSError as error:  # a name that no file system takes

@@ -15,6 +15,7 @@ from mvdiff.files.writing import whole_folder
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import load_autoencoder
 from mvdiff.models.finite import check_finite
+from mvdiff.models.loading import forget_source
 from mvdiff.training.callbacks import gather
 from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import OptimizedModule, adamw
@@ -123,3 +124,4 @@ class AutoencoderModule(OptimizedModule):
             self.vae.register_to_config(scaling_factor=factor)
         with whole_folder(Path(self.out)) as new:
             self.vae.save_pretrained(new)
+            forget_source(new / "config.json")

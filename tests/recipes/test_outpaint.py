@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,13 +13,16 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.recipes.compared import BASE, CAA, TRUTH
+from mvdiff.recipes.fit_command import Run
 from mvdiff.recipes.outpaint import GIVEN, KNOWN, OutpaintRecipe
 from mvdiff.recipes.precision import chosen_precision
 from mvdiff.recipes.recipe import Outcome
+from mvdiff.recipes.runner import Clock, facts_of, results_of, write_report
 from mvdiff.recipes.scoring import PSNR
 from mvdiff.recipes.settings import OutpaintSettings
 from mvdiff.tasks.outpaint import OutpaintTask
 from tests.recipes.noisy import STRENGTHS, Noisy
+from tests.shared_files import telling
 
 SMALL = {
     "rooms": 8,
@@ -122,6 +126,22 @@ def test_scores_and_sentences(scored):
     methods, differences, pictures = recipe.tables(outcome)
     assert {row[0] for row in methods.rows} - set(methods.references) == {CAA, BASE}
     assert (len(differences.rows), len(pictures.rows)) == (3, 2)
+
+
+def test_what_is_written_tells_names_alone(scored, tmp_path):
+    """The page and the numbers of a run whose folders were all given as absolute paths."""
+    recipe, outcome = scored
+    given = {name: str(tmp_path / "people" / name) for name in ("base", "init_adapter")}
+    curves = {"val/overlap_psnr": ([4], [18.0]), "val/loss": ([4], [0.5])}
+    done = replace(
+        outcome, runs=[Run(name, tmp_path, curves) for name in ("a", "b")], before={"val/overlap_psnr": 17.0}
+    )
+    told = OutpaintRecipe(replace(recipe.settings, **given))
+    assert "base" in json.dumps(results := results_of(told, done, Clock()))
+    assert str(tmp_path) not in json.dumps(results)
+    page = write_report(told, done, facts_of(told, told.text(told.base), Clock()))
+    for place in (page, recipe.settings.out / "scores", recipe.settings.out / "samples"):
+        assert not telling(place, tmp_path, recipe.settings.out.parent)
 
 
 def test_galleries_show_what_was_given(scored):

@@ -18,13 +18,14 @@ from transformers.utils import logging as bars
 from mvdiff.cli.command import plural
 from mvdiff.cli.doctor.data import check_data
 from mvdiff.cli.doctor.environment import check_environment
-from mvdiff.cli.doctor.findings import run_checks
+from mvdiff.cli.doctor.findings import Finding, run_checks
 from mvdiff.cli.doctor.options import without_options
 from mvdiff.cli.doctor.plan import check_model, check_plan
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.cli.doctor.step import check_step
 from mvdiff.cli.doctor.weights import check_weights
 from mvdiff.cli.out_files import check_out
+from mvdiff.files.sharing import shared_text
 from mvdiff.files.writing import check_apart
 from mvdiff.samples import write_json
 
@@ -58,9 +59,16 @@ def check_run(arguments: list[str]) -> int:
         last = f"ready{', with ' + plural(warned, 'warning') if warned else ''}: {fit}"
     console.print(last, style="bold", soft_wrap=True, highlight=False, markup=False)
     if run.settings.json is not None:
-        sections = {title: [vars(finding) for finding in section] for title, section in found.items()}
-        write_json(Path(run.settings.json), {"ready": not problems, "run": fit, "findings": sections})
+        roots = [argument.rpartition("=")[2] for argument in arguments]
+        sections = {title: [_told(finding, roots) for finding in section] for title, section in found.items()}
+        run_told = {"ready": not problems, "run": shared_text(fit, roots), "findings": sections}
+        write_json(Path(run.settings.json), run_told)
     return int(problems > 0)
+
+
+def _told(finding: Finding, roots: list[str]) -> dict[str, str]:
+    """Return a finding for the JSON file, which people send around: without absolute paths."""
+    return {name: shared_text(text, roots) for name, text in vars(finding).items()}
 
 
 @contextmanager
