@@ -19,6 +19,7 @@ from mvdiff.eval.features import NAME as TOY_NAME
 from mvdiff.eval.features import toy_judge
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash
+from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.shapes import check_shapes
 
 INCEPTION_NAME = "inception-v3-compat"
@@ -110,8 +111,11 @@ def inception_extractor(
             f"{path}. Download {INCEPTION_FILES[0]} again, or set inception_hash to use this file on purpose."
         )
     try:
-        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity unpickles: refuse code beforehand
+        with plain_refusals("inception_weights", path):
+            torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity unpickles: refuse code beforehand
         net = FeatureExtractorInceptionV3(INCEPTION_NAME, ["2048", "logits_unbiased"], str(path)).to(device)
+    except UnsafeFile:
+        raise
     except UNREADABLE as error:
         raise ValueError(
             f"inception_weights must be a readable state dict of {INCEPTION_NAME}; got {first_line(error)}, in {path}."
@@ -179,4 +183,4 @@ def _missing_inception(got: str) -> str:
 
 def first_line(error: Exception) -> str:
     """Return the first line of an error's message, at most 200 characters, or its class name if it has no message."""
-    return (str(error) or type(error).__name__).splitlines()[0][:200]
+    return (plain_text(error) or type(error).__name__).splitlines()[0][:200]

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from mvdiff.models.loading import build_from_config, load_strictly, read_object, read_tensors, resolve_folder
 
-_PATTERNS = ["*.json", "*.safetensors", "vae/*.json", "vae/*.safetensors"]
+VAE_PATTERNS = ["*.json", "*.safetensors", "vae/*.json", "vae/*.safetensors"]
 
 
 def load_autoencoder(
@@ -24,9 +24,9 @@ def load_autoencoder(
     """Load an autoencoder onto the CPU.
 
     Args:
-        pretrained_model_name_or_path: Folder or hub id with a diffusers autoencoder (`config.json` names its class), at
-            the top level or in a `vae` subfolder, or with TAESD's original files, `taesd_encoder.safetensors` and
-            `taesd_decoder.safetensors`.
+        pretrained_model_name_or_path: Folder or hub id, also "owner/name@revision", with a diffusers autoencoder
+            (`config.json` names its class), at the top level or in a `vae` subfolder, or with TAESD's original files,
+            `taesd_encoder.safetensors` and `taesd_decoder.safetensors`.
         revision: Branch, tag or commit on the hub.
         dtype: Weight precision; default float32.
         with_weights: False builds a diffusers autoencoder from its config.json alone, with random weights.
@@ -35,7 +35,7 @@ def load_autoencoder(
         FileNotFoundError: There is no autoencoder at that path or id.
         ValueError: The weights cannot be read or belong to another model.
     """
-    folder = resolve_folder(pretrained_model_name_or_path, revision, "vae", _PATTERNS)
+    folder = resolve_folder(pretrained_model_name_or_path, revision, "vae", VAE_PATTERNS)
     if (folder / "taesd_encoder.safetensors").is_file():
         return _load_taesd(folder).to(dtype or torch.float32)
     if not (folder / "config.json").is_file() and (folder / "vae").is_dir():

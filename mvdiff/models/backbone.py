@@ -14,7 +14,14 @@ from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.files.writing import whole_folder
-from mvdiff.models.autoencoder import autoencoder_stride, decode_latents, encode_images, load_autoencoder
+from mvdiff.hub_models import open_transformers, snapshot_commit
+from mvdiff.models.autoencoder import (
+    VAE_PATTERNS,
+    autoencoder_stride,
+    decode_latents,
+    encode_images,
+    load_autoencoder,
+)
 from mvdiff.models.loading import (
     PACKAGED,
     build_from_config,
@@ -44,6 +51,10 @@ class Backbone(nn.Module):
         unet: Denoising UNet.
         scheduler: Noise schedule that the UNet was trained with; any diffusers scheduler built from its config can
             sample.
+
+    Attributes:
+        commit: Commit of the base on the hub; None for a folder.
+        vae_commit: Commit of an autoencoder from another repository of the hub; None for others.
     """
 
     def __init__(
@@ -60,6 +71,8 @@ class Backbone(nn.Module):
         self.tokenizer = tokenizer
         self.unet = unet
         self.scheduler = scheduler
+        self.commit: str | None = None
+        self.vae_commit: str | None = None
         self._hashes: dict[str, str] = {}
 
     @property
@@ -176,8 +189,8 @@ def load_backbone(
 
     Args:
         pretrained_model_name_or_path: Folder, hub id or packaged name, see `resolve_base`.
-        revision: Branch, tag or commit on the hub.
-        vae: Another autoencoder (folder or hub id, see `load_autoencoder`); default: the base's own.
+        revision: Branch, tag or commit on the hub, see `loading.resolve_folder`.
+        vae: Another autoencoder (folder, hub id or "owner/name@revision"); default: the base's own.
         dtype: Weight precision; default float32.
         without_weights: Parts (of unet, text_encoder, vae) whose weights the caller has: only their config.json is
             read, and they are random.
@@ -190,6 +203,7 @@ def load_backbone(
     folder = resolve_base(pretrained_model_name_or_path, revision)
     parts = part_folders(folder, _PARTS)
     _check_kind(folder)
+    vae_folder = parts["vae"] if vae is None else resolve_folder(vae, None, "vae", VAE_PATTERNS)
     missing = [part for part, path in parts.items() if not path.is_dir() and not (part == "vae" and vae is not None)]
     if missing:
         raise FileNotFoundError(
@@ -204,13 +218,13 @@ def load_backbone(
     backbone = Backbone(  # small parts first, so that their errors come before the large weights are read
         scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
         tokenizer=_load_tokenizer(parts["tokenizer"]),
-        vae=load_autoencoder(
-            parts["vae"] if vae is None else vae, dtype=dtype, with_weights="vae" not in without_weights
-        ),
+        vae=load_autoencoder(vae_folder, dtype=dtype, with_weights="vae" not in without_weights),
         text_encoder=opened("text_encoder", CLIPTextModel),
         unet=opened("unet", UNet2DConditionModel),
     )
     check_parts_fit(backbone, folder)
+    backbone.commit = snapshot_commit(folder)
+    backbone.vae_commit = None if vae is None else snapshot_commit(vae_folder)
     return backbone.freeze()
 
 
@@ -223,7 +237,7 @@ def _load_tokenizer(folder: Path) -> CLIPTokenizer:
             f"tokenizer must have tokenizer.json, or vocab.json and merges.txt; got neither, in {folder}."
         )
     with opening("tokenizer", "CLIPTokenizer", folder):
-        tokenizer = CLIPTokenizer.from_pretrained(str(folder))
+        tokenizer = open_transformers(CLIPTokenizer, folder)
     length = tokenizer.model_max_length
     if isinstance(length, bool) or not isinstance(length, int) or length < 1:
         raise ValueError(f"model_max_length of a tokenizer must be a whole number; got {length!r}, in {folder}.")

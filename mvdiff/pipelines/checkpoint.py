@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from mvdiff.eval.runner import flat_numbers
+from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.files.text import read_json_object
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import check_archive, opening
@@ -120,9 +121,12 @@ def read_checkpoint(path: str | Path, lazy: bool = False) -> dict[str, Any]:
     if not lazy:
         check_archive(path)
     try:
-        values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
+        with plain_refusals("checkpoint", path):
+            values = torch.load(path, map_location="cpu", weights_only=True, mmap=lazy)
+    except UnsafeFile:
+        raise
     except Exception as error:  # a damaged pickle can fail in any way
-        reason = str(error).strip().split("\n")[0][:300] or type(error).__name__
+        reason = plain_text(error).strip().split("\n")[0][:300] or type(error).__name__
         raise ValueError(
             f"checkpoint must be a readable file of tensors and plain values; got {reason}, in {path}."
         ) from error

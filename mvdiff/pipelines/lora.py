@@ -15,6 +15,7 @@ from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor, nn
 
 from mvdiff.eval.weights import tensors_hash
+from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.pipelines.extras import require
 
 _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
@@ -120,13 +121,16 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         free = next(name for name in (f"default_{i}" for i in count()) if name not in taken)
         adapter_name = free if adapter_name is None else adapter_name
         try:
-            num_layers = count_layers(_file_tensors(source, **kwargs))
+            with plain_refusals("LoRA", source):
+                num_layers = count_layers(_file_tensors(source, **kwargs))
             super().load_lora_weights(source, adapter_name=adapter_name, **kwargs)
             if (found := len(self.lora_layers(adapter_name))) not in (0, num_layers):
                 raise ValueError(f"weights for {num_layers} layers, {found} of which the base has")
+        except UnsafeFile:
+            raise
         except Exception as error:  # diffusers, peft and safetensors raise errors of many kinds
             self._forget_other_loras(before)
-            reason = shorten(str(error), 300) or type(error).__name__
+            reason = shorten(plain_text(error), 300) or type(error).__name__
             raise ValueError(f"LoRA must be readable and fit the base; got {reason}{where}.") from error
         if self.get_list_adapters() == before:
             raise ValueError(f"LoRA must have weights for the base's unet or text_encoder; got none{where}.")

@@ -12,6 +12,7 @@ import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+from mvdiff.files.refusals import plain_refusals
 from mvdiff.files.writing import sync_folders, temporary_beside, whole_file
 from mvdiff.models.loading import check_archive
 
@@ -78,10 +79,12 @@ class CheckpointFiles(TorchCheckpointIO):
 
         Raises:
             FileNotFoundError: There is neither the file nor one before.
-            ValueError: The file is damaged, and so is the one before, or there is none.
+            ValueError: The file is damaged, and so is the one before, or there is none; or it holds more than tensors
+                and plain values.
         """
         local = local_path(path)
-        return super().load_checkpoint(path if local is None else whole_or_previous(local), *args, **kwargs)
+        with plain_refusals("checkpoint", path):
+            return super().load_checkpoint(path if local is None else whole_or_previous(local), *args, **kwargs)
 
     def remove_checkpoint(self, path: Any) -> None:
         """Remove a checkpoint and the one before of the same name."""

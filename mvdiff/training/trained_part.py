@@ -7,6 +7,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
 
+from mvdiff.files.refusals import plain_refusals
 from mvdiff.training.inputs import BatchInputs
 from mvdiff.training.optimization import OptimizedModule
 
@@ -35,7 +36,8 @@ class TrainedPartModule(OptimizedModule):
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
         """Load a checkpoint as Lightning does, but import no classes that the file names (its `_instantiator`)."""
-        return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
+        with plain_refusals("checkpoint", checkpoint_path):
+            return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
 
     def state_dict(self, *args: Any, destination=None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
         """Return the trained part's weights under `<prefix><trained_part>.`."""

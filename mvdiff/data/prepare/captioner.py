@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -10,6 +11,8 @@ from PIL import Image
 from torch import Tensor
 
 from mvdiff.data.counts import check_counts
+from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
+from mvdiff.hub_models import open_transformers, pinned_revision, split_revision
 
 BLIP2 = "Salesforce/blip2-opt-2.7b"
 """The most common BLIP-2; the paper does not say which one it used."""
@@ -20,8 +23,9 @@ class Captioner:
     """Captions images by greedy, deterministic decoding.
 
     Args:
-        model: Hub id or folder of a transformers image captioning model with its processor.
-        revision: Branch, tag or commit on the hub.
+        model: Hub id, also "owner/name@revision", or folder of an image captioning model of transformers, with its
+            processor.
+        revision: Branch, tag or commit on the hub; None: that of `hub_models.COMMITS`, else main.
         device: "auto" (a GPU if available), "cpu", "cuda", ...
         dtype: "auto" (bfloat16 on a GPU, float32 on a CPU), "float32", "float16" or "bfloat16".
         prompt: Start of the captions, or a question to the model; removed from the caption.
@@ -50,17 +54,23 @@ class Captioner:
         if dtype == "auto":
             dtype = "bfloat16" if self.device.type == "cuda" else "float32"
         self.dtype = getattr(torch, dtype)
+        if not Path(model).exists():
+            model, own = split_revision(model)
+            revision = pinned_revision(model, revision or own)
         self.prompt = prompt
         self.max_new_tokens = max_new_tokens
         try:
-            self.processor = AutoProcessor.from_pretrained(model, revision=revision)
-            self.model, info = AutoModelForImageTextToText.from_pretrained(
-                model, revision=revision, dtype=self.dtype, output_loading_info=True
-            )
+            with plain_refusals("--model", model):
+                self.processor = open_transformers(AutoProcessor, model, revision=revision)
+                how = {"dtype": self.dtype, "output_loading_info": True}
+                self.model, info = open_transformers(AutoModelForImageTextToText, model, revision=revision, **how)
+        except UnsafeFile:
+            raise
         except OSError as error:
+            download = f"hf download {model}" + (f" --revision {revision}" if revision else "")
             raise FileNotFoundError(
                 f"--model must be the folder or hub id of a captioning model; got {model!r}: {_first_line(error)} "
-                f"Without a network, run `hf download {model} --local-dir FOLDER` elsewhere and pass --model FOLDER."
+                f"Without a network, run `{download} --local-dir FOLDER` elsewhere and pass --model FOLDER."
             ) from error
         except Exception as error:  # wrong types in a config fail in any way
             raise ValueError(
@@ -91,5 +101,5 @@ class Captioner:
 
 
 def _first_line(error: BaseException) -> str:
-    text = (str(error).strip() or type(error).__name__).splitlines()[0]
+    text = (plain_text(error).strip() or type(error).__name__).splitlines()[0]
     return text if text.endswith(".") else text + "."

@@ -19,6 +19,8 @@ from mvdiff.eval.extractors import UNREADABLE, first_line
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash, module_hash
+from mvdiff.files.refusals import UnsafeFile, plain_refusals
+from mvdiff.hub_models import open_transformers
 from mvdiff.text_context import TextContext, is_empty
 
 DEFAULT_WEIGHTS = "openai"
@@ -150,9 +152,12 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         raise FileNotFoundError(_missing_clip(model, f"{weights!r}, which is neither a file nor one of {tags}"))
     quick_gelu = weights == "openai" and not local
     try:
-        net, _, preprocess = open_clip.create_model_and_transforms(
-            model, pretrained=weights, force_quick_gelu=quick_gelu, weights_only=True
-        )
+        with plain_refusals("clip_weights", weights):
+            net, _, preprocess = open_clip.create_model_and_transforms(
+                model, pretrained=weights, force_quick_gelu=quick_gelu, weights_only=True
+            )
+    except UnsafeFile:
+        raise
     except (*UNREADABLE, SafetensorError) as error:
         reason = first_line(error)
         if local:
@@ -174,9 +179,13 @@ def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer
     from transformers import CLIPImageProcessor, CLIPModel, CLIPTokenizer
 
     try:
-        net, report = CLIPModel.from_pretrained(folder, local_files_only=True, output_loading_info=True)
-        tokenizer = CLIPTokenizer.from_pretrained(folder, local_files_only=True)
-        processor = CLIPImageProcessor.from_pretrained(folder, local_files_only=True)
+        with plain_refusals("clip_model", folder):
+            local = {"local_files_only": True}
+            net, report = open_transformers(CLIPModel, folder, output_loading_info=True, **local)
+            tokenizer = open_transformers(CLIPTokenizer, folder, **local)
+            processor = open_transformers(CLIPImageProcessor, folder, **local)
+    except UnsafeFile:
+        raise
     except Exception as error:  # wrong types in a config fail in any way
         raise ValueError(
             "clip_model must be a folder with CLIPModel, tokenizer and preprocessor files; got "
