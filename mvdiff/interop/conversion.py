@@ -32,13 +32,12 @@ from mvdiff.interop.keys import (
 from mvdiff.interop.reading import CheckpointContent, read_lightning_file
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.pipelines.base_reference import reference_to
 from mvdiff.pipelines.model_card import ORIGIN, TrainingRecord
 from mvdiff.pipelines.model_folder import (
-    BaseReference,
     ModelInfo,
     check_new_model_folder,
     load_adapter,
-    location,
     model_location,
     read_model_info,
     write_model_folder,
@@ -167,14 +166,14 @@ def convert_checkpoint(
     adapter.load_state_dict(state, assign=True)
     if save_base is None:
         _check_same(backbone, parts, name, checkpoint)
-        reference = BaseReference(name, revision, backbone.weights_hash(), text_dtype=text_dtype)
+        reference = reference_to(backbone, name, revision, text_dtype=text_dtype)
     else:
         if "unet" not in parts:
             raise ValueError(
                 f"checkpoint must have a base under {BASE_PREFIXES['unet']} for --save_base; got none, in {checkpoint}."
             )
         _write_base(backbone, parts, save_base)  # first: the path of a missing folder may look like a hub id
-        reference = BaseReference(_lasting(save_base), None, backbone.weights_hash(), text_dtype=text_dtype)
+        reference = reference_to(backbone, _lasting(save_base), text_dtype=text_dtype)
     views = {"rig": RingRig(**size)} if "rig" in upstream.task.view_fields else size
     origin = f"converted from {Path(checkpoint).name}, a checkpoint file of the layout of the paper's authors"
     record = TrainingRecord(upstream.data, {ORIGIN: origin})
@@ -248,7 +247,7 @@ def export_to_upstream(
     info = read_model_info(folder)
     state = upstream_state(load_adapter(folder))
     if with_base:
-        name = location(folder, info.base.id) if base is None else base
+        name = info.base.id if base is None else base
         backbone = load_backbone(name, info.base.revision if base is None else None, vae=info.base.vae)
         if info.base.weights_hash not in (None, backbone.weights_hash()):
             raise ValueError(

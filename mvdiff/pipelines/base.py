@@ -11,15 +11,14 @@ import torch
 
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.pipelines.base_reference import BaseReference, reference_to
 from mvdiff.pipelines.hub import check_repo_id, check_shareable, upload_model_folder
 from mvdiff.pipelines.lora import LoraOfBase
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import (
-    BaseReference,
     ModelInfo,
     load_adapter,
     load_scheduler,
-    location,
     model_location,
     model_of,
     read_model_info,
@@ -169,11 +168,10 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
                 f"model must be {model_of(own.name)}; got {model_of(info.task.name)}, in {folder}. "
                 f"Choose another model, or run `{info.task.command()}`."
             )
-        name = location(folder, info.base.id) if base is None else base
+        name = info.base.id if base is None else base
         base_revision = info.base.revision if base_revision is None and base is None else base_revision
-        recorded_vae = None if info.base.vae is None else location(folder, info.base.vae)
         try:
-            backbone = load_backbone(name, base_revision, vae=recorded_vae if vae is None else vae)
+            backbone = load_backbone(name, base_revision, vae=info.base.vae if vae is None else vae)
         except FileNotFoundError as error:
             recorded = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
             raise FileNotFoundError(f"model {folder} needs the base {recorded}: {error}") from error
@@ -184,13 +182,8 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
                 f"{name} with {backbone.weights_hash()}. Pass the folder of the right base as `base`, with the same "
                 "`vae`."
             )
-        reference = BaseReference(
-            str(info.base.id if base is None else base),
-            base_revision,
-            backbone.weights_hash(),
-            info.base.vae if vae is None else str(vae),
-            info.base.text_dtype,
-        )
+        own_vae = info.base.vae if vae is None else str(vae)
+        reference = reference_to(backbone, str(name), base_revision, own_vae, info.base.text_dtype)
         backbone.scheduler = load_scheduler(folder)
         described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix}
         pipeline = cls.from_backbone(backbone, load_adapter(folder), **described, base=reference)

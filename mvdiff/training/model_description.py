@@ -13,9 +13,10 @@ from torch import Tensor
 
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import Backbone
+from mvdiff.pipelines.base_reference import reference_to
 from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
 from mvdiff.pipelines.model_card import TrainingRecord
-from mvdiff.pipelines.model_folder import BaseReference, ModelInfo, write_model_folder
+from mvdiff.pipelines.model_folder import ModelInfo, write_model_folder
 from mvdiff.settings import plain
 from mvdiff.tasks.task import Task
 from mvdiff.training.record import training_record
@@ -62,7 +63,7 @@ class DescribedModule(SampleWritingModule):
                 f"data must be a LightningDataModule with {' and '.join(f'`{name}`' for name in fields)}; got "
                 f"{type(data).__name__} without {', '.join(missing)}. See mvdiff.data.keyed_datamodule."
             )
-        base = BaseReference(self.base, self.revision, self.backbone.weights_hash(), self.vae, self.text_dtype)
+        base = reference_to(self.backbone, self.base, self.revision, self.vae, self.text_dtype)
         return ModelInfo(self.task, {name: getattr(data, name) for name in fields}, self.prompt_prefix, base)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -15,8 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from mvdiff.cli.main import main
 from mvdiff.eval.weights import file_hash
+from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import configs_folder
+from tests.pipelines.hub_server import COMMIT, local_hub
+from tests.shared_files import telling
 from tests.tiny import tiny_base
 from tests.training.tiny_run import tiny_config, write_config
 
@@ -96,7 +99,9 @@ def test_a_run_that_is_ready(config, shared, tmp_path, monkeypatch, capsys):
     assert (status, of_status(findings, "problem"), output.err) == (0, [], "")
     assert output.out.splitlines()[-1] == f"ready: mvdiff fit --config {tmp_path / 'run.yaml'}"
     (unet,) = (shared[0] / "base" / "unet").glob("*.safetensors")
-    assert f"{unet} (" in texts(findings, "Weights")
+    assert f"{unet} (" in output.out
+    assert f"base, unet: {unet.name} (" in texts(findings, "Weights")
+    assert not telling(tmp_path / "report.json", tmp_path, shared[0])  # the file tells no paths
     assert file_hash(unet)[:16] in texts(findings, "Weights")
     assert "6 train, 2 validation, 2 test samples" in texts(findings, "Data")
     assert "effective batch 2 = 1 per device x 1 device x 1 node x 2 accumulated" in texts(findings, "Run")
@@ -191,7 +196,7 @@ def test_a_checkpoint_is_tried_on_the_model(config, tmp_path, capsys):
     config["model"]["init_args"]["base"] = str(tmp_path / "other")
     status, findings = doctor(tmp_path, config, *options)
     assert status == 1
-    assert any(f"got {tmp_path / 'other'}" in text for text in of_status(findings, "problem"))
+    assert any("got other" in text for text in of_status(findings, "problem"))
     checkpoint.write_bytes(b"no checkpoint")
     status, findings = doctor(tmp_path, config, *options)
     assert status == 1
@@ -288,3 +293,24 @@ def test_help_explains_the_options(capsys):
     assert main(["doctor", "--help"]) == 0
     output = capsys.readouterr().out
     assert all(option in output for option in ("--config", "--all_data", "--no_step", "--json", "mvdiff fit"))
+
+
+def test_a_base_of_the_hub_without_a_commit_is_a_warning(config, tmp_path, monkeypatch, capsys):
+    base = Path(config["model"]["init_args"]["base"])
+    with local_hub(monkeypatch, tmp_path / "cache") as hub:
+        files = {str(path.relative_to(base)): path.read_bytes() for path in base.rglob("*") if path.is_file()}
+        hub.repos["owner/base"] = files
+        load_backbone("owner/base")  # fills the cache
+    for settings, status, text in (
+        ({"base": "owner/base"}, "warning", f"base: no revision of owner/base, now commit {COMMIT}"),
+        (
+            {"base": "owner/base", "revision": "main"},
+            "warning",
+            f"base: revision main of owner/base, now commit {COMMIT}",
+        ),
+        ({"base": f"owner/base@{COMMIT}"}, "ok", f"base: commit {COMMIT} of owner/base"),
+    ):
+        config["model"]["init_args"] |= {"revision": None, **settings}
+        _, findings = doctor(tmp_path, config, "--no_step")
+        assert any(one["status"] == status and one["text"].startswith(text) for one in findings["Weights"])
+    assert f"--model.revision {COMMIT} keeps it." in capsys.readouterr().out

@@ -8,7 +8,8 @@ from mvdiff.cli.main import find_command
 from mvdiff.cli.options import CommandParser
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import source_from_config
-from mvdiff.pipelines.model_folder import location, model_location
+from mvdiff.pipelines.base_reference import location
+from mvdiff.pipelines.model_folder import model_location
 from mvdiff.run_files import config_path
 from mvdiff.settings import CacheSettings
 from mvdiff.training.settings import OutputSettings

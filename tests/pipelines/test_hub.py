@@ -6,11 +6,12 @@ import pytest
 import torch
 from huggingface_hub import ModelCard
 
+from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.model_folder import model_location, read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from tests.pipelines.conftest import make_pipeline
-from tests.pipelines.hub_server import TOKEN, local_hub
+from tests.pipelines.hub_server import COMMIT, TOKEN, local_hub
 
 STEPS = {"seed": 1, "num_inference_steps": 1, "output_type": "pt"}
 
@@ -60,7 +61,17 @@ def test_the_base_comes_from_the_hub_by_id_and_revision(hub, shared, tmp_path):
     shared.save_pretrained(tmp_path / "caa", push_to_hub=True, repo_id="owner/caa", token=TOKEN)
     assert read_model_info(tmp_path / "caa").base.id == "owner/base"
     loaded = MVDiffusionPanoramaPipeline.from_pretrained("owner/caa")
-    assert loaded.base == shared.base
+    assert loaded.base == replace(shared.base, revision=COMMIT)  # the commit that was opened, not "main"
+    hub.repos["owner/vae"] = {
+        name: content for name, content in hub.repos["owner/base"].items() if name.startswith("vae/")
+    }
+    for vae in ("owner/vae", "owner/vae@v1"):
+        loaded = MVDiffusionPanoramaPipeline.from_pretrained("owner/caa", base="owner/base@v1", vae=vae)
+        assert (loaded.base.id, loaded.base.revision, loaded.base.vae) == ("owner/base", COMMIT, f"owner/vae@{COMMIT}")
+    loaded.save_pretrained(tmp_path / "again")
+    assert MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "again").base == loaded.base
+    with pytest.raises(ValueError, match=r"base must be of one revision; got owner/base@v1 and the revision main"):
+        load_backbone("owner/base@v1", "main")
 
 
 def test_a_model_without_card_writing_rights_or_network_is_one_clear_error(hub, shared, tmp_path):

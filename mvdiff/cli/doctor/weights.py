@@ -17,6 +17,7 @@ from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
 from mvdiff.files.paths import visible
 from mvdiff.files.text import read_yaml_mapping
+from mvdiff.hub_models import pinned_revision, snapshot_commit, split_revision
 from mvdiff.models.backbone import base_parts
 from mvdiff.models.loading import is_hub_id, resolve_folder
 from mvdiff.models.weight_files import weight_files
@@ -80,6 +81,7 @@ def _base(name: str, named: Mapping[str, Any]) -> Iterator[Finding]:
         else:
             files = _weight_files(folder)
         yield _found(f"base, {part}", folder, files, _fetch(name, named.get("revision")))
+    yield from _pinned("base", name, named.get("revision"), parts["unet"].parent, "--model.revision {}")
 
 
 def _folder(setting: str, name: str | None, resolve: Any) -> Iterator[Finding]:
@@ -91,8 +93,23 @@ def _folder(setting: str, name: str | None, resolve: Any) -> Iterator[Finding]:
     except (FileNotFoundError, ValueError) as error:
         yield Finding.of_error(error, remedy=_written_by(name))
         return
+    yield from _pinned(setting, name, None, folder, f"Write {split_revision(name)[0]}@{{}}")
     inner = next((folder / part for part in ("adapter", "vae") if (folder / part).is_dir()), folder)
     yield _found(setting, inner, _weight_files(inner), _written_by(name) or _fetch(name, None))
+
+
+def _pinned(setting: str, name: str, revision: str | None, folder: Path, remedy: str) -> Iterator[Finding]:
+    """Report which commit of the hub is opened, with a warning where the next download may bring another one."""
+    commit = snapshot_commit(folder)
+    if commit is None or not is_hub_id(name):
+        return
+    hub_id, own = split_revision(name)
+    if pinned_revision(hub_id, own or revision) == commit:
+        yield Finding("ok", f"{setting}: commit {commit} of {hub_id}")
+        return
+    asked = f"revision {own or revision}" if own or revision else "no revision"
+    text = f"{setting}: {asked} of {hub_id}, now commit {commit}; another day it may be another"
+    yield Finding("warning", text, f"{remedy.format(commit)} keeps it.")
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -120,7 +137,9 @@ def _described(path: Path) -> str:
 def _fetch(name: str, revision: str | None) -> str:
     if not is_hub_id(name):
         return "Copy the folder again."
-    return f"hf download {name}" + (f" --revision {revision}" if revision else "")
+    hub_id, own = split_revision(name)
+    revision = pinned_revision(hub_id, own or revision)
+    return f"hf download {hub_id}" + (f" --revision {revision}" if revision else "")
 
 
 def _written_by(name: str) -> str:
