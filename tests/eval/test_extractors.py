@@ -75,7 +75,7 @@ def test_a_pickle_that_runs_code_is_refused(tmp_path):
 
     path = tmp_path / "evil.pth"
     torch.save({"fc.weight": Evil()}, path)
-    with pytest.raises(ValueError, match="inception_weights must be a readable state dict"):
+    with pytest.raises(ValueError, match="inception_weights must hold only tensors and plain values; got a pickled"):
         inception_extractor(path, inception_hash="")
     assert not (tmp_path / "ran").exists()
 
