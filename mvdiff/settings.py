@@ -27,8 +27,8 @@ class Sampling:
     """classifier-free guidance scale (paper: 9; the packaged toy models: 2); 1 or less disables guidance and halves the
     cost"""
     negative_prompt: str | Sequence[str] | None = None
-    """prompt to steer away from: one text for all views, or (not in generate depth) a JSON list with one per view, such
-    as '["fog", "text"]' (default: the empty prompt)"""
+    """prompt to steer away from: one text for all views, or a JSON list with one text per view, such as
+    '["fog", "text"]', which mvdiff generate depth does not take (default: the empty prompt)"""
     eta: float = 0.0
     """noise added by DDIM, from 0 (deterministic) to 1"""
 
@@ -116,7 +116,8 @@ class PanoramaPictures:
     """also write panorama_cropped.png: only the rows covered by views all the way around, with XMP metadata for
     360-degree viewers"""
     cube_faces: bool = False
-    """also write cube/front, right, back, left, up and down; parts that no view covers are grey"""
+    """also write the six faces of a cube: cube/front, right, back, left, up and down, in the format of --format; parts
+    that no view covers are grey"""
 
 
 def plain(settings: Any) -> dict[str, Any]:

@@ -322,7 +322,7 @@ def test_every_way_to_give_a_config_is_one(form, tmp_path, monkeypatch, capsys):
 def test_extends_belongs_in_a_file(words, capsys):
     assert main(["fit", "--config", "pano.yaml", *words, "--print_config"]) == 1
     (line,) = capsys.readouterr().err.strip().splitlines()
-    assert "extends must stand in a YAML file; got --extends" in line
+    assert "extends is for YAML files only; got --extends" in line
 
 
 def test_missing_config_lists_the_packaged_ones():

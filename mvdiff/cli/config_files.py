@@ -42,7 +42,9 @@ def with_config_paths(arguments: Sequence[str]) -> list[str]:
     for word in words:
         name, equals, value = word.partition("=")
         if name == f"--{EXTENDS}":
-            raise ValueError(f"{EXTENDS} must stand in a YAML file; got {word} on the command line. Repeat --config.")
+            raise ValueError(
+                f"{EXTENDS} is for YAML files only; got {word} on the command line. Repeat --config instead."
+            )
         if word.startswith("-c"):
             name, equals, value = "--config", word[2:], word[2:].removeprefix("=")
         if name == "--config":

@@ -25,15 +25,15 @@ class UpstreamOptions:
     base: str | None = None
     """folder or hub id of the base that the model was trained on (default: the paper's)"""
     revision: str | None = None
-    """branch, tag or commit of a --base on the hub"""
+    """branch, tag or commit of --base, if it is a hub id"""
     save_base: Path | None = None
-    """new folder to which the base weights in the checkpoint are written; the model then uses them (default: not
-    written; they must equal --base)"""
+    """new folder for the base weights in the checkpoint, which the model then uses (default: not written; the weights
+    must equal those of --base)"""
     height: int | None = None
-    """height of the views in pixels, a multiple of the UNet's largest cell, 64 for Stable Diffusion (default: 512;
-    depth: 192)"""
+    """height of the views in pixels, a multiple of the UNet's stride in pixels, which is 64 for Stable Diffusion
+    (default: 512; depth: 192)"""
     width: int | None = None
-    """width of the views in pixels, likewise (default: 512; depth: 256)"""
+    """width of the views in pixels, a multiple of the same stride (default: 512; depth: 256)"""
     text_dtype: Literal["float32", "float16", "bfloat16"] | None = None
     """precision of the text encoder (default: float16; depth: float32, as in the 2023 release)"""
     overwrite: bool = False
@@ -125,8 +125,8 @@ COMMANDS = (
     Command(
         name="convert to-upstream",
         summary="convert a model folder that came from `convert upstream` back to a checkpoint",
-        description="Write a model folder that came from `convert upstream`, or was finetuned from one, into the file "
-        "--out, with the weight names of the 2023 release.",
+        description="Convert a model folder that `mvdiff convert upstream` wrote, or a model finetuned from one, to a "
+        "checkpoint with the weight names of the 2023 release, and write it to --out.",
         example="mvdiff convert to-upstream model --out pano.ckpt",
         settings=(ToUpstreamOptions,),
         run=to_upstream,

@@ -19,10 +19,10 @@ class CheckOptions(DataReader):
     dir: Path = field(kw_only=False)
     """a folder of panoramas or of recordings, in any supported layout (docs/data.md)"""
     num_workers: int = 8
-    """files decoded at once"""
+    """files decoded in parallel"""
     max_pixels: int | None = None
-    """maximum number of pixels (width x height) in a panorama's images; training needs data.max_pixels too (default:
-    178956970)"""
+    """maximum number of pixels (width x height) in a panorama's images (default: 178956970); for training, set
+    data.max_pixels to the same value"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,9 +34,9 @@ class SplitOptions(DataReader):
     test_fraction: float = 0.1
     """share of the scenes (or images) kept for the test split"""
     test_scenes: Path | None = None
-    """text file with the scenes (or images) to test on, one per line (default: drawn by --seed)"""
+    """text file with the scenes (or images) to test on, one per line (default: drawn at random, see --seed)"""
     seed: int = 0
-    """random seed of the choice of test scenes"""
+    """random seed for drawing the test scenes (or images)"""
     overwrite: bool = False
     """replace existing lists"""
 
@@ -48,7 +48,7 @@ class ImportSensOptions:
     file: Path = field(kw_only=False)
     """the .sens file"""
     dir: Path = field(kw_only=False)
-    """the scene's folder, such as scannet/train/scene0000_00"""
+    """folder of the scene to write, such as scannet/train/scene0000_00"""
     every: int = 1
     """save every N-th frame"""
 
@@ -60,9 +60,9 @@ class KeyFrameOptions(DataReader):
     dir: Path = field(kw_only=False)
     """a scene, a folder of scenes, or a folder with train/ and test/"""
     overlap: float = 0.65
-    """share of a frame, from 0 to 1 exclusive, by which consecutive key frames overlap"""
+    """desired overlap of consecutive key frames as a share of the frame, between 0 and 1 (exclusive)"""
     min_depth_share: float = 0.2
-    """smallest share of pixels with depth, from 0 to 1 exclusive, for a frame to count as usable"""
+    """minimum share of pixels with depth in a usable frame, between 0 and 1 (exclusive)"""
     out: Path | None = None
     """write the lists into this folder instead, with links to the frames (default: DIR)"""
     overwrite: bool = False
@@ -85,11 +85,11 @@ class CaptionOptions(DataReader):
     """branch, tag or commit of the model on the hub (default: of the default model, the commit that mvdiff records; of
     others, main)"""
     every: int | None = None
-    """in scenes, every N-th usable frame instead of key frames"""
+    """caption every N-th usable frame of a scene, instead of its key frames"""
     batch_size: int = 8
     """pictures captioned in parallel"""
     device: str = "auto"
-    """auto (the GPU where there is one), cpu, cuda or cuda:1"""
+    """auto (the GPU if there is one), cpu, cuda, or one of several GPUs, such as cuda:1"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """weight precision; auto is bfloat16 on a GPU, else float32"""
     prompt: str = ""
@@ -113,17 +113,17 @@ class ToyWorldOptions:
     rooms: int = 40
     """number of rooms"""
     seed: int = 0
-    """random seed; each seed gives another world"""
+    """random seed; each seed gives a different world"""
     size: int = 128
     """width and height of each face of a panorama, in pixels"""
     test_rooms: int | None = None
-    """rooms among --rooms for the test split (default: a fifth of --rooms)"""
+    """how many of --rooms form the test split (default: a fifth of them)"""
     num_frames: int = 60
     """frames per camera path; 0: no recordings"""
     arc_deg: float = 360.0
     """angle that each camera path covers, in degrees; smaller values put frames closer together"""
     num_workers: int = 1
-    """processes that render"""
+    """rooms rendered in parallel"""
 
 
 _SHOWN = 10
@@ -168,7 +168,10 @@ def check(options: CheckOptions) -> int:
         ("mvdiff", "data", "check", options.dir),
         ("mvdiff", "doctor", "--config", config, "--data.root", first.root),
     )
-    done(f"{options.dir}: {'repair what is named' if broken else 'sound'}", typed(*(again if broken else doctor)))
+    done(
+        f"{options.dir}: {'fix the problems listed above' if broken else 'sound'}",
+        typed(*(again if broken else doctor)),
+    )
     return int(broken)
 
 
@@ -298,7 +301,7 @@ def _counted(count: int, state: str) -> str:
 COMMANDS = (
     Command(
         name="data check",
-        summary="name everything broken in a data set, in one pass",
+        summary="list every broken or missing file of a data set",
         description="Decode every image and read every caption, pose and list of a folder of panoramas or of "
         "recordings, and name every broken or missing file, empty caption and wrong size. Writes nothing; exits with 1 "
         "if anything is wrong.",
@@ -317,7 +320,7 @@ COMMANDS = (
     ),
     Command(
         name="data import-sens",
-        summary="decode a ScanNet recording",
+        summary="convert a ScanNet recording (.sens) to a scene",
         description="Convert a .sens recording (version 4) to a scene: write color/, depth/, pose/ and intrinsic/ into "
         "the folder DIR. Existing frames are kept, so an interrupted import can be rerun.",
         example="mvdiff data import-sens scene0000_00.sens scannet/train/scene0000_00",
@@ -329,7 +332,8 @@ COMMANDS = (
         summary="choose the key frames of scenes",
         description="Write two lists per scene: key_frame_0.6.txt, key frames chosen so that consecutive ones overlap "
         "by --overlap (the file keeps this name whatever the value), and valid_frames.npy, the frames with a finite "
-        "pose and enough depth. Exits with 1 if any scene has none, or if its depths, poses and colours disagree.",
+        "pose and enough depth. Exits with 1 if a scene has no key frames, or if its depths, poses and colours "
+        "disagree.",
         example="mvdiff data keyframes scannet/train",
         settings=(KeyFrameOptions,),
         run=keyframes,

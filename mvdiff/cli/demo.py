@@ -13,10 +13,10 @@ class DemoOptions(ModelOptions):
     """Model and page."""
 
     model: str = "mvdiff://toy-caa"
-    """a model folder (of fit or export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa,
+    """a model folder (written by mvdiff fit or mvdiff export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa,
     mvdiff://toy-outpaint"""
     host: str = "127.0.0.1"
-    """address of this machine to serve at; 0.0.0.0 allows access from other machines"""
+    """network address to serve at; 0.0.0.0 lets other machines open the page"""
     port: int | None = None
     """port to serve at (default: the first free one from 7860 on)"""
 
@@ -62,8 +62,8 @@ COMMANDS = (
         name="demo",
         summary="generate in the browser, from a page on this machine",
         description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the "
-        "360-degree viewer. Prints the page's address. Writes no files, and nothing leaves this machine. Requires the "
-        '`demo` extra: pip install "mvdiff[demo]".',
+        "360-degree viewer. Prints the page's address. Writes no files. Only this machine can open the page, "
+        'unless --host says otherwise. Requires the `demo` extra: pip install "mvdiff[demo]".',
         example="mvdiff demo --model runs/pano/version_0/model",
         settings=(DemoOptions, MemoryOptions),
         run=run,

@@ -25,7 +25,7 @@ class EvaluateOptions:
     generated: Path | None = None
     """folder of samples to score (default: score the ground truth itself)"""
     reference: Path | None = None
-    """ground truth: folder of samples"""
+    """folder of samples that serve as ground truth"""
     config: list[str] | None = None
     """ground truth instead of --reference: the data section of this YAML file, or of a packaged one (listed in
     mvdiff fit --help); repeat to combine files: later ones override earlier ones"""
@@ -37,8 +37,8 @@ class EvaluateOptions:
     """metrics to compute: names from the list above, class paths such as my_module.MyMetric, or {"class_path": ...,
     "init_args": {...}} (default: fid, inception_score, clip_score, overlap_psnr)"""
     rig: Path | None = None
-    """JSON file with the cameras, in the format of `rig` in sample.json; needed for sample folders of the 2023 release,
-    which store no cameras"""
+    """JSON file with the cameras, in the format of the entry "rig" in sample.json; needed for sample folders of the
+    2023 release, which store no cameras"""
     num_workers: int = 2
     """processes that read images; 0 reads in the main process, for containers with little shared memory"""
     strict: bool = False
@@ -46,11 +46,11 @@ class EvaluateOptions:
 
     def __post_init__(self) -> None:
         if self.reference is not None and self.config is not None:
-            raise ArgumentTypeError("--reference and --config exclude each other")
+            raise ArgumentTypeError("only one of --reference and --config may be given")
         if self.generated is None and self.reference is None and self.config is None:
             raise ArgumentTypeError("one of --generated, --reference and --config must be given")
         if self.split != "test" and self.config is None:
-            raise ArgumentTypeError(f"--split {self.split} is not used without --config")
+            raise ArgumentTypeError(f"--split {self.split} needs --config")
         if self.num_workers < 0:
             raise ArgumentTypeError(f"--num_workers must be at least 0; got {self.num_workers}")
         for metric in self.metrics or ():
@@ -119,7 +119,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
         print(line)
     _say_what_was_done(options, results)
     if not computed:
-        print("mvdiff evaluate: error: no number could be computed.", file=sys.stderr)
+        print("mvdiff evaluate: error: no metric could be computed.", file=sys.stderr)
     elif short:
         print(f"mvdiff evaluate: error: --strict finds {plural(len(short), 'shortcoming')}:", file=sys.stderr)
         print("\n".join(short), file=sys.stderr)

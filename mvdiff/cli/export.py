@@ -21,7 +21,7 @@ class ExportOptions:
     overwrite: bool = False
     """replace an existing model folder"""
     results: Path | None = None
-    """a results.json of `mvdiff test`, for the model card"""
+    """results.json of mvdiff test, whose scores go into the model card"""
     plugin: list[str] | None = None
     """Python package from which the checkpoint may load classes; its code is executed; repeat for several"""
 
@@ -56,8 +56,8 @@ COMMANDS = (
     Command(
         name="export",
         summary="turn a training checkpoint into a model folder",
-        description="Write the trained weights of a checkpoint to --out as a model folder: adapter, scheduler, views, "
-        "prompt prefix and a model card. The base's weights are not copied, only its name.",
+        description="Write the trained weights of a checkpoint to --out as a model folder: adapter, scheduler, cameras "
+        "of the views, prompt prefix and a model card. The base's weights are not copied, only its name.",
         example="mvdiff export runs/pano/version_0/checkpoints/last.ckpt --out model",
         settings=(ExportOptions,),
         run=run,

@@ -21,7 +21,7 @@ _SETTINGS = (
     "model.memory.gradient_checkpointing and model.memory.views_per_chunk, or model.memory.vae_slicing, or "
     "trainer.precision bf16-mixed"
 )
-_LESS_MEMORY = {name: f"Take {_OPTIONS}" for name in ("generate", "demo")} | {"fit": f"Set {_SETTINGS}"}
+_LESS_MEMORY = {name: f"Use {_OPTIONS}" for name in ("generate", "demo")} | {"fit": f"Set {_SETTINGS}"}
 
 
 TRAINER = ("fit", "validate", "test", "predict")

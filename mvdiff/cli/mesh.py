@@ -14,9 +14,9 @@ class MeshOptions(DataReader):
     """Frames and mesh."""
 
     source: Path = field(kw_only=False)
-    """a sample folder (of `mvdiff generate depth`), or a scene in any supported layout (docs/data.md)"""
+    """a sample folder written by mvdiff generate depth, or a scene in any supported layout (docs/data.md)"""
     out: Path
-    """mesh.ply (same coordinates as the poses) or mesh.glb (y up, for 3D viewers and browsers)"""
+    """mesh file to write: .ply (in the coordinates of the poses) or .glb (y up, for 3D viewers and browsers)"""
     voxel_size: float | None = None
     """side of a voxel in metres (default: 0.02)"""
     truncation: float | None = None
@@ -26,9 +26,9 @@ class MeshOptions(DataReader):
     every: int = 1
     """take every N-th frame"""
     height: int | None = None
-    """rows to resize frames to first, with --width (default: their own)"""
+    """height in pixels to which frames are resized before fusing; needs --width (default: their own)"""
     width: int | None = None
-    """columns to resize frames to first, with --height (default: their own)"""
+    """width in pixels to which frames are resized before fusing; needs --height (default: their own)"""
     max_memory: float | None = None
     """memory limit of the voxel volume in GiB (default: 4)"""
     force: bool = False
@@ -101,7 +101,7 @@ COMMANDS = (
         summary="fuse a sample's or a recording's frames into a coloured mesh",
         description="Fuse frames with depth and pose into a mesh with colours at its vertices, and write it to --out. "
         "First prints how well the frames agree. If they contradict each other, the poses or intrinsics are wrong, and "
-        "it stops (see --force).",
+        "the command stops (see --force).",
         example="mvdiff mesh out/toy00008 --out mesh.glb",
         settings=(MeshOptions,),
         run=run,

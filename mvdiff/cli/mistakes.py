@@ -117,7 +117,7 @@ def unknown_option(message: str, options: Iterable[str], renamed: Mapping[str, s
     if name in renamed:
         return f"{name} is now {renamed[name]}"
     if not name.startswith("-"):
-        return f"nothing is expected for {name!r}"
+        return f"unexpected argument {name!r}"
     return f"there is no option {name}{did_you_mean(name, options)}"
 
 

@@ -11,22 +11,22 @@ class ModelOptions:
     """Model, device and precision."""
 
     model: str
-    """a model folder (of fit or export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa (panorama),
-    mvdiff://toy-outpaint (outpaint), mvdiff://toy-depth (depth)"""
+    """a model folder (written by mvdiff fit or mvdiff export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa
+    (panorama), mvdiff://toy-outpaint (outpaint), mvdiff://toy-depth (depth)"""
     revision: str | None = None
-    """branch, tag or commit of a --model on the hub"""
+    """branch, tag or commit of --model, if it is a hub id"""
     base: str | None = None
     """folder or hub id of the base, in place of the one named in the model folder; must have the same weights"""
     vae: str | None = None
-    """folder or hub id of an autoencoder to use in place of the base's (default: the one named in the model
-    folder)"""
+    """folder or hub id of an autoencoder to use in place of the base's (default: the one named in the model folder,
+    else the base's)"""
     scheduler: str | None = None
     """diffusers scheduler class, with or without the suffix Scheduler, such as DPMSolverMultistep or EulerDiscrete
     (default: the model's)"""
     device: str = "auto"
-    """auto (the GPU where there is one), cpu, cuda or cuda:1"""
+    """auto (the GPU if there is one), cpu, cuda, or one of several GPUs, such as cuda:1"""
     dtype: Literal["float32", "bfloat16", "float16"] | None = None
-    """weight precision (default: float32; text encoder: as stored in the model folder)"""
+    """weight precision (default: float32; a text encoder precision set in the model folder is kept)"""
     plugin: list[str] | None = None
     """Python package from which the model may load classes; its code is executed; repeat for several"""
 
@@ -41,7 +41,7 @@ class MemoryOptions:
     views_per_chunk: int | None = None
     """run the UNet's own layers on this many views at a time (default: all)"""
     vae_slicing: bool = False
-    """decode one view at a time"""
+    """encode and decode one view at a time"""
     vae_tiling: bool = False
     """decode large views in tiles, blended where they meet"""
 
@@ -51,8 +51,8 @@ class DataReader:
     """Reader of the data."""
 
     data: str | None = None
-    """class that reads your data, for layouts mvdiff does not know: class path, or a YAML file with class_path and
-    init_args (docs/data.md) (default: detected)"""
+    """class that reads your data, for layouts that mvdiff does not know: class path, or a YAML file with class_path and
+    init_args, see docs/data.md (default: detect the layout)"""
 
 
 def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
@@ -72,9 +72,7 @@ def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
     quiet_libraries()
     device = usable_device(options.device)
     if device.type == "cpu" and memory.cpu_offload is not None:
-        raise ValueError(
-            f"--cpu_offload must be left out on a CPU, which has one memory only; got {memory.cpu_offload}."
-        )
+        raise ValueError(f"--cpu_offload needs a GPU; got {memory.cpu_offload} on a CPU. Leave it out.")
     pipeline = kind.from_pretrained(
         options.model,
         revision=options.revision,

@@ -69,7 +69,7 @@ def check_names(arguments: Sequence[str]) -> None:
         if old is not None:
             changes[f"{old} is now {RENAMED_SETTINGS[old]}, {where}"] = None
     if changes:
-        raise ValueError(f"old names of settings: {'; '.join(changes)}.")
+        raise ValueError(f"renamed settings: {'; '.join(changes)}.")
 
 
 def _given(arguments: Sequence[str]) -> Iterator[tuple[str, Any, str]]:

@@ -13,22 +13,23 @@ class ReportOptions:
     """Sources and page."""
 
     dir: tuple[Path, ...] = field(kw_only=False)
-    """folders: of sample folders, of one sample, or written by `mvdiff test`; or a results.json of `mvdiff evaluate`"""
+    """a folder of sample folders, one sample folder, the output folder of mvdiff test, or a results.json of mvdiff
+    evaluate; give several to compare them"""
     out: Path | None = None
     """the page (default: report.html in the first DIR)"""
     names: tuple[str, ...] | None = None
-    """names of the DIRs in the page (default: the names of their folders)"""
+    """names of the DIRs in the page, one per DIR (default: the names of their folders)"""
     title: str | None = None
     """heading (default: the names)"""
     max_samples: int = 12
     """show at most the first N samples"""
     max_views: int = 16
-    """show at most N frames of a recording, evenly spaced"""
+    """show at most N frames of a scene, evenly spaced"""
     mesh: tuple[Path, ...] = ()
     """further .glb or .ply files to show, in addition to those found in DIR"""
     rig: Path | None = None
-    """JSON file with the cameras, in the format of `rig` in sample.json; needed for sample folders of the 2023 release,
-    which store no cameras"""
+    """JSON file with the cameras, in the format of the entry "rig" in sample.json; needed for sample folders of the
+    2023 release, which store no cameras"""
 
 
 def run(options: ReportOptions) -> int:
@@ -63,7 +64,7 @@ COMMANDS = (
     Command(
         name="report",
         summary="one page of samples, scores and meshes, methods side by side",
-        description="Write one HTML file, --out, that holds everything it shows: a 360-degree viewer for panoramas, "
+        description="Write one self-contained HTML file, --out, with a 360-degree viewer for panoramas, "
         "strips of views, scores, and meshes in 3D. With several DIRs, shows the samples they have in common side by "
         "side. Exits with 3 if a sample or mesh is left out.",
         example="mvdiff report out other --names mine theirs",

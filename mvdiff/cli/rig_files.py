@@ -13,9 +13,9 @@ def read_rig(path: Path | None):
     if path is None:
         return None
     if not path.is_file():
-        found = "a folder" if path.is_dir() else "not there"
+        found = "is a folder" if path.is_dir() else "does not exist"
         raise FileNotFoundError(
-            f"--rig must be a JSON file with views, height, width (rig of a sample.json); got {path}, which is {found}."
+            f'--rig must be a JSON file with views, height, width ("rig" of a sample.json); got {path}, which {found}.'
         )
     from mvdiff.files.text import read_json_object
     from mvdiff.geometry.cameras import Rig

@@ -22,20 +22,20 @@ class VideoOptions:
     seconds: float = 12.0
     """duration of the turn in seconds, for panoramas"""
     fps: float | None = None
-    """frames per second (default: 30; of recordings: 8)"""
+    """frames per second (default: 30 for panoramas, 8 for scenes)"""
     fov: float = 90.0
-    """horizontal field of view in degrees"""
+    """horizontal field of view of the camera in degrees, for panoramas"""
     pitch: float = 0.0
-    """pitch of the camera, degrees upwards"""
+    """pitch of the camera in degrees upwards, for panoramas"""
     yaw: float = 0.0
-    """where the turn begins, degrees to the right"""
+    """direction in which the turn begins, in degrees to the right of view 0, for panoramas"""
     height: int | None = None
-    """rows, even (default: 360; of recordings: the frames' own)"""
+    """height in pixels, an even number (default: 360 for panoramas, the frames' own for scenes)"""
     width: int | None = None
-    """columns, even (default: 640; of recordings: the frames' own)"""
+    """width in pixels, an even number (default: 640 for panoramas, the frames' own for scenes)"""
     rig: Path | None = None
-    """JSON file with the cameras, in the format of `rig` in sample.json; needed for sample folders of the 2023 release,
-    which store no cameras"""
+    """JSON file with the cameras, in the format of the entry "rig" in sample.json; needed for sample folders of the
+    2023 release, which store no cameras"""
 
     def check(self) -> None:
         """Raise ValueError where a value is out of range."""
@@ -140,9 +140,9 @@ def _write(path: Path, sample, options: VideoOptions) -> str:
 COMMANDS = (
     Command(
         name="video",
-        summary="a camera that turns in a panorama, or the frames of a recording, as MP4",
+        summary="a camera that turns in a panorama, or the frames of a scene, as MP4",
         description="Write one MP4 per sample. A panorama becomes a video of a camera that turns once to the right and "
-        "ends where it began; a scene becomes its frames in order. Exits with 3 if one is left out.",
+        "ends where it began; a scene becomes its frames in order. Exits with 3 if a sample is left out.",
         example="mvdiff video out/0000 --out video.mp4",
         settings=(VideoOptions,),
         run=run,

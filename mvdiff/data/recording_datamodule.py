@@ -37,11 +37,11 @@ class RecordingDataModule(MultiViewDataModule):
         eval_mode: Kind of a sample in validation and test; None: `mode`.
         num_views: Frames per sample in modes "keyframes", "interval" and "mixed" (its key-frame samples); null: a whole
             scene (scenes with more than 150 such frames are skipped).
-        interval: Step between frames, in usable frames: of mode "interval", and of mode "frames" in validation and
-            test, or with `train_samples` "windows".
+        interval: Use every `interval`-th usable frame: in mode "interval", and in mode "frames" for validation and test
+            or with `train_samples` "windows".
         max_between: Largest number of frames between the two key frames of "interpolation".
-        full_interval: With "full", of the frames between two key frames, use only every N-th, counting frame numbers
-            from the earlier key frame (2023 release: 20); None: all of them.
+        full_interval: With "full", use only every N-th frame between two key frames, counted by frame number from the
+            earlier one (2023 release: 20); None: all of them.
         min_frames: Scenes with fewer key frames (or frames at the interval) are skipped, and their number is logged;
             None: 10, or `num_views` if less.
         train_samples: Training samples per epoch. "every_frame": one per key frame ("interval": per frame at the
@@ -50,8 +50,8 @@ class RecordingDataModule(MultiViewDataModule):
             takes one per pair of key frames.
         draw_between: In training, draw the frames between two key frames at random in each epoch; false: take evenly
             spaced ones, as evaluation always does.
-        resizing: Pixel convention when depths and intrinsics are resized: "exact" (pixel centres), or "released", as
-            the 2023 release did; for models converted from it (docs/checkpoints.md).
+        resizing: Pixel convention for resizing depths and intrinsics: "exact" (pixel centres), or "released" (as in the
+            2023 release, for models converted from it; see docs/checkpoints.md).
         max_val_samples: Use only the first `max_val_samples` validation samples; None: all.
         on_broken: Scenes without intrinsics, depth or key frames, and listed frames without files: "error" stops,
             "skip" skips and logs them.

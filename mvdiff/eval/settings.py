@@ -31,18 +31,19 @@ class EvaluationSettings:
     """weight file of FID's Inception network, weights-inception-2015-12-05-6726825d.pth (default: torch's cache, or a
     download)"""
     inception_hash: str = "6726825d"
-    """first hex digits of the SHA-256 that the --inception_weights file must have"""
+    """first hex digits of the SHA-256 hash that the file of --inception_weights must have"""
     clip_model: str = "ViT-B-16"
     """open_clip architecture, or a folder with a transformers CLIPModel"""
     clip_weights: str | None = None
     """weight file or tag for open_clip (default: openai)"""
     toy_features: str | None = None
-    """folder of the toy feature network (default: the packaged one)"""
+    """folder of the network that toy_fid, toy_inception_score and caption_agreement use (default: the packaged one)"""
     truth: str | None = None
     """JSON file of true labels for caption_agreement, one object (or null) per view: {sample id: [{"object": ...,
-    "colour": ..., "walls": ...}, ...]} (default: as noted in the samples)"""
+    "colour": ..., "walls": ...}, ...]} (default: the labels stored with the samples)"""
     judge_heads: tuple[str, ...] | None = None
-    """labels that caption_agreement checks; of the packaged network: object, colour, walls (default: all)"""
+    """kinds of labels that caption_agreement checks; the packaged network has object, colour and walls (default:
+    all)"""
     overlap_size: int = PAPER_SIZE
     """height in pixels to which views are resized for overlap PSNR; 0: no resizing; views with depth are never
     resized"""
@@ -56,14 +57,14 @@ class EvaluationSettings:
     batch_size: int = 32
     """images per forward pass"""
     device: str = "auto"
-    """auto (the GPU where there is one), cpu or cuda"""
+    """auto (the GPU if there is one), cpu or cuda"""
     seed: int = 0
     """random seed of the Inception Score's shuffle and of bootstrap resampling"""
     num_resamples: int = 1000
     """bootstrap resamples for confidence intervals of per-sample means, with 30 samples or more (8 to 29: Student's t;
     fewer: no interval)"""
     fid_resamples: int = 0
-    """bootstrap resamples for the confidence interval of the toy FID; 0: no interval"""
+    """bootstrap resamples for the confidence interval of toy_fid; 0: no interval"""
 
     def __post_init__(self) -> None:
         for name in ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth"):

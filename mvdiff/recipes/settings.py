@@ -41,7 +41,7 @@ class RecipeSettings:
     """samples per training step, and samples generated in parallel; at least 2, because one comparison attends to
     another sample's views"""
     num_workers: int = 2
-    """processes that render the toy world"""
+    """toy rooms rendered in parallel"""
     precision: Precision = "auto"
     """precision of training and sampling; auto: bf16-mixed on processors with bfloat16 multiplication (about twice as
     fast), else 32-true; metrics always use float32"""
@@ -94,14 +94,14 @@ class OutpaintSettings(RecipeSettings):
     """model folder whose attention layers training continues from; "": use the layers trained from scratch in this
     run"""
     pictures: int = 4
-    """number of test rooms (the first N) that are additionally outpainted from a photo-like picture (set by --fov,
-    --yaw, --pitch) rather than a complete view; 1 to --test_rooms"""
+    """number of test rooms, from the first on, that are outpainted a second time, from a simulated photo (--fov, --yaw,
+    --pitch) in place of a complete view; 1 to --test_rooms"""
     fov: float = 65.0
-    """horizontal field of view of these pictures (aspect 4:3) in degrees, between 0 and 180"""
+    """horizontal field of view of the simulated photos (4:3) in degrees, between 0 and 180"""
     yaw: float = 20.0
-    """direction of their centre in degrees to the right of view 0, -360 to 360"""
+    """direction of the photos' centre in degrees to the right of view 0, -360 to 360"""
     pitch: float = 5.0
-    """direction of their centre in degrees upwards, -90 to 90"""
+    """direction of the photos' centre in degrees upwards, -90 to 90"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

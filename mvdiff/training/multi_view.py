@@ -62,8 +62,9 @@ class MultiViewModule(DescribedModule):
             AdamW, learning rate 2e-4).
         lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: the paper's cosine to 1e-7);
             null: constant rate. `total_steps` defaults to the length of the run.
-        lr_interval: How often the schedule advances: once per epoch or once per optimizer step; a schedule as long as
-            the run uses steps in any case if `trainer.max_steps` ends the run first.
+        lr_interval: How often the schedule advances: once per "epoch" or once per optimizer "step". If
+            `trainer.max_steps` ends the run before `trainer.max_epochs`, a schedule without a length of its own
+            advances per step in either case.
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting, such as 5; None: no weighting, as in the paper.
@@ -73,7 +74,7 @@ class MultiViewModule(DescribedModule):
         cache: Caches of the frozen base's outputs.
         num_validation_samples: How many validation samples, from the first on, to generate in each validation.
         output: Output of test and predict, and the metrics of test.
-        on_nonfinite: What to do where a loss or a gradient is not finite: "stop" the run, or "skip" the step.
+        on_nonfinite: What to do if a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:
         ValueError: A setting is out of range or conflicts with another; or, when the model is built, the base does not

@@ -66,8 +66,9 @@ class SingleViewModule(TrainedPartModule):
             AdamW, learning rate 2e-4).
         lr_scheduler: Learning-rate schedule, as `class_path` and `init_args` (default: null, a constant rate).
             `total_steps` defaults to the length of the run.
-        lr_interval: How often the schedule advances: once per epoch or once per optimizer step; a schedule as long as
-            the run uses steps in any case if `trainer.max_steps` ends the run first.
+        lr_interval: How often the schedule advances: once per "epoch" or once per optimizer "step". If
+            `trainer.max_steps` ends the run before `trainer.max_epochs`, a schedule without a length of its own
+            advances per step in either case.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
         seed: Random seed of training and of the samples.
@@ -76,7 +77,7 @@ class SingleViewModule(TrainedPartModule):
         cache: Caches of the frozen parts' outputs; text embeddings are not cached with `train_text_encoder`.
         num_validation_samples: Number of views of the first validation batch to generate; 0: none.
         out_dtype: Precision of the written weights.
-        on_nonfinite: What to do where a loss or a gradient is not finite: "stop" the run, or "skip" the step.
+        on_nonfinite: What to do if a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:
         ValueError: Neither or both of `base` and `fresh` are set, the base does not take the task's input, or the cache

@@ -173,7 +173,7 @@ def test_options_follow_the_settings():
         (["--seed", "-1"], "seed must be at least 0"),
         (["--num_workers", "-1"], "--num_workers must be at least 0"),
         (["--metrics", "sharpness", "--device", "tpu9"], "device must be auto, cpu or cuda; got 'tpu9'"),
-        (["--metrics", "sharpness", "--split", "val"], "--split val is not used without --config"),
+        (["--metrics", "sharpness", "--split", "val"], "--split val needs --config"),
     ],
 )
 def test_wrong_options_end_with_status_2_before_any_work(tmp_path, capsys, words, text):
@@ -203,7 +203,7 @@ def test_nothing_computed_ends_with_status_3(tmp_path, capsys):
     out = tmp_path / "results.json"
     words = ["evaluate", "--generated", str(write_samples(tmp_path / "a", num=2)), "--out", str(out)]
     assert main([*words, "--metrics", "given"]) == 3
-    assert "no number could be computed" in capsys.readouterr().err
+    assert "no metric could be computed" in capsys.readouterr().err
     assert "no sample has given pixels" in json.loads(out.read_text())["metrics"]["known_psnr"]["missing"]
     assert main([*words, "--metrics", "given", "sharpness"]) == 0
     assert main([*words, "--metrics", "given", "sharpness", "--strict"]) == 3

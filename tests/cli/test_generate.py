@@ -107,10 +107,10 @@ def test_the_vae_of_a_model_may_have_moved(tmp_path):
         ([*PROMPT, "--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
         ([*PROMPT, "--base", "nowhere"], "needs the base"),
         ([*PROMPT, "--vae", "nowhere"], "vae must be a local folder or a reachable hub repository"),
-        (["--prompt", " "], "--prompt must say what is to be seen"),
+        (["--prompt", " "], "--prompt must describe the scene"),
         (["--prompts", "none.txt"], "prompts must be an existing file; got none.txt"),
-        ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload must be left out on a CPU"),
-        ([*PROMPT, "--device", "cpu:1", "--cpu_offload", "model"], "--cpu_offload must be left out on a CPU"),
+        ([*PROMPT, "--cpu_offload", "sequential"], "--cpu_offload needs a GPU; got sequential on a CPU"),
+        ([*PROMPT, "--device", "cpu:1", "--cpu_offload", "model"], "--cpu_offload needs a GPU; got model on a CPU"),
         ([*PROMPT, "--views_per_chunk", 0], "views_per_chunk must be an integer of at least 1; got 0"),
     ],
 )

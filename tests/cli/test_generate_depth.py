@@ -139,7 +139,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
     assert generate(model, [walk, tmp_path / "b"], tmp_path / "out") == 0
     assert [folder.name for folder in find_samples(tmp_path / "out")] == ["b", "toy00000"]
     assert generate(model, [walk, walk], tmp_path / "out") == 1
-    assert "--scene must name folders of different names; got toy00000, toy00000" in capsys.readouterr().err
+    assert "--scene must give folders with different names; got toy00000, toy00000" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ def test_several_scenes(model, walk, tmp_path, capsys):
         (["--interval", 0, "--mode", "interval"], "--interval must be at least 1; got 0"),
         (["--batch_size", 0], "batch_size must be at least 1; got 0"),
         (["--num_inference_steps", 0], "num_inference_steps must be an integer of at least 1; got 0"),
-        (["--prompt", " "], "--prompt must say what is to be seen"),
+        (["--prompt", " "], "--prompt must describe the scene"),
         (["--mode", "full", "--max_between", -1], "max_between must be at least 1; got -1"),
         (["--height", 0], "--height must be at least 1; got 0"),
         (["--width", -48], "--width must be at least 1; got -48"),

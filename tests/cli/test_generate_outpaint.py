@@ -78,7 +78,8 @@ def test_a_panorama_is_no_photo(model, tmp_path, capsys):
     assert "image must be a photo, not a panorama; got" in error
     assert "or give fov_deg (--fov) if it is a photo" in error
     assert generate(model, tmp_path / "out", "--image", panorama, "--fov", 80, *PROMPT) == 0
-    assert "it is 2:1, as panoramas are, and taken for a photo" in " ".join(capsys.readouterr().out.split())
+    treated = "its aspect ratio is 2:1, like a panorama's, but it is treated as a photo"
+    assert treated in " ".join(capsys.readouterr().out.split())
     assert generate(model, tmp_path / "more", "--image", panorama, "--fov", 80, "--max_pixels", 2047, *PROMPT) == 1
     assert "must have at most 2047 pixels; it is 64x32" in " ".join(capsys.readouterr().err.split())
 
@@ -125,7 +126,7 @@ def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
         (model, ["--image", picture, "--yaw", 1, "--yaw", 2, *PROMPT], "--yaw must be given once for all pictures or"),
         (model, ["--image", picture, "--prompts", seven], "one text per view (4); got"),
         (model, ["--image", picture, *3 * ["--prompt", "a ball"]], "one text per view (4); got"),
-        (model, ["--image", picture, "--prompt", " "], "--prompt must say what is to be seen"),
+        (model, ["--image", picture, "--prompt", " "], "--prompt must describe the scene"),
         (tmp_path / "panorama", ["--image", picture, *PROMPT], "must be an outpaint model; got a panorama model"),
     ):
         assert generate(where, tmp_path / "out", *options) == 1

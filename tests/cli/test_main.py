@@ -106,8 +106,8 @@ OUT_OF_MEMORY = (
 @pytest.mark.parametrize(
     ("command", "advice"),
     [
-        ("generate", "Take --dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"),
-        ("demo", "Take --dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"),
+        ("generate", "Use --dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"),
+        ("demo", "Use --dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"),
         ("evaluate", "Use a device with more memory"),
         (
             "fit",

@@ -101,7 +101,7 @@ def test_a_child_takes_the_help_of_its_parent_and_its_own_defaults(capsys):
         (["x", "--cuont", "3"], "no option --cuont (did you mean --count?)"),
         (["x", "--cuont=3"], "no option --cuont (did you mean --count?)"),
         (["x", "--zzz"], "no option --zzz. Run mvdiff do --help."),
-        (["x", "y"], "nothing is expected for 'y'"),
+        (["x", "y"], "unexpected argument 'y'"),
         ([], "SOURCE must be given"),
         (["x", "--count", "three"], "--count: expected int; got three"),
         (["x", "--mode", "ful"], "--mode: expected one of 'full', 'half'; got ful"),

@@ -17,7 +17,7 @@ from mvdiff.settings import PanoramaPictures, Sampling
 
 @dataclass(frozen=True, kw_only=True)
 class SplitOptions:
-    """Samples of a run's data section."""
+    """Data set and its samples."""
 
     config: list[str]
     """YAML file of the run, or a packaged one (listed in mvdiff fit --help); repeat to combine files: later ones
@@ -27,10 +27,10 @@ class SplitOptions:
     max_samples: int | None = None
     """stop after this many samples (default: all)"""
     no_paste_back: bool = False
-    """keep what the model generated where pixels are known, instead of copying them back; without this option,
-    `evaluate --metrics given` cannot report known_psnr"""
+    """do not copy known pixels back into the generated views; mvdiff evaluate --metrics given needs this to report
+    known_psnr"""
     reference: Path | None = None
-    """folder that also receives the real views, to score against"""
+    """write the real views into this folder, for mvdiff evaluate --reference (default: not written)"""
 
     def __post_init__(self) -> None:
         if self.max_samples is not None and self.max_samples < 1:
@@ -94,8 +94,8 @@ def run(
 COMMAND = Command(
     name="generate dataset",
     summary="the samples of a data set, for a model of any task",
-    description="Generate the samples of one split of a run's data section. Writes a folder per sample into --out, and "
-    "the real views into --reference. A rerun skips complete samples.",
+    description="Generate the samples of one split of the data set that a run's YAML file names. Writes a folder per "
+    "sample into --out, and the real views into --reference. A rerun skips complete samples.",
     example="mvdiff generate dataset --model runs/pano/version_0/model --config pano.yaml --out out --reference truth",
     settings=(SplitOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
     run=run,

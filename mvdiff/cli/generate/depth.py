@@ -20,45 +20,46 @@ class SceneOptions(DataReader):
     """Scenes and their frames."""
 
     scene: tuple[Path, ...]
-    """folders of scenes, in any supported layout (docs/data.md)"""
+    """one or more scenes: a folder each, in any supported layout (docs/data.md)"""
     mode: Literal["keyframes", "interval", "full"] = "keyframes"
-    """key frames; every --interval-th usable frame; or key frames, then all frames between them"""
+    """frames to generate; keyframes: the key frames; interval: every N-th usable frame (see --interval); full: the key
+    frames, then the frames between them"""
     interval: int = 20
     """with --mode interval: take every N-th usable frame"""
     full_interval: int | None = None
-    """with --mode full: of the frames between two key frames, use only every N-th, counting frame numbers from the
-    earlier key frame (2023 release: 20) (default: all)"""
+    """with --mode full: generate only every N-th frame between two key frames, counted by frame number from the earlier
+    one (default: all; 2023 release: 20)"""
     resizing: Literal["exact", "released"] = "exact"
-    """pixel convention when depths and intrinsics are resized: exact (pixel centres), or released, as the 2023 release
-    did; for models converted from it (docs/checkpoints.md)"""
+    """pixel convention for resizing depths and intrinsics: exact (pixel centres), or released (as in the 2023 release,
+    for models converted from it; see docs/checkpoints.md)"""
     max_between: int | None = None
-    """with --mode full: at most this many evenly spaced frames between two key frames (default: all)"""
+    """with --mode full: generate at most this many frames between two key frames, evenly spaced (default: all)"""
     max_frames: int | None = None
-    """take only the first N frames, and drop those after the last key frame among them (default: all)"""
+    """use only the first N frames, and of these none after the last key frame (default: all)"""
     prompt: list[str] | None = None
     """one prompt for all frames, in place of their captions"""
     height: int | None = None
-    """height of the frames in pixels, a multiple of the autoencoder's stride, 8 for Stable Diffusion (default: the
-    model's)"""
+    """height of the frames in pixels, a multiple of the autoencoder's stride, which is 8 for Stable Diffusion (default:
+    the model's)"""
     width: int | None = None
-    """width of the frames in pixels, likewise (default: the model's)"""
+    """width of the frames in pixels, a multiple of the same stride (default: the model's)"""
     num_views: int = 12
-    """largest number of frames generated in one pass (a window), including frames that are already known; at least 3 to
-    generate frames between key frames (paper: 12)"""
+    """window size: maximum number of frames generated together, including known ones; at least 3 for --mode full
+    (paper: 12)"""
     window_overlap: int = 1
-    """key frames that each window takes over from the previous one, fewer than --num_views; needs a model trained with
+    """number of key frames that consecutive windows share, less than --num_views; needs a model trained with
     image_condition; 0: independent windows"""
     batch_size: int = 1
-    """with --mode full: interpolation segments generated in parallel"""
+    """with --mode full: number of gaps between key frames that are filled in parallel"""
     reference: Path | None = None
-    """folder that also receives the real frames, to score against"""
+    """write the real frames into this folder, for mvdiff evaluate --reference (default: not written)"""
 
     def __post_init__(self) -> None:
         check_prompts(self.prompt)
         if self.prompt is not None and len(self.prompt) > 1:
             raise ValueError(
-                f"--prompt must be one text for all frames; got {len(self.prompt)}. Texts of their own are captions in "
-                "the scene's prompt/."
+                f"--prompt must be one text for all frames; got {len(self.prompt)}. To prompt each frame, put captions "
+                "into the scene's prompt/ folder."
             )
         for name in ("height", "width", "interval", "full_interval"):
             value = getattr(self, name)
@@ -67,8 +68,8 @@ class SceneOptions(DataReader):
         names = [own_name(scene) for scene in self.scene]
         if len({name.casefold() for name in names}) < len(names):
             raise ValueError(
-                f"--scene must name folders of different names; got {', '.join(names)}. Run one at a time, each into "
-                "an --out of its own."
+                f"--scene must give folders with different names; got {', '.join(names)}. Run one scene at a "
+                "time, each with its own --out."
             )
 
     @property
@@ -179,8 +180,8 @@ COMMAND = Command(
     name="generate depth",
     summary="frames of scenes whose depth and poses are known",
     description="Generate frames of scenes from their depth and poses. Writes a folder per scene into --out: <i>.png "
-    "and depth/<i>.png for each frame, and sample.json with poses and prompts, which marks it complete. A rerun skips "
-    "complete samples.",
+    "and depth/<i>.png for each frame, and sample.json with poses and prompts, which marks the sample as complete. A "
+    "rerun skips complete samples.",
     example="mvdiff generate depth --model mvdiff://toy-depth --scene toy/scannet/test/toy00008 --mode full "
     "--guidance_scale 2 --out out",
     settings=(SceneOptions, OutputOptions, Sampling, ModelOptions, MemoryOptions),

@@ -38,13 +38,14 @@ class OutputOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptOptions:
-    """Prompts."""
+    """Prompts (--prompt or --prompts is required)."""
 
     prompt: list[str] | None = None
     """one prompt for all views; or repeat the option, once per view in order"""
     prompts: Path | None = None
-    """file of prompts, instead of --prompt: .txt with one panorama per line, or .json/.jsonl where each entry is a
-    string, a list of strings (one per view), or {"prompt": ..., "id": ...}"""
+    """file of prompts, instead of --prompt: .txt with one line per panorama, a prompt for all its views; or
+    .json/.jsonl with one entry per panorama: a string, a list of strings (one per view), or {"prompt": ..., "id":
+    ...}"""
     num_samples: int = 1
     """panoramas per prompt"""
     batch_size: int = 1
@@ -52,7 +53,7 @@ class PromptOptions:
 
     def __post_init__(self) -> None:
         if (self.prompt is None) == (self.prompts is None):
-            raise ArgumentTypeError("one of --prompt and --prompts must be given")
+            raise ArgumentTypeError("exactly one of --prompt and --prompts must be given")
         check_prompts(self.prompt)
 
 
@@ -88,4 +89,4 @@ def write_pictures(out: Path, sample_ids: Iterable[str], pictures: PanoramaPictu
 def check_prompts(prompts: list[str] | None) -> None:
     """Raise ValueError where one of the prompts is empty."""
     if not all(prompt.strip() for prompt in prompts or ()):
-        raise ValueError("--prompt must say what is to be seen; got an empty text.")
+        raise ValueError("--prompt must describe the scene; got an empty text.")

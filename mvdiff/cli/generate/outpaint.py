@@ -20,17 +20,18 @@ class PictureOptions:
     image: list[Path]
     """picture to extend; repeat for several: where they overlap, the earlier one wins"""
     fov: list[float] | None = None
-    """horizontal field of view of the upright picture in degrees, between 0 and 180; give once, or once per --image in
-    order; a phone's photo: about 69 held sideways, 55 upright (default: from the focal length in its EXIF, else 90)"""
+    """field of view across the picture's width in degrees, between 0 and 180; for a phone's photo, about 69 in
+    landscape and 55 in portrait format; give once, or once per --image in order (default: from the focal length in the
+    picture's EXIF data, else 90)"""
     yaw: list[float] | None = None
-    """direction of the picture's centre in degrees to the right of view 0, -360 to 360; once, or once per --image, like
-    --fov (default: 0)"""
+    """direction of the picture's centre in degrees to the right of view 0, -360 to 360; give once, or once per --image
+    in order (default: 0)"""
     pitch: list[float] | None = None
-    """direction of the picture's centre in degrees upwards, -90 to 90; once, or once per --image, like --fov (default:
-    0)"""
+    """direction of the picture's centre in degrees upwards, -90 to 90; give once, or once per --image in order
+    (default: 0)"""
     no_paste_back: bool = False
-    """keep what the model generated where the pictures are, instead of copying them back; without this option,
-    `evaluate --metrics given` cannot report known_psnr"""
+    """do not copy the pictures' own pixels back into the generated views; mvdiff evaluate --metrics given needs this to
+    report known_psnr"""
     max_pixels: int | None = None
     """maximum number of pixels (width x height) in a picture (default: 178956970)"""
 
@@ -84,7 +85,8 @@ def _coverage(image, rig, by_default: bool) -> str:
     if by_default or image.fov_from:
         fov += f" across its width, {f'from its {image.fov_from}' if image.fov_from else 'the default'}"
     text = f"{image.name} ({fov}, yaw {image.yaw_deg:g}, pitch {image.pitch_deg:g}) covers {covered}"
-    return text if width != 2 * height else f"{text}; it is 2:1, as panoramas are, and taken for a photo"
+    is_wide = width == 2 * height
+    return text + "; its aspect ratio is 2:1, like a panorama's, but it is treated as a photo" * is_wide
 
 
 COMMAND = Command(

@@ -71,7 +71,7 @@ COMMAND = Command(
     name="generate panorama",
     summary="all views of a panorama at once, from text",
     description="Generate panoramas from prompts. Writes a folder per panorama into --out: <i>.png for each view, "
-    "panorama.png, and sample.json, which marks it complete. A rerun skips complete samples.",
+    "panorama.png, and sample.json, which marks the sample as complete. A rerun skips complete samples.",
     example='mvdiff generate panorama --model mvdiff://toy-caa --prompt "a red sofa, mint walls, wood floor" '
     "--guidance_scale 2 --out out",
     settings=(PromptOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
