@@ -23,7 +23,8 @@ from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
-from mvdiff.training.callbacks import gather, run_folder
+from mvdiff.training.callbacks import gather
+from mvdiff.training.run_folder import run_folder
 from mvdiff.training.settings import OutputSettings
 from mvdiff.training.trained_part import TrainedPartModule
 
@@ -113,7 +114,9 @@ class SampleWritingModule(TrainedPartModule):
         if self.trainer.is_global_zero:
             metrics = self.output.metrics or PAPER_METRICS
             numbers = score_folder(self.output_folder, sample_ids, metrics, self.output.evaluation)
-            self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
+            # Nothing is reduced over the ranks: `sync_dist` says that the numbers are already those of all samples.
+            scores = {f"test/{name}": value for name, value in numbers.items()}
+            self.log_dict(scores, rank_zero_only=True, sync_dist=True)
         self.trainer.strategy.barrier()
 
 
