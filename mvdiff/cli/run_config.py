@@ -11,6 +11,7 @@ from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from mvdiff.files.text import read_lines, read_text
 from mvdiff.files.writing import write_whole
@@ -46,7 +47,8 @@ class SaveRunConfig(SaveConfigCallback):
             super().setup(trainer, pl_module, stage)
             return
         if trainer.is_global_zero:
-            text = f"{_COMMAND}{stage}\n{self.parser.dump(self.config, skip_none=False)}"
+            command = TrainerFn(stage).value
+            text = f"{_COMMAND}{command}\n{self.parser.dump(self.config, skip_none=False)}"
             try:
                 write_settings(
                     folder, text, is_new=stage == "fit" and not resumes(trainer, self.config.get("ckpt_path"))

@@ -89,9 +89,10 @@ class SampleWritingModule(TrainedPartModule):
         if self.trainer.fast_dev_run and self.trainer.is_global_zero:
             shutil.rmtree(self.output_folder)
 
-    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Generate a batch and write sample folders; complete samples are skipped."""
+    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> list[str]:
+        """Generate a batch and write sample folders; complete samples are skipped. Return the ids of the samples."""
         self.write_generated(self.output_folder, batch)
+        return list(batch.sample_id)
 
     def on_test_start(self) -> None:
         """Set the output folder and clear the sample ids of the last test."""
