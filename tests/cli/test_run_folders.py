@@ -62,7 +62,7 @@ def two_runs(run_in, root, logger):
     return first
 
 
-LOGGERS = {"server": SERVER, "server without a folder": NOWHERE, "CSV": CSV, "none": False, "two": [SERVER, CSV]}
+LOGGERS = {"server": SERVER, "server without a folder": NOWHERE, "none": False, "two": [CSV, SERVER]}
 
 
 @pytest.mark.parametrize("logger", LOGGERS.values(), ids=LOGGERS)
