@@ -49,8 +49,8 @@ class MVDiffCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse and run; `args` begin with the subcommand."""
-        # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch; the third asks
-        # for as many workers as the machine has cores, also for a few small files, and names no setting of ours.
+        # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch; the third
+        # asks for as many workers as the machine has cores, also for a few small files, and names no setting of ours.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         warnings.filterwarnings("ignore", message="The '\\w+_dataloader' does not have many workers")
