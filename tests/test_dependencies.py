@@ -8,6 +8,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
@@ -51,3 +52,14 @@ def test_each_library_stands_once_with_a_lower_bound(requirements):
     names = declared(requirements)
     assert len(names) == len(set(names))
     assert all(">=" in requirement for requirement in requirements)
+
+
+COMPROMISED = ("2.6.2", "2.6.3")
+"""Releases of Lightning that stole credentials when they were imported (GHSA-w37p-236h-pfx3)."""
+
+
+@pytest.mark.parametrize("requirements", [PROJECT["dependencies"], *OPTIONAL.values()], ids=["run", *OPTIONAL])
+def test_releases_with_malicious_code_cannot_be_installed(requirements):
+    for requirement in map(Requirement, requirements):
+        if normalized(requirement.name) in ("lightning", "pytorch-lightning"):
+            assert list(requirement.specifier.filter(["2.6.1", *COMPROMISED, "2.6.4"])) == ["2.6.1", "2.6.4"]

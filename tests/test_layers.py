@@ -25,6 +25,7 @@ LAYERS = (  # from the ground up (the same line may hold siblings that do not us
     {"recipes"},
     {"interop"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 FILES = sorted(path for path in PACKAGE.rglob("*.py") if "__pycache__" not in path.parts)

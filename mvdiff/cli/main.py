@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from mvdiff import __version__
 from mvdiff.class_paths import allow_plugins
 from mvdiff.cli.command import Command
-from mvdiff.cli.mistakes import did_you_mean
+from mvdiff.cli.mistakes import dead_worker, did_you_mean, of_worker
 
 _OPTIONS = "--dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"
 _SETTINGS = (
@@ -121,15 +121,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mvdiff {command.name}: error: {_one_line(error)}", file=sys.stderr)
         return 2
     except (ValueError, OSError, ModuleNotFoundError, RuntimeError, FloatingPointError) as error:
-        out_of_memory = _is_out_of_memory(error)
-        if isinstance(error, RuntimeError) and not out_of_memory:
+        out_of_memory, dead = _is_out_of_memory(error), dead_worker(error)
+        if isinstance(error, RuntimeError) and not (out_of_memory or dead):
             raise
         if debug:
             traceback.print_exc()
         else:
-            text = _too_little_memory(command, error) if out_of_memory else _one_line(error)
+            text = _too_little_memory(command, error) if out_of_memory else dead or _one_line(error)
             print(f"mvdiff {command.name}: error: {text}", file=sys.stderr)
-        return 3 if isinstance(error, FloatingPointError) else 1
+        return 3 if dead or isinstance(error, FloatingPointError) else 1
     except KeyboardInterrupt:
         print(f"mvdiff {command.name}: interrupted", file=sys.stderr)
         return 130
@@ -176,10 +176,7 @@ def _too_little_memory(command: Command, error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    text = str(error)
-    if "Original Traceback" in text:  # of a loading process: what was raised there stands in the last line
-        text = text.rstrip().rsplit("\n", 1)[-1].split(": ", 1)[-1]
-    return " ".join(text.split()) or type(error).__name__
+    return " ".join(of_worker(str(error)).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

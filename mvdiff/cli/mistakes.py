@@ -31,6 +31,7 @@ _NO_VALUE = re.compile(r"argument (?:-\w[,/] ?)?(--[\w.]+)[^:]*: expected (?:one
 _LISTED = re.compile(r"has unknown (\w+); it takes ([\w, ]+)")
 _NO_CLASS = re.compile(r'Parser key "([\w.]+)":.*Not a valid subclass of .*Given value: (\{.*\})', re.DOTALL)
 _CLASS = re.compile(r"class_path '([\w.]+)'")
+_SIGNAL = re.compile(r"is killed by signal: ([\w ]+)")
 _OWN_CLASS = re.compile(r"\. Got value: Namespace\(class_path='([\w.]+)'")
 
 
@@ -45,6 +46,41 @@ def readable(message: str) -> str:
     for pattern, plain in _PLAIN.items():
         text = re.sub(pattern, plain, text)
     return text
+
+
+def of_worker(message: str) -> str:
+    r"""Return what was raised in a worker of torch's DataLoader, out of the traceback that torch puts in its place.
+
+    The package's own data modules pass errors on as they are (`mvdiff.data.loader`); this is for others.
+
+    >>> of_worker("Caught ValueError in DataLoader worker process 0.\nOriginal Traceback (most recent call last):\n"
+    ...     "  File 'x.py', line 1, in read\nValueError: a.png must be whole:\ncut off")
+    'a.png must be whole:\ncut off'
+    """
+    if "\nOriginal Traceback" not in message:
+        return message
+    lines = message.rstrip().split("\n")
+    frame = max(place for place, line in enumerate(lines) if line.startswith(("  ", "Original")))
+    return "\n".join(lines[frame + 1 :]).split(": ", 1)[-1]
+
+
+def dead_worker(error: BaseException) -> str | None:
+    """Explain that a process that reads data died; None for another error.
+
+    >>> print(dead_worker(RuntimeError("DataLoader worker (pid 7) is killed by signal: Segmentation fault. ")))
+    a process that reads data crashed (Segmentation fault). Set num_workers to 0 to see where
+    """
+    if not str(error).startswith("DataLoader worker (pid"):
+        return None
+    chain = " ".join(map(str, (error, error.__cause__, error.__context__)))
+    signal = _SIGNAL.search(chain)
+    if signal is not None and signal[1] not in ("Killed", "Bus error"):
+        return f"a process that reads data crashed ({signal[1]}). Set num_workers to 0 to see where"
+    how = f"was killed ({signal[1]})" if signal else "ended unexpectedly"
+    return (
+        f"a process that reads data {how}, as happens when memory runs out. Lower num_workers, or give the job more "
+        "memory; in a container, more shared memory (--shm-size)"
+    )
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:

@@ -20,10 +20,11 @@ from mvdiff.class_paths import allow_plugins, allow_plugins_of
 from mvdiff.cli.command import done, typed
 from mvdiff.cli.config_files import has_config, with_config_paths
 from mvdiff.cli.export import next_of_model
-from mvdiff.cli.mistakes import missing_value, readable, unknown_setting
+from mvdiff.cli.mistakes import missing_value, of_worker, readable, unknown_setting
 from mvdiff.cli.out_files import check_folder
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
+from mvdiff.cli.run_config import SaveRunConfig, prepare_folders, resumes
 from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
 from mvdiff.files.writing import check_plain_folder
 from mvdiff.pipelines.checkpoint import read_checkpoint
@@ -33,6 +34,7 @@ from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_o
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.progress import TrainingProgressBar
+from mvdiff.training.run_folder import NoLogger, folder_on_first_rank
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
 
@@ -47,9 +49,11 @@ class MVDiffCLI(LightningCLI):
 
     def __init__(self, args: Sequence[str]) -> None:
         """Parse and run; `args` begin with the subcommand."""
-        # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch.
+        # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch; the third
+        # asks for as many workers as the machine has cores, also for a few small files, and names no setting of ours.
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
+        warnings.filterwarnings("ignore", message="The '\\w+_dataloader' does not have many workers")
         quiet_libraries()
         set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of settings classes
         # Subcommand parsers take settings of their own: errors are raised, not printed below pages of usage.
@@ -61,7 +65,7 @@ class MVDiffCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SaveRunConfig,
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
             parser_kwargs=parser_kwargs,
@@ -142,6 +146,16 @@ class MVDiffCLI(LightningCLI):
         if settings.weights_only and settings.ckpt_path is not None:
             settings.ckpt_path = check_checkpoint(settings.ckpt_path, resume=self.subcommand == "fit")
 
+    def before_fit(self) -> None:
+        """Prepare the run's folder; refuse that of another training."""
+        prepare_folders(self.trainer, is_new=not resumes(self.trainer, self._get(self.config, "ckpt_path")))
+
+    def before_validate(self) -> None:
+        """Prepare the run's folder."""
+        prepare_folders(self.trainer, is_new=False)
+
+    before_test = before_predict = before_validate
+
     def instantiate_trainer(self, **kwargs):
         """Build the Trainer and check it against the launcher; for `fit`, set the gradient accumulation.
 
@@ -153,7 +167,10 @@ class MVDiffCLI(LightningCLI):
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         if trainer_config.get("enable_progress_bar") is not False and not has_bar:
             callbacks = [*callbacks, TrainingProgressBar()]
-        trainer = super().instantiate_trainer(**(kwargs | {"callbacks": callbacks}))
+        settings = kwargs | {"callbacks": callbacks}
+        if settings.get("logger", trainer_config.get("logger")) in (False, []):
+            settings["logger"] = NoLogger(trainer_config.get("default_root_dir") or os.getcwd())  # as the Trainer
+        trainer = super().instantiate_trainer(**settings)
         check_world_size(trainer.world_size, os.environ)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
@@ -179,7 +196,8 @@ def run_trainer(arguments: Sequence[str]) -> MVDiffCLI:
     try:
         return MVDiffCLI(arguments)
     except (ValueError, MisconfigurationException) as error:
-        raise ValueError(unknown_setting(str(error), lambda _: ()) or readable(str(error))) from error
+        message = of_worker(str(error))
+        raise ValueError(unknown_setting(message, lambda _: ()) or readable(message)) from error
     except RuntimeError as error:
         if not str(error).startswith(_OTHER_WEIGHTS):
             raise
@@ -199,7 +217,7 @@ def say_next(cli: MVDiffCLI) -> None:
         _say_next_of_fit(cli)
     elif cli.subcommand == "validate":
         config = typed("mvdiff", "test", "--config", "YAML", "--ckpt_path", cli.trainer.ckpt_path or "CKPT")
-        done(f"{cli.trainer.log_dir or cli.trainer.default_root_dir}: logged the losses above", config)
+        done(f"{folder_on_first_rank(cli.trainer)}: logged the losses above", config)
     else:
         folder, scores = cli.model.output_folder, " and scores" * (cli.subcommand == "test")
         done(f"{folder}: samples{scores}", typed("mvdiff", "report", folder))

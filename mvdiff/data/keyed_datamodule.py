@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.counts import check_counts
+from mvdiff.data.loader import BatchLoader, Reported, collate_or_report
 from mvdiff.data.sampler import KeyedSampler
 
 Split = Literal["train", "val", "test"]
@@ -211,12 +213,12 @@ class MultiViewDataModule(LightningDataModule, ABC):
         return KeyedSampler(len(dataset), self.seed, shuffle, rank, world_size, batch_size, multiple_of=total)
 
     def _loader(self, dataset: Dataset, sampler: KeyedSampler) -> DataLoader:
-        return DataLoader(
-            dataset,
+        return BatchLoader(
+            Reported(dataset.__getitem__, len(dataset)),
             batch_size=sampler.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=MultiViewBatch.collate,
+            collate_fn=partial(collate_or_report, MultiViewBatch.collate),
             pin_memory=torch.cuda.is_available(),
         )

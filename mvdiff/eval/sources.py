@@ -16,9 +16,10 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.data.loader import BatchLoader, Reported
 from mvdiff.files.paths import expanded_values, same_name
 from mvdiff.files.sharing import shared_name
 from mvdiff.files.text import read_json_object, read_yaml_mapping
@@ -123,10 +124,7 @@ class Source(ABC):
         """Yield `item(key)` for each key in order, prefetched by `num_workers` processes."""
         generator = torch.Generator()  # the loader draws a seed; keep it off the global generator
         options = {"sampler": keys, "num_workers": self.num_workers, "collate_fn": _unchanged, "generator": generator}
-        for value in DataLoader(_Items(item), batch_size=None, **options):
-            if isinstance(value, Exception):
-                raise value
-            yield value
+        yield from BatchLoader(Reported(item), batch_size=None, **options)
 
 
 class PlainSource(Source):
@@ -150,19 +148,6 @@ class PlainSource(Source):
     def describe(self) -> dict[str, Any]:
         """Return the object's own description."""
         return self.source.describe()
-
-
-class _Items(Dataset):
-    """Items read by a function; user errors are returned instead of raised, to drop the worker's traceback."""
-
-    def __init__(self, item: Callable[[Any], Any]) -> None:
-        self.item = item
-
-    def __getitem__(self, key: Any) -> Any:
-        try:
-            return self.item(key)
-        except (ValueError, OSError, ImportError) as error:
-            return error
 
 
 def _unchanged(value: Any) -> Any:

@@ -42,7 +42,7 @@ class Training:
     """One call of `mvdiff fit` on a packaged config, or of `mvdiff validate`.
 
     Attributes:
-        name: Name of the run; its folder is `train/<name>`, and a log that lies there is replaced.
+        name: Name of the run; its folder is `train/<name>`, and the log and settings that lie there are replaced.
         config: YAML.
         max_steps: Optimizer steps.
         lr: Highest learning rate.
@@ -91,7 +91,8 @@ class Training:
         )
         folder = run_folder(settings, self.name)
         log = folder / "metrics.csv"
-        log.unlink(missing_ok=True)
+        for path in (log, *folder.glob("config*.yaml")):
+            path.unlink(missing_ok=True)
         run_trainer(self.arguments(settings))
         run = Run(self.name, folder, read_curves(log))
         if before is not None:

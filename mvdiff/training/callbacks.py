@@ -16,6 +16,7 @@ from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import check_new_model_folder
 from mvdiff.samples import to_uint8
 from mvdiff.samples.pixels import png_bytes
+from mvdiff.training.run_folder import run_folder
 
 
 class SaveModelFolder(Callback):
@@ -38,11 +39,8 @@ class SaveModelFolder(Callback):
             check_new_model_folder(self.dirpath, overwrite=True)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Pass the scores of the resumed run to the `ModelCheckpoint` callbacks before their state is restored."""
-        for callback in trainer.checkpoint_callbacks:
-            state = checkpoint.get("callbacks", {}).get(callback.state_key)
-            if state and isinstance(callback, ModelCheckpoint) and callback.monitor is not None:
-                state |= _scored_files(state["best_k_models"], callback.mode) | {"dirpath": callback.dirpath}
+        """Keep the scores of the resumed run, see `keep_scores`."""
+        keep_scores(trainer, checkpoint)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the model folder on the first rank; `fast_dev_run` writes none."""
@@ -51,6 +49,18 @@ class SaveModelFolder(Callback):
         self.folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
         if trainer.is_global_zero:
             pl_module.save_model_folder(self.folder, *best_weights(trainer))
+
+
+def keep_scores(trainer: Trainer, checkpoint: dict[str, Any]) -> None:
+    """Pass the scores of a resumed run to the `ModelCheckpoint` callbacks of the new run, before they are restored.
+
+    They drop what is theirs, with a warning, where the folder is another; each run has one of its own.
+    """
+    for callback in trainer.checkpoint_callbacks:
+        state = checkpoint.get("callbacks", {}).get(callback.state_key)
+        if state and isinstance(callback, ModelCheckpoint):
+            scores = _scored_files(state["best_k_models"], callback.mode) if callback.monitor is not None else {}
+            state |= scores | {"dirpath": callback.dirpath}
 
 
 def _scored_files(scores: dict[str, Tensor], mode: str) -> dict[str, Any]:
@@ -79,11 +89,6 @@ def best_weights(trainer: Trainer) -> tuple[dict[str, Tensor] | None, TrainingRe
             record = described and TrainingRecord(**described | {"scores": scores, "measured": "in validation"})
             return checkpoint["state_dict"], record
     return None, None
-
-
-def run_folder(trainer: Trainer) -> str:
-    """Return the run's folder, the same on all ranks; all ranks must call this."""
-    return trainer.log_dir or trainer.default_root_dir
 
 
 def gather(value: Any) -> list[Any]:

@@ -25,12 +25,13 @@ from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Samp
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task, denoiser
 from mvdiff.training.cache import check_latents_come_back
-from mvdiff.training.callbacks import gather, image_grid, log_image, run_folder
+from mvdiff.training.callbacks import gather, image_grid, log_image
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
 from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import adamw
+from mvdiff.training.run_folder import run_folder
 from mvdiff.training.sample_writing import output_from
 from mvdiff.training.schedules import LRInterval, WarmupCosine
 from mvdiff.training.settings import OutputSettings
@@ -235,12 +236,12 @@ class MultiViewModule(DescribedModule):
         for mode in sorted({"", *(mode for mode, _ in losses)}):
             of_mode = [loss for its, loss in losses if mode in ("", its)]
             name = f"val/loss_{mode}" if mode else "val/loss"
-            self.log(name, sum(of_mode) / len(of_mode), prog_bar=not mode, rank_zero_only=False)
+            self.log(name, sum(of_mode) / len(of_mode), prog_bar=not mode, sync_dist=True)
         gathered = chain.from_iterable(gather(self._validation_samples))
         samples = sorted(gathered, key=lambda sample: sample[0])[: self.num_validation_samples]
         scores = [score for _, score, _ in samples if not math.isnan(score)]
         if scores:
-            self.log("val/overlap_psnr", sum(scores) / len(scores), prog_bar=True, rank_zero_only=False)
+            self.log("val/overlap_psnr", sum(scores) / len(scores), prog_bar=True, sync_dist=True)
         if samples:
             log_image(self.trainer, "val/samples", image_grid([views for _, _, views in samples]), self._run_folder)
 

@@ -23,7 +23,8 @@ from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import generate_samples, write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
-from mvdiff.training.callbacks import gather, run_folder
+from mvdiff.training.callbacks import gather
+from mvdiff.training.run_folder import run_folder
 from mvdiff.training.settings import OutputSettings
 from mvdiff.training.trained_part import TrainedPartModule
 
@@ -88,9 +89,10 @@ class SampleWritingModule(TrainedPartModule):
         if self.trainer.fast_dev_run and self.trainer.is_global_zero:
             shutil.rmtree(self.output_folder)
 
-    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Generate a batch and write sample folders; complete samples are skipped."""
+    def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> list[str]:
+        """Generate a batch and write sample folders; complete samples are skipped. Return the ids of the samples."""
         self.write_generated(self.output_folder, batch)
+        return list(batch.sample_id)
 
     def on_test_start(self) -> None:
         """Set the output folder and clear the sample ids of the last test."""
@@ -113,7 +115,9 @@ class SampleWritingModule(TrainedPartModule):
         if self.trainer.is_global_zero:
             metrics = self.output.metrics or PAPER_METRICS
             numbers = score_folder(self.output_folder, sample_ids, metrics, self.output.evaluation)
-            self.log_dict({f"test/{name}": value for name, value in numbers.items()}, rank_zero_only=True)
+            # Nothing is reduced over the ranks: `sync_dist` says that the numbers are already those of all samples.
+            scores = {f"test/{name}": value for name, value in numbers.items()}
+            self.log_dict(scores, rank_zero_only=True, sync_dist=True)
         self.trainer.strategy.barrier()
 
 

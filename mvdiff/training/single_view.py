@@ -26,10 +26,11 @@ from mvdiff.settings import CacheSettings, MemorySettings, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
 from mvdiff.training.cache import check_latents_come_back
-from mvdiff.training.callbacks import image_grid, log_image, run_folder
+from mvdiff.training.callbacks import image_grid, log_image
 from mvdiff.training.inputs import Prompts, SingleViewInputs
 from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import adamw
+from mvdiff.training.run_folder import run_folder
 from mvdiff.training.schedules import LRInterval
 from mvdiff.training.trained_part import TrainedPartModule
 

@@ -1,3 +1,4 @@
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -155,3 +156,12 @@ def test_a_bug_is_not_hidden(monkeypatch, kind):
     monkeypatch.setattr(front, "find_command", failing(kind("bug")))
     with pytest.raises(kind):
         main(["data"])
+
+
+def test_the_package_is_the_command(monkeypatch, capsys):
+    """`python -m mvdiff` and `torchrun -m mvdiff`, which starts it likewise."""
+    monkeypatch.setattr(sys, "argv", ["mvdiff", "--version"])
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_module("mvdiff", run_name="__main__")
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("mvdiff ")

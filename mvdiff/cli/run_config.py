@@ -1,0 +1,119 @@
+"""`config.yaml` of a run: written into the run's folder, never over the settings of another run."""
+
+from __future__ import annotations
+
+import os
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.plugins.environments import SLURMEnvironment
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mvdiff.files.text import read_lines, read_text
+from mvdiff.files.writing import write_whole
+from mvdiff.training.callbacks import keep_scores
+from mvdiff.training.checkpoint_files import local_path
+from mvdiff.training.run_folder import run_folder
+
+_COMMAND = "# mvdiff "
+"""Begins the first line of `config.yaml`; the command follows."""
+
+
+class SaveRunConfig(SaveConfigCallback):
+    """Write the settings of a run as `config.yaml` into its folder when it starts.
+
+    Settings of an earlier run in the folder stay: those of a resumed run, or of validate, test and predict, are then
+    `config-2.yaml`, `config-3.yaml` and so on. A new training is refused there.
+    """
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Keep the scores of the resumed run, whether or not it writes a model folder."""
+        keep_scores(trainer, checkpoint)
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the file on the first rank.
+
+        Raises:
+            ValueError: A new training has the folder of another.
+        """
+        if self.already_saved:
+            return
+        folder, problem = local_path(run_folder(trainer)), None
+        if folder is None:
+            super().setup(trainer, pl_module, stage)
+            return
+        if trainer.is_global_zero:
+            command = TrainerFn(stage).value
+            text = f"{_COMMAND}{command}\n{self.parser.dump(self.config, skip_none=False)}"
+            try:
+                write_settings(
+                    folder, text, is_new=stage == "fit" and not resumes(trainer, self.config.get("ckpt_path"))
+                )
+            except (ValueError, OSError) as error:
+                problem = error
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise problem
+        self.already_saved = True
+
+
+def resumes(trainer: Trainer, ckpt_path: object) -> bool:
+    """Return True if `fit` continues a run: from `ckpt_path`, or from what SLURM's requeue saved."""
+    requeued = SLURMEnvironment.detect() and any(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+    return ckpt_path is not None or requeued
+
+
+def prepare_folders(trainer: Trainer, is_new: bool) -> None:
+    """Make the folder of the versions; refuse the folder of another training before a logger clears files in it.
+
+    The version of loggers other than TensorBoard's and the CSV logger is known later; `SaveRunConfig` looks there.
+
+    Raises:
+        ValueError: A new training has the folder of another.
+    """
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger | CSVLogger) and local_path(logger.root_dir) is not None:
+            os.makedirs(logger.root_dir, exist_ok=True)  # otherwise Lightning warns of a missing folder
+            if is_new and trainer.is_global_zero and logger is trainer.loggers[0]:
+                check_unused(Path(logger.log_dir))
+
+
+def check_unused(folder: Path) -> None:
+    """Raise ValueError if a folder has the settings of a training."""
+    for path in sorted(folder.glob("config*.yaml")):
+        first = next(iter(read_lines(path)), "")
+        if not first.startswith(_COMMAND) or first == f"{_COMMAND}fit":
+            raise ValueError(
+                f"a training must have a folder of its own; {folder} has that of another run ({path.name}). Resume "
+                "that run with --ckpt_path, or set another version of trainer.logger."
+            )
+
+
+def write_settings(folder: Path, text: str, is_new: bool) -> None:
+    """Write settings under the first free name of `config.yaml`, `config-2.yaml`, ...; the same text only once.
+
+    Args:
+        folder: Folder of the run; made if missing.
+        text: YAML.
+        is_new: The run is a training that continues no other.
+
+    Raises:
+        ValueError: See `check_unused`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in count(1):
+        path = folder / ("config.yaml" if number == 1 else f"config-{number}.yaml")
+        try:
+            path.touch(exist_ok=False)  # of two runs that start together, one has the name
+        except FileExistsError:
+            if is_new:
+                check_unused(folder)
+            if read_text(path) == text:
+                return
+        else:
+            write_whole(path, text)
+            return
