@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.counts import check_counts
 from mvdiff.data.sampler import KeyedSampler
+from mvdiff.signals import outlive_signals
 
 Split = Literal["train", "val", "test"]
 NUM_VAL = 16
@@ -219,4 +220,5 @@ class MultiViewDataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             collate_fn=MultiViewBatch.collate,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_signals,
         )
