@@ -116,10 +116,16 @@ def run(folder, *flags, command="fit", config=None, **model):
     return main([command, "--config", str(path), *map(str, flags)])
 
 
-@pytest.mark.parametrize("times", [1, 3])
-def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, times):
-    assert run(tmp_path / "whole") == 0
-    assert run(tmp_path / "a b", hook="training_step", call=2, times=times) == 143
+@pytest.fixture(scope="module")
+def whole_file(tmp_path_factory):
+    """The last checkpoint of a run that no signal reaches."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    assert run(folder) == 0
+    return folder / "checkpoints" / "last.ckpt"
+
+
+def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, whole_file):
+    assert run(tmp_path / "a b", hook="training_step", call=2, times=3) == 143
     checkpoints = tmp_path / "a b" / "checkpoints"
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line == (
@@ -129,7 +135,7 @@ def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, times):
     assert names(checkpoints) == ["last.ckpt"]
     words = shlex.split(line.partition("resume with mvdiff ")[2])
     assert main([*words, "--model.call", "0"]) == 0
-    assert weight_of(checkpoints / "last.ckpt") == weight_of(tmp_path / "whole" / "checkpoints" / "last.ckpt")
+    assert weight_of(checkpoints / "last.ckpt") == weight_of(whole_file)
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path, capsys):
@@ -146,7 +152,7 @@ def test_a_second_ctrl_c_stops_in_mid_step(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_other_commands_stop_at_once(tmp_path, capsys, number):
+def test_predict_stops_at_once(tmp_path, capsys, number):
     config = yaml_config(tmp_path, hook="predict_step", call=1, number=int(number))
     assert run(tmp_path, command="predict", config=config) == 128 + number
     assert f"mvdiff predict: stopped by {number.name}\n" in capsys.readouterr().err
@@ -174,10 +180,11 @@ def test_without_that_their_end_is_no_error_of_its_own(tmp_path, capsys):
     assert re.search("stopped by SIGTERM after step [23], which is saved in ", capsys.readouterr().err)
 
 
-def test_a_full_disk_while_it_saves_keeps_the_earlier_checkpoint(tmp_path, capsys, monkeypatch):
-    assert run(tmp_path / "run", "--trainer.max_epochs", 1) == 0
+def test_a_full_disk_while_it_saves_keeps_the_earlier_checkpoint(tmp_path, capsys, monkeypatch, whole_file):
     last = tmp_path / "run" / "checkpoints" / "last.ckpt"
-    before = last.read_bytes()
+    last.parent.mkdir(parents=True)
+    before = whole_file.read_bytes()
+    last.write_bytes(before)
     full_disk(monkeypatch, call=1, function="fsync")
     assert run(tmp_path / "run", hook="training_step", call=2) == 3
     assert f"checkpoint {last} could not be written (No space left on device; " in capsys.readouterr().err
@@ -205,8 +212,7 @@ def called(folder):
     return (folder / "called").read_text().splitlines() if (folder / "called").exists() else []
 
 
-def test_sigusr1_saves_and_requeues_and_the_job_resumes(slurm, capsys):
-    assert run(slurm / "whole") == 0
+def test_sigusr1_saves_and_requeues_and_the_job_resumes(slurm, capsys, whole_file):
     usr1 = int(signal.SIGUSR1)
     assert run(slurm / "run", hook="training_step", call=2, number=usr1) == 128 + usr1
     path = slurm / "run" / "hpc_ckpt_1.ckpt"
@@ -216,7 +222,7 @@ def test_sigusr1_saves_and_requeues_and_the_job_resumes(slurm, capsys):
     assert run(slurm / "run", hook="training_step", call=3, number=usr1) == 128 + usr1  # steps 3, 4 and 5
     assert "after step 5, which is saved in" in capsys.readouterr().err
     assert run(slurm / "run") == 0
-    assert weight_of(slurm / "run/checkpoints/last.ckpt") == weight_of(slurm / "whole/checkpoints/last.ckpt")
+    assert weight_of(slurm / "run/checkpoints/last.ckpt") == weight_of(whole_file)
     assert called(slurm) == ["requeue 4711"] * 2
 
 
@@ -292,9 +298,7 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("launcher", "rank"), [("torchrun", None), ("lightning", None), ("lightning", 0), ("lightning", 1)]
-)
+@pytest.mark.parametrize(("launcher", "rank"), [("torchrun", None), ("lightning", 1)])
 def test_two_processes_stop_together_and_write_one_file(tmp_path, launcher, rank):
     config = yaml_config(tmp_path, hook="training_step", call=2, rank=rank) | {"seed_everything": 0}
     config["trainer"] |= {"devices": 2, "strategy": "ddp"}
