@@ -1,7 +1,8 @@
-"""Faults of the disk: one call of a function of `os` fails as on a full disk."""
+"""Faults: one call of a function of `os` fails as on a full disk, or a signal comes with it."""
 
 import errno
 import os
+import signal
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -18,6 +19,20 @@ def full_disk(monkeypatch: pytest.MonkeyPatch, call: int, function: str = "repla
         return real(*args, **kwargs)
 
     monkeypatch.setattr(os, function, failing)
+
+
+def sigterm_before(monkeypatch: pytest.MonkeyPatch, call: int, function: str = "replace") -> list[int]:
+    """Send SIGTERM to this process before a call, counted from 1, of a function of `os`; return the growing count."""
+    real, count = getattr(os, function), [0]
+
+    def signalling(*args, **kwargs):
+        count[0] += 1
+        if count[0] == call:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(os, function, signalling)
+    return count
 
 
 def every_fault(

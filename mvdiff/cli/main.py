@@ -4,8 +4,10 @@ Each command lives in `mvdiff/cli/<name>.py` as `COMMANDS` (the four trainer com
 are free of torch: what a command needs to run, its function imports.
 """
 
+import errno
 import importlib
 import os
+import signal
 import sys
 import traceback
 from argparse import ArgumentTypeError
@@ -13,8 +15,9 @@ from collections.abc import Sequence
 
 from mvdiff import __version__
 from mvdiff.class_paths import allow_plugins
-from mvdiff.cli.command import Command
+from mvdiff.cli.command import UNFINISHED, Command
 from mvdiff.cli.mistakes import dead_worker, did_you_mean, of_worker
+from mvdiff.signals import Stopped, stopped_by
 
 _OPTIONS = "--dtype bfloat16, --views_per_chunk 1, --vae_slicing, --vae_tiling or --cpu_offload model"
 _SETTINGS = (
@@ -98,8 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         0 on success, 1 after a user's error (one line on stderr), 2 after a wrong command or option, 3 if the work
-        could not be done (also where losses, gradients or weights are not finite). Options that the parser refuses
-        exit with 2.
+        could not be done (a full disk, or losses, gradients or weights that are not finite), 128 + number of the signal
+        that ended the work. Options that the parser refuses exit with 2.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     debug = os.environ.get("MVDIFF_DEBUG", "") not in ("", "0")
@@ -116,7 +119,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if command is None:
         return _without_command(words)
     try:
-        return run_command(command, words[len(command.name.split()) :])
+        with stopped_by(signal.SIGTERM):
+            return run_command(command, words[len(command.name.split()) :])
     except ArgumentTypeError as error:
         print(f"mvdiff {command.name}: error: {_one_line(error)}", file=sys.stderr)
         return 2
@@ -129,7 +133,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         else:
             text = _too_little_memory(command, error) if out_of_memory else dead or _one_line(error)
             print(f"mvdiff {command.name}: error: {text}", file=sys.stderr)
-        return 3 if dead or isinstance(error, FloatingPointError) else 1
+        return UNFINISHED if dead or isinstance(error, FloatingPointError) or _is_full_disk(error) else 1
+    except Stopped as stopped:
+        if str(stopped):
+            print(f"mvdiff {command.name}: {stopped}", file=sys.stderr)
+        return stopped.status
     except KeyboardInterrupt:
         print(f"mvdiff {command.name}: interrupted", file=sys.stderr)
         return 130
@@ -163,6 +171,10 @@ def _without_command(words: Sequence[str]) -> int:
     return 2
 
 
+def _is_full_disk(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 def _is_out_of_memory(error: BaseException) -> bool:
     torch = sys.modules.get("torch")  # imported by commands that use it, never here
     return torch is not None and isinstance(error, torch.OutOfMemoryError)
@@ -176,7 +188,8 @@ def _too_little_memory(command: Command, error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    return " ".join(of_worker(str(error)).split()) or type(error).__name__
+    text = str(error).removeprefix(f"[Errno {getattr(error, 'errno', None)}] ")
+    return " ".join(of_worker(text).split()) or type(error).__name__
 
 
 if __name__ == "__main__":

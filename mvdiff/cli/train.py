@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import textwrap
 import warnings
 from argparse import ArgumentError
@@ -29,12 +30,14 @@ from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
 from mvdiff.files.writing import check_plain_folder
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
+from mvdiff.signals import stopped_by
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.progress import TrainingProgressBar
 from mvdiff.training.run_folder import NoLogger, folder_on_first_rank
+from mvdiff.training.stopping import ended_by_signal, handle_signals
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
 
@@ -93,8 +96,7 @@ class MVDiffCLI(LightningCLI):
         )
         parser.add_argument(
             "--plugin",
-            action="append",
-            type=str,
+            action="append",  # with a type the list in a file, as in every config.yaml, would become text
             default=[],
             metavar="MODULE",
             help="Python package from which the model may load classes; its code is executed; repeat for several.",
@@ -135,7 +137,7 @@ class MVDiffCLI(LightningCLI):
         The modules of the task and the attention in the user's own settings count as named by the user.
         """
         settings = self.config[self.subcommand]
-        allow_plugins(*settings.plugin)
+        allow_plugins(*(settings.plugin if isinstance(settings.plugin, list) else [settings.plugin]))
         allow_plugins_of(settings.as_dict().get("model"))
         out = ((settings.as_dict().get("model") or {}).get("init_args") or {}).get("out")
         if self.subcommand == "fit" and out is not None:
@@ -174,6 +176,7 @@ class MVDiffCLI(LightningCLI):
         check_world_size(trainer.world_size, os.environ)
         if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
             trainer.strategy.checkpoint_io = CheckpointFiles()
+        handle_signals(trainer)
         total_batch_size = self._get(self.config, "total_batch_size")
         if self.subcommand == "fit" and total_batch_size is not None:
             if trainer.accumulate_grad_batches != 1:
@@ -186,6 +189,11 @@ class MVDiffCLI(LightningCLI):
             )
         return trainer
 
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run, and say what was saved if a signal ends it."""
+        with ended_by_signal(self.trainer):
+            super()._run_subcommand(subcommand)
+
 
 def run_trainer(arguments: Sequence[str]) -> MVDiffCLI:
     """Run one trainer subcommand with its options.
@@ -194,7 +202,8 @@ def run_trainer(arguments: Sequence[str]) -> MVDiffCLI:
         ValueError: A setting is unknown or wrong, the model or data refuse one, or the checkpoint is another model's.
     """
     try:
-        return MVDiffCLI(arguments)
+        with stopped_by(signal.SIGINT):
+            return MVDiffCLI(arguments)
     except (ValueError, MisconfigurationException) as error:
         message = of_worker(str(error))
         raise ValueError(unknown_setting(message, lambda _: ()) or readable(message)) from error

@@ -18,6 +18,7 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.data.counts import check_counts
 from mvdiff.data.loader import BatchLoader, Reported, collate_or_report
 from mvdiff.data.sampler import KeyedSampler
+from mvdiff.signals import outlive_signals
 
 Split = Literal["train", "val", "test"]
 NUM_VAL = 16
@@ -221,4 +222,5 @@ class MultiViewDataModule(LightningDataModule, ABC):
             persistent_workers=self.num_workers > 0,
             collate_fn=partial(collate_or_report, MultiViewBatch.collate),
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=outlive_signals,
         )

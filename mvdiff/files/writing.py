@@ -127,9 +127,11 @@ def move_into(source: Path, folder: Path, replaced: Iterable[Path] = (), last: s
     for part in {path.parent for path in gone} - {folder}:
         if not any(part.iterdir()):
             part.rmdir()
-    sync_folders(folder, *{(folder / name).parent for name in names})
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(source, ignore_errors=True)
+    try:
+        sync_folders(folder, *{(folder / name).parent for name in names})
+    finally:  # a signal may end the process while it waits
+        shutil.rmtree(aside, ignore_errors=True)
+        shutil.rmtree(source, ignore_errors=True)
 
 
 def sync_files(paths: Iterable[Path]) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -69,8 +71,8 @@ class CheckpointFiles(TorchCheckpointIO):
                 raise
             raise OSError(
                 reason.errno,
-                f"checkpoint {local} could not be written ({reason.strerror or reason}); earlier checkpoints are left "
-                "as they are. Free up space, or write to another folder.",
+                f"checkpoint {local} could not be written ({reason.strerror or reason}{_free(local, reason)}); earlier "
+                "checkpoints are left as they are. Free up space, or write to another folder.",
             ) from error
         self._written.add(local)
 
@@ -160,6 +162,16 @@ def whole_or_previous(path: Path) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"checkpoint must be an existing file; got {path}.")
     raise ValueError(f"{problem} There is no whole {previous.name} beside it to take its place.")
+
+
+def _free(path: Path, error: OSError) -> str:
+    """Return what is free on a full disk, and which it is."""
+    if error.errno != errno.ENOSPC:
+        return ""
+    disk = path.absolute().parent
+    while not disk.is_mount():
+        disk = disk.parent
+    return f"; {shutil.disk_usage(disk).free / 1e6:,.1f} MB are free on the disk at {disk}"
 
 
 def _disk_error(error: BaseException) -> OSError | None:

@@ -42,9 +42,9 @@ class OneWeight(TrainedPartModule):
         self.rates.append(optimizer.param_groups[0]["lr"])
 
 
-def numbers(*values: float) -> DataLoader:
+def numbers(*values: float, **settings) -> DataLoader:
     """One sample per batch; sample i has the id "room<i>"."""
-    return DataLoader(list(enumerate(values)), collate_fn=_batch)
+    return DataLoader(list(enumerate(values)), collate_fn=_batch, **settings)
 
 
 def _batch(items) -> Numbers:

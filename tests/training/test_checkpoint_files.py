@@ -160,7 +160,8 @@ def test_the_error_of_a_full_disk_names_file_and_reason(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mvdiff.files.writing.os.fsync", full)
-    with pytest.raises(OSError, match=r"checkpoint .*last\.ckpt could not be written \(No space left on device\)"):
+    reason = r"\(No space left on device; [\d.,]+ MB are free on the disk at /.*\)"
+    with pytest.raises(OSError, match=rf"checkpoint .*last\.ckpt could not be written {reason}; earlier"):
         save(path, 2)
     monkeypatch.undo()
     assert loaded(path) == 1
