@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mvdiff.cli.command import Command
@@ -13,28 +18,45 @@ class DemoOptions(ModelOptions):
     """Model and page."""
 
     model: str = "mvdiff://toy-caa"
-    """a model folder (written by mvdiff fit or mvdiff export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa,
-    mvdiff://toy-outpaint"""
+    """a model folder (written by mvdiff fit or mvdiff export), a Hugging Face hub id, or a packaged model:
+    mvdiff://toy-caa, mvdiff://toy-outpaint"""
     host: str = "127.0.0.1"
     """network address to serve at; 0.0.0.0 lets other machines open the page"""
     port: int | None = None
     """port to serve at (default: the first free one from 7860 on)"""
+    max_steps: int = 100
+    """largest number of steps that a visitor may ask for, from 1 to 1000"""
+    max_waiting: int = 10
+    """largest number of visitors who wait while another one's panorama is generated, from 0 to 100"""
 
 
 def run(options: DemoOptions, memory: MemoryOptions) -> int:
     """Open the model, serve the page until it is interrupted; return the exit status."""
-    from mvdiff.demo.page import Defaults, build_page, launch_settings, require_gradio
+    from mvdiff.demo.uploads import upload_folder
 
-    if options.port is not None and not 1 <= options.port <= 65535:
-        raise ValueError(f"--port must lie between 1 and 65535; got {options.port}.")
+    for name, low, high in (("port", 1, 65535), ("max_steps", 1, 1000), ("max_waiting", 0, 100)):
+        value = getattr(options, name)
+        if value is not None and not low <= value <= high:
+            raise ValueError(f"--{name} must lie between {low} and {high}; got {value}.")
+    with _ended_by_signals(), upload_folder():  # before Gradio is imported, which makes folders at once
+        _serve(options, memory)
+    return 0
+
+
+def _serve(options: DemoOptions, memory: MemoryOptions) -> None:
+    from mvdiff.demo.line import Line
+    from mvdiff.demo.page import Form, build_page, launch_settings, require_gradio
+
     gr = require_gradio()
     usable_device(options.device)  # before a model is downloaded
-    toy = Defaults("a red sofa, mint walls, wood floor", num_inference_steps=10, guidance_scale=2.0)
-    defaults = toy if options.model.startswith("mvdiff://") else Defaults()
+    toy = {"prompt": "a red sofa, mint walls, wood floor", "num_inference_steps": 10, "guidance_scale": 2.0}
+    form = Form(**toy if options.model.startswith("mvdiff://") else {}, max_steps=options.max_steps)
     pipeline = open_pipeline(_kind(options.model, options.revision), options, memory)
-    page = build_page(pipeline, options.model, defaults)
+    line = Line(options.max_waiting)
+    page = build_page(pipeline, options.model, form, line)
+    settings = launch_settings(gr, options.host, options.port, line)
     try:
-        _, address, _ = page.launch(**launch_settings(gr, options.host, options.port), prevent_thread_lock=True)
+        _, address, _ = page.launch(**settings, prevent_thread_lock=True)
     except OSError as error:  # of Gradio, which tells of its own settings
         port = "none from 7860 on" if options.port is None else options.port
         raise ValueError(
@@ -42,8 +64,32 @@ def run(options: DemoOptions, memory: MemoryOptions) -> int:
             "be served."
         ) from error
     print(f"{address} shows the page; stop with Ctrl-C", flush=True)
-    page.block_thread()
-    return 0
+    try:
+        while page.is_running:
+            time.sleep(0.1)
+    except KeyboardInterrupt:
+        pass  # the way to end the command
+    finally:
+        line.close()
+        page.server.config.timeout_graceful_shutdown = 1  # open pages keep their connections for 10 s and more
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # which lists them
+        page.close(verbose=False)
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """End the command by an exception on SIGTERM, and on SIGHUP of a closed terminal, so that uploads are removed."""
+
+    def end(number: int, _) -> None:
+        raise SystemExit(128 + number)
+
+    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.signal(getattr(signal, name), end) for name in names}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _kind(model: str, revision: str | None):
@@ -62,8 +108,8 @@ COMMANDS = (
         name="demo",
         summary="generate in the browser, from a page on this machine",
         description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the "
-        "360-degree viewer. Prints the page's address. Writes no files. Only this machine can open the page, "
-        'unless --host says otherwise. Requires the `demo` extra: pip install "mvdiff[demo]".',
+        "360-degree viewer. Prints the page's address, and removes uploads when it ends. Only this machine can open the "
+        'page, unless --host says otherwise. Requires the `demo` extra: pip install "mvdiff[demo]".',
         example="mvdiff demo --model runs/pano/version_0/model",
         settings=(DemoOptions, MemoryOptions),
         run=run,

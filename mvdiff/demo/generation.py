@@ -8,14 +8,21 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from mvdiff.demo.uploads import check_upload, named_without_folder
 from mvdiff.geometry.cameras import Rig
 from mvdiff.pipelines.given import GivenImage, given_images
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaOutput, MVDiffusionPanoramaPipeline
 from mvdiff.report import Gallery, Page, PanoramaEntry, PanoramaViewer, Section, render_page, view_labels
 
 MAX_STEPS = 1000
+"""Largest number of steps that a host may allow."""
+MAX_PROMPT = 2000
+"""Largest number of characters of a prompt; text encoders read about 300 of them at a time."""
+MAX_SEED = 2**53 - 1
+"""Largest whole number that a browser sends as it was typed."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,8 @@ class Given:
         missing = [name for name, value in angles.items() if value is None]
         if missing:
             raise ValueError(f"{' and '.join(missing)} must be a number of degrees; got none.")
+        if isinstance(self.image, str | Path):
+            check_upload(self.image)
         [picture] = given_images(self.image, self.fov_deg or None, **angles)
         return picture
 
@@ -82,8 +91,10 @@ class Request:
             labels: Names of the views, for error messages.
 
         Raises:
-            ValueError: A view has no prompt.
+            ValueError: A view has no prompt, or a text is too long or damaged.
         """
+        for name, text in self._texts(labels):
+            _check_text(name, text)
         own = [*self.view_prompts, *[""] * len(labels)][: len(labels)]
         texts = [(one or "").strip() or (self.prompt or "").strip() for one in own]
         without = [label for label, text in zip(labels, texts, strict=True) if not text]
@@ -92,28 +103,54 @@ class Request:
             raise ValueError(f"prompt must describe the scene; got none {of}.")
         return texts
 
-    def sampling(self) -> dict[str, Any]:
+    def _texts(self, labels: Sequence[str]) -> list[tuple[str, str | None]]:
+        views = [(f"prompt of view {label}", text) for label, text in zip(labels, self.view_prompts, strict=False)]
+        return [("prompt", self.prompt), *views, ("negative prompt", self.negative_prompt)]
+
+    def sampling(self, max_steps: int = MAX_STEPS) -> dict[str, Any]:
         """Return the arguments that every pipeline takes.
+
+        Args:
+            max_steps: Largest number of steps.
 
         Raises:
             ValueError: A number is missing or out of range.
         """
-        steps = _whole("steps", self.num_inference_steps, 1, MAX_STEPS)
+        steps = _whole("steps", self.num_inference_steps, 1, max_steps)
         if self.guidance_scale is None or not 0 <= self.guidance_scale <= 100:
-            raise ValueError(f"guidance must lie between 0 and 100; got {self.guidance_scale}. 1 means no guidance.")
+            typed = _typed(self.guidance_scale)
+            raise ValueError(f"guidance must lie between 0 and 100; got {typed}. 1 means no guidance.")
         return {
-            "seed": _whole("seed", self.seed, 0, 2**63 - 1),
+            "seed": _whole("seed", self.seed, 0, MAX_SEED),
             "num_inference_steps": steps,
             "guidance_scale": float(self.guidance_scale),
             "negative_prompt": (self.negative_prompt or "").strip() or None,
         }
 
+    def describe(self) -> str:
+        """Return a sentence with the settings, by which a visitor knows whose result the page shows."""
+        negative = (self.negative_prompt or "").strip()
+        seed, steps, guidance = map(_typed, (self.seed, self.num_inference_steps, self.guidance_scale))
+        rest = f", negative prompt: {negative}" if negative else ""
+        return f"Seed {seed}, {steps} steps, guidance {guidance}{rest}."
+
 
 def _whole(name: str, value: float | None, low: int, high: int) -> int:
     if value is None or not low <= value <= high or value != int(value):  # bounds first: int() fails on inf and nan
-        bounds = f"between {low} and {high}" if high < 2**32 else f"of at least {low}"
-        raise ValueError(f"{name} must be a whole number {bounds}; got {value}.")
+        raise ValueError(f"{name} must be a whole number between {low} and {high}; got {_typed(value)}.")
     return int(value)
+
+
+def _typed(value: float | None) -> str:
+    """Write a number as the visitor typed it: forms send 3.0 for 3, and nothing for what is no number."""
+    return "none" if value is None else str(value).removesuffix(".0")
+
+
+def _check_text(name: str, text: str | None) -> None:
+    if len(text or "") > MAX_PROMPT:
+        raise ValueError(f"{name} must have at most {MAX_PROMPT} characters; got {len(text)}.")
+    if any("\ud800" <= letter <= "\udfff" for letter in text or ""):  # half of a pair, which no file can hold
+        raise ValueError(f"{name} must be whole text; got half of a character. Type it again.")
 
 
 def rig_labels(rig: Rig) -> list[str]:
@@ -134,21 +171,22 @@ def generate_panorama(
     Args:
         pipeline: Panorama or outpainting pipeline.
         request: Content of the form.
-        progress: Called with (finished steps, total steps).
+        progress: Called with (finished steps, total steps) after each step; what it raises ends the generation.
 
     Raises:
         ValueError: A value of the request is missing or out of range.
     """
     prompts, settings = request.prompts(rig_labels(pipeline.rig)), request.sampling()
-    note = ""
-    if takes_image(pipeline):
-        picture = request.given.picture()
-        settings |= request.given.arguments(picture)
-        source = f", from its {picture.fov_from}" if picture.fov_from else ""
-        note = f"Field of view across the picture's width: {picture.fov_deg:.4g}°{source}."
+    notes = [request.describe()]
     callback = counted(pipeline, settings["num_inference_steps"], progress)
-    output = pipeline([prompts], output_type="uint8", callback_on_step_end=callback, **settings)
-    return document(output, pipeline.rig, prompts, note)
+    with named_without_folder(request.given.image):
+        if takes_image(pipeline):
+            picture = request.given.picture()
+            settings |= request.given.arguments(picture)
+            source = f", from its {picture.fov_from}" if picture.fov_from else ""
+            notes.append(f"Field of view across the picture's width: {picture.fov_deg:.4g}°{source}.")
+        output = pipeline([prompts], output_type="uint8", callback_on_step_end=callback, **settings)
+    return document(output, pipeline.rig, prompts, notes)
 
 
 def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | None) -> Callable[..., None]:
@@ -161,14 +199,14 @@ def counted(pipeline, num_steps: int, progress: Callable[[int, int], None] | Non
     return callback
 
 
-def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str], note: str = "") -> str:
+def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str], notes: Sequence[str] = ()) -> str:
     """Return the HTML document of one sample: its panorama in the viewer, its views below.
 
     Args:
         output: Output of the pipeline, of output type "uint8".
         rig: Rig of the views.
         prompts: One prompt per view.
-        note: Text below the views.
+        notes: Lines of text below the views.
     """
     labels = rig_labels(rig)
     alike = len(set(prompts)) == 1
@@ -176,5 +214,5 @@ def document(output: MVDiffusionPanoramaOutput, rig: Rig, prompts: Sequence[str]
     panorama = (output.panoramas[0].numpy(), output.covered.numpy())
     viewer = PanoramaViewer([PanoramaEntry("Panorama", captions, {"generated": panorama})])
     views = Gallery({"views": list(output.images[0].numpy())}, labels=labels)
-    blocks = [viewer, views, *([note] if note else [])]
+    blocks = [viewer, views, *notes]
     return render_page(Page("Panorama", sections=[Section("views", "Views", blocks)], is_frame=True))

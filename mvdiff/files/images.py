@@ -28,6 +28,7 @@ from PIL import Image, ImageCms, UnidentifiedImageError
 from torch import Tensor
 
 from mvdiff.files.depths import SATURATED, known_values
+from mvdiff.files.formats import HEAD_BYTES, why_unread
 from mvdiff.files.photo_tags import DECODER_ERRORS, PhotoTags, read_photo_tags
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
@@ -243,9 +244,14 @@ def _opened(
     except UnusableImage:
         raise
     except DECODER_ERRORS as error:
-        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        reason = _why_unread(source) if isinstance(error, UnidentifiedImageError) else str(error)
         message = f"{name} must be a whole image file; got one that cannot be decoded ({reason}). {CHECK}"
         raise BrokenImage(message, reason) from error
+
+
+def _why_unread(path: Path) -> str:
+    with path.open("rb") as file:
+        return why_unread(file.read(HEAD_BYTES))
 
 
 def _open(path: Path, formats: tuple[str, ...]) -> Image.Image:

@@ -208,7 +208,8 @@ def _pixels(picture: Picture, name: str, max_pixels: int | None) -> tuple[Tensor
     try:
         image = decode_image(Path(picture) if is_path else picture, name, max_pixels=max_pixels)
     except BrokenImage as error:
-        raise ValueError(f"image must be a complete picture file; got {error.reason}, in {name}.") from error
+        reason = f"{name} cannot be decoded ({error.reason})"
+        raise ValueError(f"image must be a complete picture file; {reason}.") from error
     shown = None
     if image.alpha is not None:
         shown = torch.from_numpy(np.array(image.alpha) >= 128)[None].float()

@@ -1,6 +1,14 @@
+import json
+import os
 import re
+import signal
 import socket
 import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -33,6 +41,15 @@ def test_a_port_that_cannot_be_is_told_before_the_model_is_opened(port, capsys):
     assert f"error: --port must lie between 1 and 65535; got {port}." in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "bounds"),
+    [("max_steps", 0, "1 and 1000"), ("max_steps", 1001, "1 and 1000"), ("max_waiting", -1, "0 and 100")],
+)
+def test_limits_that_cannot_be(option, value, bounds, capsys):
+    assert main(["demo", "--model", "nowhere", f"--{option}", str(value)]) == 1
+    assert f"error: --{option} must lie between {bounds}; got {value}." in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("model", ["mvdiff://toy-caa", "mvdiff://toy-outpaint"])
 def test_a_taken_port_is_told_by_the_options_of_the_command(model, capsys):
     with socket.socket() as other:
@@ -48,3 +65,61 @@ def test_a_taken_port_is_told_by_the_options_of_the_command(model, capsys):
 def test_a_device_that_does_not_work_here(capsys):
     assert main(["demo", "--device", "foo"]) == 1
     assert "--device must be one that works on this machine; got 'foo' (" in capsys.readouterr().err
+
+
+def answer(address: str, body: bytes | None = None, kind: str = "") -> tuple[int, str]:
+    """Return status and text of the answer to a request."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(address, body, {"Content-Type": kind}), timeout=30) as found:
+            return found.status, found.read().decode()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read().decode()
+
+
+def form(content: bytes) -> tuple[bytes, str]:
+    """Return the body of an upload, and its type."""
+    head = b'--cut\r\nContent-Disposition: form-data; name="files"; filename="sofa.png"\r\n\r\n'
+    return head + content + b"\r\n--cut--\r\n", "multipart/form-data; boundary=cut"
+
+
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+def test_uploads_are_bounded_private_and_removed_when_the_server_ends(number, capsys, tmp_path, monkeypatch):
+    pytest.importorskip("gradio")
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(tmp_path))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    seen = {}
+
+    def visit() -> None:
+        root = f"http://127.0.0.1:{port}/gradio_api"
+        try:
+            for _ in range(600):
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", port)) == 0:
+                        break
+                time.sleep(0.1)
+            seen["status"], paths = answer(f"{root}/upload", *form(b"a picture"))
+            [seen["upload"]] = map(Path, json.loads(paths))
+            seen["kept"] = seen["upload"].read_bytes()
+            seen["too large"] = answer(f"{root}/upload", *form(bytes(33 * 2**20)))[0]
+            guesses = [seen["upload"].parent, seen["upload"].parents[1], "/etc/hostname", __file__]
+            seen["guesses"] = {answer(f"{root}/file={guess}")[0] for guess in guesses}
+        finally:
+            os.kill(os.getpid(), getattr(signal, number))
+
+    visitor = threading.Thread(target=visit)
+    visitor.start()
+    before = signal.getsignal(signal.SIGTERM)
+    words = ["demo", "--device", "cpu", "--port", str(port)]
+    if number == "SIGTERM":
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        assert ended.value.code == 143
+    else:
+        assert main(words) == 0
+    visitor.join()
+    assert (seen["status"], seen["kept"], seen["too large"], seen["guesses"]) == (200, b"a picture", 413, {403})
+    assert seen["upload"].parents[2] == tmp_path.resolve()
+    assert list(tmp_path.iterdir()) == []
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -115,7 +115,7 @@ def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
     seven = tmp_path / "seven.json"
     seven.write_text(json.dumps([["a ball"] * 7]))
     for where, options, message in (
-        (model, ["--image", text, *PROMPT], "image must be a complete picture file; got"),
+        (model, ["--image", text, *PROMPT], "image must be a complete picture file; "),
         (model, ["--image", tmp_path / "none.png", *PROMPT], "image must be a file; got"),
         (model, ["--image", picture, "--fov", "270", *PROMPT], "fov_deg must lie between 0 and 180 degrees; got 270"),
         (

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mvdiff.demo.generation import Given, Request, generate_panorama, takes_image
+from mvdiff.demo.line import Stopped
 from tests.files.pictures import exif
 
 LABELS = ["0°", "90°", "up"]
@@ -30,19 +31,40 @@ def test_a_view_without_any_text_is_named():
     [
         ("num_inference_steps", -3, r"steps must be a whole number between 1 and 1000; got -3\."),
         ("num_inference_steps", 2.5, r"steps must be a whole number between 1 and 1000; got 2\.5\."),
-        ("num_inference_steps", None, r"steps must be a whole number between 1 and 1000; got None\."),
+        ("num_inference_steps", None, r"steps must be a whole number between 1 and 1000; got none\."),
         ("num_inference_steps", float("inf"), r"steps must be a whole number between 1 and 1000; got inf\."),
         ("num_inference_steps", float("nan"), r"steps must be a whole number between 1 and 1000; got nan\."),
-        ("seed", float("nan"), r"seed must be a whole number of at least 0; got nan\."),
-        ("seed", float("-inf"), r"seed must be a whole number of at least 0; got -inf\."),
-        ("seed", -1, r"seed must be a whole number of at least 0; got -1\."),
-        ("guidance_scale", None, r"guidance must lie between 0 and 100; got None\."),
+        ("seed", float("nan"), r"seed must be a whole number between 0 and 9007199254740991; got nan\."),
+        ("seed", float("-inf"), r"seed must be a whole number between 0 and 9007199254740991; got -inf\."),
+        ("seed", 2.0**60, r"seed must be a whole number between 0 and 9007199254740991; got 1\.152921504606847e\+18\."),
+        ("seed", -1.0, r"seed must be a whole number between 0 and 9007199254740991; got -1\."),
+        ("guidance_scale", None, r"guidance must lie between 0 and 100; got none\."),
         ("guidance_scale", float("nan"), r"guidance must lie between 0 and 100; got nan\."),
     ],
 )
 def test_numbers_out_of_range(field, value, expected):
     with pytest.raises(ValueError, match=expected):
         Request("a room", **{field: value}).sampling()
+
+
+def test_the_host_limits_the_steps():
+    assert Request("a room", num_inference_steps=20.0).sampling(20)["num_inference_steps"] == 20
+    with pytest.raises(ValueError, match=r"steps must be a whole number between 1 and 20; got 21\."):
+        Request("a room", num_inference_steps=21.0).sampling(20)
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"prompt": "a" * 2001}, r"^prompt must have at most 2000 characters; got 2001\."),
+        ({"view_prompts": ["", "a" * 2001]}, r"^prompt of view 90° must have at most 2000 characters; got 2001\."),
+        ({"negative_prompt": "a" * 2001}, r"^negative prompt must have at most 2000 characters; got 2001\."),
+        ({"prompt": "a \ud83d"}, r"^prompt must be whole text; got half of a character\."),
+    ],
+)
+def test_texts_that_are_too_long_or_damaged(fields, expected):
+    with pytest.raises(ValueError, match=expected):
+        Request(**{"prompt": "a room"} | fields).prompts(LABELS)
 
 
 def test_numbers_as_a_form_gives_them():
@@ -63,6 +85,27 @@ def test_the_document_shows_the_panorama_its_views_and_prompts(toy_pipeline):
     assert not re.search(r"https?:", page)
     assert page == generate_panorama(toy_pipeline, request)
     assert page != generate_panorama(toy_pipeline, Request("white walls", ["a red sofa"], "", 1, 2, 1.0))
+
+
+def test_the_document_says_whose_it_is_and_shows_texts_as_text(toy_pipeline):
+    prompt, negative = "</script><script>alert(1)</script> 🛋 שלום {{ 7 * 7 }}", "<img src=x onerror=alert(2)>"
+    page = generate_panorama(toy_pipeline, Request(prompt, (), negative, 3.0, 1.0, 1.5))
+    assert "<script>alert(1)" not in page
+    assert "<img src=x" not in page
+    assert "{{ 7 * 7 }}" in page
+    assert "Seed 3, 1 steps, guidance 1.5, negative prompt: &lt;img src=x onerror=alert(2)&gt;." in page
+
+
+def test_what_the_progress_raises_ends_the_generation_and_the_next_one_works(toy_pipeline):
+    def stop(done: int, total: int) -> None:
+        if done == 2:
+            raise Stopped(f"{done}/{total}")
+
+    request = Request("white walls", num_inference_steps=4, guidance_scale=1.0)
+    before = generate_panorama(toy_pipeline, request)
+    with pytest.raises(Stopped, match="2/4"):
+        generate_panorama(toy_pipeline, request, stop)
+    assert generate_panorama(toy_pipeline, request) == before
 
 
 def test_a_pipeline_that_continues_a_picture_is_given_one(toy_pipeline, picture_pipeline):

@@ -245,7 +245,7 @@ def test_damaged_files_are_named(tmp_path, form, suffix):
 
 def test_an_eps_file_is_not_run_whatever_its_name(tmp_path):
     path = write(tmp_path, b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n", "a.jpg")
-    with pytest.raises(BrokenImage, match="it is no image"):
+    with pytest.raises(BrokenImage, match="it is PostScript, which is not read"):
         read_image_uint8(path)
 
 

@@ -97,12 +97,12 @@ def test_arrays_and_tensors():
 
 def test_what_is_no_image_says_so(tmp_path):
     (tmp_path / "a.png").write_text("hello")
-    with pytest.raises(ValueError, match=r"image must be a complete picture file; got .*, in .*a.png"):
+    with pytest.raises(ValueError, match=r"image must be a complete picture file; .*a.png cannot be decoded \(.+\)"):
         given_images(tmp_path / "a.png")
     Image.effect_noise((64, 64), 50).save(tmp_path / "b.png")
     content = (tmp_path / "b.png").read_bytes()
     (tmp_path / "b.png").write_bytes(content[: len(content) // 2])
-    with pytest.raises(ValueError, match=r"complete picture file; got .*, in .*b.png"):
+    with pytest.raises(ValueError, match=r"complete picture file; .*b.png cannot be decoded \(.+\)"):
         given_images(tmp_path / "b.png")
     with pytest.raises(FileNotFoundError, match=r"image must be a file; got .*c.png, which does not exist"):
         given_images(tmp_path / "c.png")
@@ -110,7 +110,7 @@ def test_what_is_no_image_says_so(tmp_path):
         given_images(Image.new("F", (2, 2)))
     with pytest.raises(ValueError, match=r"image 0 must have 8 or 16 bits .* 32-bit pixels"):
         given_images(Image.fromarray(np.full((2, 2), 200, np.int32)))
-    with pytest.raises(ValueError, match=r"complete picture file; got .*, in image 0"):
+    with pytest.raises(ValueError, match=r"complete picture file; image 0 cannot be decoded \(.+\)"):
         given_images(Image.open(tmp_path / "b.png"))
     with pytest.raises(FileNotFoundError, match="which is a folder"):
         given_images(tmp_path)
