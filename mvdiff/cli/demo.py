@@ -108,8 +108,8 @@ COMMANDS = (
         name="demo",
         summary="generate in the browser, from a page on this machine",
         description="Serve a page with a form (prompts for all views or each, seed, steps, guidance) and the "
-        "360-degree viewer. Prints the page's address, and removes uploads when it ends. Only this machine can open the "
-        'page, unless --host says otherwise. Requires the `demo` extra: pip install "mvdiff[demo]".',
+        "360-degree viewer. Prints the page's address, and removes uploads when it ends. Only this machine can open "
+        'the page, unless --host says otherwise. Requires the `demo` extra: pip install "mvdiff[demo]".',
         example="mvdiff demo --model runs/pano/version_0/model",
         settings=(DemoOptions, MemoryOptions),
         run=run,
