@@ -131,7 +131,7 @@ def test_the_switches_that_take_less_memory_are_options_and_settings():
     switches = Command(
         name="x", summary="", description="", example="", settings=(ModelOptions, MemoryOptions), run=print
     )
-    words = front._LESS_MEMORY["generate"].removeprefix("Take ").replace(" or ", ", ").split(", ")
+    words = front._LESS_MEMORY["generate"].removeprefix("Use ").replace(" or ", ", ").split(", ")
     model, memory = CommandParser(switches).settings(["--model", "x", *" ".join(words).split()])
     assert model.dtype == "bfloat16"
     assert memory == MemoryOptions(cpu_offload="model", views_per_chunk=1, vae_slicing=True, vae_tiling=True)
