@@ -25,14 +25,18 @@ from mvdiff.cli.out_files import check_folder
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
 from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
+from mvdiff.cli.saved_config import SaveConfig
 from mvdiff.files.writing import check_plain_folder
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.run_files import EXTENDS
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
+from mvdiff.training.newest import TRAINING_KEYS, newest_checkpoint
 from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.progress import TrainingProgressBar
+from mvdiff.training.run_folders import own_folders
+from mvdiff.training.slurm_jobs import keep_jobs_apart
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
 
@@ -61,6 +65,7 @@ class MVDiffCLI(LightningCLI):
             subclass_mode_model=True,
             subclass_mode_data=True,
             auto_configure_optimizers=False,
+            save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             seed_everything_default=0,
             trainer_defaults={"use_distributed_sampler": False},
@@ -167,7 +172,16 @@ class MVDiffCLI(LightningCLI):
             trainer.accumulate_grad_batches = accumulation_steps(
                 total_batch_size, self.datamodule.batch_size, trainer.world_size
             )
+        keep_jobs_apart(trainer)
+        settings = self.config_init[self.subcommand]
+        if settings.ckpt_path == "last":
+            settings.ckpt_path = str(newest_checkpoint(trainer, resumes=self.subcommand == "fit"))
         return trainer
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Run in folders that no other run writes to."""
+        with own_folders(self.trainer, locks=subcommand == "fit"):
+            super()._run_subcommand(subcommand)
 
 
 def run_trainer(arguments: Sequence[str]) -> MVDiffCLI:
@@ -230,7 +244,7 @@ def check_checkpoint(path: str, resume: bool) -> str:
     local = Path(path)
     if not local.is_file() and not (resume and previous_of(local).is_file()):
         return path
-    needed = ["pytorch-lightning_version", *(["optimizer_states", "loops"] if resume else [])]
+    needed = TRAINING_KEYS if resume else TRAINING_KEYS[:1]
     if resume:
         path = str(whole_or_previous(local))
     elif (problem := damage(local)) is not None:
