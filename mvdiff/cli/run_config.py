@@ -63,7 +63,7 @@ class SaveRunConfig(SaveConfigCallback):
 
 def resumes(trainer: Trainer, ckpt_path: object) -> bool:
     """Return True if `fit` continues a run: from `ckpt_path`, or from what SLURM's requeue saved."""
-    requeued = SLURMEnvironment.detect() and any(Path(trainer.default_root_dir).glob("hpc_ckpt_*.ckpt"))
+    requeued = SLURMEnvironment.detect() and trainer._checkpoint_connector._hpc_resume_path is not None
     return ckpt_path is not None or requeued
 
 

@@ -34,9 +34,12 @@ from mvdiff.signals import stopped_by
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
+from mvdiff.training.newest import TRAINING_KEYS, newest_checkpoint
 from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.progress import TrainingProgressBar
+from mvdiff.training.own_folders import own_folders
 from mvdiff.training.run_folder import NoLogger, folder_on_first_rank
+from mvdiff.training.slurm_jobs import keep_jobs_apart
 from mvdiff.training.stopping import ended_by_signal, handle_signals
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
@@ -187,11 +190,15 @@ class MVDiffCLI(LightningCLI):
             trainer.accumulate_grad_batches = accumulation_steps(
                 total_batch_size, self.datamodule.batch_size, trainer.world_size
             )
+        keep_jobs_apart(trainer)
+        settings = self.config_init[self.subcommand]
+        if settings.ckpt_path == "last":
+            settings.ckpt_path = str(newest_checkpoint(trainer, resumes=self.subcommand == "fit"))
         return trainer
 
     def _run_subcommand(self, subcommand: str) -> None:
-        """Run, and say what was saved if a signal ends it."""
-        with ended_by_signal(self.trainer):
+        """Run in folders that no other run writes to, and say what was saved if a signal ends it."""
+        with own_folders(self.trainer, locks=subcommand == "fit"), ended_by_signal(self.trainer):
             super()._run_subcommand(subcommand)
 
 
@@ -257,7 +264,7 @@ def check_checkpoint(path: str, resume: bool) -> str:
     local = Path(path)
     if not local.is_file() and not (resume and previous_of(local).is_file()):
         return path
-    needed = ["pytorch-lightning_version", *(["optimizer_states", "loops"] if resume else [])]
+    needed = TRAINING_KEYS if resume else TRAINING_KEYS[:1]
     if resume:
         path = str(whole_or_previous(local))
     elif (problem := damage(local)) is not None:

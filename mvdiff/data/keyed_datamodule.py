@@ -195,6 +195,13 @@ class MultiViewDataModule(LightningDataModule, ABC):
         # an epoch shortened by limit_train_batches is also over
         return self._train_sampler.state_dict(done, epoch_is_over=done >= loop.max_batches)
 
+    @staticmethod
+    def state_at(state_dict: dict[str, int], epoch: int, batches_done: int, epoch_is_over: bool) -> dict[str, int]:
+        """Return a saved position, moved to another place of training; see `KeyedSampler.state_dict`."""
+        if epoch_is_over:
+            return state_dict | {"epoch": epoch + 1, "position": 0}
+        return state_dict | {"epoch": epoch, "position": batches_done * state_dict["stride"]}
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the position of training; the next training loader uses it."""
         self._resume = dict(state_dict) or None

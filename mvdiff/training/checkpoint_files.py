@@ -57,13 +57,14 @@ class CheckpointFiles(TorchCheckpointIO):
             local.parent.mkdir(parents=True, exist_ok=True)
             if local.is_symlink():  # of `save_last: link`
                 local.unlink()
-            numbered = _NUMBERED.fullmatch(local.name)
+            number = requeue_number(local)
             # Lightning would take the number of a process in the name of a temporary file for the newest checkpoint's.
-            target = local if numbered is None else local.with_name(f"requeued_{numbered[1]}.ckpt")
+            target = local if number is None else temporary_beside(local.with_name("requeued.ckpt"))
             with whole_file(target) as file:
                 torch.save(checkpoint, file)
                 self._keep_previous(target)
-            os.replace(target, local)
+            if number is not None:
+                local = _numbered(target, number)
             sync_folders(local.parent)
         except (OSError, RuntimeError) as error:
             reason = _disk_error(error)
@@ -110,6 +111,27 @@ class CheckpointFiles(TorchCheckpointIO):
         except OSError:  # file systems without hard links
             os.replace(path, linked)
         os.replace(linked, previous)
+
+
+def requeue_number(path: Path) -> int | None:
+    """Return n of `hpc_ckpt_<n>.ckpt`, None for other names."""
+    numbered = _NUMBERED.fullmatch(path.name)
+    return None if numbered is None else int(numbered[1])
+
+
+def _numbered(source: Path, number: int) -> Path:
+    """Move a file to `hpc_ckpt_<n>.ckpt` with the first n from `number` on that is free; two jobs may ask for one."""
+    while True:
+        path = source.with_name(f"hpc_ckpt_{number}.ckpt")
+        try:
+            os.link(source, path)
+            source.unlink()
+            return path
+        except FileExistsError:
+            number += 1
+        except OSError:  # file systems without hard links
+            os.replace(source, path)
+            return path
 
 
 def local_path(path: Any) -> Path | None:

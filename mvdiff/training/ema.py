@@ -47,6 +47,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             update_starting_at_step=update_starting_at_step,
         )
         self.decay = decay
+        self._is_restored = False
+        self._is_swapped = False  # the average is in the module, as in validation
         if warm_up:  # Lightning's callback has no warm-up; torch's AveragedModel accepts one and counts the updates
             self._kwargs["avg_fn"] = _warming_up(decay)
 
@@ -63,6 +65,11 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         device = trainer.strategy.root_device
         self._average_model = AveragedModel(pl_module.trained(), device=device, use_buffers=False, **self._kwargs)
 
+    def on_train_start(self, trainer, pl_module) -> None:
+        """Update the average if the checkpoint was written after an optimizer step, but before its update."""
+        if self._is_restored:
+            self.on_train_batch_end(trainer, pl_module, None, None, 0)
+
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Update the average after an optimizer step."""
         super().on_train_batch_end(trainer, pl_module.trained(), outputs, batch, batch_idx)
@@ -78,10 +85,12 @@ class TrainedWeightsEMA(EMAWeightAveraging):
     def on_validation_epoch_start(self, trainer, pl_module) -> None:
         """Swap the average into the module for validation."""
         super().on_validation_epoch_start(trainer, pl_module.trained())
+        self._is_swapped = True
 
     def on_validation_epoch_end(self, trainer, pl_module) -> None:
         """Swap the current weights back into the module."""
         super().on_validation_epoch_end(trainer, pl_module.trained())
+        self._is_swapped = False
 
     def on_save_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Write the average as `state_dict`, the current weights as `current_model_state`."""
@@ -89,7 +98,10 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if averaging:
             prefix = f"{pl_module.trained_part}."
-            checkpoint["state_dict"] = {prefix + name: value for name, value in checkpoint["state_dict"].items()}
+            average = {prefix + name: value for name, value in checkpoint["state_dict"].items()}
+            current = checkpoint["current_model_state"]
+            checkpoint["state_dict"] = current if self._is_swapped else average  # stopped in a validation
+            checkpoint["current_model_state"] = average if self._is_swapped else current
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:
         """Restore average and current weights; without an average in the checkpoint, start one from its weights."""
@@ -102,6 +114,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             with torch.no_grad():
                 self._average_model.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])
             pl_module.load_state_dict(checkpoint["current_model_state"])
+            self._is_restored = True
 
 
 def _warming_up(decay: float) -> Callable[[Tensor, Tensor, Tensor], Tensor]:

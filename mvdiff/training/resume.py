@@ -1,4 +1,4 @@
-"""Settings of a resumed run: those of the new run are used, or the run is refused with both values.
+"""Resume: the settings of the new run are used, or the run is refused with both values; it goes on between two steps.
 
 Lightning and torch restore the optimizer's and the schedule's settings from the checkpoint, over what was typed.
 """
@@ -18,6 +18,8 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
 
+from mvdiff.training.callbacks import gather
+from mvdiff.training.position import Position
 from mvdiff.training.schedules import LENGTHS, WarmupCosine, check_resumed
 
 RUN_KEY = "mvdiff_run"
@@ -54,17 +56,17 @@ def run_settings(module: LightningModule) -> dict[str, Any]:
 
 
 class Resume:
-    """Settings of the run that wrote a checkpoint, kept until training starts.
+    """Settings and place of the run that wrote a checkpoint, kept until training starts.
 
     Args:
-        checkpoint: Checkpoint of Lightning.
+        checkpoint: Checkpoint of Lightning; its counters are set back to the last optimizer step.
         module: Module that is restored; its trainer has the new settings.
 
     Raises:
         ValueError: The run is longer than `trainer.max_steps`, or stopped within an optimizer step of another size.
     """
 
-    def __init__(self, checkpoint: Mapping[str, Any], module: LightningModule) -> None:
+    def __init__(self, checkpoint: dict[str, Any], module: LightningModule) -> None:
         trainer, record = module.trainer, checkpoint.get(RUN_KEY, {})
         self.step: int = checkpoint["global_step"]
         self.settings: Mapping[str, Any] = record.get("settings", {})
@@ -76,20 +78,18 @@ class Resume:
             raise ValueError(
                 f"trainer.max_steps must be at least {self.step}, the steps of ckpt_path; got {trainer.max_steps}."
             )
-        self._check_accumulation(checkpoint, trainer.accumulate_grad_batches)
-
-    def _check_accumulation(self, checkpoint: Mapping[str, Any], accumulate: int) -> None:
+        accumulate = trainer.accumulate_grad_batches
         before = self.settings.get("trainer.accumulate_grad_batches", accumulate)
-        if before == accumulate:
-            return
-        loop = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
-        done = 0 if loop["is_last_batch"] else loop["current"]["ready"]
-        if done % accumulate:
+        self._position: Position | None = Position.of(checkpoint, before)
+        done = 0 if self._position.is_last else self._position.batches
+        if before != accumulate and done % accumulate:
             raise ValueError(
-                f"trainer.accumulate_grad_batches must be {before}, as in ckpt_path, which was saved after {done} "
+                f"trainer.accumulate_grad_batches must be {before}, as in ckpt_path, which goes on after {done} "
                 f"batches of an epoch; got {accumulate}. Set it or total_batch_size as before, or resume from the end "
                 "of an epoch."
             )
+        if not self._position.write(checkpoint, trainer.datamodule):
+            self._position = None
 
     def check_classes(self, optimizer: Optimizer, scheduler: LRScheduler | None) -> None:
         """Raise ValueError if the checkpoint's optimizer or schedule is of a class that the new one cannot follow."""
@@ -113,9 +113,13 @@ class Resume:
         Where a module builds optimizers of its own, so that `keep` was not called, theirs stay as restored.
 
         Raises:
-            ValueError: The schedule cannot go on with the new settings.
+            ValueError: The schedule cannot go on with the new settings, or ranks resume from other steps.
         """
         trainer = module.trainer
+        if len(steps := sorted(set(gather(self.step)))) > 1:
+            raise ValueError(f"ckpt_path must be the same checkpoint for every process; got steps {steps}.")
+        if self._position is not None:
+            self._position.start(trainer)
         optimizer, configs = trainer.optimizers[0], trainer.lr_scheduler_configs
         scheduler = configs[0].scheduler if configs else None
         changed = [

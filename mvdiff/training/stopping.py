@@ -26,7 +26,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mvdiff.signals import Stopped
-from mvdiff.training.callbacks import run_folder
+from mvdiff.training.run_folder import run_folder
 
 _PATIENCE = 10
 """Seconds that processes started by Lightning have to end by themselves."""

@@ -8,6 +8,8 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.pipelines.model_folder import read_model_info
 from mvdiff.training.checkpoint_files import CheckpointFiles
+from tests.training.any_place import is_same
+from tests.training.test_slurm_jobs import TASK
 from tests.training.tiny_run import tiny_config, write_config
 
 
@@ -71,6 +73,66 @@ def test_a_damaged_checkpoint_is_resumed_from_the_one_before_with_what_is_typed(
     assert "step 1: model.optimizer.init_args.lr 0.01 -> 0.003" in settings["changed on resume"]
     assert main(["validate", "--config", run, "--ckpt_path", str(last)]) == 1  # scores are of the file that is named
     assert "must be a whole file; got one whose end is missing, in " in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def windows(config, tmp_path_factory):
+    """YAML and folder of a run of two steps of three samples, saved after validations: at step 1 within a window."""
+    folder = tmp_path_factory.mktemp("windows")
+    run = copy.deepcopy(config)
+    run["trainer"] |= {"limit_train_batches": 6, "val_check_interval": 2, "limit_val_batches": 1}
+    run["trainer"] |= {"default_root_dir": str(folder / "run")}
+    run["total_batch_size"] = 3
+    saver = {"filename": "{step}", "save_top_k": -1, "save_on_train_epoch_end": False}
+    run["trainer"]["callbacks"] += [
+        {"class_path": "mvdiff.training.ema.TrainedWeightsEMA", "init_args": {"decay": 0.5}},
+        {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": saver},
+    ]
+    path = str(write_config(folder / "run.yaml", run))
+    assert main(["fit", "--config", path]) == 0
+    return path, folder / "run"
+
+
+def test_a_checkpoint_within_a_window_is_resumed_bit_for_bit(windows, tmp_path):
+    path, folder = windows
+    saved = folder / "checkpoints" / "step=1.ckpt"
+    loop = torch.load(saved, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    assert loop["current"]["completed"] == 4
+    assert main(["fit", "--config", path, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path", str(saved)]) == 0
+    whole, resumed = (torch.load(one / "checkpoints" / "step=2.ckpt", weights_only=True) for one in (folder, tmp_path))
+    for part in ("state_dict", "current_model_state", "optimizer_states", "EquirectangularDataModule"):
+        assert is_same(whole[part], resumed[part]), part
+
+
+def test_last_is_the_newest_checkpoint_of_the_root(windows, tmp_path, capsys):
+    path, folder = windows
+    root = ["fit", "--config", path, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path", "last"]
+    assert main(root) == 1
+    assert "--ckpt_path last needs a checkpoint to resume from; there is none below" in capsys.readouterr().err
+    place = tmp_path / "version_0" / "checkpoints"
+    place.mkdir(parents=True)
+    (place / "a.ckpt").write_bytes((folder / "checkpoints" / "step=2.ckpt").read_bytes())
+    assert main([*root, "--trainer.max_steps=2"]) == 0
+    assert (tmp_path / "model").is_dir()
+    assert not (tmp_path / "checkpoints").exists()  # all steps were made; a new run would save some
+
+
+def test_runs_in_one_folder_keep_their_settings(windows, tmp_path, monkeypatch, capsys):
+    path, folder = windows
+    saved = str(folder / "checkpoints" / "step=2.ckpt")
+    run = ["--config", path, f"--trainer.default_root_dir={tmp_path}", "--trainer.limit_val_batches=0"]
+    for limit in (1, 2):
+        assert main(["fit", *run, "--trainer.max_steps=1", f"--data.max_samples={limit}"]) == 0
+    assert main(["validate", *run, "--ckpt_path", saved]) == 0
+    for name, limit in (("config.previous.yaml", 1), ("config.yaml", 2)):
+        text = (tmp_path / name).read_text()
+        assert f"max_samples: {limit}" in text
+    hpc = tmp_path / "hpc_ckpt_1.ckpt"
+    hpc.write_bytes((folder / "checkpoints" / "step=2.ckpt").read_bytes())
+    for name, value in TASK.items() | {("SLURM_JOB_ID", "7")}:
+        monkeypatch.setenv(name, value)
+    with pytest.warns(UserWarning, match=r"hpc_ckpt_1\.ckpt is not used, since another SLURM job wrote it"):
+        assert main(["fit", *run, "--trainer.max_steps=1"]) == 0
 
 
 def test_wrong_numbers_stop_the_run_with_status_3(tmp_path, config, capsys):

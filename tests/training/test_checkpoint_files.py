@@ -101,6 +101,13 @@ def test_removing_a_checkpoint_removes_the_one_before(tmp_path):
     assert names(tmp_path) == ["hpc_ckpt_1.ckpt"]
 
 
+def test_two_jobs_that_ask_for_one_number_get_two(tmp_path, monkeypatch):
+    for number in (1, 2):
+        save(tmp_path / "hpc_ckpt_1.ckpt", number)
+    assert names(tmp_path) == ["hpc_ckpt_1.ckpt", "hpc_ckpt_2.ckpt"]
+    assert [loaded(tmp_path / name) for name in names(tmp_path)] == [1, 2]
+
+
 def test_other_file_systems_are_left_to_lightning():
     files, path = CheckpointFiles(), "memory://mvdiff/last.ckpt"
     files.save_checkpoint(values(4), path)

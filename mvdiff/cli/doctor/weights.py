@@ -183,4 +183,4 @@ def _checkpoint(run: RunToCheck) -> Iterator[Finding]:
     elif Path(path).suffix == ".ckpt" and "://" not in path:
         yield Finding("problem", f"ckpt_path must be a file; got {path}, which does not exist", "Name a .ckpt file.")
     else:
-        yield Finding("not checked", f"ckpt_path {path}: Lightning looks it up when the run starts")
+        yield Finding("not checked", f"ckpt_path {path}: it is looked up when the run starts")

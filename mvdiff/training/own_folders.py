@@ -1,0 +1,96 @@
+"""Folders of runs: each run gets one of its own, also where several start at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.loggers.logger import Logger
+
+from mvdiff.training.checkpoint_files import local_path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+_LOCK = ".run.lock"
+
+
+@contextmanager
+def own_folders(trainer: Trainer, locks: bool) -> Iterator[None]:
+    """Give a run that starts its own version of the logs' folder, and lock the folders that it writes to.
+
+    Lightning looks for a free `version_<n>` first and makes the folder seconds later, so that two runs that start
+    together would share it.
+
+    Args:
+        trainer: Trainer of the run.
+        locks: Lock the folders of checkpoints and logs until the block ends.
+
+    Raises:
+        ValueError: Another run that has not ended writes to one of the folders.
+    """
+    if not trainer.is_global_zero or trainer.fast_dev_run:
+        yield
+        return
+    _claim_version(trainer.loggers)
+    with ExitStack() as held:
+        for folder in _folders(trainer) if locks else ():
+            held.enter_context(_locked(folder))
+        yield
+
+
+def _claim_version(loggers: list[Logger]) -> None:
+    """Make the folder of the next version, or take the next but one if another run was faster."""
+    versioned = [one for one in loggers if isinstance(one, TensorBoardLogger | CSVLogger) and one._version is None]
+    for place, logger in enumerate(versioned):
+        if local_path(logger.root_dir) is None or logger._version is not None:
+            continue
+        while True:
+            folder = Path(logger.root_dir) / f"version_{logger.version}"
+            try:
+                folder.mkdir(parents=True)
+                break
+            except FileExistsError:
+                logger._version = None  # look again
+        for other in versioned[place + 1 :]:  # loggers of one run share a folder
+            if other._version is None and other.root_dir == logger.root_dir:
+                other._version = logger.version
+
+
+def _folders(trainer: Trainer) -> list[Path]:
+    """Return the folders with logs and checkpoints of a run, without those of other file systems."""
+    named = [trainer.default_root_dir] if not trainer.loggers else []
+    named += [one.log_dir for one in trainer.loggers if isinstance(one, TensorBoardLogger | CSVLogger)]
+    named += [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
+    local = [local_path(folder) for folder in named if folder is not None]
+    return list({folder.resolve(): folder for folder in local if folder is not None}.values())
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on a folder; it ends with the process, however that ends, and holds between machines."""
+    if fcntl is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / _LOCK
+    with open(path, "ab") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} must not be the folder of a run that is still going on; another process writes to it. Wait "
+                "for it, or name another trainer.default_root_dir or dirpath."
+            ) from None
+        except OSError:  # file systems without locks
+            pass
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                path.unlink()
