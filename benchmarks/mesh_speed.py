@@ -1,10 +1,11 @@
 """How long does fusing take, how much memory, and how far is the surface from Open3D's? The numbers of notes/mesh.md.
 
     python benchmarks/mesh_speed.py --scene scannet/train/scene7000_00
-    python benchmarks/mesh_speed.py --scene DIR --before ../checkout-of-older-code --packages ../o3d/lib/python3.12/site-packages
+    python benchmarks/mesh_speed.py --scene DIR --before ../older --packages ../o3d/lib/python3.12/site-packages
 
-Fuses the first frames of a recording and triangulates the result, each engine in a process of its own: this code, the code
-in the folder `--before`, and Open3D's voxel-block grid where it can be imported (`--packages`: a folder to look for it in).
+Fuses the first frames of a recording and triangulates the result, each engine in a process of its own: this code, the
+code in the folder `--before`, and Open3D's voxel-block grid where it can be imported (`--packages`: a folder to look
+for it in).
 Seconds of CPU and of the clock include reading the frames, for which all use the same code, but not imports.
 """
 

@@ -1,12 +1,12 @@
 """A depth map as one small plane per pixel (own derivation)."""
 
+import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from mvdiff.geometry.consistency import Frame
 from mvdiff.geometry.depth import unproject
-from mvdiff.mesh.blocks import cells_of, cells_of_pixels
+from mvdiff.mesh.blocks import STRIP, cells_of, cells_of_pixels, distinct
 
 MIN_SLANT = 0.3
 """Lower bound on the slant; surfaces seen more obliquely are treated as if at this slant."""
@@ -14,6 +14,11 @@ NEAREST = 1e-6
 """Smallest depth to use, in metres; weights of nearer points overflow."""
 MAX_PARTS = 8
 """Largest number of points per axis into which a pixel is divided if its surface patch exceeds the truncation."""
+GAP = np.float32(1e20)
+"""Difference of inverse depths between pixels of which one has no depth."""
+TINY = np.float32(1e-30)
+TIE = 1e-6
+"""Share of an image by which positions may lie outside it, for rounding errors."""
 
 
 class LocalPlanes:
@@ -28,7 +33,9 @@ class LocalPlanes:
     Attributes:
         valid: [H, W] bool, pixels with a plane.
         inverse: [H, W] inverse depth at the pixel's centre, 0 where there is no plane.
-        slant: [H, W] distance from the plane in metres per metre of depth.
+        density: [H, W] weight, 0 without a plane: pixels per square metre of surface, for a focal length of one pixel.
+        depth: [H, W] depth in metres, finite where there is no plane, too.
+        area: Total area of the planes in square metres.
         furthest: Largest depth in metres, 0 if there is none.
 
     Args:
@@ -39,37 +46,20 @@ class LocalPlanes:
 
     def __init__(self, frame: Frame, truncation: float, max_depth: float):
         self.frame = frame
-        depth = frame.depth.float()
-        known = (depth >= NEAREST) & (depth <= max_depth)
-        inverse = torch.where(known, 1 / depth, torch.nan)
-        metres = depth.square()  # metres of depth per unit of inverse depth
-        slopes, valid = [], known
-        for axis in (1, 0):
-            before, after = _steps(inverse, axis)
-            nearer = torch.where(before.abs() <= after.abs(), before, after)
-            bend = (before - after).abs_().mul_(metres)  # metres; inf or NaN if a neighbour is missing
-            alone = (bend > truncation) & (bend < torch.inf) & (nearer.abs().mul_(metres) > truncation)
-            slope = torch.where(bend <= truncation, (before + after).mul_(0.5), nearer)
-            slopes.append(slope.nan_to_num_(0, 0, 0))
-            valid = valid & ~alone
-        self.valid, self.inverse = valid, torch.where(valid, inverse, 0)
-        height, width = depth.shape
-        x, y = torch.arange(width, dtype=torch.float32), torch.arange(height, dtype=torch.float32)[:, None]
-        rest = inverse.addcmul_(slopes[0], x, value=-1).addcmul_(slopes[1], y, value=-1)  # inverse depth at (0, 0)
-        planes = torch.where(valid, torch.stack([*slopes, rest]), 0)
-        # n . X = 1 on the plane, n = K^T (slope_x, slope_y, rest): X = depth K^-1 (x, y, 1)
-        normals = (frame.K.float().mT @ planes.reshape(3, -1)).reshape(3, height, width)
-        per_normal = normals.square_().sum(dim=0).rsqrt_().masked_fill_(~valid, 0)  # metres from the camera centre
-        # a border of pixels without a plane, for whatever lies outside the image
-        self._padded = F.pad(torch.cat([planes, per_normal[None]]), (1, 1, 1, 1)).reshape(4, -1)
-        self.slant = (self.inverse * per_normal).clamp_(min=MIN_SLANT)
-        smallest = torch.where(valid, self.inverse, torch.inf).min()
-        self.furthest = float(1 / smallest)
-
-    @property
-    def density(self) -> Tensor:
-        """[H, W], pixels of a camera with a focal length of one pixel per square metre of surface, 0 without a plane."""
-        return self.slant * self.inverse.square()
+        height, width = frame.depth.shape
+        depth = frame.depth.float().numpy()
+        # slope x, slope y, inverse depth at (0, 0), 1 / |n|; a border without planes is for what lies outside the image
+        self._padded = np.zeros((height + 2, width + 2, 4), np.float32)
+        valid, found = np.zeros(depth.shape, bool), np.zeros((3, height, width), np.float32)
+        area, rows = 0.0, max(1, STRIP // max(width, 1))
+        for top in range(0, height, rows):
+            strip = slice(top, min(top + rows, height))
+            planes = self._padded[top + 1 : strip.stop + 1, 1:-1]
+            area += _fit(depth, strip, frame.K.float().numpy(), truncation, max_depth, valid, found, planes)
+        self.area = float(area / (frame.K[0, 0] * frame.K[1, 1]))
+        self.valid = torch.from_numpy(valid)
+        self.depth, self.inverse, self.density = torch.from_numpy(found)
+        self.furthest = float(np.max(found[0], where=valid, initial=0))
 
     def at(self, xy: Tensor) -> tuple[Tensor, Tensor]:
         """Look up the plane of the nearest pixel at [..., 2] (x, y) pixel coordinates.
@@ -80,18 +70,20 @@ class LocalPlanes:
         """
         height, width = self.valid.shape
         x, y = xy.unbind(dim=-1)
-        column = x.round().add_(1).clamp_(0, width + 1).int()
-        row = y.round().add_(1).clamp_(0, height + 1).int()
+        column, row = (
+            # shrink towards the middle: the image's own border belongs to its pixels
+            part.mul(1 - TIE).add_(1 + TIE * (size - 1) / 2).round_().clamp_(0, size + 1).int()
+            for part, size in ((x, width), (y, height))
+        )
         pixel = row.mul_(width + 2).add_(column).reshape(-1)
-        slope_x, slope_y, inverse, per_normal = (part.index_select(0, pixel).reshape(x.shape) for part in self._padded)
+        # all four at once: NumPy takes 16 bytes as fast as 4
+        planes = self._padded.view(np.complex128).reshape(-1).take(pixel.numpy(), mode="clip").view(np.float32)
+        planes = torch.from_numpy(np.ascontiguousarray(planes.reshape(-1, 4).T)).reshape(4, *x.shape)
+        slope_x, slope_y, inverse, per_normal = planes
         inverse = torch.addcmul(inverse, slope_x, x).addcmul_(slope_y, y).clamp_(min=0)
         return inverse, per_normal.mul_(inverse).clamp_(min=MIN_SLANT)
 
-    def area(self) -> float:
-        """Return the total area of the planes in square metres."""
-        return float((1 / self.density[self.valid]).sum() / (self.frame.K[0, 0] * self.frame.K[1, 1]))
-
-    def cells(self, size: float, spacing: float) -> list:
+    def cells(self, size: float, spacing: float) -> np.ndarray:
         """Return the cells of `size` metres, see `mvdiff.mesh.blocks`, that hold points of the planes.
 
         Args:
@@ -101,25 +93,78 @@ class LocalPlanes:
         Raises:
             ValueError: A point is too far from the world origin for the grid.
         """
-        frame, depth = self.frame, torch.where(self.valid, 1 / self.inverse, 0)
-        found = [cells_of_pixels(depth, self.valid, frame.K, frame.R, frame.t, size)]
-        apart = depth / self.slant / float(frame.K.diagonal()[:2].min())
-        rows, columns = torch.nonzero(apart > spacing, as_tuple=True)
-        parts = (apart[rows, columns] / spacing).ceil().clamp(1, MAX_PARTS).long()
-        xy = torch.stack([columns, rows], dim=-1).double()
-        for number in parts.unique().tolist():
-            pixels = xy[parts == number]
+        frame, focal = self.frame, float(self.frame.K.diagonal()[:2].min())
+        found = [cells_of_pixels(self.depth.numpy(), self.valid.numpy(), frame.K, frame.R, frame.t, size)]
+        if self.furthest <= MIN_SLANT * focal * spacing:  # no two pixels of a plane are farther apart
+            return found[0]
+        apart = (self.inverse / self.density.clamp(min=float(TINY)) / focal).numpy()  # metres: depth / slant / focal
+        rows, columns = np.nonzero(apart > spacing)
+        parts = np.clip(np.ceil(apart[rows, columns] / spacing), 1, MAX_PARTS)
+        xy = torch.from_numpy(np.stack([columns, rows], axis=-1)).double()
+        for number in np.unique(parts.astype(int)).tolist():
+            pixels = xy[torch.from_numpy(parts == number)]
             inside = (torch.arange(number) + 0.5).double() / number - 0.5
             for shift in torch.cartesian_prod(inside, inside):
                 moved = pixels + shift
                 inverse, _ = self.at(moved)
                 moved, depth = moved[inverse > 0], 1 / inverse[inverse > 0]
                 found.append(cells_of(unproject(moved, depth, frame.K, frame.R, frame.t), size))
-        return found
+        return distinct(np.concatenate(found))
 
 
-def _steps(inverse: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Return the [H, W] differences from the previous and to the next pixel along an axis, inf where one is missing."""
-    steps = inverse.diff(dim=axis).nan_to_num_(nan=torch.inf)
-    steps = F.pad(steps, (1, 1) if axis == 1 else (0, 0, 1, 1), value=torch.inf)
-    return steps.narrow(axis, 0, inverse.shape[axis]), steps.narrow(axis, 1, inverse.shape[axis])
+def _fit(
+    depth: np.ndarray,
+    strip: slice,
+    K: np.ndarray,
+    truncation: float,
+    max_depth: float,
+    valid: np.ndarray,
+    found: np.ndarray,
+    planes: np.ndarray,
+) -> float:
+    """Fit planes to a strip of rows of a depth map [H, W].
+
+    Writes into those rows of valid [H, W] and found [3, H, W] (depth, finite everywhere; inverse depth; density) and
+    into planes [h, W, 4]. Returns the area of the planes in square metres, for a focal length of one pixel.
+    """
+    around = slice(max(strip.start - 1, 0), strip.stop + 1)
+    inner = slice(strip.start - around.start, strip.stop - around.start)
+    known = (depth[around] >= NEAREST) & (depth[around] <= max_depth)
+    metres = np.where(known, depth[around], 1)
+    found[0, strip] = metres[inner]
+    inverse = known / metres
+    metres *= metres  # metres of depth per unit of inverse depth
+    slopes, good = [], known[inner]
+    for axis in (1, 0):
+        before, after = (steps[inner] for steps in _steps(inverse, known, axis))
+        nearer = np.where(np.abs(before) <= np.abs(after), before, after)
+        apart = np.abs(before - after)
+        bent = apart * metres[inner] > truncation
+        good = good & ~(bent & (apart < GAP / 2) & (np.abs(nearer) * metres[inner] > truncation))
+        slope = np.where(bent, nearer, (before + after) * np.float32(0.5))
+        slopes.append(slope * (np.abs(slope) < GAP / 2))
+    valid[strip] = good
+    inverse = np.multiply(inverse[inner], good, out=found[1, strip])
+    x, y = np.arange(depth.shape[1], dtype=np.float32), np.arange(strip.start, strip.stop, dtype=np.float32)[:, None]
+    normals = np.stack([*slopes, inverse - slopes[0] * x - slopes[1] * y])
+    normals *= good
+    for number, part in enumerate(normals):
+        planes[..., number] = part
+    # n . X = 1 on the plane, n = K^T (slope_x, slope_y, rest): X = depth K^-1 (x, y, 1)
+    normals = (K.T @ normals.reshape(3, -1)).reshape(normals.shape)
+    normals *= normals
+    per_normal = good / np.sqrt(np.maximum(normals.sum(axis=0), TINY))  # distance of the plane from the camera centre
+    planes[..., 3] = per_normal
+    density = inverse * inverse * np.maximum(inverse * per_normal, np.float32(MIN_SLANT))
+    found[2, strip] = density
+    return float((good / np.maximum(density, TINY)).sum())
+
+
+def _steps(inverse: np.ndarray, known: np.ndarray, axis: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return the [H, W] differences from the previous and to the next pixel along an axis, GAP where one is missing."""
+    steps = np.full([size + (a == axis) for a, size in enumerate(inverse.shape)], GAP, np.float32)
+    if axis == 1:
+        steps[:, 1:-1] = inverse[:, 1:] - inverse[:, :-1] + ~(known[:, 1:] & known[:, :-1]) * GAP
+        return steps[:, :-1], steps[:, 1:]
+    steps[1:-1] = inverse[1:] - inverse[:-1] + ~(known[1:] & known[:-1]) * GAP
+    return steps[:-1], steps[1:]

@@ -231,7 +231,7 @@ def test_pixels_lie_in_the_cells_of_their_points_also_far_from_the_origin():
         shown = plane_frame(SLANTED, 2.0 + np.dot(SLANTED, t), yaw=30.0, t=t)
         valid = torch.rand(shown.depth.shape) < 0.7
         points = unproject(cell_centres(HEIGHT, WIDTH, 1), shown.depth, shown.K, shown.R, shown.t)[valid]
-        found = cells_of_pixels(shown.depth, valid, shown.K, shown.R, shown.t, 0.1)
+        found = cells_of_pixels(shown.depth.numpy(), valid.numpy(), shown.K, shown.R, shown.t, 0.1)
         expected = cells_of(points, 0.1)
         assert len(set(found) ^ set(expected)) <= 2  # points on the border between two cells
 
