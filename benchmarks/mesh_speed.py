@@ -143,10 +143,8 @@ def main() -> None:
         if other is not ours:
             for text, points, surface in ((f"ours from {name}", ours, other), (f"{name} from ours", other, ours)):
                 away = 1000 * distances(points["vertices"][::5].astype(np.float64), surface)
-                shares = np.quantile(away, [0.5, 0.95, 0.99, 0.999])
-                print(
-                    f"{text}: {', '.join(f'{one:.2f}' for one in shares)} mm (50, 95, 99, 99.9%), largest {away.max():.1f}"
-                )
+                shares = ", ".join(f"{one:.2f}" for one in np.quantile(away, [0.5, 0.95, 0.99, 0.999]))
+                print(f"{text}: {shares} mm (50, 95, 99, 99.9%), largest {away.max():.1f}")
 
 
 if __name__ == "__main__":
