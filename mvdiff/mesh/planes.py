@@ -137,11 +137,13 @@ def _fit(
     slopes, good = [], known[inner]
     for axis in (1, 0):
         before, after = (steps[inner] for steps in _steps(inverse, known, axis))
-        nearer = np.where(np.abs(before) <= np.abs(after), before, after)
-        apart = np.abs(before - after)
+        apart, sizes = np.abs(before - after), (np.abs(before), np.abs(after))
         bent = apart * metres[inner] > truncation
-        good = good & ~(bent & (apart < GAP / 2) & (np.abs(nearer) * metres[inner] > truncation))
-        slope = np.where(bent, nearer, (before + after) * np.float32(0.5))
+        good = good & ~(bent & (apart < GAP / 2) & (np.minimum(*sizes) * metres[inner] > truncation))
+        slope = (before + after) * np.float32(0.5)
+        closer = sizes[0] <= sizes[1]
+        np.putmask(slope, bent & closer, before)
+        np.putmask(slope, bent & ~closer, after)
         slopes.append(slope * (np.abs(slope) < GAP / 2))
     valid[strip] = good
     inverse = np.multiply(inverse[inner], good, out=found[1, strip])
