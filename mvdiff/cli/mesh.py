@@ -85,7 +85,7 @@ def run(options: MeshOptions) -> int:
             raise ValueError(f"{wrong}; --force fuses it anyway.")
         print(f"warning: {wrong}; fused because of --force.")
     with progress_bar() as bar:
-        task = bar.add_task("fusing", total=2 * len(frames))
+        task = bar.add_task("fusing", total=len(frames))
         volume = fuse(frames, **settings, progress=lambda: bar.advance(task))
     mesh = extract_mesh(volume)
     write_mesh(options.out, mesh, up_axis(poses[0]))

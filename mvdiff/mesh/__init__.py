@@ -6,7 +6,8 @@ Conventions: see `mvdiff.geometry`; poses are world-from-camera, depths are z-de
 from mvdiff.data.recorded_frames import SelectedFrames
 from mvdiff.geometry.consistency import Frame
 from mvdiff.mesh.surface import Mesh, extract_mesh, simplified, turned_upright, up_axis, write_mesh
-from mvdiff.mesh.tsdf import TsdfVolume, fuse
+from mvdiff.mesh.tsdf import fuse
+from mvdiff.mesh.volume import TsdfVolume
 
 __all__ = [
     "Frame",

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mvdiff.data.counts import check_counts
 from mvdiff.files.writing import check_plain, whole_file
-from mvdiff.mesh.tsdf import BLOCK, TsdfVolume, packed, unpacked
+from mvdiff.mesh.blocks import BLOCK, packed, unpacked
+from mvdiff.mesh.volume import TsdfVolume
 
 CHUNK = 8
 """Blocks along a side of a chunk, the unit of triangulation: 65 x 65 x 65 voxels; neighbours share the last layer."""
@@ -61,19 +61,28 @@ def extract_mesh(volume: TsdfVolume, min_weight: float = 0.0) -> Mesh:
     starts = np.cumsum([0, *(len(vertices) for vertices, _, _ in parts)])
     vertices, colours = (np.concatenate([part[i] for part in parts]) for i in (0, 2))
     faces = np.concatenate([part[1] + start for part, start in zip(parts, starts, strict=False)])
-    _, first, inverse = np.unique(np.round(vertices * _WELD), axis=0, return_index=True, return_inverse=True)
-    faces = inverse.reshape(-1)[faces]
-    return compacted(Mesh(vertices[first] * volume.voxel_size, faces, colours[first]))
+    first, inverse = _first_of_equal(np.round(vertices * _WELD))
+    return compacted(Mesh(vertices[first] * volume.voxel_size, inverse[faces], colours[first]))
+
+
+def _first_of_equal(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the index of the first of each set of equal rows [N, 3], and which set each row belongs to."""
+    order = np.lexsort(rows.T[::-1])
+    fresh = np.ones(len(rows), bool)
+    fresh[1:] = (np.diff(rows[order], axis=0) != 0).any(axis=1)
+    inverse = np.empty(len(rows), np.int64)
+    inverse[order] = np.cumsum(fresh) - 1
+    return order[fresh], inverse
 
 
 def _triangulate(volume: TsdfVolume, chunk: np.ndarray, min_weight: float):
     """Return (vertices [N, 3] in voxels, faces [M, 3], colours [N, 3] uint8) of a chunk, or None."""
     from skimage.measure import marching_cubes
 
-    sums = _dense(volume, chunk)
-    weight, near = sums[..., 1], sums[..., 2:3]
-    distance = np.where(weight > 0, sums[..., 0] / np.maximum(weight, 1e-12), 1).astype(np.float32)
-    seen = _of_corners(np.logical_and, (weight > min_weight) & (near[..., 0] > 0))
+    places, sums = _blocks_of(volume, chunk)
+    total, weight, near = _dense(places, sums[:, :3])
+    distance = np.where(weight > 0, total / np.maximum(weight, 1e-12), 1)
+    seen = _of_corners(np.logical_and, (weight > min_weight) & (near > 0))
     largest, smallest = _of_corners(np.maximum, distance), _of_corners(np.minimum, distance)
     steep = largest - smallest > STEEPEST * 3**0.5 * volume.voxel_size / volume.truncation
     whole = np.zeros(distance.shape, bool)  # scikit-image reads the mask at a cube's corner with the largest indices
@@ -84,38 +93,52 @@ def _triangulate(volume: TsdfVolume, chunk: np.ndarray, min_weight: float):
     # a vertex lies between the two voxels of a grid edge (rarely: between opposite corners of a cube)
     low, high = np.floor(vertices).astype(int), np.ceil(vertices).astype(int)
     share = np.abs(vertices - low).max(axis=1, keepdims=True)
-    colours = np.where(near > 0, sums[..., 3:] / np.maximum(near, 1e-12), 0)
-    colours = colours[tuple(low.T)] * (1 - share) + colours[tuple(high.T)] * share
+    colours = _colours(places, sums, low) * (1 - share) + _colours(places, sums, high) * share
     vertices = vertices.astype(np.float64) + chunk * (CHUNK * BLOCK)
     return vertices, faces.astype(np.int64), np.round(colours.clip(0, 255)).astype(np.uint8)
 
 
-def _dense(volume: TsdfVolume, chunk: np.ndarray) -> np.ndarray:
-    """Return the sums of a chunk plus one layer of voxels, [S, S, S, SUMS], S = CHUNK * BLOCK + 1; 0 where absent."""
-    side = CHUNK + 1
-    keys = packed(np.indices((side, side, side)).reshape(3, -1).T + chunk * CHUNK)
+def _blocks_of(volume: TsdfVolume, chunk: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the places [B, 3], from 0 to CHUNK, and sums of the blocks of a chunk and of the layer after it."""
+    places = np.indices([CHUNK + 1] * 3).reshape(3, -1).T
+    keys = packed(places + chunk * CHUNK)
     positions = np.searchsorted(volume.keys, keys).clip(max=len(volume.keys) - 1)
-    present = np.nonzero(volume.keys[positions] == keys)[0]
-    blocks = torch.zeros(side**3, *volume.sums.shape[1:])
-    blocks[present] = volume.sums[positions[present]]
-    size = CHUNK * BLOCK + 1
-    dense = blocks.reshape(side, side, side, *volume.sums.shape[1:]).permute(0, 3, 1, 4, 2, 5, 6)
-    return dense.reshape(*[side * BLOCK] * 3, -1)[:size, :size, :size].numpy()
+    present = volume.keys[positions] == keys
+    return places[present], volume.blocks(positions[present]).numpy()
+
+
+def _dense(places: np.ndarray, sums: np.ndarray) -> np.ndarray:
+    """Return sums [B, C, BLOCK, BLOCK, BLOCK] of blocks as [C, S, S, S], S = CHUNK * BLOCK + 1; 0 where absent."""
+    side, size = CHUNK + 1, CHUNK * BLOCK + 1
+    dense = np.zeros((sums.shape[1], *[side * BLOCK] * 3), np.float32)
+    of_blocks = dense.reshape(-1, *[side, BLOCK] * 3).transpose(1, 3, 5, 0, 2, 4, 6)
+    of_blocks[tuple(places.T)] = sums
+    return dense[:, :size, :size, :size]
+
+
+def _colours(places: np.ndarray, sums: np.ndarray, voxels: np.ndarray) -> np.ndarray:
+    """Return the mean colours [N, 3] of voxels [N, 3] of a chunk that were seen near a surface."""
+    block = np.zeros([CHUNK + 1] * 3, np.int64)
+    block[tuple(places.T)] = np.arange(len(places))
+    found = sums[block[tuple(voxels.T // BLOCK)], 2:, *(voxels.T % BLOCK)]
+    return found[:, 1:] / np.maximum(found[:, :1], 1e-12)
 
 
 def _of_corners(combine: np.ufunc, voxels: np.ndarray) -> np.ndarray:
     """Combine the eight corner voxels of each cube; the result is one shorter along each axis."""
-    for axis in range(3):
-        voxels = combine(np.delete(voxels, 0, axis), np.delete(voxels, -1, axis))
-    return voxels
+    voxels = combine(voxels[1:], voxels[:-1])
+    voxels = combine(voxels[:, 1:], voxels[:, :-1])
+    return combine(voxels[:, :, 1:], voxels[:, :, :-1])
 
 
 def compacted(mesh: Mesh) -> Mesh:
     """Return a mesh without degenerate triangles and unused vertices."""
     a, b, c = mesh.faces.T
     faces = mesh.faces[(a != b) & (b != c) & (c != a)]
-    used, faces = np.unique(faces, return_inverse=True)
-    return Mesh(mesh.vertices[used], faces.reshape(-1, 3), mesh.colours[used])
+    used = np.zeros(len(mesh.vertices), bool)
+    used[faces] = True
+    number = np.cumsum(used) - 1
+    return Mesh(mesh.vertices[used], number[faces], mesh.colours[used])
 
 
 def simplified(mesh: Mesh, max_faces: int) -> Mesh:

@@ -185,6 +185,6 @@ def test_a_place_that_cannot_be_written(tmp_path, square):
 def test_nothing_but_free_space():
     # a wall thinner than what two opposite views leave of it: every voxel lies before one surface or the other
     volume = fuse([plane_frame((0, 0, 1), 2.0)], 0.1)
-    volume.sums[..., 0] = volume.sums[..., 1]
+    volume._storage[:, 0] = volume._storage[:, 1]
     with pytest.raises(ValueError, match=r"the frames must show a surface at a voxel_size of 0.1 m; got none in"):
         extract_mesh(volume)

@@ -7,8 +7,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvdiff.mesh import fuse
-from mvdiff.mesh.tsdf import BLOCK, LocalPlanes, TsdfVolume, block_keys, packed, unpacked
+from mvdiff.geometry import cell_centres, unproject
+from mvdiff.mesh import extract_mesh, fuse
+from mvdiff.mesh.blocks import BLOCK, block_keys, cells_of, cells_of_pixels, packed, unpacked
+from mvdiff.mesh.planes import LocalPlanes
+from mvdiff.mesh.volume import TsdfVolume
 from tests.mesh.worlds import EYE, HEIGHT, ORIGIN, WIDTH, camera, frame, plane_frame
 
 INF, NAN = math.inf, math.nan
@@ -64,8 +67,8 @@ def test_weights_count_pixels_per_area():
     weights = []
     for normal, offset in (((0, 0, 1), 1.0), ((0, 0, 1), 2.0), ((3**0.5 / 2, 0, 0.5), 0.5)):
         surface = LocalPlanes(plane_frame(normal, offset, height=31, width=41), truncation=1.0, max_depth=9.0)
-        depth, slant = surface.at(torch.tensor([[20.0, 15.0]], dtype=torch.float64))
-        weights.append(float(slant / depth**2))
+        inverse, slant = surface.at(torch.tensor([[20.0, 15.0]], dtype=torch.float64))
+        weights.append(float(slant * inverse**2))
     np.testing.assert_allclose(weights, [1, 0.25, 0.5], rtol=1e-5)
 
 
@@ -80,8 +83,9 @@ def test_the_order_of_frames_changes_nothing():
 def test_the_split_into_batches_changes_nothing(batch):
     shown = plane_frame(SLANTED, 2.0, yaw=10.0)
     whole = fuse([shown], 0.05)
-    split = TsdfVolume(whole.voxel_size, whole.truncation, whole.keys)
+    split = TsdfVolume(whole.voxel_size, whole.truncation)
     split.integrate(shown, batch=batch)
+    split.carve(batch=batch)
     torch.testing.assert_close(split.sums, whole.sums, rtol=1e-6, atol=1e-5)
 
 
@@ -111,7 +115,7 @@ def test_planes_between_pixels_are_exact_also_at_edges():
         K, _, _ = camera()
         ray = np.array([(x - K[0, 2]) / K[0, 0], (y - K[1, 2]) / K[1, 1], 1.0])
         found, _ = surface.at(torch.tensor([[x, y]], dtype=torch.float64))
-        assert float(found) == pytest.approx(2.0 / (ray @ SLANTED), rel=1e-5)
+        assert float(1 / found) == pytest.approx(2.0 / (ray @ SLANTED), rel=1e-5)
 
 
 def test_pixels_between_two_surfaces_belong_to_none():
@@ -220,3 +224,60 @@ def test_a_broken_frame_is_named():
         fuse([shown._replace(depth=shown.depth[:5])])
     with pytest.raises(ValueError, match=r"image must be uint8; got torch.float32, in frame 7"):
         fuse([shown._replace(image=shown.image.float(), R=EYE)])
+
+
+def test_pixels_lie_in_the_cells_of_their_points_also_far_from_the_origin():
+    for t in ((0.0, 0.0, 0.0), (-4.3e4, 0.2, 1.7e4)):
+        shown = plane_frame(SLANTED, 2.0 + np.dot(SLANTED, t), yaw=30.0, t=t)
+        valid = torch.rand(shown.depth.shape) < 0.7
+        points = unproject(cell_centres(HEIGHT, WIDTH, 1), shown.depth, shown.K, shown.R, shown.t)[valid]
+        found = cells_of_pixels(shown.depth.numpy(), valid.numpy(), shown.K, shown.R, shown.t, 0.1)
+        expected = cells_of(points, 0.1)
+        assert len(set(found) ^ set(expected)) <= 2  # points on the border between two cells
+
+
+def test_what_one_frame_saw_by_mistake_is_carved_by_those_that_look_through():
+    # a wrong depth in one of 9 frames, 1 m before the wall: the blocks there are not near the surfaces of the others
+    K, R, t = camera(height=60, width=80)
+    wall = frame(np.full((60, 80), 3.0), K, R, t)
+    wrong = wall.depth.clone()
+    wrong[20:40, 30:50] = 2.0
+    mistaken = fuse([wall._replace(depth=wrong)], 0.05)
+    assert (extract_mesh(mistaken).vertices[:, 2] < 2.5).sum() > 50
+    for frames in ([wall._replace(depth=wrong)] + [wall] * 8, [wall] * 8 + [wall._replace(depth=wrong)]):
+        vertices = extract_mesh(fuse(frames, 0.05)).vertices
+        assert np.abs(vertices[:, 2] - 3).max() < 0.05
+
+
+def test_free_space_is_not_carved_beside_or_behind_what_was_seen():
+    # the second camera sees a near wall in its left half and nothing in the right: it says nothing of what is behind it
+    far = frame(np.full((HEIGHT, WIDTH), 3.0), *camera())
+    half = np.full((HEIGHT, WIDTH), 1.0)
+    half[:, WIDTH // 2 :] = 0
+    alone, both = fuse([far], 0.05), fuse([far, frame(half, *camera())], 0.05)
+    for volume in (alone, both):
+        centres, found, _ = distances(volume)
+        beyond = centres[:, 2] > 2.0
+        if volume is alone:
+            expected = found[beyond]
+    np.testing.assert_allclose(found[beyond], expected)
+
+
+def test_blocks_keep_their_sums_while_the_volume_grows():
+    frames = [plane_frame((0, 0, 1), 2.0, colour=(60 * i, 0, 0), t=(2.0 * i, 0, 0)) for i in range(4)]
+    together = fuse(frames, 0.05)
+    apart = {}
+    for one in frames:
+        volume = fuse([one], 0.05)
+        for key, sums in zip(volume.keys, volume.sums, strict=True):
+            apart[key] = apart.get(key, 0) + sums
+    assert list(together.keys) == sorted(apart)
+    for key, sums in zip(together.keys, together.sums, strict=True):
+        torch.testing.assert_close(sums[..., 2:], apart[key][..., 2:], rtol=1e-5, atol=1e-4)
+
+
+def test_points_at_the_camera_do_not_spoil_the_volume():
+    shown = plane_frame((0, 0, 1), 2.0)
+    depth = shown.depth.clone()
+    depth[5, 5] = 1e-30
+    assert bool(torch.isfinite(fuse([shown._replace(depth=depth)], 0.1).sums).all())
