@@ -35,8 +35,8 @@ COMMON = {
     "depth_stage2.yaml, or one under toy/, real/ or overlay/, such as toy/pano.yaml; repeat to combine files: later "
     "ones override earlier ones",
     "ckpt_path": "fit: checkpoint to resume from, or last for the newest of all versions (default: start a new run); "
-    "validate, test, predict: checkpoint to load (default: the weights of model.init_adapter, or an untrained adapter); "
-    "best-9.ckpt is the best one, of epoch 9",
+    "validate, test, predict: checkpoint to load (default: the weights of model.init_adapter, or an untrained "
+    "adapter); best-9.ckpt is the best one, of epoch 9",
     "total_batch_size": "samples per optimizer step over all devices, a multiple of data.batch_size x devices x nodes; "
     "sets trainer.accumulate_grad_batches, which must be left at 1 (default: accumulation as in "
     "trainer.accumulate_grad_batches)",

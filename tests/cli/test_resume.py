@@ -67,7 +67,7 @@ def test_a_damaged_checkpoint_is_resumed_from_the_one_before_with_what_is_typed(
     assert global_step(resumable / "again" / "last.ckpt") == 2
     (group,) = torch.load(resumable / "again" / "last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
     assert (group["initial_lr"], group["weight_decay"]) == (0.003, 0.2)
-    settings = read_model_info(resumable / "again" / "model").training.settings
+    settings = read_model_info(resumable / "again" / "version_0" / "model").training.settings
     assert (settings["learning rate"], settings["weight decay"]) == (0.003, 0.2)
     assert settings["schedule"] == "WarmupCosine"
     assert "step 1: model.optimizer.init_args.lr 0.01 -> 0.003" in settings["changed on resume"]
@@ -90,7 +90,7 @@ def windows(config, tmp_path_factory):
     ]
     path = str(write_config(folder / "run.yaml", run))
     assert main(["fit", "--config", path]) == 0
-    return path, folder / "run"
+    return path, folder / "run" / "version_0"
 
 
 def test_a_checkpoint_within_a_window_is_resumed_bit_for_bit(windows, tmp_path):
@@ -99,7 +99,9 @@ def test_a_checkpoint_within_a_window_is_resumed_bit_for_bit(windows, tmp_path):
     loop = torch.load(saved, weights_only=True)["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     assert loop["current"]["completed"] == 4
     assert main(["fit", "--config", path, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path", str(saved)]) == 0
-    whole, resumed = (torch.load(one / "checkpoints" / "step=2.ckpt", weights_only=True) for one in (folder, tmp_path))
+    whole, resumed = (
+        torch.load(one / "checkpoints" / "step=2.ckpt", weights_only=True) for one in (folder, tmp_path / "version_0")
+    )
     for part in ("state_dict", "current_model_state", "optimizer_states", "EquirectangularDataModule"):
         assert is_same(whole[part], resumed[part]), part
 
@@ -109,28 +111,20 @@ def test_last_is_the_newest_checkpoint_of_the_root(windows, tmp_path, capsys):
     root = ["fit", "--config", path, f"--trainer.default_root_dir={tmp_path}", "--ckpt_path", "last"]
     assert main(root) == 1
     assert "--ckpt_path last needs a checkpoint to resume from; there is none below" in capsys.readouterr().err
-    place = tmp_path / "version_0" / "checkpoints"
+    place = tmp_path / "version_7" / "checkpoints"
     place.mkdir(parents=True)
     (place / "a.ckpt").write_bytes((folder / "checkpoints" / "step=2.ckpt").read_bytes())
     assert main([*root, "--trainer.max_steps=2"]) == 0
-    assert (tmp_path / "model").is_dir()
-    assert not (tmp_path / "checkpoints").exists()  # all steps were made; a new run would save some
+    assert (tmp_path / "version_8" / "model").is_dir()
+    assert not (tmp_path / "version_8" / "checkpoints").exists()  # all steps were made; a new run would save some
 
 
-def test_runs_in_one_folder_keep_their_settings(windows, tmp_path, monkeypatch, capsys):
+def test_a_job_says_that_it_does_not_resume_from_the_file_of_another(windows, tmp_path, monkeypatch):
     path, folder = windows
-    saved = str(folder / "checkpoints" / "step=2.ckpt")
-    run = ["--config", path, f"--trainer.default_root_dir={tmp_path}", "--trainer.limit_val_batches=0"]
-    for limit in (1, 2):
-        assert main(["fit", *run, "--trainer.max_steps=1", f"--data.max_samples={limit}"]) == 0
-    assert main(["validate", *run, "--ckpt_path", saved]) == 0
-    for name, limit in (("config.previous.yaml", 1), ("config.yaml", 2)):
-        text = (tmp_path / name).read_text()
-        assert f"max_samples: {limit}" in text
-    hpc = tmp_path / "hpc_ckpt_1.ckpt"
-    hpc.write_bytes((folder / "checkpoints" / "step=2.ckpt").read_bytes())
+    (tmp_path / "hpc_ckpt_1.ckpt").write_bytes((folder / "checkpoints" / "step=2.ckpt").read_bytes())
     for name, value in TASK.items() | {("SLURM_JOB_ID", "7")}:
         monkeypatch.setenv(name, value)
+    run = ["--config", path, f"--trainer.default_root_dir={tmp_path}", "--trainer.limit_val_batches=0"]
     with pytest.warns(UserWarning, match=r"hpc_ckpt_1\.ckpt is not used, since another SLURM job wrote it"):
         assert main(["fit", *run, "--trainer.max_steps=1"]) == 0
 
@@ -140,7 +134,7 @@ def test_wrong_numbers_stop_the_run_with_status_3(tmp_path, config, capsys):
     assert main(["fit", "--config", run, "--model.optimizer.init_args.lr", "1e30"]) == 3
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("mvdiff fit: error:")]
     assert "is not finite at optimizer step 2; samples: room" in line
-    assert not (tmp_path / "run" / "model").exists()
+    assert not list((tmp_path / "run").glob("**/model"))
     assert global_step(tmp_path / "run" / "last.ckpt") == 1
 
 
