@@ -116,7 +116,7 @@ def log_image(trainer: Trainer, tag: str, image: np.ndarray, folder: str | Path)
         if hasattr(logger, "log_image"):  # Weights & Biases and others with Lightning's image interface
             logger.log_image(tag, [image], step=trainer.global_step)
             taken = True
-        elif hasattr(logger.experiment, "add_image"):  # TensorBoard
+        elif hasattr(getattr(logger, "experiment", None), "add_image"):  # TensorBoard
             logger.experiment.add_image(tag, image, trainer.global_step, dataformats="HWC")
             taken = True
     if not taken:

@@ -130,7 +130,7 @@ def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, whole_file):
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
     assert line == (
         f"mvdiff fit: stopped by SIGTERM after step 2, which is saved in {checkpoints}/last.ckpt; resume with mvdiff "
-        f"fit --config '{tmp_path}/a b/config.yaml' --ckpt_path '{checkpoints}/last.ckpt'"
+        f"fit --config '{tmp_path}/a b/version_0/config.yaml' --ckpt_path '{checkpoints}/last.ckpt'"
     )
     assert names(checkpoints) == ["last.ckpt"]
     words = shlex.split(line.partition("resume with mvdiff ")[2])
@@ -148,7 +148,7 @@ def test_a_second_ctrl_c_stops_in_mid_step(tmp_path, capsys):
     assert run(tmp_path / "run", hook="training_step", call=2, number=int(signal.SIGINT), times=2) == 130
     line = "mvdiff fit: stopped by SIGINT after step 1 in the middle of a step; nothing was saved, earlier checkpoints"
     assert line in capsys.readouterr().err
-    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert names(tmp_path / "run" / "checkpoints") == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -185,7 +185,7 @@ def test_a_full_disk_while_it_saves_keeps_the_earlier_checkpoint(tmp_path, capsy
     last.parent.mkdir(parents=True)
     before = whole_file.read_bytes()
     last.write_bytes(before)
-    full_disk(monkeypatch, call=1, function="fsync")
+    full_disk(monkeypatch, call=2, function="fsync")  # the first is of config.yaml
     assert run(tmp_path / "run", hook="training_step", call=2) == 3
     assert f"checkpoint {last} could not be written (No space left on device; " in capsys.readouterr().err
     assert last.read_bytes() == before
@@ -212,15 +212,17 @@ def called(folder):
     return (folder / "called").read_text().splitlines() if (folder / "called").exists() else []
 
 
-def test_sigusr1_saves_and_requeues_and_the_job_resumes(slurm, capsys, whole_file):
+def test_sigusr1_saves_and_requeues_and_the_job_resumes(slurm, capsys, monkeypatch, whole_file):
     usr1 = int(signal.SIGUSR1)
     assert run(slurm / "run", hook="training_step", call=2, number=usr1) == 128 + usr1
     path = slurm / "run" / "hpc_ckpt_1.ckpt"
     text = f"stopped by SIGUSR1 after step 2, which is saved in {path}; the requeued job resumes from it"
     assert text in capsys.readouterr().err
     assert called(slurm) == ["requeue 4711"]
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     assert run(slurm / "run", hook="training_step", call=3, number=usr1) == 128 + usr1  # steps 3, 4 and 5
     assert "after step 5, which is saved in" in capsys.readouterr().err
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert run(slurm / "run") == 0
     assert weight_of(slurm / "run/checkpoints/last.ckpt") == weight_of(whole_file)
     assert called(slurm) == ["requeue 4711"] * 2
