@@ -192,7 +192,7 @@ class MVDiffCLI(LightningCLI):
             )
         keep_jobs_apart(trainer)
         settings = self.config_init[self.subcommand]
-        if settings.ckpt_path == "last":
+        if settings.get("ckpt_path") == "last":  # doctor has none
             settings.ckpt_path = str(newest_checkpoint(trainer, resumes=self.subcommand == "fit"))
         return trainer
 
