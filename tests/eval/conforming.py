@@ -43,10 +43,15 @@ RECORDED = {
 }
 
 
+def small_protocol() -> dict[str, Any]:
+    """The values of a protocol of four small samples."""
+    rig = [list(view) for view in RingRig(num_views=8, height=12, width=12).views]
+    return yaml.safe_load(SMALL.replace("RIG", str(rig)))
+
+
 def write_protocol(path: Path, **changes: Any) -> Path:
     """Write the small protocol; changes are values by dotted name, joined by double underscores."""
-    rig = [list(view) for view in RingRig(num_views=8, height=12, width=12).views]
-    values = yaml.safe_load(SMALL.replace("RIG", str(rig)))
+    values = small_protocol()
     for name, value in changes.items():
         *groups, key = name.split("__")
         place = values

@@ -41,7 +41,7 @@ from tests.data.folders import write_equirectangular, write_matterport3d
 from tests.data.other_layouts import write_small_transforms, write_small_tum
 from tests.data.prepare.test_sens import write_sens
 from tests.data.scenes import write_scene
-from tests.eval.conforming import write_protocol
+from tests.eval.conforming import small_protocol
 from tests.tiny import tiny_base
 
 ASSETS = Path(__file__).parents[2] / "mvdiff" / "assets"
@@ -287,11 +287,7 @@ KINDS = {
     "results for a model card": Kind(
         _json("results.json", RESULTS), "results.json", lambda f: read_scores(f / "results.json")
     ),
-    "protocol": Kind(
-        lambda folder: (folder.mkdir(parents=True), write_protocol(folder / "mine.yaml")),
-        "mine.yaml",
-        lambda f: read_protocol(f / "mine.yaml"),
-    ),
+    "protocol": Kind(_json("mine.yaml", small_protocol()), "mine.yaml", lambda f: read_protocol(f / "mine.yaml")),
     "manifest": Kind(_json("manifest.json", MANIFEST), "manifest.json", lambda f: read_manifest(f / "manifest.json")),
     "truth": Kind(_json("truth.json", TRUTH), "truth.json", lambda f: read_truth(f / "truth.json")),
     "toy truth": Kind(_write_toy_truth, "room/truth/room.json", lambda f: read_toy_truth(f, "room_room")),
