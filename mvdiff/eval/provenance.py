@@ -81,7 +81,7 @@ def prompts_hash(prompts: Mapping[str, Sequence[str]]) -> str:
     lines = [
         f"{sample_id}\t{view}\t{prompt}\n" for sample_id, texts in prompts.items() for view, prompt in enumerate(texts)
     ]
-    return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
+    return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogatepass")).hexdigest()
 
 
 def command_line(words: Sequence[str]) -> str:
