@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mvdiff.eval.metric import SampleMetric
-from mvdiff.eval.metric_specs import arguments_of
+from mvdiff.eval.metric_specs import MetricSpec, arguments_of, parse_specs
 from mvdiff.eval.metrics import metric_class, metric_names
-from mvdiff.eval.protocol import Protocol, canonical_json
+from mvdiff.eval.protocol import Protocol, apply_protocol, canonical_json
 from mvdiff.eval.settings import FREE, EvaluationSettings, SettingError
 
+PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 _FOR_ALL = ("seed", "batch_size", "device", "num_resamples")
 """Settings that every scoring has."""
 _PATHS = ("inception_weights", "toy_features", "truth")
+
+
+def planned(
+    metrics: Sequence[MetricSpec], settings: EvaluationSettings | None, protocol: Protocol | None
+) -> tuple[dict[type[SampleMetric] | SampleMetric, dict[str, Any]], EvaluationSettings]:
+    """Return the arguments of each metric, and the settings; a protocol brings both.
+
+    Raises:
+        SettingError: Metrics other than the paper's, or a setting, contradict the protocol, or it is incomplete.
+    """
+    if protocol is None:
+        return parse_specs(metrics), settings or EvaluationSettings()
+    settings = apply_protocol(protocol, settings, None if metrics is PAPER_METRICS else metrics)
+    specs = parse_specs(protocol.metrics)
+    check_complete(protocol, specs)
+    return specs, settings
 
 
 def check_used(specs: Mapping[type[SampleMetric], Mapping[str, Any]], settings: EvaluationSettings) -> None:

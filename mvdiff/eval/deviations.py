@@ -68,7 +68,7 @@ def deviations(
 
 
 def unchecked(protocol: Protocol, results: Mapping[str, Any], seeds: Mapping[str, int | None]) -> list[str]:
-    """Return a sentence for what the samples do not record, so that it could not be compared with a protocol.
+    """Return a sentence for what could not be compared with a protocol, since it or the samples do not say it.
 
     Args:
         protocol: The protocol.
@@ -80,6 +80,10 @@ def unchecked(protocol: Protocol, results: Mapping[str, Any], seeds: Mapping[str
     without = [name for name, seed in seeds.items() if seed is None]
     if without and rule != SamplingRule():
         lines.append(f"sampling: {len(without)} of {len(seeds)} samples record no seed, as real and imported images do")
+    recorded = {name: results["metrics"].get(name, {}).get("weights_hash") for name in protocol.numbers}
+    for name, weights_hash in recorded.items():
+        if weights_hash is not None and protocol.numbers[name].weights_hash is None:
+            lines.append(f"numbers.{name}.weights_hash is not demanded; the weights have {weights_hash[:12]}")
     reference = results["reference"] or {}
     if "kind" in reference and "split of the data section" not in reference["kind"]:
         lines.append(f"data.split ({protocol.data.split}): a folder does not record its split; --config sets it")

@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from mvdiff.eval.checks import check_complete, custom_values
+from mvdiff.eval.checks import PAPER_METRICS, custom_values, planned
 from mvdiff.eval.deviations import deviations, sample_deviations, unchecked
 from mvdiff.eval.image_folder import open_folder
 from mvdiff.eval.metric import SampleMetric
-from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
+from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec
 from mvdiff.eval.processes import gather_objects
-from mvdiff.eval.protocol import CUSTOM, Protocol, apply_protocol, values_hash
+from mvdiff.eval.protocol import CUSTOM, Protocol, values_hash
 from mvdiff.eval.provenance import described, run_record
 from mvdiff.eval.settings import EvaluationSettings, SettingError
 from mvdiff.eval.shortcomings import left_out
@@ -33,7 +33,6 @@ from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
 
 SCHEMA_VERSION = 2
-PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
 
@@ -82,13 +81,7 @@ def evaluate(
         FileNotFoundError: A folder does not exist.
     """
     start = time.monotonic()
-    if protocol is not None:
-        settings = apply_protocol(protocol, settings, None if metrics is PAPER_METRICS else metrics)
-        metrics = protocol.metrics
-    settings = settings or EvaluationSettings()
-    specs = parse_specs(metrics)
-    if protocol is not None:
-        check_complete(protocol, specs)
+    specs, settings = planned(metrics, settings, protocol)
     source = open_folder(generated, rig) if isinstance(generated, str | Path) else generated
     source = _as_source(source, "generated", distributed)
     if reference is None and isinstance(source, FolderSource) and source.has_natural():
@@ -107,7 +100,8 @@ def evaluate_each(
     generated: Mapping[str, str | Path | Source],
     reference: str | Path | Source | None,
     metrics: Sequence[MetricSpec],
-    settings: EvaluationSettings,
+    settings: EvaluationSettings | None,
+    protocol: Protocol | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score several methods against one reference, which is read and measured once.
 
@@ -116,6 +110,7 @@ def evaluate_each(
         reference: See `evaluate`; None: there is none.
         metrics: See `evaluate`.
         settings: See `evaluate`.
+        protocol: See `evaluate`.
 
     Returns:
         What `evaluate` returns, by method.
@@ -128,7 +123,8 @@ def evaluate_each(
         name: open_folder(one) if isinstance(one, str | Path) else _as_source(one, name, distributed=False)
         for name, one in generated.items()
     }
-    scoring, truth, broken, results = _Scoring(parse_specs(metrics), settings, distributed=False), None, None, {}
+    specs, settings = planned(metrics, settings, protocol)
+    scoring, truth, broken, results = _Scoring(specs, settings, False, protocol), None, None, {}
     if reference is not None:
         truth = _as_source(_open_reference(reference), "reference", distributed=False)
         broken = scoring.run(truth, True, None, 0)

@@ -93,7 +93,11 @@ def conforming_results(protocol: Protocol) -> dict[str, Any]:
         name: {
             "value": 1.0,
             "model": f"{rule.model} (openai)",
-            "weights_hash": (rule.weights_hash or "0").ljust(64, "0"),
+            **(
+                {}
+                if rule.model in ("homography", "depth and pose")
+                else {"weights_hash": f"{rule.weights_hash or 0}".ljust(64, "0")}
+            ),
             "variant": rule.variant,
             "per_sample": {"a": 1.0, "b": 2.0},
         }

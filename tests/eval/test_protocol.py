@@ -10,11 +10,12 @@ import yaml
 
 from mvdiff.cli.main import main
 from mvdiff.eval.checks import check_complete, taken_settings
-from mvdiff.eval.deviations import deviations, sample_deviations
+from mvdiff.eval.deviations import deviations, sample_deviations, unchecked
 from mvdiff.eval.metric_specs import parse_specs
 from mvdiff.eval.metrics import metric_class, metric_names
 from mvdiff.eval.protocol import Protocol, apply_protocol, canonical_json, check_split, values_hash
 from mvdiff.eval.protocol_files import protocol_from, protocol_ids, read_protocol
+from mvdiff.eval.runner import evaluate, evaluate_each
 from mvdiff.eval.settings import FREE, EvaluationSettings, SettingError
 from tests.eval.conforming import (
     conforming_reference,
@@ -22,6 +23,7 @@ from tests.eval.conforming import (
     conforming_sample,
     write_protocol,
 )
+from tests.eval.worlds import write_samples
 
 GOLDEN = {
     "erp-v1": "90b9097453ab2b933788a5d00ede4752d2a94d4d8f4f8c79042ebb2c0c8c5ba0",
@@ -304,3 +306,21 @@ assert not {"torch", "lightning"} & set(sys.modules)
 def test_an_unknown_protocol_ends_with_status_2(capsys):
     assert main(["protocols", "erp-v2"]) == 2
     assert "did you mean erp-v1?" in capsys.readouterr().err
+
+
+def test_methods_under_a_protocol_share_one_reference(tmp_path):
+    protocol = read_protocol(write_protocol(tmp_path / "mine.yaml"))
+    folders = {name: write_samples(tmp_path / name, num=num) for name, num in (("a", 4), ("b", 3))}
+    reference = write_samples(tmp_path / "real")
+    results = evaluate_each(folders, reference, protocol.metrics, None, protocol)
+    assert results["a"]["deviations"] == []
+    assert results["b"]["deviations"] == ["images.num_samples must be 4; got 3"]
+    alone = evaluate(folders["a"], reference, protocol=protocol)
+    assert alone["protocol"] == results["a"]["protocol"] == results["b"]["protocol"]
+    assert alone["metrics"] == results["a"]["metrics"]
+
+
+def test_weights_that_a_protocol_does_not_demand_are_said():
+    protocol = read_protocol("mvdiffusion-pano-v1")
+    lines = unchecked(protocol, conforming_results(protocol), {"a": 0})
+    assert lines == ["numbers.clip_score.weights_hash is not demanded; the weights have 000000000000"]
