@@ -133,11 +133,12 @@ def _of_samples(protocol: Protocol, side: str, samples: Mapping[str, Found]) -> 
     for sample_id, found in sorted(samples.items()):
         for name, value in found.items():
             ids.setdefault((name, value), []).append(sample_id)
+    images = protocol.images
     sentences = []
     for (name, value), names in ids.items():
         group, _, key = name.rpartition(".")
         wanted = getattr(getattr(protocol, group) if group else protocol, key)
-        shown = f"that of {len(wanted)} views" if key == "rig" else repr(wanted)
+        shown = {"rig": f"that of {images.num_views} views", "ids": str(wanted)}.get(key, repr(wanted))
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         listed = ", ".join(names[:_NAMED]) + more
         sentences.append(f"{name} must be {shown}; got {value!r} in {len(names)} {side} samples: {listed}")
