@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -108,7 +108,7 @@ def _has_cameras(protocol: Protocol, sample: ScoredSample) -> bool:
     return at_one_place and all(bool((own - one).abs().max() <= most) for own, one, most in pairs)
 
 
-@cache
+@lru_cache
 def _cameras(rig: Sequence[tuple[float, float, float]], yaw: float, height: int, width: int) -> tuple[Tensor, Tensor]:
     with torch.no_grad():
         return Rig(rig, height, width).cameras(yaw_offset_deg=yaw)
