@@ -193,11 +193,13 @@ def _of_manifest(
         return []
     reference = results["reference"] or results["generated"]  # without --generated, the reference itself is scored
     if "images" not in reference:
-        return [f"{options.manifest}: the reference could not be read"]
+        return [f"manifest {options.manifest.name}: the reference could not be read"]
     if manifest is not None:
-        return [f"{options.manifest}: {line}" for line in manifest_deviations(manifest, reference["images"])]
+        return [
+            f"manifest {options.manifest.name}: {line}" for line in manifest_deviations(manifest, reference["images"])
+        ]
     if reference.get("num_incomplete") or reference.get("num_unreadable"):
-        return [f"{options.manifest}: not written, since samples of the reference cannot be read"]
+        return [f"manifest {options.manifest.name}: not written, since samples of the reference cannot be read"]
     if first:
         write_manifest(options.manifest, reference)
         print(
