@@ -118,10 +118,12 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
         how = (metrics, settings, rig, progress, options.num_workers, distributed, protocol)
         results = evaluate(generated, reference, *how)
     results["run"]["command"] = command_line(["mvdiff", "evaluate", *words])
-    results["deviations"] += _of_manifest(options, manifest, results, first)
+    of_manifest = _of_manifest(options, manifest, results, first)
+    unwritten = manifest is None and bool(of_manifest)
+    results["deviations"] += of_manifest
     computed = any("value" in entry for entry in results["metrics"].values())
     short = shortcomings(results) if options.strict else []
-    status = UNFINISHED if short or not computed else 0
+    status = UNFINISHED if short or not computed or unwritten else 0
     if not first:
         return status
     if options.out is not None:
@@ -136,6 +138,8 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
         for line in results[name]:
             print(f"{_SAID[name]}: {line}")
     _say_what_was_done(options, results)
+    if unwritten:
+        print(f"mvdiff evaluate: error: --manifest {options.manifest} was not written.", file=sys.stderr)
     if not computed:
         print("mvdiff evaluate: error: no number could be computed.", file=sys.stderr)
     elif short:
