@@ -26,6 +26,8 @@ class Command:
     """dataclasses, free of torch, each a group of options (see `mvdiff.cli.options`); None: `run` reads the words"""
     run: Callable[..., int]
     """called with one object of each of the settings; returns the exit status"""
+    takes_words: bool = False
+    """`run` also gets the words that follow the command, as `words`: what was typed is not always what differs"""
 
 
 def done(summary: str, *following: str) -> None:

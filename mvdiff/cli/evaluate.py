@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from argparse import ArgumentTypeError
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.settings import EvaluationSettings, SettingError
 
 _ONLY = {"thing_colours": " (from Python only)"}
+_SAID = {"deviations": "deviation", "unchecked": "not checked"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,8 +42,14 @@ class EvaluateOptions:
     2023 release, which store no cameras"""
     num_workers: int = 2
     """processes that read images; 0 reads in the main process, for containers with little shared memory"""
+    protocol: str | None = None
+    """protocol that sets metrics and settings and with which samples and results are compared: an id (mvdiff protocols
+    lists them), or a YAML file of your own"""
+    manifest: Path | None = None
+    """JSON file of hashes that names the reference; written if it does not exist, else the reference must have these"""
     strict: bool = False
-    """exit with status 3 if anything is missing or left out, or if samples and reference differ in number"""
+    """exit with status 3 if anything is missing or left out, if samples and reference differ in number, or if anything
+    deviates from --protocol or --manifest"""
 
     def __post_init__(self) -> None:
         if self.reference is not None and self.config is not None:
@@ -51,6 +58,8 @@ class EvaluateOptions:
             raise ArgumentTypeError("one of --generated, --reference and --config must be given")
         if self.split != "test" and self.config is None:
             raise ArgumentTypeError(f"--split {self.split} needs --config")
+        if self.manifest is not None and self.reference is None and self.config is None:
+            raise ArgumentTypeError("--manifest names the reference and needs --reference or --config")
         if self.num_workers < 0:
             raise ArgumentTypeError(f"--num_workers must be at least 0; got {self.num_workers}")
         for metric in self.metrics or ():
@@ -59,26 +68,27 @@ class EvaluateOptions:
                 raise ArgumentTypeError(f"--metrics must be some of {', '.join(metric_names())}; got {metric!r}{close}")
 
 
-def run(options: EvaluateOptions, settings: EvaluationSettings) -> int:
+def run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence[str] = ()) -> int:
     """Score, print the table, write the JSON; return the exit status.
 
     Under torchrun each process reads and measures its share of the samples, and the first one reports.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return _run(options, settings, distributed=False)
+        return _run(options, settings, words, distributed=False)
     from torch import distributed as dist
 
     dist.init_process_group("gloo")  # what metrics gather lies in CPU memory
     try:
-        return _run(options, settings, distributed=True)
+        return _run(options, settings, words, distributed=True)
     finally:
         dist.destroy_process_group()
 
 
-def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bool) -> int:
+def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence[str], distributed: bool) -> int:
     from mvdiff.cli.out_files import check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.eval.provenance import command_line
     from mvdiff.eval.runner import PAPER_METRICS, evaluate, write_results
     from mvdiff.eval.shortcomings import left_out, shortcomings
     from mvdiff.eval.table import results_table
@@ -89,9 +99,12 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
         check_out(options.out)
         check_apart("--out", options.out, {"--rig": options.rig, "--config": options.config})
         check_no_sample_file(options.out)
+    protocol, settings, split = _protocol(options, settings, words)
+    metrics = options.metrics or PAPER_METRICS if protocol is None else protocol.metrics
+    manifest = _manifest(options)
     rig = read_rig(options.rig)
-    generated, reference = _sources(options, rig)
-    _check(options, settings, generated, reference)
+    generated, reference = _sources(options, rig, split)
+    _check(options, metrics, settings, generated, reference)
     first = int(os.environ.get("RANK", "0")) == 0 or not distributed
     with progress_bar() as bar:
         tasks: dict[str, Any] = {}
@@ -102,11 +115,15 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
             bar.advance(tasks[which])
 
         progress = advance if first else None
-        how = (options.metrics or PAPER_METRICS, settings, rig, progress, options.num_workers, distributed)
+        how = (metrics, settings, rig, progress, options.num_workers, distributed, protocol)
         results = evaluate(generated, reference, *how)
+    results["run"]["command"] = command_line(["mvdiff", "evaluate", *words])
+    of_manifest = _of_manifest(options, manifest, results, first)
+    unwritten = manifest is None and bool(of_manifest)
+    results["deviations"] += of_manifest
     computed = any("value" in entry for entry in results["metrics"].values())
     short = shortcomings(results) if options.strict else []
-    status = UNFINISHED if short or not computed else 0
+    status = UNFINISHED if short or not computed or unwritten else 0
     if not first:
         return status
     if options.out is not None:
@@ -117,7 +134,12 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
         print(f"{' and '.join(side['path'] for side in noted)}: {noted[0]['note']}")
     for line in left_out(results):
         print(line)
+    for name in ("deviations", "unchecked"):
+        for line in results[name]:
+            print(f"{_SAID[name]}: {line}")
     _say_what_was_done(options, results)
+    if unwritten:
+        print(f"mvdiff evaluate: error: --manifest {options.manifest} was not written.", file=sys.stderr)
     if not computed:
         print("mvdiff evaluate: error: no metric could be computed.", file=sys.stderr)
     elif short:
@@ -126,32 +148,97 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     return status
 
 
+def _protocol(
+    options: EvaluateOptions, settings: EvaluationSettings, words: Sequence[str]
+) -> tuple[Any, EvaluationSettings, str]:
+    """Return the protocol or None, the settings under it, and the split to read."""
+    from mvdiff.eval.protocol import apply_protocol, check_split
+    from mvdiff.eval.protocol_files import read_protocol
+
+    if options.protocol is None:
+        return None, settings, options.split
+    protocol = read_protocol(options.protocol)
+    typed_names = {word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")}
+    settings = apply_protocol(protocol, settings, options.metrics, typed_names)
+    check_split(protocol, options.split, typed_names)
+    if protocol.data.manifest and options.manifest is None:
+        raise SettingError(
+            f"--protocol {protocol.id} needs --manifest FILE, which names the reference by its pixels; a new file is "
+            "written."
+        )
+    return protocol, settings, protocol.data.split
+
+
+def _manifest(options: EvaluateOptions) -> Mapping[str, Any] | None:
+    """Read the manifest, if there is one; check that a new one can be written."""
+    from mvdiff.cli.out_files import check_no_sample_file, check_out
+    from mvdiff.eval.manifest import read_manifest
+    from mvdiff.files.writing import check_apart
+
+    if options.manifest is None:
+        return None
+    check_apart(
+        "--manifest", options.manifest, {"--out": options.out, "--rig": options.rig, "--config": options.config}
+    )
+    if options.manifest.exists():
+        return read_manifest(options.manifest)
+    check_out(options.manifest, ".json", "--manifest")
+    check_no_sample_file(options.manifest)
+    return None
+
+
+def _of_manifest(
+    options: EvaluateOptions, manifest: Mapping[str, Any] | None, results: Mapping[str, Any], first: bool
+) -> list[str]:
+    """Compare the reference with the manifest, or write a new one; return deviations."""
+    from mvdiff.eval.manifest import manifest_deviations, write_manifest
+
+    if options.manifest is None:
+        return []
+    reference = results["reference"] or results["generated"]  # without --generated, the reference itself is scored
+    if "images" not in reference:
+        return [f"manifest {options.manifest.name}: the reference could not be read"]
+    if manifest is not None:
+        return [
+            f"manifest {options.manifest.name}: {line}" for line in manifest_deviations(manifest, reference["images"])
+        ]
+    if reference.get("num_incomplete") or reference.get("num_unreadable"):
+        return [f"manifest {options.manifest.name}: not written, since samples of the reference cannot be read"]
+    if first:
+        write_manifest(options.manifest, reference)
+        print(
+            f"{options.manifest}: names {plural(reference['num_samples'], 'sample')} of the reference by their pixels"
+        )
+    return []
+
+
 # `Any` stands for Rig and Source: to show the help, jsonargparse would run an import under `if TYPE_CHECKING`.
 
 
-def _sources(options: EvaluateOptions, rig: Any) -> tuple[Any, Any]:
+def _sources(options: EvaluateOptions, rig: Any, split: str) -> tuple[Any, Any]:
     """Open the samples and the ground truth; without --generated, the ground truth stands for the samples."""
     from mvdiff.cli.config_files import open_data
     from mvdiff.eval.image_folder import open_folder
 
     reference = None if options.reference is None else open_folder(options.reference, rig)
     if options.config is not None:
-        reference = open_data(options.config, options.split)
+        reference = open_data(options.config, split)
     if options.generated is None:
         return reference, None
     return open_folder(options.generated, rig), reference
 
 
-def _check(options: EvaluateOptions, settings: EvaluationSettings, generated: Any, reference: Any) -> None:
+def _check(
+    options: EvaluateOptions, metrics: Sequence[Any], settings: EvaluationSettings, generated: Any, reference: Any
+) -> None:
     """Raise SettingError for options that are wrong, would go unused, or lack another one."""
     from mvdiff.eval.checks import check_needs, check_used
     from mvdiff.eval.metric_specs import parse_specs
-    from mvdiff.eval.runner import PAPER_METRICS
     from mvdiff.eval.sources import FolderSource
     from mvdiff.samples import is_complete
 
     try:
-        specs = parse_specs(options.metrics or PAPER_METRICS)
+        specs = parse_specs(metrics)
     except ValueError as error:
         raise SettingError(f"--metrics: {error}") from error
     check_used(specs, settings)
@@ -184,5 +271,6 @@ COMMANDS = (
         example="mvdiff evaluate --generated out --reference truth --out results.json",
         settings=(EvaluateOptions, EvaluationSettings),
         run=run,
+        takes_words=True,
     ),
 )

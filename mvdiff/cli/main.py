@@ -34,7 +34,7 @@ SECTIONS = {
     "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
-    "Score": ("evaluate",),
+    "Score": ("evaluate", "protocols"),
     "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""
@@ -152,7 +152,7 @@ def run_command(command: Command, words: Sequence[str]) -> int:
     settings = CommandParser(command).settings(words)
     for group in settings:
         allow_plugins(*(getattr(group, "plugin", None) or ()))
-    return command.run(*settings)
+    return command.run(*settings, words=words) if command.takes_words else command.run(*settings)
 
 
 def _without_command(words: Sequence[str]) -> int:

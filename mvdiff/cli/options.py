@@ -2,7 +2,7 @@
 
 jsonargparse reads types, defaults and help from the class. Beyond that, a type says how an option is typed:
 `list[T]` is repeated, `tuple[T, ...]` takes several values, and `bool` is a switch. A field with `kw_only=False` is
-positional.
+positional; one that may also be left out has the metadata `{"positional": True}`.
 """
 
 from __future__ import annotations
@@ -60,6 +60,7 @@ class CommandParser(ArgumentParser):
     def __init__(self, command: Command) -> None:
         """Add the options of the command's settings."""
         self.hints: dict[str, Any] = {}
+        self.optional: set[str] = set()
         self.words: list[str] = []
         super().__init__(
             prog=f"mvdiff {command.name}",
@@ -71,16 +72,20 @@ class CommandParser(ArgumentParser):
         self.command = command
         for settings in command.settings:
             self.hints |= get_type_hints(settings)
+            self.optional |= {one.name for one in fields(settings) if one.metadata.get("positional")}
             title = " ".join(inspect.getdoc(settings).partition("\n\n")[0].split()).removesuffix(".")
             self.add_class_arguments(settings, as_positional=True, help=title)
         needed = [" ".join([*action.option_strings[:1], _typed(action)]) for action in self._actions if action.required]
-        self.usage = " ".join([self.prog, *needed, "[--options]"])
+        words = [f"[{action.metavar}]" for action in self._actions if action.nargs == "?" and not action.option_strings]
+        self.usage = " ".join([self.prog, *needed, *words, "[--options]"])
 
     def add_argument(self, *names, **how):
         """Add an argument; one of a settings class is typed as its hint says."""
         hint = getattr(self, "parser", self).hints.get(names[0].removeprefix("--"))
         if hint is not None:
-            names, how = names[:1], typed_as(hint, names[0], how)
+            is_word = names[0].removeprefix("--") in getattr(self, "parser", self).optional
+            names = (names[0].removeprefix("--"),) if is_word else names[:1]
+            how = typed_as(hint, names[0], how) | ({"nargs": "?"} if is_word else {})
         return super().add_argument(*names, **how)
 
     def settings(self, words: Sequence[str]) -> list[Any]:

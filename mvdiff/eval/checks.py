@@ -3,19 +3,38 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from mvdiff.eval.metric import SampleMetric
-from mvdiff.eval.metric_specs import arguments_of
+from mvdiff.eval.metric_specs import MetricSpec, arguments_of, parse_specs
 from mvdiff.eval.metrics import metric_class, metric_names
-from mvdiff.eval.settings import EvaluationSettings, SettingError
+from mvdiff.eval.protocol import Protocol, apply_protocol, canonical_json
+from mvdiff.eval.settings import FREE, EvaluationSettings, SettingError
 
+PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 _FOR_ALL = ("seed", "batch_size", "device", "num_resamples")
 """Settings that every scoring has."""
 _PATHS = ("inception_weights", "toy_features", "truth")
+
+
+def planned(
+    metrics: Sequence[MetricSpec], settings: EvaluationSettings | None, protocol: Protocol | None
+) -> tuple[dict[type[SampleMetric] | SampleMetric, dict[str, Any]], EvaluationSettings]:
+    """Return the arguments of each metric, and the settings; a protocol brings both.
+
+    Raises:
+        SettingError: Metrics other than the paper's, or a setting, contradict the protocol, or it is incomplete.
+    """
+    if protocol is None:
+        return parse_specs(metrics), settings or EvaluationSettings()
+    settings = apply_protocol(protocol, settings, None if metrics is PAPER_METRICS else metrics)
+    specs = parse_specs(protocol.metrics)
+    check_complete(protocol, specs)
+    return specs, settings
 
 
 def check_used(specs: Mapping[type[SampleMetric], Mapping[str, Any]], settings: EvaluationSettings) -> None:
@@ -57,6 +76,48 @@ def check_needs(specs: Mapping[type[SampleMetric], Mapping[str, Any]], has_refer
             is_argument = need in arguments_of(metric) and need not in EvaluationSettings.__dataclass_fields__
             if (need == "reference" and not has_reference) or (is_argument and need not in init_args):
                 raise SettingError(f"--metrics {metric.name}: {message}")
+
+
+def check_complete(protocol: Protocol, specs: Mapping[type[SampleMetric], Mapping[str, Any]]) -> None:
+    """Raise SettingError where a protocol leaves a setting of its metrics to a default, or has one that none takes.
+
+    Args:
+        protocol: The protocol.
+        specs: Arguments of each of its metrics.
+    """
+    taken = taken_settings(specs)
+    if lacking := [name for name in taken if name not in protocol.settings]:
+        defaults = ", ".join(f"{name} (default: {getattr(EvaluationSettings(), name)})" for name in lacking)
+        raise SettingError(f"protocol {protocol.id} must give every setting of its metrics; it lacks {defaults}.")
+    if unused := sorted(set(protocol.settings) - set(taken)):
+        listed = ", ".join(unused)
+        raise SettingError(f"protocol {protocol.id} must give settings of its metrics only; got {listed}.")
+
+
+def taken_settings(specs: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]]) -> list[str]:
+    """Return the names of the settings that metrics take and a protocol holds, sorted."""
+    taken = {name for metric in specs for name in _taken(metric if isinstance(metric, type) else type(metric))}
+    return sorted(taken & {one.name for one in fields(EvaluationSettings)} - set(FREE))
+
+
+def custom_values(
+    specs: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]], settings: EvaluationSettings
+) -> dict[str, Any]:
+    """Return what stands in place of a protocol's values: the metrics, and the settings that they take."""
+    metrics = []
+    for metric, init_args in specs.items():
+        kind = metric if isinstance(metric, type) else type(metric)
+        is_packaged = kind.name in metric_names() and metric_class(kind.name) is kind
+        name = kind.name if is_packaged else f"{kind.__module__}.{kind.__qualname__}"
+        metrics.append({"class_path": name, "init_args": dict(init_args)} if init_args else name)
+    used = {name: _without_place(getattr(settings, name)) for name in taken_settings(specs)}
+    plain = json.dumps({"metrics": metrics, "settings": used}, default=lambda value: type(value).__qualname__)
+    return json.loads(canonical_json(json.loads(plain)))
+
+
+def _without_place(value: Any) -> Any:
+    """Return the name of a file or folder of weights in place of its path."""
+    return Path(value).name if isinstance(value, str) and value and Path(value).exists() else value
 
 
 def _taken(metric: type[SampleMetric]) -> set[str]:

@@ -120,9 +120,8 @@ def inception_extractor(
         raise ValueError(
             f"inception_weights must be a readable state dict of {INCEPTION_NAME}; got {first_line(error)}, in {path}."
         ) from error
-    return FeatureExtractor(
-        INCEPTION_NAME, weights_hash, 2048, lambda images: net(images.to(device)), "uint8, TF1 bilinear resize to 299"
-    )
+    variant = "uint8, TF1 bilinear resize to 299, no antialiasing"
+    return FeatureExtractor(INCEPTION_NAME, weights_hash, 2048, lambda images: net(images.to(device)), variant)
 
 
 def toy_extractor(

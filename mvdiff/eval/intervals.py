@@ -16,6 +16,8 @@ from scipy.special import stdtrit
 
 Statistic = Callable[..., float]
 
+LEVEL = 0.95
+"""Confidence level."""
 FEWEST = 8
 """Smallest number of samples with an interval."""
 FEWEST_RESAMPLED = 30
@@ -68,7 +70,7 @@ def interval(
     statistic: Statistic,
     *samples: Sequence | np.ndarray,
     num_resamples: int = 2000,
-    level: float = 0.95,
+    level: float = LEVEL,
     seed: int = 0,
 ) -> Interval:
     """Compute a statistic of samples with its interval; the module's docstring gives the rule.

@@ -6,12 +6,11 @@ A metric that cannot be computed is reported as `{"missing": reason}` and does n
 from __future__ import annotations
 
 import math
-import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -19,20 +18,24 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from mvdiff.eval.checks import PAPER_METRICS, custom_values, planned
+from mvdiff.eval.deviations import deviations, sample_deviations, unchecked
 from mvdiff.eval.image_folder import open_folder
 from mvdiff.eval.metric import SampleMetric
-from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
+from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec
 from mvdiff.eval.processes import gather_objects
+from mvdiff.eval.protocol import CUSTOM, Protocol, values_hash
+from mvdiff.eval.provenance import described, run_record
 from mvdiff.eval.settings import EvaluationSettings, SettingError
-from mvdiff.eval.sources import FolderSource, PlainSource, Source, Tally, keyed_sample
+from mvdiff.eval.shortcomings import left_out
+from mvdiff.eval.sources import FolderSource, PlainSource, SeenSample, Source, Tally, keyed_sample
 from mvdiff.files.sharing import shared_name, shared_values
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import write_json
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _FILES = ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth")
 """Settings that may be paths of files and folders."""
-PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
 
@@ -46,6 +49,7 @@ def evaluate(
     progress: Progress | None = None,
     num_workers: int = 0,
     distributed: bool = False,
+    protocol: Protocol | None = None,
 ) -> dict[str, Any]:
     """Score generated samples.
 
@@ -64,19 +68,23 @@ def evaluate(
         num_workers: Processes that prefetch images; 0 reads them in this process.
         distributed: Split the samples among the processes of `torch.distributed`. All of them must call this function,
             and each returns the results of all samples.
+        protocol: Protocol that sets metrics and settings and with which the samples are compared, see
+            `mvdiff.eval.protocol_files.read_protocol`. `metrics` may be left out.
 
     Returns:
-        `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "pairing": ids of
-        samples that only one side has, "columns": ..., "settings": ..., "versions": ...}`, serialisable as JSON. For
-        the entries of results and columns see `mvdiff.eval.metric.Result` and `mvdiff.eval.metric.Column`.
+        `{"protocol": {"id", "hash", "values"}, "generated": ..., "reference": ..., "metrics": {name: result or
+        {"missing": reason}}, "pairing": ids that only one side has, "left_out", "deviations" and "unchecked":
+        sentences, "columns": ..., "settings": ..., "run": ...}`, serialisable as JSON. `generated` and `reference` hold
+        the hashes of their images. For the entries of results and columns see `mvdiff.eval.metric.Result` and
+        `mvdiff.eval.metric.Column`.
 
     Raises:
         ValueError: A metric or setting is wrong, there is no complete sample, two samples have one id, or `distributed`
             is set for an object that is not a `Source`.
         FileNotFoundError: A folder does not exist.
     """
-    settings = settings or EvaluationSettings()
-    specs = parse_specs(metrics)
+    start = time.monotonic()
+    specs, settings = planned(metrics, settings, protocol)
     source = open_folder(generated, rig) if isinstance(generated, str | Path) else generated
     source = _as_source(source, "generated", distributed)
     if reference is None and isinstance(source, FolderSource) and source.has_natural():
@@ -84,20 +92,19 @@ def evaluate(
     else:
         truth = _open_reference(reference, rig)
     truth = None if truth is None else _as_source(truth, "reference", distributed)
-    scoring = _Scoring(specs, settings, distributed)
+    scoring = _Scoring(specs, settings, distributed, protocol)
     scoring.run(source, False, progress, num_workers)
-    described, real = _described(source), None
-    if truth is not None:
-        broken = scoring.run(truth, True, progress, num_workers)
-        real = {"missing": broken} if broken else truth.describe()
-    return _results(described, real, scoring, settings)
+    _need_samples(source)
+    broken = None if truth is None else scoring.run(truth, True, progress, num_workers)
+    return _results(source, truth, broken, scoring, time.monotonic() - start)
 
 
 def evaluate_each(
     generated: Mapping[str, str | Path | Source],
     reference: str | Path | Source | None,
     metrics: Sequence[MetricSpec],
-    settings: EvaluationSettings,
+    settings: EvaluationSettings | None,
+    protocol: Protocol | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score several methods against one reference, which is read and measured once.
 
@@ -106,6 +113,7 @@ def evaluate_each(
         reference: See `evaluate`; None: there is none.
         metrics: See `evaluate`.
         settings: See `evaluate`.
+        protocol: See `evaluate`.
 
     Returns:
         What `evaluate` returns, by method.
@@ -118,43 +126,53 @@ def evaluate_each(
         name: open_folder(one) if isinstance(one, str | Path) else _as_source(one, name, distributed=False)
         for name, one in generated.items()
     }
-    scoring, real, results = _Scoring(parse_specs(metrics), settings, distributed=False), None, {}
+    specs, settings = planned(metrics, settings, protocol)
+    scoring, truth, broken, results = _Scoring(specs, settings, False, protocol), None, None, {}
     if reference is not None:
         truth = _as_source(_open_reference(reference), "reference", distributed=False)
         broken = scoring.run(truth, True, None, 0)
-        real = {"missing": broken} if broken else truth.describe()
     measured = scoring.state()
     for name, source in sources.items():
+        start = time.monotonic()
         scoring.set_back(*measured)
         scoring.run(source, False, None, 0)
-        results[name] = _results(_described(source), real, scoring, settings)
+        _need_samples(source)
+        results[name] = _results(source, truth, broken, scoring, time.monotonic() - start)
     return results
 
 
-def _described(source: Source) -> dict[str, Any]:
-    described = source.describe()
-    if not described["num_samples"]:
-        raise ValueError(f"generated must hold at least one readable sample; got none, in {described}.")
-    return described
+def _need_samples(source: Source) -> None:
+    if not source.describe()["num_samples"]:
+        raise ValueError(f"generated must hold at least one readable sample; got none, in {source.describe()}.")
 
 
 def _results(
-    generated: dict[str, Any], reference: dict[str, Any] | None, scoring: _Scoring, settings: EvaluationSettings
+    source: Source, truth: Source | None, broken: str | None, scoring: _Scoring, seconds: float
 ) -> dict[str, Any]:
-    return {
+    has_reference = truth is not None and not broken
+    results = {
         "schema_version": SCHEMA_VERSION,
-        "generated": generated,
-        "reference": reference,
+        "protocol": scoring.protocol_record(),
+        "generated": described(source),
+        "reference": described(truth) if has_reference else {"missing": broken} if broken else None,
         "metrics": scoring.results(),
-        "pairing": None if reference is None or "missing" in reference else scoring.pairing(),
+        "pairing": scoring.pairing() if has_reference else None,
         "columns": {
             column.name: {key: value for key, value in asdict(column).items() if key != "name"}
             for metric in scoring.specs
             for column in metric.columns
         },
-        "settings": asdict(settings),
-        "versions": library_versions(),
+        "settings": asdict(scoring.settings),
+        "run": run_record(scoring.device, seconds),
     }
+    results |= {"left_out": left_out(results), "deviations": [], "unchecked": []}
+    if scoring.protocol is not None:
+        sides = {"generated": source.tally.seen, "reference": truth.tally.seen if has_reference else {}}
+        found = {side: {name: sample.deviations for name, sample in seen.items()} for side, seen in sides.items()}
+        seeds = {name: sample.seed for name, sample in source.tally.seen.items()}
+        results["deviations"] = deviations(scoring.protocol, results, found, truth)
+        results["unchecked"] = unchecked(scoring.protocol, results, seeds)
+    return results
 
 
 def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
@@ -186,17 +204,6 @@ def flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:
     return {name: float(entry["value"]) for name, entry in results["metrics"].items() if "value" in entry}
 
 
-def library_versions() -> dict[str, str]:
-    """Return the versions of Python and the libraries on which the numbers depend."""
-    versions = {"python": platform.python_version()}
-    for name in ("mvdiff", "torch", "torchvision", "torch-fidelity", "open_clip_torch", "transformers"):
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
-
-
 def _open_reference(reference: str | Path | Source | None, rig: Rig | None = None) -> Source | None:
     if isinstance(reference, str | Path):
         folder = open_folder(reference, rig)
@@ -223,15 +230,17 @@ class _Scoring:
         specs: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]],
         settings: EvaluationSettings,
         distributed: bool,
+        protocol: Protocol | None = None,
     ) -> None:
         self.distributed = distributed
-        self.specs = list(specs)
+        self.specs, self.init_args, self.settings, self.protocol = list(specs), specs, settings, protocol
+        self.device = _device(settings.device, self._rank()[0])
         self.missing: dict[int, str] = {}
         self.no_reference: dict[int, str] = {}
         self.metrics: dict[int, SampleMetric] = {}
         self.sample_ids: dict[int, str] = {}
         self.reference_ids: dict[int, str] = {}
-        builder = MetricBuilder(asdict(replace(settings, device=_device(settings.device, self._rank()[0]))))
+        builder = MetricBuilder(asdict(replace(settings, device=self.device)))
         failures: dict[int, tuple[str, str]] = {}
         for number, (metric, init_args) in enumerate(specs.items()):
             try:
@@ -299,6 +308,9 @@ class _Scoring:
                 except UNAVAILABLE as error:
                     failures[number] = sample.sample_id, f"{error} (at {which} sample {sample.sample_id!r})"
             sample_ids.append(sample.sample_id)
+            found = {} if self.protocol is None else sample_deviations(self.protocol, sample, real)
+            seen = SeenSample(sample.pixel_hashes, sample.prompts, sample.seed, found)
+            part.tally.seen[sample.sample_id] = seen
             if progress is not None:
                 progress(which, sample.sample_id, len(part))
 
@@ -329,6 +341,13 @@ class _Scoring:
                     continue
                 out[name] = result.to_json(self.sample_ids) | ({"note": f"no reference: {reason}"} if reason else {})
         return out
+
+    def protocol_record(self) -> dict[str, Any]:
+        """Return id, hash and values of the protocol; without one, metrics and the settings that they take."""
+        if self.protocol is not None:
+            return {"id": self.protocol.id, "hash": self.protocol.hash(), "values": self.protocol.values()}
+        values = custom_values(self.init_args, self.settings)
+        return {"id": CUSTOM, "hash": values_hash(values), "values": values}
 
     def pairing(self) -> dict[str, Any]:
         """Return how many samples both sides have, and the ids of those that only one side has."""

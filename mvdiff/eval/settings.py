@@ -13,6 +13,8 @@ from mvdiff.files.paths import expanded_values
 PAPER_SIZE = 1024
 PairRule = Literal["adjacent", "overlapping"] | Sequence[tuple[int, int]]
 """Rule to choose pairs of views by, or the pairs; "adjacent" of views with depth: consecutive ones."""
+FREE = ("inception_weights", "toy_features", "truth", "batch_size", "device")
+"""Settings that no protocol holds: places of files, and how the work is done."""
 
 
 class SettingError(ValueError, ArgumentTypeError):

@@ -25,9 +25,13 @@ def left_out(results: Mapping[str, Any]) -> list[str]:
 
 
 def shortcomings(results: Mapping[str, Any]) -> list[str]:
-    """Return every reason for which `mvdiff evaluate --strict` fails: `left_out`, missing numbers, unequal counts."""
+    """Return every reason for which `mvdiff evaluate --strict` fails.
+
+    These are `left_out`, missing numbers, unequal counts, and deviations from a protocol.
+    """
     entries = results["metrics"].items()
     missing = [f"{name} is missing: {entry['missing']}" for name, entry in entries if "missing" in entry]
+    missing += results.get("deviations", ())
     pairing, sides = results.get("pairing"), [results[side] or {} for side in ("generated", "reference")]
     if pairing is None or pairing["num_paired"]:
         return left_out(results) + missing

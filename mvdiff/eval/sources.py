@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.loader import BatchLoader, Reported
+from mvdiff.eval.image_hashes import pixel_hash
 from mvdiff.files.paths import expanded_values, same_name
 from mvdiff.files.sharing import shared_name
 from mvdiff.files.text import read_json_object, read_yaml_mapping
@@ -46,6 +47,8 @@ class ScoredSample:
         depths: [V, H, W] z-depth in metres, 0 where unknown; or None.
         given: Given pixels, uint8 [V, 3, H, W], and `known`, float [V, 1, H, W]; or None.
         pasted_back: True if given pixels were pasted back into the views.
+        seed: Seed of the noise; None for images that were not sampled.
+        settings: Settings that made the images, as `sample.json` records them.
     """
 
     sample_id: str
@@ -58,11 +61,18 @@ class ScoredSample:
     depths: Tensor | None = None
     given: tuple[Tensor, Tensor] | None = None
     pasted_back: bool = False
+    seed: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def key(self) -> int:
         """Hash of the sample id, shared by generated and real samples of that id."""
         return keyed_sample(self.sample_id)
+
+    @cached_property
+    def pixel_hashes(self) -> list[str]:
+        """Hash of the pixels of every view, see `mvdiff.eval.image_hashes`."""
+        return [pixel_hash(image) for image in self.images_uint8]
 
 
 def keyed_sample(sample_id: str) -> int:
@@ -70,18 +80,43 @@ def keyed_sample(sample_id: str) -> int:
     return keyed_int("sample", sample_id)
 
 
+@dataclass(frozen=True)
+class SeenSample:
+    """What results keep of a sample beside its numbers.
+
+    Attributes:
+        pixel_hashes: Hash of the pixels of every view.
+        prompts: V prompts.
+        seed: Seed of the noise, or None.
+        deviations: What it has instead of the values of a protocol, see `mvdiff.eval.deviations`.
+    """
+
+    pixel_hashes: Sequence[str]
+    prompts: Sequence[str]
+    seed: int | None
+    deviations: Mapping[str, str]
+
+
 @dataclass
 class Tally:
-    """Counts of one pass over a source: samples read, and by position the samples skipped as unreadable."""
+    """Record of one pass over a source.
+
+    Attributes:
+        num_read: Number of samples read.
+        skipped: Folder and reason of the samples that could not be read, by position.
+        seen: The samples that were measured, by id.
+    """
 
     num_read: int = 0
     skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+    seen: dict[str, SeenSample] = field(default_factory=dict)
 
     @classmethod
     def merged(cls, parts: Sequence[Tally]) -> Tally:
         """Merge the tallies of several processes."""
         skipped = {index: reason for part in parts for index, reason in part.skipped.items()}
-        return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())))
+        seen = {name: sample for part in parts for name, sample in part.seen.items()}
+        return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())), dict(sorted(seen.items())))
 
 
 class Source(ABC):
@@ -216,7 +251,8 @@ class FolderSource(Source):
         record = sample.record
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
-        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted)
+        how = {"pasted_back": pasted, "seed": record.seed, "settings": record.settings}
+        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, **how)
 
     def describe(self) -> dict[str, Any]:
         """Describe the folder and its incomplete and unreadable samples."""

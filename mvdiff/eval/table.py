@@ -34,7 +34,25 @@ def results_table(results: Mapping[str, Any], width: int) -> str:
         rows.append([name, *(["missing", *cells[1:]] if "missing" in entry else cells)])
     lines = (f"{name}{_kind(result_column(results, name), entry)}: {how(entry)}" for name, entry in entries.items())
     paragraphs = [fill(line, width, break_long_words=False, break_on_hyphens=False) for line in lines]
+    title += f"\n{protocol_line(results)}"
     return "\n".join([title, "", text_table(["metric", *columns.values()], rows, width), "", *paragraphs])
+
+
+def protocol_line(results: Mapping[str, Any]) -> str:
+    """Name the protocol of results with the first digits of its hash, and count the deviations.
+
+    Example:
+        >>> protocol_line({"protocol": {"id": "custom", "hash": 64 * "0"}, "deviations": []})
+        'protocol custom (000000000000)'
+        >>> protocol_line({})
+        'protocol not recorded (file of an earlier version)'
+    """
+    protocol = results.get("protocol")
+    if protocol is None:
+        return "protocol not recorded (file of an earlier version)"
+    count = len(results.get("deviations", ()))
+    said = "" if not count else ", 1 deviation" if count == 1 else f", {count} deviations"
+    return f"protocol {protocol['id']} ({protocol['hash'][:12]}){said}"
 
 
 def result_column(results: Mapping[str, Any], name: str) -> Column:
@@ -97,6 +115,13 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
     need(named, "generated", "an object with the path of the samples", generated)
     need(reference is None or isinstance(reference, Mapping), "reference", "an object or null", reference)
     need(isinstance((reference or {}).get("path", ""), str), "reference", "an object with a path", reference)
+    version, protocol = results.get("schema_version", 1), results.get("protocol")
+    need(version in (1, 2) and not isinstance(version, bool), "schema_version", "1 or 2", version)
+    named = isinstance(protocol, Mapping) and all(isinstance(protocol.get(key), str) for key in ("id", "hash"))
+    need(named or (protocol is None and version == 1), "protocol", "an object with id and hash", protocol)
+    sentences = results.get("deviations", [])
+    is_list = isinstance(sentences, list) and all(isinstance(one, str) for one in sentences)
+    need(is_list, "deviations", "a list of texts", sentences)
     columns = results.get("columns", {})
     need(isinstance(columns, Mapping), "columns", "an object", columns)
     for metric, column in columns.items():

@@ -14,6 +14,7 @@ from mvdiff.eval.intervals import Interval
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.paired import paired, paired_fid, sample_features
+from mvdiff.eval.protocol import CUSTOM, values_hash
 from mvdiff.eval.runner import evaluate_each, write_results
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource, Source
@@ -139,9 +140,17 @@ def evaluate_methods(
     first, *others = (evaluate_each(samples, real, metrics, how) for metrics, real in passes)
     for method, folder in samples.items():
         for other in others:
-            first[method] |= {key: first[method][key] | other[method][key] for key in ("metrics", "columns")}
+            first[method] = _joined(first[method], other[method])
         write_results(first[method], out / f"{folder.name}.json")
     return first
+
+
+def _joined(results: Mapping[str, Any], further: Mapping[str, Any]) -> dict[str, Any]:
+    """Return results with the numbers that the same samples have against another reference."""
+    first, second = (one["protocol"]["values"] for one in (results, further))
+    values = {"metrics": first["metrics"] + second["metrics"], "settings": first["settings"] | second["settings"]}
+    protocol = {"id": CUSTOM, "hash": values_hash(values), "values": values}
+    return {**results, "protocol": protocol} | {key: results[key] | further[key] for key in ("metrics", "columns")}
 
 
 def numbers_of(numbers: Sequence[Number], results: Results) -> dict[str, dict[str, float | Interval]]:

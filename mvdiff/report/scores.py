@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mvdiff.eval.table import how, result_column
+from mvdiff.eval.table import how, protocol_line, result_column
 from mvdiff.files.sharing import shared_text
 from mvdiff.report.tables import Column, Table
 
@@ -30,7 +30,8 @@ def scores_table(results: Sequence[tuple[str, Mapping[str, Any]]]) -> Table | No
     truth = [_entry(results[0][1], name).get("reference") for name in shown]
     references = [TRUTH_ROW] if any(value is not None for value in truth) else []
     rows += [[name, *truth] for name in references]
-    return Table("Results of mvdiff evaluate", ["method", *columns], rows, _note(results, metrics), references)
+    note = f"{_protocols(results)} {_note(results, metrics)}"
+    return Table("Results of mvdiff evaluate", ["method", *columns], rows, note, references)
 
 
 def _named(results: Sequence[tuple[str, Mapping[str, Any]]], name: str) -> Column:
@@ -46,6 +47,18 @@ def _cell(entry: Mapping[str, Any]) -> object:
     if entry.get("interval") is not None and "value" in entry:
         return (entry["value"], *entry["interval"])
     return entry.get("value")
+
+
+def _protocols(results: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """Name the protocol of each method, and what deviates from it."""
+    methods_by_text: dict[str, list[str]] = {}
+    for method, values in results:
+        line = protocol_line(values)
+        text = "; ".join([f"{line[:1].upper()}{line[1:]}", *values.get("deviations", ())])
+        methods_by_text.setdefault(text, []).append(method)
+    if len(methods_by_text) == 1:
+        return f"{next(iter(methods_by_text))}."
+    return " ".join(f"{', '.join(methods)}: {text}." for text, methods in methods_by_text.items())
 
 
 def _note(results: Sequence[tuple[str, Mapping[str, Any]]], metrics: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import tempfile
 from abc import abstractmethod
@@ -16,6 +17,8 @@ from mvdiff.class_paths import resolve_class
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_names
+from mvdiff.eval.protocol import Protocol, apply_protocol
+from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.eval.runner import PAPER_METRICS, evaluate, flat_numbers, write_results
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
@@ -27,6 +30,8 @@ from mvdiff.training.callbacks import gather
 from mvdiff.training.run_folder import run_folder
 from mvdiff.training.settings import OutputSettings
 from mvdiff.training.trained_part import TrainedPartModule
+
+_log = logging.getLogger(__name__)
 
 
 def output_from(value: Any) -> OutputSettings:
@@ -95,7 +100,8 @@ class SampleWritingModule(TrainedPartModule):
         return list(batch.sample_id)
 
     def on_test_start(self) -> None:
-        """Set the output folder and clear the sample ids of the last test."""
+        """Set the output folder, clear the sample ids of the last test, and check the protocol before any work."""
+        self.protocol()
         self.on_predict_start()
         self._tested_ids.clear()
 
@@ -105,6 +111,18 @@ class SampleWritingModule(TrainedPartModule):
         self.write_real(self.output_folder / "reference", batch)
         self._tested_ids.extend(batch.sample_id)
 
+    def protocol(self) -> Protocol | None:
+        """Return the protocol of the test, or None.
+
+        Raises:
+            SettingError: There is no such protocol, or `output.evaluation` contradicts it.
+        """
+        if self.output.protocol is None:
+            return None
+        protocol = read_protocol(self.output.protocol)
+        apply_protocol(protocol, self.output.evaluation)
+        return protocol
+
     def on_test_end(self) -> None:
         """Remove what `fast_dev_run` wrote."""
         self.on_predict_end()
@@ -113,8 +131,8 @@ class SampleWritingModule(TrainedPartModule):
         """Score the samples of this test on the first rank; log every number and write results.json."""
         sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
         if self.trainer.is_global_zero:
-            metrics = self.output.metrics or PAPER_METRICS
-            numbers = score_folder(self.output_folder, sample_ids, metrics, self.output.evaluation)
+            how = (self.output.metrics or PAPER_METRICS, self.output.evaluation, self.protocol())
+            numbers = score_folder(self.output_folder, sample_ids, *how)
             # Nothing is reduced over the ranks: `sync_dist` says that the numbers are already those of all samples.
             scores = {f"test/{name}": value for name, value in numbers.items()}
             self.log_dict(scores, rank_zero_only=True, sync_dist=True)
@@ -139,10 +157,20 @@ class RunSource(FolderSource):
 
 
 def score_folder(
-    root: Path, sample_ids: Collection[str], metrics: Sequence[MetricSpec], settings: EvaluationSettings | None
+    root: Path,
+    sample_ids: Collection[str],
+    metrics: Sequence[MetricSpec],
+    settings: EvaluationSettings | None,
+    protocol: Protocol | None = None,
 ) -> dict[str, float]:
-    """Score samples of `root/generated` against `root/reference`, write `root/results.json` and return the numbers."""
+    """Score samples of `root/generated` against `root/reference`, write `root/results.json` and return the numbers.
+
+    A protocol takes the place of `metrics`; every deviation from it is logged.
+    """
     generated, reference = (RunSource(root / name, sample_ids=sample_ids) for name in ("generated", "reference"))
-    results = evaluate(generated, reference, metrics, settings)
+    metrics = metrics if protocol is None else protocol.metrics
+    results = evaluate(generated, reference, metrics, settings, protocol=protocol)
+    for line in results["deviations"]:
+        _log.warning("deviation from %s: %s", results["protocol"]["id"], line)
     write_results(results, root / "results.json")
     return flat_numbers(results)

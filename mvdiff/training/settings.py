@@ -23,5 +23,12 @@ class OutputSettings:
     """protocol of the metrics of `test`: a mapping with option names of `mvdiff evaluate`, such as {"num_splits": 5};
     None: the paper's"""
 
+    protocol: str | None = None
+    """protocol of `test`, in place of `metrics`: an id (`mvdiff protocols` lists them), or a YAML file of your own;
+    what deviates from it is logged and stored in results.json"""
+
     def __post_init__(self) -> None:
         object.__setattr__(self, "dir", expanded_values(self.dir))
+        object.__setattr__(self, "protocol", expanded_values(self.protocol))
+        if self.protocol is not None and self.metrics is not None:
+            raise ValueError(f"output.metrics must be null with output.protocol {self.protocol}; got {self.metrics}.")

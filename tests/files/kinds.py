@@ -23,6 +23,8 @@ from mvdiff.data.prepare.split import unpack_archives
 from mvdiff.data.toyworld.truth import WalkTruth
 from mvdiff.data.toyworld.truth import read_truth as read_toy_truth
 from mvdiff.eval.features import ToyFeatureNet
+from mvdiff.eval.manifest import read_manifest
+from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.eval.sources import read_truth, source_from_config
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.reading import read_lightning_file
@@ -39,6 +41,7 @@ from tests.data.folders import write_equirectangular, write_matterport3d
 from tests.data.other_layouts import write_small_transforms, write_small_tum
 from tests.data.prepare.test_sens import write_sens
 from tests.data.scenes import write_scene
+from tests.eval.conforming import small_protocol
 from tests.tiny import tiny_base
 
 ASSETS = Path(__file__).parents[2] / "mvdiff" / "assets"
@@ -196,6 +199,9 @@ def _read_cache(folder: Path) -> None:
 
 
 RESULTS = {
+    "schema_version": 2,
+    "protocol": {"id": "custom", "hash": "d", "values": {}},
+    "deviations": ["images.num_samples must be 3; got 2"],
     "generated": {"path": "samples", "kind": "sample folders", "num_samples": 2},
     "reference": None,
     "columns": {"fid": {"title": "FID", "unit": "", "higher_is_better": False, "digits": 2}},
@@ -205,6 +211,7 @@ DATA = {
     "class_path": "mvdiff.data.datamodule.EquirectangularDataModule",
     "init_args": {"root": "nowhere", "rig": {"class_path": "mvdiff.geometry.RingRig", "init_args": {"num_views": 2}}},
 }
+MANIFEST = {"schema_version": 1, "content_hash": "a", "num_samples": 1, "num_images": 2, "images": {"room": ["b", "c"]}}
 TRUTH = {"room": [{"object": "sofa"}, None]}
 PROMPTS = ["a kitchen", ["a", "b"], {"prompt": "c", "id": "hall"}]
 
@@ -280,6 +287,8 @@ KINDS = {
     "results for a model card": Kind(
         _json("results.json", RESULTS), "results.json", lambda f: read_scores(f / "results.json")
     ),
+    "protocol": Kind(_json("mine.yaml", small_protocol()), "mine.yaml", lambda f: read_protocol(f / "mine.yaml")),
+    "manifest": Kind(_json("manifest.json", MANIFEST), "manifest.json", lambda f: read_manifest(f / "manifest.json")),
     "truth": Kind(_json("truth.json", TRUTH), "truth.json", lambda f: read_truth(f / "truth.json")),
     "toy truth": Kind(_write_toy_truth, "room/truth/room.json", lambda f: read_toy_truth(f, "room_room")),
     "toy walk": Kind(_write_toy_truth, "truth/things.json", WalkTruth),

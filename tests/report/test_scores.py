@@ -21,7 +21,7 @@ def test_methods_stand_above_each_other_and_the_truth_below():
     ]
     assert table.references == ["ground truth"]
     assert best_text(table, 1) == "21.40"  # FID: the lower one
-    assert table.note == "FID: net. overlap PSNR, pooled: net."
+    assert table.note == "Protocol not recorded (file of an earlier version). FID: net. overlap PSNR, pooled: net."
 
 
 def test_every_score_of_an_evaluation_has_a_heading_of_its_own():
@@ -68,3 +68,13 @@ def test_what_is_missing_is_said_with_its_reason():
 
 def test_without_metrics_there_is_no_table():
     assert scores_table([("ours", {"metrics": {}})]) is None
+
+
+def test_the_note_names_protocols_and_deviations():
+    one = {"protocol": {"id": "mine", "hash": 12 * "ab" + 40 * "0"}, "deviations": ["images.width must be 64; got 32"]}
+    ours, theirs = result(fid={"value": 1.0}) | one, result(fid={"value": 2.0})
+    note = scores_table([("ours", ours)]).note
+    assert note.startswith("Protocol mine (abababababab), 1 deviation; images.width must be 64; got 32. ")
+    note = scores_table([("ours", ours), ("theirs", theirs)]).note
+    assert "ours: Protocol mine (abababababab), 1 deviation; " in note
+    assert "theirs: Protocol not recorded (file of an earlier version). " in note

@@ -180,3 +180,20 @@ def test_results_that_name_a_folder_no_file_system_takes(tmp_path):
     path.write_text(json.dumps({"generated": {"path": "a" * 300}, "metrics": {}}))
     with pytest.raises(ValueError, match=r"must name folders; got 'aaa.*, in .*results\.json"):
         open_sources([path])
+
+
+def test_results_of_both_versions_open(tmp_path):
+    path = tmp_path / "results.json"
+    old = {"generated": {"path": "none"}, "metrics": {"fid": {"value": 1.0, "model": "m"}}}
+    for values in (old, old | {"schema_version": 1}, old | {"schema_version": 2, "protocol": {"id": "a", "hash": "b"}}):
+        path.write_text(json.dumps(values))
+        assert open_sources([path])[0].results == values
+    for changes, text in (
+        ({"schema_version": 3}, "schema_version must be 1 or 2; got 3"),
+        ({"schema_version": 2}, "protocol must be an object with id and hash; got None"),
+        ({"protocol": {"id": 5}}, "protocol must be an object with id and hash; got {'id': 5}"),
+        ({"deviations": "none"}, "deviations must be a list of texts; got 'none'"),
+    ):
+        path.write_text(json.dumps(old | changes))
+        with pytest.raises(ValueError, match=f"{text}, in .*results"):
+            open_sources([path])

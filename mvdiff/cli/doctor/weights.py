@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
+from mvdiff.eval.protocol import apply_protocol
 from mvdiff.eval.runner import PAPER_METRICS
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
@@ -153,10 +154,12 @@ def _written_by(name: str) -> str:
 
 def _judges(module: SampleWritingModule) -> Iterator[Finding]:
     """Open the networks of the metrics of `mvdiff test`, without which fit runs all the same."""
-    settings = module.output.evaluation or EvaluationSettings()
+    settings, metrics = module.output.evaluation or EvaluationSettings(), module.output.metrics or PAPER_METRICS
+    if (protocol := module.protocol()) is not None:
+        settings, metrics = apply_protocol(protocol, settings), protocol.metrics
     builder = MetricBuilder(asdict(settings) | {"device": "cpu"})
     named: dict[Finding, list[str]] = {}
-    for metric, init_args in parse_specs(module.output.metrics or PAPER_METRICS).items():
+    for metric, init_args in parse_specs(metrics).items():
         if metric.load_network is None:
             continue
         try:

@@ -35,12 +35,14 @@ class ClipScorer:
         weights_hash: SHA-256 of the weights, in hex.
         embed: Function from uint8 images [N, 3, H, W] and N texts to image and text embeddings, each [N, E].
         context: Context of the text encoder.
+        variant: Description of the image preprocessing, for results.
     """
 
     name: str
     weights_hash: str
     embed: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
     context: TextContext
+    variant: str = ""
 
     def __call__(self, images_uint8: Tensor, prompts: Sequence[str], batch_size: int = 32) -> Tensor:
         """Score each image against its prompt.
@@ -97,8 +99,12 @@ class ClipScore(PerSampleMetric):
     name = "clip_score"
     columns = (Column("clip_score", "CLIP score", higher_is_better=True),)
     load_network = staticmethod(clip_scorer)
-    variant = "100 max(0, cosine), mean over views, then samples"
     totals = ("num_images", "num_prompts_cut", "num_prompts_empty")
+
+    @property
+    def variant(self) -> str:
+        """Averages and the preprocessing of images."""
+        return "; ".join(filter(None, ["100 max(0, cosine), mean over views, then samples", self.network.variant]))
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
         """Average the scores of a sample's views.
@@ -170,8 +176,10 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         pixels = torch.stack([preprocess(to_pil_image(image.cpu())) for image in images]).to(device)
         return net.encode_image(pixels), net.encode_text(tokenizer(prompts).to(device))
 
-    label, context = Path(weights).name if local else weights, TextContext.of_open_clip(tokenizer)
-    return ClipScorer(f"open_clip {model} ({label})", file_hash(weights) if local else module_hash(net), embed, context)
+    name, weights_hash = Path(weights).name if local else weights, file_hash(weights) if local else module_hash(net)
+    resizing = net.visual.preprocess_cfg
+    variant = _preprocessing(resizing["interpolation"], resizing["size"], resizing["resize_mode"])
+    return ClipScorer(f"open_clip {model} ({name})", weights_hash, embed, TextContext.of_open_clip(tokenizer), variant)
 
 
 def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer:
@@ -207,7 +215,17 @@ def _transformers_scorer(folder: Path, device: str | torch.device) -> ClipScorer
         return image, text
 
     context = TextContext.of_tokenizer(tokenizer, length)
-    return ClipScorer(f"transformers CLIPModel {folder.name}", module_hash(net), embed, context)
+    variant = "uint8, image processor of the folder"
+    return ClipScorer(f"transformers CLIPModel {folder.name}", module_hash(net), embed, context, variant)
+
+
+def _preprocessing(filter_name: str, size: int | Sequence[int], mode: str) -> str:
+    size = size if isinstance(size, int) else max(size)
+    how = {
+        "shortest": f"of the shorter side to {size}, centre crop",
+        "longest": f"of the longer side to {size}, padding",
+    }
+    return f"uint8, antialiased PIL {filter_name} resize {how.get(mode, f'to {size}x{size}')}"
 
 
 def _missing_clip(model: str, got: str) -> str:

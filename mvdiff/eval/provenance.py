@@ -1,0 +1,100 @@
+"""What results record of images and run: hashes, commit, versions, device, and the command without places."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import subprocess
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path, PurePath
+from typing import Any
+
+import torch
+
+from mvdiff.eval.image_hashes import content_hash
+from mvdiff.eval.sources import Source
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def described(source: Source) -> dict[str, Any]:
+    """Return a source's own description with the hashes of its images and prompts; valid after a pass over it."""
+    images = {name: list(seen.pixel_hashes) for name, seen in sorted(source.tally.seen.items())}
+    return source.describe() | {
+        "content_hash": content_hash(images),
+        "prompts_hash": prompts_hash({name: seen.prompts for name, seen in source.tally.seen.items()}),
+        "num_images": sum(map(len, images.values())),
+        "images": images,
+    }
+
+
+def run_record(device: str, seconds: float) -> dict[str, Any]:
+    """Return the entry `run` of `results.json`.
+
+    Args:
+        device: Device of the networks.
+        seconds: Time of the evaluation.
+    """
+    return {
+        "commit": commit(),
+        "versions": library_versions(),
+        "device": f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device,
+        "seconds": round(seconds, 2),
+        "command": None,
+    }
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and the libraries on which the numbers depend."""
+    versions = {"python": platform.python_version()}
+    for name in ("mvdiff", "torch", "torchvision", "torch-fidelity", "open_clip_torch", "transformers"):
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions
+
+
+@cache
+def commit(package: Path = PACKAGE) -> str | None:
+    """Return the git commit of a package, with "-dirty" where files differ from it; None outside of a checkout."""
+    root = package.parent
+    if not (root / ".git").exists():  # an installed package may lie in another project's repository
+        return None
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def prompts_hash(prompts: Mapping[str, Sequence[str]]) -> str:
+    """Return the SHA-256 of the sorted lines `<sample id> TAB <view> TAB <prompt>`, in hex.
+
+    Args:
+        prompts: Prompts of every view, by sample id.
+    """
+    lines = [
+        f"{sample_id}\t{view}\t{prompt}\n" for sample_id, texts in prompts.items() for view, prompt in enumerate(texts)
+    ]
+    return hashlib.sha256("".join(sorted(lines)).encode(errors="surrogatepass")).hexdigest()
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Return a command as one line in which absolute paths are their last names.
+
+    >>> command_line(["mvdiff", "evaluate", "--generated", "/data/me/out", "--out=/tmp/r.json"])
+    'mvdiff evaluate --generated .../out --out=.../r.json'
+    """
+    return shlex.join(_without_place(word) for word in words)
+
+
+def _without_place(word: str) -> str:
+    before, equals, value = word.rpartition("=")
+    option, path = (before + equals, value) if before.startswith("--") else ("", word)
+    is_absolute = PurePath(path).is_absolute() or path.startswith("~")
+    return f"{option}.../{PurePath(path).name}" if is_absolute else word

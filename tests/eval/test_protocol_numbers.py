@@ -1,0 +1,88 @@
+"""The variants that packaged protocols demand are those that the metrics report."""
+
+import json
+from dataclasses import replace
+
+import open_clip
+import pytest
+import torch
+
+from mvdiff.eval.extractors import inception_extractor
+from mvdiff.eval.metrics.clip_score import ClipScore, clip_scorer
+from mvdiff.eval.metrics.fid import FID
+from mvdiff.eval.metrics.inception_score import InceptionScore
+from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
+from mvdiff.eval.protocol_files import protocol_from, read_protocol
+from mvdiff.eval.runner import evaluate
+from mvdiff.eval.settings import EvaluationSettings
+from mvdiff.eval.sources import ScoredSample
+from tests.eval.clip import TINY_NAME, write_open_clip
+from tests.eval.inception import write_random_inception
+from tests.eval.worlds import write_samples
+
+PAPER = ("mvdiffusion-pano-v1", "mvdiffusion-pano-community-v1", "mvdiffusion-depth-v1")
+
+
+def variants(name: str) -> dict[str, str]:
+    return {number: rule.variant for number, rule in read_protocol(name).numbers.items()}
+
+
+def test_numbers_of_the_toy_protocol(tmp_path):
+    truth = [{"object": "sofa", "colour": "red", "walls": "white"}] * 8
+    folder = write_samples(tmp_path / "a", num=2, truth=truth)
+    text = json.dumps(read_protocol("toy-pano-v1").values())  # at a small size: 1024 takes ten seconds
+    small = json.loads(
+        text.replace("resized to 1024", "resized to 16").replace('"overlap_size": 1024', '"overlap_size": 16')
+    )
+    protocol = protocol_from({"title": "small", **small}, "small")
+    results = evaluate(folder, folder, protocol=protocol, settings=EvaluationSettings(device="cpu"))
+    assert [name for name, entry in results["metrics"].items() if "missing" in entry] == []
+    assert [line for line in results["deviations"] if line.startswith("numbers.")] == []
+    fields = {line.partition(" ")[0] for line in results["deviations"]}
+    counts = {"images.num_samples", "images.num_reference_samples", "images.height", "images.width"}
+    assert fields == counts | {"data.ids", "data.prompts_hash"}
+
+
+def test_numbers_of_inception(tmp_path):
+    path = write_random_inception(tmp_path / "inception.pth")
+    extractor = inception_extractor(path, "")
+    generator = torch.Generator().manual_seed(0)
+    network = replace(
+        extractor,
+        run=lambda images: (torch.rand(len(images), 2048, generator=generator), torch.rand(len(images), 1008)),
+    )
+    folder = write_samples(tmp_path / "a", num=2)
+    metrics = evaluate(folder, folder, [FID(network=network), InceptionScore(network=network)])["metrics"]
+    for name in PAPER:
+        for number in ("fid", "inception_score"):
+            assert metrics[number]["variant"] == variants(name)[number]
+            assert metrics[number]["model"] == read_protocol(name).numbers[number].model
+
+
+def test_numbers_of_clip(tmp_path):
+    weights = write_open_clip(tmp_path)
+    metric = ClipScore(network=clip_scorer(TINY_NAME, weights))
+    folder = write_samples(tmp_path / "a", num=1)
+    entry = evaluate(folder, None, [metric])["metrics"]["clip_score"]
+    for name in PAPER:
+        protocol = read_protocol(name)
+        architecture = protocol.settings["clip_model"]
+        config = open_clip.get_model_config(architecture)
+        assert config["quick_gelu"]
+        assert protocol.settings["clip_weights"] in open_clip.list_pretrained_tags_by_model(architecture)
+        size = config["vision_cfg"]["image_size"]
+        assert entry["variant"].replace("to 32,", f"to {size},") == variants(name)["clip_score"]
+        assert protocol.numbers["clip_score"].model == entry["model"].replace(TINY_NAME, architecture).split(" (")[0]
+
+
+@pytest.mark.parametrize("name", ["mvdiffusion-pano-community-v1", "mvdiffusion-depth-v1", "toy-depth-v1"])
+def test_numbers_of_the_overlap(name):
+    protocol = read_protocol(name)
+    settings = {key: value for key, value in protocol.settings.items() if key.startswith("overlap")}
+    metric = OverlapPSNR(**settings)
+    by_depth = {"depths": torch.ones(2, 8, 8), "t": torch.zeros(2, 3)} if protocol.task == "depth" else {}
+    K = torch.tensor([[4.0, 0, 3.5], [0, 4.0, 3.5], [0, 0, 1]]).expand(2, 3, 3)
+    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
+    metric.update(ScoredSample("a", images, K, torch.eye(3).expand(2, 3, 3), ["", ""], **by_depth), False)
+    for number, result in metric.compute().items():
+        assert (result.model, result.variant) == (protocol.numbers[number].model, protocol.numbers[number].variant)

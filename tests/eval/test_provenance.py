@@ -1,0 +1,45 @@
+"""What results record of prompts and of the commit."""
+
+import hashlib
+import subprocess
+
+import pytest
+
+from mvdiff.eval.provenance import commit, prompts_hash
+
+
+def test_the_hash_of_prompts_depends_on_ids_views_and_words():
+    text = "a\t0\tone\na\t1\ttwo\nb\t0\tone\n"
+    prompts = {"b": ["one"], "a": ["one", "two"]}
+    assert prompts_hash(prompts) == hashlib.sha256(text.encode()).hexdigest()
+    others = (
+        {"b": ["one"], "a": ["two", "one"]},
+        {"c": ["one"], "a": ["one", "two"]},
+        {"b": ["One"], "a": ["one", "two"]},
+    )
+    assert len({prompts_hash(one) for one in (prompts, *others)}) == 4
+
+
+@pytest.fixture
+def git(tmp_path):
+    def run(*words: str) -> str:
+        who = ["-c", "user.name=a", "-c", "user.email=a@b.c"]
+        return subprocess.run(["git", *who, *words], cwd=tmp_path, check=True, capture_output=True, text=True).stdout
+
+    return run
+
+
+def test_the_commit_of_a_checkout(tmp_path, git):
+    package = tmp_path / "package"
+    package.mkdir()
+    (package / "code.py").write_text("1\n")
+    assert commit.__wrapped__(package) is None  # no checkout
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-qm", "first")
+    assert commit.__wrapped__(package) == git("rev-parse", "HEAD").strip()
+    (package / "code.py").write_text("2\n")
+    assert commit.__wrapped__(package) == git("rev-parse", "HEAD").strip() + "-dirty"
+    inner = package / "venv" / "installed"  # an installed package in another project's repository
+    inner.mkdir(parents=True)
+    assert commit.__wrapped__(inner) is None
