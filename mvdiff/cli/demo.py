@@ -5,12 +5,11 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 from mvdiff.cli.command import Command
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline, usable_device
+from mvdiff.signals import stopped_by
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +37,8 @@ def run(options: DemoOptions, memory: MemoryOptions) -> int:
         value = getattr(options, name)
         if value is not None and not low <= value <= high:
             raise ValueError(f"--{name} must lie between {low} and {high}; got {value}.")
-    with _ended_by_signals(), upload_folder():  # before Gradio is imported, which makes folders at once
+    hangup = [signal.SIGHUP] if hasattr(signal, "SIGHUP") else []  # a closed terminal; not on Windows
+    with stopped_by(*hangup), upload_folder():  # before Gradio is imported, which makes folders at once
         _serve(options, memory)
     return 0
 
@@ -74,22 +74,6 @@ def _serve(options: DemoOptions, memory: MemoryOptions) -> None:
         page.server.config.timeout_graceful_shutdown = 1  # open pages keep their connections for 10 s and more
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # which lists them
         page.close(verbose=False)
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """End the command by an exception on SIGTERM, and on SIGHUP of a closed terminal, so that uploads are removed."""
-
-    def end(number: int, _) -> None:
-        raise SystemExit(128 + number)
-
-    names = [name for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    before = {getattr(signal, name): signal.signal(getattr(signal, name), end) for name in names}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _kind(model: str, revision: str | None):

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class Stopped(Exception):
+class RunStopped(Exception):
     """Raised inside a run that was stopped."""
 
 
@@ -31,15 +31,15 @@ class Ticket:
         """Note the finished steps.
 
         Raises:
-            Stopped: The run was stopped.
+            RunStopped: The run was stopped.
         """
         self.done, self.total = done, total
         self.check()
 
     def check(self) -> None:
-        """Raise `Stopped` if the run was stopped."""
+        """Raise `RunStopped` if the run was stopped."""
         if self.stopped:
-            raise Stopped(f"Stopped after {self.done} of {self.total} steps." if self.total else "Stopped.")
+            raise RunStopped(f"Stopped after {self.done} of {self.total} steps." if self.total else "Stopped.")
 
 
 class Line:
@@ -70,9 +70,10 @@ class Line:
             ValueError: Too many visitors wait already.
         """
         with self._changed:
+            others = sum(not ticket.stopped and ticket.visitor != visitor for ticket in self._tickets)
+            if others > self.max_waiting:
+                raise ValueError(f"the line is full ({others} visitors). Try again in a few minutes.")
             self._stop(lambda ticket: ticket.visitor == visitor)
-            if len(self._tickets) > self.max_waiting:
-                raise ValueError(f"the line is full ({len(self._tickets)} visitors). Try again in a few minutes.")
             ticket = Ticket(visitor)
             self._tickets.append(ticket)
         try:
@@ -86,7 +87,7 @@ class Line:
         """Wait for a ticket's turn; yield the number of visitors before it, each time that it has changed.
 
         Raises:
-            Stopped: The run was stopped.
+            RunStopped: The run was stopped.
         """
         told = 0
         while True:

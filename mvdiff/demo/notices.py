@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from html import escape
 
+from mvdiff.files.sharing import shared_text
+
 _log = logging.getLogger(__name__)
 _BOX = "padding: .6rem .9rem; border-radius: .4rem; overflow-wrap: anywhere; border: 1px solid "
 _RED = f"{_BOX} var(--error-border-color); background: var(--error-background-fill); color: var(--error-text-color)"
@@ -32,8 +34,8 @@ def explain(error: Exception) -> str:
     import torch
 
     if isinstance(error, ValueError | OSError):
-        return str(error)
+        return shared_text(str(error))
     if isinstance(error, torch.OutOfMemoryError):
         return "the device has too little memory for this model. Try --dtype bfloat16."
     _log.error("generation failed", exc_info=error)
-    return f"generation failed: {error}. See the terminal of mvdiff demo for details."
+    return f"generation failed: {shared_text(str(error))}. See the terminal of mvdiff demo for details."

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from mvdiff.demo.generation import Given, Request, generate_panorama, rig_labels, takes_image
-from mvdiff.demo.line import Line, Stopped
+from mvdiff.demo.line import Line, RunStopped
 from mvdiff.demo.notices import alert, explain, frame, status
 from mvdiff.demo.uploads import KEPT_SECONDS, MAX_UPLOAD_MB, preview
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
@@ -60,7 +60,7 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, form: Form, lin
     rig = pipeline.rig
     labels = rig_labels(rig)
     quiet = {"show_progress": "hidden", "api_visibility": "private"}
-    with gr.Blocks(title="mvdiff demo", analytics_enabled=False, delete_cache=(600, KEPT_SECONDS)) as page:
+    with gr.Blocks(title="mvdiff demo", analytics_enabled=False, delete_cache=(600, KEPT_SECONDS - 600)) as page:
         gr.Markdown(
             f"# mvdiff\n{len(labels)} views of {rig.width} x {rig.height} pixels, generated jointly by `{name}`."
         )
@@ -93,7 +93,7 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, form: Form, lin
 
                     document = generate_panorama(pipeline, request, step)
                 yield "", frame(document), ended
-            except Stopped as stopped:
+            except RunStopped as stopped:
                 yield status(f"{stopped} Nothing was generated."), gr.skip(), ended
             except Exception as error:
                 yield alert("Not generated", explain(error)), gr.skip(), ended
@@ -106,7 +106,7 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, form: Form, lin
             line.stop(visitor.session_hash)
 
         shows = [notice, shown, stop]
-        unbounded = {"concurrency_limit": None, "show_progress_on": shown}  # the line is the limit
+        unbounded = {"concurrency_limit": None, "show_progress_on": shown}  # `Line` lets one run at a time
         button.click(run, [*given, *fields], shows, js=CLOSE_TOASTS, **unbounded, api_visibility="private")
         stop.click(halt, None, stop, queue=False, **quiet)
         page.unload(leave)

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePath
 from typing import Any
 
-from mvdiff.files.paths import real_path
+from mvdiff.files.paths import expanded, real_path
 
 _PATH = re.compile(r"(?<![\w~.:/\\+-])/[^\s/'\"<>|,;:()\[\]]+(?:/[^\s/'\"<>|,;:()\[\]]+)+/?")
 """An absolute path of two or more parts inside a sentence; one with spaces is found by its known beginning alone."""
@@ -66,7 +66,7 @@ def shared_name(name: str | os.PathLike[str]) -> str:
 
 
 def distinct_names(paths: Iterable[Path]) -> list[str]:
-    """Return the shortest endings of paths that tell them apart.
+    """Return the last parts of paths, as many as make the names differ.
 
     Example:
         >>> distinct_names([Path("/a/x/out"), Path("/a/y/out")])
@@ -98,7 +98,7 @@ def shared_text(text: str, roots: Iterable[str | os.PathLike[str]] = ()) -> str:
     places = {os.fspath(root) for root in roots if os.path.isabs(root)}
     for place in sorted(places - {home, os.path.sep}, key=len, reverse=True):
         text = _replaced(text, place.rstrip(os.path.sep), _shortened(place))
-    for place in {os.path.expanduser("~"), home}:
+    for place in {str(expanded("~")), home}:
         if len(Path(place).parts) > 1:
             text = _replaced(text, place, "~")
     return _PATH.sub(lambda match: _shortened(match[0]), text)

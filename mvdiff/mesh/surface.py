@@ -172,6 +172,7 @@ def up_axis(R: Tensor) -> np.ndarray:
     The result, float64, is (0, -1, 0) for OpenCV axes and (0, 0, 1) for ScanNet's.
 
     Example:
+        >>> import torch
         >>> up_axis(torch.eye(3)[None]).tolist()
         [0.0, -1.0, 0.0]
     """

@@ -200,7 +200,7 @@ def test_a_checkpoint_is_tried_on_the_model(config, tmp_path, capsys):
     checkpoint.write_bytes(b"no checkpoint")
     status, findings = doctor(tmp_path, config, *options)
     assert status == 1
-    assert any(str(checkpoint) in text for text in of_status(findings, "problem"))
+    assert any(checkpoint.name in text for text in of_status(findings, "problem"))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")

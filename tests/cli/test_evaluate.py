@@ -112,7 +112,7 @@ def test_upstream_layout_with_a_rig_file(tmp_path):
     assert main(["evaluate", "--generated", str(root), *arguments]) == 0
     assert json.loads(out.read_text())["metrics"]["overlap_psnr_pooled"]["ratio_to_reference"] < 1
     rig.write_text("{}")
-    with pytest.raises(ValueError, match=r"--rig must be a JSON file with views, height, width .*; got .*rig\.json"):
+    with pytest.raises(ValueError, match=r"--rig must be a JSON file with views, height, width; got .*rig\.json"):
         read_rig(rig)
     for path, found in ((tmp_path / "none.json", "does not exist"), (tmp_path, "is a folder")):
         with pytest.raises(FileNotFoundError, match=rf"--rig must be a JSON file .*; got {path}, which {found}"):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mvdiff.demo.generation import Given, Request, generate_panorama, takes_image
-from mvdiff.demo.line import Stopped
+from mvdiff.demo.line import RunStopped
 from tests.files.pictures import exif
 
 LABELS = ["0°", "90°", "up"]
@@ -99,11 +99,11 @@ def test_the_document_says_whose_it_is_and_shows_texts_as_text(toy_pipeline):
 def test_what_the_progress_raises_ends_the_generation_and_the_next_one_works(toy_pipeline):
     def stop(done: int, total: int) -> None:
         if done == 2:
-            raise Stopped(f"{done}/{total}")
+            raise RunStopped(f"{done}/{total}")
 
     request = Request("white walls", num_inference_steps=4, guidance_scale=1.0)
     before = generate_panorama(toy_pipeline, request)
-    with pytest.raises(Stopped, match="2/4"):
+    with pytest.raises(RunStopped, match="2/4"):
         generate_panorama(toy_pipeline, request, stop)
     assert generate_panorama(toy_pipeline, request) == before
 

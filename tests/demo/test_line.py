@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from mvdiff.demo.line import Line, Stopped
+from mvdiff.demo.line import Line, RunStopped
 
 
 def in_thread(target) -> threading.Thread:
@@ -44,7 +44,7 @@ def test_a_run_stops_at_its_next_step_and_the_next_one_starts():
         ticket.step(1, 5)
         assert not line.stop("b")
         assert line.stop("a")
-        with pytest.raises(Stopped, match=r"Stopped after 2 of 5 steps\."):
+        with pytest.raises(RunStopped, match=r"Stopped after 2 of 5 steps\."):
             ticket.step(2, 5)
     assert line.num_active == 0
     assert not line.stop("a")
@@ -57,7 +57,7 @@ def test_a_waiting_visitor_who_leaves_does_not_hold_up_the_others():
     line, ended = Line(), threading.Event()
 
     def wait() -> None:
-        with pytest.raises(Stopped, match=r"^Stopped\.$"), line.place("second") as ticket:
+        with pytest.raises(RunStopped, match=r"^Stopped\.$"), line.place("second") as ticket:
             list(line.waits(ticket))
         ended.set()
 
