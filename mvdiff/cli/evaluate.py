@@ -35,7 +35,8 @@ class EvaluateOptions:
     """JSON file that receives the results"""
     metrics: tuple[str | dict[str, Any], ...] | None = None
     """metrics to compute: names from the list above, class paths such as my_module.MyMetric, or {"class_path": ...,
-    "init_args": {...}} (default: fid, inception_score, clip_score, overlap_psnr)"""
+    "init_args": {...}} (default: fid, inception_score, clip_score, overlap_psnr, overlap_chance, overlap_zncc,
+    border_ratio, sharpness)"""
     rig: Path | None = None
     """JSON file with the cameras, in the format of the entry "rig" in sample.json; needed for sample folders of the
     2023 release, which store no cameras"""
@@ -79,7 +80,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     from mvdiff.cli.out_files import check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
-    from mvdiff.eval.runner import PAPER_METRICS, evaluate, write_results
+    from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, write_results
     from mvdiff.eval.shortcomings import left_out, shortcomings
     from mvdiff.eval.table import results_table
     from mvdiff.eval.text_table import terminal_width
@@ -102,7 +103,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
             bar.advance(tasks[which])
 
         progress = advance if first else None
-        how = (options.metrics or PAPER_METRICS, settings, rig, progress, options.num_workers, distributed)
+        how = (options.metrics or DEFAULT_METRICS, settings, rig, progress, options.num_workers, distributed)
         results = evaluate(generated, reference, *how)
     computed = any("value" in entry for entry in results["metrics"].values())
     short = shortcomings(results) if options.strict else []
@@ -146,12 +147,12 @@ def _check(options: EvaluateOptions, settings: EvaluationSettings, generated: An
     """Raise SettingError for options that are wrong, would go unused, or lack another one."""
     from mvdiff.eval.checks import check_needs, check_used
     from mvdiff.eval.metric_specs import parse_specs
-    from mvdiff.eval.runner import PAPER_METRICS
+    from mvdiff.eval.runner import DEFAULT_METRICS
     from mvdiff.eval.sources import FolderSource
     from mvdiff.samples import is_complete
 
     try:
-        specs = parse_specs(options.metrics or PAPER_METRICS)
+        specs = parse_specs(options.metrics or DEFAULT_METRICS)
     except ValueError as error:
         raise SettingError(f"--metrics: {error}") from error
     check_used(specs, settings)

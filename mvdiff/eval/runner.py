@@ -33,6 +33,8 @@ SCHEMA_VERSION = 1
 _FILES = ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth")
 """Settings that may be paths of files and folders."""
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
+DEFAULT_METRICS = (*PAPER_METRICS, "overlap_chance", "overlap_zncc", "border_ratio", "sharpness")
+"""The paper's metrics, and those without which overlap PSNR misleads."""
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
 
@@ -40,7 +42,7 @@ Progress = Callable[[str, str, int], None]
 def evaluate(
     generated: str | Path | Source,
     reference: str | Path | Source | None = None,
-    metrics: Sequence[MetricSpec] = PAPER_METRICS,
+    metrics: Sequence[MetricSpec] = DEFAULT_METRICS,
     settings: EvaluationSettings | None = None,
     rig: Rig | None = None,
     progress: Progress | None = None,

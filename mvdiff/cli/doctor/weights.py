@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
-from mvdiff.eval.runner import PAPER_METRICS
+from mvdiff.eval.runner import DEFAULT_METRICS
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
 from mvdiff.files.paths import visible
@@ -156,7 +156,7 @@ def _judges(module: SampleWritingModule) -> Iterator[Finding]:
     settings = module.output.evaluation or EvaluationSettings()
     builder = MetricBuilder(asdict(settings) | {"device": "cpu"})
     named: dict[Finding, list[str]] = {}
-    for metric, init_args in parse_specs(module.output.metrics or PAPER_METRICS).items():
+    for metric, init_args in parse_specs(module.output.metrics or DEFAULT_METRICS).items():
         if metric.load_network is None:
             continue
         try:
