@@ -36,7 +36,8 @@ class EvaluateOptions:
     """JSON file that receives the results"""
     metrics: tuple[str | dict[str, Any], ...] | None = None
     """metrics to compute: names from the list above, class paths such as my_module.MyMetric, or {"class_path": ...,
-    "init_args": {...}} (default: fid, inception_score, clip_score, overlap_psnr)"""
+    "init_args": {...}} (default: fid, inception_score, clip_score, overlap_psnr, overlap_chance, overlap_zncc,
+    border_ratio, sharpness)"""
     rig: Path | None = None
     """JSON file with the cameras, in the format of the entry "rig" in sample.json; needed for sample folders of the
     2023 release, which store no cameras"""
@@ -89,7 +90,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
     from mvdiff.eval.provenance import command_line
-    from mvdiff.eval.runner import PAPER_METRICS, evaluate, write_results
+    from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, write_results
     from mvdiff.eval.shortcomings import left_out, shortcomings
     from mvdiff.eval.table import results_table
     from mvdiff.eval.text_table import terminal_width
@@ -100,7 +101,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
         check_apart("--out", options.out, {"--rig": options.rig, "--config": options.config})
         check_no_sample_file(options.out)
     protocol, settings, split = _protocol(options, settings, words)
-    metrics = options.metrics or PAPER_METRICS if protocol is None else protocol.metrics
+    metrics = options.metrics or DEFAULT_METRICS if protocol is None else protocol.metrics
     manifest = _manifest(options)
     rig = read_rig(options.rig)
     generated, reference = _sources(options, rig, split)

@@ -16,6 +16,8 @@ from mvdiff.eval.protocol import Protocol, apply_protocol, canonical_json
 from mvdiff.eval.settings import FREE, EvaluationSettings, SettingError
 
 PAPER_METRICS = ("fid", "inception_score", "clip_score", "overlap_psnr")
+DEFAULT_METRICS = (*PAPER_METRICS, "overlap_chance", "overlap_zncc", "border_ratio", "sharpness")
+"""The paper's metrics, and those without which overlap PSNR misleads."""
 _FOR_ALL = ("seed", "batch_size", "device", "num_resamples")
 """Settings that every scoring has."""
 _PATHS = ("inception_weights", "toy_features", "truth")
@@ -27,11 +29,11 @@ def planned(
     """Return the arguments of each metric, and the settings; a protocol brings both.
 
     Raises:
-        SettingError: Metrics other than the paper's, or a setting, contradict the protocol, or it is incomplete.
+        SettingError: Metrics other than the default ones, or a setting, contradict the protocol, or it is incomplete.
     """
     if protocol is None:
         return parse_specs(metrics), settings or EvaluationSettings()
-    settings = apply_protocol(protocol, settings, None if metrics is PAPER_METRICS else metrics)
+    settings = apply_protocol(protocol, settings, None if metrics is DEFAULT_METRICS else metrics)
     specs = parse_specs(protocol.metrics)
     check_complete(protocol, specs)
     return specs, settings

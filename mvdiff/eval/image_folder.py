@@ -20,8 +20,8 @@ from mvdiff.samples.pixels import read_png
 
 NOTE = (
     "each image counts as one sample of one view. FID, KID, Inception Score and sharpness need no more; clip_score "
-    "needs the prompt of <name>.png in <name>.txt. overlap_psnr, given and caption_agreement need sample folders: "
-    "<i>.png for each view, and sample.json with cameras and prompts (docs/evaluate.md)."
+    "needs the prompt of <name>.png in <name>.txt. overlap_psnr, border_ratio, given and caption_agreement need sample "
+    "folders: <i>.png for each view, and sample.json with cameras and prompts (docs/evaluate.md)."
 )
 
 

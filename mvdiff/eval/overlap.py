@@ -24,7 +24,7 @@ Axes: B batch, V views, H x W image. Errors are squared errors of intensities in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,18 +32,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
+from mvdiff.eval.warped_pairs import Correspond, Pairs, WarpedPair, warp_pairs
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.correspondence import apply_homography, homography, overlapping_neighbours
 from mvdiff.geometry.depth import DepthTolerance, depth_correspondence
 from mvdiff.geometry.depth_overlap import overlap_matrix
-from mvdiff.geometry.sampling import cell_centres, sample_bilinear
+from mvdiff.geometry.sampling import cell_centres
 from mvdiff.samples import from_uint8
 from mvdiff.shapes import check_shapes
 
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MIN_PAIR_OVERLAP = 0.3
 MAX_PSNR = 100.0
-Pairs = list[tuple[int, int]]
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,19 @@ def overlap_errors(
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
 ) -> PairErrors:
-    """Compare overlapping views of one sample whose views share a centre.
+    """Compare overlapping views of one sample whose views share a centre; see `warped_views`."""
+    return errors_of(warped_views(images, K, R, size, pairs, view_valid))
+
+
+def warped_views(
+    images: Tensor,
+    K: Tensor,
+    R: Tensor,
+    size: int | tuple[int, int] | None = PAPER_SIZE,
+    pairs: PairRule = "adjacent",
+    view_valid: Tensor | None = None,
+) -> Iterator[WarpedPair]:
+    """Warp overlapping views of one sample whose views share a centre into each other.
 
     Images are first resized to `size`: a height (the width keeps the aspect ratio), `(height, width)`, or None to keep
     their size. The paper resizes from 512 to 1024.
@@ -169,7 +181,7 @@ def overlap_errors(
     compared = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
     unit, K = _resize(unit_range(images), K, size)
-    return pair_errors(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid)
+    return warp_pairs(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid)
 
 
 def depth_overlap_errors(
@@ -182,7 +194,21 @@ def depth_overlap_errors(
     tolerance: DepthTolerance = PAPER_TOLERANCE,
     view_valid: Tensor | None = None,
 ) -> PairErrors:
-    """Compare overlapping views of one sample with depth.
+    """Compare overlapping views of one sample with depth; see `warped_depth_views`."""
+    return errors_of(warped_depth_views(images, depths, K, R, t, pairs, tolerance, view_valid))
+
+
+def warped_depth_views(
+    images: Tensor,
+    depths: Tensor,
+    K: Tensor,
+    R: Tensor,
+    t: Tensor,
+    pairs: PairRule = "adjacent",
+    tolerance: DepthTolerance = PAPER_TOLERANCE,
+    view_valid: Tensor | None = None,
+) -> Iterator[WarpedPair]:
+    """Warp overlapping views of one sample with depth into each other.
 
     Pixels whose z in the source camera differs from the source's depth by more than `tolerance` are discarded as
     occluded. The paper's 0.5 m misses occluders that are less than 0.5 m in front of the pixel's point;
@@ -201,10 +227,10 @@ def depth_overlap_errors(
         target_view, source_view = ([values[view] for values in views] for view in (target, source))
         return depth_correspondence(*target_view, *source_view, tolerance)
 
-    return pair_errors(unit, unit, depth_view_pairs(*views[1:], views[0], pairs), correspond, view_valid)
+    return warp_pairs(unit, unit, depth_view_pairs(*views[1:], views[0], pairs), correspond, view_valid)
 
 
-def homographies(K: Tensor, R: Tensor, height: int, width: int) -> Callable[[int, int], tuple[Tensor, Tensor]]:
+def homographies(K: Tensor, R: Tensor, height: int, width: int) -> Correspond:
     """Return a function from view indices (target, source) to the source positions of the target's pixels.
 
     It returns [H, W, 2] (x, y) and [H, W] bool `visible`, see `mvdiff.geometry.apply_homography`.
@@ -215,44 +241,10 @@ def homographies(K: Tensor, R: Tensor, height: int, width: int) -> Callable[[int
     )
 
 
-def pair_errors(
-    targets: Tensor,
-    sources: Tensor,
-    pairs: Pairs,
-    correspond: Callable[[int, int], tuple[Tensor, Tensor]],
-    view_valid: Tensor | None = None,
-    known: Tensor | None = None,
-) -> PairErrors:
-    """Warp the source view of each pair into its target view and compare them.
-
-    Args:
-        targets: [V, 3, H, W] in [0, 1].
-        sources: [V, 3, H, W] in [0, 1].
-        pairs: `(target, source)` view indices.
-        correspond: Function from (target, source) to source positions [H, W, 2] (x, y) and visibility [H, W].
-        view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
-        known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
-            source are known. None: all pixels whose four neighbours lie in the image.
-    """
-    last = torch.tensor([targets.shape[-1] - 1, targets.shape[-2] - 1], device=targets.device)
-    compared_pairs, errors, counts = [], [], []
-    for target, source in pairs:
-        if view_valid is not None and not (view_valid[target] and view_valid[source]):
-            continue
-        xy, visible = correspond(target, source)
-        compared = visible & ((xy >= 0) & (xy <= last)).all(dim=-1)
-        if known is not None:
-            compared &= ~known[target, 0]
-            whole = sample_bilinear(known[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
-            compared[compared.clone()] = whole
-        count = int(compared.sum()) * targets.shape[1]
-        if count == 0:
-            continue
-        warped = sample_bilinear(sources[source : source + 1].double(), xy[compared][None])[0]
-        errors.append(float((warped - targets[target][:, compared].double()).square().sum()))
-        counts.append(count)
-        compared_pairs.append((target, source))
-    return PairErrors(compared_pairs, errors, counts)
+def errors_of(pairs: Iterable[WarpedPair]) -> PairErrors:
+    """Sum the squared errors of each pair."""
+    rows = [((pair.target, pair.source), pair.squared_error(), pair.own.numel()) for pair in pairs]
+    return PairErrors(*([row[i] for row in rows] for i in range(3)))
 
 
 def overlap_psnr(

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
-from mvdiff.eval.checks import PAPER_METRICS, custom_values, planned
+from mvdiff.eval.checks import DEFAULT_METRICS, custom_values, planned
 from mvdiff.eval.deviations import deviations, sample_deviations, unchecked
 from mvdiff.eval.image_folder import open_folder
 from mvdiff.eval.metric import SampleMetric
@@ -43,7 +43,7 @@ Progress = Callable[[str, str, int], None]
 def evaluate(
     generated: str | Path | Source,
     reference: str | Path | Source | None = None,
-    metrics: Sequence[MetricSpec] = PAPER_METRICS,
+    metrics: Sequence[MetricSpec] = DEFAULT_METRICS,
     settings: EvaluationSettings | None = None,
     rig: Rig | None = None,
     progress: Progress | None = None,

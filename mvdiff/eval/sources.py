@@ -6,7 +6,7 @@ Axes: V views, H x W image.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -63,6 +63,13 @@ class ScoredSample:
     pasted_back: bool = False
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def once(self, name: Hashable, measure: Callable[[], Any]) -> Any:
+        """Return `measure()`, called only the first time for this sample and name: metrics share work through it."""
+        if name not in self._shared:
+            self._shared[name] = measure()
+        return self._shared[name]
 
     @property
     def key(self) -> int:

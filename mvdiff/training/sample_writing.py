@@ -19,7 +19,7 @@ from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.protocol import Protocol, apply_protocol
 from mvdiff.eval.protocol_files import read_protocol
-from mvdiff.eval.runner import PAPER_METRICS, evaluate, flat_numbers, write_results
+from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, flat_numbers, write_results
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.pipelines.base import MultiViewPipeline
@@ -131,7 +131,7 @@ class SampleWritingModule(TrainedPartModule):
         """Score the samples of this test on the first rank; log every number and write results.json."""
         sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
         if self.trainer.is_global_zero:
-            how = (self.output.metrics or PAPER_METRICS, self.output.evaluation, self.protocol())
+            how = (self.output.metrics or DEFAULT_METRICS, self.output.evaluation, self.protocol())
             numbers = score_folder(self.output_folder, sample_ids, *how)
             # Nothing is reduced over the ranks: `sync_dist` says that the numbers are already those of all samples.
             scores = {f"test/{name}": value for name, value in numbers.items()}

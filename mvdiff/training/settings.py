@@ -18,7 +18,7 @@ class OutputSettings:
     overwrite: bool = False
     """regenerate samples that are already complete"""
     metrics: list[str | dict[str, Any]] | None = None
-    """metrics of `test`: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
+    """metrics of `test`: names, class paths or `{class_path, init_args}`; None: those of `mvdiff evaluate`"""
     evaluation: EvaluationSettings | None = None
     """protocol of the metrics of `test`: a mapping with option names of `mvdiff evaluate`, such as {"num_splits": 5};
     None: the paper's"""

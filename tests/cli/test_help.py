@@ -14,7 +14,7 @@ from lightning.pytorch import Trainer
 from mvdiff.cli import train_help
 from mvdiff.cli.main import NAMES, commands_of, main
 from mvdiff.cli.options import CommandParser
-from mvdiff.eval.runner import PAPER_METRICS
+from mvdiff.eval.runner import DEFAULT_METRICS
 from mvdiff.recipes.settings import DepthSettings, PanoramaSettings
 from mvdiff.run_files import configs_folder
 from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Sampling
@@ -132,7 +132,7 @@ def test_help_of_evaluate_names_the_default_metrics(capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", "--help"])
     text = " ".join(capsys.readouterr().out.split())
-    assert f"(default: {', '.join(PAPER_METRICS)})" in text
+    assert f"(default: {', '.join(DEFAULT_METRICS)})" in text
     assert "thing_colours (from Python only)" in text
     assert "--overlap_pairs {adjacent,overlapping,...}" in text
 

@@ -116,6 +116,27 @@ def test_kid_matches_torchmetrics(num):
     assert kernel_distance(a, b) == pytest.approx(float(poly_mmd(b, a)), rel=1e-9)
 
 
+@pytest.mark.parametrize("num", [40, 9])
+def test_kid_matches_torch_fidelity(num):
+    from torch_fidelity.metric_kid import kernel_poly, mmd2
+
+    a, b = features(num, 16, 0).double(), features(num, 16, 1, shift=0.3).double()
+    options = {"kid_kernel_poly_degree": 3, "kid_kernel_poly_gamma": None, "kid_kernel_poly_coef0": 1}
+    expected = mmd2(*(kernel_poly(x.numpy(), y.numpy(), **options) for x, y in ((a, a), (a, b), (b, b))))
+    assert kernel_distance(a, b) == pytest.approx(float(expected), rel=1e-9)
+
+
+def test_kid_of_unequal_sizes_matches_naive_loop():
+    a, b = features(7, 5, 0).double().numpy(), features(11, 5, 1, shift=0.3).double().numpy()
+
+    def mean(one, other, same=False):
+        values = [(x @ y / 5 + 1) ** 3 for i, x in enumerate(one) for j, y in enumerate(other) if not (same and i == j)]
+        return np.mean(values)
+
+    expected = mean(a, a, same=True) + mean(b, b, same=True) - 2 * mean(a, b)
+    assert kernel_distance(torch.from_numpy(a), torch.from_numpy(b)) == pytest.approx(expected, rel=1e-9)
+
+
 def test_kid_of_samples_of_one_distribution_is_unbiased():
     """Its mean over draws is 0 within its spread, whatever the counts; a shift is seen."""
     pool = features(2000, 4, 0)

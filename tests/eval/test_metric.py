@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mvdiff.cli.main import main
+from mvdiff.eval.checks import DEFAULT_METRICS, PAPER_METRICS
 from mvdiff.eval.extractors import FeatureExtractor
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
@@ -16,17 +17,18 @@ from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.inception_score import InceptionScore
 from mvdiff.eval.metrics.sharpness import Sharpness
 from mvdiff.eval.metrics.thing_colours import ThingColours
-from mvdiff.eval.runner import PAPER_METRICS, EvaluationSettings, evaluate
+from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sources import FolderSource
 from mvdiff.eval.table import result_column
 from tests.eval.worlds import views, write_judge, write_samples
 from tests.extend.outside.my_metric import Brightness
 
 OWN = "tests.extend.outside.my_metric.Brightness"
+OVERLAPS = ("overlap_psnr", "overlap_chance", "overlap_zncc", "border_ratio")
 
 
 def test_every_file_holds_the_metric_of_its_name():
-    assert set(PAPER_METRICS) < set(metric_names())
+    assert set(PAPER_METRICS) < set(DEFAULT_METRICS) < set(metric_names())
     classes = [metric_class(name) for name in metric_names()]
     assert [metric.name for metric in classes] == list(metric_names())
     assert all(issubclass(metric, SampleMetric) and metric.__doc__ for metric in classes)
@@ -35,8 +37,10 @@ def test_every_file_holds_the_metric_of_its_name():
 
 def test_columns_know_direction_and_unit():
     columns = metric_columns()
-    assert {name for name, column in columns.items() if column.higher_is_better is False} == {"fid", "kid", "toy_fid"}
-    assert {name for name, column in columns.items() if column.unit == "dB"} == {n for n in columns if "psnr" in n}
+    lower = {name for name, column in columns.items() if column.higher_is_better is False}
+    assert lower == {"fid", "kid", "toy_fid", "border_ratio"}
+    decibels = {name for name, column in columns.items() if column.unit == "dB"}
+    assert decibels == {"overlap_chance"} | {name for name in columns if "psnr" in name}
 
 
 @pytest.fixture
@@ -95,7 +99,9 @@ def test_wrong_choices_on_the_command_line_are_one_line(capsys):
     for wrong in ("psnr", "{"):
         with pytest.raises(SystemExit):
             main(["evaluate", "--generated", "x", "--metrics", wrong])
-        assert "--metrics must be some of caption_agreement, clip_score, fid, " in (error := capsys.readouterr().err)
+        assert "--metrics must be some of border_ratio, caption_agreement, clip_score, " in (
+            error := capsys.readouterr().err
+        )
         assert f"got {wrong!r}" in error
 
 
@@ -143,7 +149,7 @@ def test_a_network_that_fails_to_load_is_tried_once():
         builder.build(NeedsNetwork, {"device": "cuda"})
 
 
-@pytest.mark.parametrize("name", ["toy_fid", "toy_inception_score", "overlap_psnr", "sharpness"])
+@pytest.mark.parametrize("name", ["toy_fid", "toy_inception_score", "sharpness", *OVERLAPS])
 def test_order_and_repetition_of_samples_change_nothing(tmp_path, toy, name):
     samples = list(FolderSource(write_samples(tmp_path / "a", num=4, noise=0.2)))
     real = list(FolderSource(write_samples(tmp_path / "b", num=3)))
@@ -178,7 +184,7 @@ def test_workers_read_what_one_process_reads(tmp_path, toy):
     root = write_samples(tmp_path / "a", num=5)
     (root / "s3" / "1.png").write_bytes(b"broken")
     state = torch.get_rng_state()
-    alone, together = (evaluate(root, root, ["sharpness", "overlap_psnr"], toy, num_workers=n) for n in (0, 2))
+    alone, together = (evaluate(root, root, ["sharpness", *OVERLAPS], toy, num_workers=n) for n in (0, 2))
     assert alone == together
     assert torch.equal(torch.get_rng_state(), state)
     assert alone["generated"]["num_unreadable"] == 1

@@ -16,8 +16,9 @@ from tests.eval.gathering import scores
 from tests.eval.worlds import RIG, views, write_judge, write_samples
 
 ROOT = Path(__file__).resolve().parents[2]
+BESIDE = ("overlap_chance", "overlap_zncc", "border_ratio")
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
-METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreement", "sharpness")
+METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreement", "sharpness", *BESIDE)
 
 
 def torchrun(port: int, *arguments: str) -> None:

@@ -95,10 +95,10 @@ def test_same_folder_twice_is_perfect(tmp_path, toy):
     assert metrics["overlap_psnr_mean_of_pairs"]["mean_of_pair_ratios"] == 1
 
 
-def test_paper_metrics_with_local_weights(tmp_path):
+def test_default_metrics_with_local_weights(tmp_path):
     rig = Rig([(0, 0, 90), (45, 0, 90)], height=12, width=12)
-    generated = write_samples(tmp_path / "a", num=1, noise=0.2, rig=rig)
-    reference = write_samples(tmp_path / "b", num=1, rig=rig)
+    generated = write_samples(tmp_path / "a", num=2, noise=0.2, rig=rig)
+    reference = write_samples(tmp_path / "b", num=2, rig=rig)
     weights = write_random_inception(tmp_path / "inception.pth")
     settings = EvaluationSettings(
         inception_weights=str(weights),
@@ -116,9 +116,10 @@ def test_paper_metrics_with_local_weights(tmp_path):
     assert "2048 features" in metrics["fid"]["variant"]
     assert "images than 2048 features" in metrics["fid"]["note"]
     assert metrics["clip_score"]["model"] == "transformers CLIPModel clip"
-    assert metrics["clip_score"]["num_images"] == 2
+    assert metrics["clip_score"]["num_images"] == 4
     assert "resized to 24" in metrics["overlap_psnr_pooled"]["variant"]
-    assert set(flat_numbers(results)) == set(metrics)
+    beside = {"overlap_chance", "overlap_chance_zncc", "overlap_zncc", "border_ratio", "sharpness_gradient_energy"}
+    assert set(flat_numbers(results)) == set(metrics) > beside
 
 
 def test_what_cannot_be_computed_is_missing_and_the_rest_comes_out(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
 from mvdiff.eval.protocol import apply_protocol
-from mvdiff.eval.runner import PAPER_METRICS
+from mvdiff.eval.runner import DEFAULT_METRICS
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.weights import file_hash
 from mvdiff.files.paths import visible
@@ -154,7 +154,7 @@ def _written_by(name: str) -> str:
 
 def _judges(module: SampleWritingModule) -> Iterator[Finding]:
     """Open the networks of the metrics of `mvdiff test`, without which fit runs all the same."""
-    settings, metrics = module.output.evaluation or EvaluationSettings(), module.output.metrics or PAPER_METRICS
+    settings, metrics = module.output.evaluation or EvaluationSettings(), module.output.metrics or DEFAULT_METRICS
     if (protocol := module.protocol()) is not None:
         settings, metrics = apply_protocol(protocol, settings), protocol.metrics
     builder = MetricBuilder(asdict(settings) | {"device": "cpu"})

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result, check_finite
-from mvdiff.eval.overlap import PairErrors, homographies, pair_errors, psnr_from_mse, unit_range
+from mvdiff.eval.overlap import PairErrors, errors_of, homographies, psnr_from_mse, unit_range
 from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.warped_pairs import warp_pairs
 from mvdiff.shapes import check_shapes
 
 
@@ -116,7 +117,7 @@ def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor
     sources = mask.flatten(1).any(1).nonzero()[:, 0].tolist()
     pairs = [(target, source) for source in sources for target in range(sizes["V"]) if target != source]
     correspond = homographies(K.double(), R.double(), sizes["H"], sizes["W"])
-    return pair_errors(unit_range(images), _known_part(given, mask), pairs, correspond, known=mask)
+    return errors_of(warp_pairs(unit_range(images), _known_part(given, mask), pairs, correspond, known=mask))
 
 
 def _known_part(images: Tensor, mask: Tensor) -> Tensor:

@@ -1,0 +1,120 @@
+"""Warp one view of a pair into the other and compare them pixel by pixel.
+
+Axes: V views, H x W image, N compared pixels. Intensities are in [0, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mvdiff.geometry.sampling import sample_bilinear
+
+Pairs = list[tuple[int, int]]
+Correspond = Callable[[int, int], tuple[Tensor, Tensor]]
+"""Function from (target, source) to source positions [H, W, 2] (x, y) and visibility [H, W]."""
+
+LEAST_CONTRAST = 0.5 / 255
+"""Standard deviation below which pixels count as flat: half a grey level."""
+
+
+@dataclass(frozen=True)
+class WarpedPair:
+    """A target view and the source view warped into it.
+
+    Attributes:
+        target: Index of the target view.
+        source: Index of the source view.
+        compared: [H, W] bool, the target pixels that both views show.
+        own: [3, N] float64, the target view at these pixels, in row order.
+        warped: [3, N] float64, the source view at these pixels.
+    """
+
+    target: int
+    source: int
+    compared: Tensor
+    own: Tensor
+    warped: Tensor
+
+    def squared_error(self) -> float:
+        """Return the sum of squared differences over pixels and channels."""
+        return float((self.warped - self.own).square().sum())
+
+    def correlation(self) -> float:
+        """Return the zero-mean normalised cross-correlation (ZNCC) of both views; see `correlation`."""
+        return correlation(self.own, self.warped)
+
+
+def warp_pairs(
+    targets: Tensor,
+    sources: Tensor,
+    pairs: Pairs,
+    correspond: Correspond,
+    view_valid: Tensor | None = None,
+    known: Tensor | None = None,
+) -> Iterator[WarpedPair]:
+    """Warp the source view of each pair into its target view; skip pairs that share no pixel.
+
+    Args:
+        targets: [V, 3, H, W] in [0, 1].
+        sources: [V, 3, H, W] in [0, 1].
+        pairs: `(target, source)` view indices.
+        correspond: Function from (target, source) to source positions [H, W, 2] (x, y) and visibility [H, W].
+        view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
+        known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
+            source are known. None: all pixels whose four neighbours lie in the image.
+    """
+    last = torch.tensor([targets.shape[-1] - 1, targets.shape[-2] - 1], device=targets.device)
+    for target, source in pairs:
+        if view_valid is not None and not (view_valid[target] and view_valid[source]):
+            continue
+        xy, visible = correspond(target, source)
+        compared = visible & ((xy >= 0) & (xy <= last)).all(dim=-1)
+        if known is not None:
+            compared &= ~known[target, 0]
+            whole = sample_bilinear(known[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
+            compared[compared.clone()] = whole
+        if not bool(compared.any()):
+            continue
+        warped = sample_bilinear(sources[source : source + 1].double(), xy[compared][None])[0]
+        yield WarpedPair(target, source, compared, targets[target][:, compared].double(), warped)
+
+
+def correlation(own: Tensor, warped: Tensor) -> float:
+    """Compute the ZNCC of two sets of pixels, each channel about its own mean, all channels together.
+
+    It does not change with the brightness of a channel or the contrast of a view (own derivation: the cosine of the
+    centred values).
+
+    Args:
+        own: [3, N] in [0, 1].
+        warped: [3, N] in [0, 1].
+
+    Returns:
+        A number in [-1, 1]; 0 if one of the two is flat (`LEAST_CONTRAST`), NaN if both are.
+
+    Example:
+        >>> ramp = torch.linspace(0, 1, 5, dtype=torch.float64).expand(3, 5)
+        >>> round(correlation(ramp, 0.1 * ramp + 0.7), 6), round(correlation(ramp, 1 - ramp), 6)
+        (1.0, -1.0)
+    """
+    a, b = (values - values.mean(dim=1, keepdim=True) for values in (own, warped))
+    return zncc_from_moments(*(float((x * y).mean()) for x, y in ((a, b), (a, a), (b, b))))
+
+
+def zncc_from_moments(covariance: float, own_variance: float, warped_variance: float) -> float:
+    """Return the ZNCC from moments averaged over pixels and channels; see `correlation`."""
+    flat = [variance < LEAST_CONTRAST**2 for variance in (own_variance, warped_variance)]
+    if any(flat):
+        return math.nan if all(flat) else 0.0
+    return min(1.0, max(-1.0, covariance / math.sqrt(own_variance * warped_variance)))
+
+
+def mean_of_known(values: Iterable[float]) -> float:
+    """Return the mean of the values that are not NaN; NaN if there is none."""
+    known = [value for value in values if not math.isnan(value)]
+    return sum(known) / len(known) if known else math.nan
