@@ -41,6 +41,9 @@ class EvaluateOptions:
     which store no cameras"""
     num_workers: int = 2
     """processes that read images; 0 reads in the main process, for containers with little shared memory"""
+    cache: Path | None = None
+    """folder that keeps what the networks make of each image: a killed run continues, and a reference is measured once
+    for all methods; numbers are the same without it"""
     strict: bool = False
     """exit with status 3 if anything is missing or left out, or if samples and reference differ in number"""
 
@@ -76,9 +79,10 @@ def run(options: EvaluateOptions, settings: EvaluationSettings) -> int:
 
 
 def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bool) -> int:
-    from mvdiff.cli.out_files import check_no_sample_file, check_out
+    from mvdiff.cli.out_files import check_folder, check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.eval.feature_cache import FeatureCache
     from mvdiff.eval.runner import PAPER_METRICS, evaluate, write_results
     from mvdiff.eval.shortcomings import left_out, shortcomings
     from mvdiff.eval.table import results_table
@@ -89,6 +93,12 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
         check_out(options.out)
         check_apart("--out", options.out, {"--rig": options.rig, "--config": options.config})
         check_no_sample_file(options.out)
+    if options.cache is not None:
+        check_folder(options.cache, "--cache")
+        check_apart("--cache", options.cache, {"--out": options.out, "--rig": options.rig}, around=False)
+        inputs = {"--generated": options.generated, "--reference": options.reference}
+        check_apart("--cache", options.cache, inputs, inside=True)
+    cache = None if options.cache is None else FeatureCache(options.cache)
     rig = read_rig(options.rig)
     generated, reference = _sources(options, rig)
     _check(options, settings, generated, reference)
@@ -103,10 +113,11 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
 
         progress = advance if first else None
         how = (options.metrics or PAPER_METRICS, settings, rig, progress, options.num_workers, distributed)
-        results = evaluate(generated, reference, *how)
+        results = evaluate(generated, reference, *how, cache=cache)
     computed = any("value" in entry for entry in results["metrics"].values())
     short = shortcomings(results) if options.strict else []
-    status = UNFINISHED if short or not computed else 0
+    unwritten = None if cache is None else cache.failed
+    status = UNFINISHED if short or not computed or unwritten else 0
     if not first:
         return status
     if options.out is not None:
@@ -123,6 +134,8 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     elif short:
         print(f"mvdiff evaluate: error: --strict finds {plural(len(short), 'shortcoming')}:", file=sys.stderr)
         print("\n".join(short), file=sys.stderr)
+    if unwritten:
+        print(f"mvdiff evaluate: error: --cache {unwritten}", file=sys.stderr)
     return status
 
 

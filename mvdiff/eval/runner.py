@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import distributed as dist
 
+from mvdiff.eval.feature_cache import Cached, FeatureCache
 from mvdiff.eval.image_folder import open_folder
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
@@ -43,6 +44,7 @@ def evaluate(
     progress: Progress | None = None,
     num_workers: int = 0,
     distributed: bool = False,
+    cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
     """Score generated samples.
 
@@ -61,6 +63,7 @@ def evaluate(
         num_workers: Processes that prefetch images; 0 reads them in this process.
         distributed: Split the samples among the processes of `torch.distributed`. All of them must call this function,
             and each returns the results of all samples.
+        cache: Keeps the features of images on disk; numbers are the same without it.
 
     Returns:
         `{"generated": ..., "reference": ..., "metrics": {name: result or {"missing": reason}}, "pairing": ids of
@@ -81,7 +84,7 @@ def evaluate(
     else:
         truth = _open_reference(reference, rig)
     truth = None if truth is None else _as_source(truth, "reference", distributed)
-    scoring = _Scoring(specs, settings, distributed)
+    scoring = _Scoring(specs, settings, distributed, cache)
     scoring.run(source, False, progress, num_workers)
     described, real = _described(source), None
     if truth is not None:
@@ -95,6 +98,7 @@ def evaluate_each(
     reference: str | Path | Source | None,
     metrics: Sequence[MetricSpec],
     settings: EvaluationSettings,
+    cache: FeatureCache | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score several methods against one reference, which is read and measured once.
 
@@ -103,6 +107,7 @@ def evaluate_each(
         reference: See `evaluate`; None: there is none.
         metrics: See `evaluate`.
         settings: See `evaluate`.
+        cache: See `evaluate`.
 
     Returns:
         What `evaluate` returns, by method.
@@ -115,7 +120,7 @@ def evaluate_each(
         name: open_folder(one) if isinstance(one, str | Path) else _as_source(one, name, distributed=False)
         for name, one in generated.items()
     }
-    scoring, real, results = _Scoring(parse_specs(metrics), settings, distributed=False), None, {}
+    scoring, real, results = _Scoring(parse_specs(metrics), settings, distributed=False, cache=cache), None, {}
     if reference is not None:
         truth = _as_source(_open_reference(reference), "reference", distributed=False)
         broken = scoring.run(truth, True, None, 0)
@@ -210,15 +215,17 @@ class _Scoring:
         specs: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]],
         settings: EvaluationSettings,
         distributed: bool,
+        cache: FeatureCache | None = None,
     ) -> None:
-        self.distributed = distributed
+        self.distributed, self.cache = distributed, cache
         self.specs = list(specs)
         self.missing: dict[int, str] = {}
         self.no_reference: dict[int, str] = {}
         self.metrics: dict[int, SampleMetric] = {}
         self.sample_ids: dict[int, str] = {}
         self.reference_ids: dict[int, str] = {}
-        builder = MetricBuilder(asdict(replace(settings, device=_device(settings.device, self._rank()[0]))))
+        device = _device(settings.device, self._rank()[0])
+        builder = MetricBuilder(asdict(replace(settings, device=device)))
         failures: dict[int, tuple[str, str]] = {}
         for number, (metric, init_args) in enumerate(specs.items()):
             try:
@@ -231,6 +238,11 @@ class _Scoring:
             except UNAVAILABLE as error:
                 failures[number] = "", str(error)
         self._drop(failures)
+        if cache is not None:
+            cache.device = torch.device(device).type
+        for metric in self.metrics.values():
+            if isinstance(metric.network, Cached):
+                metric.network.cache = cache
 
     def run(self, source: Source, real: bool, progress: Progress | None, num_workers: int) -> str | None:
         """Feed every sample of a source to every metric; return the reason if a reference cannot be read completely.
@@ -239,6 +251,8 @@ class _Scoring:
         reference is restored.
         """
         before = {number: _states(metric) for number, metric in self.metrics.items()}
+        if self.cache is not None:
+            self.cache.refresh()
         part = source.part(*self._rank(), num_workers)
         failures: dict[int, tuple[str, str]] = {}
         own_ids: list[str] = []
@@ -249,6 +263,9 @@ class _Scoring:
             if not real:
                 raise
             broken = str(error)
+        finally:
+            if self.cache is not None:
+                self.cache.flush()
         tallies, reasons, ids = zip(*gather_objects((part.tally, broken, own_ids), self.distributed), strict=True)
         source.tally = Tally.merged(tallies)
         sample_ids = list(chain.from_iterable(ids))

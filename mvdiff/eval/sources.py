@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.eval.image_hashes import pixel_hash
 from mvdiff.files.paths import expanded_values, same_name
 from mvdiff.files.text import read_json_object, read_yaml_mapping
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
@@ -61,6 +62,11 @@ class ScoredSample:
     def key(self) -> int:
         """Hash of the sample id, shared by generated and real samples of that id."""
         return keyed_sample(self.sample_id)
+
+    @cached_property
+    def pixel_hashes(self) -> list[str]:
+        """Hash of the pixels of every view, see `mvdiff.eval.image_hashes`."""
+        return [pixel_hash(image) for image in self.images_uint8]
 
 
 def keyed_sample(sample_id: str) -> int:
