@@ -31,7 +31,7 @@ SECTIONS = {
     "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
-    "Score": ("evaluate",),
+    "Score": ("evaluate", "compare"),
     "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""
