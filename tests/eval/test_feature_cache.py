@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -251,6 +252,29 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_results(tmp_path):
         results.pop("run", None)  # seconds and command
     assert first == second == third
     assert "less its bias, 40 samples, 5 resamples" in first["metrics"]["toy_fid"]["interval_rule"]
+
+
+class Watched(FolderSource):
+    """Samples that note how many images are in memory at once."""
+
+    images, most = [], 0
+
+    def __iter__(self):
+        for sample in super().__iter__():
+            Watched.images.append(weakref.ref(sample.images_uint8))
+            Watched.most = max(Watched.most, sum(image() is not None for image in Watched.images))
+            yield sample
+
+
+@pytest.mark.parametrize("caches", [False, True])
+def test_features_are_kept_and_images_are_not(tmp_path, toy, caches):
+    generated, real = (Watched(write_samples(tmp_path / name, num=9, noise=0.2)) for name in ("a", "b"))
+    Watched.images, Watched.most = [], 0
+    metrics = (*TOY_METRICS, "overlap_psnr", "caption_agreement")
+    cache = FeatureCache(tmp_path / "cache") if caches else None
+    evaluate(generated, real, metrics, replace(toy, overlap_size=0), cache=cache)
+    assert len(Watched.images) == 18
+    assert Watched.most <= 3  # the one that is measured, the one before, and the one being read
 
 
 def test_batches_of_another_size_change_no_more_than_the_last_digits(tmp_path, toy):
