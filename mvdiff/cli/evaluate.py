@@ -48,6 +48,9 @@ class EvaluateOptions:
     lists them), or a YAML file of your own"""
     manifest: Path | None = None
     """JSON file of hashes that names the reference; written if it does not exist, else the reference must have these"""
+    cache: Path | None = None
+    """folder that keeps what the networks make of each image: a killed run continues, and a reference is measured once
+    for all methods; numbers are the same without it"""
     strict: bool = False
     """exit with status 3 if anything is missing or left out, if samples and reference differ in number, or if anything
     deviates from --protocol or --manifest"""
@@ -86,9 +89,10 @@ def run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence[
 
 
 def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence[str], distributed: bool) -> int:
-    from mvdiff.cli.out_files import check_no_sample_file, check_out
+    from mvdiff.cli.out_files import check_folder, check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.eval.feature_cache import FeatureCache
     from mvdiff.eval.provenance import command_line
     from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, write_results
     from mvdiff.eval.shortcomings import left_out, shortcomings
@@ -103,6 +107,12 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     protocol, settings, split = _protocol(options, settings, words)
     metrics = options.metrics or DEFAULT_METRICS if protocol is None else protocol.metrics
     manifest = _manifest(options)
+    if options.cache is not None:
+        check_folder(options.cache, "--cache")
+        check_apart("--cache", options.cache, {"--out": options.out, "--rig": options.rig}, around=False)
+        inputs = {"--generated": options.generated, "--reference": options.reference}
+        check_apart("--cache", options.cache, inputs, inside=True)
+    cache = None if options.cache is None else FeatureCache(options.cache)
     rig = read_rig(options.rig)
     generated, reference = _sources(options, rig, split)
     _check(options, metrics, settings, generated, reference)
@@ -117,14 +127,15 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
 
         progress = advance if first else None
         how = (metrics, settings, rig, progress, options.num_workers, distributed, protocol)
-        results = evaluate(generated, reference, *how)
+        results = evaluate(generated, reference, *how, cache=cache)
     results["run"]["command"] = command_line(["mvdiff", "evaluate", *words])
     of_manifest = _of_manifest(options, manifest, results, first)
     unwritten = manifest is None and bool(of_manifest)
     results["deviations"] += of_manifest
     computed = any("value" in entry for entry in results["metrics"].values())
     short = shortcomings(results) if options.strict else []
-    status = UNFINISHED if short or not computed or unwritten else 0
+    cache_failed = None if cache is None else cache.failed
+    status = UNFINISHED if short or not computed or unwritten or cache_failed else 0
     if not first:
         return status
     if options.out is not None:
@@ -146,6 +157,8 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     elif short:
         print(f"mvdiff evaluate: error: --strict finds {plural(len(short), 'shortcoming')}:", file=sys.stderr)
         print("\n".join(short), file=sys.stderr)
+    if cache_failed:
+        print(f"mvdiff evaluate: error: --cache {cache_failed}", file=sys.stderr)
     return status
 
 

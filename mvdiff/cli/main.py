@@ -34,7 +34,7 @@ SECTIONS = {
     "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
-    "Score": ("evaluate", "protocols"),
+    "Score": ("evaluate", "compare", "protocols"),
     "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""

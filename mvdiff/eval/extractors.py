@@ -10,11 +10,13 @@ import pickle
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from mvdiff.eval.feature_cache import Cached
 from mvdiff.eval.features import NAME as TOY_NAME
 from mvdiff.eval.features import toy_judge
 from mvdiff.eval.sources import ScoredSample
@@ -35,8 +37,8 @@ UNREADABLE = (
 
 
 @dataclass
-class FeatureExtractor:
-    """A feature network with its name and weight hash.
+class FeatureExtractor(Cached):
+    """A feature network with its name and weight hash; see `mvdiff.eval.feature_cache` for its cache.
 
     Attributes:
         name: Name of the network in results.
@@ -56,8 +58,24 @@ class FeatureExtractor:
     def of_sample(self, sample: ScoredSample, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
         """Extract the features and logits of a sample's views; metrics that share this extractor share one pass."""
         if self._latest is None or self._latest[0] is not sample:
-            self._latest = sample, self(sample.images_uint8, batch_size)
+            self._latest = sample, self._of_views(sample, batch_size)
         return self._latest[1]
+
+    def _of_views(self, sample: ScoredSample, batch_size: int) -> tuple[Tensor, Tensor | None]:
+        if self.cache is None or not self.weights_hash:
+            return self(sample.images_uint8, batch_size)
+        about = {"network": self.name, "weights_hash": self.weights_hash, "variant": self.variant}
+        parts = []
+        for start in range(0, len(sample.images_uint8), batch_size):
+            images = sample.images_uint8[start : start + batch_size]
+            keys = sample.pixel_hashes[start : start + batch_size]
+            parts.append(self.cache.fetch(about | {"batch": len(keys)}, keys, partial(self._named, images)))
+        features = torch.cat([part["features"] for part in parts])
+        return features, torch.cat([part["logits"] for part in parts]) if "logits" in parts[0] else None
+
+    def _named(self, images: Tensor) -> dict[str, Tensor]:
+        features, logits = self(images, len(images))
+        return {"features": features} | ({} if logits is None else {"logits": logits})
 
     def __call__(self, images_uint8: Tensor, batch_size: int = 32) -> tuple[Tensor, Tensor | None]:
         """Extract features and logits in batches, without gradients.

@@ -72,6 +72,7 @@ def interval(
     num_resamples: int = 2000,
     level: float = LEVEL,
     seed: int = 0,
+    unbiased: bool = True,
 ) -> Interval:
     """Compute a statistic of samples with its interval; the module's docstring gives the rule.
 
@@ -85,6 +86,8 @@ def interval(
         num_resamples: Number of resamples of the bootstrap.
         level: Confidence level, in (0, 1).
         seed: Random seed of the bootstrap.
+        unbiased: False if resampling raises or lowers the statistic, as it does a Fréchet distance: the interval of the
+            bootstrap is then shifted by the mean of the resamples less the statistic. The jackknife needs no shift.
 
     Returns:
         The statistic of all samples, with its interval.
@@ -123,7 +126,10 @@ def interval(
         indices = rng.integers(0, count, count)
         values[i] = statistic(*(array[indices] for array in arrays))
     low, high = np.quantile(values, [(1 - level) / 2, (1 + level) / 2])
-    rule = f"percentile bootstrap, {count} {noun}, {num_resamples} resamples"
+    shift = 0.0 if unbiased else float(np.mean(values)) - estimate
+    low, high = low - shift, high - shift
+    less = "" if unbiased else " less its bias"
+    rule = f"percentile bootstrap{less}, {count} {noun}, {num_resamples} resamples"
     return Interval(estimate, float(low), float(high), level, rule)
 
 

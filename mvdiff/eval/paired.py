@@ -5,16 +5,16 @@ Axes: S samples, V views, D features, M reference images.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from mvdiff.eval.extractors import FeatureExtractor
 from mvdiff.eval.intervals import Interval, interval, paired_difference
-from mvdiff.eval.metrics.fid import gaussian_distance, mean_and_root
+from mvdiff.eval.metrics.fid import ResampledFrechet
+from mvdiff.eval.set_distance import Resampled
 from mvdiff.eval.sources import ScoredSample
 
 
@@ -59,13 +59,25 @@ def sample_features(samples: Iterable[ScoredSample], extractor: FeatureExtractor
 def paired_fid(
     features: Mapping[str, Tensor], other: Mapping[str, Tensor], reference: Tensor, **options: Any
 ) -> Interval:
-    """Return the difference between two methods' Fréchet distances to one reference, over shared samples.
+    """Return the difference between two methods' Fréchet distances to one reference; see `paired_distance`."""
+    return paired_distance(ResampledFrechet, features, other, reference, **options)
+
+
+def paired_distance(
+    resampled: Callable[[Sequence[Tensor], Tensor], Resampled],
+    features: Mapping[str, Tensor],
+    other: Mapping[str, Tensor],
+    reference: Tensor,
+    **options: Any,
+) -> Interval:
+    """Return the difference between two methods' distances to one reference, over shared samples.
 
     Resampling increases a Fréchet distance. This bias largely cancels in the difference of two distances on the same
-    resample, so the difference has a meaningful interval although a single distance does not.
+    resample, so the difference needs no correction.
 
     Args:
-        features: [V, D] features by sample id, see `sample_features`; V is the same for all samples.
+        resampled: `resampled` of the metric, see `mvdiff.eval.set_distance.SetDistance`.
+        features: [V, D] features by sample id, see `sample_features`.
         other: Features of another method.
         reference: [M, D] features of the reference images.
         **options: See `mvdiff.eval.intervals.interval`.
@@ -76,13 +88,9 @@ def paired_fid(
     Raises:
         ValueError: The methods share no sample, or shapes do not match.
     """
-    fitted = mean_and_root(reference)
-
-    def distance(drawn_SVD: np.ndarray) -> float:
-        return gaussian_distance(mean_and_root(torch.from_numpy(drawn_SVD).flatten(0, 1)), fitted)
-
-    stacked = (torch.stack(tuple(part)).numpy() for part in _matched(features, other))
-    return interval(lambda a, b: distance(a) - distance(b), *stacked, **options)
+    ours, theirs = (resampled(part, reference) for part in _matched(features, other))
+    indices = np.arange(len(features.keys() & other.keys()))
+    return interval(lambda drawn: ours(drawn) - theirs(drawn), indices, **options)
 
 
 def _matched(values: Mapping[str, Any], other: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:

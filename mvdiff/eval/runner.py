@@ -20,6 +20,7 @@ from torch import distributed as dist
 
 from mvdiff.eval.checks import DEFAULT_METRICS, custom_values, planned
 from mvdiff.eval.deviations import deviations, sample_deviations, unchecked
+from mvdiff.eval.feature_cache import Cached, FeatureCache
 from mvdiff.eval.image_folder import open_folder
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec
@@ -50,6 +51,7 @@ def evaluate(
     num_workers: int = 0,
     distributed: bool = False,
     protocol: Protocol | None = None,
+    cache: FeatureCache | None = None,
 ) -> dict[str, Any]:
     """Score generated samples.
 
@@ -70,6 +72,7 @@ def evaluate(
             and each returns the results of all samples.
         protocol: Protocol that sets metrics and settings and with which the samples are compared, see
             `mvdiff.eval.protocol_files.read_protocol`. `metrics` may be left out.
+        cache: Keeps the features of images on disk; numbers are the same without it.
 
     Returns:
         `{"protocol": {"id", "hash", "values"}, "generated": ..., "reference": ..., "metrics": {name: result or
@@ -92,7 +95,7 @@ def evaluate(
     else:
         truth = _open_reference(reference, rig)
     truth = None if truth is None else _as_source(truth, "reference", distributed)
-    scoring = _Scoring(specs, settings, distributed, protocol)
+    scoring = _Scoring(specs, settings, distributed, protocol, cache)
     scoring.run(source, False, progress, num_workers)
     _need_samples(source)
     broken = None if truth is None else scoring.run(truth, True, progress, num_workers)
@@ -105,6 +108,7 @@ def evaluate_each(
     metrics: Sequence[MetricSpec],
     settings: EvaluationSettings | None,
     protocol: Protocol | None = None,
+    cache: FeatureCache | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Score several methods against one reference, which is read and measured once.
 
@@ -114,6 +118,7 @@ def evaluate_each(
         metrics: See `evaluate`.
         settings: See `evaluate`.
         protocol: See `evaluate`.
+        cache: See `evaluate`.
 
     Returns:
         What `evaluate` returns, by method.
@@ -127,7 +132,7 @@ def evaluate_each(
         for name, one in generated.items()
     }
     specs, settings = planned(metrics, settings, protocol)
-    scoring, truth, broken, results = _Scoring(specs, settings, False, protocol), None, None, {}
+    scoring, truth, broken, results = _Scoring(specs, settings, False, protocol, cache), None, None, {}
     if reference is not None:
         truth = _as_source(_open_reference(reference), "reference", distributed=False)
         broken = scoring.run(truth, True, None, 0)
@@ -231,8 +236,9 @@ class _Scoring:
         settings: EvaluationSettings,
         distributed: bool,
         protocol: Protocol | None = None,
+        cache: FeatureCache | None = None,
     ) -> None:
-        self.distributed = distributed
+        self.distributed, self.cache = distributed, cache
         self.specs, self.init_args, self.settings, self.protocol = list(specs), specs, settings, protocol
         self.device = _device(settings.device, self._rank()[0])
         self.missing: dict[int, str] = {}
@@ -253,6 +259,11 @@ class _Scoring:
             except UNAVAILABLE as error:
                 failures[number] = "", str(error)
         self._drop(failures)
+        if cache is not None:
+            cache.device = torch.device(self.device).type
+        for metric in self.metrics.values():
+            if isinstance(metric.network, Cached):
+                metric.network.cache = cache
 
     def run(self, source: Source, real: bool, progress: Progress | None, num_workers: int) -> str | None:
         """Feed every sample of a source to every metric; return the reason if a reference cannot be read completely.
@@ -261,6 +272,8 @@ class _Scoring:
         reference is restored.
         """
         before = {number: _states(metric) for number, metric in self.metrics.items()}
+        if self.cache is not None:
+            self.cache.refresh()
         part = source.part(*self._rank(), num_workers)
         failures: dict[int, tuple[str, str]] = {}
         own_ids: list[str] = []
@@ -271,6 +284,9 @@ class _Scoring:
             if not real:
                 raise
             broken = str(error)
+        finally:
+            if self.cache is not None:
+                self.cache.flush()
         tallies, reasons, ids = zip(*gather_objects((part.tally, broken, own_ids), self.distributed), strict=True)
         source.tally = Tally.merged(tallies)
         sample_ids = list(chain.from_iterable(ids))

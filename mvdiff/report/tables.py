@@ -35,6 +35,12 @@ class Column:
         return replace(cls(column.title, column.unit, better, column.digits), **changes)
 
 
+class NumberText(str):
+    """A number as text, for a column whose rows have their own decimals; aligned as numbers are."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class Cell:
     """A formatted cell; `interval` is empty if there is none."""
@@ -95,7 +101,7 @@ class Table(Block):
                 number = _number(value)
                 wins = number is not None and not is_reference and f"{number:,.{column.digits}f}" == best_value
                 if isinstance(value, str):
-                    cells.append(Cell(value, is_text=True))
+                    cells.append(Cell(value, is_text=not isinstance(value, NumberText)))
                 else:
                     cells.append(Cell(text, interval and f"[{interval}", wins))
             yield name, is_reference, cells

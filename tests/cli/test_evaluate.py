@@ -159,7 +159,10 @@ def test_options_follow_the_settings():
         (["--metrics", "thing_colours"], "thing_colours: no sample has known objects"),
         (["--metrics", "sharpness", "--truth", "x.json"], "--truth is not used by sharpness; "),
         (["--metrics", "sharpness", "--overlap_size", "0"], "choose overlap_psnr in --metrics"),
-        (["--fid_resamples", "9"], "--fid_resamples is not used by fid, inception_score, clip_score, overlap_psnr"),
+        (
+            ["--metrics", "kid", "--fid_resamples", "9"],
+            "--fid_resamples is not used by kid; ",
+        ),
         (["--metrics", "caption_agreement", "--truth", "x.json"], "--truth must be an existing path; got x.json"),
         (["--metrics", "caption_agreement", "--toy_features", "none"], "--toy_features must be an existing path"),
         (["--metrics", "caption_agreement", "--judge_heads", "ceiling"], "judge_heads must be among"),

@@ -77,9 +77,11 @@ def test_evaluate_under_torchrun_gives_the_numbers_of_one_process(tmp_path):
     arguments += ["--truth", write_truth(tmp_path / "truth.json", label="unknown")]
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     assert main(["evaluate", *arguments, "--num_workers", "0", "--out", str(one)]) == 0
-    torchrun(29432, "-m", "mvdiff.cli.main", "evaluate", *arguments, "--out", str(two))
+    caching = ["--cache", str(tmp_path / "cache"), "--num_workers", "1"]  # both processes write into one folder
+    torchrun(29432, "-m", "mvdiff.cli.main", "evaluate", *arguments, *caching, "--out", str(two))
     results = numbers_of(two)
     assert results == numbers_of(one)
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4  # two passes of two processes
     assert results["generated"]["num_unreadable"] == 1
     assert "3.png" in results["generated"]["unreadable"][0]["reason"]
     brightness = results["metrics"]["brightness"]["per_sample"]

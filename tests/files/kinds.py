@@ -22,6 +22,9 @@ from mvdiff.data.prepare.sens import import_sens
 from mvdiff.data.prepare.split import unpack_archives
 from mvdiff.data.toyworld.truth import WalkTruth
 from mvdiff.data.toyworld.truth import read_truth as read_toy_truth
+from mvdiff.eval.comparability import differing, read_results
+from mvdiff.eval.comparison import compare
+from mvdiff.eval.feature_cache import FeatureCache
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.eval.manifest import read_manifest
 from mvdiff.eval.protocol_files import read_protocol
@@ -198,6 +201,22 @@ def _read_cache(folder: Path) -> None:
     TensorCache(folder).fetch(lambda: torch.ones(3), "a")
 
 
+def _write_features_of_images(folder: Path) -> None:
+    cache = FeatureCache(folder / "cache")
+    cache.fetch({"network": "n"}, [64 * "a"], lambda: {"features": torch.ones(1, 3)})
+    cache.flush()
+    [path] = folder.rglob("*.safetensors")
+    path.rename(folder / "a.safetensors")
+    path.symlink_to(folder / "a.safetensors")
+
+
+def _read_features_of_images(folder: Path) -> None:
+    cache = FeatureCache(folder / "cache")
+    rows = cache.fetch({"network": "n"}, [64 * "a"], lambda: {"features": torch.ones(1, 3)})
+    assert rows["features"].tolist() == [[1, 1, 1]]  # as it was stored, or computed again
+    cache.rows_of("w", "v")(64 * "a")
+
+
 RESULTS = {
     "schema_version": 2,
     "protocol": {"id": "custom", "hash": "d", "values": {}},
@@ -207,6 +226,11 @@ RESULTS = {
     "columns": {"fid": {"title": "FID", "unit": "", "higher_is_better": False, "digits": 2}},
     "metrics": {"fid": {"value": 1.5, "model": "a", "weights_hash": "b", "variant": "c"}, "kid": {"missing": "none"}},
 }
+COMPARED = RESULTS | {
+    "schema_version": 1,
+    "generated": RESULTS["generated"] | {"images": {"a": ["0", "1"]}},
+    "metrics": RESULTS["metrics"] | {"sharpness": {"value": 1, "model": "a", "per_sample": {"a": 1.0, "b": 2.0}}},
+}
 DATA = {
     "class_path": "mvdiff.data.datamodule.EquirectangularDataModule",
     "init_args": {"root": "nowhere", "rig": {"class_path": "mvdiff.geometry.RingRig", "init_args": {"num_views": 2}}},
@@ -214,6 +238,12 @@ DATA = {
 MANIFEST = {"schema_version": 1, "content_hash": "a", "num_samples": 1, "num_images": 2, "images": {"room": ["b", "c"]}}
 TRUTH = {"room": [{"object": "sofa"}, None]}
 PROMPTS = ["a kitchen", ["a", "b"], {"prompt": "c", "id": "hall"}]
+
+
+def _compare(path: Path) -> None:
+    results = read_results(path)
+    differing(COMPARED, results, ("a", "b"))
+    compare(COMPARED, results, ("a", "b"), FeatureCache(path.parent))
 
 
 def _write_toy_truth(folder: Path) -> None:
@@ -289,6 +319,10 @@ KINDS = {
     ),
     "protocol": Kind(_json("mine.yaml", small_protocol()), "mine.yaml", lambda f: read_protocol(f / "mine.yaml")),
     "manifest": Kind(_json("manifest.json", MANIFEST), "manifest.json", lambda f: read_manifest(f / "manifest.json")),
+    "results to compare": Kind(
+        _json("results.json", COMPARED), "results.json", lambda f: _compare(f / "results.json"), rounds=2
+    ),
+    "features of images": Kind(_write_features_of_images, "a.safetensors", _read_features_of_images),
     "truth": Kind(_json("truth.json", TRUTH), "truth.json", lambda f: read_truth(f / "truth.json")),
     "toy truth": Kind(_write_toy_truth, "room/truth/room.json", lambda f: read_toy_truth(f, "room_room")),
     "toy walk": Kind(_write_toy_truth, "truth/things.json", WalkTruth),

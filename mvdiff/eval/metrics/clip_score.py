@@ -8,14 +8,18 @@ Axes: N images, E embedding dimensions.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from mvdiff.eval.extractors import UNREADABLE, first_line
+from mvdiff.eval.feature_cache import Cached
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
 from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.weights import file_hash, module_hash
@@ -26,9 +30,9 @@ from mvdiff.text_context import TextContext, is_empty
 DEFAULT_WEIGHTS = "openai"
 
 
-@dataclass(frozen=True)
-class ClipScorer:
-    """A CLIP model with its name and weight hash.
+@dataclass
+class ClipScorer(Cached):
+    """A CLIP model with its name and weight hash; see `mvdiff.eval.feature_cache` for its cache.
 
     Attributes:
         name: Library, architecture and weights.
@@ -43,6 +47,26 @@ class ClipScorer:
     embed: Callable[[Tensor, Sequence[str]], tuple[Tensor, Tensor]]
     context: TextContext
     variant: str = ""
+
+    def of_sample(self, sample: ScoredSample, batch_size: int = 32) -> Tensor:
+        """Score the views of a sample against their prompts: [V] float64, see `__call__`.
+
+        A cached score also depends on the other views and prompts of its pass: texts are padded to the longest.
+        """
+        if self.cache is None or not self.weights_hash or len(sample.prompts) != len(sample.images_uint8):
+            return self(sample.images_uint8, sample.prompts, batch_size)
+        about = {"network": f"CLIP score, {self.name}", "weights_hash": self.weights_hash, "variant": self.variant}
+        parts = []
+        for start in range(0, len(sample.prompts), batch_size):
+            images, prompts = (part[start : start + batch_size] for part in (sample.images_uint8, sample.prompts))
+            shared = json.dumps([sample.pixel_hashes[start : start + batch_size], prompts])
+            keys = [hashlib.sha256(f"{view} {shared}".encode()).hexdigest() for view in range(len(prompts))]
+            compute = partial(self._named, images, prompts)
+            parts.append(self.cache.fetch(about | {"batch": len(prompts)}, keys, compute)["scores"])
+        return torch.cat(parts)[:, 0]
+
+    def _named(self, images: Tensor, prompts: Sequence[str]) -> dict[str, Tensor]:
+        return {"scores": self(images, prompts, len(images))[:, None]}
 
     def __call__(self, images_uint8: Tensor, prompts: Sequence[str], batch_size: int = 32) -> Tensor:
         """Score each image against its prompt.
@@ -117,7 +141,7 @@ class ClipScore(PerSampleMetric):
                 "prompts must hold one text per view; got none. Put the prompt of <name>.png in <name>.txt beside it, "
                 "or score sample folders."
             )
-        scores = self.network(sample.images_uint8, sample.prompts, self.batch_size)
+        scores = self.network.of_sample(sample, self.batch_size)
         cut = self.network.context.cut(sample.prompts)
         return {
             "clip_score": float(scores.mean()),

@@ -1,0 +1,141 @@
+"""Say in what two results files differ, so that no difference between methods is one between protocols."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mvdiff.eval.table import check_results
+from mvdiff.files.text import read_json_object
+
+_SHOWN = 5
+_TOLD = {"model": "network or protocol", "weights_hash": "weights", "variant": "variant"}
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a results file of `mvdiff evaluate`, and check the entries that a comparison needs.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: It is no results file, or an entry has the wrong type.
+    """
+    results = read_json_object(path)
+    if not isinstance(results.get("metrics"), Mapping) or "generated" not in results:
+        raise ValueError(f"{path} must be a results file of `mvdiff evaluate`; it holds no metrics.")
+    check_results(results, str(path))
+    for name, entry in results["metrics"].items():
+        values = entry.get("per_sample", {})
+        if not isinstance(values, Mapping) or not all(_is_number(value) for value in values.values()):
+            raise ValueError(f"metrics.{name}.per_sample must be numbers by sample id, in {path}. Evaluate again.")
+    for side in ("generated", "reference"):
+        images = (results.get(side) or {}).get("images", {})
+        named = isinstance(images, Mapping) and all(
+            isinstance(hashes, list) and all(isinstance(one, str) for one in hashes) for hashes in images.values()
+        )
+        if not named:
+            raise ValueError(f"{side}.images must be lists of hashes by sample id, in {path}. Evaluate again.")
+    return results
+
+
+def differing(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    """Return a sentence for everything that keeps two results from being compared.
+
+    Args:
+        base: Results, see `mvdiff.eval.runner.evaluate`.
+        other: Results of another method.
+        names: Names of both in the sentences.
+    """
+    lines = [*_protocols(base, other, names), *_references(base, other, names), *_samples(base, other, names)]
+    for metric in base["metrics"].keys() & other["metrics"].keys():
+        line = measured_differently(base["metrics"][metric], other["metrics"][metric], names)
+        lines += [f"{metric}: {line}"] * bool(line)
+    return lines
+
+
+def measured_differently(entry: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> str | None:
+    """Say which network, weights or variant differ between two entries of one number; None: none does."""
+    if "missing" in entry or "missing" in other:
+        return None
+    pairs = ((word, entry.get(key), other.get(key)) for key, word in _TOLD.items() if entry.get(key) != other.get(key))
+    told = [f"{word} {_short(a)} in {names[0]}, {_short(b)} in {names[1]}" for word, a, b in pairs]
+    return "; ".join(told) or None
+
+
+def sample_ids(results: Mapping[str, Any]) -> set[str]:
+    """Return the ids of the generated samples; of files of version 1, those with a number of their own."""
+    images = results["generated"].get("images")
+    if images is not None:
+        return set(images)
+    return {name for entry in results["metrics"].values() for name in entry.get("per_sample", ())}
+
+
+def _protocols(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    first, second = (results.get("protocol") for results in (base, other))
+    if first is None and second is None:  # files of version 1
+        first, second = ({"id": "custom", "values": results.get("settings", {})} for results in (base, other))
+    if first is None or second is None:
+        return [f"protocol: {names[0 if first is None else 1]} records none; evaluate it again"]
+    same_name = first["id"] == second["id"]
+    if same_name and (first["hash"] == second["hash"] if "hash" in first else first["values"] == second["values"]):
+        return []
+    lines = [f"protocol: {first['id']} in {names[0]}, {second['id']} in {names[1]}"] * (not same_name)
+    flat, flat_other = (dict(_flat("", protocol.get("values", {}))) for protocol in (first, second))
+    changed = sorted(key for key in flat.keys() | flat_other.keys() if flat.get(key) != flat_other.get(key))
+    lines += [
+        f"protocol: {key} is {_short(flat.get(key))} in {names[0]}, {_short(flat_other.get(key))} in {names[1]}"
+        for key in changed
+    ]
+    return lines or [f"protocol: hash {_short(first['hash'])} in {names[0]}, {_short(second['hash'])} in {names[1]}"]
+
+
+def _references(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    first, second = (results.get("reference") or None for results in (base, other))
+    if first is None and second is None:
+        return []
+    for name, reference in zip(names, (first, second), strict=True):
+        if reference is None or "missing" in reference:
+            return [f"reference: {name} has none"]
+        if "content_hash" not in reference:
+            return [f"reference: {name} records no hash of its images; evaluate it again"]
+    if first["content_hash"] == second["content_hash"]:
+        return []
+    hashes = ", ".join(
+        f"{_short(one['content_hash'])} in {name}" for name, one in zip(names, (first, second), strict=True)
+    )
+    own, real = first.get("images", {}), second.get("images", {})
+    changed = sorted(name for name in own.keys() & real.keys() if own[name] != real[name])
+    only = sorted(own.keys() ^ real.keys())
+    parts = [f"images of {_listed(changed)} differ"] * bool(changed) + [f"only one has {_listed(only)}"] * bool(only)
+    return ["; ".join([f"reference: content hash {hashes}", *parts])]
+
+
+def _samples(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    own, theirs = sample_ids(base), sample_ids(other)
+    pairs = ((names[0], own - theirs), (names[1], theirs - own))
+    return [f"samples: only {name} has {_listed(sorted(ids))}" for name, ids in pairs if ids]
+
+
+def _flat(prefix: str, values: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(values, Mapping) and values:
+        for key, value in values.items():
+            yield from _flat(f"{prefix}.{key}" if prefix else str(key), value)
+    else:
+        yield prefix, values
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, str):
+        return value[:12] if len(value) == 64 and value.isalnum() else value
+    text = json.dumps(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
