@@ -88,7 +88,8 @@ def test_the_text_of_another_loaders_worker_is_taken_out_of_its_traceback():
 def test_a_worker_that_is_killed_is_one_sentence():
     with pytest.raises(RuntimeError) as caught:
         list(loader("a", "b", "killed", "c", num_workers=1))
-    assert dead_worker(caught.value).startswith("a process that reads data was killed (Killed)")
+    text = dead_worker(caught.value)  # torch notices either the signal or the missing process
+    assert text.startswith(("a process that reads data was killed (Killed)", "a process that reads data ended unexp"))
     assert "Lower num_workers" in dead_worker(caught.value)
     assert dead_worker(RuntimeError("DataLoader worker (pid(s) 3, 4) exited unexpectedly")) is not None
     assert dead_worker(RuntimeError("expected all tensors to be on one device")) is None
