@@ -79,6 +79,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     from mvdiff.cli.out_files import check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.data.importing.suggest import import_command
     from mvdiff.eval.runner import PAPER_METRICS, evaluate, write_results
     from mvdiff.eval.shortcomings import left_out, shortcomings
     from mvdiff.eval.table import results_table
@@ -115,6 +116,9 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, distributed: bo
     noted = [side for side in (results["generated"], results["reference"]) if side and "note" in side]
     if noted:
         print(f"{' and '.join(side['path'] for side in noted)}: {noted[0]['note']}")
+    for side in (side for side in noted if side.get("import_as")):
+        line = import_command(Path(side["path"]), side["import_as"])
+        print(f"{side['path']}: to make samples of its images, with all metrics, type: {line}")
     for line in left_out(results):
         print(line)
     _say_what_was_done(options, results)

@@ -156,11 +156,12 @@ def overlap_errors(
     size: int | tuple[int, int] | None = PAPER_SIZE,
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
+    covered: Tensor | None = None,
 ) -> PairErrors:
     """Compare overlapping views of one sample whose views share a centre.
 
     Images are first resized to `size`: a height (the width keeps the aspect ratio), `(height, width)`, or None to keep
-    their size. The paper resizes from 512 to 1024.
+    their size. The paper resizes from 512 to 1024. `covered` [V, 1, H, W] bool marks the pixels to compare; None: all.
 
     Raises:
         ValueError: A shape, dtype or value range is wrong.
@@ -168,8 +169,10 @@ def overlap_errors(
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
     compared = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
+    if covered is not None:
+        covered = _resize(covered.to(images.device).float(), K, size)[0] > 1 - 1e-6
     unit, K = _resize(unit_range(images), K, size)
-    return pair_errors(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid)
+    return pair_errors(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid, covered=covered)
 
 
 def depth_overlap_errors(
@@ -222,6 +225,7 @@ def pair_errors(
     correspond: Callable[[int, int], tuple[Tensor, Tensor]],
     view_valid: Tensor | None = None,
     known: Tensor | None = None,
+    covered: Tensor | None = None,
 ) -> PairErrors:
     """Warp the source view of each pair into its target view and compare them.
 
@@ -233,6 +237,7 @@ def pair_errors(
         view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
         known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
             source are known. None: all pixels whose four neighbours lie in the image.
+        covered: [V, 1, H, W] bool. Compare only covered target pixels whose four neighbours are covered. None: all.
     """
     last = torch.tensor([targets.shape[-1] - 1, targets.shape[-2] - 1], device=targets.device)
     compared_pairs, errors, counts = [], [], []
@@ -243,7 +248,10 @@ def pair_errors(
         compared = visible & ((xy >= 0) & (xy <= last)).all(dim=-1)
         if known is not None:
             compared &= ~known[target, 0]
-            whole = sample_bilinear(known[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
+        if covered is not None:
+            compared &= covered[target, 0]
+        for mask in (mask for mask in (known, covered) if mask is not None):
+            whole = sample_bilinear(mask[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
             compared[compared.clone()] = whole
         count = int(compared.sum()) * targets.shape[1]
         if count == 0:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.data.importing.suggest import guess_kind, import_command
 from mvdiff.data.loader import BatchLoader, Reported
 from mvdiff.files.paths import expanded_values, same_name
 from mvdiff.files.sharing import shared_name
@@ -46,6 +47,7 @@ class ScoredSample:
         depths: [V, H, W] z-depth in metres, 0 where unknown; or None.
         given: Given pixels, uint8 [V, 3, H, W], and `known`, float [V, 1, H, W]; or None.
         pasted_back: True if given pixels were pasted back into the views.
+        covered: [V, 1, H, W] bool, the pixels that a partial panorama shows; None: all.
     """
 
     sample_id: str
@@ -58,6 +60,24 @@ class ScoredSample:
     depths: Tensor | None = None
     given: tuple[Tensor, Tensor] | None = None
     pasted_back: bool = False
+    covered: Tensor | None = None
+
+    def whole_views(self) -> ScoredSample | None:
+        """Return the sample with the views that are covered wholly; None if there are none."""
+        if self.covered is None:
+            return self
+        whole = self.covered.flatten(1).all(dim=1)
+        if not bool(whole.any()):
+            return None
+        tensors = {name: getattr(self, name) for name in ("images_uint8", "K", "R", "t", "depths")}
+        lists = {name: getattr(self, name) for name in ("prompts", "truth")}
+        return replace(
+            self,
+            **{name: None if value is None else value[whole] for name, value in tensors.items()},
+            **{name: value and list(compress(value, whole)) for name, value in lists.items()},
+            given=self.given and tuple(part[whole] for part in self.given),
+            covered=None,
+        )
 
     @property
     def key(self) -> int:
@@ -72,16 +92,18 @@ def keyed_sample(sample_id: str) -> int:
 
 @dataclass
 class Tally:
-    """Counts of one pass over a source: samples read, and by position the samples skipped as unreadable."""
+    """Counts of one pass over a source: samples read, and by position those that are unreadable or covered in part."""
 
     num_read: int = 0
     skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+    partial: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def merged(cls, parts: Sequence[Tally]) -> Tally:
         """Merge the tallies of several processes."""
         skipped = {index: reason for part in parts for index, reason in part.skipped.items()}
-        return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())))
+        partial = {index: views for part in parts for index, views in part.partial.items()}
+        return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())), dict(sorted(partial.items())))
 
 
 class Source(ABC):
@@ -179,7 +201,7 @@ class FolderSource(Source):
             counts = f"{len(self.incomplete)} incomplete, in {self.root}"
             raise ValueError(
                 f"sample root must hold at least one complete sample; got {counts}. A sample is a folder with <i>.png "
-                "for each view and sample.json; a folder of images is read, too."
+                f"for each view and sample.json; a folder of images is read, too.{_advice(self.root)}"
             )
 
     def has_natural(self) -> bool:
@@ -197,6 +219,10 @@ class FolderSource(Source):
         for index, item in zip(positions, self.read(self._sample, positions), strict=True):
             if isinstance(item, ScoredSample):
                 self.tally.num_read += 1
+                if item.covered is not None:
+                    whole = item.covered.flatten(1).all(dim=1)
+                    counts = {"num_views": len(whole), "num_whole": int(whole.sum())}
+                    self.tally.partial[index] = {"folder": str(self.complete[index]), **counts}
                 yield item
             else:
                 self.tally.skipped[index] = item
@@ -213,10 +239,12 @@ class FolderSource(Source):
             return {"folder": str(folder), "reason": str(error)}
         if (height, width) != tuple(images.shape[-2:]):
             K = resize_intrinsics(K, images.shape[-1] / width, images.shape[-2] / height)
-        record = sample.record
+        record, covered = sample.record, None
+        if given is not None and "covered" in record.settings:  # imported: what is not given is unknown, not generated
+            covered, given = given[1] > 0.5, None
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
-        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted)
+        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, covered)
 
     def describe(self) -> dict[str, Any]:
         """Describe the folder and its incomplete and unreadable samples."""
@@ -228,7 +256,14 @@ class FolderSource(Source):
             "num_unreadable": len(self.tally.skipped),
             "incomplete": [str(folder) for folder in self.incomplete],
             "unreadable": list(self.tally.skipped.values()),
+            "partial": list(self.tally.partial.values()),
         }
+
+
+def _advice(root: Path) -> str:
+    """Say how to import pictures that another method may have made; "" where nothing is known of them."""
+    kind = guess_kind(root)
+    return "" if kind is None else f" If another method made its pictures, type: {import_command(root, kind)}"
 
 
 @dataclass

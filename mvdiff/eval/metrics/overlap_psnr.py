@@ -54,6 +54,7 @@ class OverlapPSNR(SampleMetric):
     """
 
     name = "overlap_psnr"
+    reads_covered: ClassVar[bool] = True
     needs: ClassVar = {
         "overlap": "no sample has two views that overlap. An image alone has one view; docs/evaluate.md shows samples."
     }
@@ -99,7 +100,8 @@ class OverlapPSNR(SampleMetric):
                     "views with different centres need depths for an overlap PSNR; got none. Write depth/<i>.png into "
                     "the samples."
                 )
-            self._append("pairs", sample, real, overlap_errors(images, sample.K, sample.R, self.size, self.pairs))
+            views = images, sample.K, sample.R
+            self._append("pairs", sample, real, overlap_errors(*views, self.size, self.pairs, covered=sample.covered))
             return
         t = sample.R.new_zeros(len(sample.R), 3) if sample.t is None else sample.t
         views = images, sample.depths, sample.K, sample.R, t, self.pairs
