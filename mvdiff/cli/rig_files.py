@@ -43,5 +43,8 @@ def read_cameras(path: Path | None) -> tuple[Any, dict[str, Any] | None]:
     views = values.get("views")
     if not (isinstance(views, list) and views and isinstance(views[0], dict)):
         return read_rig(path), None
-    check_record({"sample_id": "0", "prompts": [""] * len(views), "cameras": values}, str(path))
+    try:
+        check_record({"sample_id": "0", "prompts": [""] * len(views), "cameras": values}, str(path))
+    except ValueError as error:
+        raise ValueError(f"--rig: {str(error).removesuffix(' Correct it, or generate the sample again.')}") from error
     return None, values
