@@ -244,7 +244,9 @@ class FolderSource(Source):
             covered, given = given[1] > 0.5, None
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
-        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, covered)
+        return ScoredSample(
+            record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, covered=covered
+        )
 
     def describe(self) -> dict[str, Any]:
         """Describe the folder and its incomplete and unreadable samples."""
