@@ -92,6 +92,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     from mvdiff.cli.out_files import check_folder, check_no_sample_file, check_out
     from mvdiff.cli.progress import progress_bar
     from mvdiff.cli.rig_files import read_rig
+    from mvdiff.data.importing.suggest import import_command
     from mvdiff.eval.feature_cache import FeatureCache
     from mvdiff.eval.provenance import command_line
     from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, write_results
@@ -144,6 +145,9 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     noted = [side for side in (results["generated"], results["reference"]) if side and "note" in side]
     if noted:
         print(f"{' and '.join(side['path'] for side in noted)}: {noted[0]['note']}")
+    for side in (side for side in noted if side.get("import_as")):
+        line = import_command(Path(side["path"]), side["import_as"])
+        print(f"{side['path']}: to make samples of its images, with all metrics, type: {line}")
     for line in left_out(results):
         print(line)
     for name in ("deviations", "unchecked"):

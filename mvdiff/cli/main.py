@@ -1,7 +1,7 @@
 """The front of the `mvdiff` command: pick the command, run it, turn a user's mistake into one clear line.
 
-Each command lives in `mvdiff/cli/<name>.py` as `COMMANDS` (the four trainer commands share `trainer.py`). These modules
-are free of torch: what a command needs to run, its function imports.
+Each command lives in `mvdiff/cli/<name>.py` as `COMMANDS` (the four trainer commands share `trainer.py`; `import` is in
+`import_.py`). These modules are free of torch: what a command needs to run, its function imports.
 """
 
 import errno
@@ -12,6 +12,7 @@ import sys
 import traceback
 from argparse import ArgumentTypeError
 from collections.abc import Sequence
+from types import ModuleType
 
 from mvdiff import __version__
 from mvdiff.class_paths import allow_plugins
@@ -34,10 +35,12 @@ SECTIONS = {
     "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
-    "Score": ("evaluate", "compare", "protocols"),
+    "Score": ("import", "evaluate", "compare", "protocols"),
     "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""
+_FILES = {"import": "import_", **dict.fromkeys(TRAINER, "trainer")}
+"""Modules of commands that are not called as the command is."""
 _FOOTER = (
     "mvdiff COMMAND --help explains a command; mvdiff --version prints the version.",
     "--debug (or MVDIFF_DEBUG=1) shows tracebacks.",
@@ -48,8 +51,7 @@ NAMES = tuple(name for names in SECTIONS.values() for name in names)
 
 def commands_of(name: str) -> tuple[Command, ...]:
     """Return the commands that begin with a word, those of one module under `mvdiff.cli`."""
-    module = importlib.import_module(f"mvdiff.cli.{'trainer' if name in TRAINER else name}")
-    return tuple(command for command in module.COMMANDS if command.name.split()[0] == name)
+    return tuple(command for command in _module(name).COMMANDS if command.name.split()[0] == name)
 
 
 def summary_of(name: str) -> str:
@@ -59,7 +61,11 @@ def summary_of(name: str) -> str:
     "fuse a sample's or a recording's frames into a coloured mesh"
     """
     first = commands_of(name)[0]
-    return first.summary if first.name == name else importlib.import_module(f"mvdiff.cli.{name}").SUMMARY
+    return first.summary if first.name == name else _module(name).SUMMARY
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"mvdiff.cli.{_FILES.get(name, name)}")
 
 
 def find_command(words: Sequence[str]) -> Command | None:

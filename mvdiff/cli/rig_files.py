@@ -1,6 +1,7 @@
 """Rigs in files, for the commands that read sample folders without cameras."""
 
 from pathlib import Path
+from typing import Any
 
 
 def read_rig(path: Path | None):
@@ -24,3 +25,26 @@ def read_rig(path: Path | None):
         return Rig.from_dict(read_json_object(path))
     except (OSError, ValueError) as error:
         raise ValueError(f"--rig must be a JSON file with views, height, width; got {error}, in {path}.") from error
+
+
+def read_cameras(path: Path | None) -> tuple[Any, dict[str, Any] | None]:
+    """Read a rig, or single cameras (as `cameras` in sample.json), from a JSON file; return (rig, cameras) or Nones.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It holds neither.
+    """
+    if path is None or not path.is_file():
+        return read_rig(path), None
+    from mvdiff.files.text import read_json_object
+    from mvdiff.samples.record_checks import check_record
+
+    values = read_json_object(path)
+    views = values.get("views")
+    if not (isinstance(views, list) and views and isinstance(views[0], dict)):
+        return read_rig(path), None
+    try:
+        check_record({"sample_id": "0", "prompts": [""] * len(views), "cameras": values}, str(path))
+    except ValueError as error:
+        raise ValueError(f"--rig: {str(error).removesuffix(' Correct it, or generate the sample again.')}") from error
+    return None, values

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from mvdiff.data.importing.suggest import guess_kind
 from mvdiff.eval.sources import FolderSource, ScoredSample
 from mvdiff.files.images import IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, expanded, kind_of, same_name, visible
@@ -72,5 +73,5 @@ class ImageFolder(FolderSource):
         return ScoredSample(name, images, torch.eye(3)[None], torch.eye(3)[None], prompts)
 
     def describe(self) -> dict[str, Any]:
-        """Describe the folder and its unreadable images."""
-        return super().describe() | {"kind": "images", "note": NOTE}
+        """Describe the folder and its unreadable images, and as what `mvdiff import` may take them."""
+        return super().describe() | {"kind": "images", "note": NOTE, "import_as": guess_kind(self.root)}

@@ -114,6 +114,8 @@ class SampleMetric(Metric):
         name: Name for `--metrics`.
         columns: Numbers that `compute` returns.
         needs: Requirements by name, each with the message to show if it is not met.
+        reads_covered: True if `update` looks at `ScoredSample.covered`; other metrics get the views that are covered
+            wholly, see `ScoredSample.whole_views`.
         load_network: Function that loads the network for `update`, or None. Metrics with the same loader share one
             network and one forward pass per sample (`FeatureExtractor.of_sample`). Its arguments are set like those of
             the constructor.
@@ -130,6 +132,7 @@ class SampleMetric(Metric):
     name: ClassVar[str]
     columns: ClassVar[tuple[Column, ...]]
     needs: ClassVar[Mapping[str, str]] = {}
+    reads_covered: ClassVar[bool] = False
     load_network: ClassVar[Callable[..., Any] | None] = None
 
     def __init__(

@@ -156,9 +156,10 @@ def overlap_errors(
     size: int | tuple[int, int] | None = PAPER_SIZE,
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
+    covered: Tensor | None = None,
 ) -> PairErrors:
     """Compare overlapping views of one sample whose views share a centre; see `warped_views`."""
-    return errors_of(warped_views(images, K, R, size, pairs, view_valid))
+    return errors_of(warped_views(images, K, R, size, pairs, view_valid, covered))
 
 
 def warped_views(
@@ -168,11 +169,12 @@ def warped_views(
     size: int | tuple[int, int] | None = PAPER_SIZE,
     pairs: PairRule = "adjacent",
     view_valid: Tensor | None = None,
+    covered: Tensor | None = None,
 ) -> Iterator[WarpedPair]:
     """Warp overlapping views of one sample whose views share a centre into each other.
 
     Images are first resized to `size`: a height (the width keeps the aspect ratio), `(height, width)`, or None to keep
-    their size. The paper resizes from 512 to 1024.
+    their size. The paper resizes from 512 to 1024. `covered` [V, 1, H, W] bool marks the pixels to compare; None: all.
 
     Raises:
         ValueError: A shape, dtype or value range is wrong.
@@ -180,8 +182,10 @@ def warped_views(
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
     compared = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
+    if covered is not None:
+        covered = _resize(covered.to(images.device).float(), K, size)[0] > 1 - 1e-6
     unit, K = _resize(unit_range(images), K, size)
-    return warp_pairs(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid)
+    return warp_pairs(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid, covered=covered)
 
 
 def depth_overlap_errors(

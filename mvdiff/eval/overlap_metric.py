@@ -55,6 +55,7 @@ class OverlapMetric(SampleMetric):
         **options: See `SampleMetric`.
     """
 
+    reads_covered: ClassVar[bool] = True
     needs: ClassVar = {
         "overlap": "no sample has two views that overlap. An image alone has one view; docs/evaluate.md shows samples."
     }
@@ -125,7 +126,7 @@ class OverlapMetric(SampleMetric):
         if sample.depths is not None:
             return warped_depth_views(*self.views(sample), self.pairs, DepthTolerance(self.depth_error, 0.0))
         images = sample.images_uint8.to(self.image_device)
-        return warped_views(images, sample.K, sample.R, self.size, self.pairs)
+        return warped_views(images, sample.K, sample.R, self.size, self.pairs, covered=sample.covered)
 
 
 def check_comparable(sample: ScoredSample) -> None:

@@ -316,11 +316,15 @@ class _Scoring:
     ) -> None:
         which = "reference" if real else "generated"
         for sample in part:
+            whole = sample.whole_views()
             for number, metric in self.metrics.items():
                 if number in failures:
                     continue
+                seen = sample if metric.reads_covered else whole
+                if seen is None:
+                    continue
                 try:
-                    metric.update(sample, real)
+                    metric.update(seen, real)
                 except UNAVAILABLE as error:
                     failures[number] = sample.sample_id, f"{error} (at {which} sample {sample.sample_id!r})"
             sample_ids.append(sample.sample_id)

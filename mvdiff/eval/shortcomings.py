@@ -21,6 +21,11 @@ def left_out(results: Mapping[str, Any]) -> list[str]:
             lines.append(f"left out the reference: {described['missing']}")
         lines += [f"left out {path}: its sample.json is missing" for path in described.get("incomplete", ())]
         lines += [f"left out {one['folder']}: {one['reason']}" for one in described.get("unreadable", ())]
+        lines += [
+            f"left out {one['num_views'] - one['num_whole']} of {one['num_views']} views of {one['folder']}: its "
+            "panorama covers them in part (overlap_psnr counts the covered pixels)"
+            for one in described.get("partial", ())
+        ]
     return lines + _unpaired(results.get("pairing"))
 
 

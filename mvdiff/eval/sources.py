@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import compress
 from pathlib import Path
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.data.importing.suggest import guess_kind, import_command
 from mvdiff.data.loader import BatchLoader, Reported
 from mvdiff.eval.image_hashes import pixel_hash
 from mvdiff.files.paths import expanded_values, same_name
@@ -49,6 +50,7 @@ class ScoredSample:
         pasted_back: True if given pixels were pasted back into the views.
         seed: Seed of the noise; None for images that were not sampled.
         settings: Settings that made the images, as `sample.json` records them.
+        covered: [V, 1, H, W] bool, the pixels that a partial panorama shows; None: all.
     """
 
     sample_id: str
@@ -63,6 +65,7 @@ class ScoredSample:
     pasted_back: bool = False
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    covered: Tensor | None = None
     _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: Hashable, measure: Callable[[], Any]) -> Any:
@@ -70,6 +73,23 @@ class ScoredSample:
         if name not in self._shared:
             self._shared[name] = measure()
         return self._shared[name]
+
+    def whole_views(self) -> ScoredSample | None:
+        """Return the sample with the views that are covered wholly; None if there are none."""
+        if self.covered is None:
+            return self
+        whole = self.covered.flatten(1).all(dim=1)
+        if not bool(whole.any()):
+            return None
+        tensors = {name: getattr(self, name) for name in ("images_uint8", "K", "R", "t", "depths")}
+        lists = {name: getattr(self, name) for name in ("prompts", "truth")}
+        return replace(
+            self,
+            **{name: None if value is None else value[whole] for name, value in tensors.items()},
+            **{name: value and list(compress(value, whole)) for name, value in lists.items()},
+            given=self.given and tuple(part[whole] for part in self.given),
+            covered=None,
+        )
 
     @property
     def key(self) -> int:
@@ -111,11 +131,13 @@ class Tally:
     Attributes:
         num_read: Number of samples read.
         skipped: Folder and reason of the samples that could not be read, by position.
+        partial: Folder and views of the samples that show a part of a panorama only, by position.
         seen: The samples that were measured, by id.
     """
 
     num_read: int = 0
     skipped: dict[int, dict[str, str]] = field(default_factory=dict)
+    partial: dict[int, dict[str, Any]] = field(default_factory=dict)
     seen: dict[str, SeenSample] = field(default_factory=dict)
 
     @classmethod
@@ -123,7 +145,9 @@ class Tally:
         """Merge the tallies of several processes."""
         skipped = {index: reason for part in parts for index, reason in part.skipped.items()}
         seen = {name: sample for part in parts for name, sample in part.seen.items()}
-        return cls(sum(part.num_read for part in parts), dict(sorted(skipped.items())), dict(sorted(seen.items())))
+        partial = {index: views for part in parts for index, views in part.partial.items()}
+        order = (dict(sorted(found.items())) for found in (skipped, partial, seen))
+        return cls(sum(part.num_read for part in parts), *order)
 
 
 class Source(ABC):
@@ -221,7 +245,7 @@ class FolderSource(Source):
             counts = f"{len(self.incomplete)} incomplete, in {self.root}"
             raise ValueError(
                 f"sample root must hold at least one complete sample; got {counts}. A sample is a folder with <i>.png "
-                "for each view and sample.json; a folder of images is read, too."
+                f"for each view and sample.json; a folder of images is read, too.{_advice(self.root)}"
             )
 
     def has_natural(self) -> bool:
@@ -239,6 +263,10 @@ class FolderSource(Source):
         for index, item in zip(positions, self.read(self._sample, positions), strict=True):
             if isinstance(item, ScoredSample):
                 self.tally.num_read += 1
+                if item.covered is not None:
+                    whole = item.covered.flatten(1).all(dim=1)
+                    counts = {"num_views": len(whole), "num_whole": int(whole.sum())}
+                    self.tally.partial[index] = {"folder": str(self.complete[index]), **counts}
                 yield item
             else:
                 self.tally.skipped[index] = item
@@ -255,10 +283,12 @@ class FolderSource(Source):
             return {"folder": str(folder), "reason": str(error)}
         if (height, width) != tuple(images.shape[-2:]):
             K = resize_intrinsics(K, images.shape[-1] / width, images.shape[-2] / height)
-        record = sample.record
+        record, covered = sample.record, None
+        if given is not None and "covered" in record.settings:  # imported: what is not given is unknown, not generated
+            covered, given = given[1] > 0.5, None
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
-        how = {"pasted_back": pasted, "seed": record.seed, "settings": record.settings}
+        how = {"pasted_back": pasted, "covered": covered, "seed": record.seed, "settings": record.settings}
         return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, **how)
 
     def describe(self) -> dict[str, Any]:
@@ -271,7 +301,14 @@ class FolderSource(Source):
             "num_unreadable": len(self.tally.skipped),
             "incomplete": [str(folder) for folder in self.incomplete],
             "unreadable": list(self.tally.skipped.values()),
+            "partial": list(self.tally.partial.values()),
         }
+
+
+def _advice(root: Path) -> str:
+    """Say how to import pictures that another method may have made; "" where nothing is known of them."""
+    kind = guess_kind(root)
+    return "" if kind is None else f" If another method made its pictures, type: {import_command(root, kind)}"
 
 
 @dataclass

@@ -56,6 +56,7 @@ def warp_pairs(
     correspond: Correspond,
     view_valid: Tensor | None = None,
     known: Tensor | None = None,
+    covered: Tensor | None = None,
 ) -> Iterator[WarpedPair]:
     """Warp the source view of each pair into its target view; skip pairs that share no pixel.
 
@@ -67,6 +68,7 @@ def warp_pairs(
         view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
         known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
             source are known. None: all pixels whose four neighbours lie in the image.
+        covered: [V, 1, H, W] bool. Compare only covered target pixels whose four neighbours are covered. None: all.
     """
     last = torch.tensor([targets.shape[-1] - 1, targets.shape[-2] - 1], device=targets.device)
     for target, source in pairs:
@@ -76,7 +78,10 @@ def warp_pairs(
         compared = visible & ((xy >= 0) & (xy <= last)).all(dim=-1)
         if known is not None:
             compared &= ~known[target, 0]
-            whole = sample_bilinear(known[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
+        if covered is not None:
+            compared &= covered[target, 0]
+        for mask in (mask for mask in (known, covered) if mask is not None):
+            whole = sample_bilinear(mask[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
             compared[compared.clone()] = whole
         if not bool(compared.any()):
             continue

@@ -42,11 +42,15 @@ class Sphere:
         projection: "equirectangular", or another projection in lower case.
         width_deg: Degrees of longitude that the image spans.
         height_deg: Degrees of latitude that the image spans.
+        left_deg: Degrees of longitude from the left border of the whole sphere to that of the image; None: not stated.
+        top_deg: Degrees of latitude from the zenith to the top of the image; None: not stated.
     """
 
     projection: str
     width_deg: float = 360.0
     height_deg: float = 180.0
+    left_deg: float | None = None
+    top_deg: float | None = None
 
     @property
     def is_whole(self) -> bool:
@@ -112,7 +116,8 @@ def _sphere(image: Image.Image) -> Sphere | None:
     if "ProjectionType" not in values and "FullPanoWidthPixels" not in values:
         return None
     projection = values.get("ProjectionType", "equirectangular").lower()
-    return Sphere(projection, 360 * _share(values, "Width"), 180 * _share(values, "Height"))
+    spans = 360 * _share(values, "Width"), 180 * _share(values, "Height")
+    return Sphere(projection, *spans, _offset(values, "Left", "Width", 360), _offset(values, "Top", "Height", 180))
 
 
 def _share(values: dict[str, str], side: str) -> float:
@@ -123,3 +128,13 @@ def _share(values: dict[str, str], side: str) -> float:
     except (KeyError, ValueError, ZeroDivisionError):
         return 1.0
     return share if 0 < share < 1 else 1.0
+
+
+def _offset(values: dict[str, str], edge: str, side: str, degrees: float) -> float | None:
+    """Return the degrees from the sphere's left or top border to the image's; None where they are not stated."""
+    try:
+        pixels, full = float(values[f"CroppedArea{edge}Pixels"]), float(values[f"FullPano{side}Pixels"])
+        share = pixels / full
+    except (KeyError, ValueError, ZeroDivisionError):
+        return None
+    return degrees * share if 0 <= share < 1 else None

@@ -52,6 +52,33 @@ def atlas_from_faces(faces: Tensor) -> Tensor:
     return atlas
 
 
+def edge_steps(faces: Tensor) -> tuple[Tensor, Tensor]:
+    """Measure how well the faces of a skybox continue each other (own derivation).
+
+    Args:
+        faces: [6, C, S, S] float, in skybox order (convention 7), S > 1.
+
+    Returns:
+        Two tensors [6, 4], in the units of `faces`, by face and edge (left, right, top, bottom): the mean absolute step
+        from the outermost line of texels to the face beyond, and that between the two outermost lines.
+
+    Example:
+        >>> steps, inside = edge_steps(torch.arange(6.0).view(6, 1, 1, 1).expand(6, 1, 4, 4))
+        >>> steps[2].tolist(), inside[2].tolist()  # yaw 0 has yaw 270 to its left, 90 to its right, up and down
+        ([1.0, 1.0, 2.0, 3.0], [0.0, 0.0, 0.0, 0.0])
+    """
+    C, S = faces.shape[1:3]
+    tiles = atlas_from_faces(faces).view(C, 6, S + 2, S + 2)
+    steps, inside = torch.empty(6, 4), torch.empty(6, 4)
+    for slot, face in enumerate(STORED_FACES):
+        tile = tiles[:, slot].mT if face in (0, 5) else tiles[:, slot]  # with a border of one texel
+        columns, rows = tile[:, 1:-1], tile[:, :, 1:-1].mT
+        edges = columns[..., :3], columns[..., -3:].flip(-1), rows[..., :3], rows[..., -3:].flip(-1)
+        for number, lines in enumerate(edges):  # [C, S, 3]: beyond, outermost, inside
+            steps[face, number], inside[face, number] = lines.diff(dim=-1).abs().mean(dim=(0, 1))
+    return steps, inside
+
+
 def atlas_grid(x: Tensor, y: Tensor, z: Tensor, size: int) -> Tensor:
     """Return the atlas positions of world directions, for grid_sample with `align_corners=False`.
 

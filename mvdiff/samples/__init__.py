@@ -5,7 +5,7 @@ One folder is one multi-view sample::
     <root>/<sample id>/0.png ... <V-1>.png   the views, in rig order
                        panorama.png          optional, the stitched panorama, W = 2 H
                        depth/<i>.png         optional, z-depth of each view: uint16 millimetres, 0 = unknown
-                       given/<i>.png         optional, given part of each view: RGBA, transparent = generated
+                       given/<i>.png         optional, given part of each view: RGBA, transparent = generated or unknown
                        sample.json           written last and atomically; its presence marks the sample complete
 
 Folders in the layout of the 2023 release (`<i>.png`, `<i>_natural.png` for the ground truth, `prompt.txt`) can be read

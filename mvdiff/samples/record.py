@@ -31,7 +31,9 @@ class SampleRecord:
         seed: Seed of the noise; None for images that were not sampled (ground truth).
         settings: Further settings that shaped the images (steps, guidance, model, ...). Optional entries that
             evaluation and reports read: `"truth"`, labels of each view (a dict or None per view) for caption
-            agreement; `"frames"` and `"key_frames"`, numbers or names of a recording's frames.
+            agreement; `"frames"` and `"key_frames"`, numbers or names of a recording's frames; `"covered"`, the share
+            of each view that an imported partial panorama shows: a view is unknown where `given/<i>.png` is
+            transparent.
         versions: Library versions.
         schema_version: Version of this format.
     """

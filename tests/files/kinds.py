@@ -14,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from mvdiff.cli.renamed import check_names
-from mvdiff.cli.rig_files import read_rig
+from mvdiff.cli.rig_files import read_cameras, read_rig
 from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.matterport3d import Matterport3DPanoramas
@@ -47,6 +47,7 @@ from tests.data.scenes import write_scene
 from tests.eval.conforming import small_protocol
 from tests.tiny import tiny_base
 
+EYE = [[1, 0, 0], [0, 1, 0], [0, 0, 1]]
 ASSETS = Path(__file__).parents[2] / "mvdiff" / "assets"
 
 
@@ -295,6 +296,11 @@ KINDS = {
     "view": Kind(_write_sample, "1.png", _read_sample),
     "depth of a view": Kind(_write_sample, "depth/1.png", _read_sample),
     "prompt.txt": Kind(_write_released_sample, "prompt.txt", _read_sample),
+    "cameras": Kind(
+        _json("c.json", {"height": 8, "width": 8, "views": [{"K": [[4, 0, 4], [0, 4, 4], [0, 0, 1]], "R": EYE}]}),
+        "c.json",
+        lambda f: read_cameras(f / "c.json"),
+    ),
     "rig": Kind(_json("rig.json", RingRig(2).to_dict()), "rig.json", lambda f: read_rig(f / "rig.json"), rounds=3),
     "mvdiff.json": Kind(_write_model, "mvdiff.json", _read_model, rounds=3),
     "model_index.json": Kind(_write_model, "model_index.json", _read_model),

@@ -26,6 +26,16 @@ def test_a_crop_is_found_in_every_format(tmp_path, suffix, elements):
     assert str(sphere) == "a crop of 180x90 degrees of the sphere"
 
 
+def test_the_place_of_a_crop_is_in_degrees_if_it_is_stated(tmp_path):
+    sphere = tags(save_panorama(tmp_path / "a.png", np.zeros((16, 128, 3), np.uint8), top=32)).sphere
+    assert (sphere.left_deg, sphere.top_deg, sphere.height_deg) == (0, 90, 45)
+    offsets = [(b"-1", None), (b"64", None), (b"x", None), (b"48", 135.0)]
+    for text, top_deg in offsets:
+        xmp = gpano((128, 64), (128, 16)).replace(b"GPano:Proj", b'GPano:CroppedAreaTopPixels="%b" GPano:Proj' % text)
+        sphere = tags(save_with_xmp(tmp_path / "a.png", shape(16, 128), xmp)).sphere
+        assert (sphere.left_deg, sphere.top_deg) == (None, top_deg)
+
+
 def test_a_packet_behind_the_pixels_is_found(tmp_path):
     path = save_with_xmp(tmp_path / "a.png", shape(32, 128), gpano((128, 64), (128, 32)), late=True)
     assert (tags(path).sphere.width_deg, tags(path).sphere.height_deg) == (360, 90)
