@@ -46,6 +46,9 @@ class MethodOptions(ModelOptions):
     base: str | None = None
     """folder, hub id or packaged name of the base that the method needs; for methods that run a model: in place of the
     one named in the model folder, with the same weights"""
+    controlnet: str | None = None
+    """with --method controlnet-inpainting: folder, hub id or packaged name of a depth ControlNet for the same version of
+    Stable Diffusion as --base"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,7 +117,7 @@ def open_method(options: MethodOptions, memory: MemoryOptions, task=None, no_caa
         raise ArgumentTypeError(f"--no_caa means --method independent; got --method {name} too")
     kind = method_class("independent" if no_caa else name, None if task is None else task.name)
     device = _checked_device(options, memory)
-    parts = {field: getattr(options, field) for field in ("model", "revision", "base", "vae")}
+    parts = {field: getattr(options, field) for field in ("model", "revision", "base", "vae", "controlnet")}
     try:
         method = kind.open(Parts(**parts, dtype=_dtype(options)), task)
     except MissingPart as error:

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ControlNetModel
 
 from mvdiff.class_paths import resolve_class
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import load_backbone
+from mvdiff.models.controlnet import load_controlnet
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.base_reference import reference_to
 from mvdiff.pipelines.model_folder import model_location, read_model_info
@@ -44,6 +46,7 @@ class Parts:
         revision: Branch, tag or commit of a hub model.
         base: Folder, hub id ("owner/name[@revision]") or packaged name of a base.
         vae: Folder or hub id of an autoencoder in place of the base's.
+        controlnet: Folder, hub id ("owner/name[@revision]") or packaged name of a ControlNet.
         dtype: Precision of all weights; None: float32.
     """
 
@@ -51,6 +54,7 @@ class Parts:
     revision: str | None = None
     base: str | Path | None = None
     vae: str | Path | None = None
+    controlnet: str | Path | None = None
     dtype: torch.dtype | None = None
 
     def open_model(self, method: str, task: Task | None = None) -> MultiViewPipeline:
@@ -70,6 +74,22 @@ class Parts:
             return self.model
         kind = MultiViewPipeline if task is None else resolve_class(task.pipeline, MultiViewPipeline)
         return kind.from_pretrained(self.model, revision=self.revision, base=self.base, vae=self.vae, dtype=self.dtype)
+
+    def open_controlnet(self, method: str) -> ControlNetModel:
+        """Open the depth ControlNet.
+
+        Args:
+            method: Name of the method, for error messages.
+
+        Raises:
+            MissingPart: No ControlNet was given.
+            ValueError, FileNotFoundError: See `load_controlnet`.
+        """
+        if self.controlnet is None:
+            raise MissingPart(
+                "controlnet", method, "a depth ControlNet for the version of Stable Diffusion of its base"
+            )
+        return load_controlnet(self.controlnet, dtype=self.dtype)
 
     def open_base(self, method: str, task: Task, needed: str) -> MultiViewPipeline:
         """Open the base alone: a pipeline without attention across views, to call with `Controls(caa=False)`.
