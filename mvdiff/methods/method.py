@@ -112,7 +112,8 @@ def write_method(
     Returns:
         Numbers of written and skipped samples.
     """
-    settings = {"method": method.name} | method.describe(sampling)
+    settings = method.describe(sampling)
+    settings.setdefault("method", method.name)
     paste_back = paste_back and method.task is not None and method.task.paste_back
     if paste_back:
         settings["paste_back"] = True

@@ -45,7 +45,8 @@ class ModelMethod(Method):
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
         """Return the settings of model, sampling and controls; see `described_settings`."""
-        return described_settings(self.pipeline, sampling, self.controls, paste_back=False)
+        settings = described_settings(self.pipeline, sampling, self.controls, paste_back=False)
+        return settings | ({"method": type(self).name} if type(self).name else {})
 
     def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
         """Return notes on cut and empty prompts; see `Method.text_notes`."""

@@ -243,7 +243,6 @@ def described_settings(
     if control["neighbour_batch"] is None:
         del control["neighbour_batch"]
     described = {
-        "method": "mvdiffusion" if controls.caa else "independent",  # names of `mvdiff.methods`
         **asdict(sampling),
         **control,
         **({"paste_back": paste_back} if pipeline.task.paste_back else {}),
@@ -255,6 +254,7 @@ def described_settings(
         "adapter_weights_hash": tensors_hash(adapter) if adapter else None,
         "dtype": _precision(pipeline),
         **pipeline.unusual_settings(),
+        "method": "mvdiffusion" if controls.caa else "independent",  # names of `mvdiff.methods`
     }
     return json.loads(json.dumps(described, default=_plain))
 
