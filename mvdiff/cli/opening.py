@@ -47,8 +47,8 @@ class MethodOptions(ModelOptions):
     """folder, hub id or packaged name of the base that the method needs; for methods that run a model: in place of the
     one named in the model folder, with the same weights"""
     controlnet: str | None = None
-    """with --method controlnet-inpainting: folder, hub id or packaged name of a depth ControlNet for the same version of
-    Stable Diffusion as --base"""
+    """with --method controlnet-inpainting: folder or hub id of a depth ControlNet for the same version of Stable
+    Diffusion as --base"""
 
 
 @dataclass(frozen=True, kw_only=True)

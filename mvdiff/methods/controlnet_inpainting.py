@@ -15,7 +15,7 @@ from mvdiff.files.sharing import shared_name
 from mvdiff.methods.frame_by_frame import BASE_ALONE, FrameByFrame
 from mvdiff.methods.parts import Parts
 from mvdiff.models.autoencoder import autoencoder_stride
-from mvdiff.models.controlnet import ControlledUNet, check_controlnet, control_images
+from mvdiff.models.controlnet import ControlledUNet, check_controlnet
 from mvdiff.models.inpainting import inpainting_condition, masked_images
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.settings import Sampling

@@ -86,9 +86,7 @@ class Parts:
             ValueError, FileNotFoundError: See `load_controlnet`.
         """
         if self.controlnet is None:
-            raise MissingPart(
-                "controlnet", method, "a depth ControlNet for the version of Stable Diffusion of its base"
-            )
+            raise MissingPart("controlnet", method, "a depth ControlNet that fits its base")
         return load_controlnet(self.controlnet, dtype=self.dtype)
 
     def open_base(self, method: str, task: Task, needed: str) -> MultiViewPipeline:

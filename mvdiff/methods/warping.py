@@ -79,10 +79,8 @@ def warp_by_depth(
     """
     sizes = check_shapes(images=(images, "S 3 H W"), depths=(sources.depths, "S H W"), target=(target.depths, "H W"))
     height, width = sizes["H"], sizes["W"]
-    image, known = (
-        images.new_zeros(3, height, width),
-        torch.zeros(height, width, dtype=torch.bool, device=images.device),
-    )
+    image = images.new_zeros(3, height, width)
+    known = torch.zeros(height, width, dtype=torch.bool, device=images.device)
     for index in range(sizes["S"]):
         xy, visible = _positions(target, sources.at(index), tolerance)
         new = visible & ~known
@@ -92,7 +90,7 @@ def warp_by_depth(
 
 
 def _positions(target: Views, source: Views, tolerance: DepthTolerance) -> tuple[Tensor, Tensor]:
-    """Return the source positions [H, W, 2] of the target's pixels, and [H, W] bool, True where the source shows them."""
+    """Return the source positions [H, W, 2] of the target's pixels, and [H, W] bool, True where the source has them."""
     height, width = source.depths.shape
     H, e = relation(*target[1:], *source[1:])
     depth, has_depth = known_depths(target.depths)

@@ -5,7 +5,6 @@ Axes: B samples, V views, N = B * V, C latent channels, H W image, h w latent, L
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,34 +56,30 @@ def controlnet_from_unet(unet: UNet2DConditionModel, vae_stride: int, seed: int 
         return ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=levels)
 
 
-def check_controlnet(
-    controlnet: ControlNetModel, unet: UNet2DConditionModel, latent_channels: int, stride: int
-) -> None:
+def check_controlnet(controlnet: ControlNetModel, unet: UNet2DConditionModel, channels: int, stride: int) -> None:
     """Raise ValueError unless a ControlNet fits a base's UNet, its latents and its autoencoder's stride.
 
     Args:
         controlnet: The ControlNet.
         unet: UNet of the base; an inpainting base has other input channels than the ControlNet.
-        latent_channels: Number of latent channels.
+        channels: Number of latent channels.
         stride: Pixels per latent cell along each side.
     """
-    config, own_stride = controlnet.config, 2 ** (len(controlnet.config.conditioning_embedding_out_channels) - 1)
-    expected = {
-        "in_channels": latent_channels,
-        "block_out_channels": list(unet.config.block_out_channels),
-        "layers_per_block": unet.config.layers_per_block,
-        "cross_attention_dim": unet.config.cross_attention_dim,
-    }
+    config = controlnet.config
+    expected = {"in_channels": channels}
+    names = ("block_out_channels", "layers_per_block", "down_block_types", "cross_attention_dim")
+    expected |= {name: unet.config[name] for name in names}
     for name, value in expected.items():
-        got = list(config[name]) if isinstance(config[name], Sequence) else config[name]
+        got, value = (list(one) if isinstance(one, tuple | list) else one for one in (config[name], value))
         if got != value:
             raise ValueError(
-                f"{name} of the controlnet must be {value}, to fit the base; got {got}. Choose a ControlNet for the same "
-                "version of Stable Diffusion."
+                f"{name} of the controlnet must be {value}, to fit the base; got {got}. Choose one for the same version "
+                "of Stable Diffusion."
             )
-    if own_stride != stride:
+    reduction = 2 ** (len(config.conditioning_embedding_out_channels) - 1)
+    if reduction != stride:
         raise ValueError(
-            f"controlnet must reduce its image by {stride}, the autoencoder's stride; got a reduction by {own_stride}."
+            f"controlnet must reduce its image by {stride}, the autoencoder's stride; got a reduction by {reduction}."
         )
 
 
