@@ -32,6 +32,10 @@ class FrameInpaintingTask(OutpaintTask):
     def check_batch(self, batch: MultiViewBatch) -> None:
         """Accept every batch; `FrameByFrame` computes `known` itself."""
 
+    def scheduler_keys(self, batch: MultiViewBatch, index: int) -> tuple[int | str, ...]:
+        """Return the frame's name: the frames of a sample are generated one after the other."""
+        return tuple(batch.names_of(index))
+
     def condition(self, batch: MultiViewBatch, encoder: Encoder) -> Condition:
         """Encode the masked images, with noise keyed by frame, and compute the mask."""
         masked = encoder.given(torch.ones_like(batch.view_valid))

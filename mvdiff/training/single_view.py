@@ -148,7 +148,7 @@ class SingleViewModule(TrainedPartModule):
 
     # What is trained
 
-    def add_parts(self, seed: int) -> None:  # noqa: B027 (by default there is nothing to add)
+    def add_parts(self, seed: int) -> None:
         """Make what is trained besides the base; by default nothing. `seed` is that of the untrained weights."""
 
     @property
