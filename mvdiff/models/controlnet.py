@@ -73,8 +73,8 @@ def check_controlnet(controlnet: ControlNetModel, unet: UNet2DConditionModel, ch
         got, value = (list(one) if isinstance(one, tuple | list) else one for one in (config[name], value))
         if got != value:
             raise ValueError(
-                f"{name} of the controlnet must be {value}, to fit the base; got {got}. Choose one for the same version "
-                "of Stable Diffusion."
+                f"{name} of the controlnet must be {value}, to fit the base; got {got}. Choose one for the same "
+                "version of Stable Diffusion."
             )
     reduction = 2 ** (len(config.conditioning_embedding_out_channels) - 1)
     if reduction != stride:

@@ -90,14 +90,14 @@ def test_settings_name_the_controlnet(method, trained):
 
 
 def test_missing_and_foreign_parts_are_named(base, trained, fresh):
-    with pytest.raises(MissingPart, match="--controlnet .*controlnet-inpainting"):
+    with pytest.raises(MissingPart, match=r"--controlnet .*controlnet-inpainting"):
         ControlNetInpainting.open(Parts(base=base))
-    with pytest.raises(MissingPart, match="--base .*an inpainting base"):
+    with pytest.raises(MissingPart, match=r"--base .*an inpainting base"):
         ControlNetInpainting.open(Parts(controlnet=trained))
     with pytest.raises(FileNotFoundError, match="controlnet must be"):
         ControlNetInpainting.open(Parts(base=base, controlnet="nowhere"))
     unet = load_backbone(base).unet
-    with pytest.raises(ValueError, match="in_channels of the controlnet must be 9.*got 4"):
+    with pytest.raises(ValueError, match=r"in_channels of the controlnet must be 9.*got 4"):
         check_controlnet(fresh, unet, 9, 4)
-    with pytest.raises(ValueError, match="reduce its image by 8.*got a reduction by 4"):
+    with pytest.raises(ValueError, match=r"reduce its image by 8.*got a reduction by 4"):
         check_controlnet(fresh, unet, 4, 8)
