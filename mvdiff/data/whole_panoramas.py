@@ -13,6 +13,9 @@ from mvdiff.data.panoramas import PanoramaDataset, mirrored_caption
 from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import equirectangular_from_skybox, skybox_cameras
 
+FACE = 0.9
+"""Side of a cube face over the height of the panorama: 1.4 times as dense, just below where faces would be halved."""
+
 
 def panorama_prompt(prompts: Iterable[str]) -> str:
     """Join the prompts of a panorama's views, in order around it, to one: each phrase between commas once.
@@ -38,9 +41,10 @@ class WholePanoramaDataset(PanoramaDataset):
         The cameras are those of the stand-in rig: a panorama is no pinhole view.
         """
         turn = -1.0 if mirrored else 1.0
-        K, R = skybox_cameras(self.rig.height)
+        side = round(FACE * self.rig.height)
+        K, R = skybox_cameras(side)
         R = rotation_from_yaw_pitch(turn * yaw_deg, 0.0) @ R
-        faces = self.source.views(index, K, R, self.rig.height, self.rig.height)
+        faces = self.source.views(index, K, R, side, side)
         image = equirectangular_from_skybox(faces, self.rig.height, self.rig.width)
         captions = self.source.captions(index)
         degrees = [degree for degree in captions if not isinstance(degree, str)]
