@@ -13,6 +13,7 @@ from diffusers import ControlNetModel
 from mvdiff.class_paths import resolve_class
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.autoencoder import autoencoder_stride
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.controlnet import load_controlnet
 from mvdiff.pipelines.base import MultiViewPipeline
@@ -111,7 +112,7 @@ class Parts:
         adapter = MultiViewAdapter.from_unet(backbone.unet, attention=NO_ATTENTION)
         torch.nn.ModuleList([adapter]).requires_grad_(False).eval().to(self.dtype or torch.float32)
         if not set(task.view_fields) <= set(views):
-            views = default_views(task, base_size(backbone))
+            views = default_views(task, base_size(backbone.unet, backbone.vae))
         reference = reference_to(backbone, str(self.base), vae=None if self.vae is None else str(self.vae))
         return MultiViewPipeline.from_backbone(
             backbone,
@@ -132,10 +133,10 @@ class Parts:
         return info.views, info.prompt_prefix
 
 
-def base_size(backbone: Any) -> int:
-    """Return the side in pixels of the images that a base was trained on, as its UNet's config says."""
-    size = backbone.unet.config.sample_size
-    return (size if isinstance(size, int) else min(size)) * backbone.vae_stride
+def base_size(unet: Any, vae: Any) -> int:
+    """Return the side in pixels of the images that a base was made for, as the config of its UNet says."""
+    size = unet.config.sample_size
+    return (size if isinstance(size, int) else min(size)) * autoencoder_stride(vae)
 
 
 def default_views(task: Task, size: int) -> dict[str, Any]:

@@ -17,6 +17,10 @@ class OutputSettings:
     """folder that receives the samples; None: `samples` in the run's folder"""
     overwrite: bool = False
     """regenerate samples that are already complete"""
+    method: str = "mvdiffusion"
+    """method that makes the samples (docs/methods.md): a name, such as independent, or a class path"""
+    base: str | None = None
+    """folder, hub id or packaged name of the base that `method` needs beside the trained model; None: none"""
     metrics: list[str | dict[str, Any]] | None = None
     """metrics of `test`: names, class paths or `{class_path, init_args}`; None: the paper's metrics"""
     evaluation: EvaluationSettings | None = None
