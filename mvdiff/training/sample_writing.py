@@ -83,13 +83,14 @@ class SampleWritingModule(TrainedPartModule):
         """Return the method that makes the samples of this run; the first call opens it.
 
         Raises:
-            ValueError: The method is unknown, is for another task, or needs a base that `output.base` does not name.
+            ValueError: The method is unknown, is for another task, or needs a part that `output` does not name.
         """
         if self._method is None:
             pipeline = self.pipeline()
             kind = method_class(self.output.method, pipeline.task.name)
             try:
-                self._method = kind.open(Parts(model=pipeline, base=self.output.base), pipeline.task)
+                parts = Parts(model=pipeline, base=self.output.base, controlnet=self.output.controlnet)
+                self._method = kind.open(parts, pipeline.task)
             except MissingPart as error:
                 raise ValueError(str(error).replace(f"--{error.part}", f"model.output.{error.part}", 1)) from error
             for part in self._method.pipelines:

@@ -19,6 +19,8 @@ class OutputSettings:
     """regenerate samples that are already complete"""
     method: str = "mvdiffusion"
     """method that makes the samples (docs/methods.md): a name, such as independent, or a class path"""
+    controlnet: str | None = None
+    """folder or hub id of the ControlNet that `method` needs; None: none"""
     base: str | None = None
     """folder, hub id or packaged name of the base that `method` needs beside the trained model; None: none"""
     metrics: list[str | dict[str, Any]] | None = None
