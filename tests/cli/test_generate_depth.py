@@ -206,13 +206,13 @@ def test_other_methods(walk, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("options", "missing"),
+    ("options", "status", "missing"),
     [
-        (["--method", "repaint"], "--base must be given"),
-        (["--method", "controlnet-inpainting"], "--controlnet must be given"),
-        (["--method", "inpainting"], "repaint"),
+        (["--method", "repaint"], 2, "--base must be given"),
+        (["--method", "controlnet-inpainting"], 2, "--controlnet must be given"),
+        (["--method", "inpainting"], 1, "must be one of controlnet-inpainting, independent, mvdiffusion, repaint"),
     ],
 )
-def test_missing_parts_of_methods_are_named(walk, tmp_path, capsys, options, missing):
-    assert main(["generate", "depth", "--scene", str(walk), "--out", str(tmp_path / "out"), *options]) == 2
+def test_missing_parts_of_methods_are_named(walk, tmp_path, capsys, options, status, missing):
+    assert main(["generate", "depth", "--scene", str(walk), "--out", str(tmp_path / "out"), *options]) == status
     assert missing in capsys.readouterr().err
