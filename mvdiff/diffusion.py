@@ -117,6 +117,36 @@ def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor
     raise ValueError(f"prediction_type must be one of {', '.join(PREDICTION_TYPES)}; got {kind!r}.")
 
 
+def clean_from_prediction(scheduler, prediction: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the clean latents x0 that a prediction implies (Tweedie's formula): the inverse of `training_target`.
+
+    Args:
+        scheduler: Scheduler of the model, with `alphas_cumprod` and a `prediction_type`.
+        prediction: [B, ...] eps, v or x0.
+        noisy: [B, ...] x_t.
+        timesteps: [B]; fractional ones are rounded.
+
+    Returns:
+        [B, ...] float32.
+    """
+    kind, abar = scheduler.config.prediction_type, _per_sample(scheduler.alphas_cumprod, _whole(timesteps), noisy)
+    if kind == "sample":
+        return prediction.float()
+    if kind == "v_prediction":
+        return abar.sqrt() * noisy - (1 - abar).sqrt() * prediction
+    return (noisy - (1 - abar).sqrt() * prediction) / abar.sqrt()
+
+
+def prediction_from_clean(scheduler, clean: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
+    """Return the prediction that implies clean latents: the inverse of `clean_from_prediction`, with its arguments."""
+    kind, abar = scheduler.config.prediction_type, _per_sample(scheduler.alphas_cumprod, _whole(timesteps), noisy)
+    if kind == "sample":
+        return clean.float()
+    if kind == "v_prediction":
+        return (abar.sqrt() * noisy - clean) / (1 - abar).sqrt()
+    return (noisy - abar.sqrt() * clean) / (1 - abar).sqrt()
+
+
 def min_snr_weight(scheduler, timesteps: Tensor, snr_gamma: float) -> Tensor:
     """Return min-SNR loss weights, min(SNR_t, gamma) in x0 space, for the scheduler's target (Hang et al. 2023).
 
@@ -323,6 +353,10 @@ def _per_sample(alphas_cumprod: Tensor, timesteps: Tensor, like: Tensor) -> Tens
     """Return abar_t [B, 1, ...], broadcastable over `like`."""
     values = alphas_cumprod.to(device=like.device, dtype=torch.float32)[timesteps.to(like.device)]
     return values.view(-1, *[1] * (like.ndim - 1))
+
+
+def _whole(timesteps: Tensor) -> Tensor:
+    return timesteps.float().round().long()
 
 
 def _squared_error(predict, scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,6 +30,25 @@ class ModelOptions:
     """weight precision (default: float32; a text encoder precision set in the model folder is kept)"""
     plugin: list[str] | None = None
     """Python package from which the model may load classes; its code is executed; repeat for several"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOptions(ModelOptions):
+    """Method, model, device and precision."""
+
+    method: str = "mvdiffusion"
+    """method that makes the views (docs/methods.md): mvdiffusion; independent (the base, view by view); inpainting,
+    sd-pano, multidiffusion (panoramas); repaint, controlnet-inpainting (depth); or the class path of your own"""
+    model: str | None = None
+    """a model folder (written by mvdiff fit or mvdiff export), a Hugging Face hub id, or a packaged model: mvdiff://toy-caa
+    (panorama), mvdiff://toy-outpaint (outpaint), mvdiff://toy-depth (depth); methods that need a base alone take views
+    and prompt prefix from it"""
+    base: str | None = None
+    """folder, hub id or packaged name of the base that the method needs; for methods that run a model: in place of the
+    one named in the model folder, with the same weights"""
+    controlnet: str | None = None
+    """with --method controlnet-inpainting: folder or hub id of a depth ControlNet for the same version of Stable
+    Diffusion as --base"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,22 +84,70 @@ def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
         FileNotFoundError: There is no such model, or its base is missing.
         ValueError: It is one for another task, or an option does not fit it or this machine.
     """
-    import torch
-
-    from mvdiff.cli.progress import quiet_libraries
-    from mvdiff.pipelines.schedulers import scheduler_from
-
-    quiet_libraries()
-    device = usable_device(options.device)
-    if device.type == "cpu" and memory.cpu_offload is not None:
-        raise ValueError(f"--cpu_offload needs a GPU; got {memory.cpu_offload} on a CPU. Leave it out.")
+    device = _checked_device(options, memory)
     pipeline = kind.from_pretrained(
         options.model,
         revision=options.revision,
         base=options.base,
         vae=options.vae,
-        dtype=None if options.dtype is None else getattr(torch, options.dtype),
+        dtype=_dtype(options),
     )
+    return _prepared(pipeline, options, memory, device)
+
+
+def open_method(options: MethodOptions, memory: MemoryOptions, task=None, no_caa: bool = False):
+    """Open the method that was asked for, with its parts on the device and with the switches that were asked for.
+
+    Args:
+        options: Method and places of its parts.
+        memory: Memory switches.
+        task: Task of the samples; None: that of the model.
+        no_caa: Short form of the method independent.
+
+    Raises:
+        ArgumentTypeError: A part that the method needs is missing.
+        FileNotFoundError: There is no such model or base.
+        ValueError: The method is unknown or for another task, or an option does not fit it or this machine.
+    """
+    from mvdiff.methods import method_class
+    from mvdiff.methods.parts import MissingPart, Parts
+
+    name = options.method
+    if no_caa and name not in ("mvdiffusion", "independent"):
+        raise ArgumentTypeError(f"--no_caa means --method independent; got --method {name} too")
+    kind = method_class("independent" if no_caa else name, None if task is None else task.name)
+    device = _checked_device(options, memory)
+    parts = {field: getattr(options, field) for field in ("model", "revision", "base", "vae", "controlnet")}
+    try:
+        method = kind.open(Parts(**parts, dtype=_dtype(options)), task)
+    except MissingPart as error:
+        raise ArgumentTypeError(str(error)) from error
+    for pipeline in method.pipelines:
+        _prepared(pipeline, options, memory, device)
+    return method
+
+
+def _checked_device(options: ModelOptions, memory: MemoryOptions):
+    """Return the device, after a first tensor on it; errors come before anything is loaded."""
+    from mvdiff.cli.progress import quiet_libraries
+
+    quiet_libraries()
+    device = usable_device(options.device)
+    if device.type == "cpu" and memory.cpu_offload is not None:
+        raise ValueError(f"--cpu_offload needs a GPU; got {memory.cpu_offload} on a CPU. Leave it out.")
+    return device
+
+
+def _dtype(options: ModelOptions):
+    import torch
+
+    return None if options.dtype is None else getattr(torch, options.dtype)
+
+
+def _prepared(pipeline, options: ModelOptions, memory: MemoryOptions, device):
+    """Return a pipeline with the scheduler of the options, on its device and with the memory switches."""
+    from mvdiff.pipelines.schedulers import scheduler_from
+
     if options.scheduler is not None:
         pipeline.scheduler = scheduler_from(options.scheduler, pipeline.scheduler.config)
     return with_memory_switches(pipeline, memory, device)

@@ -24,12 +24,20 @@ class ModelMethod(Method):
     Args:
         name: See `Method`.
         pipeline: Pipeline to sample from.
-        controls: Parts to switch off: `Controls(caa=False)` is the plain base.
+        controls: Parts to switch off: `Controls(caa=False)` is the plain base. None: those of the class.
     """
 
-    def __init__(self, name: str, pipeline: MultiViewPipeline, controls: Controls = NO_CONTROLS) -> None:
+    controls: Controls = NO_CONTROLS
+
+    def __init__(self, name: str | None, pipeline: MultiViewPipeline, controls: Controls | None = None) -> None:
         super().__init__(name, pipeline.task)
-        self.pipeline, self.controls = pipeline, controls
+        self.pipeline = pipeline
+        self.controls = type(self).controls if controls is None else controls
+
+    @property
+    def pipelines(self) -> tuple[MultiViewPipeline, ...]:
+        """Return the pipeline."""
+        return (self.pipeline,)
 
     def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
         """Sample images with the pipeline; see `Method.generate`."""
@@ -37,7 +45,8 @@ class ModelMethod(Method):
 
     def describe(self, sampling: Sampling) -> dict[str, Any]:
         """Return the settings of model, sampling and controls; see `described_settings`."""
-        return described_settings(self.pipeline, sampling, self.controls, paste_back=False)
+        settings = described_settings(self.pipeline, sampling, self.controls, paste_back=False)
+        return settings | ({"method": type(self).name} if type(self).name else {})
 
     def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
         """Return notes on cut and empty prompts; see `Method.text_notes`."""

@@ -239,7 +239,7 @@ def described_settings(
     paste_back: bool = True,
 ) -> dict[str, Any]:
     """Return, as JSON values, all settings that affect an image except prompt, cameras and seed."""
-    base, control = pipeline.base, asdict(controls)
+    base, control, adapter = pipeline.base, asdict(controls), pipeline.adapter_weights()
     if control["neighbour_batch"] is None:
         del control["neighbour_batch"]
     described = {
@@ -251,9 +251,10 @@ def described_settings(
         "scheduler_config": {k: v for k, v in pipeline.scheduler.config.items() if not k.startswith("_")},
         "base": None if base is None else shared_name(base.id),
         "base_weights_hash": None if base is None else base.weights_hash,
-        "adapter_weights_hash": tensors_hash(pipeline.adapter_weights()),
+        "adapter_weights_hash": tensors_hash(adapter) if adapter else None,
         "dtype": _precision(pipeline),
         **pipeline.unusual_settings(),
+        "method": "mvdiffusion" if controls.caa else "independent",  # names of `mvdiff.methods`
     }
     return json.loads(json.dumps(described, default=_plain))
 
@@ -274,8 +275,10 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
     written = read_sample(folder).record
     for name in ("sample_id", "prompts", "seed", "rig", "cameras", "settings"):
         old, new = getattr(written, name), getattr(record, name)
-        if name == "settings":  # notes follow from the prompts, and samples of earlier versions have none
-            old, new = (_compared(one) for one in (old, new))
+        if name == "settings":
+            old, new = _compared(old), _compared(new)
+            if "method" not in old or "method" not in new:  # samples of earlier versions do not name it
+                old, new = ({key: value for key, value in one.items() if key != "method"} for one in (old, new))
         if old == new:
             continue
         if name == "prompts":
@@ -295,7 +298,10 @@ def is_done(folder: Path, record: SampleRecord) -> bool:
 
 
 def _compared(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the settings that must be equal; earlier versions recorded the whole path of a base."""
+    """Return the settings that must be equal: notes follow from the prompts, and earlier versions have none.
+
+    Earlier versions recorded the whole path of a base.
+    """
     kept = {key: value for key, value in settings.items() if key != TEXT_NOTES}
     return kept | ({"base": shared_name(kept["base"])} if isinstance(kept.get("base"), str) else {})
 

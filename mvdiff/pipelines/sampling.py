@@ -34,6 +34,9 @@ logger = logging.getLogger(__name__)
 
 PAPER_SAMPLING = Sampling()
 
+Coupling = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Function (prediction [B, V, C, h, w], noisy latents, timesteps [B]) -> prediction, called after guidance."""
+
 
 @dataclass(frozen=True)
 class StepCallback:
@@ -157,6 +160,7 @@ class SamplingPipeline(MemorySwitches):
         callback: StepCallback = NO_CALLBACK,
         paste_back: bool = False,
         decode: bool = True,
+        coupling: Coupling | None = None,
     ) -> Generated:
         """Generate all views of a batch.
 
@@ -173,6 +177,7 @@ class SamplingPipeline(MemorySwitches):
             callback: Function to call after each step.
             paste_back: Paste known pixels into the decoded views.
             decode: If False, return latents only; `rendered` and `images` are None.
+            coupling: Function that couples the views' predictions at every step, for methods without training.
 
         Raises:
             ValueError: The batch lacks a field of the task, or a setting is out of range.
@@ -195,7 +200,7 @@ class SamplingPipeline(MemorySwitches):
             geometry = self.adapter.geometry(self.task.correspondences(batch), backbone.vae_stride)
         predict = denoiser(self._multi_view_unet(), batch, condition, geometry, controls)
         with self._attention(controls.attention_enabled):
-            latents = self._denoise(predict, batch, noise, seeds, sampling, prompt_prefix, callback)
+            latents = self._denoise(predict, batch, noise, seeds, sampling, prompt_prefix, callback, coupling)
         if not decode:
             return Generated(latents, None, None, seeds)
         rendered = self._decode(latents)
@@ -225,6 +230,7 @@ class SamplingPipeline(MemorySwitches):
         sampling: Sampling,
         prompt_prefix: str | None,
         callback: StepCallback,
+        coupling: Coupling | None,
     ) -> Tensor:
         input_names = self._callback_inputs(callback)
         pairs = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)
@@ -242,7 +248,8 @@ class SamplingPipeline(MemorySwitches):
 
         def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
             text_states, negative_states = tensors["prompt_embeds"], tensors["negative_prompt_embeds"]
-            return guided(predict, text_states, negative_states, self.guidance_scale)(latents, timesteps)
+            output = guided(predict, text_states, negative_states, self.guidance_scale)(latents, timesteps)
+            return output if coupling is None else coupling(output, latents, timesteps)
 
         with self.progress_bar(total=sampling.num_inference_steps) as progress:
 

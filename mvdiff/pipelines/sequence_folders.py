@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.data.sequences import FrameSequence
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import (
@@ -26,8 +27,26 @@ from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS
 
 
+class FrameMethod(Protocol):
+    """What `generate_sequence_folder` needs of a `mvdiff.methods.method.Method`."""
+
+    name: str
+
+    def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
+        """Return images [B, V, 3, H, W] in [-1, 1] on the CPU."""
+
+    def describe(self, sampling: Sampling) -> dict[str, Any]:
+        """Return the settings that affect an image."""
+
+    def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
+        """Return notes on cut and empty prompts."""
+
+    def warn_of_texts(self, prompts: Sequence[str], sampling: Sampling) -> None:
+        """Log a warning about cut and empty prompts."""
+
+
 def generate_sequence_folder(
-    pipeline: MultiViewPipeline,
+    pipeline: MultiViewPipeline | None,
     sequence: FrameSequence,
     out: str | Path,
     *,
@@ -41,6 +60,7 @@ def generate_sequence_folder(
     overwrite: bool = False,
     settings: Mapping[str, Any] | None = None,
     progress: Callable[[GeneratedFrame], Any] | None = None,
+    method: FrameMethod | None = None,
 ) -> GenerationCounts:
     """Generate a sequence and write it to one sample folder, named after the scene; each frame is written at once.
 
@@ -51,6 +71,7 @@ def generate_sequence_folder(
         overwrite: Regenerate a sample that is already complete.
         settings: Additional settings to record in `sample.json`; a rerun compares them too.
         progress: Called with each frame after it is written.
+        method: Method to use in place of `pipeline` and `controls`.
 
     Returns:
         Numbers of written (0 or 1) and skipped samples.
@@ -62,11 +83,16 @@ def generate_sequence_folder(
     """
     parts = {"num_views": num_views, "window_overlap": window_overlap}
     how = {"seed": seed, "sampling": sampling, "controls": controls, "batch_size": batch_size}
+    if method is not None:
+        how["generate"] = lambda batch: method.generate(batch, sampling, seed)
     generated = generate_sequence(pipeline, sequence, prompt=prompt, **parts, **how)
-    record = _sequence_record(sequence, prompt)
-    pipeline.warn_of_texts(record.prompts, sampling)
-    noted = described_settings(pipeline, sampling, controls) | parts | record.settings | dict(settings or {})
-    noted = with_text_notes(noted, pipeline.text_notes(record.prompts, sampling))
+    record, source = _sequence_record(sequence, prompt), method or pipeline
+    source.warn_of_texts(record.prompts, sampling)
+    described = described_settings(pipeline, sampling, controls) if method is None else method.describe(sampling)
+    noted = described | parts | record.settings | dict(settings or {})
+    if method is not None:
+        noted["method"] = method.name
+    noted = with_text_notes(noted, source.text_notes(record.prompts, sampling))
 
     def views() -> Iterator[tuple[int, Tensor, Tensor]]:
         for frame in generated:

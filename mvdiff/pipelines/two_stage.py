@@ -16,7 +16,7 @@ memory, so it does not grow with the sequence.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -65,7 +65,7 @@ class GeneratedFrame:
 
 
 def generate_sequence(
-    pipeline: MultiViewPipeline,
+    pipeline: MultiViewPipeline | None,
     sequence: FrameSequence,
     *,
     sample_id: str | None = None,
@@ -78,11 +78,12 @@ def generate_sequence(
     controls: Controls = NO_CONTROLS,
     prompt_prefix: str | None = None,
     callback: StepCallback = NO_CALLBACK,
+    generate: Callable[[MultiViewBatch], Tensor] | None = None,
 ) -> Iterator[GeneratedFrame]:
     """Generate every frame of a sequence once; the frames between two key frames follow after both.
 
     Args:
-        pipeline: Pipeline of a depth model.
+        pipeline: Pipeline of a depth model; not used with `generate`.
         sequence: Frames and key frames: `key_sequence`, `interval_sequence` (key frames only) or `full_sequence`, see
             `mvdiff.data.sequences`.
         sample_id: Noise key, together with `seed` and the frame's number; default: the scene's name.
@@ -96,6 +97,8 @@ def generate_sequence(
         controls: Parts of the model to switch off.
         prompt_prefix: Text put before every prompt; default: the model's.
         callback: Function to call after each step of each part.
+        generate: Function that makes the images [B, V, 3, H, W] of a batch of parts, in [-1, 1] on the CPU, in place of
+            the pipeline; it decides about guidance, controls, prefix and callback, and takes known frames.
 
     Returns:
         Iterator over the frames as they are generated; arguments are checked at once, generation starts with the first
@@ -108,7 +111,8 @@ def generate_sequence(
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1; got {batch_size}.")
     rounds = plan(sequence.key_positions, len(sequence), num_views, window_overlap)
-    if not pipeline.takes_images and any(part.given for parts in rounds for part in parts):
+    with_known = any(part.given for parts in rounds for part in parts)
+    if generate is None and with_known and not pipeline.takes_images:
         raise ValueError(
             "model must have image_condition to generate frames between key frames, or more than num_views "
             f"({num_views}) key frames with window_overlap; got a model without it. Generate key frames with "
@@ -130,7 +134,7 @@ def generate_sequence(
             prompts = [[sequence.prompt(p) if prompt is None else prompt for p in part.positions] for part in parts]
             rows = zip(parts, read, prompts, strict=True)
             batch = MultiViewBatch.collate([_sample(*row, pictures, sample_id or sequence.name) for row in rows])
-            images = pipeline.generate(batch, sampling, **options).images
+            images = pipeline.generate(batch, sampling, **options).images if generate is None else generate(batch)
             for part, frames, views in zip(parts, read, to_uint8(images.movedim(-3, -1)), strict=True):
                 for position, frame, image in zip(part.positions, frames, views, strict=False):  # padding is left out
                     if position in part.given:

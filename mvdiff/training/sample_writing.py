@@ -22,8 +22,11 @@ from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, flat_numbers, write_results
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
+from mvdiff.methods import method_class, method_names
+from mvdiff.methods.method import Method, write_method
+from mvdiff.methods.parts import MissingPart, Parts
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.sample_folders import generate_samples, write_reference
+from mvdiff.pipelines.sample_folders import write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
 from mvdiff.training.callbacks import gather
@@ -38,11 +41,14 @@ def output_from(value: Any) -> OutputSettings:
     """Return output settings unchanged, or build them from a checkpoint's plain values.
 
     Raises:
-        ValueError: See `settings_from`; or a checkpoint names a metric class that is not allowed (see `resolve_class`).
+        ValueError: See `settings_from`; or a checkpoint names a class of a metric or method that is not allowed (see
+            `resolve_class`).
     """
     if isinstance(value, OutputSettings):
         return value
     output = settings_from(OutputSettings, value)
+    if output.method not in method_names():
+        resolve_class(output.method, Method, "the checkpoint's settings")
     for metric in output.metrics or ():
         class_path = metric.get("class_path") if isinstance(metric, Mapping) else metric
         if class_path not in metric_names():
@@ -66,6 +72,7 @@ class SampleWritingModule(TrainedPartModule):
         self.seed, self.sampling, self.output = seed, sampling, output
         self._tested_ids: list[str] = []
         self.output_folder = Path()
+        self._method: Method | None = None
 
     @abstractmethod
     def pipeline(self) -> MultiViewPipeline:
@@ -73,8 +80,29 @@ class SampleWritingModule(TrainedPartModule):
 
     def write_generated(self, root: Path, batch: MultiViewBatch) -> None:
         """Generate a batch and write sample folders, without pasting known pixels; complete samples are skipped."""
-        how = {"seed": self.seed, "sampling": self.sampling, "overwrite": self.output.overwrite}
-        generate_samples(self.pipeline(), batch, root, **how, paste_back=False)
+        how = {"seed": self.seed, "overwrite": self.output.overwrite}
+        rig = getattr(self.trainer.datamodule, "rig", None)
+        write_method(self.method(), [batch], root, self.sampling, rig=rig, **how)
+
+    def method(self) -> Method:
+        """Return the method that makes the samples of this run; the first call opens it.
+
+        Raises:
+            ValueError: The method is unknown, is for another task, or needs a part that `output` does not name.
+        """
+        if self._method is None:
+            pipeline = self.pipeline()
+            kind = method_class(self.output.method, pipeline.task.name)
+            try:
+                parts = Parts(model=pipeline, base=self.output.base, controlnet=self.output.controlnet)
+                self._method = kind.open(parts, pipeline.task)
+            except MissingPart as error:
+                raise ValueError(str(error).replace(f"--{error.part}", f"model.output.{error.part}", 1)) from error
+            for part in self._method.pipelines:
+                if part is not pipeline:
+                    part.set_progress_bar_config(disable=True)
+                    part.to(self.device)
+        return self._method
 
     def write_real(self, root: Path, batch: MultiViewBatch) -> None:
         """Write the real views of a batch as sample folders; complete samples are skipped."""
@@ -83,6 +111,7 @@ class SampleWritingModule(TrainedPartModule):
 
     def on_predict_start(self) -> None:
         """Set the output folder; with `fast_dev_run` it is removed when the run ends."""
+        self._method = None
         if not self.trainer.fast_dev_run:
             self.output_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
             return

@@ -17,6 +17,12 @@ class OutputSettings:
     """folder that receives the samples; None: `samples` in the run's folder"""
     overwrite: bool = False
     """regenerate samples that are already complete"""
+    method: str = "mvdiffusion"
+    """method that makes the samples (docs/methods.md): a name, such as independent, or a class path"""
+    controlnet: str | None = None
+    """folder or hub id of the ControlNet that `method` needs; None: none"""
+    base: str | None = None
+    """folder, hub id or packaged name of the base that `method` needs beside the trained model; None: none"""
     metrics: list[str | dict[str, Any]] | None = None
     """metrics of `test`: names, class paths or `{class_path, init_args}`; None: those of `mvdiff evaluate`"""
     evaluation: EvaluationSettings | None = None

@@ -130,6 +130,7 @@ class SingleViewModule(TrainedPartModule):
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         self.backbone.freeze()
         self.train_text_encoder = train_text_encoder
+        self.add_parts(seed)
         self.trained_modules.requires_grad_(True).train()
         if memory.vae_slicing:
             enable_slicing(self.backbone.vae)
@@ -146,6 +147,9 @@ class SingleViewModule(TrainedPartModule):
         self._shown: list[Tensor] = []
 
     # What is trained
+
+    def add_parts(self, seed: int) -> None:
+        """Make what is trained besides the base; by default nothing. `seed` is that of the untrained weights."""
 
     @property
     def trained_modules(self) -> nn.ModuleDict:

@@ -14,6 +14,7 @@ from tests.data.other_layouts import write_transforms, write_tum
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.conftest import make_pipeline
 from tests.pipelines.depth_pipelines import make_depth_pipeline
+from tests.training.tiny_depth import tiny_depth_base
 
 STEPS = ["--num_inference_steps", 1, "--guidance_scale", 1, "--device", "cpu"]
 
@@ -188,3 +189,30 @@ def test_scenes_and_models_that_do_not_fit(model, walk, tmp_path, capsys):
     error = error_of(tmp_path / "panorama", walk)
     assert "model must be a depth model; got a panorama model" in error
     assert "run `mvdiff generate panorama`" in error
+
+
+def test_other_methods(walk, tmp_path, capsys):
+    """A method from a base alone: RePaint, between key frames too."""
+    base = str(tiny_depth_base(tmp_path / "base"))
+    size = ["--height", HEIGHT, "--width", WIDTH, "--num_views", 3, "--max_frames", 6]
+    options = ["--method", "repaint", "--base", base, "--scene", walk, "--out", tmp_path / "out", *STEPS, *size]
+    command = ["generate", "depth", *map(str, options)]
+    assert main([*command, "--mode", "full"]) == 0
+    sample = read_sample(tmp_path / "out" / "toy00000")
+    assert sample.record.settings["frames"] == [1, 2, 3, 4, 5]
+    assert sample.record.settings["method"] == "repaint"
+    assert main([*command, "--mode", "full"]) == 0
+    assert "complete before, skipped" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "missing"),
+    [
+        (["--method", "repaint"], 2, "--base must be given"),
+        (["--method", "controlnet-inpainting"], 2, "--controlnet must be given"),
+        (["--method", "inpainting"], 1, "must be one of controlnet-inpainting, independent, mvdiffusion, repaint"),
+    ],
+)
+def test_missing_parts_of_methods_are_named(walk, tmp_path, capsys, options, status, missing):
+    assert main(["generate", "depth", "--scene", str(walk), "--out", str(tmp_path / "out"), *options]) == status
+    assert missing in capsys.readouterr().err

@@ -9,7 +9,7 @@ from typing import Literal
 
 from mvdiff.cli.command import Command, done, tally, typed
 from mvdiff.cli.generate.options import OutputOptions, check_places, write_pictures
-from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
+from mvdiff.cli.opening import MemoryOptions, MethodOptions, open_method
 from mvdiff.cli.out_files import make_folder
 from mvdiff.files.paths import ignores_case
 from mvdiff.settings import PanoramaPictures, Sampling
@@ -42,7 +42,7 @@ def run(
     output: OutputOptions,
     pictures: PanoramaPictures,
     sampling: Sampling,
-    model: ModelOptions,
+    model: MethodOptions,
     memory: MemoryOptions,
 ) -> int:
     """Generate; return the exit status."""
@@ -51,8 +51,8 @@ def run(
 
     from mvdiff.cli.config_files import open_data
     from mvdiff.cli.progress import progress_bar
-    from mvdiff.pipelines.base import MultiViewPipeline
-    from mvdiff.pipelines.sample_folders import generate_samples, write_reference
+    from mvdiff.methods.method import write_method
+    from mvdiff.pipelines.sample_folders import write_reference
     from mvdiff.samples.ids import check_ids
 
     data = open_data(options.config, options.split).data
@@ -61,12 +61,14 @@ def run(
         ids = [(one, f"the {options.split} split, item {index}") for index, one in enumerate(dataset.sample_ids())]
         check_ids(ids, partial(ignores_case, output.out))
     batches = data.eval_dataloader(options.split)
-    pipeline = open_pipeline(MultiViewPipeline, model, memory)
-    pipeline.set_progress_bar_config(disable=True)
-    rig = getattr(data, "rig", None) if "rig" in pipeline.task.view_fields else None
-    if pictures != PanoramaPictures() and "rig" not in pipeline.task.view_fields:
-        raise ValueError(f"--format, --crop and --cube_faces need panoramas; got the frames of {model.model}.")
-    how = output.arguments(sampling) | {"rig": rig, "paste_back": not options.no_paste_back}
+    method = open_method(model, memory, None if model.model else _task_of(data), output.no_caa)
+    for pipeline in method.pipelines:
+        pipeline.set_progress_bar_config(disable=True)
+    of_rig = method.task is None or "rig" in method.task.view_fields
+    rig = getattr(data, "rig", None) if of_rig else None
+    if pictures != PanoramaPictures() and rig is None:
+        raise ValueError(f"--format, --crop and --cube_faces need panoramas; got the frames of {options.config[-1]}.")
+    how = {"seed": output.seed, "overwrite": output.overwrite, "rig": rig, "paste_back": not options.no_paste_back}
     written = skipped = 0
     with progress_bar() as bar:
         task = bar.add_task(str(output.out), total=options.max_samples)
@@ -75,7 +77,7 @@ def run(
             if left == 0:
                 break
             batch = batch if left is None else batch.rows(range(min(left, batch.batch_size)))
-            counts = generate_samples(pipeline, batch, output.out, **how)
+            counts = write_method(method, [batch], output.out, sampling, **how)
             write_pictures(output.out, batch.sample_id, pictures)
             if options.reference is not None:
                 write_reference(batch, options.reference, rig=rig, overwrite=output.overwrite)
@@ -91,12 +93,21 @@ def run(
     return 0
 
 
+def _task_of(data):
+    """Return the task that a data module's samples are for."""
+    from mvdiff.tasks.opening import task_from
+
+    if not hasattr(data, "rig"):
+        return task_from("depth")
+    return task_from("panorama" if getattr(data, "known", None) is None else "outpaint")
+
+
 COMMAND = Command(
     name="generate dataset",
     summary="the samples of a data set, for a model of any task",
     description="Generate the samples of one split of the data set that a run's YAML file names. Writes a folder per "
     "sample into --out, and the real views into --reference. A rerun skips complete samples.",
     example="mvdiff generate dataset --model runs/pano/version_0/model --config pano.yaml --out out --reference truth",
-    settings=(SplitOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
+    settings=(SplitOptions, OutputOptions, PanoramaPictures, Sampling, MethodOptions, MemoryOptions),
     run=run,
 )

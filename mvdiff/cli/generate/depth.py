@@ -9,7 +9,7 @@ from typing import Literal
 
 from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.generate.options import OutputOptions, check_places, check_prompts
-from mvdiff.cli.opening import DataReader, MemoryOptions, ModelOptions, open_pipeline
+from mvdiff.cli.opening import DataReader, MemoryOptions, MethodOptions, open_method
 from mvdiff.cli.out_files import check_sample_inputs, make_folder
 from mvdiff.files.paths import ignores_case, own_name
 from mvdiff.settings import Sampling
@@ -79,14 +79,15 @@ class SceneOptions(DataReader):
 
 
 def run(
-    options: SceneOptions, output: OutputOptions, sampling: Sampling, model: ModelOptions, memory: MemoryOptions
+    options: SceneOptions, output: OutputOptions, sampling: Sampling, model: MethodOptions, memory: MemoryOptions
 ) -> int:
     """Generate; return the exit status."""
     from mvdiff.cli.progress import progress_bar
     from mvdiff.files.writing import check_apart
-    from mvdiff.pipelines.depth import MVDiffusionDepthPipeline
+    from mvdiff.methods.model import ModelMethod
     from mvdiff.pipelines.sequence_folders import generate_sequence_folder, write_real_sequence
     from mvdiff.samples.ids import check_ids
+    from mvdiff.tasks.depth import DepthTask
 
     check_places(output.out, model, options.reference)
     scenes = [_scene(path, options) for path in options.scene]  # all are looked at before the model is loaded
@@ -97,10 +98,10 @@ def run(
             check_apart(option, root, {"--scene": options.scene}, around=False)
             check_sample_inputs(root, [scene.name for scene in scenes], {"--scene": options.scene}, option)
     make_folder(output.out)
-    pipeline = open_pipeline(MVDiffusionDepthPipeline, model, memory)
-    pipeline.set_progress_bar_config(disable=True)
-    size = (options.height or pipeline.height, options.width or pipeline.width)
-    sequences = [_sequence(scene, options, *size) for scene in scenes]
+    method = open_method(model, memory, DepthTask(), output.no_caa)
+    for one in method.pipelines:
+        one.set_progress_bar_config(disable=True)
+    sequences = [_sequence(scene, options, *_size(options, method)) for scene in scenes]
     how = output.arguments(sampling) | {
         "num_views": options.num_views,
         "window_overlap": options.window_overlap,
@@ -108,6 +109,11 @@ def run(
         "prompt": options.text,
         "settings": {"mode": options.mode},
     }
+    pipeline = None
+    if isinstance(method, ModelMethod):
+        pipeline, how["controls"] = method.pipeline, method.controls
+    else:
+        how["method"] = method
     with progress_bar() as bar:
         for sequence in sequences:
             task = bar.add_task(sequence.name, total=len(sequence))
@@ -125,6 +131,15 @@ def run(
         typed("mvdiff", "report", output.out),
     )
     return 0
+
+
+def _size(options: SceneOptions, method) -> tuple[int, int]:
+    """Return height and width of the frames: those of the options, else those of the method's model or base."""
+    views = next((one.views for one in method.pipelines if {"height", "width"} <= set(one.views)), {})
+    size = options.height or views.get("height"), options.width or views.get("width")
+    if None in size:
+        raise ValueError(f"--height and --width must be given: the method {method.name} has no size of its own.")
+    return size
 
 
 def _scene(path: Path, options: SceneOptions):
@@ -184,6 +199,6 @@ COMMAND = Command(
     "rerun skips complete samples.",
     example="mvdiff generate depth --model mvdiff://toy-depth --scene toy/scannet/test/toy00008 --mode full "
     "--guidance_scale 2 --out out",
-    settings=(SceneOptions, OutputOptions, Sampling, ModelOptions, MemoryOptions),
+    settings=(SceneOptions, OutputOptions, Sampling, MethodOptions, MemoryOptions),
     run=run,
 )

@@ -67,7 +67,8 @@ def check_places(out: Path, model: ModelOptions, reference: Path | None = None) 
     from mvdiff.cli.out_files import check_folder
     from mvdiff.files.writing import check_apart
 
-    weights = {"--model": model.model, "--base": model.base, "--vae": model.vae}
+    names = ("model", "base", "vae", "controlnet")
+    weights = {f"--{name}": getattr(model, name) for name in names if hasattr(model, name)}
     check_apart("--out", out, weights, around=False)
     if reference is not None:
         check_apart("--out", out, {"--reference": reference}, around=False)

@@ -64,16 +64,19 @@ def run(
     check_sample_inputs(output.out, [entry.sample_id for entry in entries], {"--image": options.image})
     make_folder(output.out)
 
+    from mvdiff.methods.independent import Independent
+    from mvdiff.methods.mvdiffusion import MVDiffusion
     from mvdiff.pipelines.outpaint import MVDiffusionOutpaintPipeline
 
     pipeline = open_pipeline(MVDiffusionOutpaintPipeline, model, memory)
+    method = (Independent if output.no_caa else MVDiffusion)(None, pipeline)
     given, count = given_views(images, pipeline.rig), len(entries)
     for image in images:
         print(_coverage(image, pipeline.rig, by_default=not (options.fov or image.fov_from)))
     views, known = (part.expand(count, -1, -1, -1, -1) for part in (given.images, given.known))
     how = {"batch_size": prompts.batch_size, "paste_back": not options.no_paste_back}
     how |= {"images": views, "known": known, "notes": [{"pictures": given.pictures}] * count}
-    return write_panoramas(pipeline, entries, output, pictures, sampling, **how)
+    return write_panoramas(method, entries, output, pictures, sampling, **how)
 
 
 def _coverage(image, rig, by_default: bool) -> str:

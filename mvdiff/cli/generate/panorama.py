@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mvdiff.cli.command import Command, done, tally, typed
 from mvdiff.cli.generate.options import OutputOptions, PromptOptions, check_places, write_pictures
-from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
+from mvdiff.cli.opening import MemoryOptions, MethodOptions, open_method
 from mvdiff.cli.out_files import make_folder
 from mvdiff.settings import PanoramaPictures, Sampling
 
@@ -14,7 +14,7 @@ def run(
     output: OutputOptions,
     pictures: PanoramaPictures,
     sampling: Sampling,
-    model: ModelOptions,
+    model: MethodOptions,
     memory: MemoryOptions,
 ) -> int:
     """Generate; return the exit status."""
@@ -22,10 +22,10 @@ def run(
     check_places(output.out, model)
     make_folder(output.out)
 
-    from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
+    from mvdiff.tasks.panorama import PanoramaTask
 
-    pipeline = open_pipeline(MVDiffusionPanoramaPipeline, model, memory)
-    return write_panoramas(pipeline, entries, output, pictures, sampling, batch_size=prompts.batch_size)
+    method = open_method(model, memory, PanoramaTask(), output.no_caa)
+    return write_panoramas(method, entries, output, pictures, sampling, batch_size=prompts.batch_size)
 
 
 def entries_of(options: PromptOptions) -> list:
@@ -39,7 +39,7 @@ def entries_of(options: PromptOptions) -> list:
 
 
 def write_panoramas(
-    pipeline,
+    method,
     entries: list,
     output: OutputOptions,
     pictures: PanoramaPictures,
@@ -50,14 +50,17 @@ def write_panoramas(
     **fields,
 ) -> int:
     """Generate the entries' panoramas; `fields` of the batch say what is given of them."""
+    from mvdiff.methods.method import write_method
     from mvdiff.pipelines.calls import rig_batch
     from mvdiff.pipelines.prompt_files import expand_prompts
-    from mvdiff.pipelines.sample_folders import generate_samples
 
-    prompts = expand_prompts([entry.prompt for entry in entries], pipeline.rig.num_views)
-    batch = rig_batch(pipeline.rig, prompts, [entry.sample_id for entry in entries], **fields)
-    how = output.arguments(sampling) | {"batch_size": batch_size, "paste_back": paste_back}
-    counts = generate_samples(pipeline, batch, output.out, **how)
+    rig = method.rig
+    if rig is None:
+        raise ValueError(f"method must know which views to generate; got {method.name}, which has no rig.")
+    prompts = expand_prompts([entry.prompt for entry in entries], rig.num_views)
+    batch = rig_batch(rig, prompts, [entry.sample_id for entry in entries], **fields)
+    how = {"seed": output.seed, "overwrite": output.overwrite, "batch_size": batch_size, "paste_back": paste_back}
+    counts = write_method(method, [batch], output.out, sampling, rig=rig, **how)
     write_pictures(output.out, batch.sample_id, pictures)
     done(
         f"{output.out}: {tally(counts.written, counts.skipped, 'panorama')}",
@@ -74,6 +77,6 @@ COMMAND = Command(
     "panorama.png, and sample.json, which marks the sample as complete. A rerun skips complete samples.",
     example='mvdiff generate panorama --model mvdiff://toy-caa --prompt "a red sofa, mint walls, wood floor" '
     "--guidance_scale 2 --out out",
-    settings=(PromptOptions, OutputOptions, PanoramaPictures, Sampling, ModelOptions, MemoryOptions),
+    settings=(PromptOptions, OutputOptions, PanoramaPictures, Sampling, MethodOptions, MemoryOptions),
     run=run,
 )

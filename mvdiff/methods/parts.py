@@ -1,0 +1,145 @@
+"""Parts: the models that a method is made of, by place, and how a method opens them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import ControlNetModel
+
+from mvdiff.class_paths import resolve_class
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.autoencoder import autoencoder_stride
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.controlnet import load_controlnet
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.base_reference import reference_to
+from mvdiff.pipelines.model_folder import model_location, read_model_info
+from mvdiff.tasks.task import Task
+
+NO_ATTENTION = {"class_path": "mvdiff.models.attention.no_attention.NoAttention"}
+
+
+class MissingPart(ValueError):
+    """Raised if a method needs a part that was not given.
+
+    Args:
+        part: Name of the part, a field of `Parts`, which is also its option.
+        method: Name of the method.
+        needed: Description of the part, such as "an inpainting base".
+    """
+
+    def __init__(self, part: str, method: str, needed: str) -> None:
+        super().__init__(f"--{part} must be given: the method {method} needs {needed}.")
+        self.part = part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """The parts that a user gave; a method opens those that it needs.
+
+    Attributes:
+        model: Model folder, hub id or packaged name; or a pipeline that is open already.
+        revision: Branch, tag or commit of a hub model.
+        base: Folder, hub id ("owner/name[@revision]") or packaged name of a base.
+        vae: Folder or hub id of an autoencoder in place of the base's.
+        controlnet: Folder, hub id ("owner/name[@revision]") or packaged name of a ControlNet.
+        dtype: Precision of all weights; None: float32.
+    """
+
+    model: str | Path | MultiViewPipeline | None = None
+    revision: str | None = None
+    base: str | Path | None = None
+    vae: str | Path | None = None
+    controlnet: str | Path | None = None
+    dtype: torch.dtype | None = None
+
+    def open_model(self, method: str, task: Task | None = None) -> MultiViewPipeline:
+        """Open the trained model.
+
+        Args:
+            method: Name of the method, for error messages.
+            task: Task that the model must be of; None: any.
+
+        Raises:
+            MissingPart: No model was given.
+            ValueError, FileNotFoundError: See `MultiViewPipeline.from_pretrained`.
+        """
+        if self.model is None:
+            raise MissingPart("model", method, "a trained model")
+        if isinstance(self.model, MultiViewPipeline):
+            return self.model
+        kind = MultiViewPipeline if task is None else resolve_class(task.pipeline, MultiViewPipeline)
+        return kind.from_pretrained(self.model, revision=self.revision, base=self.base, vae=self.vae, dtype=self.dtype)
+
+    def open_controlnet(self, method: str) -> ControlNetModel:
+        """Open the depth ControlNet.
+
+        Args:
+            method: Name of the method, for error messages.
+
+        Raises:
+            MissingPart: No ControlNet was given.
+            ValueError, FileNotFoundError: See `load_controlnet`.
+        """
+        if self.controlnet is None:
+            raise MissingPart("controlnet", method, "a depth ControlNet that fits its base")
+        return load_controlnet(self.controlnet, dtype=self.dtype)
+
+    def open_base(self, method: str, task: Task, needed: str) -> MultiViewPipeline:
+        """Open the base alone: a pipeline without attention across views, to call with `Controls(caa=False)`.
+
+        Views and prompt prefix are those of the model, where one was given (only its description is read). Otherwise
+        there is no prefix, and the views have the size that the base was trained at, on the paper's ring.
+
+        Args:
+            method: Name of the method, for error messages.
+            task: Task whose input the base takes.
+            needed: Description of the base, such as "an inpainting base", for error messages.
+
+        Raises:
+            MissingPart: No base was given.
+            ValueError, FileNotFoundError: See `load_backbone`; or the base takes another input than that of the task.
+        """
+        if self.base is None:
+            raise MissingPart("base", method, needed)
+        views, prefix = self._described()
+        backbone = load_backbone(self.base, vae=self.vae, dtype=self.dtype)
+        adapter = MultiViewAdapter.from_unet(backbone.unet, attention=NO_ATTENTION)
+        torch.nn.ModuleList([adapter]).requires_grad_(False).eval().to(self.dtype or torch.float32)
+        if not set(task.view_fields) <= set(views):
+            views = default_views(task, base_size(backbone.unet, backbone.vae))
+        reference = reference_to(backbone, str(self.base), vae=None if self.vae is None else str(self.vae))
+        return MultiViewPipeline.from_backbone(
+            backbone,
+            adapter,
+            task=task,
+            views={name: views[name] for name in task.view_fields},
+            prompt_prefix=prefix,
+            base=reference,
+        )
+
+    def _described(self) -> tuple[Mapping[str, Any], str]:
+        """Return views and prompt prefix of the model; without a model, none."""
+        if self.model is None:
+            return {}, ""
+        if isinstance(self.model, MultiViewPipeline):
+            return self.model.views, self.model.prompt_prefix
+        info = read_model_info(model_location(self.model, self.revision))
+        return info.views, info.prompt_prefix
+
+
+def base_size(unet: Any, vae: Any) -> int:
+    """Return the side in pixels of the images that a base was made for, as the config of its UNet says."""
+    size = unet.config.sample_size
+    return (size if isinstance(size, int) else min(size)) * autoencoder_stride(vae)
+
+
+def default_views(task: Task, size: int) -> dict[str, Any]:
+    """Return the views of a task for a base that was trained on images of `size` pixels: the ring, or square frames."""
+    values = {"rig": RingRig(height=size, width=size), "height": size, "width": size}
+    return {name: values[name] for name in task.view_fields}
