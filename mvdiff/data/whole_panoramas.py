@@ -13,8 +13,8 @@ from mvdiff.data.panoramas import PanoramaDataset, mirrored_caption
 from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import equirectangular_from_skybox, skybox_cameras
 
-FACE = 0.9
-"""Side of a cube face over the height of the panorama: 1.4 times as dense, just below where faces would be halved."""
+FACE = 0.85
+"""Side of a cube face over the height of the panorama: 1.3 times as dense, below where faces would be halved."""
 
 
 def panorama_prompt(prompts: Iterable[str]) -> str:
