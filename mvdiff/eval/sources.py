@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +27,7 @@ from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
 from mvdiff.run_files import config_layers
 from mvdiff.samples import read_sample, scan_samples, to_uint8
+from mvdiff.samples.folders import PANORAMA_NAME
 
 Truth = Sequence[Mapping[str, str] | None]
 
@@ -46,6 +47,7 @@ class ScoredSample:
         depths: [V, H, W] z-depth in metres, 0 where unknown; or None.
         given: Given pixels, uint8 [V, 3, H, W], and `known`, float [V, 1, H, W]; or None.
         pasted_back: True if given pixels were pasted back into the views.
+        read_panorama: Reads the panorama of the sample, see `panorama_uint8`; None if it has none.
     """
 
     sample_id: str
@@ -58,11 +60,27 @@ class ScoredSample:
     depths: Tensor | None = None
     given: tuple[Tensor, Tensor] | None = None
     pasted_back: bool = False
+    read_panorama: Callable[[], Tensor | None] | None = None
 
     @property
     def key(self) -> int:
         """Hash of the sample id, shared by generated and real samples of that id."""
         return keyed_sample(self.sample_id)
+
+    @cached_property
+    def panorama_uint8(self) -> Tensor:
+        """The panorama as it is stored, uint8 [3, H, 2 H]; read when a metric first asks for it.
+
+        Raises:
+            ValueError: The sample has no panorama, or it is broken or not twice as wide as high.
+        """
+        panorama = self.read_panorama() if self.read_panorama else None
+        if panorama is None:
+            raise ValueError(f"panorama must be stored as {PANORAMA_NAME} in the sample's folder; got none.")
+        height, width = panorama.shape[-2:]
+        if width != 2 * height:
+            raise ValueError(f"panorama must be twice as wide as high; got {width} x {height} (width x height).")
+        return panorama
 
 
 def keyed_sample(sample_id: str) -> int:
@@ -216,7 +234,8 @@ class FolderSource(Source):
         record = sample.record
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
-        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted)
+        read = None if self.natural else sample.panorama_uint8  # panorama.png is of the generated views
+        return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, pasted, read)
 
     def describe(self) -> dict[str, Any]:
         """Describe the folder and its incomplete and unreadable samples."""
@@ -265,14 +284,18 @@ class DataSource(Source):
         self.tally = Tally()
         positions = self.positions(len(self.dataset))
         items = self.read(self.dataset.__getitem__, [(0, index) for index in positions])
-        for item in items:
+        panorama = getattr(self.dataset, "panorama", None)
+        for index, item in zip(positions, items, strict=True):
             batch = MultiViewBatch.collate([item])
             valid = batch.view_valid[0]
             images, K, R, t = (values[0][valid] for values in (batch.images, batch.K, batch.R, batch.t))
             depths = None if batch.depths is None else batch.depths[0][valid]
             prompts = list(compress(batch.prompts[0], valid))
             self.tally.num_read += 1
-            yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths)
+            read = None if panorama is None else partial(panorama, index)
+            yield ScoredSample(
+                batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, read_panorama=read
+            )
 
     def describe(self) -> dict[str, Any]:
         """Describe the data and its split."""
