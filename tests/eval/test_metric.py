@@ -35,7 +35,11 @@ def test_every_file_holds_the_metric_of_its_name():
 
 def test_columns_know_direction_and_unit():
     columns = metric_columns()
-    assert {name for name, column in columns.items() if column.higher_is_better is False} == {"fid", "kid", "toy_fid"}
+    panoramas = {
+        f"{name}{part}" for name in ("erp_fid", "erp_realnet") for part in ("", "_rolled", "_8_views", "_20_views")
+    }
+    lower = {"fid", "kid", "toy_fid", "realnet_distance", "realnet_kid", "wrap_ratio", "ds", *panoramas}
+    assert {name for name, column in columns.items() if column.higher_is_better is False} == lower
     assert {name for name, column in columns.items() if column.unit == "dB"} == {n for n in columns if "psnr" in n}
 
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torchvision.transforms.functional import gaussian_blur
 
+from benchmarks.realnet import views as real_views
 from mvdiff.eval import realnet
 from mvdiff.eval.metric_specs import MetricBuilder
 from mvdiff.eval.metrics import metric_class
@@ -85,3 +86,17 @@ def test_the_metric_gives_both_distances_of_its_features(network):
     assert results["realnet_kid"].value == pytest.approx(kernel_distance(own, real), rel=1e-3)
     assert results["realnet_kid"].weights_hash == realnet.WEIGHTS_HASH
     assert results["realnet_distance"].n["num_samples"] == 2
+
+
+@pytest.mark.slow
+def test_real_panoramas_are_where_they_were_measured(test_data, network):
+    """Two halves of 74 panoramas: 128 within 5 % (docs of the data: notes/real-data.md), and blur raises it."""
+    views = list(real_views(test_data / "data" / "mp3d_skybox"))
+    reference, own = (torch.cat([network(images)[0] for images in views[half::2]]) for half in (0, 1))
+    assert frechet_distance(own, reference) == pytest.approx(128.0, rel=0.05)
+    few = [views[number] for number in (1, 13, 25, 37)]
+    values = [
+        frechet_distance(torch.cat([network(blur(images))[0] for images in few]), reference)
+        for blur in (lambda images: images, lambda images: blurred(images, 2), lambda images: blurred(images, 8))
+    ]
+    assert values == sorted(set(values))
