@@ -87,13 +87,13 @@ def test_distances_of_panoramas_are_those_of_their_images(tmp_path):
     """Noise everywhere, and on one side panoramas whose halves differ: a step at the wrap."""
 
     def run(images):
-        return torch.nn.functional.adaptive_avg_pool2d(images.double(), (1, 2)).flatten(1), None
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), (1, 2)).flatten(1), None
 
     network = FeatureExtractor("pixels", "", 6, run, "as they are")
     generator, panoramas = torch.Generator().manual_seed(0), {}
     for name, step in (("a", 30), ("b", 0)):
-        root = write_samples(tmp_path / name, num=3)
-        panoramas[name] = torch.randint(0, 200, (3, 3, 512, 1024), generator=generator).to(torch.uint8)
+        root = write_samples(tmp_path / name, num=2)
+        panoramas[name] = torch.randint(0, 200, (2, 3, 512, 1024), generator=generator).to(torch.uint8)
         panoramas[name][..., :512] += torch.tensor(step, dtype=torch.uint8)
         for number, panorama in enumerate(panoramas[name]):
             save_panorama(root / f"s{number}" / "panorama.png", panorama.permute(1, 2, 0))
@@ -108,9 +108,9 @@ def test_distances_of_panoramas_are_those_of_their_images(tmp_path):
     images = {name: [panorama_images(one) for one in panoramas[name]] for name in panoramas}
     for column, part in parts.items():
         own, real = (torch.cat([run(one[part])[0] for one in images[name]]) for name in ("a", "b"))
-        assert metrics[column]["value"] == pytest.approx(frechet_distance(own, real), rel=1e-9)
+        assert metrics[column]["value"] == pytest.approx(frechet_distance(own, real), rel=1e-6)
         assert metrics[column]["num_images"] == len(own)
-        assert metrics[column]["num_samples"] == 3
+        assert metrics[column]["num_samples"] == 2
     assert len({entry["variant"] for entry in metrics.values()}) == 4
     assert metrics["erp_fid"]["value"] > 500
     alone = evaluate(tmp_path / "a", None, [PanoramaFID(network=network)], SETTINGS)["metrics"]
