@@ -98,9 +98,9 @@ def test_the_calibrated_network_tells_images_apart(plain, ours):
     features, logits = plain[0]
     spread = features.std(dim=0).mean() / features.mean()
     assert spread > 0.05, "features vanish: the comparisons below could not fail"
-    assert logits.std(dim=0).mean() > 0.01
-    assert ours["fid"] > 0.1
-    assert ours["inception_score"] > 1.001
+    assert logits.std(dim=0).mean() > 0.5
+    assert ours["fid"] > 1
+    assert ours["inception_score"] > 1.1
 
 
 def test_the_path_is_that_of_torchmetrics_without_antialias(plain, ours):
@@ -119,11 +119,11 @@ def test_the_path_is_that_of_torch_fidelity(weights, ours):
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
     from torch_fidelity.metric_isc import isc_featuresdict_to_metric
     from torch_fidelity.metric_kid import kid_featuresdict_to_metric
-    from torch_fidelity.utils import extract_featuresdict_from_input_id
+    from torch_fidelity.utils import get_featuresdict_from_dataset
 
     net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"], str(weights))
-    options = {"cuda": False, "verbose": False, "batch_size": 5}
-    theirs = [extract_featuresdict_from_input_id(_Images(images), net, **options) for images in (GENERATED, REAL)]
+    options = {"batch_size": 5, "cuda": False, "save_cpu_ram": True, "verbose": False}
+    theirs = [get_featuresdict_from_dataset(_Images(images), net, **options) for images in (GENERATED, REAL)]
     kid = kid_featuresdict_to_metric(*theirs, "2048", kid_subsets=1, kid_subset_size=5, verbose=False)
     score = isc_featuresdict_to_metric(theirs[0], "logits_unbiased", isc_splits=1, verbose=False)
     statistics = [fid_features_to_statistics(part) for part in rotated([one["2048"] for one in theirs])]
