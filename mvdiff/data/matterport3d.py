@@ -9,6 +9,7 @@ root/<scene>/blip3/<pano>_<deg>.txt                      deg in 0, 45, ..., 315;
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from functools import cache
@@ -23,7 +24,7 @@ from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.arrays import read_npy
 from mvdiff.files.images import read_image_uint8
 from mvdiff.files.paths import below, comparable, existing, expanded, kind_of, lack_of, listed_name, same_name, visible
-from mvdiff.geometry.panorama import perspective_from_skybox
+from mvdiff.geometry.panorama import equirectangular_from_skybox, perspective_from_skybox
 from mvdiff.samples import from_uint8
 
 CAPTION_DEGREES = tuple(range(0, 360, 45))
@@ -179,6 +180,12 @@ class Matterport3DPanoramas:
     def faces(self, index: int) -> Tensor:
         """Decode the six faces; see `read_faces`."""
         return read_faces(self.root, self.rows[index], self.max_pixels)
+
+    def panorama(self, index: int) -> Tensor:
+        """Convert a panorama to an equirectangular image uint8 [3, H, 2 H], as dense as the middle of a face."""
+        faces = self.faces(index)
+        height = round(math.pi / 2 * faces.shape[-1])
+        return equirectangular_from_skybox(faces, height, 2 * height).round().to(torch.uint8)
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""

@@ -27,7 +27,8 @@ _log = logging.getLogger(__name__)
 class PanoramaSource(Protocol):
     """Interface of a layout's reader: the panoramas of a split, by index.
 
-    Data modules call the class with (root, split, on_broken), see `PanoramaDataModule`.
+    Data modules call the class with (root, split, on_broken), see `PanoramaDataModule`. A reader may also have
+    `panorama(index)`, the whole panorama as uint8 [3, H, 2 H], for metrics of panoramas as a whole.
     """
 
     def __len__(self) -> int:
@@ -166,6 +167,14 @@ class PanoramaDataset(Dataset):
     def sample_ids(self) -> list[str]:
         """Return the ids of all samples, without reading any."""
         return [self.source.sample_id(index) for index in self.indices]
+
+    def panorama(self, index: int) -> Tensor | None:
+        """Return the whole panorama at a position in `indices`, uint8 [3, H, 2 H], as the source's `panorama` reads it.
+
+        None if the source has no such method. Yaw, mirroring and known pixels do not apply.
+        """
+        read = getattr(self.source, "panorama", None)
+        return None if read is None else read(self.indices[index])
 
     def yaw_deg(self, epoch: int, index: int) -> float:
         """Return the yaw of a sample in degrees, by its index in the source."""

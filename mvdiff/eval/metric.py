@@ -152,7 +152,7 @@ class SampleMetric(Metric):
 
     def add_rows(self, name: str) -> None:
         """Declare a state of rows, for generated and for real samples."""
-        for state in self._states(name, real=False) + self._states(name, real=True):
+        for state in self.states(name, real=False) + self.states(name, real=True):
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def append(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
@@ -165,7 +165,7 @@ class SampleMetric(Metric):
         self._store(name, sample, real, values)
 
     def _store(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
-        keys_state, values_state = self._states(name, real)
+        keys_state, values_state = self.states(name, real)
         keys = torch.stack([torch.full((len(values),), sample.key), torch.arange(len(values))], dim=1)
         getattr(self, keys_state).append(keys)
         getattr(self, values_state).append(values.detach().cpu())
@@ -174,7 +174,7 @@ class SampleMetric(Metric):
 
     def rows(self, name: str, real: bool) -> Rows:
         """Return the stored rows, each sample once, in the order of sample ids."""
-        keys, values = (_joined(getattr(self, state)) for state in self._states(name, real))
+        keys, values = (_joined(getattr(self, state)) for state in self.states(name, real))
         if len(keys) == 0:
             return Rows(values, [])
         keys, first = np.unique(keys.numpy(), axis=0, return_index=True)
@@ -219,7 +219,8 @@ class SampleMetric(Metric):
         return {"model": self.network.name, "weights_hash": self.network.weights_hash}
 
     @staticmethod
-    def _states(name: str, real: bool) -> tuple[str, str]:
+    def states(name: str, real: bool) -> tuple[str, str]:
+        """Return the names of the states of rows: keys [N, 2] (sample, view) and values [N, W]."""
         which = "real" if real else "generated"
         return f"{name}_{which}_keys", f"{name}_{which}"
 

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import compress
 from pathlib import Path
 from typing import Any, Self
@@ -29,6 +29,7 @@ from mvdiff.geometry.cameras import Rig, resize_intrinsics
 from mvdiff.keyed import keyed_int
 from mvdiff.run_files import config_layers
 from mvdiff.samples import read_sample, scan_samples, to_uint8
+from mvdiff.samples.folders import PANORAMA_NAME
 
 Truth = Sequence[Mapping[str, str] | None]
 
@@ -51,6 +52,7 @@ class ScoredSample:
         seed: Seed of the noise; None for images that were not sampled.
         settings: Settings that made the images, as `sample.json` records them.
         covered: [V, 1, H, W] bool, the pixels that a partial panorama shows; None: all.
+        read_panorama: Reads the panorama of the sample, see `panorama_uint8`; None if it has none.
     """
 
     sample_id: str
@@ -66,6 +68,7 @@ class ScoredSample:
     seed: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     covered: Tensor | None = None
+    read_panorama: Callable[[], Tensor | None] | None = None
     _shared: dict[Hashable, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def once(self, name: Hashable, measure: Callable[[], Any]) -> Any:
@@ -89,6 +92,7 @@ class ScoredSample:
             **{name: value and list(compress(value, whole)) for name, value in lists.items()},
             given=self.given and tuple(part[whole] for part in self.given),
             covered=None,
+            read_panorama=None,  # black where it shows nothing
         )
 
     @property
@@ -100,6 +104,21 @@ class ScoredSample:
     def pixel_hashes(self) -> list[str]:
         """Hash of the pixels of every view, see `mvdiff.eval.image_hashes`."""
         return [pixel_hash(image) for image in self.images_uint8]
+
+    @cached_property
+    def panorama_uint8(self) -> Tensor:
+        """The panorama as it is stored, uint8 [3, H, 2 H]; read when a metric first asks for it.
+
+        Raises:
+            ValueError: The sample has no panorama, or it is broken or not twice as wide as high.
+        """
+        panorama = self.read_panorama() if self.read_panorama else None
+        if panorama is None:
+            raise ValueError(f"panorama must be stored as {PANORAMA_NAME} in the sample's folder; got none.")
+        height, width = panorama.shape[-2:]
+        if width != 2 * height:
+            raise ValueError(f"panorama must be twice as wide as high; got {width} x {height} (width x height).")
+        return panorama
 
 
 def keyed_sample(sample_id: str) -> int:
@@ -289,6 +308,8 @@ class FolderSource(Source):
         truth = record.settings.get("truth")
         pasted = bool(record.settings.get("paste_back", given is not None))
         how = {"pasted_back": pasted, "covered": covered, "seed": record.seed, "settings": record.settings}
+        # panorama.png is of the generated views
+        how["read_panorama"] = None if self.natural or covered is not None else sample.panorama_uint8
         return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, **how)
 
     def describe(self) -> dict[str, Any]:
@@ -345,14 +366,18 @@ class DataSource(Source):
         self.tally = Tally()
         positions = self.positions(len(self.dataset))
         items = self.read(self.dataset.__getitem__, [(0, index) for index in positions])
-        for item in items:
+        panorama = getattr(self.dataset, "panorama", None)
+        for index, item in zip(positions, items, strict=True):
             batch = MultiViewBatch.collate([item])
             valid = batch.view_valid[0]
             images, K, R, t = (values[0][valid] for values in (batch.images, batch.K, batch.R, batch.t))
             depths = None if batch.depths is None else batch.depths[0][valid]
             prompts = list(compress(batch.prompts[0], valid))
             self.tally.num_read += 1
-            yield ScoredSample(batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths)
+            read = None if panorama is None else partial(panorama, index)
+            yield ScoredSample(
+                batch.sample_id[0], to_uint8(images), K, R, prompts, t=t, depths=depths, read_panorama=read
+            )
 
     def describe(self) -> dict[str, Any]:
         """Describe the data and its split."""

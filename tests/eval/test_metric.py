@@ -37,8 +37,11 @@ def test_every_file_holds_the_metric_of_its_name():
 
 def test_columns_know_direction_and_unit():
     columns = metric_columns()
-    lower = {name for name, column in columns.items() if column.higher_is_better is False}
-    assert lower == {"fid", "kid", "toy_fid", "border_ratio"}
+    panoramas = {
+        f"{name}{part}" for name in ("erp_fid", "erp_realnet") for part in ("", "_rolled", "_8_views", "_20_views")
+    }
+    lower = {"fid", "kid", "toy_fid", "border_ratio", "realnet_distance", "realnet_kid", "wrap_ratio", "ds", *panoramas}
+    assert {name for name, column in columns.items() if column.higher_is_better is False} == lower
     decibels = {name for name, column in columns.items() if column.unit == "dB"}
     assert decibels == {"overlap_chance"} | {name for name in columns if "psnr" in name}
 

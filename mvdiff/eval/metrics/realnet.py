@@ -1,0 +1,41 @@
+"""Fréchet and kernel distance of EfficientNet-Lite0 features: a network of real photographs without a download.
+
+The formulas are those of FID and KID. The network is another one, so these numbers are neither, and compare only with
+each other.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+from mvdiff.eval.metric import Column, Result, SampleMetric
+from mvdiff.eval.metrics.fid import FID
+from mvdiff.eval.metrics.kid import KID
+from mvdiff.eval.realnet import realnet_extractor
+from mvdiff.eval.shared_rows import distance_of_rows
+from mvdiff.eval.sources import ScoredSample
+
+
+class Realnet(SampleMetric):
+    """Fréchet and kernel distance between EfficientNet-Lite0 features of generated and reference views."""
+
+    name = "realnet"
+    columns = (
+        Column("realnet_distance", "EfficientNet distance", higher_is_better=False),
+        Column("realnet_kid", "EfficientNet kernel distance", higher_is_better=False, digits=4),
+    )
+    needs: ClassVar = FID.needs
+    load_network = staticmethod(realnet_extractor)
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_rows("features")
+
+    def update(self, sample: ScoredSample, real: bool) -> None:
+        """Store the features of a sample."""
+        self.append("features", sample, real, self.network.of_sample(sample, self.batch_size)[0])
+
+    def compute(self) -> dict[str, Result]:
+        """Compute both distances between generated and reference features."""
+        names = (column.name for column in self.columns)
+        return {name: distance_of_rows(self, "features", kind) for name, kind in zip(names, (FID, KID), strict=True)}
