@@ -158,7 +158,10 @@ def test_options_follow_the_settings():
         (["--metrics", "sharpness", "kid"], "kid: no reference images"),
         (["--metrics", "thing_colours"], "thing_colours: no sample has known objects"),
         (["--metrics", "sharpness", "--truth", "x.json"], "--truth is not used by sharpness; "),
-        (["--metrics", "sharpness", "--overlap_size", "0"], "choose overlap_psnr in --metrics"),
+        (
+            ["--metrics", "sharpness", "--overlap_size", "0"],
+            "choose overlap_chance or overlap_psnr or overlap_zncc in --metrics",
+        ),
         (
             ["--metrics", "kid", "--fid_resamples", "9"],
             "--fid_resamples is not used by kid; ",

@@ -60,11 +60,15 @@ def files(folder):
 def test_numbers_with_a_new_and_a_filled_cache_are_those_without(tmp_path, toy):
     folders = {name: write_samples(tmp_path / name, noise=noise) for name, noise in (("a", 0.2), ("b", 0.4))}
     real = write_samples(tmp_path / "real", num=5)
-    expected = {name: evaluate(folder, real, TOY_METRICS, toy) for name, folder in folders.items()}
+
+    def scored(**options) -> dict:
+        return {name: evaluate(one, real, TOY_METRICS, toy, **options) | {"run": None} for name, one in folders.items()}
+
+    expected = scored()
     for _ in range(2):
-        cache = FeatureCache(tmp_path / "cache")
-        assert {n: evaluate(f, real, TOY_METRICS, toy, cache=cache) for n, f in folders.items()} == expected
-    assert evaluate_each(folders, real, TOY_METRICS, toy, FeatureCache(tmp_path / "cache")) == expected
+        assert scored(cache=FeatureCache(tmp_path / "cache")) == expected
+    each = evaluate_each(folders, real, TOY_METRICS, toy, cache=FeatureCache(tmp_path / "cache"))
+    assert {name: one | {"run": None} for name, one in each.items()} == expected
     again = FeatureCache(tmp_path / "cache")
     find = again.rows_of(toy_extractor(toy.toy_features).weights_hash, toy_extractor(toy.toy_features).variant)
     sample = next(iter(FolderSource(real)))

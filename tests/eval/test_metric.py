@@ -188,7 +188,7 @@ def test_workers_read_what_one_process_reads(tmp_path, toy):
     (root / "s3" / "1.png").write_bytes(b"broken")
     state = torch.get_rng_state()
     alone, together = (evaluate(root, root, ["sharpness", *OVERLAPS], toy, num_workers=n) for n in (0, 2))
-    assert alone == together
+    assert alone | {"run": None} == together | {"run": None}
     assert torch.equal(torch.get_rng_state(), state)
     assert alone["generated"]["num_unreadable"] == 1
 

@@ -179,7 +179,7 @@ def test_real_panoramas_reach_what_the_paper_has_for_views_made_one_by_one(test_
             images = to_uint8(panoramas.views(index, *rig.cameras(), 32, 32))
             samples.append(scored(panoramas.sample_id(index), images, rig))
     found = chance(samples)
-    assert 10 < found[CHANCE].value < 11.6
+    assert 10 < found[CHANCE].value < 12.5  # a third of them, at 32 pixels
     assert 0 < found[ZNCC].value < 0.15
 
 

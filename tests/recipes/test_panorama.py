@@ -141,7 +141,7 @@ def test_differences_are_paired(scored):
     scores = outcome.scores
     for method, name in ((CAA, "caa"), (FOREIGN, "foreign")):
         differences, own, base = scores["differences"][method], scores["methods"][method], scores["methods"][BASE]
-        assert differences[FID].estimate == pytest.approx(own[FID] - base[FID], rel=1e-6)
+        assert differences[FID].estimate == pytest.approx(own[FID].estimate - base[FID].estimate, rel=1e-6)
         theirs, ours = (
             json.loads((recipe.settings.out / "scores" / f"{folder}.json").read_text())["metrics"]
             for folder in ("base", name)

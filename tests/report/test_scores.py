@@ -28,11 +28,15 @@ def test_every_score_of_an_evaluation_has_a_heading_of_its_own():
     names = list(metric_columns())
     table = scores_table([("ours", result(**{name: {"value": 1.0} for name in names}))])
     columns = dict(zip(names, table.columns[1:], strict=True))
-    assert [name for name, column in columns.items() if column.digits == 4] == ["kid"]  # else of a number nobody knows
+    assert [name for name, column in columns.items() if column.digits == 4] == [
+        "kid",
+        "realnet_kid",
+    ]  # else of a number nobody knows
     for name, column in columns.items():
-        assert (column.unit == "dB") == ("psnr" in name), name
-        assert (column.better is None) == ("sharpness" in name), name
-        assert column.better != "lower" or name.endswith(("fid", "kid")), name
+        assert (column.unit == "dB") == ("psnr" in name or name == "overlap_chance"), name
+        assert (column.better is None) == name.startswith(("sharpness", "overlap_chance")), name
+        distance = "fid" in name or "realnet" in name or name in ("kid", "border_ratio", "wrap_ratio", "ds")
+        assert (column.better == "lower") == distance, name
 
 
 def test_scores_of_outpainting_have_unit_direction_and_two_decimals():
