@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from mvdiff.cli.main import main
@@ -27,10 +28,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 EPOCHS, STEPS = 2, 3
 
 
-def fit(folder, module, ckpt_path=None, **settings):
+def fit(folder, module, ckpt_path=None, average=TrainedWeightsEMA, **settings):
     """Fit with an average of the weights; keep the best of each epoch. Returns the Trainer."""
     best = ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False)
-    callbacks = [TrainedWeightsEMA(decay=0.5), best]
+    callbacks = [average(decay=0.5), best]
     trainer = quiet_trainer(folder, callbacks=callbacks, plugins=[CheckpointFiles()], max_epochs=EPOCHS, **settings)
     handle_signals(trainer)
     with ended_by_signal(trainer):
@@ -83,6 +84,16 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, whole, hook,
     assert stopped.rates + resumed.rates == expected.rates  # each step once
     assert stopped.validations + resumed.validations == expected.validations  # each validation once, in full
     assert trainer.checkpoint_callback.best_model_score == best.best_model_score
+
+
+@pytest.mark.parametrize("average", [TrainedWeightsEMA, EMAWeightAveraging])
+@pytest.mark.parametrize(("hook", "step"), [("training_step", 2), ("validation_step", 3)])
+def test_the_average_and_the_trained_weight_are_not_mistaken(tmp_path, average, hook, step):
+    with pytest.raises(Stopped, match=f"after step {step}, which is saved in"):
+        fit(tmp_path, Signalled(hook, 2), average=average)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    trained, averaged = (kept[key]["adapter.weight"].item() for key in ("current_model_state", "state_dict"))
+    assert 1 < averaged < trained < 2  # from 1 towards 2; the average lags behind
 
 
 @pytest.mark.parametrize(("hook", "call"), [("training_step", 1), ("on_train_batch_start", 1), ("on_fit_start", 1)])
