@@ -247,7 +247,7 @@ class SaveWhenStopped(Callback):
 
     def _save(self, trainer: Trainer, path: str) -> str:
         """Write the checkpoint with all that a resume needs; return its file, which may have a higher number."""
-        if trainer.validating:
+        if self.signals.phase in ("validating", "scoring"):
             for average in trainer.callbacks:
                 # TrainedWeightsEMA itself saves the trained weights as such
                 if isinstance(average, WeightAveraging) and not isinstance(average, TrainedWeightsEMA):

@@ -370,6 +370,17 @@ ROOT = Path(__file__).resolve().parents[2]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29437"]
 
 
+def run_two(folder, launcher="lightning", **model):
+    """Fit on two processes; the first has four batches to validate, the second two."""
+    config = yaml_config(folder, **model) | {"seed_everything": 0}
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    config["data"]["init_args"] = {"more_on_first": True}
+    path = write_config(folder / "run.yaml", config)
+    command = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -382,16 +393,19 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2",
     ],
 )
 def test_two_processes_stop_together_and_write_one_file(tmp_path, launcher, rank, hook, call, step):
-    config = yaml_config(tmp_path, hook=hook, call=call, rank=rank) | {"seed_everything": 0}
-    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
-    config["data"]["init_args"] = {"more_on_first": hook == "validation_step"}
-    path = write_config(tmp_path / "run.yaml", config)
-    command = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = run_two(tmp_path, launcher, hook=hook, call=call, rank=rank)
     last = tmp_path / "checkpoints" / "last.ckpt"
     text = f"mvdiff fit: stopped by SIGTERM after step {step}, which is saved in {last}"
     assert done.stderr.count(text) == 1, done.stderr
     assert launcher == "torchrun" or "Traceback" not in done.stderr
     assert done.returncode == (1 if launcher == "torchrun" else 143)  # torchrun's own for a process that failed
     assert names(last.parent) == ["last.ckpt"] + (["last.previous.ckpt"] if step == 4 else [])  # of the epoch's end
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_process_that_a_second_ctrl_c_leaves_alone_in_a_validation_ends_quietly(tmp_path):
+    done = run_two(tmp_path, hook="validation_step", call=1, number=int(signal.SIGINT), times=2, rank=0)
+    assert "mvdiff fit: stopped by SIGINT after step 3; nothing was saved" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 130
