@@ -30,6 +30,9 @@ class SaveRunConfig(SaveConfigCallback):
     `config-2.yaml`, `config-3.yaml` and so on. A new training is refused there.
     """
 
+    settings_file: Path | None = None
+    """File with the settings of this run, known on the first rank once they are written."""
+
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Keep the scores of the resumed run, whether or not it writes a model folder."""
         keep_scores(trainer, checkpoint)
@@ -50,7 +53,7 @@ class SaveRunConfig(SaveConfigCallback):
             command = TrainerFn(stage).value
             text = f"{_COMMAND}{command}\n{self.parser.dump(self.config, skip_none=False)}"
             try:
-                write_settings(
+                self.settings_file = write_settings(
                     folder, text, is_new=stage == "fit" and not resumes(trainer, self.config.get("ckpt_path"))
                 )
             except (ValueError, OSError) as error:
@@ -93,13 +96,16 @@ def check_unused(folder: Path) -> None:
             )
 
 
-def write_settings(folder: Path, text: str, is_new: bool) -> None:
+def write_settings(folder: Path, text: str, is_new: bool) -> Path:
     """Write settings under the first free name of `config.yaml`, `config-2.yaml`, ...; the same text only once.
 
     Args:
         folder: Folder of the run; made if missing.
         text: YAML.
         is_new: The run is a training that continues no other.
+
+    Returns:
+        File with the settings.
 
     Raises:
         ValueError: See `check_unused`.
@@ -113,7 +119,7 @@ def write_settings(folder: Path, text: str, is_new: bool) -> None:
             if is_new:
                 check_unused(folder)
             if read_text(path) == text:
-                return
+                return path
         else:
             write_whole(path, text)
-            return
+            return path

@@ -37,6 +37,8 @@ class CheckpointFiles(TorchCheckpointIO):
     def __init__(self) -> None:
         super().__init__()
         self._written: set[Path] = set()
+        self.latest: Path | None = None
+        """File that was written last; its number may be higher than asked for, see `_numbered`."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any | None = None) -> None:
         """Write a checkpoint.
@@ -76,6 +78,7 @@ class CheckpointFiles(TorchCheckpointIO):
                 "checkpoints are left as they are. Free up space, or write to another folder.",
             ) from error
         self._written.add(local)
+        self.latest = local
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Load a checkpoint, or the one before with a warning where the file is damaged or missing.

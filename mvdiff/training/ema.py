@@ -100,7 +100,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             prefix = f"{pl_module.trained_part}."
             average = {prefix + name: value for name, value in checkpoint["state_dict"].items()}
             current = checkpoint["current_model_state"]
-            checkpoint["state_dict"] = current if self._is_swapped else average  # stopped in a validation
+            checkpoint["state_dict"] = current if self._is_swapped else average  # written in a validation
             checkpoint["current_model_state"] = average if self._is_swapped else current
 
     def on_load_checkpoint(self, trainer, pl_module, checkpoint: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from math import isfinite
 from time import monotonic
 from typing import Any, Literal
 
@@ -26,16 +26,20 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from mvdiff.signals import Stopped
-from mvdiff.training.run_folder import run_folder
+from mvdiff.training.checkpoint_files import CheckpointFiles
+from mvdiff.training.ema import TrainedWeightsEMA
 
 _PATIENCE = 10
 """Seconds that processes started by Lightning have to end by themselves."""
+
+_REQUEUED = "the job is requeued"
 
 _Phase = Literal["free", "step", "between", "validating", "scoring"]
 """Place of a run.
 
 free: there is nothing to save; step: weights or counters are changing; between: between two batches; validating: in a
-step of a validation, with the average of the weights in the module if there is one; scoring: in the rest of one.
+step of a validation, with the average of the weights in the module if there is one; scoring: in the rest of a
+validation, or with several ranks in all of it.
 """
 
 
@@ -128,20 +132,21 @@ class SaveWhenStopped(Callback):
     """Stop a training at the end of a step, all ranks together, and save it; see `handle_signals`.
 
     The file is `last.ckpt` in the folder of the run's checkpoints; under SLURM, except after Ctrl-C, the next
-    `hpc_ckpt_N.ckpt`, from which the same job resumes by itself. Within a validation it stops at once; a resumed run
-    repeats that validation.
+    `hpc_ckpt_N.ckpt`, from which the same job resumes by itself. Within a validation one process stops at once, several
+    stop together after a batch; a resumed run repeats that validation.
     """
 
     def __init__(self, signals: RunSignals) -> None:
         self.signals = signals
         self._trained = self._together = False
+        self._common = 0  # batches of this validation that every rank still has
         self._config = "YAML"
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the file with the run's settings."""
         self._trained = self._together = False
-        config = Path(run_folder(trainer)) / "config.yaml"
-        self._config = str(config) if config.is_file() else "YAML"
+        files = (getattr(one, "settings_file", None) for one in trainer.callbacks)  # of `SaveRunConfig`
+        self._config = str(next(filter(None, files), "YAML"))
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         """Wait for the end of the step, unless there is nothing to save and no rank that would wait."""
@@ -158,22 +163,41 @@ class SaveWhenStopped(Callback):
         if self.signals.agree() and not trainer.fit_loop.epoch_loop._is_training_done:
             self._together = self.signals.received_sigterm = True
 
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop several ranks together, before the first batch; a rank must not leave the others alone from here on."""
+        if trainer.world_size > 1 and self._in_training(trainer):
+            self.signals.phase = "scoring"
+            self._common = _common_batches(trainer)
+            self._stop_together()
+
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
-        """Stop at once from here on, where this rank can save alone."""
-        if self._trained and not trainer.sanity_checking and _one_file(trainer):
+        """Stop a single process at once from here on."""
+        if trainer.world_size == 1 and self._trained and self._in_training(trainer):
             self.signals.phase = "validating"
             self._stop_validation()
 
     def on_validation_batch_end(self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0) -> None:
-        """Stop if a signal is noted."""
+        """Stop if a signal is noted; several ranks stop together, after a batch that all of them have."""
         if self.signals.phase == "validating":
             self._stop_validation()
             self.signals.phase = "scoring"
+        elif self.signals.phase == "scoring" and self._common:
+            self._common -= 1
+            self._stop_together()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Wait for the end of the next step from here on."""
-        if self._trained and not trainer.sanity_checking:
+        if self._in_training(trainer) and (self._trained or trainer.world_size > 1):
             self.signals.phase = "between"
+
+    @staticmethod
+    def _in_training(trainer: Trainer) -> bool:
+        return trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking
+
+    def _stop_together(self) -> None:
+        if self.signals.agree():
+            self._together = True
+            self._stop_validation()
 
     def _stop_validation(self) -> None:
         if self.signals.noted:
@@ -183,6 +207,8 @@ class SaveWhenStopped(Callback):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save where a signal ended the training; an error that it caused, such as a dead loading process, counts.
 
+        The signal to requeue also requeues the job, whether or not there is something to save.
+
         Raises:
             OSError: The checkpoint cannot be written; earlier ones are left as they are.
         """
@@ -191,12 +217,22 @@ class SaveWhenStopped(Callback):
             return
         signals.ended = True  # a further signal changes nothing
         signals._take_children()
-        path = self._place(trainer) if signals.phase in ("between", "validating") else None
+        path = self._place(trainer) if self._can_save(trainer) else None
         if path is not None:
-            self._save(trainer, pl_module, path)
-        stopped = isinstance(exception, Stopped | SIGTERMException)
+            path = self._save(trainer, path)
+        stopped = isinstance(exception, Stopped | SIGTERMException) or self._is_left_alone(trainer, exception)
         if stopped or path is not None:
-            signals.text = self._say(trainer, path)
+            requeues = signals.noted == signals.requeue_signal and trainer.is_global_zero
+            signals.text = self._say(trainer, path, _requeue() if requeues else None)
+
+    def _can_save(self, trainer: Trainer) -> bool:
+        """Return True if nothing is changing, and this rank can save alone or all ranks are here."""
+        place = self._together or self.signals.phase in ("between", "validating")
+        return place and self._trained and (self._together or _one_file(trainer))
+
+    def _is_left_alone(self, trainer: Trainer, exception: BaseException) -> bool:
+        """Return True if the backend failed in a validation because another rank stopped, after a second Ctrl-C."""
+        return trainer.world_size > 1 and self.signals.phase == "scoring" and isinstance(exception, RuntimeError)
 
     def _place(self, trainer: Trainer) -> str | None:
         """Return the file to write; None: the run writes no checkpoints."""
@@ -209,35 +245,38 @@ class SaveWhenStopped(Callback):
         keep.sort(key=lambda one: not (one.filename == "last" or one.save_last))
         return os.path.join(keep[0].dirpath, "last.ckpt") if keep else None
 
-    def _save(self, trainer: Trainer, pl_module: LightningModule, path: str) -> None:
-        if trainer.validating:
-            for average in (one for one in trainer.callbacks if isinstance(one, WeightAveraging)):
-                average.on_validation_epoch_end(trainer, pl_module)  # puts the trained weights back
-            progress = trainer.fit_loop.epoch_loop.val_loop.batch_progress
-            progress.reset()  # a resume repeats a validation whose first batch was begun, see `update_restart_stage`
-            progress.total.ready = progress.total.started = 1
+    def _save(self, trainer: Trainer, path: str) -> str:
+        """Write the checkpoint with all that a resume needs; return its file, which may have a higher number."""
+        if self.signals.phase in ("validating", "scoring"):
+            for average in trainer.callbacks:
+                # TrainedWeightsEMA itself saves the trained weights as such
+                if isinstance(average, WeightAveraging) and not isinstance(average, TrainedWeightsEMA):
+                    average.on_validation_epoch_end(trainer, trainer.lightning_module)  # puts them back
         if self._together:
-            trainer.save_checkpoint(trainer.strategy.broadcast(path))
+            trainer.save_checkpoint(trainer.strategy.broadcast(path), weights_only=False)
         elif trainer.is_global_zero:
-            trainer.strategy.save_checkpoint(trainer._checkpoint_connector.dump_checkpoint(), path)
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            trainer.strategy.save_checkpoint(checkpoint, path)
+        files = trainer.strategy.checkpoint_io
+        return str(files.latest) if isinstance(files, CheckpointFiles) and files.latest else path
 
-    def _say(self, trainer: Trainer, path: str | None) -> str:
-        signals, step = self.signals, trainer.global_step
+    def _say(self, trainer: Trainer, path: str | None, queue: str | None) -> str:
+        """Return the sentence for the user; `queue` tells what came of a requeue."""
         if not trainer.is_global_zero:
             return ""
-        start = f"stopped by {signal.Signals(signals.noted).name}"
+        step = trainer.global_step
+        start = f"stopped by {signal.Signals(self.signals.noted).name}"
+        end = "" if queue is None else f"; {queue}"
         if path is None:
             if not self._trained:
-                return f"{start} before the first step of this run; there is nothing to save"
-            reason = " in the middle of a step" if signals.phase == "step" else ""
-            return f"{start} after step {step}{reason}; nothing was saved, earlier checkpoints are left as they are"
-        start = f"{start} after step {step}, which is saved in {path}"
+                return f"{start} before the first step of this run; there is nothing to save{end}"
+            reason = " in the middle of a step" if self.signals.phase == "step" else ""
+            kept = "nothing was saved, earlier checkpoints are left as they are"
+            return f"{start} after step {step}{reason}; {kept}{end}"
+        start = f"{start} after step {step}, which is saved in {path}{end}"
         resume = shlex.join(["mvdiff", "fit", "--config", self._config, "--ckpt_path", path])
-        if signals.noted == signals.requeue_signal:
-            problem = _requeue()
-            return f"{start}; " + (
-                f"{problem}: resume with {resume}" if problem else "the requeued job resumes from it"
-            )
+        if queue is not None:
+            return f"{start} and resumes from it" if queue == _REQUEUED else f"{start}: resume with {resume}"
         if "hpc_ckpt_" in path:
             return f"{start}; if SLURM requeues the job it resumes from there, and you can resume with {resume}"
         return f"{start}; resume with {resume}"
@@ -275,8 +314,17 @@ def _one_file(trainer: Trainer) -> bool:
     return type(trainer.strategy) in (SingleDeviceStrategy, DDPStrategy)
 
 
-def _requeue() -> str | None:
-    """Put this process's SLURM job back in the queue; return what went wrong, None if nothing."""
+def _common_batches(trainer: Trainer) -> int:
+    """Return how many batches of a validation every rank has, 0 if that is not known; all ranks must call this."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    batches = sum(loop.max_batches) if loop._is_sequential else min(loop.max_batches)
+    known = int(batches) if isfinite(batches) else 0
+    common = trainer.strategy.reduce(torch.tensor(known, device=trainer.strategy.root_device), reduce_op="min")
+    return int(common)
+
+
+def _requeue() -> str:
+    """Put this process's SLURM job back in the queue; return a sentence about what came of it."""
     job = os.environ["SLURM_JOB_ID"]
     if "SLURM_ARRAY_JOB_ID" in os.environ:  # the job's own id would requeue all of the array
         job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
@@ -285,4 +333,4 @@ def _requeue() -> str | None:
     except OSError as error:
         return f"job {job} is not requeued (scontrol: {error.strerror})"
     reason = " ".join(done.stderr.split()) or f"exit status {done.returncode}"
-    return f"job {job} is not requeued (scontrol: {reason})" if done.returncode else None
+    return f"job {job} is not requeued (scontrol: {reason})" if done.returncode else _REQUEUED

@@ -11,9 +11,10 @@ from pathlib import Path
 import torch
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.loggers.logger import Logger
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
+from mvdiff.data.loader import BatchLoader
 from mvdiff.training.ema import TrainedWeightsEMA
 from mvdiff.training.schedules import WarmupCosine
 from tests.training.one_weight import Numbers, OneWeight
@@ -45,7 +46,7 @@ class KeyedNumbers(MultiViewDataModule):
         return Keys(4)
 
     def _loader(self, dataset, sampler):
-        return DataLoader(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=_numbers)
+        return BatchLoader(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=_numbers)
 
 
 def _numbers(keys):

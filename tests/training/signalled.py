@@ -103,19 +103,20 @@ class Signalled(OneWeight):
 
 
 class NumbersData(LightningDataModule):
-    """Three batches to train on, all the same number, and two to validate on."""
+    """Three batches to train on, all the same number, and two to validate on; the first of two ranks may have more."""
 
     batch_size = 1
 
-    def __init__(self, num_workers: int = 0, outlive: bool = True) -> None:
+    def __init__(self, num_workers: int = 0, outlive: bool = True, more_on_first: bool = False) -> None:
         super().__init__()
+        self.more_on_first = more_on_first
         self.settings = {"num_workers": num_workers, "worker_init_fn": outlive_signals if outlive else None}
 
     def train_dataloader(self) -> DataLoader:
         return numbers(2, 2, 2, **self.settings)
 
     def val_dataloader(self) -> DataLoader:
-        return numbers(0, 5)
+        return numbers(0, 5, *([5, 5] if self.more_on_first and self.trainer.global_rank == 0 else []))
 
     def predict_dataloader(self) -> DataLoader:
         return numbers(0, 5)

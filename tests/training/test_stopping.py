@@ -1,15 +1,16 @@
 """Signals stop a run between two steps, save it, and say so: the resumed run ends as if nothing had happened."""
 
+import logging
 import os
 import re
 import shlex
 import signal
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
-from lightning.pytorch.callbacks import ModelCheckpoint
+import torch
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
+from lightning.pytorch.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from mvdiff.cli.main import main
 from mvdiff.signals import Stopped, outlive_signals, stopped_by
@@ -25,10 +26,10 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSI
 EPOCHS, STEPS = 2, 3
 
 
-def fit(folder, module, ckpt_path=None, **settings):
+def fit(folder, module, ckpt_path=None, average=TrainedWeightsEMA, **settings):
     """Fit with an average of the weights; keep the best of each epoch. Returns the Trainer."""
     best = ModelCheckpoint(folder, filename="best", monitor="val/loss", enable_version_counter=False)
-    callbacks = [TrainedWeightsEMA(decay=0.5), best]
+    callbacks = [average(decay=0.5), best]
     trainer = quiet_trainer(folder, callbacks=callbacks, plugins=[CheckpointFiles()], max_epochs=EPOCHS, **settings)
     handle_signals(trainer)
     with ended_by_signal(trainer):
@@ -83,6 +84,16 @@ def test_a_stopped_run_goes_on_as_if_nothing_had_happened(tmp_path, whole, hook,
     assert trainer.checkpoint_callback.best_model_score == best.best_model_score
 
 
+@pytest.mark.parametrize("average", [TrainedWeightsEMA, EMAWeightAveraging])
+@pytest.mark.parametrize(("hook", "step"), [("training_step", 2), ("validation_step", 3)])
+def test_the_average_and_the_trained_weight_are_not_mistaken(tmp_path, average, hook, step):
+    with pytest.raises(Stopped, match=f"after step {step}, which is saved in"):
+        fit(tmp_path, Signalled(hook, 2), average=average)
+    kept = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    trained, averaged = (kept[key]["adapter.weight"].item() for key in ("current_model_state", "state_dict"))
+    assert 1 < averaged < trained < 2  # from 1 towards 2; the average lags behind
+
+
 @pytest.mark.parametrize(("hook", "call"), [("training_step", 1), ("on_train_batch_start", 1), ("on_fit_start", 1)])
 def test_before_the_first_step_there_is_nothing_to_save(tmp_path, hook, call):
     """In setup the signal reaches the handler of the command line."""
@@ -124,10 +135,13 @@ def whole_file(tmp_path_factory):
     return folder / "checkpoints" / "last.ckpt"
 
 
-def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, whole_file):
+def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, caplog, monkeypatch, whole_file):
+    monkeypatch.setattr(logging.getLogger("lightning.pytorch"), "propagate", True)
+    caplog.set_level(logging.INFO, "lightning.pytorch")
     assert run(tmp_path / "a b", hook="training_step", call=2, times=3) == 143
     checkpoints = tmp_path / "a b" / "checkpoints"
     (line,) = capsys.readouterr().err.strip().splitlines()[-1:]
+    assert not [message for message in caplog.messages if "weights_only" in message]
     assert line == (
         f"mvdiff fit: stopped by SIGTERM after step 2, which is saved in {checkpoints}/last.ckpt; resume with mvdiff "
         f"fit --config '{tmp_path}/a b/version_0/config.yaml' --ckpt_path '{checkpoints}/last.ckpt'"
@@ -136,6 +150,18 @@ def test_sigterm_saves_and_exits_with_143(tmp_path, capsys, whole_file):
     words = shlex.split(line.partition("resume with mvdiff ")[2])
     assert main([*words, "--model.call", "0"]) == 0
     assert weight_of(checkpoints / "last.ckpt") == weight_of(whole_file)
+
+
+def test_a_resumed_run_names_its_own_settings(tmp_path, capsys):
+    version = tmp_path / "run" / "version_0"
+    config = yaml_config(tmp_path / "run", hook="training_step", call=2)
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger"}
+    config["trainer"]["logger"] = logger | {"init_args": {"save_dir": str(tmp_path), "name": "run", "version": 0}}
+    assert run(tmp_path / "run", config=config) == 143
+    last = tmp_path / "run" / "checkpoints" / "last.ckpt"
+    assert f"--config {version}/config.yaml --ckpt_path {last}" in capsys.readouterr().err
+    assert run(tmp_path / "run", "--ckpt_path", last, config=config) == 143
+    assert f"--config {version}/config-2.yaml --ckpt_path {last}" in capsys.readouterr().err
 
 
 def test_ctrl_c_saves_and_exits_with_130(tmp_path, capsys):
@@ -216,7 +242,7 @@ def test_sigusr1_saves_and_requeues_and_the_job_resumes(slurm, capsys, monkeypat
     usr1 = int(signal.SIGUSR1)
     assert run(slurm / "run", hook="training_step", call=2, number=usr1) == 128 + usr1
     path = slurm / "run" / "hpc_ckpt_1.ckpt"
-    text = f"stopped by SIGUSR1 after step 2, which is saved in {path}; the requeued job resumes from it"
+    text = f"stopped by SIGUSR1 after step 2, which is saved in {path}; the job is requeued and resumes from it"
     assert text in capsys.readouterr().err
     assert called(slurm) == ["requeue 4711"]
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -233,6 +259,50 @@ def test_a_job_of_an_array_requeues_itself_alone(slurm, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "11")
     assert run(slurm / "run", hook="validation_step", call=1, number=int(signal.SIGUSR1)) == 138
     assert called(slurm) == ["requeue 4700_11"]
+
+
+def test_sigusr1_in_the_first_step_requeues_the_job(slurm, capsys, monkeypatch):
+    assert run(slurm / "run", hook="training_step", call=1, number=int(signal.SIGUSR1)) == 138
+    line = "stopped by SIGUSR1 before the first step of this run; there is nothing to save; the job is requeued\n"
+    assert line in capsys.readouterr().err
+    assert called(slurm) == ["requeue 4711"]
+
+
+def test_sigusr1_in_the_validation_that_a_requeued_job_repeats_requeues_it_again(slurm, capsys, monkeypatch):
+    settings = {"hook": "validation_step", "call": 1, "number": int(signal.SIGUSR1)}
+    assert run(slurm / "run", **settings) == 138
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run(slurm / "run", **settings) == 138
+    line = "stopped by SIGUSR1 before the first step of this run; there is nothing to save; the job is requeued\n"
+    assert line in capsys.readouterr().err
+    assert called(slurm) == ["requeue 4711"] * 2
+
+
+@pytest.mark.parametrize("fault", [None, "refuses"])
+def test_sigusr1_requeues_a_job_without_checkpoints(slurm, capsys, fault):
+    config = yaml_config(slurm, hook="training_step", call=2, number=int(signal.SIGUSR1))
+    config["trainer"] |= {"fast_dev_run": 4}
+    if fault:
+        (slurm / "bin" / "scontrol").write_text("#!/bin/sh\necho Operation is disabled >&2\nexit 1\n")
+    assert run(slurm, config=config) == 138
+    queue = "job 4711 is not requeued (scontrol: Operation is disabled)" if fault else "the job is requeued"
+    line = f"after step 2; nothing was saved, earlier checkpoints are left as they are; {queue}\n"
+    assert line in capsys.readouterr().err
+    assert called(slurm) == ([] if fault else ["requeue 4711"])
+
+
+def test_a_number_that_another_job_took_is_not_named(slurm, capsys, monkeypatch):
+    """Two jobs ask for the same number before either has written."""
+    taken = slurm / "run" / "hpc_ckpt_1.ckpt"
+    monkeypatch.setattr(_CheckpointConnector, "hpc_save_path", lambda _self, folder: f"{folder}/hpc_ckpt_1.ckpt")
+    taken.parent.mkdir()
+    taken.write_bytes(b"another job's")
+    assert run(slurm / "run", hook="training_step", call=2) == 143
+    path = slurm / "run" / "hpc_ckpt_2.ckpt"
+    text = capsys.readouterr().err
+    assert f"which is saved in {path}; " in text
+    assert f"--ckpt_path {path}\n" in text
+    assert taken.read_bytes() == b"another job's"
 
 
 def test_sigterm_under_slurm_saves_for_the_same_job_and_leaves_the_queue_alone(slurm, capsys):
@@ -290,25 +360,3 @@ def test_a_loading_process_ends_some_time_after_sigterm(monkeypatch):
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-# Several processes
-
-ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29437"]
-
-
-@pytest.mark.distributed
-@pytest.mark.slow
-@pytest.mark.parametrize(("launcher", "rank"), [("torchrun", None), ("lightning", 1)])
-def test_two_processes_stop_together_and_write_one_file(tmp_path, launcher, rank):
-    config = yaml_config(tmp_path, hook="training_step", call=2, rank=rank) | {"seed_everything": 0}
-    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
-    path = write_config(tmp_path / "run.yaml", config)
-    command = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    last = tmp_path / "checkpoints" / "last.ckpt"
-    assert done.stderr.count(f"mvdiff fit: stopped by SIGTERM after step 2, which is saved in {last}") == 1, done.stderr
-    assert done.returncode == (1 if launcher == "torchrun" else 143)  # torchrun's own for a process that failed
-    assert names(last.parent) == ["last.ckpt"]

@@ -1,0 +1,71 @@
+"""Several ranks stop at a signal together, within a step or a validation; none leaves the others alone."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from lightning.pytorch.trainer.states import TrainerFn
+
+from mvdiff.signals import Stopped
+from mvdiff.training.stopping import ended_by_signal, handle_signals
+from tests.training.one_weight import quiet_trainer
+from tests.training.signalled import yaml_config
+from tests.training.tiny_run import write_config
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+ROOT = Path(__file__).resolve().parents[2]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29437"]
+
+
+def test_a_rank_that_another_leaves_alone_in_a_validation_ends_without_an_error_of_the_backend(tmp_path, monkeypatch):
+    """As after a second Ctrl-C that reached the other rank only."""
+    trainer = quiet_trainer(tmp_path)
+    handle_signals(trainer)
+    monkeypatch.setattr(type(trainer), "world_size", 2)
+    trainer.state.fn = TrainerFn.FITTING
+    signals, error = trainer._signal_connector, RuntimeError("Connection closed by peer")
+    signals.noted, signals.phase = signal.SIGINT, "scoring"
+
+    @ended_by_signal(trainer)
+    def fail():
+        trainer.callbacks[-1].on_exception(trainer, None, error)
+        raise error
+
+    with pytest.raises(Stopped, match="stopped by SIGINT before the first step"):
+        fail()
+
+
+def run_two(folder, launcher="lightning", **model):
+    """Fit on two processes; the first has four batches to validate, the second two."""
+    config = yaml_config(folder, **model) | {"seed_everything": 0}
+    config["trainer"] |= {"devices": 2, "strategy": "ddp"}
+    config["data"]["init_args"] = {"more_on_first": True}
+    path = write_config(folder / "run.yaml", config)
+    command = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("launcher", "rank", "hook", "call", "step"),
+    [
+        ("torchrun", None, "training_step", 2, 2),
+        ("lightning", 1, "training_step", 2, 2),
+        ("lightning", 1, "validation_step", 1, 3),
+        ("lightning", 0, "validation_step", 3, 4),  # the second process has only two batches
+    ],
+)
+def test_two_processes_stop_together_and_write_one_file(tmp_path, launcher, rank, hook, call, step):
+    done = run_two(tmp_path, launcher, hook=hook, call=call, rank=rank)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    text = f"mvdiff fit: stopped by SIGTERM after step {step}, which is saved in {last}"
+    assert done.stderr.count(text) == 1, done.stderr
+    assert launcher == "torchrun" or "Traceback" not in done.stderr
+    assert done.returncode == (1 if launcher == "torchrun" else 143)  # torchrun's own for a process that failed
+    kept = ["last.ckpt", "last.previous.ckpt"] if step == 4 else ["last.ckpt"]  # the one before is of the epoch's end
+    assert sorted(path.name for path in last.parent.iterdir()) == kept
