@@ -70,22 +70,29 @@ def test_a_folder_in_use_is_refused_until_the_other_run_ends(tmp_path, kind):
     inside, release, folder = os.pipe(), os.pipe(), tmp_path / "mine"
     child = os.fork()
     if child == 0:  # a run in another process
-        with own_folders(run := in_folder(folder, kind), locks=True):
-            start(run)
-            os.write(inside[1], b"x")
-            os.read(release[0], 1)
-        os._exit(0)
-    os.read(inside[0], 1)
-    text = rf"{folder} must not be the folder of a run that is still going on"
-    for other in (in_folder(folder, kind), in_folder(folder, "checkpoints")):
-        with pytest.raises(ValueError, match=text), own_folders(other, locks=True):
-            other.fit(OneWeight(), numbers(2))
-        with own_folders(scoring := in_folder(folder, kind), locks=False):  # it writes no checkpoints
-            start(scoring)
-    os.write(release[1], b"x")
+        try:
+            with own_folders(run := in_folder(folder, kind), locks=True):
+                start(run)
+                os.write(inside[1], b"x")
+                os.read(release[0], 1)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(inside[1])
+    assert os.read(inside[0], 1) == b"x"
+    try:
+        text = rf"{folder} must not be the folder of a run that is still going on"
+        for other in (in_folder(folder, kind), in_folder(folder, "checkpoints")):
+            with pytest.raises(ValueError, match=text), own_folders(other, locks=True):
+                other.fit(OneWeight(), numbers(2))
+            with own_folders(scoring := in_folder(folder, kind), locks=False):  # it writes no checkpoints
+                start(scoring)
+    finally:
+        os.write(release[1], b"x")
     assert os.waitpid(child, 0)[1] == 0
     with own_folders(run := in_folder(folder, kind), locks=True):
         start(run)
+    assert (folder / ".run.lock").is_file()  # removing it would part the locks of the next two runs
 
 
 def test_a_trial_claims_nothing(tmp_path):
