@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 from itertools import count
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import Namespace
 from lightning.fabric.plugins.environments import SLURMEnvironment
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.cli import SaveConfigCallback
+from lightning.pytorch.cli import LightningArgumentParser, SaveConfigCallback
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.trainer.states import TrainerFn
 
@@ -18,6 +21,7 @@ from mvdiff.files.writing import write_whole
 from mvdiff.training.callbacks import keep_scores
 from mvdiff.training.checkpoint_files import local_path
 from mvdiff.training.run_folder import run_folder
+from mvdiff.training.slurm_jobs import slurm_job
 
 _COMMAND = "# mvdiff "
 """Begins the first line of `config.yaml`; the command follows."""
@@ -65,9 +69,26 @@ class SaveRunConfig(SaveConfigCallback):
 
 
 def resumes(trainer: Trainer, ckpt_path: object) -> bool:
-    """Return True if `fit` continues a run: from `ckpt_path`, or from what SLURM's requeue saved."""
-    requeued = SLURMEnvironment.detect() and trainer._checkpoint_connector._hpc_resume_path is not None
-    return ckpt_path is not None or requeued
+    """Return True if `fit` continues a run: from `ckpt_path`, from what SLURM's requeue saved, or a requeued job's.
+
+    A job that SLURM requeued before its first checkpoint has nothing to resume from, but the folder is its own.
+    """
+    job = slurm_job(os.environ)
+    if ckpt_path is not None or (job is not None and job["restarts"] > 0):
+        return True
+    return SLURMEnvironment.detect() and trainer._checkpoint_connector._hpc_resume_path is not None
+
+
+def fingerprint(parser: LightningArgumentParser, config: Namespace) -> str:
+    """Return a hash of a run's settings, which tells it from other runs of its SLURM job.
+
+    Left out are `ckpt_path`, and what depends on the machines that a requeued job gets.
+    """
+    settings = json.loads(parser.dump(config, skip_none=False, format="json"))
+    settings.pop("ckpt_path", None)
+    for name in ("accelerator", "strategy", "devices", "num_nodes", "precision"):
+        settings.get("trainer", {}).pop(name, None)
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
 def prepare_folders(trainer: Trainer, is_new: bool) -> None:

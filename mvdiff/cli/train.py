@@ -25,7 +25,7 @@ from mvdiff.cli.mistakes import missing_value, of_worker, readable, unknown_sett
 from mvdiff.cli.out_files import check_folder
 from mvdiff.cli.progress import quiet_libraries
 from mvdiff.cli.renamed import check_names
-from mvdiff.cli.run_config import SaveRunConfig, prepare_folders, resumes
+from mvdiff.cli.run_config import SaveRunConfig, fingerprint, prepare_folders, resumes
 from mvdiff.cli.run_parser import RunParser, expand_home, keep_last_average
 from mvdiff.files.writing import check_plain_folder
 from mvdiff.pipelines.checkpoint import read_checkpoint
@@ -39,7 +39,7 @@ from mvdiff.training.optimization import accumulation_steps
 from mvdiff.training.own_folders import own_folders
 from mvdiff.training.progress import TrainingProgressBar
 from mvdiff.training.run_folder import NoLogger, folder_on_first_rank
-from mvdiff.training.slurm_jobs import keep_jobs_apart
+from mvdiff.training.slurm_jobs import keep_jobs_apart, slurm_job
 from mvdiff.training.stopping import ended_by_signal, handle_signals
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
@@ -190,7 +190,9 @@ class MVDiffCLI(LightningCLI):
             trainer.accumulate_grad_batches = accumulation_steps(
                 total_batch_size, self.datamodule.batch_size, trainer.world_size
             )
-        keep_jobs_apart(trainer)
+        in_job = slurm_job(os.environ) is not None
+        run = fingerprint(self._parser(self.subcommand), self.config[self.subcommand]) if in_job else ""
+        keep_jobs_apart(trainer, run)
         settings = self.config_init[self.subcommand]
         if settings.get("ckpt_path") == "last":  # doctor has none
             settings.ckpt_path = str(newest_checkpoint(trainer, resumes=self.subcommand == "fit"))

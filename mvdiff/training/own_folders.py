@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 
 from mvdiff.training.checkpoint_files import local_path
+from mvdiff.training.run_folder import new_version, run_folder
 
 try:
     import fcntl
@@ -18,6 +19,29 @@ except ImportError:  # Windows
     fcntl = None
 
 _LOCK = ".run.lock"
+
+
+class _LockRunFolder(Callback):
+    """Lock the run's folder once it is known; loggers of servers know it when the run starts."""
+
+    def __init__(self, held: ExitStack) -> None:
+        self.held = held
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lock the folder on the first rank.
+
+        Raises:
+            ValueError: Another run that has not ended writes to the folder.
+        """
+        folder, problem = local_path(run_folder(trainer)), None
+        if trainer.is_global_zero and folder is not None:
+            try:
+                self.held.enter_context(_locked(folder))
+            except ValueError as error:
+                problem = error
+        problem = trainer.strategy.broadcast(problem)
+        if problem is not None:
+            raise problem
 
 
 @contextmanager
@@ -29,18 +53,23 @@ def own_folders(trainer: Trainer, locks: bool) -> Iterator[None]:
 
     Args:
         trainer: Trainer of the run.
-        locks: Lock the folders of checkpoints and logs until the block ends.
+        locks: Lock the folders of checkpoints and logs until the block ends; that of the run, which some loggers
+            know later, when the run starts.
 
     Raises:
         ValueError: Another run that has not ended writes to one of the folders.
     """
-    if not trainer.is_global_zero or trainer.fast_dev_run:
+    if trainer.fast_dev_run:
         yield
         return
-    _claim_version(trainer.loggers)
+    if trainer.is_global_zero:
+        _claim_version(trainer.loggers)
     with ExitStack() as held:
-        for folder in _folders(trainer) if locks else ():
-            held.enter_context(_locked(folder))
+        if locks and trainer.is_global_zero:
+            for folder in _folders(trainer):
+                held.enter_context(_locked(folder))
+        if locks:
+            trainer.callbacks.insert(0, _LockRunFolder(held))
         yield
 
 
@@ -50,22 +79,15 @@ def _claim_version(loggers: list[Logger]) -> None:
     for place, logger in enumerate(versioned):
         if local_path(logger.root_dir) is None or logger._version is not None:
             continue
-        while True:
-            folder = Path(logger.root_dir) / f"version_{logger.version}"
-            try:
-                folder.mkdir(parents=True)
-                break
-            except FileExistsError:
-                logger._version = None  # look again
+        logger._version = new_version(str(local_path(logger.root_dir)))
         for other in versioned[place + 1 :]:  # loggers of one run share a folder
             if other._version is None and other.root_dir == logger.root_dir:
                 other._version = logger.version
 
 
 def _folders(trainer: Trainer) -> list[Path]:
-    """Return the folders with logs and checkpoints of a run, without those of other file systems."""
-    named = [trainer.default_root_dir] if not trainer.loggers else []
-    named += [one.log_dir for one in trainer.loggers if isinstance(one, TensorBoardLogger | CSVLogger)]
+    """Return the folders with logs and checkpoints of a run that are known before it starts, on this file system."""
+    named = [one.log_dir for one in trainer.loggers if isinstance(one, TensorBoardLogger | CSVLogger)]
     named += [getattr(callback, "dirpath", None) for callback in trainer.checkpoint_callbacks]
     local = [local_path(folder) for folder in named if folder is not None]
     return list({folder.resolve(): folder for folder in local if folder is not None}.values())
@@ -73,13 +95,15 @@ def _folders(trainer: Trainer) -> list[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder; it ends with the process, however that ends, and holds between machines."""
+    """Hold a lock on a folder; it ends with the process, however that ends, and holds between machines.
+
+    The empty file stays: a process that removes it may remove that which the next one has locked.
+    """
     if fcntl is None:
         yield
         return
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / _LOCK
-    with open(path, "ab") as file:
+    with open(folder / _LOCK, "ab") as file:
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -89,8 +113,4 @@ def _locked(folder: Path) -> Iterator[None]:
             ) from None
         except OSError:  # file systems without locks
             pass
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                path.unlink()
+        yield

@@ -60,7 +60,7 @@ class NoLogger(Logger):
     def version(self) -> int:
         """Number of the run. The first rank makes its folder, so that no two runs have one number."""
         if self._version is None:
-            self._version = _new_version(self._save_dir) if rank_zero_only.rank == 0 else 0
+            self._version = new_version(self._save_dir) if rank_zero_only.rank == 0 else 0
         return self._version
 
     def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
@@ -70,8 +70,8 @@ class NoLogger(Logger):
         """Do nothing."""
 
 
-def _new_version(root: str) -> int:
-    """Make the folder `version_<n>` of the next number, and return the number."""
+def new_version(root: str) -> int:
+    """Make the folder `version_<n>` of the next number, and return the number; files take up numbers, too."""
     files = get_filesystem(root)
     files.makedirs(root, exist_ok=True)
     names = (os.path.basename(path.rstrip("/")) for path in files.ls(root, detail=False))

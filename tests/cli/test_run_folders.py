@@ -4,10 +4,12 @@ import copy
 
 import pytest
 
+from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.cli.main import main
-from mvdiff.cli.run_config import write_settings
+from mvdiff.cli.run_config import fingerprint, write_settings
 from mvdiff.samples import find_samples
 from mvdiff.training.run_folder import NoLogger
+from tests.training.test_slurm_jobs import TASK
 from tests.training.tiny_run import tiny_config, write_config
 
 SERVER = {"class_path": "tests.training.loggers.ServerLogger", "init_args": {"save_dir": "logs"}}
@@ -106,6 +108,38 @@ def test_a_training_is_refused_in_the_folder_of_another_unless_it_resumes(run_in
     (checkpoint,) = folder.rglob("*.ckpt")
     assert run_in(fixed, "fit", "--trainer.max_steps=2", "--ckpt_path", str(checkpoint)) == 0
     assert sorted(path.name for path in folder.glob("config*")) == ["config-2.yaml", "config-3.yaml", "config.yaml"]
+
+
+def test_a_job_requeued_before_its_first_checkpoint_goes_on_in_its_folder(run_in, tmp_path, monkeypatch):
+    fixed = {**CSV, "init_args": CSV["init_args"] | {"version": "mine"}}
+    folder = tmp_path / "logs" / "lightning_logs" / "mine"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text("# mvdiff fit\n")
+    for name, value in TASK.items() | {("SLURM_JOB_ID", "7")}:
+        monkeypatch.setenv(name, value)
+    assert run_in(fixed) == 1
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert run_in(fixed) == 0
+    assert sorted(path.name for path in folder.glob("config*")) == ["config-2.yaml", "config.yaml"]
+
+
+def test_settings_tell_the_runs_of_a_job_apart(tmp_path, config):
+    cli = RunToCheck(["--config", str(write_config(tmp_path / "run.yaml", config))], tmp_path)
+
+    def run(**changed):
+        settings = cli.settings.clone()
+        for name, value in changed.items():
+            settings[name.replace("__", ".")] = value
+        return fingerprint(cli._parser("fit"), settings)
+
+    same = {run(), run(ckpt_path="last"), run(trainer__devices=2, trainer__num_nodes=2)}
+    others = {
+        run(),
+        run(seed_everything=1),
+        run(model__init_args__text_dropout=0.25),
+        run(trainer__default_root_dir="b"),
+    }
+    assert (len(same), len(others)) == (1, 4)
 
 
 def test_an_id_of_an_earlier_run_is_refused_once_it_is_known(run_in, capsys):

@@ -9,7 +9,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from mvdiff.training.own_folders import own_folders
-from tests.training.one_weight import quiet_trainer
+from tests.training.loggers import ServerLogger
+from tests.training.one_weight import OneWeight, numbers, quiet_trainer
 
 
 def trainer(folder, *loggers, **settings):
@@ -35,27 +36,63 @@ def test_loggers_of_one_run_share_its_version(tmp_path):
         assert [logger.version for logger in run.loggers] == [5, 5]
 
 
+@pytest.mark.parametrize("kind", ["file", "broken link"])
+@pytest.mark.parametrize("logger", [CSVLogger, TensorBoardLogger])
+def test_a_file_named_like_a_version_takes_up_its_number(tmp_path, logger, kind):
+    (tmp_path / "pano").mkdir()
+    taken = tmp_path / "pano" / "version_0"
+    taken.touch() if kind == "file" else taken.symlink_to(tmp_path / "nowhere")
+    run = trainer(tmp_path, logger)
+    with own_folders(run, locks=False):
+        assert run.logger.version == 1
+    assert (tmp_path / "pano" / "version_1").is_dir()
+
+
+def in_folder(folder, kind):
+    """A run with a fixed folder: of a logger of files, of a server, without a logger, or of its checkpoints."""
+    root = folder.parent
+    if kind == "checkpoints":
+        return trainer(root / "other", callbacks=[ModelCheckpoint(folder)])
+    if kind == "server":
+        return quiet_trainer(root, logger=ServerLogger(root, project="", id=folder.name))
+    return quiet_trainer(root, logger=CSVLogger(root, name="", version=folder.name))
+
+
+def start(run):
+    """Come to the place where the folder of a run is known."""
+    for callback in run.callbacks:
+        callback.setup(run, OneWeight(), "fit")
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs fork and locks")
-def test_a_folder_in_use_is_refused_until_the_other_run_ends(tmp_path):
-    inside, release = os.pipe(), os.pipe()
+@pytest.mark.parametrize("kind", ["csv", "server"])
+def test_a_folder_in_use_is_refused_until_the_other_run_ends(tmp_path, kind):
+    inside, release, folder = os.pipe(), os.pipe(), tmp_path / "mine"
     child = os.fork()
     if child == 0:  # a run in another process
-        with own_folders(trainer(tmp_path), locks=True):
-            os.write(inside[1], b"x")
-            os.read(release[0], 1)
-        os._exit(0)
-    os.read(inside[0], 1)
-    for other in (trainer(tmp_path), trainer(tmp_path / "b", callbacks=[ModelCheckpoint(tmp_path)])):
-        text = rf"{tmp_path} must not be the folder of a run that is still going on"
-        with pytest.raises(ValueError, match=text), own_folders(other, locks=True):
-            pass
-        with own_folders(other, locks=False):  # scoring writes no checkpoints
-            pass
-    os.write(release[1], b"x")
+        try:
+            with own_folders(run := in_folder(folder, kind), locks=True):
+                start(run)
+                os.write(inside[1], b"x")
+                os.read(release[0], 1)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    os.close(inside[1])
+    assert os.read(inside[0], 1) == b"x"
+    try:
+        text = rf"{folder} must not be the folder of a run that is still going on"
+        for other in (in_folder(folder, kind), in_folder(folder, "checkpoints")):
+            with pytest.raises(ValueError, match=text), own_folders(other, locks=True):
+                other.fit(OneWeight(), numbers(2))
+            with own_folders(scoring := in_folder(folder, kind), locks=False):  # it writes no checkpoints
+                start(scoring)
+    finally:
+        os.write(release[1], b"x")
     assert os.waitpid(child, 0)[1] == 0
-    with own_folders(trainer(tmp_path), locks=True):
-        pass
-    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    with own_folders(run := in_folder(folder, kind), locks=True):
+        start(run)
+    assert (folder / ".run.lock").is_file()  # removing it would part the locks of the next two runs
 
 
 def test_a_trial_claims_nothing(tmp_path):

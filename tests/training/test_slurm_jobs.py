@@ -1,6 +1,9 @@
 """A SLURM job resumes by itself from what an earlier start of the same job wrote, and from nothing else."""
 
+import warnings
+
 import pytest
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from mvdiff.training.checkpoint_files import CheckpointFiles
 from mvdiff.training.slurm_jobs import goes_on, keep_jobs_apart, slurm_job
@@ -40,27 +43,93 @@ class Requeued(OneWeight):
             self.trainer.save_checkpoint(path)
 
 
-def fit(folder, at=-1):
+class Scored(OneWeight):
+    """Has a validation."""
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+
+def trainer_of(folder, run="", **settings):
+    trainer = quiet_trainer(folder, max_epochs=1, plugins=[CheckpointFiles()], **settings)
+    keep_jobs_apart(trainer, run)
+    return trainer
+
+
+def fit(folder, at=-1, run="", ckpt_path=None):
     """Train three steps; return those that were made."""
     module = Requeued(at)
-    trainer = quiet_trainer(folder, max_epochs=1, plugins=[CheckpointFiles()])
-    keep_jobs_apart(trainer)
-    trainer.fit(module, numbers(2, 2, 2), weights_only=True)
+    trainer_of(folder, run).fit(module, numbers(2, 2, 2), ckpt_path=ckpt_path, weights_only=True)
     return len(module.rates)
+
+
+OTHER_JOB = "another SLURM job wrote it"
+SAME_START = "a fit wrote it since SLURM started this job the last time"
+OTHER_RUN = "a fit with other settings wrote it in this SLURM job"
+
+
+def left_out(why):
+    return rf"hpc_ckpt_1\.ckpt is not used, since {why}\. To resume from it, add --ckpt_path .*hpc_ckpt_1\.ckpt"
 
 
 def test_only_a_requeue_of_the_same_job_goes_on(tmp_path, job):
     job(7)
     assert fit(tmp_path, at=1) == 3
-    unused = r"hpc_ckpt_1\.ckpt is not used, since another SLURM job wrote it\. .*--ckpt_path .*hpc_ckpt_1\.ckpt"
-    for others in ((8,), (8, 1), (7,), (7, 1, 2)):  # another job, requeued; a second step of this; a task of an array
-        job(*others)
-        with pytest.warns(UserWarning, match=unused):
+    others = {(8,): OTHER_JOB, (8, 1): OTHER_JOB, (7,): SAME_START, (7, 1, 2): OTHER_JOB}  # the last one: of an array
+    for other, why in others.items():
+        job(*other)
+        with pytest.warns(UserWarning, match=left_out(why)):
             assert fit(tmp_path) == 3
     job(7, restarts=1)
     assert fit(tmp_path, at=2) == 2
     job(7, restarts=2)
     assert fit(tmp_path) == 1
+
+
+def test_a_second_fit_of_the_job_does_not_go_on_from_the_file_of_the_first(tmp_path, job):
+    job(7)
+    fit(tmp_path, at=1, run="first")
+    job(7, restarts=1)
+    assert fit(tmp_path, run="first") == 2
+    with pytest.warns(UserWarning, match=left_out(OTHER_RUN)):
+        assert fit(tmp_path, run="second") == 3
+
+
+def test_the_jobs_own_file_comes_before_ckpt_path_in_fit_alone(tmp_path, job):
+    first = tmp_path / "first.ckpt"
+    job(6)
+    fit(tmp_path / "other", at=1)
+    (tmp_path / "other" / "hpc_ckpt_1.ckpt").rename(first)
+    job(7)
+    assert fit(tmp_path, at=2, ckpt_path=first) == 2
+    job(7, restarts=1)
+    line = (
+        r"hpc_ckpt_1\.ckpt is used, which an earlier start of this SLURM job wrote, and not --ckpt_path .*first\.ckpt"
+    )
+    with pytest.warns(UserWarning, match=line):
+        assert fit(tmp_path, ckpt_path=first) == 1
+    trainer = trainer_of(tmp_path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*hpc_ckpt")
+        trainer.validate(Scored(), numbers(2))
+        assert trainer.ckpt_path is None
+        trainer.validate(Scored(), numbers(2), ckpt_path=first, weights_only=True)
+    assert trainer.ckpt_path == first
+
+
+def test_all_ranks_load_the_file_of_the_first(tmp_path, job):
+    job(7)
+    fit(tmp_path, at=1)
+    fit(tmp_path, at=2)
+    first, second = (str(tmp_path / f"hpc_ckpt_{number}.ckpt") for number in (1, 2))
+
+    class OfTheSecondRank(SingleDeviceStrategy):
+        def broadcast(self, obj, src=0):
+            return first if obj == second else obj
+
+    module, trainer = OneWeight(), trainer_of(tmp_path, strategy=OfTheSecondRank("cpu"))
+    trainer.fit(module, numbers(2, 2, 2), ckpt_path=second, weights_only=True)
+    assert (trainer.ckpt_path, len(module.rates)) == (first, 2)
 
 
 def test_jobs_in_one_folder_go_on_from_their_own_files(tmp_path, job):
@@ -81,8 +150,16 @@ def test_a_damaged_file_falls_back_to_an_older_one_of_the_same_job(tmp_path, job
     fit(tmp_path, at=2)
     damage(tmp_path / "hpc_ckpt_2.ckpt", "cut")
     job(7, restarts=2)
-    with pytest.warns(UserWarning, match=r"hpc_ckpt_2\.ckpt is not used: .*end is missing"):
+    line = r"hpc_ckpt_2\.ckpt is not used: .*end is missing.* The one before is used: .*_1\.ckpt"
+    with pytest.warns(UserWarning, match=line):
         assert fit(tmp_path) == 2
+    damage(tmp_path / "hpc_ckpt_1.ckpt", "cut")
+    with pytest.warns(
+        UserWarning, match=r"_1\.ckpt is not used: .*end is missing.* no whole one before it; training starts anew\."
+    ):
+        assert fit(tmp_path, at=2) == 3
+    with pytest.warns(UserWarning, match=r"_1\.ckpt is not used: .* it; --ckpt_path .*_3\.ckpt is used\."):
+        assert fit(tmp_path, ckpt_path=tmp_path / "hpc_ckpt_3.ckpt") == 1
 
 
 def test_tasks_of_an_array_are_jobs_of_their_own():
