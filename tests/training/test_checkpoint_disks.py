@@ -114,7 +114,7 @@ def test_a_disk_that_fills_up_ends_the_run_with_one_sentence_and_keeps_the_check
         f"the disk at {small_disk}); earlier checkpoints are left as they are. Free up "
         "space, or write to another folder."
     )
-    assert sorted(path.name for path in small_disk.iterdir()) == ["filler", "last.ckpt"]
+    assert sorted(path.name for path in small_disk.iterdir()) == [".run.lock", "filler", "last.ckpt"]
     assert last.read_bytes() == before
     (small_disk / "filler").unlink()
     assert run(tmp_path / "run", small_disk, "--ckpt_path", last) == 0

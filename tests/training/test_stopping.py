@@ -38,7 +38,7 @@ def fit(folder, module, ckpt_path=None, average=TrainedWeightsEMA, **settings):
 
 
 def names(folder):
-    return sorted(path.name for path in folder.iterdir())
+    return sorted(path.name for path in folder.iterdir() if path.name != ".run.lock")
 
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["whole epochs", "validation in mid-epoch"])
