@@ -12,6 +12,8 @@ FACES = {f"pipelines/{task.name}.py" for task in PAPER_TASKS}
 HOMES = ("tasks/", "recipes/", "cli/", "interop/")
 MODULES = {task.__module__ for task in PAPER_TASKS}
 CLASSES = {task.__name__ for task in PAPER_TASKS}
+METHODS = {f"methods/{name}.py" for name in ("inpainting", "frame_by_frame", "repaint", "controlnet_inpainting")}
+"""Baselines that are made for one task."""
 FILES = sorted(path.relative_to(PACKAGE).as_posix() for path in PACKAGE.rglob("*.py"))
 
 
@@ -61,7 +63,7 @@ def test_what_is_no_lapse():
     assert not lapses("from mvdiff.tasks.task import Task\nif own.spec() != info.task.spec(): f(task.name)")
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path not in FACES and not path.startswith(HOMES)])
+@pytest.mark.parametrize("path", [path for path in FILES if path not in FACES | METHODS and not path.startswith(HOMES)])
 def test_nothing_else_knows_a_single_task(path):
     found = lapses((PACKAGE / path).read_text(encoding="utf-8"))
     assert not found, f"{path}: {'; '.join(found)}"

@@ -43,7 +43,8 @@ def sample_deviations(protocol: Protocol, sample: ScoredSample, real: bool) -> F
     num_views, _, height, width = sample.images_uint8.shape
     got = {"num_views": num_views, "height": height, "width": width}
     found |= {f"images.{name}": str(value) for name, value in got.items() if _differs(getattr(images, name), value)}
-    if (task := _task(sample)) != protocol.task:
+    expected, task = protocol.task, _task(sample)
+    if task != expected:
         found["task"] = task
     if protocol.data.ids is not None and not re.fullmatch(protocol.data.ids, sample.sample_id):
         found["data.ids"] = "another id"

@@ -114,7 +114,7 @@ def write_method(
     """
     settings = method.describe(sampling)
     settings.setdefault("method", method.name)
-    paste_back = paste_back and method.task is not None and method.task.paste_back
+    paste_back = paste_back and getattr(method.task, "paste_back", False)
     if paste_back:
         settings["paste_back"] = True
 

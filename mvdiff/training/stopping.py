@@ -253,9 +253,9 @@ class SaveWhenStopped(Callback):
                 if isinstance(average, WeightAveraging) and not isinstance(average, TrainedWeightsEMA):
                     average.on_validation_epoch_end(trainer, trainer.lightning_module)  # puts them back
         if self._together:
-            trainer.save_checkpoint(trainer.strategy.broadcast(path), weights_only=False)
+            trainer.save_checkpoint(trainer.strategy.broadcast(path), False)  # not the weights alone
         elif trainer.is_global_zero:
-            checkpoint = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)
+            checkpoint = trainer._checkpoint_connector.dump_checkpoint(False)
             trainer.strategy.save_checkpoint(checkpoint, path)
         files = trainer.strategy.checkpoint_io
         return str(files.latest) if isinstance(files, CheckpointFiles) and files.latest else path

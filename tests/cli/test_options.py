@@ -1,7 +1,7 @@
 """Options from settings: every field is an option with its type, its default and its help."""
 
 import re
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -123,8 +123,7 @@ def test_every_option_is_explained(command, capsys):
     text = shown(command, capsys)
     for settings in command.settings:
         for option in fields(settings):
-            positional = not option.kw_only and option.default is MISSING
-            name = option.name.upper() if positional else f"--{option.name}"
+            name = f"(?:{option.name.upper()}|--{option.name})"
             [described] = re.findall(rf"^  {name}(?: [A-Z{{][^\n]*?)?(?:  |\n)(.*?)(?=\n  -|\n\n)", text, re.S | re.M)
             assert len(described.strip()) > 5, name
 

@@ -189,7 +189,10 @@ def test_all_text_goes_through_one_reader():
         "cli/train_help.py": "own source",
         "cli/doctor/step.py": "/proc",
         "models/loading.py": "as libraries do",
-    } | {"eval/checks.py": "own values"}
+    } | {
+        "eval/checks.py": "own values",
+        "cli/run_config.py": "own settings",
+    }
     reading = re.compile(
         r"\.read_text\(|json\.loads?\((?!json\.dumps)|safe_load|yaml\.load|np\.load|genfromtxt|loadtxt"
     )
