@@ -127,7 +127,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for name, (engine, code) in runs.items():
             out = (args.keep or Path(folder)) / f"{name.replace(' ', '_')}.npz"
-            where = {**os.environ, **({} if code is None else {"PYTHONPATH": str(code.resolve())})}
+            where = {
+                "OMP_WAIT_POLICY": "passive",
+                **os.environ,
+                **({} if code is None else {"PYTHONPATH": str(code.resolve())}),
+            }
             done = subprocess.run(
                 [sys.executable, __file__, *sys.argv[1:], "--engine", engine, "--out", out], env=where
             )
