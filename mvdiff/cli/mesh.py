@@ -52,8 +52,8 @@ class MeshOptions(DataReader):
 
 def run(options: MeshOptions) -> int:
     """Check, fuse, write; return the exit status."""
-    # Threads that wait for each other sleep; spinning, they more than double the time beside other work. Read once, when
-    # torch is imported.
+    # Threads that wait for each other sleep; spinning, they more than double the time beside other work. The OpenMP
+    # library reads this once, when torch is imported.
     os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from mvdiff.cli.progress import progress_bar
     from mvdiff.data.agreement import measure_agreement
