@@ -2,6 +2,7 @@
 
 import copy
 import multiprocessing
+import re
 import shutil
 
 import pytest
@@ -80,4 +81,8 @@ def test_a_killed_worker_is_one_line(said):
     assert status == 3
     assert "Traceback" not in error
     (line,) = [line for line in error.splitlines() if line.startswith("mvdiff fit: error: ")]
-    assert "a process that reads data was killed (Killed), as happens when memory runs out. Lower num_workers" in line
+    # torch notices either the signal or the missing process
+    pattern = (
+        r"reads data (was killed \(Killed\)|ended unexpectedly), as happens when memory runs out\. Lower num_workers"
+    )
+    assert re.search(pattern, line)
