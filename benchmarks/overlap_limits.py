@@ -18,9 +18,10 @@ from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
 from mvdiff.data.matterport3d import Matterport3DPanoramas
-from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.eval.results_file import write_results
+from mvdiff.eval.runner import evaluate
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import EvaluationSettings
-from mvdiff.eval.sources import ScoredSample
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.samples import to_uint8
 

@@ -95,7 +95,8 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     from mvdiff.data.importing.suggest import import_command
     from mvdiff.eval.feature_cache import FeatureCache
     from mvdiff.eval.provenance import command_line
-    from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, write_results
+    from mvdiff.eval.results_file import write_results
+    from mvdiff.eval.runner import DEFAULT_METRICS, evaluate
     from mvdiff.eval.shortcomings import left_out, shortcomings
     from mvdiff.eval.table import results_table
     from mvdiff.eval.text_table import terminal_width

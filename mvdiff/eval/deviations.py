@@ -17,7 +17,8 @@ from torch import Tensor
 
 from mvdiff.eval import intervals
 from mvdiff.eval.protocol import IntervalRule, NumberRule, Protocol, SamplingRule
-from mvdiff.eval.sources import DataSource, ScoredSample, Source
+from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.sources import DataSource, Source
 from mvdiff.geometry.cameras import Rig
 
 Found = dict[str, str]

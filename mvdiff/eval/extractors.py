@@ -19,7 +19,7 @@ from torch import Tensor
 from mvdiff.eval.feature_cache import Cached
 from mvdiff.eval.features import NAME as TOY_NAME
 from mvdiff.eval.features import toy_judge
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.weights import file_hash
 from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.shapes import check_shapes

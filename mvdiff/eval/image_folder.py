@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from mvdiff.data.importing.suggest import guess_kind
-from mvdiff.eval.sources import FolderSource, ScoredSample
+from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.sources import FolderSource
 from mvdiff.files.images import IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, expanded, kind_of, same_name, visible
 from mvdiff.files.text import read_text

@@ -25,7 +25,7 @@ from torchmetrics import Metric
 
 from mvdiff.eval.intervals import Interval, Statistic, interval, mean
 from mvdiff.eval.processes import gather_tensors
-from mvdiff.eval.sources import ScoredSample, keyed_sample
+from mvdiff.eval.sample import ScoredSample, keyed_sample
 
 
 class MissingMetricError(ValueError):

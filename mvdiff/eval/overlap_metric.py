@@ -11,8 +11,8 @@ from torch import Tensor
 
 from mvdiff.eval.metric import MissingMetricError, SampleMetric, check_finite
 from mvdiff.eval.overlap import warped_depth_views, warped_views
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
-from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.warped_pairs import WarpedPair
 from mvdiff.geometry.depth import DepthTolerance
 

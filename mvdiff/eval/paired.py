@@ -14,8 +14,8 @@ from torch import Tensor
 from mvdiff.eval.extractors import FeatureExtractor
 from mvdiff.eval.intervals import Interval, interval, paired_difference
 from mvdiff.eval.metrics.fid import ResampledFrechet
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.set_distance import Resampled
-from mvdiff.eval.sources import ScoredSample
 
 
 def paired(results: Mapping[str, Any], other: Mapping[str, Any], metric: str, **options: Any) -> Interval:

@@ -27,16 +27,13 @@ from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec
 from mvdiff.eval.processes import gather_objects
 from mvdiff.eval.protocol import CUSTOM, Protocol, values_hash
 from mvdiff.eval.provenance import described, run_record
+from mvdiff.eval.sample import keyed_sample
 from mvdiff.eval.settings import EvaluationSettings, SettingError
 from mvdiff.eval.shortcomings import left_out
-from mvdiff.eval.sources import FolderSource, PlainSource, SeenSample, Source, Tally, keyed_sample
-from mvdiff.files.sharing import shared_name, shared_values
+from mvdiff.eval.sources import FolderSource, PlainSource, SeenSample, Source, Tally
 from mvdiff.geometry.cameras import Rig
-from mvdiff.samples import write_json
 
 SCHEMA_VERSION = 2
-_FILES = ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth")
-"""Settings that may be paths of files and folders."""
 UNAVAILABLE = (ValueError, OSError, ImportError)
 Progress = Callable[[str, str, int], None]
 
@@ -178,35 +175,6 @@ def _results(
         results["deviations"] = deviations(scoring.protocol, results, found, truth)
         results["unchecked"] = unchecked(scoring.protocol, results, seeds)
     return results
-
-
-def write_results(results: Mapping[str, Any], path: str | Path) -> Path:
-    """Write results as JSON, atomically; create the folder if absent.
-
-    Paths are written as `mvdiff.files.sharing` says: those of the samples relative to the file, so that `mvdiff report`
-    finds them; those of networks by their names, whose hashes are recorded.
-
-    Raises:
-        OSError: The file cannot be written.
-    """
-    path = Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        return write_json(path, _for_others(results, path.parent))
-    except OSError as error:
-        raise OSError(error.errno, f"--out must be writable; got {error.strerror or error}, in {path}") from error
-
-
-def _for_others(results: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-    """Return results without absolute paths, for a file in `folder`."""
-    settings = results.get("settings") or {}
-    networks = {name: shared_name(settings[name]) for name in _FILES if isinstance(settings.get(name), str)}
-    return shared_values({**results, "settings": {**settings, **networks}} if networks else dict(results), folder)
-
-
-def flat_numbers(results: Mapping[str, Any]) -> dict[str, float]:
-    """Return the computed numbers by name, for a logger; missing ones are omitted."""
-    return {name: float(entry["value"]) for name, entry in results["metrics"].items() if "value" in entry}
 
 
 def _open_reference(reference: str | Path | Source | None, rig: Rig | None = None) -> Source | None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from mvdiff.eval.extractors import inception_extractor
 from mvdiff.eval.intervals import Interval, interval
 from mvdiff.eval.metric import MissingMetricError, Result, SampleMetric, sample_counts
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 
 Resampled = Callable[[np.ndarray], float]
 """Function of the indices of drawn samples that returns the distance of their images to the reference."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from mvdiff.eval.runner import flat_numbers
+from mvdiff.eval.results_file import flat_numbers
 from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.files.text import read_json_object
 from mvdiff.models.adapter import MultiViewAdapter

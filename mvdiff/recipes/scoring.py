@@ -15,7 +15,8 @@ from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.paired import paired, paired_fid, sample_features
 from mvdiff.eval.protocol import CUSTOM, values_hash
-from mvdiff.eval.runner import evaluate_each, write_results
+from mvdiff.eval.results_file import write_results
+from mvdiff.eval.runner import evaluate_each
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource, Source
 from mvdiff.recipes.compared import BASE, CAA, CONTROLS, ROUND_TRIP, TRUTH

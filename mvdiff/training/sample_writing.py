@@ -19,7 +19,8 @@ from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_names
 from mvdiff.eval.protocol import Protocol, apply_protocol
 from mvdiff.eval.protocol_files import read_protocol
-from mvdiff.eval.runner import DEFAULT_METRICS, evaluate, flat_numbers, write_results
+from mvdiff.eval.results_file import flat_numbers, write_results
+from mvdiff.eval.runner import DEFAULT_METRICS, evaluate
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.methods import method_class, method_names

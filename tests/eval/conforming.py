@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from mvdiff.eval.protocol import Protocol
-from mvdiff.eval.sources import DataSource, ScoredSample
+from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.sources import DataSource
 from mvdiff.geometry.cameras import Rig, RingRig
 
 IDS = {

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from mvdiff.eval.metrics.clip_score import ClipScore, clip_scorer
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.weights import file_hash
 from tests.eval.clip import TINY_NAME, write_open_clip, write_transformers_clip
 

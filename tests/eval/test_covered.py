@@ -11,9 +11,10 @@ from mvdiff.data.importing.pictures import find_pictures
 from mvdiff.eval.metric import Column, PerSampleMetric
 from mvdiff.eval.overlap import overlap_errors
 from mvdiff.eval.runner import evaluate
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.shortcomings import left_out
-from mvdiff.eval.sources import FolderSource, ScoredSample
+from mvdiff.eval.sources import FolderSource
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.importing import import_samples, picture_reader
 from tests.eval.worlds import RIG, views

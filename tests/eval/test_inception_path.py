@@ -10,7 +10,7 @@ from mvdiff.eval.extractors import inception_extractor
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.inception_score import InceptionScore
 from mvdiff.eval.metrics.kid import KID
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.weights import file_hash
 from tests.eval.inception import write_random_inception
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
 from mvdiff.eval.overlap import warped_views
 from mvdiff.eval.runner import EvaluationSettings, evaluate
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.warped_pairs import correlation
 from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.worlds import RIG, views, write_samples

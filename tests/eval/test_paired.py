@@ -11,7 +11,8 @@ from mvdiff.eval.extractors import toy_extractor
 from mvdiff.eval.intervals import paired_difference
 from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.paired import paired, paired_fid, sample_features
-from mvdiff.eval.runner import EvaluationSettings, evaluate, write_results
+from mvdiff.eval.results_file import write_results
+from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sources import FolderSource
 from tests.eval.worlds import write_judge, write_samples
 

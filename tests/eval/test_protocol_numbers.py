@@ -14,8 +14,8 @@ from mvdiff.eval.metrics.inception_score import InceptionScore
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
 from mvdiff.eval.protocol_files import protocol_from, read_protocol
 from mvdiff.eval.runner import evaluate
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import EvaluationSettings
-from mvdiff.eval.sources import ScoredSample
 from tests.eval.clip import TINY_NAME, write_open_clip
 from tests.eval.inception import write_random_inception
 from tests.eval.worlds import write_samples

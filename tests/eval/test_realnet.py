@@ -11,7 +11,7 @@ from mvdiff.eval.metrics import metric_class
 from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.metrics.kid import kernel_distance
 from mvdiff.eval.realnet import realnet_extractor
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 
 pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra: pip install 'mvdiff[realnet]'")
 

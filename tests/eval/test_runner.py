@@ -15,7 +15,8 @@ from mvdiff.eval.intervals import interval
 from mvdiff.eval.metrics.fid import frechet_distance
 from mvdiff.eval.metrics.sharpness import gradient_energy
 from mvdiff.eval.overlap import overlap_psnr
-from mvdiff.eval.runner import EvaluationSettings, evaluate, evaluate_each, flat_numbers, write_results
+from mvdiff.eval.results_file import flat_numbers, write_results
+from mvdiff.eval.runner import EvaluationSettings, evaluate, evaluate_each
 from mvdiff.eval.settings import SettingError
 from mvdiff.eval.sources import DataSource, FolderSource
 from mvdiff.eval.table import results_table

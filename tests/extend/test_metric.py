@@ -65,7 +65,7 @@ def test_the_test_command_scores_what_the_yaml_names(run, config, tmp_path, caps
 def test_order_and_repetition_change_nothing():
     from my_metric import Brightness
 
-    from mvdiff.eval.sources import ScoredSample
+    from mvdiff.eval.sample import ScoredSample
 
     samples = [
         ScoredSample(f"s{i}", torch.full((2, 3, 4, 4), 51 * i, dtype=torch.uint8), torch.eye(3), torch.eye(3), ["", ""])

@@ -8,7 +8,7 @@ from mvdiff.data.prepare.keyframes import KEY_FRAMES, VALID_FRAMES, SceneKeyFram
 from mvdiff.data.prepare.split import split_folder
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.features import ToyFeatureNet
-from mvdiff.eval.runner import write_results
+from mvdiff.eval.results_file import write_results
 from mvdiff.mesh.surface import Mesh, write_mesh
 from mvdiff.report import Page, write_page
 from mvdiff.report.panorama_files import write_panorama_pictures

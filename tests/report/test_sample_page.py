@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.eval.results_file import write_results
+from mvdiff.eval.runner import evaluate
 from mvdiff.geometry.cameras import Rig
 from mvdiff.mesh import Mesh, write_mesh
 from mvdiff.report import write_page

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from mvdiff.eval.runner import evaluate, write_results
+from mvdiff.eval.results_file import write_results
+from mvdiff.eval.runner import evaluate
 from mvdiff.report.sources import open_sources
 from tests.eval.worlds import write_upstream
 from tests.report.folders import write_panorama

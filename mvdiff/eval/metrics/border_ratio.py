@@ -22,8 +22,8 @@ from torch import Tensor
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
 from mvdiff.eval.overlap import depth_view_pairs, homographies, unit_range, view_pairs
 from mvdiff.eval.overlap_metric import centres, check_comparable
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import PairRule
-from mvdiff.eval.sources import ScoredSample
 from mvdiff.eval.warped_pairs import Pairs
 from mvdiff.geometry.depth import depth_correspondence
 

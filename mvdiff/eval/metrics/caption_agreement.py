@@ -11,7 +11,8 @@ import torch
 
 from mvdiff.eval.features import caption_agreement, toy_judge
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, sample_counts, with_reference
-from mvdiff.eval.sources import ScoredSample, read_truth
+from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.sources import read_truth
 
 
 class CaptionAgreement(SampleMetric):

@@ -21,7 +21,7 @@ from torch import Tensor
 from mvdiff.eval.extractors import UNREADABLE, first_line
 from mvdiff.eval.feature_cache import Cached
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.weights import file_hash, module_hash
 from mvdiff.files.refusals import UnsafeFile, plain_refusals
 from mvdiff.hub_models import open_transformers

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mvdiff.eval.metric import Column, PerSampleMetric
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.shapes import check_shapes
 
 CONSTANT = 1 / 255

@@ -14,8 +14,8 @@ from mvdiff.eval.extractors import inception_extractor
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.panorama_images import HEIGHT, VIEW_SIZE, panorama_images
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.shared_rows import distance_of_rows
-from mvdiff.eval.sources import ScoredSample
 
 _WHOLE = f"panorama.png at {HEIGHT}x{2 * HEIGHT}"
 IMAGES = {

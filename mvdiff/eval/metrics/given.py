@@ -17,7 +17,7 @@ from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result, check_finite
 from mvdiff.eval.overlap import PairErrors, errors_of, homographies, psnr_from_mse, unit_range
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.warped_pairs import warp_pairs
 from mvdiff.shapes import check_shapes
 

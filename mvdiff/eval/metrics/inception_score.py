@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mvdiff.eval.extractors import inception_extractor
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, check_finite, sample_counts
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.shapes import check_shapes
 
 PAPER_SPLITS = 10

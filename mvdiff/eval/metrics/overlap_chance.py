@@ -19,7 +19,7 @@ from torch import Tensor
 from mvdiff.eval.metric import Column, MissingMetricError, Result
 from mvdiff.eval.overlap import psnr_from_mse
 from mvdiff.eval.overlap_metric import GRID, OverlapMetric
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.warped_pairs import mean_of_known, zncc_from_moments
 
 PSNR, ZNCC = "overlap_chance", "overlap_chance_zncc"

@@ -11,7 +11,7 @@ from torch import Tensor
 from mvdiff.eval.metric import Column, Result, Rows, sample_counts, with_reference
 from mvdiff.eval.overlap import PairErrors, combine, depth_overlap_errors, psnr_from_mse
 from mvdiff.eval.overlap_metric import OverlapMetric
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.geometry.depth import DEFAULT_DEPTH_TOLERANCE
 
 MEAN, POOLED = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"

@@ -9,7 +9,7 @@ import torch
 
 from mvdiff.eval.metric import Column, MissingMetricError, Result
 from mvdiff.eval.overlap_metric import OverlapMetric
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.warped_pairs import mean_of_known
 
 

@@ -12,8 +12,8 @@ from mvdiff.eval.metric import Column, Result, SampleMetric
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.kid import KID
 from mvdiff.eval.realnet import realnet_extractor
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.shared_rows import distance_of_rows
-from mvdiff.eval.sources import ScoredSample
 
 
 class Realnet(SampleMetric):

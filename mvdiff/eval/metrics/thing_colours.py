@@ -20,7 +20,7 @@ from torch.nn.functional import cosine_similarity
 
 from mvdiff.data.toyworld.scene import COLOURS
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result, check_finite
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.shapes import check_shapes
 
 MIN_FRACTION = 0.03

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from mvdiff.eval.metric import Column, PerSampleMetric
-from mvdiff.eval.sources import ScoredSample
+from mvdiff.eval.sample import ScoredSample
 from mvdiff.shapes import check_shapes
 
 
