@@ -1,4 +1,4 @@
-"""How long does fusing take, how much memory, and how far is the surface from Open3D's? The numbers of notes/mesh.md.
+"""Measure time and memory of fusing, and distances to Open3D's surface, for notes/mesh.md.
 
     python benchmarks/mesh_speed.py --scene scannet/train/scene7000_00
     python benchmarks/mesh_speed.py --scene DIR --before ../older --packages ../o3d/lib/python3.12/site-packages

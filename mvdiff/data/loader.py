@@ -11,7 +11,7 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 _MISTAKES = (ValueError, OSError, ImportError)
-"""What readers raise for a file that is missing, damaged or of the wrong kind. Other errors keep their traceback."""
+"""Errors of readers about a file that is missing, damaged or of the wrong kind. Other errors keep their traceback."""
 
 
 class BatchLoader(DataLoader):

@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -149,17 +150,9 @@ def depth_view_pairs(K: Tensor, R: Tensor, t: Tensor, depths: Tensor, rule: Pair
     return _pairs(rule, len(R), lambda: ((view, view + 1) for view in range(len(R) - 1)), overlapping)
 
 
-def overlap_errors(
-    images: Tensor,
-    K: Tensor,
-    R: Tensor,
-    size: int | tuple[int, int] | None = PAPER_SIZE,
-    pairs: PairRule = "adjacent",
-    view_valid: Tensor | None = None,
-    covered: Tensor | None = None,
-) -> PairErrors:
-    """Compare overlapping views of one sample whose views share a centre; see `warped_views`."""
-    return errors_of(warped_views(images, K, R, size, pairs, view_valid, covered))
+def overlap_errors(*views: Any, **options: Any) -> PairErrors:
+    """Compare overlapping views of one sample whose views share a centre; arguments: see `warped_views`."""
+    return errors_of(warped_views(*views, **options))
 
 
 def warped_views(

@@ -141,7 +141,7 @@ def _own_and_newer(root: Path, job: Mapping[str, Any] | None) -> tuple[Path | No
 def _sentences(own: Path | None, newer: _Newer, job: Mapping[str, Any] | None, ckpt_path: Any) -> Iterator[str]:
     """Yield what `fit` says about the files that it takes or leaves."""
     if job is not None and job["restarts"]:  # before, no file can be the job's own
-        instead = f"--ckpt_path {ckpt_path} is used" if ckpt_path else "training starts anew"
+        instead = f"--ckpt_path {ckpt_path} is used" if ckpt_path else "a new training starts"
         then = f"The one before is used: {own}." if own else f"The job has no whole one before it; {instead}."
         for path, problem, _ in newer:
             if problem is not None:

@@ -155,7 +155,7 @@ def test_a_damaged_file_falls_back_to_an_older_one_of_the_same_job(tmp_path, job
         assert fit(tmp_path) == 2
     damage(tmp_path / "hpc_ckpt_1.ckpt", "cut")
     with pytest.warns(
-        UserWarning, match=r"_1\.ckpt is not used: .*end is missing.* no whole one before it; training starts anew\."
+        UserWarning, match=r"_1\.ckpt is not used: .*end is missing.* no whole one before it; a new training starts\."
     ):
         assert fit(tmp_path, at=2) == 3
     with pytest.warns(UserWarning, match=r"_1\.ckpt is not used: .* it; --ckpt_path .*_3\.ckpt is used\."):

@@ -138,7 +138,7 @@ def _size(options: SceneOptions, method) -> tuple[int, int]:
     views = next((one.views for one in method.pipelines if {"height", "width"} <= set(one.views)), {})
     size = options.height or views.get("height"), options.width or views.get("width")
     if None in size:
-        raise ValueError(f"--height and --width must be given: the method {method.name} has no size of its own.")
+        raise ValueError(f"--height and --width are required: the method {method.name} has no default size.")
     return size
 
 

@@ -3,7 +3,7 @@
 | files of a sample | order of the faces | up and down meet |
 |---|---|---|
 | `<id>_skybox0` ... `_skybox5`, `<id>_0` ... `<id>_5` | up, yaw 270, 0, 90, 180, down (Matterport3D) | the left face |
-| `<id>_front`, `<id>/posz`, `<id>_f`, ... | as named | the front face, as in viewers and in `mvdiff export` |
+| `<id>_front`, `<id>/posz`, `<id>_f`, ... | as named | the front face, as in viewers and with `--cube_faces` |
 | one picture, 4:3 or 3:4 | a cross with the front face in its second row and column | the front face |
 | one picture, 6:1 | a strip: front, right, back, left, up, down | the front face |
 """
@@ -11,16 +11,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mvdiff.data.importing.pictures import FACE_WORDS, FACES, WHOLE, SamplePictures
-from mvdiff.data.importing.reading import ImportedViews, last_channel
+from mvdiff.data.importing.reading import ImportedViews, RigReader, last_channel
 from mvdiff.data.matterport3d import read_faces
 from mvdiff.files.images import read_image_uint8, unusable
-from mvdiff.geometry.cameras import Rig
 from mvdiff.geometry.cubemap import edge_steps
 from mvdiff.geometry.panorama import equirectangular_from_skybox, perspective_from_skybox
 from mvdiff.samples import from_uint8
@@ -34,21 +32,8 @@ _MOST_RATIO, _LEAST_LEVELS = 4.0, 8.0
 """Faces fit if the step across each edge is below so many steps inside the faces, or below so many levels."""
 
 
-class CubemapReader:
-    """Read skyboxes.
-
-    Args:
-        root: Folder of the pictures.
-        rig: Views to cut, at yaw 0.
-        max_pixels: Largest width x height of a picture; None: `mvdiff.files.images.MAX_PIXELS`.
-    """
-
-    def __init__(self, root: Path, rig: Rig, max_pixels: int | None = None) -> None:
-        self.root, self.rig, self.max_pixels = root, rig, max_pixels
-
-    def cameras(self, pictures: SamplePictures) -> dict[str, Any]:
-        """Return the rig."""
-        return {"rig": self.rig.to_dict()}
+class CubemapReader(RigReader):
+    """Read skyboxes; arguments: see `RigReader`."""
 
     def read(self, pictures: SamplePictures) -> ImportedViews:
         """Cut the views, and turn the faces into a panorama of 4 S x 2 S pixels, S the side of a face."""
@@ -127,7 +112,7 @@ def _by_name(pictures: SamplePictures) -> list[Path | None]:
     for part, path in pictures.files.items():
         face = FACE_WORDS.get(part)
         if face is None or face in row:
-            problem = "is no name of a face" if face is None else f"is {face} again, as in {row[face].as_posix()}"
+            problem = "names no face" if face is None else f"names the same face as {row[face].as_posix()}"
             raise ValueError(f"faces of a cube must be {', '.join(FACES)}; {part!r} {problem}, in {path.as_posix()}.")
         row[face] = path
     return [row.get(face) for face in FACES]

@@ -3,37 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from mvdiff.data.importing.pictures import WHOLE, SamplePictures
-from mvdiff.data.importing.reading import ImportedViews, last_channel
+from mvdiff.data.importing.reading import ImportedViews, RigReader, last_channel
 from mvdiff.files.images import MAX_PIXELS, decode_opaque, unusable
 from mvdiff.files.photo_tags import Sphere
-from mvdiff.geometry.cameras import Rig
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.samples import from_uint8
 
 _WHOLLY = 0.999  # a pixel is covered if the interpolated mask exceeds this; interpolating ones rounds
 
 
-class EquirectangularReader:
-    """Read panoramas, one file each.
-
-    Args:
-        root: Folder of the pictures.
-        rig: Views to cut, at yaw 0.
-        max_pixels: Largest width x height of a panorama; None: `mvdiff.files.images.MAX_PIXELS`.
-    """
-
-    def __init__(self, root: Path, rig: Rig, max_pixels: int | None = None) -> None:
-        self.root, self.rig, self.max_pixels = root, rig, max_pixels
-
-    def cameras(self, pictures: SamplePictures) -> dict[str, Any]:
-        """Return the rig."""
-        return {"rig": self.rig.to_dict()}
+class EquirectangularReader(RigReader):
+    """Read panoramas, one file each; arguments: see `RigReader`."""
 
     def read(self, pictures: SamplePictures) -> ImportedViews:
         """Cut the views; those of a partial panorama are black where it shows nothing."""

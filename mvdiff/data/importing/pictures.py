@@ -58,7 +58,7 @@ class SamplePictures:
 
 @dataclass
 class FoundPictures:
-    """What a folder holds.
+    """Samples and other files of a folder.
 
     Attributes:
         root: The folder.
@@ -133,7 +133,7 @@ def _pictures(root: Path, left_out: dict[str, str]) -> list[Path]:
 
 
 def _parts(name: str, kind: Kind, above: str) -> tuple[str, str] | None:
-    """Return id and part of a picture's name; None where it has no part of the kind.
+    """Split the name of a picture into sample id and part (face or view); None if the name has no such part.
 
     In Matterport3D's folders the id is the data module's, `<scene>_<panorama>`, of folders that may lie above the root.
     """

@@ -1,4 +1,4 @@
-"""What a reader of another method's pictures returns."""
+"""Readers of other methods' pictures, and the views that they return."""
 
 from __future__ import annotations
 
@@ -36,6 +36,23 @@ class ImportedViews:
         if self.covered is None:
             return None
         return torch.cat([self.images, 255 * self.covered[..., None].to(self.images.dtype)], dim=-1)
+
+
+class RigReader:
+    """Base of readers that cut the views of a rig.
+
+    Args:
+        root: Folder of the pictures.
+        rig: Views to cut, at yaw 0.
+        max_pixels: Largest width x height of a picture; None: `mvdiff.files.images.MAX_PIXELS`.
+    """
+
+    def __init__(self, root: Path, rig: Rig, max_pixels: int | None = None) -> None:
+        self.root, self.rig, self.max_pixels = root, rig, max_pixels
+
+    def cameras(self, pictures: SamplePictures) -> dict[str, Any]:
+        """Return the rig."""
+        return {"rig": self.rig.to_dict()}
 
 
 class PictureReader(Protocol):

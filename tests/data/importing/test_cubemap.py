@@ -124,10 +124,10 @@ def test_steps_of_planted_lines():
     ("sizes", "problem"),
     [
         ({"a_front": (8, 8), "a_up": (8, 8)}, "left, right, back, down"),
-        ({"a_front": (8, 8), "a_f": (8, 8)}, "front again"),
+        ({"a_front": (8, 8), "a_f": (8, 8)}, "names the same face as"),
         ({"a": (24, 16)}, "cross"),
         ({f"a_{face}": (8 + (face == 3), 8 + (face == 3)) for face in range(6)}, "must be 8x8"),
-        ({f"a_{face}": (8, 8) for face in ("f", "1", "b", "l", "u", "d")}, "no name of a face"),
+        ({f"a_{face}": (8, 8) for face in ("f", "1", "b", "l", "u", "d")}, "names no face"),
     ],
 )
 def test_incomplete_cubes(tmp_path, sizes, problem):
