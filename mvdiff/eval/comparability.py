@@ -48,6 +48,9 @@ def differing(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[st
         names: Names of both in the sentences.
     """
     lines = [*_protocols(base, other, names), *_references(base, other, names), *_samples(base, other, names)]
+    prompts = [one["generated"].get("prompts_hash") for one in (base, other)]
+    if None not in prompts and prompts[0] != prompts[1] and sample_ids(base) == sample_ids(other):
+        lines.append("prompts: those of the samples differ")
     for metric in base["metrics"].keys() & other["metrics"].keys():
         line = measured_differently(base["metrics"][metric], other["metrics"][metric], names)
         lines += [f"{metric}: {line}"] * bool(line)

@@ -22,6 +22,7 @@ from mvdiff.eval.intervals import Interval, mean
 from mvdiff.eval.metric import Column
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.kid import KID
+from mvdiff.eval.metrics.overlap_chance import NO_INTERVAL
 from mvdiff.eval.paired import paired, paired_distance
 from mvdiff.eval.table import result_column
 
@@ -59,7 +60,8 @@ class Difference:
 
     @property
     def verdict(self) -> str:
-        """What the method is, compared with the base: "better", "worse", "higher", "lower" or nothing of it."""
+        """What the method is, compared with the base: "better", "worse", "higher" or "lower"; "no difference
+        shown", "too few samples" or "not compared"."""
         if self.interval is None:
             return "not compared"
         if self.interval.ends is None:
@@ -117,6 +119,8 @@ def compare(
         entries = tuple(results["metrics"].get(metric) for results in (base, other))
         try:
             _check_entries(entries, names)
+            if any(entry.get("interval_rule") == NO_INTERVAL for entry in entries):
+                raise _NotAsked("the values of its samples depend on each other")
             if all("per_sample" in entry for entry in entries):
                 options = {"num_resamples": num_resamples, "seed": seed}
                 found[metric] = _of_samples(column, base, other, metric, options)

@@ -1,9 +1,9 @@
 """Features and logits of images on disk, so that a killed run continues and a reference is measured once.
 
 A row is what one network gives for one image. It is kept under the network's weights hash, its variant (how images are
-resized), the kind of device, the number of images in the forward pass, and the hash of the image's pixels. The number
-of images is part of the key because it changes the last bits; which other images share the pass changes none. So a
-row is what the network would give again, and no number depends on the cache.
+resized), the kind of device, the version of torch, the number of images in the forward pass, and the hash of the
+image's pixels. The number of images is part of the key because it changes the last bits; the other images in the pass
+do not matter. So a row is what the network would give again, and no number depends on the cache.
 
 Each file holds at least 256 rows of one network, or the last ones of a pass, and is written as a whole. Processes and
 runs may share a folder. A file that is damaged or of something else is named and not used.
@@ -81,14 +81,14 @@ class FeatureCache:
         """Return the rows of N images; compute all of them in one pass if any is missing.
 
         Args:
-            about: Everything that rows depend on beside the images; the device is added.
+            about: Everything that rows depend on beside the images; the device and the version of torch are added.
             keys: SHA-256 of each image, in hex.
             compute: Computes the rows [N, W] by name.
 
         Returns:
             Rows [N, W] by name, on the CPU. A row that was stored is returned as it was stored.
         """
-        part = self._part({**about, "device": self.device})
+        part = self._part({**about, "device": self.device, "torch": torch.__version__})
         found = {key: row for key in dict.fromkeys(keys) if (row := part.get(key)) is not None}
         if len(found) < len(set(keys)):
             computed = {name: values.detach().cpu() for name, values in compute().items()}

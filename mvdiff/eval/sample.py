@@ -78,7 +78,7 @@ class ScoredSample:
             **{name: value and list(compress(value, whole)) for name, value in lists.items()},
             given=self.given and tuple(part[whole] for part in self.given),
             covered=None,
-            read_panorama=None,  # black where it shows nothing
+            read_panorama=_refuse_partial,  # it is black where it shows nothing
         )
 
     @property
@@ -110,3 +110,7 @@ class ScoredSample:
 def keyed_sample(sample_id: str) -> int:
     """Return the hash of a sample id, see `ScoredSample.key`."""
     return keyed_int("sample", sample_id)
+
+
+def _refuse_partial() -> None:
+    raise ValueError("panorama must show the whole sphere; this one shows a part of it.")

@@ -212,7 +212,7 @@ class FolderSource(Source):
         pasted = bool(record.settings.get("paste_back", given is not None))
         how = {"pasted_back": pasted, "covered": covered, "seed": record.seed, "settings": record.settings}
         # panorama.png is of the generated views
-        how["read_panorama"] = None if self.natural or covered is not None else sample.panorama_uint8
+        how["read_panorama"] = None if self.natural else sample.panorama_uint8
         return ScoredSample(record.sample_id, images, K, R, record.prompts, truth, t, depths, given, **how)
 
     def describe(self) -> dict[str, Any]:

@@ -39,7 +39,6 @@ class FrameByFrame(Method):
     """
 
     tasks: ClassVar[tuple[str, ...] | None] = ("depth",)
-    takes_images: ClassVar[bool] = True
 
     def __init__(self, pipeline: MultiViewPipeline, name: str | None = None, min_known: float = MIN_KNOWN) -> None:
         super().__init__(name, DepthTask())

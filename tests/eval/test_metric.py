@@ -40,7 +40,7 @@ def test_columns_know_direction_and_unit():
     panoramas = {
         f"{name}{part}" for name in ("erp_fid", "erp_realnet") for part in ("", "_rolled", "_8_views", "_20_views")
     }
-    lower = {"fid", "kid", "toy_fid", "border_ratio", "realnet_distance", "realnet_kid", "wrap_ratio", "ds", *panoramas}
+    lower = {"fid", "kid", "toy_fid", "realnet_distance", "realnet_kid", "ds", *panoramas}
     assert {name for name, column in columns.items() if column.higher_is_better is False} == lower
     decibels = {name for name, column in columns.items() if column.unit == "dB"}
     assert decibels == {"overlap_chance"} | {name for name in columns if "psnr" in name}

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mvdiff.data.matterport3d import Matterport3DPanoramas
+from mvdiff.eval.comparison import compare
 from mvdiff.eval.metrics.overlap_chance import MAX_OTHERS, OverlapChance, shifts
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
 from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
@@ -194,3 +195,12 @@ def test_half_a_degree_costs_real_views_more_than_ten_decibels(test_data):
     )
     assert right["overlap_psnr_mean_of_pairs"] > 35
     assert right["overlap_psnr_mean_of_pairs"] - wrong["overlap_psnr_mean_of_pairs"] > 12
+
+
+def test_values_that_depend_on_each_other_have_no_interval_and_are_not_compared(tmp_path):
+    found = chance([scored(f"s{index:02d}", noise(index)) for index in range(9)])
+    assert found[CHANCE].interval.ends is None
+    entry = found[CHANCE].to_json({key: str(key) for key in found[CHANCE].per_sample})
+    results = {"metrics": {CHANCE: entry}, "generated": {}, "columns": {}}
+    difference = compare(results, results, ("a", "b"))[CHANCE]
+    assert difference.reason == "the values of its samples depend on each other"

@@ -34,8 +34,8 @@ def test_every_score_of_an_evaluation_has_a_heading_of_its_own():
     ]  # else of a number nobody knows
     for name, column in columns.items():
         assert (column.unit == "dB") == ("psnr" in name or name == "overlap_chance"), name
-        assert (column.better is None) == name.startswith(("sharpness", "overlap_chance")), name
-        distance = "fid" in name or "realnet" in name or name in ("kid", "border_ratio", "wrap_ratio", "ds")
+        assert (column.better is None) == name.startswith(("sharpness", "overlap_chance", "border", "wrap")), name
+        distance = "fid" in name or "realnet" in name or name in ("kid", "ds")
         assert (column.better == "lower") == distance, name
 
 

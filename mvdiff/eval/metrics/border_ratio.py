@@ -33,7 +33,7 @@ MAX_DEPTH_STEP = 0.05
 
 
 class BorderRatio(PerSampleMetric):
-    """Step at the borders of the neighbours' fields of view over the step around them; 1 without seams.
+    """Step at the borders of the neighbours' fields of view over the step around them; best is the truth's, about 1.
 
     Args:
         overlap_pairs: Pairs of neighbours, see `view_pairs` and `depth_view_pairs`.
@@ -41,7 +41,7 @@ class BorderRatio(PerSampleMetric):
     """
 
     name = "border_ratio"
-    columns = (Column("border_ratio", "step at neighbours' borders / around", higher_is_better=False),)
+    columns = (Column("border_ratio", "step at neighbours' borders / around"),)
     variant = (
         f"step in a row at the border of a neighbour's field of view over the steps {NEAREST} to {FARTHEST} columns "
         "away; the images' own size; pooled within a sample, then their mean"

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvdiff.eval.intervals import LEVEL, Interval
 from mvdiff.eval.metric import Column, MissingMetricError, Result
 from mvdiff.eval.overlap import psnr_from_mse
 from mvdiff.eval.overlap_metric import GRID, OverlapMetric
@@ -24,6 +25,7 @@ from mvdiff.eval.warped_pairs import mean_of_known, zncc_from_moments
 
 PSNR, ZNCC = "overlap_chance", "overlap_chance_zncc"
 MAX_OTHERS = 16
+NO_INTERVAL = "none: the value of each sample also depends on other samples"
 
 
 class OverlapChance(OverlapMetric):
@@ -69,7 +71,10 @@ class OverlapChance(OverlapMetric):
         results: dict[str, Result | MissingMetricError] = {}
         for name in (PSNR, ZNCC):
             if own[name]:
-                results[name] = self.mean_over_samples(own[name], real[name], {"num_pairs": num_pairs}, **fields)
+                result = self.mean_over_samples(own[name], real[name], {"num_pairs": num_pairs}, **fields)
+                # Values of samples share the views of other samples, so an interval over them would be too narrow.
+                result.interval = Interval(result.value, None, None, LEVEL, NO_INTERVAL)
+                results[name] = result
             else:
                 results[name] = MissingMetricError(
                     "no two samples share a pair of views of one size. The chance level needs at least two samples."

@@ -16,7 +16,7 @@ class WrapRatio(PerSampleMetric):
     """
 
     name = "wrap_ratio"
-    columns = (Column("wrap_ratio", "wrap ratio", higher_is_better=False),)
+    columns = (Column("wrap_ratio", "wrap ratio"),)
     model = "absolute differences"
     variant = "panorama.png at its own size, mean over rows and channels, then samples"
 
