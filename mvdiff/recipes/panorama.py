@@ -112,7 +112,7 @@ class PanoramaRecipe(Recipe):
         }
         if packaged is not None and settings.continue_steps:
             run = {"config": self.config, "max_steps": settings.continue_steps, "lr": 2e-4}
-            options = options | {"model.init_adapter": packaged}
+            options = options | {"model.init_adapter": packaged, "trainer.val_check_interval": settings.continue_steps}
             steps[self.text(self.further)] = [Training(name=self.further_run, **run, options=options)]
         return steps
 

@@ -26,14 +26,15 @@ class RecipeSettings:
     """total number of toy rooms, for training and test"""
     test_rooms: int = 16
     """how many of --rooms to hold out, generate and score; a multiple of --batch_size"""
-    max_steps: int = 120
+    max_steps: int = 36
     """optimizer steps of the first training, from scratch"""
-    continue_steps: int = 30
+    continue_steps: int = 8
     """optimizer steps of the second training, which continues from the packaged weights and makes the final samples; 0:
     skip it and sample from the first training"""
-    num_validations: int = 3
-    """validations per training, each one point of the loss curve; at least 1, at most --max_steps"""
-    num_inference_steps: int = 20
+    num_validations: int = 2
+    """validations of the training from scratch, each one point of its curves (the second training: one, at its end); at
+    least 1, at most --max_steps"""
+    num_inference_steps: int = 8
     """denoising steps"""
     guidance_scale: float = 2.0
     """classifier-free guidance scale"""
@@ -86,8 +87,8 @@ class OutpaintSettings(RecipeSettings):
     out: Path = Path("quickstart-outpaint")
     rooms: int = 80
     test_rooms: int = 12
-    max_steps: int = 60
-    continue_steps: int = 12
+    max_steps: int = 20
+    continue_steps: int = 6
     base: str = "mvdiff://toy-inpainting-base"
     """frozen base to train on: `mvdiff://` name or folder of an inpainting base with the packaged toy's architecture"""
     init_adapter: str = "mvdiff://toy-outpaint"
@@ -121,15 +122,15 @@ class DepthSettings(RecipeSettings):
     trained on"""
     rooms: int = 28
     test_rooms: int = 8
-    max_steps: int = 64
+    max_steps: int = 24
     """optimizer steps of stage 2 from scratch"""
-    continue_steps: int = 12
+    continue_steps: int = 6
     """optimizer steps of stage 2 continued from the packaged weights, which makes the final samples; 0: skip it and
     sample from stage 2 from scratch"""
     num_validations: int = 2
     """validations per training, each one point of the loss curve (the continued stage 2: one, at its end); at least 1,
     at most --max_steps and --stage1_steps"""
-    num_inference_steps: int = 16
+    num_inference_steps: int = 8
     batch_size: int = 2
     """samples per step of stage 2 (from scratch: twice as many), and samples generated in parallel; at least 2, because
     one comparison attends to another sample's views"""
@@ -147,7 +148,7 @@ class DepthSettings(RecipeSettings):
     """angle that a walk covers around the room, in degrees; smaller values put frames closer together"""
     num_views: int = 12
     """frames generated together; at least 3"""
-    stage1_steps: int = 24
+    stage1_steps: int = 12
     """optimizer steps of each of the two stage-1 trainings (base on single frames); at least --num_validations"""
     sequences: int = 1
     """test rooms for which all frames are generated, key frames first and then the frames between them; 1 to

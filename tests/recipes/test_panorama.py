@@ -40,6 +40,7 @@ def test_training_is_the_command_a_user_types(tmp_path):
     assert (before.name, further.name) == ("before", "packaged, continued")
     assert before.arguments(settings)[0] == "validate"
     assert [one.rpartition("/")[2] for one in further.arguments(settings) if "init_adapter" in one] == ["toy-caa"]
+    assert f"--trainer.val_check_interval={settings.continue_steps}" in further.arguments(settings)
     alone = PanoramaRecipe(PanoramaSettings(out=tmp_path, continue_steps=0))
     assert len(alone.trainings()) == 2
 
