@@ -101,7 +101,7 @@ class DepthRecipe(Recipe):
         """
         settings, packaged = self.settings, adapter_folder(self.settings.init_adapter)
         scratch = self._stage2(max(3, settings.num_views // 2), 2 * settings.batch_size)
-        scratch = {"config": "toy/depth.yaml", "max_steps": settings.max_steps, "lr": 1e-3, "options": scratch}
+        scratch = {"config": "toy/depth.yaml", "max_steps": settings.max_steps, "lr": 3e-4, "options": scratch}
         start = {"model.base": settings.base, "model.add_input": "false"}
         steps = {
             f"stage 1, single frames: a base without depth, then the packaged one, {settings.stage1_steps} steps": [
