@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvdiff.eval.image_hashes import SET_HASHES, WORDS, check_hashes
 from mvdiff.eval.table import check_results
 from mvdiff.files.text import read_json_object
 
@@ -30,12 +31,7 @@ def read_results(path: Path) -> dict[str, Any]:
         if not isinstance(values, Mapping) or not all(_is_number(value) for value in values.values()):
             raise ValueError(f"metrics.{name}.per_sample must be numbers by sample id, in {path}. Evaluate again.")
     for side in ("generated", "reference"):
-        images = (results.get(side) or {}).get("images", {})
-        named = isinstance(images, Mapping) and all(
-            isinstance(hashes, list) and all(isinstance(one, str) for one in hashes) for hashes in images.values()
-        )
-        if not named:
-            raise ValueError(f"{side}.images must be lists of hashes by sample id, in {path}. Evaluate again.")
+        check_hashes(results.get(side) or {}, f"{path}. Evaluate again.", f"{side}.")
     return results
 
 
@@ -48,6 +44,7 @@ def differing(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[st
         names: Names of both in the sentences.
     """
     lines = [*_protocols(base, other, names), *_references(base, other, names), *_samples(base, other, names)]
+    lines += _geometry(base, other, names)
     prompts = [one["generated"].get("prompts_hash") for one in (base, other)]
     if None not in prompts and prompts[0] != prompts[1] and sample_ids(base) == sample_ids(other):
         lines.append("prompts: those of the samples differ")
@@ -100,18 +97,34 @@ def _references(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[
     for name, reference in zip(names, (first, second), strict=True):
         if reference is None or "missing" in reference:
             return [f"reference: {name} has none"]
-        if "content_hash" not in reference:
-            return [f"reference: {name} records no hash of its images; evaluate it again"]
-    if first["content_hash"] == second["content_hash"]:
-        return []
-    hashes = ", ".join(
-        f"{_short(one['content_hash'])} in {name}" for name, one in zip(names, (first, second), strict=True)
-    )
-    own, real = first.get("images", {}), second.get("images", {})
-    changed = sorted(name for name in own.keys() & real.keys() if own[name] != real[name])
-    only = sorted(own.keys() ^ real.keys())
-    parts = [f"images of {_listed(changed)} differ"] * bool(changed) + [f"only one has {_listed(only)}"] * bool(only)
-    return ["; ".join([f"reference: content hash {hashes}", *parts])]
+        for key in ("images", "geometry"):
+            if reference.get(SET_HASHES[key]) is None:
+                return [f"reference: {name} records no hash of its {WORDS[key]}; evaluate it again"]
+    lines = []
+    for key, of_set in SET_HASHES.items():
+        hashes = [one.get(of_set) for one in (first, second)]
+        if None in hashes or hashes[0] == hashes[1]:  # panoramas are read for some metrics only
+            continue
+        told = ", ".join(f"{_short(one)} in {name}" for name, one in zip(names, hashes, strict=True))
+        own, real = first.get(key, {}), second.get(key, {})
+        changed, only = _changed(own, real), sorted(own.keys() ^ real.keys())
+        parts = [f"{WORDS[key]} of {_listed(changed)} differ"] * bool(changed)
+        parts += [f"only one has {_listed(only)}"] * bool(only)
+        lines.append("; ".join([f"reference: {of_set.replace('_', ' ')} {told}", *parts]))
+    return lines
+
+
+def _geometry(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    own, theirs = (results["generated"].get("geometry") for results in (base, other))
+    if own is None or theirs is None:
+        lacking = names[0 if own is None else 1]
+        return [f"geometry: {lacking} records none; evaluate it again"] * ((own is None) != (theirs is None))
+    changed = _changed(own, theirs)
+    return [f"geometry: {WORDS['geometry']} of {_listed(changed)} differ"] * bool(changed)
+
+
+def _changed(hashes: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in hashes.keys() & others.keys() if hashes[name] != others[name])
 
 
 def _samples(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:

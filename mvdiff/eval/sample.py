@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from mvdiff.eval.image_hashes import pixel_hash
+from mvdiff.eval.image_hashes import geometry_hash, pixel_hash
 from mvdiff.keyed import keyed_int
 from mvdiff.samples.folders import PANORAMA_NAME
 
@@ -90,6 +90,17 @@ class ScoredSample:
     def pixel_hashes(self) -> list[str]:
         """Hash of the pixels of every view, see `mvdiff.eval.image_hashes`."""
         return [pixel_hash(image) for image in self.images_uint8]
+
+    @property
+    def geometry_hash(self) -> str:
+        """Hash of cameras, depths and the covered part, see `mvdiff.eval.image_hashes`."""
+        covered = None if self.covered is None or bool(self.covered.all()) else self.covered
+        return geometry_hash(self.K, self.R, self.t, self.depths, covered)
+
+    @property
+    def panorama_hash(self) -> str | None:
+        """Hash of the panorama's pixels; None if no metric has asked for it."""
+        return pixel_hash(self.panorama_uint8) if "panorama_uint8" in vars(self) else None
 
     @cached_property
     def panorama_uint8(self) -> Tensor:

@@ -35,12 +35,16 @@ class SeenSample:
 
     Attributes:
         pixel_hashes: Hash of the pixels of every view.
+        geometry_hash: Hash of cameras, depths and the covered part.
+        panorama_hash: Hash of the panorama; None if no metric read it.
         prompts: V prompts.
         seed: Seed of the noise, or None.
         deviations: What it has instead of the values of a protocol, see `mvdiff.eval.deviations`.
     """
 
     pixel_hashes: Sequence[str]
+    geometry_hash: str
+    panorama_hash: str | None
     prompts: Sequence[str]
     seed: int | None
     deviations: Mapping[str, str]
