@@ -44,7 +44,7 @@ def differing(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[st
         names: Names of both in the sentences.
     """
     lines = [*_protocols(base, other, names), *_references(base, other, names), *_samples(base, other, names)]
-    lines += _geometry(base, other, names)
+    lines += _sizes_and_geometry(base, other, names)
     prompts = [one["generated"].get("prompts_hash") for one in (base, other)]
     if None not in prompts and prompts[0] != prompts[1] and sample_ids(base) == sample_ids(other):
         lines.append("prompts: those of the samples differ")
@@ -114,13 +114,16 @@ def _references(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[
     return lines
 
 
-def _geometry(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
-    own, theirs = (results["generated"].get("geometry") for results in (base, other))
-    if own is None or theirs is None:
-        lacking = names[0 if own is None else 1]
-        return [f"geometry: {lacking} records none; evaluate it again"] * ((own is None) != (theirs is None))
-    changed = _changed(own, theirs)
-    return [f"geometry: {WORDS['geometry']} of {_listed(changed)} differ"] * bool(changed)
+def _sizes_and_geometry(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    sides = base["generated"], other["generated"]
+    sizes, geometry = ([side.get(key, {}) for side in sides] for key in ("sizes", "geometry"))
+    resized = _changed(*sizes)
+    moved = [name for name in _changed(*geometry) if name not in resized]  # other sizes have other intrinsics
+    lines = [f"geometry: {WORDS['geometry']} of {_listed(moved)} differ"] * bool(moved)
+    if resized:
+        first = ", ".join(f"{one[resized[0]]} in {name}" for one, name in zip(sizes, names, strict=True))
+        lines.append(f"sizes: those of {_listed(resized)} differ: {first} (height x width)")
+    return lines
 
 
 def _changed(hashes: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:

@@ -76,7 +76,7 @@ def geometry_hash(
 
 
 def check_hashes(entry: Mapping[str, Any], where: str, side: str = "") -> None:
-    """Check the hashes by sample id in an entry of a file.
+    """Check the hashes and sizes by sample id in an entry of a file.
 
     Args:
         entry: Description of one side of an evaluation, or a manifest; may lack any of them.
@@ -86,11 +86,11 @@ def check_hashes(entry: Mapping[str, Any], where: str, side: str = "") -> None:
     Raises:
         ValueError: They have the wrong type.
     """
-    for key in SET_HASHES:
+    for key in (*SET_HASHES, "sizes"):
         by_id = entry.get(key, {})
         is_sound = _is_texts if key == "images" else lambda value: isinstance(value, str)
         if not isinstance(by_id, Mapping) or not all(map(is_sound, by_id.values())):
-            kind = "lists of hashes" if key == "images" else "hashes"
+            kind = "lists of texts" if key == "images" else "texts"
             raise ValueError(f"{side}{key} must be {kind} by sample id, in {where}")
 
 

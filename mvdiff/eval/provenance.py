@@ -24,7 +24,7 @@ def described(source: Source) -> dict[str, Any]:
     """Return a source's own description with the hashes of what metrics read of it; valid after a pass over it.
 
     `content_hash`, `geometry_hash` and `prompts_hash` are those of all samples; `images`, `geometry` and, if a metric
-    read panoramas, `panoramas` hold hashes by sample id.
+    read panoramas, `panoramas` hold hashes by sample id, `sizes` texts such as 512x1024 (height, width).
     """
     samples = sorted(source.tally.seen.items())
     images = {name: list(seen.pixel_hashes) for name, seen in samples}
@@ -37,6 +37,7 @@ def described(source: Source) -> dict[str, Any]:
         "num_images": sum(map(len, images.values())),
         "images": images,
         "geometry": geometry,
+        "sizes": {name: "{}x{}".format(*seen.size) for name, seen in samples},
     }
     return entry | ({"panoramas_hash": _hash_of_each(panoramas), "panoramas": panoramas} if panoramas else {})
 

@@ -37,6 +37,7 @@ class SeenSample:
         pixel_hashes: Hash of the pixels of every view.
         geometry_hash: Hash of cameras, depths and the covered part.
         panorama_hash: Hash of the panorama; None if no metric read it.
+        size: Height and width of the views in pixels.
         prompts: V prompts.
         seed: Seed of the noise, or None.
         deviations: What it has instead of the values of a protocol, see `mvdiff.eval.deviations`.
@@ -45,6 +46,7 @@ class SeenSample:
     pixel_hashes: Sequence[str]
     geometry_hash: str
     panorama_hash: str | None
+    size: tuple[int, int]
     prompts: Sequence[str]
     seed: int | None
     deviations: Mapping[str, str]

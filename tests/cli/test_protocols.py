@@ -276,8 +276,8 @@ def test_no_manifest_is_written_of_a_reference_that_cannot_be_read(world):
 def test_a_file_that_is_no_manifest(world):
     wrong = {
         "{}": "a manifest must hold schema_version 1, images and geometry",
-        '{"schema_version": 1, "images": {"a": [1]}, "geometry": {}}': "images must be lists of hashes by sample id",
-        '{"schema_version": 1, "images": {}, "geometry": {"a": []}}': "geometry must be hashes by sample id",
+        '{"schema_version": 1, "images": {"a": [1]}, "geometry": {}}': "images must be lists of texts by sample id",
+        '{"schema_version": 1, "images": {}, "geometry": {"a": []}}': "geometry must be texts by sample id",
     }
     for text, message in wrong.items():
         path = world.root / "other.json"
