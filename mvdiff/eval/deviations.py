@@ -124,6 +124,8 @@ def _sampling(rule: SamplingRule, sample: ScoredSample) -> Found:
         value = recorded.get(_RECORDED.get(one.name, one.name), _NOT_RECORDED)
         if one.name == "negative_prompt" and value is None:
             value = ""
+        if one.name == "prompt_prefix" and value is None:  # one text for a whole panorama, which is no view
+            continue
         if _differs(wanted, value):
             found[f"sampling.{one.name}"] = str(value)
     return found

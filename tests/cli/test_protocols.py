@@ -110,6 +110,17 @@ def test_a_setting_that_is_not_recorded_deviates_and_images_without_seed_are_not
     assert line in world.results()["unchecked"]
 
 
+def test_one_text_for_a_whole_panorama_has_no_prefix_of_views(world):
+    for number in range(4):
+        world.edit(world.generated / f"s{number}" / "sample.json", {"prompt_prefix": None})
+    path = write_protocol(world.root / "prefixed.yaml", sampling__prompt_prefix="one view: ")
+    assert world.evaluate("--strict", protocol=path)[0] == 0
+    world.edit(world.generated / "s0" / "sample.json", {"prompt_prefix": ""})
+    status, text = world.evaluate("--strict", protocol=path)
+    assert status == 3
+    assert "sampling.prompt_prefix must be 'one view: '; got '' in 1 generated samples: s0" in text
+
+
 def test_values_that_the_samples_and_numbers_do_not_have(world):
     changes = {
         "images__num_samples": 5,
