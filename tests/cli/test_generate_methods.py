@@ -52,7 +52,9 @@ def test_a_base_is_enough_for_panoramas(run, tmp_path, capsys):
         (["--method", "sd-pano"], 2, "--base must be given: the method sd-pano needs a base that was finetuned on"),
         (["--method", "sd-pano", "--no_caa"], 2, "--no_caa means --method independent; got --method sd-pano too"),
         (["--model", "nowhere", "--prompt_prefix", "x"], 2, "--prompt_prefix must be left out with --model"),
-        (["--method", "nope"], 1, "method for the task panorama must be one of"),
+        (["--method", "nope"], 2, "--method for the task panorama must be one of"),
+        (["--method", "independant"], 2, "; got 'independant' (did you mean independent?)"),
+        (["--method", "none.such.Method"], 2, "--method must be an importable class path; got none.such.Method (No"),
     ],
 )
 def test_what_is_missing_is_one_line(tmp_path, capsys, words, status, message):
