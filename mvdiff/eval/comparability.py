@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from mvdiff.eval.image_hashes import SET_HASHES, WORDS, check_hashes
 from mvdiff.eval.table import check_results
 from mvdiff.files.text import read_json_object
+from mvdiff.samples.ids import listed_ids
 
-_SHOWN = 5
 _TOLD = {"model": "network or protocol", "weights_hash": "weights", "variant": "variant"}
 
 
@@ -108,8 +108,8 @@ def _references(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[
         told = ", ".join(f"{_short(one)} in {name}" for name, one in zip(names, hashes, strict=True))
         own, real = first.get(key, {}), second.get(key, {})
         changed, only = _changed(own, real), sorted(own.keys() ^ real.keys())
-        parts = [f"{WORDS[key]} of {_listed(changed)} differ"] * bool(changed)
-        parts += [f"only one has {_listed(only)}"] * bool(only)
+        parts = [f"{WORDS[key]} of {listed_ids(changed)} differ"] * bool(changed)
+        parts += [f"only one has {listed_ids(only)}"] * bool(only)
         lines.append("; ".join([f"reference: {of_set.replace('_', ' ')} {told}", *parts]))
     return lines
 
@@ -119,10 +119,10 @@ def _sizes_and_geometry(base: Mapping[str, Any], other: Mapping[str, Any], names
     sizes, geometry = ([side.get(key, {}) for side in sides] for key in ("sizes", "geometry"))
     resized = _changed(*sizes)
     moved = [name for name in _changed(*geometry) if name not in resized]  # other sizes have other intrinsics
-    lines = [f"geometry: {WORDS['geometry']} of {_listed(moved)} differ"] * bool(moved)
+    lines = [f"geometry: {WORDS['geometry']} of {listed_ids(moved)} differ"] * bool(moved)
     if resized:
         first = ", ".join(f"{one[resized[0]]} in {name}" for one, name in zip(sizes, names, strict=True))
-        lines.append(f"sizes: those of {_listed(resized)} differ: {first} (height x width)")
+        lines.append(f"sizes: those of {listed_ids(resized)} differ: {first} (height x width)")
     return lines
 
 
@@ -133,7 +133,7 @@ def _changed(hashes: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
 def _samples(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
     own, theirs = sample_ids(base), sample_ids(other)
     pairs = ((names[0], own - theirs), (names[1], theirs - own))
-    return [f"samples: only {name} has {_listed(sorted(ids))}" for name, ids in pairs if ids]
+    return [f"samples: only {name} has {listed_ids(sorted(ids))}" for name, ids in pairs if ids]
 
 
 def _flat(prefix: str, values: Any) -> Iterator[tuple[str, Any]]:
@@ -142,11 +142,6 @@ def _flat(prefix: str, values: Any) -> Iterator[tuple[str, Any]]:
             yield from _flat(f"{prefix}.{key}" if prefix else str(key), value)
     else:
         yield prefix, values
-
-
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _short(value: Any) -> str:

@@ -9,9 +9,9 @@ from typing import Any
 from mvdiff.eval.image_hashes import SET_HASHES, WORDS, check_hashes
 from mvdiff.files.text import read_json_object
 from mvdiff.samples import write_json
+from mvdiff.samples.ids import listed_ids
 
 SCHEMA_VERSION = 1
-_NAMED = 5
 
 
 def write_manifest(path: Path, reference: Mapping[str, Any]) -> None:
@@ -58,22 +58,17 @@ def manifest_deviations(manifest: Mapping[str, Any], reference: Mapping[str, Any
     """
     own, real = manifest["images"].keys(), reference["images"].keys()
     lacking, further = sorted(own - real), sorted(real - own)
-    lines = [f"the reference lacks {_counted(lacking)} of the manifest: {_names(lacking)}"] if lacking else []
-    lines += [f"the manifest lacks {_counted(further)} of the reference: {_names(further)}"] if further else []
+    lines = [f"the reference lacks {_counted(lacking)} of the manifest: {listed_ids(lacking)}"] if lacking else []
+    lines += [f"the manifest lacks {_counted(further)} of the reference: {listed_ids(further)}"] if further else []
     for key, words in WORDS.items():
         hashes, named = reference.get(key, {}), manifest.get(key, {})
         other = sorted(name for name in own & hashes.keys() if named.get(name) != hashes[name])
         if other and not named:
             lines.append(f"the manifest names no {words}, which the metrics read; write a new one")
         elif other:
-            lines.append(f"{words} of {_counted(other)} of the reference differ from the manifest: {_names(other)}")
+            lines.append(f"{words} of {_counted(other)} of the reference differ from the manifest: {listed_ids(other)}")
     return lines
 
 
 def _counted(names: Sequence[str]) -> str:
     return f"{len(names)} sample{'s' * (len(names) != 1)}"
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-    return ", ".join(names[:_NAMED]) + more
