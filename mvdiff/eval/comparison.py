@@ -22,7 +22,6 @@ from mvdiff.eval.intervals import Interval, mean
 from mvdiff.eval.metric import Column
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.kid import KID
-from mvdiff.eval.metrics.overlap_chance import NO_INTERVAL
 from mvdiff.eval.paired import paired, paired_distance
 from mvdiff.eval.table import result_column
 
@@ -119,7 +118,7 @@ def compare(
         entries = tuple(results["metrics"].get(metric) for results in (base, other))
         try:
             _check_entries(entries, names)
-            if any(entry.get("interval_rule") == NO_INTERVAL for entry in entries):
+            if any(entry.get("samples_depend") for entry in entries):
                 raise _NotAsked("the values of its samples depend on each other")
             if all("per_sample" in entry for entry in entries):
                 options = {"num_resamples": num_resamples, "seed": seed}
