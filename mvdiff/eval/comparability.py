@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,11 @@ def read_results(path: Path) -> dict[str, Any]:
         if not isinstance(values, Mapping) or not all(_is_number(value) for value in values.values()):
             raise ValueError(f"metrics.{name}.per_sample must be numbers by sample id, in {path}. Evaluate again.")
     for side in ("generated", "reference"):
-        check_hashes(results.get(side) or {}, f"{path}. Evaluate again.", f"{side}.")
+        described = results.get(side) or {}
+        check_hashes(described, f"{path}. Evaluate again.", f"{side}.")
+        images, whole = described.get("images", {}), described.get("whole_views", {})
+        if not isinstance(whole, Mapping) or not all(_is_views(whole[name], images.get(name, ())) for name in whole):
+            raise ValueError(f"{side}.whole_views must be lists of indices of views, in {path}. Evaluate again.")
     return results
 
 
@@ -149,6 +153,10 @@ def _short(value: Any) -> str:
         return value[:12] if len(value) == 64 and value.isalnum() else value
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_views(indices: object, views: Sequence[str]) -> bool:
+    return isinstance(indices, list) and all(isinstance(one, int) and 0 <= one < len(views) for one in indices)
 
 
 def _is_number(value: object) -> bool:

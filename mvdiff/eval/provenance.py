@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -23,8 +24,9 @@ PACKAGE = Path(__file__).resolve().parents[1]
 def described(source: Source) -> dict[str, Any]:
     """Return a source's own description with the hashes of what metrics read of it; valid after a pass over it.
 
-    `content_hash`, `geometry_hash` and `prompts_hash` are those of all samples; `images`, `geometry` and, if a metric
-    read panoramas, `panoramas` hold hashes by sample id, `sizes` texts such as 512x1024 (height, width).
+    `content_hash`, `geometry_hash` and `prompts_hash` are those of all samples. By sample id, `images`, `geometry` and,
+    if a metric read panoramas, `panoramas` hold hashes; `sizes` texts such as 512x1024 (height, width); `whole_views`
+    the indices of the views that are covered wholly, of samples that have others.
     """
     samples = sorted(source.tally.seen.items())
     images = {name: list(seen.pixel_hashes) for name, seen in samples}
@@ -39,7 +41,11 @@ def described(source: Source) -> dict[str, Any]:
         "geometry": geometry,
         "sizes": {name: "{}x{}".format(*seen.size) for name, seen in samples},
     }
-    return entry | ({"panoramas_hash": _hash_of_each(panoramas), "panoramas": panoramas} if panoramas else {})
+    if panoramas:
+        entry |= {"panoramas_hash": _hash_of_each(panoramas), "panoramas": panoramas}
+    if whole := {name: list(compress(count(), seen.is_whole)) for name, seen in samples if not all(seen.is_whole)}:
+        entry["whole_views"] = whole
+    return entry
 
 
 def _hash_of_each(hashes: Mapping[str, str]) -> str:

@@ -298,7 +298,8 @@ class _Scoring:
             sample_ids.append(sample.sample_id)
             found = {} if self.protocol is None else sample_deviations(self.protocol, sample, real)
             hashes = sample.pixel_hashes, sample.geometry_hash, sample.panorama_hash
-            seen = SeenSample(*hashes, tuple(sample.images_uint8.shape[-2:]), sample.prompts, sample.seed, found)
+            views = tuple(sample.images_uint8.shape[-2:]), sample.is_whole.tolist()
+            seen = SeenSample(*hashes, *views, sample.prompts, sample.seed, found)
             part.tally.seen[sample.sample_id] = seen
             if progress is not None:
                 progress(which, sample.sample_id, len(part))

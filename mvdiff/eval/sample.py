@@ -11,6 +11,7 @@ from functools import cached_property
 from itertools import compress
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mvdiff.eval.image_hashes import geometry_hash, pixel_hash
@@ -67,7 +68,7 @@ class ScoredSample:
         """Return the sample with the views that are covered wholly; None if there are none."""
         if self.covered is None:
             return self
-        whole = self.covered.flatten(1).all(dim=1)
+        whole = self.is_whole
         if not bool(whole.any()):
             return None
         tensors = {name: getattr(self, name) for name in ("images_uint8", "K", "R", "t", "depths")}
@@ -80,6 +81,12 @@ class ScoredSample:
             covered=None,
             read_panorama=_refuse_partial,  # it is black where it shows nothing
         )
+
+    @property
+    def is_whole(self) -> Tensor:
+        """[V] bool, True for views that are covered wholly."""
+        every = torch.ones(len(self.images_uint8), dtype=torch.bool)
+        return every if self.covered is None else self.covered.flatten(1).all(dim=1)
 
     @property
     def key(self) -> int:

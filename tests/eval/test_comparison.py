@@ -187,6 +187,8 @@ def test_files_of_version_1_compare_their_settings_but_not_their_references(scor
         (("metrics", "overlap_psnr_mean_of_pairs", "per_sample"), {"s0": "x"}, r"per_sample must be numbers"),
         (("generated", "images"), {"s0": "x"}, r"generated\.images must be lists"),
         (("reference", "images"), ["x"], r"reference\.images must be lists"),
+        (("generated", "geometry"), {"s0": ["x"]}, r"generated\.geometry must be texts"),
+        (("generated", "whole_views"), {"s0": [8]}, r"generated\.whole_views must be lists of indices of views"),
     ],
 )
 def test_a_wrong_results_file_is_one_sentence(scored, tmp_path, place, value, text):
