@@ -123,6 +123,14 @@ class MultiViewBatch:
 
         return replace(self, **{field.name: select(getattr(self, field.name)) for field in fields(self)})
 
+    def one_view(self, view: int) -> MultiViewBatch:
+        """Return a batch of one view of each sample; the view keeps its name, which keys its noise."""
+        one = slice(view, view + 1)
+        values = {name: getattr(self, name) for name in (*_PER_VIEW, "view_valid")}
+        cut = {name: value[:, one] for name, value in values.items() if value is not None}
+        names = [self.names_of(index)[one] for index in range(self.batch_size)]
+        return replace(self, **cut, prompts=[texts[one] for texts in self.prompts], view_names=names)
+
     def check(self) -> MultiViewBatch:
         """Check shapes, dtypes and ranges; return the batch itself.
 

@@ -64,6 +64,17 @@ def test_collate_of_single_batches_equals_collate_of_samples():
         assert torch.equal(left, right) if isinstance(left, torch.Tensor) else left == right
 
 
+def test_one_view_of_each_sample_keeps_its_name():
+    fields = {"depths": torch.arange(3.0).reshape(3, 1, 1).expand(3, 4, 6), "view_names": ["x", "y", "z"]}
+    batch = MultiViewBatch.collate([sample(0, **fields), sample(1, **fields)])
+    one = batch.one_view(1).check()
+    assert (one.num_views, one.names_of(1), one.prompts) == (1, ["y"], [["sample 0 view 1"], ["sample 1 view 1"]])
+    for name in ("images", "K", "R", "t", "depths", "view_valid"):
+        assert torch.equal(getattr(one, name)[:, 0], getattr(batch, name)[:, 1]), name
+    assert (one.known, one.sample_id) == (None, ["s0", "s1"])
+    assert MultiViewBatch.collate([sample()]).one_view(2).names_of(0) == [2]
+
+
 def test_to_moves_tensors_and_keeps_the_rest():
     batch = MultiViewBatch.collate([sample()])
     moved = batch.to("meta")

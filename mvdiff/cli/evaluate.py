@@ -182,7 +182,7 @@ def _protocol(
     check_split(protocol, options.split, typed_names)
     if protocol.data.manifest and options.manifest is None:
         raise SettingError(
-            f"--protocol {protocol.id} needs --manifest FILE, which names the reference by its pixels; a new file is "
+            f"--protocol {protocol.id} needs --manifest FILE, which names the reference by its content; a new file is "
             "written."
         )
     return protocol, settings, protocol.data.split
@@ -218,15 +218,13 @@ def _of_manifest(
     if "images" not in reference:
         return [f"manifest {options.manifest.name}: the reference could not be read"]
     if manifest is not None:
-        return [
-            f"manifest {options.manifest.name}: {line}" for line in manifest_deviations(manifest, reference["images"])
-        ]
+        return [f"manifest {options.manifest.name}: {line}" for line in manifest_deviations(manifest, reference)]
     if reference.get("num_incomplete") or reference.get("num_unreadable"):
         return [f"manifest {options.manifest.name}: not written, since samples of the reference cannot be read"]
     if first:
         write_manifest(options.manifest, reference)
         print(
-            f"{options.manifest}: names {plural(reference['num_samples'], 'sample')} of the reference by their pixels"
+            f"{options.manifest}: names {plural(reference['num_samples'], 'sample')} of the reference by their content"
         )
     return []
 

@@ -6,6 +6,8 @@ from argparse import ArgumentTypeError
 from dataclasses import dataclass
 from typing import Literal
 
+from mvdiff.cli.mistakes import did_you_mean
+
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
@@ -49,6 +51,9 @@ class MethodOptions(ModelOptions):
     controlnet: str | None = None
     """with --method controlnet-inpainting: folder or hub id of a depth ControlNet for the same version of Stable
     Diffusion as --base"""
+    prompt_prefix: str | None = None
+    """text put before every prompt by a method that runs --base without --model (default: none; the paper's panoramas:
+    "This is one view of a scene. "); with --model, the model's is used"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,22 +110,29 @@ def open_method(options: MethodOptions, memory: MemoryOptions, task=None, no_caa
         no_caa: Short form of the method independent.
 
     Raises:
-        ArgumentTypeError: A part that the method needs is missing.
+        ArgumentTypeError: The method is unknown or for another task, a part that it needs is missing, or it cannot use
+            one that was given.
         FileNotFoundError: There is no such model or base.
-        ValueError: The method is unknown or for another task, or an option does not fit it or this machine.
+        ValueError: An option does not fit the method or this machine.
     """
-    from mvdiff.methods import method_class
-    from mvdiff.methods.parts import MissingPart, Parts
+    from mvdiff.methods import method_class, method_names
+    from mvdiff.methods.parts import Parts, WrongPart
 
     name = options.method
     if no_caa and name not in ("mvdiffusion", "independent"):
         raise ArgumentTypeError(f"--no_caa means --method independent; got --method {name} too")
-    kind = method_class("independent" if no_caa else name, None if task is None else task.name)
+    name, task_name = "independent" if no_caa else name, None if task is None else task.name
+    try:
+        kind = method_class(name, task_name)
+    except ValueError as error:
+        raise ArgumentTypeError(f"--{str(error).rstrip('.')}{did_you_mean(name, method_names(task_name))}") from error
     device = _checked_device(options, memory)
-    parts = {field: getattr(options, field) for field in ("model", "revision", "base", "vae", "controlnet")}
+    parts = {
+        field: getattr(options, field) for field in ("model", "revision", "base", "vae", "controlnet", "prompt_prefix")
+    }
     try:
         method = kind.open(Parts(**parts, dtype=_dtype(options)), task)
-    except MissingPart as error:
+    except WrongPart as error:
         raise ArgumentTypeError(str(error)) from error
     for pipeline in method.pipelines:
         _prepared(pipeline, options, memory, device)

@@ -7,10 +7,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from mvdiff.eval.image_hashes import SET_HASHES, WORDS, check_hashes
 from mvdiff.eval.table import check_results
 from mvdiff.files.text import read_json_object
+from mvdiff.samples.ids import listed_ids
 
-_SHOWN = 5
 _TOLD = {"model": "network or protocol", "weights_hash": "weights", "variant": "variant"}
 
 
@@ -30,12 +31,11 @@ def read_results(path: Path) -> dict[str, Any]:
         if not isinstance(values, Mapping) or not all(_is_number(value) for value in values.values()):
             raise ValueError(f"metrics.{name}.per_sample must be numbers by sample id, in {path}. Evaluate again.")
     for side in ("generated", "reference"):
-        images = (results.get(side) or {}).get("images", {})
-        named = isinstance(images, Mapping) and all(
-            isinstance(hashes, list) and all(isinstance(one, str) for one in hashes) for hashes in images.values()
-        )
-        if not named:
-            raise ValueError(f"{side}.images must be lists of hashes by sample id, in {path}. Evaluate again.")
+        described = results.get(side) or {}
+        check_hashes(described, f"{path}. Evaluate again.", f"{side}.")
+        images, whole = described.get("images", {}), described.get("whole_views", {})
+        if not isinstance(whole, Mapping) or not all(_is_views(whole[name], images.get(name, ())) for name in whole):
+            raise ValueError(f"{side}.whole_views must be lists of indices of views, in {path}. Evaluate again.")
     return results
 
 
@@ -48,6 +48,7 @@ def differing(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[st
         names: Names of both in the sentences.
     """
     lines = [*_protocols(base, other, names), *_references(base, other, names), *_samples(base, other, names)]
+    lines += _sizes_and_geometry(base, other, names)
     prompts = [one["generated"].get("prompts_hash") for one in (base, other)]
     if None not in prompts and prompts[0] != prompts[1] and sample_ids(base) == sample_ids(other):
         lines.append("prompts: those of the samples differ")
@@ -100,24 +101,43 @@ def _references(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[
     for name, reference in zip(names, (first, second), strict=True):
         if reference is None or "missing" in reference:
             return [f"reference: {name} has none"]
-        if "content_hash" not in reference:
-            return [f"reference: {name} records no hash of its images; evaluate it again"]
-    if first["content_hash"] == second["content_hash"]:
-        return []
-    hashes = ", ".join(
-        f"{_short(one['content_hash'])} in {name}" for name, one in zip(names, (first, second), strict=True)
-    )
-    own, real = first.get("images", {}), second.get("images", {})
-    changed = sorted(name for name in own.keys() & real.keys() if own[name] != real[name])
-    only = sorted(own.keys() ^ real.keys())
-    parts = [f"images of {_listed(changed)} differ"] * bool(changed) + [f"only one has {_listed(only)}"] * bool(only)
-    return ["; ".join([f"reference: content hash {hashes}", *parts])]
+        for key in ("images", "geometry"):
+            if reference.get(SET_HASHES[key]) is None:
+                return [f"reference: {name} records no hash of its {WORDS[key]}; evaluate it again"]
+    lines = []
+    for key, of_set in SET_HASHES.items():
+        hashes = [one.get(of_set) for one in (first, second)]
+        if None in hashes or hashes[0] == hashes[1]:  # panoramas are read for some metrics only
+            continue
+        told = ", ".join(f"{_short(one)} in {name}" for name, one in zip(names, hashes, strict=True))
+        own, real = first.get(key, {}), second.get(key, {})
+        changed, only = _changed(own, real), sorted(own.keys() ^ real.keys())
+        parts = [f"{WORDS[key]} of {listed_ids(changed)} differ"] * bool(changed)
+        parts += [f"only one has {listed_ids(only)}"] * bool(only)
+        lines.append("; ".join([f"reference: {of_set.replace('_', ' ')} {told}", *parts]))
+    return lines
+
+
+def _sizes_and_geometry(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
+    sides = base["generated"], other["generated"]
+    sizes, geometry = ([side.get(key, {}) for side in sides] for key in ("sizes", "geometry"))
+    resized = _changed(*sizes)
+    moved = [name for name in _changed(*geometry) if name not in resized]  # other sizes have other intrinsics
+    lines = [f"geometry: {WORDS['geometry']} of {listed_ids(moved)} differ"] * bool(moved)
+    if resized:
+        first = ", ".join(f"{one[resized[0]]} in {name}" for one, name in zip(sizes, names, strict=True))
+        lines.append(f"sizes: those of {listed_ids(resized)} differ: {first} (height x width)")
+    return lines
+
+
+def _changed(hashes: Mapping[str, Any], others: Mapping[str, Any]) -> list[str]:
+    return sorted(name for name in hashes.keys() & others.keys() if hashes[name] != others[name])
 
 
 def _samples(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> list[str]:
     own, theirs = sample_ids(base), sample_ids(other)
     pairs = ((names[0], own - theirs), (names[1], theirs - own))
-    return [f"samples: only {name} has {_listed(sorted(ids))}" for name, ids in pairs if ids]
+    return [f"samples: only {name} has {listed_ids(sorted(ids))}" for name, ids in pairs if ids]
 
 
 def _flat(prefix: str, values: Any) -> Iterator[tuple[str, Any]]:
@@ -128,16 +148,15 @@ def _flat(prefix: str, values: Any) -> Iterator[tuple[str, Any]]:
         yield prefix, values
 
 
-def _listed(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
-
-
 def _short(value: Any) -> str:
     if isinstance(value, str):
         return value[:12] if len(value) == 64 and value.isalnum() else value
     text = json.dumps(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def _is_views(indices: object, views: Sequence[str]) -> bool:
+    return isinstance(indices, list) and all(isinstance(one, int) and 0 <= one < len(views) for one in indices)
 
 
 def _is_number(value: object) -> bool:

@@ -22,7 +22,6 @@ from mvdiff.eval.intervals import Interval, mean
 from mvdiff.eval.metric import Column
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.kid import KID
-from mvdiff.eval.metrics.overlap_chance import NO_INTERVAL
 from mvdiff.eval.paired import paired, paired_distance
 from mvdiff.eval.table import result_column
 
@@ -119,7 +118,7 @@ def compare(
         entries = tuple(results["metrics"].get(metric) for results in (base, other))
         try:
             _check_entries(entries, names)
-            if any(entry.get("interval_rule") == NO_INTERVAL for entry in entries):
+            if any(entry.get("samples_depend") for entry in entries):
                 raise _NotAsked("the values of its samples depend on each other")
             if all("per_sample" in entry for entry in entries):
                 options = {"num_resamples": num_resamples, "seed": seed}
@@ -196,11 +195,12 @@ class _Distances:
     def _features(
         self, find: Callable[[str], Row | None], described: Mapping[str, Any], name: str
     ) -> dict[str, Tensor]:
-        """Return the features [V, D] by sample id."""
-        images = described.get("images")
+        """Return the features [V, D] of the views that are covered wholly, by sample id."""
+        images, whole = described.get("images"), described.get("whole_views", {})
         if not images or not all(images.values()):
             raise ValueError(f"{name} records no hashes of its images; evaluate it again")
-        rows = {sample_id: [find(key) for key in keys] for sample_id, keys in sorted(images.items())}
+        measured = {one: [keys[view] for view in whole.get(one, range(len(keys)))] for one, keys in images.items()}
+        rows = {one: [find(key) for key in keys] for one, keys in sorted(measured.items()) if keys}
         lacking = sum(row is None for found in rows.values() for row in found)
         if lacking:
             total = sum(map(len, rows.values()))

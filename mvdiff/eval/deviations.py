@@ -20,11 +20,11 @@ from mvdiff.eval.protocol import IntervalRule, NumberRule, Protocol, SamplingRul
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.sources import DataSource, Source
 from mvdiff.geometry.cameras import Rig
+from mvdiff.samples.ids import listed_ids
 
 Found = dict[str, str]
 """What one sample has instead of a protocol's value, by field."""
 
-_NAMED = 5
 _RECORDED = {"precision": "dtype"}
 """Names of fields of `SamplingRule` in `sample.json`, where they differ."""
 _NOT_RECORDED = "not recorded"
@@ -124,6 +124,8 @@ def _sampling(rule: SamplingRule, sample: ScoredSample) -> Found:
         value = recorded.get(_RECORDED.get(one.name, one.name), _NOT_RECORDED)
         if one.name == "negative_prompt" and value is None:
             value = ""
+        if one.name == "prompt_prefix" and value is None:  # one text for a whole panorama, which is no view
+            continue
         if _differs(wanted, value):
             found[f"sampling.{one.name}"] = str(value)
     return found
@@ -141,9 +143,7 @@ def _of_samples(protocol: Protocol, side: str, samples: Mapping[str, Found]) -> 
         group, _, key = name.rpartition(".")
         wanted = getattr(getattr(protocol, group) if group else protocol, key)
         shown = {"rig": f"that of {images.num_views} views", "ids": str(wanted)}.get(key, repr(wanted))
-        more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-        listed = ", ".join(names[:_NAMED]) + more
-        sentences.append(f"{name} must be {shown}; got {value!r} in {len(names)} {side} samples: {listed}")
+        sentences.append(f"{name} must be {shown}; got {value!r} in {len(names)} {side} samples: {listed_ids(names)}")
     return sentences
 
 

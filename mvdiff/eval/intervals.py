@@ -8,7 +8,7 @@ Equal seeds give equal resamples, so intervals are reproducible.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,14 +112,9 @@ def interval(
     if len({len(array) for array in arrays}) > 1:
         raise ValueError(f"samples must be equal in number; got {[len(a) for a in arrays]}.")
     estimate, count = float(statistic(*arrays)), len(arrays[0])
-    noun = "sample" if count == 1 else "samples"
-    if count < FEWEST:
-        return Interval(estimate, None, None, level, f"none: {count} {noun}, fewer than {FEWEST}")
     if count < FEWEST_RESAMPLED:
-        left_out = [statistic(*(np.delete(array, i, axis=0) for array in arrays)) for i in range(count)]
-        error = np.sqrt((count - 1) * np.var(left_out))
-        margin = float(stdtrit(count - 1, (1 + level) / 2) * error)
-        return Interval(estimate, estimate - margin, estimate + margin, level, f"Student's t, {count} {noun}")
+        left_out = (statistic(*(np.delete(array, i, axis=0) for array in arrays)) for i in range(count))
+        return jackknife_interval(estimate, count, left_out, level=level)
     rng = np.random.default_rng(seed)
     values = np.empty(num_resamples)
     for i in range(num_resamples):
@@ -129,8 +124,28 @@ def interval(
     shift = 0.0 if unbiased else float(np.mean(values)) - estimate
     low, high = low - shift, high - shift
     less = "" if unbiased else " less its bias"
-    rule = f"percentile bootstrap{less}, {count} {noun}, {num_resamples} resamples"
+    rule = f"percentile bootstrap{less}, {count} samples, {num_resamples} resamples"
     return Interval(estimate, float(low), float(high), level, rule)
+
+
+def jackknife_interval(
+    estimate: float, count: int, left_out: Iterable[float], level: float = LEVEL, how: str = "Student's t"
+) -> Interval:
+    """Return the interval of Student's t with the standard error of the jackknife.
+
+    Args:
+        estimate: The statistic of all samples.
+        count: Number of samples.
+        left_out: The statistic without each sample in turn; not read if there are too few samples for an interval.
+        level: Confidence level, in (0, 1).
+        how: Method, for the rule.
+    """
+    noun = "sample" if count == 1 else "samples"
+    if count < FEWEST:
+        return Interval(estimate, None, None, level, f"none: {count} {noun}, fewer than {FEWEST}")
+    error = np.sqrt((count - 1) * np.var(list(left_out)))
+    margin = float(stdtrit(count - 1, (1 + level) / 2) * error)
+    return Interval(estimate, estimate - margin, estimate + margin, level, f"{how}, {count} {noun}")
 
 
 def difference(a: np.ndarray, b: np.ndarray) -> float:

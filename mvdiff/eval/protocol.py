@@ -72,7 +72,7 @@ class SamplingRule:
     negative_prompt: str | None = None
     """negative prompt; "" is none"""
     prompt_prefix: str | None = None
-    """text before every prompt"""
+    """text before every prompt; null in sample.json passes: the method has one text for all views"""
     scheduler: str | None = None
     """class of the scheduler"""
     precision: str | None = None

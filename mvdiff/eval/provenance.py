@@ -9,6 +9,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
+from itertools import compress, count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -21,14 +22,34 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def described(source: Source) -> dict[str, Any]:
-    """Return a source's own description with the hashes of its images and prompts; valid after a pass over it."""
-    images = {name: list(seen.pixel_hashes) for name, seen in sorted(source.tally.seen.items())}
-    return source.describe() | {
+    """Return a source's own description with the hashes of what metrics read of it; valid after a pass over it.
+
+    `content_hash`, `geometry_hash` and `prompts_hash` are those of all samples. By sample id, `images`, `geometry` and,
+    if a metric read panoramas, `panoramas` hold hashes; `sizes` texts such as 512x1024 (height, width); `whole_views`
+    the indices of the views that are covered wholly, of samples that have others.
+    """
+    samples = sorted(source.tally.seen.items())
+    images = {name: list(seen.pixel_hashes) for name, seen in samples}
+    geometry = {name: seen.geometry_hash for name, seen in samples}
+    panoramas = {name: seen.panorama_hash for name, seen in samples if seen.panorama_hash is not None}
+    entry = source.describe() | {
         "content_hash": content_hash(images),
-        "prompts_hash": prompts_hash({name: seen.prompts for name, seen in source.tally.seen.items()}),
+        "geometry_hash": _hash_of_each(geometry),
+        "prompts_hash": prompts_hash({name: seen.prompts for name, seen in samples}),
         "num_images": sum(map(len, images.values())),
         "images": images,
+        "geometry": geometry,
+        "sizes": {name: "{}x{}".format(*seen.size) for name, seen in samples},
     }
+    if panoramas:
+        entry |= {"panoramas_hash": _hash_of_each(panoramas), "panoramas": panoramas}
+    if whole := {name: list(compress(count(), seen.is_whole)) for name, seen in samples if not all(seen.is_whole)}:
+        entry["whole_views"] = whole
+    return entry
+
+
+def _hash_of_each(hashes: Mapping[str, str]) -> str:
+    return content_hash({name: [one] for name, one in hashes.items()})
 
 
 def run_record(device: str, seconds: float) -> dict[str, Any]:

@@ -75,8 +75,8 @@ def evaluate(
         `{"protocol": {"id", "hash", "values"}, "generated": ..., "reference": ..., "metrics": {name: result or
         {"missing": reason}}, "pairing": ids that only one side has, "left_out", "deviations" and "unchecked":
         sentences, "columns": ..., "settings": ..., "run": ...}`, serialisable as JSON. `generated` and `reference` hold
-        the hashes of their images. For the entries of results and columns see `mvdiff.eval.metric.Result` and
-        `mvdiff.eval.metric.Column`.
+        the hashes of their images and geometry, and of the panoramas that a metric read. For the entries of results and
+        columns see `mvdiff.eval.metric.Result` and `mvdiff.eval.metric.Column`.
 
     Raises:
         ValueError: A metric or setting is wrong, there is no complete sample, two samples have one id, or `distributed`
@@ -297,7 +297,9 @@ class _Scoring:
                     failures[number] = sample.sample_id, f"{error} (at {which} sample {sample.sample_id!r})"
             sample_ids.append(sample.sample_id)
             found = {} if self.protocol is None else sample_deviations(self.protocol, sample, real)
-            seen = SeenSample(sample.pixel_hashes, sample.prompts, sample.seed, found)
+            hashes = sample.pixel_hashes, sample.geometry_hash, sample.panorama_hash
+            views = tuple(sample.images_uint8.shape[-2:]), sample.is_whole.tolist()
+            seen = SeenSample(*hashes, *views, sample.prompts, sample.seed, found)
             part.tally.seen[sample.sample_id] = seen
             if progress is not None:
                 progress(which, sample.sample_id, len(part))

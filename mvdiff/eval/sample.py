@@ -11,9 +11,10 @@ from functools import cached_property
 from itertools import compress
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from mvdiff.eval.image_hashes import pixel_hash
+from mvdiff.eval.image_hashes import geometry_hash, pixel_hash
 from mvdiff.keyed import keyed_int
 from mvdiff.samples.folders import PANORAMA_NAME
 
@@ -67,7 +68,7 @@ class ScoredSample:
         """Return the sample with the views that are covered wholly; None if there are none."""
         if self.covered is None:
             return self
-        whole = self.covered.flatten(1).all(dim=1)
+        whole = self.is_whole
         if not bool(whole.any()):
             return None
         tensors = {name: getattr(self, name) for name in ("images_uint8", "K", "R", "t", "depths")}
@@ -82,6 +83,12 @@ class ScoredSample:
         )
 
     @property
+    def is_whole(self) -> Tensor:
+        """[V] bool, True for views that are covered wholly."""
+        every = torch.ones(len(self.images_uint8), dtype=torch.bool)
+        return every if self.covered is None else self.covered.flatten(1).all(dim=1)
+
+    @property
     def key(self) -> int:
         """Hash of the sample id, shared by generated and real samples of that id."""
         return keyed_sample(self.sample_id)
@@ -90,6 +97,17 @@ class ScoredSample:
     def pixel_hashes(self) -> list[str]:
         """Hash of the pixels of every view, see `mvdiff.eval.image_hashes`."""
         return [pixel_hash(image) for image in self.images_uint8]
+
+    @property
+    def geometry_hash(self) -> str:
+        """Hash of cameras, depths and the covered part, see `mvdiff.eval.image_hashes`."""
+        covered = None if self.covered is None or bool(self.covered.all()) else self.covered
+        return geometry_hash(self.K, self.R, self.t, self.depths, covered)
+
+    @property
+    def panorama_hash(self) -> str | None:
+        """Hash of the panorama's pixels; None if no metric has asked for it."""
+        return pixel_hash(self.panorama_uint8) if "panorama_uint8" in vars(self) else None
 
     @cached_property
     def panorama_uint8(self) -> Tensor:

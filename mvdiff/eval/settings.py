@@ -66,8 +66,8 @@ class EvaluationSettings:
     """bootstrap resamples for confidence intervals of per-sample means and KID, with 30 samples or more (8 to 29:
     Student's t; fewer: no interval)"""
     fid_resamples: int = 0
-    """bootstrap resamples for the interval of FID (Inception or toy) with 30 samples or more; 0: no interval there. A
-    resample takes about 0.01 s with the toy network and seconds with Inception (docs/evaluate.md)"""
+    """bootstrap resamples for the intervals of fid, toy_fid, realnet_distance and erp_* with 30 samples or more; 0: no
+    interval there. A resample takes about 0.01 s with the toy network and seconds with Inception (docs/evaluate.md)"""
 
     def __post_init__(self) -> None:
         for name in ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth"):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from mvdiff.eval.metric import Result, SampleMetric
-from mvdiff.eval.metrics.fid import FID
+from mvdiff.eval.set_distance import SetDistance
 
 
-def distance_of_rows(metric: SampleMetric, rows: str, kind: type[FID]) -> Result:
+def distance_of_rows(metric: SampleMetric, rows: str, kind: type[SetDistance], **options: Any) -> Result:
     """Compute a distance between the generated and the real rows of a metric.
 
     Args:
         metric: Metric with a network and rows of its features, see `SampleMetric.add_rows`.
         rows: Name of the rows.
         kind: Metric of the distance: `FID` or `KID`.
+        **options: Further options of that metric.
 
     Raises:
         MissingMetricError: There are no real rows.
     """
-    part = kind(network=metric.network, seed=metric.seed, num_resamples=metric.num_resamples)
+    part = kind(network=metric.network, seed=metric.seed, num_resamples=metric.num_resamples, **options)
     for real in (False, True):
         for own, state in zip(part.states("features", real), metric.states(rows, real), strict=True):
             setattr(part, own, getattr(metric, state))

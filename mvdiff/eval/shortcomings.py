@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
+
+from mvdiff.samples.ids import listed_ids
 
 _SHOWN = 10
 
@@ -53,12 +55,9 @@ def _unpaired(pairing: Mapping[str, Any] | None) -> list[str]:
         return [f"no sample id is on both sides: {len(own)} samples are compared with {len(real)} others as two sets"]
     lines = []
     if own:
-        lines.append(f"the reference lacks {len(own)} of {len(own) + paired} generated samples: {_names(own)}")
+        listed = listed_ids(own, _SHOWN)
+        lines.append(f"the reference lacks {len(own)} of {len(own) + paired} generated samples: {listed}")
     if real:
-        lines.append(f"{len(real)} of {len(real) + paired} reference samples have no generated sample: {_names(real)}")
+        listed = listed_ids(real, _SHOWN)
+        lines.append(f"{len(real)} of {len(real) + paired} reference samples have no generated sample: {listed}")
     return lines
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more

@@ -35,12 +35,20 @@ class SeenSample:
 
     Attributes:
         pixel_hashes: Hash of the pixels of every view.
+        geometry_hash: Hash of cameras, depths and the covered part.
+        panorama_hash: Hash of the panorama; None if no metric read it.
+        size: Height and width of the views in pixels.
+        is_whole: True for each view that is covered wholly.
         prompts: V prompts.
         seed: Seed of the noise, or None.
         deviations: What it has instead of the values of a protocol, see `mvdiff.eval.deviations`.
     """
 
     pixel_hashes: Sequence[str]
+    geometry_hash: str
+    panorama_hash: str | None
+    size: tuple[int, int]
+    is_whole: Sequence[bool]
     prompts: Sequence[str]
     seed: int | None
     deviations: Mapping[str, str]
@@ -186,8 +194,7 @@ class FolderSource(Source):
             if isinstance(item, ScoredSample):
                 self.tally.num_read += 1
                 if item.covered is not None:
-                    whole = item.covered.flatten(1).all(dim=1)
-                    counts = {"num_views": len(whole), "num_whole": int(whole.sum())}
+                    counts = {"num_views": len(item.is_whole), "num_whole": int(item.is_whole.sum())}
                     self.tally.partial[index] = {"folder": str(self.complete[index]), **counts}
                 yield item
             else:

@@ -13,28 +13,21 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.files.sharing import shared_name
 from mvdiff.methods.frame_by_frame import BASE_ALONE, FrameByFrame
+from mvdiff.methods.inpainting import NextViewTask
 from mvdiff.methods.parts import Parts
 from mvdiff.models.autoencoder import autoencoder_stride
 from mvdiff.models.controlnet import ControlledUNet, check_controlnet
 from mvdiff.models.inpainting import inpainting_condition, masked_images
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.settings import Sampling
-from mvdiff.tasks.outpaint import OutpaintTask
 from mvdiff.tasks.task import Condition, Encoder, Task
 
 
-class FrameInpaintingTask(OutpaintTask):
+class FrameInpaintingTask(NextViewTask):
     """Inpaint single frames; a frame of which nothing is known is generated as a whole."""
 
     paste_back = False
     view_fields = ("height", "width")
-
-    def check_batch(self, batch: MultiViewBatch) -> None:
-        """Accept every batch; `FrameByFrame` computes `known` itself."""
-
-    def scheduler_keys(self, batch: MultiViewBatch, index: int) -> tuple[int | str, ...]:
-        """Return the frame's name: the frames of a sample are generated one after the other."""
-        return tuple(batch.names_of(index))
 
     def condition(self, batch: MultiViewBatch, encoder: Encoder) -> Condition:
         """Encode the masked images, with noise keyed by frame, and compute the mask."""

@@ -77,7 +77,7 @@ class FrameByFrame(Method):
             if not rows:
                 continue
             warped = [self._warped(batch, images[row], exists[row], row, view, stride) for row in rows]
-            frames = single_frames(batch.rows(rows), view)
+            frames = batch.rows(rows).one_view(view)
             frames.images, frames.known = (torch.stack(values)[:, None] for values in zip(*warped, strict=True))
             images[rows, view] = self.paint(frames, _of_view(sampling, view), seed)[:, 0].cpu()
             exists[rows, view] = True
@@ -100,15 +100,6 @@ class FrameByFrame(Method):
     def text_notes(self, prompts: Any, sampling: Sampling) -> dict[str, Any]:
         """Return notes on cut and empty prompts; see `Method.text_notes`."""
         return self.pipeline.text_notes(prompts, sampling)
-
-
-def single_frames(batch: MultiViewBatch, view: int) -> MultiViewBatch:
-    """Return a batch of one frame per sample; the frame keeps its name, which keys its noise."""
-    one = slice(view, view + 1)
-    names = ("images", "K", "R", "t", "view_valid", "depths", "known")
-    cut = {name: None if getattr(batch, name) is None else getattr(batch, name)[:, one] for name in names}
-    prompts = [texts[one] for texts in batch.prompts]
-    return replace(batch, **cut, prompts=prompts, view_names=[batch.names_of(i)[one] for i in range(batch.batch_size)])
 
 
 def _of_view(sampling: Sampling, view: int) -> Sampling:

@@ -95,7 +95,7 @@ class Inpainting(ModelMethod):
         for view in range(batch.num_views):
             warped = [self._warped(batch, sample, views, view) for sample in range(batch.batch_size)]
             images, known = (torch.stack(part) for part in zip(*warped, strict=True))
-            one = replace(one_view(batch, view), images=images, known=known)
+            one = replace(batch.one_view(view), images=images, known=known)
             how = replace(sampling, negative_prompt=negatives[view])
             pipeline = self.pipeline if self.text_pipeline is None or bool(known.any()) else self.text_pipeline
             made = pipeline.generate(one, how, seed=seed, controls=self.controls, paste_back=True)
@@ -114,15 +114,3 @@ class Inpainting(ModelMethod):
         return overlay_given(
             [warp_given(views[other][sample], K[other], R[other], *cameras) for other in earlier] or [blank]
         )
-
-
-def one_view(batch: MultiViewBatch, view: int) -> MultiViewBatch:
-    """Return a batch of one view of each sample; the view keeps its name and so its noise."""
-    fields = {name: getattr(batch, name)[:, view : view + 1] for name in ("images", "K", "R", "t", "view_valid")}
-    names = [[batch.names_of(sample)[view]] for sample in range(batch.batch_size)]
-    prompts = [[prompts[view]] for prompts in batch.prompts]
-    optional = {
-        name: None if getattr(batch, name) is None else getattr(batch, name)[:, view : view + 1]
-        for name in ("depths", "known")
-    }
-    return replace(batch, **fields, **optional, prompts=prompts, view_names=names)

@@ -24,7 +24,11 @@ from mvdiff.tasks.task import Task
 NO_ATTENTION = {"class_path": "mvdiff.models.attention.no_attention.NoAttention"}
 
 
-class MissingPart(ValueError):
+class WrongPart(ValueError):
+    """Raised if a method cannot use a part that was given."""
+
+
+class MissingPart(WrongPart):
     """Raised if a method needs a part that was not given.
 
     Args:
@@ -49,6 +53,11 @@ class Parts:
         vae: Folder or hub id of an autoencoder in place of the base's.
         controlnet: Folder, hub id ("owner/name[@revision]") or packaged name of a ControlNet.
         dtype: Precision of all weights; None: float32.
+        prompt_prefix: Text put before every prompt, for methods that run a base without a model; None: no text, or that
+            of the model.
+
+    Raises:
+        WrongPart: Both a model and a prefix were given.
     """
 
     model: str | Path | MultiViewPipeline | None = None
@@ -57,6 +66,13 @@ class Parts:
     vae: str | Path | None = None
     controlnet: str | Path | None = None
     dtype: torch.dtype | None = None
+    prompt_prefix: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.model is not None and self.prompt_prefix is not None:
+            raise WrongPart(
+                f"--prompt_prefix must be left out with --model, which has its own; got {self.prompt_prefix!r}."
+            )
 
     def open_model(self, method: str, task: Task | None = None) -> MultiViewPipeline:
         """Open the trained model.
@@ -94,7 +110,7 @@ class Parts:
         """Open the base alone: a pipeline without attention across views, to call with `Controls(caa=False)`.
 
         Views and prompt prefix are those of the model, where one was given (only its description is read). Otherwise
-        there is no prefix, and the views have the size that the base was trained at, on the paper's ring.
+        the prefix is `prompt_prefix`, and the views have the size that the base was trained at, on the paper's ring.
 
         Args:
             method: Name of the method, for error messages.
@@ -124,9 +140,9 @@ class Parts:
         )
 
     def _described(self) -> tuple[Mapping[str, Any], str]:
-        """Return views and prompt prefix of the model; without a model, none."""
+        """Return views and prompt prefix of the model; without a model, no views and the prefix that was given."""
         if self.model is None:
-            return {}, ""
+            return {}, self.prompt_prefix or ""
         if isinstance(self.model, MultiViewPipeline):
             return self.model.views, self.model.prompt_prefix
         info = read_model_info(model_location(self.model, self.revision))

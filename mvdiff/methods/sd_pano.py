@@ -16,7 +16,7 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.data.whole_panoramas import panorama_prompt
 from mvdiff.geometry.panorama import perspective_from_equirectangular
 from mvdiff.methods.model import ModelMethod
-from mvdiff.methods.parts import Parts, base_size
+from mvdiff.methods.parts import Parts, WrongPart, base_size
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.opening import task_from
@@ -28,7 +28,8 @@ class SDPano(ModelMethod):
 
     Table 1's "SD (Pano)". The panorama has the height of the images that the base was made for and twice their width
     (the paper: 512 x 1024). Its prompt joins those of the views (`panorama_prompt`), as in the training that
-    configs/pano_sd.yaml describes, without a prefix. Nothing closes the panorama where its sides meet.
+    configs/pano_sd.yaml describes, without a prefix; `sample.json` records null for it. Nothing closes the panorama
+    where its sides meet.
 
     It needs a base that was finetuned on whole panoramas (`--base`).
     """
@@ -39,11 +40,23 @@ class SDPano(ModelMethod):
 
     @classmethod
     def open(cls, parts: Parts, task: Task | None = None) -> Self:
-        """Open the panorama base; see `Method.open`."""
+        """Open the panorama base; see `Method.open`.
+
+        Raises:
+            WrongPart: A prompt prefix was given.
+        """
+        if parts.prompt_prefix is not None:
+            raise WrongPart(
+                f"--prompt_prefix must be left out: {cls.name} has one text for all views, without a prefix."
+            )
         needed = "a base that was finetuned on whole panoramas, see configs/pano_sd.yaml"
         pipeline = parts.open_base(cls.name, task_from("panorama"), needed)
         pipeline.prompt_prefix = ""
         return cls(cls.name, pipeline)
+
+    def describe(self, sampling: Sampling) -> dict[str, Any]:
+        """Return the settings of base and sampling; there is no prefix of views."""
+        return super().describe(sampling) | {"prompt_prefix": None}
 
     def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
         """Make the panoramas and cut the views; see `Method.generate`."""

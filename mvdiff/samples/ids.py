@@ -82,6 +82,18 @@ def check_ids(ids: Iterable[tuple[str, str]], ignores_case: Callable[[], bool] |
             )
 
 
+def listed_ids(ids: Iterable[str], most: int = 5) -> str:
+    """Return the first of some different ids as one text, and how many more there are.
+
+    Example:
+        >>> listed_ids(["a", "b", "c"]), listed_ids(["a", "b", "c"], most=1)
+        ('a, b, c', 'a and 2 more')
+    """
+    different = list(dict.fromkeys(ids))
+    more = f" and {len(different) - most} more" if len(different) > most else ""
+    return ", ".join(different[:most]) + more
+
+
 def _quoted(sample_id: str) -> str:
     name = quote(same_name(sample_id), safe="")
     return "%2E" + name[1:] if name.startswith(".") else name

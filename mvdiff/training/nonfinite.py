@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Literal
 
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from mvdiff.samples.ids import listed_ids
 from mvdiff.training.callbacks import gather
 
 OnNonFinite = Literal["stop", "skip"]
@@ -131,13 +132,9 @@ def _describe(step: int, ranks: Sequence[tuple[list[list[str]], list[list[str]],
     """Describe a step from what each rank saw: samples with a wrong loss, all samples, the first wrong gradient."""
     of_loss = list(chain.from_iterable(chain.from_iterable(rank[0] for rank in ranks)))
     if of_loss:
-        return f"the loss is not finite at optimizer step {step}; samples: {_names(of_loss)}"
+        return f"the loss is not finite at optimizer step {step}; samples: {listed_ids(of_loss, _MOST_NAMES)}"
     gradient = next((rank[2] for rank in ranks if rank[2] is not None), "a parameter")
     every = chain.from_iterable(chain.from_iterable(rank[1] for rank in ranks))
-    return f"the gradient of {gradient} is not finite at optimizer step {step}; samples: {_names(every)}"
-
-
-def _names(ids: Iterable[str]) -> str:
-    unique = list(dict.fromkeys(ids))
-    more = f" and {len(unique) - _MOST_NAMES} more" if len(unique) > _MOST_NAMES else ""
-    return ", ".join(unique[:_MOST_NAMES]) + more
+    return (
+        f"the gradient of {gradient} is not finite at optimizer step {step}; samples: {listed_ids(every, _MOST_NAMES)}"
+    )

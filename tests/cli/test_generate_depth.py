@@ -210,7 +210,7 @@ def test_other_methods(walk, tmp_path, capsys):
     [
         (["--method", "repaint"], 2, "--base must be given"),
         (["--method", "controlnet-inpainting"], 2, "--controlnet must be given"),
-        (["--method", "inpainting"], 1, "must be one of controlnet-inpainting, independent, mvdiffusion, repaint"),
+        (["--method", "inpainting"], 2, "must be one of controlnet-inpainting, independent, mvdiffusion, repaint"),
     ],
 )
 def test_missing_parts_of_methods_are_named(walk, tmp_path, capsys, options, status, missing):

@@ -32,10 +32,12 @@ def method_of(folder):
 
 
 def test_a_base_is_enough_for_panoramas(run, tmp_path, capsys):
-    base = ["--base", str(run.parent / "base"), "--out", str(tmp_path)]
+    base = ["--base", str(run.parent / "base"), "--prompt_prefix", "one view: ", "--out", str(tmp_path)]
     assert main(["generate", "panorama", "--method", "multidiffusion", *base, *PROMPT]) == 0
     assert method_of(tmp_path / "0000") == ("multidiffusion", 0)
-    assert len(read_sample(tmp_path / "0000").record.prompts) == 8
+    record = read_sample(tmp_path / "0000").record
+    assert record.prompts == ["a red room"] * 8
+    assert record.settings["prompt_prefix"] == "one view: "
     assert main(["generate", "panorama", "--method", "multidiffusion", *base, *PROMPT]) == 0
     assert "1 complete panorama skipped" in capsys.readouterr().out
     assert main(["generate", "panorama", "--method", "independent", *base, *PROMPT]) == 1
@@ -49,7 +51,10 @@ def test_a_base_is_enough_for_panoramas(run, tmp_path, capsys):
         (["--method", "inpainting"], 2, "--base must be given: the method inpainting needs an inpainting base"),
         (["--method", "sd-pano"], 2, "--base must be given: the method sd-pano needs a base that was finetuned on"),
         (["--method", "sd-pano", "--no_caa"], 2, "--no_caa means --method independent; got --method sd-pano too"),
-        (["--method", "nope"], 1, "method for the task panorama must be one of"),
+        (["--model", "nowhere", "--prompt_prefix", "x"], 2, "--prompt_prefix must be left out with --model"),
+        (["--method", "nope"], 2, "--method for the task panorama must be one of"),
+        (["--method", "independant"], 2, "; got 'independant' (did you mean independent?)"),
+        (["--method", "none.such.Method"], 2, "--method must be an importable class path; got none.such.Method (No"),
     ],
 )
 def test_what_is_missing_is_one_line(tmp_path, capsys, words, status, message):

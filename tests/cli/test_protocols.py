@@ -110,6 +110,17 @@ def test_a_setting_that_is_not_recorded_deviates_and_images_without_seed_are_not
     assert line in world.results()["unchecked"]
 
 
+def test_one_text_for_a_whole_panorama_has_no_prefix_of_views(world):
+    for number in range(4):
+        world.edit(world.generated / f"s{number}" / "sample.json", {"prompt_prefix": None})
+    path = write_protocol(world.root / "prefixed.yaml", sampling__prompt_prefix="one view: ")
+    assert world.evaluate("--strict", protocol=path)[0] == 0
+    world.edit(world.generated / "s0" / "sample.json", {"prompt_prefix": ""})
+    status, text = world.evaluate("--strict", protocol=path)
+    assert status == 3
+    assert "sampling.prompt_prefix must be 'one view: '; got '' in 1 generated samples: s0" in text
+
+
 def test_values_that_the_samples_and_numbers_do_not_have(world):
     changes = {
         "images__num_samples": 5,
@@ -241,18 +252,23 @@ def test_a_manifest_names_the_reference(world):
     assert f"{manifest}: names 4 samples of the reference" in text
     written = json.loads(manifest.read_text())
     assert written["content_hash"] == world.results()["reference"]["content_hash"]
-    assert written["images"] == world.results()["reference"]["images"]
+    for key in ("images", "geometry"):
+        assert written[key] == world.results()["reference"][key]
     before = manifest.read_bytes()
     assert world.evaluate(*words, protocol=protocol)[0] == 0
     Image.fromarray(np.zeros((12, 12, 3), np.uint8)).save(world.reference / "s2" / "0.png")
     world.edit(world.reference / "s3" / "sample.json", sample_id="s9")
+    rig = json.loads((world.reference / "s1" / "sample.json").read_text())["rig"]
+    rig["views"][0][1] += 0.5
+    world.edit(world.reference / "s1" / "sample.json", rig=rig)
     status, text = world.evaluate(*words, protocol=protocol)
     assert status == 3
     lines = [line for line in world.results()["deviations"] if line.startswith("manifest manifest.json: ")]
     assert lines == [
         "manifest manifest.json: the reference lacks 1 sample of the manifest: s3",
         "manifest manifest.json: the manifest lacks 1 sample of the reference: s9",
-        "manifest manifest.json: 1 sample of the reference has other pixels than in the manifest: s2",
+        "manifest manifest.json: images of 1 sample of the reference differ from the manifest: s2",
+        "manifest manifest.json: cameras or depths of 1 sample of the reference differ from the manifest: s1",
     ]
     assert all(f"deviation: {line}" in text for line in lines)
     assert manifest.read_bytes() == before
@@ -269,12 +285,17 @@ def test_no_manifest_is_written_of_a_reference_that_cannot_be_read(world):
 
 
 def test_a_file_that_is_no_manifest(world):
-    for text in ("{}", '{"schema_version": 1, "images": {"a": [1]}}'):
+    wrong = {
+        "{}": "a manifest must hold schema_version 1, images and geometry",
+        '{"schema_version": 1, "images": {"a": [1]}, "geometry": {}}': "images must be lists of texts by sample id",
+        '{"schema_version": 1, "images": {}, "geometry": {"a": []}}': "geometry must be texts by sample id",
+    }
+    for text, message in wrong.items():
         path = world.root / "other.json"
         path.write_text(text)
         status, printed = world.evaluate("--manifest", str(path))
         assert status == 1
-        assert "a manifest must hold schema_version 1 and images" in printed
+        assert message in printed
         assert path.read_text() == text
     words = ["evaluate", "--generated", str(world.generated), "--manifest", str(world.root / "m.json")]
     with pytest.raises(SystemExit):

@@ -15,6 +15,7 @@ from mvdiff.eval.metric import Column
 from mvdiff.eval.metrics.kid import ResampledKernel
 from mvdiff.eval.paired import paired, paired_distance, paired_fid, sample_features
 from mvdiff.eval.sources import FolderSource
+from mvdiff.geometry.cameras import RingRig
 from tests.eval.scored import score, score_methods
 from tests.eval.worlds import write_samples
 
@@ -159,6 +160,14 @@ def test_what_differs_is_named(scored, tmp_path):
     assert found["toy_fid"].reason.startswith("measured in different ways: weights")
 
 
+def test_views_of_another_size_are_refused(scored):
+    root, clean, _ = scored
+    large = RingRig(num_views=8, height=24, width=24)
+    other = read_results(score(root, write_samples(root / "large", 8, 0.3, large)))
+    line = "sizes: those of s0, s1, s2, s3, s4 and 3 more differ: 12x12 in clean, 24x24 in large (height x width)"
+    assert differing(clean, other, ("clean", "large")) == [line]
+
+
 def test_files_of_version_1_compare_their_settings_but_not_their_references(scored):
     _, clean, noisy = scored
     old = [json.loads(json.dumps(results)) for results in (clean, noisy)]
@@ -178,6 +187,8 @@ def test_files_of_version_1_compare_their_settings_but_not_their_references(scor
         (("metrics", "overlap_psnr_mean_of_pairs", "per_sample"), {"s0": "x"}, r"per_sample must be numbers"),
         (("generated", "images"), {"s0": "x"}, r"generated\.images must be lists"),
         (("reference", "images"), ["x"], r"reference\.images must be lists"),
+        (("generated", "geometry"), {"s0": ["x"]}, r"generated\.geometry must be texts"),
+        (("generated", "whole_views"), {"s0": [8]}, r"generated\.whole_views must be lists of indices of views"),
     ],
 )
 def test_a_wrong_results_file_is_one_sentence(scored, tmp_path, place, value, text):

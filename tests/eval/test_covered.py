@@ -1,5 +1,6 @@
 """Partial panoramas: no metric counts a pixel that they do not show."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,8 @@ import torch
 from PIL import Image
 
 from mvdiff.data.importing.pictures import find_pictures
+from mvdiff.eval.comparison import compare
+from mvdiff.eval.feature_cache import FeatureCache
 from mvdiff.eval.metric import Column, PerSampleMetric
 from mvdiff.eval.overlap import overlap_errors
 from mvdiff.eval.runner import evaluate
@@ -17,7 +20,7 @@ from mvdiff.eval.shortcomings import left_out
 from mvdiff.eval.sources import FolderSource
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.importing import import_samples, picture_reader
-from tests.eval.worlds import RIG, views
+from tests.eval.worlds import RIG, views, write_judge, write_samples
 from tests.files.pictures import gpano, save_with_xmp
 
 H, W = 48, 96
@@ -63,6 +66,22 @@ def test_metrics_get_whole_views_alone(partial):
     lines = left_out(results)
     assert [line.split(" views of ")[0] for line in lines] == ["left out 5 of 8", "left out 8 of 8"]
     assert results["metrics"]["overlap_psnr_mean_of_pairs"]["num_samples"] == 2
+
+
+def test_distances_of_whole_views_are_compared(partial, tmp_path):
+    other = shutil.copytree(partial, tmp_path / "other")
+    for path in (other / "half").glob("?.png"):
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    judge, real = write_judge(tmp_path / "judge"), write_samples(tmp_path / "real", num=3)
+    settings, cache = EvaluationSettings(toy_features=str(judge)), FeatureCache(tmp_path / "cache")
+    results = [evaluate(root, real, ["toy_fid"], settings, cache=cache) for root in (partial, other)]
+    assert results[0]["generated"]["whole_views"] == {"half": [0, 1, 7], "sliver": []}
+    assert "whole_views" not in results[0]["reference"]
+    found = compare(*results, ("partial", "other"), FeatureCache(tmp_path / "cache"))["toy_fid"]
+    assert (found.reason, found.num_samples) == (None, 1)
+    for value, one in zip((found.base, found.value), results, strict=True):
+        assert value == pytest.approx(one["metrics"]["toy_fid"]["value"], rel=1e-4)
+    assert found.base != pytest.approx(found.value)
 
 
 def test_samples_keep_the_mark(partial):

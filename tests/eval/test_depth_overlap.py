@@ -289,7 +289,9 @@ def test_a_runs_scannet_data_are_a_reference(tmp_path):
             sample.sample_id, sample.prompts, cameras=camera_record(sample.K, sample.R, sample.t, height, width)
         )
         write_sample(folder, record, sample.images_uint8.permute(0, 2, 3, 1), depths=sample.depths)
-    found = evaluate(tmp_path / "ours", source, ["overlap_psnr"], AS_IS)["metrics"]
+    results = evaluate(tmp_path / "ours", source, ["overlap_psnr"], AS_IS)
+    assert results["generated"]["geometry"] == results["reference"]["geometry"]  # of a folder and of the data
+    found = results["metrics"]
     for name in (MEAN, POOLED):
         assert found[name]["num_pairs"] == 4 * len(samples)
         assert found[name]["ratio_to_reference"] == pytest.approx(1, abs=1e-4)

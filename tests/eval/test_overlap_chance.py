@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.eval.comparison import compare
-from mvdiff.eval.metrics.overlap_chance import MAX_OTHERS, OverlapChance, shifts
+from mvdiff.eval.intervals import jackknife_interval
+from mvdiff.eval.metrics.overlap_chance import MAX_OTHERS, OverlapChance, chance_level, shifts
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
 from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
 from mvdiff.eval.overlap import overlap_psnr, psnr_from_mse, view_pairs
@@ -197,9 +198,41 @@ def test_half_a_degree_costs_real_views_more_than_ten_decibels(test_data):
     assert right["overlap_psnr_mean_of_pairs"] - wrong["overlap_psnr_mean_of_pairs"] > 12
 
 
-def test_values_that_depend_on_each_other_have_no_interval_and_are_not_compared(tmp_path):
+def planted(num, seed):
+    """Numbers of pairs of samples that lift or lower every number in which they take part; their mean is 10."""
+    draw = np.random.default_rng(seed)
+    effects = draw.normal(size=num)
+    pairs = [(index, (index + shift) % num) for shift in shifts(num) for index in range(num)]
+    return [(i, j, 10 + effects[i] + effects[j] + 0.5 * draw.normal()) for i, j in pairs]
+
+
+@pytest.mark.parametrize("num", [8, 20, 40])
+def test_intervals_cover_a_planted_level(num):
+    covered, too_narrow, runs = 0, 0, 600
+    for seed in range(runs):
+        level, left_out, _ = chance_level(planted(num, seed))
+        values = list(level.values())
+        low, high = jackknife_interval(np.mean(values), num, left_out).ends
+        covered += low < 10 < high
+        margin = 1.96 * np.std(values, ddof=1) / np.sqrt(num)
+        too_narrow += abs(np.mean(values) - 10) < margin
+    assert 0.92 < covered / runs < 0.985
+    assert too_narrow / runs < 0.75  # values of samples taken as independent: 67 % for many samples
+
+
+def test_the_jackknife_leaves_a_sample_out_in_both_roles():
+    samples = [scored(f"s{index:02d}", noise(index)) for index in range(9)]
+    found = chance(samples)[CHANCE]
+    left_out = [chance([*samples[:index], *samples[index + 1 :]])[CHANCE].value for index in range(9)]
+    margin = 2.306004 * np.sqrt(8 * np.var(left_out))  # 97.5 % quantile of Student's t with 8 degrees of freedom
+    assert found.interval.ends == pytest.approx((found.value - margin, found.value + margin), rel=1e-6)
+    assert found.interval.rule == "Student's t, jackknife of each sample in both roles, 9 samples"
+    assert chance(samples[:7])[CHANCE].interval.rule == "none: 7 samples, fewer than 8"
+    assert chance(samples[:2])[CHANCE].interval.rule == "none: 2 samples, fewer than 8"
+
+
+def test_values_that_depend_on_each_other_are_not_compared():
     found = chance([scored(f"s{index:02d}", noise(index)) for index in range(9)])
-    assert found[CHANCE].interval.ends is None
     entry = found[CHANCE].to_json({key: str(key) for key in found[CHANCE].per_sample})
     results = {"metrics": {CHANCE: entry}, "generated": {}, "columns": {}}
     difference = compare(results, results, ("a", "b"))[CHANCE]

@@ -26,11 +26,11 @@ from tests.eval.conforming import (
 from tests.eval.worlds import write_samples
 
 GOLDEN = {
-    "erp-v1": "9aaf6f7c5f10913db3f0ff6d3c81a9cde4c6812cf99049a2ef4f2e2ac0b2823b",
-    "mvdiffusion-depth-v1": "245b6fe8d158baba3ac7a4e2f4f470653572407c4e25ec0476ae8e50eef66cdd",
-    "mvdiffusion-pano-community-v1": "a4407d7827643c0eecf0d888ba829ee63e2feea28c4701ff551168ded4efd82b",
-    "mvdiffusion-pano-v1": "eedb51d39ba40ad489c6af5e8460bf7aa81ef9c5c8d0dac8e6d579c319bb9a98",
-    "real-cpu-v1": "b97ae79c54e93d9b28cc40dd37662a2b6e521f97357b9e4825542fc6b6e62269",
+    "erp-v1": "6fb8628017dfdbf9080b77b63762dbb2cc305b78867bb88819e7e1f945b8bfe4",
+    "mvdiffusion-depth-v1": "5a055f18e66ce0c5a1eb8f793012a0a5fa2b7e828b46a0636de32971edf04ebc",
+    "mvdiffusion-pano-community-v1": "a0f14a6a8460fffd727f5a8d44bc6d530fd517d662a74c1b6260e5870f8bb1d9",
+    "mvdiffusion-pano-v1": "34794fbf113c3af07eaa101bb57babf67ba329cc71881911e343e7d97e69f04d",
+    "real-cpu-v1": "399e7c0fe8dd99a498391b9fefb7ddb14f388ded23d21e5ba7e87ea8828f72e3",
     "toy-depth-v1": "50bd5bdcc3b419c4e65e4359f08cd4b617af9e2e0853cb789805ed26d2819070",
     "toy-pano-v1": "4aecb502d83310e673c0ba506004d031928b97e41a05be493c54896da9b64a37",
 }

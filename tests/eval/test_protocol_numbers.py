@@ -7,15 +7,21 @@ import open_clip
 import pytest
 import torch
 
+from mvdiff.eval.checks import DEFAULT_METRICS
 from mvdiff.eval.extractors import inception_extractor
+from mvdiff.eval.metrics.border_ratio import BorderRatio
 from mvdiff.eval.metrics.clip_score import ClipScore, clip_scorer
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.inception_score import InceptionScore
+from mvdiff.eval.metrics.overlap_chance import OverlapChance
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
+from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
+from mvdiff.eval.metrics.sharpness import Sharpness
 from mvdiff.eval.protocol_files import protocol_from, read_protocol
 from mvdiff.eval.runner import evaluate
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import EvaluationSettings
+from mvdiff.geometry.cameras import RingRig
 from tests.eval.clip import TINY_NAME, write_open_clip
 from tests.eval.inception import write_random_inception
 from tests.eval.worlds import write_samples
@@ -76,13 +82,26 @@ def test_numbers_of_clip(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["mvdiffusion-pano-community-v1", "mvdiffusion-depth-v1", "toy-depth-v1"])
-def test_numbers_of_the_overlap(name):
+def test_numbers_of_the_overlap_and_of_what_stands_beside_it(name):
     protocol = read_protocol(name)
     settings = {key: value for key, value in protocol.settings.items() if key.startswith("overlap")}
-    metric = OverlapPSNR(**settings)
-    by_depth = {"depths": torch.ones(2, 8, 8), "t": torch.zeros(2, 3)} if protocol.task == "depth" else {}
-    K = torch.tensor([[4.0, 0, 3.5], [0, 4.0, 3.5], [0, 0, 1]]).expand(2, 3, 3)
-    images = torch.zeros(2, 3, 8, 8, dtype=torch.uint8)
-    metric.update(ScoredSample("a", images, K, torch.eye(3).expand(2, 3, 3), ["", ""], **by_depth), False)
-    for number, result in metric.compute().items():
+    pairs = {"overlap_pairs": settings["overlap_pairs"]}
+    metrics = [kind(**settings) for kind in (OverlapPSNR, OverlapChance, OverlapZNCC)]
+    metrics += [BorderRatio(**pairs), Sharpness()]
+    rig = RingRig(num_views=8, height=16, width=16)
+    (K, R), images = rig.cameras(), torch.randint(0, 256, (8, 3, 16, 16), dtype=torch.uint8)
+    by_depth = {"depths": torch.ones(8, 16, 16), "t": torch.zeros(8, 3)} if protocol.task == "depth" else {}
+    results = {}
+    for metric in metrics:
+        for sample_id in ("a", "b"):
+            metric.update(ScoredSample(sample_id, images, K, R, [""] * 8, **by_depth), False)
+        results |= metric.compute()
+    beside = protocol.numbers.keys() - {"fid", "inception_score", "clip_score"}
+    assert results.keys() == beside
+    for number, result in results.items():
         assert (result.model, result.variant) == (protocol.numbers[number].model, protocol.numbers[number].variant)
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_protocols_of_the_paper_print_what_an_overlap_psnr_needs_beside_it(name):
+    assert read_protocol(name).metrics == DEFAULT_METRICS

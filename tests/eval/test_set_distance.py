@@ -6,10 +6,13 @@ import torch
 
 from mvdiff.eval.extractors import FeatureExtractor
 from mvdiff.eval.intervals import interval
+from mvdiff.eval.metrics.erp_fid import IMAGES, PanoramaFID
 from mvdiff.eval.metrics.fid import FID, ResampledFrechet, frechet_distance
 from mvdiff.eval.metrics.kid import KID, ResampledKernel, kernel_distance
+from mvdiff.eval.metrics.realnet import Realnet
 from mvdiff.eval.paired import paired_distance, paired_fid
 from mvdiff.eval.runner import evaluate
+from mvdiff.eval.sample import ScoredSample
 from tests.eval.worlds import write_samples
 
 SIZES = (3, 1, 4, 2, 5, 3, 2, 4)
@@ -108,3 +111,20 @@ def test_which_intervals_a_run_gives(tmp_path, num, fid_resamples, rule):
         if "interval" in found[name]:
             assert found[name]["interval"][0] < found[name]["value"] < found[name]["interval"][1]
     assert (found["fid"]["distance"], found["kid"]["distance"]) == ("frechet", "kernel")
+
+
+@pytest.mark.parametrize(("kind", "rows"), [(Realnet, ["features"]), (PanoramaFID, list(IMAGES))], ids=["views", "erp"])
+def test_distances_of_other_images_have_the_intervals_of_fid(kind, rows):
+    network = FeatureExtractor("pixels", "", 4, lambda images: (images, None), "as is")
+    own, real = samples(4, sizes=(2,) * 30), samples(4, seed=1, sizes=(2,) * 5)
+    expected = interval(ResampledFrechet(own, torch.cat(real)), np.arange(30), num_resamples=20, unbiased=False)
+    for fid_resamples in (0, 20):
+        metric = kind(network=network, fid_resamples=fid_resamples, num_resamples=20)
+        for number, part in [*enumerate(own), *enumerate(real, 100)]:
+            sample = ScoredSample(f"s{number:03d}", torch.zeros(0), torch.zeros(0), torch.zeros(0), [])
+            for name in rows:
+                metric.append(name, sample, number >= 100, part)
+        found = {name: one.interval for name, one in kind.compute(metric).items()}
+        assert found.pop("realnet_kid", expected).rule.endswith("30 samples, 20 resamples")
+        assert len(found) == len(rows)
+        assert all(one == (expected if fid_resamples else None) for one in found.values())

@@ -229,14 +229,17 @@ RESULTS = {
 }
 COMPARED = RESULTS | {
     "schema_version": 1,
-    "generated": RESULTS["generated"] | {"images": {"a": ["0", "1"]}},
+    "generated": RESULTS["generated"] | {"images": {"a": ["0", "1"]}, "geometry": {"a": "2"}},
     "metrics": RESULTS["metrics"] | {"sharpness": {"value": 1, "model": "a", "per_sample": {"a": 1.0, "b": 2.0}}},
 }
 DATA = {
     "class_path": "mvdiff.data.datamodule.EquirectangularDataModule",
     "init_args": {"root": "nowhere", "rig": {"class_path": "mvdiff.geometry.RingRig", "init_args": {"num_views": 2}}},
 }
-MANIFEST = {"schema_version": 1, "content_hash": "a", "num_samples": 1, "num_images": 2, "images": {"room": ["b", "c"]}}
+MANIFEST = {
+    **{"schema_version": 1, "content_hash": "a", "geometry_hash": "b", "num_samples": 1, "num_images": 2},
+    **{"images": {"room": ["c", "d"]}, "geometry": {"room": "e"}},
+}
 TRUTH = {"room": [{"object": "sofa"}, None]}
 PROMPTS = ["a kitchen", ["a", "b"], {"prompt": "c", "id": "hall"}]
 

@@ -11,7 +11,7 @@ from mvdiff.geometry.given import warp_given
 from mvdiff.geometry.sampling import sample_bilinear
 from mvdiff.methods import method_class, method_names
 from mvdiff.methods.multidiffusion import OverlapAverage
-from mvdiff.methods.parts import MissingPart, Parts
+from mvdiff.methods.parts import MissingPart, Parts, WrongPart
 from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.calls import rig_batch
 from mvdiff.settings import Controls, Sampling
@@ -83,11 +83,25 @@ def test_independent_is_the_base_of_a_model_bit_for_bit(tmp_path):
     pipeline = make_pipeline(tmp_path / "base")
     batch = ring_batch()
     plain = method_class("independent").open(Parts(base=tmp_path / "base", model=pipeline), task_from("panorama"))
-    alone = method_class("independent").open(Parts(base=tmp_path / "base"), task_from("panorama"))
-    alone.pipelines[0].prompt_prefix = pipeline.prompt_prefix
+    parts = Parts(base=tmp_path / "base", prompt_prefix=pipeline.prompt_prefix)
+    alone = method_class("independent").open(parts, task_from("panorama"))
     assert torch.equal(plain.generate(batch, STEPS, 3), alone.generate(batch, STEPS, 3))
     caa = method_class("mvdiffusion").open(Parts(model=pipeline)).generate(batch, STEPS, 3)
     assert not torch.equal(caa, plain.generate(batch, STEPS, 3))
+
+
+def test_a_prefix_for_a_base_alone_is_recorded_where_views_have_prompts(bases, methods):
+    for name in PANORAMA:
+        parts = Parts(base=bases[name], prompt_prefix="one view: ")
+        if name == "sd-pano":
+            with pytest.raises(WrongPart, match="--prompt_prefix must be left out: sd-pano has one text for all views"):
+                method_class(name).open(parts)
+            assert methods[name].describe(STEPS)["prompt_prefix"] is None
+        else:
+            assert method_class(name).open(parts).describe(STEPS)["prompt_prefix"] == "one view: "
+            assert methods[name].describe(STEPS)["prompt_prefix"] == ""
+    with pytest.raises(WrongPart, match="--prompt_prefix must be left out with --model, which has its own; got 'x'"):
+        Parts(model="mvdiff://toy-caa", prompt_prefix="x")
 
 
 def test_multidiffusion_without_overlap_is_independent_bit_for_bit(methods):

@@ -34,15 +34,21 @@ def panorama_columns(name: str, title: str) -> tuple[Column, ...]:
 
 
 class PanoramaFID(SampleMetric):
-    """Fréchet distances between Inception features of generated and reference panoramas as a whole."""
+    """Fréchet distances between Inception features of generated and reference panoramas as a whole.
+
+    Args:
+        fid_resamples: Bootstrap resamples for the interval of each distance, see `FID`.
+        **options: See `SampleMetric`.
+    """
 
     name = "erp_fid"
     columns = panorama_columns("erp_fid", "FID of panoramas")
     needs: ClassVar = FID.needs
     load_network = staticmethod(inception_extractor)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, fid_resamples: int = 0, **options: Any) -> None:
         super().__init__(**options)
+        self.fid_resamples = fid_resamples
         for name in IMAGES:
             self.add_rows(name)
 
@@ -60,7 +66,7 @@ class PanoramaFID(SampleMetric):
         """Compute the distance between generated and reference panoramas, for each way to take images of them."""
         results = {}
         for column, (name, description) in zip(self.columns, IMAGES.items(), strict=True):
-            result = distance_of_rows(self, name, FID)
+            result = distance_of_rows(self, name, FID, fid_resamples=self.fid_resamples)
             result.variant = f"{description}; {result.variant}"
             result.extra = {}  # entries by which other tools find the features of the views
             results[column.name] = result

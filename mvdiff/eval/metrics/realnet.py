@@ -17,7 +17,12 @@ from mvdiff.eval.shared_rows import distance_of_rows
 
 
 class Realnet(SampleMetric):
-    """Fréchet and kernel distance between EfficientNet-Lite0 features of generated and reference views."""
+    """Fréchet and kernel distance between EfficientNet-Lite0 features of generated and reference views.
+
+    Args:
+        fid_resamples: Bootstrap resamples for the interval of the Fréchet distance, see `FID`.
+        **options: See `SampleMetric`.
+    """
 
     name = "realnet"
     columns = (
@@ -27,8 +32,9 @@ class Realnet(SampleMetric):
     needs: ClassVar = FID.needs
     load_network = staticmethod(realnet_extractor)
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, fid_resamples: int = 0, **options: Any) -> None:
         super().__init__(**options)
+        self.fid_resamples = fid_resamples
         self.add_rows("features")
 
     def update(self, sample: ScoredSample, real: bool) -> None:
@@ -37,5 +43,5 @@ class Realnet(SampleMetric):
 
     def compute(self) -> dict[str, Result]:
         """Compute both distances between generated and reference features."""
-        names = (column.name for column in self.columns)
-        return {name: distance_of_rows(self, "features", kind) for name, kind in zip(names, (FID, KID), strict=True)}
+        frechet = distance_of_rows(self, "features", FID, fid_resamples=self.fid_resamples)
+        return {"realnet_distance": frechet, "realnet_kid": distance_of_rows(self, "features", KID)}
