@@ -13,6 +13,7 @@ from mvdiff.recipes.benchmarks.runner import run_table
 from mvdiff.recipes.benchmarks.settings import Table1Settings
 from mvdiff.recipes.benchmarks.table import ModelPart, PaperTable
 from mvdiff.recipes.benchmarks.table1 import GROUND_TRUTH, INDEPENDENT, MVDIFFUSION, PANORAMAS, TABLE1
+from mvdiff.recipes.benchmarks.table2 import FRAMES, TABLE2
 from mvdiff.samples import sample_folder
 from mvdiff.samples import writing as sample_writing
 
@@ -67,6 +68,21 @@ def small_table(folder: Path, model: Path) -> PaperTable:
     )
     section = PANORAMAS.with_rows(rows, protocols={"toy": str(protocol)}, world=WORLD)
     return replace(TABLE1, sections=(section,))
+
+
+def small_depth_table(folder: Path) -> PaperTable:
+    """Table 2 with the real frames alone: the first 4 key frames of two walks."""
+    images = {"num_samples": 2, "num_reference_samples": 2, "num_views": 4, "height": 24, "width": 32, "rig": None}
+    changes = {"title": "two small walks", "task": "depth", "images": images}
+    changes["data"] = {"ids": r"toy\d{5}_keyframes_0"}
+    changes["metrics"] = ["overlap_psnr", "overlap_chance", "overlap_zncc", "border_ratio", "sharpness"]
+    overlap = {"overlap_size": 0, "overlap_pairs": "adjacent", "overlap_depth_error": 0.5}
+    changes["settings"] = {**overlap, "seed": 0, "num_resamples": 20}
+    protocol = folder / "walks.yaml"
+    protocol.write_text(yaml.safe_dump(PROTOCOL | changes))
+    world = {"rooms": 3, "test_rooms": 2, "size": 32, "num_frames": 16, "arc_deg": 150}
+    section = FRAMES.with_rows((FRAMES.row("truth"),), protocols={"toy": str(protocol)}, world=world)
+    return replace(TABLE2, sections=(section,))
 
 
 def settings(out: Path, **changes) -> Table1Settings:

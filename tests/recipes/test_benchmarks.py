@@ -17,7 +17,7 @@ from mvdiff.cli.main import main
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.recipes.benchmarks.outcome import verdict_of
 from mvdiff.recipes.benchmarks.runner import run_table
-from mvdiff.recipes.benchmarks.settings import Table1Settings, Table2Settings, Table3Settings
+from mvdiff.recipes.benchmarks.settings import BenchmarkSettings, Table1Settings, Table2Settings, Table3Settings
 from mvdiff.recipes.benchmarks.table import TRUTH, Expectation
 from mvdiff.recipes.benchmarks.table1 import TABLE1
 from mvdiff.recipes.benchmarks.table2 import TABLE2
@@ -25,7 +25,7 @@ from mvdiff.recipes.benchmarks.table3 import TABLE3
 from mvdiff.recipes.scoring import PSNR
 from mvdiff.samples import sample_folder
 from tests.pipelines.conftest import make_pipeline
-from tests.recipes.small_tables import RIG, settings, small_table
+from tests.recipes.small_tables import RIG, settings, small_depth_table, small_table
 from tests.shared_files import telling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -243,7 +243,7 @@ def test_samples_of_another_model_are_refused_in_their_row(copied, small, tmp_pa
     other = small_table(tmp_path, tmp_path / "other")
     outcome = run_table(other, settings(out))
     needs = {row.row.method: row.need for row in outcome.rows}
-    assert "base_weights_hash" in needs["mvdiffusion"]
+    assert "settings.base of a complete sample" in needs["mvdiffusion"]
     assert "--overwrite" in needs["mvdiffusion"]
     assert outcome.sections[0].results.keys() == {TRUTH}
     before = numbers_of(small[0] / "out")
@@ -286,6 +286,17 @@ def test_deviations_are_told_and_do_not_finish_a_run(copied):
     outcome = run_table(table, only)
     assert not outcome.is_finished
     assert "sampling.num_inference_steps must be 1; got '7'" in rows_of(out)["text2light"]["shortcomings"][0]
+
+
+def test_frames_are_the_windows_that_the_protocol_names(tmp_path):
+    table = small_depth_table(tmp_path)
+    own = {one.name: getattr(settings(tmp_path / "out"), one.name) for one in fields(BenchmarkSettings)}
+    outcome = run_table(table, Table2Settings(**own))
+    scored = outcome.sections[0].results[TRUTH]
+    assert list(scored["generated"]["images"]) == ["toy00001_keyframes_0", "toy00002_keyframes_0"]
+    assert outcome.is_finished
+    assert scored["metrics"][PSNR]["model"] == "depth and pose"
+    assert "toy FID" not in (tmp_path / "out" / "table2.md").read_text().replace("There is no toy FID here", "")
 
 
 def planted(**means: float) -> dict:

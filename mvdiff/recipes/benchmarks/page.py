@@ -34,9 +34,7 @@ def write_outcome(outcome: TableOutcome, out: Path) -> None:
     write_page(out / f"{name}.html", page)
     write_whole(out / f"{name}.md", markdown(page))
     write_json(out / f"{name}.json", shared_values(json_of(outcome), out))
-    missing = [
-        f"{one.row.label} ({one.row.method}) is missing; it needs: {one.need}" for one in outcome.rows if one.need
-    ]
+    missing = [f"{one.row.label} ({one.row.method}) is missing: {one.need}" for one in outcome.rows if one.need]
     deviations = [line for section in outcome.sections for line in deviations_of(section)]
     print_tables([printed_table(one) for one in outcome.sections], [*summary_of(outcome), *missing, *deviations])
 
