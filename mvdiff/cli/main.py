@@ -35,7 +35,7 @@ SECTIONS = {
     "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
-    "Score": ("import", "evaluate", "compare", "protocols"),
+    "Score": ("import", "evaluate", "compare", "protocols", "benchmark"),
     "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import partial
 from itertools import chain
@@ -107,7 +107,21 @@ def evaluate_each(
     protocol: Protocol | None = None,
     cache: FeatureCache | None = None,
 ) -> dict[str, dict[str, Any]]:
-    """Score several methods against one reference, which is read and measured once.
+    """Score several methods against one reference; return what `evaluate` returns, by method. See `scored_each`."""
+    return dict(scored_each(generated, reference, metrics, settings, protocol, cache))
+
+
+def scored_each(
+    generated: Mapping[str, str | Path | Source],
+    reference: str | Path | Source | None,
+    metrics: Sequence[MetricSpec],
+    settings: EvaluationSettings | None,
+    protocol: Protocol | None = None,
+    cache: FeatureCache | None = None,
+    progress: Progress | None = None,
+    num_workers: int = 0,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Score several methods against one reference, which is read and measured once; yield each as soon as it is scored.
 
     Args:
         generated: Samples by method.
@@ -116,9 +130,11 @@ def evaluate_each(
         settings: See `evaluate`.
         protocol: See `evaluate`.
         cache: See `evaluate`.
+        progress: See `evaluate`; for generated samples, it gets the name of the method in place of "generated".
+        num_workers: See `evaluate`.
 
-    Returns:
-        What `evaluate` returns, by method.
+    Yields:
+        The method, and what `evaluate` returns.
 
     Raises:
         ValueError: See `evaluate`.
@@ -129,18 +145,18 @@ def evaluate_each(
         for name, one in generated.items()
     }
     specs, settings = planned(metrics, settings, protocol)
-    scoring, truth, broken, results = _Scoring(specs, settings, False, protocol, cache), None, None, {}
+    scoring, truth, broken = _Scoring(specs, settings, False, protocol, cache), None, None
     if reference is not None:
         truth = _as_source(_open_reference(reference), "reference", distributed=False)
-        broken = scoring.run(truth, True, None, 0)
+        broken = scoring.run(truth, True, progress, num_workers)
     measured = scoring.state()
     for name, source in sources.items():
         start = time.monotonic()
         scoring.set_back(*measured)
-        scoring.run(source, False, None, 0)
+        named = progress and (lambda _, sample_id, total, name=name: progress(name, sample_id, total))
+        scoring.run(source, False, named, num_workers)
         _need_samples(source)
-        results[name] = _results(source, truth, broken, scoring, time.monotonic() - start)
-    return results
+        yield name, _results(source, truth, broken, scoring, time.monotonic() - start)
 
 
 def _need_samples(source: Source) -> None:

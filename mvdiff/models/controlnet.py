@@ -34,12 +34,23 @@ def load_controlnet(
         FileNotFoundError: There is no ControlNet at that place.
         ValueError: A file cannot be read, or its weights belong to another model.
     """
-    name = str(pretrained_model_name_or_path)
-    if name.startswith(PACKAGED):
-        folder = packaged_folder(name, "controlnet", "diffusion_pytorch_model.safetensors")
-    else:
-        folder = resolve_folder(name, revision, "controlnet", _PATTERNS)
+    folder = controlnet_location(pretrained_model_name_or_path, revision)
     return load_strictly(ControlNetModel, folder, dtype).requires_grad_(False).eval()
+
+
+def controlnet_location(name: str | Path, revision: str | None = None) -> Path:
+    """Return the local folder of a ControlNet, downloading it from the hub if it is not cached.
+
+    Args:
+        name: See `load_controlnet`.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        FileNotFoundError: There is no ControlNet at that place.
+    """
+    if str(name).startswith(PACKAGED):
+        return packaged_folder(str(name), "controlnet", "diffusion_pytorch_model.safetensors")
+    return resolve_folder(name, revision, "controlnet", _PATTERNS)
 
 
 def controlnet_from_unet(unet: UNet2DConditionModel, vae_stride: int, seed: int = 0) -> ControlNetModel:

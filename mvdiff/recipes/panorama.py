@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.known import KnownMode
 from mvdiff.data.panoramas import PanoramaDataset
-from mvdiff.data.toyworld.truth import read_truth
+from mvdiff.data.toyworld.truth import view_truth
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import DataSource
 from mvdiff.geometry.cameras import RingRig
@@ -130,9 +130,7 @@ class PanoramaRecipe(Recipe):
 
     def evaluation(self) -> EvaluationSettings:
         """Judge samples by the objects and colours of their captions."""
-        names = [sample["sample_id"] for sample in self.held_out()]
-        views = {name: read_truth(self.data_root, name) for name in names}
-        truth = {name: [views[name][int(yaw)] for yaw in self.rig.yaw_deg] for name in names}
+        truth = view_truth(self.data_root, self.held_out().sample_ids(), self.rig)
         path = write_json(self.settings.out / "truth.json", truth)
         return evaluation_settings(self.settings.seed, truth=str(path), judge_heads=["object", "colour"])
 

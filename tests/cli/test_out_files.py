@@ -30,6 +30,7 @@ FOLDERS = {
     "data import-sens": ["data", "import-sens", "scene.sens"],
     "data keyframes": ["data", "keyframes", "out", "--out"],
     "quickstart": ["quickstart", "--out"],
+    "benchmark table1": ["benchmark", "table1", "--out"],
 }
 
 
@@ -118,6 +119,8 @@ APART = {
         *["convert", "to-upstream", "out", "--out", "out/a/0.png", "--overwrite"],
     ],
     "key frames inside the scenes": ["data", "keyframes", "out", "--out", "out/new"],
+    "tables in their data": ["benchmark", "table1", "--data", "out", "--out", "out"],
+    "tables in imported samples": ["benchmark", "table1", "--imported", "text2light=out", "--out", "out"],
     "a quickstart around its model": ["quickstart", "depth", "--out", "out", "--init_adapter", "out/a"],
 }
 

@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import shlex
 import tempfile
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
-from huggingface_hub import constants
 from rich.console import Console
-from transformers.utils import logging as bars
 
 from mvdiff.cli.command import plural
 from mvdiff.cli.doctor.data import check_data
 from mvdiff.cli.doctor.environment import check_environment
 from mvdiff.cli.doctor.findings import Finding, run_checks
+from mvdiff.cli.doctor.offline import offline, quiet
 from mvdiff.cli.doctor.options import without_options
 from mvdiff.cli.doctor.plan import check_model, check_plan
 from mvdiff.cli.doctor.run import RunToCheck
@@ -42,7 +36,7 @@ CHECKS = {
 
 def check_run(arguments: list[str]) -> int:
     """Check a run; see `run_doctor`."""
-    with tempfile.TemporaryDirectory(prefix="mvdiff-doctor-") as scratch, _offline(), _quiet():
+    with tempfile.TemporaryDirectory(prefix="mvdiff-doctor-") as scratch, offline(), quiet():
         run = RunToCheck(arguments, Path(scratch))
         if run.settings.json is not None:
             check_out(Path(run.settings.json), option="--json")
@@ -69,32 +63,3 @@ def check_run(arguments: list[str]) -> int:
 def _told(finding: Finding, roots: list[str]) -> dict[str, str]:
     """Return a finding for the JSON file, which people send around: without absolute paths."""
     return {name: shared_text(text, roots) for name, text in vars(finding).items()}
-
-
-@contextmanager
-def _offline() -> Iterator[None]:
-    """Keep the libraries from downloading what is missing."""
-    before = os.environ.get("HF_HUB_OFFLINE"), constants.HF_HUB_OFFLINE
-    os.environ["HF_HUB_OFFLINE"], constants.HF_HUB_OFFLINE = "1", True
-    try:
-        yield
-    finally:
-        os.environ.pop("HF_HUB_OFFLINE")
-        if before[0] is not None:
-            os.environ["HF_HUB_OFFLINE"] = before[0]
-        constants.HF_HUB_OFFLINE = before[1]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own remarks and bars out of the report."""
-    shown, before = bars.is_progress_bar_enabled(), logging.root.manager.disable
-    bars.disable_progress_bar()
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logging.disable(before)
-        if shown:
-            bars.enable_progress_bar()

@@ -53,7 +53,9 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
     if getattr(data, "missing_caption", "error") != "error":
         mild |= {"missing caption", "empty caption"}
     for report in reports:
-        yield from _files(report, mild if getattr(data, "on_broken", "error") == "error" else set(report.counts), limit)
+        yield from of_files(
+            report, mild if getattr(data, "on_broken", "error") == "error" else set(report.counts), limit
+        )
 
 
 def _splits(data: LightningDataModule) -> Finding:
@@ -67,7 +69,7 @@ def _splits(data: LightningDataModule) -> Finding:
     return Finding("ok", f"{type(data).__name__}: {_counts(sizes)} samples, {data.width}x{data.height} pixels")
 
 
-def _files(report: CheckReport, mild_kinds: set[str], limit: int | None) -> Iterator[Finding]:
+def of_files(report: CheckReport, mild_kinds: set[str], limit: int | None) -> Iterator[Finding]:
     """Report problems of files, those of mild kinds as warnings."""
     mild = [problem for problem in report.problems if problem.kind in mild_kinds]
     bad = [problem for problem in report.problems if problem.kind not in mild_kinds]

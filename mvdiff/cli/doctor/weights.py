@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from lightning.pytorch import LightningModule
 
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
-from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
+from mvdiff.eval.metric_specs import MetricBuilder, MetricSpec, parse_specs
 from mvdiff.eval.protocol import apply_protocol
 from mvdiff.eval.runner import DEFAULT_METRICS
 from mvdiff.eval.settings import EvaluationSettings
@@ -157,6 +157,14 @@ def _judges(module: SampleWritingModule) -> Iterator[Finding]:
     settings, metrics = module.output.evaluation or EvaluationSettings(), module.output.metrics or DEFAULT_METRICS
     if (protocol := module.protocol()) is not None:
         settings, metrics = apply_protocol(protocol, settings), protocol.metrics
+    for finding in of_judges(metrics, settings):
+        is_there = finding.status == "ok"
+        prefix = "network of" if is_there else "fit runs, but mvdiff test would leave out"
+        yield replace(finding, status="ok" if is_there else "warning", text=f"{prefix} {finding.text}")
+
+
+def of_judges(metrics: Sequence[MetricSpec], settings: EvaluationSettings) -> Iterator[Finding]:
+    """Open the networks of metrics; each finding begins with the metrics of one network."""
     builder = MetricBuilder(asdict(settings) | {"device": "cpu"})
     named: dict[Finding, list[str]] = {}
     for metric, init_args in parse_specs(metrics).items():
@@ -166,11 +174,10 @@ def _judges(module: SampleWritingModule) -> Iterator[Finding]:
             network = builder.build(metric, init_args).network
             finding = Finding("ok", f"{network.name}, SHA-256 {network.weights_hash[:_HASH_DIGITS]}")
         except Exception as error:  # of a user's metric, which may raise any
-            finding = Finding.of_error(error, status="warning")
+            finding = Finding.of_error(error)
         named.setdefault(finding, []).append(metric.name)
-    for finding, metrics in named.items():
-        prefix = "network of" if finding.status == "ok" else "fit runs, but mvdiff test would leave out"
-        yield replace(finding, text=f"{prefix} {', '.join(metrics)}: {finding.text}")
+    for finding, names in named.items():
+        yield replace(finding, text=f"{', '.join(names)}: {finding.text}")
 
 
 def _checkpoint(run: RunToCheck) -> Iterator[Finding]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from mvdiff.data.matterport3d import layout_root
 from mvdiff.files.images import read_values
 from mvdiff.files.text import read_json_object
+from mvdiff.geometry.cameras import Rig
 
 
 def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
@@ -33,6 +35,21 @@ def read_truth(root: str | Path, sample_id: str) -> dict[int, dict[str, str]]:
     if not isinstance(views, dict) or not all(degree.isdecimal() and len(degree) <= 3 for degree in views):
         raise ValueError(f"{path} must have the labels of views by yaw in degrees; got {str(views)[:80]}.")
     return {int(degree): labels for degree, labels in views.items()}
+
+
+def view_truth(root: str | Path, sample_ids: Iterable[str], rig: Rig) -> dict[str, list[dict[str, str]]]:
+    """Return the true labels of every view of panoramas, as `caption_agreement` takes them.
+
+    Args:
+        root: See `read_truth`.
+        sample_ids: Ids of the panoramas.
+        rig: Views; their yaws are multiples of 45 degrees.
+
+    Raises:
+        FileNotFoundError: See `read_truth`.
+    """
+    views = {sample_id: read_truth(root, sample_id) for sample_id in sample_ids}
+    return {sample_id: [labels[int(yaw)] for yaw in rig.yaw_deg] for sample_id, labels in views.items()}
 
 
 class WalkTruth:

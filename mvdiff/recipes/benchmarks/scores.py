@@ -1,0 +1,95 @@
+"""Results of the methods of a section: scored under its protocol, or read where the same samples were scored before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mvdiff.eval.comparability import read_results
+from mvdiff.eval.feature_cache import FeatureCache
+from mvdiff.eval.provenance import library_versions, prompts_hash
+from mvdiff.eval.results_file import write_results
+from mvdiff.eval.runner import Progress, scored_each
+from mvdiff.eval.settings import EvaluationSettings
+from mvdiff.eval.sources import FolderSource, Source
+from mvdiff.recipes.benchmarks.samples import SectionSamples
+
+MethodResults = Mapping[str, Any]
+"""Content of a results file of `mvdiff evaluate`."""
+
+
+class SectionScores:
+    """Results of one section.
+
+    Args:
+        samples: Data and samples.
+        truth: File of true labels, or None.
+        cache: Features of all images.
+    """
+
+    def __init__(self, samples: SectionSamples, truth: str | None, cache: FeatureCache) -> None:
+        settings = samples.settings
+        self.samples, self.cache, self.num_workers = samples, cache, settings.num_workers
+        self.how = EvaluationSettings(
+            truth=truth,
+            device=settings.device,
+            inception_weights=settings.inception_weights,
+            clip_weights=settings.clip_weights,
+        )
+        self._real: dict[str, Any] | None = None
+
+    def finished(self, method: str) -> MethodResults | None:
+        """Return the results of an earlier run if they are those of the present samples; None otherwise.
+
+        They are if protocol, versions of libraries, and the pixels and prompts of samples and reference are equal, and
+        no number is missing.
+        """
+        try:
+            results = read_results(self.samples.scores_of(method))
+            own = content(FolderSource(self.samples.of(method)))
+        except (FileNotFoundError, ValueError):
+            return None
+        if self._real is None:
+            self._real = content(self.samples.reference)
+        same = (
+            results.get("protocol", {}).get("hash") == self.samples.protocol.hash()
+            and results.get("run", {}).get("versions") == library_versions()
+            and not any("missing" in entry for entry in results["metrics"].values())
+            and all(results["generated"].get(key) == value for key, value in own.items())
+            and all((results["reference"] or {}).get(key) == value for key, value in self._real.items())
+        )
+        return results if same else None
+
+    def score(
+        self, methods: Sequence[str], progress: Progress, command: str | None
+    ) -> Iterator[tuple[str, MethodResults]]:
+        """Score methods and write the results of each as soon as it is done; yield them as they are in the file.
+
+        The reference is measured once.
+
+        Args:
+            methods: Names of the methods.
+            progress: See `mvdiff.eval.runner.scored_each`.
+            command: Command to record.
+
+        Raises:
+            ValueError: See `mvdiff.eval.runner.evaluate`.
+            OSError: A file cannot be written.
+        """
+        folders = {method: self.samples.of(method) for method in methods}
+        protocol, reference = self.samples.protocol, self.samples.reference
+        found = scored_each(
+            folders, reference, protocol.metrics, self.how, protocol, self.cache, progress, self.num_workers
+        )
+        for method, results in found if folders else ():
+            results["run"]["command"] = command
+            path = write_results(results, self.samples.scores_of(method))
+            yield method, read_results(path)
+
+
+def content(source: Source) -> dict[str, Any]:
+    """Return the hashes of a source's pixels and prompts, as results record them."""
+    images, prompts = {}, {}
+    for sample in source:
+        images[sample.sample_id], prompts[sample.sample_id] = list(sample.pixel_hashes), sample.prompts
+    return {"images": dict(sorted(images.items())), "prompts_hash": prompts_hash(prompts)}
