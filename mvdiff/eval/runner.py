@@ -159,6 +159,20 @@ def scored_each(
         yield name, _results(source, truth, broken, scoring, time.monotonic() - start)
 
 
+def contents(source: Source, num_workers: int = 0) -> dict[str, Any]:
+    """Read a source and describe it as results do, with the hashes of what it holds, without measuring anything.
+
+    Args:
+        source: Samples.
+        num_workers: See `evaluate`.
+
+    Raises:
+        ValueError: See `evaluate`.
+    """
+    _Scoring({}, EvaluationSettings(device="cpu"), distributed=False).run(source, False, None, num_workers)
+    return described(source)
+
+
 def _need_samples(source: Source) -> None:
     if not source.describe()["num_samples"]:
         raise ValueError(f"generated must hold at least one readable sample; got none, in {source.describe()}.")

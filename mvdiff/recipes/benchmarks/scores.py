@@ -7,11 +7,11 @@ from typing import Any
 
 from mvdiff.eval.comparability import read_results
 from mvdiff.eval.feature_cache import FeatureCache
-from mvdiff.eval.provenance import library_versions, prompts_hash
+from mvdiff.eval.provenance import library_versions
 from mvdiff.eval.results_file import write_results
-from mvdiff.eval.runner import Progress, scored_each
+from mvdiff.eval.runner import Progress, contents, scored_each
 from mvdiff.eval.settings import EvaluationSettings
-from mvdiff.eval.sources import FolderSource, Source
+from mvdiff.eval.sources import FolderSource
 from mvdiff.recipes.benchmarks.samples import SectionSamples
 
 MethodResults = Mapping[str, Any]
@@ -41,22 +41,22 @@ class SectionScores:
     def finished(self, method: str) -> MethodResults | None:
         """Return the results of an earlier run if they are those of the present samples; None otherwise.
 
-        They are if protocol, versions of libraries, and the pixels and prompts of samples and reference are equal, and
-        no number is missing.
+        They are if protocol, versions of libraries, and the hashes of samples and reference are equal, and no number is
+        missing.
         """
         try:
             results = read_results(self.samples.scores_of(method))
-            own = content(FolderSource(self.samples.of(method)))
+            own = contents(FolderSource(self.samples.of(method)), self.num_workers)
         except (FileNotFoundError, ValueError):
             return None
         if self._real is None:
-            self._real = content(self.samples.reference)
+            self._real = contents(self.samples.reference, self.num_workers)
         same = (
             results.get("protocol", {}).get("hash") == self.samples.protocol.hash()
             and results.get("run", {}).get("versions") == library_versions()
             and not any("missing" in entry for entry in results["metrics"].values())
-            and all(results["generated"].get(key) == value for key, value in own.items())
-            and all((results["reference"] or {}).get(key) == value for key, value in self._real.items())
+            and _hashes(results["generated"]) == _hashes(own)
+            and _hashes(results["reference"] or {}) == _hashes(self._real)
         )
         return results if same else None
 
@@ -87,9 +87,6 @@ class SectionScores:
             yield method, read_results(path)
 
 
-def content(source: Source) -> dict[str, Any]:
-    """Return the hashes of a source's pixels and prompts, as results record them."""
-    images, prompts = {}, {}
-    for sample in source:
-        images[sample.sample_id], prompts[sample.sample_id] = list(sample.pixel_hashes), sample.prompts
-    return {"images": dict(sorted(images.items())), "prompts_hash": prompts_hash(prompts)}
+def _hashes(described: Mapping[str, Any]) -> dict[str, str]:
+    """Return the hashes over all samples: of pixels, prompts and whatever else every evaluation records."""
+    return {key: value for key, value in described.items() if key.endswith("_hash") and key != "panoramas_hash"}
