@@ -1,9 +1,9 @@
 """Distances of `realnet` between two halves of real panoramas, one of them blurred or with noise.
 
-    python benchmarks/realnet.py --data "$MVDIFF_TEST_DATA/data/mp3d_skybox"
+    python benchmarks/realnet.py --data "$MVDIFF_TEST_DATA/data/mp3d_skybox" --size 224
 
 The panoramas of train and then test, in the order of the lists: even positions are the reference, odd ones are
-scored. 8 views of each, 90 degrees wide, 512 pixels.
+scored. 8 views of each, 90 degrees wide, cut at --size.
 """
 
 import argparse
@@ -24,7 +24,7 @@ SIGMAS = (1, 2, 4, 8)
 NOISES = (5, 15, 40)
 
 
-def views(data: str, size: int = 512) -> Iterator[Tensor]:
+def views(data: str, size: int) -> Iterator[Tensor]:
     """Yield the views [8, 3, H, W] uint8 of all panoramas, train then test."""
     K, R = RingRig(num_views=8, height=size, width=size).cameras()
     for split in ("train", "test"):
@@ -44,11 +44,11 @@ def noisy(images: Tensor, deviation: float, generator: torch.Generator) -> Tenso
     return (images.float() + noise).round().clamp(0, 255).to(torch.uint8)
 
 
-def distances(data: str) -> Iterator[tuple[str, float, float]]:
+def distances(data: str, size: int) -> Iterator[tuple[str, float, float]]:
     """Yield the name of a change, the Fréchet distance and 1000 times the kernel distance."""
     network, generator = realnet_extractor(), torch.Generator().manual_seed(0)
     parts: dict[str, list[Tensor]] = {}
-    for number, images in enumerate(views(data)):
+    for number, images in enumerate(views(data, size)):
         changed = {"reference": images}
         if number % 2:
             changed = {"none": images}
@@ -65,5 +65,7 @@ def distances(data: str) -> Iterator[tuple[str, float, float]]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", required=True)
-    for name, frechet, kernel in distances(parser.parse_args().data):
+    parser.add_argument("--size", type=int, default=224, help="views in pixels; the network sees 224 (default: 224)")
+    options = parser.parse_args()
+    for name, frechet, kernel in distances(options.data, options.size):
         print(f"| {name} | {frechet:.1f} | {kernel:.1f} |")

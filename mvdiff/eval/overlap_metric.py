@@ -84,7 +84,7 @@ class OverlapMetric(SampleMetric):
         check_comparable(sample)
         by_depth = sample.depths is not None
         kinds = (*self.by_depth_generated, *self.by_depth_real)
-        if kinds and bool(kinds[0]) != by_depth:
+        if kinds and bool(kinds[0][0]) != by_depth:
             raise ValueError(
                 "samples of an overlap PSNR must all have depths or all have none; got both. Score them separately, "
                 "each with a reference of the same kind."

@@ -33,11 +33,12 @@ def write_images(folder, seeds=range(4), name="kitchen_{:02d}.png"):
 
 def test_renamed_folders_and_shuffled_samples_give_the_same_numbers(tmp_path, toy):
     root, real = write_samples(tmp_path / "a", num=5, noise=0.2), write_samples(tmp_path / "b", num=5)
-    first = evaluate(root, real, METRICS, toy)
+    metrics = [*METRICS, "tests.eval.gathering.ToyKID", "overlap_chance", "overlap_zncc", "border_ratio"]
+    first = evaluate(root, real, metrics, toy)
     for number in range(5):
         shutil.copytree(root / f"s{number}", tmp_path / "renamed" / f"{'zmbya'[number]}/run")
         shutil.copytree(real / f"s{number}", tmp_path / "real" / "caxfm"[number])
-    second = evaluate(tmp_path / "renamed", tmp_path / "real", METRICS, toy)
+    second = evaluate(tmp_path / "renamed", tmp_path / "real", metrics, toy)
     assert [sample.sample_id for sample in FolderSource(tmp_path / "renamed")] != [f"s{i}" for i in range(5)]
     assert second["metrics"] == first["metrics"]
     assert list(second["metrics"]["sharpness_gradient_energy"]["per_sample"]) == [f"s{i}" for i in range(5)]

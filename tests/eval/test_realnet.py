@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from torchvision.transforms.functional import gaussian_blur
 
+from benchmarks.realnet import NOISES, SIGMAS, blurred, noisy
 from benchmarks.realnet import views as real_views
 from mvdiff.eval import realnet
 from mvdiff.eval.metric_specs import MetricBuilder
@@ -33,11 +33,6 @@ def shapes(num, seed, size=224):
     return pictures.to(torch.uint8)
 
 
-def blurred(images, sigma):
-    size = 2 * int(4 * sigma + 0.5) + 1
-    return torch.cat([gaussian_blur(image[None].float(), size, sigma) for image in images]).round().to(torch.uint8)
-
-
 def test_the_network_is_the_pinned_one_and_knows_images(network):
     assert network.weights_hash == realnet.WEIGHTS_HASH
     features, logits = network(shapes(3, seed=0, size=300))
@@ -64,13 +59,15 @@ def test_without_the_packages_the_metric_is_missing_with_the_command(monkeypatch
     assert all('pip install "mvdiff[realnet]"' in entry["missing"] for entry in metrics.values())
 
 
-def test_blur_strictly_raises_both_distances(network):
-    real, own = shapes(10, seed=1), shapes(10, seed=2)
-    reference = network(real)[0]
-    features = [network(blurred(own, sigma) if sigma else own)[0] for sigma in (0, 2, 8)]
-    for distance in (frechet_distance, kernel_distance):
-        values = [distance(one, reference) for one in features]
-        assert values == sorted(set(values)), values
+def test_blur_and_noise_strictly_raise_both_distances(network):
+    own, draw = shapes(6, seed=2), torch.Generator().manual_seed(0)
+    reference, unchanged = network(shapes(6, seed=1))[0], network(own)[0]
+    blurs = [network(blurred(own, sigma))[0] for sigma in SIGMAS[:3]]  # rectangles are gone at 4 pixels already
+    noises = [network(noisy(own, levels, draw))[0] for levels in NOISES]
+    for features in ([unchanged, *blurs], [unchanged, *noises]):
+        for distance in (frechet_distance, kernel_distance):
+            values = [distance(one, reference) for one in features]
+            assert values == sorted(set(values)), values
 
 
 def test_the_metric_gives_both_distances_of_its_features(network):
@@ -95,5 +92,5 @@ def test_real_panoramas_are_where_they_were_measured(test_data, network):
     reference, own = (torch.cat([network(images)[0] for images in views[half::2]]) for half in (0, 1))
     assert frechet_distance(own, reference) == pytest.approx(128.0, rel=0.05)
     few = torch.cat([views[number] for number in (1, 25, 49)])
-    values = [frechet_distance(network(blurred(few, s) if s else few)[0], reference) for s in (0, 1, 2, 4, 8)]
+    values = [frechet_distance(network(one)[0], reference) for one in (few, *(blurred(few, s) for s in SIGMAS))]
     assert values == sorted(set(values))

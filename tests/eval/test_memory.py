@@ -1,0 +1,49 @@
+"""Scoring keeps rows of numbers, and its memory does not grow by the tensors that a sample needs for a moment."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvdiff.eval.runner import evaluate
+from mvdiff.eval.sample import ScoredSample
+
+ROOT = Path(__file__).resolve().parents[2]
+METRICS = ("toy_fid", "toy_inception_score", "sharpness")
+
+
+class Noise:
+    """Samples of 8 views of 256 pixels, made when they are read; prints the memory of the process before each."""
+
+    def __iter__(self):
+        eye = torch.eye(3).expand(8, 3, 3)
+        for number in range(40):
+            print("MEMORY", resident())
+            images = torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8)
+            yield ScoredSample(f"s{number}", images, eye, eye, ["a room"] * 8)
+
+    def describe(self):
+        return {"path": "noise", "num_samples": 40}
+
+
+def resident() -> int:
+    """Resident memory of this process that no file backs, in KiB."""
+    return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_memory_does_not_grow_with_samples():
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # a heap that no other test has used
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.eval.test_memory"], env=environment, cwd=ROOT, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    values = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MEMORY")]
+    assert values[-1] - values[9] < 16 * 1024, values  # a sample's views alone have 1.5 MiB
+
+
+if __name__ == "__main__":
+    evaluate(Noise(), None, METRICS)
