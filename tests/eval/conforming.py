@@ -73,6 +73,7 @@ def conforming_sample(protocol: Protocol) -> ScoredSample:
         K, R = Rig(images.rig, height, width).cameras(yaw_offset_deg=protocol.data.yaw)
     recorded = {name: getattr(sampling, name) for name in sampling.__dataclass_fields__}
     recorded["dtype"] = recorded.pop("precision")
+    recorded["prompt_prefix"] = sampling.prompt_prefix or ""  # None would pass under any protocol
     by_depth = {"depths": torch.ones(num_views, height, width), "t": torch.rand(num_views, 3)}
     return ScoredSample(
         IDS.get(protocol.id, "any"),
@@ -96,7 +97,7 @@ def conforming_results(protocol: Protocol) -> dict[str, Any]:
             "model": f"{rule.model} (openai)",
             **(
                 {}
-                if rule.model in ("homography", "depth and pose")
+                if rule.model in ("homography", "depth and pose", "finite differences")
                 else {"weights_hash": f"{rule.weights_hash or 0}".ljust(64, "0")}
             ),
             "variant": rule.variant,

@@ -108,6 +108,13 @@ def test_missing_weights_are_one_clear_error(tmp_path, open_clip_file):
         clip_scorer(TINY_NAME, tmp_path / "broken.pt")
 
 
+@pytest.mark.filterwarnings("ignore:.*(torch.jit|TorchScript).*")
+def test_archives_of_code_as_openai_publishes_them_are_refused(tmp_path, open_clip_file):
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)), tmp_path / "ViT-B-16.pt")
+    with pytest.raises(ValueError, match=r"clip_weights must .*got a TorchScript program.*ViT-B-16\.pt"):
+        clip_scorer(TINY_NAME, tmp_path / "ViT-B-16.pt")
+
+
 def test_incomplete_folder_is_refused(tmp_path, transformers_folder):
     from safetensors.torch import load_file, save_file
 

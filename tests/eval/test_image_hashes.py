@@ -80,7 +80,8 @@ class References:
     """References that differ in one thing that metrics read, and methods scored against them."""
 
     def __init__(self, root):
-        self.root, self.generated = root, self.write("generated")
+        self.root = root
+        self.generated = self.write("generated")
 
     def write(self, name, depth=1.0, turn=0.0, level=0):
         """Write a sample of two views with depths and a panorama."""

@@ -208,7 +208,7 @@ def planted(num, seed):
 
 @pytest.mark.parametrize("num", [8, 20, 40])
 def test_intervals_cover_a_planted_level(num):
-    covered, too_narrow, runs = 0, 0, 600
+    covered, too_narrow, runs = 0, 0, 400
     for seed in range(runs):
         level, left_out, _ = chance_level(planted(num, seed))
         values = list(level.values())
@@ -221,7 +221,8 @@ def test_intervals_cover_a_planted_level(num):
 
 
 def test_the_jackknife_leaves_a_sample_out_in_both_roles():
-    samples = [scored(f"s{index:02d}", noise(index)) for index in range(9)]
+    rig = RingRig(num_views=3, fov_deg=150, height=8, width=8)
+    samples = [scored(f"s{index:02d}", noise(index, rig), rig) for index in range(9)]
     found = chance(samples)[CHANCE]
     left_out = [chance([*samples[:index], *samples[index + 1 :]])[CHANCE].value for index in range(9)]
     margin = 2.306004 * np.sqrt(8 * np.var(left_out))  # 97.5 % quantile of Student's t with 8 degrees of freedom
