@@ -2,37 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
 
 from mvdiff.data.datamodule import PanoramaDataModule
 from mvdiff.data.keyed_datamodule import Split
 from mvdiff.data.matterport3d import Matterport3DPanoramas
-from mvdiff.data.panoramas import PanoramaDataset, mirrored_caption
+from mvdiff.data.panoramas import PanoramaDataset, mirrored_caption, nearest_caption
 from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.geometry.panorama import equirectangular_from_skybox, skybox_cameras
 
+NUM_VIEWS = 4
+"""Number of views of 90 degrees that show everything around once."""
 FACE = 0.85
 """Side of a cube face over the height of the panorama: 1.3 times as dense, below where faces would be halved."""
 
 
-def panorama_prompt(prompts: Iterable[str]) -> str:
-    """Join the prompts of a panorama's views, in order around it, to one: each phrase between commas once.
+def panorama_prompt(prompts: Sequence[str]) -> str:
+    """Join the prompts of a panorama's views to one prompt, for training and for the method `sd-pano` alike.
+
+    Four views of 90 degrees show everything around once, so of eight views every second one counts (of twelve every
+    third, ...). A phrase is what stands between commas, and is said once. Phrases of all these views come first: they
+    describe the room. Then come the views in turn, the first phrase of each, the second of each, ...; a text encoder
+    that cuts the prompt thus loses what each view says last. (Own derivation: the paper does not say how it prompts a
+    panorama.)
+
+    Args:
+        prompts: Prompts of V views, in order around the panorama, the one in its middle first.
 
     Example:
-        >>> panorama_prompt(["a sofa, mint walls", "a door, mint walls", "a sofa, mint walls"])
-        'a sofa, mint walls, a door'
+        >>> panorama_prompt(["a sofa, a window, mint walls", "a lamp, mint walls", "a door, a rug, mint walls"])
+        'mint walls, a sofa, a lamp, a door, a window, a rug'
     """
-    phrases = (phrase.strip() for prompt in prompts for phrase in prompt.split(","))
-    return ", ".join(dict.fromkeys(phrase for phrase in phrases if phrase))
+    counted = prompts[:: max(1, len(prompts) // NUM_VIEWS)]
+    views = [[phrase.strip() for phrase in prompt.split(",") if phrase.strip()] for prompt in counted]
+    shared = [phrase for phrase in views[0] if all(phrase in view for view in views)] if views else []
+    in_turn = chain.from_iterable(zip_longest(*([one for one in view if one not in shared] for view in views)))
+    return ", ".join(dict.fromkeys(phrase for phrase in (*shared, *in_turn) if phrase))
 
 
 class WholePanoramaDataset(PanoramaDataset):
     """Panoramas as images of height x 2 height pixels; see `PanoramaDataset` for yaw, mirroring and keys.
 
     A panorama is resampled from the six faces of a cube that its reader cuts, so every layout can be read. Its prompt
-    joins the captions by yaw, from its middle to the right (`panorama_prompt`).
+    joins the captions of four directions, from its middle to the right (`panorama_prompt`).
     """
 
     def cut(self, index: int, yaw_deg: float, mirrored: bool = False) -> dict[str, Any]:
@@ -47,9 +62,8 @@ class WholePanoramaDataset(PanoramaDataset):
         faces = self.source.views(index, K, R, side, side)
         image = equirectangular_from_skybox(faces, self.rig.height, self.rig.width)
         captions = self.source.captions(index)
-        degrees = [degree for degree in captions if not isinstance(degree, str)]
-        degrees.sort(key=lambda degree: (turn * degree - yaw_deg) % 360)
-        prompt = panorama_prompt(captions[degree] for degree in degrees)
+        yaws = [turn * (yaw_deg + 360 / NUM_VIEWS * view) for view in range(NUM_VIEWS)]
+        prompt = panorama_prompt([nearest_caption(captions, yaw) for yaw in yaws])
         if mirrored:
             image, prompt = image.flip(-1), mirrored_caption(prompt)
         K, R = self.rig.cameras()

@@ -68,6 +68,12 @@ class Method(ABC):
     def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
         """Return images [B, V, 3, H, W] in [-1, 1] on the CPU; noise is keyed by seed, sample id and view."""
 
+    def generate_with_panoramas(
+        self, batch: MultiViewBatch, sampling: Sampling, seed: int
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the images of `generate`, and the panoramas [B, 3, H, 2H] that they were cut from, if they were."""
+        return self.generate(batch, sampling, seed), None
+
     def describe(self, sampling: Sampling) -> dict[str, Any]:
         """Return, as JSON values, all settings that affect an image except prompt, cameras and seed."""
         return {}
@@ -104,7 +110,7 @@ def write_method(
         out: Root of the sample folders.
         sampling: Number of steps, guidance, negative prompt and eta.
         seed: Random seed (noise is also keyed by sample id).
-        rig: Rig of the views, to stitch a panorama of them; None: no panorama.
+        rig: Rig of the views, to stitch a panorama of them unless the method makes it; None: none is stitched.
         batch_size: Samples to generate at once; default: those of a batch.
         paste_back: Paste known pixels into the views, for tasks that can.
         overwrite: Regenerate samples that are already complete.
@@ -118,9 +124,9 @@ def write_method(
     if paste_back:
         settings["paste_back"] = True
 
-    def generate(rows: MultiViewBatch) -> Tensor:
-        images = method.generate(rows, sampling, seed)
-        return method.task.finish(images, rows) if paste_back else images
+    def generate(rows: MultiViewBatch) -> tuple[Tensor, Tensor | None]:
+        images, panoramas = method.generate_with_panoramas(rows, sampling, seed)
+        return method.task.finish(images, rows) if paste_back else images, panoramas
 
     def write(batch: MultiViewBatch) -> GenerationCounts:
         valid = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)

@@ -59,13 +59,17 @@ class SDPano(ModelMethod):
         return super().describe(sampling) | {"prompt_prefix": None}
 
     def generate(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
-        """Make the panoramas and cut the views; see `Method.generate`."""
-        cameras = zip(self.panoramas(batch, sampling, seed), batch.K.cpu(), batch.R.cpu(), strict=True)
-        size = batch.images.shape[-2:]
-        views = [perspective_from_equirectangular(panorama, K, R, *size) for panorama, K, R in cameras]
-        return torch.stack(views).clamp(-1, 1)
+        """Return the views alone; see `Method.generate`."""
+        return self.generate_with_panoramas(batch, sampling, seed)[0]
 
-    def panoramas(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
+    def generate_with_panoramas(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> tuple[Tensor, Tensor]:
+        """Make the panoramas and cut the views; see `Method.generate_with_panoramas`."""
+        panoramas, size = self._panoramas(batch, sampling, seed), batch.images.shape[-2:]
+        cameras = zip(panoramas, batch.K.cpu(), batch.R.cpu(), strict=True)
+        views = [perspective_from_equirectangular(panorama, K, R, *size) for panorama, K, R in cameras]
+        return torch.stack(views).clamp(-1, 1), panoramas
+
+    def _panoramas(self, batch: MultiViewBatch, sampling: Sampling, seed: int) -> Tensor:
         """Make the panoramas [B, 3, H, 2H] in [-1, 1] of a batch; noise is keyed by (seed, sample id, "panorama")."""
         count, height = batch.batch_size, base_size(self.pipeline.unet, self.pipeline.vae)
         eye = torch.eye(3).expand(count, 1, 3, 3)  # a panorama is no pinhole view, and a single view needs no camera
@@ -81,7 +85,7 @@ class SDPano(ModelMethod):
 
     def _prompt(self, batch: MultiViewBatch, sample: int) -> str:
         valid = zip(batch.prompts[sample], batch.view_valid[sample].tolist(), strict=True)
-        return panorama_prompt(prompt for prompt, is_valid in valid if is_valid)
+        return panorama_prompt([prompt for prompt, is_valid in valid if is_valid])
 
     def text_notes(self, prompts: Sequence[str], sampling: Sampling) -> dict[str, Any]:
         """Return notes on the joined prompt; see `Method.text_notes`."""

@@ -81,9 +81,9 @@ def generate_samples(
     valid = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)
     pipeline.warn_of_texts([prompt for prompt, is_valid in valid if is_valid], sampling)
 
-    def generate(rows: MultiViewBatch) -> Tensor:
+    def generate(rows: MultiViewBatch) -> tuple[Tensor, None]:
         put_back = paste_back and pipeline.task.paste_back
-        return pipeline.generate(rows, sampling, seed=seed, controls=controls, paste_back=put_back).images
+        return pipeline.generate(rows, sampling, seed=seed, controls=controls, paste_back=put_back).images, None
 
     return write_samples(
         batch,
@@ -102,7 +102,7 @@ def generate_samples(
 def write_samples(
     batch: MultiViewBatch,
     out: str | Path,
-    generate: Callable[[MultiViewBatch], Tensor],
+    generate: Callable[[MultiViewBatch], tuple[Tensor, Tensor | None]],
     *,
     task: Task | None = None,
     rig: Rig | None = None,
@@ -117,9 +117,10 @@ def write_samples(
     Args:
         batch: Prompts, cameras and known content of the samples.
         out: Root of the sample folders.
-        generate: Maps a batch of some of the samples to their views [B, V, 3, H, W] in [-1, 1] on the CPU.
+        generate: Maps a batch of some of the samples to their views [B, V, 3, H, W] in [-1, 1] on the CPU, and to the
+            panoramas [B, 3, H, 2H] that the views were cut from; None if views are what it makes.
         task: Task that describes the known content of a sample; None: no description.
-        rig: Rig of the views, to stitch a panorama of them; None: no panorama.
+        rig: Rig of the views, to stitch a panorama of them where `generate` makes none; None: none is stitched.
         seed: Seed to record; None for images that do not depend on a seed.
         batch_size: Maximum number of samples per call of `generate`; default: all.
         settings: Additional settings to record in `sample.json`; a rerun compares them too.
@@ -151,8 +152,10 @@ def write_samples(
             todo.append((i, record, pixels))
     for start in range(0, len(todo), batch_size or max(1, len(todo))):
         part = todo[start : start + (batch_size or len(todo))]
-        images = generate(batch.rows([i for i, _, _ in part]))
-        panoramas = [None] * len(part) if rig is None else _uint8(stitched(images, rig)[0])
+        images, panoramas = generate(batch.rows([i for i, _, _ in part]))
+        if panoramas is None and rig is not None:
+            panoramas = stitched(images, rig)[0]
+        panoramas = [None] * len(part) if panoramas is None else _uint8(panoramas)
         for (i, record, pixels), views, panorama in zip(part, _uint8(images), panoramas, strict=True):
             write_views(sample_folder(out, record.sample_id), record, batch, i, views, panorama, pixels, overwrite)
     return GenerationCounts(written=len(todo), skipped=batch.batch_size - len(todo))

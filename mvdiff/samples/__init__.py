@@ -3,7 +3,7 @@
 One folder is one multi-view sample::
 
     <root>/<sample id>/0.png ... <V-1>.png   the views, in rig order
-                       panorama.png          optional, the stitched panorama, W = 2 H
+                       panorama.png          optional, the panorama, stitched or as a method made it, W = 2 H
                        depth/<i>.png         optional, z-depth of each view: uint16 millimetres, 0 = unknown
                        given/<i>.png         optional, given part of each view: RGBA, transparent = generated or unknown
                        sample.json           written last and atomically; its presence marks the sample complete

@@ -1,7 +1,5 @@
 """`--method` of `mvdiff generate panorama` and `dataset`, and `output.method` of a run, on tiny models."""
 
-import json
-
 import pytest
 import torch
 
@@ -93,7 +91,7 @@ def test_whole_panoramas_are_those_of_the_views(run):
         run.parent / "data", 32, source="mvdiff.data.equirectangular.EquirectangularPanoramas", mirror=True
     )
     dataset = data.train_dataset()
-    sample, captions = dataset.cut(0, 90.0), dataset.source.captions(0)
+    sample, captions = dataset.cut(0, 90.0), dataset.source.captions(0)  # one at 0 and one at 180 degrees
     assert sample["images"].shape == (1, 3, 32, 64)
     K, R = data.rig.cameras()
     ahead = perspective_from_equirectangular(sample["images"][0], K, R, 8, 8)
@@ -103,4 +101,6 @@ def test_whole_panoramas_are_those_of_the_views(run):
     assert sample["prompts"][0].startswith(nearest_caption(captions, 180.0))
     mirrored = dataset.cut(0, -90.0, mirrored=True)
     assert torch.allclose(mirrored["images"], sample["images"].flip(-1), atol=1e-5)
-    assert json.dumps(mirrored["prompts"]) == json.dumps([panorama_prompt([captions[0], captions[180]])])
+    assert mirrored["prompts"] == sample["prompts"]
+    assert dataset.cut(0, 60.0)["prompts"] == [panorama_prompt([captions[0], captions[180]])]
+    assert dataset.cut(0, -120.0, mirrored=True)["prompts"] == [panorama_prompt([captions[180], captions[0]])]

@@ -10,10 +10,12 @@ from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.geometry.given import warp_given
 from mvdiff.geometry.sampling import sample_bilinear
 from mvdiff.methods import method_class, method_names
+from mvdiff.methods.method import write_method
 from mvdiff.methods.multidiffusion import OverlapAverage
 from mvdiff.methods.parts import MissingPart, Parts, WrongPart
 from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.calls import rig_batch
+from mvdiff.samples import read_sample, to_uint8
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.outpaint import OutpaintTask
@@ -158,16 +160,33 @@ def test_views_of_sd_pano_are_cut_from_one_panorama(methods):
     method = methods["sd-pano"]
     rig = RingRig(num_views=8, height=64, width=64)
     batch = ring_batch(rig, "a")
-    whole = method.panoramas(batch, STEPS, 0)
+    views, whole = method.generate_with_panoramas(batch, STEPS, 0)
     assert whole.shape == (1, 3, 64, 128)
-    views = method.generate(batch, STEPS, 0)[0]
+    assert torch.equal(views, method.generate(batch, STEPS, 0))
+    views = views[0]
     assert (views[0, :, 31:33, 31:33].mean((1, 2)) - whole[0, :, 31:33, 63:65].mean((1, 2))).abs().max() < 0.1
     K, R = rig.cameras()
     assert overlap_psnr(views, K, R, size=None)["overlap_psnr_mean_of_pairs"] > 25
-    prompts = ["a ball, a wall", "a lamp, a wall"]
-    other = replace(batch, prompts=[["a ball, a wall, a lamp"] * 8])
-    joined = replace(batch, prompts=[prompts * 4])
-    assert torch.equal(method.panoramas(joined, STEPS, 0), method.panoramas(other, STEPS, 0))
+    joined = replace(batch, prompts=[["a ball, a wall", "unread", "a lamp, a wall", "unread"] * 2])
+    other = replace(batch, prompts=[["a wall, a ball, a lamp"] * 8])
+    images = [method.generate(one, STEPS, 0) for one in (joined, other, batch)]
+    assert torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], images[2])
+
+
+def test_a_method_that_makes_panoramas_stores_them_as_they_are(methods, tmp_path):
+    """The panorama of the other methods is stitched from their views, and grey where no view looks."""
+    batch = ring_batch(ids="a")
+    made = methods["sd-pano"].generate_with_panoramas(batch, STEPS, 0)[1]
+
+    def stored(name, rig):
+        write_method(methods[name], [batch], tmp_path / f"{name} {rig}", STEPS, rig=rig)
+        return read_sample(tmp_path / f"{name} {rig}" / "a").panorama_uint8()
+
+    assert torch.equal(stored("sd-pano", RING), to_uint8(made[0]))
+    assert torch.equal(stored("sd-pano", None), to_uint8(made[0]))
+    assert stored("independent", RING)[:, 0].float().std() == 0
+    assert stored("independent", None) is None
 
 
 def test_a_base_that_takes_another_input_is_refused(bases):
