@@ -59,15 +59,16 @@ def test_without_the_packages_the_metric_is_missing_with_the_command(monkeypatch
     assert all('pip install "mvdiff[realnet]"' in entry["missing"] for entry in metrics.values())
 
 
-def test_blur_and_noise_strictly_raise_both_distances(network):
+def test_every_blur_raises_both_distances_further_and_noise_raises_them(network):
+    """Noise on flat planted shapes is texture, so more of it need not be further; real pictures are in real-data.md."""
     own, draw = shapes(6, seed=2), torch.Generator().manual_seed(0)
     reference, unchanged = network(shapes(6, seed=1))[0], network(own)[0]
     blurs = [network(blurred(own, sigma))[0] for sigma in SIGMAS[:3]]  # rectangles are gone at 4 pixels already
     noises = [network(noisy(own, levels, draw))[0] for levels in NOISES]
-    for features in ([unchanged, *blurs], [unchanged, *noises]):
-        for distance in (frechet_distance, kernel_distance):
-            values = [distance(one, reference) for one in features]
-            assert values == sorted(set(values)), values
+    for distance in (frechet_distance, kernel_distance):
+        values = [distance(one, reference) for one in (unchanged, *blurs)]
+        assert values == sorted(set(values)), values
+        assert min(distance(one, reference) for one in noises) > values[0]
 
 
 def test_the_metric_gives_both_distances_of_its_features(network):
