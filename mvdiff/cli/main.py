@@ -35,7 +35,7 @@ SECTIONS = {
     "Train": ("doctor", *TRAINER),
     "Generate": ("generate", "export", "convert"),
     "Mesh": ("mesh",),
-    "Score": ("import", "evaluate", "compare", "protocols"),
+    "Score": ("import", "evaluate", "compare", "protocols", "benchmark"),
     "View": ("report", "video", "demo"),
 }
 """First words of the commands, as the overview shows them."""
@@ -75,7 +75,7 @@ def find_command(words: Sequence[str]) -> Command | None:
     ('generate panorama', 'quickstart')
     """
     commands = {command.name: command for command in commands_of(words[0])} if words[0] in NAMES else {}
-    if len(commands) > 1 and words[1:] and not words[1].startswith("-"):
+    if (len(commands) > 1 or words[0] not in commands) and words[1:] and not words[1].startswith("-"):
         return commands.get(" ".join(words[:2]))
     return commands.get(words[0])
 
