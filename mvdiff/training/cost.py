@@ -62,6 +62,7 @@ class TrainingCost(Callback):
         if not self.seconds or not trainer.is_global_zero or trainer.fast_dev_run:
             return
         wall, cpu = (statistics.median(values) for values in zip(*self.seconds, strict=True))
+        folder.mkdir(parents=True, exist_ok=True)
         cost = {"seconds_per_step": wall, "cpu_seconds_per_step": cpu, "num_steps": len(self.seconds)}
         write_json(folder / FILE, cost | {"peak_memory_bytes": self.peak})
 

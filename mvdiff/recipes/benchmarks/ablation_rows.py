@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from statistics import fmean
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from mvdiff.eval.sources import FolderSource, Source
 from mvdiff.files.text import read_json_object
 from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.recipes.benchmarks.ablation_numbers import PanoramaNumber, SeedMean, difference_over_seeds, over_seeds
-from mvdiff.recipes.benchmarks.ablation_runs import ALONE, REALNET, SCORES, TRUTH, AblationRun, AblationRuns
+from mvdiff.recipes.benchmarks.ablation_runs import ALONE, SCORES, TRUTH, AblationRun, AblationRuns
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, VARIANTS, Variant
 from mvdiff.recipes.scoring import CONTENT, PSNR
 from mvdiff.training.cost import FILE as COST
@@ -60,11 +59,13 @@ class AblationOutcome:
     Attributes:
         rows: Variants in their order, then references, by name.
         missing: Reason for each number that did not come out.
+        network: Name of the network of the kernel distance, with its weights; "" if it is not there.
         deviations: What runs have other than the protocol, and what their scores lack.
     """
 
     rows: dict[str, AblationRow] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
+    network: str = ""
     deviations: list[str] = field(default_factory=list)
 
 
@@ -79,7 +80,13 @@ def read_outcome(runs: AblationRuns) -> AblationOutcome:
 
 class _Reader:
     def __init__(self, runs: AblationRuns) -> None:
-        self.runs, self.outcome = runs, AblationOutcome()
+        self.runs, self.outcome, self.extractor = runs, AblationOutcome(), None
+        try:
+            self.extractor = realnet_extractor()
+            self.extractor.cache = runs.cache
+            self.outcome.network = f"{self.extractor.name} ({self.extractor.weights_hash[:12]})"
+        except (ImportError, ValueError) as error:
+            self.outcome.missing[KERNEL] = str(error)
 
     def read(self) -> AblationOutcome:
         rule, rows = self.runs.protocol.settings, self.outcome.rows
@@ -114,7 +121,7 @@ class _Reader:
         """Return each number of a row by seed; one that a seed lacks is left out, with its reason."""
         found: dict[str, dict[int, PanoramaNumber]] = {metric: {} for metric in NUMBERS}
         for seed, run in row.runs.items():
-            scores, realnet = (read_results(run.folder / file) for file in (SCORES, REALNET))
+            scores = read_results(run.folder / SCORES)
             self.outcome.deviations += [f"{run.folder.name}: {line}" for line in shortcomings(scores)]
             for metric in (PSNR, ZNCC, CONTENT):
                 entry = scores["metrics"].get(metric, {"missing": "it is not among the protocol's numbers"})
@@ -122,9 +129,7 @@ class _Reader:
                     found[metric][seed] = PanoramaNumber.of_values(entry["per_sample"])
                 else:
                     self.outcome.missing[metric] = entry["missing"]
-            if "missing" in realnet["metrics"][KERNEL]:
-                self.outcome.missing[KERNEL] = realnet["metrics"][KERNEL]["missing"]
-            elif run.folder.name != TRUTH:  # its distance to itself says nothing
+            if self.extractor is not None and run.folder.name != TRUTH:  # its distance to itself says nothing
                 features = self._features(FolderSource(run.samples))
                 found[KERNEL][seed] = PanoramaNumber.of_features(features, self._real)
         return {metric: by_seed for metric, by_seed in found.items() if len(by_seed) == len(row.runs)}
@@ -137,15 +142,11 @@ class _Reader:
         row.num_parameters = sum(parameter.numel() for parameter in adapter.parameters())
 
     @cached_property
-    def _extractor(self) -> Any:
-        extractor = realnet_extractor()
-        extractor.cache = self.runs.cache
-        return extractor
-
-    @cached_property
     def _real(self) -> Tensor:
         return torch.cat(list(self._features(self.runs.reference).values()))
 
     def _features(self, source: Source) -> dict[str, Tensor]:
-        """Return the features [V, D] by sample id; those that were scored come from the cache."""
-        return {sample.sample_id: self._extractor.of_sample(sample)[0] for sample in source}
+        """Return the features [V, D] by sample id, each computed once for all runs of the command."""
+        features = {sample.sample_id: self.extractor.of_sample(sample)[0] for sample in source}
+        self.runs.cache.flush()
+        return features

@@ -5,7 +5,7 @@
 <out>/runs/<name>/train/               the training: model/ and cost.json, once it is finished
 <out>/runs/<name>/samples/             panoramas of the test rooms
 <out>/runs/<name>/scores.json          results under the protocol
-<out>/runs/<name>/realnet.json         results with the network of photographs
+<out>/features/                        features of networks
 
 Everything is written whole. Each run is locked while a process works at it, so that several processes may share <out>.
 """
@@ -47,7 +47,7 @@ from mvdiff.tasks.opening import task_from
 
 TRUTH, ALONE = "ground-truth", "base-alone"
 """Names of the runs that train nothing: the real views, and the base without attention across views."""
-SCORES, REALNET = "scores.json", "realnet.json"
+SCORES = "scores.json"
 _LAYOUT = "mp3d_skybox"
 _TASK = "panorama"
 
@@ -89,7 +89,7 @@ class AblationRun:
     @property
     def is_finished(self) -> bool:
         """True if the scores are there, which come last."""
-        return (self.folder / SCORES).is_file() and (self.folder / REALNET).is_file()
+        return (self.folder / SCORES).is_file()
 
     def claimed(self, wait: bool = False) -> AbstractContextManager[bool]:
         """Hold the run against other processes; gives False if another one has it."""
@@ -120,6 +120,7 @@ class AblationRuns:
         """Draw the worlds that are missing, and note the size of the experiment."""
         with locked(self.out / ".data.lock", wait=True):
             self._check_scale()
+            write_json(self.out / "scale.json", self._told_scale())
             worlds = {
                 self.train_root: {"seed": self.scale.train_seed, "rooms": self.scale.rooms + 1, "test_rooms": 1},
                 self.test_root: dict(self.scale.test_world),
@@ -130,7 +131,6 @@ class AblationRuns:
             truth = {name: read_truth(self.test_root, name) for name in self.reference.dataset.sample_ids()}
             views = {name: [labels[int(yaw)] for yaw in self.rig.yaw_deg] for name, labels in truth.items()}
             write_json(self.out / "truth.json", views)
-            write_json(self.out / "scale.json", self._told_scale())
 
     def run_of(self, variant: Variant, seed: int) -> AblationRun:
         """Return the run of a variant with a seed."""
@@ -225,17 +225,15 @@ class AblationRuns:
         return method
 
     def _score(self, run: AblationRun) -> None:
-        """Score the samples under the protocol, and by the network of photographs."""
-        rule, samples = self.protocol.settings, FolderSource(run.samples)
+        """Score the samples under the protocol."""
         how = EvaluationSettings(device="cpu", truth=str(self.out / "truth.json"))
-        scores = evaluate(samples, self.reference, self.protocol.metrics, how, protocol=self.protocol, cache=self.cache)
-        write_results(scores, run.folder / SCORES)
-        how = EvaluationSettings(device="cpu", seed=rule["seed"], num_resamples=rule["num_resamples"])
-        realnet = evaluate(samples, self.reference, ("realnet",), how, cache=self.cache)
-        write_results(realnet, run.folder / REALNET)
+        samples, metrics = FolderSource(run.samples), self.protocol.metrics
+        results = evaluate(samples, self.reference, metrics, how, protocol=self.protocol, cache=self.cache)
+        write_results(results, run.folder / SCORES)
 
     def _told_scale(self) -> dict[str, Any]:
-        return asdict(self.scale) | {"base": shared_name(self.scale.base), "protocol": self.protocol.hash()}
+        names = {name: shared_name(getattr(self.scale, name)) for name in ("base", "config")}
+        return asdict(self.scale) | names | {"protocol": self.protocol.hash()}
 
     def _check_scale(self) -> None:
         path = self.out / "scale.json"

@@ -63,7 +63,8 @@ def ablation_values(outcome: AblationOutcome) -> dict[str, Any]:
         }
         for name, row in outcome.rows.items()
     }
-    return {"base": BASE, "rows": rows, "missing": outcome.missing, "deviations": outcome.deviations}
+    about = {"kernel_network": outcome.network or None, "missing": outcome.missing, "deviations": outcome.deviations}
+    return {"base": BASE, "rows": rows, **about}
 
 
 def column_of(metric: str) -> Column:
