@@ -114,7 +114,9 @@ def bilinear(feature_map: Tensor, xy: Tensor) -> Tensor:
 
 
 def encoding(block: CorrespondenceAwareAttention, displacement: Tensor) -> Tensor:
-    """Encode a displacement (dx, dy) in cells as [sin x | sin y | cos x | cos y]."""
+    """Encode a displacement (dx, dy) in cells as [sin x | sin y | cos x | cos y]; zeros without wavelengths."""
+    if block.wavelengths is None:
+        return torch.zeros(block.channels)
     shortest, longest = block.wavelengths
     bands = block.channels // 4
     waves = [longest * (shortest / longest) ** (k / max(bands - 1, 1)) for k in range(bands)]

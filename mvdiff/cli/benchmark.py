@@ -1,4 +1,4 @@
-"""`mvdiff benchmark`: the tables of the paper, made again on the toy world or at the paper's size."""
+"""`mvdiff benchmark`: the tables of the paper and the ablations, made again."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import sys
 from collections.abc import Sequence
 
+from mvdiff.cli.ablations import ABLATIONS
 from mvdiff.cli.command import UNFINISHED, Command, done, plural, typed
 from mvdiff.recipes.benchmarks.settings import BenchmarkSettings, Table1Settings, Table2Settings, Table3Settings
 
-SUMMARY = "tables of the paper, made again: methods, scores, paired differences"
+SUMMARY = "tables of the paper and ablations, made again: samples, scores, paired differences"
 
 
 def run_table1(settings: Table1Settings, words: Sequence[str] = ()) -> int:
@@ -105,4 +106,5 @@ COMMANDS = (
         run=run_table3,
         takes_words=True,
     ),
+    ABLATIONS,
 )

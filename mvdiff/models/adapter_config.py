@@ -11,7 +11,8 @@ from typing import Any
 
 FORMAT_VERSION = 2
 DEFAULT_ATTENTION = "mvdiff.models.attention.CorrespondenceAwareAttention"
-_RELEASED_ATTENTION = "mvdiff.interop.attention.UpstreamAttention"
+RELEASED_ATTENTION = "mvdiff.interop.attention.UpstreamAttention"
+"""The attention of the 2023 release's published weights."""
 _PAPER_SETTINGS = ("kernel_size", "head_dim", "wavelengths", "min_overlap", "neighbours")
 _FLAT = (*_PAPER_SETTINGS, "variant")
 
@@ -52,4 +53,4 @@ def upgrade_config(config: Mapping[str, Any]) -> dict[str, Any]:
     settings = {name: value for name, value in ({"min_overlap": 0.01} | flat).items() if name in released}
     if flat.get("neighbours") is not None:
         settings["neighbours"] = flat["neighbours"]  # the class rejects it with an error
-    return config | {"attention": {"class_path": _RELEASED_ATTENTION, "init_args": {"depth": depth} | settings}}
+    return config | {"attention": {"class_path": RELEASED_ATTENTION, "init_args": {"depth": depth} | settings}}

@@ -10,13 +10,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.loggers.logger import Logger
 
+from mvdiff.files.locks import locked
 from mvdiff.training.checkpoint_files import local_path
 from mvdiff.training.run_folder import new_version, run_folder
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 _LOCK = ".run.lock"
 
@@ -95,22 +91,11 @@ def _folders(trainer: Trainer) -> list[Path]:
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on a folder; it ends with the process, however that ends, and holds between machines.
-
-    The empty file stays: a process that removes it may remove that which the next one has locked.
-    """
-    if fcntl is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK, "ab") as file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+    """Hold the lock on a folder, or raise ValueError."""
+    with locked(folder / _LOCK) as is_free:
+        if not is_free:
             raise ValueError(
                 f"{folder} must not be the folder of a run that is still going on; another process writes to it. Wait "
                 "for it, or name another trainer.default_root_dir or dirpath."
-            ) from None
-        except OSError:  # file systems without locks
-            pass
+            )
         yield

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import pytest
 import torch
@@ -26,9 +27,9 @@ def make(rig, kernel_size=3):
     return geometry, PackedTaps.from_geometry(geometry)
 
 
-def trained_block(channels=16, head_dim=8, seed=0, residual=False):
+def trained_block(channels=16, head_dim=8, seed=0, residual=False, **settings):
     torch.manual_seed(seed)
-    block = CorrespondenceAwareAttention(channels, head_dim=head_dim)
+    block = CorrespondenceAwareAttention(channels, head_dim=head_dim, **settings)
     block.residual = ResidualBlock(channels) if residual else None
     for parameter in block.parameters():
         torch.nn.init.normal_(parameter, std=0.3)
@@ -57,6 +58,16 @@ def test_matches_the_plain_twin_forward_and_gradients(name, residual):
     gradients = [torch.autograd.grad((out * target).sum(), into) for out in (fast, plain)]
     for found, expected in zip(*gradients, strict=True):
         assert_close(found, expected, atol=2e-5 * float(expected.abs().max()), rtol=1e-4)
+
+
+def test_without_wavelengths_a_tap_does_not_say_where_it_lies():
+    rig, kernel_size = RIGS["ring"]
+    geometry, taps = make(rig, kernel_size)
+    block, hidden = trained_block(wavelengths=None), hidden_for(taps)
+    assert_close(block(hidden, taps), reference_attention(block, hidden, geometry), atol=1e-5, rtol=1e-5)
+    moved = replace(taps, displacement=taps.displacement + 1, _encodings={})
+    assert torch.equal(block(hidden, moved), block(hidden, taps))
+    assert not torch.allclose(trained_block()(hidden, moved), trained_block()(hidden, taps))
 
 
 def test_fresh_block_returns_its_input_bit_for_bit():

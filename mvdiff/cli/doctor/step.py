@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +16,7 @@ from torch import Tensor
 
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
+from mvdiff.training.cost import peak_memory, reset_peak_memory
 
 _LESS_MEMORY = (
     "Set model.memory.gradient_checkpointing, model.memory.views_per_chunk or trainer.precision bf16-mixed "
@@ -50,12 +47,12 @@ class OneStep(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin to measure."""
-        _reset_peak(pl_module.device)
+        reset_peak_memory(pl_module.device)
         self._start = time.perf_counter()
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """Note the peak of forward and backward pass: the optimizer has no state yet, which later steps have."""
-        self.backward_peak = _peak(pl_module.device)
+        self.backward_peak = peak_memory(pl_module.device)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -64,7 +61,7 @@ class OneStep(Callback):
         loss = outputs["loss"] if isinstance(outputs, dict) and "loss" in outputs else math.nan
         self.loss = float(loss)  # waits for the device
         self.seconds = time.perf_counter() - self._start
-        self.peak = _peak(pl_module.device)
+        self.peak = peak_memory(pl_module.device)
         self.on_gpu = pl_module.device.type == "cuda"  # afterwards the Trainer takes the model off it
         states = (state for optimizer in trainer.optimizers for state in optimizer.state.values())
         self.optimizer_bytes = _bytes(value for state in states for value in state.values())
@@ -179,22 +176,3 @@ def _memory(run: RunToCheck, step: OneStep | None) -> Finding:
 
 def _bytes(values: Iterable[Any]) -> int:
     return sum(value.numel() * value.element_size() for value in values if isinstance(value, Tensor))
-
-
-def _reset_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        with suppress(OSError):  # outside of Linux
-            Path("/proc/self/clear_refs").write_text("5")  # the high-water mark of the resident size, see proc(5)
-
-
-def _peak(device: torch.device) -> int:
-    """Return the most memory since `_reset_peak`, in bytes (outside of Linux, since the process began)."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) * 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

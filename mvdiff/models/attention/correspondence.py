@@ -11,21 +11,21 @@ from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from diffusers.models.attention import FeedForward
-from torch import Tensor, nn
+from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.correspondence import neighbour_table
-from mvdiff.models.attention.base import Level, ViewAttention
+from mvdiff.models.attention.base import Level
 from mvdiff.models.attention.building import camera_taps, depth_taps
 from mvdiff.models.attention.taps import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement, split_views
+from mvdiff.models.attention.transformer import TransformerAttention
 
 DEFAULT_MIN_OVERLAP = 0.01
 DEFAULT_MIN_DEPTH_OVERLAP = 0.3
 """Minimum overlap of views with depth; the smaller of the two directions counts (the paper's depth model)."""
 
 
-class CorrespondenceAwareAttention(ViewAttention):
+class CorrespondenceAwareAttention(TransformerAttention):
     """Attend from each token to its corresponding neighbourhoods in other views (the paper's section 4, eq. 1).
 
     For token s of a view, over all visible taps t* of all its neighbour views::
@@ -34,9 +34,8 @@ class CorrespondenceAwareAttention(ViewAttention):
         M = sum softmax(q . Wk x / sqrt(D)) Wv x
         h = F(s) + Wo M                     out = h + FF(LN(h))
 
-    F(t*) is interpolated bilinearly; FF is a GEGLU with expansion 4 (the first half of its projection is the value, the
-    second half the gate). `Wo` and the last linear layer of FF start at zero, so a fresh block returns its input. A
-    token without visible taps gets no update, not even the bias of `Wo`; empty slots are masked.
+    F(t*) is interpolated bilinearly. A token without visible taps gets no update, not even the bias of `Wo`; empty
+    slots are masked.
 
     Keys and values are not projected per tap. Since `q_H . Wk_H x = (Wk_H^T q_H) . x` and `sum a Wv_H x = Wv_H sum a
     x`, Wk is applied to the query and Wv to the attended mean: four C x C products per token for any number of taps.
@@ -47,7 +46,8 @@ class CorrespondenceAwareAttention(ViewAttention):
         channels: C, divisible by 4 and by `head_dim`.
         kernel_size: Side K of the K x K feature-map cells around each corresponding point that are attended to; odd.
         head_dim: Channels per head.
-        wavelengths: Shortest and longest wavelength of the positional encoding of displacements, in feature-map cells.
+        wavelengths: Shortest and longest wavelength of the positional encoding of displacements, in feature-map cells;
+            None: no encoding (gamma is zero), for ablations.
         min_overlap: Fraction of a view, in [0, 1], that must be visible in another view for it to attend to that view;
             with depth, the fraction must be reached in both directions (default: 0.01; with task depth 0.3, as in the
             paper).
@@ -66,39 +66,23 @@ class CorrespondenceAwareAttention(ViewAttention):
         *,
         kernel_size: int = 3,
         head_dim: int = 32,
-        wavelengths: Sequence[float] = DEFAULT_WAVELENGTHS,
+        wavelengths: Sequence[float] | None = DEFAULT_WAVELENGTHS,
         min_overlap: float = DEFAULT_MIN_OVERLAP,
         neighbours: Sequence[Sequence[int]] | None = None,
     ) -> None:
-        super().__init__(channels)
+        super().__init__(channels, head_dim)
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive; got {kernel_size}.")
-        if head_dim < 1:
-            raise ValueError(f"head_dim must be at least 1; got {head_dim}.")
-        if len(wavelengths) != 2 or not 0 < wavelengths[0] < wavelengths[1] < math.inf:
+        if wavelengths is not None and (len(wavelengths) != 2 or not 0 < wavelengths[0] < wavelengths[1] < math.inf):
             raise ValueError(f"wavelengths must be two numbers, 0 < shortest < longest; got {list(wavelengths)}.")
         if not 0 <= min_overlap <= 1:
             raise ValueError(f"min_overlap must lie in [0, 1]; got {min_overlap}. The default is 0.01.")
         if neighbours is not None:
             neighbour_table(neighbours, len(neighbours))
-        if channels % 4 or channels % head_dim:
-            raise ValueError(f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}.")
         self.kernel_size = kernel_size
-        self.head_dim = head_dim
-        self.num_heads = channels // head_dim
-        self.wavelengths = tuple(wavelengths)
+        self.wavelengths = None if wavelengths is None else tuple(wavelengths)
         self.min_overlap = min_overlap
         self.neighbours = neighbours
-        self.norm1 = nn.LayerNorm(channels)
-        self.to_q = nn.Linear(channels, channels, bias=False)
-        self.to_k = nn.Linear(channels, channels, bias=False)
-        self.to_v = nn.Linear(channels, channels, bias=False)
-        self.to_out = nn.Linear(channels, channels)
-        self.norm2 = nn.LayerNorm(channels)
-        self.ff = FeedForward(channels, mult=4, activation_fn="geglu")
-        for linear in (self.to_out, self.ff.net[2]):
-            nn.init.zeros_(linear.weight)
-            nn.init.zeros_(linear.bias)
 
     def build_taps(self, batch: MultiViewBatch, levels: Sequence[Level]) -> list[PackedTaps]:
         """Build the taps of a batch: per sample from depths, or shared by all samples from their common cameras.
@@ -118,10 +102,6 @@ class CorrespondenceAwareAttention(ViewAttention):
             raise ValueError(
                 f"neighbours must be left out for frames with depth; got {self.neighbours}. Set min_overlap instead."
             )
-
-    def feed_forward(self, tokens: Tensor) -> Tensor:
-        """Add FF(LN(h)) to the tokens [B, V', T, C]."""
-        return tokens + self.ff(self.norm2(tokens))
 
     def attend(
         self, tokens: Tensor, taps: PackedTaps, view_valid: Tensor | None, neighbour_batch: Tensor | None, views: int
@@ -156,12 +136,15 @@ class CorrespondenceAwareAttention(ViewAttention):
             view_valid: [B, V] bool.
         """
         seen = self._gather(tokens, taps, lenders)  # F(t*)
-        seen = self.norm1(seen.add_(taps.encoding(self.channels, self.wavelengths, tokens.dtype)))
+        if self.wavelengths is not None:
+            seen = seen.add_(taps.encoding(self.channels, self.wavelengths, tokens.dtype))
+            origin = encode_displacement(tokens.new_zeros(2, dtype=torch.float32), self.channels, self.wavelengths)
+            own = own + origin.to(tokens.dtype)
+        seen = self.norm1(seen)
         visible = taps.visible.expand(seen.shape[:-1])
         if view_valid is not None:
             visible = visible & view_valid[lenders[..., None], taps.views]
-        origin = encode_displacement(tokens.new_zeros(2, dtype=torch.float32), self.channels, self.wavelengths)
-        return self._mix(own + origin.to(tokens.dtype), seen, visible)
+        return self._mix(own, seen, visible)
 
     def _gather(self, tokens: Tensor, taps: PackedTaps, lenders: Tensor) -> Tensor:
         """Interpolate the features [..., S, C] of every tap from its four corner cells, in one gather."""

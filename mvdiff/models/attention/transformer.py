@@ -1,0 +1,50 @@
+"""Layers that attentions across views share, so that variants differ by what a token attends to and by nothing else.
+
+Axes: B batch, V views, T tokens (h * w cells), C channels.
+"""
+
+from __future__ import annotations
+
+from diffusers.models.attention import FeedForward
+from torch import Tensor, nn
+
+from mvdiff.models.attention.base import ViewAttention
+
+
+class TransformerAttention(ViewAttention):
+    """Base of a residual transformer block: LayerNorm, attention, add; LayerNorm, feed-forward, add.
+
+    The feed-forward layer is a GEGLU with expansion 4: the first half of its projection is the value, the second half
+    the gate. `to_out` and the last linear layer start at zero, so a fresh block returns its input. A block has
+    16 C^2 + 14 C parameters.
+
+    Args:
+        channels: C, divisible by 4 and by `head_dim`.
+        head_dim: Channels per head.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    def __init__(self, channels: int, head_dim: int) -> None:
+        super().__init__(channels)
+        if head_dim < 1:
+            raise ValueError(f"head_dim must be at least 1; got {head_dim}.")
+        if channels % 4 or channels % head_dim:
+            raise ValueError(f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}.")
+        self.head_dim = head_dim
+        self.num_heads = channels // head_dim
+        self.norm1 = nn.LayerNorm(channels)
+        self.to_q = nn.Linear(channels, channels, bias=False)
+        self.to_k = nn.Linear(channels, channels, bias=False)
+        self.to_v = nn.Linear(channels, channels, bias=False)
+        self.to_out = nn.Linear(channels, channels)
+        self.norm2 = nn.LayerNorm(channels)
+        self.ff = FeedForward(channels, mult=4, activation_fn="geglu")
+        for linear in (self.to_out, self.ff.net[2]):
+            nn.init.zeros_(linear.weight)
+            nn.init.zeros_(linear.bias)
+
+    def feed_forward(self, tokens: Tensor) -> Tensor:
+        """Add FF(LN(h)) to the tokens [B, V', T, C]."""
+        return tokens + self.ff(self.norm2(tokens))
