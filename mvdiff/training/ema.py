@@ -47,7 +47,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             update_starting_at_step=update_starting_at_step,
         )
         self.decay = decay
-        self._is_restored = False
+        self._is_restored = self._has_started = False
         self._is_swapped = False  # the average is in the module, as in validation
         if warm_up:  # Lightning's callback has no warm-up; torch's AveragedModel accepts one and counts the updates
             self._kwargs["avg_fn"] = _warming_up(decay)
@@ -67,8 +67,15 @@ class TrainedWeightsEMA(EMAWeightAveraging):
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Update the average if the checkpoint was written after an optimizer step, but before its update."""
+        self._has_started = True
         if self._is_restored:
             self.on_train_batch_end(trainer, pl_module, None, None, 0)
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        """Copy the average into the module after a resume that had no step left, where Lightning ends no training."""
+        if self._is_restored and not self._has_started:
+            self.on_train_start(trainer, pl_module)
+            self.on_train_end(trainer, pl_module)
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
         """Update the average after an optimizer step."""

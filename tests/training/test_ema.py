@@ -108,6 +108,14 @@ def test_resume_equals_an_uninterrupted_run(tmp_path):
     assert torch.equal(resumed.adapter.weight, whole.adapter.weight)
 
 
+def test_resume_at_the_last_step_keeps_the_average(tmp_path):
+    saver = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, every_n_train_steps=8)
+    _, whole = fit(epochs=2, callbacks=[saver])
+    _, resumed = fit(epochs=2, ckpt_path=tmp_path / "step=8.ckpt")
+    assert resumed.trained_with == []
+    assert torch.equal(resumed.adapter.weight, whole.adapter.weight)
+
+
 def test_a_checkpoint_without_average_starts_one(tmp_path):
     _, plain = fit(epochs=1, callbacks=[ModelCheckpoint(tmp_path, filename="plain")], ema=False)
     _, resumed = fit(epochs=2, ckpt_path=tmp_path / "plain.ckpt")

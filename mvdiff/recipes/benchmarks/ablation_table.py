@@ -88,12 +88,13 @@ def _variants(outcome: AblationOutcome, scale: AblationScale, protocol: Protocol
         trainings = None if row.variant is None else len(row.runs)
         cells.append([row.title, trainings, row.num_parameters, *numbers, *costs])
     references = [row.title for row in outcome.rows.values() if row.variant is None]
+    network = f" {column_of(KERNEL).name}: {outcome.network}." if outcome.network else ""
     note = (
         f"{scale.max_steps} steps of {scale.batch_size} panoramas, on {scale.rooms} toy rooms of seed "
         f"{scale.train_seed}; means over the seeds of the trainings. Protocol {protocol.id} ({protocol.hash()[:12]}): "
         f"{protocol.title}. 95% intervals over panoramas, each drawn for all seeds together: they hold for these "
         "trainings. Overlap PSNR also rewards a loss of contrast, the overlap correlation does not. Times are medians "
-        "of steps on this machine, beside whatever else it did."
+        f"of steps on this machine, beside whatever else it did.{network}"
     )
     return Table("Attention across views", columns, cells, note, references)
 
