@@ -135,7 +135,7 @@ def test_the_story_says_whose_weights_made_the_frames():
     stage1 = [Run("stage 1", None, {"val/loss": ([0, 8], [0.3, 0.25])})] * 2
     alone = RECIPE.story(Outcome(runs=[*stage1, scratch], before=before))
     assert "attention and image conditions trained here from scratch" in alone[0]
-    assert "from 0.300 to 0.250 in 24 steps" in alone[1]
+    assert "from 0.300 to 0.250 in 12 steps" in alone[1]
     assert "from 16.2 to 19.5 dB" in alone[1]
     assert "from 0.2500 to 0.2000 in 80 steps" in alone[1]
     made = RECIPE.story(Outcome(runs=[*stage1, scratch, scratch], before=before))[0]

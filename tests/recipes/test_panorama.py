@@ -161,8 +161,8 @@ def test_the_story_says_whose_weights_made_the_panoramas():
     run = Run("from scratch", None, {"val/overlap_psnr": ([40, 80], [19.5, 18.0])})
     alone = RECIPE.story(Outcome(runs=[run]))
     assert alone[0] == "The panoramas were made with the attention trained here from scratch."
-    assert "(120 steps on 144 rooms) reaches 19.5 dB on the validation captions after 40 steps" in alone[1]
-    assert "trained further here for 30 steps" in RECIPE.story(Outcome(runs=[run, run]))[0]
+    assert "(36 steps on 144 rooms) reaches 19.5 dB on the validation captions after 40 steps" in alone[1]
+    assert "trained further here for 8 steps" in RECIPE.story(Outcome(runs=[run, run]))[0]
 
 
 def test_the_base_is_a_line_and_the_start_of_the_first_curve(scored):
