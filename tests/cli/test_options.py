@@ -124,7 +124,9 @@ def test_every_option_is_explained(command, capsys):
     for settings in command.settings:
         for option in fields(settings):
             name = f"(?:{option.name.upper()}|--{option.name})"
-            [described] = re.findall(rf"^  {name}(?: [A-Z{{][^\n]*?)?(?:  |\n)(.*?)(?=\n  -|\n\n)", text, re.S | re.M)
+            [described] = re.findall(
+                rf"^  {name}(?: [A-Za-z{{][^\n]*?)?(?:  |\n)(.*?)(?=\n  -|\n\n)", text, re.S | re.M
+            )
             assert len(described.strip()) > 5, name
 
 
