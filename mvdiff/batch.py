@@ -6,7 +6,7 @@ is False for a padded view, which attention and losses ignore.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from mvdiff.keyed import keyed_int
 from mvdiff.shapes import check_shapes
 
-_PER_VIEW = ("images", "K", "R", "t", "depths", "known")
+_PER_VIEW = ("images", "K", "R", "t", "depths", "known", "latents", "text")
 
 
 @dataclass
@@ -39,6 +39,9 @@ class MultiViewBatch:
         yaw_deg: [B] float, yaw in degrees at which the sample was cut from its panorama; or None.
         mirrored: [B] bool, True if the scene was mirrored left to right; or None.
         view_names: B lists of V names that key the noise of views, such as frame numbers; None uses 0, 1, ...
+        latents: [B, V, C, h, w] latents of the images, where the data have them (shards of latents); or None. `images`
+            are then blank (`blank_images`).
+        text: [B, V, L, D] embeddings of the prompts, with the model's prefix, likewise; or None.
         notes: B mappings with further entries for `settings` in `sample.json`; or None.
     """
 
@@ -55,6 +58,8 @@ class MultiViewBatch:
     known: Tensor | None = None
     yaw_deg: Tensor | None = None
     mirrored: Tensor | None = None
+    latents: Tensor | None = None
+    text: Tensor | None = None
     view_names: list[list[int | str]] | None = None
     notes: list[dict[str, Any]] | None = None
 
@@ -83,7 +88,7 @@ class MultiViewBatch:
         K, R = (value if value.ndim == 4 else value[None] for value in (K, R))
         shape = K.shape[:2]
         return cls(
-            images=torch.zeros(()).expand(*shape, 3, height, width),
+            images=blank_images(*shape, 3, height, width),
             K=K,
             R=R,
             t=K.new_zeros(*shape, 3) if t is None else t,
@@ -146,13 +151,14 @@ class MultiViewBatch:
             "view_valid": (self.view_valid, "B V"),
         }
         optional = {"depths": "B V H W", "known": "B V 1 H W", "yaw_deg": "B", "mirrored": "B"}
+        optional |= {"latents": "B V C h w", "text": "B V L D"}
         named |= {
             name: (getattr(self, name), shape) for name, shape in optional.items() if getattr(self, name) is not None
         }
         sizes = check_shapes(**named)
         if not self.images.is_floating_point():
             raise ValueError(f"images must be floating point in [-1, 1]; got {self.images.dtype}. Use 2 * x / 255 - 1.")
-        low, high = self.images.detach().aminmax()
+        low, high = (self.images[0, 0] if _is_blank(self.images) else self.images).detach().aminmax()
         if not (low >= -1.001 and high <= 1.001):
             raise ValueError(f"images must lie in [-1, 1]; got [{low:.4g}, {high:.4g}].")
         if self.view_valid.dtype != torch.bool:
@@ -178,7 +184,9 @@ class MultiViewBatch:
 
     def _map(self, change) -> MultiViewBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in values.items() if isinstance(value, Tensor)})
+        return replace(
+            self, **{name: _changed(value, change) for name, value in values.items() if isinstance(value, Tensor)}
+        )
 
     @staticmethod
     def collate(samples: Sequence[Mapping[str, Any] | MultiViewBatch]) -> MultiViewBatch:
@@ -187,7 +195,8 @@ class MultiViewBatch:
         Args:
             samples: One `MultiViewBatch` of one sample each, or one mapping each with the fields of `MultiViewBatch`
                 without the batch axis: `images` [V, 3, H, W], `K`, `R`, `prompts`, `sample_id`, `sample_index`,
-                `epoch`; optionally `t`, `view_valid`, `depths`, `known`, `yaw_deg`, `mirrored`, `view_names`, `notes`.
+                `epoch`; optionally `t`, `view_valid`, `depths`, `known`, `yaw_deg`, `mirrored`, `latents`, `text`,
+                `view_names`, `notes`.
 
         Returns:
             The batch, validated by `check`.
@@ -215,7 +224,7 @@ class MultiViewBatch:
                     f"samples must have images of one size; got {list(first['images'].shape)} in {first['sample_id']} "
                     f"and {list(item['images'].shape)} in {item['sample_id']}."
                 )
-        batch = {name: torch.stack([item[name] for item in items]) for name in first if name in _STACKED}
+        batch = {name: _stacked([item[name] for item in items]) for name in first if name in _STACKED}
         return MultiViewBatch(
             **batch,
             prompts=[item["prompts"] for item in items],
@@ -232,6 +241,27 @@ class MultiViewBatch:
 
 
 _STACKED = (*_PER_VIEW, "view_valid")
+
+
+def blank_images(*shape: int) -> Tensor:
+    """Return zeros of a shape that take the memory of one number, also when a batch of them travels."""
+    return torch.zeros(()).expand(*shape)
+
+
+def _is_blank(values: Tensor) -> bool:
+    return values.ndim > 0 and values.numel() > 0 and not any(values.stride())
+
+
+def _changed(values: Tensor, change: Callable[[Tensor], Tensor]) -> Tensor:
+    if _is_blank(values):
+        return change(values[(0,) * values.ndim]).expand(values.shape)
+    return change(values)
+
+
+def _stacked(values: Sequence[Tensor]) -> Tensor:
+    if all(map(_is_blank, values)) and len({value.shape for value in values}) == 1:
+        return values[0].expand(len(values), *values[0].shape)
+    return torch.stack(list(values))
 
 
 def _unbatched(batch: MultiViewBatch) -> dict[str, Any]:

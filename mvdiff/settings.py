@@ -7,10 +7,11 @@ library.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, TypeVar
 
 from mvdiff.files.paths import expanded_values
+from mvdiff.files.sizes import parse_size
 
 T = TypeVar("T")
 MidPlace = Literal["after_first_resnet", "after_mid_block"]
@@ -95,6 +96,9 @@ class CacheSettings:
     """folder for cached text embeddings and latents; None: no cache"""
     latents: bool = False
     """cache latents too; pays off only if the same views recur, for example with yaws from a list"""
+    encoded_data: bool = False
+    """load neither autoencoder nor text encoder, since the data are shards of latents (mvdiff data shard --what
+    latents)"""
     geometry_bytes: int = 2 * 2**30
     """limit in bytes of the memory that caches correspondences between views"""
 
@@ -102,8 +106,38 @@ class CacheSettings:
         object.__setattr__(self, "dir", expanded_values(self.dir))
         if self.latents and self.dir is None:
             raise ValueError("cache.dir must be a folder when cache.latents is true; got null.")
+        if self.encoded_data and self.dir is not None:
+            raise ValueError(f"cache.dir must be null when cache.encoded_data is true; got {self.dir}.")
         if self.geometry_bytes < 0:
             raise ValueError(f"cache.geometry_bytes must be at least 0; got {self.geometry_bytes}.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardSettings:
+    """Reading of shards (`mvdiff data shard`), where `root` is a folder or an address of some."""
+
+    cache_dir: str | None = None
+    """folder that keeps what was read from an address, for any number of jobs; None: nothing is kept"""
+    cache_size: str | int = "50GB"
+    """most bytes in cache_dir; shards that were used least recently go first"""
+    read_ahead: str | int = "0"
+    """bytes fetched at once into cache_dir, from a missing sample on; worth its traffic where one machine reads
+    whole blocks, see shuffle_block"""
+    retries: int = 4
+    """how often a request that fails, or gives bytes of another checksum, is repeated"""
+    timeout: float = 60.0
+    """seconds that a request may take"""
+    storage_options: Mapping[str, Any] = field(default_factory=dict)
+    """options of fsspec's file system for the address, such as {"anon": true}"""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cache_dir", expanded_values(self.cache_dir))
+        for name in ("cache_size", "read_ahead"):
+            parse_size(name, getattr(self, name))
+        if self.retries < 0:
+            raise ValueError(f"retries must be at least 0; got {self.retries}.")
+        if not self.timeout > 0:
+            raise ValueError(f"timeout must be above 0 seconds; got {self.timeout}.")
 
 
 @dataclass(frozen=True, kw_only=True)

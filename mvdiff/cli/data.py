@@ -1,4 +1,4 @@
-"""`mvdiff data check|split|import-sens|keyframes|caption|toyworld`: make, split, caption and check data sets."""
+"""`mvdiff data check|split|import-sens|keyframes|caption|shard|toyworld`: make, split, caption and check data sets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvdiff.cli.command import Command, done, plural, typed
+from mvdiff.cli.data_shard import SHARD, check_shard_set
 from mvdiff.cli.opening import DataReader
 
 SUMMARY = "make, split, caption and check data sets"
@@ -16,10 +17,11 @@ SUMMARY = "make, split, caption and check data sets"
 class CheckOptions(DataReader):
     """Data set."""
 
-    dir: Path = field(kw_only=False)
-    """a folder of panoramas or of recordings, in any supported layout (docs/data.md)"""
+    dir: str = field(kw_only=False)
+    """a folder of panoramas or of recordings, in any supported layout (docs/data.md), or a folder or address of
+    shards"""
     num_workers: int = 8
-    """files decoded in parallel"""
+    """files decoded, or shards read, in parallel"""
     max_pixels: int | None = None
     """maximum number of pixels (width x height) in a panorama's images (default: 178956970); for training, set
     data.max_pixels to the same value"""
@@ -135,6 +137,10 @@ def check(options: CheckOptions) -> int:
     from mvdiff.cli.progress import progress_of
     from mvdiff.data.layouts import Source
     from mvdiff.data.prepare.check import check_folders
+    from mvdiff.data.shards.reading import holds_shards
+
+    if holds_shards(options.dir):
+        return check_shard_set(options.dir, options.num_workers)
 
     with progress_of("checking") as progress:
         reports = check_folders(
@@ -304,7 +310,7 @@ COMMANDS = (
         summary="list every broken or missing file of a data set",
         description="Decode every image and read every caption, pose and list of a folder of panoramas or of "
         "recordings, and name every broken or missing file, empty caption and wrong size. Writes nothing; exits with 1 "
-        "if anything is wrong.",
+        "if anything is wrong. Of shards, every checksum is verified.",
         example="mvdiff data check data/mp3d_skybox",
         settings=(CheckOptions,),
         run=check,
@@ -357,4 +363,5 @@ COMMANDS = (
         settings=(ToyWorldOptions,),
         run=toyworld,
     ),
+    SHARD,
 )

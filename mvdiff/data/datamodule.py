@@ -12,8 +12,14 @@ from mvdiff.data.known import KnownMode
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.panoramas import OnBroken, PanoramaDataset, PanoramaSource
-from mvdiff.files.paths import expanded
+from mvdiff.data.shards.latents import Encoding
+from mvdiff.data.shards.opening import open_panoramas
+from mvdiff.data.shards.reading import holds_shards
+from mvdiff.files.paths import folder_or_url
 from mvdiff.geometry.cameras import Rig, RingRig
+from mvdiff.settings import ShardSettings, settings_from
+
+PLAIN_READING = ShardSettings()
 
 
 class PanoramaDataModule(MultiViewDataModule):
@@ -22,7 +28,8 @@ class PanoramaDataModule(MultiViewDataModule):
     Training cuts panoramas at a random yaw. Validation, test and prediction cut each panorama once, at yaw 0, in order.
 
     Args:
-        root: Folder of the data set.
+        root: Folder of the data set, or folder or address (s3://bucket/data) of shards (`mvdiff data shard`), which
+            give the samples of the data set that they were made of.
         rig: Rig (the set of cameras) that cuts views out of a panorama, as `class_path` and `init_args`, such as
             mvdiff.geometry.cameras.RingRig; None: the paper's ring of 8 views of 90 degrees, 512x512 pixels.
         yaw: Training yaws: "random" (any whole degree), or a list of degrees to draw from.
@@ -35,6 +42,7 @@ class PanoramaDataModule(MultiViewDataModule):
         source: Class that reads the data: class path of a `PanoramaSource`, or `class_path` and `init_args`, called
             with (root, split, on_broken), and with max_pixels where it is set; None: the reader of the data module's
             own layout.
+        shards: Reading of shards.
         **settings: See `MultiViewDataModule`.
 
     Raises:
@@ -55,11 +63,13 @@ class PanoramaDataModule(MultiViewDataModule):
         on_broken: OnBroken = "error",
         max_pixels: int | None = None,
         source: str | dict[str, Any] | None = None,
+        shards: ShardSettings = PLAIN_READING,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
         check_counts(max_pixels=max_pixels)
-        self.root = expanded(root)
+        self.root = folder_or_url(root)
+        self.shards = settings_from(ShardSettings, shards)
         self.rig = rig or RingRig()
         self.height, self.width = self.rig.height, self.rig.width
         self.yaw = yaw
@@ -79,13 +89,21 @@ class PanoramaDataModule(MultiViewDataModule):
             if self.max_pixels is not None:
                 how["max_pixels"] = self.max_pixels
             with naming_missing_root(self.root):
-                self._sources[split] = self._reader(self.root, split, **how)
+                if holds_shards(self.root):
+                    self._sources[split] = open_panoramas(self.root, split, self.max_pixels, self.shards)
+                else:
+                    self._sources[split] = self._reader(self.root, split, **how)
         return self._sources[split]
+
+    @property
+    def encoding(self) -> Encoding | None:
+        """What latents and text embeddings were made with, if the data are shards of them."""
+        return getattr(self.source("train"), "encoding", None) if holds_shards(self.root) else None
 
     def train_dataset(self) -> PanoramaDataset:
         """Return the training samples."""
         source, indices = self._part("train")
-        return PanoramaDataset(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known)
+        return _class_of(source)(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known)
 
     def eval_dataset(self, split: Split) -> PanoramaDataset:
         """Return the samples of a split ("train" included) at yaw 0, not mirrored.
@@ -95,7 +113,7 @@ class PanoramaDataModule(MultiViewDataModule):
         """
         source, indices = self._part(split)
         known = None if self.known is None else "first"
-        return PanoramaDataset(source, self.rig, (0,), self.seed, indices=indices, known=known)
+        return _class_of(source)(source, self.rig, (0,), self.seed, indices=indices, known=known)
 
     def _part(self, split: Split) -> tuple[PanoramaSource, range]:
         """Return the reader of a split and the indices of its panoramas."""
@@ -109,6 +127,11 @@ class PanoramaDataModule(MultiViewDataModule):
         if split == "val":
             return source, range(first_val, size)
         return source, range(min(first_val, self.max_samples or first_val))
+
+
+def _class_of(source: PanoramaSource) -> type[PanoramaDataset]:
+    """Return the class of a source's samples: shards of latents have one of their own."""
+    return getattr(source, "dataset_class", PanoramaDataset)
 
 
 class Matterport3DDataModule(PanoramaDataModule):

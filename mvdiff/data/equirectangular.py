@@ -173,6 +173,10 @@ class EquirectangularPanoramas:
         """Return the name of the image file without its suffix, in NFC."""
         return same_name(self.paths[index].stem)
 
+    def picture_files(self, index: int) -> list[Path]:
+        """Return the one file of a panorama."""
+        return [self.paths[index]]
+
     def panorama(self, index: int) -> Tensor:
         """Decode a panorama as uint8 [3, H, 2H]; see `read_panorama`."""
         return read_panorama(self.paths[index], self.max_pixels)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.data.counts import check_counts
+from mvdiff.data.damage import DamageLog, Substituted, collated
 from mvdiff.data.loader import BatchLoader, Reported, collate_or_report
 from mvdiff.data.sampler import KeyedSampler
 from mvdiff.signals import outlive_signals
@@ -59,6 +60,11 @@ class MultiViewDataModule(LightningDataModule, ABC):
         max_test_samples: Use only the first `max_test_samples` test samples; None: all.
         val_from: "train" holds out the last `num_val` of the training data for validation, so that checkpoints are not
             selected on the test split; "test" validates on the first `num_val` of the test split.
+        shuffle_block: Shuffle training samples in blocks of this many neighbours of the data set's order, for data that
+            are read from afar (docs/data.md); None: shuffle all of them. Files and shards have the same order.
+        mixed_blocks: With `shuffle_block`: blocks whose samples are shuffled together.
+        max_damaged: Training samples that may turn out to be damaged or missing when they are read, per device; each is
+            named, and another one takes its place. One more is an error, and so is any in validation and test.
         num_val: Number of panoramas or scenes for validation; 0 disables validation; None: 16, but at most a fifth of
             the training data.
 
@@ -76,6 +82,9 @@ class MultiViewDataModule(LightningDataModule, ABC):
         max_test_samples: int | None = None,
         val_from: Literal["train", "test"] = "train",
         num_val: int | None = None,
+        shuffle_block: int | None = None,
+        mixed_blocks: int = 8,
+        max_damaged: int = 0,
     ) -> None:
         super().__init__()
         check_counts(
@@ -83,15 +92,22 @@ class MultiViewDataModule(LightningDataModule, ABC):
             eval_batch_size=eval_batch_size,
             max_samples=max_samples,
             max_test_samples=max_test_samples,
+            shuffle_block=shuffle_block,
+            mixed_blocks=mixed_blocks,
         )
         if num_val is not None and num_val < 0:
             raise ValueError(f"num_val must be at least 0; got {num_val}.")
+        if max_damaged < 0:
+            raise ValueError(f"max_damaged must be at least 0; got {max_damaged}.")
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size or batch_size
         self.num_workers = num_workers
         self.seed = seed
         self.max_samples = max_samples
         self.max_test_samples = max_test_samples
+        self.shuffle_block = shuffle_block
+        self.mixed_blocks = mixed_blocks
+        self.damage = DamageLog(max_damaged)
         self.val_from = val_from
         self.num_val = NUM_VAL if num_val is None else num_val
         self._may_lower_num_val = num_val is None
@@ -172,7 +188,13 @@ class MultiViewDataModule(LightningDataModule, ABC):
             sampler.load_state_dict(self._resume)
             self._resume = None
         self._train_sampler = sampler
-        return self._loader(self.train_dataset(), sampler)
+        dataset = self.train_dataset()
+        if not self.damage.limit:
+            return self._loader(dataset.__getitem__, sampler)
+        collate = partial(collated, MultiViewBatch.collate)
+        loader = self._loader(Substituted(dataset, self.seed), sampler, collate)
+        loader.unwrap = self.damage.unwrap
+        return loader
 
     def val_dataloader(self) -> DataLoader | Sequence[DataLoader]:
         """Return the validation loader."""
@@ -209,7 +231,7 @@ class MultiViewDataModule(LightningDataModule, ABC):
     def eval_dataloader(self, split: Split) -> DataLoader:
         """Return a loader of `eval_dataset`: each sample of the split once, in order, split over devices."""
         dataset = self.eval_dataset(split)
-        return self._loader(dataset, self._sampler(dataset, self.eval_batch_size, shuffle=False))
+        return self._loader(dataset.__getitem__, self._sampler(dataset, self.eval_batch_size, shuffle=False))
 
     def _new_train_sampler(self) -> KeyedSampler:
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
@@ -218,16 +240,19 @@ class MultiViewDataModule(LightningDataModule, ABC):
     def _sampler(self, dataset: Dataset, batch_size: int, shuffle: bool, accumulate: int = 1) -> KeyedSampler:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         total = batch_size * world_size * accumulate
-        return KeyedSampler(len(dataset), self.seed, shuffle, rank, world_size, batch_size, multiple_of=total)
+        blocks = {"shuffle_block": self.shuffle_block, "mixed_blocks": self.mixed_blocks}
+        return KeyedSampler(len(dataset), self.seed, shuffle, rank, world_size, batch_size, total, **blocks)
 
-    def _loader(self, dataset: Dataset, sampler: KeyedSampler) -> DataLoader:
+    def _loader(
+        self, read: Callable[[Any], Any], sampler: KeyedSampler, collate: Callable[[list], Any] = MultiViewBatch.collate
+    ) -> BatchLoader:
         return BatchLoader(
-            Reported(dataset.__getitem__, len(dataset)),
+            Reported(read, sampler.size),
             batch_size=sampler.batch_size,
             sampler=sampler,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
-            collate_fn=partial(collate_or_report, MultiViewBatch.collate),
+            collate_fn=partial(collate_or_report, collate),
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=outlive_signals,
         )

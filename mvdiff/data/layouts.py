@@ -230,6 +230,23 @@ def split_scenes(root: str | Path, split: str, source: Source | None = None) -> 
     return scenes
 
 
+def named_scenes(root: str | Path, split: str, source: Source | None = None) -> dict[str, Path]:
+    """Return the recordings of a split like `split_scenes`, by the names that they have in the data set.
+
+    Raises:
+        ValueError: Two have the same name.
+    """
+    paths = split_scenes(root, split, source)
+    folder = data_set_root(root) / split
+    base = folder if folder.is_dir() else folder.parent
+    scenes: dict[str, Path] = {}
+    for path in paths:
+        if (name := name_in(base, path)) in scenes:
+            raise ValueError(f"{base} must hold scenes of different names; got {name!r} twice, also in NFC.")
+        scenes[name] = path
+    return scenes
+
+
 def name_in(folder: Path, scene: Path) -> str:
     """Return the name of a scene in a data set: its path below the data set's folder, in NFC, links not followed.
 

@@ -23,11 +23,17 @@ class BatchLoader(DataLoader):
     Lightning asks the training loader for a state before it believes that a run can resume within an epoch. The place
     in the epoch is in the state of the data module (`MultiViewDataModule.state_dict`), which counts the batches that
     were used; workers read ahead of them. So the state of the loader is empty.
+
+    Attributes:
+        unwrap: Function of the process that trains: what `collate_fn` returned -> the batch; None: it is the batch.
     """
+
+    unwrap: Callable[[Any], Any] | None = None
 
     def __iter__(self) -> Iterator[Any]:
         """Start the workers, and return an iterator that yields batches and raises errors."""
-        return map(_raised, super().__iter__())
+        batches = map(_raised, super().__iter__())
+        return batches if self.unwrap is None else map(self.unwrap, batches)
 
     def state_dict(self) -> dict[str, Any]:
         """Return an empty state."""

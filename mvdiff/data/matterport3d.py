@@ -22,7 +22,7 @@ from mvdiff.data.captions import read_caption
 from mvdiff.data.counts import check_counts
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
 from mvdiff.files.arrays import read_npy
-from mvdiff.files.images import read_image_uint8
+from mvdiff.files.images import CHECK, StoredFile, read_image_uint8
 from mvdiff.files.paths import below, comparable, existing, expanded, kind_of, lack_of, listed_name, same_name, visible
 from mvdiff.geometry.panorama import equirectangular_from_skybox, perspective_from_skybox
 from mvdiff.samples import from_uint8
@@ -115,23 +115,32 @@ def pano_name(face: str) -> str:
 
 
 def read_faces(root: Path, row: Sequence[str], max_pixels: int | None = None) -> Tensor:
-    """Decode the six faces of a panorama, given by paths relative to `root`, as uint8 [6, 3, S, S] in skybox order.
+    """Decode the six faces of a panorama, given by paths relative to `root`; see `decode_faces`."""
+    return decode_faces([below(root, face) for face in row], max_pixels)
+
+
+def decode_faces(paths: Sequence[Path | StoredFile], max_pixels: int | None = None) -> Tensor:
+    """Decode the six faces of a panorama as uint8 [6, 3, S, S] in skybox order.
 
     Raises:
         FileNotFoundError: A face does not exist.
         ValueError: A face is broken or not square, or sizes differ.
     """
-    paths = [below(root, face) for face in row]
     faces = [read_image_uint8(path, max_pixels=max_pixels) for path in paths]
     size = faces[0].shape[-1]
     for path, face in zip(paths, faces, strict=True):
         if face.shape != (3, size, size):
             height, width = face.shape[1:]
             raise ValueError(
-                f"{path} must be {size}x{size}, like its panorama's first face; got {width}x{height}. "
-                f"Run `mvdiff data check {root}`."
+                f"{path} must be {size}x{size}, like its panorama's first face; got {width}x{height}. {CHECK}"
             )
     return torch.stack(faces)
+
+
+def panorama_of_faces(faces: Tensor) -> Tensor:
+    """Convert six faces to an equirectangular image uint8 [3, H, 2 H], as dense as the middle of a face."""
+    height = round(math.pi / 2 * faces.shape[-1])
+    return equirectangular_from_skybox(faces, height, 2 * height).round().to(torch.uint8)
 
 
 class Matterport3DPanoramas:
@@ -178,14 +187,16 @@ class Matterport3DPanoramas:
         return "_".join(identity(self.rows[index]))
 
     def faces(self, index: int) -> Tensor:
-        """Decode the six faces; see `read_faces`."""
-        return read_faces(self.root, self.rows[index], self.max_pixels)
+        """Decode the six faces; see `decode_faces`."""
+        return decode_faces(self.picture_files(index), self.max_pixels)
+
+    def picture_files(self, index: int) -> list[Path]:
+        """Return the files of the six faces, in skybox order."""
+        return [below(self.root, face) for face in self.rows[index]]
 
     def panorama(self, index: int) -> Tensor:
-        """Convert a panorama to an equirectangular image uint8 [3, H, 2 H], as dense as the middle of a face."""
-        faces = self.faces(index)
-        height = round(math.pi / 2 * faces.shape[-1])
-        return equirectangular_from_skybox(faces, height, 2 * height).round().to(torch.uint8)
+        """Convert a panorama to an equirectangular image uint8 [3, H, 2 H]; see `panorama_of_faces`."""
+        return panorama_of_faces(self.faces(index))
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""

@@ -8,14 +8,21 @@ from pathlib import Path
 
 from torch import Tensor
 
-from mvdiff.files.images import IMAGE_SUFFIXES, OTHER_IMAGE_SUFFIXES, DecodedImage, decode_opaque, unusable
+from mvdiff.files.images import (
+    IMAGE_SUFFIXES,
+    OTHER_IMAGE_SUFFIXES,
+    DecodedImage,
+    StoredFile,
+    decode_opaque,
+    unusable,
+)
 from mvdiff.files.paths import same_name, visible
 
 _FRAME = re.compile(r"(?P<frame>.*)[._-](?P<kind>color|colour|rgb|depth|pose)", re.IGNORECASE)
 """Name, without suffix, of a file of an RGB-D frame, such as `frame-000150.color`."""
 
 
-def read_panorama(path: Path, max_pixels: int | None = None) -> Tensor:
+def read_panorama(path: Path | StoredFile, max_pixels: int | None = None) -> Tensor:
     """Decode a panorama of the whole sphere as uint8 [3, H, 2H].
 
     Raises:
@@ -29,7 +36,7 @@ def read_panorama(path: Path, max_pixels: int | None = None) -> Tensor:
     return image.pixels
 
 
-def decode_panorama(path: Path, max_pixels: int | None = None) -> DecodedImage:
+def decode_panorama(path: Path | StoredFile, max_pixels: int | None = None) -> DecodedImage:
     """Decode a panorama of any size; raise like `read_panorama`, also where GPano says that it is a crop."""
     image = decode_opaque(path, max_pixels=max_pixels)
     sphere = image.tags.sphere

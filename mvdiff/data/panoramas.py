@@ -28,7 +28,9 @@ class PanoramaSource(Protocol):
     """Interface of a layout's reader: the panoramas of a split, by index.
 
     Data modules call the class with (root, split, on_broken), see `PanoramaDataModule`. A reader may also have
-    `panorama(index)`, the whole panorama as uint8 [3, H, 2 H], for metrics of panoramas as a whole.
+    `panorama(index)`, the whole panorama as uint8 [3, H, 2 H], for metrics of panoramas as a whole, and
+    `picture_files(index)`, the paths of its one equirectangular image or of its six faces in skybox order, from which
+    `views` cuts as the package's own readers do, for shards of its files (`mvdiff data shard`).
     """
 
     def __len__(self) -> int:
@@ -215,15 +217,28 @@ class PanoramaDataset(Dataset):
         """Cut the rig's views at a yaw; return `images`, `K`, `R` and `prompts`."""
         rig = self.rig
         K, R = rig.cameras()
-        # a view at yaw a of the mirrored world is the flipped view at yaw -a of the original
-        turn = -1.0 if mirrored else 1.0
-        yaws = [turn * (view_yaw + yaw_deg) for view_yaw in rig.yaw_deg]
-        R_cut = rotation_from_yaw_pitch(
-            torch.tensor(yaws, dtype=torch.float64), torch.tensor(rig.pitch_deg, dtype=torch.float64)
-        ).to(R.dtype)
-        images = self.source.views(index, K, R_cut, rig.height, rig.width)
-        captions = self.source.captions(index)
-        prompts = [nearest_caption(captions, *direction) for direction in zip(yaws, rig.pitch_deg, strict=True)]
-        if mirrored:
-            images, prompts = images.flip(-1), list(map(mirrored_caption, prompts))
-        return {"images": images, "K": K, "R": R, "prompts": prompts}
+        images = self.source.views(index, K, cut_rotations(rig, yaw_deg, mirrored), rig.height, rig.width)
+        prompts = view_prompts(self.source.captions(index), rig, yaw_deg, mirrored)
+        return {"images": images.flip(-1) if mirrored else images, "K": K, "R": R, "prompts": prompts}
+
+
+def cut_yaws(rig: Rig, yaw_deg: float, mirrored: bool) -> list[float]:
+    """Return the yaws in degrees at which the views of a sample are cut.
+
+    A view at yaw a of the mirrored world is the flipped view at yaw -a of the original.
+    """
+    turn = -1.0 if mirrored else 1.0
+    return [turn * (view_yaw + yaw_deg) for view_yaw in rig.yaw_deg]
+
+
+def cut_rotations(rig: Rig, yaw_deg: float, mirrored: bool) -> Tensor:
+    """Return the rotations [V, 3, 3], world-from-camera, float32, with which the views of a sample are cut."""
+    yaws = torch.tensor(cut_yaws(rig, yaw_deg, mirrored), dtype=torch.float64)
+    return rotation_from_yaw_pitch(yaws, torch.tensor(rig.pitch_deg, dtype=torch.float64)).float()
+
+
+def view_prompts(captions: Captions, rig: Rig, yaw_deg: float, mirrored: bool) -> list[str]:
+    """Return the prompts of the views of a sample."""
+    directions = zip(cut_yaws(rig, yaw_deg, mirrored), rig.pitch_deg, strict=True)
+    prompts = [nearest_caption(captions, *direction) for direction in directions]
+    return list(map(mirrored_caption, prompts)) if mirrored else prompts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,17 @@ from typing import Any
 from mvdiff.data.agreement import NOT_REGISTERED, registration_problem
 from mvdiff.data.frames import FrameDataset, Mode, TrainSamples
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
-from mvdiff.data.layouts import Source, data_set_root, name_in, open_recording, split_scenes
+from mvdiff.data.layouts import Source, named_scenes, open_recording
 from mvdiff.data.recordings import MissingCaption, OnBroken, RecordingSource
 from mvdiff.data.resizing import Resizing, check_resizing
 from mvdiff.data.scene_checks import wrong_scenes
 from mvdiff.data.sequences import MAX_BETWEEN
-from mvdiff.files.paths import expanded
+from mvdiff.data.shards.reading import holds_shards
+from mvdiff.data.shards.recordings import shard_scenes
+from mvdiff.files.paths import folder_or_url
+from mvdiff.settings import ShardSettings, settings_from
 
+PLAIN_READING = ShardSettings()
 _log = logging.getLogger(__name__)
 
 
@@ -27,7 +32,8 @@ class RecordingDataModule(MultiViewDataModule):
 
     Args:
         root: Folder with train/ and test/ (or with train.txt and test.txt from `mvdiff data split`), or a folder that
-            contains it under its usual name, such as scannet.
+            contains it under its usual name, such as scannet; or a folder or address (s3://bucket/data) of shards
+            (`mvdiff data shard`), which give the samples of the data set that they were made of.
         height: Height of the frames in pixels, a multiple of the autoencoder's stride, 8 for Stable Diffusion (paper:
             192).
         width: Width of the frames in pixels, likewise (paper: 256).
@@ -61,6 +67,7 @@ class RecordingDataModule(MultiViewDataModule):
             disagree is an error, or left out with `on_broken="skip"`.
         source: Class that reads a scene: class path of a `RecordingSource`, or `class_path` and `init_args`; None:
             detected from the files.
+        shards: Reading of shards.
         **settings: Settings of every data module, see `MultiViewDataModule`.
 
     Raises:
@@ -91,10 +98,12 @@ class RecordingDataModule(MultiViewDataModule):
         missing_caption: MissingCaption = "error",
         check_agreement: bool = True,
         source: str | dict[str, Any] | None = None,
+        shards: ShardSettings = PLAIN_READING,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
-        self.root = expanded(root)
+        self.root = folder_or_url(root)
+        self.shards = settings_from(ShardSettings, shards)
         self.height = height
         self.width = width
         self.mode = mode
@@ -178,42 +187,52 @@ class RecordingDataModule(MultiViewDataModule):
             ValueError: Intrinsics are malformed, or no scene is left.
         """
         if split not in self._scenes:
-            folder = data_set_root(self.root) / split
-            base = folder if folder.is_dir() else folder.parent
             with naming_missing_root(self.root):
-                paths = split_scenes(self.root, split, self.source)
-            names = [name_in(base, path) for path in paths]
-            if (name := next((name for name, count in Counter(names).items() if count > 1), None)) is not None:
-                raise ValueError(f"{base} must hold scenes of different names; got {name!r} twice, also in NFC.")
+                openers = self._openers(split)
             with ThreadPoolExecutor(8) as pool:  # a scene without valid_frames.npy has a file to read for each frame
-                opened = list(pool.map(self._open, paths, names))
+                opened = list(pool.map(self._opened, openers))
             found = [scene for scene in opened if isinstance(scene, RecordingSource)]
             broken = [error for error in opened if isinstance(error, Exception)]
+            where = f"{self.root}, split {split}"
             if broken and self.on_broken == "error":
                 raise broken[0]
             if broken:
                 _log.warning(
-                    "%s: %d of %d scenes are left out, the first: %s", folder, len(broken), len(paths), broken[0]
+                    "%s: %d of %d scenes are left out, the first: %s", where, len(broken), len(openers), broken[0]
                 )
             if not found:
-                raise ValueError(f"{folder} must hold at least one whole scene; got none of {len(paths)}: {broken[0]}")
+                raise ValueError(
+                    f"{where}, must hold at least one whole scene; got none of {len(openers)}: {broken[0]}"
+                )
             self._scenes[split] = found
         return self._scenes[split]
 
-    def _open(self, path: Path, name: str) -> RecordingSource | FileNotFoundError | ValueError:
-        """Open a scene, name it as the data set does and read the lists that the modes need, or return the error."""
+    def _openers(self, split: str) -> list[Callable[[], RecordingSource]]:
+        """Return a function for each scene of a split, which opens it."""
+        if holds_shards(self.root):
+            scenes = shard_scenes(self.root, split, self.shards, self.missing_caption)
+            return [partial(_as_it_is, scene) for scene in scenes]
+        how = {"on_broken": self.on_broken, "missing_caption": self.missing_caption}
+        return [
+            partial(_open_named, name, path, self.source, **how)
+            for name, path in named_scenes(self.root, split, self.source).items()
+        ]
+
+    def _opened(self, opener: Callable[[], RecordingSource]) -> RecordingSource | FileNotFoundError | ValueError:
+        """Open a scene and read the lists that the modes need, or return the error."""
         try:
-            how = {"on_broken": self.on_broken, "missing_caption": self.missing_caption}
-            scene = open_recording(path, self.source, self.resizing, **how)
-            scene.name = name
+            scene = opener()
+            scene.resizing = self.resizing
             scene.intrinsics(self.height, self.width)
             if self.check_agreement and (aspects := registration_problem(scene)):
-                raise ValueError(f"{path}: {NOT_REGISTERED} ({aspects}). check_agreement: false trains on it anyway.")
+                raise ValueError(
+                    f"{scene.path}: {NOT_REGISTERED} ({aspects}). check_agreement: false trains on it anyway."
+                )
             lists = [scene.key_frames] if self._reads_key_frames else []
             lists += [scene.valid_frames] if {self.mode, self.eval_mode} != {"keyframes"} else []
         except (FileNotFoundError, ValueError) as error:
             return error
-        return scene if all(lists) else ValueError(f"{path} must have usable frames; got {dict(scene.unusable)}.")
+        return scene if all(lists) else ValueError(f"{scene.path} must have usable frames; got {dict(scene.unusable)}.")
 
     def train_dataset(self) -> FrameDataset:
         """Return the training samples."""
@@ -262,3 +281,14 @@ class RecordingDataModule(MultiViewDataModule):
             _log.warning("%s: frames left out: %s", split, frames)
         if count := dataset.missing_captions:
             _log.warning("%s: %d frames without caption; missing_caption is %r", split, count, self.missing_caption)
+
+
+def _open_named(name: str, path: Path, source: Source | None, **how: Any) -> RecordingSource:
+    """Open a scene, named as the data set names it."""
+    scene = open_recording(path, source, **how)
+    scene.name = name
+    return scene
+
+
+def _as_it_is(scene: RecordingSource) -> RecordingSource:
+    return scene

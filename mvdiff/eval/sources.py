@@ -21,11 +21,10 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.data.importing.suggest import guess_kind, import_command
 from mvdiff.data.loader import BatchLoader, Reported
 from mvdiff.eval.sample import ScoredSample, Truth
-from mvdiff.files.paths import expanded_values, same_name
+from mvdiff.files.paths import same_name
 from mvdiff.files.sharing import shared_name
-from mvdiff.files.text import read_json_object, read_yaml_mapping
+from mvdiff.files.text import read_json_object
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
-from mvdiff.run_files import config_layers
 from mvdiff.samples import read_sample, scan_samples, to_uint8
 
 
@@ -304,26 +303,9 @@ def source_from_config(configs: Sequence[str | Path], split: str = "test") -> Da
         FileNotFoundError: A file does not exist.
         ValueError: No file has a `data` section, or it is invalid.
     """
-    from jsonargparse import ArgumentError, ArgumentParser
+    from mvdiff.data.from_config import data_from_config
 
-    from mvdiff.data.keyed_datamodule import MultiViewDataModule
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_subclass_arguments(MultiViewDataModule, "data", fail_untyped=False, required=True)  # as LightningCLI
-    names = ", ".join(str(path) for path in configs)
-    parsed = None
-    try:
-        for path in config_layers(configs):
-            section = read_yaml_mapping(path).get("data")
-            if section is not None:
-                parsed = parser.parse_object({"data": expanded_values(section)}, namespace=parsed)
-        if parsed is None:
-            raise ValueError("none")
-        data = parser.instantiate(parsed).data
-    except (ArgumentError, TypeError, ValueError, AttributeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"--config must have a valid data section; got {reason}, in {names}.") from error
-    return DataSource(data, split, ", ".join(map(shared_name, configs)))
+    return DataSource(data_from_config(configs), split, ", ".join(map(shared_name, configs)))
 
 
 def read_truth(path: str | Path) -> dict[str, Truth]:

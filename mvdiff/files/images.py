@@ -81,9 +81,25 @@ class UnusableImage(ImageError):
     """Raised for a sound image that must not be read as it is."""
 
 
-def unusable(name: str | Path, reason: str) -> UnusableImage:
+def unusable(name: str | Path | StoredFile, reason: str) -> UnusableImage:
     """Return the error for an image that must not be read; `reason` continues a sentence that the name begins."""
     return UnusableImage(f"{name} {reason}", reason)
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """A file inside an archive, which every reader of this module takes in place of a path.
+
+    Attributes:
+        name: Where the file lies, named in errors.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes
+
+    def __str__(self) -> str:
+        return self.name
 
 
 @dataclass(frozen=True)
@@ -106,7 +122,7 @@ class DecodedImage:
         return torch.from_numpy(np.array(self.rgb)).permute(2, 0, 1)
 
 
-def read_image_uint8(path: Path, oriented: bool = True, max_pixels: int | None = None) -> Tensor:
+def read_image_uint8(path: Path | StoredFile, oriented: bool = True, max_pixels: int | None = None) -> Tensor:
     """Decode an opaque image completely, as RGB uint8 [3, H, W]; for arguments and errors see `decode_opaque`."""
     return decode_opaque(path, oriented, max_pixels).pixels
 
@@ -116,7 +132,7 @@ def image_size(path: Path, oriented: bool = True, max_pixels: int | None = None)
     return decode_opaque(path, oriented, max_pixels).rgb.size
 
 
-def stored_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
+def stored_size(path: Path | StoredFile, max_pixels: int | None = None) -> tuple[int, int]:
     """Return the stored (width, height) from a file's header, whatever its EXIF orientation; decode nothing.
 
     Raises:
@@ -127,7 +143,7 @@ def stored_size(path: Path, max_pixels: int | None = None) -> tuple[int, int]:
         return image.size
 
 
-def decode_opaque(path: Path, oriented: bool = True, max_pixels: int | None = None) -> DecodedImage:
+def decode_opaque(path: Path | StoredFile, oriented: bool = True, max_pixels: int | None = None) -> DecodedImage:
     """Decode an image that must be opaque.
 
     Args:
@@ -149,7 +165,7 @@ def decode_opaque(path: Path, oriented: bool = True, max_pixels: int | None = No
 
 
 def decode_image(
-    source: Path | Image.Image, name: str, oriented: bool = True, max_pixels: int | None = None
+    source: Path | StoredFile | Image.Image, name: str, oriented: bool = True, max_pixels: int | None = None
 ) -> DecodedImage:
     """Decode an image that may have transparent pixels; see `decode_opaque`.
 
@@ -182,12 +198,12 @@ def profile_ignored(path: Path) -> bool:
     return str(path) in _ignored_profiles
 
 
-def read_depth(path: Path, units_per_metre: float = 1000) -> Tensor:
+def read_depth(path: Path | StoredFile, units_per_metre: float = 1000) -> Tensor:
     """Return the depths of `read_counted_depth`."""
     return read_counted_depth(path, units_per_metre)[0]
 
 
-def read_counted_depth(path: Path, units_per_metre: float = 1000) -> tuple[Tensor, int]:
+def read_counted_depth(path: Path | StoredFile, units_per_metre: float = 1000) -> tuple[Tensor, int]:
     """Decode a 16-bit PNG depth map completely, as float32 [H, W] in metres, 0 where unknown.
 
     Args:
@@ -209,7 +225,7 @@ def read_counted_depth(path: Path, units_per_metre: float = 1000) -> tuple[Tenso
     return torch.from_numpy(known_values(values).astype(np.float32) / units_per_metre), int((values == SATURATED).sum())
 
 
-def read_values(path: Path) -> np.ndarray:
+def read_values(path: Path | StoredFile) -> np.ndarray:
     """Decode the values of a PNG file as they are stored, [H, W] or [H, W, C]: depths, labels, or RGBA.
 
     Raises:
@@ -222,7 +238,7 @@ def read_values(path: Path) -> np.ndarray:
 
 @contextmanager
 def _opened(
-    source: Path | Image.Image, name: str, max_pixels: int | None, formats: tuple[str, ...] = _FORMATS
+    source: Path | StoredFile | Image.Image, name: str, max_pixels: int | None, formats: tuple[str, ...] = _FORMATS
 ) -> Iterator[Image.Image]:
     """Open a file, check its size, and turn errors of decoding into `BrokenImage`."""
     limit = MAX_PIXELS if max_pixels is None else max_pixels
@@ -249,14 +265,16 @@ def _opened(
         raise BrokenImage(message, reason) from error
 
 
-def _why_unread(path: Path) -> str:
+def _why_unread(path: Path | StoredFile) -> str:
+    if isinstance(path, StoredFile):
+        return why_unread(path.content[:HEAD_BYTES])
     with path.open("rb") as file:
         return why_unread(file.read(HEAD_BYTES))
 
 
-def _open(path: Path, formats: tuple[str, ...]) -> Image.Image:
+def _open(path: Path | StoredFile, formats: tuple[str, ...]) -> Image.Image:
     with _without_pillows_limit():
-        return Image.open(path, formats=formats)
+        return Image.open(BytesIO(path.content) if isinstance(path, StoredFile) else path, formats=formats)
 
 
 @contextmanager

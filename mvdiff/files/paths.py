@@ -26,6 +26,21 @@ def expanded(path: str | os.PathLike[str]) -> Path:
     return Path(os.path.expanduser(path))
 
 
+def is_url(place: str | os.PathLike[str]) -> bool:
+    """Return True for an address such as s3://bucket/data, False for a path.
+
+    Example:
+        >>> is_url("s3://bucket/data"), is_url("data/mp3d"), is_url("C:/data")
+        (True, False, False)
+    """
+    return isinstance(place, str) and "://" in place
+
+
+def folder_or_url(place: str | os.PathLike[str]) -> Path | str:
+    """Return an address as it is, without a final slash, and anything else as an expanded path."""
+    return place.rstrip("/") if is_url(place) else expanded(place)
+
+
 def real_path(path: str | os.PathLike[str]) -> Path:
     """Return the absolute path with `~` expanded and links followed, as far as they lead."""
     return Path(os.path.realpath(expanded(path)))  # Path.resolve raises for a link to itself

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 from mvdiff.files.writing import whole_folder
 from mvdiff.hub_models import open_transformers, snapshot_commit
+from mvdiff.models.absent import AbsentPart
 from mvdiff.models.autoencoder import (
     VAE_PATTERNS,
     autoencoder_stride,
@@ -179,6 +180,7 @@ def load_backbone(
     vae: str | Path | None = None,
     dtype: torch.dtype | None = None,
     without_weights: Collection[str] = (),
+    absent: Mapping[str, str] | None = None,
 ) -> Backbone:
     """Load a base model onto the CPU and freeze it.
 
@@ -194,6 +196,8 @@ def load_backbone(
         dtype: Weight precision; default float32.
         without_weights: Parts (of unet, text_encoder, vae) whose weights the caller has: only their config.json is
             read, and they are random.
+        absent: Parts (vae, text_encoder) that the caller does without, with the hashes of their weights: only their
+            config.json is read, and using them is an error.
 
     Raises:
         FileNotFoundError: The base or a part of it is missing.
@@ -210,19 +214,31 @@ def load_backbone(
             f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}."
         )
 
+    absent = absent or {}
+
     def opened(part: str, model_class: type[nn.Module]) -> nn.Module:
+        if part in absent:
+            with torch.device("meta"):
+                return AbsentPart(part, build_from_config(model_class, parts[part]).config)
         if part in without_weights:
             return build_from_config(model_class, parts[part])
         return load_strictly(model_class, parts[part], dtype)
 
+    def opened_vae() -> nn.Module:
+        if "vae" in absent:
+            with torch.device("meta"):
+                return AbsentPart("vae", load_autoencoder(vae_folder, with_weights=False).config)
+        return load_autoencoder(vae_folder, dtype=dtype, with_weights="vae" not in without_weights)
+
     backbone = Backbone(  # small parts first, so that their errors come before the large weights are read
         scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
         tokenizer=_load_tokenizer(parts["tokenizer"]),
-        vae=load_autoencoder(vae_folder, dtype=dtype, with_weights="vae" not in without_weights),
+        vae=opened_vae(),
         text_encoder=opened("text_encoder", CLIPTextModel),
         unet=opened("unet", UNet2DConditionModel),
     )
     check_parts_fit(backbone, folder)
+    backbone._hashes |= absent
     backbone.commit = snapshot_commit(folder)
     backbone.vae_commit = None if vae is None else snapshot_commit(vae_folder)
     return backbone.freeze()

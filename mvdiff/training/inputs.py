@@ -47,10 +47,12 @@ class BatchInputs(ABC):
     ) -> None:
         self.backbone = backbone
         self.seed = seed
+        self.prompt_prefix = prompt_prefix
         self.cache = None if cache.dir is None else TensorCache(cache.dir)
         self.cache_latents = cache.latents
         self.frozen_text = frozen_text
         self._prompts = PromptEncoder(self._embed, prompt_prefix)
+        self.empty_text: Tensor | None = None  # [L, D] embedding of the empty prompt, for data with embeddings
         self.captions = CaptionCounter(TextContext.of_tokenizer(backbone.tokenizer), prompt_prefix)
 
     @property
@@ -59,7 +61,9 @@ class BatchInputs(ABC):
         return self.backbone.unet.device
 
     def latents(self, batch: MultiViewBatch) -> Tensor:
-        """Encode a batch's images to latents [B, V, C, h, w]."""
+        """Encode a batch's images to latents [B, V, C, h, w], or return those that it has."""
+        if batch.latents is not None:
+            return batch.latents.to(self.device)
         return self.encode(batch, batch.images, "latent", self.cache_latents)
 
     def encoder(self, batch: MultiViewBatch, latents: Tensor) -> BatchEncoder:
@@ -81,10 +85,23 @@ class BatchInputs(ABC):
         return self._draw(images, purpose, self.seed, batch.epoch, int(batch.sample_index[i]))
 
     def _cached_sample(self, batch: MultiViewBatch, i: int, images: Tensor, purpose: str) -> Tensor:
-        yaw = "no yaw" if batch.yaw_deg is None else f"yaw {float(batch.yaw_deg[i])}"
-        keys = (self.seed, batch.sample_id[i], yaw, 0 if batch.mirrored is None else int(batch.mirrored[i]))
-        cache_key = (self.noise_key(purpose), self._encoded_by("vae"), *keys, *_content(images))
+        yaw = None if batch.yaw_deg is None else float(batch.yaw_deg[i])
+        keys = self._keys_of_cut(batch.sample_id[i], yaw, batch.mirrored is not None and bool(batch.mirrored[i]))
+        cache_key = (self.noise_key(purpose), self.encoded_by("vae"), *keys, *_content(images))
         return self.cache.fetch(lambda: self._draw(images, purpose, *keys), *cache_key)
+
+    def _keys_of_cut(self, sample_id: str, yaw_deg: float | None, mirrored: bool) -> tuple[int | str, ...]:
+        return self.seed, sample_id, "no yaw" if yaw_deg is None else f"yaw {yaw_deg}", int(mirrored)
+
+    @torch.no_grad()
+    def latents_of_cut(self, images: Tensor, sample_id: str, yaw_deg: float, mirrored: bool) -> Tensor:
+        """Encode the views [V, 3, H, W] of a cut as a cache of latents draws them, the same in every epoch.
+
+        Returns:
+            [V, C, h, w], on the CPU.
+        """
+        yaw = float(torch.tensor(yaw_deg, dtype=torch.float32))  # as in a batch
+        return self._draw(images, "latent", *self._keys_of_cut(sample_id, yaw, mirrored)).cpu()
 
     def _draw(self, images: Tensor, purpose: str, *keys: int | str) -> Tensor:
         return self.backbone.encode_images(images, self.noise(len(images), purpose, *keys))
@@ -97,9 +114,20 @@ class BatchInputs(ABC):
     def noise(self, num_views: int, purpose: str, *keys: int | str) -> torch.Generator | list[torch.Generator]:
         """Return one generator, or one per view, for the autoencoder's noise of one sample."""
 
-    def text(self, prompts: Sequence[Sequence[str | None]]) -> Tensor:
-        """Embed B x V prompts with the prefix as [B, V, L, D]."""
-        return self._prompts(prompts)
+    def text(self, prompts: Sequence[Sequence[str | None]], batch: MultiViewBatch | None = None) -> Tensor:
+        """Embed B x V prompts with the prefix as [B, V, L, D].
+
+        Args:
+            prompts: The prompts after text dropout; None is the empty prompt.
+            batch: Batch of the prompts, whose own embeddings are taken if it has them.
+        """
+        if batch is None or batch.text is None:
+            return self._prompts(prompts)
+        text = batch.text.to(self.device, self.backbone.unet.dtype)
+        dropped = torch.tensor([[prompt is None for prompt in sample] for sample in prompts], device=self.device)
+        if not bool(dropped.any()):
+            return text
+        return torch.where(dropped[:, :, None, None], self.empty_text.to(text), text)
 
     def count_captions(self, batch: MultiViewBatch) -> None:
         """Count a batch's captions, without padding; see `CaptionCounter`."""
@@ -110,16 +138,21 @@ class BatchInputs(ABC):
         """Embed B x V prompts without prefix as [B, V, L, D]."""
         return self._prompts.negative(prompts)
 
+    @torch.no_grad()
+    def embedding(self, text: str) -> Tensor:
+        """Embed one text, prefix included, by itself, as a cache of embeddings does: [L, D], on the CPU."""
+        return self.backbone.encode_prompts([text])[0].cpu()
+
     def _embed(self, texts: list[str]) -> Tensor:
         if not self.frozen_text:
             return self.backbone.encode_prompts(texts)
-        encoder = self._encoded_by("text_encoder") if self.cache else ""
+        encoder = self.encoded_by("text_encoder") if self.cache else ""
         with torch.no_grad():
             return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(
                 self.device, self.backbone.unet.dtype
             )
 
-    def _encoded_by(self, part: str) -> str:
+    def encoded_by(self, part: str) -> str:
         """Return a part's weights hash and compute precision, for cache keys."""
         device = self.device.type
         dtype = getattr(self.backbone, part).dtype
@@ -185,7 +218,7 @@ class MultiViewInputs(BatchInputs):
 
     def _cached_view(self, image: Tensor, purpose: str) -> Tensor:
         keys = ("frame", self.seed, *_content(image))
-        cache_key = (self.noise_key(purpose), self._encoded_by("vae"), *keys)
+        cache_key = (self.noise_key(purpose), self.encoded_by("vae"), *keys)
         return self.cache.fetch(lambda: self._draw(image[None], purpose, *keys)[0], *cache_key)
 
     def noise_key(self, purpose: str) -> str:

@@ -26,6 +26,7 @@ from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task, denoiser
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import gather, image_grid, log_image
+from mvdiff.training.encoded_data import check_encoders, encoding_of, without_encoders
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
 from mvdiff.training.model_description import DescribedModule
@@ -112,6 +113,11 @@ class MultiViewModule(DescribedModule):
         if not 0 <= text_dropout <= 1:
             raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}.")
         self.keep_settings(locals(), ignore=("optimizer", "lr_scheduler"))
+        if cache.encoded_data and num_validation_samples:
+            raise ValueError(
+                "num_validation_samples must be 0 when cache.encoded_data is true, since samples need the autoencoder; "
+                f"got {num_validation_samples}."
+            )
         self.task = task if isinstance(task, Task) else task_from(task)
         self.base = self.task.default_base if base is None else base
         if self.base is None:
@@ -132,7 +138,9 @@ class MultiViewModule(DescribedModule):
         """Load the frozen base and build the adapter; Lightning calls this before weights are restored."""
         if self.unet is not None:
             return
-        self.backbone = load_backbone(self.base, self.revision, vae=self.vae)
+        encoding = encoding_of(self.trainer.datamodule, self.prompt_prefix) if self._trainer is not None else None
+        absent = without_encoders(encoding) if self.cache.encoded_data else None
+        self.backbone = load_backbone(self.base, self.revision, vae=self.vae, absent=absent)
         self.backbone.freeze()
         if self.text_dtype is not None:
             self.backbone.set_text_dtype(getattr(torch, self.text_dtype))
@@ -151,6 +159,9 @@ class MultiViewModule(DescribedModule):
         self.inputs = MultiViewInputs(
             *(self.backbone, self.seed, self.prompt_prefix, self.cache), views_return=self.task.views_return
         )
+        if encoding is not None:
+            check_encoders(self.backbone, encoding)
+            self.inputs.empty_text = encoding.empty_text
 
     @property
     def adapter(self) -> MultiViewAdapter:
@@ -182,7 +193,7 @@ class MultiViewModule(DescribedModule):
         """
         self.task.check_batch(batch)
         scheduler = self.backbone.scheduler
-        latents, text = self.inputs.latents(batch), self.inputs.text(prompts)
+        latents, text = self.inputs.latents(batch), self.inputs.text(prompts, batch)
         keys = (self.seed, batch.epoch, batch.sample_index.tolist())
         timesteps = sample_timesteps(scheduler.config.num_train_timesteps, *keys).to(self.device)
         noise = training_noise(*keys, batch.num_views, latents.shape[2:]).to(self.device)

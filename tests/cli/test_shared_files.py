@@ -13,6 +13,7 @@ from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.recipes.outpaint import OutpaintRecipe
 from mvdiff.recipes.settings import OutpaintSettings
+from tests.data.folders import write_matterport3d
 from tests.pipelines.conftest import make_pipeline
 from tests.report.folders import write_panorama
 from tests.shared_files import telling
@@ -153,4 +154,10 @@ def test_an_outpainted_picture_is_told_by_its_name(secrets, tmp_path):
     model = ["generate", "outpaint", "--model", "mvdiff://toy-outpaint", "--image", str(picture), "--prompt", "a room"]
     assert main([*model, "--num_inference_steps", "1", "--out", str(tmp_path / "out"), "--device", "cpu"]) == 0
     assert '"photo of mine.jpg"' in (tmp_path / "out" / "0000" / "sample.json").read_text()
+    assert not telling(tmp_path / "out", *secrets)
+
+
+def test_shards_tell_no_path(secrets, tmp_path):
+    source = write_matterport3d(tmp_path / "in", num_train=2, num_test=1)
+    assert main(["data", "shard", str(source), "--out", str(tmp_path / "out")]) == 0
     assert not telling(tmp_path / "out", *secrets)

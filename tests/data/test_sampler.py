@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvdiff.data.sampler import KeyedSampler
+from mvdiff.data.sampler import KeyedSampler, block_permutation
 
 
 def steps(num_samples, total, world_size, batch_size, epoch):
@@ -104,3 +104,57 @@ def test_errors_name_the_setting():
     with pytest.raises(ValueError, match="must be 4 to resume mid-epoch; got 2"):
         KeyedSampler(9, batch_size=2).load_state_dict({"epoch": 0, "position": 4, "stride": 4})
     KeyedSampler(9, batch_size=2).load_state_dict({"epoch": 1, "position": 0, "stride": 4})
+
+
+@given(
+    size=st.integers(1, 60),
+    block=st.integers(1, 12),
+    mixed=st.integers(1, 5),
+    seed=st.integers(0, 3),
+    epoch=st.integers(0, 3),
+)
+def test_blocks_hold_every_sample_once_and_few_blocks_at_a_time(size, block, mixed, seed, epoch):
+    order = block_permutation(size, block, mixed, seed, epoch)
+    assert sorted(order) == list(range(size))
+    met = [index // block for index in order]
+    first = {number: met.index(number) for number in met}
+    last = {number: len(met) - 1 - met[::-1].index(number) for number in met}
+    for position in range(size):
+        assert sum(first[number] <= position <= last[number] for number in first) <= mixed
+
+
+def test_blocks_change_with_seed_and_epoch_and_mix_their_samples():
+    order = block_permutation(400, 20, 4, 0, 0)
+    assert order == block_permutation(400, 20, 4, 0, 0)
+    assert order != block_permutation(400, 20, 4, 1, 0) != block_permutation(400, 20, 4, 0, 1) != order
+    windows = [{index // 20 for index in order[start : start + 20]} for start in range(0, 400, 20)]
+    assert sum(len(blocks) for blocks in windows) / len(windows) > 3.5, "20 samples come from nearly all 4 blocks"
+    assert len({frozenset(order[:80]), frozenset(block_permutation(400, 20, 4, 0, 1)[:80])}) == 2
+
+
+@given(num_samples=st.integers(1, 30), epoch=st.integers(0, 3))
+def test_blocks_are_split_over_ranks_like_any_order(num_samples, epoch):
+    blocks = {"shuffle_block": 4, "mixed_blocks": 2}
+    alone = KeyedSampler(num_samples, 7, True, 0, 1, 8, **blocks).order(epoch)
+    ranks = [KeyedSampler(num_samples, 7, True, rank, 2, 2, multiple_of=8, **blocks) for rank in range(2)]
+    for sampler in ranks:
+        sampler.set_epoch(epoch)
+    assert [key[1] for pair in zip(*ranks, strict=True) for key in pair] == alone
+
+
+def test_a_resume_with_other_blocks_is_refused():
+    sampler = KeyedSampler(20, batch_size=2, shuffle_block=4)
+    state = sampler.state_dict(3)
+    again = KeyedSampler(20, batch_size=2, shuffle_block=4)
+    again.load_state_dict(state)
+    assert list(again) == list(sampler)[6:]
+    for other in (KeyedSampler(20, batch_size=2), KeyedSampler(20, batch_size=2, shuffle_block=5)):
+        with pytest.raises(ValueError, match=r"shuffle_block and data\.mixed_blocks must be"):
+            other.load_state_dict(state)
+        other.load_state_dict(sampler.state_dict(10))  # at the end of an epoch they may change
+
+
+@pytest.mark.parametrize("name", ["shuffle_block", "mixed_blocks"])
+def test_blocks_need_samples(name):
+    with pytest.raises(ValueError, match=f"{name} must be at least 1; got 0"):
+        KeyedSampler(5, **{name: 0})

@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,10 @@ from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.layouts import Source, open_recording
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.prepare.sens import import_sens
+from mvdiff.data.prepare.shard import image_content
 from mvdiff.data.prepare.split import unpack_archives
+from mvdiff.data.shards.opening import open_panoramas
+from mvdiff.data.shards.writing import write_shards
 from mvdiff.data.toyworld.truth import WalkTruth
 from mvdiff.data.toyworld.truth import read_truth as read_toy_truth
 from mvdiff.eval.comparability import differing, read_results
@@ -263,7 +267,22 @@ def _read_config(folder: Path) -> None:
     source_from_config([folder / "a.yaml"])
 
 
+def _write_shards(folder: Path) -> None:
+    with TemporaryDirectory() as source:
+        write_shards(image_content(write_equirectangular(Path(source) / "panoramas", 2, 1)), folder, 10**6)
+
+
+def _read_shards(folder: Path) -> None:
+    panoramas = open_panoramas(folder, "train")
+    panoramas.captions(0)
+    panoramas.panorama(len(panoramas) - 1)
+
+
 KINDS = {
+    **{
+        f"shards: {name}": Kind(_write_shards, name, _read_shards)
+        for name in ("manifest.json", "train-000000.json", "train-000000.tar")
+    },
     "prompts.jsonl": Kind(
         _text("p.jsonl", "\n".join(map(json.dumps, PROMPTS))), "p.jsonl", lambda f: read_prompts(f / "p.jsonl")
     ),

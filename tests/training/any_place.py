@@ -45,8 +45,8 @@ class KeyedNumbers(MultiViewDataModule):
     def eval_dataset(self, split):
         return Keys(4)
 
-    def _loader(self, dataset, sampler):
-        return BatchLoader(dataset, batch_size=sampler.batch_size, sampler=sampler, collate_fn=_numbers)
+    def _loader(self, read, sampler):
+        return BatchLoader(Keys(sampler.size), batch_size=sampler.batch_size, sampler=sampler, collate_fn=_numbers)
 
 
 def _numbers(keys):

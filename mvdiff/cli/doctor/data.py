@@ -15,6 +15,9 @@ from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.check import check_folders
 from mvdiff.data.prepare.problems import CheckReport, Problem
+from mvdiff.data.shards.checking import check_shards
+from mvdiff.data.shards.reading import holds_shards
+from mvdiff.files.paths import is_url
 
 FIRST = 16
 """Panoramas of each split, or frames of its first scene, whose files are read."""
@@ -25,7 +28,7 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
     """Open the splits and read the files of the first samples, or of all with `--all_data`."""
     data, root = run.data, getattr(run.data, "root", None)
     name = type(data).__name__
-    if root is not None and not Path(root).is_dir():
+    if root is not None and not is_url(root) and not Path(root).is_dir():
         remedy = "Put the data set there (docs/data.md; mvdiff data toyworld makes one), or set --data.root DIR."
         yield Finding("problem", f"data.root must be a folder; got {root}, which does not exist", remedy)
         yield Finding("not checked", "splits, files and captions: they need the folder")
@@ -38,6 +41,9 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
         yield Finding.of_error(error, name)
     if not isinstance(data, MultiViewDataModule) or root is None:
         yield Finding("not checked", f"files of {name}, a data module of your own: the step reads a batch")
+        return
+    if holds_shards(root):
+        yield from _shards(root, run.settings.all_data)
         return
     try:
         limit = None if run.settings.all_data else FIRST
@@ -56,6 +62,24 @@ def check_data(run: RunToCheck) -> Iterator[Finding]:
         yield from of_files(
             report, mild if getattr(data, "on_broken", "error") == "error" else set(report.counts), limit
         )
+
+
+def _shards(root: str | Path, all_data: bool) -> Iterator[Finding]:
+    """Verify every checksum with `--all_data`; the manifest was read, and the step reads a batch."""
+    whole = f"mvdiff data check {root}"
+    if not all_data:
+        yield Finding(
+            "not checked", f"contents of the shards: `{whole}` verifies every checksum; the step reads a batch"
+        )
+        return
+    damage = check_shards(root).damage
+    if damage:
+        shown = "; ".join(map(str, damage[:_SHOWN])) + ("; ..." if len(damage) > _SHOWN else "")
+        yield Finding(
+            "problem", f"every shard: {shown}", f"{whole} names all of them; data.max_damaged goes on around some."
+        )
+    else:
+        yield Finding("ok", "every shard: all checksums match")
 
 
 def _splits(data: LightningDataModule) -> Finding:

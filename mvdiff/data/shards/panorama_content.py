@@ -1,0 +1,133 @@
+"""Panoramas as the content of shards: the files of a source, or views that are cut from them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mvdiff.data.panoramas import PanoramaSource, cut_rotations
+from mvdiff.data.shards.cuts import Cuts
+from mvdiff.data.shards.panoramas import panorama_json, views_of
+from mvdiff.data.shards.writing import Planned
+from mvdiff.files.images import StoredFile
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.samples import to_uint8
+
+_NPY_HEADER = 128  # bytes before the values of a small array
+
+
+class PanoramaFiles:
+    """Picture files and captions of panoramas; see `Content`.
+
+    Args:
+        sources: Reader of each split.
+        source: What the panoramas are, for the manifest.
+
+    Raises:
+        ValueError: A reader names no files, or cuts other views from them than the readers of this package.
+    """
+
+    kind, what = "panoramas", "images"
+
+    def __init__(self, sources: Mapping[str, PanoramaSource], source: dict[str, Any]) -> None:
+        self.sources = sources
+        self.source = source | {"panoramas": {split: len(panoramas) for split, panoramas in sources.items()}}
+        self.settings: dict[str, Any] = {}
+        for panoramas in sources.values():
+            _check_cut_from_files(panoramas)
+
+    def splits(self) -> dict[str, list[Planned]]:
+        """Return the panoramas of each split."""
+        return {
+            split: [self._planned(panoramas, index) for index in range(len(panoramas))]
+            for split, panoramas in self.sources.items()
+        }
+
+    def _planned(self, panoramas: PanoramaSource, index: int) -> Planned:
+        sizes = {name: path.stat().st_size for name, path in _named_files(panoramas, index).items()}
+        return Planned(panoramas.sample_id(index), sizes | {"json": len(panorama_json(panoramas.captions(index)))})
+
+    def members(self, split: str, index: int) -> dict[str, bytes]:
+        """Read the files of a panorama."""
+        panoramas = self.sources[split]
+        files = {name: path.read_bytes() for name, path in _named_files(panoramas, index).items()}
+        return files | {"json": panorama_json(panoramas.captions(index))}
+
+    def files(self) -> dict[str, bytes]:
+        """Return no further files."""
+        return {}
+
+
+class PanoramaViews:
+    """Views of panoramas, cut and rounded to uint8; see `Content`.
+
+    Args:
+        sources: Reader of each split.
+        source: What the panoramas are, for the manifest.
+        cuts: The cuts.
+    """
+
+    kind, what = "panoramas", "views"
+
+    def __init__(self, sources: Mapping[str, PanoramaSource], source: dict[str, Any], cuts: Cuts) -> None:
+        self.sources = sources
+        self.source = source | {"panoramas": {split: len(panoramas) for split, panoramas in sources.items()}}
+        self.cuts = cuts
+        self.settings: dict[str, Any] = cuts.to_dict() | {"dtype": "uint8"}
+
+    def splits(self) -> dict[str, list[Planned]]:
+        """Return the panoramas of each split."""
+        rig = self.cuts.rig
+        size = _NPY_HEADER + 3 * rig.num_views * rig.height * rig.width
+        views = {f"{name}.npy": size for name, _, _ in self.cuts}
+
+        def planned(panoramas: PanoramaSource, index: int) -> Planned:
+            captions = panorama_json(panoramas.captions(index))
+            return Planned(panoramas.sample_id(index), views | {"json": len(captions)})
+
+        return {
+            split: [planned(panoramas, index) for index in range(len(panoramas))]
+            for split, panoramas in self.sources.items()
+        }
+
+    def members(self, split: str, index: int) -> dict[str, bytes]:
+        """Cut the views of a panorama."""
+        panoramas, rig = self.sources[split], self.cuts.rig
+        K, _ = rig.cameras()
+        members = {"json": panorama_json(panoramas.captions(index))}
+        for name, yaw, mirrored in self.cuts:
+            R = cut_rotations(rig, yaw, mirrored)
+            content = BytesIO()
+            np.save(content, to_uint8(panoramas.views(index, K, R, rig.height, rig.width)).numpy(), allow_pickle=False)
+            members[f"{name}.npy"] = content.getvalue()
+        return members
+
+    def files(self) -> dict[str, bytes]:
+        """Return no further files."""
+        return {}
+
+
+def _named_files(panoramas: PanoramaSource, index: int) -> dict[str, Path]:
+    """Return the picture files of a panorama by the names of their members."""
+    paths = panoramas.picture_files(index)
+    stems = ["panorama"] if len(paths) == 1 else [f"face{number}" for number in range(len(paths))]
+    return {f"{stem}{path.suffix.lower()}": path for stem, path in zip(stems, paths, strict=True)}
+
+
+def _check_cut_from_files(panoramas: PanoramaSource) -> None:
+    """Cut small views of the first panorama as shards will."""
+    name = type(panoramas).__name__
+    if not hasattr(panoramas, "picture_files"):
+        raise ValueError(f"--what images needs picture_files of {name}, which has none. Use --what views.")
+    rig = RingRig(height=16, width=16)
+    K, R = rig.cameras()
+    files = [StoredFile(name, path.read_bytes()) for name, path in _named_files(panoramas, 0).items()]
+    if not torch.equal(views_of(files, K, R, rig.height, rig.width), panoramas.views(0, K, R, rig.height, rig.width)):
+        raise ValueError(
+            f"--what images needs views that are cut from picture_files; {name} makes others. Use --what views."
+        )

@@ -1,0 +1,147 @@
+"""Where shards lie: ranges of their bytes, from a folder or from any address that fsspec opens, with a cache.
+
+What is read is checked by the caller's checksum before it is returned: a server that sends half of a range, or other
+bytes, is asked again, a bounded number of times.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from mvdiff.data.shards.cache import RangeCache
+from mvdiff.files.paths import expanded, folder_or_url, is_url
+from mvdiff.files.sizes import parse_size
+from mvdiff.settings import ShardSettings
+
+Check = Callable[[bytes], str | None]
+"""Describes what is wrong with bytes; None: nothing."""
+_FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0  # seconds before a request is repeated
+_log = logging.getLogger(__name__)
+
+
+class ShardStore:
+    """A folder, or an address of fsspec, that holds shards.
+
+    Args:
+        root: Folder, or address such as s3://bucket/data, https://host/data or memory://data.
+        settings: Cache, retries and options of the file system.
+
+    Raises:
+        ValueError: fsspec knows no such file system.
+    """
+
+    def __init__(self, root: str | Path, settings: ShardSettings) -> None:
+        self.root = folder_or_url(root)
+        self.settings = settings
+        self.is_remote = is_url(self.root)
+        self.cache: RangeCache | None = None
+        self._name = ""
+        self._read_ahead = parse_size("read_ahead", settings.read_ahead)
+        if self.is_remote and settings.cache_dir is not None:
+            self.cache = RangeCache(expanded(settings.cache_dir), parse_size("cache_size", settings.cache_size))
+        if self.is_remote:
+            self._file_system()
+
+    def place(self, name: str) -> str:
+        """Return the path or address of a file, for errors."""
+        return f"{self.root}/{name}"
+
+    def keep_under(self, name: str) -> None:
+        """Name the folder of the cache for these shards; nothing is kept before."""
+        self._name = name
+
+    def whole(self, name: str, check: Check = lambda content: None) -> bytes:
+        """Read a small file.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+            OSError: It cannot be read, or is not what `check` expects.
+        """
+        return self._bytes(name, 0, None, check)
+
+    def read(self, name: str, start: int, end: int, check: Check, size: int) -> bytes:
+        """Read bytes from `start` to `end` of a file of `size` bytes.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            OSError: The bytes cannot be read, or are not what `check` expects.
+        """
+        if self.cache is None or not self._name:
+            return self._bytes(name, start, end, check)
+        path = f"{self._name}/{name}"
+        content = self.cache.read(path, start, end)
+        if content is not None and check(content) is None:
+            return content
+        last = min(size, max(end, start + self._read_ahead))
+        fetched = self._bytes(name, start, last, lambda content: check(content[: end - start]))
+        self.cache.write(path, start, fetched, size)
+        return fetched[: end - start]
+
+    def chunks(self, name: str, size: int, step: int) -> Iterator[bytes]:
+        """Yield a file of `size` bytes in pieces, past the cache; nothing but their lengths is checked.
+
+        Raises:
+            FileNotFoundError: It does not exist.
+            OSError: It cannot be read, or is shorter.
+        """
+        for start in range(0, size, step):
+            end = min(start + step, size)
+            yield self._bytes(name, start, end, partial(_other_length, end - start))
+
+    def _bytes(self, name: str, start: int, end: int | None, check: Check) -> bytes:
+        """Read bytes from `start` to `end`, or to the end of the file, past the cache."""
+        return self._fetched(name, start, end, check) if self.is_remote else self._local(name, start, end, check)
+
+    def _local(self, name: str, start: int, end: int | None, check: Check) -> bytes:
+        try:
+            with open(self.root / name, "rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                file.seek(start)
+                content = file.read(max(0, (size if end is None else min(end, size)) - start))
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{self.place(name)} does not exist.") from error
+        if problem := check(content):
+            raise OSError(f"{self.place(name)} cannot be read: {problem}.")
+        return content
+
+    def _fetched(self, name: str, start: int, end: int | None, check: Check) -> bytes:
+        """Ask the file system for bytes, again if it fails or sends others than `check` expects."""
+        files, root = self._file_system()
+        how = {"timeout": self.settings.timeout} if files.async_impl else {}
+        part = () if end is None else (start, end)
+        problem = None
+        for attempt in range(self.settings.retries + 1):
+            if attempt:
+                _log.info("%s: %s; asking again", self.place(name), problem)
+                wait = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
+                time.sleep(wait * random.uniform(0.5, 1.5))  # thousands of workers must not ask in step
+            try:
+                content = files.cat_file(f"{root}/{name}", *part, **how)
+            except FileNotFoundError as error:
+                raise FileNotFoundError(f"{self.place(name)} does not exist.") from error
+            except Exception as error:  # every file system has errors of its own
+                problem = " ".join(str(error).split()) or type(error).__name__
+            else:
+                if not (problem := check(content)):
+                    return content
+        raise OSError(f"{self.place(name)} cannot be read: {problem} ({self.settings.retries + 1} attempts).")
+
+    def _file_system(self) -> tuple[Any, str]:
+        """Return the file system of this process (their connections do not survive a fork) and the path in it."""
+        from fsspec.core import url_to_fs
+
+        try:
+            return url_to_fs(self.root, **self.settings.storage_options)
+        except (ImportError, ValueError) as error:
+            raise ValueError(f"{self.root} must be an address that fsspec opens ({error}).") from error
+
+
+def _other_length(expected: int, content: bytes) -> str | None:
+    return None if len(content) == expected else f"it has {len(content)} of {expected} bytes"

@@ -1,0 +1,257 @@
+"""Write shards: planned from the sizes of the files, each one whole or not there, continued where a run was stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from threading import Lock
+from typing import Any, BinaryIO, NamedTuple, Protocol
+from urllib.parse import quote
+
+from mvdiff import __version__
+from mvdiff.data.counts import check_counts
+from mvdiff.data.shards.index import index_content, parse_index
+from mvdiff.data.shards.manifest import NAME, Kind, Manifest, Shard, What, parse_manifest
+from mvdiff.data.shards.target import Target
+
+_BLOCK = 512  # of a tar: a member has a header of one, and is filled up to whole ones
+Progress = Callable[[int, int], None]
+"""Called with (samples done, total)."""
+
+
+class Planned(NamedTuple):
+    """A sample to write: its id, and the size in bytes of each of its members."""
+
+    id: str
+    sizes: dict[str, int]
+
+    @property
+    def key(self) -> str:
+        """WebDataset key: the id in ASCII without dots, which would end it."""
+        return quote(self.id, safe="/ ").replace(".", "%2E")
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that it takes in a tar."""
+        return sum(_BLOCK * (1 + -(-size // _BLOCK)) for size in self.sizes.values())
+
+
+class Content(Protocol):
+    """What goes into shards. Methods are called from several threads."""
+
+    kind: Kind
+    what: What
+    source: dict[str, Any]
+    settings: dict[str, Any]
+
+    def splits(self) -> Mapping[str, list[Planned]]:
+        """Return the samples of each split, in order."""
+
+    def members(self, split: str, index: int) -> dict[str, bytes]:
+        """Make the members of a sample, by name without key."""
+
+    def files(self) -> dict[str, bytes]:
+        """Return further files of the set, by name."""
+
+
+class Written(NamedTuple):
+    """Result of `write_shards`: the manifest, and how many shards were written, or kept from an earlier run."""
+
+    manifest: Manifest
+    written: int
+    kept: int
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A shard to write."""
+
+    name: str
+    split: str
+    first: int
+    samples: list[Planned]
+
+
+def write_shards(
+    content: Content,
+    out: str | Path,
+    shard_bytes: int,
+    num_workers: int = 1,
+    overwrite: bool = False,
+    progress: Progress | None = None,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Written:
+    """Write a set of shards; what an earlier run of the same plan wrote is kept.
+
+    Args:
+        content: What goes into the shards.
+        out: Folder, or address such as s3://bucket/data.
+        shard_bytes: Most bytes of a shard; a single sample may be larger.
+        num_workers: Shards written at once, each in a temporary file of its own.
+        overwrite: Replace shards of another plan.
+        progress: Called after each sample.
+        storage_options: Options of fsspec's file system for an address.
+
+    Raises:
+        ValueError: `out` holds shards of other data or settings.
+        OSError: `out` cannot be written.
+    """
+    check_counts(shard_size=shard_bytes, num_workers=num_workers)
+    target = Target(out, storage_options or {})
+    splits = content.splits()
+    plan = _plan_hash(content, splits, shard_bytes)
+    jobs = [job for split, samples in splits.items() for job in _jobs(split, samples, shard_bytes)]
+    if overwrite:
+        _remove_others(target, plan)
+    shards = _earlier(target, jobs, plan)
+    kept = len(shards)
+    counter = _Counter(sum(shard.samples for shard in shards.values()), sum(map(len, splits.values())), progress)
+    with ThreadPoolExecutor(num_workers) as pool:
+        left = [job for job in jobs if job.name not in shards]
+        futures = [pool.submit(_write_shard, target, content, plan, job, counter) for job in left]
+        try:
+            shards |= {future.result().name: future.result() for future in as_completed(futures)}
+        except BaseException:
+            pool.shutdown(wait=True, cancel_futures=True)
+            raise
+    files = content.files()
+    for name, value in files.items():
+        target.write(name, value)
+    manifest = Manifest(
+        kind=content.kind,
+        what=content.what,
+        splits={split: [shards[job.name] for job in jobs if job.split == split] for split in splits},
+        source=content.source,
+        settings=content.settings,
+        versions={"mvdiff": __version__, "webdataset": version("webdataset")},
+        plan=plan,
+        files={name: hashlib.sha256(value).hexdigest() for name, value in files.items()},
+    )
+    target.write(NAME, manifest.to_json())
+    return Written(manifest, len(futures), kept)
+
+
+def _jobs(split: str, samples: list[Planned], shard_bytes: int) -> Iterator[_Job]:
+    """Fill shards with samples in order."""
+    numbers, first, size = count(), 0, 0
+    for index, sample in enumerate(samples):
+        if index > first and size + sample.bytes > shard_bytes:
+            yield _Job(f"{split}-{next(numbers):06d}", split, first, samples[first:index])
+            first, size = index, 0
+        size += sample.bytes
+    yield _Job(f"{split}-{next(numbers):06d}", split, first, samples[first:])
+
+
+def _plan_hash(content: Content, splits: Mapping[str, list[Planned]], shard_bytes: int) -> str:
+    """Hash everything that decides what goes into which shard."""
+    digest = hashlib.sha256()
+    for value in (content.kind, content.what, content.settings, shard_bytes):
+        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
+    for split, samples in splits.items():
+        for value in (split, *samples):
+            digest.update(json.dumps(value).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def _earlier(target: Target, jobs: list[_Job], plan: str) -> dict[str, Shard]:
+    """Return the whole shards of an earlier run.
+
+    Raises:
+        ValueError: They are of another plan.
+    """
+    shards = {}
+    for job in jobs:
+        content = target.read(f"{job.name}.json")
+        if content is None:
+            continue
+        values = parse_index(content, f"{target.place}/{job.name}.json")
+        if values.plan != plan:
+            raise ValueError(
+                f"--out holds shards of other data or settings; got {target.place}. Name another place, or replace "
+                "them with --overwrite."
+            )
+        if target.size(f"{job.name}.tar") == values.tar_bytes:
+            shards[job.name] = _shard(job, content, values.tar_bytes, values.tar_sha256)
+    return shards
+
+
+def _remove_others(target: Target, plan: str) -> None:
+    """Remove the shards that a manifest of another plan names, the manifest first."""
+    content = target.read(NAME)
+    if content is None:
+        return
+    manifest = parse_manifest(content, f"{target.place}/{NAME}")
+    if manifest.plan == plan:
+        return
+    target.remove(NAME)
+    for shard in (shard for shards in manifest.splits.values() for shard in shards):
+        target.remove(shard.index)
+        target.remove(shard.tar)
+
+
+def _write_shard(target: Target, content: Content, plan: str, job: _Job, counter: _Counter) -> Shard:
+    """Write a tar, then its index, which says that it is whole."""
+    from webdataset import TarWriter
+
+    sums: dict[str, str] = {}
+    with target.new_file(f"{job.name}.tar") as path:
+        with open(path, "xb") as file:
+            hashed = _Hashed(file)
+            how = {"encoder": False, "compress": False, "mtime": 0, "user": "", "group": "", "format": "PAX_FORMAT"}
+            with TarWriter(hashed, **how) as tar:
+                for index, sample in enumerate(job.samples, start=job.first):
+                    members = content.members(job.split, index)
+                    sums |= {f"{sample.key}.{name}": _sha256(value) for name, value in members.items()}
+                    tar.write({"__key__": sample.key, **members})
+                    counter.add()
+        size, digest = path.stat().st_size, hashed.digest.hexdigest()
+        ids = [sample.id for sample in job.samples]
+        index_file = index_content(path, f"{job.name}.tar", digest, plan, ids, sums)
+    target.write(f"{job.name}.json", index_file)
+    return _shard(job, index_file, size, digest)
+
+
+def _shard(job: _Job, index_file: bytes, size: int, digest: str) -> Shard:
+    return Shard(
+        name=job.name,
+        first=job.first,
+        samples=len(job.samples),
+        bytes=size,
+        sha256=digest,
+        index_sha256=_sha256(index_file),
+    )
+
+
+class _Counter:
+    """Count samples over threads."""
+
+    def __init__(self, done: int, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress, self._lock = done, total, progress, Lock()
+
+    def add(self) -> None:
+        with self._lock:
+            self._done += 1
+            if self._progress:
+                self._progress(self._done, self._total)
+
+
+class _Hashed:
+    """A file that hashes what is written to it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        return self.file.write(content)
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

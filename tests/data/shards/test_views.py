@@ -1,0 +1,71 @@
+"""Shards of views that were cut before."""
+
+import pytest
+import torch
+import yaml
+
+from mvdiff.cli.main import main
+from mvdiff.data.datamodule import Matterport3DDataModule
+from mvdiff.data.shards.reading import ShardSet
+from mvdiff.data.whole_panoramas import WholePanoramaDataModule
+from mvdiff.geometry.cameras import RingRig
+from tests.data.folders import write_matterport3d
+
+RIG = RingRig(num_views=4, height=8, width=8)
+HOW = {"yaw": [90, 37.5], "mirror": True, "num_val": 1, "seed": 2}
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    root = tmp_path_factory.mktemp("views")
+    (root / "files").mkdir()
+    write_matterport3d(root / "files", num_train=5, num_test=1)
+    rig = {"class_path": "mvdiff.geometry.cameras.RingRig", "init_args": {"num_views": 4, "height": 8, "width": 8}}
+    data = {"class_path": "mvdiff.data.datamodule.Matterport3DDataModule"}
+    data["init_args"] = HOW | {"root": str(root / "files"), "rig": rig}
+    (root / "run.yaml").write_text(yaml.safe_dump({"data": data}))
+    data["init_args"] = data["init_args"] | {"yaw": "random"}
+    (root / "random.yaml").write_text(yaml.safe_dump({"data": data}))
+    assert main(["data", "shard", str(root / "run.yaml"), "--what", "views", "--out", str(root / "shards")]) == 0
+    return root
+
+
+def test_views_differ_by_their_rounding_alone(world):
+    files, shards = (Matterport3DDataModule(world / kind, RIG, **HOW) for kind in ("files", "shards"))
+    seen = set()
+    for epoch in range(3):
+        for index in range(4):
+            one, other = (data.train_dataset()[epoch, index] for data in (files, shards))
+            assert (one["images"] - other["images"]).abs().max() <= 1 / 255 + 1e-6
+            assert one["prompts"] == other["prompts"]
+            assert (one["yaw_deg"], one["mirrored"]) == (other["yaw_deg"], other["mirrored"])
+            seen.add((one["yaw_deg"], one["mirrored"]))
+    assert len(seen) == 4, "both yaws, mirrored and not"
+    assert torch.equal(files.test_dataset()[0]["K"], shards.test_dataset()[0]["K"])
+
+
+def test_a_cut_is_read_without_the_others(world):
+    samples = ShardSet(world / "shards").split("train")
+    (member,) = samples.sample(0, ("yaw37.5-mirrored.npy",))
+    assert member == "yaw37.5-mirrored.npy"
+    with pytest.raises(FileNotFoundError, match=r"no member yaw1\.npy"):
+        samples.sample(0, ("yaw1.npy",))
+
+
+def test_other_cuts_are_an_error_that_says_which_there_are(world):
+    for rig, how in ((RIG, {"yaw": [45]}), (RingRig(4, height=16, width=16), {"yaw": [90]})):
+        data = Matterport3DDataModule(world / "shards", rig, num_val=0, **how)
+        with pytest.raises(ValueError, match=r"yaws 0, 37\.5, 90, with mirroring"):
+            data.train_dataset()[0]
+    with pytest.raises(ValueError, match="must be those of the shards"):
+        WholePanoramaDataModule(world / "shards", height=8, num_val=0).train_dataset()[0]
+
+
+def test_what_cannot_be_cut_before(world, tmp_path, capsys):
+    out = ["--out", str(tmp_path / "out")]
+    assert main(["data", "shard", str(world / "random.yaml"), "--what", "views", *out]) == 1
+    assert "data.yaw must be a list" in capsys.readouterr().err
+    assert main(["data", "shard", str(world / "files"), "--what", "views", *out]) == 1
+    assert "YAML file of a run" in capsys.readouterr().err
+    assert main(["data", "shard", str(world / "run.yaml"), *out]) == 1
+    assert "a folder for --what images" in capsys.readouterr().err

@@ -1,0 +1,197 @@
+"""Shards on disk: what other tools read, what a killed run leaves, what a second run does."""
+
+import json
+import os
+import signal
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import webdataset
+
+from mvdiff.cli.main import main
+from mvdiff.data.prepare.shard import image_content
+from mvdiff.data.shards.reading import ShardSet
+from mvdiff.data.shards.writing import write_shards
+from tests.cli.last_lines import next_commands
+from tests.data.folders import face_path, write_equirectangular, write_matterport3d
+from tests.data.scenes import write_scannet
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_matterport3d(tmp_path_factory.mktemp("mp3d"), num_train=5, num_test=2)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_webdataset_reads_the_files_byte_for_byte(source, tmp_path):
+    assert main(["data", "shard", str(source), "--out", str(tmp_path / "out"), "--shard_size", "30kB"]) == 0
+    tars = sorted(str(path) for path in (tmp_path / "out").glob("train-*.tar"))
+    assert len(tars) == 3, "two panoramas of 13 kB in each"
+    samples = list(webdataset.WebDataset(tars, shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"scene{i}_pano{i}" for i in range(5)]
+    for number, sample in enumerate(samples):
+        for face in range(6):
+            path = source / face_path(f"scene{number}", f"pano{number}", face)
+            assert sample[f"face{face}.jpg"] == path.read_bytes()
+        assert json.loads(sample["json"])["captions"]["45"] == f"pano{number} towards 45"
+    decoded = next(iter(webdataset.WebDataset(tars[0], shardshuffle=False).decode("rgb8")))
+    assert decoded["face0.jpg"].shape == (16, 16, 3)
+
+
+def test_index_and_tar_agree_by_the_tar_module(source, tmp_path):
+    write_shards(image_content(source), tmp_path, 30_000)
+    for index in tmp_path.glob("*-*.json"):
+        values = json.loads(index.read_text())
+        tar = index.with_suffix(".tar")
+        raw = tar.read_bytes()
+        assert values["filesize"] == len(raw)
+        assert values["path"] == tar.name
+        with tarfile.open(tar) as archive:
+            for info in archive:
+                place = values["files"][info.name]
+                assert raw[place["offset"] : place["offset"] + place["size"]] == archive.extractfile(info).read()
+
+
+def test_names_that_tars_and_webdataset_would_split_stay_whole(tmp_path):
+    source = write_equirectangular(tmp_path / "in", num_train=2, num_test=1)
+    odd = "a.b é/".rstrip("/") + "x" * 90
+    for ending in (".png", ".json"):
+        (source / f"place0{ending}").rename(source / f"{odd}{ending}")
+    (source / "train.txt").write_text(f"{odd}\nplace1\n")
+    write_shards(image_content(source), tmp_path / "out", 10**9)
+    samples = list(webdataset.WebDataset(str(tmp_path / "out" / "train-000000.tar"), shardshuffle=False))
+    assert [set(sample) - {"__key__", "__url__", "__local_path__"} for sample in samples] == [
+        {"panorama.png", "json"}
+    ] * 2
+    split = ShardSet(tmp_path / "out").split("train")
+    assert [split.sample_id(index) for index in range(2)] == [odd, "place1"]
+
+
+def test_a_sample_is_in_one_shard_and_shards_keep_to_their_size(source, tmp_path):
+    result = write_shards(image_content(source), tmp_path, 30_000)
+    for split, count in (("train", 5), ("test", 2)):
+        shards = result.manifest.splits[split]
+        assert sum(shard.samples for shard in shards) == count
+        assert all(shard.bytes <= 30_000 + 10_240 for shard in shards)  # tars end in blocks of 10 kB
+    one_each = write_shards(image_content(source), tmp_path / "tiny", 1)
+    assert [shard.samples for shard in one_each.manifest.splits["train"]] == [1] * 5
+
+
+def test_workers_change_no_byte_and_a_second_run_writes_nothing(source, tmp_path):
+    write_shards(image_content(source), tmp_path / "one", 30_000)
+    write_shards(image_content(source), tmp_path / "two", 30_000, num_workers=3)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    times = {path: path.stat().st_mtime_ns for path in (tmp_path / "one").glob("*.tar")}
+    again = write_shards(image_content(source), tmp_path / "one", 30_000)
+    assert (again.written, again.kept) == (0, 4)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "one").glob("*.tar")} == times
+
+
+def write_and_die(source: Path, out: Path, after: int) -> int:
+    """Write in another process that kills itself, as `kill -9` does, after a number of samples; return its status."""
+    if pid := os.fork():
+        return os.waitpid(pid, 0)[1]
+    try:
+        write_shards(
+            image_content(source),
+            out,
+            30_000,
+            progress=lambda done, total: os.kill(os.getpid(), signal.SIGKILL) if done == after else None,
+        )
+    finally:
+        os._exit(1)
+
+
+@pytest.mark.parametrize("after", [3, 4])
+def test_a_killed_run_goes_on_and_gives_the_same_bytes(source, tmp_path, after):
+    """Killed in the middle of a shard, and before the index of a full one."""
+    write_shards(image_content(source), tmp_path / "whole", 30_000)
+    out = tmp_path / "out"
+    assert write_and_die(source, out, after) == signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    with pytest.raises(FileNotFoundError, match="Finish `mvdiff data shard`"):
+        ShardSet(out)
+    result = write_shards(image_content(source), out, 30_000)
+    assert (result.written, result.kept) == (3, 1)
+    left = {name for name in contents(out) if name.endswith(".partial")}
+    assert len(left) == 1
+    assert all(name.startswith(".") for name in left)
+    assert {name: value for name, value in contents(out).items() if name not in left} == contents(tmp_path / "whole")
+
+
+def test_other_data_are_refused_unless_they_are_to_be_replaced(source, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["data", "shard", str(source), "--out", str(out), "--shard_size", "10kB"]) == 0
+    assert next_commands(capsys.readouterr().out) == ["data check", "fit"]
+    assert main(["data", "shard", str(source), "--out", str(out)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert main(["data", "shard", str(source), "--out", str(out), "--overwrite"]) == 0
+    assert sorted(contents(out)) == [
+        "manifest.json",
+        *(f"{split}-000000.{end}" for split in ("test", "train") for end in ("json", "tar")),
+    ]
+    (out / "manifest.json").unlink()  # as a run of other settings that was killed
+    assert main(["data", "shard", str(source), "--out", str(out), "--shard_size", "10kB"]) == 1
+    assert "other data or settings" in capsys.readouterr().err
+
+
+def test_a_damaged_shard_that_was_removed_is_written_again(source, tmp_path):
+    before = write_shards(image_content(source), tmp_path, 30_000)
+    whole = contents(tmp_path)
+    (tmp_path / "train-000001.tar").unlink()
+    again = write_shards(image_content(source), tmp_path, 30_000)
+    assert (again.written, again.kept) == (1, 3)
+    assert contents(tmp_path) == whole
+    assert again.manifest == before.manifest
+
+
+@pytest.mark.parametrize("on_broken", ["error", "skip"])
+def test_incomplete_panoramas_stop_or_are_left_out(tmp_path, on_broken, capsys):
+    source = write_matterport3d(tmp_path / "in", num_train=3, num_test=1)
+    (source / face_path("scene1", "pano1", 2)).unlink()
+    status = main(["data", "shard", str(source), "--out", str(tmp_path / "out"), "--on_broken", on_broken])
+    assert status == (on_broken == "error")
+    if status:
+        assert "pano1_skybox2" in capsys.readouterr().err
+    else:
+        split = ShardSet(tmp_path / "out").split("train")
+        assert [split.sample_id(index) for index in range(len(split))] == ["scene0_pano0", "scene2_pano2"]
+
+
+def test_an_address_receives_the_same_files(source, tmp_path):
+    import fsspec
+
+    write_shards(image_content(source), tmp_path, 30_000)
+    write_shards(image_content(source), "memory://written", 30_000, num_workers=2)
+    files = fsspec.filesystem("memory")
+    assert {Path(path).name: files.cat_file(path) for path in files.ls("/written", detail=False)} == contents(tmp_path)
+    again = write_shards(image_content(source), "memory://written", 30_000)
+    assert (again.written, again.kept) == (0, 4)
+
+
+def test_out_must_not_be_the_source(source, capsys):
+    assert main(["data", "shard", str(source), "--out", str(source / "shards")]) == 1
+    assert "must not contain each other" in capsys.readouterr().err
+    assert main(["data", "shard", str(source), "--out", "nowhere://x"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+    assert main(["data", "shard", str(source), "--out", "memory://x", "--shard_size", "big"]) == 1
+    assert "--shard_size" in capsys.readouterr().err
+
+
+def test_frames_of_recordings_byte_for_byte(tmp_path):
+    source = write_scannet(tmp_path / "in", num_train=1, num_test=1, num_frames=6)
+    (source / "train" / "scene0" / "prompt" / "3.txt").unlink()
+    write_shards(image_content(source), tmp_path / "out", 10**9)
+    samples = list(webdataset.WebDataset(str(tmp_path / "out" / "train-000000.tar"), shardshuffle=False))
+    assert [sample["__key__"] for sample in samples] == [f"scene0/{frame:06d}" for frame in range(6)]
+    scene = source / "train" / "scene0"
+    for frame, sample in enumerate(samples):
+        assert sample["color.png"] == (scene / "color" / f"{frame}.png").read_bytes()
+        assert sample["depth.png"] == (scene / "depth" / f"{frame}.png").read_bytes()
+        np.testing.assert_array_equal(json.loads(sample["json"])["pose"], np.loadtxt(scene / "pose" / f"{frame}.txt"))
+        assert sample.get("txt") == (None if frame == 3 else f"frame {frame}".encode())
