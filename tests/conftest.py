@@ -1,4 +1,4 @@
-"""Settings of every test: offline, the same examples each time, shared real data where they are."""
+"""Settings of every test: offline, one thread, the same examples each time, shared real data where they are."""
 
 import os
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from mvdiff.files.paths import expanded
 from tests.browser import Browser, find_chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["OMP_NUM_THREADS"] = "1"  # sums round alike in every process, and two workers of pytest share two cores
 settings.register_profile(
     "mvdiff", derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
 )

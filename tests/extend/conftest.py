@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import torch
 
 from mvdiff import class_paths
 
@@ -15,15 +14,6 @@ def outside():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(OUTSIDE)
         yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread():
-    """Tiny shapes are fastest on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(autouse=True)

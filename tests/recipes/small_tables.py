@@ -6,7 +6,6 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 import yaml
 
 from mvdiff.geometry.cameras import RingRig
@@ -103,7 +102,6 @@ def run() -> None:
         write(self, place, *args, **options)
 
     sample_writing.SampleWriter.__init__ = kill_when_due
-    torch.set_num_threads(1)  # as in the tests: rounding depends on it
     run_table(small_table(folder, model), settings(out))
 
 

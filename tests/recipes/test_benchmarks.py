@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from mvdiff.cli.main import main
@@ -99,17 +98,8 @@ def test_the_world_is_that_of_the_protocols_own_command(name):
     assert command == section.world
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """Equal rounding here and in the process that is killed, whatever ran before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
-def small(one_thread, tmp_path_factory):
+def small(tmp_path_factory):
     """A table, its model, and the outcome of a whole run."""
     folder = tmp_path_factory.mktemp("tables")
     make_pipeline(folder / "base", rig=RIG).save_pretrained(folder / "model")

@@ -1,5 +1,4 @@
 import pytest
-import torch
 
 from tests.training.tiny_run import tiny_config
 
@@ -10,12 +9,3 @@ def tiny_folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("tiny")
     tiny_config(folder)
     return folder
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Tiny shapes are fastest, and sums are the same everywhere, on one thread."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
