@@ -34,7 +34,7 @@ def write_outcome(outcome: TableOutcome, out: Path) -> None:
     write_page(out / f"{name}.html", page)
     write_whole(out / f"{name}.md", markdown(page))
     write_json(out / f"{name}.json", shared_values(json_of(outcome), out))
-    missing = [f"{one.row.label} ({one.row.method}) is missing: {one.need}" for one in outcome.rows if one.need]
+    missing = [line for section in outcome.sections for line in missing_of(section)]
     deviations = [line for section in outcome.sections for line in deviations_of(section)]
     print_tables([printed_table(one) for one in outcome.sections], [*summary_of(outcome), *missing, *deviations])
 
@@ -67,17 +67,16 @@ def sentence_of(verdict: Verdict) -> str:
 
 
 def scores_table(outcome: SectionOutcome) -> Table:
-    """Return the table of a section: our numbers, then the published ones, then what missing rows need."""
+    """Return the table of a section: our numbers, then the published ones."""
     section, rows = outcome.section, outcome.rows
     numbers = [one for one in section.numbers if any(number_of(one, row) is not None for row in rows)]
-    needs = ["needs"] * any(row.need for row in rows)
-    columns = ["row", "method", "samples", *(one.column for one in numbers), *section.published, *needs]
+    columns = ["row", "samples", *(one.column for one in numbers), *section.published]
     cells = []
     for row in rows:
         count = "missing" if row.results is None else row.results["generated"]["num_samples"]
         own = [None if (value := number_of(one, row)) is None else one.cell(value) for one in numbers]
         published = [NumberText(text) for text in row.row.published] or [None] * len(section.published)
-        cells.append([row.row.label, row.row.method, count, *own, *published, *([row.need or None] * bool(needs))])
+        cells.append([row.row.label, count, *own, *published])
     references = [row.row.label for row in rows if row.row.is_reference]
     return Table(section.title, columns, cells, note_of(outcome), references)
 
@@ -85,7 +84,7 @@ def scores_table(outcome: SectionOutcome) -> Table:
 def printed_table(outcome: SectionOutcome) -> Table:
     """Return our numbers alone, without intervals, for the terminal."""
     table, published = scores_table(outcome), {column.name for column in outcome.section.published}
-    kept = [n for n, one in enumerate(table.headings) if one.name not in published | {"method", "needs"}]
+    kept = [n for n, one in enumerate(table.headings) if one.name not in published]
     rows = [[cell[0] if isinstance(cell := row[n], tuple) else cell for n in kept] for row in table.rows]
     return replace(table, columns=[table.columns[n] for n in kept], rows=rows)
 
@@ -100,17 +99,23 @@ def number_of(number: Number, row: RowOutcome) -> float | Interval | None:
 
 
 def note_of(outcome: SectionOutcome) -> str:
-    """Return the note below a table of scores: protocol, published numbers, remarks on the rows."""
+    """Return the note below a table of scores: protocol, published numbers, names of the rows and remarks on them."""
     protocol, section = outcome.protocol, outcome.section
-    remarks = "; ".join(f"{one.row.label}: {one.row.note}" for one in outcome.rows if one.row.note)
+    named = {f"{one.row.label} ({one.row.method})": one.row.note for one in outcome.rows}
+    remarks = "; ".join(f"{name}: {note}" if note else name for name, note in named.items())
     sentences = (
         f"Protocol {protocol.id} ({protocol.hash()[:12]}): {protocol.title}; 95% intervals over samples.",
         f"Published numbers are those of the paper: {section.published_on}. They are of other data at another size and "
         "compare only with each other.",
         section.note,
-        f"{remarks}." if remarks else "",
+        f"Rows, with the names that `--only` takes: {remarks}.",
     )
     return " ".join(filter(None, sentences))
+
+
+def missing_of(outcome: SectionOutcome) -> list[str]:
+    """Return a sentence for every row that could not be made, with what it needs."""
+    return [f"{one.row.label} ({one.row.method}) is missing: {one.need}" for one in outcome.rows if one.need]
 
 
 def deviations_of(outcome: SectionOutcome) -> list[str]:
@@ -204,8 +209,8 @@ def _row_json(row: RowOutcome, outcome: SectionOutcome) -> dict[str, Any]:
 
 
 def _scores(outcome: SectionOutcome) -> list[Block]:
-    deviations = deviations_of(outcome)
-    listed = [Details("Deviations from the protocol", deviations, is_open=True)] if deviations else []
+    lists = {"Missing rows": missing_of(outcome), "Deviations from the protocol": deviations_of(outcome)}
+    listed = [Details(title, lines, is_open=True) for title, lines in lists.items() if lines]
     return [scores_table(outcome), *listed]
 
 
