@@ -146,7 +146,8 @@ def test_pages_have_the_same_rows_and_tell_no_path(small):
         assert all(number in line for number in row.published)
         assert row.label in page
     assert "| SD (Pano) | missing |" in text
-    assert "SD (Pano) (sd-pano) is missing: " in text and "SD (Pano) (sd-pano) is missing: " in page
+    assert "SD (Pano) (sd-pano) is missing: " in text
+    assert "SD (Pano) (sd-pano) is missing: " in page
     assert "Not decided: The toy FID of MVDiffusion" in text  # 3 samples have no interval
     assert page.count("data:image") >= 3 * 3 * 8  # 3 rooms, 3 rows, 8 views
     for kind in ("md", "html", "json"):
