@@ -62,6 +62,7 @@ class MVDiffCLI(LightningCLI):
         warnings.filterwarnings("ignore", message="The '\\w+_dataloader' does not have many workers")
         quiet_libraries()
         set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of settings classes
+        self._command = args[0]
         # Subcommand parsers take settings of their own: errors are raised, not printed below pages of usage.
         how = {"exit_on_error": False, "allow_abbrev": False}
         parser_kwargs = {"prog": "mvdiff", **how} | {name: dict(how) for name in self.subcommands()}
@@ -77,6 +78,10 @@ class MVDiffCLI(LightningCLI):
             parser_kwargs=parser_kwargs,
             args=list(args),
         )
+
+    def subcommands(self) -> dict[str, set[str]]:
+        """Return the subcommand that runs: the parsers of the others would double the time until it starts."""
+        return {self._command: super().subcommands()[self._command]}
 
     def init_parser(self, **kwargs) -> RunParser:
         """Make a parser that reads files on top of each other."""

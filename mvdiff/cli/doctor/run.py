@@ -36,11 +36,6 @@ class RunToCheck(MVDiffCLI):
         self.opened: set[str] = set()
         super().__init__(["fit", *arguments])
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Parse as `fit` alone."""
-        return {"fit": MVDiffCLI.subcommands()["fit"]}
-
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Add the command's own options to those of `fit`."""
         super().add_arguments_to_parser(parser)
