@@ -39,6 +39,7 @@ class FrameByFrame(Method):
     """
 
     tasks: ClassVar[tuple[str, ...] | None] = ("depth",)
+    makes_single_views: ClassVar[bool] = True
 
     def __init__(self, pipeline: MultiViewPipeline, name: str | None = None, min_known: float = MIN_KNOWN) -> None:
         super().__init__(name, DepthTask())

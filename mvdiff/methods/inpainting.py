@@ -56,6 +56,7 @@ class Inpainting(ModelMethod):
     name = "inpainting"
     tasks = ("panorama",)
     controls = Controls(caa=False)
+    makes_single_views = True
 
     def __init__(
         self, name: str | None, pipeline: MultiViewPipeline, text_pipeline: MultiViewPipeline | None = None

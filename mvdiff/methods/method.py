@@ -36,6 +36,8 @@ class Method(ABC):
     """Names of the tasks that the method serves; None: all."""
     is_sampled: ClassVar[bool] = True
     """True if the images depend on the seed."""
+    makes_single_views: ClassVar[bool] = False
+    """True if the views of a sample are made one after the other, so that more samples fit into memory."""
 
     def __init__(self, name: str | None = None, task: Task | None = None) -> None:
         self.name = name or type(self).name or type(self).__name__

@@ -35,6 +35,8 @@ from mvdiff.settings import Sampling
 from mvdiff.tasks.opening import task_from
 
 WORLD_SEED = 0
+SINGLE_VIEWS = 4
+"""Times as many samples at once if a method makes their views one after the other."""
 Advance = Callable[[int, int], None]
 """Called with the numbers of samples that are done, and of all."""
 
@@ -138,7 +140,8 @@ class SectionSamples:
             OSError: A folder cannot be written.
         """
         dataset, rule = self.reference.dataset, self.protocol.sampling
-        names, size = dataset.sample_ids(), self.settings.batch_size
+        names = dataset.sample_ids()
+        size = self.settings.batch_size * (SINGLE_VIEWS if method.makes_single_views else 1)
         sampling = Sampling(
             num_inference_steps=rule.num_inference_steps,
             guidance_scale=rule.guidance_scale,
