@@ -2,11 +2,12 @@
 
 Every source goes through its data module, sampler, collation and checks, without workers, on one thread: a rig of 8
 views of 512x512 as in the paper. "cold" drops the files from the page cache before (posix_fadvise). CPU time is that of
-the process, so other work on the machine counts little; wall time includes waiting for disk and network.
+the process, so other work on the machine counts little; wall time includes waiting for disk and network. With
+cut_on_device the cutting, which a device does, is left out.
 
-Latents and embeddings have the sizes of Stable Diffusion 2 (8 x 4 x 64 x 64, 8 x 77 x 1024) and random values, since
-reading does not depend on them. The HTTP server is a thread of another process on the same machine; --latency adds
-milliseconds to each of its answers, as a store in a data centre has.
+Latents and embeddings have the sizes of Stable Diffusion 2 (8 x 4 x 64 x 64, and 8 x 77 x 1024 for eight different
+captions, as in Matterport3D) and random values, since reading does not depend on them. The HTTP server is a thread of
+another process on the same machine; --latency adds milliseconds to each of its answers, as a remote store has.
 
     python benchmarks/shards.py --data DIR [--out runs/shards] [--panoramas 32] [--latency 20]
 """
@@ -48,9 +49,6 @@ class RandomLatents:
         self.sources, self.cuts, self.dtype, self.source = sources, cuts, dtype, {}
         self.settings = cuts.to_dict() | {"prompt_prefix": "", "hashes": {}, "dtype": str(dtype)}
 
-    def texts(self, split: str, index: int) -> list[str]:
-        return list(dict.fromkeys(view_prompts(self.sources[split].captions(index), self.cuts.rig, 0.0, False)))
-
     def splits(self):
         each = self.dtype.itemsize
         return {
@@ -59,8 +57,10 @@ class RandomLatents:
         }
 
     def members(self, split: str, index: int) -> dict[str, bytes]:
-        generator, texts = keyed_generator("benchmark", index), self.texts(split, index)
-        members = {"json": panorama_json(self.sources[split].captions(index), texts=texts)}
+        generator = keyed_generator("benchmark", index)
+        captions = {degrees: f"panorama {index} towards {degrees}" for degrees in range(0, 360, 45)}
+        texts = view_prompts(captions, self.cuts.rig, 0.0, False)
+        members = {"json": panorama_json(captions, texts=texts)}
         members[TEXT] = to_bytes(torch.randn(len(texts), 77, 1024, generator=generator).to(self.dtype))
         for name, _, _ in self.cuts:
             members[f"{name}.safetensors"] = to_bytes(torch.randn(8, 4, 64, 64, generator=generator).to(self.dtype))
@@ -138,6 +138,7 @@ def main() -> None:
         measure(f"files, {state}", options.data, options.data, cold)
         for name in contents:
             measure(f"shards of {name}, {state}", options.out / name, options.out / name, cold)
+    measure("shards of images, warm, cut_on_device", options.out / "images", None, False, cut_on_device=True)
     for name in ("images", "latents-float32"):
         address = multiprocessing.Queue()
         server = multiprocessing.Process(target=serve, args=(options.out / name, options.latency, address), daemon=True)

@@ -16,7 +16,8 @@ from torch import Tensor
 from mvdiff.keyed import keyed_int
 from mvdiff.shapes import check_shapes
 
-_PER_VIEW = ("images", "K", "R", "t", "depths", "known", "latents", "text")
+_PER_VIEW = ("images", "K", "R", "t", "depths", "known", "latents", "text", "picture_R")
+_LISTS = ("view_names", "notes", "pictures")
 
 
 @dataclass
@@ -42,6 +43,9 @@ class MultiViewBatch:
         latents: [B, V, C, h, w] latents of the images, where the data have them (shards of latents); or None. `images`
             are then blank (`blank_images`).
         text: [B, V, L, D] embeddings of the prompts, with the model's prefix, likewise; or None.
+        pictures: B panoramas, uint8, from which the views are cut on the device (`mvdiff.data.pictures`); or None.
+            `images` are blank until then.
+        picture_R: [B, V, 3, 3] rotations with which they are cut, world-from-camera; or None.
         notes: B mappings with further entries for `settings` in `sample.json`; or None.
     """
 
@@ -60,6 +64,8 @@ class MultiViewBatch:
     mirrored: Tensor | None = None
     latents: Tensor | None = None
     text: Tensor | None = None
+    pictures: list[Tensor] | None = None
+    picture_R: Tensor | None = None
     view_names: list[list[int | str]] | None = None
     notes: list[dict[str, Any]] | None = None
 
@@ -151,7 +157,7 @@ class MultiViewBatch:
             "view_valid": (self.view_valid, "B V"),
         }
         optional = {"depths": "B V H W", "known": "B V 1 H W", "yaw_deg": "B", "mirrored": "B"}
-        optional |= {"latents": "B V C h w", "text": "B V L D"}
+        optional |= {"latents": "B V C h w", "text": "B V L D", "picture_R": "B V 3 3"}
         named |= {
             name: (getattr(self, name), shape) for name, shape in optional.items() if getattr(self, name) is not None
         }
@@ -184,9 +190,10 @@ class MultiViewBatch:
 
     def _map(self, change) -> MultiViewBatch:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(
-            self, **{name: _changed(value, change) for name, value in values.items() if isinstance(value, Tensor)}
-        )
+        changed = {name: _changed(value, change) for name, value in values.items() if isinstance(value, Tensor)}
+        if self.pictures is not None:
+            changed["pictures"] = list(map(change, self.pictures))
+        return replace(self, **changed)
 
     @staticmethod
     def collate(samples: Sequence[Mapping[str, Any] | MultiViewBatch]) -> MultiViewBatch:
@@ -196,7 +203,7 @@ class MultiViewBatch:
             samples: One `MultiViewBatch` of one sample each, or one mapping each with the fields of `MultiViewBatch`
                 without the batch axis: `images` [V, 3, H, W], `K`, `R`, `prompts`, `sample_id`, `sample_index`,
                 `epoch`; optionally `t`, `view_valid`, `depths`, `known`, `yaw_deg`, `mirrored`, `latents`, `text`,
-                `view_names`, `notes`.
+                `pictures`, `picture_R`, `view_names`, `notes`.
 
         Returns:
             The batch, validated by `check`.
@@ -231,7 +238,7 @@ class MultiViewBatch:
             sample_id=[item["sample_id"] for item in items],
             sample_index=torch.tensor([item["sample_index"] for item in items], dtype=torch.long),
             epoch=int(first["epoch"]),
-            **{name: [item[name] for item in items] for name in ("view_names", "notes") if name in first},
+            **{name: [item[name] for item in items] for name in _LISTS if name in first},
             **{
                 name: torch.tensor([item[name] for item in items], dtype=dtype)
                 for name, dtype in (("yaw_deg", torch.float32), ("mirrored", torch.bool))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.data.counts import check_counts
 from mvdiff.data.equirectangular import EquirectangularPanoramas
 from mvdiff.data.keyed_datamodule import MultiViewDataModule, Split, naming_missing_root
@@ -12,7 +13,8 @@ from mvdiff.data.known import KnownMode
 from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.panoramas import OnBroken, PanoramaDataset, PanoramaSource
-from mvdiff.data.shards.latents import Encoding
+from mvdiff.data.pictures import with_views
+from mvdiff.data.shards.latents import Encoding, ShardLatents
 from mvdiff.data.shards.opening import open_panoramas
 from mvdiff.data.shards.reading import holds_shards
 from mvdiff.files.paths import folder_or_url
@@ -43,6 +45,8 @@ class PanoramaDataModule(MultiViewDataModule):
             with (root, split, on_broken), and with max_pixels where it is set; None: the reader of the data module's
             own layout.
         shards: Reading of shards.
+        cut_on_device: Send the pictures of training samples, uint8, to the device, and cut their views there, by the
+            same function: fewer bytes travel, and loader processes only decode.
         **settings: See `MultiViewDataModule`.
 
     Raises:
@@ -64,6 +68,7 @@ class PanoramaDataModule(MultiViewDataModule):
         max_pixels: int | None = None,
         source: str | dict[str, Any] | None = None,
         shards: ShardSettings = PLAIN_READING,
+        cut_on_device: bool = False,
         **settings: Any,
     ) -> None:
         super().__init__(**settings)
@@ -77,6 +82,7 @@ class PanoramaDataModule(MultiViewDataModule):
         self.known = known
         self.on_broken = on_broken
         self.max_pixels = max_pixels
+        self.cut_on_device = cut_on_device
         self._reader = Source.of(source or self.source_class)
         if self._reader is None:
             raise ValueError("source must name a class that reads panoramas; got None.")
@@ -95,6 +101,22 @@ class PanoramaDataModule(MultiViewDataModule):
                     self._sources[split] = self._reader(self.root, split, **how)
         return self._sources[split]
 
+    def setup(self, stage: str) -> None:
+        """Open the splits that a stage needs; see `MultiViewDataModule.setup`.
+
+        Raises:
+            ValueError: They are shards of latents, and the model or the stage needs pictures.
+        """
+        super().setup(stage)
+        model = getattr(self.trainer, "lightning_module", None)
+        takes_latents = stage in ("fit", "validate") and getattr(model, "takes_latents", False)
+        are_latents = any(isinstance(source, ShardLatents) for source in self._sources.values())
+        if are_latents and self.trainer is not None and not takes_latents:
+            raise ValueError(
+                f"data.root must hold pictures; got shards of latents, {self.root}. Only `mvdiff fit` of a "
+                "MultiViewModule without given views takes them (docs/train.md)."
+            )
+
     @property
     def encoding(self) -> Encoding | None:
         """What latents and text embeddings were made with, if the data are shards of them."""
@@ -103,7 +125,13 @@ class PanoramaDataModule(MultiViewDataModule):
     def train_dataset(self) -> PanoramaDataset:
         """Return the training samples."""
         source, indices = self._part("train")
-        return _class_of(source)(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known)
+        return _class_of(source)(
+            *(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known, self.cut_on_device)
+        )
+
+    def on_after_batch_transfer(self, batch: MultiViewBatch, dataloader_idx: int) -> MultiViewBatch:
+        """Cut the views of a batch that brings pictures; Lightning calls this on the device."""
+        return with_views(batch)
 
     def eval_dataset(self, split: Split) -> PanoramaDataset:
         """Return the samples of a split ("train" included) at yaw 0, not mirrored.

@@ -19,11 +19,10 @@ from mvdiff.data.captions import EmptyCaptionError
 from mvdiff.data.counts import check_counts
 from mvdiff.data.panorama_files import check_not_frames, not_read, read_panorama, unread_images
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
+from mvdiff.data.pictures import views_of_picture
 from mvdiff.files.images import IMAGE_SUFFIXES
 from mvdiff.files.paths import existing, expanded, kind_of, lack_of, listed_name, same_name, visible
 from mvdiff.files.text import read_json, read_lines
-from mvdiff.geometry.panorama import perspective_from_equirectangular
-from mvdiff.samples import from_uint8
 
 
 def list_images(root: Path) -> dict[str, Path]:
@@ -181,9 +180,11 @@ class EquirectangularPanoramas:
         """Decode a panorama as uint8 [3, H, 2H]; see `read_panorama`."""
         return read_panorama(self.paths[index], self.max_pixels)
 
+    picture = panorama
+
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""
-        return from_uint8(perspective_from_equirectangular(self.panorama(index), K, R, height, width))
+        return views_of_picture(self.panorama(index), K, R, height, width)
 
     def captions(self, index: int) -> Captions:
         """Read the prompts."""

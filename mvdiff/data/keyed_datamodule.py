@@ -19,6 +19,7 @@ from mvdiff.data.counts import check_counts
 from mvdiff.data.damage import DamageLog, Substituted, collated
 from mvdiff.data.loader import BatchLoader, Reported, collate_or_report
 from mvdiff.data.sampler import KeyedSampler
+from mvdiff.files.paths import is_url
 from mvdiff.signals import outlive_signals
 
 Split = Literal["train", "val", "test"]
@@ -31,11 +32,11 @@ _log = logging.getLogger(__name__)
 
 @contextmanager
 def naming_missing_root(root: str | Path) -> Iterator[None]:
-    """Blame the root for a missing file if the root itself does not exist."""
+    """Blame the root for a missing file if the root itself, a folder, does not exist."""
     try:
         yield
     except FileNotFoundError as error:
-        if Path(root).exists():
+        if is_url(root) or Path(root).exists():
             raise
         raise FileNotFoundError(
             f"data.root must be a folder with a data set; {root} does not exist. Put the data there (docs/data.md) or "

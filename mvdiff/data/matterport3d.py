@@ -21,11 +21,12 @@ from torch import Tensor
 from mvdiff.data.captions import read_caption
 from mvdiff.data.counts import check_counts
 from mvdiff.data.panoramas import Captions, OnBroken, whole_entries
+from mvdiff.data.pictures import views_of_picture
 from mvdiff.files.arrays import read_npy
-from mvdiff.files.images import CHECK, StoredFile, read_image_uint8
+from mvdiff.files.images import CHECK, read_image_uint8
 from mvdiff.files.paths import below, comparable, existing, expanded, kind_of, lack_of, listed_name, same_name, visible
-from mvdiff.geometry.panorama import equirectangular_from_skybox, perspective_from_skybox
-from mvdiff.samples import from_uint8
+from mvdiff.files.stored import StoredFile
+from mvdiff.geometry.panorama import equirectangular_from_skybox
 
 CAPTION_DEGREES = tuple(range(0, 360, 45))
 """Yaws, in degrees, with a caption file each."""
@@ -190,6 +191,8 @@ class Matterport3DPanoramas:
         """Decode the six faces; see `decode_faces`."""
         return decode_faces(self.picture_files(index), self.max_pixels)
 
+    picture = faces
+
     def picture_files(self, index: int) -> list[Path]:
         """Return the files of the six faces, in skybox order."""
         return [below(self.root, face) for face in self.rows[index]]
@@ -200,7 +203,7 @@ class Matterport3DPanoramas:
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""
-        return from_uint8(perspective_from_skybox(self.faces(index), K, R, height, width))
+        return views_of_picture(self.faces(index), K, R, height, width)
 
     def captions(self, index: int) -> Captions:
         """Read the captions of the eight yaws, and of "up" and "down" if the files exist."""

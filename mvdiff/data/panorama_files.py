@@ -12,11 +12,11 @@ from mvdiff.files.images import (
     IMAGE_SUFFIXES,
     OTHER_IMAGE_SUFFIXES,
     DecodedImage,
-    StoredFile,
     decode_opaque,
     unusable,
 )
 from mvdiff.files.paths import same_name, visible
+from mvdiff.files.stored import StoredFile
 
 _FRAME = re.compile(r"(?P<frame>.*)[._-](?P<kind>color|colour|rgb|depth|pose)", re.IGNORECASE)
 """Name, without suffix, of a file of an RGB-D frame, such as `frame-000150.color`."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from mvdiff.batch import blank_images
 from mvdiff.data.known import KNOWN_MODES, KnownMode, sample_known
 from mvdiff.geometry.cameras import Rig, rotation_from_yaw_pitch
 from mvdiff.keyed import keyed_generator
@@ -30,7 +31,8 @@ class PanoramaSource(Protocol):
     Data modules call the class with (root, split, on_broken), see `PanoramaDataModule`. A reader may also have
     `panorama(index)`, the whole panorama as uint8 [3, H, 2 H], for metrics of panoramas as a whole, and
     `picture_files(index)`, the paths of its one equirectangular image or of its six faces in skybox order, from which
-    `views` cuts as the package's own readers do, for shards of its files (`mvdiff data shard`).
+    `views` cuts as the package's own readers do, for shards of its files (`mvdiff data shard`); and `picture(index)`,
+    these decoded, from which `mvdiff.data.pictures.views_of_picture` cuts the same views, for `cut_on_device`.
     """
 
     def __len__(self) -> int:
@@ -134,9 +136,10 @@ class PanoramaDataset(Dataset):
         mirror: See `PanoramaDataModule`; captions are mirrored too.
         indices: Indices in the source of the panoramas to use; None: all.
         known: See `PanoramaDataModule`.
+        cut_on_device: See `PanoramaDataModule`.
 
     Raises:
-        ValueError: There are no panoramas, or `yaw` or `known` is invalid.
+        ValueError: There are no panoramas, `yaw` or `known` is invalid, or `source` has no pictures to cut later.
     """
 
     def __init__(
@@ -148,6 +151,7 @@ class PanoramaDataset(Dataset):
         mirror: bool = False,
         indices: Sequence[int] | None = None,
         known: KnownMode | None = None,
+        cut_on_device: bool = False,
     ) -> None:
         self.indices = range(len(source)) if indices is None else indices
         if not len(self.indices):
@@ -156,7 +160,10 @@ class PanoramaDataset(Dataset):
             raise ValueError(f'yaw must be "random" or a list of degrees; got {yaw!r}.')
         if known is not None and known not in KNOWN_MODES:
             raise ValueError(f"known must be one of {', '.join(KNOWN_MODES)}, or null; got {known!r}.")
+        if cut_on_device and not hasattr(source, "picture"):
+            raise ValueError(f"cut_on_device must be false, since {type(source).__name__} has no `picture`; got true.")
         self.source = source
+        self.cut_on_device = cut_on_device
         self.rig = rig
         self.yaw = yaw
         self.seed = seed
@@ -214,12 +221,18 @@ class PanoramaDataset(Dataset):
         }
 
     def cut(self, index: int, yaw_deg: float, mirrored: bool = False) -> dict[str, Any]:
-        """Cut the rig's views at a yaw; return `images`, `K`, `R` and `prompts`."""
+        """Cut the rig's views at a yaw; return `images`, `K`, `R` and `prompts`, or what they are to be cut from."""
         rig = self.rig
         K, R = rig.cameras()
-        images = self.source.views(index, K, cut_rotations(rig, yaw_deg, mirrored), rig.height, rig.width)
+        turned = cut_rotations(rig, yaw_deg, mirrored)
+        if self.cut_on_device:
+            blank = blank_images(rig.num_views, 3, rig.height, rig.width)
+            views = {"images": blank, "pictures": self.source.picture(index), "picture_R": turned}
+        else:
+            images = self.source.views(index, K, turned, rig.height, rig.width)
+            views = {"images": images.flip(-1) if mirrored else images}
         prompts = view_prompts(self.source.captions(index), rig, yaw_deg, mirrored)
-        return {"images": images.flip(-1) if mirrored else images, "K": K, "R": R, "prompts": prompts}
+        return views | {"K": K, "R": R, "prompts": prompts}
 
 
 def cut_yaws(rig: Rig, yaw_deg: float, mirrored: bool) -> list[float]:

@@ -76,8 +76,8 @@ class WholePanoramaDataModule(PanoramaDataModule):
     Args:
         root: Folder of the data set.
         height: Height of the panoramas in pixels; their width is twice as much.
-        **settings: See `PanoramaDataModule`, without `rig` and `known`; the layout is that of Matterport3D, unless
-            `source` names another reader.
+        **settings: See `PanoramaDataModule`, without `rig`, `known` and `cut_on_device`; the layout is that of
+            Matterport3D, unless `source` names another reader.
     """
 
     source_class = Matterport3DPanoramas
@@ -85,6 +85,8 @@ class WholePanoramaDataModule(PanoramaDataModule):
     def __init__(self, root: str | Path, height: int = 512, **settings: Any) -> None:
         rig = Rig([(0.0, 0.0, 90.0)], height, 2 * height)  # its size counts, not its camera
         super().__init__(root, rig, **settings)
+        if self.cut_on_device:
+            raise ValueError("cut_on_device must be false for whole panoramas; got true.")
 
     def train_dataset(self) -> WholePanoramaDataset:
         """Return the training samples."""

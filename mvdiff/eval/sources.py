@@ -263,8 +263,15 @@ class DataSource(Source):
 
     @cached_property
     def dataset(self) -> Dataset:
-        """Samples of the split."""
-        return self.data.eval_dataset(self.split)
+        """Samples of the split.
+
+        Raises:
+            ValueError: They are latents without pictures.
+        """
+        dataset = self.data.eval_dataset(self.split)
+        if not getattr(dataset, "has_pictures", True):
+            raise ValueError(f"data.root must hold pictures; got shards of latents, {self.data.root}.")
+        return dataset
 
     def __len__(self) -> int:
         """Return the number of samples in this share."""

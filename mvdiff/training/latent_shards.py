@@ -121,13 +121,16 @@ def latent_content(data: MultiViewDataModule, config: str | Path, dtype: str, de
 
     Raises:
         FileNotFoundError: Data or base do not exist.
-        ValueError: The run is no panorama training on a frozen base, or its yaws are random.
+        ValueError: The run trains no adapter, its task takes pictures, too, or its yaws are random.
     """
     sources, about, cuts = panoramas_of_run(data)
     model, precision = _model_of(config)
-    if not isinstance(model, MultiViewModule) or model.task.name != "panorama":
+    if not isinstance(model, MultiViewModule) or not model.takes_latents:
         task = f"the task {model.task.name}" if isinstance(model, MultiViewModule) else type(model).__name__
-        raise ValueError(f"--what latents needs a MultiViewModule with the task panorama; got {task}, in {config}.")
+        raise ValueError(
+            "--what latents needs a MultiViewModule with a task that takes no pictures, such as panorama; got "
+            f"{task}, in {config}."
+        )
     model.configure_model()
     model.backbone.to(device)
     autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)

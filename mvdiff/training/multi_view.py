@@ -164,6 +164,11 @@ class MultiViewModule(DescribedModule):
             self.inputs.empty_text = encoding.empty_text
 
     @property
+    def takes_latents(self) -> bool:
+        """True if shards of latents are enough to train; see `Task.takes_latents`."""
+        return self.task.takes_latents
+
+    @property
     def adapter(self) -> MultiViewAdapter:
         """Adapter that is trained."""
         return self.unet.adapter

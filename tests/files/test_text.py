@@ -118,9 +118,10 @@ def test_yaml_keeps_its_aliases(tmp_path):
 
 TEXTS = [name for name, kind in KINDS.items() if Path(kind.file).suffix in (".txt", ".json", ".jsonl", ".yaml", ".csv")]
 LIBRARIES = ("base", "adapter")  # diffusers and transformers read these, and write them
+HASHED = ("shards: train",)  # any other byte is damage
 
 
-@pytest.mark.parametrize("name", [name for name in TEXTS if not name.startswith(LIBRARIES)])
+@pytest.mark.parametrize("name", [name for name in TEXTS if not name.startswith(LIBRARIES + HASHED)])
 def test_every_reader_takes_marks_and_the_ends_of_lines(tmp_path, name):
     """Each kind of text, as an editor on another system saves it; what follows the mark is what was there."""
     kind = KINDS[name]

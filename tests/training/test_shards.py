@@ -11,8 +11,10 @@ from mvdiff.data.prepare.shard import image_content
 from mvdiff.data.shards.latents import from_bytes
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.data.shards.writing import write_shards
+from mvdiff.eval.sources import DataSource
 from mvdiff.settings import CacheSettings
 from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.single_view import SingleViewModule
 from tests.training.grouped import grouped
 from tests.training.test_multi_view import RIG, make
 from tests.training.tiny_run import tiny_config, write_config
@@ -82,9 +84,11 @@ def assert_same_weights(one, other):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_images(tiny_folder, world, tmp_path, workers):
+    """With workers, the views are cut in the process that trains."""
     how = {"yaw": "random", "batch_size": 2, "num_workers": workers}
     files, of_files = fit(tiny_folder, data_of(tiny_folder / "data", **how), tmp_path)
-    shards, of_shards = fit(tiny_folder, data_of(world / "images", **how), tmp_path)
+    later = {"cut_on_device": workers > 0}
+    shards, of_shards = fit(tiny_folder, data_of(world / "images", **how, **later), tmp_path)
     assert of_files.losses == of_shards.losses
     assert of_files.ids == of_shards.ids
     assert len(set(of_files.losses)) == 5
@@ -145,6 +149,20 @@ def test_each_cut_and_prompt_is_stored_once(tiny_folder, world):
     expected = module.inputs.embedding("")
     assert torch.equal(from_bytes(shards.file("empty.safetensors"), ""), expected)
     assert shards.manifest.settings["hashes"] == module.backbone.weights_hashes(["vae", "text_encoder"])
+
+
+def test_what_needs_pictures_refuses_latents(tiny_folder, world, tmp_path):
+    """Blank pictures are neither trained on, nor scored."""
+    data = data_of(world / "latents", known="first")
+    trainer = Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    single = SingleViewModule(base=str(tiny_folder / "base"), out=str(tmp_path / "out"))
+    for model in (single, MultiViewModule(task="outpaint", base=str(tiny_folder / "base"))):
+        with pytest.raises(ValueError, match=r"data\.root must hold pictures; got shards of latents"):
+            trainer.fit(model, datamodule=data)
+    with pytest.raises(ValueError, match=r"data\.root must hold pictures; got shards of latents"):
+        trainer.test(make(tiny_folder), datamodule=data)
+    with pytest.raises(ValueError, match=r"data\.root must hold pictures; got shards of latents"):
+        len(DataSource(data))
 
 
 def test_what_does_not_fit_is_named(tiny_folder, world, tmp_path):

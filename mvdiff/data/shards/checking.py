@@ -122,7 +122,7 @@ def _through(chunks: Iterator[bytes], use: Callable[[bytes], None]) -> Iterator[
         yield chunk
 
 
-def _sums(members: list[Member], chunks: Iterator[bytes]) -> Iterator[str]:
+def _sums(members: list[Member], chunks: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the SHA-256 of each member, in order, of a tar that comes in chunks; of a missing part, that of less."""
     start, chunk = 0, b""
     for member in members:
@@ -137,4 +137,4 @@ def _sums(members: list[Member], chunks: Iterator[bytes]) -> Iterator[str]:
             part = chunk[position - start : member.end - start]
             digest.update(part)
             position += len(part)
-        yield digest.hexdigest()
+        yield digest.digest()

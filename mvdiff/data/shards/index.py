@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 import tarfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ class Member(NamedTuple):
     name: str  # without the key of its sample, such as "face0.jpg"
     offset: int
     size: int
-    sha256: str
+    sha256: bytes
 
     @property
     def end(self) -> int:
@@ -31,7 +32,7 @@ class Member(NamedTuple):
         """Describe content that is not this member's; None: it is."""
         if len(content) != self.size:
             return f"it has {len(content)} of {self.size} bytes"
-        return None if hashlib.sha256(content).hexdigest() == self.sha256 else "its checksum does not match"
+        return None if hashlib.sha256(content).digest() == self.sha256 else "its checksum does not match"
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ def parse_index(content: bytes, where: str) -> ShardIndex:
             if not keys or keys[-1] != key:
                 keys.append(key)
                 samples.append([])
-            samples[-1].append(Member(extension, int(file["offset"]), int(file["size"]), str(file["sha256"])))
+            digest = bytes.fromhex(file["sha256"])
+            samples[-1].append(Member(sys.intern(extension), int(file["offset"]), int(file["size"]), digest))
         ids = [str(one) for one in values["ids"]]
         if len(ids) != len(keys):
             raise ValueError(f"it has {len(ids)} ids of {len(keys)} samples")

@@ -101,6 +101,7 @@ class EncodedPanoramaDataset(PanoramaDataset):
     """Samples with `latents` [V, C, h, w] and `text` [V, L, D] in place of pictures; see `PanoramaDataset`."""
 
     source: ShardLatents
+    has_pictures = False
 
     def cut(self, index: int, yaw_deg: float, mirrored: bool = False) -> dict[str, Any]:
         """Return blank `images`, `K`, `R`, `prompts`, `latents` and `text` of a cut."""

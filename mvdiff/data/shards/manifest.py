@@ -97,6 +97,8 @@ def _check(manifest: Manifest) -> None:
             raise ValueError(f"{name} must be an object")
     if not all(isinstance(value, str) for value in (manifest.plan, *manifest.files.values())):
         raise ValueError("hashes must be texts")
+    for name in manifest.files:
+        _check_name(name)
     for split, shards in manifest.splits.items():
         first = 0
         for shard in shards:
@@ -107,12 +109,16 @@ def _check(manifest: Manifest) -> None:
 def _check_shard(split: str, shard: Shard, first: int) -> None:
     if not all(isinstance(text, str) for text in (shard.name, shard.sha256, shard.index_sha256)):
         raise ValueError("names and hashes must be texts")
-    if "/" in shard.name or "\\" in shard.name or shard.name.startswith("."):
-        raise ValueError(f"shards must have plain names; got {shard.name!r}")
+    _check_name(shard.name)
     if not all(type(number) is int for number in (shard.first, shard.samples, shard.bytes)):
         raise ValueError(f"{shard.name} must have whole numbers of samples and bytes")
     if shard.first != first or shard.samples < 1 or shard.bytes < 1:
         raise ValueError(f"shards of {split} must follow each other; got {shard.name} at sample {shard.first}")
+
+
+def _check_name(name: str) -> None:
+    if "/" in name or "\\" in name or name.startswith("."):
+        raise ValueError(f"files must have plain names; got {name!r}")
 
 
 def decoded(content: bytes, where: str) -> str:
@@ -122,6 +128,6 @@ def decoded(content: bytes, where: str) -> str:
         ValueError: It is something else.
     """
     try:
-        return content.decode()
+        return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{where} must be text in UTF-8; byte {error.start} is not.") from error

@@ -11,10 +11,11 @@ import numpy as np
 import torch
 
 from mvdiff.data.panoramas import PanoramaSource, cut_rotations
+from mvdiff.data.pictures import views_of_picture
 from mvdiff.data.shards.cuts import Cuts
-from mvdiff.data.shards.panoramas import panorama_json, views_of
+from mvdiff.data.shards.panoramas import panorama_json, picture_of
 from mvdiff.data.shards.writing import Planned
-from mvdiff.files.images import StoredFile
+from mvdiff.files.stored import StoredFile
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.samples import to_uint8
 
@@ -127,7 +128,8 @@ def _check_cut_from_files(panoramas: PanoramaSource) -> None:
     rig = RingRig(height=16, width=16)
     K, R = rig.cameras()
     files = [StoredFile(name, path.read_bytes()) for name, path in _named_files(panoramas, 0).items()]
-    if not torch.equal(views_of(files, K, R, rig.height, rig.width), panoramas.views(0, K, R, rig.height, rig.width)):
+    how = (K, R, rig.height, rig.width)
+    if not torch.equal(views_of_picture(picture_of(files), *how), panoramas.views(0, *how)):
         raise ValueError(
             f"--what images needs views that are cut from picture_files; {name} makes others. Use --what views."
         )

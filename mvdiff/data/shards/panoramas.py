@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from io import BytesIO
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,11 +13,12 @@ from mvdiff.data.counts import check_counts
 from mvdiff.data.matterport3d import decode_faces, panorama_of_faces
 from mvdiff.data.panorama_files import read_panorama
 from mvdiff.data.panoramas import Captions
+from mvdiff.data.pictures import views_of_picture
 from mvdiff.data.shards.cuts import Cuts
 from mvdiff.data.shards.reading import Recent, ShardSplit
-from mvdiff.files.images import StoredFile
+from mvdiff.files.arrays import read_npy
+from mvdiff.files.stored import StoredFile
 from mvdiff.files.text import parse_json
-from mvdiff.geometry.panorama import perspective_from_equirectangular, perspective_from_skybox
 from mvdiff.samples import from_uint8
 
 
@@ -63,19 +62,19 @@ class ShardPanoramas(ShardedPanoramas):
 
     def panorama(self, index: int) -> Tensor:
         """Return a whole panorama as uint8 [3, H, 2 H], as the reader of its source does."""
-        files = self._files(index)
-        if len(files) == 1:
-            return read_panorama(files[0], self.max_pixels)
-        return panorama_of_faces(decode_faces(files, self.max_pixels))
+        picture = self.picture(index)
+        return panorama_of_faces(picture) if picture.ndim == 4 else picture
+
+    def picture(self, index: int) -> Tensor:
+        """Decode a panorama; see `picture_of`."""
+        members = self.samples.sample(index)
+        names = sorted(name for name in members if name.startswith(("face", "panorama")))
+        files = [StoredFile(self.samples.place(index, name), members[name]) for name in names]
+        return picture_of(files, self.max_pixels)
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
         """Cut views [V, 3, H, W] in [-1, 1] with [V, 3, 3] intrinsics and world-from-camera rotations."""
-        return views_of(self._files(index), K, R, height, width, self.max_pixels)
-
-    def _files(self, index: int) -> list[StoredFile]:
-        members = self.samples.sample(index)
-        names = sorted(name for name in members if name.startswith(("face", "panorama")))
-        return [StoredFile(self.samples.place(index, name), members[name]) for name in names]
+        return views_of_picture(self.picture(index), K, R, height, width)
 
 
 class ShardViews(ShardedPanoramas):
@@ -97,21 +96,13 @@ class ShardViews(ShardedPanoramas):
             ValueError: The shards have no views of these cameras.
         """
         name = f"{self.cuts.name_of(K, R, height, width)}.npy"
-        content = self.samples.sample(index, (name,))[name]
-        try:
-            views = torch.from_numpy(np.load(BytesIO(content), allow_pickle=False))
-        except ValueError as error:
-            raise ValueError(f"{self.samples.place(index, name)} must be a numpy array ({error}).") from error
-        return from_uint8(views)
+        file = StoredFile(self.samples.place(index, name), self.samples.sample(index, (name,))[name])
+        return from_uint8(torch.from_numpy(read_npy(file)))
 
 
-def views_of(
-    files: Sequence[StoredFile], K: Tensor, R: Tensor, height: int, width: int, max_pixels: int | None = None
-) -> Tensor:
-    """Cut views [V, 3, H, W] in [-1, 1] from one equirectangular image, or from six faces in skybox order."""
-    if len(files) == 1:
-        return from_uint8(perspective_from_equirectangular(read_panorama(files[0], max_pixels), K, R, height, width))
-    return from_uint8(perspective_from_skybox(decode_faces(files, max_pixels), K, R, height, width))
+def picture_of(files: Sequence[StoredFile], max_pixels: int | None = None) -> Tensor:
+    """Decode one equirectangular image, uint8 [3, H, 2 H], or six faces in skybox order, [6, 3, S, S]."""
+    return read_panorama(files[0], max_pixels) if len(files) == 1 else decode_faces(files, max_pixels)
 
 
 def panorama_json(captions: Captions, **further: Any) -> bytes:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from functools import cached_property, partial
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,9 @@ from torch import Tensor
 
 from mvdiff.data.recordings import Kind, MissingCaption, RecordingSource
 from mvdiff.data.shards.reading import Recent, ShardSet, ShardSplit
-from mvdiff.files.images import StoredFile, read_depth, read_image_uint8
+from mvdiff.files.arrays import read_npy
+from mvdiff.files.images import read_depth, read_image_uint8
+from mvdiff.files.stored import StoredFile
 from mvdiff.files.text import parse_json
 from mvdiff.settings import ShardSettings
 
@@ -185,7 +186,7 @@ class ShardRecording(RecordingSource):
         """Return z-depth [H, W], float32 metres, 0 where unknown, at its stored size."""
         file = self._picture(frame, "depth.")
         if file.name.endswith(".npy"):
-            return torch.from_numpy(np.load(BytesIO(file.content), allow_pickle=False))
+            return torch.from_numpy(read_npy(file))
         return read_depth(file, self.depth_units_per_metre)
 
     def _picture(self, frame: int, start: str) -> StoredFile:

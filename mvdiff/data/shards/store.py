@@ -79,10 +79,12 @@ class ShardStore:
         content = self.cache.read(path, start, end)
         if content is not None and check(content) is None:
             return content
-        last = min(size, max(end, start + self._read_ahead))
-        fetched = self._bytes(name, start, last, lambda content: check(content[: end - start]))
-        self.cache.write(path, start, fetched, size)
-        return fetched[: end - start]
+        piece = self._read_ahead or 1  # whole pieces, so that no byte is fetched twice
+        first, last = start // piece * piece, min(size, -(-end // piece) * piece)
+        own = slice(start - first, end - first)
+        fetched = self._bytes(name, first, last, lambda content: check(content[own]))
+        self.cache.write(path, first, fetched, size)
+        return fetched[own]
 
     def chunks(self, name: str, size: int, step: int) -> Iterator[bytes]:
         """Yield a file of `size` bytes in pieces, past the cache; nothing but their lengths is checked.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from mvdiff.files.paths import folder_or_url, is_url
 from mvdiff.files.writing import check_plain_folder, sync_files, sync_folders, temporary_beside, write_whole
 
-_TRIES = 4  # of an upload
+_TRIES, _FIRST_WAIT = 6, 0.5  # of an upload; seconds before it is repeated, then twice as many
 
 
 class Target:
@@ -93,12 +94,14 @@ class Target:
             path.unlink(missing_ok=True)
             raise
 
-    def _repeated(self, upload) -> None:
+    def _repeated(self, upload: Callable[[], None]) -> None:
         """Upload, again if it fails."""
-        for left in reversed(range(_TRIES)):
+        for attempt in range(1, _TRIES + 1):
             try:
-                return upload()
+                upload()
             except Exception as error:  # every file system has errors of its own
-                if not left:
-                    raise OSError(f"--out {self.place} cannot be written: {error}.") from error
-        return None
+                if attempt == _TRIES:
+                    raise OSError(f"--out {self.place} cannot be written: {error} ({attempt} attempts).") from error
+                time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
+            else:
+                return

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from importlib.metadata import version
 from itertools import count
@@ -94,7 +94,7 @@ def write_shards(
         out: Folder, or address such as s3://bucket/data.
         shard_bytes: Most bytes of a shard; a single sample may be larger.
         num_workers: Shards written at once, each in a temporary file of its own.
-        overwrite: Replace shards of another plan.
+        overwrite: Replace what is there and is not of this plan.
         progress: Called after each sample.
         storage_options: Options of fsspec's file system for an address.
 
@@ -109,7 +109,7 @@ def write_shards(
     jobs = [job for split, samples in splits.items() for job in _jobs(split, samples, shard_bytes)]
     if overwrite:
         _remove_others(target, plan)
-    shards = _earlier(target, jobs, plan)
+    shards = _earlier(target, jobs, plan, overwrite)
     kept = len(shards)
     counter = _Counter(sum(shard.samples for shard in shards.values()), sum(map(len, splits.values())), progress)
     with ThreadPoolExecutor(num_workers) as pool:
@@ -118,6 +118,7 @@ def write_shards(
         try:
             shards |= {future.result().name: future.result() for future in as_completed(futures)}
         except BaseException:
+            counter.stop()
             pool.shutdown(wait=True, cancel_futures=True)
             raise
     files = content.files()
@@ -129,7 +130,7 @@ def write_shards(
         splits={split: [shards[job.name] for job in jobs if job.split == split] for split in splits},
         source=content.source,
         settings=content.settings,
-        versions={"mvdiff": __version__, "webdataset": version("webdataset")},
+        versions={"mvdiff": __version__} | {name: version(name) for name in ("webdataset", "torch", "diffusers")},
         plan=plan,
         files={name: hashlib.sha256(value).hexdigest() for name, value in files.items()},
     )
@@ -159,22 +160,28 @@ def _plan_hash(content: Content, splits: Mapping[str, list[Planned]], shard_byte
     return digest.hexdigest()
 
 
-def _earlier(target: Target, jobs: list[_Job], plan: str) -> dict[str, Shard]:
+def _earlier(target: Target, jobs: list[_Job], plan: str, overwrite: bool) -> dict[str, Shard]:
     """Return the whole shards of an earlier run.
 
     Raises:
-        ValueError: They are of another plan.
+        ValueError: Something else is there, and is not to be replaced.
     """
     shards = {}
     for job in jobs:
-        content = target.read(f"{job.name}.json")
+        name = f"{job.name}.json"
+        content = target.read(name)
         if content is None:
             continue
-        values = parse_index(content, f"{target.place}/{job.name}.json")
-        if values.plan != plan:
+        try:
+            values = parse_index(content, f"{target.place}/{name}")
+        except ValueError:
+            values = None
+        if values is None or values.plan != plan:
+            if overwrite:
+                continue
             raise ValueError(
-                f"--out holds shards of other data or settings; got {target.place}. Name another place, or replace "
-                "them with --overwrite."
+                f"--out must hold no shards of other data or settings; got {target.place}, where {name} is of others "
+                "or damaged. Name another place, or replace them with --overwrite."
             )
         if target.size(f"{job.name}.tar") == values.tar_bytes:
             shards[job.name] = _shard(job, content, values.tar_bytes, values.tar_sha256)
@@ -233,8 +240,15 @@ class _Counter:
 
     def __init__(self, done: int, total: int, progress: Progress | None) -> None:
         self._done, self._total, self._progress, self._lock = done, total, progress, Lock()
+        self._is_stopped = False
+
+    def stop(self) -> None:
+        """End the other threads at their next sample, since one failed or the user gave up."""
+        self._is_stopped = True
 
     def add(self) -> None:
+        if self._is_stopped:
+            raise CancelledError
         with self._lock:
             self._done += 1
             if self._progress:

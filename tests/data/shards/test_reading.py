@@ -2,9 +2,13 @@
 
 import errno
 import logging
+import multiprocessing
 import os
 import pickle
+import signal
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -91,6 +95,13 @@ def test_a_server_that_recovers_costs_nothing(shards, fault, no_waiting):
         assert server.requests["train-000000.tar"] == 4
 
 
+def test_half_a_manifest_or_index_is_asked_for_again(shards, no_waiting):
+    with serving(shards) as server:
+        server.fault = lambda path, count: "half" if path.endswith(".json") and count == 1 else None
+        assert torch.equal(all_views(server.url, **QUICK), all_views(shards))
+        assert server.requests["manifest.json"] == server.requests["train-000000.json"] == 2
+
+
 @pytest.mark.parametrize(
     ("fault", "said"), [("503", "503"), ("half", "of"), ("other", "checksum"), ("no ranges", ""), ("slow", "")]
 )
@@ -127,10 +138,20 @@ def test_a_second_epoch_is_read_from_the_cache(shards, tmp_path):
     assert torch.equal(first, all_views(shards))
 
 
-def test_reading_ahead_fetches_a_shard_at_once(shards, tmp_path):
+@pytest.mark.parametrize(("piece", "each"), [("1MB", 1), ("10kB", 3)])
+def test_pieces_are_fetched_once_in_any_order(shards, tmp_path, piece, each):
+    """Shards as a whole, or in three pieces, one of which two samples share."""
+    tars = [shards / f"train-00000{number}.tar" for number in range(4)]
+    assert all(20_000 < tar.stat().st_size <= 40_000 for tar in tars)
     with serving(shards) as server:
-        all_views(server.url, cache_dir=str(tmp_path), read_ahead="1MB")
-        assert all(server.requests[f"train-00000{i}.tar"] == 1 for i in range(4))
+        panoramas = open_panoramas(
+            server.url, "train", settings=ShardSettings(cache_dir=str(tmp_path), read_ahead=piece)
+        )
+        for index in (1, 0, 6, 3, 2, 7, 4, 5):
+            assert torch.equal(views(panoramas, index), views(open_panoramas(shards, "train"), index))
+        assert all(server.requests[tar.name] <= each for tar in tars)
+        if each == 1:
+            assert all(server.sent[tar.name] == tar.stat().st_size for tar in tars)
 
 
 def test_a_cache_that_was_torn_or_damaged_is_a_miss(shards, tmp_path):
@@ -170,13 +191,50 @@ def test_a_full_disk_is_said_once_and_training_goes_on(shards, tmp_path, monkeyp
     assert [record.levelname for record in caplog.records if "No space left" in record.message] == ["WARNING"]
 
 
-def test_jobs_share_a_cache(shards, tmp_path):
+def test_readers_share_a_cache(shards, tmp_path):
     """Several readers at once, with so small a cache that each removes what the others wrote."""
     with serving(shards) as server:
         settings = {"cache_dir": str(tmp_path), "cache_size": "60kB"}
         with ThreadPoolExecutor(4) as pool:
             results = list(pool.map(lambda _: all_views(server.url, **settings), range(8)))
     assert all(torch.equal(result, all_views(shards)) for result in results)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and kill")
+def test_jobs_share_a_cache_and_may_be_killed(shards, tmp_path):
+    """Two processes read at once, one of which is killed in the middle of a write, and a third goes on."""
+    expected = all_views(shards)
+    with serving(shards) as server:
+        how = {"cache_dir": str(tmp_path), "cache_size": "60kB"}
+
+        def job(killed: bool) -> None:
+            if killed:
+                os.pwrite = partial(half_a_write, os.pwrite, [3])
+            for _ in range(2):
+                assert torch.equal(all_views(server.url, **how), expected)
+
+        assert sorted(ended([partial(job, True), partial(job, False)])) == [-signal.SIGKILL, 0]
+        assert ended([partial(job, False)]) == [0]
+
+
+def half_a_write(pwrite, left, descriptor, content, start):
+    """Write half of the content and kill the process, at the last of some calls."""
+    left[0] -= 1
+    if not left[0]:
+        pwrite(descriptor, content[: len(content) // 2], start)
+        os.kill(os.getpid(), signal.SIGKILL)
+    return pwrite(descriptor, content, start)
+
+
+def ended(jobs) -> list[int]:
+    """Run functions at once in processes of their own; return their exit statuses."""
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=job) for job in jobs]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    return [process.exitcode for process in processes]
 
 
 # Damage

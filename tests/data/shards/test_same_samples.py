@@ -12,7 +12,7 @@ from mvdiff.data.shards.writing import write_shards
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.data.whole_panoramas import WholePanoramaDataModule
 from mvdiff.geometry.cameras import RingRig
-from tests.data.folders import write_equirectangular
+from tests.data.folders import write_equirectangular, write_matterport3d
 from tests.data.other_layouts import write_small_transforms, write_small_tum
 from tests.data.scenes import write_scannet
 
@@ -113,8 +113,13 @@ def test_errors_name_what_is_wrong(world, tmp_path):
         Matterport3DDataModule(world / "shards" / "scannet", RIG).train_dataset()
     with pytest.raises(ValueError, match="must hold shards of recordings; got panoramas"):
         RecordingDataModule(world / "shards" / "mp3d_skybox").train_dataset()
-    with pytest.raises(FileNotFoundError, match=r"data\.root .*does not exist"):
+    with pytest.raises(FileNotFoundError, match="memory://nowhere must hold shards"):
         Matterport3DDataModule("memory://nowhere", RIG).train_dataset()
+    files = write_matterport3d(tmp_path / "files", num_train=1, num_test=1)
+    (files / "test.npy").unlink()
+    write_shards(image_content(files), "memory://only-train", 10**6)
+    with pytest.raises(FileNotFoundError, match="memory://only-train must hold the split 'test'; it holds train"):
+        Matterport3DDataModule("memory://only-train", RIG).test_dataset()
     (tmp_path / "manifest.json").write_text('{"format": "mvdiff-shards-0"}')
     with pytest.raises(ValueError, match="mvdiff-shards-1"):
         Matterport3DDataModule(tmp_path, RIG).train_dataset()

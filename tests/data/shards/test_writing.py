@@ -4,14 +4,18 @@ import json
 import os
 import signal
 import tarfile
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import webdataset
+from fsspec.implementations.memory import MemoryFileSystem
 
 from mvdiff.cli.main import main
+from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.prepare.shard import image_content
+from mvdiff.data.shards.panorama_content import PanoramaFiles
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.data.shards.writing import write_shards
 from tests.cli.last_lines import next_commands
@@ -138,6 +142,31 @@ def test_other_data_are_refused_unless_they_are_to_be_replaced(source, tmp_path,
     (out / "manifest.json").unlink()  # as a run of other settings that was killed
     assert main(["data", "shard", str(source), "--out", str(out), "--shard_size", "10kB"]) == 1
     assert "other data or settings" in capsys.readouterr().err
+    (out / "train-000000.json").write_text("{}")
+    assert main(["data", "shard", str(source), "--out", str(out)]) == 1
+    assert "train-000000.json is of others or damaged" in capsys.readouterr().err
+    assert main(["data", "shard", str(source), "--out", str(out), "--shard_size", "10kB", "--overwrite"]) == 0
+    write_shards(image_content(source), tmp_path / "new", 10_000)
+    assert contents(out) == contents(tmp_path / "new")
+
+
+class Slow(PanoramaFiles):
+    """Takes its time for each sample."""
+
+    def members(self, split, index):
+        time.sleep(0.2)
+        return super().members(split, index)
+
+
+def test_a_failure_ends_the_other_shards_soon(source, tmp_path):
+    def full(done, total):
+        if done == 1:
+            raise OSError("No space left")
+
+    content = Slow({split: Matterport3DPanoramas(source, split) for split in ("train", "test")}, {})
+    with pytest.raises(OSError, match="No space left"):
+        write_shards(content, tmp_path, 10**9, num_workers=2, progress=full)
+    assert contents(tmp_path) == {}, "neither shard is finished, and no temporary file is left"
 
 
 def test_a_damaged_shard_that_was_removed_is_written_again(source, tmp_path):
@@ -172,6 +201,27 @@ def test_an_address_receives_the_same_files(source, tmp_path):
     assert {Path(path).name: files.cat_file(path) for path in files.ls("/written", detail=False)} == contents(tmp_path)
     again = write_shards(image_content(source), "memory://written", 30_000)
     assert (again.written, again.kept) == (0, 4)
+
+
+@pytest.mark.parametrize("failures", [2, 1000])
+def test_an_upload_that_fails_is_repeated(source, tmp_path, failures, monkeypatch):
+    upload, left = MemoryFileSystem.put_file, [failures]
+
+    def busy(*arguments, **how):
+        left[0] -= 1
+        if left[0] >= 0:
+            raise RuntimeError("503 SlowDown")
+        return upload(*arguments, **how)
+
+    monkeypatch.setattr(MemoryFileSystem, "put_file", busy)
+    monkeypatch.setattr("mvdiff.data.shards.target._FIRST_WAIT", 0.001)
+    place = f"memory://busy{failures}"
+    if failures == 2:
+        assert write_shards(image_content(source), place, 30_000).written == 4
+        assert ShardSet(place).split("train").sample_id(4) == "scene4_pano4"
+    else:
+        with pytest.raises(OSError, match=r"--out memory://busy1000 cannot be written: 503 SlowDown \(6 attempts\)"):
+            write_shards(image_content(source), place, 30_000)
 
 
 def test_out_must_not_be_the_source(source, capsys):

@@ -1,0 +1,77 @@
+"""One rank of a small training of a real model, which notes its samples and may kill itself."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from functools import partial
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim import SGD
+
+from mvdiff.data.datamodule import EquirectangularDataModule
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.training.multi_view import MultiViewModule
+from tests.training.grouped import grouped
+
+STEPS, GLOBAL_BATCH = 7, 2
+"""Eight samples are an epoch of four steps."""
+EVERY = 2
+"""Steps between checkpoints."""
+RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
+DATA = {"num_val": 0, "seed": 4, "shuffle_block": 2, "mixed_blocks": 2}
+
+
+class Notes(Callback):
+    """Write the step, the loss and the sample ids of each batch to a file; kill the process before a step."""
+
+    def __init__(self, path: Path, kill_at: int | None) -> None:
+        self.file, self.kill_at = path.open("a", buffering=1), kill_at
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == self.kill_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        print(trainer.global_step, batch.epoch, outputs["loss"].item(), *batch.sample_id, file=self.file)
+
+
+def train(
+    folder: Path,
+    base: Path,
+    root: Path | str,
+    devices: int,
+    rank: int,
+    num_workers: int,
+    port: int,
+    ckpt_path: Path | None = None,
+    kill_at: int | None = None,
+) -> None:
+    """Train as one of `devices` processes; rank 0 writes checkpoints and the final `weights.pt` to `folder`."""
+    torch.set_num_threads(1)
+    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, which then end with this process
+    if devices > 1:
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
+    data = EquirectangularDataModule(root, RIG, batch_size=GLOBAL_BATCH // devices, num_workers=num_workers, **DATA)
+    settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 0, "text_dropout": 0.5}
+    module = MultiViewModule(base=str(base), **grouped(**settings), optimizer=partial(SGD, lr=0.1, momentum=0.9))
+    saver = ModelCheckpoint(folder, "{step}", every_n_train_steps=EVERY, save_top_k=-1)
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        max_steps=STEPS,
+        callbacks=[Notes(folder / f"rank{rank}.txt", kill_at), saver],
+        logger=False,
+        limit_val_batches=0,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=ckpt_path, weights_only=True)
+    if rank == 0:
+        torch.save(module.adapter.state_dict(), folder / "weights.pt")

@@ -1,0 +1,134 @@
+"""A training from shards that is killed, and resumed with other ranks and workers, ends as an uninterrupted one."""
+
+import multiprocessing
+import random
+import signal
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mvdiff.data.prepare.shard import image_content
+from mvdiff.data.shards.writing import write_shards
+from tests.training import shard_run
+
+pytestmark = [
+    pytest.mark.distributed,
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform == "win32", reason="needs fork and kill"),
+]
+
+KILLS = random.Random(3).sample(range(shard_run.EVERY, shard_run.STEPS), 2)
+"""Steps before which the two runs are killed: of 1 rank without workers, and of 2 ranks with 2 workers each."""
+SERVER = multiprocessing.get_context("forkserver")
+SERVER.set_forkserver_preload(["tests.training.shard_run"])  # imports once for all processes
+
+
+class Run:
+    """A run that has ended: samples of each step over all ranks, in order, losses of rank 0, and final weights."""
+
+    def __init__(self, folder: Path) -> None:
+        ranks = [[line.split() for line in path.read_text().splitlines()] for path in sorted(folder.glob("rank*.txt"))]
+        self.folder = folder
+        self.losses = {int(step): loss for step, _, loss, *_ in ranks[0]}
+        self.samples = {}
+        for lines in zip(*ranks, strict=True):
+            assert len({(step, epoch) for step, epoch, *_ in lines}) == 1, "ranks are in step"
+            in_order = zip(*(ids for _, _, _, *ids in lines), strict=True)  # the order is dealt out in turn
+            self.samples[int(lines[0][0])] = (lines[0][1], *(name for names in in_order for name in names))
+
+    @property
+    def weights(self) -> dict[str, torch.Tensor]:
+        return torch.load(self.folder / "weights.pt", weights_only=True)
+
+    @property
+    def newest(self) -> Path:
+        return max(self.folder.glob("step=*.ckpt"), key=lambda path: int(path.stem.removeprefix("step=")))
+
+
+@pytest.fixture(scope="module")
+def run(tiny_folder, tmp_path_factory):
+    """Train in processes of their own: `run(devices, num_workers, ...)`."""
+    root = tmp_path_factory.mktemp("killed")
+    write_shards(image_content(tiny_folder / "data"), root / "shards", 25_000)
+    roots = {"files": tiny_folder / "data", "shards": root / "shards"}
+
+    def start(name, devices, num_workers, data="shards", status=0, **how) -> Run:
+        folder = root / name
+        folder.mkdir()
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        places = (folder, tiny_folder / "base", roots[data], devices)
+        ranks = [
+            SERVER.Process(target=shard_run.train, args=(*places, rank, num_workers, port), kwargs=how)
+            for rank in range(devices)
+        ]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(300)
+        assert [process.exitcode for process in ranks] == [status] * devices
+        return Run(folder)
+
+    return start
+
+
+@pytest.fixture(scope="module")
+def whole(run):
+    """The uninterrupted run from files, of one process without workers."""
+    return run("whole", 1, 0, data="files")
+
+
+@pytest.fixture(scope="module")
+def whole_of_two(run):
+    """The uninterrupted run of two processes."""
+    return run("two", 2, 0)
+
+
+def assert_follows(resumed: Run, killed: Run, whole: Run) -> None:
+    """Compare the samples of all steps, those between the checkpoint and the kill twice, with the whole run's."""
+    assert list(whole.samples) == list(range(1, shard_run.STEPS + 1))
+    assert len(set(whole.samples.values())) == shard_run.STEPS
+    first = min(resumed.samples)
+    assert first <= max(killed.samples) + 1
+    assert killed.samples | resumed.samples == whole.samples
+    assert list(resumed.samples) == list(range(first, shard_run.STEPS + 1))
+
+
+def assert_near(one: Run, other: Run) -> None:
+    for name, value in other.weights.items():
+        torch.testing.assert_close(one.weights[name], value, rtol=0, atol=1e-6)
+
+
+def assert_equal(one: Run, other: Run) -> None:
+    for name, value in other.weights.items():
+        assert torch.equal(one.weights[name], value), name
+
+
+def test_two_ranks_see_the_samples_of_one_and_learn_the_same(whole, whole_of_two):
+    assert whole_of_two.samples == whole.samples
+    assert_near(whole_of_two, whole)
+
+
+def test_one_rank_is_killed(run, whole, whole_of_two):
+    killed = run("killed one", 1, 0, status=-signal.SIGKILL, kill_at=KILLS[0])
+    alone = run("one again", 1, 2, ckpt_path=killed.newest)
+    assert_follows(alone, killed, whole)
+    assert_equal(alone, whole)
+    assert killed.losses | alone.losses == whole.losses, "files and shards have the same losses"
+    together = run("one to two", 2, 0, ckpt_path=killed.newest)
+    assert_follows(together, killed, whole)
+    assert_near(together, whole)
+
+
+def test_two_ranks_are_killed(run, whole, whole_of_two):
+    killed = run("killed two", 2, 2, status=-signal.SIGKILL, kill_at=KILLS[1])
+    together = run("two again", 2, 0, ckpt_path=killed.newest)
+    assert_follows(together, killed, whole)
+    assert_equal(together, whole_of_two)
+    alone = run("two to one", 1, 2, ckpt_path=killed.newest)
+    assert_follows(alone, killed, whole)
+    assert_near(alone, whole)
