@@ -20,8 +20,7 @@ def words(scored, *names):
     return ["compare", *(str(scored[1][name]) for name in names)]
 
 
-def test_tables_page_and_json(scored, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "120")  # a row of a table is one line
+def test_tables_page_and_json(scored, tmp_path, capsys):
     page, out = tmp_path / "deep" / "compare.html", tmp_path / "compare.json"
     cache = ["--cache", str(scored[0] / "cache"), "--fid_resamples", "5", "--num_resamples", "20"]
     assert main([*words(scored, "clean", "noisy", "noisier"), *cache, "--html", str(page), "--out", str(out)]) == 0
