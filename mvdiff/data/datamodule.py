@@ -119,7 +119,7 @@ class PanoramaDataModule(MultiViewDataModule):
 
     @property
     def encoding(self) -> Encoding | None:
-        """What latents and text embeddings were made with, if the data are shards of them."""
+        """Encoders and settings that made the latents and text embeddings, if the data are shards of them."""
         return getattr(self.source("train"), "encoding", None) if holds_shards(self.root) else None
 
     def train_dataset(self) -> PanoramaDataset:

@@ -154,7 +154,7 @@ class KeyedSampler(DistributedSampler):
 def block_permutation(size: int, block: int, mixed: int, seed: int, epoch: int) -> list[int]:
     """Permute 0..size-1 in blocks: the blocks, then the samples of every `mixed` consecutive ones together.
 
-    The samples of a step come from `mixed` blocks of the data, drawn anew in each epoch, not from everywhere.
+    The samples of a step come from `mixed` blocks of the data, which each epoch draws anew.
     Neighbours in the data (panoramas of one house) meet in a step about size / (mixed * block) times as often as in a
     permutation of everything (own derivation).
 

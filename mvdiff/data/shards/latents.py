@@ -25,7 +25,7 @@ TEXT = "text.safetensors"
 
 @dataclass(frozen=True)
 class Encoding:
-    """What latents and embeddings of shards were made with.
+    """Encoders and settings that made the latents and embeddings of shards.
 
     Attributes:
         hashes: Weights hash of the autoencoder ("vae") and of the text encoder ("text_encoder").
@@ -76,7 +76,7 @@ class ShardLatents(ShardedPanoramas):
 
     @cached_property
     def encoding(self) -> Encoding:
-        """What latents and embeddings were made with."""
+        """Encoders and settings that made the latents and embeddings."""
         empty = from_bytes(self.shard_set.file(EMPTY), self.shard_set.store.place(EMPTY))
         return Encoding(dict(self.settings["hashes"]), self.settings["prompt_prefix"], empty.float())
 

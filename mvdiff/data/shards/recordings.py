@@ -28,7 +28,7 @@ _CAMERAS = 4096  # frames whose cameras and captions a process keeps
 
 @dataclass(frozen=True, kw_only=True)
 class SceneRecord:
-    """What the shards of a split say of a recording as a whole.
+    """Description of a recording as a whole in the shards of a split.
 
     Attributes:
         name: Name of the recording in its data set.

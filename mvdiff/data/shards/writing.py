@@ -43,7 +43,7 @@ class Planned(NamedTuple):
 
 
 class Content(Protocol):
-    """What goes into shards. Methods are called from several threads."""
+    """Content of shards. Methods are called from several threads."""
 
     kind: Kind
     what: What

@@ -15,7 +15,7 @@ Fault = Callable[[str, int], str | None]
 
 
 class Server:
-    """What was asked of a running server.
+    """Requests that a running server received.
 
     Attributes:
         url: Address of the folder.
