@@ -26,6 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
-from mvdiff.eval.warped_pairs import Correspond, Pairs, WarpedPair, warp_pairs
+from mvdiff.eval.warped_pairs import Pairs, Shown, WarpedPair, shown_pixels, warp_pairs
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.correspondence import apply_homography, homography, overlapping_neighbours
 from mvdiff.geometry.depth import DepthTolerance, depth_correspondence
@@ -45,6 +46,8 @@ from mvdiff.shapes import check_shapes
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MIN_PAIR_OVERLAP = 0.3
 MAX_PSNR = 100.0
+NUM_CACHED_PAIRS = 16
+"""Pairs of cameras whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring."""
 
 
 @dataclass(frozen=True)
@@ -178,7 +181,7 @@ def warped_views(
     if covered is not None:
         covered = _resize(covered.to(images.device).float(), K, size)[0] > 1 - 1e-6
     unit, K = _resize(unit_range(images), K, size)
-    return warp_pairs(unit, unit, compared, homographies(K, R, *unit.shape[-2:]), view_valid, covered=covered)
+    return warp_pairs(unit, unit, compared, shown_by_homography(K, R, *unit.shape[-2:]), view_valid, covered=covered)
 
 
 def depth_overlap_errors(
@@ -220,22 +223,31 @@ def warped_depth_views(
     views = [values.to(images.device) for values in (depths, K, R, t)]
     unit = unit_range(images)
 
-    def correspond(target: int, source: int) -> tuple[Tensor, Tensor]:
+    def shown(target: int, source: int) -> tuple[Tensor, Tensor]:
         target_view, source_view = ([values[view] for values in views] for view in (target, source))
-        return depth_correspondence(*target_view, *source_view, tolerance)
+        return shown_pixels(*depth_correspondence(*target_view, *source_view, tolerance))
 
-    return warp_pairs(unit, unit, depth_view_pairs(*views[1:], views[0], pairs), correspond, view_valid)
+    return warp_pairs(unit, unit, depth_view_pairs(*views[1:], views[0], pairs), shown, view_valid)
 
 
-def homographies(K: Tensor, R: Tensor, height: int, width: int) -> Correspond:
-    """Return a function from view indices (target, source) to the source positions of the target's pixels.
+def shown_by_homography(K: Tensor, R: Tensor, height: int, width: int) -> Shown:
+    """Return a function from view indices (target, source) to the `shown_pixels` of views that share a centre.
 
-    It returns [H, W, 2] (x, y) and [H, W] bool `visible`, see `mvdiff.geometry.apply_homography`.
+    The last `NUM_CACHED_PAIRS` results are kept, since all samples of a data set have the same cameras.
     """
-    centres = cell_centres(height, width, 1, device=K.device)
-    return lambda target, source: apply_homography(
-        homography(K[target], R[target], K[source], R[source]), centres, height, width
-    )
+
+    def shown(target: int, source: int) -> tuple[Tensor, Tensor]:
+        cameras = [tuple(values[view].flatten().tolist()) for view in (target, source) for values in (K, R)]
+        return _shown_by_homography(*cameras, height, width, K.device)
+
+    return shown
+
+
+@lru_cache(maxsize=NUM_CACHED_PAIRS)
+def _shown_by_homography(*cameras_size_device: Any) -> tuple[Tensor, Tensor]:
+    *cameras, height, width, device = cameras_size_device
+    H = homography(*(torch.tensor(values, dtype=torch.float64, device=device).reshape(3, 3) for values in cameras))
+    return shown_pixels(*apply_homography(H, cell_centres(height, width, 1, device=device), height, width))
 
 
 def errors_of(pairs: Iterable[WarpedPair]) -> PairErrors:
@@ -355,7 +367,7 @@ def _resize(unit: Tensor, K: Tensor, size: int | tuple[int, int] | None) -> tupl
     if (new_height, new_width) == (height, width):
         return unit, K
     resized = F.interpolate(unit, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True)
-    return resized.clamp(0, 1), resize_intrinsics(K, new_width / width, new_height / height)
+    return resized.clamp_(0, 1), resize_intrinsics(K, new_width / width, new_height / height)
 
 
 def _samples(view_valid: Tensor | None, images: Tensor, *others: Tensor) -> Iterable[tuple[Tensor | None, ...]]:

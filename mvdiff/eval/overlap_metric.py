@@ -155,20 +155,21 @@ def grid_pixels(pair: WarpedPair) -> Tensor:
         uint8 [7, GRID, GRID] on the CPU: 1 where a compared pixel lies, its three channels in the target, its three
         channels in the warped source; 0 elsewhere.
     """
-    height, width = pair.compared.shape
+    height, width = pair.size
     step = -(-max(height, width) // GRID)
     rows, columns = (torch.arange(step // 2, length, step, device=pair.own.device) for length in (height, width))
-    compared = pair.compared[rows][:, columns]
-    places = (pair.compared.flatten().cumsum(0) - 1).reshape(height, width)[rows][:, columns][compared]
+    places = rows[:, None] * width + columns
+    found = torch.searchsorted(pair.index, places).clamp(max=len(pair.index) - 1)
+    compared = pair.index[found] == places
     kept = torch.zeros(7, *compared.shape, dtype=torch.uint8, device=pair.own.device)
     kept[0] = compared
-    kept[1:, compared] = (torch.cat([pair.own[:, places], pair.warped[:, places]]) * 255).round().to(torch.uint8)
+    found = found[compared]
+    kept[1:, compared] = (torch.cat([pair.own[:, found], pair.warped[:, found]]) * 255).round().to(torch.uint8)
     grid = torch.zeros(7, GRID, GRID, dtype=torch.uint8)
     grid[:, : len(rows), : len(columns)] = kept.cpu()
     return grid
 
 
 def _measures(pair: WarpedPair) -> PairMeasures:
-    size = pair.compared.shape[-2], pair.compared.shape[-1]
     numbers = pair.squared_error(), pair.own.numel(), pair.correlation()
-    return PairMeasures(pair.target, pair.source, size, *numbers, grid_pixels(pair))
+    return PairMeasures(pair.target, pair.source, pair.size, *numbers, grid_pixels(pair))

@@ -9,14 +9,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from mvdiff.geometry.sampling import sample_bilinear
 
 Pairs = list[tuple[int, int]]
-Correspond = Callable[[int, int], tuple[Tensor, Tensor]]
-"""Function from (target, source) to source positions [H, W, 2] (x, y) and visibility [H, W]."""
+Shown = Callable[[int, int], tuple[Tensor, Tensor]]
+"""Function from (target, source) to what `shown_pixels` returns."""
 
 LEAST_CONTRAST = 0.5 / 255
 """Standard deviation below which pixels count as flat: half a grey level."""
@@ -29,31 +28,49 @@ class WarpedPair:
     Attributes:
         target: Index of the target view.
         source: Index of the source view.
-        compared: [H, W] bool, the target pixels that both views show.
-        own: [3, N] float64, the target view at these pixels, in row order.
+        size: Height and width of the views in pixels.
+        index: [N] long, the target pixels that both views show, row by row: y * W + x.
+        own: [3, N] float64, the target view at these pixels.
         warped: [3, N] float64, the source view at these pixels.
     """
 
     target: int
     source: int
-    compared: Tensor
+    size: tuple[int, int]
+    index: Tensor
     own: Tensor
     warped: Tensor
 
     def squared_error(self) -> float:
         """Return the sum of squared differences over pixels and channels."""
-        return float((self.warped - self.own).square().sum())
+        return _dot(*[self.warped - self.own] * 2)
 
     def correlation(self) -> float:
         """Return the zero-mean normalised cross-correlation (ZNCC) of both views; see `correlation`."""
         return correlation(self.own, self.warped)
 
 
+def shown_pixels(xy: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+    """Select the target pixels whose four bilinear neighbours lie in the source.
+
+    Args:
+        xy: [H, W, 2] source positions (x, y) of the target's pixels.
+        visible: [H, W] bool, the target pixels that the source shows.
+
+    Returns:
+        [N] long, the pixels row by row (y * W + x), and [N, 2] their source positions.
+    """
+    height, width = visible.shape
+    inside = visible & ((xy >= 0) & (xy <= xy.new_tensor([width - 1, height - 1]))).all(dim=-1)
+    index = inside.flatten().nonzero()[:, 0]
+    return index, xy.reshape(-1, 2)[index]
+
+
 def warp_pairs(
     targets: Tensor,
     sources: Tensor,
     pairs: Pairs,
-    correspond: Correspond,
+    shown: Shown,
     view_valid: Tensor | None = None,
     known: Tensor | None = None,
     covered: Tensor | None = None,
@@ -64,29 +81,27 @@ def warp_pairs(
         targets: [V, 3, H, W] in [0, 1].
         sources: [V, 3, H, W] in [0, 1].
         pairs: `(target, source)` view indices.
-        correspond: Function from (target, source) to source positions [H, W, 2] (x, y) and visibility [H, W].
+        shown: Function from (target, source) to what `shown_pixels` returns.
         view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
         known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
             source are known. None: all pixels whose four neighbours lie in the image.
         covered: [V, 1, H, W] bool. Compare only covered target pixels whose four neighbours are covered. None: all.
     """
-    last = torch.tensor([targets.shape[-1] - 1, targets.shape[-2] - 1], device=targets.device)
     for target, source in pairs:
         if view_valid is not None and not (view_valid[target] and view_valid[source]):
             continue
-        xy, visible = correspond(target, source)
-        compared = visible & ((xy >= 0) & (xy <= last)).all(dim=-1)
-        if known is not None:
-            compared &= ~known[target, 0]
-        if covered is not None:
-            compared &= covered[target, 0]
-        for mask in (mask for mask in (known, covered) if mask is not None):
-            whole = sample_bilinear(mask[source : source + 1].double(), xy[compared][None])[0, 0] > 1 - 1e-6
-            compared[compared.clone()] = whole
-        if not bool(compared.any()):
+        index, xy = shown(target, source)
+        for mask, wanted in ((known, False), (covered, True)):
+            if mask is not None:
+                kept = mask[target].flatten()[index] == wanted
+                index, xy = index[kept], xy[kept]
+                kept = sample_bilinear(mask[source : source + 1].double(), xy[None])[0, 0] > 1 - 1e-6
+                index, xy = index[kept], xy[kept]
+        if not len(index):
             continue
-        warped = sample_bilinear(sources[source : source + 1].double(), xy[compared][None])[0]
-        yield WarpedPair(target, source, compared, targets[target][:, compared].double(), warped)
+        warped = sample_bilinear(sources[source : source + 1].double(), xy[None])[0]
+        own = targets[target].flatten(1)[:, index].double()
+        yield WarpedPair(target, source, (targets.shape[-2], targets.shape[-1]), index, own, warped)
 
 
 def correlation(own: Tensor, warped: Tensor) -> float:
@@ -103,12 +118,13 @@ def correlation(own: Tensor, warped: Tensor) -> float:
         A number in [-1, 1]; 0 if one of the two is flat (`LEAST_CONTRAST`), NaN if both are.
 
     Example:
+        >>> import torch
         >>> ramp = torch.linspace(0, 1, 5, dtype=torch.float64).expand(3, 5)
         >>> round(correlation(ramp, 0.1 * ramp + 0.7), 6), round(correlation(ramp, 1 - ramp), 6)
         (1.0, -1.0)
     """
     a, b = (values - values.mean(dim=1, keepdim=True) for values in (own, warped))
-    return zncc_from_moments(*(float((x * y).mean()) for x, y in ((a, b), (a, a), (b, b))))
+    return zncc_from_moments(*(_dot(x, y) / x.numel() for x, y in ((a, b), (a, a), (b, b))))
 
 
 def zncc_from_moments(covariance: float, own_variance: float, warped_variance: float) -> float:
@@ -123,3 +139,7 @@ def mean_of_known(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN; NaN if there is none."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
+
+
+def _dot(x: Tensor, y: Tensor) -> float:
+    return float(x.flatten() @ y.flatten())

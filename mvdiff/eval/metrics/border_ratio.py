@@ -20,12 +20,14 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
-from mvdiff.eval.overlap import depth_view_pairs, homographies, unit_range, view_pairs
+from mvdiff.eval.overlap import depth_view_pairs, unit_range, view_pairs
 from mvdiff.eval.overlap_metric import centres, check_comparable
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import PairRule
 from mvdiff.eval.warped_pairs import Pairs
+from mvdiff.geometry.correspondence import apply_homography, homography
 from mvdiff.geometry.depth import depth_correspondence
+from mvdiff.geometry.sampling import cell_centres
 
 NEAREST, FARTHEST = 2, 8
 MAX_DEPTH_STEP = 0.05
@@ -62,8 +64,13 @@ class BorderRatio(PerSampleMetric):
         K, R, (height, width) = sample.K.double(), sample.R.double(), sample.images_uint8.shape[-2:]
         if sample.depths is None:
             pairs = view_pairs(K, R, height, width, self.pairs)
-            correspond = homographies(K, R, height, width)
-            ratio = border_ratio(sample.images_uint8, pairs, lambda target, source: correspond(target, source)[1])
+            pixels = cell_centres(height, width, 1)
+
+            def visible(target: int, source: int) -> Tensor:
+                H = homography(K[target], R[target], K[source], R[source])
+                return apply_homography(H, pixels, height, width)[1]
+
+            ratio = border_ratio(sample.images_uint8, pairs, visible)
         else:
             views = sample.depths, K, R, centres(sample)
             pairs = depth_view_pairs(*views[1:], sample.depths, self.pairs)

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result, check_finite
-from mvdiff.eval.overlap import PairErrors, errors_of, homographies, psnr_from_mse, unit_range
+from mvdiff.eval.overlap import PairErrors, errors_of, psnr_from_mse, shown_by_homography, unit_range
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.warped_pairs import warp_pairs
 from mvdiff.shapes import check_shapes
@@ -116,8 +116,8 @@ def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor
     mask = known > 0.5
     sources = mask.flatten(1).any(1).nonzero()[:, 0].tolist()
     pairs = [(target, source) for source in sources for target in range(sizes["V"]) if target != source]
-    correspond = homographies(K.double(), R.double(), sizes["H"], sizes["W"])
-    return errors_of(warp_pairs(unit_range(images), _known_part(given, mask), pairs, correspond, known=mask))
+    shown = shown_by_homography(K.double(), R.double(), sizes["H"], sizes["W"])
+    return errors_of(warp_pairs(unit_range(images), _known_part(given, mask), pairs, shown, known=mask))
 
 
 def _known_part(images: Tensor, mask: Tensor) -> Tensor:
