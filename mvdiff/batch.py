@@ -47,6 +47,8 @@ class MultiViewBatch:
             `images` are blank until then.
         picture_R: [B, V, 3, 3] rotations with which they are cut, world-from-camera; or None.
         notes: B mappings with further entries for `settings` in `sample.json`; or None.
+        is_copy: [B] bool, True for samples that another device has, too, so that all devices evaluate equally many;
+            copies count for nothing. None: there are none.
     """
 
     images: Tensor
@@ -68,6 +70,7 @@ class MultiViewBatch:
     picture_R: Tensor | None = None
     view_names: list[list[int | str]] | None = None
     notes: list[dict[str, Any]] | None = None
+    is_copy: Tensor | None = None
 
     @classmethod
     def from_cameras(
@@ -134,6 +137,18 @@ class MultiViewBatch:
 
         return replace(self, **{field.name: select(getattr(self, field.name)) for field in fields(self)})
 
+    @property
+    def is_original(self) -> list[bool]:
+        """For each sample, False if it is a copy (`is_copy`)."""
+        return [True] * self.batch_size if self.is_copy is None else (~self.is_copy).tolist()
+
+    def originals(self) -> MultiViewBatch | None:
+        """Return the batch without copies (`is_copy`); None if nothing is left."""
+        kept = [index for index, is_original in enumerate(self.is_original) if is_original]
+        if len(kept) == self.batch_size:
+            return self
+        return self.rows(kept) if kept else None
+
     def one_view(self, view: int) -> MultiViewBatch:
         """Return a batch of one view of each sample; the view keeps its name, which keys its noise."""
         one = slice(view, view + 1)
@@ -156,7 +171,7 @@ class MultiViewBatch:
             "sample_index": (self.sample_index, "B"),
             "view_valid": (self.view_valid, "B V"),
         }
-        optional = {"depths": "B V H W", "known": "B V 1 H W", "yaw_deg": "B", "mirrored": "B"}
+        optional = {"depths": "B V H W", "known": "B V 1 H W", "yaw_deg": "B", "mirrored": "B", "is_copy": "B"}
         optional |= {"latents": "B V C h w", "text": "B V L D", "picture_R": "B V 3 3"}
         named |= {
             name: (getattr(self, name), shape) for name, shape in optional.items() if getattr(self, name) is not None
@@ -203,7 +218,7 @@ class MultiViewBatch:
             samples: One `MultiViewBatch` of one sample each, or one mapping each with the fields of `MultiViewBatch`
                 without the batch axis: `images` [V, 3, H, W], `K`, `R`, `prompts`, `sample_id`, `sample_index`,
                 `epoch`; optionally `t`, `view_valid`, `depths`, `known`, `yaw_deg`, `mirrored`, `latents`, `text`,
-                `pictures`, `picture_R`, `view_names`, `notes`.
+                `pictures`, `picture_R`, `view_names`, `notes`, `is_copy`.
 
         Returns:
             The batch, validated by `check`.
@@ -241,7 +256,7 @@ class MultiViewBatch:
             **{name: [item[name] for item in items] for name in _LISTS if name in first},
             **{
                 name: torch.tensor([item[name] for item in items], dtype=dtype)
-                for name, dtype in (("yaw_deg", torch.float32), ("mirrored", torch.bool))
+                for name, dtype in (("yaw_deg", torch.float32), ("mirrored", torch.bool), ("is_copy", torch.bool))
                 if name in first
             },
         ).check()
@@ -276,7 +291,7 @@ def _unbatched(batch: MultiViewBatch) -> dict[str, Any]:
         raise ValueError(f"samples must be batches of one sample; got a batch of {batch.batch_size}.")
     values = {field.name: getattr(batch, field.name) for field in fields(batch)}
     sample = {name: value[0] for name, value in values.items() if value is not None and name != "epoch"}
-    for name in ("sample_index", "yaw_deg", "mirrored"):
+    for name in ("sample_index", "yaw_deg", "mirrored", "is_copy"):
         if name in sample:
             sample[name] = sample[name].item()
     return sample | {"epoch": batch.epoch}

@@ -33,16 +33,18 @@ def allow_plugins(*modules: str) -> None:
 
 
 def allow_plugins_of(model: Any) -> None:
-    """Allow the modules of the task and the attention that a user's own model settings name.
+    """Allow the modules of the task, the attention and the family of bases that a user's own model settings name.
 
     Parent packages and classes named by other settings stay disallowed.
 
     Args:
-        model: `{class_path: ..., init_args: {task: ..., adapter: {attention: ...}}}`, as parsed from YAML.
+        model: `{class_path: ..., init_args: {task: ..., family: ..., adapter: {attention: ...}}}`, as parsed from
+            YAML.
     """
     arguments = _entry(model, "init_args")
     task, attention = _entry(arguments, "task"), _entry(_entry(arguments, "adapter"), "attention")
-    named = [task if isinstance(task, str) else _entry(task, "class_path"), _entry(attention, "class_path")]
+    task = task if isinstance(task, str) else _entry(task, "class_path")
+    named = [task, _entry(attention, "class_path"), _entry(arguments, "family")]
     allow_plugins(*(name.rpartition(".")[0] for name in named if _is_class_path(name)))
 
 

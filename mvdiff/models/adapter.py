@@ -48,6 +48,9 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         residual: Add a residual convolution block after each attention (the paper's depth model).
         image_condition: Add blocks that take known frames as input (see `ImageConditionBlocks`).
         latent_channels: Latent channels of known frames.
+        sites: Places in a transformer, in place of those in a UNet: `after`, the names of the blocks that the
+            attentions follow; `channels` of each; and `cell`, latent cells per token along each side. The channels of a
+            UNet's blocks are ignored then.
 
     Raises:
         ValueError: A setting is out of range, or the attention's class or arguments are not allowed.
@@ -72,8 +75,12 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         residual: bool = False,
         image_condition: bool = False,
         latent_channels: int = 4,
+        sites: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        if sites is not None:
+            down_channels, mid_channels, up_channels, sites = (), None, (), _checked_sites(sites)
+            self.register_to_config(down_channels=[], mid_channels=None, up_channels=[], sites=sites)
         if mid_place not in get_args(MidPlace):
             raise ValueError(f"mid_place must be one of {get_args(MidPlace)}; got {mid_place!r}.")
         for name, value in (("residual", residual), ("image_condition", image_condition)):
@@ -91,8 +98,9 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             return attention
 
         self.down_blocks = nn.ModuleList(block(channels) for channels in down_channels)
-        self.mid_block = block(mid_channels)
+        self.mid_block = None if mid_channels is None else block(mid_channels)
         self.up_blocks = nn.ModuleList(block(channels) for channels in up_channels)
+        self.site_blocks = nn.ModuleList(block(channels) for channels in sites["channels"]) if sites else None
         self.condition_blocks = (
             ImageConditionBlocks(latent_channels, down_channels, mid_channels, up_channels) if image_condition else None
         )
@@ -143,9 +151,16 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         adapter = open_strictly(cls.__name__, folder, lambda: opener(str(folder), **kwargs))
         return adapter if dtype is None else adapter.to(dtype)
 
+    @property
+    def blocks(self) -> list[ViewAttention]:
+        """All blocks of attention, in the order in which they run."""
+        if self.site_blocks is not None:
+            return list(self.site_blocks)
+        return [*self.down_blocks, self.mid_block, *self.up_blocks]
+
     def set_attention_enabled(self, enabled: bool) -> None:
         """Enable or disable attention in all blocks; feed-forward layers stay on (a control for attention's effect)."""
-        for block in (*self.down_blocks, self.mid_block, *self.up_blocks):
+        for block in self.blocks:
             block.attention_enabled = enabled
 
     def geometry(self, batch: MultiViewBatch, vae_stride: int) -> MultiViewGeometry | None:
@@ -168,14 +183,15 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         if batch.num_views == 1:
             return None
         height, width = batch.images.shape[-2:]
+        sites = self.config.sites
+        cells = [sites["cell"]] if sites else [2**level for level in range(len(self.config.down_channels))]
         levels = [
-            Level(-(-height // stride), -(-width // stride), stride)
-            for stride in (vae_stride * 2**level for level in range(len(self.config.down_channels)))
+            Level(-(-height // stride), -(-width // stride), stride) for stride in (vae_stride * cell for cell in cells)
         ]
         offloaded = self._offloaded_to()
         device = self.device if offloaded is None else offloaded
         with torch.no_grad(), torch.autocast(device.type, enabled=False), torch.autocast("cpu", enabled=False):
-            key = self.mid_block.taps_key(batch, levels)
+            key = self.blocks[0].taps_key(batch, levels)
             if key is None:
                 if batch.depths is not None:
                     batch = replace(batch, depths=batch.depths.to(device))
@@ -185,7 +201,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             return geometry if offloaded is None else geometry.to(device)
 
     def _built(self, batch: MultiViewBatch, levels: Sequence[Level]) -> MultiViewGeometry:
-        return MultiViewGeometry(tuple(self.mid_block.build_taps(batch, levels)))
+        return MultiViewGeometry(tuple(self.blocks[0].build_taps(batch, levels)))
 
     def _cached(
         self, key: bytes, batch: MultiViewBatch, levels: Sequence[Level], device: torch.device
@@ -211,6 +227,20 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
             if device is not None:
                 return torch.device(device)
         return None
+
+
+def _checked_sites(sites: Mapping[str, Any]) -> dict[str, Any]:
+    """Return plain places of a transformer; raise ValueError if they are not what `MultiViewAdapter` says."""
+    sites = dict(sites) if isinstance(sites, Mapping) else {}
+    after, channels, cell = (sites.get(name) for name in ("after", "channels", "cell"))
+    whole = all(
+        isinstance(value, int) and not isinstance(value, bool) and value > 0 for value in [cell, *(channels or ())]
+    )
+    if set(sites) != {"after", "channels", "cell"} or not after or len(after) != len(channels or ()) or not whole:
+        raise ValueError(
+            f"sites of an adapter must be names `after`, as many `channels`, and `cell`, whole numbers; got {sites!r}."
+        )
+    return {"after": [str(name) for name in after], "channels": list(channels), "cell": cell}
 
 
 def _arguments(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -245,8 +275,9 @@ def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
         if type(block) not in _BLOCKS:
             names = ", ".join(kind.__name__ for kind in _BLOCKS)
             raise ValueError(f"unet blocks must be among {names}; got {type(block).__name__}.")
+    sized = unet.config.get("addition_embed_type") == "text_time" and getattr(unet, "add_embedding", None) is not None
     for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
-        if unet.config.get(name) is not None:
+        if unet.config.get(name) is not None and not (sized and name == "addition_embed_type"):
             raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")
     for level, block in enumerate(unet.down_blocks[:-1]):
         if block.downsamplers is None:

@@ -56,7 +56,9 @@ def load_autoencoder(
 
 def autoencoder_stride(vae: nn.Module) -> int:
     """Return the pixels per latent cell along each side: every block but one halves the resolution."""
-    return 2 ** (len(vae.config.block_out_channels) - 1)
+    config = vae.config
+    channels = config.get("block_out_channels") or config.encoder_block_out_channels  # the latter: AutoencoderDC
+    return 2 ** (len(channels) - 1)
 
 
 def enable_slicing(vae: nn.Module) -> None:
@@ -94,7 +96,7 @@ def encode_images(
             noise = _noise(latents.shape, generator).to(latents.device)
             latents = latents + encoded.latent_dist.std.float() * noise
     else:
-        latents = encoded.latents.float()
+        latents = (encoded.latents if hasattr(encoded, "latents") else encoded.latent).float()
     return (latents - (vae.config.get("shift_factor") or 0.0)) * vae.config.scaling_factor
 
 

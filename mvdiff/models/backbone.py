@@ -2,31 +2,24 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
-from collections.abc import Collection, Iterable, Mapping
-from contextlib import nullcontext
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 import torch
-from diffusers import DDIMScheduler, SchedulerMixin, StableDiffusionPipeline, UNet2DConditionModel
-from torch import Tensor, nn
+from diffusers import DDIMScheduler, UNet2DConditionModel
+from torch import nn
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from mvdiff.files.writing import whole_folder
+from mvdiff.flow import FLOW_SCHEDULERS
 from mvdiff.hub_models import open_transformers, snapshot_commit
 from mvdiff.models.absent import AbsentPart
-from mvdiff.models.autoencoder import (
-    VAE_PATTERNS,
-    autoencoder_stride,
-    decode_latents,
-    encode_images,
-    load_autoencoder,
-)
+from mvdiff.models.autoencoder import VAE_PATTERNS, load_autoencoder
+from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.opening import family_of, load_family
+from mvdiff.models.bases.stable_diffusion import PARTS, StableDiffusionBase
 from mvdiff.models.loading import (
     PACKAGED,
     build_from_config,
-    forget_source,
     load_strictly,
     opening,
     packaged_folder,
@@ -36,119 +29,13 @@ from mvdiff.models.loading import (
 )
 from mvdiff.models.schedulers import build_scheduler, scheduler_class
 
-_PARTS = ("unet", "text_encoder", "vae", "tokenizer", "scheduler")
-_WEIGHTS = ("unet", "text_encoder", "vae")
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
-_PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _PARTS for kind in ("json", "txt", "safetensors"))]
+_FOLDERS = (*PARTS, "transformer", "text_encoder_2", "text_encoder_3", "tokenizer_2", "tokenizer_3")
+_KINDS = ("json", "txt", "safetensors", "model", "jinja")  # those of tokenizers too
+_PATTERNS = ["model_index.json", *(f"{part}/*.{kind}" for part in _FOLDERS for kind in _KINDS)]
 
 
-class Backbone(nn.Module):
-    """The parts of a base model as one module.
-
-    Args:
-        vae: Diffusers autoencoder, variational (AutoencoderKL) or deterministic (AutoencoderTiny).
-        text_encoder: Maps token ids [N, L] to hidden states [N, L, D].
-        tokenizer: Tokenizer of the text encoder.
-        unet: Denoising UNet.
-        scheduler: Noise schedule that the UNet was trained with; any diffusers scheduler built from its config can
-            sample.
-
-    Attributes:
-        commit: Commit of the base on the hub; None for a folder.
-        vae_commit: Commit of an autoencoder from another repository of the hub; None for others.
-    """
-
-    def __init__(
-        self,
-        vae: nn.Module,
-        text_encoder: CLIPTextModel,
-        tokenizer: CLIPTokenizer,
-        unet: UNet2DConditionModel,
-        scheduler: SchedulerMixin,
-    ) -> None:
-        super().__init__()
-        self.vae = vae
-        self.text_encoder = text_encoder
-        self.tokenizer = tokenizer
-        self.unet = unet
-        self.scheduler = scheduler
-        self.commit: str | None = None
-        self.vae_commit: str | None = None
-        self._hashes: dict[str, str] = {}
-
-    @property
-    def vae_stride(self) -> int:
-        """Pixels per latent cell along each side."""
-        return autoencoder_stride(self.vae)
-
-    @property
-    def latent_channels(self) -> int:
-        """Number of latent channels."""
-        return self.vae.config.latent_channels
-
-    def freeze(self) -> Backbone:
-        """Disable gradients and set evaluation mode, in place; return the base."""
-        return self.requires_grad_(False).eval()
-
-    def encode_images(self, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
-        """Encode images [N, 3, H, W] in [-1, 1] to scaled latents (see `autoencoder.encode_images`)."""
-        return encode_images(self.vae, images, generator)
-
-    def decode_latents(self, latents: Tensor) -> Tensor:
-        """Decode scaled latents [N, C, h, w] to images [N, 3, H, W] in [-1, 1]."""
-        return decode_latents(self.vae, latents)
-
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Embed N prompts, padded or truncated to the tokenizer's length: [N, L, D] in the text encoder's dtype."""
-        length = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
-        tokens = self.tokenizer(prompts, return_tensors="pt", **length)
-        device = self.text_encoder.device
-        if device.type == "meta":
-            device = torch.device("cpu")  # under CPU offload, hooks move the input to the weights
-        uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
-        mask = tokens.attention_mask.to(device) if uses_mask else None
-        own_precision = self.text_encoder.dtype != torch.float32  # autocast is for float32 weights
-        with torch.autocast(device.type, enabled=False) if own_precision else nullcontext():
-            return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
-
-    def set_text_dtype(self, dtype: torch.dtype) -> None:
-        """Run the text encoder in a precision of its own; the hash stays that of its weights as they were opened."""
-        self.weights_hashes(["text_encoder"])
-        self.text_encoder.to(dtype)
-
-    def weights_hashes(self, parts: Iterable[str] = _WEIGHTS) -> dict[str, str]:
-        """Return a hash of each part's weights: blake2b over names, shapes and float32 values, in name order.
-
-        The hash does not depend on the precision of the weights as long as it represents them exactly. Hashes are
-        cached, so call this only when the weights are final.
-        """
-        for part in parts:
-            if part not in self._hashes:
-                self._hashes[part] = _hash_weights(getattr(self, part))
-        return {part: self._hashes[part] for part in parts}
-
-    def weights_hash(self) -> str:
-        """Return one hash of the whole base, computed from `weights_hashes`."""
-        text = "".join(f"{part}={value};" for part, value in self.weights_hashes().items())
-        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
-        """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` and `load_backbone` can load.
-
-        Args:
-            folder: Output folder.
-            dtype: Precision of the written weights; None: unchanged.
-        """
-        parts = {name: getattr(self, name) for name in _PARTS}
-        if dtype is not None:
-            parts |= {name: copy.deepcopy(parts[name]).to(dtype) for name in _WEIGHTS}
-        pipeline = StableDiffusionPipeline(
-            **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
-        )
-        with whole_folder(Path(folder)) as new:
-            pipeline.save_pretrained(str(new))
-            for part in ("unet", "vae"):
-                forget_source(new / part / "config.json")
+Backbone = StableDiffusionBase
 
 
 def resolve_base(name: str | Path, revision: str | None = None) -> Path:
@@ -169,9 +56,13 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
 def base_parts(name: str | Path, revision: str | None = None) -> dict[str, Path]:
     """Return the folder of each part of a base by the part's name; arguments and errors as for `resolve_base`.
 
-    A part that the base lacks has a folder that does not exist.
+    A part that a base of Stable Diffusion 1 or 2 lacks has a folder that does not exist; of other families, those parts
+    are returned that exist.
     """
-    return part_folders(resolve_base(name, revision), _PARTS)
+    folder = resolve_base(name, revision)
+    others = {part: folder / part for part in _FOLDERS if (folder / part).is_dir()}
+    is_other = "transformer" in others or "text_encoder_2" in others
+    return others if is_other else part_folders(folder, PARTS)
 
 
 def load_backbone(
@@ -181,11 +72,13 @@ def load_backbone(
     dtype: torch.dtype | None = None,
     without_weights: Collection[str] = (),
     absent: Mapping[str, str] | None = None,
-) -> Backbone:
+    family: str | None = None,
+) -> Base:
     """Load a base model onto the CPU and freeze it.
 
-    The base must have the architecture of Stable Diffusion 1 or 2, with any text width, heads, prediction type and
-    input channels. The scheduler is DDIM (as in the paper) with the noise schedule of the base's scheduler config. fp16
+    The base is one of Stable Diffusion 1 or 2, with any text width, heads, prediction type and input channels, or of
+    another family of `bases.opening`. The scheduler is DDIM (as in the paper) with the noise schedule of the base's
+    scheduler config, or FlowMatchEuler for a base of flow matching. fp16
     variants are loaded if there are no other weights. A packaged base may share parts with another, see
     `loading.part_folders`.
 
@@ -198,20 +91,28 @@ def load_backbone(
             read, and they are random.
         absent: Parts (vae, text_encoder) that the caller does without, with the hashes of their weights: only their
             config.json is read, and using them is an error.
+        family: Class path of a family outside the package, see `bases.opening.family_of`; None: as the folder says.
 
     Raises:
         FileNotFoundError: The base or a part of it is missing.
-        ValueError: The base has another architecture, such as Stable Diffusion XL; a file cannot be read or belongs to
+        ValueError: The base is of no known family; a file cannot be read or belongs to
             another model; or the parts do not fit each other.
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
-    parts = part_folders(folder, _PARTS)
+    kind = family_of(folder, family)
+    if kind is not StableDiffusionBase:
+        own_vae = None if vae is None else resolve_folder(vae, None, "vae", VAE_PATTERNS)
+        base = load_family(kind, folder, own_vae, dtype, without_weights, absent)
+        base.commit = snapshot_commit(folder)
+        base.vae_commit = None if own_vae is None else snapshot_commit(own_vae)
+        return base.freeze()
+    parts = part_folders(folder, PARTS)
     _check_kind(folder)
     vae_folder = parts["vae"] if vae is None else resolve_folder(vae, None, "vae", VAE_PATTERNS)
     missing = [part for part, path in parts.items() if not path.is_dir() and not (part == "vae" and vae is not None)]
     if missing:
         raise FileNotFoundError(
-            f"base must be a diffusers folder with {', '.join(_PARTS)}; got no {', '.join(missing)}, in {folder}."
+            f"base must be a diffusers folder with {', '.join(PARTS)}; got no {', '.join(missing)}, in {folder}."
         )
 
     absent = absent or {}
@@ -310,7 +211,8 @@ def _ddim(path: Path) -> DDIMScheduler:
     """Build DDIM from any scheduler's config, adding as settings what other classes do by default."""
     config = read_object(path)
     try:
-        scheduler_class(str(config.get("_class_name")))
+        if scheduler_class(str(config.get("_class_name"))) in FLOW_SCHEDULERS:
+            raise ValueError("a scheduler of flow matching")
     except ValueError as error:
         raise ValueError(
             "_class_name of the base's scheduler must be a diffusers scheduler with discrete betas, such as "
@@ -325,13 +227,3 @@ def _ddim(path: Path) -> DDIMScheduler:
     if config["_class_name"] == "PNDMScheduler":
         defaults["set_alpha_to_one"] = False
     return build_scheduler(DDIMScheduler, defaults | config, path)
-
-
-def _hash_weights(module: nn.Module) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(module.state_dict().items()):
-        values = tensor.detach().cpu()
-        values = values.float() if values.is_floating_point() else values
-        digest.update(f"{name}{list(values.shape)}".encode())
-        digest.update(values.contiguous().numpy())
-    return digest.hexdigest()

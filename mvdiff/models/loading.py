@@ -22,7 +22,7 @@ from torch import nn
 from mvdiff.files.paths import expanded, visible
 from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
 from mvdiff.files.text import read_json_object
-from mvdiff.hub_models import ATTENTION, COMMITS, open_transformers, pinned_revision, split_revision
+from mvdiff.hub_models import ATTENTION, COMMITS, NO_SDPA, open_transformers, pinned_revision, split_revision
 from mvdiff.models.weight_files import weight_files
 from mvdiff.samples import write_json
 
@@ -190,6 +190,12 @@ def build_from_config(model_class: Any, folder: Path) -> nn.Module:
             return model_class.from_config(config)
         described = model_class.config_class.from_dict(config)
         described._attn_implementation = ATTENTION
+        try:
+            return model_class(described)
+        except ValueError as error:
+            if NO_SDPA not in str(error):
+                raise
+        described._attn_implementation = "eager"
         return model_class(described)
 
 

@@ -20,6 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from mvdiff.models.adapter import MultiViewAdapter, unet_channels
 from mvdiff.models.attention import MultiViewGeometry
 from mvdiff.models.conditioning import ImageConditions
+from mvdiff.text_states import TextStates, hidden_states_of
 
 
 class MultiViewUNet(nn.Module):
@@ -37,13 +38,15 @@ class MultiViewUNet(nn.Module):
         unet: `UNet2DConditionModel` with (CrossAttn)DownBlock2D, UNetMidBlock2DCrossAttn and (CrossAttn)UpBlock2D
             blocks and any prediction type; its gradients are disabled.
         adapter: Adapter made for this UNet.
+        vae_stride: Pixels per latent cell, for a UNet that takes the views' size (SDXL).
 
     Raises:
         ValueError: The adapter belongs to another UNet, or the UNet has parts that `forward` does not support.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter) -> None:
+    def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter, vae_stride: int = 8) -> None:
         super().__init__()
+        self.vae_stride = vae_stride
         _check_match(unet, adapter)
         self.unet = unet.requires_grad_(False)
         self.adapter = adapter
@@ -65,6 +68,16 @@ class MultiViewUNet(nn.Module):
     def num_levels(self) -> int:
         """Number of resolutions of the UNet."""
         return len(self.unet.down_blocks)
+
+    def base_layers(self) -> Iterator[nn.Module]:
+        """Return the layers of the UNet's blocks, which `forward` calls one by one; it calls no block as a whole."""
+        for block in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks):
+            for name in ("resnets", "attentions", "downsamplers", "upsamplers"):
+                yield from getattr(block, name, None) or ()
+
+    def adapter_layers(self) -> Iterator[nn.Module]:
+        """Return the attentions across views, which every call of `forward` runs."""
+        yield from (*self.adapter.down_blocks, self.adapter.mid_block, *self.adapter.up_blocks)
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Return the parameters to optimize: those of the adapter."""
@@ -100,7 +113,7 @@ class MultiViewUNet(nn.Module):
         self,
         sample: Tensor,
         timestep: Tensor | float,
-        encoder_hidden_states: Tensor,
+        encoder_hidden_states: TextStates,
         geometry: MultiViewGeometry | None,
         view_valid: Tensor | None = None,
         neighbour_batch: Tensor | None = None,
@@ -112,7 +125,7 @@ class MultiViewUNet(nn.Module):
         Args:
             sample: [B, V, C, h, w] noisy latents, and the task's other input channels.
             timestep: [B], one per sample, or a scalar.
-            encoder_hidden_states: [B, V, L, D] text embedding of each view.
+            encoder_hidden_states: [B, V, L, D] text embedding of each view; for SDXL a dict, see `mvdiff.text_states`.
             geometry: Correspondences between the views, see `MultiViewAdapter.geometry`; None: each view by itself, as
                 in the plain UNet.
             view_valid: [B, V] bool, False for padding; default: all views are valid.
@@ -126,21 +139,23 @@ class MultiViewUNet(nn.Module):
         Raises:
             ValueError: `condition` is passed, but the adapter has no blocks for it.
         """
-        self._onload()
+        onload(self.unet, self.adapter)
         batch, num_views = sample.shape[:2]
         unet, adapter = self.unet, self.adapter
         levels = None if geometry is None or num_views == 1 else geometry.levels
+        precision = adapter.dtype if adapter.dtype != unet.dtype else None  # of a base in half precision
         added = self._added(condition, condition_active)
 
         def across_views(block: nn.Module, hidden_states: Tensor, level: int) -> Tensor:
             if levels is None:
                 return hidden_states
-            hidden_states = hidden_states.unflatten(0, (batch, num_views))
+            own = hidden_states if precision is None else hidden_states.to(precision)
             context = (levels[level], view_valid, neighbour_batch, self.views_per_chunk)
-            return self._run(block, hidden_states, *context).flatten(0, 1)
+            updated = self._run(block, own.unflatten(0, (batch, num_views)), *context).flatten(0, 1)
+            return updated if precision is None else updated.to(hidden_states.dtype)
 
         sample = sample.flatten(0, 1)
-        text = encoder_hidden_states.flatten(0, 1)
+        text = hidden_states_of(encoder_hidden_states).flatten(0, 1)
         timesteps = torch.as_tensor(timestep, device=sample.device)
         timesteps = timesteps.expand(batch).repeat_interleave(num_views)
         factor = 2**unet.num_upsamplers
@@ -149,6 +164,10 @@ class MultiViewUNet(nn.Module):
         if unet.config.center_input_sample:
             sample = 2 * sample - 1.0
         embedding = unet.time_embedding(unet.get_time_embed(sample=sample, timestep=timesteps))
+        if isinstance(encoder_hidden_states, dict):
+            pooled = encoder_hidden_states["pooled"].flatten(0, 1)
+            added_text = {"text_embeds": pooled, "time_ids": size_ids(sample, self.vae_stride)}
+            embedding = embedding + unet.get_aug_embed(embedding, text, added_text)
         if unet.time_embed_act is not None:
             embedding = unet.time_embed_act(embedding)
         hidden_states = _plus(self._in_chunks(unet.conv_in, sample), added and added.down[0])
@@ -178,12 +197,6 @@ class MultiViewUNet(nn.Module):
 
         return self._in_chunks(self._output, hidden_states).unflatten(0, (batch, num_views))
 
-    def _onload(self) -> None:
-        """Load offloaded weights: accelerate's hooks run on a call of the UNet itself, not of its blocks."""
-        for part in (self.unet, self.adapter):
-            if hasattr(part, "_hf_hook"):
-                part._hf_hook.pre_forward(part)
-
     def _output(self, hidden_states: Tensor) -> Tensor:
         unet = self.unet
         if unet.conv_norm_out is not None:
@@ -193,10 +206,13 @@ class MultiViewUNet(nn.Module):
     def _added(self, condition: Tensor | None, active: Tensor | None) -> ImageConditions | None:
         if condition is None:
             return None
-        blocks = self.adapter.condition_blocks
+        blocks, dtype = self.adapter.condition_blocks, self.unet.dtype
         if blocks is None:
             raise ValueError("condition must be None for an adapter without image_condition; got known frames.")
-        return self._run(blocks, condition, active)
+        if self.adapter.dtype == dtype:
+            return self._run(blocks, condition, active)
+        down, mid, up = self._run(blocks, condition.to(self.adapter.dtype), active)
+        return ImageConditions([one.to(dtype) for one in down], mid.to(dtype), [one.to(dtype) for one in up])
 
     def _mid_block(
         self, hidden_states: Tensor, embedding: Tensor, text: Tensor, across_views: Callable[..., Tensor]
@@ -241,6 +257,27 @@ class MultiViewUNet(nn.Module):
         if self.gradient_checkpointing and torch.is_grad_enabled():
             return checkpoint(module, *args, use_reentrant=False, **kwargs)
         return module(*args, **kwargs)
+
+
+def size_ids(sample: Tensor, vae_stride: int) -> Tensor:
+    """Return the numbers that SDXL takes of each view: its size, the corner of its crop, and the size to generate.
+
+    Args:
+        sample: [N, C, h, w] latents.
+        vae_stride: Pixels per latent cell along each side.
+
+    Returns:
+        [N, 6]: height, width, 0, 0, height, width in pixels. Views are rendered, so none is a crop of another.
+    """
+    size = [side * vae_stride for side in sample.shape[-2:]]
+    return sample.new_tensor([*size, 0, 0, *size]).expand(len(sample), -1)
+
+
+def onload(*parts: nn.Module) -> None:
+    """Load offloaded weights: accelerate's hooks run on a call of a model itself, not of its blocks."""
+    for part in parts:
+        if hasattr(part, "_hf_hook"):
+            part._hf_hook.pre_forward(part)
 
 
 def _plus(hidden_states: Tensor, added: Tensor | None) -> Tensor:

@@ -8,34 +8,33 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from torch import Tensor
-
 from mvdiff.text_context import TextContext, is_empty
+from mvdiff.text_states import TextStates, map_states
 
 
 class PromptEncoder:
     """Embed the prompts of all views of a batch.
 
     Args:
-        encode: Maps N texts to [N, L, D]; see `Backbone.encode_prompts`.
+        encode: Maps N texts to [N, L, D], or to several tensors by name; see `Base.encode_prompts`.
         prefix: Text put before every prompt, but not before negative or missing prompts.
     """
 
-    def __init__(self, encode: Callable[[list[str]], Tensor], prefix: str) -> None:
+    def __init__(self, encode: Callable[[list[str]], TextStates], prefix: str) -> None:
         self.encode = encode
         self.prefix = prefix
 
-    def __call__(self, prompts: Sequence[Sequence[str | None]]) -> Tensor:
+    def __call__(self, prompts: Sequence[Sequence[str | None]]) -> TextStates:
         """Embed B lists of V prompts as [B, V, L, D]; None stands for the empty prompt, without prefix."""
         return self._embed([["" if text is None else self.prefix + text for text in sample] for sample in prompts])
 
-    def negative(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+    def negative(self, prompts: Sequence[Sequence[str]]) -> TextStates:
         """Embed B lists of V negative prompts as [B, V, L, D], without prefix."""
         return self._embed(prompts)
 
-    def _embed(self, texts: Sequence[Sequence[str]]) -> Tensor:
+    def _embed(self, texts: Sequence[Sequence[str]]) -> TextStates:
         flat = [text for sample in texts for text in sample]
-        return self.encode(flat).unflatten(0, (len(texts), -1))
+        return map_states(lambda one: one.unflatten(0, (len(texts), -1)), self.encode(flat))
 
 
 def text_notes(context: TextContext, prompts: Sequence[str], prefix: str, negative: Sequence[str]) -> dict[str, Any]:

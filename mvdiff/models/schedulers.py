@@ -1,4 +1,4 @@
-"""Diffusers schedulers that fit latent diffusion models with discrete betas."""
+"""Diffusers schedulers that fit latent diffusion models with discrete betas, and those of flow matching."""
 
 import inspect
 from collections.abc import Mapping
@@ -9,6 +9,7 @@ from typing import Any
 import diffusers
 import torch
 
+from mvdiff.flow import FLOW_SCHEDULERS
 from mvdiff.models.loading import opening
 
 MAX_TRAIN_TIMESTEPS = 100_000
@@ -19,7 +20,8 @@ def scheduler_class(name: str) -> type:
     """Return the diffusers scheduler class of a name, which may omit the suffix "Scheduler".
 
     Raises:
-        ValueError: Diffusers has no such scheduler for models that predict eps, v or x0; the message lists the choices.
+        ValueError: Diffusers has no such scheduler for models that predict eps, v or x0, or the velocity of flow
+            matching; the message lists the choices.
 
     Example:
         >>> scheduler_class("DDIM").__name__
@@ -27,13 +29,18 @@ def scheduler_class(name: str) -> type:
     """
     for candidate in (name, f"{name}Scheduler"):
         scheduler = getattr(diffusers, candidate, None) if candidate.endswith("Scheduler") else None
-        if scheduler is not None and _usable(scheduler):
+        if scheduler is not None and (_usable(scheduler) or scheduler in FLOW_SCHEDULERS):
             return scheduler
-    raise ValueError(f"scheduler must be one of {', '.join(scheduler_names())}; got {name!r}.")
+    raise ValueError(f"scheduler must be one of {', '.join(scheduler_names() + flow_names())}; got {name!r}.")
+
+
+def flow_names() -> list[str]:
+    """List the schedulers of flow matching, without the suffix "Scheduler"."""
+    return [scheduler.__name__.removesuffix("Scheduler") for scheduler in FLOW_SCHEDULERS]
 
 
 def scheduler_names() -> list[str]:
-    """List the usable schedulers of the installed diffusers, without the suffix "Scheduler"."""
+    """List the usable schedulers with discrete betas of the installed diffusers, without the suffix "Scheduler"."""
     classes = ((name, getattr(diffusers, name)) for name in dir(diffusers) if name.endswith("Scheduler"))
     return sorted(name.removesuffix("Scheduler") for name, scheduler in classes if _usable(scheduler))
 
@@ -73,7 +80,8 @@ def build_scheduler(kind: type, config: Mapping[str, Any], where: Path) -> Any:
         trial = deepcopy(scheduler)
         trial.set_timesteps(min(10, steps))
         noise = torch.ones(1, 1, 1, 1)
-        denoised = trial.step(noise, trial.timesteps[0], trial.scale_model_input(noise, trial.timesteps[0]))
+        scaled = trial.scale_model_input(noise, trial.timesteps[0]) if hasattr(trial, "scale_model_input") else noise
+        denoised = trial.step(noise, trial.timesteps[0], scaled)
         if not bool(torch.isfinite(denoised.prev_sample).all()):
             raise ValueError("it computes numbers that are not finite")
     return scheduler

@@ -10,7 +10,9 @@ from typing import Any, Self
 import torch
 
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.bases.base import Base
+from mvdiff.models.trained_lora import LORA_FILE, LORA_NAME, TrainedLora
 from mvdiff.pipelines.base_reference import BaseReference, reference_to
 from mvdiff.pipelines.hub import check_repo_id, check_shareable, upload_model_folder
 from mvdiff.pipelines.lora import LoraOfBase
@@ -18,6 +20,7 @@ from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import (
     ModelInfo,
     load_adapter,
+    load_lora,
     load_scheduler,
     model_location,
     model_of,
@@ -38,7 +41,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         vae: Autoencoder of the base.
         text_encoder: Text encoder of the base.
         tokenizer: Tokenizer of the base.
-        unet: UNet of the base.
+        unet: Network of the base, a UNet or a transformer.
         adapter: Trained adapter.
         scheduler: Any diffusers scheduler; `pipeline.scheduler` may be replaced later.
         task: Task of the model.
@@ -52,6 +55,8 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
 
     training_record: TrainingRecord | None = None
     """Record of the adapter's training, for the model card; read from the model folder."""
+    trained_lora: TrainedLora | None = None
+    """LoRA of the base that was trained beside the adapter; loaded as the LoRA "trained", and saved with the model."""
 
     def __init__(
         self,
@@ -93,7 +98,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
     @classmethod
     def from_backbone(
         cls,
-        backbone: Backbone,
+        backbone: Base,
         adapter: MultiViewAdapter | None = None,
         *,
         task: Task | None = None,
@@ -116,7 +121,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         own = cls.face_task()
         task = own or task
         if adapter is None:
-            adapter = MultiViewAdapter.from_unet(backbone.unet, **({} if task is None else task.adapter.chosen()))
+            adapter = backbone.new_adapter(**({} if task is None else task.adapter.chosen()))
         parts = {name: getattr(backbone, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
         views = dict(views or {}) | face_views
         described = views if own is not None else {"task": task, "views": views}
@@ -171,7 +176,8 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         name = info.base.id if base is None else base
         base_revision = info.base.revision if base_revision is None and base is None else base_revision
         try:
-            backbone = load_backbone(name, base_revision, vae=info.base.vae if vae is None else vae)
+            own_vae = info.base.vae if vae is None else vae
+            backbone = load_backbone(name, base_revision, vae=own_vae, family=info.base.family)
         except FileNotFoundError as error:
             recorded = info.base.id + (f" (revision {info.base.revision})" if info.base.revision else "")
             raise FileNotFoundError(f"model {folder} needs the base {recorded}: {error}") from error
@@ -182,11 +188,14 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
                 f"{name} with {backbone.weights_hash()}. Pass the folder of the right base as `base`, with the same "
                 "`vae`."
             )
-        own_vae = info.base.vae if vae is None else str(vae)
-        reference = reference_to(backbone, str(name), base_revision, own_vae, info.base.text_dtype)
+        vae_name = info.base.vae if vae is None else str(vae)
+        reference = reference_to(backbone, str(name), base_revision, vae_name, info.base.text_dtype)
         backbone.scheduler = load_scheduler(folder)
         described = {"task": info.task, "views": info.views, "prompt_prefix": info.prompt_prefix}
         pipeline = cls.from_backbone(backbone, load_adapter(folder), **described, base=reference)
+        pipeline.trained_lora = load_lora(folder)
+        if pipeline.trained_lora is not None:
+            pipeline.load_lora_weights(folder / "lora", adapter_name=LORA_NAME, weight_name=LORA_FILE)
         modules = torch.nn.ModuleList(
             part for part in pipeline.components.values() if isinstance(part, torch.nn.Module)
         )
@@ -207,7 +216,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         token: str | bool | None = None,
         create_pr: bool = False,
     ) -> None:
-        """Write a model folder: adapter, scheduler, views, prompt prefix, model card and a reference to the base.
+        """Write a model folder: adapter, trained LoRA, scheduler, views, prompt prefix, card and reference to the base.
 
         The weights of the base are not written.
 
@@ -232,7 +241,7 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         if any(weight.is_meta for weight in adapter.parameters()):
             adapter = MultiViewAdapter.from_config(adapter.config)
             adapter.load_state_dict(weights, assign=True)
-        write_model_folder(save_directory, adapter, self.scheduler, info)
+        write_model_folder(save_directory, adapter, self.scheduler, info, self.trained_lora)
         if push_to_hub:
             upload_model_folder(save_directory, repo_id, commit_message, private, token, create_pr)
 

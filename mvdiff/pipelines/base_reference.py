@@ -8,7 +8,8 @@ from typing import Any
 
 from mvdiff.files.sharing import opened_from, shared_path
 from mvdiff.hub_models import split_revision
-from mvdiff.models.backbone import Backbone
+from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.opening import family_path
 from mvdiff.models.loading import is_hub_id
 
 TEXT_DTYPES = ("float16", "bfloat16")
@@ -25,6 +26,7 @@ class BaseReference:
         weights_hash: `Backbone.weights_hash()` of the base in training; None: not recorded.
         vae: Hub id or folder of an autoencoder used in place of the base's own.
         text_dtype: Precision of the text encoder in training, "float16" or "bfloat16"; None: that of the other parts.
+        family: Class path of a family of bases outside the package; None: one of the package.
 
     Raises:
         ValueError: `text_dtype` is another precision.
@@ -35,20 +37,22 @@ class BaseReference:
     weights_hash: str | None = None
     vae: str | None = None
     text_dtype: str | None = None
+    family: str | None = None
 
     def __post_init__(self) -> None:
         if self.text_dtype not in (None, *TEXT_DTYPES):
             raise ValueError(f"text_dtype must be {', '.join(TEXT_DTYPES)} or null; got {self.text_dtype!r}.")
         if not isinstance(self.id, str) or not self.id:
             raise ValueError(f"id of the base must be a name; got {self.id!r}.")
-        for name in ("revision", "weights_hash", "vae"):
+        for name in ("revision", "weights_hash", "vae", "family"):
             value = getattr(self, name)
             if not isinstance(value, str | None):
                 raise ValueError(f"{name} of the base must be a text or null; got {value!r}.")
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; `text_dtype` only where there is one, so that earlier versions read the rest."""
-        return {name: value for name, value in asdict(self).items() if name != "text_dtype" or value is not None}
+        """Return plain values; later fields only where they have some, so that earlier versions read the rest."""
+        later = ("text_dtype", "family")
+        return {name: value for name, value in asdict(self).items() if name not in later or value is not None}
 
     def for_folder(self, folder: str | Path) -> BaseReference:
         """Return the reference as `mvdiff.json` of a folder has it: local paths lead there from the folder."""
@@ -62,7 +66,7 @@ class BaseReference:
 
 
 def reference_to(
-    backbone: Backbone, base: str, revision: str | None = None, vae: str | None = None, text_dtype: str | None = None
+    backbone: Base, base: str, revision: str | None = None, vae: str | None = None, text_dtype: str | None = None
 ) -> BaseReference:
     """Refer to a base in memory; what came from the hub is recorded with the commit that was opened.
 
@@ -79,7 +83,7 @@ def reference_to(
         base, revision = split_revision(base)[0], backbone.commit
     if vae is not None and backbone.vae_commit is not None and is_hub_id(vae):
         vae = f"{split_revision(vae)[0]}@{backbone.vae_commit}"
-    return BaseReference(base, revision, backbone.weights_hash(), vae, text_dtype)
+    return BaseReference(base, revision, backbone.weights_hash(), vae, text_dtype, family_path(type(backbone)))
 
 
 def _recorded(name: str, folder: str | Path) -> str:

@@ -20,11 +20,11 @@ from mvdiff.files.text import read_json_object
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.loading import check_archive, opening
 from mvdiff.models.schedulers import build_scheduler, scheduler_class
+from mvdiff.models.trained_lora import TrainedLora
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import ModelInfo, check_new_model_folder, write_model_folder
 
 CHECKPOINT_KEY = "mvdiff"
-_PREFIX = "adapter."
 
 
 def export_checkpoint(
@@ -68,8 +68,9 @@ def export_checkpoint(
         name, config = described["scheduler"]
         config = dict(config)
     scheduler = build_scheduler(scheduler_class(name), config, Path(checkpoint))
+    lora = described.get("lora") and TrainedLora(described["lora"], part_of(state, "lora"))
     try:
-        adapter.load_state_dict({name.removeprefix(_PREFIX): value for name, value in state.items()})
+        adapter.load_state_dict(part_of(state, "adapter"))
     except (RuntimeError, TypeError, AttributeError) as error:
         raise ValueError(
             f"weights of the checkpoint must match the adapter that it describes; got a checkpoint of another model: "
@@ -78,8 +79,14 @@ def export_checkpoint(
     if results is not None:
         record = info.training or TrainingRecord(data="not recorded")
         info = replace(info, training=replace(record, scores=read_scores(results), measured=f"in {Path(results).name}"))
-    write_model_folder(out, adapter, scheduler, info)
+    write_model_folder(out, adapter, scheduler, info, lora)
     return info
+
+
+def part_of(state: Mapping[str, Any], part: str) -> dict[str, Any]:
+    """Return the weights of one part of a checkpoint ("adapter", "lora"), without the part's name."""
+    prefix = f"{part}."
+    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
 
 
 def read_scores(path: str | Path) -> dict[str, float]:

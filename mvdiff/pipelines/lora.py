@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
+from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.pipelines.extras import require
 
 _PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
@@ -85,7 +86,8 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
     """The LoRA methods of diffusers (`load_lora_weights`, `set_adapters`, `fuse_lora`, ...), with strict loading.
 
     In method names "adapter" means a LoRA, as in diffusers; the trained attention (`pipeline.adapter`) is not changed.
-    A saved model folder refers to the base without its LoRA.
+    A saved model folder refers to the base without its LoRA, and holds the one that was trained with the model, named
+    "trained".
     """
 
     _fused_loras: tuple[dict[str, Any], ...] | list[dict[str, Any]] = ()
@@ -109,6 +111,11 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
                 the base, or a part of it would not be used (DoRA, LoHa, LoKr, whole weights, other text encoders).
         """
         require("peft", "load_lora_weights")
+        if not isinstance(family := self._backbone(), StableDiffusionBase):
+            raise ValueError(
+                f"LoRA files are loaded for bases of Stable Diffusion 1 and 2; got a {type(family).__name__}. Merge "
+                "the LoRA into the base with diffusers, and train and generate with the merged base."
+            )
         if hasattr(self.unet, "_hf_hook"):
             raise ValueError(
                 "LoRA must be loaded before CPU offload is enabled; got a pipeline with offloaded weights. Call "

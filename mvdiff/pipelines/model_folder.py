@@ -3,6 +3,7 @@
     <folder>/model_index.json        diffusers' index: the pipeline's class, adapter and scheduler
              adapter/                config.json and safetensors of the MultiViewAdapter
              scheduler/              scheduler_config.json
+             lora/                   LoRA of the base's UNet in the format of diffusers, if one was trained
              README.md               the model card, generated from mvdiff.json
              mvdiff.json             schema, task, views, prompt prefix, the base (id, revision, weights hash), the
                                      adapter's hash and, if known, the record of the training
@@ -37,6 +38,7 @@ from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.finite import check_finite
 from mvdiff.models.loading import PACKAGED, forget_source, is_hub_id, packaged_folder, read_object, resolve_folder
 from mvdiff.models.schedulers import build_scheduler, scheduler_class
+from mvdiff.models.trained_lora import TrainedLora
 from mvdiff.pipelines.base_reference import BaseReference
 from mvdiff.pipelines.model_card import TrainingRecord, model_card
 from mvdiff.samples import write_json
@@ -47,13 +49,14 @@ SCHEMA = 1
 INFO_NAME = "mvdiff.json"
 CARD_NAME = "README.md"
 ADAPTER_HASH = "adapter_weights_hash"
+LORA_HASH = "lora_weights_hash"
 CARD_HASH = "card_hash"
 _PATTERNS = [INFO_NAME, CARD_NAME, "model_index.json", "*/*.json", "*/*.safetensors"]
 
 _OF_A_REPOSITORY = (CARD_NAME, "LICENSE", "LICENSE.md", "LICENSE.txt")
 """Files of a new repository, beside hidden ones, to which a model may be added; they are not replaced."""
 
-_PARTS = ("adapter", "scheduler")
+_PARTS = ("adapter", "scheduler", "lora")
 _PART_SUFFIXES = (".json", ".safetensors", ".bin")
 
 logger = logging.getLogger(__name__)
@@ -190,7 +193,9 @@ def check_new_model_folder(folder: str | Path, overwrite: bool) -> None:
         )
 
 
-def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler: Any, info: ModelInfo) -> Path:
+def write_model_folder(
+    folder: str | Path, adapter: MultiViewAdapter, scheduler: Any, info: ModelInfo, lora: TrainedLora | None = None
+) -> Path:
     """Write a model folder, replacing the files of an earlier model; log a warning that names what is kept.
 
     Args:
@@ -198,6 +203,7 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         adapter: Trained adapter.
         scheduler: Any diffusers scheduler; its config is written.
         info: Description of the model.
+        lora: LoRA that was trained beside the adapter.
 
     Returns:
         The folder.
@@ -208,7 +214,8 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
         OSError: The disk is full or the folder cannot be written; an earlier model folder is left unchanged.
     """
     folder = Path(folder)
-    check_finite(adapter.state_dict(), f"model folder {folder} is not written", "Take an earlier checkpoint.")
+    for weights in (adapter.state_dict(), {} if lora is None else lora.weights):
+        check_finite(weights, f"model folder {folder} is not written", "Take an earlier checkpoint.")
     check_new_model_folder(folder, overwrite=True)
     own, edited = _own_files(folder), _has_edited_card(folder)
     info = replace(info, base=info.base.for_folder(folder))
@@ -222,6 +229,9 @@ def write_model_folder(folder: str | Path, adapter: MultiViewAdapter, scheduler:
             if not edited:
                 write_whole(new / CARD_NAME, card)
             hashes = {ADAPTER_HASH: _adapter_hash(adapter), CARD_HASH: _card_hash(card)}
+            if lora is not None:
+                lora.save(new / "lora")
+                hashes[LORA_HASH] = tensors_hash(lora.weights)
             write_json(new / INFO_NAME, info.to_dict() | hashes)
     except (OSError, SafetensorError) as error:
         if isinstance(error, OSError) and error.errno is None:  # of `check_plain`, not of the disk
@@ -256,7 +266,9 @@ def _has_edited_card(folder: Path) -> bool:
 
 def _card(info: ModelInfo, attention: str) -> str:
     """Return the model card of a model whose attention has this class path."""
-    return model_card(info.to_dict(), info.shown, info.task, sorted(packages_of(info.task.spec(), attention)))
+    return model_card(
+        info.to_dict(), info.shown, info.task, sorted(packages_of(info.task.spec(), attention, info.base.family or ""))
+    )
 
 
 def _card_hash(text: str) -> str:
@@ -325,6 +337,26 @@ def load_adapter(folder: str | Path) -> MultiViewAdapter:
             f"in {folder}. Copy the model folder as a whole."
         )
     return adapter
+
+
+def load_lora(folder: str | Path) -> TrainedLora | None:
+    """Load the LoRA of a model folder and check its hash; None: `mvdiff.json` names none.
+
+    Raises:
+        FileNotFoundError: The file is missing.
+        ValueError: The weights cannot be read, or belong to another model.
+    """
+    folder = Path(folder)
+    expected = read_object(folder / INFO_NAME).get(LORA_HASH)
+    if expected is None:
+        return None
+    lora = TrainedLora.read(folder / "lora")
+    if (found := tensors_hash(lora.weights)) != expected:
+        raise ValueError(
+            f"LoRA must be the one that {INFO_NAME} describes, with weights {expected}; got weights {found}, in "
+            f"{folder}. Copy the model folder as a whole."
+        )
+    return lora
 
 
 def _adapter_hash(adapter: MultiViewAdapter) -> str:

@@ -21,14 +21,15 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch
 from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_generators
 from mvdiff.keyed import keyed_generator
-from mvdiff.models.backbone import Backbone
-from mvdiff.models.multiview_unet import MultiViewUNet
+from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.opening import family_of_network
 from mvdiff.models.prompts import PromptEncoder, text_notes
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
 from mvdiff.pipelines.switches import MemorySwitches
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Condition, Task, denoiser
 from mvdiff.text_context import TextContext, is_empty
+from mvdiff.text_states import TextStates, map_states, stack_states, states_to
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ class SamplingEncoder:
         like: [B, V, C, h, w] tensor whose dtype and device the latents get.
     """
 
-    backbone: Backbone
+    backbone: Base
     batch: MultiViewBatch
     seeds: Sequence[int]
     like: Tensor
@@ -126,6 +127,10 @@ class SamplingPipeline(MemorySwitches):
     _num_timesteps: int = 0
     _interrupt: bool = False
     _told: frozenset[str] = frozenset()
+    wrapped: Any = None
+    """The multi-view UNet of a training, whose weights may be sharded under it; None: wrap UNet and adapter."""
+    embed_texts: Callable[[list[str], torch.device], TextStates] | None = None
+    """Embeds texts, prefix included, in place of the text encoder, such as from a cache; None: the text encoder."""
 
     @property
     def guidance_scale(self) -> float:
@@ -261,11 +266,9 @@ class SamplingPipeline(MemorySwitches):
                 current = {"latents": latents, **tensors}
                 returned = callback.function(self, index, timestep, {name: current[name] for name in input_names}) or {}
                 for name in current.keys() & returned.keys():
-                    if returned[name].shape != current[name].shape:
-                        raise ValueError(
-                            f"callback_on_step_end must return {name} of shape {list(current[name].shape)}; got "
-                            f"{list(returned[name].shape)}."
-                        )
+                    expected, got = _shapes(current[name]), _shapes(returned[name])
+                    if expected != got:
+                        raise ValueError(f"callback_on_step_end must return {name} of shape {expected}; got {got}.")
                 tensors.update({name: returned[name] for name in tensors.keys() & returned.keys()})
                 return returned.get("latents")
 
@@ -309,15 +312,19 @@ class SamplingPipeline(MemorySwitches):
         self._told = self._told.union(texts, _negative_texts(sampling))
 
     def _text_context(self) -> TextContext:
-        return TextContext.of_tokenizer(self.tokenizer)
+        return self._backbone().text_context()
 
-    def _encode_texts(self, texts: list[str]) -> Tensor:
+    def _encode_texts(self, texts: list[str]) -> TextStates:
         """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
         backbone, device = self._backbone(), self._execution_device
-        embeddings = {
-            text: backbone.encode_prompts([text])[0].to(device, self.unet.dtype) for text in dict.fromkeys(texts)
-        }
-        return torch.stack([embeddings[text] for text in texts])
+
+        def alone(text: str) -> TextStates:
+            embedded = backbone.encode_prompts([text]) if self.embed_texts is None else self.embed_texts([text], device)
+            states = map_states(lambda one: one[0], embedded)
+            return states_to(states, device, self.unet.dtype)
+
+        embeddings = {text: alone(text) for text in dict.fromkeys(texts)}
+        return stack_states([embeddings[text] for text in texts])
 
     def _decode(self, latents: Tensor) -> Tensor:
         """Decode latents [B, V, C, h, w], sample by sample, to images [B, V, 3, H, W] in [-1, 1] on the CPU."""
@@ -326,13 +333,14 @@ class SamplingPipeline(MemorySwitches):
         self.maybe_free_model_hooks()
         return images
 
-    def _backbone(self) -> Backbone:
-        return Backbone(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
+    def _backbone(self) -> Base:
+        family = family_of_network(self.unet)
+        return family(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
 
-    def _multi_view_unet(self) -> MultiViewUNet:
-        """Wrap UNet and adapter, restoring the adapter's training mode, which wrapping resets."""
+    def _multi_view_unet(self) -> Any:
+        """Wrap network and adapter, restoring the adapter's training mode, which wrapping resets; or take `wrapped`."""
         training = self.adapter.training
-        unet = MultiViewUNet(self.unet, self.adapter)
+        unet = self._backbone().multi_view(self.adapter) if self.wrapped is None else self.wrapped
         unet.set_views_per_chunk(self.views_per_chunk)
         self.adapter.train(training)
         return unet
@@ -362,12 +370,15 @@ class SamplingPipeline(MemorySwitches):
         return list(names)
 
     def _check_size(self, batch: MultiViewBatch) -> None:
-        stride = self._backbone().vae_stride
+        backbone = self._backbone()
+        stride, reason = backbone.size_multiple, "the autoencoder's stride"
+        if stride != backbone.vae_stride:
+            reason = "the pixels of a token"
         for side, pixels in zip(("height", "width"), batch.images.shape[-2:], strict=True):
             if pixels % stride:
                 lower = pixels - pixels % stride
                 raise ValueError(
-                    f"{side} of the views must be a multiple of {stride}, the autoencoder's stride; got {pixels}. Use "
+                    f"{side} of the views must be a multiple of {stride}, {reason}; got {pixels}. Use "
                     f"{lower or stride} or {lower + stride}."
                 )
 
@@ -384,6 +395,10 @@ class SamplingPipeline(MemorySwitches):
             raise ValueError(
                 f"neighbour_batch must be {count} indices below {count}, one per sample; got {list(lenders)}."
             )
+
+
+def _shapes(states: TextStates) -> Any:
+    return map_states(lambda one: list(one.shape), states)
 
 
 def _negative_texts(sampling: Sampling) -> list[str]:

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from mvdiff.models.schedulers import scheduler_class, scheduler_names, takes
+from mvdiff.flow import FLOW_SCHEDULERS
+from mvdiff.models.schedulers import flow_names, scheduler_class, scheduler_names, takes
 
 
 def scheduler_from(name: str, config: Mapping[str, Any]) -> Any:
@@ -17,9 +18,14 @@ def scheduler_from(name: str, config: Mapping[str, Any]) -> Any:
         config: The `config` of the model's own scheduler.
 
     Raises:
-        ValueError: The name is unknown, or the scheduler does not support the model's zero-terminal-SNR betas.
+        ValueError: The name is unknown, the scheduler is not for the model's kind (discrete betas or flow matching), or
+            it does not support the model's zero-terminal-SNR betas.
     """
     scheduler = scheduler_class(name)
+    flow = "shift" in config and "beta_start" not in config
+    if flow != (scheduler in FLOW_SCHEDULERS):
+        kind, able = ("flow matching", flow_names()) if flow else ("discrete betas", scheduler_names())
+        raise ValueError(f"scheduler must be one for {kind}, as this model is; got {name!r}. Choose {', '.join(able)}.")
     if config.get("rescale_betas_zero_snr") and not takes(scheduler, "rescale_betas_zero_snr"):
         able = [other for other in scheduler_names() if takes(scheduler_class(other), "rescale_betas_zero_snr")]
         raise ValueError(

@@ -104,7 +104,7 @@ class MemorySwitches(DiffusionPipeline):
                     device,
                     offload_buffers=len(part._parameters) > 0,
                     state_dict=self._offloaded_adapter if part is self.adapter else None,
-                    preload_module_classes=[type(self.adapter.mid_block).__name__],
+                    preload_module_classes=[type(self.adapter.blocks[0]).__name__],
                 )
 
     def unusual_settings(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.settings import AdapterSettings, Controls
+from mvdiff.text_states import TextStates, states_to
 
 NO_CONTROLS = Controls()
 
@@ -119,9 +120,9 @@ class Task(ABC):
     def check_adapter(self, adapter: MultiViewAdapter) -> None:
         """Raise ValueError where an adapter's blocks are those of another kind of task."""
         if self.uses_depth:
-            adapter.mid_block.check_depth()
+            adapter.blocks[0].check_depth()
         else:
-            adapter.mid_block.check_shared_centre()
+            adapter.blocks[0].check_shared_centre()
 
     def add_input(self, unet: Any) -> None:
         """Add the input channels of this task to a text-to-image UNet, with zero weights, in place.
@@ -203,7 +204,7 @@ def denoiser(
         controls: Only `neighbour_batch` is used.
 
     Returns:
-        Function (latents [N, V, C, h, w], timesteps [N], text [N, V, L, D]) -> prediction [N, V, C, h, w], where N is a
+        Function (latents [N, V, C, h, w], timesteps [N], text [N, V, ...]) -> prediction [N, V, C, h, w], where N is a
         multiple of B.
     """
     dtype, device = unet.unet.dtype, batch.view_valid.device
@@ -228,11 +229,12 @@ def denoiser(
             }
         return repeated[passes]
 
-    def predict(latents: Tensor, timesteps: Tensor, encoder_hidden_states: Tensor) -> Tensor:
+    def predict(latents: Tensor, timesteps: Tensor, encoder_hidden_states: TextStates) -> Tensor:
         passes = len(latents) // batch.batch_size
         if condition.channels is not None:
             channels = condition.channels.to(latents)
             latents = torch.cat([latents, torch.cat([channels] * passes)], dim=2)
-        return unet(latents.to(dtype), timesteps, encoder_hidden_states.to(dtype), **context(passes))
+        text = states_to(encoder_hidden_states, latents.device, dtype)
+        return unet(latents.to(dtype), timesteps, text, **context(passes))
 
     return predict

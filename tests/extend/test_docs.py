@@ -9,7 +9,15 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 OUTSIDE = Path(__file__).parent / "outside"
 PAGE = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-KINDS = ("A metric", "An attention block", "A panorama layout", "A layout of posed RGB-D", "A task", "A method")
+KINDS = (
+    "A metric",
+    "An attention block",
+    "A base",
+    "A panorama layout",
+    "A layout of posed RGB-D",
+    "A task",
+    "A method",
+)
 EXAMPLES = dict(re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)^```", PAGE, flags=re.DOTALL | re.MULTILINE))
 
 

@@ -9,7 +9,7 @@ def test_names_with_and_without_their_ending():
     assert not {"FlowMatchEulerDiscrete", "DDIMInverse", "CogVideoXDDIM"} & set(scheduler_names())
 
 
-@pytest.mark.parametrize("name", ["Nope", "", "UNet2DConditionModel", "FlowMatchEulerDiscrete"])
+@pytest.mark.parametrize("name", ["Nope", "", "UNet2DConditionModel", "FlowMatchLCM"])
 def test_unknown_names_list_the_choices(name):
-    with pytest.raises(ValueError, match=r"scheduler must be one of .*DDIM, .*EulerDiscrete.*; got"):
+    with pytest.raises(ValueError, match=r"scheduler must be one of .*DDIM, .*, FlowMatchHeunDiscrete; got"):
         scheduler_class(name)
