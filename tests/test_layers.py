@@ -10,7 +10,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "mvdiff"
 LAYERS = (  # from the ground up (the same line may hold siblings that do not use each other)
     {"files"},
     {"shapes", "keyed", "settings", "class_paths", "hub_models", "run_files", "signals", "text_context"},
-    {"geometry"},
+    {"geometry", "flow", "text_states"},
     {"batch", "samples"},
     {"data"},
     {"eval"},

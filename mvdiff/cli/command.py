@@ -6,6 +6,8 @@ import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from mvdiff.files.sizes import plural
+
 UNFINISHED = 3
 """Exit status if the work could not be done, or not all of it."""
 
@@ -46,15 +48,6 @@ def typed(*words: object) -> str:
     "mvdiff video 'my room'"
     """
     return shlex.join(map(str, words))
-
-
-def plural(count: int, noun: str) -> str:
-    """Write a count with its noun.
-
-    >>> plural(1, "device"), plural(2, "device"), plural(2, "batch")
-    ('1 device', '2 devices', '2 batches')
-    """
-    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' * noun.endswith('ch') or 's'}"
 
 
 def tally(written: int, skipped: int, noun: str) -> str:

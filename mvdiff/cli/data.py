@@ -1,4 +1,4 @@
-"""`mvdiff data check|split|import-sens|keyframes|caption|shard|toyworld`: make, split, caption and check data sets."""
+"""`mvdiff data check|split|import-sens|keyframes|caption|shard|cache-text|toyworld`: make and check data sets."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from mvdiff.cli.command import Command, done, plural, typed
+from mvdiff.cli.data_cache_text import CACHE_TEXT
 from mvdiff.cli.data_shard import SHARD, check_shard_set
 from mvdiff.cli.opening import DataReader
 
@@ -364,4 +365,5 @@ COMMANDS = (
         run=toyworld,
     ),
     SHARD,
+    CACHE_TEXT,
 )

@@ -27,11 +27,12 @@ def quiet_libraries() -> None:
 
     transformers_logging.disable_progress_bar()
     enable_progress_bars()
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_is_no_tip)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_concerns_the_run)
 
 
-def _is_no_tip(record: logging.LogRecord) -> bool:
-    return "Tip:" not in record.getMessage()
+def _concerns_the_run(record: logging.LogRecord) -> bool:
+    """Leave out advertisements, and TPUs that nobody asked for."""
+    return "Tip:" not in record.getMessage() and "TPU available: False" not in record.getMessage()
 
 
 @contextmanager

@@ -58,7 +58,7 @@ COMMANDS = (
         name="quickstart",
         summary="toy data, training, panoramas, scores and a report in minutes, without a GPU",
         description="Make a toy world, train correspondence-aware attention on the packaged toy base, generate "
-        "panoramas with and without it, and score both. It needs no GPU (two cores: about 5 minutes). "
+        "panoramas with and without it, and score both. It needs no GPU (two cores: 3 to 7 minutes). "
         "Writes data, models, samples, results.json and report.html into --out. "
         "`mvdiff quickstart depth` and `mvdiff quickstart outpaint` do the same for the other tasks.",
         example="mvdiff quickstart",
@@ -72,7 +72,7 @@ COMMANDS = (
         "base without depth input and once from the packaged depth base. Then train stage 2 (attention across frames), "
         "once from scratch and once from the packaged weights. Generate key frames with and without "
         "correspondence-aware attention, then the frames between them, and score both. It needs no GPU (two cores: "
-        "about 5 minutes). Writes data, models, samples, results.json and report.html into --out.",
+        "5 to 8 minutes). Writes data, models, samples, results.json and report.html into --out.",
         example="mvdiff quickstart depth --out quickstart-depth",
         settings=(DepthSettings,),
         run=run_depth,
@@ -82,7 +82,7 @@ COMMANDS = (
         summary="panoramas around a given view",
         description="Make a toy world, train attention on the packaged toy inpainting base, extend one given view of "
         "each held-out room to a full panorama with and without attention, and score how well the given pixels are "
-        "kept and how well the other views continue them. It needs no GPU (two cores: 5 to 8 minutes). Writes data, "
+        "kept and how well the other views continue them. It needs no GPU (two cores: 3 to 6 minutes). Writes data, "
         "models, samples, results.json and report.html into --out.",
         example="mvdiff quickstart outpaint --out quickstart-outpaint",
         settings=(OutpaintSettings,),

@@ -9,13 +9,15 @@ from argparse import ArgumentError
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from jsonargparse import ActionConfigFile, set_parsing_settings
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import LightningDataModule, LightningModule
+from lightning.pytorch import Callback, LightningDataModule, LightningModule
 from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from rich import get_console
 
 from mvdiff.class_paths import allow_plugins, allow_plugins_of
 from mvdiff.cli.command import done, typed
@@ -35,12 +37,14 @@ from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.newest import TRAINING_KEYS, newest_checkpoint
-from mvdiff.training.optimization import accumulation_steps
+from mvdiff.training.optimization import OptimizedModule, accumulation_steps
 from mvdiff.training.own_folders import own_folders
 from mvdiff.training.progress import TrainingProgressBar
 from mvdiff.training.run_folder import NoLogger, folder_on_first_rank
 from mvdiff.training.slurm_jobs import keep_jobs_apart, slurm_job
 from mvdiff.training.stopping import ended_by_signal, handle_signals
+from mvdiff.training.strategies import check_strategy_class
+from mvdiff.training.watch import TrainingWatch
 
 _OTHER_WEIGHTS = "Error(s) in loading state_dict"
 
@@ -74,7 +78,7 @@ class MVDiffCLI(LightningCLI):
             auto_configure_optimizers=False,
             save_config_callback=SaveRunConfig,
             seed_everything_default=0,
-            trainer_defaults={"use_distributed_sampler": False},
+            trainer_defaults={"use_distributed_sampler": False, "enable_model_summary": False},  # TrainingWatch reports
             parser_kwargs=parser_kwargs,
             args=list(args),
         )
@@ -151,10 +155,22 @@ class MVDiffCLI(LightningCLI):
         if self.subcommand == "fit" and out is not None:
             check_folder(Path(out), "model.out")
             check_plain_folder(Path(out))
+        self._check_strategy()
         if settings.weights_only is None:
             settings.weights_only = True
         if settings.weights_only and settings.ckpt_path is not None:
             settings.ckpt_path = check_checkpoint(settings.ckpt_path, resume=self.subcommand == "fit")
+
+    def _check_strategy(self) -> None:
+        """Refuse a strategy that cannot train the module; modules of others' own are left to Lightning."""
+        settings = self.config[self.subcommand]
+        class_path = (settings.as_dict().get("model") or {}).get("class_path")
+        if not class_path:
+            return
+        module, _, name = class_path.rpartition(".")
+        kind = getattr(import_module(module), name)
+        if isinstance(kind, type) and issubclass(kind, OptimizedModule):
+            check_strategy_class(settings.trainer.strategy, kind)
 
     def before_fit(self) -> None:
         """Prepare the run's folder; refuse that of another training."""
@@ -174,10 +190,7 @@ class MVDiffCLI(LightningCLI):
         trainer_config = self._get(self.config_init, "trainer")
         callbacks = trainer_config.get("callbacks") or []
         callbacks = callbacks if isinstance(callbacks, list) else [callbacks]
-        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
-        if trainer_config.get("enable_progress_bar") is not False and not has_bar:
-            callbacks = [*callbacks, TrainingProgressBar()]
-        settings = kwargs | {"callbacks": callbacks}
+        settings = kwargs | self._shown(callbacks, trainer_config.get("enable_progress_bar") is not False)
         if settings.get("logger", trainer_config.get("logger")) in (False, []):
             settings["logger"] = NoLogger(trainer_config.get("default_root_dir") or os.getcwd())  # as the Trainer
         trainer = super().instantiate_trainer(**settings)
@@ -202,6 +215,17 @@ class MVDiffCLI(LightningCLI):
         if settings.get("ckpt_path") == "last":  # doctor has none
             settings.ckpt_path = str(newest_checkpoint(trainer, resumes=self.subcommand == "fit"))
         return trainer
+
+    def _shown(self, callbacks: list[Callback], progress: bool) -> dict[str, Any]:
+        """Return the Trainer's callbacks with those that report progress: a bar on a terminal, lines elsewhere."""
+        has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
+        on_terminal = get_console().is_terminal
+        if self.subcommand == "fit" and not any(isinstance(callback, TrainingWatch) for callback in callbacks):
+            callbacks = [*callbacks, TrainingWatch(lines=progress and not has_bar and not on_terminal)]
+        if progress and not has_bar and (on_terminal or self.subcommand != "fit"):
+            callbacks = [*callbacks, TrainingProgressBar()]
+            has_bar = True
+        return {"callbacks": callbacks, "enable_progress_bar": progress and has_bar}
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Run in folders that no other run writes to, and say what was saved if a signal ends it."""

@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser
 import mvdiff
 from mvdiff.cli.command import Command
 from mvdiff.cli.options import HelpFormatter
-from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Sampling
+from mvdiff.settings import AdapterSettings, CacheSettings, LoraSettings, LossSettings, MemorySettings, Sampling
 from mvdiff.training.settings import OutputSettings
 
 MODELS = ("mvdiff.training.multi_view.MultiViewModule", "mvdiff.training.single_view.SingleViewModule")
@@ -28,12 +28,15 @@ PANORAMAS = "mvdiff.data.datamodule.PanoramaDataModule"
 RECORDINGS = "mvdiff.data.recording_datamodule.RecordingDataModule"
 ANY_DATA = "mvdiff.data.keyed_datamodule.MultiViewDataModule"
 ATTENTION = "mvdiff.models.attention.correspondence.CorrespondenceAwareAttention"
-GROUPS = {kind.__name__: kind for kind in (AdapterSettings, Sampling, MemorySettings, CacheSettings, OutputSettings)}
+GROUPS = {
+    kind.__name__: kind
+    for kind in (AdapterSettings, LoraSettings, LossSettings, Sampling, MemorySettings, CacheSettings, OutputSettings)
+}
 
 COMMON = {
     "config": "YAML file, or the name of a packaged one: pano.yaml, outpaint.yaml, depth_stage1.yaml, "
-    "depth_stage2.yaml, pano_sd.yaml, or one under toy/, real/ or overlay/, such as toy/pano.yaml; repeat to combine "
-    "files: later ones override earlier ones",
+    "depth_stage2.yaml, pano_sd.yaml, pano_sdxl.yaml, pano_sana.yaml, or one under toy/, real/ or overlay/, such as "
+    "toy/pano.yaml; repeat to combine files: later ones override earlier ones",
     "ckpt_path": "fit: checkpoint to resume from, or last for the newest of all versions (default: start a new run); "
     "validate, test, predict: checkpoint to load (default: the weights of model.init_adapter, or an untrained "
     "adapter); best-9.ckpt is the best one, of epoch 9",
@@ -55,7 +58,7 @@ TRAINER = {
     "devices": "number of devices, list of their indices such as [0, 2], or auto",
     "num_nodes": "number of machines (integer)",
     "accelerator": "cpu, gpu, auto or another Lightning name",
-    "strategy": "ddp, auto or another Lightning name",
+    "strategy": "ddp, auto, or {class_path: mvdiff.training.sharding.ShardedStrategy} as in overlay/sharded.yaml",
     "precision": "32-true, bf16-mixed, 16-mixed or another Lightning name",
     "default_root_dir": "folder for the run, if the logger sets none",
     "logger": "class of a logger, such as lightning.pytorch.loggers.CSVLogger; false: no logger",

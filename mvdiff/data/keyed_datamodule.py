@@ -6,6 +6,7 @@ import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +19,7 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.data.counts import check_counts
 from mvdiff.data.damage import DamageLog, Substituted, collated
 from mvdiff.data.loader import BatchLoader, Reported, collate_or_report
-from mvdiff.data.sampler import KeyedSampler
+from mvdiff.data.sampler import CopyKey, KeyedSampler
 from mvdiff.files.paths import is_url
 from mvdiff.signals import outlive_signals
 
@@ -230,9 +231,13 @@ class MultiViewDataModule(LightningDataModule, ABC):
         self._resume = dict(state_dict) or None
 
     def eval_dataloader(self, split: Split) -> DataLoader:
-        """Return a loader of `eval_dataset`: each sample of the split once, in order, split over devices."""
+        """Return a loader of `eval_dataset`: each sample of the split once, in order, split over devices.
+
+        Where the samples cannot be split evenly, batches say which samples are copies (`MultiViewBatch.is_copy`).
+        """
         dataset = self.eval_dataset(split)
-        return self._loader(dataset.__getitem__, self._sampler(dataset, self.eval_batch_size, shuffle=False))
+        sampler = self._sampler(dataset, self.eval_batch_size, shuffle=False)
+        return self._loader(partial(_marked, dataset) if sampler.has_copies else dataset.__getitem__, sampler)
 
     def _new_train_sampler(self) -> KeyedSampler:
         accumulate = self.trainer.accumulate_grad_batches if self.trainer else 1
@@ -257,3 +262,11 @@ class MultiViewDataModule(LightningDataModule, ABC):
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=outlive_signals,
         )
+
+
+def _marked(dataset: Dataset, key: tuple[int, int]) -> Any:
+    """Read a sample and mark it as a copy or an original."""
+    sample, is_copy = dataset[key], isinstance(key, CopyKey)
+    if isinstance(sample, MultiViewBatch):
+        return replace(sample, is_copy=torch.tensor([is_copy]))
+    return {**sample, "is_copy": is_copy}

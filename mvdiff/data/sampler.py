@@ -11,6 +11,10 @@ from mvdiff.data.counts import check_counts
 from mvdiff.keyed import keyed_generator
 
 
+class CopyKey(tuple):
+    """Key (epoch, index) of a sample that another rank has in the same pass; it only fills up this rank's share."""
+
+
 class KeyedSampler(DistributedSampler):
     """Yield `(epoch, index)` keys in a global order that does not depend on the number of ranks.
 
@@ -18,7 +22,8 @@ class KeyedSampler(DistributedSampler):
     rank and batch 4, 2 ranks and batch 2, or 4 accumulated batches of 1. With `shuffle` (training), the order is a
     permutation keyed by (seed, epoch), repeated from its start up to a multiple of `multiple_of`, so that all ranks and
     steps are full. Without it (evaluation), the order is 0..n-1, each sample comes once, and the epoch stays 0, so that
-    evaluation is always the same.
+    evaluation is always the same. So that all ranks make the same number of steps, those that would have one sample
+    less repeat one of the first, under a `CopyKey`: such samples are not to be counted.
 
     With a `shuffle_block` neighbours of the data's order stay together (`block_permutation`), so that data that are
     read from afar are read in large pieces. The order still depends on the settings alone: it is the same for files
@@ -39,11 +44,11 @@ class KeyedSampler(DistributedSampler):
         mixed_blocks: Blocks that are permuted together.
 
     Raises:
-        ValueError: There are no samples, fewer samples than ranks in evaluation, or `multiple_of` is not a multiple.
+        ValueError: There are no samples, or `multiple_of` is not a multiple.
 
     Example:
-        >>> list(KeyedSampler(3, seed=0, shuffle=False, rank=1, world_size=2))
-        [(0, 1)]
+        >>> list(KeyedSampler(3, seed=0, shuffle=False, rank=1, world_size=2))  # the second is a copy of rank 0's
+        [(0, 1), (0, 0)]
     """
 
     def __init__(
@@ -60,11 +65,6 @@ class KeyedSampler(DistributedSampler):
     ) -> None:
         if num_samples < 1:
             raise ValueError(f"num_samples must be at least 1; got {num_samples}.")
-        if not shuffle and num_samples < world_size:
-            raise ValueError(
-                f"num_samples must be at least the number of devices ({world_size}) in evaluation; got {num_samples}. "
-                "Use fewer devices."
-            )
         super().__init__(range(num_samples), num_replicas=world_size, rank=rank, shuffle=shuffle, seed=seed)
         self.size = num_samples  # of the data set; `num_samples` of a DistributedSampler is per rank
         check_counts(shuffle_block=shuffle_block, mixed_blocks=mixed_blocks)
@@ -76,9 +76,15 @@ class KeyedSampler(DistributedSampler):
                 f"multiple_of must be a multiple of batch_size x devices ({batch_size} x {world_size}); "
                 f"got {multiple_of}."
             )
-        self.total_size = -(-num_samples // multiple_of) * multiple_of if shuffle else num_samples
+        multiple_of = multiple_of if shuffle else world_size
+        self.total_size = -(-num_samples // multiple_of) * multiple_of
         self.num_samples = len(range(rank, self.total_size, world_size))
         self._resume: tuple[int, int] | None = None
+
+    @property
+    def has_copies(self) -> bool:
+        """True if some rank has a `CopyKey`; the same on all ranks."""
+        return not self.shuffle and self.total_size > self.size
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch of the next iteration; evaluation stays at epoch 0."""
@@ -87,8 +93,8 @@ class KeyedSampler(DistributedSampler):
     def order(self, epoch: int) -> list[int]:
         """Return the epoch's sample indices over all ranks, in order."""
         if not self.shuffle:
-            return list(range(self.size))
-        if self.shuffle_block is None:
+            permutation = range(self.size)
+        elif self.shuffle_block is None:
             permutation = torch.randperm(self.size, generator=keyed_generator("order", self.seed, epoch)).tolist()
         else:
             permutation = block_permutation(self.size, self.shuffle_block, self.mixed_blocks, self.seed, epoch)
@@ -148,7 +154,11 @@ class KeyedSampler(DistributedSampler):
         resume, self._resume = self._resume, None
         start = resume[1] if resume and resume[0] == epoch else 0
         order = self.order(epoch)
-        return ((epoch, order[position]) for position in range(start + self.rank, len(order), self.num_replicas))
+        whole = len(order) if self.shuffle else self.size
+        return (
+            (epoch, order[position]) if position < whole else CopyKey((epoch, order[position]))
+            for position in range(start + self.rank, len(order), self.num_replicas)
+        )
 
 
 def block_permutation(size: int, block: int, mixed: int, seed: int, epoch: int) -> list[int]:

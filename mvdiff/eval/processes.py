@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch import distributed as dist
 
+_PATIENCE = timedelta(days=1)
+"""Longest wait for a process that is slower than the others; torch's is half an hour."""
 
-def gather_objects(value: Any, distributed: bool) -> list[Any]:
-    """Return the values of all processes, by rank; `[value]` if not `distributed`."""
+
+def new_cpu_group() -> Any:
+    """Make a group of all processes that exchanges data in CPU memory, whatever the default group does.
+
+    All processes must call this together. None if there is one process.
+    """
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return None
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)
+
+
+def gather_objects(value: Any, distributed: bool, group: Any = None) -> list[Any]:
+    """Return the values of a group's processes (None: of all), by rank; `[value]` if not `distributed`."""
     if not distributed:
         return [value]
-    values: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(values, value)
+    values: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(values, value, group)
     return values
 
 

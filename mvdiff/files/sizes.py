@@ -1,4 +1,4 @@
-"""Sizes in bytes as people write them: `1GB`, `256 MiB`, `0`."""
+"""Sizes, counts and durations as people write them: `1GB`, `2 devices`, `3 h 12 min`."""
 
 from __future__ import annotations
 
@@ -43,3 +43,29 @@ def size_text(count: int) -> str:
         if count >= 1000**power:
             return f"{count / 1000**power:.1f} {unit}"
     return f"{count} B"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun.
+
+    >>> plural(1, "device"), plural(2, "device"), plural(2, "batch"), plural(2, "epoch")
+    ('1 device', '2 devices', '2 batches', '2 epochs')
+    """
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' * noun.endswith('tch') or 's'}"
+
+
+def duration_text(seconds: float) -> str:
+    """Write a duration in its two largest units.
+
+    Example:
+        >>> duration_text(42.4), duration_text(190), duration_text(11_520), duration_text(200_000)
+        ('42 s', '3 min', '3 h 12 min', '2 d 8 h')
+    """
+    minutes, hours = round(seconds / 60), round(seconds / 3600)
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    if minutes < 24 * 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{hours // 24} d {hours % 24} h"

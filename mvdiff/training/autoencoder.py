@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ class AutoencoderModule(OptimizedModule):
         self.on_nonfinite = on_nonfinite
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self._moments = torch.zeros(3, dtype=torch.float64)  # count, sum, sum of squares of validation latents
+        self._psnr: list[float] = []
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; log its L1 and KL terms."""
@@ -88,23 +90,34 @@ class AutoencoderModule(OptimizedModule):
         noise = torch.cat([torch.randn(shape, generator=keyed_generator(*key)) for key in keys])
         latents = posterior.mean + posterior.std * noise.to(posterior.mean)
         error = (self.vae.decode(latents).sample - images).float()
-        loss = error.abs().mean() + self.mse_weight * error.square().mean()
+        l1 = error.abs().mean()
+        loss = l1 + self.mse_weight * error.square().mean()
         kl = 0.5 * (posterior.mean.square() + posterior.var - 1 - posterior.logvar).float().mean()
-        self.log_dict({"train/l1": error.abs().mean(), "train/kl": kl}, prog_bar=True)
+        for name, value in (("train/l1", l1), ("train/kl", kl)):
+            self.step_means.add(name, value.expand(batch.batch_size))
         return loss + self.kl_weight * kl if self.train_encoder else loss
 
     def on_validation_epoch_start(self) -> None:
-        """Reset the latent statistics."""
+        """Reset the latent statistics and the images' PSNR."""
         self._moments.zero_()
+        self._psnr.clear()
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Log the reconstruction PSNR in dB (images in [0, 1]) and update the latent statistics."""
+        """Measure the reconstruction PSNR in dB (images in [0, 1]) and update the latent statistics."""
+        batch = batch.originals()
+        if batch is None:
+            return
         images = batch.images.flatten(0, 1)
         latents = self.vae.encode(images).latent_dist.mean.double()
         self._moments += torch.tensor([latents.numel(), latents.sum(), latents.square().sum()], dtype=torch.float64)
         error = (self.vae.decode(latents.float()).sample.clamp(-1, 1) - images).float()
         psnr = -10 * (error.square().mean(dim=(1, 2, 3)) / 4).log10()
-        self.log("val/psnr", psnr.mean(), prog_bar=True, batch_size=len(images), sync_dist=True)
+        self._psnr.extend(psnr.tolist())
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the mean PSNR over all images."""
+        psnr = list(chain.from_iterable(gather(self._psnr)))
+        self.log("val/psnr", sum(psnr) / len(psnr), prog_bar=True, sync_dist=True)
 
     def scaling_factor(self) -> float | None:
         """Return the factor that scales the last validation's latents to unit variance; None without a validation.

@@ -47,8 +47,9 @@ class SaveModelFolder(Callback):
         if trainer.fast_dev_run:
             return
         self.folder = Path(self.dirpath or Path(run_folder(trainer)) / "model")
-        if trainer.is_global_zero:
-            pl_module.save_model_folder(self.folder, *best_weights(trainer))
+        best = best_weights(trainer) if trainer.is_global_zero else (None, None)
+        if trainer.strategy.broadcast(best[0] is None) or trainer.is_global_zero:
+            pl_module.save_model_folder(self.folder, *best)
 
 
 def keep_scores(trainer: Trainer, checkpoint: dict[str, Any]) -> None:

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import EMAWeightAveraging
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
+from mvdiff.models.named_weights import NamedWeights
+from mvdiff.training.sharded_weights import spread_weights, whole_weights
 from mvdiff.training.trained_part import TrainedPartModule
 
 
@@ -49,8 +51,17 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         self.decay = decay
         self._is_restored = self._has_started = False
         self._is_swapped = False  # the average is in the module, as in validation
+        self.warm_up = warm_up
         if warm_up:  # Lightning's callback has no warm-up; torch's AveragedModel accepts one and counts the updates
             self._kwargs["avg_fn"] = _warming_up(decay)
+
+    @property
+    def next_decay(self) -> float:
+        """Weight of the old average in the next update; 0 in the first one, which copies the weights."""
+        updates = 0 if self._average_model is None else int(self._average_model.n_averaged)
+        if not updates:
+            return 0.0
+        return min(self.decay, (1 + updates) / (10 + updates)) if self.warm_up else self.decay
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Copy the trained part to the training device."""
@@ -63,7 +74,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
             )
         pl_module.configure_model()
         device = trainer.strategy.root_device
-        self._average_model = AveragedModel(pl_module.trained(), device=device, use_buffers=False, **self._kwargs)
+        self._average_model = AveragedModel(nn.Module(), device=device, use_buffers=False, **self._kwargs)
+        self._average_model.module = NamedWeights.copy_of(pl_module.trained()).to(device)
 
     def on_train_start(self, trainer, pl_module) -> None:
         """Update the average if the checkpoint was written after an optimizer step, but before its update."""
@@ -104,8 +116,7 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         averaging = self._average_model is not None
         super().on_save_checkpoint(trainer, pl_module, checkpoint)
         if averaging:
-            prefix = f"{pl_module.trained_part}."
-            average = {prefix + name: value for name, value in checkpoint["state_dict"].items()}
+            average = whole_weights(checkpoint["state_dict"])
             current = checkpoint["current_model_state"]
             checkpoint["state_dict"] = current if self._is_swapped else average  # written in a validation
             checkpoint["current_model_state"] = average if self._is_swapped else current
@@ -114,9 +125,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         """Restore average and current weights; without an average in the checkpoint, start one from its weights."""
         if self._average_model is None:  # outside fit: `state_dict`, already loaded, is the average
             return
-        prefix = f"{pl_module.trained_part}."
-        average = {name.removeprefix(prefix): value for name, value in checkpoint["state_dict"].items()}
-        self._average_model.module.load_state_dict(average)
+        copy = self._average_model.module
+        copy.load_state_dict(spread_weights(checkpoint["state_dict"], copy))
         if "averaging_state" in checkpoint:
             with torch.no_grad():
                 self._average_model.n_averaged.copy_(checkpoint["averaging_state"]["n_averaged"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
@@ -13,6 +15,7 @@ from mvdiff.data.toyworld.truth import read_truth
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.finite import check_finite
+from mvdiff.training.callbacks import gather
 from mvdiff.training.optimization import OptimizedModule, adamw
 from mvdiff.training.schedules import LRInterval
 
@@ -54,6 +57,7 @@ class FeatureNetModule(OptimizedModule):
         self.net = ToyFeatureNet({name: list(labels) for name, labels in JUDGED_HEADS.items()}, width, num_features)
         self.root, self.out, self.noise, self.seed = root, out, noise, seed
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
+        self._right: dict[str, list[float]] = {}
 
     def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Return the labels [B * V] of each head, looked up by sample and yaw.
@@ -87,18 +91,30 @@ class FeatureNetModule(OptimizedModule):
         """Return the sum of the heads' cross-entropies."""
         out, labels = self.net(self.noised(batch).flatten(0, 1)), self.labels(batch)
         loss = sum(F.cross_entropy(out[head].float(), labels[head]) for head in labels)
-        self.log("train/loss", loss, prog_bar=True)
+        self.step_means.add("train/loss", loss.expand(batch.batch_size))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        """Forget the last validation."""
+        self._right = {head: [] for head in self.net.labels}
+
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Log the accuracy of each head; object and colour count only views with an object in the middle."""
+        """Compare each head with the truth; object and colour count only views with an object in the middle."""
+        batch = batch.originals()
+        if batch is None:
+            return
         out, labels = self.net(batch.images.flatten(0, 1)), self.labels(batch)
         judged = labels["object"] != self.net.labels["object"].index(NONE)
         for head, truth in labels.items():
             right = (out[head].argmax(dim=1) == truth).float()
-            right = right if head == "walls" else right[judged]
-            if len(right):
-                self.log(f"val/{head}", right.mean(), prog_bar=True, batch_size=len(right), sync_dist=True)
+            self._right[head] += (right if head == "walls" else right[judged]).tolist()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the accuracy of each head."""
+        for head, own in self._right.items():
+            right = list(chain.from_iterable(gather(own)))
+            if right:
+                self.log(f"val/{head}", sum(right) / len(right), prog_bar=True, sync_dist=True)
 
     def on_fit_end(self) -> None:
         """Write the network in half precision."""

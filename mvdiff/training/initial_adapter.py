@@ -5,28 +5,28 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from mvdiff.class_paths import merge_settings, resolve_settings
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.adapter_config import DEFAULT_ATTENTION
 from mvdiff.models.attention import ViewAttention
-from mvdiff.pipelines.model_folder import load_adapter, model_location, read_model_info
+from mvdiff.models.bases.base import Base
+from mvdiff.pipelines.model_folder import load_adapter, load_lora, model_location, read_model_info
 from mvdiff.settings import AdapterSettings
 
 
 def initial_adapter(
-    unet: UNet2DConditionModel,
+    base: Base,
     init_adapter: str | None,
     settings: AdapterSettings,
     defaults: AdapterSettings,
     seed: int,
     text_dtype: str | None = None,
 ) -> MultiViewAdapter:
-    """Load an adapter, or make a fresh one for a UNet.
+    """Load an adapter, or make a fresh one for a base.
 
     Args:
-        unet: UNet of the base.
+        base: The base.
         init_adapter: Model folder or `mvdiff://` name; None: a fresh adapter.
         settings: Settings set by the user; a loaded adapter must have the same values.
         defaults: Settings of the task, for a fresh adapter where the user set nothing.
@@ -42,13 +42,18 @@ def initial_adapter(
     if init_adapter is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            return MultiViewAdapter.from_unet(unet, **_merged(defaults, settings))
+            return base.new_adapter(**_merged(defaults, settings))
     folder = model_location(init_adapter)
     trained_on = read_model_info(folder).base.text_dtype
     if trained_on != text_dtype:
         names = ["null" if name is None else name for name in (trained_on, text_dtype)]
         raise ValueError(
             f"model.text_dtype must be that of model.init_adapter, {names[0]}; got {names[1]}, with {folder}."
+        )
+    if load_lora(folder) is not None:
+        raise ValueError(
+            f"model.init_adapter must be a model without a LoRA of its base; got {folder} with one. Resume its "
+            "training with --ckpt_path instead."
         )
     adapter = load_adapter(folder)
     for name, setting, loaded in _settings_and_loaded(settings, adapter):
@@ -70,7 +75,7 @@ def _merged(defaults: AdapterSettings, settings: AdapterSettings) -> dict[str, A
 def _settings_and_loaded(settings: AdapterSettings, adapter: MultiViewAdapter) -> list[tuple[str, Any, Any]]:
     config, own = adapter.config, settings.chosen()
     attention = own.pop("attention", {})
-    listed = [(name, value, config[name]) for name, value in own.items()]
+    listed = [(name, value, config.get(name)) for name, value in own.items()]
     if "class_path" in attention:
         kinds = (resolve_settings(each, ViewAttention, DEFAULT_ATTENTION)[0] for each in (attention, config.attention))
         setting, loaded = (f"{kind.__module__}.{kind.__qualname__}" for kind in kinds)

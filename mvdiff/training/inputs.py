@@ -17,10 +17,10 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch, view_key
 from mvdiff.keyed import keyed_generator
-from mvdiff.models.backbone import Backbone
+from mvdiff.models.bases.base import Base
 from mvdiff.models.prompts import PromptEncoder
 from mvdiff.settings import CacheSettings
-from mvdiff.text_context import TextContext
+from mvdiff.text_states import TextStates, states_to
 from mvdiff.training.cache import TensorCache, cached_text
 from mvdiff.training.captions import CaptionCounter
 
@@ -43,17 +43,17 @@ class BatchInputs(ABC):
     """Cache the condition images' latents too if latents are cached."""
 
     def __init__(
-        self, backbone: Backbone, seed: int, prompt_prefix: str, cache: CacheSettings, frozen_text: bool = True
+        self, backbone: Base, seed: int, prompt_prefix: str, cache: CacheSettings, frozen_text: bool = True
     ) -> None:
         self.backbone = backbone
         self.seed = seed
         self.prompt_prefix = prompt_prefix
         self.cache = None if cache.dir is None else TensorCache(cache.dir)
-        self.cache_latents = cache.latents
+        self.cache_latents, self.text_only = cache.latents, cache.text_only
         self.frozen_text = frozen_text
         self._prompts = PromptEncoder(self._embed, prompt_prefix)
         self.empty_text: Tensor | None = None  # [L, D] embedding of the empty prompt, for data with embeddings
-        self.captions = CaptionCounter(TextContext.of_tokenizer(backbone.tokenizer), prompt_prefix)
+        self.captions = CaptionCounter(backbone.text_context(), prompt_prefix)
 
     @property
     def device(self) -> torch.device:
@@ -114,8 +114,8 @@ class BatchInputs(ABC):
     def noise(self, num_views: int, purpose: str, *keys: int | str) -> torch.Generator | list[torch.Generator]:
         """Return one generator, or one per view, for the autoencoder's noise of one sample."""
 
-    def text(self, prompts: Sequence[Sequence[str | None]], batch: MultiViewBatch | None = None) -> Tensor:
-        """Embed B x V prompts with the prefix as [B, V, L, D].
+    def text(self, prompts: Sequence[Sequence[str | None]], batch: MultiViewBatch | None = None) -> TextStates:
+        """Embed B x V prompts with the prefix as [B, V, L, D], or several tensors by name (`mvdiff.text_states`).
 
         Args:
             prompts: The prompts after text dropout; None is the empty prompt.
@@ -134,7 +134,7 @@ class BatchInputs(ABC):
         pairs = zip(chain.from_iterable(batch.prompts), batch.view_valid.flatten().tolist(), strict=True)
         self.captions.add(caption for caption, is_valid in pairs if is_valid)
 
-    def negative_text(self, prompts: Sequence[Sequence[str]]) -> Tensor:
+    def negative_text(self, prompts: Sequence[Sequence[str]]) -> TextStates:
         """Embed B x V prompts without prefix as [B, V, L, D]."""
         return self._prompts.negative(prompts)
 
@@ -143,14 +143,28 @@ class BatchInputs(ABC):
         """Embed one text, prefix included, by itself, as a cache of embeddings does: [L, D], on the CPU."""
         return self.backbone.encode_prompts([text])[0].cpu()
 
-    def _embed(self, texts: list[str]) -> Tensor:
+    def _embed(self, texts: list[str]) -> TextStates:
         if not self.frozen_text:
             return self.backbone.encode_prompts(texts)
+        return self.embed(texts, self.device)
+
+    def embed(self, texts: list[str], device: torch.device) -> TextStates:
+        """Embed N texts, prefix included, with the cache if there is one, onto a device.
+
+        Raises:
+            ValueError: With `cache.text_only`, the cache lacks a text.
+        """
         encoder = self.encoded_by("text_encoder") if self.cache else ""
-        with torch.no_grad():
-            return cached_text(self.cache, encoder, self.backbone.encode_prompts, texts).to(
-                self.device, self.backbone.unet.dtype
+        base = self.backbone
+        missing = [text for text in texts if not self.cache.has("text", encoder, text)] if self.text_only else []
+        if missing:
+            raise ValueError(
+                "cache.dir must hold the text of every prompt when model.cache.text_only is true; got none of "
+                f"{missing[0]!r}. Run `mvdiff data cache-text --config RUN.yaml`, with this precision."
             )
+        with torch.no_grad():
+            text = cached_text(self.cache, encoder, base.encode_prompts, texts, base.to_cache, base.from_cache)
+            return states_to(text, device, base.unet.dtype)
 
     def encoded_by(self, part: str) -> str:
         """Return a part's weights hash and compute precision, for cache keys."""

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from lightning.pytorch import LightningModule
 
+from mvdiff.class_paths import allow_plugins_of
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.data.panoramas import PanoramaDataset, PanoramaSource, view_prompts
 from mvdiff.data.prepare.shard_views import panoramas_of_run
@@ -18,6 +19,7 @@ from mvdiff.data.shards.panoramas import panorama_json
 from mvdiff.data.shards.writing import Planned
 from mvdiff.files.paths import expanded_values
 from mvdiff.files.text import read_yaml_mapping
+from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.run_files import config_layers
 from mvdiff.training.inputs import MultiViewInputs
 from mvdiff.training.multi_view import MultiViewModule
@@ -124,7 +126,7 @@ def latent_content(data: MultiViewDataModule, config: str | Path, dtype: str, de
         ValueError: The run trains no adapter, its task takes pictures, too, or its yaws are random.
     """
     sources, about, cuts = panoramas_of_run(data)
-    model, precision = _model_of(config)
+    model, precision = model_of_run(config, "SOURCE")
     if not isinstance(model, MultiViewModule) or not model.takes_latents:
         task = f"the task {model.task.name}" if isinstance(model, MultiViewModule) else type(model).__name__
         raise ValueError(
@@ -132,13 +134,23 @@ def latent_content(data: MultiViewDataModule, config: str | Path, dtype: str, de
             f"{task}, in {config}."
         )
     model.configure_model()
+    if not isinstance(model.backbone, StableDiffusionBase):
+        raise ValueError(f"--what latents needs a base of Stable Diffusion 1 or 2; got {model.base}, in {config}.")
     model.backbone.to(device)
     autocast = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(precision)
     return PanoramaLatents(sources, about, cuts, model.inputs, getattr(torch, dtype), autocast)
 
 
-def _model_of(config: str | Path) -> tuple[LightningModule, str]:
-    """Build the model of a run, and return it with the precision of its trainer."""
+def model_of_run(config: str | Path, option: str) -> tuple[LightningModule, str]:
+    """Build the model of a run, and return it with the precision of its trainer.
+
+    Args:
+        config: YAML file of the run, the user's own: the modules that its model names may be imported.
+        option: Option that `config` comes from, for error messages.
+
+    Raises:
+        ValueError: The model section is missing or invalid.
+    """
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
@@ -149,9 +161,11 @@ def _model_of(config: str | Path) -> tuple[LightningModule, str]:
             values = expanded_values(read_yaml_mapping(path))
             precision = (values.get("trainer") or {}).get("precision", precision)
             if "model" in values:
+                allow_plugins_of(values["model"])
                 parsed = parser.parse_object({"model": values["model"]}, namespace=parsed)
         if parsed is None:
             raise ValueError("none")
         return parser.instantiate(parsed).model, str(precision)
     except (ArgumentError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(f"SOURCE must have a valid model section; got {' '.join(str(error).split())}.") from error
+        reason = " ".join(str(error).split())
+        raise ValueError(f"{option} must have a valid model section; got {reason}.") from error

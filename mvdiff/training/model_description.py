@@ -9,18 +9,21 @@ from dataclasses import is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from mvdiff.models.adapter import MultiViewAdapter
-from mvdiff.models.backbone import Backbone
+from mvdiff.models.bases.base import Base
+from mvdiff.models.trained_lora import TrainedLora, add_lora, lora_weights
 from mvdiff.pipelines.base_reference import reference_to
-from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY
+from mvdiff.pipelines.checkpoint import CHECKPOINT_KEY, part_of
+from mvdiff.pipelines.extras import require
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.model_folder import ModelInfo, write_model_folder
-from mvdiff.settings import plain
+from mvdiff.settings import LoraSettings, plain
 from mvdiff.tasks.task import Task
 from mvdiff.training.record import training_record
 from mvdiff.training.sample_writing import SampleWritingModule
+from mvdiff.training.sharded_weights import whole_weights
 
 
 class DescribedModule(SampleWritingModule):
@@ -33,7 +36,9 @@ class DescribedModule(SampleWritingModule):
     vae: str | None
     text_dtype: str | None
     prompt_prefix: str
-    backbone: Backbone | None
+    backbone: Base | None
+    lora_config: Mapping[str, Any] | None = None
+    """Config of the LoRA of the base that is trained; None: there is none."""
 
     @property
     @abstractmethod
@@ -49,6 +54,24 @@ class DescribedModule(SampleWritingModule):
         """
         names = [name for name in arguments if name not in (*ignore, "self", "__class__")]
         self.save_hyperparameters({name: _plain_setting(arguments[name]) for name in names})
+
+    def add_lora(self, lora: LoraSettings, seed: int) -> None:
+        """Add a fresh LoRA to the base's UNet if its rank is above 0; the base's hash stays that without it.
+
+        Raises:
+            ValueError: peft is not installed, or a layer does not exist.
+        """
+        if lora.rank:
+            require("peft", "model.lora")
+            self.backbone.weights_hash()
+            self.lora_config = add_lora(self.backbone.unet, lora.rank, lora.alpha, lora.target_modules, seed)
+
+    def trained(self) -> nn.ModuleDict:
+        """Return the adapter and, if there is one, the LoRA."""
+        parts = super().trained()
+        if self.lora_config is not None:
+            parts["lora"] = lora_weights(self.backbone.unet)
+        return parts
 
     def model_info(self) -> ModelInfo:
         """Return the description of the model: task, views of the data module, prompt prefix and base.
@@ -72,6 +95,7 @@ class DescribedModule(SampleWritingModule):
         checkpoint[CHECKPOINT_KEY] = {
             "info": replace(self.model_info(), training=training_record(self)).to_dict(),
             "adapter": _plain_config(self.adapter.config),
+            "lora": self.lora_config,
             "scheduler": [type(self.backbone.scheduler).__name__, _plain_config(self.backbone.scheduler.config)],
         }
 
@@ -92,6 +116,14 @@ class DescribedModule(SampleWritingModule):
                 f"model.base must be the base of the checkpoint, {base['id']} (weights {base['weights_hash']}); got "
                 f"{self.base} (weights {weights_hash}), with model.vae {self.vae}."
             )
+        trained_with = described["scheduler"][1].get("rescale_betas_zero_snr", False)
+        if trained_with != (now := self.backbone.scheduler.config.get("rescale_betas_zero_snr", False)):
+            raise ValueError(
+                f"the noise schedule must be that of the checkpoint, with zero terminal SNR {trained_with}; got {now}. "
+                "Set model.loss.zero_terminal_snr as in its training."
+            )
+        if (before := described.get("lora")) != self.lora_config:
+            raise ValueError(f"model.lora must be that of the checkpoint, {before}; got {self.lora_config}.")
 
     def save_model_folder(
         self,
@@ -99,19 +131,21 @@ class DescribedModule(SampleWritingModule):
         state_dict: dict[str, Tensor] | None = None,
         record: TrainingRecord | None = None,
     ) -> None:
-        """Write a model folder.
+        """Write a model folder on the first rank; all ranks must call this.
 
         Args:
             folder: Output folder, see `write_model_folder`.
             state_dict: Weights with the keys of a checkpoint; default: the module's current weights.
             record: Record of the training; default: the current one.
         """
+        weights = whole_weights(self.state_dict()) if state_dict is None else state_dict
+        if not self.trainer.is_global_zero:
+            return
         adapter = MultiViewAdapter.from_config(self.adapter.config)
-        prefix = f"{self.trained_part}."
-        weights = self.state_dict() if state_dict is None else state_dict
-        adapter.load_state_dict({name.removeprefix(prefix): value for name, value in weights.items()})
+        adapter.load_state_dict(part_of(weights, self.trained_part))
+        lora = None if self.lora_config is None else TrainedLora(self.lora_config, part_of(weights, "lora"))
         info = replace(self.model_info(), training=training_record(self) if record is None else record)
-        write_model_folder(folder, adapter, self.backbone.scheduler, info)
+        write_model_folder(folder, adapter, self.backbone.scheduler, info, lora)
 
 
 def _plain_setting(value: Any) -> Any:

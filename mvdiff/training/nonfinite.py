@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Literal
@@ -15,6 +14,7 @@ from torch.optim import Optimizer
 
 from mvdiff.samples.ids import listed_ids
 from mvdiff.training.callbacks import gather
+from mvdiff.training.sharded_weights import largest_norm, own_shard
 
 OnNonFinite = Literal["stop", "skip"]
 
@@ -77,7 +77,7 @@ class NonFiniteGuard(Callback):
         """
         samples, losses = self._samples, self._finite_losses
         gradients = {id(p): p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None}
-        largest = torch.nn.utils.get_total_norm(list(gradients.values()), norm_type=math.inf)
+        largest = largest_norm(list(gradients.values()))
         *losses_are_finite, gradient_is_finite = torch.stack(
             [*losses, largest.isfinite().to(losses[0].device if losses else largest.device)]
         ).tolist()  # waits for the device, once
@@ -125,7 +125,7 @@ class NonFiniteGuard(Callback):
 
 
 def _is_finite(gradient: Tensor | None) -> bool:
-    return gradient is None or bool(gradient.isfinite().all())
+    return gradient is None or bool(own_shard(gradient).isfinite().all())
 
 
 def _describe(step: int, ranks: Sequence[tuple[list[list[str]], list[list[str]], str | None]]) -> str:

@@ -1,7 +1,7 @@
 """Optimizer, learning-rate schedule and gradient accumulation, shared by every LightningModule here."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
@@ -13,6 +13,8 @@ from mvdiff.models.finite import check_finite
 from mvdiff.training.nonfinite import NonFiniteGuard, OnNonFinite
 from mvdiff.training.resume import RUN_KEY, Resume, is_resuming, run_settings
 from mvdiff.training.schedules import LENGTHS, LRInterval, scheduler_over_run
+from mvdiff.training.step_log import StepLog, StepMeans
+from mvdiff.training.strategies import check_strategy
 
 
 def adamw(params: Iterable[nn.Parameter]) -> AdamW:
@@ -32,6 +34,7 @@ class OptimizedModule(LightningModule):
             run's length where it is left out.
         lr_interval: Unit of the schedule's steps; see `scheduler_over_run`.
         on_nonfinite: See `NonFiniteGuard`.
+        step_means: Numbers of samples that `StepLog` logs as means over each optimizer step.
     """
 
     optimizer: OptimizerCallable
@@ -40,16 +43,30 @@ class OptimizedModule(LightningModule):
     on_nonfinite: OnNonFinite = "stop"
     changes: Sequence[str] = ()
     """Settings that changed where the run was resumed, for the model card."""
+    shards: ClassVar[bool] = False
+    """True if `configure_model` spreads the weights over the devices of a `ShardedStrategy`."""
     _resume: Resume | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step_means = StepMeans()
 
     def trained(self) -> nn.Module:
         """Return the part that is trained, here all of the module."""
         return self
 
     def configure_callbacks(self) -> list[Callback]:
-        """Add the guard against steps that are not finite, unless the Trainer has one."""
-        guarded = any(isinstance(callback, NonFiniteGuard) for callback in self.trainer.callbacks)
-        return [] if guarded else [NonFiniteGuard(self.on_nonfinite)]
+        """Add the log of steps, and the guard against steps that are not finite, unless the Trainer has them.
+
+        Lightning calls this first.
+
+        Raises:
+            ValueError: The Trainer's strategy cannot train this module.
+        """
+        check_strategy(self.trainer, self)
+        added = [StepLog(), NonFiniteGuard(self.on_nonfinite)]  # the guard may drop the gradients that are logged
+        present = {type(callback) for callback in self.trainer.callbacks}
+        return [callback for callback in added if type(callback) not in present]
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer, and the schedule over the run's length.

@@ -10,6 +10,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 
 from mvdiff.pipelines.model_card import TrainingRecord
 from mvdiff.pipelines.sample_folders import library_versions
+from mvdiff.settings import LossSettings, plain
 from mvdiff.training.nonfinite import NonFiniteGuard
 
 _MODEL_SETTINGS = ("text_dropout", "snr_gamma", "seed", "prompt_prefix")
@@ -42,10 +43,13 @@ def training_record(module: LightningModule) -> TrainingRecord:
         settings["changed on resume"] = list(module.changes)
     settings |= {name: getattr(module, name) for name in _MODEL_SETTINGS}
     settings |= {name: getattr(data, name) for name in _DATA_SETTINGS if isinstance(getattr(data, name, None), _SHOWN)}
+    settings |= {name: value for name, value in plain(module.loss).items() if value != getattr(LossSettings, name)}
+    if module.lora_config is not None:
+        settings |= {f"LoRA {name}": value for name, value in module.lora_config.items()}
     settings["started from"] = "fresh weights" if module.init_adapter is None else "another adapter"
     config = module.adapter.config
     settings["attention"] = config.attention["class_path"].rpartition(".")[2]
     settings |= config.attention["init_args"]
     settings |= {"mid_place": config.mid_place, "residual": config.residual}
-    plain = json.loads(json.dumps({name: value for name, value in settings.items() if value is not None}))
-    return TrainingRecord(type(data).__name__, plain, versions=library_versions())
+    recorded = json.loads(json.dumps({name: value for name, value in settings.items() if value is not None}))
+    return TrainingRecord(type(data).__name__, recorded, versions=library_versions())

@@ -12,11 +12,14 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from torch import distributed as dist
+
 from mvdiff.batch import MultiViewBatch
 from mvdiff.class_paths import resolve_class
 from mvdiff.eval.metric import SampleMetric
 from mvdiff.eval.metric_specs import MetricSpec
 from mvdiff.eval.metrics import metric_names
+from mvdiff.eval.processes import gather_objects, new_cpu_group
 from mvdiff.eval.protocol import Protocol, apply_protocol
 from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.eval.results_file import flat_numbers, write_results
@@ -30,9 +33,9 @@ from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
-from mvdiff.training.callbacks import gather
 from mvdiff.training.run_folder import run_folder
 from mvdiff.training.settings import OutputSettings
+from mvdiff.training.sharded_weights import is_sharded
 from mvdiff.training.trained_part import TrainedPartModule
 
 _log = logging.getLogger(__name__)
@@ -74,6 +77,8 @@ class SampleWritingModule(TrainedPartModule):
         self._tested_ids: list[str] = []
         self.output_folder = Path()
         self._method: Method | None = None
+        self._group: Any = None
+        """Group of the processes that test together."""
 
     @abstractmethod
     def pipeline(self) -> MultiViewPipeline:
@@ -111,7 +116,17 @@ class SampleWritingModule(TrainedPartModule):
         write_reference(batch, root, rig=rig, overwrite=self.output.overwrite)
 
     def on_predict_start(self) -> None:
-        """Set the output folder; with `fast_dev_run` it is removed when the run ends."""
+        """Set the output folder; with `fast_dev_run` it is removed when the run ends.
+
+        Raises:
+            ValueError: The weights are sharded, as in the process of a training; ranks may generate different numbers
+                of samples.
+        """
+        if is_sharded(self.trained()):
+            raise ValueError(
+                "test and predict need whole weights on every device; got a sharded module. Load a checkpoint in a "
+                "process of its own."
+            )
         self._method = None
         if not self.trainer.fast_dev_run:
             self.output_folder = Path(self.output.dir or Path(run_folder(self.trainer)) / "samples")
@@ -126,6 +141,9 @@ class SampleWritingModule(TrainedPartModule):
 
     def predict_step(self, batch: MultiViewBatch, batch_idx: int) -> list[str]:
         """Generate a batch and write sample folders; complete samples are skipped. Return the ids of the samples."""
+        batch = batch.originals()
+        if batch is None:
+            return []
         self.write_generated(self.output_folder, batch)
         return list(batch.sample_id)
 
@@ -134,9 +152,13 @@ class SampleWritingModule(TrainedPartModule):
         self.protocol()
         self.on_predict_start()
         self._tested_ids.clear()
+        self._group = new_cpu_group()
 
     def test_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
         """Write generated and real views as sample folders, which are scored when the epoch ends."""
+        batch = batch.originals()
+        if batch is None:
+            return
         self.write_generated(self.output_folder / "generated", batch)
         self.write_real(self.output_folder / "reference", batch)
         self._tested_ids.extend(batch.sample_id)
@@ -155,18 +177,21 @@ class SampleWritingModule(TrainedPartModule):
 
     def on_test_end(self) -> None:
         """Remove what `fast_dev_run` wrote."""
+        if self._group is not None:
+            dist.destroy_process_group(self._group)
+            self._group = None
         self.on_predict_end()
 
     def on_test_epoch_end(self) -> None:
-        """Score the samples of this test on the first rank; log every number and write results.json."""
-        sample_ids = set(chain.from_iterable(gather(self._tested_ids)))  # waits for all ranks
+        """Score the samples of this test, each rank its share; log every number and write results.json."""
+        how = (self.output.metrics or DEFAULT_METRICS, self.output.evaluation, self.protocol())
+        tested = gather_objects(self._tested_ids, self._group is not None, self._group)  # waits for all ranks
+        sample_ids = set(chain.from_iterable(tested))
+        numbers = score_folder(self.output_folder, sample_ids, *how, group=self._group)
         if self.trainer.is_global_zero:
-            how = (self.output.metrics or DEFAULT_METRICS, self.output.evaluation, self.protocol())
-            numbers = score_folder(self.output_folder, sample_ids, *how)
             # Nothing is reduced over the ranks: `sync_dist` says that the numbers are already those of all samples.
             scores = {f"test/{name}": value for name, value in numbers.items()}
             self.log_dict(scores, rank_zero_only=True, sync_dist=True)
-        self.trainer.strategy.barrier()
 
 
 @dataclass
@@ -192,15 +217,21 @@ def score_folder(
     metrics: Sequence[MetricSpec],
     settings: EvaluationSettings | None,
     protocol: Protocol | None = None,
+    group: Any = None,
 ) -> dict[str, float]:
     """Score samples of `root/generated` against `root/reference`, write `root/results.json` and return the numbers.
 
-    A protocol takes the place of `metrics`; every deviation from it is logged.
+    A protocol takes the place of `metrics`; every deviation from it is logged. With a `group` of processes
+    (`new_cpu_group`), each of them measures its share of the samples; all must call this, and the first one writes.
     """
     generated, reference = (RunSource(root / name, sample_ids=sample_ids) for name in ("generated", "reference"))
+    distributed = group is not None
+    for source in (generated, reference):  # all read what the first process sees on the disk
+        source.complete, source.incomplete = gather_objects((source.complete, source.incomplete), distributed, group)[0]
     metrics = metrics if protocol is None else protocol.metrics
-    results = evaluate(generated, reference, metrics, settings, protocol=protocol)
-    for line in results["deviations"]:
-        _log.warning("deviation from %s: %s", results["protocol"]["id"], line)
-    write_results(results, root / "results.json")
+    results = evaluate(generated, reference, metrics, settings, protocol=protocol, distributed=distributed, group=group)
+    if not distributed or dist.get_rank(group) == 0:
+        for line in results["deviations"]:
+            _log.warning("deviation from %s: %s", results["protocol"]["id"], line)
+        write_results(results, root / "results.json")
     return flat_numbers(results)

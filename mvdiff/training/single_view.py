@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain, compress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,23 +16,26 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import denoise, guided, mean_over_views, noise_loss, sample_timesteps, training_noise, view_noise
+from mvdiff.diffusion import denoise, guided, mean_over_views, noise_loss, view_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
+from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.models.finite import check_finite
 from mvdiff.models.fresh import FreshBase
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
-from mvdiff.settings import CacheSettings, MemorySettings, Sampling
+from mvdiff.settings import CacheSettings, LossSettings, MemorySettings, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
 from mvdiff.training.cache import check_latents_come_back
-from mvdiff.training.callbacks import image_grid, log_image
+from mvdiff.training.callbacks import gather, image_grid, log_image
+from mvdiff.training.draws import draw_noise, draw_timesteps, zero_terminal_snr
 from mvdiff.training.inputs import Prompts, SingleViewInputs
 from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import adamw
 from mvdiff.training.run_folder import run_folder
 from mvdiff.training.schedules import LRInterval
+from mvdiff.training.step_log import add_quarters
 from mvdiff.training.trained_part import TrainedPartModule
 
 VALIDATION_EPOCH = -1
@@ -41,7 +45,7 @@ FROZEN_KEY = "mvdiff_frozen"
 """Checkpoint key of the hashes of the base's frozen parts."""
 
 QUICK_SAMPLING = Sampling(num_inference_steps=25, guidance_scale=3.0)
-ALL_MEMORY, NO_CACHE = MemorySettings(), CacheSettings()
+ALL_MEMORY, NO_CACHE, PAPER_LOSS = MemorySettings(), CacheSettings(), LossSettings()
 
 
 class SingleViewModule(TrainedPartModule):
@@ -72,6 +76,7 @@ class SingleViewModule(TrainedPartModule):
             advances per step in either case.
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
+        loss: Timesteps, noise and noise schedule of the training.
         seed: Random seed of training and of the samples.
         sampling: Sampling settings of validation.
         memory: Settings that save memory; `views_per_chunk` does not apply to single views.
@@ -103,6 +108,7 @@ class SingleViewModule(TrainedPartModule):
         lr_interval: LRInterval = "step",
         text_dropout: float = 0.1,
         snr_gamma: float | None = None,
+        loss: LossSettings = PAPER_LOSS,
         seed: int = 0,
         sampling: Sampling = QUICK_SAMPLING,
         memory: MemorySettings = ALL_MEMORY,
@@ -125,10 +131,15 @@ class SingleViewModule(TrainedPartModule):
             raise ValueError(f"memory.views_per_chunk must be null for single views; got {memory.views_per_chunk}.")
         self.task = task if isinstance(task, Task) else task_from(task)
         self.backbone = fresh.build(seed) if fresh is not None else load_backbone(base, revision, vae=vae)
+        if not isinstance(self.backbone, StableDiffusionBase):
+            raise ValueError(f"model.base must be one of Stable Diffusion 1 or 2 to train single views; got {base}.")
         if add_input:
             self.task.add_input(self.backbone.unet)
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         self.backbone.freeze()
+        self.loss = loss
+        if loss.zero_terminal_snr:
+            self.backbone.scheduler = zero_terminal_snr(self.backbone.scheduler)
         self.train_text_encoder = train_text_encoder
         self.add_parts(seed)
         self.trained_modules.requires_grad_(True).train()
@@ -144,6 +155,7 @@ class SingleViewModule(TrainedPartModule):
         self.text_dropout, self.snr_gamma, self.seed, self.sampling = text_dropout, snr_gamma, seed, sampling
         self.num_validation_samples, self.on_nonfinite = num_validation_samples, on_nonfinite
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
+        self._validation_losses: list[float] = []
         self._shown: list[Tensor] = []
 
     # What is trained
@@ -215,15 +227,19 @@ class SingleViewModule(TrainedPartModule):
 
         return predict
 
-    def noise_loss(self, batch: MultiViewBatch, prompts: Prompts, reduction: str = "mean") -> Tensor:
-        """Compute the noise loss on timesteps and noise keyed by (seed, epoch, sample index, view).
-
-        Views are averaged within their sample, then samples within the batch, as `multiview_noise_loss` does.
+    def noise_losses(
+        self, batch: MultiViewBatch, prompts: Prompts, loss: LossSettings = PAPER_LOSS
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the noise losses on timesteps and noise keyed by (seed, epoch, sample index, view).
 
         Args:
             batch: Images and keys; padded views are ignored.
             prompts: B x V texts: the prompts of the batch after text dropout.
-            reduction: "mean" for a scalar, "none" for [B].
+            loss: Distribution of timesteps and noise.
+
+        Returns:
+            Losses [B], the means over the views of each sample, as `multiview_noise_loss` computes them; losses [N] and
+            timesteps [N] of the single views.
         """
         batch = self.task.single_views(batch, self.seed)
         scheduler, views = self.backbone.scheduler, batch.view_valid.flatten().nonzero()[:, 0]
@@ -231,8 +247,8 @@ class SingleViewModule(TrainedPartModule):
         latents = all_latents.flatten(0, 1)[views]
         all_keys, all_prompts, chosen = batch.view_keys(), [prompt for row in prompts for prompt in row], views.tolist()
         keys, text = [all_keys[i] for i in chosen], self.inputs.text([[all_prompts[i] for i in chosen]])[0]
-        noise = training_noise(self.seed, batch.epoch, keys, 1, latents.shape[1:])[:, 0].to(latents.device)
-        timesteps = sample_timesteps(scheduler.config.num_train_timesteps, self.seed, batch.epoch, keys)
+        noise = draw_noise(loss, self.seed, batch.epoch, keys, 1, latents.shape[1:])[:, 0].to(latents.device)
+        timesteps = draw_timesteps(loss, scheduler.config.num_train_timesteps, self.seed, batch.epoch, keys)
         predict = self.denoiser(batch, all_latents, views)
         per_view = noise_loss(
             lambda noisy, timesteps: predict(noisy, timesteps, text),
@@ -240,36 +256,46 @@ class SingleViewModule(TrainedPartModule):
             reduction="none",
         )
         padded = per_view.new_zeros(batch.view_valid.shape).masked_scatter(batch.view_valid, per_view)
-        per_sample = mean_over_views(padded, batch.view_valid)
-        return per_sample if reduction == "none" else per_sample.mean()
+        return mean_over_views(padded, batch.view_valid), per_view, timesteps
+
+    def noise_loss(
+        self, batch: MultiViewBatch, prompts: Prompts, reduction: str = "mean", loss: LossSettings = PAPER_LOSS
+    ) -> Tensor:
+        """Compute the loss of a batch from `noise_losses`: "mean" for a scalar, "none" for [B]."""
+        losses = self.noise_losses(batch, prompts, loss)[0]
+        return losses if reduction == "none" else losses.mean()
 
     def training_step(self, batch: MultiViewBatch, batch_idx: int) -> Tensor:
-        """Return and log the training loss."""
+        """Return the training loss; note it for the log of the step, in all and by quarter of the views' timesteps."""
         self.inputs.count_captions(batch)
-        loss = self.noise_loss(batch, self.inputs.with_text_dropout(batch, self.text_dropout))
-        self.log("train/loss", loss, prog_bar=True, batch_size=batch.batch_size)
-        return loss
+        prompts = self.inputs.with_text_dropout(batch, self.text_dropout)
+        losses, *of_views = self.noise_losses(batch, prompts, self.loss)
+        self.step_means.add("train/loss", losses)
+        add_quarters(self.step_means, *of_views, self.backbone.scheduler.config.num_train_timesteps)
+        return losses.mean()
 
     # Validation
 
     def on_validation_start(self) -> None:
-        """Clear the samples of the last validation."""
-        self._shown = []
+        """Clear losses and samples of the last validation."""
+        self._validation_losses, self._shown = [], []
 
     def validation_step(self, batch: MultiViewBatch, batch_idx: int) -> None:
-        """Log the held-out loss at fixed timesteps and noise; generate views of the first batch.
+        """Compute the held-out losses at fixed timesteps and noise; generate views of the first batch.
 
         Samples are generated here because the averaged weights are no longer in the module at the epoch's end.
         """
         batch = replace(batch, epoch=VALIDATION_EPOCH)
-        loss = self.noise_loss(batch, batch.prompts)
-        self.log("val/loss", loss, prog_bar=True, batch_size=batch.batch_size, sync_dist=True)
+        losses = self.noise_loss(batch, batch.prompts, reduction="none").tolist()
+        self._validation_losses.extend(compress(losses, batch.is_original))
         if batch_idx == 0 and self.num_validation_samples and not self.trainer.sanity_checking:
             views = batch.view_valid.flatten().nonzero()[: self.num_validation_samples, 0]
             self._shown = [self.generate(batch, views).cpu(), batch.images.flatten(0, 1)[views].float().cpu()]
 
     def on_validation_epoch_end(self) -> None:
-        """Log the first rank's generated views, above the real views with the same captions."""
+        """Log the mean loss, and the first rank's generated views above the real views with the same captions."""
+        losses = list(chain.from_iterable(gather(self._validation_losses)))
+        self.log("val/loss", sum(losses) / len(losses), prog_bar=True, sync_dist=True)
         folder = run_folder(self.trainer)  # a collective call of all ranks
         if self._shown:
             log_image(self.trainer, "val/samples", image_grid(self._shown), folder)

@@ -10,13 +10,14 @@ from torch.nn.modules.module import _IncompatibleKeys
 from mvdiff.files.refusals import plain_refusals
 from mvdiff.training.inputs import BatchInputs
 from mvdiff.training.optimization import OptimizedModule
+from mvdiff.training.sharded_weights import spread_weights
 
 
 class TrainedPartModule(OptimizedModule):
-    """LightningModule whose checkpoints contain only the submodule named by `trained_part`.
+    """LightningModule whose checkpoints contain only what is trained: the submodule named by `trained_part`.
 
-    The state dict has keys `<trained_part>.<name>`. Loading requires exactly the same keys and shapes, so a checkpoint
-    of another model is an error.
+    The state dict has keys `<trained_part>.<name>`, and those of other parts of `trained()`. Loading requires exactly
+    the same keys and shapes, so a checkpoint of another model is an error.
     """
 
     trained_part: ClassVar[str] = "adapter"
@@ -24,9 +25,9 @@ class TrainedPartModule(OptimizedModule):
     inputs: BatchInputs | None = None
     """Inputs of the model, which count captions; None for a model without text."""
 
-    def trained(self) -> nn.Module:
-        """Return the submodule that is trained, averaged and saved."""
-        return getattr(self, self.trained_part)
+    def trained(self) -> nn.ModuleDict:
+        """Return what is trained, averaged and saved, by the first part of its keys in checkpoints."""
+        return nn.ModuleDict({self.trained_part: getattr(self, self.trained_part)})
 
     def on_train_epoch_end(self) -> None:
         """Warn, once, of captions that the text encoder reads only in part or that are empty."""
@@ -40,16 +41,14 @@ class TrainedPartModule(OptimizedModule):
             return super().load_from_checkpoint(checkpoint_path, *args, **(kwargs | {"_instantiator": None}))
 
     def state_dict(self, *args: Any, destination=None, prefix: str = "", keep_vars: bool = False) -> dict[str, Any]:
-        """Return the trained part's weights under `<prefix><trained_part>.`."""
-        return self.trained().state_dict(
-            destination=destination, prefix=f"{prefix}{self.trained_part}.", keep_vars=keep_vars
-        )
+        """Return the trained weights under `<prefix><trained_part>.`; those of a sharded run are shards."""
+        return self.trained().state_dict(destination=destination, prefix=prefix, keep_vars=keep_vars)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False):
-        """Load the trained part's weights.
+        """Load the trained weights.
 
         Args:
-            state_dict: Weights with exactly the keys of `state_dict()`.
+            state_dict: Whole weights with exactly the keys of `state_dict()`.
             strict: Must be True.
             assign: See `torch.nn.Module.load_state_dict`.
 
@@ -72,9 +71,8 @@ class TrainedPartModule(OptimizedModule):
                 f"the checkpoint must have exactly the weights of this {type(self).__name__}; got a checkpoint of "
                 f"another model: {', '.join(counts)}."
             )
-        prefix = f"{self.trained_part}."
-        part = {name.removeprefix(prefix): value for name, value in state_dict.items()}
-        self.trained().load_state_dict(part, strict=True, assign=assign)
+        trained = self.trained()
+        trained.load_state_dict(spread_weights(state_dict, trained), strict=True, assign=assign)
         return _IncompatibleKeys([], [])
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.model_folder import read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample, to_uint8
+from mvdiff.training.progress import TrainingProgressBar
+from mvdiff.training.watch import TrainingWatch
 from tests.cli.last_lines import next_commands
 from tests.training.tiny_run import tiny_config, write_config
 
@@ -94,8 +97,23 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
     run["model"]["init_args"]["adapter"]["attention"]["init_args"]["neighbours"] = [[1], [2, 0], []]
     path = str(write_config(tmp_path / "run.yaml", run))
     assert main(["fit", "--config", path]) == 0
-    assert next_commands(capsys.readouterr().out) == ["generate panorama"]
+    said = capsys.readouterr().out
+    assert next_commands(said) == ["generate panorama"]
     pipeline = MVDiffusionPanoramaPipeline.from_pretrained(tmp_path / "model")
+    trained = sum(parameter.numel() for parameter in pipeline.adapter.parameters())
+    for text in (
+        r"Training: MultiViewModule, task panorama",
+        rf"trained +{trained:,} parameters \(adapter\)",
+        r"frozen +[\d,]+ parameters \(of the base \S+/base\)",
+        r"samples +6 for training, 2 for validation",
+        r"batch +1 = 1 per device x 1 device x 1 node x 1 accumulated",
+        r"steps +1 optimizer step, 1 epoch of 6",
+        rf"run folder +{re.escape(str(tmp_path))}",
+        rf"checkpoints +{re.escape(str(tmp_path))}/\S+\.ckpt: the lowest val/loss",
+        rf"model folder +{re.escape(str(tmp_path / 'model'))}, when training ends",
+        r"step 1/1  epoch 1/2  loss \S+  lr \S+  \S+ samples/s  \d+% waiting for data  memory ",
+    ):
+        assert re.search(text, said), (text, said)
     assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]
     assert main(["fit", "--config", path, "--model.adapter.attention.init_args.neighbours=[[1],[0]]"]) == 1
     error = capsys.readouterr().err
@@ -296,11 +314,24 @@ def test_a_launcher_that_started_other_processes_is_refused(config, tmp_path, mo
         Parsed(["fit", "--config", run])
 
 
-def test_the_progress_bar_can_be_replaced_or_switched_off(config, tmp_path):
+def test_a_terminal_has_a_bar_and_a_log_file_has_lines(config, tmp_path, monkeypatch):
     from lightning.pytorch.callbacks import RichProgressBar
 
     run = str(write_config(tmp_path / "run.yaml", config))
-    assert isinstance(Parsed(["fit", "--config", run]).trainer.progress_bar_callback, RichProgressBar)
-    off = Parsed(["fit", "--config", run, "--trainer.enable_progress_bar=false"])
-    assert off.trainer.progress_bar_callback is None
-    assert Path(run).is_file()
+
+    def parsed(command, *arguments):
+        trainer = Parsed([command, "--config", run, *arguments]).trainer
+        return trainer.progress_bar_callback, [one for one in trainer.callbacks if isinstance(one, TrainingWatch)]
+
+    off, own = "--trainer.enable_progress_bar=false", "mvdiff.training.watch.TrainingWatch"
+    bar, (watch,) = parsed("fit")
+    assert (bar, watch.lines) == (None, True)
+    bar, (watch,) = parsed("fit", off)
+    assert (bar, watch.lines) == (None, False)
+    bar, (watch,) = parsed("fit", f"--trainer.callbacks+={own}", "--trainer.callbacks.every_n_steps=7")
+    assert (bar, watch.lines, watch.every_n_steps) == (None, True, 7)
+    assert isinstance(parsed("predict")[0], RichProgressBar)
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich's way to call any output a terminal
+    bar, (watch,) = parsed("fit")
+    assert (type(bar), watch.lines) == (TrainingProgressBar, False)
+    assert parsed("fit", off)[0] is None

@@ -67,13 +67,19 @@ def test_samples_do_not_depend_on_ranks_workers_or_batches(root):
     assert ranks == alone
 
 
-def test_evaluation_covers_each_sample_once_over_ranks(root):
-    indices = []
-    for rank in range(2):
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_evaluation_covers_each_sample_once_over_ranks(root, world_size):
+    """Copies, which give all ranks equally many, leave with `originals`."""
+    indices, lengths = [], set()
+    for rank in range(world_size):
         data = module(root, eval_batch_size=2)
-        data.trainer = SimpleNamespace(global_rank=rank, world_size=2)
-        indices += [index for batch in data.predict_dataloader() for index in batch.sample_index.tolist()]
+        data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+        batches = list(data.predict_dataloader())
+        lengths.add(sum(batch.batch_size for batch in batches))
+        originals = [batch.originals() for batch in batches]
+        indices += [index for batch in originals if batch is not None for index in batch.sample_index.tolist()]
     assert sorted(indices) == [0, 1, 2]
+    assert lengths == {-(-3 // world_size)}
 
 
 def test_equirectangular(tmp_path):

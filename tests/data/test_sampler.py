@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mvdiff.data.sampler import KeyedSampler, block_permutation
+from mvdiff.data.sampler import CopyKey, KeyedSampler, block_permutation
 
 
 def steps(num_samples, total, world_size, batch_size, epoch):
@@ -48,14 +48,27 @@ def test_golden_order():
     assert KeyedSampler(8, seed=0).order(0) == [4, 5, 2, 7, 6, 1, 3, 0]
 
 
-@given(num_samples=st.integers(2, 30), world_size=st.integers(1, 2), epoch=st.integers(0, 3))
-def test_evaluation_sees_each_sample_once_at_epoch_0(num_samples, world_size, epoch):
-    keys = []
+@given(num_samples=st.integers(1, 30), world_size=st.integers(1, 64), epoch=st.integers(0, 3))
+def test_evaluation_counts_each_sample_once_at_epoch_0(num_samples, world_size, epoch):
+    """On more devices than samples, too; all ranks have equally many, and what fills them up is marked."""
+    counted, lengths = [], set()
     for rank in range(world_size):
         sampler = KeyedSampler(num_samples, shuffle=False, rank=rank, world_size=world_size, batch_size=4)
         sampler.set_epoch(epoch)
-        keys += list(sampler)
-    assert sorted(keys) == [(0, index) for index in range(num_samples)]
+        keys = list(sampler)
+        counted += [key for key in keys if not isinstance(key, CopyKey)]
+        lengths |= {len(keys), len(sampler)}
+        assert all(epoch == 0 and index < num_samples for epoch, index in keys)
+        assert sampler.has_copies == bool(num_samples % world_size)
+    assert sorted(counted) == [(0, index) for index in range(num_samples)]
+    assert lengths == {-(-num_samples // world_size)}
+
+
+@given(num_samples=st.integers(1, 9), world_size=st.integers(1, 5))
+def test_training_has_no_copies(num_samples, world_size):
+    samplers = [KeyedSampler(num_samples, rank=rank, world_size=world_size) for rank in range(world_size)]
+    assert not any(isinstance(key, CopyKey) for sampler in samplers for key in sampler)
+    assert not any(sampler.has_copies for sampler in samplers)
 
 
 @given(
@@ -97,8 +110,6 @@ def test_state_of_another_epoch_is_not_used():
 def test_errors_name_the_setting():
     with pytest.raises(ValueError, match="num_samples must be at least 1; got 0"):
         KeyedSampler(0)
-    with pytest.raises(ValueError, match=r"number of devices \(4\) in evaluation; got 3"):
-        KeyedSampler(3, shuffle=False, world_size=4)
     with pytest.raises(ValueError, match=r"multiple of batch_size x devices \(2 x 3\); got 8"):
         KeyedSampler(9, batch_size=2, world_size=3, multiple_of=8)
     with pytest.raises(ValueError, match="must be 4 to resume mid-epoch; got 2"):

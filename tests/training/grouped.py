@@ -5,9 +5,15 @@ from dataclasses import fields
 from typing import Any
 
 from mvdiff.models.attention import CorrespondenceAwareAttention
-from mvdiff.settings import AdapterSettings, MemorySettings, Sampling
+from mvdiff.settings import AdapterSettings, LoraSettings, LossSettings, MemorySettings, Sampling
 
-GROUPS = {"adapter": AdapterSettings, "sampling": Sampling, "memory": MemorySettings}
+GROUPS = {
+    "adapter": AdapterSettings,
+    "sampling": Sampling,
+    "memory": MemorySettings,
+    "loss": LossSettings,
+    "lora": LoraSettings,
+}
 OF_ATTENTION = set(inspect.signature(CorrespondenceAwareAttention).parameters) - {"channels"}
 
 

@@ -169,7 +169,7 @@ class Breaks(OneWeight):
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.trainer.global_step == 2:
-            part = self.adapter if self.average is None else self.average._average_model.module
+            part = self.adapter if self.average is None else self.average._average_model.module.adapter
             part.weight.data.fill_(NAN)
 
 

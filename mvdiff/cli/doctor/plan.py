@@ -6,7 +6,6 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from lightning.pytorch import LightningModule, Trainer
@@ -16,37 +15,11 @@ from mvdiff.cli.command import plural
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.pipelines.checkpoint import read_checkpoint
-from mvdiff.training.schedules import has_end, limited, run_length, steps_per_epoch
+from mvdiff.training.plan import Steps, effective_batch, parameter_counts
 
 _MOST_STEPS = 300_000
 _CHECKPOINT_COPIES = 3
 """Copies of the trained weights in a checkpoint: their values and Adam's two moments."""
-
-
-@dataclass(frozen=True)
-class Steps:
-    """Counts of a run; None where the loader has no length or the run no end.
-
-    Attributes:
-        batches: Batches of an epoch on each device.
-        per_epoch: Optimizer steps of an epoch.
-        total: Optimizer steps of the run.
-        epochs: Epochs of the run, the last one perhaps cut short.
-    """
-
-    batches: int
-    per_epoch: int
-    total: int | None
-    epochs: int | None
-
-    @classmethod
-    def of(cls, trainer: Trainer, batches: int) -> Steps:
-        """Count by the Trainer's limits; `batches` are those of a whole epoch on each device."""
-        batches = limited(trainer, batches)
-        per_epoch = steps_per_epoch(trainer, batches)
-        if not has_end(trainer):
-            return cls(batches, per_epoch, None, None)
-        return cls(batches, per_epoch, *(run_length(trainer, unit, per_epoch) for unit in ("step", "epoch")))
 
 
 def check_model(run: RunToCheck) -> Iterator[Finding]:
@@ -54,8 +27,7 @@ def check_model(run: RunToCheck) -> Iterator[Finding]:
     model = run.model
     model.configure_model()
     run.opened.add("model")
-    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
+    trained, frozen = parameter_counts(model)
     text = f"{type(model).__name__}: {trained:,} parameters are trained, {frozen:,} frozen"
     yield Finding("ok", text) if trained else Finding("problem", text, "Leave something to train.")
     path = run.settings.ckpt_path
@@ -81,11 +53,9 @@ def check_plan(run: RunToCheck) -> Iterator[Finding]:
         yield Finding("not checked", "batch, steps and learning rate: they need the trainer")
         return
     run.opened.add("trainer")
-    batch, accumulate = getattr(data, "batch_size", None), trainer.accumulate_grad_batches
+    batch = getattr(data, "batch_size", None)
     if batch is not None:
-        devices = plural(trainer.world_size // trainer.num_nodes, "device")
-        factors = f"{batch} per device x {devices} x {plural(trainer.num_nodes, 'node')} x {accumulate} accumulated"
-        yield Finding("ok", f"effective batch {batch * trainer.world_size * accumulate} = {factors}")
+        yield Finding("ok", f"effective batch {effective_batch(trainer, batch)}")
     if "data" not in run.opened:
         yield Finding("not checked", "steps, validations and learning rate: they need the data")
         return

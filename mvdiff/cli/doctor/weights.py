@@ -77,12 +77,12 @@ def _base(name: str, named: Mapping[str, Any]) -> Iterator[Finding]:
     for part, folder in parts.items():
         if part == "vae" and named.get("vae") is not None:
             continue
-        if part in ("tokenizer", "scheduler"):
+        if part.startswith(("tokenizer", "scheduler")):
             files = [path for path in visible(folder) if path.is_file()]
         else:
             files = _weight_files(folder)
         yield _found(f"base, {part}", folder, files, _fetch(name, named.get("revision")))
-    yield from _pinned("base", name, named.get("revision"), parts["unet"].parent, "--model.revision {}")
+    yield from _pinned("base", name, named.get("revision"), next(iter(parts.values())).parent, "--model.revision {}")
 
 
 def _folder(setting: str, name: str | None, resolve: Any) -> Iterator[Finding]:

@@ -9,7 +9,8 @@ from mvdiff.eval.comparability import read_results
 from mvdiff.eval.feature_cache import FeatureCache
 from mvdiff.eval.provenance import library_versions
 from mvdiff.eval.results_file import write_results
-from mvdiff.eval.runner import Progress, contents, scored_each
+from mvdiff.eval.runner import contents, scored_each
+from mvdiff.eval.scoring import Progress
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.recipes.benchmarks.samples import SectionSamples

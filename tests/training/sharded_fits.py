@@ -1,0 +1,149 @@
+"""Train the tiny model several times in the same two processes, sharded and not.
+
+    python sharded_fits.py FOLDER PORT NAME...
+
+Each NAME is an entry of FITS. Rank r writes FOLDER/NAME/rank<r>.pt: losses of each step, share of the weights that it
+holds while it trains.
+"""
+
+import os
+import signal
+import sys
+import traceback
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
+from torch import nn
+
+from mvdiff.data.datamodule import EquirectangularDataModule
+from mvdiff.geometry.cameras import RingRig
+from mvdiff.settings import AdapterSettings, LoraSettings, MemorySettings, Sampling
+from mvdiff.training.callbacks import SaveModelFolder
+from mvdiff.training.checkpoint_files import CheckpointFiles
+from mvdiff.training.ema import TrainedWeightsEMA
+from mvdiff.training.multi_view import MultiViewModule
+from mvdiff.training.run_folder import NoLogger
+from mvdiff.training.sharded_weights import own_shard
+from mvdiff.training.sharding import ShardedStrategy
+
+STEPS, HALF, FEW = 20, 10, 2
+FITS = {
+    "ddp": {"strategy": DDPStrategy},
+    "sharded": {"strategy": ShardedStrategy},
+    "plain_strategy": {
+        "strategy": lambda: ModelParallelStrategy(2, 1, save_distributed_checkpoint=False),
+        "memory": {"gradient_checkpointing": True},
+        "resume": "ddp",
+    },
+    "whole_adapter": {"strategy": ShardedStrategy, "resume": "sharded", "memory": {"shard_adapter": False}},
+    "resumed_ddp": {"strategy": DDPStrategy, "resume": "sharded"},
+    "ddp_lora": {"strategy": DDPStrategy, "steps": FEW, "lora": {"rank": 2}},
+    "lora": {"strategy": ShardedStrategy, "steps": FEW, "lora": {"rank": 2}},
+    "resumed_alone": {"devices": 1, "resume": "sharded"},
+}
+"""How each training differs from the others."""
+
+
+class Watch(Callback):
+    """Note the loss of each step, and what this rank holds."""
+
+    def __init__(self) -> None:
+        self.losses: list[float] = []
+        self.shares: dict[str, float] = {}
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self.losses.append(float(outputs["loss"]))
+        parts = {"base": pl_module.backbone, "adapter": pl_module.adapter}
+        self.shares = {name: share(part) for name, part in parts.items()}
+
+
+def share(part: nn.Module) -> float:
+    """Return the share of a module's numbers that this process holds."""
+    parameters = list(part.parameters())
+    return sum(own_shard(p.data).numel() for p in parameters) / sum(p.numel() for p in parameters)
+
+
+def fit(folder: Path, name: str) -> None:
+    settings = FITS[name]
+    strategy, devices, earlier = settings.get("strategy"), settings.get("devices", 2), settings.get("resume")
+    steps = settings.get("steps", STEPS if earlier is None else HALF + FEW)
+    module = MultiViewModule(
+        base=str(folder / "base"),
+        adapter=AdapterSettings(attention={"init_args": {"head_dim": 8}}),
+        optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
+        lr_scheduler=None,
+        memory=MemorySettings(**settings.get("memory", {})),
+        lora=LoraSettings(**settings.get("lora", {})),
+        sampling=Sampling(num_inference_steps=2),
+        num_validation_samples=2,
+    )
+    rig = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
+    data = EquirectangularDataModule(folder / "data", rig=rig, num_val=2, max_samples=4, batch_size=2 // devices)
+    watch = Watch()
+    trainer = Trainer(
+        accelerator="cpu",
+        devices=devices,
+        strategy="auto" if strategy is None else strategy(),
+        max_steps=steps,
+        max_epochs=-1,
+        limit_val_batches=1.0 if steps == STEPS else 0,
+        check_val_every_n_epoch=5,
+        num_sanity_val_steps=0,
+        gradient_clip_val=0.05,
+        use_distributed_sampler=False,
+        logger=NoLogger(folder / name),
+        callbacks=[
+            watch,
+            TrainedWeightsEMA(decay=0.5),
+            ModelCheckpoint(folder / name, "{step}", every_n_train_steps=HALF, save_top_k=-1),
+            *([SaveModelFolder(str(folder / name / "model"))] if steps == STEPS else []),
+        ],
+        plugins=[CheckpointFiles()],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    resumed = None if earlier is None else str(folder / earlier / f"step={HALF}.ckpt")
+    trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
+    trainer.save_checkpoint(folder / name / "end.ckpt", weights_only=False)
+    noted = {"losses": watch.losses, "shares": watch.shares}
+    (folder / name).mkdir(exist_ok=True)
+    torch.save(noted, folder / name / f"rank{trainer.global_rank}.pt")
+
+
+def on_two_ranks(folder: Path, names: list[str], port: str) -> None:
+    """Train in two processes, which share the imports of this one."""
+    ranks = []
+    for rank in range(2):
+        pid = os.fork()
+        if not pid:
+            os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+            status = 1
+            try:
+                for name in names:
+                    fit(folder, name)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(status)
+        ranks.append(pid)
+    for _ in ranks:
+        pid, status = os.wait()
+        if status:
+            for other in set(ranks) - {pid}:
+                with suppress(ProcessLookupError):
+                    os.kill(other, signal.SIGKILL)  # it would wait for this one
+            sys.exit(f"a rank ended with status {status}")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    root, port, *chosen = sys.argv[1:]
+    on_two_ranks(Path(root), [name for name in chosen if FITS[name].get("devices", 2) == 2], port)
+    for each in chosen:
+        if FITS[each].get("devices", 2) == 1:
+            fit(Path(root), each)

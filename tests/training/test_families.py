@@ -1,0 +1,125 @@
+"""Every family through fit, resume and generate, and from a cache of text without its text encoder."""
+
+import copy
+import json
+
+import diffusers
+import pytest
+import torch
+
+from mvdiff.cli.main import main
+from mvdiff.geometry.cameras import Rig
+from mvdiff.models.absent import AbsentPart
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.calls import rig_batch
+from mvdiff.samples.pixels import read_png
+from mvdiff.settings import Sampling
+from mvdiff.tasks.panorama import PanoramaTask
+from tests import tiny_bases
+from tests.training.tiny_run import tiny_config, write_config
+
+FAMILIES = tuple(tiny_bases.FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("families")
+
+
+def config_of(folder, name, out, **model):
+    """A run of two steps on a family's tiny base, with a checkpoint after each."""
+    base = folder / name
+    if not base.exists():
+        tiny_bases.write(base, name)
+    config = copy.deepcopy(tiny_config(folder, base=str(base), **model))
+    keep = {"dirpath": str(out), "every_n_train_steps": 1, "save_top_k": -1, "filename": "{step}"}
+    save = {"class_path": "mvdiff.training.callbacks.SaveModelFolder", "init_args": {"dirpath": str(out / "model")}}
+    checkpoint = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": keep}
+    config["trainer"] |= {"max_steps": 2, "num_sanity_val_steps": 0, "limit_val_batches": 1, "logger": False}
+    config["trainer"] |= {"callbacks": [save, checkpoint], "default_root_dir": str(out), "enable_progress_bar": False}
+    return config
+
+
+def weights(path):
+    return torch.load(path, weights_only=True)["state_dict"]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_fit_resume_and_generate(folder, name, tmp_path):
+    run = write_config(tmp_path / "run.yaml", config_of(folder, name, tmp_path / "whole"))
+    assert main(["fit", "--config", str(run)]) == 0
+    resumed = write_config(tmp_path / "resumed.yaml", config_of(folder, name, tmp_path / "resumed"))
+    first = tmp_path / "whole" / "step=1.ckpt"
+    assert main(["fit", "--config", str(resumed), "--ckpt_path", str(first)]) == 0
+    before = weights(first)
+    whole, again = (weights(tmp_path / out / "step=2.ckpt") for out in ("whole", "resumed"))
+    assert any(not torch.equal(before[key], whole[key]) for key in whole)
+    for key, value in whole.items():
+        assert torch.equal(value, again[key]), key
+    generate = ["generate", "dataset", "--model", str(tmp_path / "whole" / "model"), "--config", str(run)]
+    generate += ["--out", str(tmp_path / "out"), "--num_inference_steps", "2", "--device", "cpu"]
+    assert main(generate) == 0
+    assert read_png(tmp_path / "out" / "room8" / "2.png").shape == (3, 16, 16)
+    record = json.loads((tmp_path / "out" / "room8" / "sample.json").read_text())
+    expected = "DDIMScheduler" if name == "sdxl" else "FlowMatchEulerDiscreteScheduler"
+    assert record["settings"]["scheduler"] == expected
+
+
+def test_a_run_from_the_text_cache_never_loads_the_text_encoder(folder, tmp_path, capsys, monkeypatch):
+    cache = str(tmp_path / "text")
+    settings = {"base_dtype": "bfloat16", "cache": {"dir": cache}}
+    run = write_config(tmp_path / "run.yaml", config_of(folder, "sana", tmp_path / "loaded", **settings))
+    only = settings | {"cache": {"dir": cache, "text_only": True}}
+    alone = write_config(tmp_path / "alone.yaml", config_of(folder, "sana", tmp_path / "alone", **only))
+    assert main(["fit", "--config", str(alone)]) == 1
+    assert "Run `mvdiff data cache-text --config" in capsys.readouterr().err
+    assert main(["data", "cache-text", "--config", str(alone), "--device", "cpu"]) == 0
+    assert main(["fit", "--config", str(run)]) == 0
+    monkeypatch.setattr("transformers.Gemma2Model.from_pretrained", AbsentPart.refuse)
+    assert main(["fit", "--config", str(alone)]) == 0
+    assert main(["predict", "--config", str(alone), "--ckpt_path", str(tmp_path / "alone" / "step=2.ckpt")]) == 0
+    loaded, from_cache = (weights(tmp_path / out / "step=2.ckpt") for out in ("loaded", "alone"))
+    for key, value in loaded.items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, from_cache[key]), key
+
+
+def test_a_prompt_that_the_cache_lacks_is_named(folder, tmp_path, capsys):
+    only = {"cache": {"dir": str(tmp_path / "text"), "text_only": True}}
+    run = write_config(tmp_path / "run.yaml", config_of(folder, "z_image", tmp_path / "out", **only))
+    assert main(["data", "cache-text", "--config", str(run), "--device", "cpu"]) == 0
+    assert main(["fit", "--config", str(run), "--model.prompt_prefix", "another "]) == 1
+    assert "got none of 'another " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_one_view_samples_as_the_familys_own_pipeline_does(name):
+    """Prompts, guidance, timesteps and network against diffusers, end to end, with one view."""
+    base = tiny_bases.make(name)
+    rig, scale, steps = Rig([(0, 0, 90)], height=64, width=64), 4.0, 3
+    adapter = base.new_adapter({"init_args": {"head_dim": 8}})
+    latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    pipeline = MultiViewPipeline.from_backbone(base, adapter, task=PanoramaTask(), views={"rig": rig})
+    pipeline.set_progress_bar_config(disable=True)
+    sampling = Sampling(num_inference_steps=steps, guidance_scale=scale)
+    batch = rig_batch(rig, [["a red lamp"]])
+    ours = pipeline.generate(batch, sampling, latents=latents[None], decode=False).latents[0]
+
+    kind, parts = (
+        getattr(diffusers, tiny_bases.PIPELINES[name]),
+        tiny_bases.parts_of(base, "unet" if name == "sdxl" else "transformer"),
+    )
+    stock = kind(**parts)
+    stock.set_progress_bar_config(disable=True)
+    own = {"num_inference_steps": steps, "latents": latents.clone(), "output_type": "latent", "height": 64, "width": 64}
+    if name == "z_image":
+        scheduler = copy.deepcopy(base.scheduler)
+        scheduler.set_timesteps(steps)
+        before_shift = scheduler.sigmas[:-1] / (3 - 2 * scheduler.sigmas[:-1])
+        own |= {"sigmas": before_shift.tolist(), "guidance_scale": scale - 1}
+    else:
+        own["guidance_scale"] = scale
+    if name == "sana":
+        own["use_resolution_binning"] = False
+    theirs = stock("a red lamp", **own).images
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)

@@ -1,0 +1,130 @@
+"""Sharded training on two processes (gloo): losses of DDP, half of the weights, checkpoints for any number of ranks."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from mvdiff.models.backbone import load_backbone
+from mvdiff.models.named_weights import NamedWeights
+from mvdiff.pipelines.checkpoint import export_checkpoint
+from mvdiff.pipelines.model_folder import load_adapter
+from mvdiff.training.sharded_weights import spread_weights, whole_weights
+from tests.training.sharded_fits import FEW, FITS, HALF, STEPS
+from tests.training.tiny_run import tiny_config
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """A folder with the results of every fit of `sharded_fits`."""
+    folder = tmp_path_factory.mktemp("sharded")
+    tiny_config(folder)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
+    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
+    script = str(ROOT / "tests/training/sharded_fits.py")
+    done = subprocess.run(
+        [sys.executable, script, str(folder), port, *FITS], env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    return folder
+
+
+def noted(runs: Path, name: str) -> list[dict]:
+    return [torch.load(path, weights_only=True) for path in sorted((runs / name).glob("rank*.pt"))]
+
+
+def checkpoint(runs: Path, name: str, file: str = f"step={STEPS}.ckpt") -> dict:
+    return torch.load(runs / name / file, weights_only=True)
+
+
+@pytest.mark.parametrize(("name", "like"), [("sharded", "ddp"), ("lora", "ddp_lora")])
+def test_losses_are_those_of_ddp(runs, name, like):
+    for sharded, ddp in zip(noted(runs, name), noted(runs, like), strict=True):
+        assert len(sharded["losses"]) == len(ddp["losses"]) == (STEPS if name == "sharded" else FEW)
+        assert sharded["losses"] == pytest.approx(ddp["losses"], abs=1e-6)
+    first, second = (rank["losses"] for rank in noted(runs, name))
+    assert first != second  # each rank has its own samples
+
+
+@pytest.mark.parametrize(
+    ("name", "of_adapter"), [("ddp", 1.0), ("sharded", 0.5), ("plain_strategy", 0.5), ("whole_adapter", 1.0)]
+)
+def test_each_rank_holds_half_of_the_weights(runs, name, of_adapter):
+    """Where the first axis of a weight is odd, the first rank holds one row more."""
+    of_base = 1.0 if name == "ddp" else 0.5
+    for rank in noted(runs, name):
+        assert rank["shares"]["base"] == pytest.approx(of_base, abs=0.01)
+        assert rank["shares"]["adapter"] == pytest.approx(of_adapter, abs=0.01)
+
+
+def test_checkpoints_are_those_of_ddp(runs):
+    """Weights, their average, optimizer state and everything else, as whole tensors under the same names."""
+    sharded, ddp = checkpoint(runs, "sharded"), checkpoint(runs, "ddp")
+    assert sharded.keys() == ddp.keys()
+    for part in ("state_dict", "current_model_state"):
+        assert sharded[part].keys() == ddp[part].keys()
+        assert all(key.startswith("adapter.") for key in sharded[part])
+        for key, value in ddp[part].items():
+            torch.testing.assert_close(sharded[part][key], value, rtol=0, atol=2e-5)
+    (ours,), (theirs,) = sharded["optimizer_states"], ddp["optimizer_states"]
+    assert ours["param_groups"] == theirs["param_groups"]
+    for key, state in theirs["state"].items():
+        for name, value in state.items():
+            torch.testing.assert_close(ours["state"][key][name], value, rtol=1e-3, atol=1e-6)
+    assert sharded["mvdiff"]["info"]["base"] == ddp["mvdiff"]["info"]["base"]  # the hash is that of whole weights
+
+
+@pytest.mark.parametrize("name", [name for name, settings in FITS.items() if "resume" in settings])
+def test_checkpoints_resume_on_any_number_of_ranks(runs, name):
+    """Two ranks of one sample make the steps of one process of two samples, whose loss is the mean of theirs."""
+    expected = [sum(pair) / 2 for pair in zip(*(rank["losses"] for rank in noted(runs, "ddp")), strict=True)]
+    losses = [sum(step) / len(step) for step in zip(*(rank["losses"] for rank in noted(runs, name)), strict=True)]
+    assert losses == pytest.approx(expected[HALF : HALF + FEW], abs=2e-6)
+
+
+def test_the_model_folder_has_the_average_as_a_whole(runs, tmp_path):
+    export_checkpoint(runs / "sharded" / f"step={STEPS}.ckpt", tmp_path / "model")
+    exported = load_adapter(tmp_path / "model").state_dict()
+    written = load_adapter(runs / "sharded" / "model").state_dict()
+    assert written.keys() == exported.keys()
+    assert all(torch.equal(value, exported[name]) for name, value in written.items())
+
+
+def test_the_lora_of_a_sharded_base_is_in_checkpoints(runs):
+    sharded, ddp = (checkpoint(runs, name, "end.ckpt")["state_dict"] for name in ("lora", "ddp_lora"))
+    assert sharded.keys() == ddp.keys()
+    updates = [name for name in ddp if name.startswith("lora.") and ".lora_B." in name]
+    assert updates
+    for name in updates:
+        assert ddp[name].abs().max() > 1e-4
+        torch.testing.assert_close(sharded[name], ddp[name], rtol=0, atol=1e-5)
+
+
+def test_without_sharding_weights_are_left_as_they_are(runs):
+    module = load_backbone(runs / "base").unet
+    state = module.state_dict()
+    assert all(value is state[name] for name, value in whole_weights(state).items())
+    assert all(value is state[name] for name, value in spread_weights(state, module).items())
+
+
+def test_a_copy_of_weights_has_the_names_and_order_of_the_module():
+    module = nn.Sequential(nn.Conv2d(2, 3, 1), nn.BatchNorm2d(3), nn.Sequential(nn.Linear(3, 3)))
+    module.register_buffer("unsaved", torch.ones(2), persistent=False)
+    module.add_module("tied", module[2])
+    copy = NamedWeights.copy_of(module)
+    assert copy.state_dict().keys() == module.state_dict().keys()
+    for ours, theirs in zip((copy.parameters(), copy.buffers()), (module.parameters(), module.buffers()), strict=True):
+        for one, other in zip(ours, theirs, strict=True):
+            assert torch.equal(one, other)
+            assert one.data_ptr() != other.data_ptr()

@@ -1,0 +1,84 @@
+"""Two processes log, write and score what one does, though the samples cannot be split evenly."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from mvdiff.samples import find_samples
+from tests.training.together import prepare, run
+
+ROOT = Path(__file__).resolve().parents[2]
+pytestmark = [pytest.mark.distributed, pytest.mark.slow]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with what one and two processes noted and wrote."""
+    folder = tmp_path_factory.mktemp("together")
+    prepare(folder)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
+    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "tests.training.together", str(folder), "2"]
+    ranks = [
+        subprocess.Popen(command, cwd=ROOT, env=environment | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
+        for rank in range(2)
+    ]
+    run(folder, 1)
+    errors = [rank.communicate(timeout=300)[1].decode() for rank in ranks]
+    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    return folder
+
+
+def noted(folder, devices, rank):
+    return json.loads((folder / f"{devices}_{rank}.json").read_text())
+
+
+def curves(folder, devices):
+    """Numbers that the first rank logged, in order; those of the test are in results.json, too."""
+    return [
+        (step, name, value)
+        for step, line in noted(folder, devices, 0)["lines"]
+        for name, value in line.items()
+        if name != "epoch"
+    ]
+
+
+def test_the_curves_are_those_of_one_process(folder):
+    one, two = curves(folder, 1), curves(folder, 2)
+    assert [entry[:2] for entry in one] == [entry[:2] for entry in two]
+    for (step, name, value), (_, _, other) in zip(one, two, strict=True):
+        assert other == pytest.approx(value, rel=2e-4, abs=1e-6), (step, name)
+    names = Counter(name for _, name, _ in one)
+    assert names["train/loss"] == names["train/lr"] == names["train/grad_norm"] == 2
+    assert 2 <= sum(count for name, count in names.items() if name.startswith("train/loss_q")) <= 8
+    assert names["val/loss"] == 3  # twice in training, and by itself
+
+
+def test_each_sample_is_predicted_by_one_process(folder):
+    written = [[name for ids in noted(folder, 2, rank)["written"] for name in ids] for rank in range(2)]
+    assert written == [["room7", "room9"], ["room8"]]
+    assert [path.name for path in find_samples(folder / "out2" / "generated")] == ["room7", "room8", "room9"]
+
+
+def test_the_scores_are_those_of_one_process(folder):
+    one, two = (json.loads((folder / f"out{n}" / "results.json").read_text()) for n in (1, 2))
+    assert len(one["metrics"]) == 4  # two columns each
+    assert all("value" in result for result in one["metrics"].values())
+    assert two["pairing"] == one["pairing"]
+    assert two["pairing"]["num_paired"] == 3
+    for name, result in one["metrics"].items():
+        other = two["metrics"][name]
+        assert other.keys() == result.keys()
+        assert other["value"] == pytest.approx(result["value"], rel=1e-3)
+        own, its = result.get("per_sample", {}), other.get("per_sample", {})  # pooled columns have none
+        assert its == pytest.approx(own, rel=1e-3)
+        assert list(its) == list(own)
