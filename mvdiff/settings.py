@@ -148,7 +148,7 @@ class LossSettings:
     logit_std: float = 1.0
     """standard deviation of logit_normal, above 0"""
     mode_scale: float = 1.29
-    """scale of mode"""
+    """scale of mode, from -1 to 1.75: above 0 prefers the middle of the schedule"""
     offset_noise: float = 0.0
     """weight of noise that is constant over a channel of a view, such as 0.1, for darker and brighter images; not in
     validation"""
@@ -162,6 +162,8 @@ class LossSettings:
             raise ValueError(f"loss.timestep_sampling must be one of {names}; got {self.timestep_sampling!r}.")
         if not self.logit_std > 0:
             raise ValueError(f"loss.logit_std must be above 0; got {self.logit_std}.")
+        if not -1 <= self.mode_scale <= 1.75:  # beyond, the map from uniform numbers is not monotonic (Esser et al.)
+            raise ValueError(f"loss.mode_scale must be from -1 to 1.75; got {self.mode_scale}.")
         if not self.offset_noise >= 0:
             raise ValueError(f"loss.offset_noise must be at least 0; got {self.offset_noise}.")
 

@@ -340,8 +340,8 @@ class MultiViewModule(DescribedModule):
             of_mode = [loss for its, loss in losses if mode in ("", its)]
             name = f"val/loss_{mode}" if mode else "val/loss"
             self.log(name, sum(of_mode) / len(of_mode), prog_bar=not mode, sync_dist=True)
-        gathered = chain.from_iterable(gather(self._validation_samples))
-        samples = sorted(gathered, key=lambda sample: sample[0])[: self.num_validation_samples]
+        samples = sorted(chain.from_iterable(gather(self._validation_samples)), key=lambda sample: sample[0])
+        samples = samples[: self.num_validation_samples]
         scores = [score for _, score, _ in samples if not math.isnan(score)]
         if scores:
             self.log("val/overlap_psnr", sum(scores) / len(scores), prog_bar=True, sync_dist=True)

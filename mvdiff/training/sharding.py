@@ -147,7 +147,7 @@ def _called_at_will(backbone: Backbone) -> Sequence[nn.Module]:
 
 
 def check_equal_batches(trainer: Trainer) -> None:
-    """Check that all ranks validate equally many batches; all ranks must call this.
+    """Check that all ranks validate equally many batches (the data of mvdiff do); all ranks must call this.
 
     Raises:
         ValueError: They do not, and would wait for each other's layers.
@@ -155,8 +155,8 @@ def check_equal_batches(trainer: Trainer) -> None:
     counts = gather(sum(trainer.num_val_batches))
     if len(set(counts)) > 1:
         raise ValueError(
-            f"data.num_val must give each device as many batches in a sharded run; got {sorted(set(counts))}. Set a "
-            "multiple of data.eval_batch_size x devices."
+            "the validation loader must have equally many batches on each device in a sharded run; got "
+            f"{sorted(set(counts))}. Fill it up, as mvdiff.data.sampler.KeyedSampler does."
         )
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
-from mvdiff.files.sizes import plural
+from mvdiff.files.sizes import duration_text, plural
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.plan import Steps, effective_batch, parameter_counts
 
@@ -124,9 +124,14 @@ def _places(trainer: Trainer, module: LightningModule, folder: str) -> Iterator[
 
 def _when(saver: Any) -> str:
     """Say which checkpoints are kept, and how often they are written."""
-    every = saver._every_n_train_steps
-    often = f"every {every:,} steps" if every else f"every {plural(saver._every_n_epochs, 'epoch')}"
-    if saver.monitor is None:
-        return f"{often}, the last" if saver.save_top_k == 1 else often
-    kept = "the" if saver.save_top_k == 1 else f"the {saver.save_top_k}"
-    return f"{kept} {'highest' if saver.mode == 'max' else 'lowest'} {saver.monitor}"
+    kept = {-1: "all", 0: "last.ckpt alone" if saver.save_last else "none"}.get(saver.save_top_k)
+    if saver.monitor is not None and kept is None:
+        count = "the" if saver.save_top_k == 1 else f"the {saver.save_top_k}"
+        return f"{count} {'highest' if saver.mode == 'max' else 'lowest'} {saver.monitor}"
+    if saver._train_time_interval is not None:
+        often = f"every {duration_text(saver._train_time_interval.total_seconds())}"
+    else:
+        steps = saver._every_n_train_steps
+        count, unit = (steps, "step") if steps else (saver._every_n_epochs, "epoch")
+        often = f"every {unit}" if count == 1 else f"every {count:,} {unit}s"
+    return f"{often}, {kept or 'the last'}"

@@ -80,6 +80,7 @@ def test_zero_terminal_snr_is_that_of_diffusers():
     [
         ({"timestep_sampling": "normal"}, "timestep_sampling must be one of uniform, logit_normal, mode; got 'normal'"),
         ({"logit_std": 0.0}, "logit_std must be above 0; got 0.0"),
+        ({"mode_scale": 2.0}, "mode_scale must be from -1 to 1.75; got 2.0"),
         ({"offset_noise": -0.1}, "offset_noise must be at least 0; got -0.1"),
     ],
 )

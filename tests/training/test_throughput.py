@@ -1,8 +1,10 @@
 """Throughput and the lines of a training."""
 
 import re
+from datetime import timedelta
 
 import pytest
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
 
 from mvdiff.training import throughput
@@ -146,6 +148,21 @@ def test_the_report_counts_what_is_trained_how_long_and_where(tmp_path, capsys):
     ):
         assert re.search(text, report), (text, report)
     assert trainer.global_step == 9
+
+
+def test_the_report_says_which_checkpoints_are_kept_and_when(tmp_path, capsys):
+    settings = {
+        "every 2 steps, the last": {"every_n_train_steps": 2},
+        "every step, all": {"every_n_train_steps": 1, "save_top_k": -1},
+        "every 30 min, the last": {"train_time_interval": timedelta(minutes=30)},
+        "every epoch, last.ckpt alone": {"save_top_k": 0, "save_last": True},
+        "the 3 lowest train/loss": {"monitor": "train/loss", "save_top_k": 3},
+    }
+    savers = [ModelCheckpoint(tmp_path / str(i), **values) for i, values in enumerate(settings.values())]
+    quiet_trainer(tmp_path, callbacks=[TrainingWatch(), *savers], max_epochs=1).fit(OneWeight(), numbers(2.0))
+    report = capsys.readouterr().out
+    for folder, text in enumerate(settings):
+        assert re.search(rf"checkpoints +\S+/{folder}/\S+\.ckpt: {text}$", report, re.MULTILINE), (text, report)
 
 
 @pytest.mark.parametrize("every_n_steps", [0, -1])
