@@ -35,10 +35,14 @@ def check_strategy_class(strategy: Any, module: type[LightningModule]) -> None:
     Raises:
         ValueError: The strategy cannot train this module.
     """
-    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", None)
-    kind = _class_of(name) if isinstance(name, str) else None
+    name, kind = _named(strategy)
     if kind is not None:
         _check(kind, name.rpartition(".")[2], module)
+
+
+def spreads_weights(strategy: Any) -> bool:
+    """Return True if a value of `trainer.strategy` (see `check_strategy_class`) is a strategy that shards weights."""
+    return issubclass(_named(strategy)[1] or Strategy, ModelParallelStrategy)
 
 
 def check_strategy(trainer: Trainer, module: LightningModule) -> None:
@@ -79,6 +83,11 @@ def _check(kind: type[Strategy], name: str, module: type[LightningModule]) -> No
             f"trainer.strategy must be {works}; got {name}, which cannot train {module.__name__}: its checkpoints have "
             "no frozen weights."
         )
+
+
+def _named(strategy: Any) -> tuple[str, type[Strategy] | None]:
+    name = strategy if isinstance(strategy, str) else getattr(strategy, "class_path", None)
+    return (name, _class_of(name)) if isinstance(name, str) else ("", None)
 
 
 def _class_of(name: str) -> type[Strategy] | None:

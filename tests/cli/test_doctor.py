@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 import shutil
 import socket
 import tempfile
@@ -216,6 +217,24 @@ def test_missing_devices_are_a_warning(config, tmp_path, devices, capsys):
     last = capsys.readouterr().out.splitlines()[-1]
     assert last.startswith("ready, with 1 warning: mvdiff fit")
     assert last.endswith(" ".join(options))
+
+
+def test_a_device_of_a_sharded_run_holds_its_share(config, tmp_path, capsys):
+    def memory(*options):
+        options = ("--no_step", "--trainer.accelerator", "cpu", "--trainer.devices", "2", *options)
+        text = texts(doctor(tmp_path, config, *options)[1], "One step")
+        units = {"KiB": 1, "MiB": 1024}
+        parts = re.findall(r"([\d.]+) (KiB|MiB) ([a-zA-Z][a-zA-Z ]*?)(?= [+=])", text)
+        return {name: float(value) * units[unit] for value, unit, name in parts}
+
+    whole, sharded = memory(), memory("--config", "overlay/sharded.yaml")
+    base_alone = memory("--config", "overlay/sharded.yaml", "--model.memory.shard_adapter", "false")
+    assert whole.keys() == {"weights", "gradients", "optimizer", "buckets of DDP"}
+    assert sharded.keys() == base_alone.keys() == {"weights", "gradients", "optimizer", "gathered encoders"}
+    for name in ("weights", "gradients", "optimizer"):
+        assert sharded[name] == pytest.approx(whole[name] / 2, rel=0.1)
+    assert base_alone["gradients"] == whole["gradients"]
+    assert base_alone["weights"] == pytest.approx((whole["weights"] + whole["gradients"]) / 2, rel=0.1)
 
 
 @pytest.mark.parametrize(

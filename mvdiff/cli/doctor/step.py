@@ -17,6 +17,7 @@ from torch import Tensor
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.training.cost import peak_memory, reset_peak_memory
+from mvdiff.training.strategies import spreads_weights
 
 _LESS_MEMORY = (
     "Set model.memory.gradient_checkpointing, model.memory.views_per_chunk or trainer.precision bf16-mixed "
@@ -150,8 +151,11 @@ def _averages(run: RunToCheck) -> list[Callback]:
 
 
 def _memory(run: RunToCheck, step: OneStep | None) -> Finding:
-    """Add up weights, gradients and optimizer state by parameters, and what a GPU measured beyond them."""
-    model = run.model
+    """Add up weights, gradients and optimizer state by parameters, and what a GPU measured beyond them.
+
+    The step runs on one device with whole weights; of a sharded run, a device has its share of what is sharded.
+    """
+    model, devices = run.model, run.devices.asked * run.devices.num_nodes
     weights = _bytes((*model.parameters(), *model.buffers()))
     trained = _bytes(p for p in model.parameters() if p.requires_grad)
     averaged = trained * len(_averages(run)) if "trainer" in run.opened else 0
@@ -160,11 +164,14 @@ def _memory(run: RunToCheck, step: OneStep | None) -> Finding:
     if measured:
         parts["activations (measured)"] = max(0, step.backward_peak - sum(parts.values()))
     parts["optimizer"] = 2 * trained if step is None else step.optimizer_bytes  # as of Adam, before it was seen
-    if run.devices.asked * run.devices.num_nodes > 1:
+    text = "memory per device"
+    if devices > 1 and spreads_weights(run.settings.trainer.strategy):
+        text += f" (sharded over {devices}, the layer that runs is gathered beside this)"
+        parts = _shares(model, parts, trained, devices)
+    elif devices > 1:
         parts["buckets of DDP"] = trained
     total = sum(parts.values())
-    listed = " + ".join(f"{size(value)} {name}" for name, value in parts.items() if value)
-    text = f"memory per device: {listed} = {size(total)}"
+    text += f": {' + '.join(f'{size(value)} {name}' for name, value in parts.items() if value)} = {size(total)}"
     if not measured:
         text += ", and activations" + ("" if run.devices.kind == "cpu" else ", which a step on a GPU measures")
     if run.devices.kind != "gpu" or not torch.cuda.is_available():
@@ -172,6 +179,15 @@ def _memory(run: RunToCheck, step: OneStep | None) -> Finding:
     there = torch.cuda.get_device_properties(0).total_memory
     text += f", of {size(there)}"
     return Finding("ok", text) if total < _ALMOST_ALL * there else Finding("warning", text, _LESS_MEMORY)
+
+
+def _shares(model: LightningModule, parts: dict[str, int], trained: int, devices: int) -> dict[str, int]:
+    """Return the parts of one device of a sharded run; autoencoder and text encoder are whole while they encode."""
+    of_trained = devices if model.memory.shard_adapter else 1
+    shares = {name: parts[name] // of_trained for name in ("average", "gradients", "optimizer")}
+    weights = (parts["weights"] - trained) // devices + trained // of_trained
+    encoders = _bytes((*model.backbone.vae.parameters(), *model.backbone.text_encoder.parameters()))
+    return parts | {"weights": weights} | shares | {"gathered encoders": encoders - encoders // devices}
 
 
 def _bytes(values: Iterable[Any]) -> int:
