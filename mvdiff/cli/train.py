@@ -36,10 +36,11 @@ from mvdiff.signals import stopped_by
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
 from mvdiff.training.launch import check_world_size, with_launcher_settings
-from mvdiff.training.newest import TRAINING_KEYS, newest_checkpoint
+from mvdiff.training.newest import newest_checkpoint
 from mvdiff.training.optimization import OptimizedModule, accumulation_steps
 from mvdiff.training.own_folders import own_folders
 from mvdiff.training.progress import TrainingProgressBar
+from mvdiff.training.run_checkpoints import TRAINING_KEYS
 from mvdiff.training.run_folder import NoLogger, folder_on_first_rank
 from mvdiff.training.slurm_jobs import keep_jobs_apart, slurm_job
 from mvdiff.training.stopping import ended_by_signal, handle_signals

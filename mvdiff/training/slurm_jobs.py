@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.training.checkpoint_files import damage, local_path, requeue_number
+from mvdiff.training.run_checkpoints import checkpoints_by_time, resumable
 
 JOB_KEY = "mvdiff_job"
 """Checkpoint key of the SLURM job that wrote it: its id, its restart count and the fingerprint of its run."""
@@ -46,8 +47,9 @@ class JobCheckpoints(_CheckpointConnector):
 
     Lightning resumes any SLURM job without `ckpt_path` from the highest `hpc_ckpt_<n>.ckpt` in `default_root_dir`, also
     from that of another job. Here `fit` takes only what an earlier start of the same job wrote for the same run, before
-    any `ckpt_path`, and falls back to the one before where a file is damaged. Other commands take none. Folders on
-    other file systems (`s3://...`) are left to Lightning. All ranks load the file that the first rank chose.
+    any `ckpt_path`: the newest of such files and of the checkpoints that the run writes on its way, as after a lost
+    node. It falls back to the one before where a file is damaged. Other commands take none. Folders on other file
+    systems (`s3://...`) are left to Lightning. All ranks load the file that the first rank chose.
 
     Args:
         trainer: Trainer of the run.
@@ -76,17 +78,16 @@ class JobCheckpoints(_CheckpointConnector):
     def _hpc_resume_path(self) -> str | None:
         if self.trainer.state.fn not in (None, TrainerFn.FITTING):
             return None
-        root = local_path(self.trainer.default_root_dir)
-        if root is None:
+        if local_path(self.trainer.default_root_dir) is None:
             return super()._hpc_resume_path
-        own, _ = _own_and_newer(root, self._job)
+        own, _ = _own_and_newer(self.trainer, self._job)
         return None if own is None else str(own)
 
     def _parse_ckpt_path(self, state_fn: Any, ckpt_path: Any, **kwargs: Any) -> Any:
-        root = local_path(self.trainer.default_root_dir)
-        if state_fn != TrainerFn.FITTING or root is None or not SLURMEnvironment.detect():
+        is_local = local_path(self.trainer.default_root_dir) is not None
+        if state_fn != TrainerFn.FITTING or not is_local or not SLURMEnvironment.detect():
             return super()._parse_ckpt_path(state_fn, ckpt_path, **kwargs)
-        own, newer = _own_and_newer(root, self._job)
+        own, newer = _own_and_newer(self.trainer, self._job)
         for sentence in _sentences(own, newer, self._job, ckpt_path):
             rank_zero_warn(sentence)
         return super()._parse_ckpt_path(state_fn, ckpt_path if own is None else str(own), **kwargs)
@@ -111,36 +112,39 @@ def writer(path: Path) -> Mapping[str, Any]:
     return read_checkpoint(path, lazy=True).get(JOB_KEY) or {}
 
 
-def _requeued(root: Path) -> list[Path]:
-    """Return the checkpoints of requeued jobs in a folder, newest first."""
-    numbered = {path: requeue_number(path) for path in root.glob("hpc_ckpt_*.ckpt")}
-    return sorted((path for path, number in numbered.items() if number is not None), key=numbered.get, reverse=True)
-
-
 _Newer = list[tuple[Path, str | None, Mapping[str, Any]]]
 """Files with what is wrong with them and the jobs that wrote them."""
 
 
-def _own_and_newer(root: Path, job: Mapping[str, Any] | None) -> tuple[Path | None, _Newer]:
-    """Return the newest whole checkpoint of an earlier start of a job, and the files that are newer than it."""
+def _own_and_newer(trainer: Trainer, job: Mapping[str, Any] | None) -> tuple[Path | None, _Newer]:
+    """Return the newest whole checkpoint of an earlier start of a job, and the files that are newer than it.
+
+    Of the latter, whole files count only if they have the name that SLURM's requeue gives: other runs write theirs.
+    """
     newer: _Newer = []
-    for path in _requeued(root):
+    for path in checkpoints_by_time(trainer):
+        is_requeued = requeue_number(path) is not None
+        if not (is_requeued or (job and job["restarts"])):  # before its first restart, no file can be the job's own
+            continue
         problem, written_by = None, {}
         try:
             written_by = writer(path)
             if goes_on(job, written_by):
                 problem = damage(path)
-                if problem is None:
+                if problem is None and resumable(path):
                     return path, newer
+        except FileNotFoundError:  # another run removed it just now
+            continue
         except ValueError as error:
             problem = damage(path) or str(error)
-        newer.append((path, problem, written_by))
+        if is_requeued or problem is not None:
+            newer.append((path, problem, written_by))
     return None, newer
 
 
 def _sentences(own: Path | None, newer: _Newer, job: Mapping[str, Any] | None, ckpt_path: Any) -> Iterator[str]:
     """Yield what `fit` says about the files that it takes or leaves."""
-    if job is not None and job["restarts"]:  # before, no file can be the job's own
+    if job is not None and job["restarts"]:
         instead = f"--ckpt_path {ckpt_path} is used" if ckpt_path else "a new training starts"
         then = f"The one before is used: {own}." if own else f"The job has no whole one before it; {instead}."
         for path, problem, _ in newer:

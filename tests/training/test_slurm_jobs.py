@@ -31,16 +31,16 @@ def job(monkeypatch):
 
 
 class Requeued(OneWeight):
-    """Writes a checkpoint after some steps as Lightning does when SLURM takes the job back."""
+    """Writes a checkpoint after some steps, by default as Lightning does when SLURM takes the job back."""
 
-    def __init__(self, at):
+    def __init__(self, at, path=None):
         super().__init__()
-        self.at = at
+        self.at, self.path = at, path
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         if self.trainer.global_step == self.at:
-            path = self.trainer._checkpoint_connector.hpc_save_path(self.trainer.default_root_dir)
-            self.trainer.save_checkpoint(path)
+            requeued = self.trainer._checkpoint_connector.hpc_save_path(self.trainer.default_root_dir)
+            self.trainer.save_checkpoint(self.path or requeued)
 
 
 class Scored(OneWeight):
@@ -56,9 +56,9 @@ def trainer_of(folder, run="", **settings):
     return trainer
 
 
-def fit(folder, at=-1, run="", ckpt_path=None):
+def fit(folder, at=-1, run="", ckpt_path=None, path=None):
     """Train three steps; return those that were made."""
-    module = Requeued(at)
+    module = Requeued(at, path)
     trainer_of(folder, run).fit(module, numbers(2, 2, 2), ckpt_path=ckpt_path, weights_only=True)
     return len(module.rates)
 
@@ -160,6 +160,29 @@ def test_a_damaged_file_falls_back_to_an_older_one_of_the_same_job(tmp_path, job
         assert fit(tmp_path, at=2) == 3
     with pytest.warns(UserWarning, match=r"_1\.ckpt is not used: .* it; --ckpt_path .*_3\.ckpt is used\."):
         assert fit(tmp_path, ckpt_path=tmp_path / "hpc_ckpt_3.ckpt") == 1
+
+
+def test_a_job_that_lost_its_node_goes_on_from_the_newest_checkpoint_of_its_run(tmp_path, job):
+    """Nothing was saved for SLURM then; the job of another run saves in a folder beside it, later."""
+    last = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+    job(7)
+    fit(tmp_path, at=1, path=last)
+    job(8)
+    fit(tmp_path, at=2, path=tmp_path / "version_1" / "checkpoints" / "last.ckpt")
+    job(7)
+    assert fit(tmp_path) == 3, "the same start: a second fit of the script"
+    job(7, restarts=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*ckpt")
+        assert fit(tmp_path, at=2) == 2  # writes hpc_ckpt_1.ckpt, which is newer
+        job(7, restarts=2)
+        assert fit(tmp_path, at=3, path=last) == 1
+        job(7, restarts=3)
+        assert fit(tmp_path) == 0
+    assert fit(tmp_path, run="another") == 3
+    damage(last, "cut")
+    with pytest.warns(UserWarning, match=r"last\.ckpt is not used: .*end is missing.* used: .*hpc_ckpt_1\.ckpt"):
+        assert fit(tmp_path) == 1
 
 
 def test_tasks_of_an_array_are_jobs_of_their_own():
