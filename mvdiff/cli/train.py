@@ -35,6 +35,7 @@ from mvdiff.run_files import EXTENDS
 from mvdiff.signals import stopped_by
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.checkpoint_files import CheckpointFiles, damage, previous_of, whole_or_previous
+from mvdiff.training.evaluation_watch import EvaluationWatch
 from mvdiff.training.launch import check_world_size, with_launcher_settings
 from mvdiff.training.newest import newest_checkpoint
 from mvdiff.training.optimization import OptimizedModule, accumulation_steps
@@ -221,9 +222,11 @@ class MVDiffCLI(LightningCLI):
         """Return the Trainer's callbacks with those that report progress: a bar on a terminal, lines elsewhere."""
         has_bar = any(isinstance(callback, ProgressBar) for callback in callbacks)
         on_terminal = get_console().is_terminal
-        if self.subcommand == "fit" and not any(isinstance(callback, TrainingWatch) for callback in callbacks):
-            callbacks = [*callbacks, TrainingWatch(lines=progress and not has_bar and not on_terminal)]
-        if progress and not has_bar and (on_terminal or self.subcommand != "fit"):
+        lines = progress and not has_bar and not on_terminal
+        watch = TrainingWatch(lines=lines) if self.subcommand == "fit" else EvaluationWatch() if lines else None
+        if watch is not None and not any(isinstance(callback, type(watch)) for callback in callbacks):
+            callbacks = [*callbacks, watch]
+        if progress and not has_bar and on_terminal:
             callbacks = [*callbacks, TrainingProgressBar()]
             has_bar = True
         return {"callbacks": callbacks, "enable_progress_bar": progress and has_bar}

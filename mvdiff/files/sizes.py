@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import datetime, timedelta
 
 _UNITS = {"": 1, "B": 1} | {
     f"{letter}{end}": base**power
@@ -69,3 +70,8 @@ def duration_text(seconds: float) -> str:
     if minutes < 24 * 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def time_left_text(seconds: float) -> str:
+    """Write a time left, and when it will be over by the clock of this machine."""
+    return f"{duration_text(seconds)} left, until {datetime.now() + timedelta(seconds=seconds):%a %d %b %H:%M}"

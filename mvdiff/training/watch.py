@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -12,7 +11,7 @@ from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mvdiff.data.counts import check_counts
-from mvdiff.files.sizes import duration_text, size_text
+from mvdiff.files.sizes import duration_text, size_text, time_left_text
 from mvdiff.training.cost import reset_peak_memory
 from mvdiff.training.run_folder import run_folder
 from mvdiff.training.start_report import num_steps, start_report
@@ -114,8 +113,7 @@ class TrainingWatch(Callback):
         if self._step == self._total:
             yield f"all steps made in {duration_text(time.monotonic() - self._started)}"
         elif left is not None:
-            until = datetime.now() + timedelta(seconds=left)
-            yield f"{duration_text(left)} left, until {until:%a %d %b %H:%M}"
+            yield time_left_text(left)
 
     def _seconds_left(self, trainer: Trainer) -> float | None:
         """Return the time left at the pace since the first step, validations and checkpoints so far included."""

@@ -16,6 +16,7 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.pipelines.model_folder import read_model_info
 from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 from mvdiff.samples import find_samples, read_sample, to_uint8
+from mvdiff.training.evaluation_watch import EvaluationWatch
 from mvdiff.training.progress import TrainingProgressBar
 from mvdiff.training.watch import TrainingWatch
 from tests.cli.last_lines import next_commands
@@ -315,13 +316,12 @@ def test_a_launcher_that_started_other_processes_is_refused(config, tmp_path, mo
 
 
 def test_a_terminal_has_a_bar_and_a_log_file_has_lines(config, tmp_path, monkeypatch):
-    from lightning.pytorch.callbacks import RichProgressBar
-
     run = str(write_config(tmp_path / "run.yaml", config))
 
     def parsed(command, *arguments):
         trainer = Parsed([command, "--config", run, *arguments]).trainer
-        return trainer.progress_bar_callback, [one for one in trainer.callbacks if isinstance(one, TrainingWatch)]
+        watches = [one for one in trainer.callbacks if isinstance(one, TrainingWatch | EvaluationWatch)]
+        return trainer.progress_bar_callback, watches
 
     off, own = "--trainer.enable_progress_bar=false", "mvdiff.training.watch.TrainingWatch"
     bar, (watch,) = parsed("fit")
@@ -330,8 +330,13 @@ def test_a_terminal_has_a_bar_and_a_log_file_has_lines(config, tmp_path, monkeyp
     assert (bar, watch.lines) == (None, False)
     bar, (watch,) = parsed("fit", f"--trainer.callbacks+={own}", "--trainer.callbacks.every_n_steps=7")
     assert (bar, watch.lines, watch.every_n_steps) == (None, True, 7)
-    assert isinstance(parsed("predict")[0], RichProgressBar)
+    for command in ("validate", "test", "predict"):
+        bar, (watch,) = parsed(command)
+        assert (bar, type(watch)) == (None, EvaluationWatch)
+    assert parsed("predict", off) == (None, [])
     monkeypatch.setenv("FORCE_COLOR", "1")  # rich's way to call any output a terminal
     bar, (watch,) = parsed("fit")
     assert (type(bar), watch.lines) == (TrainingProgressBar, False)
     assert parsed("fit", off)[0] is None
+    bar, watches = parsed("predict")
+    assert (type(bar), watches) == (TrainingProgressBar, [])
