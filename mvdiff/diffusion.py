@@ -14,6 +14,7 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg, retrieve_timesteps
 from torch import Tensor
 
 from mvdiff.flow import clean_from_flow, flow_from_clean, flow_noisy, flow_timesteps, is_flow
@@ -266,6 +267,7 @@ def guided(
     encoder_hidden_states: TextStates,
     negative_hidden_states: TextStates,
     guidance_scale: float,
+    guidance_rescale: float = 0.0,
 ) -> Callable[[Tensor, Tensor], Tensor]:
     """Add classifier-free guidance, u + guidance_scale (c - u), to a text-conditional model (Ho and Salimans 2022).
 
@@ -278,6 +280,8 @@ def guided(
         encoder_hidden_states: [B, V, L, D] embeddings of the prompts, see `mvdiff.text_states`.
         negative_hidden_states: [B, V, L, D] embeddings of the negative (or empty) prompts.
         guidance_scale: 1 means no guidance; the paper samples with 9.
+        guidance_rescale: Share, from 0 to 1, of each view's result whose standard deviation is set to that of c (Lin et
+            al. 2024, section 3.4).
 
     Returns:
         (noisy latents [B, V, C, h, w], timesteps [B]) -> prediction [B, V, C, h, w] float32.
@@ -289,7 +293,11 @@ def guided(
     def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
         output = predict(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), both).float()
         negative, text = output.chunk(2)
-        return negative + guidance_scale * (text - negative)
+        result = negative + guidance_scale * (text - negative)
+        if guidance_rescale > 0:
+            views = [one.flatten(0, -4) for one in (result, text)]
+            result = rescale_noise_cfg(*views, guidance_rescale).view_as(result)
+        return result
 
     return guided_predict
 
@@ -308,6 +316,8 @@ def denoise(
     *,
     generators: Sequence[torch.Generator] | None = None,
     eta: float = 0.0,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
     callback: Callable[[int, Tensor, Tensor], Tensor | None] | None = None,
     interrupted: Callable[[], bool] | None = None,
 ) -> Tensor:
@@ -323,6 +333,8 @@ def denoise(
             more often.
         generators: One per sample, for schedulers that add noise; None uses torch's global generator.
         eta: DDIM's eta, from 0 (deterministic) to 1 (DDPM); schedulers without it ignore it.
+        timesteps: Timesteps to denoise at, in place of `num_inference_steps` ones that the scheduler chooses.
+        sigmas: Noise levels to denoise at, likewise.
         callback: Called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
         interrupted: Called after each step; True ends the loop.
 
@@ -330,12 +342,16 @@ def denoise(
         Latents in the shape of `noise`, float32, on its device.
 
     Raises:
-        ValueError: `num_inference_steps` is out of range, the scheduler's noise cannot be controlled by generators, or
+        ValueError: `num_inference_steps` is out of range, the scheduler does not take `timesteps` or `sigmas` or both
+            are passed, the scheduler's noise cannot be controlled by generators, or
             the model predicts noise at zero terminal SNR, where the first step would divide by zero.
     """
     scheduler = copy.deepcopy(scheduler)
     check_sampler(scheduler, num_inference_steps)
-    scheduler.set_timesteps(num_inference_steps, device=noise.device)
+    custom = {
+        name: list(values) for name, values in (("timesteps", timesteps), ("sigmas", sigmas)) if values is not None
+    }
+    retrieve_timesteps(scheduler, num_inference_steps, noise.device, **custom)
     accepted = inspect.signature(scheduler.step).parameters
     extra = {"eta": eta} if "eta" in accepted else {}
     if "generator" in accepted and generators is not None:

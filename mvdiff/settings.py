@@ -33,6 +33,21 @@ class Sampling:
     '["fog", "text"]', which mvdiff generate depth does not take (default: the empty prompt)"""
     eta: float = 0.0
     """noise added by DDIM, from 0 (deterministic) to 1"""
+    timesteps: Sequence[int] | None = None
+    """timesteps to denoise at, in descending order, in place of num_inference_steps ones that the scheduler chooses,
+    for schedulers that take them"""
+    sigmas: Sequence[float] | None = None
+    """noise levels to denoise at, in descending order, likewise"""
+    guidance_rescale: float = 0.0
+    """moves the contrast that guidance adds back, from 0 (not) to 1 (wholly) (Lin et al. 2024, section 3.4)"""
+    clip_skip: int | None = None
+    """last layers of the text encoder to leave out for prompts, but not for negative prompts; Stable Diffusion 1, 2, XL
+    (default: as the base was trained)"""
+
+    def recorded(self) -> dict[str, Any]:
+        """Return the settings for `sample.json`; those of later versions are left out while they change nothing."""
+        later = {"timesteps": None, "sigmas": None, "guidance_rescale": 0.0, "clip_skip": None}
+        return {name: value for name, value in asdict(self).items() if name not in later or value != later[name]}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,6 +104,7 @@ class MultiViewAdapter(ModelMixin, ConfigMixin):
         self.condition_blocks = (
             ImageConditionBlocks(latent_channels, down_channels, mid_channels, up_channels) if image_condition else None
         )
+        self._repeated_blocks = [kind.__name__]  # for `compile_repeated_blocks`
         self._geometries: OrderedDict[tuple[bytes, torch.device], MultiViewGeometry] = OrderedDict()
 
     @classmethod

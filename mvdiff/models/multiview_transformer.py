@@ -1,8 +1,8 @@
 """MultiViewTransformer: a diffusion transformer run on all views at once, with attention between the views.
 
-The transformer's own forward runs unchanged. Forward hooks hang the blocks that look across views behind some of its
-blocks, for the time of one call, and see the image tokens alone. With one view, or with a fresh adapter, the output
-equals that of the transformer bit for bit.
+The transformer's own forward runs unchanged. For the time of one call, some of its blocks get a forward that ends with
+attention across views on the image tokens alone. With one view, or with a fresh adapter, the output equals that of the
+transformer bit for bit.
 
 Axes: B batch, V views, N = B * V, C channels, T image tokens (h * w, row-major), L text tokens.
 """
@@ -10,7 +10,7 @@ Axes: B batch, V views, N = B * V, C channels, T image tokens (h * w, row-major)
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.attention import MultiViewGeometry
+from mvdiff.models.block_caches import replaced_forward
 from mvdiff.models.multiview_unet import onload
 from mvdiff.text_states import TextStates, map_states
 
@@ -110,6 +111,12 @@ class MultiViewTransformer(nn.Module):
                 "memory.gradient_checkpointing."
             )
 
+    def compile(self, **settings: Any) -> None:
+        """Compile each block of the transformer that can have attention across views; see `torch.compile`."""
+        for blocks in sorted({name.rpartition(".")[0] for name in self.adapter.config.sites["after"]}):
+            for block in self.unet.get_submodule(blocks):
+                block.compile(**settings)
+
     def train(self, mode: bool = True) -> MultiViewTransformer:
         """Set the adapter's mode; the frozen transformer stays in evaluation mode."""
         super().train(mode)
@@ -147,18 +154,17 @@ class MultiViewTransformer(nn.Module):
     @contextmanager
     def _attached(self, scene: Scene | None, only: nn.Module | None = None) -> Iterator[None]:
         """Hang the attention behind its blocks, or behind one of them."""
-        handles = []
-        if scene is not None:
+        with ExitStack() as stack:
             for module, attention in self._places:
-                if only is None or module is only:
-                    handles.append(module.register_forward_hook(partial(self._after_block, scene, attention)))
-        try:
+                if scene is not None and (only is None or module is only):
+                    followed = partial(partial, self._with_attention, scene, attention)
+                    stack.enter_context(replaced_forward(module, followed))
             yield
-        finally:
-            for handle in handles:
-                handle.remove()
 
-    def _after_block(self, scene: Scene, attention: nn.Module, module: nn.Module, inputs: Any, output: Any) -> Any:
+    def _with_attention(
+        self, scene: Scene, attention: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> Any:
+        output = forward(*args, **kwargs)
         taps = scene.geometry.levels[0]
         tokens = self._read(output, taps.height * taps.width)
         hidden_states = tokens.unflatten(0, (-1, scene.num_views)).transpose(-1, -2)

@@ -14,12 +14,15 @@ from typing import Any
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.utils.torch_utils import apply_freeu
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mvdiff.models.adapter import MultiViewAdapter, unet_channels
 from mvdiff.models.attention import MultiViewGeometry
 from mvdiff.models.conditioning import ImageConditions
+from mvdiff.models.deep_cache import DeepCache
+from mvdiff.models.foreign import check_calls
 from mvdiff.text_states import TextStates, hidden_states_of
 
 
@@ -41,13 +44,15 @@ class MultiViewUNet(nn.Module):
         vae_stride: Pixels per latent cell, for a UNet that takes the views' size (SDXL).
 
     Raises:
-        ValueError: The adapter belongs to another UNet, or the UNet has parts that `forward` does not support.
+        ValueError: The adapter belongs to another UNet, or the UNet has parts or patches that `forward` does not
+            support.
     """
 
     def __init__(self, unet: UNet2DConditionModel, adapter: MultiViewAdapter, vae_stride: int = 8) -> None:
         super().__init__()
         self.vae_stride = vae_stride
         _check_match(unet, adapter)
+        check_calls(unet)
         self.unet = unet.requires_grad_(False)
         self.adapter = adapter
         self.gradient_checkpointing = False
@@ -119,6 +124,7 @@ class MultiViewUNet(nn.Module):
         neighbour_batch: Tensor | None = None,
         condition: Tensor | None = None,
         condition_active: Tensor | None = None,
+        deep_cache: DeepCache | None = None,
     ) -> Tensor:
         """Predict noise (or velocity or x0, as the base was trained) for all views jointly.
 
@@ -132,6 +138,7 @@ class MultiViewUNet(nn.Module):
             neighbour_batch: [B] long, sample b attends to the views of sample `neighbour_batch[b]`; default: its own.
             condition: [B, V, C + 1, h, w] known frames, see `image_condition`; None: no known frames.
             condition_active: [B] bool, True for samples with a known frame; default: all.
+            deep_cache: Cache of the current denoising; None: run the whole UNet.
 
         Returns:
             [B, V, out_channels, h, w].
@@ -172,24 +179,43 @@ class MultiViewUNet(nn.Module):
             embedding = unet.time_embed_act(embedding)
         hidden_states = _plus(self._in_chunks(unet.conv_in, sample), added and added.down[0])
 
+        num_skips = sum(len(block.resnets) for block in unet.up_blocks)
+        depth = 0 if deep_cache is None else min(deep_cache.settings.depth, num_skips)
+        reuses = deep_cache is not None and deep_cache.begin(len(sample))
         skips = [hidden_states]
         for level, (block, attention) in enumerate(zip(unet.down_blocks, adapter.down_blocks, strict=True)):
             for resnet, transformer in _layers(block):
+                if reuses and len(skips) == depth:
+                    break
                 hidden_states = self._layer(resnet, transformer, [hidden_states], embedding, text)
                 skips.append(hidden_states)
+            if reuses and len(skips) == depth:
+                break
             hidden_states = across_views(attention, hidden_states, level)
             for downsampler in block.downsamplers or ():
                 hidden_states = self._in_chunks(downsampler, hidden_states)
                 hidden_states = _plus(hidden_states, added and added.down[level + 1])
                 skips.append(hidden_states)
 
-        hidden_states = _plus(hidden_states, added and added.mid)
-        hidden_states = self._mid_block(hidden_states, embedding, text, across_views)
+        if reuses:
+            hidden_states = None  # until the shallow part begins
+            skips.extend([None] * (num_skips - depth))
+        else:
+            hidden_states = _plus(hidden_states, added and added.mid)
+            hidden_states = self._mid_block(hidden_states, embedding, text, across_views)
 
         for index, (block, attention) in enumerate(zip(unet.up_blocks, adapter.up_blocks, strict=True)):
             hidden_states = _plus(hidden_states, added and added.up[index])
             for resnet, transformer in _layers(block):
-                hidden_states = self._layer(resnet, transformer, [hidden_states, skips.pop()], embedding, text)
+                skip = skips.pop()
+                if skip is None:
+                    continue
+                if len(skips) + 1 == depth:
+                    hidden_states = deep_cache.exchange(hidden_states)
+                inputs = _with_freeu(block, hidden_states, skip)
+                hidden_states = self._layer(resnet, transformer, inputs, embedding, text)
+            if hidden_states is None:
+                continue
             hidden_states = across_views(attention, hidden_states, self.num_levels - 1 - index)
             size = skips[-1].shape[2:] if forward_upsample_size and skips else None
             for upsampler in block.upsamplers or ():
@@ -280,8 +306,16 @@ def onload(*parts: nn.Module) -> None:
             part._hf_hook.pre_forward(part)
 
 
-def _plus(hidden_states: Tensor, added: Tensor | None) -> Tensor:
-    return hidden_states if added is None else hidden_states + added
+def _plus(hidden_states: Tensor | None, added: Tensor | None) -> Tensor | None:
+    return hidden_states if added is None or hidden_states is None else hidden_states + added
+
+
+def _with_freeu(block: nn.Module, hidden_states: Tensor, skip: Tensor) -> list[Tensor]:
+    """Scale the inputs of an up block's layer as `UNet2DConditionModel.enable_freeu` says (Si et al. 2024)."""
+    scales = {name: getattr(block, name, None) for name in ("s1", "s2", "b1", "b2")}
+    if not all(scales.values()):
+        return [hidden_states, skip]
+    return list(apply_freeu(block.resolution_idx, hidden_states.clone(), skip, **scales))  # it writes to its input
 
 
 def _layers(block: nn.Module) -> Iterator[tuple[nn.Module, nn.Module | None]]:

@@ -101,6 +101,10 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
         sample_ids: Sequence[str] | None = None,
         prompt_prefix: str | None = None,
         eta: float = 0.0,
+        timesteps: Sequence[int] | None = None,
+        sigmas: Sequence[float] | None = None,
+        guidance_rescale: float = 0.0,
+        clip_skip: int | None = None,
         panorama_height: int | None = None,
         output_type: str = "pil",
         callback_on_step_end: Callable[..., dict[str, Any] | None] | None = None,
@@ -120,7 +124,8 @@ class MVDiffusionPanoramaPipeline(MultiViewPipeline):
             rig: Rig of the views to generate; default: the model's. Height and width must be multiples of the
                 autoencoder's stride.
             negative_prompt: One text for all views, or one per view, without prefix and the same for all samples; see
-                `mvdiff.settings.Sampling`, also for `num_inference_steps`, `guidance_scale` and `eta`.
+                `mvdiff.settings.Sampling`, also for `num_inference_steps`, `guidance_scale`, `eta`, `timesteps`,
+                `sigmas`, `guidance_rescale` and `clip_skip`.
             seed: Random seed of all samples; None: draw seeds from `generator`.
             generator: Generator to draw seeds from, one for all samples or one each; None: torch's global generator.
             latents: [B, V, C, h, w] standard normal noise to start from; default: noise drawn by seed.

@@ -246,7 +246,7 @@ def described_settings(
     if control["neighbour_batch"] is None:
         del control["neighbour_batch"]
     described = {
-        **asdict(sampling),
+        **sampling.recorded(),
         **control,
         **({"paste_back": paste_back} if pipeline.task.paste_back else {}),
         "prompt_prefix": pipeline.prompt_prefix,

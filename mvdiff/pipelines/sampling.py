@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from numbers import Integral
 from typing import Any, ClassVar
@@ -23,8 +24,12 @@ from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_g
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import family_of_network
+from mvdiff.models.bases.stable_diffusion import UNetBase
+from mvdiff.models.block_caches import fresh_block_cache
+from mvdiff.models.deep_cache import DeepCache
 from mvdiff.models.prompts import PromptEncoder, text_notes
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
+from mvdiff.pipelines.speed import SpeedSwitches
 from mvdiff.pipelines.switches import MemorySwitches
 from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.task import NO_CONTROLS, Condition, Task, denoiser
@@ -117,7 +122,7 @@ class SamplingEncoder:
         return latents
 
 
-class SamplingPipeline(MemorySwitches):
+class SamplingPipeline(SpeedSwitches, MemorySwitches):
     """The sampling part of a pipeline; `MultiViewPipeline` adds loading and saving."""
 
     task: Task
@@ -203,8 +208,9 @@ class SamplingPipeline(MemorySwitches):
         geometry = None
         if controls.caa:
             geometry = self.adapter.geometry(self.task.correspondences(batch), backbone.vae_stride)
-        predict = denoiser(self._multi_view_unet(), batch, condition, geometry, controls)
-        with self._attention(controls.attention_enabled):
+        deep_cache = None if self.deep_cache is None else DeepCache(self.deep_cache)
+        predict = denoiser(self._multi_view_unet(), batch, condition, geometry, controls, deep_cache)
+        with self._attention(controls.attention_enabled), fresh_block_cache(self.unet):
             latents = self._denoise(predict, batch, noise, seeds, sampling, prompt_prefix, callback, coupling)
         if not decode:
             return Generated(latents, None, None, seeds)
@@ -242,21 +248,24 @@ class SamplingPipeline(MemorySwitches):
         self.warn_of_texts([prompt for prompt, is_valid in pairs if is_valid], sampling, prompt_prefix)
         if not math.isfinite(sampling.guidance_scale):
             raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 means no guidance.")
-        text = PromptEncoder(self._encode_texts, self.prompt_prefix if prompt_prefix is None else prompt_prefix)
+        prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
+        text = PromptEncoder(partial(self._encode_texts, clip_skip=sampling.clip_skip), prefix)
         negative = expand_negative_prompt(sampling.negative_prompt, batch.num_views)
         tensors = {
             "prompt_embeds": text(batch.prompts),
-            "negative_prompt_embeds": text.negative([negative] * batch.batch_size),
+            "negative_prompt_embeds": PromptEncoder(self._encode_texts, "").negative([negative] * batch.batch_size),
         }
         self._guidance_scale, self._interrupt = sampling.guidance_scale, False
-        self._num_timesteps = sampling.num_inference_steps
+        custom = sampling.timesteps if sampling.sigmas is None else sampling.sigmas
+        self._num_timesteps = sampling.num_inference_steps if custom is None else len(custom)
 
         def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
             text_states, negative_states = tensors["prompt_embeds"], tensors["negative_prompt_embeds"]
-            output = guided(predict, text_states, negative_states, self.guidance_scale)(latents, timesteps)
+            guidance = (self.guidance_scale, sampling.guidance_rescale)
+            output = guided(predict, text_states, negative_states, *guidance)(latents, timesteps)
             return output if coupling is None else coupling(output, latents, timesteps)
 
-        with self.progress_bar(total=sampling.num_inference_steps) as progress:
+        with self.progress_bar(total=self._num_timesteps) as progress:
 
             def after_step(index: int, timestep: Tensor, latents: Tensor) -> Tensor | None:
                 if (index + 1) % self.scheduler.order == 0:
@@ -281,6 +290,8 @@ class SamplingPipeline(MemorySwitches):
                     (seed, batch.sample_id[i], *self.task.scheduler_keys(batch, i)) for i, seed in enumerate(seeds)
                 ),
                 eta=sampling.eta,
+                timesteps=sampling.timesteps,
+                sigmas=sampling.sigmas,
                 callback=after_step,
                 interrupted=lambda: self.interrupt,
             )
@@ -314,12 +325,19 @@ class SamplingPipeline(MemorySwitches):
     def _text_context(self) -> TextContext:
         return self._backbone().text_context()
 
-    def _encode_texts(self, texts: list[str]) -> TextStates:
+    def _encode_texts(self, texts: list[str], clip_skip: int | None = None) -> TextStates:
         """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
         backbone, device = self._backbone(), self._execution_device
+        skipped = {} if clip_skip is None else {"clip_skip": clip_skip}
+        if skipped and (self.embed_texts is not None or not isinstance(backbone, UNetBase)):
+            raise ValueError(
+                "clip_skip must be left out for transformers and with cache.text_only; it is for the text encoders of "
+                f"Stable Diffusion 1, 2 and XL; got {clip_skip}."
+            )
 
         def alone(text: str) -> TextStates:
-            embedded = backbone.encode_prompts([text]) if self.embed_texts is None else self.embed_texts([text], device)
+            own = self.embed_texts is None
+            embedded = backbone.encode_prompts([text], **skipped) if own else self.embed_texts([text], device)
             states = map_states(lambda one: one[0], embedded)
             return states_to(states, device, self.unet.dtype)
 
@@ -341,6 +359,8 @@ class SamplingPipeline(MemorySwitches):
         """Wrap network and adapter, restoring the adapter's training mode, which wrapping resets; or take `wrapped`."""
         training = self.adapter.training
         unet = self._backbone().multi_view(self.adapter) if self.wrapped is None else self.wrapped
+        if self._compile is not None and self.wrapped is None:
+            unet = self._compiled_once(unet)
         unet.set_views_per_chunk(self.views_per_chunk)
         self.adapter.train(training)
         return unet

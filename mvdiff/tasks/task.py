@@ -18,6 +18,7 @@ from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.models.adapter import MultiViewAdapter
+from mvdiff.models.deep_cache import DeepCache
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.settings import AdapterSettings, Controls
 from mvdiff.text_states import TextStates, states_to
@@ -193,6 +194,7 @@ def denoiser(
     condition: Condition,
     geometry: Any,
     controls: Controls = NO_CONTROLS,
+    deep_cache: DeepCache | None = None,
 ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
     """Make the function that predicts the noise of a batch, for one pass or for the two passes of guidance.
 
@@ -202,6 +204,7 @@ def denoiser(
         condition: Output of `Task.condition`.
         geometry: Output of `MultiViewAdapter.geometry`; None: each view by itself.
         controls: Only `neighbour_batch` is used.
+        deep_cache: Cache of this denoising; None: run the whole network in every call.
 
     Returns:
         Function (latents [N, V, C, h, w], timesteps [N], text [N, V, ...]) -> prediction [N, V, C, h, w], where N is a
@@ -210,6 +213,7 @@ def denoiser(
     dtype, device = unet.unet.dtype, batch.view_valid.device
     lenders = controls.neighbour_batch
     lenders = None if lenders is None else torch.as_tensor(list(lenders), device=device)
+    cached = {} if deep_cache is None else {"deep_cache": deep_cache}
     given, active = condition.given, condition.active
     skippable = unet.adapter.condition_blocks is None or not torch.is_grad_enabled()
     if given is not None and skippable and not bool(active.any()):
@@ -235,6 +239,6 @@ def denoiser(
             channels = condition.channels.to(latents)
             latents = torch.cat([latents, torch.cat([channels] * passes)], dim=2)
         text = states_to(encoder_hidden_states, latents.device, dtype)
-        return unet(latents.to(dtype), timesteps, text, **context(passes))
+        return unet(latents.to(dtype), timesteps, text, **context(passes), **cached)
 
     return predict

@@ -127,6 +127,8 @@ class SingleViewModule(TrainedPartModule):
                 "cache.latents must be true when cache.dir is set and train_text_encoder is true; got false. The "
                 "embeddings of a text encoder in training cannot be cached."
             )
+        if sampling.clip_skip is not None:
+            raise ValueError(f"sampling.clip_skip must be null for single views; got {sampling.clip_skip}.")
         if memory.views_per_chunk is not None:
             raise ValueError(f"memory.views_per_chunk must be null for single views; got {memory.views_per_chunk}.")
         self.task = task if isinstance(task, Task) else task_from(task)
@@ -319,7 +321,10 @@ class SingleViewModule(TrainedPartModule):
         prompts = [prompt for row in batch.prompts for prompt in row]
         text = self.inputs.text([[prompts[i] for i in views.tolist()]])[0]
         negative = self.inputs.negative_text([expand_negative_prompt(self.sampling.negative_prompt, count)])[0]
-        guidance = guided(self.denoiser(batch, latents, views), text, negative, self.sampling.guidance_scale)
+        guidance = guided(
+            self.denoiser(batch, latents, views),
+            *(text, negative, self.sampling.guidance_scale, self.sampling.guidance_rescale),
+        )
         denoised = denoise(
             guidance,
             self.backbone.scheduler,
@@ -327,6 +332,8 @@ class SingleViewModule(TrainedPartModule):
             self.sampling.num_inference_steps,
             generators=[keyed_generator("scheduler-step", self.seed, i) for i in range(count)],
             eta=self.sampling.eta,
+            timesteps=self.sampling.timesteps,
+            sigmas=self.sampling.sigmas,
         )
         return self.backbone.decode_latents(denoised)
 

@@ -8,10 +8,14 @@ from typing import Any, ClassVar
 
 import torch
 from diffusers import SanaPipeline, SanaTransformer2DModel
+from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
+from diffusers.models.transformers.sana_transformer import SanaTransformerBlock
 from torch import Tensor
 
 from mvdiff.models.bases.text_encoders import own_precision
 from mvdiff.models.bases.transformer import TransformerBase, padded, trimmed
+
+TransformerBlockRegistry.register(SanaTransformerBlock, TransformerBlockMetadata(return_hidden_states_index=0))
 
 
 class SanaBase(TransformerBase):
@@ -68,9 +72,6 @@ class SanaBase(TransformerBase):
             return_dict=False,
         )[0]
         return velocity[:, : self.latent_channels]  # some versions also learn a variance
-
-    def output_index(self) -> None:
-        """Return None: a block returns one tensor."""
 
     def check_fit(self, folder: Any) -> None:
         """Raise ValueError if the parts do not fit each other, or the network takes a guidance scale."""

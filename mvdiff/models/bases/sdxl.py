@@ -26,15 +26,16 @@ class StableDiffusionXLBase(UNetBase):
         "text_encoder_2": ("CLIPTextModelWithProjection",),
     }
 
-    def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+    def encode_prompts(self, prompts: list[str], clip_skip: int | None = None) -> dict[str, Tensor]:
         """Embed N prompts as `hidden_states` [N, 77, D1 + D2] and `pooled` [N, P]; zeros for the empty prompt.
 
-        diffusers, too, takes zeros where no negative prompt is given (`force_zeros_for_empty_prompt`).
+        diffusers, too, takes zeros where no negative prompt is given (`force_zeros_for_empty_prompt`). `clip_skip`
+        leaves out further layers at the end.
         """
         device, length = self.text_device(), self.tokenizer.model_max_length
         tokens = self.tokenizer.ids(prompts, [length, length], device)
         with own_precision(self.text_encoder, device):
-            states, firsts = clip_states(self.text_encoder(tokens, output_hidden_states=True))
+            states, firsts = clip_states(self.text_encoder(tokens, output_hidden_states=True), clip_skip or 0)
         says = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=states.device).to(states.dtype)
         return {"hidden_states": states * says[:, None, None], "pooled": firsts[1] * says[:, None]}
 

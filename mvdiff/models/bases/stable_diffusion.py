@@ -55,15 +55,22 @@ class UNetBase(Base):
 class StableDiffusionBase(UNetBase):
     """Stable Diffusion 1 or 2, with any text width, heads, prediction type and input channels."""
 
-    def encode_prompts(self, prompts: list[str]) -> Tensor:
-        """Embed N prompts, padded or truncated to the tokenizer's length: [N, L, D] in the text encoder's dtype."""
+    def encode_prompts(self, prompts: list[str], clip_skip: int | None = None) -> Tensor:
+        """Embed N prompts, padded or truncated to the tokenizer's length: [N, L, D] in the text encoder's dtype.
+
+        `clip_skip` leaves out the last layers but for the last normalisation, as in diffusers.
+        """
         length = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
         tokens = self.tokenizer(prompts, return_tensors="pt", **length)
         device = self.text_device()
         uses_mask = getattr(self.text_encoder.config, "use_attention_mask", False)
         mask = tokens.attention_mask.to(device) if uses_mask else None
         with own_precision(self.text_encoder, device):
-            return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+            if clip_skip is None:
+                return self.text_encoder(tokens.input_ids.to(device), attention_mask=mask)[0]
+            output = self.text_encoder(tokens.input_ids.to(device), attention_mask=mask, output_hidden_states=True)
+            encoder = getattr(self.text_encoder, "text_model", self.text_encoder)
+            return encoder.final_layer_norm(output.hidden_states[-(clip_skip + 1)])
 
     def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
         """Write a diffusers folder that `StableDiffusionPipeline.from_pretrained` and `load_backbone` can load.

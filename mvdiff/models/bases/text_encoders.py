@@ -82,16 +82,18 @@ class Tokenizers:
         ]
 
 
-def clip_states(outputs: Sequence[Any]) -> tuple[Tensor, list[Tensor]]:
+def clip_states(outputs: Sequence[Any], skip: int = 0) -> tuple[Tensor, list[Tensor]]:
     """Return what SDXL and SD3 take of CLIP encoders: their last but one layers and their first outputs.
 
     Args:
         outputs: Outputs with `hidden_states`.
+        skip: Further layers to leave out at the end.
 
     Returns:
         [N, L, D1 + D2 + ...], and the first output of each encoder: `text_embeds` [N, P] of one with a projection.
     """
-    return torch.cat([output.hidden_states[-2] for output in outputs], dim=-1), [output[0] for output in outputs]
+    states = [output.hidden_states[-(skip + 2)] for output in outputs]
+    return torch.cat(states, dim=-1), [output[0] for output in outputs]
 
 
 def own_precision(encoder: nn.Module, device: torch.device) -> Any:
