@@ -58,7 +58,7 @@ class MethodOptions(ModelOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryOptions:
-    """Less memory for more time (docs/memory.md)."""
+    """Less memory for more time (docs/memory.md), or less time (docs/generate.md)."""
 
     cpu_offload: Literal["model", "sequential"] | None = None
     """keep weights on the GPU only while in use: model: one network at a time; sequential: one layer at a time
@@ -69,6 +69,10 @@ class MemoryOptions:
     """encode and decode one view at a time"""
     vae_tiling: bool = False
     """decode large views in tiles, blended where they meet"""
+    deep_cache: int | None = None
+    """run the deep part of a UNet in every so many steps only, such as 3 (default: in every step)"""
+    compile: bool = False
+    """compile the networks with torch.compile, which takes minutes and pays off for many samples"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +198,10 @@ def with_memory_switches(pipeline, memory: MemoryOptions, device):
         pipeline.enable_vae_slicing()
     if memory.vae_tiling:
         pipeline.enable_vae_tiling()
+    if memory.deep_cache is not None:
+        pipeline.enable_deep_cache(memory.deep_cache)
+    if memory.compile:
+        pipeline.enable_compile()
     if memory.cpu_offload is None:
         return pipeline.to(device)
     if memory.cpu_offload == "model":

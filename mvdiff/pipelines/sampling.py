@@ -334,6 +334,9 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
                 "clip_skip must be left out for transformers and with cache.text_only; it is for the text encoders of "
                 f"Stable Diffusion 1, 2 and XL; got {clip_skip}."
             )
+        layers = self.text_encoder.config.num_hidden_layers if skipped else 0
+        if skipped and not 0 <= clip_skip < layers:
+            raise ValueError(f"clip_skip must lie between 0 and {layers - 1}; got {clip_skip}.")
 
         def alone(text: str) -> TextStates:
             own = self.embed_texts is None

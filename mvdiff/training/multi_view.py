@@ -98,6 +98,7 @@ class MultiViewModule(DescribedModule):
         seed: Random seed of new weights, of training (noise, timesteps, dropout) and of the samples.
         sampling: Sampling settings of validation, test and predict.
         memory: Settings that save memory.
+        torch_compile: Compile base and adapter with `torch.compile`; not in a sharded run.
         cache: Caches of the frozen base's outputs.
         num_validation_samples: How many validation samples, from the first on, to generate in each validation.
         output: Output of test and predict, and the metrics of test.
@@ -133,6 +134,7 @@ class MultiViewModule(DescribedModule):
         seed: int = 0,
         sampling: Sampling = PAPER_SAMPLING,
         memory: MemorySettings = ALL_MEMORY,
+        torch_compile: bool = False,
         cache: CacheSettings = NO_CACHE,
         num_validation_samples: int = 4,
         output: OutputSettings = RUN_OUTPUT,
@@ -161,7 +163,7 @@ class MultiViewModule(DescribedModule):
         self.adapter_settings, self.memory, self.cache, self.loss, self.lora = adapter, memory, cache, loss, lora
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self.text_dropout, self.snr_gamma, self.on_nonfinite = text_dropout, snr_gamma, on_nonfinite
-        self.num_validation_samples = num_validation_samples
+        self.num_validation_samples, self.torch_compile = num_validation_samples, torch_compile
         self.backbone: Base | None = None
         self.unet: MultiViewUNet | MultiViewTransformer | None = None
         self.inputs: MultiViewInputs | None = None
@@ -213,7 +215,11 @@ class MultiViewModule(DescribedModule):
                 )
             if self.lora.rank and not self.memory.shard_adapter:
                 raise ValueError("memory.shard_adapter must be true in a sharded run with a LoRA; got false.")
+            if self.torch_compile:
+                raise ValueError("torch_compile must be false in a sharded run; got true.")
             shard(self.unet, self.backbone, mesh, self.memory.shard_adapter)
+        if self.torch_compile:
+            self.unet.compile()
 
     def _check_family(self) -> None:
         if is_flow(self.backbone.scheduler) and (
