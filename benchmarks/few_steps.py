@@ -3,9 +3,9 @@
     python benchmarks/few_steps.py --out runs/few_steps --rooms 64
 
 Each cell is a scheduler, a number of steps, and the interval of the deep cache (1: off). All cells make the same
-held-out toy panoramas with the packaged attention from the same noise. Overlap PSNR is the mean of pairs; sharpness is 1000 x
-gradient energy; the kernel distance (x 1000, against the real views; needs `mvdiff[realnet]`) compares cells with each
-other alone; seconds are CPU seconds a panorama, with decoding. A cell that has a result is not made again.
+held-out toy panoramas with the packaged attention from the same noise. Overlap PSNR is the mean of pairs; sharpness is
+1000 x gradient energy; the kernel distance (x 1000, against the real views; needs `mvdiff[realnet]`) compares cells
+with each other alone; seconds are CPU seconds a panorama, with decoding. A cell that has a result is not made again.
 """
 
 import argparse

@@ -71,10 +71,11 @@ def test_a_unet_compiled_as_a_whole_is_refused(pipeline):
         latents(pipeline)
 
 
-@pytest.mark.parametrize("offload", ["enable_model_cpu_offload", "enable_sequential_cpu_offload"])
-def test_patches_under_and_over_the_hooks_of_offloading_are_refused(pipeline, offload):
-    getattr(pipeline, offload)(device="cpu")
-    patch_forward(pipeline.unet)
+@pytest.mark.parametrize("is_first", [True, False])
+def test_patches_under_and_over_the_hooks_of_offloading_are_refused(pipeline, is_first):
+    steps = [lambda: patch_forward(pipeline.unet), lambda: pipeline.enable_model_cpu_offload(device="cpu")]
+    for step in steps if is_first else steps[::-1]:
+        step()
     with pytest.raises(ValueError, match="unet must not have another forward"):
         latents(pipeline)
     pipeline.remove_all_hooks()
