@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,6 +16,7 @@ from diffusers.hooks import (
 )
 from diffusers.hooks.first_block_cache import _FBC_BLOCK_HOOK, _FBC_LEADER_BLOCK_HOOK
 from diffusers.hooks.taylorseer_cache import _TAYLORSEER_CACHE_HOOK
+from diffusers.models.attention import JointTransformerBlock
 from diffusers.models.cache_utils import CacheMixin
 from torch import nn
 
@@ -32,25 +34,31 @@ def enable_block_cache(network: nn.Module, config: Any) -> None:
         ValueError: The config is of another kind, or the cache does not fit the network.
     """
     disable_block_cache(network)
-    kind = type(network).__name__
+    name = f"{type(config).__name__} of a {type(network).__name__}"
     if isinstance(config, FirstBlockCacheConfig):
-        if any(getattr(module, "context_pre_only", False) is True for module in network.modules()):
-            raise ValueError(
-                f"config must be a TaylorSeerCacheConfig for a {kind}, whose last block returns no text; got a "
-                "FirstBlockCacheConfig."
-            )
         apply_first_block_cache(network, config)
     elif isinstance(config, TaylorSeerCacheConfig):
         apply_taylorseer_cache(network, config)
-        if not any(_hooks(module) for module in network.modules()):
-            raise ValueError(
-                f"cache_identifiers of the TaylorSeerCacheConfig must match modules of the {kind}; got "
-                f"{config.cache_identifiers}. Name them, such as its blocks."
-            )
     else:
-        raise ValueError(
-            f"config must be a FirstBlockCacheConfig or TaylorSeerCacheConfig; got a {type(config).__name__}."
+        raise ValueError(f"config must be a FirstBlockCacheConfig or TaylorSeerCacheConfig; got a {name}.")
+    cached = [module for module in network.modules() if _hooks(module)]
+    reason = None
+    if not cached:
+        reason = f"must name its modules in cache_identifiers, such as its blocks; got {config.cache_identifiers}"
+    elif any(isinstance(module, JointTransformerBlock) and module.context_pre_only for module in cached):
+        reason = (
+            "must leave out its last block, which returns no text; use a TaylorSeerCacheConfig, or other identifiers"
         )
+    elif isinstance(config, FirstBlockCacheConfig) and not all(map(_takes_hidden_states, cached)):
+        reason = "does not know its blocks; use a TaylorSeerCacheConfig"
+    if reason is not None:
+        disable_block_cache(network)
+        raise ValueError(f"{name} {reason}.")
+
+
+def _takes_hidden_states(block: nn.Module) -> bool:
+    """Return True if diffusers finds the hidden states among the arguments of a block."""
+    return "hidden_states" in inspect.signature(type(block).forward).parameters
 
 
 def disable_block_cache(network: nn.Module) -> None:

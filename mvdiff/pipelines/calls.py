@@ -48,7 +48,8 @@ def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, An
     """Convert the arguments of a face's call to arguments of `SamplingPipeline.generate`.
 
     Args:
-        arguments: `locals()` of the call, which has the fields of `Sampling` and `Controls` by name.
+        arguments: `locals()` of the call, which has fields of `Sampling` and `Controls` by name; others keep their
+            defaults.
         batch_size: Number of samples.
 
     Raises:
@@ -57,7 +58,8 @@ def call_settings(arguments: Mapping[str, Any], batch_size: int) -> dict[str, An
     if arguments["output_type"] not in OUTPUT_TYPES:
         raise ValueError(f"output_type must be one of {', '.join(OUTPUT_TYPES)}; got {arguments['output_type']!r}.")
     sampling, controls = (
-        kind(**{field.name: arguments[field.name] for field in fields(kind)}) for kind in (Sampling, Controls)
+        kind(**{field.name: arguments[field.name] for field in fields(kind) if field.name in arguments})
+        for kind in (Sampling, Controls)
     )
     return {
         "sampling": sampling,
