@@ -71,8 +71,9 @@ class MemoryOptions:
     """decode large views in tiles, blended where they meet"""
     deep_cache: int | None = None
     """run the deep part of a UNet in every so many steps only, such as 3 (default: in every step)"""
-    compile: bool = False
-    """compile the networks with torch.compile, which takes minutes and pays off for many samples"""
+    compile: str | None = None
+    """compile the networks with this backend of torch.compile, such as inductor, which takes minutes and pays off for
+    many samples"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,8 +201,8 @@ def with_memory_switches(pipeline, memory: MemoryOptions, device):
         pipeline.enable_vae_tiling()
     if memory.deep_cache is not None:
         pipeline.enable_deep_cache(memory.deep_cache)
-    if memory.compile:
-        pipeline.enable_compile()
+    if memory.compile is not None:
+        pipeline.enable_compile(backend=memory.compile)
     if memory.cpu_offload is None:
         return pipeline.to(device)
     if memory.cpu_offload == "model":

@@ -98,7 +98,8 @@ class MultiViewModule(DescribedModule):
         seed: Random seed of new weights, of training (noise, timesteps, dropout) and of the samples.
         sampling: Sampling settings of validation, test and predict.
         memory: Settings that save memory.
-        torch_compile: Compile base and adapter with `torch.compile`; not in a sharded run.
+        torch_compile: Backend of `torch.compile`, such as "inductor", to compile base and adapter with; None: they are
+            not compiled. Not in a sharded run.
         cache: Caches of the frozen base's outputs.
         num_validation_samples: How many validation samples, from the first on, to generate in each validation.
         output: Output of test and predict, and the metrics of test.
@@ -134,7 +135,7 @@ class MultiViewModule(DescribedModule):
         seed: int = 0,
         sampling: Sampling = PAPER_SAMPLING,
         memory: MemorySettings = ALL_MEMORY,
-        torch_compile: bool = False,
+        torch_compile: str | None = None,
         cache: CacheSettings = NO_CACHE,
         num_validation_samples: int = 4,
         output: OutputSettings = RUN_OUTPUT,
@@ -216,10 +217,10 @@ class MultiViewModule(DescribedModule):
             if self.lora.rank and not self.memory.shard_adapter:
                 raise ValueError("memory.shard_adapter must be true in a sharded run with a LoRA; got false.")
             if self.torch_compile:
-                raise ValueError("torch_compile must be false in a sharded run; got true.")
+                raise ValueError(f"torch_compile must be null in a sharded run; got {self.torch_compile}.")
             shard(self.unet, self.backbone, mesh, self.memory.shard_adapter)
         if self.torch_compile:
-            self.unet.compile()
+            self.unet.compile(backend=self.torch_compile)
 
     def _check_family(self) -> None:
         if is_flow(self.backbone.scheduler) and (

@@ -8,6 +8,7 @@ from diffusers.hooks import FirstBlockCacheConfig
 from diffusers.models.attention import BasicTransformerBlock
 from torch.testing import assert_close
 
+from mvdiff.cli.opening import MemoryOptions, with_memory_switches
 from mvdiff.models.deep_cache import DeepCache, DeepCacheSettings
 from tests.geometries import camera_geometry
 from tests.pipelines.conftest import make_pipeline
@@ -153,6 +154,12 @@ def test_attention_backends_and_caches_of_transformers_are_refused_for_a_unet(pi
         pipeline.set_attention_backend("native")
     with pytest.raises(ValueError, match=r"enable_cache needs .* UNet2DConditionModel"):
         pipeline.enable_cache(FirstBlockCacheConfig())
+
+
+def test_the_command_line_sets_them(pipeline):
+    found = with_memory_switches(pipeline, MemoryOptions(deep_cache=3, compile="eager"), "cpu")
+    assert found.deep_cache == DeepCacheSettings(3, 1)
+    assert found._multi_view_unet()._compiled_call_impl is not None
 
 
 # Deep cache

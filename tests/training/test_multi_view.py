@@ -123,10 +123,12 @@ def test_gradients_reach_the_adapter_and_nothing_else(tiny_folder, data):
     assert {id(p) for p in optimized} == {id(p) for p in module.adapter.parameters()}
 
 
-def test_gradient_checkpointing_gives_the_same_gradients(tiny_folder, data):
+@pytest.mark.parametrize("settings", [{"gradient_checkpointing": True}, {"torch_compile": "eager"}], ids=str)
+def test_checkpointing_and_compilation_give_the_same_gradients(tiny_folder, data, settings):
     gradients = []
-    for checkpointing in (False, True):
-        module = awaken(make(tiny_folder, gradient_checkpointing=checkpointing))
+    for chosen in ({}, settings):
+        module = awaken(make(tiny_folder, **chosen))
+        assert (module.unet._compiled_call_impl is not None) is ("torch_compile" in chosen)
         batch = batch_of(data, (0, 0))
         module.noise_loss(batch, batch.prompts).backward()
         gradients.append(torch.cat([p.grad.flatten() for p in module.adapter.parameters() if p.grad is not None]))
