@@ -1,4 +1,4 @@
-"""LoRA for the base: low-rank updates of its UNet and text encoder; the trained attention is not changed."""
+"""LoRA for the base: low-rank updates of its UNet and text encoders; the trained attention is not changed."""
 
 from __future__ import annotations
 
@@ -9,77 +9,47 @@ from textwrap import shorten
 from typing import Any
 
 from diffusers.loaders import StableDiffusionLoraLoaderMixin
-from diffusers.loaders.lora_base import _fetch_state_dict
-from diffusers.utils import convert_state_dict_to_diffusers, convert_state_dict_to_peft
+from diffusers.utils import (
+    convert_state_dict_to_diffusers,
+    convert_state_dict_to_peft,
+    convert_unet_state_dict_to_peft,
+)
 from diffusers.utils.state_dict_utils import StateDictType
 from torch import Tensor, nn
 
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.files.refusals import UnsafeFile, plain_refusals, plain_text
-from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
+from mvdiff.models.bases.sdxl import StableDiffusionXLBase
+from mvdiff.models.bases.stable_diffusion import UNetBase
+from mvdiff.models.bases.text_encoders import TextEncoders
 from mvdiff.pipelines.extras import require
+from mvdiff.pipelines.lora_files import count_layers, file_tensors
 
-_PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")
-
-
-_PARTS_OF_A_LORA = (
-    r"lora(_down|_up)\.weight",  # kohya
-    r"lora\.(down|up)\.weight",
-    r"lora_linear_layer\.(down|up)\.weight",
-    r"lora_[AB](\.\w+)?\.weight",  # peft
-    r"(to_\w+|[qkv]|out)_lora\.(down|up)\.weight",  # attention processors of old diffusers
-    r"alpha",
-)
-_PART = re.compile(rf"\.(processor\.)?({'|'.join(_PARTS_OF_A_LORA)})$")
-_DOWN = re.compile(r"(lora_down|down|lora_A(\.\w+)?)\.weight$")
-_OTHER_FORMS = {
-    r"dora_scale|lora_magnitude_vector": "DoRA",
-    r"\.hada_": "LoHa",
-    r"\.lokr_": "LoKr",
-    r"\.lora_mid\.": "a LoRA of convolutions with a middle factor",
-    r"\.(diff|diff_b|w_norm|b_norm)$": "whole weights beside a LoRA",
-    r"^(lora_te2_|text_encoder_2\.)": "a LoRA for SDXL's second text encoder",
-    r"^(lora_unet_(input|middle|output)_block|lora_te1_)": "a LoRA with names of SDXL or of the original code",
-}
+_PROJECTIONS = (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2", "text_projection")
 
 
-def count_layers(state: dict[str, Tensor]) -> int:
-    """Count the layers for which a file has low-rank weights.
-
-    Raises:
-        ValueError: A weight belongs to another form (DoRA, LoHa, LoKr, ...) or part, which would be left out.
-    """
-    for pattern, form in _OTHER_FORMS.items():
-        if names := [name for name in state if re.search(pattern, name)]:
-            raise ValueError(f"{form}, which is not supported ({len(names)} weights, such as {names[0]})")
-    if names := [name for name in state if not _PART.search(name)]:
-        raise ValueError(f"{len(names)} weights with names that no LoRA has, such as {names[0]}")
-    return sum(bool(_DOWN.search(name)) for name in state)
-
-
-def _file_tensors(
-    source: str | Path | dict[str, Tensor], weight_name: str | None = None, **kwargs: Any
-) -> dict[str, Tensor]:
-    """Return the weights as the file has them: diffusers leaves out what it does not know, with a warning at most."""
-    names = ("local_files_only", "cache_dir", "force_download", "proxies", "token", "revision", "subfolder")
-    state, _ = _fetch_state_dict(
-        source,
-        weight_name=weight_name,
-        use_safetensors=kwargs.get("use_safetensors", True),
-        allow_pickle=kwargs.get("use_safetensors") is None,
-        user_agent={},
-        **{name: kwargs.get(name) for name in names},
-    )
-    return state
-
-
-def _peft_names(state: dict[str, Any]) -> dict[str, Any]:
+def _peft_names(state: dict[str, Any], text_encoder: nn.Module) -> dict[str, Any]:
     """Give the values of a text encoder's LoRA, weights or alphas, the names of peft and of this encoder."""
     if not state:
         return {}
     old = any(re.search(r"to_(q|k|v|out)_lora\.", name) for name in state)  # diffusers looks for to_out alone
     state = convert_state_dict_to_diffusers(state, StateDictType.DIFFUSERS_OLD if old else None)
-    return {name.removeprefix("text_model."): value for name, value in convert_state_dict_to_peft(state).items()}
+    inner = "text_model." if "text_model" in dict(text_encoder.named_children()) else ""
+    state = {name.removeprefix("text_model."): value for name, value in convert_state_dict_to_peft(state).items()}
+    return {name if name.startswith("text_projection") else inner + name: value for name, value in state.items()}
+
+
+def _unet_alphas(state: dict[str, Tensor], alphas: dict[str, float]) -> dict[str, float]:
+    """Return the alpha of every layer of a UNet's LoRA, by the layer's name; without one it is the rank.
+
+    diffusers takes an alpha that most layers share for all of those whose name it does not find, such as `to_q`.
+    """
+    unet = {name: value for name, value in state.items() if name.startswith("unet.")}
+    down = convert_unet_state_dict_to_peft(unet).items()
+    ranks = {name.removesuffix(".lora_A.weight"): len(value) for name, value in down if ".lora_A." in name}
+    own = convert_unet_state_dict_to_peft({name.removesuffix(".alpha"): alpha for name, alpha in alphas.items()})
+    own = {name.removesuffix(".lora_A.weight"): alpha for name, alpha in own.items()}
+    return {f"{name}.alpha": own.get(name, rank) for name, rank in ranks.items()}
 
 
 class LoraOfBase(StableDiffusionLoraLoaderMixin):
@@ -88,9 +58,28 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
     In method names "adapter" means a LoRA, as in diffusers; the trained attention (`pipeline.adapter`) is not changed.
     A saved model folder refers to the base without its LoRA, and holds the one that was trained with the model, named
     "trained".
+
+    Methods of diffusers take parts of the base by name: `unet`, and `text_encoder`, or for SDXL `text_encoder_1` and
+    `text_encoder_2`.
     """
 
     _fused_loras: tuple[dict[str, Any], ...] | list[dict[str, Any]] = ()
+
+    @property
+    def _lora_loadable_modules(self) -> list[str]:
+        """Names of the parts that can have a LoRA, which the methods of diffusers look up as attributes."""
+        encoders = getattr(self.text_encoder, "encoders", None)
+        return ["unet", "text_encoder"] if encoders is None else ["unet", "text_encoder_1", "text_encoder_2"]
+
+    @property
+    def text_encoder_1(self) -> nn.Module:
+        """The first text encoder of a base that has several."""
+        return self.text_encoder.encoders["text_encoder"]
+
+    @property
+    def text_encoder_2(self) -> nn.Module:
+        """The second text encoder of a base that has several."""
+        return self.text_encoder.encoders["text_encoder_2"]
 
     def load_lora_weights(
         self,
@@ -98,7 +87,7 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         adapter_name: str | None = None,
         **kwargs: Any,
     ) -> None:
-        """Load a LoRA for the base's UNet, text encoder, or both; after an error nothing is loaded.
+        """Load a LoRA for the base's UNet, text encoders, or both; after an error nothing is loaded.
 
         Args:
             pretrained_model_name_or_path_or_dict: Hub id, folder, file or dict of tensors, in the format of diffusers,
@@ -111,11 +100,13 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
                 the base, or a part of it would not be used (DoRA, LoHa, LoKr, whole weights, other text encoders).
         """
         require("peft", "load_lora_weights")
-        if not isinstance(family := self._backbone(), StableDiffusionBase):
+        if not isinstance(family := self._backbone(), UNetBase):
             raise ValueError(
-                f"LoRA files are loaded for bases of Stable Diffusion 1 and 2; got a {type(family).__name__}. Merge "
-                "the LoRA into the base with diffusers, and train and generate with the merged base."
+                f"LoRA files are loaded for bases of Stable Diffusion 1, 2 and XL; got a {type(family).__name__}. "
+                "Merge the LoRA into the base with diffusers, and train and generate with the merged base."
             )
+        is_sdxl = isinstance(family, StableDiffusionXLBase)
+        original = {"unet_config": self.unet.config} if is_sdxl else {}  # to rename blocks of the original code
         if hasattr(self.unet, "_hf_hook"):
             raise ValueError(
                 "LoRA must be loaded before CPU offload is enabled; got a pipeline with offloaded weights. Call "
@@ -129,8 +120,8 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         adapter_name = free if adapter_name is None else adapter_name
         try:
             with plain_refusals("LoRA", source):
-                num_layers = count_layers(_file_tensors(source, **kwargs))
-            super().load_lora_weights(source, adapter_name=adapter_name, **kwargs)
+                num_layers = count_layers(file_tensors(source, **kwargs), for_sdxl=is_sdxl)
+            super().load_lora_weights(source, adapter_name=adapter_name, **original, **kwargs)
             if (found := len(self.lora_layers(adapter_name))) not in (0, num_layers):
                 raise ValueError(f"weights for {num_layers} layers, {found} of which the base has")
         except UnsafeFile:
@@ -143,6 +134,15 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
             raise ValueError(f"LoRA must have weights for the base's unet or text_encoder; got none{where}.")
 
     @classmethod
+    def load_lora_into_unet(
+        cls, state_dict: dict[str, Tensor], network_alphas: dict[str, float] | None, unet: nn.Module, **settings: Any
+    ) -> None:
+        """Load a LoRA into the UNet; `load_lora_weights` calls this with the arguments of diffusers."""
+        if network_alphas:
+            network_alphas = _unet_alphas(state_dict, network_alphas)
+        super().load_lora_into_unet(state_dict, network_alphas, unet, **settings)
+
+    @classmethod
     def load_lora_into_text_encoder(
         cls,
         state_dict: dict[str, Tensor],
@@ -153,20 +153,24 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
         metadata: dict[str, Any] | None = None,
         **_: Any,
     ) -> None:
-        """Load a LoRA into the text encoder; `load_lora_weights` calls this with the arguments of diffusers.
+        """Load a LoRA into each text encoder; `load_lora_weights` calls this with the arguments of diffusers.
 
         This calls peft directly: diffusers goes through transformers, which may require an unreleased version of peft.
 
         Raises:
             ValueError: The LoRA has weights for layers that this text encoder does not have.
         """
+        if isinstance(text_encoder, TextEncoders):
+            for name, encoder in text_encoder.encoders.items():
+                cls.load_lora_into_text_encoder(state_dict, network_alphas, encoder, name, adapter_name, metadata)
+            return
         prefix = f"{cls.text_encoder_name if prefix is None else prefix}."
         state = {name.removeprefix(prefix): value for name, value in state_dict.items() if name.startswith(prefix)}
         if not state:
             return
         from peft import LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
 
-        state = _peft_names(state)
+        state = _peft_names(state, text_encoder)
         names = (name for name, _ in text_encoder.named_modules() if name.endswith(_PROJECTIONS))
         weights = {name: state.get(f"{name}.lora_B.weight") for name in names}
         ranks = {name: weight.shape[1] for name, weight in weights.items() if weight is not None}
@@ -176,7 +180,8 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
             settings = {name.removeprefix(prefix): v for name, v in metadata.items() if name.startswith(prefix)}
         else:
             own = {name: alpha for name, alpha in (network_alphas or {}).items() if name.startswith(prefix)}
-            own = _peft_names({name.removeprefix(prefix).removesuffix(".alpha"): own[name] for name in own})
+            own = {name.removeprefix(prefix).removesuffix(".alpha"): alpha for name, alpha in own.items()}
+            own = _peft_names(own, text_encoder)
             alphas = ranks | {name.removesuffix(".lora_A.weight"): alpha for name, alpha in own.items()}
             settings = {"target_modules": list(ranks), "rank_pattern": ranks, "alpha_pattern": alphas}
         config = LoraConfig(**settings)
@@ -188,12 +193,12 @@ class LoraOfBase(StableDiffusionLoraLoaderMixin):
     def fuse_lora(self, *args: Any, **kwargs: Any) -> None:
         """Merge the active LoRAs into the weights, as diffusers does; sample records keep listing them."""
         record = self._active_loras()
-        super().fuse_lora(*args, **kwargs)
+        super().fuse_lora(*(args or (self._lora_loadable_modules,)), **kwargs)
         self._fused_loras = [*self._fused_loras, record | {key: repr(value) for key, value in kwargs.items()}]
 
     def unfuse_lora(self, *args: Any, **kwargs: Any) -> None:
         """Remove merged LoRAs from the weights."""
-        super().unfuse_lora(*args, **kwargs)
+        super().unfuse_lora(*(args or (self._lora_loadable_modules,)), **kwargs)
         self._fused_loras = []
 
     def lora_layers(self, adapter_name: str) -> list[str]:
