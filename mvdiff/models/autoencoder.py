@@ -51,6 +51,9 @@ def load_autoencoder(
         value = vae.config.get(setting, 1.0) or 0.0
         if not isinstance(value, int | float) or not isfinite(value) or (setting == "scaling_factor" and value == 0):
             raise ValueError(f"{setting} of the vae must be a finite number; got {value!r}, in {config}.")
+    for setting in ("latents_mean", "latents_std"):
+        if vae.config.get(setting) is not None:
+            raise ValueError(f"{setting} of the vae must be null; got a value for each latent channel, in {config}.")
     return vae
 
 

@@ -78,9 +78,8 @@ def load_backbone(
 
     The base is one of Stable Diffusion 1 or 2, with any text width, heads, prediction type and input channels, or of
     another family of `bases.opening`. The scheduler is DDIM (as in the paper) with the noise schedule of the base's
-    scheduler config, or FlowMatchEuler for a base of flow matching. fp16
-    variants are loaded if there are no other weights. A packaged base may share parts with another, see
-    `loading.part_folders`.
+    scheduler config, or FlowMatchEuler for a base of flow matching. fp16 variants are loaded if there are no other
+    weights. A packaged base may share parts with another, see `loading.part_folders`.
 
     Args:
         pretrained_model_name_or_path: Folder, hub id or packaged name, see `resolve_base`.

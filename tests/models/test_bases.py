@@ -181,6 +181,19 @@ def test_places_follow_the_setting_and_another_network_is_refused(bases, name):
 
 
 @torch.no_grad()
+def test_sdxls_autoencoder_does_not_run_in_float16():
+    base = tiny_bases.make("sdxl")
+    base.vae.half()
+    latents = torch.randn(1, 4, 4, 6, generator=torch.Generator().manual_seed(0)) * 1e3
+    images = base.decode_latents(latents)
+    back = base.encode_images(images)
+    assert base.vae.dtype == torch.float16
+    base.vae.float()
+    assert torch.equal(base.decode_latents(latents), images)
+    assert torch.equal(base.encode_images(images), back)
+
+
+@torch.no_grad()
 def test_sdxl_takes_the_channels_of_inpainting():
     base, task = tiny_bases.make("sdxl"), OutpaintTask()
     task.add_input(base.unet)

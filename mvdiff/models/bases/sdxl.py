@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import torch
@@ -49,6 +51,28 @@ class StableDiffusionXLBase(UNetBase):
             added_cond_kwargs=added,
             return_dict=False,
         )[0]
+
+    def encode_images(self, images: Tensor, generator: torch.Generator | list[torch.Generator] | None = None) -> Tensor:
+        """Encode images to scaled latents, never in float16; see `Base.encode_images`."""
+        with self._without_overflow():
+            return super().encode_images(images, generator)
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Decode scaled latents, never in float16; see `Base.decode_latents`."""
+        with self._without_overflow():
+            return super().decode_latents(latents)
+
+    @contextmanager
+    def _without_overflow(self) -> Iterator[None]:
+        """Hold the autoencoder in float32 where float16 would overflow, as diffusers does (`force_upcast`)."""
+        upcast = self.vae.dtype == torch.float16 and self.vae.config.get("force_upcast", True)
+        if upcast:
+            self.vae.to(torch.float32)
+        try:
+            yield
+        finally:
+            if upcast:
+                self.vae.to(torch.float16)
 
     def multi_view(self, adapter: MultiViewAdapter) -> MultiViewUNet:
         """Combine the UNet with an adapter; see `Base.multi_view`."""
