@@ -75,7 +75,7 @@ class RunToCheck(MVDiffCLI):
 
     @cached_property
     def model(self) -> LightningModule:
-        """The module, its caches in the scratch folder; raises what its class raises."""
+        """The module, which writes to no cache of the run; raises what its class raises."""
         return self._instantiated("model").model
 
     @cached_property
@@ -104,7 +104,9 @@ class RunToCheck(MVDiffCLI):
         else:
             settings.trainer = Namespace()
         cache = settings.get(f"{part}.init_args.cache") if part == "model" else None
-        if isinstance(cache, Namespace) and cache.get("dir"):
+        if isinstance(cache, Namespace) and cache.get("text_only"):
+            cache.latents = False  # the text is read from the run's own cache, to which nothing else is written then
+        elif isinstance(cache, Namespace) and cache.get("dir"):
             cache.dir = str(self.scratch / "cache")
         return self.parser.instantiate_classes(config)[self.subcommand]
 
