@@ -2,6 +2,11 @@
 
 import copy
 import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
 
 import diffusers
 import pytest
@@ -16,9 +21,11 @@ from mvdiff.samples.pixels import read_png
 from mvdiff.settings import Sampling
 from mvdiff.tasks.panorama import PanoramaTask
 from tests import tiny_bases
+from tests.training.family_runs import predict
 from tests.training.tiny_run import tiny_config, write_config
 
 FAMILIES = tuple(tiny_bases.FAMILIES)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -44,19 +51,94 @@ def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
 
 
+def started(*arguments, **environment):
+    """Start a process for runs of several families; see `family_runs`."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
+    command = [sys.executable, "-m", "tests.training.family_runs", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def ended(*processes):
+    try:
+        said = [process.communicate(timeout=600)[0].decode() for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [0] * len(processes), said
+
+
+@pytest.fixture(scope="module")
+def whole(folder):
+    """Folders of whole runs, by family: `run.yaml`, checkpoints and the model."""
+
+    def fit(name):
+        out = folder / f"{name}_whole"
+        if not out.exists():
+            run = write_config(folder / f"{name}.yaml", config_of(folder, name, out))
+            assert main(["fit", "--config", str(run)]) == 0
+            run.rename(out / "run.yaml")
+        return out
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def killed(folder):
+    """A folder with what runs had written, by family, when they were killed after the first step."""
+    out = folder / "killed"
+    out.mkdir()
+    ended(
+        started(
+            "kill",
+            *(str(write_config(out / f"{name}.yaml", config_of(folder, name, out / name))) for name in FAMILIES),
+        )
+    )
+    return out
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
 @pytest.mark.parametrize("name", FAMILIES)
-def test_fit_resume_and_generate(folder, name, tmp_path):
-    run = write_config(tmp_path / "run.yaml", config_of(folder, name, tmp_path / "whole"))
-    assert main(["fit", "--config", str(run)]) == 0
+def test_a_killed_run_resumes_bit_for_bit(folder, whole, killed, name, tmp_path):
     resumed = write_config(tmp_path / "resumed.yaml", config_of(folder, name, tmp_path / "resumed"))
-    first = tmp_path / "whole" / "step=1.ckpt"
+    first = killed / name / "step=1.ckpt"
+    assert not (killed / name / "step=2.ckpt").exists()
     assert main(["fit", "--config", str(resumed), "--ckpt_path", str(first)]) == 0
-    before = weights(first)
-    whole, again = (weights(tmp_path / out / "step=2.ckpt") for out in ("whole", "resumed"))
-    assert any(not torch.equal(before[key], whole[key]) for key in whole)
-    for key, value in whole.items():
+    before, again = weights(first), weights(tmp_path / "resumed" / "step=2.ckpt")
+    expected = weights(whole(name) / "step=2.ckpt")
+    assert any(not torch.equal(before[key], expected[key]) for key in expected)
+    for key, value in expected.items():
         assert torch.equal(value, again[key]), key
-    generate = ["generate", "dataset", "--model", str(tmp_path / "whole" / "model"), "--config", str(run)]
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_two_processes_predict_the_bytes_of_one(folder, whole):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
+    runs = {
+        number: [f"{whole(name)}/run.yaml:{whole(name)}/step=2.ckpt:{folder}/{name}_{number}" for name in FAMILIES]
+        for number in ("one", "two")
+    }
+    flags = ("--trainer.devices=2", "--trainer.strategy=ddp")
+    ended(*(started("predict", *flags, "--", *runs["two"], **job, LOCAL_RANK=str(rank)) for rank in range(2)))
+    for name, run in zip(FAMILIES, runs["one"], strict=True):
+        assert predict([], run) == 0
+        one, two = (
+            {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+            for out in (folder / f"{name}_one", folder / f"{name}_two")
+        )
+        assert {"room8/2.png", "room9/2.png"} <= one.keys()
+        assert one.keys() == two.keys()
+        assert [path for path in one if one[path] != two[path]] == [], name
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_trained_model_generates(whole, name, tmp_path):
+    run = whole(name) / "run.yaml"
+    generate = ["generate", "dataset", "--model", str(whole(name) / "model"), "--config", str(run)]
     generate += ["--out", str(tmp_path / "out"), "--num_inference_steps", "2", "--device", "cpu"]
     assert main(generate) == 0
     assert read_png(tmp_path / "out" / "room8" / "2.png").shape == (3, 16, 16)
@@ -76,6 +158,9 @@ def test_a_run_from_the_text_cache_never_loads_the_text_encoder(folder, tmp_path
     assert main(["data", "cache-text", "--config", str(alone), "--device", "cpu"]) == 0
     assert main(["fit", "--config", str(run)]) == 0
     monkeypatch.setattr("transformers.Gemma2Model.from_pretrained", AbsentPart.refuse)
+    entries = sorted((tmp_path / "text").rglob("*"))
+    assert main(["doctor", "--config", str(alone)]) == 0, capsys.readouterr().out
+    assert sorted((tmp_path / "text").rglob("*")) == entries
     assert main(["fit", "--config", str(alone)]) == 0
     assert main(["predict", "--config", str(alone), "--ckpt_path", str(tmp_path / "alone" / "step=2.ckpt")]) == 0
     loaded, from_cache = (weights(tmp_path / out / "step=2.ckpt") for out in ("loaded", "alone"))
