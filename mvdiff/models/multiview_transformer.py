@@ -153,18 +153,23 @@ class MultiViewTransformer(nn.Module):
 
     @contextmanager
     def _attached(self, scene: Scene | None, only: nn.Module | None = None) -> Iterator[None]:
-        """Hang the attention behind its blocks, or behind one of them."""
+        """Hang the attention behind its blocks, or behind one of them.
+
+        Without a scene, too: torch.compile would not see that a forward is no longer replaced.
+        """
         with ExitStack() as stack:
             for module, attention in self._places:
-                if scene is not None and (only is None or module is only):
+                if only is None or module is only:
                     followed = partial(partial, self._with_attention, scene, attention)
                     stack.enter_context(replaced_forward(module, followed))
             yield
 
     def _with_attention(
-        self, scene: Scene, attention: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
+        self, scene: Scene | None, attention: nn.Module, forward: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> Any:
         output = forward(*args, **kwargs)
+        if scene is None:
+            return output
         taps = scene.geometry.levels[0]
         tokens = self._read(output, taps.height * taps.width)
         hidden_states = tokens.unflatten(0, (-1, scene.num_views)).transpose(-1, -2)
