@@ -125,7 +125,7 @@ def test_every_option_is_explained(command, capsys):
         for option in fields(settings):
             name = f"(?:{option.name.upper()}|--{option.name})"
             [described] = re.findall(
-                rf"^  {name}(?: [A-Za-z{{][^\n]*?)?(?:  |\n)(.*?)(?=\n  -|\n\n)", text, re.S | re.M
+                rf"^  {name}(?: [A-Za-z{{\[][^\n]*?)?(?:  |\n)(.*?)(?=\n  -|\n\n)", text, re.S | re.M
             )
             assert len(described.strip()) > 5, name
 
