@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import nn
 
 from mvdiff.data.keyed_datamodule import MultiViewDataModule
-from mvdiff.files.sizes import duration_text, plural
+from mvdiff.files.sizes import duration_text
 from mvdiff.training.callbacks import SaveModelFolder
 from mvdiff.training.plan import Steps, effective_batch, parameter_counts
 
@@ -95,8 +95,10 @@ def _length(trainer: Trainer) -> Iterator[tuple[str, str]]:
     if steps is None or steps.total is None:
         yield "steps", "no end is set"
     else:
-        epochs = f"{plural(steps.epochs, 'epoch')} of {steps.per_epoch:,}"
-        yield "steps", f"{steps.total:,} optimizer {'step' if steps.total == 1 else 'steps'}, {epochs}"
+        epochs = steps.total / steps.per_epoch
+        total = f"{steps.total:,} optimizer step{'s' * (steps.total != 1)}"
+        each = f"{steps.per_epoch:,} step{'s' * (steps.per_epoch != 1)}"
+        yield "steps", f"{total}; {epochs:.3g} epoch{'s' * (epochs != 1)} of {each}"
     if trainer.ckpt_path is not None:
         yield "resumes", f"after step {trainer.global_step:,}, from {trainer.ckpt_path}"
     yield "precision", str(trainer.precision)
@@ -117,7 +119,8 @@ def _places(trainer: Trainer, module: LightningModule, folder: str) -> Iterator[
         yield "checkpoints", f"{saver.dirpath}/{saver.filename or '{epoch}-{step}'}.ckpt: {_when(saver)}"
     for callback in trainer.callbacks:
         if isinstance(callback, SaveModelFolder):
-            yield "model folder", f"{callback.dirpath or Path(folder) / 'model'}, when training ends"
+            weights = "the best checkpoint" if any(saver.monitor for saver in savers) else "the last weights"
+            yield "model folder", f"{callback.dirpath or Path(folder) / 'model'}, when training ends: {weights}"
     if isinstance(out := getattr(module, "out", None), str):
         yield "weights", f"{out}, when training ends"
 

@@ -108,10 +108,10 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
         r"frozen +[\d,]+ parameters \(of the base \S+/base\)",
         r"samples +6 for training, 2 for validation",
         r"batch +1 = 1 per device x 1 device x 1 node x 1 accumulated",
-        r"steps +1 optimizer step, 1 epoch of 6",
+        r"steps +1 optimizer step; 0\.167 epochs of 6 steps",
         rf"run folder +{re.escape(str(tmp_path))}",
         rf"checkpoints +{re.escape(str(tmp_path))}/\S+\.ckpt: the lowest val/loss",
-        rf"model folder +{re.escape(str(tmp_path / 'model'))}, when training ends",
+        rf"model folder +{re.escape(str(tmp_path / 'model'))}, when training ends: the best checkpoint",
         r"step 1/1  epoch 1/2  loss \S+  lr \S+  \S+ samples/s  \d+% waiting for data  memory ",
     ):
         assert re.search(text, said), (text, said)

@@ -142,7 +142,7 @@ def test_the_report_counts_what_is_trained_how_long_and_where(tmp_path, capsys):
         r"frozen +1 parameters",
         r"optimizer +AdamW, learning rate 0\.1",
         r"samples +5 for training",
-        r"steps +9 optimizer steps, 3 epochs of 3",
+        r"steps +9 optimizer steps; 3 epochs of 3 steps",
         r"precision +32-true",
         r"run folder +\S+",
     ):
