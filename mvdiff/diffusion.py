@@ -346,12 +346,7 @@ def denoise(
             are passed, the scheduler's noise cannot be controlled by generators, or
             the model predicts noise at zero terminal SNR, where the first step would divide by zero.
     """
-    scheduler = copy.deepcopy(scheduler)
-    check_sampler(scheduler, num_inference_steps)
-    custom = {
-        name: list(values) for name, values in (("timesteps", timesteps), ("sigmas", sigmas)) if values is not None
-    }
-    retrieve_timesteps(scheduler, num_inference_steps, noise.device, **custom)
+    scheduler = with_steps(scheduler, num_inference_steps, timesteps, sigmas, noise.device)
     accepted = inspect.signature(scheduler.step).parameters
     extra = {"eta": eta} if "eta" in accepted else {}
     if "generator" in accepted and generators is not None:
@@ -368,6 +363,23 @@ def denoise(
         if interrupted is not None and interrupted():
             break
     return latents
+
+
+def with_steps(
+    scheduler,
+    num_inference_steps: int,
+    timesteps: Sequence[int] | None = None,
+    sigmas: Sequence[float] | None = None,
+    device: torch.device | str | None = None,
+):
+    """Return a copy of a scheduler whose `timesteps` are set; arguments and errors: see `denoise`."""
+    scheduler = copy.deepcopy(scheduler)
+    check_sampler(scheduler, num_inference_steps)
+    custom = {
+        name: list(values) for name, values in (("timesteps", timesteps), ("sigmas", sigmas)) if values is not None
+    }
+    retrieve_timesteps(scheduler, num_inference_steps, device, **custom)
+    return scheduler
 
 
 def check_sampler(scheduler, num_inference_steps: int) -> None:

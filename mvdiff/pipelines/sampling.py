@@ -20,7 +20,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_generators
+from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_generators, with_steps
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import family_of_network
@@ -256,8 +256,10 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
             "negative_prompt_embeds": PromptEncoder(self._encode_texts, "").negative([negative] * batch.batch_size),
         }
         self._guidance_scale, self._interrupt = sampling.guidance_scale, False
-        custom = sampling.timesteps if sampling.sigmas is None else sampling.sigmas
-        self._num_timesteps = sampling.num_inference_steps if custom is None else len(custom)
+        self._num_timesteps = sampling.num_inference_steps
+        if sampling.timesteps is not None or sampling.sigmas is not None:  # of sigmas, some schedulers end at the last
+            steps = with_steps(self.scheduler, self._num_timesteps, sampling.timesteps, sampling.sigmas).timesteps
+            self._num_timesteps = -(-len(steps) // self.scheduler.order)
 
         def guided_predict(latents: Tensor, timesteps: Tensor) -> Tensor:
             text_states, negative_states = tensors["prompt_embeds"], tensors["negative_prompt_embeds"]
