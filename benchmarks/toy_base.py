@@ -14,7 +14,8 @@ from PIL import Image
 
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.toyworld.truth import read_truth
-from mvdiff.diffusion import denoise, guided, view_noise
+from mvdiff.denoising import denoise, guided
+from mvdiff.diffusion import view_noise
 from mvdiff.eval.features import ToyFeatureNet, caption_agreement, packaged_toy_features
 from mvdiff.models.backbone import load_backbone
 from mvdiff.recipes.panorama import TOY_RIG

@@ -12,14 +12,12 @@ from diffusers import (
     PNDMScheduler,
 )
 
+from mvdiff.denoising import denoise, guided, step_generators
 from mvdiff.diffusion import (
-    denoise,
-    guided,
     min_snr_weight,
     multiview_noise_loss,
     noise_loss,
     sample_timesteps,
-    step_generators,
     training_noise,
     training_target,
     view_noise,

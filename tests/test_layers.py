@@ -14,7 +14,7 @@ LAYERS = (  # from the ground up (the same line may hold siblings that do not us
     {"batch", "samples"},
     {"data"},
     {"eval"},
-    {"diffusion", "models"},
+    {"denoising", "diffusion", "models"},
     {"tasks"},
     {"pipelines"},
     {"methods"},

@@ -104,7 +104,7 @@ class RePaint(FrameByFrame):
 
 
 class RePaintSteps:
-    """The steps of diffusers' `RePaintScheduler` as a scheduler for `mvdiff.diffusion.denoise`.
+    """The steps of diffusers' `RePaintScheduler` as a scheduler for `mvdiff.denoising.denoise`.
 
     It adds what RePaintScheduler lacks: bases that predict v or x0, zero-terminal-SNR noise schedules, and exact jumps
     back where a step spans several training timesteps. RePaintScheduler counts a step's training timesteps from its

@@ -9,7 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from numbers import Integral
@@ -20,8 +20,8 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import check_sampler, denoise, frame_noise, guided, step_generators, with_steps
-from mvdiff.keyed import keyed_generator
+from mvdiff.denoising import check_sampler, denoise, guided, step_generators, with_steps
+from mvdiff.diffusion import frame_noise
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import family_of_network
 from mvdiff.models.bases.stable_diffusion import UNetBase
@@ -29,6 +29,7 @@ from mvdiff.models.block_caches import fresh_block_cache
 from mvdiff.models.deep_cache import DeepCache
 from mvdiff.models.prompts import PromptEncoder, text_notes
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
+from mvdiff.pipelines.sampling_encoder import SamplingEncoder
 from mvdiff.pipelines.speed import SpeedSwitches
 from mvdiff.pipelines.switches import MemorySwitches
 from mvdiff.settings import Controls, Sampling
@@ -75,51 +76,6 @@ class Generated:
     rendered: Tensor | None
     images: Tensor | None
     seeds: list[int]
-
-
-@dataclass
-class SamplingEncoder:
-    """`mvdiff.tasks.task.Encoder` for sampling, with noise keyed by (purpose, seed, sample id[, view name]).
-
-    Args:
-        backbone: Base with the autoencoder.
-        batch: The batch, on the device of the call.
-        seeds: One seed per sample.
-        like: [B, V, C, h, w] tensor whose dtype and device the latents get.
-    """
-
-    backbone: Base
-    batch: MultiViewBatch
-    seeds: Sequence[int]
-    like: Tensor
-    used: bool = field(default=False, init=False)
-
-    @property
-    def vae_stride(self) -> int:
-        """Pixels per latent cell along each side."""
-        return self.backbone.vae_stride
-
-    def pictures(self, images: Tensor, purpose: str) -> Tensor:
-        """Encode images [B, V, 3, H, W], one sample at a time; see `mvdiff.tasks.task.Encoder`."""
-        self.used = True
-        keys = zip(self.seeds, self.batch.sample_id, strict=True)
-        generators = [keyed_generator(f"{purpose}s", *key) for key in keys]
-        samples = zip(images.to(self.like.device), generators, strict=True)
-        return torch.stack([self.backbone.encode_images(*sample) for sample in samples]).to(self.like)
-
-    def given(self, views: Tensor) -> Tensor:
-        """Encode the known views, [B, V] bool; the latents of other views are zeros."""
-        latents = torch.zeros_like(self.like)
-        if not bool(views.any()):
-            return latents
-        self.used = True
-        generators = [
-            keyed_generator("given", self.seeds[i], self.batch.sample_id[i], self.batch.names_of(i)[view])
-            for i, view in views.nonzero().tolist()
-        ]
-        images = self.batch.images.to(self.like.device)[views]
-        latents[views] = self.backbone.encode_images(images, generators).to(latents)
-        return latents
 
 
 class SamplingPipeline(SpeedSwitches, MemorySwitches):

@@ -16,7 +16,8 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import denoise, guided, mean_over_views, noise_loss, view_noise
+from mvdiff.denoising import denoise, guided
+from mvdiff.diffusion import mean_over_views, noise_loss, view_noise
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone

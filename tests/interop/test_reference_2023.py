@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mvdiff.batch import MultiViewBatch
 from mvdiff.cli.main import main
 from mvdiff.cli.opening import MemoryOptions, ModelOptions, open_pipeline
-from mvdiff.diffusion import denoise, guided
+from mvdiff.denoising import denoise, guided
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.interop.geometry import rounded_rotations
 from mvdiff.models.prompts import PromptEncoder

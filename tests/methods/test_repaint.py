@@ -11,7 +11,7 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.data.layouts import open_recording
 from mvdiff.data.sequences import key_sequence
 from mvdiff.data.toyworld.write import write_walk
-from mvdiff.diffusion import denoise
+from mvdiff.denoising import denoise
 from mvdiff.keyed import keyed_generator
 from mvdiff.methods.independent import Independent
 from mvdiff.methods.parts import MissingPart, Parts
