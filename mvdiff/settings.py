@@ -115,6 +115,8 @@ class FlowSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"flow.{name} must be above 0; got {value}.")
+        if self.weighting == "uniform":
+            _check_defaults("flow", self, ("mean", "std"), "flow.weighting is uniform")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,6 +151,8 @@ class LoraSettings:
             raise ValueError(f"lora.alpha must be above 0; got {self.alpha}.")
         if not self.target_modules:
             raise ValueError("lora.target_modules must name at least one layer; got none.")
+        if not self.rank:
+            _check_defaults("lora", self, ("alpha", "target_modules"), "lora.rank is 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,6 +185,10 @@ class LossSettings:
             raise ValueError(f"loss.mode_scale must be from -1 to 1.75; got {self.mode_scale}.")
         if not self.offset_noise >= 0:
             raise ValueError(f"loss.offset_noise must be at least 0; got {self.offset_noise}.")
+        of_kind = {"logit_normal": ("logit_mean", "logit_std"), "mode": ("mode_scale",)}
+        for kind, names in of_kind.items():
+            if kind != self.timestep_sampling:
+                _check_defaults("loss", self, names, f"loss.timestep_sampling is {self.timestep_sampling}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -251,6 +259,16 @@ class PanoramaPictures:
     cube_faces: bool = False
     """also write the six faces of a cube: cube/front, right, back, left, up and down, in the format of --format; parts
     that no view covers are grey"""
+
+
+def _check_defaults(group: str, settings: Any, names: Sequence[str], since: str) -> None:
+    """Raise ValueError if a setting that others switch off has another value than its default."""
+    defaults = {one.name: one.default for one in fields(settings)}
+    for name in names:
+        value = getattr(settings, name)
+        value = tuple(value) if isinstance(value, list) else value
+        if value != defaults[name]:
+            raise ValueError(f"{group}.{name} must be left out where {since}; got {value}.")
 
 
 def plain(settings: Any) -> dict[str, Any]:

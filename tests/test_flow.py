@@ -5,10 +5,10 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from torch.testing import assert_close
 
+from mvdiff.denoising import denoise
 from mvdiff.diffusion import (
     add_noise,
     clean_from_prediction,
-    denoise,
     min_snr_weight,
     multiview_noise_loss,
     prediction_from_clean,
@@ -67,6 +67,8 @@ def test_a_scheduler_with_betas_draws_as_before_and_flow_settings_are_checked():
     assert torch.equal(training_timesteps(ddim, FlowSettings(), 3, 1, [4, 9]), sample_timesteps(1000, 3, 1, [4, 9]))
     with pytest.raises(ValueError, match=r"flow.std must be above 0; got 0"):
         FlowSettings(std=0)
+    with pytest.raises(ValueError, match=r"flow.mean must be left out where flow.weighting is uniform; got 1.0"):
+        FlowSettings(weighting="uniform", mean=1.0)
     with pytest.raises(ValueError, match=r"snr_gamma must be null for a base of flow matching; got 5"):
         min_snr_weight(EULER, torch.tensor([3.0]), 5.0)
 

@@ -35,7 +35,7 @@ class DeepCacheSettings:
 
 @dataclass
 class DeepCache:
-    """What the deep part of a UNet computed, for the calls of one denoising; `MultiViewUNet.forward` gets it.
+    """Output of the deep part of a UNet, kept during one denoising; an argument of `MultiViewUNet.forward`.
 
     Args:
         settings: Interval and depth.

@@ -27,7 +27,7 @@ from mvdiff.text_states import TextStates, map_states
 
 
 class Tokens(Protocol):
-    """How a family's blocks hold image tokens; see `mvdiff.models.bases.transformer.TransformerBase`."""
+    """A base that finds the image tokens in a block's output; see `mvdiff.models.bases.transformer.TransformerBase`."""
 
     unet: nn.Module
 
@@ -43,7 +43,7 @@ class Tokens(Protocol):
 
 @dataclass(frozen=True)
 class Scene:
-    """What the blocks that look across views get in one call of the model.
+    """Inputs of the blocks that look across views, for one call of the model.
 
     Attributes:
         geometry: Correspondences between the views, of one level.

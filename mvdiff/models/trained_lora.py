@@ -58,7 +58,7 @@ def add_lora(
 
 
 def lora_weights(unet: UNet2DConditionModel) -> NamedWeights:
-    """Return the present weights of the trained LoRA; sharding replaces the parameters, so ask anew after it."""
+    """Return the weights of the trained LoRA. Sharding replaces the parameters: call this again after it."""
     return NamedWeights(
         {_IN_PEFT.sub(r".\1.", name): value for name, value in unet.named_parameters() if _IN_PEFT.search(name)}
     )

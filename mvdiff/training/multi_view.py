@@ -230,6 +230,8 @@ class MultiViewModule(DescribedModule):
                 "loss.timestep_sampling and loss.zero_terminal_snr do not apply to a base of flow matching "
                 f"({self.base}); model.flow sets its noise levels."
             )
+        if not is_flow(self.backbone.scheduler) and self.flow != PLAIN_FLOW:
+            raise ValueError(f"model.flow must be left out for {self.base}, which is no base of flow matching.")
         if self.lora.rank and not isinstance(self.backbone, StableDiffusionBase):
             raise ValueError(
                 f"lora.rank must be 0 for {self.base}, which is not Stable Diffusion 1 or 2; got {self.lora.rank}."

@@ -11,7 +11,7 @@ from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.training.checkpoint_files import local_path
 
 TRAINING_KEYS = ("pytorch-lightning_version", "optimizer_states", "loops")
-"""What a checkpoint must hold to resume from it."""
+"""Keys that a checkpoint needs for a resume."""
 _BELOW_ROOT = ("hpc_ckpt_*.ckpt", "checkpoints/*.ckpt", "*/checkpoints/*.ckpt")
 
 

@@ -45,7 +45,7 @@ class StepMeans:
         self._sums[name] = self._sums[name] + pair if name in self._sums else pair
 
     def take(self) -> dict[str, float]:
-        """Return the means, without those that no sample counts for, and begin anew; all ranks must call this."""
+        """Return the means that at least one sample counts for, and clear all sums; all ranks must call this."""
         sums, self._sums = self._sums, {}
         if not sums:
             return {}

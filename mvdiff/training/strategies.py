@@ -67,7 +67,7 @@ def check_strategy(trainer: Trainer, module: LightningModule) -> None:
                 f"{name} of ModelParallelStrategy must be {possible[-1]}; got {value}. "
                 "mvdiff.training.sharding.ShardedStrategy (overlay/sharded.yaml) sets it."
             )
-    strategy.__class__ = ShardedStrategy  # which has no state of its own
+    strategy.__class__ = ShardedStrategy  # it adds no attributes, so nothing is left unset
 
 
 def _check(kind: type[Strategy], name: str, module: type[LightningModule]) -> None:

@@ -43,6 +43,14 @@ def test_latents_are_shifted_scaled_and_drawn_from_the_given_generator(variation
     assert_close(decode_latents(variational, found), decoded)
 
 
+def test_numbers_per_channel_of_the_latents_are_refused(variational, tmp_path):
+    variational.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"latents_mean": [0.1, 0.2, 0.3]}))
+    with pytest.raises(ValueError, match="latents_mean of the vae must be null; got a value for each latent channel"):
+        load_autoencoder(tmp_path)
+
+
 @torch.no_grad()
 def test_a_generator_per_image_makes_an_image_independent_of_its_batch(variational):
     pixels = images(3)

@@ -1,4 +1,4 @@
-"""What every family of bases must keep: the stock model bit for bit, gradients, who sees whom, files, and diffusers."""
+"""All families of bases: the stock model bit for bit, gradients, which views see which, files, and diffusers."""
 
 import pytest
 import torch

@@ -94,7 +94,7 @@ def kohya(updates, original=True):
 
 
 def peft(updates):
-    """Peft's names have no alphas of layers: the scale is in the weights."""
+    """Files of peft have no alpha for each layer: the scale is in the weights."""
     state = {}
     for (part, name), (down, up, alpha) in updates.items():
         state |= {f"{part}.{name}.lora_A.weight": down, f"{part}.{name}.lora_B.weight": up * (alpha / len(down))}

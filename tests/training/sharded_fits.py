@@ -12,6 +12,7 @@ import sys
 import traceback
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -28,7 +29,7 @@ from mvdiff.training.ema import TrainedWeightsEMA
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.run_folder import NoLogger
 from mvdiff.training.sharded_weights import own_shard
-from mvdiff.training.sharding import ShardedStrategy
+from mvdiff.training.sharding import ShardedStrategy, check_equal_batches
 
 STEPS, HALF, FEW = 20, 10, 2
 FITS = {
@@ -45,7 +46,7 @@ FITS = {
     "lora": {"strategy": ShardedStrategy, "steps": FEW, "lora": {"rank": 2}},
     "resumed_alone": {"devices": 1, "resume": "sharded"},
 }
-"""How each training differs from the others."""
+"""The settings of each training, by name."""
 
 
 class Watch(Callback):
@@ -65,6 +66,15 @@ def share(part: nn.Module) -> float:
     """Return the share of a module's numbers that this process holds."""
     parameters = list(part.parameters())
     return sum(own_shard(p.data).numel() for p in parameters) / sum(p.numel() for p in parameters)
+
+
+def refusal(rank: int) -> str:
+    """Return what is said where the second rank has a validation batch more."""
+    try:
+        check_equal_batches(SimpleNamespace(num_val_batches=[1, 1 + rank]))
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def fit(folder: Path, name: str) -> None:
@@ -110,6 +120,8 @@ def fit(folder: Path, name: str) -> None:
     trainer.fit(module, data, ckpt_path=resumed, weights_only=True)
     trainer.save_checkpoint(folder / name / "end.ckpt", weights_only=False)
     noted = {"losses": watch.losses, "shares": watch.shares}
+    if devices == 2:
+        noted["unequal"] = refusal(trainer.global_rank)
     (folder / name).mkdir(exist_ok=True)
     torch.save(noted, folder / name / f"rank{trainer.global_rank}.pt")
 

@@ -10,7 +10,7 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from mvdiff.data.datamodule import EquirectangularDataModule
 from mvdiff.diffusion import sample_timesteps, training_noise
 from mvdiff.geometry.cameras import RingRig
-from mvdiff.settings import LossSettings
+from mvdiff.settings import FlowSettings, LossSettings
 from mvdiff.training.draws import draw_noise, draw_timesteps, zero_terminal_snr
 from mvdiff.training.multi_view import MultiViewModule
 from tests.tiny import tiny_base
@@ -42,9 +42,11 @@ def test_mode_timesteps_follow_their_density():
     torch.testing.assert_close(torch.quantile(drawn, 1 - u), quantiles, rtol=0, atol=0.03)
 
 
-@pytest.mark.parametrize("sampling", ["logit_normal", "mode"])
-def test_timesteps_are_keyed_by_sample_and_stay_in_range(sampling):
-    loss = LossSettings(timestep_sampling=sampling, logit_std=30.0)
+@pytest.mark.parametrize(
+    "settings", [{"timestep_sampling": "logit_normal", "logit_std": 30.0}, {"timestep_sampling": "mode"}]
+)
+def test_timesteps_are_keyed_by_sample_and_stay_in_range(settings):
+    loss = LossSettings(**settings)
     together = draw_timesteps(loss, 1000, 0, 1, MANY)
     assert together.dtype == torch.int64
     assert together.min() >= 0
@@ -80,6 +82,8 @@ def test_zero_terminal_snr_is_that_of_diffusers():
     [
         ({"timestep_sampling": "normal"}, "timestep_sampling must be one of uniform, logit_normal, mode; got 'normal'"),
         ({"logit_std": 0.0}, "logit_std must be above 0; got 0.0"),
+        ({"logit_mean": 1.0}, "logit_mean must be left out where loss.timestep_sampling is uniform; got 1.0"),
+        ({"timestep_sampling": "logit_normal", "mode_scale": 1.0}, "mode_scale must be left out where"),
         ({"mode_scale": 2.0}, "mode_scale must be from -1 to 1.75; got 2.0"),
         ({"offset_noise": -0.1}, "offset_noise must be at least 0; got -0.1"),
     ],
@@ -121,6 +125,12 @@ def test_training_and_sampling_share_the_rescaled_schedule(v_folder, tiny_folder
     assert seen["timestep"].tolist() == [999]
     torch.testing.assert_close(seen["sample"], draw_noise(PAPER, 0, 0, [0], 3, latents.shape[2:]))
     assert module.backbone.scheduler.config.rescale_betas_zero_snr
+
+
+def test_settings_of_flow_matching_are_refused_for_other_bases(tiny_folder):
+    module = MultiViewModule(base=str(tiny_folder / "base"), flow=FlowSettings(shift=3.0))
+    with pytest.raises(ValueError, match=r"model.flow must be left out for .*/base, which is no base of flow matching"):
+        module.configure_model()
 
 
 def test_validation_is_uniform_and_without_offset(tiny_folder):

@@ -153,6 +153,8 @@ def test_a_checkpoint_of_another_lora_is_refused(run):
 def test_settings_out_of_range_are_refused(tiny_folder, run):
     with pytest.raises(ValueError, match="rank must be a whole number of at least 0; got -1"):
         LoraSettings(rank=-1)
+    with pytest.raises(ValueError, match=r"lora.alpha must be left out where lora.rank is 0; got 2"):
+        LoraSettings(alpha=2)
     with pytest.raises(ValueError, match=r"target_modules must name layers .* got 'to_z'"):
         make(tiny_folder, rank=2, target_modules=["to_q", "to_z"])
     unet = load_backbone(tiny_folder / "base").unet

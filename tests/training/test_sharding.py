@@ -68,6 +68,11 @@ def test_each_rank_holds_half_of_the_weights(runs, name, of_adapter):
         assert rank["shares"]["adapter"] == pytest.approx(of_adapter, abs=0.01)
 
 
+def test_ranks_with_different_numbers_of_validation_batches_are_refused(runs):
+    for rank in noted(runs, "sharded"):
+        assert "equally many batches on each device in a sharded run; got [2, 3]" in rank["unequal"]
+
+
 def test_checkpoints_are_those_of_ddp(runs):
     """Weights, their average, optimizer state and everything else, as whole tensors under the same names."""
     sharded, ddp = checkpoint(runs, "sharded"), checkpoint(runs, "ddp")

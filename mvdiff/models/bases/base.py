@@ -139,7 +139,7 @@ class Base(nn.Module, ABC):
 
     @property
     def prediction_type(self) -> str:
-        """What the network predicts: "epsilon", "v_prediction", "sample" or "flow"."""
+        """Kind of prediction of the network: "epsilon", "v_prediction", "sample" or "flow"."""
         return "flow" if is_flow(self.scheduler) else self.scheduler.config.prediction_type
 
     @property
