@@ -259,7 +259,7 @@ def described_settings(
         **pipeline.unusual_settings(),
         "method": "mvdiffusion" if controls.caa else "independent",  # names of `mvdiff.methods`
     }
-    return json.loads(json.dumps(described, default=_plain))
+    return json.loads(json.dumps(described, default=_plain), parse_constant=str)  # JSON has no infinite numbers
 
 
 def with_text_notes(settings: dict[str, Any], notes: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,12 @@
+import json
+
 import pytest
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 
+from mvdiff.models.schedulers import scheduler_names
+from mvdiff.pipelines.sample_folders import described_settings
 from mvdiff.pipelines.schedulers import scheduler_from
+from tests.pipelines.conftest import make_pipeline
 
 
 def test_the_models_schedule_is_kept():
@@ -20,3 +25,14 @@ def test_schedulers_that_would_change_zero_terminal_snr_betas_are_refused():
     with pytest.raises(ValueError, match=r"must support rescale_betas_zero_snr.*got 'PNDM'.*DDIM, .*EulerDiscrete"):
         scheduler_from("PNDM", own.config)
     assert scheduler_from("EulerDiscrete", own.config).config.rescale_betas_zero_snr
+
+
+def test_samples_of_every_scheduler_can_be_described(tmp_path):
+    """DPMSolverMultistep has a setting of minus infinity, which JSON cannot hold."""
+    pipeline, described = make_pipeline(tmp_path / "base"), {}
+    own = pipeline.scheduler
+    for name in scheduler_names():
+        pipeline.scheduler = scheduler_from(name, own.config)
+        described[name] = described_settings(pipeline)
+        assert json.loads(json.dumps(described[name], allow_nan=False)) == described[name]
+    assert described["DPMSolverMultistep"]["scheduler_config"]["lambda_min_clipped"] == "-Infinity"
