@@ -1,4 +1,4 @@
-"""Judge the toy base: what the judge network reads in single views generated from held-out captions.
+"""Judge a toy base: what the judge network reads in single views generated from held-out captions.
 
     mvdiff data toyworld runs/toy/world --rooms 1300 --test_rooms 100 --seed 1 --num_frames 0
     python benchmarks/toy_base.py --root runs/toy/world/mp3d_skybox --panoramas 24 --picture samples.png
@@ -25,13 +25,9 @@ from mvdiff.training.callbacks import image_grid
 def generate(base, prompts: list[str], seed: int, num_inference_steps: int, guidance_scale: float) -> torch.Tensor:
     shape = (base.latent_channels, 64 // base.vae_stride, 64 // base.vae_stride)
     noise = torch.stack([view_noise(seed, prompt, num_views=1, shape=shape)[0] for prompt in prompts])
-
-    def predict(latents, timesteps, hidden):
-        return base.unet(latents, timesteps, encoder_hidden_states=hidden).sample
-
     text, empty = base.encode_prompts(prompts), base.encode_prompts([""] * len(prompts))
     return base.decode_latents(
-        denoise(guided(predict, text, empty, guidance_scale), base.scheduler, noise, num_inference_steps)
+        denoise(guided(base.predict, text, empty, guidance_scale), base.scheduler, noise, num_inference_steps)
     )
 
 

@@ -14,9 +14,8 @@ from collections.abc import Callable, Iterable, Sequence
 import torch
 from torch import Tensor
 
-from mvdiff.flow import clean_from_flow, flow_from_clean, flow_noisy, flow_timesteps, is_flow
+from mvdiff.flow import clean_from_flow, flow_from_clean, flow_noisy, is_flow
 from mvdiff.keyed import keyed_generator, keyed_int
-from mvdiff.settings import FlowSettings
 
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample")
 
@@ -80,16 +79,6 @@ def sample_timesteps(num_train_timesteps: int, seed: int, epoch: int, sample_ind
     """
     draws = [keyed_int("timestep", seed, epoch, int(index)) % num_train_timesteps for index in sample_index]
     return torch.tensor(draws, dtype=torch.int64)
-
-
-def training_timesteps(scheduler, flow: FlowSettings, seed: int, epoch: int, sample_index: Iterable[int]) -> Tensor:
-    """Draw one timestep per sample, [B], as the scheduler's kind of model is trained.
-
-    See `sample_timesteps`, and `mvdiff.flow.flow_timesteps` for flow matching, which alone reads `flow`.
-    """
-    if is_flow(scheduler):
-        return flow_timesteps(scheduler, flow, seed, epoch, sample_index)
-    return sample_timesteps(scheduler.config.num_train_timesteps, seed, epoch, sample_index)
 
 
 def add_noise(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

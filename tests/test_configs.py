@@ -7,7 +7,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from diffusers import SanaTransformer2DModel
 
 from mvdiff.cli.config_files import open_data, with_config_paths
 from mvdiff.cli.main import main
@@ -16,10 +18,12 @@ from mvdiff.data.prepare.captioner import BLIP2
 from mvdiff.eval.sources import source_from_config
 from mvdiff.hub_models import COMMITS, pinned_revision
 from mvdiff.models.backbone import load_backbone
+from mvdiff.models.bases.sana import SanaBase
 from mvdiff.models.loading import is_hub_id
 from mvdiff.run_files import config_layers, config_path, configs_folder
 from mvdiff.tasks.opening import PAPER_TASKS
 from mvdiff.training.ema import TrainedWeightsEMA
+from tests.tiny_bases import vae
 from tests.training.tiny_run import tiny_config
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -285,11 +289,25 @@ def test_outpaint_is_the_papers_run(capsys):
     assert (toy["base"], toy["task"], toy["add_input"]) == ("mvdiff://toy-base", "outpaint", True)
 
 
-@pytest.mark.parametrize(("name", "decay"), [("toy/base.yaml", 0.998), ("real/base.yaml", 0.99)])
+@pytest.mark.parametrize(
+    ("name", "decay"), [("toy/base.yaml", 0.998), ("toy/dit_base.yaml", 0.998), ("real/base.yaml", 0.99)]
+)
 def test_bases_are_written_with_averaged_weights(name, decay, capsys):
     callbacks = parsed(capsys, name)["trainer"]["callbacks"]
     (average,) = [callback for callback in callbacks if callback["class_path"].endswith("ema.TrainedWeightsEMA")]
     assert (average["init_args"]["decay"], average["init_args"]["warm_up"]) == (decay, True)
+
+
+def test_the_toy_transformer_is_small_and_has_six_places_for_attention():
+    """At half precision it and its attention fit into what is left of 95 MB for all packaged weights."""
+    settings = yaml.safe_load((configs_folder() / "toy/dit_base.yaml").read_text())["model"]["init_args"]
+    with torch.device("meta"):
+        base = SanaBase(vae(), None, None, SanaTransformer2DModel(**settings["fresh"]["transformer"]), None)
+    adapter = base.new_adapter({"init_args": {"kernel_size": 3, "head_dim": 32}})
+    assert adapter.config.sites["after"] == [f"transformer_blocks.{i}" for i in range(1, 12, 2)]
+    counts = [sum(parameter.numel() for parameter in part.parameters()) for part in (base.unet, adapter)]
+    assert 4e6 < counts[0] < 7e6
+    assert 2 * sum(counts) < 16e6
 
 
 def test_config_is_found_by_name_or_path(tmp_path, monkeypatch):

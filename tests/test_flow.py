@@ -14,10 +14,11 @@ from mvdiff.diffusion import (
     prediction_from_clean,
     sample_timesteps,
     training_target,
-    training_timesteps,
 )
+from mvdiff.flow import flow_timesteps
 from mvdiff.pipelines.schedulers import scheduler_from
-from mvdiff.settings import FlowSettings
+from mvdiff.settings import FlowSettings, LossSettings
+from mvdiff.training.draws import timesteps_of
 
 EULER = FlowMatchEulerDiscreteScheduler(shift=3.0)
 
@@ -47,24 +48,25 @@ def test_the_loss_is_the_squared_error_of_the_velocity():
 
 
 def test_timesteps_are_logit_normal_shifted_and_keyed_by_sample():
-    draws = training_timesteps(EULER, FlowSettings(), 0, 2, range(4000))
+    draws = flow_timesteps(EULER, FlowSettings(), 0, 2, range(4000))
     sigma = draws / 1000
     unshifted = sigma / (3 - 2 * sigma)  # the inverse of 3 s / (1 + 2 s)
     logits = torch.logit(unshifted.double())
     assert abs(logits.mean()) < 0.06
     assert abs(logits.std() - 1) < 0.05
-    assert torch.equal(training_timesteps(EULER, FlowSettings(), 0, 2, [17, 5]), draws[[17, 5]])
-    assert not torch.equal(training_timesteps(EULER, FlowSettings(), 0, 3, [17]), draws[[17]])
-    moved = training_timesteps(EULER, FlowSettings(mean=1.0, std=0.1, shift=1.0), 0, 2, range(100)) / 1000
+    assert torch.equal(flow_timesteps(EULER, FlowSettings(), 0, 2, [17, 5]), draws[[17, 5]])
+    assert not torch.equal(flow_timesteps(EULER, FlowSettings(), 0, 3, [17]), draws[[17]])
+    moved = flow_timesteps(EULER, FlowSettings(mean=1.0, std=0.1, shift=1.0), 0, 2, range(100)) / 1000
     assert abs(torch.logit(moved).mean() - 1) < 0.1
-    flat = training_timesteps(EULER, FlowSettings(weighting="uniform", shift=1.0), 0, 2, range(4000)) / 1000
+    flat = flow_timesteps(EULER, FlowSettings(weighting="uniform", shift=1.0), 0, 2, range(4000)) / 1000
     assert abs(flat.mean() - 0.5) < 0.02
     assert abs(flat.std() - 12**-0.5) < 0.01
 
 
 def test_a_scheduler_with_betas_draws_as_before_and_flow_settings_are_checked():
     ddim = DDIMScheduler()
-    assert torch.equal(training_timesteps(ddim, FlowSettings(), 3, 1, [4, 9]), sample_timesteps(1000, 3, 1, [4, 9]))
+    drawn = timesteps_of(ddim, LossSettings(), FlowSettings(), 3, 1, [4, 9])
+    assert torch.equal(drawn, sample_timesteps(1000, 3, 1, [4, 9]))
     with pytest.raises(ValueError, match=r"flow.std must be above 0; got 0"):
         FlowSettings(std=0)
     with pytest.raises(ValueError, match=r"flow.mean must be left out where flow.weighting is uniform; got 1.0"):

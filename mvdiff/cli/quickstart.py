@@ -60,6 +60,7 @@ COMMANDS = (
         description="Make a toy world, train correspondence-aware attention on the packaged toy base, generate "
         "panoramas with and without it, and score both. It needs no GPU (two cores: 3 to 7 minutes). "
         "Writes data, models, samples, results.json and report.html into --out. "
+        "--base mvdiff://toy-dit-base takes a transformer as base. "
         "`mvdiff quickstart depth` and `mvdiff quickstart outpaint` do the same for the other tasks.",
         example="mvdiff quickstart",
         settings=(PanoramaSettings,),

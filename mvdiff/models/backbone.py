@@ -15,7 +15,7 @@ from mvdiff.hub_models import open_transformers, snapshot_commit
 from mvdiff.models.absent import AbsentPart
 from mvdiff.models.autoencoder import VAE_PATTERNS, load_autoencoder
 from mvdiff.models.bases.base import Base
-from mvdiff.models.bases.opening import family_of, load_family
+from mvdiff.models.bases.opening import NETWORK_FOLDERS, family_of, load_family
 from mvdiff.models.bases.stable_diffusion import PARTS, StableDiffusionBase
 from mvdiff.models.loading import (
     PACKAGED,
@@ -49,7 +49,7 @@ def resolve_base(name: str | Path, revision: str | None = None) -> Path:
         FileNotFoundError: The base is neither local nor downloadable; the message says how to fetch it.
     """
     if str(name).startswith(PACKAGED):
-        return packaged_folder(str(name), "base", "unet")
+        return packaged_folder(str(name), "base", *NETWORK_FOLDERS)
     return resolve_folder(name, revision, "base", _PATTERNS)
 
 
@@ -60,9 +60,10 @@ def base_parts(name: str | Path, revision: str | None = None) -> dict[str, Path]
     are returned that exist.
     """
     folder = resolve_base(name, revision)
-    others = {part: folder / part for part in _FOLDERS if (folder / part).is_dir()}
-    is_other = "transformer" in others or "text_encoder_2" in others
-    return others if is_other else part_folders(folder, PARTS)
+    if not any((folder / part).is_dir() for part in ("transformer", "text_encoder_2")):
+        return part_folders(folder, PARTS)
+    own = [part for part in _FOLDERS if part not in NETWORK_FOLDERS or (folder / part).is_dir()]
+    return {part: path for part, path in part_folders(folder, own).items() if path.is_dir()}
 
 
 def load_backbone(

@@ -1,6 +1,6 @@
-"""Build an untrained base with the architecture of Stable Diffusion: UNet, text encoder, tokenizer and scheduler.
+"""Build untrained bases from configs and a seed: of Stable Diffusion's architecture, and of SANA's in small.
 
-The autoencoder is loaded already trained; everything else is built from a config and a seed.
+The first has a trained autoencoder, the second all of a trained base but its network.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, SanaTransformer2DModel, UNet2DConditionModel
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from mvdiff.models.autoencoder import load_autoencoder
-from mvdiff.models.backbone import Backbone, check_parts_fit
+from mvdiff.models.backbone import Backbone, check_parts_fit, load_backbone
+from mvdiff.models.bases.sana import SanaBase
 
 WORD_END = "</w>"
 
@@ -57,6 +58,38 @@ class FreshBase:
         backbone = Backbone(load_autoencoder(self.vae), text_encoder, tokenizer, unet, scheduler)
         check_parts_fit(backbone, "the settings of a fresh base")
         return backbone
+
+
+@dataclass
+class FreshTransformer:
+    """Config of an untrained SANA transformer between the other parts of a trained base.
+
+    Attributes:
+        transformer: Arguments of `SanaTransformer2DModel`; `in_channels` and `out_channels` must be the autoencoder's
+            latent channels, and `caption_channels` the text encoder's `hidden_size`.
+        parts_from: Folder, hub id or `mvdiff://` name of the base whose autoencoder, text encoder and tokenizer are
+            taken.
+        scheduler: Arguments of `FlowMatchEulerDiscreteScheduler`.
+    """
+
+    transformer: dict[str, Any]
+    parts_from: str
+    scheduler: dict[str, Any] = field(default_factory=dict)
+
+    def build(self, seed: int) -> SanaBase:
+        """Build the base on the CPU, with a float32 transformer that depends on `seed` alone.
+
+        Raises:
+            ValueError: The parts do not fit each other, see `SanaBase.check_fit`.
+        """
+        with torch.random.fork_rng(devices=[]):
+            parts = load_backbone(self.parts_from, without_weights=["unet"])
+            torch.manual_seed(seed)
+            transformer = SanaTransformer2DModel(**self.transformer)
+        scheduler = FlowMatchEulerDiscreteScheduler(**self.scheduler)
+        base = SanaBase(parts.vae, parts.text_encoder, parts.tokenizer, transformer, scheduler)
+        base.check_fit("the settings of a fresh base")
+        return base
 
 
 def word_tokenizer(words: Iterable[str], max_length: int) -> CLIPTokenizer:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
@@ -35,26 +35,28 @@ LENDER_KEY = "mvdiff_parts_from"
 """Key in a packaged base's model_index.json that names the packaged base whose parts it shares."""
 
 
-def packaged_folder(name: str, setting: str, marker: str) -> Path:
+def packaged_folder(name: str, setting: str, *markers: str) -> Path:
     """Return the folder of a packaged base or model.
 
     Args:
         name: "mvdiff://NAME".
         setting: Setting that `name` comes from, for error messages.
-        marker: File or folder that identifies the kind: `unet` in a base, `mvdiff.json` in a model folder.
+        *markers: Files or folders, one of which identifies the kind: `unet` or `transformer` in a base, `mvdiff.json`
+            in a model folder.
 
     Raises:
         FileNotFoundError: The package has no base or model of that name.
     """
     assets = Path(str(files("mvdiff") / "assets"))
     folder = assets / name.removeprefix(PACKAGED)
-    if not (folder / marker).exists():
-        names = ", ".join(sorted(PACKAGED + path.parent.name for path in assets.glob(f"*/{marker}")))
+    if not any((folder / marker).exists() for marker in markers):
+        packaged = {path.parent.name for marker in markers for path in assets.glob(f"*/{marker}")}
+        names = ", ".join(PACKAGED + name for name in sorted(packaged))
         raise FileNotFoundError(f"{setting} must be a packaged one ({names}) or a folder; got {name!r}.")
     return folder
 
 
-def part_folders(folder: Path, parts: Sequence[str]) -> dict[str, Path]:
+def part_folders(folder: Path, parts: Iterable[str]) -> dict[str, Path]:
     """Map each part of a base to its folder, in the base itself or in the packaged base that shares it.
 
     Packaged bases store a shared autoencoder or text encoder once; the `model_index.json` of the others refers to it by

@@ -11,6 +11,8 @@ from mvdiff.data.toyworld.truth import view_truth
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import DataSource
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.models.backbone import resolve_base
+from mvdiff.models.loading import PACKAGED
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, TRUTH
 from mvdiff.recipes.fit_command import Training, adapter_folder
 from mvdiff.recipes.page import chart_of
@@ -20,6 +22,8 @@ from mvdiff.report import Gallery, PanoramaEntry, view_labels
 from mvdiff.report.pictures import channels_last, stitched
 from mvdiff.samples import Sample, write_json
 
+MADE_BY = {"mvdiff://toy-dit-base": "toy/dit_base.yaml", "mvdiff://toy-dit-caa": "toy/dit_pano.yaml"}
+"""Configs of weights that are to be packaged."""
 TOY_RIG = RingRig(num_views=8, fov_deg=90.0, height=64, width=64)
 
 
@@ -89,6 +93,19 @@ class PanoramaRecipe(Recipe):
         "The panoramas were made with the packaged attention weights, which the same config made with more steps, "
         "trained further here for {s.continue_steps} steps: minutes are too few to train them from scratch."
     )
+
+    def check(self) -> None:
+        """Find base and adapter."""
+        for find, name in ((resolve_base, self.settings.base), (adapter_folder, self.settings.init_adapter)):
+            try:
+                find(name)
+            except FileNotFoundError as error:
+                if name not in MADE_BY:
+                    raise
+                raise FileNotFoundError(
+                    f"{error} mvdiff/assets/{name.removeprefix(PACKAGED)} is missing: make it with `mvdiff fit "
+                    f"--config {MADE_BY[name]}` (notes/toy-models.md)."
+                ) from error
 
     def world(self) -> dict[str, Any]:
         """Draw panoramas alone."""

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
+PANORAMA_ADAPTERS = {"mvdiff://toy-base": "mvdiff://toy-caa", "mvdiff://toy-dit-base": "mvdiff://toy-dit-caa"}
+"""Packaged attention layers for panoramas, by the base that they were trained on."""
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 PRECISIONS = get_args(Precision)
 
@@ -76,8 +78,14 @@ class RecipeSettings:
 class PanoramaSettings(RecipeSettings):
     """Sizes and seeds of the panorama quickstart."""
 
-    base: ClassVar[str] = "mvdiff://toy-base"
-    init_adapter: ClassVar[str] = "mvdiff://toy-caa"
+    base: str = "mvdiff://toy-base"
+    """frozen base to train on: mvdiff://toy-base, a UNet, mvdiff://toy-dit-base, a transformer, or a folder of such a
+    base; on a folder, attention is trained from scratch alone"""
+
+    @property
+    def init_adapter(self) -> str:
+        """Model whose attention layers the second training continues from; "" for a base without one."""
+        return PANORAMA_ADAPTERS.get(self.base, "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from mvdiff.batch import MultiViewBatch
 from mvdiff.files.writing import whole_folder
+from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.models.controlnet import control_images, controlled, controlnet_from_unet
 from mvdiff.models.finite import check_finite
 from mvdiff.models.loading import forget_source
@@ -37,7 +38,16 @@ class ControlNetModule(SingleViewModule):
         super().__init__(out, task="panorama", base=base, prompt_prefix=prompt_prefix, **options)
 
     def add_parts(self, seed: int) -> None:
-        """Make the untrained ControlNet, which changes nothing."""
+        """Make the untrained ControlNet, which changes nothing.
+
+        Raises:
+            ValueError: The base has no UNet of Stable Diffusion 1 or 2.
+        """
+        if not isinstance(self.backbone, StableDiffusionBase):
+            raise ValueError(
+                "model.base must be one of Stable Diffusion 1 or 2 to train a ControlNet; got a "
+                f"{type(self.backbone).__name__}."
+            )
         self.controlnet = controlnet_from_unet(self.backbone.unet, self.backbone.vae_stride, seed)
 
     @property

@@ -13,8 +13,29 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from mvdiff.diffusion import sample_timesteps, training_noise
+from mvdiff.flow import flow_timesteps, is_flow
 from mvdiff.keyed import keyed_generator
-from mvdiff.settings import LossSettings
+from mvdiff.settings import FlowSettings, LossSettings
+
+
+def timesteps_of(
+    scheduler: Any, loss: LossSettings, flow: FlowSettings, seed: int, epoch: int, sample_index: Iterable[int]
+) -> Tensor:
+    """Draw one training timestep per sample, [B]: by `flow` for a scheduler of flow matching, else by `loss`."""
+    if is_flow(scheduler):
+        return flow_timesteps(scheduler, flow, seed, epoch, sample_index)
+    return draw_timesteps(loss, scheduler.config.num_train_timesteps, seed, epoch, sample_index)
+
+
+def check_loss(loss: LossSettings, flow: FlowSettings, scheduler: Any, base: str) -> None:
+    """Raise ValueError if settings of noise levels do not apply to the scheduler; the message names `base`."""
+    if is_flow(scheduler) and (loss.timestep_sampling != "uniform" or loss.zero_terminal_snr):
+        raise ValueError(
+            "loss.timestep_sampling and loss.zero_terminal_snr do not apply to a base of flow matching "
+            f"({base}); model.flow sets its noise levels."
+        )
+    if not is_flow(scheduler) and flow != FlowSettings():
+        raise ValueError(f"model.flow must be left out for {base}, which is no base of flow matching.")
 
 
 def draw_timesteps(

@@ -15,8 +15,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.diffusion import multiview_noise_loss, training_timesteps
-from mvdiff.flow import is_flow
+from mvdiff.diffusion import multiview_noise_loss
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
@@ -39,7 +38,7 @@ from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task, denoiser
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import gather, image_grid, log_image
-from mvdiff.training.draws import draw_noise, draw_timesteps, zero_terminal_snr
+from mvdiff.training.draws import check_loss, draw_noise, timesteps_of, zero_terminal_snr
 from mvdiff.training.encoded_data import check_encoders, encoding_of, without_encoders
 from mvdiff.training.initial_adapter import initial_adapter
 from mvdiff.training.inputs import MultiViewInputs, Prompts
@@ -223,15 +222,7 @@ class MultiViewModule(DescribedModule):
             self.unet.compile(backend=self.torch_compile)
 
     def _check_family(self) -> None:
-        if is_flow(self.backbone.scheduler) and (
-            self.loss.timestep_sampling != "uniform" or self.loss.zero_terminal_snr
-        ):
-            raise ValueError(
-                "loss.timestep_sampling and loss.zero_terminal_snr do not apply to a base of flow matching "
-                f"({self.base}); model.flow sets its noise levels."
-            )
-        if not is_flow(self.backbone.scheduler) and self.flow != PLAIN_FLOW:
-            raise ValueError(f"model.flow must be left out for {self.base}, which is no base of flow matching.")
+        check_loss(self.loss, self.flow, self.backbone.scheduler, self.base)
         if self.lora.rank and not isinstance(self.backbone, StableDiffusionBase):
             raise ValueError(
                 f"lora.rank must be 0 for {self.base}, which is not Stable Diffusion 1 or 2; got {self.lora.rank}."
@@ -264,10 +255,8 @@ class MultiViewModule(DescribedModule):
 
     def timesteps(self, batch: MultiViewBatch, loss: LossSettings = PAPER_LOSS) -> Tensor:
         """Draw the timestep of each sample, [B], keyed by (seed, epoch, sample index)."""
-        scheduler, keys = self.backbone.scheduler, (self.seed, batch.epoch, batch.sample_index.tolist())
-        if is_flow(scheduler):
-            return training_timesteps(scheduler, self.flow, *keys)
-        return draw_timesteps(loss, scheduler.config.num_train_timesteps, *keys)
+        keys = (self.seed, batch.epoch, batch.sample_index.tolist())
+        return timesteps_of(self.backbone.scheduler, loss, self.flow, *keys)
 
     def noise_loss(
         self, batch: MultiViewBatch, prompts: Prompts, reduction: str = "mean", loss: LossSettings = PAPER_LOSS

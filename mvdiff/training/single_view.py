@@ -1,4 +1,4 @@
-"""Train or finetune a base on single views: the toy base from scratch, stage 1 of the depth task, inpainting bases.
+"""Train or finetune a base on single views: the toy bases from scratch, stage 1 of the depth task, inpainting bases.
 
 Axes: B samples, V views, N selected views of the B x V of a batch, C latent channels, H W image, h w latent.
 """
@@ -22,15 +22,17 @@ from mvdiff.keyed import keyed_generator
 from mvdiff.models.autoencoder import enable_slicing
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
+from mvdiff.models.bases.transformer import TransformerBase
 from mvdiff.models.finite import check_finite
-from mvdiff.models.fresh import FreshBase
+from mvdiff.models.fresh import FreshBase, FreshTransformer
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
-from mvdiff.settings import CacheSettings, LossSettings, MemorySettings, Sampling
+from mvdiff.settings import CacheSettings, FlowSettings, LossSettings, MemorySettings, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
+from mvdiff.text_states import TextStates, map_states
 from mvdiff.training.cache import check_latents_come_back
 from mvdiff.training.callbacks import gather, image_grid, log_image
-from mvdiff.training.draws import draw_noise, draw_timesteps, zero_terminal_snr
+from mvdiff.training.draws import check_loss, draw_noise, timesteps_of, zero_terminal_snr
 from mvdiff.training.inputs import Prompts, SingleViewInputs
 from mvdiff.training.nonfinite import OnNonFinite
 from mvdiff.training.optimization import adamw
@@ -46,11 +48,11 @@ FROZEN_KEY = "mvdiff_frozen"
 """Checkpoint key of the hashes of the base's frozen parts."""
 
 QUICK_SAMPLING = Sampling(num_inference_steps=25, guidance_scale=3.0)
-ALL_MEMORY, NO_CACHE, PAPER_LOSS = MemorySettings(), CacheSettings(), LossSettings()
+ALL_MEMORY, NO_CACHE, PAPER_LOSS, PLAIN_FLOW = MemorySettings(), CacheSettings(), LossSettings(), FlowSettings()
 
 
 class SingleViewModule(TrainedPartModule):
-    """Train a whole UNet, and optionally its text encoder, on the noise loss of single views.
+    """Train a whole UNet or transformer, and optionally a UNet's text encoder, on the noise loss of single views.
 
     A batch of B samples with V views counts as B x V independent images. Timesteps, noise and text dropout depend on
     (seed, epoch, sample index, view) alone. The rest of the base is frozen and not in checkpoints. With the callback
@@ -62,7 +64,7 @@ class SingleViewModule(TrainedPartModule):
         add_input: Add the task's input channels to a text-to-image base, with zero weights, so that training starts
             from the base's own output.
         base: Folder, Hugging Face hub id or `mvdiff://` name of the base to start from; None with `fresh`.
-        fresh: Configs of an untrained base to start from; None with `base`.
+        fresh: Configs of an untrained base to start from, a UNet or a transformer; None with `base`.
         revision: Branch, tag or commit of a hub base.
         vae: Hub id or folder of an autoencoder to use in place of that of `base`.
         train_text_encoder: Also train the text encoder.
@@ -78,6 +80,7 @@ class SingleViewModule(TrainedPartModule):
         text_dropout: Probability that a prompt is replaced by the empty one, for classifier-free guidance.
         snr_gamma: Gamma of min-SNR loss weighting; None: unweighted loss.
         loss: Timesteps, noise and noise schedule of the training.
+        flow: Noise levels of training a base of flow matching.
         seed: Random seed of training and of the samples.
         sampling: Sampling settings of validation.
         memory: Settings that save memory; `views_per_chunk` does not apply to single views.
@@ -87,8 +90,8 @@ class SingleViewModule(TrainedPartModule):
         on_nonfinite: What to do if a loss or a gradient is not finite: "stop" the run, or "skip" the step.
 
     Raises:
-        ValueError: Neither or both of `base` and `fresh` are set, the base does not take the task's input, or the cache
-            has nothing to store.
+        ValueError: Neither or both of `base` and `fresh` are set, the base does not take the task's input or a setting,
+            or the cache has nothing to store.
     """
 
     trained_part = "trained_modules"
@@ -99,7 +102,7 @@ class SingleViewModule(TrainedPartModule):
         task: Task | str = "panorama",
         add_input: bool = False,
         base: str | None = None,
-        fresh: FreshBase | None = None,
+        fresh: FreshBase | FreshTransformer | None = None,
         revision: str | None = None,
         vae: str | None = None,
         train_text_encoder: bool = False,
@@ -110,6 +113,7 @@ class SingleViewModule(TrainedPartModule):
         text_dropout: float = 0.1,
         snr_gamma: float | None = None,
         loss: LossSettings = PAPER_LOSS,
+        flow: FlowSettings = PLAIN_FLOW,
         seed: int = 0,
         sampling: Sampling = QUICK_SAMPLING,
         memory: MemorySettings = ALL_MEMORY,
@@ -134,13 +138,14 @@ class SingleViewModule(TrainedPartModule):
             raise ValueError(f"memory.views_per_chunk must be null for single views; got {memory.views_per_chunk}.")
         self.task = task if isinstance(task, Task) else task_from(task)
         self.backbone = fresh.build(seed) if fresh is not None else load_backbone(base, revision, vae=vae)
-        if not isinstance(self.backbone, StableDiffusionBase):
-            raise ValueError(f"model.base must be one of Stable Diffusion 1 or 2 to train single views; got {base}.")
+        named = "model.fresh" if base is None else base
+        self._check_family(named, add_input, train_text_encoder)
+        check_loss(loss, flow, self.backbone.scheduler, named)
         if add_input:
             self.task.add_input(self.backbone.unet)
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)
         self.backbone.freeze()
-        self.loss = loss
+        self.loss, self.flow = loss, flow
         if loss.zero_terminal_snr:
             self.backbone.scheduler = zero_terminal_snr(self.backbone.scheduler)
         self.train_text_encoder = train_text_encoder
@@ -161,6 +166,18 @@ class SingleViewModule(TrainedPartModule):
         self._validation_losses: list[float] = []
         self._shown: list[Tensor] = []
 
+    def _check_family(self, base: str, add_input: bool, train_text_encoder: bool) -> None:
+        if isinstance(self.backbone, StableDiffusionBase):
+            return
+        if not isinstance(self.backbone, TransformerBase):
+            raise ValueError(
+                "model.base must be one of Stable Diffusion 1 or 2, or a transformer, to train single views; got "
+                f"{base}."
+            )
+        for name, value in (("add_input", add_input), ("train_text_encoder", train_text_encoder)):
+            if value:
+                raise ValueError(f"model.{name} must be false for a transformer ({base}); got true.")
+
     # What is trained
 
     def add_parts(self, seed: int) -> None:
@@ -168,7 +185,7 @@ class SingleViewModule(TrainedPartModule):
 
     @property
     def trained_modules(self) -> nn.ModuleDict:
-        """UNet and, if trained, text encoder as one module; both are registered only in `backbone`."""
+        """Network and, if trained, text encoder as one module; both are registered only in `backbone`."""
         names = ("unet", "text_encoder") if self.train_text_encoder else ("unet",)
         return nn.ModuleDict({name: getattr(self.backbone, name) for name in names})
 
@@ -208,8 +225,8 @@ class SingleViewModule(TrainedPartModule):
 
     def denoiser(
         self, batch: MultiViewBatch, latents: Tensor, views: Tensor
-    ) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
-        """Make the function that predicts the noise of views with the UNet and the task's input channels.
+    ) -> Callable[[Tensor, Tensor, TextStates], Tensor]:
+        """Make the function that predicts the noise of views with the network and the task's input channels.
 
         Args:
             batch: Batch of the views, as returned by `Task.single_views`.
@@ -217,16 +234,16 @@ class SingleViewModule(TrainedPartModule):
             views: [N] long, indices into the B x V views, as in `batch.images.flatten(0, 1)[views]`.
 
         Returns:
-            Function (noisy latents [M, C, h, w], timesteps [M], text [M, L, D]) -> prediction [M, C, h, w], where M is
-            a multiple of N.
+            Function (noisy latents [M, C, h, w], timesteps [M], text of M prompts) -> prediction [M, C, h, w], where M
+            is a multiple of N.
         """
         channels = self.task.condition(batch, self.inputs.encoder(batch, latents)).channels
         channels = None if channels is None else channels.flatten(0, 1)[views]
 
-        def predict(noisy: Tensor, timesteps: Tensor, text: Tensor) -> Tensor:
+        def predict(noisy: Tensor, timesteps: Tensor, text: TextStates) -> Tensor:
             if channels is not None:
                 noisy = torch.cat([noisy, channels.repeat(len(noisy) // len(views), 1, 1, 1).to(noisy)], dim=1)
-            return self.backbone.unet(noisy, timesteps, encoder_hidden_states=text).sample
+            return self.backbone.predict(noisy, timesteps, text)
 
         return predict
 
@@ -249,9 +266,9 @@ class SingleViewModule(TrainedPartModule):
         all_latents = self.inputs.latents(batch)
         latents = all_latents.flatten(0, 1)[views]
         all_keys, all_prompts, chosen = batch.view_keys(), [prompt for row in prompts for prompt in row], views.tolist()
-        keys, text = [all_keys[i] for i in chosen], self.inputs.text([[all_prompts[i] for i in chosen]])[0]
+        keys, text = [all_keys[i] for i in chosen], _first(self.inputs.text([[all_prompts[i] for i in chosen]]))
         noise = draw_noise(loss, self.seed, batch.epoch, keys, 1, latents.shape[1:])[:, 0].to(latents.device)
-        timesteps = draw_timesteps(loss, scheduler.config.num_train_timesteps, self.seed, batch.epoch, keys)
+        timesteps = timesteps_of(scheduler, loss, self.flow, self.seed, batch.epoch, keys)
         predict = self.denoiser(batch, all_latents, views)
         per_view = noise_loss(
             lambda noisy, timesteps: predict(noisy, timesteps, text),
@@ -320,8 +337,8 @@ class SingleViewModule(TrainedPartModule):
         latents = torch.zeros(*batch.view_valid.shape, *shape, device=self.device)  # single views have no known frames
         noise = [view_noise(self.seed, i, num_views=1, shape=shape)[0] for i in range(count)]
         prompts = [prompt for row in batch.prompts for prompt in row]
-        text = self.inputs.text([[prompts[i] for i in views.tolist()]])[0]
-        negative = self.inputs.negative_text([expand_negative_prompt(self.sampling.negative_prompt, count)])[0]
+        text = _first(self.inputs.text([[prompts[i] for i in views.tolist()]]))
+        negative = _first(self.inputs.negative_text([expand_negative_prompt(self.sampling.negative_prompt, count)]))
         guidance = guided(
             self.denoiser(batch, latents, views),
             *(text, negative, self.sampling.guidance_scale, self.sampling.guidance_rescale),
@@ -345,3 +362,8 @@ class SingleViewModule(TrainedPartModule):
         remedy = "Write an earlier checkpoint, or set model.out_dtype to float32."
         check_finite(self.state_dict(), f"model.out {self.out} is not written", remedy, self.out_dtype)
         self.backbone.save_pretrained(Path(self.out), self.out_dtype)
+
+
+def _first(text: TextStates) -> TextStates:
+    """Return the embeddings of the one row of views."""
+    return map_states(lambda one: one[0], text)

@@ -1,15 +1,21 @@
 import json
+from dataclasses import replace
 
 import pytest
 
+from mvdiff.cli.main import main
+from mvdiff.cli.train import run_trainer
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.intervals import Interval, paired_difference
-from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.recipes.compared import BASE, CAA, FOREIGN, METHODS, SILENT, TRUTH, sampled_methods
 from mvdiff.recipes.fit_command import Run, read_curves
 from mvdiff.recipes.panorama import PanoramaRecipe
 from mvdiff.recipes.recipe import Outcome
 from mvdiff.recipes.scoring import CONTENT, FID, IS, POOLED, PSNR, SHARPNESS, Number
 from mvdiff.recipes.settings import PanoramaSettings
+from mvdiff.samples import find_samples, read_sample
+from tests.models.test_fresh import small_transformer
 from tests.recipes.noisy import STRENGTHS, Noisy
 
 RECIPE = PanoramaRecipe(PanoramaSettings())
@@ -175,3 +181,44 @@ def test_the_base_is_a_line_and_the_start_of_the_first_curve(scored):
         ([0, 4], [17, 17]),
     ]
     assert [list(line.x) for line in loss.series] == [[4], [4]]
+
+
+# A transformer as base
+
+
+def test_attention_on_a_transformer_is_trained_and_sampled_in_the_same_steps(scored, tmp_path):
+    """The quickstart with `--base`, in small, on the world that is there."""
+    small_transformer().build(0).save_pretrained(tmp_path / "base")
+    (tmp_path / "data").symlink_to(scored[0].settings.out / "data")
+    sizes = {"max_steps": 2, "num_validations": 1, "num_inference_steps": 2, "precision": "32-true"}
+    recipe = PanoramaRecipe(replace(scored[0].settings, out=tmp_path, base=str(tmp_path / "base"), **sizes))
+    recipe.check()
+    _, [scratch] = recipe.trainings().values()  # none continues packaged layers
+    run = scratch.run(recipe.settings, run_trainer)
+    assert run.curves["val/loss"][0] == [2]
+    pipeline = MultiViewPipeline.from_pretrained(run.folder / "model")
+    assert pipeline.adapter.config.sites["channels"] == [32, 32]
+    assert all(bool(block.to_out.weight.any()) for block in pipeline.adapter.blocks)
+    for method in sampled_methods(pipeline, batch_size=2)[:2]:
+        recipe.write(method)
+    for method in (CAA, BASE):
+        samples = [read_sample(folder).record for folder in find_samples(recipe.folder(method))]
+        assert [len(sample.prompts) for sample in samples] == [8, 8]
+        assert {sample.settings["scheduler"] for sample in samples} == {"FlowMatchEulerDiscreteScheduler"}
+    assert recipe.told.base == "base"
+
+
+def test_a_base_that_is_not_packaged_names_what_is_missing_and_the_config_that_makes_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("mvdiff.recipes.panorama.MADE_BY", {"mvdiff://nothing": "toy/dit_base.yaml"})
+    assert main(["quickstart", "--base", "mvdiff://nothing", "--out", str(tmp_path / "out")]) == 1
+    error = " ".join(capsys.readouterr().err.split())
+    assert "mvdiff/assets/nothing is missing: make it with `mvdiff fit --config toy/dit_base.yaml`" in error
+    assert main(["quickstart", "--base", "mvdiff://no", "--out", str(tmp_path / "out")]) == 1
+    assert "base must be a packaged one (mvdiff://toy-base, " in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_each_base_has_the_attention_layers_that_were_trained_on_it():
+    layers = {base: PanoramaSettings(base=base).init_adapter for base in ("mvdiff://toy-base", "mvdiff://toy-dit-base")}
+    assert layers == {"mvdiff://toy-base": "mvdiff://toy-caa", "mvdiff://toy-dit-base": "mvdiff://toy-dit-caa"}
+    assert PanoramaSettings(base="my/base").init_adapter == ""

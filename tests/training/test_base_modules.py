@@ -1,22 +1,31 @@
-"""Autoencoder and judge: real fits of a few steps on a few rooms."""
+"""Autoencoder, judge and toy transformer: real fits of a few steps on a few rooms."""
 
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from diffusers import AutoencoderTiny
 from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 from torch.multiprocessing import start_processes
 
 from mvdiff.batch import MultiViewBatch
+from mvdiff.cli.train import run_trainer
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.toyworld import write_toyworld
 from mvdiff.eval.features import ToyFeatureNet
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.keyed import keyed_generator, keyed_int
 from mvdiff.models.autoencoder import load_autoencoder
+from mvdiff.models.backbone import load_backbone
+from mvdiff.run_files import configs_folder
+from mvdiff.settings import FlowSettings, LossSettings
 from mvdiff.training.autoencoder import AutoencoderModule
+from mvdiff.training.controlnet import ControlNetModule
 from mvdiff.training.features import FeatureNetModule
+from mvdiff.training.single_view import SingleViewModule
+from tests.models.test_fresh import TRANSFORMER, small_transformer
 from tests.tiny import tiny_base
 
 VAE = {
@@ -159,3 +168,62 @@ def test_judges_labels_follow_the_yaw(world, tmp_path):
     still, turned = labels(0), labels(45)
     assert torch.equal(turned, still.roll(-1))
     assert not torch.equal(turned, still)
+
+
+def test_the_transformers_loss_is_the_flow_loss_written_out(world):
+    module = SingleViewModule(fresh=small_transformer(), out="unused", prompt_prefix="", seed=5)
+    batch = MultiViewBatch.collate([data(world).train_dataset()[(3, 1)]])
+    base, losses = module.backbone, []
+    for view, prompt in enumerate(batch.prompts[0]):
+        key = keyed_int("view", 1, view)
+        latents = base.encode_images(batch.images[0, view, None], keyed_generator("latent", 5, 3, key))
+        sigma = torch.sigmoid(torch.randn((), generator=keyed_generator("flow-timestep", 5, 3, key)))
+        sigma = 2 * sigma / (1 + sigma)  # the shift of the scheduler
+        noise = torch.randn(latents.shape[1:], generator=keyed_generator("noise", 5, 3, key, 0))[None]
+        tokens = base.tokenizer([prompt], padding="max_length", return_tensors="pt")
+        velocity = base.unet(
+            (1 - sigma) * latents + sigma * noise,
+            encoder_hidden_states=base.text_encoder(tokens.input_ids)[0],
+            encoder_attention_mask=tokens.attention_mask,
+            timestep=1000 * sigma[None],
+        ).sample
+        losses.append((velocity - (noise - latents)).square().mean())
+    torch.testing.assert_close(module.noise_loss(batch, batch.prompts), torch.stack(losses).mean())
+
+
+def test_the_transformers_config_trains_draws_and_writes_a_base(world, tmp_path):
+    config = yaml.safe_load((configs_folder() / "toy/dit_base.yaml").read_text())
+    own, trainer, out = config["model"]["init_args"], config["trainer"], tmp_path / "base"
+    own["fresh"]["transformer"] |= TRANSFORMER
+    own |= {"out": str(out), "num_validation_samples": 1, "out_dtype": "float32"}
+    own["sampling"]["num_inference_steps"] = 2
+    trainer |= {"max_steps": 2, "val_check_interval": 1, "num_sanity_val_steps": 0, "default_root_dir": str(tmp_path)}
+    trainer["logger"] = False  # pictures go to files
+    data = config["data"]["init_args"]
+    data |= {"root": str(world / "mp3d_skybox"), "batch_size": 2, "num_val": 1}
+    data["rig"]["init_args"] |= {"num_views": 2, "height": 16, "width": 16}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(config))
+    run_trainer(["fit", "--config", str(tmp_path / "run.yaml")])
+    written, before = load_backbone(out), small_transformer().build(0)
+    assert written.scheduler.config.shift == 2.0
+    frozen = ["text_encoder", "vae"]
+    assert written.weights_hashes(frozen) == before.weights_hashes(frozen)
+    start = before.unet.state_dict()
+    assert not any(torch.equal(value, start[name]) for name, value in written.unet.state_dict().items())
+    assert list(tmp_path.rglob("val_samples*.png"))
+
+
+def test_what_a_transformer_cannot_do_is_refused(tmp_path):
+    small_transformer().build(0).save_pretrained(tmp_path)
+    settings = {"base": str(tmp_path), "out": "unused"}
+    with pytest.raises(ValueError, match=r"model.train_text_encoder must be false for a transformer .*; got true"):
+        SingleViewModule(**settings, train_text_encoder=True)
+    with pytest.raises(ValueError, match=r"model.add_input must be false for a transformer .*; got true"):
+        SingleViewModule(**settings, task="depth", add_input=True)
+    with pytest.raises(ValueError, match=r"loss.timestep_sampling .* do not apply to a base of flow matching"):
+        SingleViewModule(**settings, loss=LossSettings(timestep_sampling="mode"))
+    with pytest.raises(ValueError, match=r"Stable Diffusion 1 or 2 to train a ControlNet; got a SanaBase"):
+        ControlNetModule(**settings)
+    tiny_base(tmp_path / "unet")
+    with pytest.raises(ValueError, match=r"model.flow must be left out for .*/unet, which is no base of flow matching"):
+        SingleViewModule(base=str(tmp_path / "unet"), out="unused", flow=FlowSettings(shift=2.0))

@@ -47,10 +47,11 @@ def _all(run: RunToCheck) -> Iterator[Finding]:
     if not class_path.startswith("mvdiff.") and not isinstance(module, TrainedPartModule):
         yield Finding("not checked", f"weights of {class_path}, a class of your own: it opens them when it is built")
     else:
-        base = named.get("base") or getattr(module, "base", None)  # the task's where none is set
+        fresh = named.get("fresh") or {}
+        base = named.get("base") or getattr(module, "base", None) or fresh.get("parts_from")  # the task's by default
         if base is not None:
             yield from _base(base, named)
-        for setting, settings in (("vae", named), ("vae", named.get("fresh") or {}), ("pretrained", named)):
+        for setting, settings in (("vae", named), ("vae", fresh), ("pretrained", named)):
             name = settings.get(setting)
             if isinstance(name, str):  # it may be the shape of a new one
                 yield from _folder(setting, name, lambda name: resolve_folder(name, None, "vae", ["*"]))

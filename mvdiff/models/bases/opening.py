@@ -26,7 +26,7 @@ from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.models.bases.text_encoders import TextEncoders, Tokenizers
 from mvdiff.models.bases.transformer import TransformerBase
 from mvdiff.models.bases.z_image import ZImageBase
-from mvdiff.models.loading import build_from_config, load_strictly, opening, read_object
+from mvdiff.models.loading import build_from_config, load_strictly, opening, part_folders, read_object
 from mvdiff.models.schedulers import build_scheduler, scheduler_class, takes
 
 FAMILIES: tuple[type[Base], ...] = (StableDiffusionXLBase, SanaBase, StableDiffusion3Base, ZImageBase)
@@ -104,24 +104,25 @@ def load_family(
     tokenizers = [name.replace("text_encoder", "tokenizer") for name in encoders]
     network = next((name for name in NETWORK_FOLDERS if (folder / name).is_dir()), NETWORK_FOLDERS[0])
     needed = [network, *encoders, *tokenizers, "scheduler", *(["vae"] if vae_folder is None else [])]
-    missing = [name for name in needed if not (folder / name).is_dir()]
+    parts = part_folders(folder, {*needed, "vae"})
+    missing = [name for name in needed if not parts[name].is_dir()]
     if missing:
         raise FileNotFoundError(
             f"base must be a diffusers folder with {', '.join(needed)}; got no {', '.join(missing)}, in {folder}."
         )
     index = read_object(folder / "model_index.json") if (folder / "model_index.json").is_file() else {}
-    vae_folder = folder / "vae" if vae_folder is None else vae_folder
-    opened_tokenizers = {name: _tokenizer(folder / name) for name in tokenizers}
+    vae_folder = parts["vae"] if vae_folder is None else vae_folder
+    opened_tokenizers = {name: _tokenizer(parts[name]) for name in tokenizers}
     many = len(family.text_classes) > 1
 
     def text_encoder(name: str) -> nn.Module:
         kind = getattr(transformers, _named(index.get(name), encoders[name]))
         if "text_encoder" in absent:
             with torch.device("meta"):
-                return build_from_config(kind, folder / name)
+                return build_from_config(kind, parts[name])
         if "text_encoder" in without_weights:
-            return build_from_config(kind, folder / name)
-        return load_strictly(kind, folder / name, dtype)
+            return build_from_config(kind, parts[name])
+        return load_strictly(kind, parts[name], dtype)
 
     opened = {name: text_encoder(name) for name in encoders}
     text: nn.Module = TextEncoders(opened) if many else opened["text_encoder"]
@@ -144,7 +145,7 @@ def load_family(
         text,
         Tokenizers(opened_tokenizers) if many else opened_tokenizers["tokenizer"],
         unet,
-        own_scheduler(folder / "scheduler" / "scheduler_config.json"),
+        own_scheduler(parts["scheduler"] / "scheduler_config.json"),
     )
     base.check_fit(folder)
     base._hashes |= absent

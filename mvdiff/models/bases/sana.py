@@ -19,23 +19,38 @@ TransformerBlockRegistry.register(SanaTransformerBlock, TransformerBlockMetadata
 
 
 class SanaBase(TransformerBase):
-    """SANA; its autoencoder, AutoencoderDC, has 32 pixels per cell."""
+    """SANA; its autoencoder, AutoencoderDC, has 32 pixels per cell.
+
+    A small base of this shape may have a CLIP text encoder, which reads prompts without the instruction, up to the
+    tokenizer's length.
+    """
 
     network_class: ClassVar[type] = SanaTransformer2DModel
-    text_classes: ClassVar[dict[str, tuple[str, ...]]] = {"text_encoder": ("Gemma2Model", "Gemma2ForCausalLM")}
-    text_length: ClassVar[int] = 300
+    text_classes: ClassVar[dict[str, tuple[str, ...]]] = {
+        "text_encoder": ("Gemma2Model", "Gemma2ForCausalLM", "CLIPTextModel")
+    }
+
+    @property
+    def is_instructed(self) -> bool:
+        """True for a language model as text encoder, False for CLIP."""
+        return self.text_encoder.config.model_type != "clip_text_model"
+
+    @property
+    def text_length(self) -> int:
+        """Most tokens of a prompt that the text encoder reads."""
+        return 300 if self.is_instructed else self.tokenizer.model_max_length
 
     def encode_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
-        """Embed N prompts as `hidden_states` [N, 300, D] and `mask` [N, 300].
+        """Embed N prompts as `hidden_states` [N, L, D] and `mask` [N, L], L = 300 for SANA's own text encoder.
 
-        A prompt that says something follows SANA's instruction to the language model. As in diffusers, the first token
-        and what follows the instruction are kept.
+        There a prompt that says something follows SANA's instruction to the language model. As in diffusers, the first
+        token and what follows the instruction are kept.
         """
         encoded = [self._encode(prompt) for prompt in prompts]
         return {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]}
 
     def _encode(self, prompt: str) -> dict[str, Tensor]:
-        instruction = _instruction() if prompt else ""
+        instruction = _instruction() if prompt and self.is_instructed else ""
         length = self.text_length
         if instruction:
             length += len(self.tokenizer.encode(instruction)) - 2
@@ -76,6 +91,11 @@ class SanaBase(TransformerBase):
     def check_fit(self, folder: Any) -> None:
         """Raise ValueError if the parts do not fit each other, or the network takes a guidance scale."""
         super().check_fit(folder)
+        if (width := self.text_encoder.config.hidden_size) != self.unet.config.caption_channels:
+            raise ValueError(
+                f"caption_channels of the base's network must be the text encoder's hidden_size, {width}; got "
+                f"{self.unet.config.caption_channels}, in {folder}."
+            )
         if self.unet.config.guidance_embeds:
             raise ValueError(f"guidance_embeds of the base must be false; got true (SANA-Sprint), in {folder}.")
 

@@ -5,16 +5,21 @@ Axes: N views, T image tokens (row-major), C channels, L text tokens, D text wid
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from diffusers.hooks._helpers import TransformerBlockRegistry
-from torch import Tensor
+from torch import Tensor, nn
 
+from mvdiff.files.writing import whole_folder
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.bases.base import Base, Site
+from mvdiff.models.loading import forget_source
 from mvdiff.models.multiview_transformer import MultiViewTransformer
+from mvdiff.samples import write_json
 
 NUM_PLACES = 7
 """About how many places a fresh adapter gets, unless `adapter.every` says another number."""
@@ -103,6 +108,25 @@ class TransformerBase(Base):
         block = type(self.unet.get_submodule(self.blocks)[0])
         known = TransformerBlockRegistry.get(block)
         return None if known.return_encoder_hidden_states_index is None else known.return_hidden_states_index
+
+    def save_pretrained(self, folder: str | Path, dtype: torch.dtype | None = None) -> None:
+        """Write a folder that `load_backbone` can load; for a family outside the package, with its class path.
+
+        Args:
+            folder: Output folder.
+            dtype: Precision of the written weights; None: unchanged.
+        """
+        parts = {"transformer": self.unet, "vae": self.vae, "scheduler": self.scheduler}
+        parts |= dict(getattr(self.text_encoder, "encoders", {"text_encoder": self.text_encoder}).items())
+        parts |= getattr(self.tokenizer, "tokenizers", {"tokenizer": self.tokenizer})
+        with whole_folder(Path(folder)) as new:
+            for name, part in parts.items():
+                written = copy.deepcopy(part).to(dtype) if dtype and isinstance(part, nn.Module) else part
+                written.save_pretrained(str(new / name))
+            for name in ("transformer", "vae"):
+                forget_source(new / name / "config.json")
+            index = {name: [type(part).__module__.split(".")[0], type(part).__name__] for name, part in parts.items()}
+            write_json(new / "model_index.json", index)
 
 
 def trimmed(text: dict[str, Tensor]) -> dict[str, Tensor]:
