@@ -19,9 +19,10 @@ class EvaluationWatch(Callback):
     `mvdiff validate`, `test` and `predict` add this callback where the output is no terminal. The first rank prints for
     all: batches are those of each device, samples those of all devices. Speed and time left are those of the batches
     since the line before, since `predict` skips samples that are complete, and `validate` generates only the first.
+    While `test` scores, samples of the first rank are counted in the same way.
 
     Args:
-        every_n_batches: Batches between two lines.
+        every_n_batches: Batches, or scored samples, between two lines.
 
     Raises:
         ValueError: `every_n_batches` is below 1.
@@ -33,8 +34,13 @@ class EvaluationWatch(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begin to count."""
+        self._since = time.monotonic()
+        self._begin("")
+
+    def _begin(self, scored: str) -> None:
+        """Count from 0 since the last line; `scored` is the kind of samples in scoring, and empty before."""
+        self._scored, self._started = scored, self._since
         self._done = self._samples = self._printed = 0
-        self._started = self._since = time.monotonic()
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -59,15 +65,32 @@ class EvaluationWatch(Callback):
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
 
+    def on_sample_scored(self, trainer: Trainer, which: str, total: int) -> None:
+        """Count a sample that `test` has read to score it; print a line if it is due.
+
+        Args:
+            trainer: Trainer of the test.
+            which: "generated" or "reference".
+            total: Samples of this kind on this device.
+        """
+        if which != self._scored:
+            self._begin(which)
+        self._done += 1
+        self._samples += trainer.world_size
+        if self._done in (1, total) or self._done % self.every_n_batches == 0:
+            self._print(trainer, total)
+
     def _print(self, trainer: Trainer, total: float) -> None:
         now = time.monotonic()
         seconds, batches = max(now - self._since, 1e-9), self._done - self._printed
         of_all = f"/{total:,}" if math.isfinite(total) else ""
-        parts = [f"{trainer.state.fn.value}: batch {self._done:,}{of_all}"]
+        counted = f"scoring, {self._scored} sample" if self._scored else "batch"
+        parts = [f"{trainer.state.fn.value}: {counted} {self._done:,}{of_all}"]
         if self._samples:
             parts.append(f"{self._samples / seconds:.3g} samples/s")
         if self._done == total:
-            parts.append(f"all batches done in {duration_text(now - self._started)}")
+            what = "samples scored" if self._scored else "batches done"
+            parts.append(f"all {what} in {duration_text(now - self._started)}")
         elif math.isfinite(total):
             parts.append(time_left_text(seconds / batches * (total - self._done)))
         self._since, self._printed, self._samples = now, self._done, 0

@@ -56,3 +56,17 @@ class TrainingProgressBar(RichProgressBar):
         """Advance the bar to the batch of the epoch, or to the optimizer step."""
         position = trainer.global_step - 1 if self.counts_steps else batch_idx
         super().on_train_batch_end(trainer, pl_module, outputs, batch, position)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin without bars of scoring."""
+        super().on_test_start(trainer, pl_module)
+        self._scoring: dict[str, Any] = {}
+
+    def on_sample_scored(self, trainer: Trainer, which: str, total: int) -> None:
+        """Advance the bar of the generated or the reference samples that `test` has read to score them."""
+        if not self.is_enabled or self.progress is None:
+            return
+        if which not in self._scoring:
+            self._scoring[which] = self._add_task(total, f"Scoring, {which}")
+        self.progress.advance(self._scoring[which])
+        self.refresh()

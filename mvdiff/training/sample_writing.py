@@ -24,6 +24,7 @@ from mvdiff.eval.protocol import Protocol, apply_protocol
 from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.eval.results_file import flat_numbers, write_results
 from mvdiff.eval.runner import DEFAULT_METRICS, evaluate
+from mvdiff.eval.scoring import Progress
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.methods import method_class, method_names
@@ -33,6 +34,8 @@ from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import write_reference
 from mvdiff.samples import sample_folder
 from mvdiff.settings import Sampling, settings_from
+from mvdiff.training.evaluation_watch import EvaluationWatch
+from mvdiff.training.progress import TrainingProgressBar
 from mvdiff.training.run_folder import run_folder
 from mvdiff.training.settings import OutputSettings
 from mvdiff.training.sharded_weights import is_sharded
@@ -187,11 +190,17 @@ class SampleWritingModule(TrainedPartModule):
         how = (self.output.metrics or DEFAULT_METRICS, self.output.evaluation, self.protocol())
         tested = gather_objects(self._tested_ids, self._group is not None, self._group)  # waits for all ranks
         sample_ids = set(chain.from_iterable(tested))
-        numbers = score_folder(self.output_folder, sample_ids, *how, group=self._group)
+        numbers = score_folder(self.output_folder, sample_ids, *how, group=self._group, progress=self._scored)
         if self.trainer.is_global_zero:
             # Nothing is reduced over the ranks: `sync_dist` says that the numbers are already those of all samples.
             scores = {f"test/{name}": value for name, value in numbers.items()}
             self.log_dict(scores, rank_zero_only=True, sync_dist=True)
+
+    def _scored(self, which: str, sample_id: str, total: int) -> None:
+        """Tell the callbacks that follow the scoring that one of this rank's samples is read."""
+        for callback in self.trainer.callbacks:
+            if isinstance(callback, EvaluationWatch | TrainingProgressBar):
+                callback.on_sample_scored(self.trainer, which, total)
 
 
 @dataclass
@@ -218,18 +227,21 @@ def score_folder(
     settings: EvaluationSettings | None,
     protocol: Protocol | None = None,
     group: Any = None,
+    progress: Progress | None = None,
 ) -> dict[str, float]:
     """Score samples of `root/generated` against `root/reference`, write `root/results.json` and return the numbers.
 
     A protocol takes the place of `metrics`; every deviation from it is logged. With a `group` of processes
     (`new_cpu_group`), each of them measures its share of the samples; all must call this, and the first one writes.
+    `progress` is that of `evaluate`.
     """
     generated, reference = (RunSource(root / name, sample_ids=sample_ids) for name in ("generated", "reference"))
     distributed = group is not None
     for source in (generated, reference):  # all read what the first process sees on the disk
         source.complete, source.incomplete = gather_objects((source.complete, source.incomplete), distributed, group)[0]
     metrics = metrics if protocol is None else protocol.metrics
-    results = evaluate(generated, reference, metrics, settings, protocol=protocol, distributed=distributed, group=group)
+    how = {"progress": progress, "protocol": protocol, "distributed": distributed, "group": group}
+    results = evaluate(generated, reference, metrics, settings, **how)
     if not distributed or dist.get_rank(group) == 0:
         for line in results["deviations"]:
             _log.warning("deviation from %s: %s", results["protocol"]["id"], line)

@@ -159,6 +159,8 @@ def test_test_generates_scores_and_logs(trained, config, tmp_path, capsys):
     metric = json.loads(results.read_text())["metrics"]["overlap_psnr_mean_of_pairs"]
     assert 5 < metric["value"] < 40
     said = capsys.readouterr().out
+    scored = [line.split("  ")[0] for line in said.splitlines() if line.startswith("test: scoring, generated")]
+    assert scored == ["test: scoring, generated sample 1/2", "test: scoring, generated sample 2/2"]
     assert f"{metric['value']:.3f}"[:5] in said
     assert next_commands(said) == ["report"]
     for name in ("generated", "reference"):

@@ -2,7 +2,8 @@
 
 Variables are those that sbatch(1) and srun(1) name. Nodes are all this machine. srun sends the signal of `--signal` to
 every task when a task has written the file `time-is-up`, as SLURM does when the time is nearly up, once in the job's
-life. A job that `scontrol requeue` put back is started again with a higher SLURM_RESTART_COUNT.
+life. A job that `scontrol requeue` put back is started again with a higher SLURM_RESTART_COUNT, and so is one that lost
+a node, once, which the file `node-lost` says.
 """
 
 import json
@@ -50,7 +51,7 @@ def sbatch(folder: Path, script: Path, *arguments: str, overrides=(), only_note:
                 ["bash", script, *arguments], cwd=folder, env=job, stdout=log, stderr=log, check=False
             )
         statuses.append(done.returncode)
-        restarts = len(noted(folder, "scontrol"))
+        restarts = len(noted(folder, "scontrol")) + (folder / "node-lost").exists()
     return statuses
 
 

@@ -52,6 +52,41 @@ def test_lines_come_first_and_every_n_and_last_with_the_speed_since_the_line_bef
         assert re.fullmatch(text, line)
 
 
+class Scoring(OneWeight):
+    """Scores five generated samples and two reference samples, 3 seconds each, when its test ends."""
+
+    def __init__(self, clock, watch):
+        super().__init__()
+        self.clock, self.watch = clock, watch
+
+    def test_step(self, batch, batch_idx):
+        pass
+
+    def on_test_epoch_end(self):
+        for which, count in (("generated", 5), ("reference", 2)):
+            for _ in range(count):
+                self.clock.now += 3
+                self.watch.on_sample_scored(self.trainer, which, count)
+
+
+def test_scored_samples_are_counted_like_batches(tmp_path, clock, capsys):
+    watch = EvaluationWatch(every_n_batches=3)
+    trainer = quiet_trainer(tmp_path, callbacks=[watch])
+    for _ in range(2):  # a second test begins anew
+        trainer.test(Scoring(clock, watch), sized(1))
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("test")]
+        expected = (
+            r"test: batch 1/1 .*  all batches done in 0 s",
+            r"test: scoring, generated sample 1/5  0\.333 samples/s .*",
+            r"test: scoring, generated sample 3/5  0\.333 samples/s  6 s left, until .*",
+            r"test: scoring, generated sample 5/5  0\.333 samples/s  all samples scored in 15 s",
+            r"test: scoring, reference sample 1/2 .*",
+            r"test: scoring, reference sample 2/2  0\.333 samples/s  all samples scored in 6 s",
+        )
+        for line, text in zip(lines, expected, strict=True):
+            assert re.fullmatch(text, line)
+
+
 class Stream(IterableDataset):
     """Batches of unknown number and size."""
 

@@ -28,6 +28,14 @@ class Plain(LightningModule):
     def on_train_epoch_end(self):
         self.trainer.should_stop = self.trainer.max_epochs == self.trainer.max_steps == -1
 
+    def test_step(self, batch, batch_idx):
+        pass
+
+    def on_test_epoch_end(self):
+        for which, scored in (("generated", 3), ("reference", 2)):
+            for _ in range(scored):
+                self.trainer.progress_bar_callback.on_sample_scored(self.trainer, which, 3)
+
     def configure_optimizers(self):
         return SGD(self.parameters(), lr=1e-4)
 
@@ -49,7 +57,7 @@ def shown(tmp_path):
         if stage == "fit":
             trainer.fit(Plain(), data, data if "val_check_interval" in limits else None, **options)
         else:
-            trainer.validate(Plain(), data, verbose=False)
+            getattr(trainer, stage)(Plain(), data, verbose=False)
         lines = [line.split() for line in screen.getvalue().splitlines() if "━" in line]
         counts = [
             next(word for word in reversed(words) if word.count("/") == 1 and "it" not in word) for words in lines
@@ -88,3 +96,7 @@ def test_a_resumed_training_goes_on_where_it_stood(shown, tmp_path):
 
 def test_validation_by_itself(shown):
     assert shown("validate")[1] == [("Validation", "4/4")]
+
+
+def test_scored_samples_have_bars_of_their_own(shown):
+    assert shown("test")[1] == [("Testing", "4/4"), ("Scoring, generated", "3/3"), ("Scoring, reference", "2/3")]

@@ -37,11 +37,11 @@ def test_the_counts_of_the_job_reach_fit(tmp_path, overrides, counts):
     assert call["HF_HUB_OFFLINE"] == "1"
 
 
-def until_signal(folder):
-    """Write a run of two epochs of three steps, whose second step takes until a signal comes."""
+def until_signal(folder, **how):
+    """Write a run of two epochs of three steps, whose step `at` takes until a signal comes, or is its last one."""
     config = yaml_config(folder / "run") | {"seed_everything": 0}
     del config["trainer"]["devices"]  # the script says it
-    model = {"folder": str(folder), "at": 1}
+    model = {"folder": str(folder)} | how
     config["model"] = {"class_path": "tests.training.until_signal.UntilSignal", "init_args": model}
     return write_config(folder / "run.yaml", config)
 
@@ -50,7 +50,7 @@ def until_signal(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1])  # 2 passes, too, in twice the time
 def test_a_job_whose_time_is_up_is_requeued_and_resumes(tmp_path, ranks):
-    path = until_signal(tmp_path)
+    path = until_signal(tmp_path, at=1)
     overrides = ["--nodes=1", f"--ntasks-per-node={ranks}"]
     environ = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     statuses = sbatch(tmp_path, SCRIPT, "--config", str(path), overrides=overrides, **environ)
@@ -64,6 +64,26 @@ def test_a_job_whose_time_is_up_is_requeued_and_resumes(tmp_path, ranks):
     for rank in range(ranks):
         own = [(restart, step) for restart, r, step in steps if int(r) == rank]
         assert own == [("0", "0"), ("0", "1"), ("1", "2"), ("1", "3"), ("1", "4"), ("1", "5")]
+    assert weight_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == whole_weight(tmp_path)
+
+
+def whole_weight(folder):
+    """Return the weight of the run without a stop."""
     module = OneWeight()
-    quiet_trainer(tmp_path / "whole", max_epochs=2).fit(module, datamodule=NumbersData())
-    assert weight_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == module.weight
+    quiet_trainer(folder / "whole", max_epochs=2).fit(module, datamodule=NumbersData())
+    return module.weight
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_job_that_loses_its_node_goes_on_from_its_newest_checkpoint(tmp_path):
+    """kill -9 in the fifth step; SLURM itself puts such a job back. The steps after the checkpoint are repeated."""
+    path = until_signal(tmp_path, at=4, node_lost=True)
+    environ = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    overrides = ["--nodes=1", "--ntasks-per-node=1"]
+    statuses = sbatch(tmp_path, SCRIPT, "--config", str(path), overrides=overrides, **environ)
+    assert statuses == [137, 0], (tmp_path / "log").read_text()
+    steps = [line.split() for line in (tmp_path / "steps").read_text().splitlines()]
+    assert [int(step) for restart, _, step in steps if restart == "0"] == [0, 1, 2, 3, 4]
+    assert [int(step) for restart, _, step in steps if restart == "1"] == [3, 4, 5]
+    assert weight_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == whole_weight(tmp_path)
