@@ -57,7 +57,7 @@ class Content:
         """Return the page of this content."""
         summary: list[Block | str] = []
         if self.num_samples:
-            summary.append(f"{self.num_shown} of {self.num_samples} samples are shown.")
+            summary.append(f"Samples shown: {self.num_shown} of {self.num_samples}.")
         summary += self.notes
         if self.problems:
             more = len(self.problems) - NAMED_PROBLEMS

@@ -38,7 +38,7 @@ def test_methods_stand_side_by_side_on_the_same_samples(tmp_path):
     assert rows == [("b", ["ours", "theirs"]), ("c", ["ours", "theirs"])]
     assert [list(entry.methods) for entry in shown.panoramas] == [["ours", "theirs"]] * 2
     page = text(tmp_path, shown)
-    assert "2 of 2 samples are shown." in page
+    assert "Samples shown: 2 of 2." in page
     assert "2 samples are omitted because not every method has them." in page
     assert "Every sample has the same prompts and the same seed in all methods." in page
     assert "seed 3" in page
@@ -65,7 +65,7 @@ def test_limits_are_said(tmp_path):
     assert (shown.num_shown, shown.num_samples) == (3, 4)
     assert {len(images) for gallery in shown.galleries for images in gallery.rows.values()} == {4}
     page = text(tmp_path, shown)
-    assert "3 of 4 samples are shown." in page
+    assert "Samples shown: 3 of 4." in page
     assert "Long recordings are shown by 4 evenly spaced frames." in page
     assert "depth, as given" in page
 
