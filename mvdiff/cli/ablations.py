@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from mvdiff.cli.command import Command, done, typed
 from mvdiff.recipes.benchmarks.ablation_settings import AblationSettings
 
-_COST = "about three core-hours"
+_COST = "about ten core-hours"
 
 
 def run(settings: AblationSettings, words: Sequence[str] = ()) -> int:

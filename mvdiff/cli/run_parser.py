@@ -1,16 +1,39 @@
 """The parser of a run's settings: YAML files on top of each other, printed with what follows from them."""
 
+import ast
 import re
 from typing import Any
 
 import lightning
-from jsonargparse import Namespace
+from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
+
+from yaml import YAMLError
 
 from mvdiff.files.paths import expanded_values
 from mvdiff.training.schedules import describe
 
 AVERAGE = "mvdiff.training.ema.TrainedWeightsEMA"
+
+_yaml = get_loader("yaml")
+
+
+def _load(text: str) -> Any:
+    """Read YAML, or the Python text that jsonargparse makes of a value which it has read, to read it once more.
+
+    It does so for options of nested settings, where null in a mapping would become the text "None".
+    """
+    if text == "None" or text[:1] in ("{", "["):
+        try:
+            value = ast.literal_eval(text)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):  # not Python
+            return _yaml(text)
+        if value is None or isinstance(value, dict | list):
+            return value
+    return _yaml(text)
+
+
+set_loader("yaml", _load, (YAMLError,))
 
 
 class RunParser(LightningArgumentParser):
