@@ -7,7 +7,6 @@ from typing import Any
 import lightning
 from jsonargparse import Namespace, get_loader, set_loader
 from lightning.pytorch.cli import LightningArgumentParser
-
 from yaml import YAMLError
 
 from mvdiff.files.paths import expanded_values

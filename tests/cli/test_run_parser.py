@@ -40,7 +40,7 @@ def test_null_below_a_mapping_is_null(null):
 
 
 def test_a_mapping_on_the_command_line_keeps_its_values():
-    values = {"a": None, "b": [None, True, 1e-5], "c": 'both \' and "', "d": "C:\\new\n", "e": "None", "f": {"g": None}}
+    values = {"a": None, "b": [None, True, 1e-5], "c": "both ' and \"", "d": "C:\\new\n", "e": "None", "f": {"g": None}}
     attention = attention_of(ATTENTION, json.dumps({"class_path": CLASS, "init_args": values}))
     assert attention == {"class_path": CLASS, "init_args": values}
 
