@@ -1,4 +1,8 @@
-"""Benchmarks: networks have their published sizes, and the floor of attention is what torch counts."""
+"""Benchmarks: networks have their published sizes, the floor is what torch counts, what runs on a GPU runs on a CPU."""
+
+import subprocess
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +13,8 @@ from benchmarks.networks import SHAPES, base_of, network_of
 from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.attention import CorrespondenceAwareAttention, Level
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 
 
 def count(module):
@@ -50,3 +56,37 @@ def test_the_floor_has_the_products_that_torch_counts(training):
     )
     assert count(block) == 16 * 64**2 + 14 * 64
     assert floor.bytes > 4 * count(block) + 8 * hidden_states.numel()
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Imports a benchmark as a script does, with its neighbours beside it."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return import_module
+
+
+def test_checks_of_a_device_pass_on_a_cpu_and_can_fail(script, monkeypatch):
+    gpu = script("gpu_checks")
+    checks = dict(gpu.checks("cpu", "tiny"))
+    assert {name.split(",")[0] for name in checks} >= {"pipeline depth", "pipeline z_image", "resumed training"}
+    assert "error 0.0e+00" in checks["pipeline sana, float32"]()
+    assert checks["CPU offload, sequential, sana"]() == "equal bit for bit"
+    monkeypatch.setitem(gpu.LATENT_BOUNDS, torch.bfloat16, 1e-4)
+    with pytest.raises(gpu.CheckError, match="bound 1"):
+        checks["pipeline sana, bfloat16"]()
+
+
+def test_speed_of_every_kind_of_call(script, capsys):
+    gpu = script("gpu_speed")
+    pipeline = gpu.pipeline_of("tiny-sana", 64, 3, "cpu", torch.float32)
+    gpu.report("tiny-sana", 64, gpu.panoramas(pipeline, 2), "cpu")
+    gpu.report("tiny", 64, gpu.training_steps("tiny", 64, 3, "cpu"), "cpu")
+    rows = capsys.readouterr().out.splitlines()
+    assert [row.split("|")[3].strip() for row in rows] == [
+        *("2 steps, plain", "2 steps, ours", "1 steps, ours", "1 steps with cache 3, ours"),
+        *("training step, plain", "training step, ours"),
+    ]
+
+
+def test_the_gpu_script_is_valid_bash():
+    subprocess.run(["bash", "-n", str(BENCHMARKS / "gpu.sh")], check=True)
