@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 import torch
 from memory import sd2_text_encoder, sd2_unet, sd2_vae
-from multiview_forward import geometry_of
+from networks import geometry_of
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 

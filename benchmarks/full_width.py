@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from multiview_forward import SIZES
+from networks import SD2
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from mvdiff.cli.main import main as mvdiff
@@ -50,12 +50,12 @@ def random_file(names: dict[str, tuple[list[int], str]], path: Path) -> dict[str
 def wide_base(task: str, folder: Path) -> None:
     """Write a base with the UNet of Stable Diffusion 2 and a text encoder of its width."""
     toy = load_backbone(TOY_BASE[task])
-    levels = len(SIZES["sd2"]["block_out_channels"])
+    levels = len(SD2["block_out_channels"])
     unet = {
         "down_block_types": ("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
         "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
         "in_channels": 4 + EXTRA_CHANNELS[task],
-        **SIZES["sd2"],
+        **SD2,
     }
     text = {"hidden_size": 1024, "num_attention_heads": 16, "intermediate_size": 1024}
     text_encoder = CLIPTextModel(CLIPTextConfig(**{**toy.text_encoder.config.to_dict(), **text}))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from multiview_forward import SIZES, build, geometry_of, inputs
+from networks import build, geometry_of, inputs
 from torch import Tensor, nn
 
 from mvdiff.models.attention import MultiViewGeometry
@@ -58,7 +58,7 @@ def hooked(model: MultiViewUNet, geometry: MultiViewGeometry, views: int) -> Ite
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), default="35M")
+    parser.add_argument("--size", choices=["tiny", "35M", "sd2"], default="35M")
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--latent", type=int, default=32, help="latent rows and columns")
     parser.add_argument("--repeats", type=int, default=5)
@@ -66,7 +66,7 @@ def main() -> None:
     model = build(args.size, "cpu", torch.float32)
     assert model.adapter.config.mid_place == "after_first_resnet"
     geometry = geometry_of(model, args.latent, args.views)
-    sample, timestep, text = inputs(model, args.latent, args.views, "cpu", torch.float32)
+    sample, timestep, text = inputs(args.size, args.latent, args.views, "cpu", torch.float32)
 
     def written_out() -> Tensor:
         return model(sample, timestep, text, geometry)

@@ -19,7 +19,8 @@ from dataclasses import asdict, dataclass
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from multiview_forward import SIZES, geometry_of, held_memory, inputs, measure
+from measuring import held_memory, measure
+from networks import SD2, geometry_of, inputs
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -84,11 +85,11 @@ def built(make: type[nn.Module] | object, device: str, dtype: torch.dtype) -> nn
 
 def sd2_unet() -> MultiViewUNet:
     """The multi-view UNet of Stable Diffusion 2."""
-    levels = len(SIZES["sd2"]["block_out_channels"])
+    levels = len(SD2["block_out_channels"])
     unet = UNet2DConditionModel(
         down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
         up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-        **SIZES["sd2"],
+        **SD2,
     )
     return MultiViewUNet.from_unet(unet)
 
@@ -166,7 +167,7 @@ def run_row(row: Row, views: int, latent: int, device: str) -> dict[str, float]:
         model.unet.requires_grad_(False)
         model.set_views_per_chunk(row.views_per_chunk)
         model.enable_gradient_checkpointing(row.gradient_checkpointing)
-        arguments = (*inputs(model, latent, views, device, dtype), geometry_of(model, latent, views))
+        arguments = (*inputs("sd2", latent, views, device, dtype), geometry_of(model, latent, views))
 
         def run() -> None:
             with torch.set_grad_enabled(row.stage == "training"):

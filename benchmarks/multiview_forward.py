@@ -1,145 +1,93 @@
-"""Measure what looking across views costs: multi-view over plain UNet, time and peak memory, beside the plain twin.
+"""Measure what looking across views costs: multi-view over plain network, time and peak memory, beside the floor.
 
     export PYTHONPATH=.
     python benchmarks/multiview_forward.py --size 35M
     python benchmarks/multiview_forward.py --size sd2 --repeats 1 --warmup 0 --checkpointing --twin_latent 0
+    python benchmarks/multiview_forward.py --size sdxl --repeats 1 --warmup 0  # 5 GB; sana: 3 GB
 
-One run prints everything, with random weights: plain and multi-view take turns on the same 8 views (256x256, so 32x32
-latents), each number is a median. A training step is forward and backward: for the multi-view model to the adapter's
-weights, for the plain UNet to its input, so that both go back through a frozen network. On a CPU the time is
-the process's own CPU time (with one thread: the time it would take alone), and memory the peak of the
-resident set above what it was before; on a GPU they are CUDA's. The twin (explicit loops, `tests.plain_attention`) is
-measured on smaller latents, beside the fast attention on those.
+One run prints everything, with random weights: plain and multi-view take turns on the same 8 views (256x256 pixels),
+each number is a median. A training step is forward and backward: for the multi-view model to the adapter's weights, for
+the plain network to its input, so that both go back through a frozen network (`benchmarks/measuring.py` says what time
+and memory are). The floor is what attention across views needs at least (`benchmarks/floor.py`).
+
+SDXL and SANA are measured at their true width with fewer layers, unless --whole is set. Totals of the whole network are
+those numbers and, for each layer left out, those of an equal layer, run alone on its own input. "Kept" are the tensors
+that a forward pass keeps for the backward pass; the multi-view model keeps none before its first attention. The plain
+twin (explicit loops, `tests.plain_attention`) is measured on smaller latents, beside the fast attention on those; not
+for SDXL and SANA.
 """
+
+from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from floor import blocks_and_taps, floor_of, own_multiply_adds, rates_of, total
+from measuring import compare, held_memory, in_turns, kept_for_backward
+from networks import SHAPES, Shape, build, geometry_of, inputs, network_of, rig
 from torch import Tensor, nn
 
-from mvdiff.batch import MultiViewBatch
-from mvdiff.geometry.cameras import RingRig
 from mvdiff.geometry.correspondence import tap_geometry
 from mvdiff.models.attention import MultiViewGeometry
 from mvdiff.models.multiview_unet import MultiViewUNet
 
-STRIDE = 8
-SIZES = {
-    "tiny": {"block_out_channels": (32, 64), "cross_attention_dim": 32, "norm_num_groups": 8},
-    "35M": {"block_out_channels": (96, 192, 224, 224), "cross_attention_dim": 256},
-    "sd2": {
-        "block_out_channels": (320, 640, 1280, 1280),
-        "cross_attention_dim": 1024,
-        "attention_head_dim": (5, 10, 20, 20),
-        "use_linear_projection": True,
-    },
-}
+Medians = dict[str, tuple[float, float]]
 
 
-class Twin(nn.Module):
-    """The plain twin of an attention block, in its place."""
+@dataclass(frozen=True)
+class Runs:
+    """The calls to compare, and how often."""
 
-    def __init__(self, block: nn.Module, K: Tensor, R: Tensor, latent: int, level: int) -> None:
-        super().__init__()
-        self.block = block
-        self.geometry = tap_geometry(K, R, latent * STRIDE, latent * STRIDE, STRIDE * 2**level)
+    model: nn.Module
+    arguments: tuple[Any, ...]
+    geometry: MultiViewGeometry
+    device: str
+    repeats: int
+    warmup: int
 
-    def forward(self, hidden_states: Tensor, *_: object) -> Tensor:
-        from tests.plain_attention import reference_attention  # the repository's root is on PYTHONPATH
+    def output(self, across_views: bool, needs_input: bool = False) -> Tensor:
+        """Run the network, with or without attention across views; its input needs a gradient if `needs_input`."""
+        sample, *rest = self.arguments
+        sample = sample.clone().requires_grad_() if needs_input else sample
+        return self.model(sample, *rest, self.geometry if across_views else None)
 
-        return reference_attention(self.block, hidden_states, self.geometry)
+    def forward(self) -> dict[str, Callable[[], object]]:
+        """Return forward passes of both networks."""
+        return {label: self._without_gradients(label == "multi-view") for label in ("plain", "multi-view")}
 
+    def training(self) -> dict[str, Callable[[], object]]:
+        """Return training steps of both networks."""
 
-def build(size: str, device: str, dtype: torch.dtype) -> MultiViewUNet:
-    """A multi-view UNet of Stable Diffusion's shape with random weights, in the base and in the adapter."""
-    config = SIZES[size]
-    levels = len(config["block_out_channels"])
-    torch.manual_seed(0)
-    unet = UNet2DConditionModel(
-        down_block_types=("CrossAttnDownBlock2D",) * (levels - 1) + ("DownBlock2D",),
-        up_block_types=("UpBlock2D",) + ("CrossAttnUpBlock2D",) * (levels - 1),
-        **config,
-    )
-    model = MultiViewUNet.from_unet(unet)
-    for weight in model.trainable_parameters():
-        if weight.ndim > 1:
-            nn.init.normal_(weight, std=0.02)
-    return model.to(device, dtype)
+        def step(across_views: bool) -> None:
+            self.output(across_views, not across_views).float().square().mean().backward()
+            self.model.adapter.zero_grad()
 
+        return {"plain": lambda: step(False), "multi-view": lambda: step(True)}
 
-def rig(latent: int, views: int) -> tuple[Tensor, Tensor]:
-    """Cameras of a ring whose neighbours overlap by half."""
-    side = latent * STRIDE
-    return RingRig(num_views=views, fov_deg=720.0 / views if views > 4 else 90.0, height=side, width=side).cameras()
+    def compared(self, name: str, runs: dict[str, Callable[[], object]]) -> Medians:
+        """Print and return medians."""
+        return compare(name, runs, self.repeats, self.device, held_memory(self.device), self.warmup)
 
+    def kept(self) -> dict[str, float]:
+        """Return the MiB kept for the backward pass by both networks."""
+        plain, across = (lambda: self.output(False, True)), (lambda: self.output(True))
+        return {"plain": kept_for_backward(plain, self.model), "multi-view": kept_for_backward(across, self.model)}
 
-def geometry_of(model: MultiViewUNet, latent: int, views: int) -> MultiViewGeometry:
-    """The geometry of such a ring, for every level."""
-    side = latent * STRIDE
-    return model.adapter.geometry(MultiViewBatch.from_cameras(*rig(latent, views), side, side), STRIDE)
-
-
-def inputs(model: MultiViewUNet, latent: int, views: int, device: str, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Noisy latents, a timestep and text embeddings of one sample."""
-    generator = torch.Generator().manual_seed(1)
-    sample = torch.randn(1, views, 4, latent, latent, generator=generator)
-    text = torch.randn(1, views, 77, model.config.cross_attention_dim, generator=generator)
-    return sample.to(device, dtype), torch.tensor([500], device=device), text.to(device, dtype)
-
-
-def held_memory(device: str, peak: bool = False) -> float:
-    """Return the MiB held now, or at the peak since `measure` began."""
-    if device == "cuda":
-        return (torch.cuda.max_memory_allocated() if peak else torch.cuda.memory_allocated()) / 2**20
-    lines = Path("/proc/self/status").read_text().splitlines()
-    name = "VmHWM" if peak else "VmRSS"
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
-
-
-def measure(run: Callable[[], object], device: str, held: float) -> tuple[float, float]:
-    """Return seconds and the peak in MiB beyond `held`."""
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        start = time.perf_counter()
-        run()
-        torch.cuda.synchronize()
-        return time.perf_counter() - start, held_memory(device, peak=True) - held
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak, Linux only
-    start = time.process_time()
-    run()
-    return time.process_time() - start, held_memory(device, peak=True) - held
-
-
-def compare(
-    name: str, runs: dict[str, Callable[[], object]], repeats: int, device: str, held: float, warmup: int = 1
-) -> None:
-    """Run all in turns, first to warm up, and print medians and ratios over the first."""
-    results: dict[str, list[tuple[float, float]]] = {label: [] for label in runs}
-    for turn in range(warmup + repeats):
-        for label, run in runs.items():
-            result = measure(run, device, held)
-            if turn >= warmup:
-                results[label].append(result)
-    first = None
-    for label, values in results.items():
-        seconds, mebibytes = (statistics.median(column) for column in zip(*values, strict=True))
-        first = first or (seconds, mebibytes)
-        ratios = f"{seconds / first[0]:5.2f}x time  {mebibytes / max(first[1], 1.0):5.2f}x memory"
-        print(f"{name:9} {label:12} {seconds:9.3f} s {mebibytes:9.0f} MiB  {ratios}", flush=True)
+    def _without_gradients(self, across_views: bool) -> Callable[[], object]:
+        return torch.no_grad()(lambda: self.output(across_views))
 
 
 def main() -> None:
+    """Measure one size."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=list(SIZES), default="35M")
+    parser.add_argument("--size", choices=list(SHAPES), default="35M")
+    parser.add_argument("--whole", action="store_true", help="all layers of SDXL (10 GB in float32) and SANA (8 GB)")
     parser.add_argument("--views", type=int, default=8)
-    parser.add_argument("--latent", type=int, default=32, help="latent rows and columns; the image has 8 times as many")
+    parser.add_argument("--latent", type=int, help="latent rows and columns (default: those of 256x256 pixels)")
     parser.add_argument("--twin_latent", type=int, default=8, help="latents for the plain twin; 0: leave it out")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--warmup", type=int, default=1, help="turns that are not counted")
@@ -148,43 +96,156 @@ def main() -> None:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="float32")
     args = parser.parse_args()
-    device, dtype = args.device, getattr(torch, args.dtype)
+    device, dtype, shape = args.device, getattr(torch, args.dtype), SHAPES[args.size]
+    latent = args.latent or 256 // shape.stride
 
-    model = build(args.size, device, dtype)
+    model = build(args.size, device, dtype, whole=args.whole or not shape.small)
     model.enable_gradient_checkpointing(args.checkpointing)
-    geometry = geometry_of(model, args.latent, args.views)
-    sample, timestep, text = inputs(model, args.latent, args.views, device, dtype)
-    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.unet, model.adapter)]
-    print(f"{args.size}: UNet {millions[0]:.1f}M, attention across views {millions[1]:.1f}M parameters")
-    print(f"{args.views} views of {args.latent}x{args.latent} latents, {dtype}, {device}", end=", ")
-    print(f"{torch.get_num_threads()} threads")
-
-    @torch.no_grad()
-    def forward(where: MultiViewGeometry | None) -> Tensor:
-        return model(sample, timestep, text, where)
-
-    def train_plain() -> None:
-        model(sample.clone().requires_grad_(), timestep, text, None).float().square().mean().backward()
-
-    def train_multiview() -> None:
-        model(sample, timestep, text, geometry).float().square().mean().backward()
-        model.adapter.zero_grad()
-
-    held = held_memory(device)
-    turns = (args.repeats, device, held, args.warmup)
-    compare("forward", {"plain": lambda: forward(None), "multi-view": lambda: forward(geometry)}, *turns)
+    geometry = geometry_of(model, latent, args.views, shape.stride)
+    runs = Runs(
+        model, inputs(args.size, latent, args.views, device, dtype), geometry, device, args.repeats, args.warmup
+    )
+    print(f"{args.size}: {describe(shape, model)}")
+    print(f"{args.views} views of {latent}x{latent} latents, {dtype}, {device}", end=", ")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}")
+    left_out = None if args.whole or not shape.small else LeftOut(shape, runs)
+    measured = {"forward": runs.compared("forward", runs.forward())}
     if not args.no_train:
-        compare("training", {"plain": train_plain, "multi-view": train_multiview}, *turns)
-    if args.twin_latent:
-        compare_with_twin(model, args.twin_latent, args.views, device, dtype)
+        measured["training"] = runs.compared("training", runs.training())
+        measured["kept"] = {label: (0.0, mebibytes) for label, mebibytes in runs.kept().items()}
+        print_kept("kept", measured["kept"])
+    if left_out is not None:
+        measured = left_out.totals(measured)
+    print_floor(runs, 0 if left_out is None else left_out.blocks, measured)
+    if args.twin_latent and isinstance(model, MultiViewUNet) and not shape.small:
+        compare_with_twin(args.size, model, args.twin_latent, args.views, device, dtype)
+
+
+def describe(shape: Shape, model: nn.Module) -> str:
+    """Return the number of parameters, of the whole network, too, where the measured one has fewer layers."""
+    millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.unet, model.adapter)]
+    text = f"network {millions[0]:.1f}M, attention across views {millions[1]:.1f}M parameters"
+    with torch.device("meta"):
+        whole = sum(p.numel() for p in network_of(shape).parameters()) / 1e6
+    return text if abs(whole - millions[0]) < 0.05 else f"{text}; the whole network has {whole:.1f}M"
+
+
+class LeftOut:
+    """Layers that the whole network has beyond the measured one; each is measured once, alone.
+
+    Args:
+        shape: The whole network.
+        runs: Calls of the measured one.
+    """
+
+    def __init__(self, shape: Shape, runs: Runs) -> None:
+        self.runs = runs
+        with torch.device("meta"):
+            places = len(network_of(shape).transformer_blocks) // shape.every if shape.every else None
+        self.blocks = 0 if places is None else places - len(runs.model.adapter.blocks)
+        parts = {name: runs.model.unet.get_submodule(name) for name in shape.more}
+        counts = dict(shape.more)
+        if self.blocks:
+            parts["attention across views"] = runs.model.adapter.blocks[0]
+            counts["attention across views"] = self.blocks
+        self.parts = [(counts[name], part, self._input_of(part)) for name, part in parts.items()]
+
+    def _input_of(self, module: nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        inputs: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+        handle = module.register_forward_pre_hook(lambda _, *given: inputs.append(given), with_kwargs=True)
+        with torch.no_grad():
+            self.runs.output(across_views=True)
+        handle.remove()
+        return inputs[0]
+
+    def totals(self, measured: dict[str, Medians]) -> dict[str, Medians]:
+        """Add what is left out to what was measured; print and return it."""
+        whole = {name: dict(medians) for name, medians in measured.items()}
+        for count, part, given in self.parts:
+            labels = ("multi-view",) if part is self.runs.model.adapter.blocks[0] else ("plain", "multi-view")
+            for name, result in self._measure(part, given, "training" in measured).items():
+                for label in labels:
+                    seconds, mebibytes = whole[name][label]
+                    more = mebibytes + count * result[1] if name == "kept" else mebibytes
+                    whole[name][label] = (seconds + count * result[0], more)
+        for name in whole:
+            if name == "kept":
+                print_kept("kept, whole network, computed", whole[name])
+                continue
+            plain, across = (whole[name][label][0] for label in ("plain", "multi-view"))
+            print(f"{name}, whole network, computed: {plain:.3f} and {across:.3f} s, {across / plain:.2f}x time")
+        return whole
+
+    def _measure(self, part: nn.Module, given: Any, training: bool) -> Medians:
+        (first, *rest), named = given
+
+        def forward() -> Tensor:
+            output = part(first.detach().requires_grad_(torch.is_grad_enabled()), *rest, **named)
+            return output[0] if isinstance(output, tuple) else output
+
+        def step() -> None:
+            forward().float().square().mean().backward()
+            part.zero_grad()
+
+        calls: dict[str, Callable[[], object]] = {"forward": torch.no_grad()(forward)}
+        if training:
+            calls["training"] = step
+        runs = self.runs
+        medians = in_turns(calls, runs.repeats, runs.device, held_memory(runs.device), runs.warmup)
+        return medians | ({"kept": (0.0, kept_for_backward(forward, part))} if training else {})
+
+
+def print_kept(name: str, kept: Medians) -> None:
+    """Print the MiB kept for the backward pass."""
+    plain, across = (kept[label][1] for label in ("plain", "multi-view"))
+    print(
+        f"{name}: {plain:.0f} and {across:.0f} MiB for the backward pass, {across / max(plain, 1.0):.2f}x", flush=True
+    )
+
+
+def print_floor(runs: Runs, further_blocks: int, measured: dict[str, Medians]) -> None:
+    """Print what attention across views needs at least, beside what it took: multi-view less plain."""
+    places = blocks_and_taps(runs.model, runs.geometry)
+    places += places[:1] * further_blocks
+    rates = rates_of(runs.device, next(runs.model.parameters()).dtype)
+    print(
+        f"floor of {len(places)} blocks, at {rates.multiply_adds / 1e9:.0f} G multiply-adds/s (matrix product) and "
+        f"{rates.bytes / 1e9:.1f} GB/s (copy); own forward: {sum(own_multiply_adds(*p) for p in places) / 1e9:.1f} G"
+    )
+    for name in ("forward", "training"):
+        if name in measured:
+            floor = total(floor_of(*place, training=name == "training") for place in places)
+            took = measured[name]["multi-view"][0] - measured[name]["plain"][0]
+            print(
+                f"{name:9} {floor.multiply_adds / 1e9:.1f} G multiply-adds, {floor.bytes / 1e6:.0f} MB: "
+                f"{floor.seconds(rates):.3f} s; took {took:.3f} s",
+                flush=True,
+            )
+
+
+class Twin(nn.Module):
+    """The plain twin of an attention block, in its place."""
+
+    def __init__(self, block: nn.Module, K: Tensor, R: Tensor, latent: int, level: int) -> None:
+        super().__init__()
+        self.block = block
+        self.geometry = tap_geometry(K, R, latent * 8, latent * 8, 8 * 2**level)
+
+    def forward(self, hidden_states: Tensor, *_: object) -> Tensor:
+        """Return what the block returns."""
+        from tests.plain_attention import reference_attention  # the repository's root is on PYTHONPATH
+
+        return reference_attention(self.block, hidden_states, self.geometry)
 
 
 @torch.no_grad()
-def compare_with_twin(model: MultiViewUNet, latent: int, views: int, device: str, dtype: torch.dtype) -> None:
+def compare_with_twin(
+    size: str, model: MultiViewUNet, latent: int, views: int, device: str, dtype: torch.dtype
+) -> None:
     """Time the whole model with the fast attention and with the twin's loops, and print how far they differ."""
-    K, R = rig(latent, views)
+    K, R = rig(8 * latent, views).cameras()
     geometry = geometry_of(model, latent, views)
-    sample, timestep, text = inputs(model, latent, views, device, dtype)
+    sample, timestep, text = inputs(size, latent, views, device, dtype)
     slow = MultiViewUNet(model.unet, copy.deepcopy(model.adapter))
     last = model.num_levels - 1
     slow.adapter.mid_block = Twin(slow.adapter.mid_block, K, R, latent, last)
@@ -197,13 +258,8 @@ def compare_with_twin(model: MultiViewUNet, latent: int, views: int, device: str
         outputs[label] = which(sample, timestep, text, geometry)
 
     print(f"the twin, on {latent}x{latent} latents:")
-    compare(
-        "forward",
-        {"multi-view": lambda: run("fast", model), "plain twin": lambda: run("twin", slow)},
-        1,
-        device,
-        held_memory(device),
-    )
+    calls = {"multi-view": lambda: run("fast", model), "plain twin": lambda: run("twin", slow)}
+    compare("forward", calls, 1, device, held_memory(device))
     error = (outputs["fast"] - outputs["twin"]).abs().max() / outputs["twin"].abs().max()
     print(f"largest difference over largest value: {error:.1e}")
 

@@ -327,8 +327,8 @@ def unit_range(images: Tensor) -> Tensor:
         ValueError: The dtype is another, or a value is not finite or out of range.
     """
     if images.dtype == torch.uint8:
-        images = from_uint8(images)
-    elif not images.is_floating_point():
+        return from_uint8(images).add_(1).div_(2).clamp_(0, 1)
+    if not images.is_floating_point():
         raise ValueError(f"images must be uint8 or float in [-1, 1]; got {images.dtype}.")
     images = images.detach().float()
     if not bool(torch.isfinite(images).all()) or bool((images.abs() > 1.5).any()):

@@ -100,7 +100,7 @@ def warp_pairs(
         if not len(index):
             continue
         warped = sample_bilinear(sources[source : source + 1].double(), xy[None])[0]
-        own = targets[target].flatten(1)[:, index].double()
+        own = targets[target].flatten(1).index_select(1, index).double()
         yield WarpedPair(target, source, (targets.shape[-2], targets.shape[-1]), index, own, warped)
 
 

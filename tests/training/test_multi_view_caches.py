@@ -23,6 +23,19 @@ def module(tiny_folder):
     return awaken(make(tiny_folder))
 
 
+def test_text_is_encoded_in_one_batch_without_a_cache_and_once_with_one(module, tmp_path):
+    cached = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path), latents=False))
+    prompts, sizes = [["a red lamp", "a blue table", "a red lamp"], ["a blue table", None, "a lamp"]], []
+    handle = module.backbone.text_encoder.register_forward_hook(lambda encoder, _, output: sizes.append(len(output[0])))
+    module.inputs.text(prompts)
+    assert sizes == [6]
+    sizes.clear()
+    for _ in range(2):
+        cached.text(prompts)
+    handle.remove()
+    assert sizes == [1] * 4
+
+
 def test_text_cache_gives_the_same_embeddings(module, tmp_path):
     cached = MultiViewInputs(module.backbone, 0, PREFIX, CacheSettings(dir=str(tmp_path), latents=False))
     prompts = [["a red lamp", "a blue table", "a red lamp"]]

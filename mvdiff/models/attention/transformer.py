@@ -5,10 +5,28 @@ Axes: B batch, V views, T tokens (h * w cells), C channels.
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from mvdiff.models.attention.base import ViewAttention
+
+
+class TokenNorm(nn.LayerNorm):
+    """LayerNorm whose weights get their gradients summed in float32 on every device.
+
+    On a CPU, torch (2.15) sums them over all tokens in the precision of the features: with 100,000 tokens in bfloat16,
+    most of the bias's gradient is lost. There, training normalises in float32 and rounds, as autocast does on a GPU.
+    """
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return normalised tokens [..., C] in their dtype; under autocast on a GPU, in float32."""
+        trained = torch.is_grad_enabled() and self.weight.requires_grad
+        if tokens.device.type != "cpu" or tokens.dtype not in (torch.bfloat16, torch.float16) or not trained:
+            return super().forward(tokens)
+        weight, bias = self.weight.float(), self.bias.float()
+        return F.layer_norm(tokens.float(), self.normalized_shape, weight, bias, self.eps).to(tokens.dtype)
 
 
 class TransformerAttention(ViewAttention):
@@ -34,12 +52,12 @@ class TransformerAttention(ViewAttention):
             raise ValueError(f"channels must be divisible by 4 and by head_dim = {head_dim}; got {channels}.")
         self.head_dim = head_dim
         self.num_heads = channels // head_dim
-        self.norm1 = nn.LayerNorm(channels)
+        self.norm1 = TokenNorm(channels)
         self.to_q = nn.Linear(channels, channels, bias=False)
         self.to_k = nn.Linear(channels, channels, bias=False)
         self.to_v = nn.Linear(channels, channels, bias=False)
         self.to_out = nn.Linear(channels, channels)
-        self.norm2 = nn.LayerNorm(channels)
+        self.norm2 = TokenNorm(channels)
         self.ff = FeedForward(channels, mult=4, activation_fn="geglu")
         for linear in (self.to_out, self.ff.net[2]):
             nn.init.zeros_(linear.weight)
