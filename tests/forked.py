@@ -1,7 +1,7 @@
 """Processes of their own that start at once: forked from a server that has imported the package.
 
-A fresh Python takes most of its time to import; a process of this server is as separate from the test and from its ranks,
-dies, exits and takes signals as a fresh one. Not for what a fresh start is part of: launchers of others, and the wheel.
+A fresh Python takes most of its time to import. A process of this server is as separate from the test and from other
+ranks, and dies, exits and takes signals as a fresh one. Not for tests of starts: by launchers, scripts, or of the wheel.
 """
 
 import multiprocessing
@@ -47,17 +47,18 @@ def end(*processes: BaseProcess) -> list[int]:
             process.kill()
 
 
-def run(log: Path, function: Callable, *arguments, ranks: int = 1) -> list[int]:
-    """Run a function in each rank of a job; return exit statuses. The output of rank r is in the file LOG.r."""
-    processes = [
-        start(log.with_name(f"{log.name}.{rank}"), function, *arguments, **environ)
-        for rank, environ in enumerate(rank_variables(ranks))
-    ]
-    return end(*processes)
+def run(log: Path, function: Callable, *arguments, ranks: int = 1, status: int = 0) -> str:
+    """Run a function in each rank of a job; check how all of them end, and return what they printed."""
+    logs = [log.with_name(f"{log.name}.{rank}") for rank in range(ranks)]
+    variables = zip(logs, rank_variables(ranks), strict=True)
+    statuses = end(*(start(path, function, *arguments, **environ) for path, environ in variables))
+    said = "".join(path.read_text() for path in logs)
+    assert statuses == [status] * ranks, f"{statuses}\n{said[-6000:]}"
+    return said
 
 
 def command(words: Sequence[str], killed_at: int | None = None) -> None:
-    """Run `mvdiff`, and end with its status; kill it at the first batch after some optimizer steps, as `kill -9` does."""
+    """Run `mvdiff`, and end with its status; or kill it as `kill -9` does, at the first batch after some steps."""
     from mvdiff.cli.main import main
     from tests.training.kill_at import kill_at
 
@@ -68,12 +69,9 @@ def command(words: Sequence[str], killed_at: int | None = None) -> None:
 
 
 def run_command(log: Path, *words: str, ranks: int = 1, killed_at: int | None = None, status: int = 0) -> str:
-    """Run `mvdiff` in one process or as each rank of a job; check how it ends and return what all of them printed."""
+    """Run `mvdiff` with a Trainer in one process, or in two ranks."""
     flags = TWO_RANKS if ranks == 2 else ()
-    statuses = run(log, command, [*words, *flags], killed_at, ranks=ranks)
-    said = "".join(log.with_name(f"{log.name}.{rank}").read_text() for rank in range(ranks))
-    assert statuses == [status] * ranks, said[-6000:]
-    return said
+    return run(log, command, [*words, *flags], killed_at, ranks=ranks, status=status)
 
 
 def _run(log: Path, environ: dict[str, str], function: Callable, arguments: tuple) -> None:
