@@ -1,7 +1,7 @@
 """Processes of their own that start at once: forked from a server that has imported the package.
 
 A fresh Python takes most of its time to import. A process of this server is as separate from the test and from other
-ranks, and dies, exits and takes signals as a fresh one. Not for tests of starts: by launchers, scripts, or of the wheel.
+ranks, and dies, exits and takes signals as a fresh one. Not where the start itself is tested: launchers, the wheel.
 """
 
 import multiprocessing

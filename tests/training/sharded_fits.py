@@ -1,7 +1,7 @@
 """Train the tiny model several times in the same two processes, sharded and not.
 
-Rank r writes FOLDER/NAME/rank<r>.pt of each entry of FITS: losses of each step, and the share of weights that it holds while
-it trains.
+Rank r writes FOLDER/NAME/rank<r>.pt of each entry of FITS: losses of each step, and the share of the weights that it
+holds while it trains.
 """
 
 from pathlib import Path
