@@ -8,8 +8,9 @@ from mvdiff.cli.main import main
 from mvdiff.eval.set_distance import SetDistance
 
 
-def run() -> None:
-    due, update, seen = int(sys.argv[1]), SetDistance.update, []
+def evaluate_until(due: int, words: list[str]) -> None:
+    """Run a command; die at the `due`-th sample."""
+    update, seen = SetDistance.update, []
 
     def kill_when_due(self, sample, real):
         seen.append(sample.sample_id)
@@ -18,8 +19,4 @@ def run() -> None:
         update(self, sample, real)
 
     SetDistance.update = kill_when_due
-    sys.exit(main(sys.argv[2:]))
-
-
-if __name__ == "__main__":
-    run()
+    sys.exit(main(words))

@@ -1,14 +1,9 @@
 """The cache of features: numbers do not depend on it, no pass is made twice, and no file is trusted."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 import weakref
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,10 +19,11 @@ from mvdiff.eval.runner import evaluate, evaluate_each
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.text_context import TextContext
+from tests.eval.kill_at import evaluate_until
 from tests.eval.worlds import write_judge, write_samples
 from tests.faults import full_disk
+from tests.forked import KILLED, run
 
-ROOT = Path(__file__).resolve().parents[2]
 TOY_METRICS = ("toy_fid", "toy_inception_score", "sharpness")
 
 
@@ -230,13 +226,9 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_results(tmp_path):
     words = [word if word != "kid" else "tests.eval.gathering.ToyKID" for word in words]
     words += ["--toy_features", str(write_judge(tmp_path / "judge")), "--num_splits", "2", "--num_resamples", "20"]
     words += ["--fid_resamples", "5", "--num_workers", "0"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    due = str(2 * 40 - 1)  # two metrics see each sample
+    due = 2 * 40 - 1  # two metrics see each sample
     killed = [*words, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "killed.json")]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.eval.kill_at", due, *killed], env=environment, cwd=ROOT, capture_output=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    run(tmp_path / "log", evaluate_until, due, killed, status=KILLED)
     assert not (tmp_path / "killed.json").exists()
     assert len(files(tmp_path / "cache")) == 1
     passes, call = [], FeatureExtractor.__call__

@@ -12,8 +12,9 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.eval.sources import FolderSource
 from mvdiff.samples import SampleRecord, sample_folder, write_sample
-from tests.eval.gathering import scores
+from tests.eval.gathering import gather, scores
 from tests.eval.worlds import RIG, views, write_judge, write_samples
+from tests.forked import command, run
 
 ROOT = Path(__file__).resolve().parents[2]
 BESIDE = ("overlap_chance", "overlap_zncc", "border_ratio")
@@ -58,7 +59,7 @@ def test_a_sample_on_two_processes_counts_once_and_one_may_have_none(tmp_path):
     }
     plan = {"generated": str(generated), "real": str(real), "metrics": METRICS, "settings": settings}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
-    torchrun(29431, str(ROOT / "tests" / "eval" / "gathering.py"), str(tmp_path))
+    run(tmp_path / "log", gather, tmp_path, ranks=2)
     first, second = (json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2))
     expected = scores(list(FolderSource(generated)), list(FolderSource(real)), METRICS, settings)
     for entries in (first, second, expected):  # each process knows the names of its own samples alone
@@ -111,7 +112,7 @@ def test_kid_and_scores_of_given_pixels_are_those_of_one_process(tmp_path):
     arguments += ["--toy_features", str(write_judge(tmp_path / "judge"))]
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     assert main(["evaluate", *arguments, "--out", str(one)]) == 0
-    torchrun(29433, "-m", "mvdiff.cli.main", "evaluate", *arguments, "--out", str(two))
+    run(tmp_path / "log", command, ["evaluate", *arguments, "--out", str(two)], ranks=2)
     results = numbers_of(two)
     assert results == numbers_of(one)
     assert abs(results["metrics"]["kid"]["value"]) > 1e-6

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -90,9 +89,8 @@ def settings(out: Path, **changes) -> Table1Settings:
     return Table1Settings(**{"out": out, "device": "cpu", "num_workers": 0, "batch_size": 2} | changes)
 
 
-def run() -> None:
-    """Run the table in folder argv[1] with model argv[2]; die when method argv[3] is to write sample argv[4]."""
-    folder, model, method, due = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], sys.argv[4]
+def run_until(folder: Path, model: Path, method: str, due: str) -> None:
+    """Run the table in a folder with a model; die when a method is to write a sample."""
     write, out = sample_writing.SampleWriter.__init__, folder / "out"
     deadly = sample_folder(out / "small" / "samples" / method, due)
 
@@ -103,7 +101,3 @@ def run() -> None:
 
     sample_writing.SampleWriter.__init__ = kill_when_due
     run_table(small_table(folder, model), settings(out))
-
-
-if __name__ == "__main__":
-    run()

@@ -1,11 +1,7 @@
 """Tables of small rooms: rows, kills, stale results, differences, verdicts, and what is written."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -24,8 +20,9 @@ from mvdiff.recipes.benchmarks.table2 import TABLE2
 from mvdiff.recipes.benchmarks.table3 import TABLE3
 from mvdiff.recipes.scoring import PSNR
 from mvdiff.samples import sample_folder
+from tests.forked import KILLED, run
 from tests.pipelines.conftest import make_pipeline
-from tests.recipes.small_tables import RIG, settings, small_depth_table, small_table
+from tests.recipes.small_tables import RIG, run_until, settings, small_depth_table, small_table
 from tests.shared_files import telling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -189,11 +186,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(small, tmp_path):
     """It is killed in the middle of a batch, whose other sample is complete."""
     folder, _, _ = small
     table, out = small_table(tmp_path, folder / "model"), tmp_path / "out"
-    words = [sys.executable, "-m", "tests.recipes.small_tables", str(tmp_path), str(folder / "model"), "mvdiffusion"]
-    done = subprocess.run(
-        [*words, ROOMS[1]], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    run(tmp_path / "log", run_until, tmp_path, folder / "model", "mvdiffusion", ROOMS[1], status=KILLED)
     samples = out / "small" / "samples"
     assert (sample_folder(samples / "mvdiffusion", ROOMS[0]) / "sample.json").is_file()
     assert not (sample_folder(samples / "mvdiffusion", ROOMS[1]) / "sample.json").exists()

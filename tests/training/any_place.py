@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import sys
 from copy import deepcopy
 from pathlib import Path
 
@@ -161,9 +160,8 @@ def differences(whole: tuple, folder: Path, path: Path, **settings) -> list[str]
     return found
 
 
-def main() -> None:
+def compare_on_rank(folder: Path) -> None:
     """One of two processes: compare resumed runs with the whole one, from all places within a window."""
-    folder = Path(sys.argv[1])
     settings = {"devices": 2, "strategy": "ddp"}
     whole = run(folder, **settings)
     paths = [
@@ -171,7 +169,3 @@ def main() -> None:
     ]
     found = {path.stem: differences(whole, folder / "again", path, **settings) for path in paths}
     (folder / f"rank{os.environ['LOCAL_RANK']}.txt").write_text(f"{found} {whole[2].end['state_dict']}")
-
-
-if __name__ == "__main__":
-    main()

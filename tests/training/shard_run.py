@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 from functools import partial
@@ -47,15 +46,11 @@ def train(
     devices: int,
     rank: int,
     num_workers: int,
-    port: int,
     ckpt_path: Path | None = None,
     kill_at: int | None = None,
 ) -> None:
     """Train as one of `devices` processes; rank 0 writes checkpoints and the final `weights.pt` to `folder`."""
     torch.set_num_threads(1)
-    multiprocessing.set_start_method("fork", force=True)  # of the loader's workers, which then end with this process
-    if devices > 1:
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "LOCAL_RANK": str(rank), "NODE_RANK": "0"}
     data = EquirectangularDataModule(root, RIG, batch_size=GLOBAL_BATCH // devices, num_workers=num_workers, **DATA)
     settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 0, "text_dropout": 0.5}
     module = MultiViewModule(base=str(base), **grouped(**settings), optimizer=partial(SGD, lr=0.1, momentum=0.9))

@@ -1,16 +1,9 @@
 """Train the tiny model several times in the same two processes, sharded and not.
 
-    python sharded_fits.py FOLDER PORT NAME...
-
-Each NAME is an entry of FITS. Rank r writes FOLDER/NAME/rank<r>.pt: losses of each step, share of the weights that it
+Rank r writes FOLDER/NAME/rank<r>.pt of each entry of FITS: losses of each step, and the share of the weights that it
 holds while it trains.
 """
 
-import os
-import signal
-import sys
-import traceback
-from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,36 +119,7 @@ def fit(folder: Path, name: str) -> None:
     torch.save(noted, folder / name / f"rank{trainer.global_rank}.pt")
 
 
-def on_two_ranks(folder: Path, names: list[str], port: str) -> None:
-    """Train in two processes, which share the imports of this one."""
-    ranks = []
-    for rank in range(2):
-        pid = os.fork()
-        if not pid:
-            os.environ |= {"LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost", "MASTER_PORT": port}
-            status = 1
-            try:
-                for name in names:
-                    fit(folder, name)
-                status = 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-        ranks.append(pid)
-    for _ in ranks:
-        pid, status = os.wait()
-        if status:
-            for other in set(ranks) - {pid}:
-                with suppress(ProcessLookupError):
-                    os.kill(other, signal.SIGKILL)  # it would wait for this one
-            sys.exit(f"a rank ended with status {status}")
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    root, port, *chosen = sys.argv[1:]
-    on_two_ranks(Path(root), [name for name in chosen if FITS[name].get("devices", 2) == 2], port)
-    for each in chosen:
-        if FITS[each].get("devices", 2) == 1:
-            fit(Path(root), each)
+def fit_all(folder: Path, names: list[str]) -> None:
+    """Train in this process, one after another."""
+    for name in names:
+        fit(folder, name)

@@ -3,7 +3,6 @@
 import copy
 import json
 import os
-import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,31 +13,30 @@ import yaml
 
 from mvdiff.models.backbone import load_backbone
 from mvdiff.samples import find_samples, read_sample
+from tests.forked import KILLED, TWO_RANKS, run_command
 from tests.training.tiny_run import tiny_config, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
-def launched(
-    command: list[str], folder: Path, flags: list[str], check: bool = True, subcommand: str = "fit"
-) -> subprocess.CompletedProcess:
-    """Run train.py in processes of its own, one thread each."""
+def words(folder: Path, *flags: str, subcommand: str = "fit") -> list[str]:
+    """Return the words after `mvdiff` of a run whose folder is given."""
+    return [subcommand, "--config", f"{folder.parent}/run.yaml", "--trainer.default_root_dir", str(folder), *flags]
+
+
+def launched(command: list[str], folder: Path, flags: list[str]) -> None:
+    """Run train.py in processes of its own that a launcher starts, one thread each."""
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    arguments = [
-        subcommand,
-        "--config",
-        str(folder.parent / "run.yaml"),
-        "--trainer.default_root_dir",
-        str(folder),
-        *flags,
-    ]
-    done = subprocess.run(
-        [*command, str(ROOT / "train.py"), *arguments], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert not check or done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    return done
+    line = [*command, str(ROOT / "train.py"), *words(folder, *flags)]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+
+
+def forked(folder: Path, *flags: str, subcommand: str = "fit", **how: int) -> None:
+    """Run `mvdiff` in one process or in two ranks."""
+    run_command(folder.with_name(f"{folder.name}.log"), *words(folder, *flags, subcommand=subcommand), **how)
 
 
 def final_checkpoint(folder: Path) -> dict:
@@ -68,15 +66,14 @@ def runs(tmp_path_factory):
 @pytest.fixture(scope="module")
 def single(runs):
     """The final checkpoint of one process that accumulates two batches of one sample."""
-    launched([sys.executable], runs / "single", [])
+    forked(runs / "single")
     return final_checkpoint(runs / "single")
 
 
-TWO = ["--trainer.devices=2", "--trainer.strategy=ddp"]
 LAUNCHERS = {
     "fabric_run": ([str(Path(sys.executable).with_name("fabric")), "run", "--devices=2", "--accelerator=cpu"], []),
     "torchrun": ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29417"], []),
-    "trainer_devices": ([sys.executable], TWO),
+    "trainer_devices": ([sys.executable], [*TWO_RANKS]),
 }
 
 
@@ -94,12 +91,10 @@ def test_every_launcher_trains_one_job(runs, single, name):
 
 def killed_and_resumed(runs: Path, single: dict, name: str, flags: list[str]) -> None:
     """Kill a run after its third step, resume it, and compare what it ends with."""
-    kill = [sys.executable, str(ROOT / "tests/training/kill_at.py"), "3"]
-    killed = launched(kill, runs / f"{name}killed", flags, check=False)
-    assert killed.returncode == -signal.SIGKILL, killed.stderr[-4000:]
+    forked(runs / f"{name}killed", *flags, killed_at=3, status=KILLED)
     (checkpoint,) = (runs / f"{name}killed").rglob("step=3.ckpt")  # in the middle of the second epoch
     assert not list((runs / f"{name}killed").rglob("end.ckpt"))
-    launched([sys.executable], runs / f"{name}resumed", [*flags, "--ckpt_path", str(checkpoint)])
+    forked(runs / f"{name}resumed", *flags, "--ckpt_path", str(checkpoint))
     resumed = final_checkpoint(runs / f"{name}resumed")
     assert resumed["global_step"] == 4
     for part in ("state_dict", "current_model_state"):
@@ -132,7 +127,7 @@ def base_flags(runs):
 @pytest.fixture(scope="module")
 def single_base(runs, base_flags):
     """The final checkpoint of one process that trains a base."""
-    launched([sys.executable], runs / "base_single", base_flags)
+    forked(runs / "base_single", *base_flags)
     return final_checkpoint(runs / "base_single")
 
 
@@ -146,7 +141,7 @@ def test_a_killed_training_of_a_base_resumes_bit_for_bit(runs, base_flags, singl
 
 
 def test_two_processes_train_the_base_of_one(runs, base_flags, single_base):
-    launched([sys.executable], runs / "base_two", [*base_flags, *TWO])
+    forked(runs / "base_two", *base_flags, ranks=2)
     together = final_checkpoint(runs / "base_two")
     for part in ("state_dict", "current_model_state"):
         assert together[part].keys() == single_base[part].keys()
@@ -165,9 +160,9 @@ def test_two_processes_write_every_panorama_once(runs, single, subcommand):
         "--model.output.evaluation.overlap_size=0",
     ]
     images, results = [], []
-    for name, devices in (("one", []), ("two", TWO)):
+    for name, ranks in (("one", 1), ("two", 2)):
         out = runs / f"{subcommand}_{name}"
-        launched([sys.executable], out, [*flags, *devices, "--model.output.dir", str(out)], subcommand=subcommand)
+        forked(out, *flags, "--model.output.dir", str(out), subcommand=subcommand, ranks=ranks)
         folders = find_samples(out / "generated" if subcommand == "test" else out)
         assert [folder.name for folder in folders] == ["room8", "room9"]
         images.append(torch.stack([read_sample(folder).images_uint8() for folder in folders]))

@@ -2,11 +2,6 @@
 
 import copy
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import diffusers
 import pytest
@@ -21,11 +16,11 @@ from mvdiff.samples.pixels import read_png
 from mvdiff.settings import Sampling
 from mvdiff.tasks.panorama import PanoramaTask
 from tests import tiny_bases
-from tests.training.family_runs import predict
+from tests.forked import KILLED, TWO_RANKS, run_command
+from tests.forked import run as run_forked
 from tests.training.tiny_run import tiny_config, write_config
 
 FAMILIES = tuple(tiny_bases.FAMILIES)
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -47,24 +42,15 @@ def config_of(folder, name, out, **model):
     return config
 
 
+def predict(runs, name, flags=()):
+    """Write the samples of the test split of several runs, each with its last checkpoint."""
+    for run, out in runs:
+        words = ["predict", "--config", f"{run}/run.yaml", "--ckpt_path", f"{run}/step=2.ckpt", *flags]
+        assert main([*words, "--model.output.dir", f"{out}_{name}"]) == 0
+
+
 def weights(path):
     return torch.load(path, weights_only=True)["state_dict"]
-
-
-def started(*arguments, **environment):
-    """Start a process for runs of several families; see `family_runs`."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
-    command = [sys.executable, "-m", "tests.training.family_runs", *arguments]
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-def ended(*processes):
-    try:
-        said = [process.communicate(timeout=600)[0].decode() for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
-    assert [process.returncode for process in processes] == [0] * len(processes), said
 
 
 @pytest.fixture(scope="module")
@@ -87,12 +73,9 @@ def killed(folder):
     """A folder with what runs had written, by family, when they were killed after the first step."""
     out = folder / "killed"
     out.mkdir()
-    ended(
-        started(
-            "kill",
-            *(str(write_config(out / f"{name}.yaml", config_of(folder, name, out / name))) for name in FAMILIES),
-        )
-    )
+    for name in FAMILIES:
+        run = write_config(out / f"{name}.yaml", config_of(folder, name, out / name))
+        run_command(out / f"{name}.log", "fit", "--config", str(run), killed_at=1, status=KILLED)
     return out
 
 
@@ -114,18 +97,10 @@ def test_a_killed_run_resumes_bit_for_bit(folder, whole, killed, name, tmp_path)
 @pytest.mark.distributed
 @pytest.mark.slow
 def test_two_processes_predict_the_bytes_of_one(folder, whole):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0", "WORLD_SIZE": "2"}
-    runs = {
-        number: [f"{whole(name)}/run.yaml:{whole(name)}/step=2.ckpt:{folder}/{name}_{number}" for name in FAMILIES]
-        for number in ("one", "two")
-    }
-    flags = ("--trainer.devices=2", "--trainer.strategy=ddp")
-    ended(*(started("predict", *flags, "--", *runs["two"], **job, LOCAL_RANK=str(rank)) for rank in range(2)))
-    for name, run in zip(FAMILIES, runs["one"], strict=True):
-        assert predict([], run) == 0
+    runs = [(whole(name), folder / name) for name in FAMILIES]
+    run_forked(folder / "log", predict, runs, "two", TWO_RANKS, ranks=2)
+    predict(runs, "one")
+    for name in FAMILIES:
         one, two = (
             {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
             for out in (folder / f"{name}_one", folder / f"{name}_two")

@@ -1,10 +1,9 @@
 """A training from shards that is killed, and resumed with other ranks and workers, ends as an uninterrupted one."""
 
-import multiprocessing
 import random
 import signal
-import socket
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ import torch
 
 from mvdiff.data.prepare.shard import image_content
 from mvdiff.data.shards.writing import write_shards
+from tests.forked import end, rank_variables
+from tests.forked import start as start_forked
 from tests.training import shard_run
 
 pytestmark = [
@@ -22,8 +23,6 @@ pytestmark = [
 
 KILLS = random.Random(3).sample(range(shard_run.EVERY, shard_run.STEPS), 2)
 """Steps before which the two runs are killed: of 1 rank without workers, and of 2 ranks with 2 workers each."""
-SERVER = multiprocessing.get_context("forkserver")
-SERVER.set_forkserver_preload(["tests.training.shard_run"])  # imports once for all processes
 
 
 class Run:
@@ -58,19 +57,12 @@ def run(tiny_folder, tmp_path_factory):
     def start(name, devices, num_workers, data="shards", status=0, **how) -> Run:
         folder = root / name
         folder.mkdir()
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
         places = (folder, tiny_folder / "base", roots[data], devices)
         ranks = [
-            SERVER.Process(target=shard_run.train, args=(*places, rank, num_workers, port), kwargs=how)
-            for rank in range(devices)
+            start_forked(folder / f"log{rank}", partial(shard_run.train, **how), *places, rank, num_workers, **environ)
+            for rank, environ in enumerate(rank_variables(devices))
         ]
-        for process in ranks:
-            process.start()
-        for process in ranks:
-            process.join(300)
-        assert [process.exitcode for process in ranks] == [status] * devices
+        assert end(*ranks) == [status] * devices, (folder / "log0").read_text()
         return Run(folder)
 
     return start

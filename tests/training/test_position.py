@@ -1,18 +1,14 @@
 """A run that is resumed from a checkpoint of any place ends as the uninterrupted one, bit for bit."""
 
-import os
-import socket
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from tests.training.any_place import BATCHES, WINDOW, differences, run
+from tests.forked import run as run_forked
+from tests.training.any_place import BATCHES, WINDOW, compare_on_rank, differences, run
 from tests.training.one_weight import OneWeight, numbers, quiet_trainer
 
 ENDS = {
@@ -123,19 +119,7 @@ def test_a_schedule_that_follows_a_metric_goes_on_in_the_resumed_epoch(tmp_path)
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_two_processes_repeat_the_window_together(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    root = Path(__file__).resolve().parents[2]
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    environment |= {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.any_place", str(tmp_path)]
-    ranks = [
-        subprocess.Popen(command, cwd=root, env=environment | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
-    errors = [rank.communicate(timeout=120)[1].decode() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    run_forked(tmp_path / "log", compare_on_rank, tmp_path, ranks=2)
     one, two = ((tmp_path / f"rank{rank}.txt").read_text() for rank in range(2))
     assert one == two
     assert one.count("[]") == one.count("': [") >= 4

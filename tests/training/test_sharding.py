@@ -1,9 +1,5 @@
 """Sharded training on two processes (gloo): losses of DDP, half of the weights, checkpoints for any number of ranks."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +11,10 @@ from mvdiff.models.named_weights import NamedWeights
 from mvdiff.pipelines.checkpoint import export_checkpoint
 from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.training.sharded_weights import spread_weights, whole_weights
-from tests.training.sharded_fits import FEW, FITS, HALF, STEPS
+from tests.forked import run
+from tests.training.sharded_fits import FEW, FITS, HALF, STEPS, fit_all
 from tests.training.tiny_run import tiny_config
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
@@ -27,16 +23,9 @@ def runs(tmp_path_factory) -> Path:
     """A folder with the results of every fit of `sharded_fits`."""
     folder = tmp_path_factory.mktemp("sharded")
     tiny_config(folder)
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = str(free.getsockname()[1])
-    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    script = str(ROOT / "tests/training/sharded_fits.py")
-    done = subprocess.run(
-        [sys.executable, script, str(folder), port, *FITS], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-6000:]
+    for ranks in (2, 1):
+        names = [name for name, settings in FITS.items() if settings.get("devices", 2) == ranks]
+        run(folder / f"log{ranks}", fit_all, folder, names, ranks=ranks)
     return folder
 
 

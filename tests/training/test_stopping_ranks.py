@@ -11,6 +11,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mvdiff.signals import Stopped
 from mvdiff.training.stopping import ended_by_signal, handle_signals
+from tests.forked import command
+from tests.forked import run as run_forked
 from tests.training.one_weight import quiet_trainer
 from tests.training.signalled import yaml_config
 from tests.training.tiny_run import write_config
@@ -38,15 +40,18 @@ def test_a_rank_that_another_leaves_alone_in_a_validation_ends_without_an_error_
         fail()
 
 
-def run_two(folder, launcher="lightning", **model):
-    """Fit on two processes; the first has four batches to validate, the second two."""
+def run_two(folder, launcher, **model):
+    """Fit on two processes; the first has four batches to validate, the second two. Return status and output."""
     config = yaml_config(folder, **model) | {"seed_everything": 0}
     config["trainer"] |= {"devices": 2, "strategy": "ddp"}
     config["data"]["init_args"] = {"more_on_first": True}
     path = write_config(folder / "run.yaml", config)
-    command = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
+    if launcher == "forked":
+        return 143, run_forked(folder / "log", command, ["fit", "--config", str(path)], ranks=2, status=143)
+    words = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
+    return done.returncode, done.stderr
 
 
 @pytest.mark.distributed
@@ -56,16 +61,16 @@ def run_two(folder, launcher="lightning", **model):
     [
         ("torchrun", None, "training_step", 2, 2),
         ("lightning", 1, "training_step", 2, 2),
-        ("lightning", 1, "validation_step", 1, 3),
-        ("lightning", 0, "validation_step", 3, 4),  # the second process has only two batches
+        ("forked", 1, "validation_step", 1, 3),
+        ("forked", 0, "validation_step", 3, 4),  # the second process has only two batches
     ],
 )
 def test_two_processes_stop_together_and_write_one_file(tmp_path, launcher, rank, hook, call, step):
-    done = run_two(tmp_path, launcher, hook=hook, call=call, rank=rank)
+    status, errors = run_two(tmp_path, launcher, hook=hook, call=call, rank=rank)
     last = tmp_path / "checkpoints" / "last.ckpt"
     text = f"mvdiff fit: stopped by SIGTERM after step {step}, which is saved in {last}"
-    assert done.stderr.count(text) == 1, done.stderr
-    assert launcher == "torchrun" or "Traceback" not in done.stderr
-    assert done.returncode == (1 if launcher == "torchrun" else 143)  # torchrun's own for a process that failed
+    assert errors.count(text) == 1, errors
+    assert launcher == "torchrun" or "Traceback" not in errors
+    assert status == (1 if launcher == "torchrun" else 143)  # torchrun's own for a process that failed
     kept = ["last.ckpt", "last.previous.ckpt"] if step == 4 else ["last.ckpt"]  # the one before is of the epoch's end
     assert sorted(path.name for path in last.parent.iterdir() if path.name != ".run.lock") == kept

@@ -1,19 +1,14 @@
 """Two processes log, write and score what one does, though the samples cannot be split evenly."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
 from mvdiff.samples import find_samples
+from tests.forked import end, rank_variables, start
 from tests.training.together import prepare, run
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
@@ -22,19 +17,9 @@ def folder(tmp_path_factory):
     """A folder with what one and two processes noted and wrote."""
     folder = tmp_path_factory.mktemp("together")
     prepare(folder)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "NODE_RANK": "0"}
-    environment |= {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "tests.training.together", str(folder), "2"]
-    ranks = [
-        subprocess.Popen(command, cwd=ROOT, env=environment | {"LOCAL_RANK": str(rank)}, stderr=subprocess.PIPE)
-        for rank in range(2)
-    ]
+    ranks = [start(folder / f"log{i}", run, folder, 2, **environ) for i, environ in enumerate(rank_variables(2))]
     run(folder, 1)
-    errors = [rank.communicate(timeout=300)[1].decode() for rank in ranks]
-    assert [rank.returncode for rank in ranks] == [0, 0], errors
+    assert end(*ranks) == [0, 0], [(folder / f"log{rank}").read_text() for rank in range(2)]
     return folder
 
 

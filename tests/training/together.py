@@ -1,15 +1,11 @@
 """A tiny run in one process or as one of two: train, validate, predict, test; write down what was logged.
 
-    python -m tests.training.together FOLDER DEVICES
-
 The 3 validation and 3 test samples cannot be split evenly over 2 devices.
 """
 
 import json
-import sys
 from pathlib import Path
 
-import torch
 from lightning.pytorch import Trainer
 from torch.optim import SGD
 
@@ -73,8 +69,3 @@ def run(folder: Path, devices: int) -> None:
     trainer.test(module, data, verbose=False)
     noted = {"lines": notes.lines, "written": [list(ids) for ids in written]}
     (folder / f"{devices}_{trainer.global_rank}.json").write_text(json.dumps(noted))
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    run(Path(sys.argv[1]), int(sys.argv[2]))
