@@ -62,7 +62,7 @@ def shard(options: ShardOptions) -> int:
     done(
         f"{options.out}: {plural(len(shards), 'shard')}{kept}, {total}; {samples} samples",
         typed("mvdiff", "data", "check", options.out),
-        _fit(result.manifest.kind, options.out),
+        _fit(result.manifest.kind, options.what, options.out, options.source),
     )
     return 0
 
@@ -119,7 +119,7 @@ def check_shard_set(root: str, num_threads: int) -> int:
     lost = ", ".join(f"{count} in {split}" for split, count in report.lost.items() if count)
     if not report.damage:
         print("no problems")
-        done(f"{root}: sound", _fit(manifest.kind, root))
+        done(f"{root}: sound", _fit(manifest.kind, manifest.what, root))
         return 0
     print(f"{plural(len(report.damage), 'problem')}: {counts}" + (f"; samples lost: {lost}" if lost else ""))
     done(
@@ -129,8 +129,11 @@ def check_shard_set(root: str, num_threads: int) -> int:
     return 1
 
 
-def _fit(kind: str, root: str) -> str:
-    config = "pano.yaml" if kind == "panoramas" else "depth_stage2.yaml"
+def _fit(kind: str, what: str, root: str, source: Path | None = None) -> str:
+    """Return the command that trains from shards; those of views and latents belong to the run in `source`."""
+    config = "depth_stage2.yaml" if kind != "panoramas" else "pano_latents.yaml" if what == "latents" else "pano.yaml"
+    if source is not None and what != "images":
+        config = source
     return typed("mvdiff", "fit", "--config", config, "--data.root", root)
 
 

@@ -46,6 +46,8 @@ class AutoencoderModule(OptimizedModule):
         ValueError: Neither or both of `vae` and `pretrained` are set, or `pretrained` is not a readable AutoencoderKL.
     """
 
+    logged_names = ("train/l1", "train/kl", "val/psnr")
+
     def __init__(
         self,
         out: str,

@@ -33,6 +33,8 @@ class TrainedWeightsEMA(EMAWeightAveraging):
         ValueError: `decay` is not in (0, 1).
     """
 
+    logged_names = ("train/ema_decay",)
+
     def __init__(
         self,
         decay: float = 0.999,

@@ -59,6 +59,11 @@ class FeatureNetModule(OptimizedModule):
         self.optimizer, self.lr_scheduler, self.lr_interval = optimizer, lr_scheduler, lr_interval
         self._right: dict[str, list[float]] = {}
 
+    @property
+    def logged_names(self) -> tuple[str, ...]:
+        """Names that a callback can monitor: the loss, and the accuracy of each head."""
+        return ("train/loss", *(f"val/{head}" for head in self.net.labels))
+
     def labels(self, batch: MultiViewBatch) -> dict[str, Tensor]:
         """Return the labels [B * V] of each head, looked up by sample and yaw.
 

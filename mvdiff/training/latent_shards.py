@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ def latent_content(data: MultiViewDataModule, config: str | Path, dtype: str, de
             "--what latents needs a MultiViewModule with a task that takes no pictures, such as panorama; got "
             f"{task}, in {config}."
         )
+    model.cache = replace(model.cache, encoded_data=False)  # which is what they are made for
     model.configure_model()
     if not isinstance(model.backbone, StableDiffusionBase):
         raise ValueError(f"--what latents needs a base of Stable Diffusion 1 or 2; got {model.base}, in {config}.")

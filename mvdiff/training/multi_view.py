@@ -251,6 +251,14 @@ class MultiViewModule(DescribedModule):
             check_latents_come_back(self.trainer.datamodule)
             self.task.check_cached_data(self.trainer.datamodule)
 
+    @property
+    def logged_names(self) -> tuple[str, ...]:
+        """Names that a callback can monitor: losses, and with validation samples their overlap PSNR."""
+        names = ("train/loss", "val/loss")
+        if type(self.task).modes is not Task.modes:
+            names += ("val/loss_*",)
+        return names + ("val/overlap_psnr",) * bool(self.num_validation_samples)
+
     # Loss
 
     def timesteps(self, batch: MultiViewBatch, loss: LossSettings = PAPER_LOSS) -> Tensor:

@@ -6,10 +6,12 @@ from typing import Any, ClassVar
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 from torch.optim import AdamW
 
 from mvdiff.models.finite import check_finite
+from mvdiff.training.monitors import check_monitors
 from mvdiff.training.nonfinite import NonFiniteGuard, OnNonFinite
 from mvdiff.training.resume import RUN_KEY, Resume, is_resuming, run_settings
 from mvdiff.training.schedules import LENGTHS, LRInterval, scheduler_over_run
@@ -45,6 +47,8 @@ class OptimizedModule(LightningModule):
     """Settings that changed where the run was resumed, for the model card."""
     shards: ClassVar[bool] = False
     """True if `configure_model` spreads the weights over the devices of a `ShardedStrategy`."""
+    logged_names: Sequence[str] = ()
+    """Names that this module logs and a callback can monitor, or patterns of them; see `check_monitors`."""
     _resume: Resume | None = None
 
     def __init__(self) -> None:
@@ -61,10 +65,12 @@ class OptimizedModule(LightningModule):
         Lightning calls this first.
 
         Raises:
-            ValueError: The Trainer's strategy cannot train this module.
+            ValueError: The Trainer's strategy cannot train this module, or a callback monitors what is not logged.
         """
         check_strategy(self.trainer, self)
         added = [StepLog(), NonFiniteGuard(self.on_nonfinite)]  # the guard may drop the gradients that are logged
+        if self.trainer.state.fn == TrainerFn.FITTING:
+            check_monitors(self.trainer.callbacks, self)
         present = {type(callback) for callback in self.trainer.callbacks}
         return [callback for callback in added if type(callback) not in present]
 

@@ -95,6 +95,7 @@ class SingleViewModule(TrainedPartModule):
     """
 
     trained_part = "trained_modules"
+    logged_names = ("train/loss", "val/loss")
 
     def __init__(
         self,

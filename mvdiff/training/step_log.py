@@ -72,6 +72,8 @@ class StepLog(Callback):
     clipping) and, with `TrainedWeightsEMA`, `train/ema_decay`. None of them depends on the time or the machine.
     """
 
+    logged_names = ("train/lr", "train/grad_norm")
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start without a batch."""
         pl_module.step_means.clear()

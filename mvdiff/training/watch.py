@@ -36,6 +36,8 @@ class TrainingWatch(Callback):
         ValueError: `every_n_steps` is below 1.
     """
 
+    logged_names = ("train/samples_per_second", "train/data_wait", "train/peak_memory")
+
     def __init__(self, every_n_steps: int | None = None, lines: bool = True) -> None:
         check_counts(every_n_steps=every_n_steps)
         self.every_n_steps, self.lines = every_n_steps, lines

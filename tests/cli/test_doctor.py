@@ -112,6 +112,16 @@ def test_a_run_that_is_ready(config, shared, tmp_path, monkeypatch, capsys):
     assert [finding["status"] for finding in findings["One step"]] == ["ok", "ok"]
 
 
+def test_a_score_that_nobody_gives_is_a_problem(config, tmp_path, capsys):
+    watch = {"class_path": "lightning.pytorch.callbacks.EarlyStopping", "init_args": {"monitor": "val/lss"}}
+    config["trainer"]["callbacks"] += [watch]
+    status, findings = doctor(tmp_path, config, "--no_step")
+    assert status == 1
+    (problem,) = of_status(findings, "problem")
+    assert "EarlyStopping.monitor must be a number that MultiViewModule logs" in problem
+    assert "got 'val/lss'" in problem
+
+
 def test_one_of_a_kind_is_said_in_the_singular(config, tmp_path, capsys):
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1}
     _, findings = doctor(tmp_path, config, "--no_step")

@@ -284,7 +284,10 @@ def test_a_score_that_nobody_gives_is_one_line(config, tmp_path, capsys):
     run["trainer"]["callbacks"] = keep
     run["model"]["init_args"]["num_validation_samples"] = 0
     line = error_line(capsys, "fit", "--config", str(write_config(tmp_path / "run.yaml", run)))
-    assert "val/overlap_psnr" in line
+    assert "ModelCheckpoint.monitor must be a number that MultiViewModule logs in this run" in line
+    assert "train/loss" in line
+    assert line.endswith("got 'val/overlap_psnr'.")
+    assert not list(tmp_path.rglob("*.ckpt")), "it is said before the first step"
 
 
 class Parsed(MVDiffCLI):

@@ -25,13 +25,18 @@ RIG = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
 DATA = {"num_val": 0, "seed": 4, "shuffle_block": 2, "mixed_blocks": 2}
 
 
+PLACES = ("on_train_batch_start", "on_after_backward", "on_before_optimizer_step")
+"""Hooks at the start of a step and within it, in which a run may be killed."""
+
+
 class Notes(Callback):
-    """Write the step, the loss and the sample ids of each batch to a file; kill the process before a step."""
+    """Write the step, the loss and the sample ids of each batch to a file; kill the process in a hook of a step."""
 
-    def __init__(self, path: Path, kill_at: int | None) -> None:
+    def __init__(self, path: Path, kill_at: int | None, kill_in: str) -> None:
         self.file, self.kill_at = path.open("a", buffering=1), kill_at
+        setattr(self, kill_in, self.kill_when_due)
 
-    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+    def kill_when_due(self, trainer, *_):
         if trainer.global_step == self.kill_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
@@ -48,8 +53,12 @@ def train(
     num_workers: int,
     ckpt_path: Path | None = None,
     kill_at: int | None = None,
+    kill_in: str = PLACES[0],
 ) -> None:
-    """Train as one of `devices` processes; rank 0 writes checkpoints and the final `weights.pt` to `folder`."""
+    """Train as one of `devices` processes; rank 0 writes checkpoints and the final `weights.pt` to `folder`.
+
+    After `kill_at` steps the process is killed in the hook `kill_in`.
+    """
     torch.set_num_threads(1)
     data = EquirectangularDataModule(root, RIG, batch_size=GLOBAL_BATCH // devices, num_workers=num_workers, **DATA)
     settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 0, "text_dropout": 0.5}
@@ -60,7 +69,7 @@ def train(
         devices=devices,
         strategy="ddp" if devices > 1 else "auto",
         max_steps=STEPS,
-        callbacks=[Notes(folder / f"rank{rank}.txt", kill_at), saver],
+        callbacks=[Notes(folder / f"rank{rank}.txt", kill_at, kill_in), saver],
         logger=False,
         limit_val_batches=0,
         enable_progress_bar=False,

@@ -12,8 +12,11 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy
 from torch import nn
+from torch.utils.data import DataLoader
 
+from mvdiff.batch import MultiViewBatch
 from mvdiff.data.datamodule import EquirectangularDataModule
+from mvdiff.data.sampler import KeyedSampler
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.settings import AdapterSettings, LoraSettings, MemorySettings, Sampling
 from mvdiff.training.callbacks import SaveModelFolder
@@ -23,6 +26,7 @@ from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.run_folder import NoLogger
 from mvdiff.training.sharded_weights import own_shard
 from mvdiff.training.sharding import ShardedStrategy, check_equal_batches
+from tests.training.tiny_depth import WallData, WallFrames
 
 STEPS, HALF, FEW = 20, 10, 2
 FITS = {
@@ -37,9 +41,26 @@ FITS = {
     "resumed_ddp": {"strategy": DDPStrategy, "resume": "sharded"},
     "ddp_lora": {"strategy": DDPStrategy, "steps": FEW, "lora": {"rank": 2}},
     "lora": {"strategy": ShardedStrategy, "steps": FEW, "lora": {"rank": 2}},
+    "ddp_bf16": {"strategy": DDPStrategy, "steps": FEW, "precision": "bf16-mixed"},
+    "bf16": {"strategy": ShardedStrategy, "steps": FEW, "precision": "bf16-mixed"},
+    "ddp_accumulated": {"strategy": DDPStrategy, "steps": FEW, "accumulate": 2},
+    "accumulated": {"strategy": ShardedStrategy, "steps": FEW, "accumulate": 2},
+    "ddp_outpaint": {"strategy": DDPStrategy, "steps": FEW, "task": "outpaint"},
+    "outpaint": {"strategy": ShardedStrategy, "steps": FEW, "task": "outpaint"},
+    "ddp_depth": {"strategy": DDPStrategy, "steps": FEW, "task": "depth"},
+    "depth": {"strategy": ShardedStrategy, "steps": FEW, "task": "depth"},
     "resumed_alone": {"devices": 1, "resume": "sharded"},
 }
 """The settings of each training, by name."""
+
+
+class TwoWalls(WallData):
+    """Two walls, one for each rank, of which one has given frames."""
+
+    def train_dataloader(self) -> DataLoader:
+        rank, ranks = self.trainer.global_rank, self.trainer.world_size
+        sampler = KeyedSampler(2, rank=rank, world_size=ranks)
+        return DataLoader(WallFrames(2), sampler=sampler, collate_fn=MultiViewBatch.collate)
 
 
 class Watch(Callback):
@@ -74,8 +95,10 @@ def fit(folder: Path, name: str) -> None:
     settings = FITS[name]
     strategy, devices, earlier = settings.get("strategy"), settings.get("devices", 2), settings.get("resume")
     steps = settings.get("steps", STEPS if earlier is None else HALF + FEW)
+    task = settings.get("task", "panorama")
     module = MultiViewModule(
-        base=str(folder / "base"),
+        task,
+        base=str(folder / "base" if task == "panorama" else folder / "bases" / task / "base"),
         adapter=AdapterSettings(attention={"init_args": {"head_dim": 8}}),
         optimizer=lambda parameters: torch.optim.AdamW(parameters, lr=1e-3),
         lr_scheduler=None,
@@ -85,12 +108,17 @@ def fit(folder: Path, name: str) -> None:
         num_validation_samples=2,
     )
     rig = RingRig(num_views=3, fov_deg=150.0, height=16, width=16)
-    data = EquirectangularDataModule(folder / "data", rig=rig, num_val=2, max_samples=4, batch_size=2 // devices)
+    how = {"num_val": 2, "max_samples": 4, "batch_size": 2 // devices}
+    if task == "outpaint":
+        how["known"] = "mixed"
+    data = TwoWalls() if task == "depth" else EquirectangularDataModule(folder / "data", rig=rig, **how)
     watch = Watch()
     trainer = Trainer(
         accelerator="cpu",
         devices=devices,
         strategy="auto" if strategy is None else strategy(),
+        precision=settings.get("precision", "32-true"),
+        accumulate_grad_batches=settings.get("accumulate", 1),
         max_steps=steps,
         max_epochs=-1,
         limit_val_batches=1.0 if steps == STEPS else 0,

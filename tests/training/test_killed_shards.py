@@ -1,5 +1,9 @@
-"""A training from shards that is killed, and resumed with other ranks and workers, ends as an uninterrupted one."""
+"""A training from shards that is killed, and resumed with other ranks and workers, ends as an uninterrupted one.
 
+`MVDIFF_KILL_ROUNDS=10 pytest tests/training/test_killed_shards.py` kills more runs, at other steps and places.
+"""
+
+import os
 import random
 import signal
 import sys
@@ -23,6 +27,9 @@ pytestmark = [
 
 KILLS = random.Random(3).sample(range(shard_run.EVERY, shard_run.STEPS), 2)
 """Steps before which the two runs are killed: of 1 rank without workers, and of 2 ranks with 2 workers each."""
+ROUNDS = int(os.environ.get("MVDIFF_KILL_ROUNDS", "1"))
+OTHERS = [(1, 2, 0), (2, 0, 0), *((ranks, n, i) for i in range(1, ROUNDS) for ranks in (1, 2) for n in (0, 2))]
+"""Ranks, workers and round of further killed runs."""
 
 
 class Run:
@@ -124,3 +131,21 @@ def test_two_ranks_are_killed(run, whole, whole_of_two):
     alone = run("two to one", 1, 2, ckpt_path=killed.newest)
     assert_follows(alone, killed, whole)
     assert_near(alone, whole)
+
+
+@pytest.mark.parametrize(("ranks", "num_workers", "number"), OTHERS)
+def test_runs_are_killed_anywhere(run, whole, whole_of_two, ranks, num_workers, number):
+    """In the first round, one rank is killed within a step and goes on as two; two ranks go on with workers."""
+    draw = random.Random(f"{ranks} {num_workers} {number}")
+    kill = {"kill_at": draw.randrange(shard_run.EVERY, shard_run.STEPS), "kill_in": draw.choice(shard_run.PLACES)}
+    later = draw.choice([1, 2])
+    if number == 0:
+        kill["kill_in"], later = shard_run.PLACES[1 if ranks == 1 else 0], 2
+    name = f"{ranks} {num_workers} {number}"
+    killed = run(name, ranks, num_workers, status=-signal.SIGKILL, **kill)
+    resumed = run(f"{name} again", later, 2 - num_workers, ckpt_path=killed.newest)
+    assert_follows(resumed, killed, whole)
+    if later == ranks:
+        assert_equal(resumed, whole if ranks == 1 else whole_of_two)
+    else:
+        assert_near(resumed, whole)

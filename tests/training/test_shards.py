@@ -108,6 +108,21 @@ def test_latents_are_those_of_the_cache_and_need_no_encoders(tiny_folder, world,
     assert files.trainer.callback_metrics.keys() == shards.trainer.callback_metrics.keys()
 
 
+def test_the_packaged_config_shards_and_trains(tiny_folder, tmp_path, monkeypatch):
+    """An epoch with validation, whose loss chooses the best checkpoint, on top of `pano_latents.yaml`."""
+    monkeypatch.chdir(tmp_path)
+    tiny = tiny_config(tiny_folder)
+    model = {name: tiny["model"]["init_args"][name] for name in ("base", "adapter")} | {"revision": None}
+    data = {**tiny["data"], "init_args": tiny["data"]["init_args"] | {"num_workers": 0, "yaw": YAWS}}
+    trainer = {"accelerator": "cpu", "precision": "32-true", "max_epochs": 1}
+    own = {"extends": "pano_latents.yaml", "trainer": trainer, "model": {"init_args": model}, "data": data}
+    write_config(tmp_path / "mine.yaml", own)
+    assert main(["data", "shard", "mine.yaml", "--what", "latents", "--out", "latents"]) == 0
+    assert main(["fit", "--config", "mine.yaml", "--data.root", "latents"]) == 0
+    assert (tmp_path / "runs/pano/version_0/checkpoints/best-0.ckpt").is_file()
+    assert (tmp_path / "runs/pano/version_0/model").is_dir()
+
+
 def test_half_of_the_precision_is_near(tiny_folder, world, tmp_path):
     encoded = CacheSettings(encoded_data=True)
     _, whole = fit(tiny_folder, data_of(world / "latents"), tmp_path, steps=2, cache=encoded)

@@ -15,6 +15,8 @@ from mvdiff.cli.command import plural
 from mvdiff.cli.doctor.findings import Finding, size
 from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.pipelines.checkpoint import read_checkpoint
+from mvdiff.training.monitors import check_monitors
+from mvdiff.training.optimization import OptimizedModule
 from mvdiff.training.plan import Steps, effective_batch, parameter_counts
 
 _MOST_STEPS = 300_000
@@ -53,6 +55,7 @@ def check_plan(run: RunToCheck) -> Iterator[Finding]:
         yield Finding("not checked", "batch, steps and learning rate: they need the trainer")
         return
     run.opened.add("trainer")
+    yield from _monitors(run, trainer)
     batch = getattr(data, "batch_size", None)
     if batch is not None:
         yield Finding("ok", f"effective batch {effective_batch(trainer, batch)}")
@@ -77,6 +80,15 @@ def check_plan(run: RunToCheck) -> Iterator[Finding]:
     )
     yield Finding("ok", _validations(run, trainer, steps))
     yield from _learning_rate(run, trainer, steps)
+
+
+def _monitors(run: RunToCheck, trainer: Trainer) -> Iterator[Finding]:
+    """Report callbacks that watch a number which is not logged."""
+    if "model" in run.opened and isinstance(run.model, OptimizedModule):
+        try:
+            check_monitors(trainer.callbacks, run.model)
+        except ValueError as error:
+            yield Finding.of_error(error, "trainer.callbacks")
 
 
 def _validations(run: RunToCheck, trainer: Trainer, steps: Steps) -> str:
