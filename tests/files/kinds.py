@@ -39,6 +39,8 @@ from mvdiff.models.backbone import load_backbone
 from mvdiff.pipelines.checkpoint import export_checkpoint, read_scores
 from mvdiff.pipelines.model_folder import load_adapter, load_scheduler, read_model_info
 from mvdiff.pipelines.prompt_files import read_prompts
+from mvdiff.recipes.benchmarks.ablation_makers import makers_of
+from mvdiff.recipes.benchmarks.ablation_runs import AblationRun
 from mvdiff.recipes.fit_command import read_curves
 from mvdiff.report.sources import open_sources
 from mvdiff.run_files import config_layers
@@ -362,6 +364,11 @@ KINDS = {
     ),
     "checkpoint": Kind(_write_torch, "a.ckpt", _read_torch),
     "cache": Kind(_write_cache, "a.safetensors", _read_cache),
+    "makers of a run": Kind(
+        _json("made_by.json", {"made_by": [{"commit": "a", "machine": None}]}),
+        "made_by.json",
+        lambda f: makers_of(AblationRun(f)),
+    ),
     "log of a training": Kind(
         _text("metrics.csv", "step,epoch,loss\n0,0,1.5\n1,0,1.4\n"),
         "metrics.csv",

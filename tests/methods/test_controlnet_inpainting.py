@@ -8,6 +8,7 @@ from mvdiff.methods.controlnet_inpainting import ControlNetInpainting, FrameInpa
 from mvdiff.methods.parts import MissingPart, Parts
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.controlnet import check_controlnet, controlnet_from_unet
+from tests.method_parts import tiny_controlnet
 from tests.methods.test_repaint import SAMPLING, frames
 from tests.models.test_depth_geometry import HEIGHT, WIDTH
 from tests.pipelines.test_outpaint import tiny_inpainting_base
@@ -28,13 +29,7 @@ def fresh(tmp_path_factory):
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     """A ControlNet that does something, in a folder."""
-    folder = tmp_path_factory.mktemp("trained")
-    plain = load_backbone(tiny_base(folder / "plain"))
-    controlnet, generator = controlnet_from_unet(plain.unet, plain.vae_stride), torch.Generator().manual_seed(0)
-    for parameter in controlnet.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape, generator=generator)
-    controlnet.save_pretrained(folder / "controlnet")
-    return folder / "controlnet"
+    return tiny_controlnet(tmp_path_factory.mktemp("trained"))
 
 
 @pytest.fixture(scope="module")

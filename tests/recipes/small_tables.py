@@ -1,19 +1,19 @@
-"""A table of three small rooms: tiny real models, one step, 16 x 16 pixels; and a process that is killed in it."""
+"""Tables of three small rooms and two walks: tiny real models, one step; and a process that is killed in one."""
 
 import os
 import signal
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from pathlib import Path
 
 import yaml
 
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.recipes.benchmarks.runner import run_table
-from mvdiff.recipes.benchmarks.settings import Table1Settings
-from mvdiff.recipes.benchmarks.table import ModelPart, PaperTable
+from mvdiff.recipes.benchmarks.settings import BenchmarkSettings, Table1Settings, Table2Settings
+from mvdiff.recipes.benchmarks.table import MethodRow, ModelPart, PaperTable
 from mvdiff.recipes.benchmarks.table1 import GROUND_TRUTH, INDEPENDENT, MVDIFFUSION, PANORAMAS, TABLE1
 from mvdiff.recipes.benchmarks.table2 import FRAMES, TABLE2
-from mvdiff.samples import sample_folder
 from mvdiff.samples import writing as sample_writing
 
 RIG = RingRig(num_views=8, height=16, width=16)
@@ -52,25 +52,33 @@ PROTOCOL = {
 WORLD = {"rooms": 4, "test_rooms": 3, "size": 32, "num_frames": 0}
 
 
-def small_table(folder: Path, model: Path) -> PaperTable:
-    """Table 1 with four rows that mvdiff makes, of which one has no weights, and one that it imports."""
+def with_parts(row: MethodRow, **names: Path | str) -> MethodRow:
+    """Return a row with models of the tests by place, under the options of the row's own."""
+    own = row.parts["toy"]
+    return replace(row, parts={"toy": {place: replace(own[place], name=str(name)) for place, name in names.items()}})
+
+
+def small_table(folder: Path, models: Mapping[str, Path]) -> PaperTable:
+    """Table 1 with six rows that mvdiff makes, of which one has no weights, and one that it imports."""
     protocol = folder / "small.yaml"
     protocol.write_text(yaml.safe_dump(PROTOCOL))
-    parts = {"toy": {"model": ModelPart(option="model", name=str(model), source="tests")}}
+    model = models["model"]
     base = ModelPart(option="pano_base", name="mvdiff://no-base", source="mvdiff fit --config x.yaml")
     rows = (
+        with_parts(PANORAMAS.row("inpainting"), base=models["inpainting"], model=model),
         PANORAMAS.row("text2light"),
         replace(PANORAMAS.row("sd-pano"), parts={"toy": {"base": base}}),
-        replace(INDEPENDENT, parts=parts),
-        replace(MVDIFFUSION, parts=parts),
+        with_parts(INDEPENDENT, model=model),
+        with_parts(PANORAMAS.row("multidiffusion"), model=model),
+        with_parts(MVDIFFUSION, model=model),
         GROUND_TRUTH,
     )
     section = PANORAMAS.with_rows(rows, protocols={"toy": str(protocol)}, world=WORLD)
     return replace(TABLE1, sections=(section,))
 
 
-def small_depth_table(folder: Path) -> PaperTable:
-    """Table 2 with the real frames alone: the first 4 key frames of two walks."""
+def small_depth_table(folder: Path, models: Mapping[str, Path]) -> PaperTable:
+    """Table 2: the first 4 key frames of two walks."""
     images = {"num_samples": 2, "num_reference_samples": 2, "num_views": 4, "height": 24, "width": 32, "rig": None}
     changes = {"title": "two small walks", "task": "depth", "images": images}
     changes["data"] = {"ids": r"toy\d{5}_keyframes_0"}
@@ -80,7 +88,15 @@ def small_depth_table(folder: Path) -> PaperTable:
     protocol = folder / "walks.yaml"
     protocol.write_text(yaml.safe_dump(PROTOCOL | changes))
     world = {"rooms": 3, "test_rooms": 2, "size": 32, "num_frames": 16, "arc_deg": 150}
-    section = FRAMES.with_rows((FRAMES.row("truth"),), protocols={"toy": str(protocol)}, world=world)
+    model = models["model"]
+    rows = (
+        with_parts(FRAMES.row("repaint"), model=model),
+        with_parts(FRAMES.row("controlnet-inpainting"), base=models["inpainting"], controlnet=models["controlnet"]),
+        with_parts(FRAMES.row("independent"), model=model),
+        with_parts(FRAMES.row("mvdiffusion"), model=model),
+        FRAMES.row("truth"),
+    )
+    section = FRAMES.with_rows(rows, protocols={"toy": str(protocol)}, world=world)
     return replace(TABLE2, sections=(section,))
 
 
@@ -89,15 +105,25 @@ def settings(out: Path, **changes) -> Table1Settings:
     return Table1Settings(**{"out": out, "device": "cpu", "num_workers": 0, "batch_size": 2} | changes)
 
 
-def run_until(folder: Path, model: Path, method: str, due: str) -> None:
-    """Run the table in a folder with a model; die when a method is to write a sample."""
-    write, out = sample_writing.SampleWriter.__init__, folder / "out"
-    deadly = sample_folder(out / "small" / "samples" / method, due)
+def depth_settings(out: Path) -> Table2Settings:
+    """Settings of a run of frames in this process."""
+    own = settings(out)
+    return Table2Settings(**{one.name: getattr(own, one.name) for one in fields(BenchmarkSettings)})
 
-    def kill_when_due(self, place, *args, **options):
+
+def stop_at(deadly: Path, stop: Callable[[], None]) -> Callable[..., None]:
+    """Return a `SampleWriter.__init__` that calls `stop` when a sample is to be written into a folder."""
+    write = sample_writing.SampleWriter.__init__
+
+    def stop_when_due(self, place, *args, **options):
         if Path(place) == deadly:
-            os.kill(os.getpid(), signal.SIGKILL)
+            stop()
         write(self, place, *args, **options)
 
-    sample_writing.SampleWriter.__init__ = kill_when_due
-    run_table(small_table(folder, model), settings(out))
+    return stop_when_due
+
+
+def run_killed(folder: Path, models: Mapping[str, Path], deadly: Path) -> None:
+    """Run the table in a folder; die when a sample is to be written into `deadly`."""
+    sample_writing.SampleWriter.__init__ = stop_at(deadly, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    run_table(small_table(folder, models), settings(folder / "out"))

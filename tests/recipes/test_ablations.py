@@ -16,6 +16,7 @@ from mvdiff.eval.intervals import Interval
 from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import load_backbone
+from mvdiff.recipes.benchmarks.ablation_makers import this_process
 from mvdiff.recipes.benchmarks.ablation_numbers import SeedMean
 from mvdiff.recipes.benchmarks.ablation_rows import KERNEL, ZNCC, AblationOutcome, AblationRow
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, VARIANTS, AblationScale, AblationSettings
@@ -179,6 +180,9 @@ def test_a_finished_folder_trains_nothing_and_keeps_its_numbers(finished, scale)
     assert (KERNEL in outcome.rows["caa-k3"].numbers) != ("mvdiff[realnet]" in outcome.missing.get(KERNEL, ""))
     assert outcome.rows["caa-k3"].num_parameters == outcome.rows["all-views"].num_parameters
     text = (whole / "ablations.md").read_text()
+    (maker,) = json.loads((whole / "ablations.json").read_text())["made_by"]
+    assert maker == {**this_process()._asdict(), "runs": ["caa-k3-0", "all-views-0", "ground-truth", "base-alone"]}
+    assert f"Runs made at: {this_process()}: caa-k3-0, all-views-0, ground-truth, base-alone." in text
     assert "CAA, K = 3" in text
     assert f"{means[1]:.1f}" in text
     assert "no difference shown" in text  # two panoramas have no interval

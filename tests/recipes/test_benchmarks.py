@@ -13,16 +13,25 @@ from mvdiff.cli.main import main
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.recipes.benchmarks.outcome import verdict_of
 from mvdiff.recipes.benchmarks.runner import run_table
-from mvdiff.recipes.benchmarks.settings import BenchmarkSettings, Table1Settings, Table2Settings, Table3Settings
+from mvdiff.recipes.benchmarks.settings import Table1Settings, Table2Settings, Table3Settings
 from mvdiff.recipes.benchmarks.table import TRUTH, Expectation
 from mvdiff.recipes.benchmarks.table1 import TABLE1
 from mvdiff.recipes.benchmarks.table2 import TABLE2
 from mvdiff.recipes.benchmarks.table3 import TABLE3
 from mvdiff.recipes.scoring import PSNR
-from mvdiff.samples import sample_folder
+from mvdiff.samples import find_samples, sample_folder
+from mvdiff.samples.writing import SampleWriter
 from tests.forked import KILLED, run
-from tests.pipelines.conftest import make_pipeline
-from tests.recipes.small_tables import RIG, run_until, settings, small_depth_table, small_table
+from tests.method_parts import depth_parts, panorama_parts
+from tests.recipes.small_tables import (
+    RIG,
+    depth_settings,
+    run_killed,
+    settings,
+    small_depth_table,
+    small_table,
+    stop_at,
+)
 from tests.shared_files import telling
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -43,6 +52,9 @@ PUBLISHED = {  # PAPER.md, section 2
     "table3 panorama": {"truth": (37.7, 1.00), "independent": (10.6, 0.28), "mvdiffusion": (25.4, 0.67)},
     "table3 depth": {"truth": (21.41, 1.00), "independent": (11.20, 0.44), "mvdiffusion": (17.41, 0.76)},
 }
+MADE = ("inpainting", "independent", "multidiffusion", "mvdiffusion")
+DIFFERENT = ("inpainting", "multidiffusion", "mvdiffusion", TRUTH)
+WALKED = ("repaint", "controlnet-inpainting", "independent", "mvdiffusion", TRUTH)
 ROOMS = [f"toy{room:05d}_toy{room:05d}" for room in (1, 2, 3)]
 
 
@@ -97,16 +109,33 @@ def test_the_world_is_that_of_the_protocols_own_command(name):
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory):
-    """A table, its model, and the outcome of a whole run."""
+    """A table, its models, and the outcome of a whole run."""
     folder = tmp_path_factory.mktemp("tables")
-    make_pipeline(folder / "base", rig=RIG).save_pretrained(folder / "model")
-    table = small_table(folder, folder / "model")
-    return folder, table, run_table(table, settings(folder / "out"), "mvdiff benchmark table1")
+    models = panorama_parts(folder, RIG)
+    table = small_table(folder, models)
+    return folder, table, run_table(table, settings(folder / "out"), "mvdiff benchmark table1"), models
 
 
 def rows_of(folder: Path) -> dict:
-    section = json.loads((folder / "table1.json").read_text())["sections"]["panorama"]
+    (file,) = folder.glob("table*.json")
+    (section,) = json.loads(file.read_text())["sections"].values()
     return {row["method"]: row for row in section["rows"]} | {"differences": section["differences"]}
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def run_until(deadly: Path, table, chosen) -> None:
+    """Run a table that is killed when a sample is to be written into a folder."""
+
+    def kill():
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SampleWriter, "__init__", stop_at(deadly, kill))
+        with pytest.raises(Killed):
+            run_table(table, chosen)
 
 
 def numbers_of(folder: Path) -> dict:
@@ -118,25 +147,26 @@ def numbers_of(folder: Path) -> dict:
 
 
 def test_every_row_stays_in_the_table(small):
-    folder, table, outcome = small
+    folder, table, outcome, _ = small
     rows = rows_of(folder / "out")
     differences = rows.pop("differences")
     assert list(rows) == [row.method for row in table.sections[0].rows]
     assert "mvdiff fit --config x.yaml, then --pano_base FOLDER" in rows["sd-pano"]["needs"]
     assert rows["sd-pano"]["published"] == {"FID": 23.02, "IS": 6.58, "CS": 28.63}
     assert "mvdiff import erp" in rows["text2light"]["needs"]
-    for name in ("independent", "mvdiffusion", TRUTH):
+    for name in (*MADE, TRUTH):
         assert rows[name]["num_samples"] == 3
         assert rows[name]["needs"] is None
         assert rows[name]["shortcomings"] == []
         assert rows[name]["metrics"][PSNR]["value"] > 0
-    assert set(differences) == {"mvdiffusion", TRUTH}
+    assert set(differences) == {*MADE, TRUTH} - {"independent"}
+    assert len({rows[name]["content_hash"] for name in (*MADE, TRUTH)}) == len(MADE) + 1
     assert not outcome.is_finished  # sd-pano was asked for
     assert [row.row.method for row in outcome.rows if row.is_failure] == ["sd-pano"]
 
 
 def test_pages_have_the_same_rows_and_tell_no_path(small):
-    folder, table, _ = small
+    folder, table, *_ = small
     text, page = ((folder / "out" / f"table1.{kind}").read_text() for kind in ("md", "html"))
     for row in table.sections[0].rows:
         line = next(line for line in text.splitlines() if line.startswith(f"| {row.label} |"))
@@ -146,13 +176,13 @@ def test_pages_have_the_same_rows_and_tell_no_path(small):
     assert "SD (Pano) (sd-pano) is missing: " in text
     assert "SD (Pano) (sd-pano) is missing: " in page
     assert "Not decided: The toy FID of MVDiffusion" in text  # 3 samples have no interval
-    assert page.count("data:image") >= 3 * 3 * 8  # 3 rooms, 3 rows, 8 views
+    assert page.count("data:image") >= 3 * 5 * 8  # 3 rooms, 5 rows, 8 views
     for kind in ("md", "html", "json"):
         assert not telling(folder / "out" / f"table1.{kind}", folder)
 
 
 def test_the_inputs_of_an_import_are_those_of_the_protocol(small):
-    folder, _, _ = small
+    folder = small[0]
     place = folder / "out" / "small"
     assert json.loads((place / "rig.json").read_text()) == RIG.to_dict()
     prompts = json.loads((place / "prompts.json").read_text())
@@ -161,9 +191,9 @@ def test_the_inputs_of_an_import_are_those_of_the_protocol(small):
 
 
 def test_differences_are_those_of_compare(small, tmp_path):
-    folder, _, _ = small
+    folder = small[0]
     scores = folder / "out" / "small" / "scores"
-    files = [str(scores / f"{name}.json") for name in ("independent", "mvdiffusion", TRUTH)]
+    files = [str(scores / f"{name}.json") for name in ("independent", *DIFFERENT)]
     assert (
         main(["compare", *files, "--cache", str(folder / "out" / "features"), "--out", str(tmp_path / "d.json")]) == 0
     )
@@ -173,7 +203,7 @@ def test_differences_are_those_of_compare(small, tmp_path):
 
 
 def test_nothing_finished_is_made_again(small):
-    folder, table, _ = small
+    folder, table, *_ = small
     before = numbers_of(folder / "out")
     kept = [path for name in ("data", "samples", "scores") for path in (folder / "out" / "small" / name).rglob("*.*")]
     times = {path: path.stat().st_mtime_ns for path in kept}
@@ -183,11 +213,15 @@ def test_nothing_finished_is_made_again(small):
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(small, tmp_path):
-    """It is killed in the middle of a batch, whose other sample is complete."""
-    folder, _, _ = small
-    table, out = small_table(tmp_path, folder / "model"), tmp_path / "out"
-    run(tmp_path / "log", run_until, tmp_path, folder / "model", "mvdiffusion", ROOMS[1], status=KILLED)
+    """It is killed in the middle of a batch of each method, whose other sample is complete."""
+    folder, _, _, models = small
+    table, out = small_table(tmp_path, models), tmp_path / "out"
     samples = out / "small" / "samples"
+    for method in ("inpainting", "multidiffusion"):
+        run_until(sample_folder(samples / method, ROOMS[1]), table, settings(out))
+        assert [path.name for path in find_samples(samples / method)] == ROOMS[:1]
+    deadly = sample_folder(samples / "mvdiffusion", ROOMS[1])
+    run(tmp_path / "log", run_killed, tmp_path, models, deadly, status=KILLED)
     assert (sample_folder(samples / "mvdiffusion", ROOMS[0]) / "sample.json").is_file()
     assert not (sample_folder(samples / "mvdiffusion", ROOMS[1]) / "sample.json").exists()
     assert not (out / "table1.json").exists()
@@ -202,7 +236,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(small, tmp_path):
 def copied(small, tmp_path):
     """A copy of the whole run, to change."""
     shutil.copytree(small[0] / "out", tmp_path / "out")
-    return small_table(tmp_path, small[0] / "model"), tmp_path / "out"
+    return small_table(tmp_path, small[3]), tmp_path / "out"
 
 
 def test_results_of_other_pixels_are_not_used(copied):
@@ -231,11 +265,10 @@ def test_results_of_another_reference_are_not_used(copied):
 
 def test_samples_of_another_model_are_refused_in_their_row(copied, small, tmp_path):
     _, out = copied
-    make_pipeline(tmp_path / "other-base", rig=RIG, seed=3).save_pretrained(tmp_path / "other")
-    other = small_table(tmp_path, tmp_path / "other")
+    other = small_table(tmp_path, panorama_parts(tmp_path / "other", RIG, seed=3))
     outcome = run_table(other, settings(out))
     needs = {row.row.method: row.need for row in outcome.rows}
-    assert "settings.base of a complete sample" in needs["mvdiffusion"]
+    assert "settings.base_weights_hash of a complete sample" in needs["mvdiffusion"]
     assert "--overwrite" in needs["mvdiffusion"]
     assert outcome.sections[0].results.keys() == {TRUTH}
     before = numbers_of(small[0] / "out")
@@ -245,7 +278,7 @@ def test_samples_of_another_model_are_refused_in_their_row(copied, small, tmp_pa
 
 
 def test_only_some_rows(small, tmp_path):
-    folder, table, _ = small
+    folder, table, *_ = small
     outcome = run_table(table, settings(tmp_path / "out", only=("independent",)))
     assert {row.row.method for row in outcome.rows if row.results} == {"independent"}
     assert outcome.is_finished
@@ -280,15 +313,35 @@ def test_deviations_are_told_and_do_not_finish_a_run(copied):
     assert "sampling.num_inference_steps must be 1; got '7'" in rows_of(out)["text2light"]["shortcomings"][0]
 
 
-def test_frames_are_the_windows_that_the_protocol_names(tmp_path):
-    table = small_depth_table(tmp_path)
-    own = {one.name: getattr(settings(tmp_path / "out"), one.name) for one in fields(BenchmarkSettings)}
-    outcome = run_table(table, Table2Settings(**own))
+@pytest.fixture(scope="module")
+def small_frames(tmp_path_factory):
+    """The same of frames."""
+    folder = tmp_path_factory.mktemp("frames")
+    table = small_depth_table(folder, depth_parts(folder))
+    return folder, table, run_table(table, depth_settings(folder / "out"))
+
+
+def test_frames_are_the_windows_that_the_protocol_names(small_frames):
+    folder, _, outcome = small_frames
     scored = outcome.sections[0].results[TRUTH]
     assert list(scored["generated"]["images"]) == ["toy00001_keyframes_0", "toy00002_keyframes_0"]
     assert outcome.is_finished
     assert scored["metrics"][PSNR]["model"] == "depth and pose"
-    assert "toy FID" not in (tmp_path / "out" / "table2.md").read_text().replace("There is no toy FID here", "")
+    rows = rows_of(folder / "out")
+    assert [row["shortcomings"] for name, row in rows.items() if name != "differences"] == [[]] * len(WALKED)
+    assert len({rows[name]["content_hash"] for name in WALKED}) == len(WALKED)
+    assert "toy FID" not in (folder / "out" / "table2.md").read_text().replace("There is no toy FID here", "")
+
+
+def test_a_killed_run_of_frames_goes_on_to_the_same_numbers(small_frames, tmp_path):
+    folder, table, _ = small_frames
+    out = tmp_path / "out"
+    samples = out / "walks" / "samples"
+    for method in ("repaint", "controlnet-inpainting", "mvdiffusion"):
+        run_until(sample_folder(samples / method, "toy00002_keyframes_0"), table, depth_settings(out))
+        assert [path.name for path in find_samples(samples / method)] == ["toy00001_keyframes_0"]
+    run_table(table, depth_settings(out))
+    assert numbers_of(out) == numbers_of(folder / "out")
 
 
 def planted(**means: float) -> dict:

@@ -17,6 +17,7 @@ from mvdiff.eval.shortcomings import shortcomings
 from mvdiff.eval.sources import FolderSource, Source
 from mvdiff.files.text import read_json_object
 from mvdiff.pipelines.model_folder import load_adapter
+from mvdiff.recipes.benchmarks.ablation_makers import Maker, makers_of
 from mvdiff.recipes.benchmarks.ablation_numbers import PanoramaNumber, SeedMean, difference_over_seeds, over_seeds
 from mvdiff.recipes.benchmarks.ablation_runs import ALONE, SCORES, TRUTH, AblationRun, AblationRuns
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, VARIANTS, Variant
@@ -61,12 +62,14 @@ class AblationOutcome:
         missing: Reason for each number that did not come out.
         network: Name of the network of the kernel distance, with its weights; "" if it is not there.
         deviations: What runs have other than the protocol, and what their scores lack.
+        makers: Names of the runs of each commit and machine; a run of several is named under each.
     """
 
     rows: dict[str, AblationRow] = field(default_factory=dict)
     missing: dict[str, str] = field(default_factory=dict)
     network: str = ""
     deviations: list[str] = field(default_factory=list)
+    makers: dict[Maker, list[str]] = field(default_factory=dict)
 
 
 def read_outcome(runs: AblationRuns) -> AblationOutcome:
@@ -121,6 +124,8 @@ class _Reader:
         """Return each number of a row by seed; one that a seed lacks is left out, with its reason."""
         found: dict[str, dict[int, PanoramaNumber]] = {metric: {} for metric in NUMBERS}
         for seed, run in row.runs.items():
+            for maker in makers_of(run):
+                self.outcome.makers.setdefault(maker, []).append(run.folder.name)
             scores = read_results(run.folder / SCORES)
             self.outcome.deviations += [f"{run.folder.name}: {line}" for line in shortcomings(scores)]
             for metric in (PSNR, ZNCC, CONTENT):

@@ -2,6 +2,7 @@
 
 <out>/scale.json                       size of the experiment, which a rerun must have, too
 <out>/data/train/, <out>/data/test/    toy worlds
+<out>/runs/<name>/made_by.json         commits and machines that worked at the run (`ablation_makers`)
 <out>/runs/<name>/train/               the training: model/ and cost.json, once it is finished
 <out>/runs/<name>/samples/             panoramas of the test rooms
 <out>/runs/<name>/scores.json          results under the protocol

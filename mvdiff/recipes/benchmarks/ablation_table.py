@@ -8,6 +8,7 @@ from typing import Any
 from mvdiff.eval.intervals import Interval
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.protocol import Protocol
+from mvdiff.recipes.benchmarks.ablation_makers import told_makers, warnings_about
 from mvdiff.recipes.benchmarks.ablation_numbers import SeedMean
 from mvdiff.recipes.benchmarks.ablation_rows import COSTS, KERNEL, NUMBERS, ZNCC, AblationOutcome
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, AblationScale
@@ -31,8 +32,9 @@ def ablation_tables(outcome: AblationOutcome, scale: AblationScale, protocol: Pr
 
 
 def ablation_sentences(outcome: AblationOutcome) -> list[str]:
-    """Return a sentence for each variant that is compared, each missing number and each deviation."""
-    lines = []
+    """Return a sentence for each variant that is compared, each missing number, each deviation, and for runs that
+    were not made alike."""
+    lines = warnings_about(outcome.makers)
     for row in outcome.rows.values():
         if row.differences:
             said = [f"{column_of(metric).name} {verdict(one)}" for metric, one in row.differences.items()]
@@ -63,8 +65,9 @@ def ablation_values(outcome: AblationOutcome) -> dict[str, Any]:
         }
         for name, row in outcome.rows.items()
     }
+    made_by = [{**maker._asdict(), "runs": names} for maker, names in outcome.makers.items()]
     about = {"kernel_network": outcome.network or None, "missing": outcome.missing, "deviations": outcome.deviations}
-    return {"base": BASE, "rows": rows, **about}
+    return {"base": BASE, "made_by": made_by, "rows": rows, **about}
 
 
 def column_of(metric: str) -> Column:
@@ -89,12 +92,13 @@ def _variants(outcome: AblationOutcome, scale: AblationScale, protocol: Protocol
         cells.append([row.title, trainings, row.num_parameters, *numbers, *costs])
     references = [row.title for row in outcome.rows.values() if row.variant is None]
     network = f" {column_of(KERNEL).name}: {outcome.network}." if outcome.network else ""
+    made = f" Runs made at: {told_makers(outcome.makers)}." if outcome.makers else ""
     note = (
         f"{scale.max_steps} steps of {scale.batch_size} panoramas, on {scale.rooms} toy rooms of seed "
         f"{scale.train_seed}; means over the seeds of the trainings. Protocol {protocol.id} ({protocol.hash()[:12]}): "
         f"{protocol.title}. 95% intervals over panoramas, each drawn for all seeds together: they hold for these "
         "trainings. Overlap PSNR also rewards a loss of contrast, the overlap correlation does not. Times are medians "
-        f"of steps on this machine, beside whatever else it did.{network}"
+        f"of steps on this machine, beside whatever else it did.{network}{made}"
     )
     return Table("Attention across views", columns, cells, note, references)
 

@@ -13,17 +13,17 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from mvdiff.eval.provenance import commit, library_versions
+from mvdiff.eval.provenance import library_versions
 from mvdiff.files.locks import locked
 from mvdiff.files.sharing import shared_name
 from mvdiff.files.writing import write_whole
+from mvdiff.recipes.benchmarks.ablation_makers import note_maker, this_process, told_makers
 from mvdiff.recipes.benchmarks.ablation_rows import AblationOutcome, read_outcome
 from mvdiff.recipes.benchmarks.ablation_runs import AblationRun, AblationRuns
 from mvdiff.recipes.benchmarks.ablation_settings import AblationScale, AblationSettings
 from mvdiff.recipes.benchmarks.ablation_table import ablation_sentences, ablation_tables, ablation_values
 from mvdiff.recipes.fit_command import RunTrainer
 from mvdiff.recipes.page import print_tables
-from mvdiff.recipes.runner import machine
 from mvdiff.report import Page, report_sections, write_page
 from mvdiff.report.markdown import markdown
 from mvdiff.samples import write_json
@@ -76,6 +76,7 @@ def run_ablations(
         if run.variant is not None:
             print(f"{run.folder.name}: run {len(todo) - left + 1} of {len(todo)}{clock.left(left)}", flush=True)
         start = time.monotonic()
+        note_maker(run)
         runs.make(run)
         if run.variant is not None:
             clock.seconds, clock.made = clock.seconds + time.monotonic() - start, clock.made + 1
@@ -100,13 +101,15 @@ def _unclaimed(todo: Sequence[AblationRun]) -> Iterator[AblationRun]:
 
 def _write(outcome: AblationOutcome, runs: AblationRuns, out: Path, command: str | None) -> None:
     tables, said = ablation_tables(outcome, runs.scale, runs.protocol), ablation_sentences(outcome)
+    written_by = this_process()
     facts = {
         "command": command or "-",
-        "commit": commit() or "an installed package",
+        "commit": written_by.commit,
+        "runs made at": told_makers(outcome.makers) or "-",
         "base": shared_name(runs.scale.base),
         "protocol": f"{runs.protocol.id} {runs.protocol.hash()}",
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
-        "machine": machine(),
+        "machine": written_by.machine,
     }
     page = Page(TITLE, said, report_sections(tables=tables, facts=facts))
     write_page(out / "ablations.html", page)
