@@ -117,7 +117,7 @@ class ShardStore:
         """Ask the file system for bytes, again if it fails or sends others than `check` expects."""
         files, root = self._file_system()
         how = {"timeout": self.settings.timeout} if files.async_impl else {}
-        part = () if end is None else (start, end)
+        part = {} if end is None else {"start": start, "end": end}  # by name: s3fs has a version before them
         problem = None
         for attempt in range(self.settings.retries + 1):
             if attempt:
@@ -125,7 +125,7 @@ class ShardStore:
                 wait = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
                 time.sleep(wait * random.uniform(0.5, 1.5))  # thousands of workers must not ask in step
             try:
-                content = files.cat_file(f"{root}/{name}", *part, **how)
+                content = files.cat_file(f"{root}/{name}", **part, **how)
             except FileNotFoundError as error:
                 raise FileNotFoundError(f"{self.place(name)} does not exist.") from error
             except Exception as error:  # every file system has errors of its own

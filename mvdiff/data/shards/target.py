@@ -48,7 +48,7 @@ class Target:
         """Return the size of a file in bytes; None: it does not exist."""
         try:
             if self.is_remote:
-                return int(self._files.size(f"{self._root}/{name}"))
+                return self._files.size(f"{self._root}/{name}")
             return (self.place / name).stat().st_size
         except FileNotFoundError:
             return None
