@@ -35,8 +35,8 @@ GROUPS = {
 
 COMMON = {
     "config": "YAML file, or the name of a packaged one: pano.yaml, outpaint.yaml, depth_stage1.yaml, "
-    "depth_stage2.yaml, pano_sd.yaml, pano_sdxl.yaml, pano_sana.yaml, or one under toy/, real/ or overlay/, such as "
-    "toy/pano.yaml; repeat to combine files: later ones override earlier ones",
+    "depth_stage2.yaml, pano_latents.yaml, pano_sd.yaml, pano_sdxl.yaml, pano_sana.yaml, or one under toy/, real/ or "
+    "overlay/, such as toy/pano.yaml; repeat to combine files: later ones override earlier ones",
     "ckpt_path": "fit: checkpoint to resume from, or last for the newest of all versions (default: start a new run); "
     "validate, test, predict: checkpoint to load (default: the weights of model.init_adapter, or an untrained "
     "adapter); best-9.ckpt is the best one, of epoch 9",
