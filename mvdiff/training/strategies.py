@@ -1,7 +1,8 @@
 """Check the Trainer's strategy before anything is trained.
 
 FSDP1 and DeepSpeed crash at the first checkpoint, which leaves the frozen base out; a ModelParallelStrategy trains each
-rank alone where the module shards nothing (Lightning 2.6).
+rank alone where the module shards nothing (Lightning 2.6). The command line cannot start processes by `spawn`, which
+would pickle a running command, or by `fork`, whose processes do not have the lock of the run's folder.
 """
 
 from __future__ import annotations
@@ -38,6 +39,11 @@ def check_strategy_class(strategy: Any, module: type[LightningModule]) -> None:
     name, kind = _named(strategy)
     if kind is not None:
         _check(kind, name.rpartition(".")[2], module)
+    start = _start_method(strategy, name)
+    if kind is not None and issubclass(kind, DDPStrategy) and start != "popen":
+        raise ValueError(
+            f"trainer.strategy must start new processes, as ddp does; got {name}, whose start_method is {start}."
+        )
 
 
 def spreads_weights(strategy: Any) -> bool:
@@ -83,6 +89,12 @@ def _check(kind: type[Strategy], name: str, module: type[LightningModule]) -> No
             f"trainer.strategy must be {works}; got {name}, which cannot train {module.__name__}: its checkpoints have "
             "no frozen weights."
         )
+
+
+def _start_method(strategy: Any, name: str) -> str:
+    """Return how a DDP strategy starts its processes: popen, spawn, fork or forkserver."""
+    settings = StrategyRegistry[name]["init_params"] if name in StrategyRegistry else getattr(strategy, "init_args", {})
+    return settings.get("start_method") or "popen"
 
 
 def _named(strategy: Any) -> tuple[str, type[Strategy] | None]:

@@ -24,6 +24,7 @@ from tests.training.tiny_run import tiny_config, write_config
 SHARDED = "mvdiff.training.sharding.ShardedStrategy"
 NAMES = StrategyRegistry.available_strategies()
 REFUSED = [name for name in NAMES if name.startswith(("fsdp", "deepspeed"))]
+COPIES = [name for name in NAMES if name.startswith(("ddp_spawn", "ddp_fork", "ddp_notebook"))]
 
 
 def test_the_registry_has_the_strategies_that_are_refused():
@@ -37,9 +38,23 @@ def test_sharding_and_deepspeed_by_name_are_refused(name):
             check_strategy_class(name, module)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in REFUSED + COPIES])
 def test_others_of_the_registry_are_left_to_lightning(name):
     check_strategy_class(name, MultiViewModule)
+
+
+@pytest.mark.parametrize("name", COPIES)
+def test_copies_of_this_process_are_refused(name):
+    start = "spawn" if "spawn" in name else "fork"
+    with pytest.raises(ValueError, match=f"trainer.strategy must start new processes.*got {name}, .* is {start}"):
+        check_strategy_class(name, MultiViewModule)
+    path = f"{DDPStrategy.__module__}.DDPStrategy"
+    for method in ("popen", None):
+        arguments = Namespace(start_method=method)
+        check_strategy_class(Namespace(class_path=path, init_args=arguments), MultiViewModule)
+    own = Namespace(class_path=path, init_args=Namespace(start_method=start))
+    with pytest.raises(ValueError, match="must start new processes"):
+        check_strategy_class(own, MultiViewModule)
 
 
 @pytest.mark.parametrize("kind", [FSDPStrategy, DeepSpeedStrategy])
