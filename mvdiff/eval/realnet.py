@@ -25,6 +25,8 @@ WEIGHTS_HASH = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db
 """SHA-256 of the only weight file that the metrics take: other weights are another metric."""
 SIZE = 224
 NUM_FEATURES = 1280
+VARIANT = f"uint8, bilinear resize to {SIZE} without antialias, (x - 127) / 128"
+"""Preprocessing of images, for results."""
 
 
 def realnet_extractor(device: str | torch.device = "cpu") -> FeatureExtractor:
@@ -61,5 +63,4 @@ def realnet_extractor(device: str | torch.device = "cpu") -> FeatureExtractor:
             pixels = F.interpolate(pixels, (SIZE, SIZE), mode="bilinear", align_corners=False)
         return net.extract_features((pixels - 127) / 128).mean(dim=(2, 3)), None
 
-    variant = f"uint8, bilinear resize to {SIZE} without antialias, (x - 127) / 128"
-    return FeatureExtractor(NAME, weights_hash, NUM_FEATURES, run, variant)
+    return FeatureExtractor(NAME, weights_hash, NUM_FEATURES, run, VARIANT)

@@ -67,7 +67,8 @@ class EvaluationSettings:
     Student's t; fewer: no interval)"""
     fid_resamples: int = 0
     """bootstrap resamples for the intervals of fid, toy_fid, realnet_distance and erp_* with 30 samples or more; 0: no
-    interval there. A resample takes about 0.01 s with the toy network and seconds with Inception (docs/evaluate.md)"""
+    interval there. A resample of 74 panoramas takes 4 ms with the toy network and 0.04 s with others
+    (docs/evaluate.md)"""
 
     def __post_init__(self) -> None:
         for name in ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth"):

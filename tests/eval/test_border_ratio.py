@@ -1,4 +1,7 @@
-"""Border ratio: planted steps on the ring and in views with depth, a naive loop, and what has none."""
+"""Border ratio: planted steps on the ring and in views with depth, a naive loop, and what has none.
+
+Its values on the toy world, and those of an independent implementation on other rooms, are in notes/tables.md.
+"""
 
 import math
 

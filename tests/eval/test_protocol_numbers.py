@@ -7,21 +7,26 @@ import open_clip
 import pytest
 import torch
 
+from mvdiff.eval import realnet
 from mvdiff.eval.checks import DEFAULT_METRICS
-from mvdiff.eval.extractors import inception_extractor
+from mvdiff.eval.extractors import FeatureExtractor, inception_extractor
+from mvdiff.eval.metrics import metric_class
 from mvdiff.eval.metrics.border_ratio import BorderRatio
 from mvdiff.eval.metrics.clip_score import ClipScore, clip_scorer
+from mvdiff.eval.metrics.erp_fid import PanoramaFID
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.inception_score import InceptionScore
 from mvdiff.eval.metrics.overlap_chance import OverlapChance
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
 from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
+from mvdiff.eval.metrics.realnet import Realnet
 from mvdiff.eval.metrics.sharpness import Sharpness
 from mvdiff.eval.protocol_files import protocol_from, read_protocol
 from mvdiff.eval.runner import evaluate
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.samples import save_panorama
 from tests.eval.clip import TINY_NAME, write_open_clip
 from tests.eval.inception import write_random_inception
 from tests.eval.worlds import write_samples
@@ -81,10 +86,13 @@ def test_numbers_of_clip(tmp_path):
         assert protocol.numbers["clip_score"].model == entry["model"].replace(TINY_NAME, architecture).split(" (")[0]
 
 
-@pytest.mark.parametrize("name", ["mvdiffusion-pano-community-v1", "mvdiffusion-depth-v1", "toy-depth-v1"])
+@pytest.mark.parametrize(
+    "name", ["mvdiffusion-pano-community-v1", "mvdiffusion-depth-v1", "toy-depth-v1", "real-cpu-v1"]
+)
 def test_numbers_of_the_overlap_and_of_what_stands_beside_it(name):
     protocol = read_protocol(name)
     settings = {key: value for key, value in protocol.settings.items() if key.startswith("overlap")}
+    size, settings["overlap_size"] = settings["overlap_size"], min(settings["overlap_size"], 16)  # 1024 takes seconds
     pairs = {"overlap_pairs": settings["overlap_pairs"]}
     metrics = [kind(**settings) for kind in (OverlapPSNR, OverlapChance, OverlapZNCC)]
     metrics += [BorderRatio(**pairs), Sharpness()]
@@ -96,10 +104,49 @@ def test_numbers_of_the_overlap_and_of_what_stands_beside_it(name):
         for sample_id in ("a", "b"):
             metric.update(ScoredSample(sample_id, images, K, R, [""] * 8, **by_depth), False)
         results |= metric.compute()
-    beside = protocol.numbers.keys() - {"fid", "inception_score", "clip_score"}
+    beside = protocol.numbers.keys() - {"fid", "inception_score", "clip_score", "realnet_distance", "realnet_kid"}
     assert results.keys() == beside
     for number, result in results.items():
-        assert (result.model, result.variant) == (protocol.numbers[number].model, protocol.numbers[number].variant)
+        variant = protocol.numbers[number].variant.replace(f"resized to {size}", "resized to 16")
+        assert (result.model, result.variant) == (protocol.numbers[number].model, variant)
+
+
+def standing_in(network: FeatureExtractor) -> FeatureExtractor:
+    """Return a network with random features in its place, as many as it has."""
+    generator = torch.Generator().manual_seed(0)
+    return replace(
+        network, run=lambda images: (torch.rand(len(images), network.num_features, generator=generator), None)
+    )
+
+
+def test_numbers_of_whole_panoramas(tmp_path):
+    """Name, variant and number of features are those of the extractor that would run Inception."""
+    root = write_samples(tmp_path / "a", num=2)
+    for number in range(2):
+        panorama = torch.randint(0, 256, (32, 64, 3), generator=torch.Generator().manual_seed(number))
+        save_panorama(root / f"s{number}" / "panorama.png", panorama.to(torch.uint8))
+    network = standing_in(inception_extractor(write_random_inception(tmp_path / "inception.pth"), ""))
+    protocol = read_protocol("erp-v1")
+    others = [metric_class(name) for name in protocol.metrics if name != "erp_fid"]
+    metrics = evaluate(root, root, [PanoramaFID(network=network), *(kind() for kind in others)])["metrics"]
+    assert metrics.keys() == protocol.numbers.keys()
+    for number, entry in metrics.items():
+        assert (entry["model"], entry["variant"]) == (protocol.numbers[number].model, variants("erp-v1")[number])
+
+
+def test_numbers_of_the_real_network(tmp_path):
+    """The package of the weights need not be there: name and variant are those of `mvdiff.eval.realnet`."""
+    network = FeatureExtractor(realnet.NAME, realnet.WEIGHTS_HASH, realnet.NUM_FEATURES, print, realnet.VARIANT)
+    root = write_samples(tmp_path / "a", num=2)
+    metrics = evaluate(root, root, [Realnet(network=standing_in(network))])["metrics"]
+    protocol = read_protocol("real-cpu-v1")
+    for number in ("realnet_distance", "realnet_kid"):
+        rule, entry = protocol.numbers[number], metrics[number]
+        assert (entry["model"], entry["variant"], entry["weights_hash"]) == (
+            rule.model,
+            rule.variant,
+            rule.weights_hash,
+        )
 
 
 @pytest.mark.parametrize("name", PAPER)

@@ -3,9 +3,11 @@
 import hashlib
 import subprocess
 
+import numpy as np
 import pytest
+import scipy
 
-from mvdiff.eval.provenance import commit, prompts_hash
+from mvdiff.eval.provenance import are_versions_of_now, commit, library_versions, prompts_hash
 
 
 def test_the_hash_of_prompts_depends_on_ids_views_and_words():
@@ -18,6 +20,29 @@ def test_the_hash_of_prompts_depends_on_ids_views_and_words():
         {"b": ["One"], "a": ["one", "two"]},
     )
     assert len({prompts_hash(one) for one in (prompts, *others)}) == 4
+
+
+def test_versions_name_every_library_that_computes_numbers():
+    versions = library_versions()
+    assert {
+        "numpy",
+        "scipy",
+        "pillow",
+        "torchmetrics",
+        "efficientnet-lite-pytorch",
+        "torch-fidelity",
+    } <= versions.keys()
+    assert versions["numpy"] == np.__version__
+    assert versions["scipy"] == scipy.__version__
+
+
+def test_versions_of_earlier_results_are_compared_as_far_as_they_go():
+    now = library_versions()
+    assert are_versions_of_now(now)
+    assert are_versions_of_now({name: now[name] for name in ("python", "mvdiff", "torch")})
+    assert not are_versions_of_now(now | {"torch": "1.0"})
+    assert not are_versions_of_now({"python": now["python"], "a library of old": "1.0"})
+    assert not any(map(are_versions_of_now, (None, {}, "1.0")))
 
 
 @pytest.fixture

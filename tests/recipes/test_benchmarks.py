@@ -176,6 +176,7 @@ def test_pages_have_the_same_rows_and_tell_no_path(small):
     assert "SD (Pano) (sd-pano) is missing: " in text
     assert "SD (Pano) (sd-pano) is missing: " in page
     assert "Not decided: The toy FID of MVDiffusion" in text  # 3 samples have no interval
+    assert "The FID of a row has no interval where the protocol sets fid_resamples to 0" in text
     assert page.count("data:image") >= 3 * 5 * 8  # 3 rooms, 5 rows, 8 views
     for kind in ("md", "html", "json"):
         assert not telling(folder / "out" / f"table1.{kind}", folder)
@@ -250,6 +251,19 @@ def test_results_of_other_pixels_are_not_used(copied):
     assert after["mvdiffusion"]["content_hash"] != before["mvdiffusion"]["content_hash"]
     assert after["mvdiffusion"]["metrics"][PSNR]["value"] != before["mvdiffusion"]["metrics"][PSNR]["value"]
     assert after["independent"] == before["independent"]
+
+
+def test_results_that_name_fewer_libraries_are_kept_and_those_of_others_are_not(copied):
+    table, out = copied
+    scores = [out / "small" / "scores" / f"{name}.json" for name in ("independent", "mvdiffusion")]
+    for path, change in zip(scores, ({"numpy": None}, {"numpy": "0.1"}), strict=True):
+        results = json.loads(path.read_text())
+        versions = results["run"]["versions"] | change
+        results["run"]["versions"] = {name: value for name, value in versions.items() if value is not None}
+        path.write_text(json.dumps(results))
+    written = [path.read_bytes() for path in scores]
+    run_table(table, settings(out))
+    assert [path.read_bytes() == before for path, before in zip(scores, written, strict=True)] == [True, False]
 
 
 def test_results_of_another_reference_are_not_used(copied):

@@ -7,7 +7,7 @@ from typing import Any
 
 from mvdiff.eval.comparability import read_results
 from mvdiff.eval.feature_cache import FeatureCache
-from mvdiff.eval.provenance import library_versions
+from mvdiff.eval.provenance import are_versions_of_now
 from mvdiff.eval.results_file import write_results
 from mvdiff.eval.runner import contents, scored_each
 from mvdiff.eval.scoring import Progress
@@ -42,8 +42,8 @@ class SectionScores:
     def finished(self, method: str) -> MethodResults | None:
         """Return the results of an earlier run if they are those of the present samples; None otherwise.
 
-        They are if protocol, versions of libraries, and the hashes of samples and reference are equal, and no number is
-        missing.
+        They are if protocol, versions of the libraries that they name, and the hashes of samples and reference are
+        equal, and no number is missing.
         """
         try:
             results = read_results(self.samples.scores_of(method))
@@ -54,7 +54,7 @@ class SectionScores:
             self._real = contents(self.samples.reference, self.num_workers)
         same = (
             results.get("protocol", {}).get("hash") == self.samples.protocol.hash()
-            and results.get("run", {}).get("versions") == library_versions()
+            and are_versions_of_now(results.get("run", {}).get("versions"))
             and not any("missing" in entry for entry in results["metrics"].values())
             and _hashes(results["generated"]) == _hashes(own)
             and _hashes(results["reference"] or {}) == _hashes(self._real)
