@@ -14,8 +14,8 @@ from mvdiff.data.panoramas import OnBroken, PanoramaSource
 from mvdiff.data.prepare.layout import DataSet, find_layouts
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.shards.panorama_content import PanoramaFiles
+from mvdiff.data.shards.plan import Content
 from mvdiff.data.shards.recording_content import RecordingFiles
-from mvdiff.data.shards.writing import Content
 from mvdiff.files.paths import existing, expanded, kind_of, own_name
 
 SPLITS = ("train", "test")
