@@ -32,7 +32,8 @@ from mvdiff.data.shards.cuts import Cuts
 from mvdiff.data.shards.latents import EMPTY, TEXT, to_bytes
 from mvdiff.data.shards.panorama_content import PanoramaFiles, PanoramaViews
 from mvdiff.data.shards.panoramas import panorama_json
-from mvdiff.data.shards.writing import Planned, write_shards
+from mvdiff.data.shards.plan import Planned
+from mvdiff.data.shards.writing import write_shards
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.keyed import keyed_generator
 from tests.data.shards.servers import serving
@@ -49,12 +50,11 @@ class RandomLatents:
         self.sources, self.cuts, self.dtype, self.source = sources, cuts, dtype, {}
         self.settings = cuts.to_dict() | {"prompt_prefix": "", "hashes": {}, "dtype": str(dtype)}
 
-    def splits(self):
-        each = self.dtype.itemsize
-        return {
-            split: [Planned(source.sample_id(i), {TEXT: 8 * 77 * 1024 * each}) for i in range(len(source))]
-            for split, source in self.sources.items()
-        }
+    def counts(self):
+        return {split: len(source) for split, source in self.sources.items()}
+
+    def planned(self, split: str, index: int) -> Planned:
+        return Planned(self.sources[split].sample_id(index), {TEXT: 8 * 77 * 1024 * self.dtype.itemsize})
 
     def members(self, split: str, index: int) -> dict[str, bytes]:
         generator = keyed_generator("benchmark", index)

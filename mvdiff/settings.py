@@ -228,8 +228,8 @@ class ShardSettings:
     cache_size: str | int = "50GB"
     """most bytes in cache_dir; shards that were used least recently go first"""
     read_ahead: str | int = "0"
-    """a shard is fetched into cache_dir in pieces of this size, such as 64MB, or as a whole, such as 1GB; 0: sample by
-    sample. Worth its traffic where one machine reads whole blocks, see shuffle_block"""
+    """a shard is fetched into cache_dir in pieces of this size, at most 64 MiB each, once for all processes that share
+    it; 0: sample by sample. Worth its traffic where one machine reads whole blocks, see shuffle_block"""
     retries: int = 4
     """how often a request that fails, or gives bytes of another checksum, is repeated"""
     timeout: float = 60.0

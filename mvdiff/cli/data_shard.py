@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.opening import DataReader
+
+if TYPE_CHECKING:
+    from mvdiff.cli.progress import ProgressBar
+    from mvdiff.data.shards.plan import Content
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +46,7 @@ class ShardOptions(DataReader):
 def shard(options: ShardOptions) -> int:
     """Write shards; return the exit status."""
     from mvdiff.cli.out_files import check_folder
-    from mvdiff.cli.progress import progress_of
+    from mvdiff.cli.progress import progress_bar
     from mvdiff.data.shards.writing import write_shards
     from mvdiff.files.paths import is_url
     from mvdiff.files.sizes import parse_size, size_text
@@ -52,9 +56,10 @@ def shard(options: ShardOptions) -> int:
         check_folder(Path(options.out))
         check_apart("--out", options.out, {"SOURCE": options.source}, inside=True)
     size = parse_size("--shard_size", options.shard_size)
-    content = _content(options)
-    with progress_of("samples") as progress:
-        result = write_shards(content, options.out, size, options.num_workers, options.overwrite, progress)
+    with progress_bar() as bar:
+        content = _content(options, bar)
+        steps = {"planning": bar.counted("planning"), "progress": bar.counted("samples")}
+        result = write_shards(content, options.out, size, options.num_workers, options.overwrite, **steps)
     shards = [shard for shards in result.manifest.splits.values() for shard in shards]
     samples = ", ".join(f"{result.manifest.num_samples(split)} {split}" for split in result.manifest.splits)
     kept = f" ({result.kept} kept)" if result.kept else ""
@@ -67,7 +72,7 @@ def shard(options: ShardOptions) -> int:
     return 0
 
 
-def _content(options: ShardOptions):
+def _content(options: ShardOptions, bar: ProgressBar) -> Content:
     """Return what goes into the shards.
 
     Raises:
@@ -82,7 +87,8 @@ def _content(options: ShardOptions):
         kind = "the YAML file of a run" if options.what != "images" else "a folder"
         raise ValueError(f"SOURCE must be {kind} for --what {options.what}; got {options.source}.")
     if options.what == "images":
-        return image_content(options.source, Source.of_option(options.data), options.on_broken, options.max_pixels)
+        how = Source.of_option(options.data), options.on_broken, options.max_pixels
+        return image_content(options.source, *how, bar.counted("opening"))
     from mvdiff.data.from_config import data_from_config
 
     data = data_from_config([options.source])

@@ -16,8 +16,9 @@ from mvdiff.data.panoramas import PanoramaDataset, PanoramaSource, view_prompts
 from mvdiff.data.prepare.shard_views import panoramas_of_run
 from mvdiff.data.shards.cuts import Cuts
 from mvdiff.data.shards.latents import EMPTY, TEXT, to_bytes
+from mvdiff.data.shards.panorama_content import picture_files_of
 from mvdiff.data.shards.panoramas import panorama_json
-from mvdiff.data.shards.writing import Planned
+from mvdiff.data.shards.plan import Planned, state_of
 from mvdiff.files.paths import expanded_values
 from mvdiff.files.text import read_yaml_mapping
 from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
@@ -29,7 +30,7 @@ _HEADER = 80  # bytes before the values of a tensor
 
 
 class PanoramaLatents:
-    """Latents of the cuts of panoramas, and embeddings of their prompts; see `mvdiff.data.shards.writing.Content`.
+    """Latents of the cuts of panoramas, and embeddings of their prompts; see `mvdiff.data.shards.plan.Content`.
 
     A latent is drawn once, as by `cache.latents` with the same seed.
 
@@ -65,23 +66,22 @@ class PanoramaLatents:
             "hashes": backbone.weights_hashes(["vae", "text_encoder"]),
         }
 
-    def splits(self) -> dict[str, list[Planned]]:
-        """Return the panoramas of each split."""
-        return {
-            split: [self._planned(data, index) for index in range(len(data))] for split, data in self.datasets.items()
-        }
+    def counts(self) -> dict[str, int]:
+        """Return the number of panoramas of each split."""
+        return self.source["panoramas"]
 
-    def _planned(self, data: PanoramaDataset, index: int) -> Planned:
+    def planned(self, split: str, index: int) -> Planned:
+        """Plan a panorama."""
+        data = self.datasets[split]
         backbone, rig, each = self.inputs.backbone, self.cuts.rig, self.dtype.itemsize
         cells = rig.height * rig.width // backbone.vae_stride**2
         latents = _HEADER + each * rig.num_views * backbone.latent_channels * cells
         texts = self._texts(data, index)
         width = backbone.tokenizer.model_max_length * backbone.text_encoder.config.hidden_size
-        sizes = {"json": len(panorama_json(data.source.captions(index), texts=texts))}
-        sizes[TEXT] = _HEADER + each * len(texts) * width
-        return Planned(
-            data.source.sample_id(index), sizes | {f"{name}.safetensors": latents for name, _, _ in self.cuts}
-        )
+        text = panorama_json(data.source.captions(index), texts=texts)
+        sizes = {"json": len(text), TEXT: _HEADER + each * len(texts) * width}
+        sizes |= {f"{name}.safetensors": latents for name, _, _ in self.cuts}
+        return Planned(data.source.sample_id(index), sizes, state_of(picture_files_of(data.source, index), text))
 
     def _texts(self, data: PanoramaDataset, index: int) -> list[str]:
         """Return the distinct prompts of a panorama's cuts, without the prefix."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,23 @@ from mvdiff.data.panoramas import OnBroken, PanoramaSource
 from mvdiff.data.prepare.layout import DataSet, find_layouts
 from mvdiff.data.recordings import RecordingSource
 from mvdiff.data.shards.panorama_content import PanoramaFiles
+from mvdiff.data.shards.plan import Content
 from mvdiff.data.shards.recording_content import RecordingFiles
-from mvdiff.data.shards.writing import Content
 from mvdiff.files.paths import existing, expanded, kind_of, own_name
 
 SPLITS = ("train", "test")
 _READERS = {"matterport3d": Matterport3DPanoramas, "equirectangular": EquirectangularPanoramas}
+Progress = Callable[[int, int], None]
+"""Called with (recordings opened, total)."""
 _log = logging.getLogger(__name__)
 
 
 def image_content(
-    root: str | Path, source: Source | None = None, on_broken: OnBroken = "error", max_pixels: int | None = None
+    root: str | Path,
+    source: Source | None = None,
+    on_broken: OnBroken = "error",
+    max_pixels: int | None = None,
+    progress: Progress | None = None,
 ) -> Content:
     """Return the files of a data set as the content of shards.
 
@@ -33,6 +39,7 @@ def image_content(
         source: Reader of the data set; None: its layout is detected.
         on_broken: "error" stops at incomplete panoramas and recordings; "skip" leaves them out and logs their number.
         max_pixels: Largest width x height of a panorama's images; None: that of its reader.
+        progress: Called after each recording of a split that was opened.
 
     Raises:
         FileNotFoundError: The folder or a file does not exist, or the data set has no split.
@@ -41,7 +48,7 @@ def image_content(
     data_set = _only_data_set(root, source)
     about = {"name": own_name(data_set.root), "layout": data_set.layout}
     if data_set.scenes:
-        return RecordingFiles(recordings_by_split(data_set, source, on_broken), about)
+        return RecordingFiles(recordings_by_split(data_set, source, on_broken, progress), about)
     how = {"on_broken": on_broken} | ({} if max_pixels is None else {"max_pixels": max_pixels})
     return PanoramaFiles(panoramas_by_split(data_set, source, **how), about)
 
@@ -59,7 +66,7 @@ def panoramas_by_split(data_set: DataSet, source: Source | None, **how: Any) -> 
 
 
 def recordings_by_split(
-    data_set: DataSet, source: Source | None, on_broken: OnBroken = "error"
+    data_set: DataSet, source: Source | None, on_broken: OnBroken = "error", progress: Progress | None = None
 ) -> dict[str, list[RecordingSource]]:
     """Open the recordings of each split that exists, and read their lists of frames.
 
@@ -73,16 +80,19 @@ def recordings_by_split(
             "SOURCE must have recordings in train/ and test/, or train.txt and test.txt (`mvdiff data split`); got "
             f"{data_set.root}, which has neither."
         )
-    return {split: _open_all(named_scenes(data_set.root, split, source), source, on_broken) for split in splits}
+    how = source, on_broken, progress
+    return {split: _open_all(named_scenes(data_set.root, split, source), *how) for split in splits}
 
 
 def _has_split(root: Path, split: str) -> bool:
     return kind_of(root / split) == "folder" or kind_of(existing(root / f"{split}.txt")) == "file"
 
 
-def _open_all(paths: Mapping[str, Path], source: Source | None, on_broken: OnBroken) -> list[RecordingSource]:
+def _open_all(
+    paths: Mapping[str, Path], source: Source | None, on_broken: OnBroken, progress: Progress | None
+) -> list[RecordingSource]:
     scenes, broken = [], []
-    for name, path in paths.items():
+    for done, (name, path) in enumerate(paths.items(), start=1):
         try:
             scene = open_recording(path, source, on_broken=on_broken)
             scene.name = name
@@ -95,6 +105,8 @@ def _open_all(paths: Mapping[str, Path], source: Source | None, on_broken: OnBro
             broken.append(error)
         else:
             scenes.append(scene)
+        if progress:
+            progress(done, len(paths))
     if broken:
         _log.warning("%d of %d scenes are left out, the first: %s", len(broken), len(paths), broken[0])
     if not scenes:

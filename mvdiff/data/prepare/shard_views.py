@@ -12,7 +12,7 @@ from mvdiff.data.panoramas import PanoramaSource
 from mvdiff.data.prepare.shard import SPLITS
 from mvdiff.data.shards.cuts import Cuts
 from mvdiff.data.shards.panorama_content import PanoramaViews
-from mvdiff.data.shards.writing import Content
+from mvdiff.data.shards.plan import Content
 from mvdiff.files.paths import own_name
 
 _log = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,7 +63,7 @@ def check_shards(
         ValueError: The manifest has another form.
     """
     check_counts(num_threads=num_threads)
-    shard_set = ShardSet(root, settings)
+    shard_set = ShardSet(root, replace(settings or ShardSettings(), cache_dir=None))
     report = ShardReport(shard_set.manifest)
     for name in shard_set.manifest.files:
         try:

@@ -43,6 +43,7 @@ class ShardIndex:
         plan: Plan that the shard was written for, see `Manifest.plan`.
         tar_bytes: Size of the tar.
         tar_sha256: SHA-256 of the tar.
+        sources: What the files behind it were, see `mvdiff.data.shards.plan.Job`; "" if unknown.
         ids: Id of each sample.
         keys: WebDataset key of each sample.
         samples: Members of each sample, in the order of the tar.
@@ -51,12 +52,15 @@ class ShardIndex:
     plan: str
     tar_bytes: int
     tar_sha256: str
+    sources: str
     ids: list[str]
     keys: list[str]
     samples: list[tuple[Member, ...]]
 
 
-def index_content(tar: Path, name: str, sha256: str, plan: str, ids: Sequence[str], sums: Mapping[str, str]) -> bytes:
+def index_content(
+    tar: Path, name: str, sha256: str, plan: str, sources: str, ids: Sequence[str], sums: Mapping[str, str]
+) -> bytes:
     """Return the index file of a tar that was just written.
 
     Args:
@@ -64,6 +68,7 @@ def index_content(tar: Path, name: str, sha256: str, plan: str, ids: Sequence[st
         name: Its name.
         sha256: SHA-256 of the tar.
         plan: See `ShardIndex`.
+        sources: See `ShardIndex`.
         ids: Id of each sample.
         sums: SHA-256 of each member, by its whole name, in order.
     """
@@ -76,6 +81,7 @@ def index_content(tar: Path, name: str, sha256: str, plan: str, ids: Sequence[st
         "filesize": tar.stat().st_size,
         "hash_lfs": sha256,
         "plan": plan,
+        "sources": sources,
         "ids": list(ids),
         "files": files,
     }
@@ -105,7 +111,7 @@ def parse_index(content: bytes, where: str) -> ShardIndex:
         size = int(values["filesize"])
         if any(member.offset < 0 or member.size < 0 or member.end > size for members in samples for member in members):
             raise ValueError("members lie outside of the shard")
-        of_tar = str(values["plan"]), size, str(values["hash_lfs"])
+        of_tar = str(values["plan"]), size, str(values["hash_lfs"]), str(values.get("sources", ""))
         return ShardIndex(*of_tar, ids, keys, [tuple(members) for members in samples])
     except (TypeError, KeyError, ValueError, AttributeError) as error:
         raise ValueError(f"{where} must be the index of a shard ({error}). Write the shards again.") from error

@@ -14,7 +14,7 @@ from mvdiff.data.panoramas import PanoramaSource, cut_rotations
 from mvdiff.data.pictures import views_of_picture
 from mvdiff.data.shards.cuts import Cuts
 from mvdiff.data.shards.panoramas import panorama_json, picture_of
-from mvdiff.data.shards.writing import Planned
+from mvdiff.data.shards.plan import Planned, state_of
 from mvdiff.files.stored import StoredFile
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.samples import to_uint8
@@ -42,16 +42,16 @@ class PanoramaFiles:
         for panoramas in sources.values():
             _check_cut_from_files(panoramas)
 
-    def splits(self) -> dict[str, list[Planned]]:
-        """Return the panoramas of each split."""
-        return {
-            split: [self._planned(panoramas, index) for index in range(len(panoramas))]
-            for split, panoramas in self.sources.items()
-        }
+    def counts(self) -> dict[str, int]:
+        """Return the number of panoramas of each split."""
+        return self.source["panoramas"]
 
-    def _planned(self, panoramas: PanoramaSource, index: int) -> Planned:
-        sizes = {name: path.stat().st_size for name, path in _named_files(panoramas, index).items()}
-        return Planned(panoramas.sample_id(index), sizes | {"json": len(panorama_json(panoramas.captions(index)))})
+    def planned(self, split: str, index: int) -> Planned:
+        """Plan a panorama."""
+        panoramas = self.sources[split]
+        files, text = _named_files(panoramas, index), panorama_json(panoramas.captions(index))
+        sizes = {name: path.stat().st_size for name, path in files.items()}
+        return Planned(panoramas.sample_id(index), sizes | {"json": len(text)}, state_of([*files.values()], text))
 
     def members(self, split: str, index: int) -> dict[str, bytes]:
         """Read the files of a panorama."""
@@ -81,20 +81,16 @@ class PanoramaViews:
         self.cuts = cuts
         self.settings: dict[str, Any] = cuts.to_dict() | {"dtype": "uint8"}
 
-    def splits(self) -> dict[str, list[Planned]]:
-        """Return the panoramas of each split."""
-        rig = self.cuts.rig
-        size = _NPY_HEADER + 3 * rig.num_views * rig.height * rig.width
-        views = {f"{name}.npy": size for name, _, _ in self.cuts}
+    def counts(self) -> dict[str, int]:
+        """Return the number of panoramas of each split."""
+        return self.source["panoramas"]
 
-        def planned(panoramas: PanoramaSource, index: int) -> Planned:
-            captions = panorama_json(panoramas.captions(index))
-            return Planned(panoramas.sample_id(index), views | {"json": len(captions)})
-
-        return {
-            split: [planned(panoramas, index) for index in range(len(panoramas))]
-            for split, panoramas in self.sources.items()
-        }
+    def planned(self, split: str, index: int) -> Planned:
+        """Plan a panorama."""
+        panoramas, rig = self.sources[split], self.cuts.rig
+        text, size = panorama_json(panoramas.captions(index)), _NPY_HEADER + 3 * rig.num_views * rig.height * rig.width
+        sizes = {f"{name}.npy": size for name, _, _ in self.cuts} | {"json": len(text)}
+        return Planned(panoramas.sample_id(index), sizes, state_of(picture_files_of(panoramas, index), text))
 
     def members(self, split: str, index: int) -> dict[str, bytes]:
         """Cut the views of a panorama."""
@@ -111,6 +107,11 @@ class PanoramaViews:
     def files(self) -> dict[str, bytes]:
         """Return no further files."""
         return {}
+
+
+def picture_files_of(panoramas: PanoramaSource, index: int) -> list[Path]:
+    """Return the picture files of a panorama; a reader of a user's own may name none."""
+    return panoramas.picture_files(index) if hasattr(panoramas, "picture_files") else []
 
 
 def _named_files(panoramas: PanoramaSource, index: int) -> dict[str, Path]:

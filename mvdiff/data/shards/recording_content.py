@@ -14,8 +14,8 @@ from PIL import Image
 from mvdiff.data.captions import EmptyCaptionError, read_caption
 from mvdiff.data.frame_files import PROMPTS, numbers_in
 from mvdiff.data.recordings import RecordingSource
+from mvdiff.data.shards.plan import Planned, state_of
 from mvdiff.data.shards.recordings import SceneRecord, scenes_file, scenes_json
-from mvdiff.data.shards.writing import Planned
 
 
 class _Scene(NamedTuple):
@@ -46,9 +46,13 @@ class RecordingFiles:
         }
         self.source = source | {"recordings": {split: len(of_split) for split, of_split in scenes.items()}}
 
-    def splits(self) -> dict[str, list[Planned]]:
-        """Return the frames of each split."""
-        return {split: [_planned(*frame) for frame in frames] for split, frames in self._frames.items()}
+    def counts(self) -> dict[str, int]:
+        """Return the number of frames of each split."""
+        return {split: len(frames) for split, frames in self._frames.items()}
+
+    def planned(self, split: str, index: int) -> Planned:
+        """Plan a frame."""
+        return _planned(*self._frames[split][index])
 
     def members(self, split: str, index: int) -> dict[str, bytes]:
         """Read the files of a frame."""
@@ -124,13 +128,16 @@ def _texts(scene: _Scene, frame: int) -> dict[str, bytes]:
 
 def _planned(scene: _Scene, frame: int) -> Planned:
     """Plan a frame; pictures that are not files count as they are in memory, without compression."""
-    source, sizes = scene.source, {name: len(text) for name, text in _texts(scene, frame).items()}
+    source, texts, files = scene.source, _texts(scene, frame), []
+    sizes = {name: len(text) for name, text in texts.items()}
     if frame in scene.record.frames:
         height, width = scene.record.depth_size
         for kind, method, channels in (("color", "load_image", 3), ("depth", "load_depths", 4)):
-            files = _has_files(source, method)
-            sizes[kind] = source.file(kind, frame).stat().st_size if files else channels * height * width
-    return Planned(f"{scene.record.name}/{frame:06d}", sizes)
+            with suppress(FileNotFoundError):  # a layout of other files, which are not seen to change
+                files.append(source.file(kind, frame))
+            has_files = _has_files(source, method)
+            sizes[kind] = files[-1].stat().st_size if has_files else channels * height * width
+    return Planned(f"{scene.record.name}/{frame:06d}", sizes, state_of(files, *texts.values()))
 
 
 def _has_files(source: RecordingSource, method: str) -> bool:

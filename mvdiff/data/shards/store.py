@@ -13,16 +13,19 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from mvdiff.data.shards.cache import RangeCache
 from mvdiff.files.paths import expanded, folder_or_url, is_url
 from mvdiff.files.sizes import parse_size
 from mvdiff.settings import ShardSettings
 
+T = TypeVar("T")
 Check = Callable[[bytes], str | None]
 """Describes what is wrong with bytes; None: nothing."""
 _FIRST_WAIT, _LONGEST_WAIT = 0.2, 20.0  # seconds before a request is repeated
+_LARGEST_PIECE = 64 << 20  # bytes that are fetched ahead in one request, and so held in memory
+_POLL = 0.05  # seconds between two looks at what another process fetches
 _log = logging.getLogger(__name__)
 
 
@@ -43,9 +46,11 @@ class ShardStore:
         self.is_remote = is_url(self.root)
         self.cache: RangeCache | None = None
         self._name = ""
-        self._read_ahead = parse_size("read_ahead", settings.read_ahead)
+        self._failed: set[tuple[str, int]] = set()  # pieces that this process does not fetch ahead again
         if self.is_remote and settings.cache_dir is not None:
             self.cache = RangeCache(expanded(settings.cache_dir), parse_size("cache_size", settings.cache_size))
+        units = -(-parse_size("read_ahead", settings.read_ahead) // RangeCache.unit)
+        self._piece = min(units * RangeCache.unit, _LARGEST_PIECE)
         if self.is_remote:
             self._file_system()
 
@@ -57,14 +62,27 @@ class ShardStore:
         """Name the folder of the cache for these shards; nothing is kept before."""
         self._name = name
 
-    def whole(self, name: str, check: Check = lambda content: None) -> bytes:
-        """Read a small file.
+    def whole(self, name: str, check: Check) -> bytes:
+        """Read a small file; of several processes with one cache, one fetches it.
 
         Raises:
             FileNotFoundError: It does not exist.
             OSError: It cannot be read, or is not what `check` expects.
         """
-        return self._bytes(name, 0, None, check)
+        if self.cache is None or not self._name:
+            return self._bytes(name, 0, None, check)
+        cache, path = self.cache, f"{self._name}/{name}"
+
+        def kept() -> bytes | None:
+            content = cache.read(path)
+            return None if content is None or check(content) else content
+
+        def fetch() -> bytes:
+            content = self._bytes(name, 0, None, check)
+            cache.write_whole(path, content)
+            return content
+
+        return self._once(cache, path, 0, kept, fetch)
 
     def read(self, name: str, start: int, end: int, check: Check, size: int) -> bytes:
         """Read bytes from `start` to `end` of a file of `size` bytes.
@@ -79,12 +97,47 @@ class ShardStore:
         content = self.cache.read(path, start, end)
         if content is not None and check(content) is None:
             return content
-        piece = self._read_ahead or 1  # whole pieces, so that no byte is fetched twice
-        first, last = start // piece * piece, min(size, -(-end // piece) * piece)
-        own = slice(start - first, end - first)
-        fetched = self._bytes(name, first, last, lambda content: check(content[own]))
-        self.cache.write(path, first, fetched, size)
-        return fetched[own]
+        if self._piece and self.cache.takes(size):
+            for first in range(start // self._piece * self._piece, end, self._piece):
+                self._fetch_ahead(self.cache, name, first, min(first + self._piece, size), size)
+            content = self.cache.read(path, start, end)
+            if content is not None and check(content) is None:
+                return content
+        content = self._bytes(name, start, end, check)
+        self.cache.write(path, start, content, size)
+        return content
+
+    def _fetch_ahead(self, cache: RangeCache, name: str, start: int, end: int, size: int) -> None:
+        """Have a piece in the cache, if that is possible; of several processes, one fetches it."""
+        path = f"{self._name}/{name}"
+
+        def fetch() -> bool:
+            try:
+                content = self._fetched(name, start, end, partial(_other_length, end - start), attempts=1)
+            except FileNotFoundError:
+                raise
+            except OSError as error:  # its samples are asked for one by one
+                _log.info("%s", error)
+                self._failed.add((name, start))
+            else:
+                cache.write(path, start, content, size)
+            return True
+
+        if (name, start) not in self._failed:
+            self._once(cache, path, start, lambda: cache.has(path, start, end, size) or None, fetch)
+
+    def _once(
+        self, cache: RangeCache, path: str, start: int, kept: Callable[[], T | None], fetch: Callable[[], T]
+    ) -> T:
+        """Return what is kept, or fetch it while no other process does; none is waited for longer than a request."""
+        deadline = time.monotonic() + self.settings.timeout
+        while (found := kept()) is None:
+            with cache.alone(path, start) as is_free:
+                if is_free or time.monotonic() > deadline:
+                    found = kept()  # what another one fetched in the meantime
+                    return fetch() if found is None else found
+            time.sleep(_POLL)
+        return found
 
     def chunks(self, name: str, size: int, step: int) -> Iterator[bytes]:
         """Yield a file of `size` bytes in pieces, past the cache; nothing but their lengths is checked.
@@ -113,13 +166,14 @@ class ShardStore:
             raise OSError(f"{self.place(name)} cannot be read: {problem}.")
         return content
 
-    def _fetched(self, name: str, start: int, end: int | None, check: Check) -> bytes:
+    def _fetched(self, name: str, start: int, end: int | None, check: Check, attempts: int | None = None) -> bytes:
         """Ask the file system for bytes, again if it fails or sends others than `check` expects."""
+        attempts = attempts or self.settings.retries + 1
         files, root = self._file_system()
         how = {"timeout": self.settings.timeout} if files.async_impl else {}
         part = {} if end is None else {"start": start, "end": end}  # by name: s3fs has a version before them
         problem = None
-        for attempt in range(self.settings.retries + 1):
+        for attempt in range(attempts):
             if attempt:
                 _log.info("%s: %s; asking again", self.place(name), problem)
                 wait = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
@@ -133,7 +187,7 @@ class ShardStore:
             else:
                 if not (problem := check(content)):
                     return content
-        raise OSError(f"{self.place(name)} cannot be read: {problem} ({self.settings.retries + 1} attempts).")
+        raise OSError(f"{self.place(name)} cannot be read: {problem} ({attempts} attempts).")
 
     def _file_system(self) -> tuple[Any, str]:
         """Return the file system of this process (their connections do not survive a fork) and the path in it."""

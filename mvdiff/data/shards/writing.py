@@ -3,61 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Callable, Iterator, Mapping
+import logging
+from collections.abc import Callable, Mapping
 from concurrent.futures import CancelledError, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import count
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, NamedTuple, Protocol
-from urllib.parse import quote
+from typing import Any, BinaryIO, NamedTuple
 
 from mvdiff import __version__
 from mvdiff.data.counts import check_counts
 from mvdiff.data.shards.index import index_content, parse_index
-from mvdiff.data.shards.manifest import NAME, Kind, Manifest, Shard, What, parse_manifest
+from mvdiff.data.shards.manifest import NAME, Manifest, Shard, parse_manifest
+from mvdiff.data.shards.plan import Content, Job, Plan, make_plan
 from mvdiff.data.shards.target import Target
 
-_BLOCK = 512  # of a tar: a member has a header of one, and is filled up to whole ones
 Progress = Callable[[int, int], None]
 """Called with (samples done, total)."""
-
-
-class Planned(NamedTuple):
-    """A sample to write: its id, and the size in bytes of each of its members."""
-
-    id: str
-    sizes: dict[str, int]
-
-    @property
-    def key(self) -> str:
-        """WebDataset key: the id in ASCII without dots, which would end it."""
-        return quote(self.id, safe="/ ").replace(".", "%2E")
-
-    @property
-    def bytes(self) -> int:
-        """Bytes that it takes in a tar."""
-        return sum(_BLOCK * (1 + -(-size // _BLOCK)) for size in self.sizes.values())
-
-
-class Content(Protocol):
-    """Content of shards. Methods are called from several threads."""
-
-    kind: Kind
-    what: What
-    source: dict[str, Any]
-    settings: dict[str, Any]
-
-    def splits(self) -> Mapping[str, list[Planned]]:
-        """Return the samples of each split, in order."""
-
-    def members(self, split: str, index: int) -> dict[str, bytes]:
-        """Make the members of a sample, by name without key."""
-
-    def files(self) -> dict[str, bytes]:
-        """Return further files of the set, by name."""
+_log = logging.getLogger(__name__)
 
 
 class Written(NamedTuple):
@@ -68,16 +31,6 @@ class Written(NamedTuple):
     kept: int
 
 
-@dataclass(frozen=True)
-class _Job:
-    """A shard to write."""
-
-    name: str
-    split: str
-    first: int
-    samples: list[Planned]
-
-
 def write_shards(
     content: Content,
     out: str | Path,
@@ -86,8 +39,9 @@ def write_shards(
     overwrite: bool = False,
     progress: Progress | None = None,
     storage_options: Mapping[str, Any] | None = None,
+    planning: Progress | None = None,
 ) -> Written:
-    """Write a set of shards; what an earlier run of the same plan wrote is kept.
+    """Write a set of shards; what an earlier run of the same plan wrote of the same files is kept.
 
     Args:
         content: What goes into the shards.
@@ -97,6 +51,7 @@ def write_shards(
         overwrite: Replace what is there and is not of this plan.
         progress: Called after each sample.
         storage_options: Options of fsspec's file system for an address.
+        planning: Called after each sample that was planned, before any is written.
 
     Raises:
         ValueError: `out` holds shards of other data or settings.
@@ -104,17 +59,16 @@ def write_shards(
     """
     check_counts(shard_size=shard_bytes, num_workers=num_workers)
     target = Target(out, storage_options or {})
-    splits = content.splits()
-    plan = _plan_hash(content, splits, shard_bytes)
-    jobs = [job for split, samples in splits.items() for job in _jobs(split, samples, shard_bytes)]
+    plan = make_plan(content, shard_bytes, planning)
+    jobs = plan.jobs
     if overwrite:
-        _remove_others(target, plan)
-    shards = _earlier(target, jobs, plan, overwrite)
+        _remove_others(target, plan.hash)
+    shards = _earlier(target, plan, overwrite)
     kept = len(shards)
-    counter = _Counter(sum(shard.samples for shard in shards.values()), sum(map(len, splits.values())), progress)
+    counter = _Counter(sum(shard.samples for shard in shards.values()), sum(len(job.samples) for job in jobs), progress)
     with ThreadPoolExecutor(num_workers) as pool:
         left = [job for job in jobs if job.name not in shards]
-        futures = [pool.submit(_write_shard, target, content, plan, job, counter) for job in left]
+        futures = [pool.submit(_write_shard, target, content, plan.hash, job, counter) for job in left]
         try:
             shards |= {future.result().name: future.result() for future in as_completed(futures)}
         except BaseException:
@@ -127,47 +81,25 @@ def write_shards(
     manifest = Manifest(
         kind=content.kind,
         what=content.what,
-        splits={split: [shards[job.name] for job in jobs if job.split == split] for split in splits},
+        splits={split: [shards[job.name] for job in jobs if job.split == split] for split in content.counts()},
         source=content.source,
         settings=content.settings,
         versions={"mvdiff": __version__} | {name: version(name) for name in ("webdataset", "torch", "diffusers")},
-        plan=plan,
+        plan=plan.hash,
         files={name: hashlib.sha256(value).hexdigest() for name, value in files.items()},
     )
     target.write(NAME, manifest.to_json())
     return Written(manifest, len(futures), kept)
 
 
-def _jobs(split: str, samples: list[Planned], shard_bytes: int) -> Iterator[_Job]:
-    """Fill shards with samples in order."""
-    numbers, first, size = count(), 0, 0
-    for index, sample in enumerate(samples):
-        if index > first and size + sample.bytes > shard_bytes:
-            yield _Job(f"{split}-{next(numbers):06d}", split, first, samples[first:index])
-            first, size = index, 0
-        size += sample.bytes
-    yield _Job(f"{split}-{next(numbers):06d}", split, first, samples[first:])
-
-
-def _plan_hash(content: Content, splits: Mapping[str, list[Planned]], shard_bytes: int) -> str:
-    """Hash everything that decides what goes into which shard."""
-    digest = hashlib.sha256()
-    for value in (content.kind, content.what, content.settings, shard_bytes):
-        digest.update(json.dumps(value, sort_keys=True).encode() + b"\n")
-    for split, samples in splits.items():
-        for value in (split, *samples):
-            digest.update(json.dumps(value).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def _earlier(target: Target, jobs: list[_Job], plan: str, overwrite: bool) -> dict[str, Shard]:
-    """Return the whole shards of an earlier run.
+def _earlier(target: Target, plan: Plan, overwrite: bool) -> dict[str, Shard]:
+    """Return the whole shards of an earlier run; those of files that have changed since are none, which is said.
 
     Raises:
         ValueError: Something else is there, and is not to be replaced.
     """
-    shards = {}
-    for job in jobs:
+    shards, changed = {}, []
+    for job in plan.jobs:
         name = f"{job.name}.json"
         content = target.read(name)
         if content is None:
@@ -176,15 +108,21 @@ def _earlier(target: Target, jobs: list[_Job], plan: str, overwrite: bool) -> di
             values = parse_index(content, f"{target.place}/{name}")
         except ValueError:
             values = None
-        if values is None or values.plan != plan:
+        if values is None or values.plan != plan.hash:
             if overwrite:
                 continue
             raise ValueError(
                 f"--out must hold no shards of other data or settings; got {target.place}, where {name} is of others "
                 "or damaged. Name another place, or replace them with --overwrite."
             )
-        if target.size(f"{job.name}.tar") == values.tar_bytes:
+        if values.sources != job.sources:
+            changed.append(job.name)
+        elif target.size(f"{job.name}.tar") == values.tar_bytes:
             shards[job.name] = _shard(job, content, values.tar_bytes, values.tar_sha256)
+    if changed:
+        count = f"{len(changed)} of {len(plan.jobs)} shards in {target.place}"
+        _log.warning("%s are of files that have changed since (%s, ...) and are written again.", count, changed[0])
+        target.remove(NAME)  # names what will be replaced
     return shards
 
 
@@ -202,7 +140,7 @@ def _remove_others(target: Target, plan: str) -> None:
         target.remove(shard.tar)
 
 
-def _write_shard(target: Target, content: Content, plan: str, job: _Job, counter: _Counter) -> Shard:
+def _write_shard(target: Target, content: Content, plan: str, job: Job, counter: _Counter) -> Shard:
     """Write a tar, then its index, which says that it is whole."""
     from webdataset import TarWriter
 
@@ -219,12 +157,12 @@ def _write_shard(target: Target, content: Content, plan: str, job: _Job, counter
                     counter.add()
         size, digest = path.stat().st_size, hashed.digest.hexdigest()
         ids = [sample.id for sample in job.samples]
-        index_file = index_content(path, f"{job.name}.tar", digest, plan, ids, sums)
+        index_file = index_content(path, f"{job.name}.tar", digest, plan, job.sources, ids, sums)
     target.write(f"{job.name}.json", index_file)
     return _shard(job, index_file, size, digest)
 
 
-def _shard(job: _Job, index_file: bytes, size: int, digest: str) -> Shard:
+def _shard(job: Job, index_file: bytes, size: int, digest: str) -> Shard:
     return Shard(
         name=job.name,
         first=job.first,

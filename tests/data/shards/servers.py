@@ -29,6 +29,7 @@ class Server:
         self.fault: Fault = lambda path, count: None
         self.requests: Counter[str] = Counter()
         self.sent: Counter[str] = Counter()
+        self.lock = threading.Lock()
 
 
 @contextmanager
@@ -43,7 +44,8 @@ def serving(folder: Path) -> Iterator[Server]:
 
         def do_GET(self) -> None:
             path = self.path.lstrip("/")
-            state.requests[path] += 1
+            with state.lock:
+                state.requests[path] += 1
             fault = state.fault(path, state.requests[path])
             if fault == "503":
                 self._answer(503, b"busy")
@@ -66,7 +68,8 @@ def serving(folder: Path) -> Iterator[Server]:
                 content = content[: len(content) // 2]
             if fault == "other":
                 content = bytes(len(content))
-            state.sent[path] += len(content)
+            with state.lock:
+                state.sent[path] += len(content)
             self._answer(status, content, headers)
 
         def _answer(self, status: int, content: bytes, headers: dict[str, str] | None = None) -> None:

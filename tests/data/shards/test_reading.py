@@ -1,14 +1,8 @@
-"""Shards at addresses: ranges, retries, the cache on disk, and what damage costs."""
+"""Shards at addresses: ranges, retries, and what damage costs."""
 
-import errno
 import logging
-import multiprocessing
 import os
 import pickle
-import signal
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -17,43 +11,11 @@ import torch
 
 from mvdiff.cli.main import main
 from mvdiff.data.datamodule import Matterport3DDataModule
-from mvdiff.data.prepare.shard import image_content
-from mvdiff.data.shards.cache import RangeCache
 from mvdiff.data.shards.opening import open_panoramas
 from mvdiff.data.shards.reading import ShardSet
-from mvdiff.data.shards.writing import write_shards
-from mvdiff.geometry.cameras import RingRig
 from mvdiff.settings import ShardSettings
-from tests.data.folders import write_matterport3d
+from tests.data.shards.reader import QUICK, RIG, all_views, views
 from tests.data.shards.servers import serving
-
-RIG = RingRig(num_views=4, height=8, width=8)
-QUICK = {"retries": 2, "timeout": 1.0}
-
-
-@pytest.fixture(scope="module")
-def shards(tmp_path_factory):
-    root = tmp_path_factory.mktemp("shards")
-    write_shards(image_content(write_matterport3d(root / "files", num_train=8, num_test=2)), root / "shards", 30_000)
-    return root / "shards"
-
-
-@pytest.fixture
-def copy(shards, tmp_path):
-    """A copy to damage: 4 shards of 2 training samples each."""
-    for path in shards.iterdir():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    return tmp_path
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    monkeypatch.setattr("mvdiff.data.shards.store._FIRST_WAIT", 0.001)
-
-
-def views(panoramas, index):
-    K, R = RIG.cameras()
-    return panoramas.views(index, K, R, RIG.height, RIG.width)
 
 
 def extent(root, index):
@@ -62,11 +24,6 @@ def extent(root, index):
     shard, position = split.shard_of(index)
     members = split.index(shard).samples[position]
     return members[-1].end - members[0].offset
-
-
-def all_views(root, **settings):
-    panoramas = open_panoramas(root, "train", settings=ShardSettings(**settings))
-    return torch.stack([views(panoramas, index) for index in range(len(panoramas))])
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -123,118 +80,6 @@ def test_a_missing_shard_is_not_asked_for_again(copy, no_waiting):
             with pytest.raises(FileNotFoundError, match=r"scene2_pano2: .*train-000001\.tar does not exist"):
                 views(root, 2)
         assert server.requests["train-000001.tar"] == 1
-
-
-# The cache
-
-
-def test_a_second_epoch_is_read_from_the_cache(shards, tmp_path):
-    settings = {"cache_dir": str(tmp_path), **QUICK}
-    with serving(shards) as server:
-        first = all_views(server.url, **settings)
-        asked = sum(count for path, count in server.requests.items() if path.endswith(".tar"))
-        assert torch.equal(all_views(server.url, **settings), first)
-        assert sum(count for path, count in server.requests.items() if path.endswith(".tar")) == asked == 8
-    assert torch.equal(first, all_views(shards))
-
-
-@pytest.mark.parametrize(("piece", "each"), [("1MB", 1), ("10kB", 3)])
-def test_pieces_are_fetched_once_in_any_order(shards, tmp_path, piece, each):
-    """Shards as a whole, or in three pieces, one of which two samples share."""
-    tars = [shards / f"train-00000{number}.tar" for number in range(4)]
-    assert all(20_000 < tar.stat().st_size <= 40_000 for tar in tars)
-    with serving(shards) as server:
-        panoramas = open_panoramas(
-            server.url, "train", settings=ShardSettings(cache_dir=str(tmp_path), read_ahead=piece)
-        )
-        for index in (1, 0, 6, 3, 2, 7, 4, 5):
-            assert torch.equal(views(panoramas, index), views(open_panoramas(shards, "train"), index))
-        assert all(server.requests[tar.name] <= each for tar in tars)
-        if each == 1:
-            assert all(server.sent[tar.name] == tar.stat().st_size for tar in tars)
-
-
-def test_a_cache_that_was_torn_or_damaged_is_a_miss(shards, tmp_path):
-    with serving(shards) as server:
-        settings = {"cache_dir": str(tmp_path), **QUICK}
-        first = all_views(server.url, **settings)
-        (kept,) = tmp_path.glob("*/train-000002.tar")
-        content = bytearray(kept.read_bytes())
-        content[600:2000] = bytes(1400)
-        kept.write_bytes(content)
-        asked = server.requests["train-000002.tar"]
-        assert torch.equal(all_views(server.url, **settings), first)
-        assert server.requests["train-000002.tar"] == asked + 1
-        kept.write_bytes(content[:100])
-        assert torch.equal(all_views(server.url, **settings), first)
-
-
-def test_the_cache_keeps_to_its_size(tmp_path):
-    cache = RangeCache(tmp_path, 64 << 10)
-    for number in range(10):
-        cache.write(f"set/{number}.tar", 0, os.urandom(16 << 10), 16 << 10)
-        os.utime(tmp_path / f"set/{number}.tar", (number, number))
-        assert sum(path.stat().st_blocks * 512 for path in tmp_path.rglob("*.tar")) <= (64 << 10) + (16 << 10)
-    assert cache.read("set/9.tar", 0, 10) is not None
-    assert cache.read("set/0.tar", 0, 10) is None
-    cache.write("set/large.tar", 0, b"x", 65 << 10)
-    assert not (tmp_path / "set/large.tar").exists()
-
-
-def test_a_full_disk_is_said_once_and_training_goes_on(shards, tmp_path, monkeypatch, caplog):
-    def full(*_):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "pwrite", full)
-    with serving(shards) as server:
-        assert torch.equal(all_views(server.url, cache_dir=str(tmp_path)), all_views(shards))
-    assert [record.levelname for record in caplog.records if "No space left" in record.message] == ["WARNING"]
-
-
-def test_readers_share_a_cache(shards, tmp_path):
-    """Several readers at once, with so small a cache that each removes what the others wrote."""
-    with serving(shards) as server:
-        settings = {"cache_dir": str(tmp_path), "cache_size": "60kB"}
-        with ThreadPoolExecutor(4) as pool:
-            results = list(pool.map(lambda _: all_views(server.url, **settings), range(8)))
-    assert all(torch.equal(result, all_views(shards)) for result in results)
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs fork and kill")
-def test_jobs_share_a_cache_and_may_be_killed(shards, tmp_path):
-    """Two processes read at once, one of which is killed in the middle of a write, and a third goes on."""
-    expected = all_views(shards)
-    with serving(shards) as server:
-        how = {"cache_dir": str(tmp_path), "cache_size": "60kB"}
-
-        def job(killed: bool) -> None:
-            if killed:
-                os.pwrite = partial(half_a_write, os.pwrite, [3])
-            for _ in range(2):
-                assert torch.equal(all_views(server.url, **how), expected)
-
-        assert sorted(ended([partial(job, True), partial(job, False)])) == [-signal.SIGKILL, 0]
-        assert ended([partial(job, False)]) == [0]
-
-
-def half_a_write(pwrite, left, descriptor, content, start):
-    """Write half of the content and kill the process, at the last of some calls."""
-    left[0] -= 1
-    if not left[0]:
-        pwrite(descriptor, content[: len(content) // 2], start)
-        os.kill(os.getpid(), signal.SIGKILL)
-    return pwrite(descriptor, content, start)
-
-
-def ended(jobs) -> list[int]:
-    """Run functions at once in processes of their own; return their exit statuses."""
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=job) for job in jobs]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(60)
-    return [process.exitcode for process in processes]
 
 
 # Damage

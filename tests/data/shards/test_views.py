@@ -1,5 +1,7 @@
 """Shards of views that were cut before."""
 
+import shutil
+
 import pytest
 import torch
 import yaml
@@ -9,7 +11,7 @@ from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.data.whole_panoramas import WholePanoramaDataModule
 from mvdiff.geometry.cameras import RingRig
-from tests.data.folders import write_matterport3d
+from tests.data.folders import face_path, write_matterport3d
 
 RIG = RingRig(num_views=4, height=8, width=8)
 HOW = {"yaw": [90, 37.5], "mirror": True, "num_val": 1, "seed": 2}
@@ -42,6 +44,23 @@ def test_views_differ_by_their_rounding_alone(world):
             seen.add((one["yaw_deg"], one["mirrored"]))
     assert len(seen) == 4, "both yaws, mirrored and not"
     assert torch.equal(files.test_dataset()[0]["K"], shards.test_dataset()[0]["K"])
+
+
+def test_a_changed_picture_is_cut_again(world, tmp_path, caplog):
+    """Its views have the same size as before, whatever it shows."""
+    shutil.copytree(world, tmp_path / "world")
+    run = tmp_path / "world" / "run.yaml"
+    run.write_text(run.read_text().replace(str(world / "files"), str(tmp_path / "world" / "files")))
+    command = ["data", "shard", str(run), "--what", "views", "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    before = ShardSet(tmp_path / "out").split("train").sample(0)
+    files = tmp_path / "world" / "files"
+    shutil.copyfile(files / face_path("scene1", "pano1", 2), files / face_path("scene0", "pano0", 2))
+    assert main(command) == 0
+    assert "files that have changed since (train-000000" in caplog.text
+    after = ShardSet(tmp_path / "out").split("train").sample(0)
+    assert {name: len(value) for name, value in before.items()} == {name: len(value) for name, value in after.items()}
+    assert before != after
 
 
 def test_a_cut_is_read_without_the_others(world):

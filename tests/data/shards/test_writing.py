@@ -179,6 +179,44 @@ def test_a_damaged_shard_that_was_removed_is_written_again(source, tmp_path):
     assert again.manifest == before.manifest
 
 
+def change_byte(path: Path) -> None:
+    """Change a file, but not its size."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("what", ["a picture", "a caption", "nothing"])
+def test_a_shard_of_files_that_changed_is_written_again(tmp_path, what, caplog):
+    source, out = write_matterport3d(tmp_path / "in", num_train=5, num_test=2), tmp_path / "out"
+    write_shards(image_content(source), out, 30_000)
+    if what == "a picture":
+        change_byte(source / face_path("scene3", "pano3", 2))
+    elif what == "a caption":
+        (caption,) = source.rglob("*pano3*45*.txt")
+        caption.write_text("pano3 towards 54")
+    again = write_shards(image_content(source), out, 30_000)
+    number = int(what != "nothing")
+    assert (again.written, again.kept) == (number, 4 - number)
+    said = [record.message for record in caplog.records]
+    assert said == number * [
+        f"1 of 4 shards in {out} are of files that have changed since (train-000001, ...) and are written again."
+    ]
+    write_shards(image_content(source), tmp_path / "fresh", 30_000)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_a_run_that_is_killed_while_it_replaces_shards_leaves_none_that_look_whole(tmp_path):
+    source, out = write_matterport3d(tmp_path / "in", num_train=5, num_test=2), tmp_path / "out"
+    write_shards(image_content(source), out, 30_000)
+    change_byte(source / face_path("scene1", "pano1", 2))
+    change_byte(source / face_path("scene3", "pano3", 2))
+    assert write_and_die(source, out, 6) == signal.SIGKILL
+    assert not (out / "manifest.json").exists()
+    assert write_shards(image_content(source), out, 30_000).written == 1
+    assert main(["data", "check", str(out)]) == 0
+
+
 @pytest.mark.parametrize("on_broken", ["error", "skip"])
 def test_incomplete_panoramas_stop_or_are_left_out(tmp_path, on_broken, capsys):
     source = write_matterport3d(tmp_path / "in", num_train=3, num_test=1)
@@ -245,3 +283,16 @@ def test_frames_of_recordings_byte_for_byte(tmp_path):
         assert sample["depth.png"] == (scene / "depth" / f"{frame}.png").read_bytes()
         np.testing.assert_array_equal(json.loads(sample["json"])["pose"], np.loadtxt(scene / "pose" / f"{frame}.txt"))
         assert sample.get("txt") == (None if frame == 3 else f"frame {frame}".encode())
+
+
+def test_a_frame_whose_picture_depths_or_pose_changed_is_written_again(tmp_path):
+    source = write_scannet(tmp_path / "in", num_train=1, num_test=1, num_frames=3)
+    scene = source / "train" / "scene0"
+    assert write_shards(image_content(source), tmp_path / "out", 1).kept == 0
+    for number, file in enumerate(("color/0.png", "depth/1.png")):
+        change_byte(scene / file)
+        assert write_shards(image_content(source), tmp_path / "out", 1).written == 1, number
+    pose = (scene / "pose" / "2.txt").read_text().split()
+    pose[3], pose[7] = pose[7], pose[3]
+    (scene / "pose" / "2.txt").write_text("\n".join(" ".join(pose[i : i + 4]) for i in range(0, 16, 4)))
+    assert write_shards(image_content(source), tmp_path / "out", 1).written == 1
