@@ -24,9 +24,9 @@ SIGMAS = (1, 2, 4, 8)
 NOISES = (5, 15, 40)
 
 
-def views(data: str, size: int, every: int = 1) -> Iterator[Tensor]:
-    """Yield the views [8, 3, H, W] uint8 of all panoramas, train then test; or every second of them, and so on."""
-    K, R = (camera[::every] for camera in RingRig(num_views=8, height=size, width=size).cameras())
+def views(data: str, size: int) -> Iterator[Tensor]:
+    """Yield the views [8, 3, H, W] uint8 of all panoramas, train then test."""
+    K, R = RingRig(num_views=8, height=size, width=size).cameras()
     for split in ("train", "test"):
         source = Matterport3DPanoramas(data, split)
         for index in range(len(source)):
