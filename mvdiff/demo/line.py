@@ -20,12 +20,14 @@ class Ticket:
     Attributes:
         done: Finished steps.
         total: Total steps; 0 before the first one.
+        stopped: The run ends at its next step.
+        replaced: The same visitor has asked again, so that nobody waits for this run.
     """
 
     def __init__(self, visitor: str) -> None:
         self.visitor = visitor
         self.done = self.total = 0
-        self.stopped = False
+        self.stopped = self.replaced = False
 
     def step(self, done: int, total: int) -> None:
         """Note the finished steps.
@@ -73,7 +75,8 @@ class Line:
             others = sum(not ticket.stopped and ticket.visitor != visitor for ticket in self._tickets)
             if others > self.max_waiting:
                 raise ValueError(f"the line is full ({others} visitors). Try again in a few minutes.")
-            self._stop(lambda ticket: ticket.visitor == visitor)
+            for earlier in self._stop(lambda ticket: ticket.visitor == visitor):
+                earlier.replaced = True
             ticket = Ticket(visitor)
             self._tickets.append(ticket)
         try:
@@ -84,7 +87,7 @@ class Line:
                 self._changed.notify_all()
 
     def waits(self, ticket: Ticket) -> Iterator[int]:
-        """Wait for a ticket's turn; yield the number of visitors before it, each time that it has changed.
+        """Wait for a ticket's turn; yield the number of other visitors before it, each time that it has changed.
 
         Raises:
             RunStopped: The run was stopped.
@@ -92,27 +95,33 @@ class Line:
         told = 0
         while True:
             with self._changed:
-                while not ticket.stopped and (before := self._tickets.index(ticket)) and before == told:
+                while not ticket.stopped and (before := self._before(ticket)) and self._num_others(ticket) == told:
                     self._changed.wait()
+                told = self._num_others(ticket)
             ticket.check()
             if not before:
                 return
-            told = before
-            yield before
+            yield told
 
     def stop(self, visitor: str) -> bool:
         """Stop a visitor's run at its next step; return False if there is none."""
         with self._changed:
-            return self._stop(lambda ticket: ticket.visitor == visitor)
+            return bool(self._stop(lambda ticket: ticket.visitor == visitor))
 
     def close(self) -> None:
         """Stop every run."""
         with self._changed:
             self._stop(lambda ticket: True)
 
-    def _stop(self, concerns) -> bool:
+    def _before(self, ticket: Ticket) -> list[Ticket]:
+        return self._tickets[: self._tickets.index(ticket)]
+
+    def _num_others(self, ticket: Ticket) -> int:
+        return sum(other.visitor != ticket.visitor for other in self._before(ticket))
+
+    def _stop(self, concerns) -> list[Ticket]:
         stopped = [ticket for ticket in self._tickets if concerns(ticket)]
         for ticket in stopped:
             ticket.stopped = True
         self._changed.notify_all()
-        return bool(stopped)
+        return stopped

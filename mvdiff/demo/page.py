@@ -85,7 +85,7 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, form: Form, lin
                 with line.place(visitor.session_hash) as ticket:
                     yield "", gr.skip(), gr.Button("Stop", interactive=True, visible=True)
                     for before in line.waits(ticket):
-                        yield status(_waiting(before)), gr.skip(), gr.skip()
+                        yield status(_waiting(before)) if before else "", gr.skip(), gr.skip()
 
                     def step(done: int, total: int) -> None:
                         ticket.step(done, total)
@@ -94,6 +94,8 @@ def build_page(pipeline: MVDiffusionPanoramaPipeline, name: str, form: Form, lin
                     document = generate_panorama(pipeline, request, step)
                 yield "", frame(document), ended
             except RunStopped as stopped:
+                if ticket.replaced:  # a double click, whose second run has the page now
+                    return
                 yield status(f"{stopped} Nothing was generated."), gr.skip(), ended
             except Exception as error:
                 yield alert("Not generated", explain(error)), gr.skip(), ended

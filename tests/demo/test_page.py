@@ -109,8 +109,8 @@ def finished(demo) -> None:
 
 
 def working(demo) -> None:
-    """Wait until the page says that one step is done and offers to stop."""
-    demo.wait_for("return document.querySelector('#result').innerText.includes('1/')")
+    """Wait until the page says that a step is done and offers to stop; before the first, Gradio writes "queue: 1/1"."""
+    demo.wait_for(r"return /\b1\/\d+ steps/.test(document.querySelector('#result').innerText)")
     demo.wait_for("const stop = document.querySelector('#stop'); return stop && stop.offsetParent !== null")
 
 
@@ -149,8 +149,8 @@ def test_the_progress_is_shown(demo, second_step):
 def test_stop_ends_the_run_at_the_next_step_and_the_next_run_works(demo, second_step):
     write(demo, "#steps input", 5)
     generate(demo)
-    generate(demo)  # a double click asks once
     working(demo)
+    generate(demo)  # asks nothing while a run goes on
     click(demo, "#stop")
     demo.wait_for("return document.querySelector('#stop').innerText.includes('Stopping')")
     second_step.set()
@@ -160,6 +160,19 @@ def test_stop_ends_the_run_at_the_next_step_and_the_next_run_works(demo, second_
     generate(demo)
     assert demo.wait_for(f"{STATE} return v && v.state")["method"] == "generated"
     demo.wait_for("return document.querySelector('#notice').innerText.trim() === ''")
+
+
+def test_a_double_click_gives_one_result_and_no_message(demo):
+    """Gradio may send both clicks; the second run then replaces the first, which says nothing."""
+    demo.run(
+        "window.notices = []; const notice = document.querySelector('#notice'); "
+        "new MutationObserver(() => window.notices.push(notice.innerText.trim()))"
+        ".observe(notice, {childList: true, subtree: true, characterData: true})"
+    )
+    demo.run("const button = document.querySelector('#generate'); button.click(); button.click()")
+    assert demo.wait_for(f"{STATE} return v && v.state")["method"] == "generated"
+    finished(demo)
+    assert demo.run("return window.notices.filter((text) => text)") == []
 
 
 def test_a_visitor_who_leaves_frees_the_line(demo, address, line, second_step):

@@ -1,5 +1,6 @@
 """Scoring keeps rows of numbers, and its memory does not grow by the tensors that a sample needs for a moment."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -30,7 +31,8 @@ class Noise:
 
 
 def resident() -> int:
-    """Resident memory of this process that no file backs, in KiB."""
+    """Resident memory of this process that no file backs, in KiB, without what the allocator keeps for later."""
+    ctypes.CDLL(None).malloc_trim(0)
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
 
@@ -42,7 +44,7 @@ def test_memory_does_not_grow_with_samples():
     )
     assert done.returncode == 0, done.stderr[-2000:]
     values = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MEMORY")]
-    assert values[-1] - values[9] < 16 * 1024, values  # a sample's views alone have 1.5 MiB
+    assert values[-1] - values[9] < 4 * 1024, values  # 29 samples later; the views of one have 1.5 MiB
 
 
 if __name__ == "__main__":
