@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -10,7 +11,6 @@ from mvdiff.cli.command import Command, done, plural, typed
 from mvdiff.cli.opening import DataReader
 
 if TYPE_CHECKING:
-    from mvdiff.cli.progress import ProgressBar
     from mvdiff.data.shards.plan import Content
 
 
@@ -57,7 +57,7 @@ def shard(options: ShardOptions) -> int:
         check_apart("--out", options.out, {"SOURCE": options.source}, inside=True)
     size = parse_size("--shard_size", options.shard_size)
     with progress_bar() as bar:
-        content = _content(options, bar)
+        content = _content(options, bar.counted)
         steps = {"planning": bar.counted("planning"), "progress": bar.counted("samples")}
         result = write_shards(content, options.out, size, options.num_workers, options.overwrite, **steps)
     shards = [shard for shards in result.manifest.splits.values() for shard in shards]
@@ -72,8 +72,8 @@ def shard(options: ShardOptions) -> int:
     return 0
 
 
-def _content(options: ShardOptions, bar: ProgressBar) -> Content:
-    """Return what goes into the shards.
+def _content(options: ShardOptions, counted: Callable[[str], Callable[[int, int], None]]) -> Content:
+    """Return what goes into the shards; `counted` makes a task of the progress bar.
 
     Raises:
         FileNotFoundError: Data, or the base, do not exist.
@@ -88,7 +88,7 @@ def _content(options: ShardOptions, bar: ProgressBar) -> Content:
         raise ValueError(f"SOURCE must be {kind} for --what {options.what}; got {options.source}.")
     if options.what == "images":
         how = Source.of_option(options.data), options.on_broken, options.max_pixels
-        return image_content(options.source, *how, bar.counted("opening"))
+        return image_content(options.source, *how, counted("opening"))
     from mvdiff.data.from_config import data_from_config
 
     data = data_from_config([options.source])
