@@ -58,6 +58,37 @@ class Scene:
     neighbour_batch: Tensor | None
 
 
+class _Followed:
+    """The forward of a block, followed by attention across views.
+
+    One object for all calls, whose scene changes: what torch.compile made of it holds for the next call, too.
+    """
+
+    def __init__(self, run: Callable[..., Any], attention: nn.Module) -> None:
+        self.run, self.attention = run, attention
+        self.forward: Callable[..., Any] | None = None
+        self.scene: Scene | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.run(self.scene, self.attention, self.forward, *args, **kwargs)
+
+    def after(self, forward: Callable[..., Any]) -> _Followed:
+        """Follow a forward, which is a new object at each look even where it is the same."""
+        if self.forward != forward:
+            self.forward = forward
+        return self
+
+    @contextmanager
+    def attached(self, module: nn.Module, scene: Scene | None) -> Iterator[None]:
+        """Stand in the place of a module's forward."""
+        self.scene = scene
+        try:
+            with replaced_forward(module, self.after):
+                yield
+        finally:
+            self.scene = None
+
+
 class MultiViewTransformer(nn.Module):
     """A frozen transformer with attention across views behind some of its blocks.
 
@@ -87,7 +118,10 @@ class MultiViewTransformer(nn.Module):
             raise ValueError(
                 f"the adapter must belong to this {type(self.unet).__name__}; got one for a network with {missing[0]}."
             )
-        self._places = [(modules[name], block) for name, block in zip(sites["after"], adapter.blocks, strict=True)]
+        self._places = [
+            (modules[name], _Followed(self._with_attention, block))
+            for name, block in zip(sites["after"], adapter.blocks, strict=True)
+        ]
         self.train(self.training)
 
     @property
@@ -158,10 +192,9 @@ class MultiViewTransformer(nn.Module):
         Without a scene, too: torch.compile would not see that a forward is no longer replaced.
         """
         with ExitStack() as stack:
-            for module, attention in self._places:
+            for module, followed in self._places:
                 if only is None or module is only:
-                    followed = partial(partial, self._with_attention, scene, attention)
-                    stack.enter_context(replaced_forward(module, followed))
+                    stack.enter_context(followed.attached(module, scene))
             yield
 
     def _with_attention(

@@ -96,7 +96,7 @@ def test_compiled_blocks_run_the_attention_of_the_current_call(short, part):
     network, call = short
     alone = (*call[:3], None)
     expected = run(network, call, alone)
-    graphs = []
+    graphs, counts = [], []
 
     def backend(graph, inputs):
         graphs.append(graph)
@@ -107,4 +107,5 @@ def test_compiled_blocks_run_the_attention_of_the_current_call(short, part):
     for _ in range(2):  # with attention, without, and again
         for one, other in zip(run(network, call, alone), expected, strict=True):
             assert_close(one, other, rtol=1e-4, atol=1e-4)
-    assert graphs
+        counts.append(len(graphs))
+    assert counts[0] == counts[1] > 0, "what was compiled is used again"
