@@ -19,13 +19,18 @@ TWO_RANKS = ("--trainer.devices=2", "--trainer.strategy=ddp")
 KILLED = -signal.SIGKILL
 
 
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def rank_variables(count: int) -> list[dict[str, str]]:
     """Environments of the ranks of a job on this machine, as torch and Lightning read them; of one rank: nothing."""
     if count == 1:
         return [{}]
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": str(count)}
+    job = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(count)}
     return [job | {"NODE_RANK": "0", "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(count)]
 
 

@@ -1,9 +1,9 @@
 """A stand-in for SLURM on one machine: sbatch reads a script's options, srun starts its tasks, scontrol requeues.
 
-Variables are those that sbatch(1) and srun(1) name. Nodes are all this machine. srun sends the signal of `--signal` to
-every task when a task has written the file `time-is-up`, as SLURM does when the time is nearly up, once in the job's
-life. A job that `scontrol requeue` put back is started again with a higher SLURM_RESTART_COUNT, and so is one that lost
-a node, once, which the file `node-lost` says.
+Variables are those that sbatch(1) and srun(1) name. Nodes are all this machine. A task says by a file what happens to
+the job, once in the job's life. At `time-is-up` srun sends the signal of `--signal` to every task; at `preempted` it
+sends SIGTERM, as SLURM does with PreemptMode=REQUEUE; at `node-lost` the task itself is killed. After these two SLURM
+puts the job back, at the first `scontrol requeue` must. It is then started with a higher SLURM_RESTART_COUNT.
 """
 
 import json
@@ -51,7 +51,7 @@ def sbatch(folder: Path, script: Path, *arguments: str, overrides=(), only_note:
                 ["bash", script, *arguments], cwd=folder, env=job, stdout=log, stderr=log, check=False
             )
         statuses.append(done.returncode)
-        restarts = len(noted(folder, "scontrol")) + (folder / "node-lost").exists()
+        restarts = len(noted(folder, "scontrol")) + sum((folder / name).exists() for name in ("preempted", "node-lost"))
     return statuses
 
 
@@ -79,14 +79,15 @@ def srun(*words: str) -> int:
         task = {"NTASKS": nodes * each, "PROCID": rank, "LOCALID": rank % each, "NODEID": rank // each}
         environ = os.environ | {f"SLURM_{name}": str(value) for name, value in task.items()}
         tasks.append(subprocess.Popen(words[count:], env=environ))
-    time_is_up = Path(os.environ["SMALL_SLURM"]) / "time-is-up"
-    sent = time_is_up.exists()
+    folder = Path(os.environ["SMALL_SLURM"])
+    signals = {"time-is-up": signal.Signals[f"SIG{os.environ['SMALL_SLURM_SIGNAL']}"], "preempted": signal.SIGTERM}
+    left = [name for name in signals if not (folder / name).exists()]
     while any(task.poll() is None for task in tasks):
         time.sleep(0.02)
-        if not sent and time_is_up.exists():
-            sent = True
+        for name in [name for name in left if (folder / name).exists()]:
+            left.remove(name)
             for task in tasks:
-                task.send_signal(signal.Signals[f"SIG{os.environ['SMALL_SLURM_SIGNAL']}"])
+                task.send_signal(signals[name])
     return max(task.returncode if task.returncode >= 0 else 128 - task.returncode for task in tasks)
 
 

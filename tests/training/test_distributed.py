@@ -13,7 +13,7 @@ import yaml
 
 from mvdiff.models.backbone import load_backbone
 from mvdiff.samples import find_samples, read_sample
-from tests.forked import KILLED, TWO_RANKS, run_command
+from tests.forked import KILLED, TWO_RANKS, free_port, run_command
 from tests.training.tiny_run import tiny_config, write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -25,13 +25,21 @@ def words(folder: Path, *flags: str, subcommand: str = "fit") -> list[str]:
     return [subcommand, "--config", f"{folder.parent}/run.yaml", "--trainer.default_root_dir", str(folder), *flags]
 
 
-def launched(command: list[str], folder: Path, flags: list[str]) -> None:
-    """Run train.py in processes of its own that a launcher starts, one thread each."""
+def launched(commands: list[list[str]], folder: Path, flags: list[str]) -> None:
+    """Run train.py in processes of its own that launchers start, one of them per node, one thread each."""
     environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
     environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    line = [*command, str(ROOT / "train.py"), *words(folder, *flags)]
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    nodes, log = [], folder.with_name(f"{folder.name}.log")
+    try:
+        with log.open("a") as output:
+            for command in commands:
+                line = [*command, str(ROOT / "train.py"), *words(folder, *flags)]
+                nodes.append(subprocess.Popen(line, env=environment, stdout=output, stderr=output))
+        statuses = [node.wait(300) for node in nodes]
+    finally:
+        for node in nodes:
+            node.terminate()  # a launcher ends its processes
+    assert statuses == [0] * len(nodes), log.read_text()[-6000:]
 
 
 def forked(folder: Path, *flags: str, subcommand: str = "fit", **how: int) -> None:
@@ -70,17 +78,23 @@ def single(runs):
     return final_checkpoint(runs / "single")
 
 
-LAUNCHERS = {
-    "fabric_run": ([str(Path(sys.executable).with_name("fabric")), "run", "--devices=2", "--accelerator=cpu"], []),
-    "torchrun": ([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29417"], []),
-    "trainer_devices": ([sys.executable], [*TWO_RANKS]),
-}
+def launchers(port: int) -> dict[str, tuple[list[list[str]], list[str]]]:
+    """Return the commands that start two processes, one command per node, and flags of `mvdiff`."""
+    fabric = [str(Path(sys.executable).with_name("fabric")), "run", "--devices=2", "--accelerator=cpu"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    nodes = [[*torchrun, "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"] for rank in range(2)]
+    return {
+        "fabric_run": ([[*fabric, f"--main_port={port}"]], []),
+        "torchrun": ([[*torchrun, "--nproc_per_node=2"]], []),
+        "torchrun_on_two_nodes": (nodes, []),
+        "trainer_devices": ([[sys.executable]], [*TWO_RANKS]),
+    }
 
 
-@pytest.mark.parametrize("name", LAUNCHERS)
+@pytest.mark.parametrize("name", launchers(0))
 def test_every_launcher_trains_one_job(runs, single, name):
-    command, flags = LAUNCHERS[name]
-    launched(command, runs / name, flags)
+    commands, flags = launchers(free_port())[name]
+    launched(commands, runs / name, flags)
     together = final_checkpoint(runs / name)
     assert together["global_step"] == single["global_step"] == 4
     for part in ("state_dict", "current_model_state"):

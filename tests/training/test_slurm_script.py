@@ -37,53 +37,33 @@ def test_the_counts_of_the_job_reach_fit(tmp_path, overrides, counts):
     assert call["HF_HUB_OFFLINE"] == "1"
 
 
-def until_signal(folder, **how):
-    """Write a run of two epochs of three steps, whose step `at` takes until a signal comes, or is its last one."""
+def until_signal(folder, events):
+    """Write a run of three epochs of three steps, in some of which something happens to its job."""
     config = yaml_config(folder / "run") | {"seed_everything": 0}
+    config["trainer"] |= {"max_epochs": 3}
     del config["trainer"]["devices"]  # the script says it
-    model = {"folder": str(folder)} | how
+    model = {"folder": str(folder), "events": events}
     config["model"] = {"class_path": "tests.training.until_signal.UntilSignal", "init_args": model}
     return write_config(folder / "run.yaml", config)
 
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("ranks", [1])  # 2 passes, too, in twice the time
-def test_a_job_whose_time_is_up_is_requeued_and_resumes(tmp_path, ranks):
-    path = until_signal(tmp_path, at=1)
-    overrides = ["--nodes=1", f"--ntasks-per-node={ranks}"]
+def test_a_job_goes_on_when_its_time_is_up_when_it_is_preempted_and_when_it_loses_its_node(tmp_path):
+    """The steps of a lost node since its newest checkpoint, of the epoch's end, are repeated; no others are."""
+    path = until_signal(tmp_path, {1: "time-is-up", 3: "preempted", 7: "node-lost"})
+    overrides = ["--nodes=1", "--ntasks-per-node=1"]
     environ = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     statuses = sbatch(tmp_path, SCRIPT, "--config", str(path), overrides=overrides, **environ)
     log = (tmp_path / "log").read_text()
-    assert statuses == [138, 0], log
-    assert noted(tmp_path, "scontrol") == [["requeue", JOB_ID]]
-    saved = tmp_path / "run" / "hpc_ckpt_1.ckpt"
-    text = f"stopped by SIGUSR1 after step 2, which is saved in {saved}; the job is requeued and resumes from it"
-    assert log.count(text) == 1
+    assert statuses == [138, 143, 137, 0], log
+    assert noted(tmp_path, "scontrol") == [["requeue", JOB_ID]]  # SLURM itself does it at the other two
+    saved = "stopped by {} after step {}, which is saved in " + str(tmp_path / "run" / "hpc_ckpt_{}.ckpt") + "; {}"
+    assert log.count(saved.format("SIGUSR1", 2, 1, "the job is requeued and resumes from it")) == 1, log
+    assert log.count(saved.format("SIGTERM", 4, 2, "if SLURM requeues the job it resumes from there")) == 1, log
     steps = [line.split() for line in (tmp_path / "steps").read_text().splitlines()]
-    for rank in range(ranks):
-        own = [(restart, step) for restart, r, step in steps if int(r) == rank]
-        assert own == [("0", "0"), ("0", "1"), ("1", "2"), ("1", "3"), ("1", "4"), ("1", "5")]
-    assert weight_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == whole_weight(tmp_path)
-
-
-def whole_weight(folder):
-    """Return the weight of the run without a stop."""
-    module = OneWeight()
-    quiet_trainer(folder / "whole", max_epochs=2).fit(module, datamodule=NumbersData())
-    return module.weight
-
-
-@pytest.mark.distributed
-@pytest.mark.slow
-def test_a_job_that_loses_its_node_goes_on_from_its_newest_checkpoint(tmp_path):
-    """kill -9 in the fifth step; SLURM itself puts such a job back. The steps after the checkpoint are repeated."""
-    path = until_signal(tmp_path, at=4, node_lost=True)
-    environ = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    overrides = ["--nodes=1", "--ntasks-per-node=1"]
-    statuses = sbatch(tmp_path, SCRIPT, "--config", str(path), overrides=overrides, **environ)
-    assert statuses == [137, 0], (tmp_path / "log").read_text()
-    steps = [line.split() for line in (tmp_path / "steps").read_text().splitlines()]
-    assert [int(step) for restart, _, step in steps if restart == "0"] == [0, 1, 2, 3, 4]
-    assert [int(step) for restart, _, step in steps if restart == "1"] == [3, 4, 5]
-    assert weight_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == whole_weight(tmp_path)
+    of_starts = [[int(step) for restart, step in steps if int(restart) == start] for start in range(4)]
+    assert of_starts == [[0, 1], [2, 3], [4, 5, 6, 7], [6, 7, 8]]
+    undisturbed = OneWeight()
+    quiet_trainer(tmp_path / "undisturbed").fit(undisturbed, datamodule=NumbersData())
+    assert weight_of(tmp_path / "run" / "checkpoints" / "last.ckpt") == undisturbed.weight

@@ -45,7 +45,28 @@ def test_the_curves_are_those_of_one_process(folder):
     names = Counter(name for _, name, _ in one)
     assert names["train/loss"] == names["train/lr"] == names["train/grad_norm"] == 2
     assert 2 <= sum(count for name, count in names.items() if name.startswith("train/loss_q")) <= 8
-    assert names["val/loss"] == 3  # twice in training, and by itself
+    assert names["val/loss"] == 4  # twice in training, by itself, and of one sample
+
+
+def test_each_process_trains_on_every_second_sample(folder):
+    order = noted(folder, 1, 0)["seen"]["train"]
+    assert len(order) == 8
+    assert sorted(order[:4]) == sorted(order[4:]) == ["room0", "room1", "room2", "room3"]
+    assert [noted(folder, 2, rank)["seen"]["train"] for rank in range(2)] == [order[::2], order[1::2]]
+
+
+def test_a_process_without_a_sample_of_its_own_to_validate_takes_a_copy(folder):
+    """The last validation has fewer samples than processes."""
+    one, first, second = (noted(folder, *which)["seen"]["val"] for which in ((1, 0), (2, 0), (2, 1)))
+    assert one == [["room4", True], ["room5", True], ["room6", True]] * 3 + [["room6", True]]
+    assert first == [["room4", True], ["room6", True]] * 3 + [["room6", True]]
+    assert second == [["room5", True], ["room4", False]] * 3 + [["room6", False]]
+
+
+def test_each_sample_is_scored_by_one_process(folder):
+    for kind in ("generated", "reference"):
+        scored = [noted(folder, 2, rank)["seen"][kind] for rank in range(2)]
+        assert scored == [["room7", "room9"], ["room8"]]
 
 
 def test_each_sample_is_predicted_by_one_process(folder):

@@ -9,28 +9,28 @@ from tests.training.one_weight import OneWeight
 
 
 class UntilSignal(OneWeight):
-    """One weight. In step `at` the first start of a job says that its time is up, and waits for the signal.
+    """One weight. In some steps it says what happens to the job, each once in the job's life, and waits for the signal.
 
     Args:
-        folder: Place of `time-is-up`, and of `steps`: a line per step, with the restarts of the job, rank and step.
-        at: Number of the step, counted from 0; -1: none.
-        node_lost: Kill -9 the process in that step instead, and say so in `node-lost`.
+        folder: Place of the files that say so, and of `steps`: a line per step, with the restarts of the job and the
+            step.
+        events: For steps, counted from 0, the name of a file of `small_slurm`: `time-is-up`, `preempted`, or
+            `node-lost`, at which the process gets kill -9.
     """
 
-    def __init__(self, folder: str, at: int = -1, node_lost: bool = False) -> None:
+    def __init__(self, folder: str, events: dict[int, str]) -> None:
         super().__init__()
-        self.folder, self.at, self.node_lost = Path(folder), at, node_lost
+        self.folder, self.events = Path(folder), events
 
     def training_step(self, batch, batch_idx):
-        step, time_is_up = self.trainer.global_step, self.folder / "time-is-up"
+        step = self.trainer.global_step
         with (self.folder / "steps").open("a") as file:
-            file.write(f"{os.environ.get('SLURM_RESTART_COUNT', 0)} {self.global_rank} {step}\n")
-        lost = self.folder / "node-lost"
-        if step == self.at and self.node_lost and not lost.exists():
-            lost.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-        elif step == self.at and not self.node_lost and not time_is_up.exists():
-            time_is_up.touch()
+            file.write(f"{os.environ.get('SLURM_RESTART_COUNT', 0)} {step}\n")
+        event = self.events.get(step)
+        if event and not (self.folder / event).exists():
+            (self.folder / event).touch()
+            if event == "node-lost":
+                os.kill(os.getpid(), signal.SIGKILL)
             while not self.trainer._signal_connector.noted:
                 time.sleep(0.01)
         return super().training_step(batch, batch_idx)
