@@ -12,7 +12,6 @@ from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import DataSource
 from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.backbone import resolve_base
-from mvdiff.models.loading import PACKAGED
 from mvdiff.recipes.compared import BASE, CAA, FOREIGN, TRUTH
 from mvdiff.recipes.fit_command import Training, adapter_folder
 from mvdiff.recipes.page import chart_of
@@ -22,8 +21,6 @@ from mvdiff.report import Gallery, PanoramaEntry, view_labels
 from mvdiff.report.pictures import channels_last, stitched
 from mvdiff.samples import Sample, write_json
 
-MADE_BY = {"mvdiff://toy-dit-base": "toy/dit_base.yaml", "mvdiff://toy-dit-caa": "toy/dit_pano.yaml"}
-"""Configs of weights that are to be packaged."""
 TOY_RIG = RingRig(num_views=8, fov_deg=90.0, height=64, width=64)
 
 
@@ -96,16 +93,8 @@ class PanoramaRecipe(Recipe):
 
     def check(self) -> None:
         """Find base and adapter."""
-        for find, name in ((resolve_base, self.settings.base), (adapter_folder, self.settings.init_adapter)):
-            try:
-                find(name)
-            except FileNotFoundError as error:
-                if name not in MADE_BY:
-                    raise
-                raise FileNotFoundError(
-                    f"{error} mvdiff/assets/{name.removeprefix(PACKAGED)} is missing: make it with `mvdiff fit "
-                    f"--config {MADE_BY[name]}` (notes/toy-models.md)."
-                ) from error
+        resolve_base(self.settings.base)
+        adapter_folder(self.settings.init_adapter)
 
     def world(self) -> dict[str, Any]:
         """Draw panoramas alone."""
