@@ -17,6 +17,7 @@ from mvdiff.batch import MultiViewBatch
 from mvdiff.geometry.correspondence import neighbour_table
 from mvdiff.models.attention.base import Level
 from mvdiff.models.attention.building import camera_taps, depth_taps
+from mvdiff.models.attention.pieces import rows_at_a_time, tokens_at_a_time
 from mvdiff.models.attention.taps import DEFAULT_WAVELENGTHS, PackedTaps, encode_displacement, split_views
 from mvdiff.models.attention.transformer import TransformerAttention
 
@@ -135,6 +136,18 @@ class CorrespondenceAwareAttention(TransformerAttention):
             lenders: [...] long, the sample that each query attends to; broadcasts with `own`.
             view_valid: [B, V] bool.
         """
+        size = tokens_at_a_time(own)
+        if self.wavelengths is not None:
+            taps.encoding(self.channels, self.wavelengths, tokens.dtype)  # once, for all pieces
+        lenders = lenders.expand(own.shape[:-1])
+        pieces = zip(own.split(size, dim=-2), taps.split_tokens(size), lenders.split(size, dim=-1), strict=True)
+        updates = [self._update_some(some, tokens, part, lent, view_valid) for some, part, lent in pieces]
+        return torch.cat(updates, dim=-2) if len(updates) > 1 else updates[0]
+
+    def _update_some(
+        self, own: Tensor, tokens: Tensor, taps: PackedTaps, lenders: Tensor, view_valid: Tensor | None
+    ) -> Tensor:
+        """Return what `_update` does, all at once."""
         seen = self._gather(tokens, taps, lenders)  # F(t*)
         if self.wavelengths is not None:
             seen = seen.add_(taps.encoding(self.channels, self.wavelengths, tokens.dtype))
@@ -163,16 +176,22 @@ class CorrespondenceAwareAttention(TransformerAttention):
             seen: [..., S, C] normalised keys and values before their projections.
             attended: [..., S] bool, False for slots without a key.
         """
-        heads, width, channels = self.num_heads, self.head_dim, self.channels
         lead = query.shape
-        query = self.to_q(self.norm1(query)).view(-1, heads, width).transpose(0, 1)
-        query = torch.bmm(query, self.to_k.weight.view(heads, width, channels)).transpose(0, 1)
-        seen = seen.flatten(0, -3)
-        attended = attended.flatten(0, -2).unsqueeze(1)
+        query = self.to_q(self.norm1(query)).view(-1, self.num_heads, self.head_dim)
+        seen, attended = seen.flatten(0, -3), attended.flatten(0, -2)
+        size = rows_at_a_time(query, self.num_heads * self.channels)
+        pieces = zip(query.split(size), seen.split(size), attended.split(size), strict=True)
+        values = [self._attended_values(*piece) for piece in pieces]
+        value = torch.cat(values) if len(values) > 1 else values[0]
+        return self.to_out(value.reshape(lead)) * attended.any(-1).view(*lead[:-1], 1)
+
+    def _attended_values(self, query: Tensor, seen: Tensor, attended: Tensor) -> Tensor:
+        """Return the attended values [N, H, D] of N projected queries [N, H, D]; keys as in `_mix`, flattened."""
+        heads, width, channels = self.num_heads, self.head_dim, self.channels
+        query = torch.bmm(query.transpose(0, 1), self.to_k.weight.view(heads, width, channels)).transpose(0, 1)
+        attended = attended.unsqueeze(1)
         logits = torch.bmm(query, seen.transpose(1, 2)).float() * width**-0.5
         attention = logits.masked_fill(~attended, torch.finfo(logits.dtype).min).softmax(-1) * attended
         mean = torch.bmm(attention.to(seen.dtype), seen)
         value_weight = self.to_v.weight.view(heads, width, channels)
-        value = torch.bmm(mean.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)
-        update = self.to_out(value.reshape(lead))
-        return update * attended.any(-1).view(*lead[:-1], 1)
+        return torch.bmm(mean.transpose(0, 1), value_weight.transpose(1, 2)).transpose(0, 1)

@@ -196,6 +196,18 @@ class PackedTaps(FlatTaps):
                 some = slice(start, start + rows)
                 yield own[some], part._map(lambda values, some=some: values[some])
 
+    def split_tokens(self, size: int) -> Iterator[PackedTaps]:
+        """Yield the taps of `size` tokens of every view at a time, with what is cached of their encodings."""
+        axis, num_tokens = self.visible.ndim - 2, self.visible.shape[-2]
+        if size >= num_tokens:
+            yield self
+            return
+        for start in range(0, num_tokens, size):
+            some = (axis, start, min(size, num_tokens - start))
+            piece = self._map(lambda values, some=some: values.narrow(*some))
+            piece._encodings.update({key: values.narrow(*some) for key, values in self._encodings.items()})
+            yield piece
+
     def to(self, device: torch.device | str) -> PackedTaps:
         """Return a copy on `device`, parts included, without cached encodings."""
         return replace(super().to(device), parts=tuple((rows.to(device), part.to(device)) for rows, part in self.parts))

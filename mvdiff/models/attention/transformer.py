@@ -11,6 +11,7 @@ from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
 from mvdiff.models.attention.base import ViewAttention
+from mvdiff.models.attention.pieces import rows_at_a_time
 
 
 class TokenNorm(nn.LayerNorm):
@@ -65,4 +66,8 @@ class TransformerAttention(ViewAttention):
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         """Add FF(LN(h)) to the tokens [B, V', T, C]."""
-        return tokens + self.ff(self.norm2(tokens))
+        rows = tokens.flatten(0, -2)
+        pieces = rows.split(rows_at_a_time(rows))
+        updates = [self.ff(self.norm2(some)) for some in pieces]
+        update = torch.cat(updates) if len(updates) > 1 else updates[0]
+        return tokens + update.view_as(tokens)  # in the layout of tokens: a fresh block must not change even that
