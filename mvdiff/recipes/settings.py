@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal, get_args
 
-PANORAMA_ADAPTERS = {"mvdiff://toy-base": "mvdiff://toy-caa"}
+PANORAMA_ADAPTERS = {"mvdiff://toy-base": "mvdiff://toy-caa", "mvdiff://toy-dit-base": "mvdiff://toy-dit-caa"}
 """Packaged attention layers for panoramas, by the base that they were trained on."""
 Precision = Literal["auto", "32-true", "bf16-mixed"]
 PRECISIONS = get_args(Precision)
@@ -80,7 +80,7 @@ class PanoramaSettings(RecipeSettings):
 
     base: str = "mvdiff://toy-base"
     """frozen base to train on: mvdiff://toy-base, a UNet, mvdiff://toy-dit-base, a transformer, or a folder of such a
-    base; on others than mvdiff://toy-base, attention is trained from scratch alone"""
+    base, on which attention is trained from scratch alone"""
 
     @property
     def init_adapter(self) -> str:
