@@ -133,7 +133,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(source, tmp_path, after):
 def test_other_data_are_refused_unless_they_are_to_be_replaced(source, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["data", "shard", str(source), "--out", str(out), "--shard_size", "10kB"]) == 0
-    assert next_commands(capsys.readouterr().out) == ["data check", "fit"]
+    said = capsys.readouterr().out
+    assert next_commands(said) == ["data check", "fit"]
+    assert "fit --config YOUR_RUN.yaml --data.root" in said
     assert main(["data", "shard", str(source), "--out", str(out)]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main(["data", "shard", str(source), "--out", str(out), "--overwrite"]) == 0
