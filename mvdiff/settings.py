@@ -226,10 +226,10 @@ class ShardSettings:
     cache_dir: str | None = None
     """folder that keeps what was read from an address, for any number of jobs; None: nothing is kept"""
     cache_size: str | int = "50GB"
-    """most bytes in cache_dir; shards that were used least recently go first"""
+    """largest size of cache_dir; the shards that were used least recently are removed first"""
     read_ahead: str | int = "0"
-    """a shard is fetched into cache_dir in pieces of this size, at most 64 MiB each, once for all processes that share
-    it; 0: sample by sample. Worth its traffic where one machine reads whole blocks, see shuffle_block"""
+    """fetch shards into cache_dir in pieces of this size, at most 64 MiB; processes with the same cache_dir fetch each
+    piece once. Use it where one machine reads whole blocks, see shuffle_block. 0: fetch sample by sample"""
     retries: int = 4
     """how often a request that fails, or gives bytes of another checksum, is repeated"""
     timeout: float = 60.0
@@ -241,6 +241,8 @@ class ShardSettings:
         object.__setattr__(self, "cache_dir", expanded_values(self.cache_dir))
         for name in ("cache_size", "read_ahead"):
             parse_size(name, getattr(self, name))
+        if self.cache_dir is None and parse_size("read_ahead", self.read_ahead):
+            raise ValueError(f"cache_dir must be a folder when read_ahead is {self.read_ahead}; got null.")
         if self.retries < 0:
             raise ValueError(f"retries must be at least 0; got {self.retries}.")
         if not self.timeout > 0:

@@ -9,7 +9,9 @@ import os
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -41,22 +43,33 @@ def start(log: Path, function: Callable, *arguments, **environ: str) -> BaseProc
     return process
 
 
-def end(*processes: BaseProcess) -> list[int]:
-    """Wait for processes; return their exit statuses, that of a signal as minus its number."""
+def end(*processes: BaseProcess, status: int | None = None, limit: float = 300) -> list[int | None]:
+    """Wait for processes, at most `limit` seconds for all of them; return their exit statuses.
+
+    That of a signal is minus its number. Where a process ends with another one than `status`, the others, which may
+    wait for it in vain, are killed, as at the limit; their statuses are None.
+    """
+    deadline, running = time.monotonic() + limit, set(processes)
     try:
-        for process in processes:
-            process.join(300)
+        while running and (left := deadline - time.monotonic()) > 0:
+            wait([process.sentinel for process in running], left)
+            ended = {process for process in running if process.exitcode is not None}
+            running -= ended
+            if status is not None and any(process.exitcode != status for process in ended):
+                break
         return [process.exitcode for process in processes]
     finally:
         for process in processes:
             process.kill()
+            process.join()
 
 
-def run(log: Path, function: Callable, *arguments, ranks: int = 1, status: int = 0) -> str:
+def run(log: Path, function: Callable, *arguments, ranks: int = 1, status: int = 0, limit: float = 300) -> str:
     """Run a function in each rank of a job; check how all of them end, and return what they printed."""
     logs = [log.with_name(f"{log.name}.{rank}") for rank in range(ranks)]
     variables = zip(logs, rank_variables(ranks), strict=True)
-    statuses = end(*(start(path, function, *arguments, **environ) for path, environ in variables))
+    processes = [start(path, function, *arguments, **environ) for path, environ in variables]
+    statuses = end(*processes, status=status, limit=limit)
     said = "".join(path.read_text() for path in logs)
     assert statuses == [status] * ranks, f"{statuses}\n{said[-6000:]}"
     return said

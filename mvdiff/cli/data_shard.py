@@ -13,6 +13,8 @@ from mvdiff.cli.opening import DataReader
 if TYPE_CHECKING:
     from mvdiff.data.shards.plan import Content
 
+_RUN = "YOUR_RUN.yaml"
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOptions(DataReader):
@@ -67,7 +69,7 @@ def shard(options: ShardOptions) -> int:
     done(
         f"{options.out}: {plural(len(shards), 'shard')}{kept}, {total}; {samples} samples",
         typed("mvdiff", "data", "check", options.out),
-        _fit(result.manifest.kind, options.what, options.out, options.source),
+        _fit(options.out, options.source if options.what != "images" else _RUN),
     )
     return 0
 
@@ -125,7 +127,7 @@ def check_shard_set(root: str, num_threads: int) -> int:
     lost = ", ".join(f"{count} in {split}" for split, count in report.lost.items() if count)
     if not report.damage:
         print("no problems")
-        done(f"{root}: sound", _fit(manifest.kind, manifest.what, root))
+        done(f"{root}: sound", _fit(root))
         return 0
     print(f"{plural(len(report.damage), 'problem')}: {counts}" + (f"; samples lost: {lost}" if lost else ""))
     done(
@@ -135,11 +137,8 @@ def check_shard_set(root: str, num_threads: int) -> int:
     return 1
 
 
-def _fit(kind: str, what: str, root: str, source: Path | None = None) -> str:
-    """Return the command that trains from shards; those of views and latents belong to the run in `source`."""
-    config = "depth_stage2.yaml" if kind != "panoramas" else "pano_latents.yaml" if what == "latents" else "pano.yaml"
-    if source is not None and what != "images":
-        config = source
+def _fit(root: str, config: str | Path = _RUN) -> str:
+    """Return the command that trains from shards; those of views and latents belong to one run."""
     return typed("mvdiff", "fit", "--config", config, "--data.root", root)
 
 

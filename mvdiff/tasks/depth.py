@@ -38,6 +38,7 @@ class DepthTask(Task):
         residual=True,
         image_condition=True,
     )
+    mode_names = ("generation", "interpolation")
     view_fields = ("height", "width")
     views_return = True
 

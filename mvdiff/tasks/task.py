@@ -85,6 +85,8 @@ class Task(ABC):
     """Correspondences always come from depths."""
     takes_latents: ClassVar[bool] = False
     """Latents and text of a sample are enough to train (shards of latents): `condition` needs no pictures."""
+    mode_names: ClassVar[tuple[str, ...]] = ()
+    """Names that `modes` may return besides ""."""
     view_fields: ClassVar[tuple[str, ...]] = ("rig",)
     """Attributes of the data module that a model folder stores about its views: `rig`, or `height` and `width`."""
 

@@ -11,21 +11,23 @@ from fnmatch import fnmatchcase
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
+from mvdiff.training.nonfinite import NonFiniteGuard
 from mvdiff.training.step_log import StepLog
 
 _ALWAYS = ("epoch", "step")
 """Names that Lightning adds for ModelCheckpoint."""
 
 
-def check_monitors(callbacks: Sequence[Callback], module: LightningModule) -> None:
+def check_monitors(callbacks: Sequence[Callback], module: LightningModule, validates: bool = True) -> None:
     """Check the `monitor` of every ModelCheckpoint and EarlyStopping.
 
     What is logged is in `logged_names` of the module and of the callbacks. Nothing is checked where a module or a
     callback of another package does not say what it logs.
 
     Args:
-        callbacks: Those of the Trainer; `StepLog`, which every `OptimizedModule` adds, counts anyway.
+        callbacks: Those of the Trainer; the two that every `OptimizedModule` adds need not be among them.
         module: An `OptimizedModule`.
+        validates: False if the run has no validation, and so logs no `val/...`.
 
     Raises:
         ValueError: A name is not logged in this run.
@@ -33,15 +35,18 @@ def check_monitors(callbacks: Sequence[Callback], module: LightningModule) -> No
     speakers = [one for one in (module, *callbacks) if not type(one).__module__.startswith("lightning.")]
     if not all(_says_what_it_logs(one) for one in speakers):
         return
-    names = sorted({name for one in (StepLog, *speakers) for name in getattr(one, "logged_names", ())})
+    added = StepLog(), NonFiniteGuard(module.on_nonfinite)
+    logged = {name for one in (*added, *speakers) for name in getattr(one, "logged_names", ())}
+    names = sorted(name for name in logged if validates or not name.startswith("val/"))
     for callback in callbacks:
         if not isinstance(callback, ModelCheckpoint | EarlyStopping) or callback.monitor is None:
             continue
         also = _ALWAYS if isinstance(callback, ModelCheckpoint) else ()
         if not any(fnmatchcase(callback.monitor, name) for name in (*names, *also)):
+            run = "this run" if validates else "this run, which has no validation"
             raise ValueError(
-                f"{type(callback).__name__}.monitor must be a number that {type(module).__name__} logs in this run "
-                f"({', '.join(names)}); got {callback.monitor!r}."
+                f"{type(callback).__name__}.monitor ({callback.monitor!r}) is not logged in {run}. Logged: "
+                f"{', '.join(names)}."
             )
 
 

@@ -254,9 +254,8 @@ class MultiViewModule(DescribedModule):
     @property
     def logged_names(self) -> tuple[str, ...]:
         """Names that a callback can monitor: losses, and with validation samples their overlap PSNR."""
-        names = ("train/loss", "val/loss")
-        if type(self.task).modes is not Task.modes:
-            names += ("val/loss_*",)
+        modes = () if type(self.task).modes is Task.modes else self.task.mode_names or ("*",)
+        names = ("train/loss", "val/loss", *(f"val/loss_{mode}" for mode in modes))
         return names + ("val/overlap_psnr",) * bool(self.num_validation_samples)
 
     # Loss

@@ -47,6 +47,11 @@ class NonFiniteGuard(Callback):
         self._samples: list[list[str]] = []
         self._finite_losses: list[Tensor] = []
 
+    @property
+    def logged_names(self) -> tuple[str, ...]:
+        """Names that a callback can monitor: the count of skipped steps, if steps may be skipped."""
+        return ("train/skipped_steps",) * (self.action == "skip")
+
     def state_dict(self) -> dict[str, Any]:
         """Return the count of skipped steps."""
         return {"skipped": self.skipped}
@@ -88,6 +93,8 @@ class NonFiniteGuard(Callback):
         if not trainer.strategy.reduce_boolean_decision(wrong, all=False):
             self._in_a_row = 0
             self._made += 1
+            if self.action == "skip":
+                pl_module.log("train/skipped_steps", float(self.skipped))
             return
         of_loss = [ids for ids, finite in zip(samples, losses_are_finite, strict=False) if not finite]
         gradient = next((n for n, p in pl_module.named_parameters() if not _is_finite(gradients.get(id(p)))), None)

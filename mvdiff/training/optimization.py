@@ -13,6 +13,7 @@ from torch.optim import AdamW
 from mvdiff.models.finite import check_finite
 from mvdiff.training.monitors import check_monitors
 from mvdiff.training.nonfinite import NonFiniteGuard, OnNonFinite
+from mvdiff.training.plan import has_validation
 from mvdiff.training.resume import RUN_KEY, Resume, is_resuming, run_settings
 from mvdiff.training.schedules import LENGTHS, LRInterval, scheduler_over_run
 from mvdiff.training.step_log import StepLog, StepMeans
@@ -70,7 +71,7 @@ class OptimizedModule(LightningModule):
         check_strategy(self.trainer, self)
         added = [StepLog(), NonFiniteGuard(self.on_nonfinite)]  # the guard may drop the gradients that are logged
         if self.trainer.state.fn == TrainerFn.FITTING:
-            check_monitors(self.trainer.callbacks, self)
+            check_monitors(self.trainer.callbacks, self, has_validation(self.trainer, self.trainer.datamodule))
         present = {type(callback) for callback in self.trainer.callbacks}
         return [callback for callback in added if type(callback) not in present]
 

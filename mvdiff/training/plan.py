@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 
 from mvdiff.files.sizes import plural
 from mvdiff.training.schedules import has_end, limited, run_length, steps_per_epoch
@@ -34,6 +34,11 @@ class Steps:
         if not has_end(trainer):
             return cls(batches, per_epoch, None, None)
         return cls(batches, per_epoch, *(run_length(trainer, unit, per_epoch) for unit in ("step", "epoch")))
+
+
+def has_validation(trainer: Trainer, data: LightningDataModule | None) -> bool:
+    """Return False if the Trainer's limits, or `num_val` of its data, leave nothing to validate."""
+    return trainer.limit_val_batches != 0 and getattr(data, "num_val", None) != 0
 
 
 def parameter_counts(model: LightningModule) -> tuple[int, int]:

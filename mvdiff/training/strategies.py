@@ -2,7 +2,8 @@
 
 FSDP1 and DeepSpeed crash at the first checkpoint, which leaves the frozen base out; a ModelParallelStrategy trains each
 rank alone where the module shards nothing (Lightning 2.6). The command line cannot start processes by `spawn`, which
-would pickle a running command, or by `fork`, whose processes do not have the lock of the run's folder.
+pickles the Trainer and everything that it holds, nor by `fork`: the first process of the training is refused the run's
+folder, since the process that forked it holds the lock.
 """
 
 from __future__ import annotations
@@ -42,7 +43,8 @@ def check_strategy_class(strategy: Any, module: type[LightningModule]) -> None:
     start = _start_method(strategy, name)
     if kind is not None and issubclass(kind, DDPStrategy) and start != "popen":
         raise ValueError(
-            f"trainer.strategy must start new processes, as ddp does; got {name}, whose start_method is {start}."
+            f"trainer.strategy must start its processes by popen, as ddp does; got {name}, whose start_method is "
+            f"{start}."
         )
 
 

@@ -118,8 +118,13 @@ def test_a_score_that_nobody_gives_is_a_problem(config, tmp_path, capsys):
     status, findings = doctor(tmp_path, config, "--no_step")
     assert status == 1
     (problem,) = of_status(findings, "problem")
-    assert "EarlyStopping.monitor must be a number that MultiViewModule logs" in problem
-    assert "got 'val/lss'" in problem
+    assert "EarlyStopping.monitor ('val/lss') is not logged in this run" in problem
+    watch["init_args"]["monitor"] = "val/loss"
+    config["data"]["init_args"]["num_val"] = 0
+    status, findings = doctor(tmp_path, config, "--no_step")
+    assert "EarlyStopping.monitor ('val/loss') is not logged in this run, which has no validation" in texts(
+        findings, "Run"
+    )
 
 
 def test_one_of_a_kind_is_said_in_the_singular(config, tmp_path, capsys):

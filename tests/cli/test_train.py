@@ -284,9 +284,10 @@ def test_a_score_that_nobody_gives_is_one_line(config, tmp_path, capsys):
     run["trainer"]["callbacks"] = keep
     run["model"]["init_args"]["num_validation_samples"] = 0
     line = error_line(capsys, "fit", "--config", str(write_config(tmp_path / "run.yaml", run)))
-    assert "ModelCheckpoint.monitor must be a number that MultiViewModule logs in this run" in line
-    assert "train/loss" in line
-    assert line.endswith("got 'val/overlap_psnr'.")
+    assert "ModelCheckpoint.monitor ('val/overlap_psnr') is not logged in this run. Logged: train/" in line
+    best["monitor"], run["trainer"]["limit_val_batches"] = "val/loss", 0
+    line = error_line(capsys, "fit", "--config", str(write_config(tmp_path / "run.yaml", run)))
+    assert "('val/loss') is not logged in this run, which has no validation. Logged: train/" in line
     assert not list(tmp_path.rglob("*.ckpt")), "it is said before the first step"
 
 

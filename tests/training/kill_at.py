@@ -1,9 +1,7 @@
-"""Run a script and kill the process, as `kill -9` does, at the first batch after a given number of optimizer steps."""
+"""Kill this process in training, as `kill -9` does, at the first batch after a given number of optimizer steps."""
 
 import os
-import runpy
 import signal
-import sys
 
 from mvdiff.training.trained_part import TrainedPartModule
 
@@ -16,13 +14,3 @@ def kill_at(steps: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     TrainedPartModule.on_train_batch_start = kill_when_due
-
-
-def main() -> None:
-    kill_at(int(sys.argv[1]))
-    sys.argv = sys.argv[2:]
-    runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-if __name__ == "__main__":
-    main()

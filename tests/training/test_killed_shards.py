@@ -69,7 +69,7 @@ def run(tiny_folder, tmp_path_factory):
             start_forked(folder / f"log{rank}", partial(shard_run.train, **how), *places, rank, num_workers, **environ)
             for rank, environ in enumerate(rank_variables(devices))
         ]
-        assert end(*ranks) == [status] * devices, (folder / "log0").read_text()
+        assert end(*ranks, status=status) == [status] * devices, (folder / "log0").read_text()
         return Run(folder)
 
     return start

@@ -56,6 +56,10 @@ def test_skipped_steps_are_counted_and_change_nothing(tmp_path, accumulate):
     _, plain = fitted(tmp_path, [5] * 2 * accumulate, max_epochs=1, accumulate_grad_batches=accumulate)
     assert module.weight == plain.weight != 1
     assert trainer.callback_metrics["train/skipped_steps"] == 1
+    clean = OneWeight()
+    clean.on_nonfinite = "skip"
+    trainer, _ = fitted(tmp_path, [5], clean, max_epochs=1)
+    assert trainer.callback_metrics["train/skipped_steps"] == 0, "it can be monitored before any step is skipped"
     texts = [str(warning.message) for warning in warned]
     assert any(f"step 2; samples: room{accumulate}. The step is skipped" in text for text in texts)
     assert any("1 of 3 optimizer steps were skipped" in text for text in texts)

@@ -108,7 +108,7 @@ def test_latents_are_those_of_the_cache_and_need_no_encoders(tiny_folder, world,
     assert files.trainer.callback_metrics.keys() == shards.trainer.callback_metrics.keys()
 
 
-def test_the_packaged_config_shards_and_trains(tiny_folder, tmp_path, monkeypatch):
+def test_a_run_on_top_of_the_packaged_one_shards_and_trains(tiny_folder, tmp_path, monkeypatch):
     """An epoch with validation, whose loss chooses the best checkpoint, on top of `pano_latents.yaml`."""
     monkeypatch.chdir(tmp_path)
     tiny = tiny_config(tiny_folder)

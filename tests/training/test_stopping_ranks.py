@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from mvdiff.signals import Stopped
 from mvdiff.training.stopping import ended_by_signal, handle_signals
-from tests.forked import command
+from tests.forked import command, free_port
 from tests.forked import run as run_forked
 from tests.training.one_weight import quiet_trainer
 from tests.training.signalled import yaml_config
@@ -19,7 +20,7 @@ from tests.training.tiny_run import write_config
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29437"]
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 
 
 def test_a_rank_that_another_leaves_alone_in_a_validation_ends_without_an_error_of_the_backend(tmp_path, monkeypatch):
@@ -48,10 +49,17 @@ def run_two(folder, launcher, **model):
     path = write_config(folder / "run.yaml", config)
     if launcher == "forked":
         return 143, run_forked(folder / "log", command, ["fit", "--config", str(path)], ranks=2, status=143)
-    words = [*(TORCHRUN if launcher == "torchrun" else [sys.executable]), "train.py", "fit", "--config", str(path)]
+    start = [*TORCHRUN, f"--master_port={free_port()}"] if launcher == "torchrun" else [sys.executable]
+    words = [*start, "train.py", "fit", "--config", str(path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100, check=False)
-    return done.returncode, done.stderr
+    how = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen(words, **how, start_new_session=True) as launched:
+        try:
+            _, errors = launched.communicate(timeout=300)
+        finally:
+            with suppress(ProcessLookupError):  # the ranks that a launcher left behind
+                os.killpg(launched.pid, signal.SIGKILL)
+    return launched.returncode, errors
 
 
 @pytest.mark.distributed

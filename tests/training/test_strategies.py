@@ -46,14 +46,16 @@ def test_others_of_the_registry_are_left_to_lightning(name):
 @pytest.mark.parametrize("name", COPIES)
 def test_copies_of_this_process_are_refused(name):
     start = "spawn" if "spawn" in name else "fork"
-    with pytest.raises(ValueError, match=f"trainer.strategy must start new processes.*got {name}, .* is {start}"):
+    with pytest.raises(
+        ValueError, match=f"trainer.strategy must start its processes by popen.*got {name}, .* is {start}"
+    ):
         check_strategy_class(name, MultiViewModule)
     path = f"{DDPStrategy.__module__}.DDPStrategy"
     for method in ("popen", None):
         arguments = Namespace(start_method=method)
         check_strategy_class(Namespace(class_path=path, init_args=arguments), MultiViewModule)
     own = Namespace(class_path=path, init_args=Namespace(start_method=start))
-    with pytest.raises(ValueError, match="must start new processes"):
+    with pytest.raises(ValueError, match="must start its processes by popen"):
         check_strategy_class(own, MultiViewModule)
 
 

@@ -19,7 +19,7 @@ def folder(tmp_path_factory):
     prepare(folder)
     ranks = [start(folder / f"log{i}", run, folder, 2, **environ) for i, environ in enumerate(rank_variables(2))]
     run(folder, 1)
-    assert end(*ranks) == [0, 0], [(folder / f"log{rank}").read_text() for rank in range(2)]
+    assert end(*ranks, status=0) == [0, 0], [(folder / f"log{rank}").read_text() for rank in range(2)]
     return folder
 
 

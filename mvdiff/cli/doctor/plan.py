@@ -17,7 +17,7 @@ from mvdiff.cli.doctor.run import RunToCheck
 from mvdiff.pipelines.checkpoint import read_checkpoint
 from mvdiff.training.monitors import check_monitors
 from mvdiff.training.optimization import OptimizedModule
-from mvdiff.training.plan import Steps, effective_batch, parameter_counts
+from mvdiff.training.plan import Steps, effective_batch, has_validation, parameter_counts
 
 _MOST_STEPS = 300_000
 _CHECKPOINT_COPIES = 3
@@ -86,14 +86,14 @@ def _monitors(run: RunToCheck, trainer: Trainer) -> Iterator[Finding]:
     """Report callbacks that watch a number which is not logged."""
     if "model" in run.opened and isinstance(run.model, OptimizedModule):
         try:
-            check_monitors(trainer.callbacks, run.model)
+            check_monitors(trainer.callbacks, run.model, has_validation(trainer, run.data))
         except ValueError as error:
             yield Finding.of_error(error, "trainer.callbacks")
 
 
 def _validations(run: RunToCheck, trainer: Trainer, steps: Steps) -> str:
     every, epochs = trainer.val_check_interval, trainer.check_val_every_n_epoch
-    if trainer.limit_val_batches == 0 or getattr(run.data, "num_val", None) == 0:
+    if not has_validation(trainer, run.data):
         return "no validation"
     if isinstance(every, float) and every == 1.0:
         count = None if steps.epochs is None else steps.epochs // (epochs or 1)

@@ -23,6 +23,7 @@ _SHARE_BETWEEN_CHECKS = 16  # the folder is measured whenever a process has writ
 _USED_EVERY = 60.0  # seconds between notes that a file is in use
 _LOCKS, _NUM_LOCKS = ".locks", 4096  # folder of the locks; how many there are, for any number of pieces
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_TRIES, _PAUSE = 3, 300.0  # attempts to write; seconds without any after the last one failed
 _log = logging.getLogger(__name__)
 
 
@@ -32,9 +33,6 @@ class RangeCache:
     Args:
         folder: Folder of the cache, which several data sets, processes and jobs may share.
         limit: Most bytes on disk; between two measurements each process may exceed it by a sixteenth.
-
-    Attributes:
-        is_open: False once the disk was full or could not be written; what is there is still read.
     """
 
     unit = 1 << 20  # bytes of a file that are noted together
@@ -42,10 +40,15 @@ class RangeCache:
     def __init__(self, folder: Path, limit: int) -> None:
         self.folder = folder
         self.limit = limit
-        self.is_open = True
+        self._closed_until = 0.0
         self._unmeasured = limit  # the first write measures
         self._used: dict[str, float] = {}
-        self._said_too_small = False
+        self._said_too_small = self._said_closed = False
+
+    @property
+    def is_open(self) -> bool:
+        """False for some minutes after the disk was full or could not be written; what is there is still read."""
+        return time.monotonic() >= self._closed_until
 
     def takes(self, size: int) -> bool:
         """Return True if ranges of a file of `size` bytes are kept; warn once if they never can be."""
@@ -101,24 +104,30 @@ class RangeCache:
             yield is_free
 
     def _put(self, name: str, length: int, parts: list[tuple[int, bytes]]) -> None:
-        """Write parts of a file of `length` bytes in order; on a full disk, once more after others were removed."""
+        """Write parts of a file of `length` bytes in order; on a full disk, again after other files were removed."""
         path, size = self.folder / name, sum(len(content) for _, content in parts)
-        try:
+        for left in reversed(range(_TRIES)):  # another process may take the room that was made
             try:
                 _write(path, length, parts)
+                break
             except OSError as error:
-                if error.errno not in _FULL:
-                    raise
-                self._evict(path, size)
-                _write(path, length, parts)
-        except OSError as error:
-            self.is_open = False
-            _log.warning("%s cannot be written (%s); nothing more is kept.", self.folder, error.strerror or error)
-            return
+                if not left:
+                    self._close(error)
+                    return
+                if error.errno in _FULL:
+                    self._evict(path, size)
         self._unmeasured += size
         if self._unmeasured * _SHARE_BETWEEN_CHECKS >= self.limit:
             self._unmeasured = 0
             self._evict(path)
+
+    def _close(self, error: OSError) -> None:
+        """Keep nothing for a while; warn the first time."""
+        self._closed_until = time.monotonic() + _PAUSE
+        level = logging.INFO if self._said_closed else logging.WARNING
+        self._said_closed = True
+        problem = error.strerror or error
+        _log.log(level, "%s cannot be written (%s); nothing is kept for %.0f s.", self.folder, problem, _PAUSE)
 
     def _evict(self, in_use: Path, wanted: int = 0) -> None:
         """Remove the files that were used least recently until the rest fits, or until the disk has room again."""

@@ -133,10 +133,14 @@ def _planned(scene: _Scene, frame: int) -> Planned:
     if frame in scene.record.frames:
         height, width = scene.record.depth_size
         for kind, method, channels in (("color", "load_image", 3), ("depth", "load_depths", 4)):
-            with suppress(FileNotFoundError):  # a layout of other files, which are not seen to change
-                files.append(source.file(kind, frame))
-            has_files = _has_files(source, method)
-            sizes[kind] = files[-1].stat().st_size if has_files else channels * height * width
+            if _has_files(source, method):
+                path = source.file(kind, frame)
+                files.append(path)
+                sizes[kind] = path.stat().st_size
+            else:
+                with suppress(FileNotFoundError):  # a layout of other files, which are not seen to change
+                    files.append(source.file(kind, frame))
+                sizes[kind] = channels * height * width
     return Planned(f"{scene.record.name}/{frame:06d}", sizes, state_of(files, *texts.values()))
 
 

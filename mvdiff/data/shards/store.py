@@ -7,11 +7,13 @@ bytes, is asked again, a bounded number of times.
 from __future__ import annotations
 
 import logging
+import math
 import os
 import random
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -112,8 +114,9 @@ class ShardStore:
         path = f"{self._name}/{name}"
 
         def fetch() -> bool:
+            until = time.monotonic() + self.settings.timeout  # others wait no longer for this piece
             try:
-                content = self._fetched(name, start, end, partial(_other_length, end - start), attempts=1)
+                content = self._fetched(name, start, end, partial(_other_length, end - start), until)
             except FileNotFoundError:
                 raise
             except OSError as error:  # its samples are asked for one by one
@@ -166,18 +169,15 @@ class ShardStore:
             raise OSError(f"{self.place(name)} cannot be read: {problem}.")
         return content
 
-    def _fetched(self, name: str, start: int, end: int | None, check: Check, attempts: int | None = None) -> bytes:
-        """Ask the file system for bytes, again if it fails or sends others than `check` expects."""
-        attempts = attempts or self.settings.retries + 1
+    def _fetched(self, name: str, start: int, end: int | None, check: Check, until: float = math.inf) -> bytes:
+        """Ask the file system for bytes, again if it fails or sends others than `check` expects.
+
+        No request is repeated after the time `until`, of `time.monotonic`.
+        """
         files, root = self._file_system()
         how = {"timeout": self.settings.timeout} if files.async_impl else {}
         part = {} if end is None else {"start": start, "end": end}  # by name: s3fs has a version before them
-        problem = None
-        for attempt in range(attempts):
-            if attempt:
-                _log.info("%s: %s; asking again", self.place(name), problem)
-                wait = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
-                time.sleep(wait * random.uniform(0.5, 1.5))  # thousands of workers must not ask in step
+        for attempt in count(1):
             try:
                 content = files.cat_file(f"{root}/{name}", **part, **how)
             except FileNotFoundError as error:
@@ -187,7 +187,11 @@ class ShardStore:
             else:
                 if not (problem := check(content)):
                     return content
-        raise OSError(f"{self.place(name)} cannot be read: {problem} ({attempts} attempts).")
+            if attempt > self.settings.retries or time.monotonic() >= until:
+                raise OSError(f"{self.place(name)} cannot be read: {problem} ({attempt} attempts).")
+            _log.info("%s: %s; asking again", self.place(name), problem)
+            wait = min(_FIRST_WAIT * 2 ** (attempt - 1), _LONGEST_WAIT)
+            time.sleep(wait * random.uniform(0.5, 1.5))  # thousands of workers must not ask in step
 
     def _file_system(self) -> tuple[Any, str]:
         """Return the file system of this process (their connections do not survive a fork) and the path in it."""

@@ -93,7 +93,9 @@ def write_shards(
 
 
 def _earlier(target: Target, plan: Plan, overwrite: bool) -> dict[str, Shard]:
-    """Return the whole shards of an earlier run; those of files that have changed since are none, which is said.
+    """Return the whole shards of an earlier run; name and leave out those whose files have changed since.
+
+    An index without `sources` does not say what the files were; such a shard is kept.
 
     Raises:
         ValueError: Something else is there, and is not to be replaced.
@@ -115,7 +117,7 @@ def _earlier(target: Target, plan: Plan, overwrite: bool) -> dict[str, Shard]:
                 f"--out must hold no shards of other data or settings; got {target.place}, where {name} is of others "
                 "or damaged. Name another place, or replace them with --overwrite."
             )
-        if values.sources != job.sources:
+        if values.sources not in ("", job.sources):
             changed.append(job.name)
         elif target.size(f"{job.name}.tar") == values.tar_bytes:
             shards[job.name] = _shard(job, content, values.tar_bytes, values.tar_sha256)

@@ -193,7 +193,12 @@ def test_readers_travel_to_other_processes(shards):
 
 @pytest.mark.parametrize(
     ("settings", "said"),
-    [({"retries": -1}, "retries"), ({"timeout": 0}, "timeout"), ({"cache_size": "much"}, "cache_size")],
+    [
+        ({"retries": -1}, "retries"),
+        ({"timeout": 0}, "timeout"),
+        ({"cache_size": "much"}, "cache_size"),
+        ({"read_ahead": "64MB"}, "cache_dir must be a folder when read_ahead is 64MB"),
+    ],
 )
 def test_settings_out_of_range(settings, said):
     with pytest.raises(ValueError, match=said):

@@ -11,6 +11,7 @@ from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.data.whole_panoramas import WholePanoramaDataModule
 from mvdiff.geometry.cameras import RingRig
+from mvdiff.run_files import config_path
 from tests.data.folders import face_path, write_matterport3d
 
 RIG = RingRig(num_views=4, height=8, width=8)
@@ -78,6 +79,18 @@ def test_other_cuts_are_an_error_that_says_which_there_are(world):
             data.train_dataset()[0]
     with pytest.raises(ValueError, match="must be those of the shards"):
         WholePanoramaDataModule(world / "shards", height=8, num_val=0).train_dataset()[0]
+
+
+def test_a_packaged_run_cuts_the_views_of_its_own_settings(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_matterport3d(tmp_path / "data" / "mp3d_skybox", num_train=1, num_test=1)
+    assert main(["data", "shard", "pano_latents.yaml", "--what", "views", "--out", "shards"]) == 0
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last.endswith(", or mvdiff fit --config pano_latents.yaml --data.root shards")
+    run = yaml.safe_load(config_path("pano_latents.yaml").read_text())
+    assert ShardSet("shards").manifest.settings["yaws"] == run["data"]["init_args"]["yaw"]
+    assert main(["data", "check", "shards"]) == 0
+    assert capsys.readouterr().out.endswith("Next: mvdiff fit --config YOUR_RUN.yaml --data.root shards\n")
 
 
 def test_what_cannot_be_cut_before(world, tmp_path, capsys):

@@ -13,8 +13,10 @@ import webdataset
 from fsspec.implementations.memory import MemoryFileSystem
 
 from mvdiff.cli.main import main
+from mvdiff.data.layouts import Source
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.data.prepare.shard import image_content
+from mvdiff.data.scannet import ScanNetScene
 from mvdiff.data.shards.panorama_content import PanoramaFiles
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.data.shards.writing import write_shards
@@ -131,7 +133,9 @@ def test_a_killed_run_goes_on_and_gives_the_same_bytes(source, tmp_path, after):
 def test_other_data_are_refused_unless_they_are_to_be_replaced(source, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["data", "shard", str(source), "--out", str(out), "--shard_size", "10kB"]) == 0
-    assert next_commands(capsys.readouterr().out) == ["data check", "fit"]
+    said = capsys.readouterr().out
+    assert next_commands(said) == ["data check", "fit"]
+    assert "fit --config YOUR_RUN.yaml --data.root" in said
     assert main(["data", "shard", str(source), "--out", str(out)]) == 1
     assert "--overwrite" in capsys.readouterr().err
     assert main(["data", "shard", str(source), "--out", str(out), "--overwrite"]) == 0
@@ -204,6 +208,22 @@ def test_a_shard_of_files_that_changed_is_written_again(tmp_path, what, caplog):
     ]
     write_shards(image_content(source), tmp_path / "fresh", 30_000)
     assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_shards_whose_index_says_nothing_of_their_files_are_kept(source, tmp_path, caplog):
+    write_shards(image_content(source), tmp_path, 30_000)
+    for path in tmp_path.glob("*-*.json"):
+        values = json.loads(path.read_text())
+        del values["sources"]
+        path.write_text(json.dumps(values))
+    (tmp_path / "train-000001.tar").unlink()
+    before = contents(tmp_path)
+    again = write_shards(image_content(source), tmp_path, 30_000)
+    assert (again.written, again.kept) == (1, 3)
+    after = contents(tmp_path)
+    assert {name for name in before if before[name] != after[name]} == {"manifest.json", "train-000001.json"}
+    assert caplog.records == []
+    assert main(["data", "check", str(tmp_path)]) == 0
 
 
 def test_a_run_that_is_killed_while_it_replaces_shards_leaves_none_that_look_whole(tmp_path):
@@ -283,6 +303,25 @@ def test_frames_of_recordings_byte_for_byte(tmp_path):
         assert sample["depth.png"] == (scene / "depth" / f"{frame}.png").read_bytes()
         np.testing.assert_array_equal(json.loads(sample["json"])["pose"], np.loadtxt(scene / "pose" / f"{frame}.txt"))
         assert sample.get("txt") == (None if frame == 3 else f"frame {frame}".encode())
+
+
+class WithoutADepth(ScanNetScene):
+    """Takes frame 1 for usable, but names no depth file for it."""
+
+    def problem(self, frame):
+        return None
+
+    def file(self, kind, frame):
+        if (kind, frame) == ("depth", 1):
+            raise FileNotFoundError("scene0 must have depth 1.")
+        return super().file(kind, frame)
+
+
+def test_a_file_that_is_missing_is_an_error_before_anything_is_written(tmp_path):
+    source = write_scannet(tmp_path / "in", num_train=1, num_test=1, num_frames=3)
+    with pytest.raises(FileNotFoundError, match="depth 1"):
+        write_shards(image_content(source, Source(WithoutADepth)), tmp_path / "out", 1)
+    assert contents(tmp_path / "out") == {}
 
 
 def test_a_frame_whose_picture_depths_or_pose_changed_is_written_again(tmp_path):
