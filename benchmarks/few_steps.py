@@ -80,9 +80,11 @@ if __name__ == "__main__":
     parser.add_argument("--rooms", type=int, default=64, help="held-out panoramas (default: 64)")
     parser.add_argument("--batch_size", type=int, default=8)
     parser.add_argument("--depth", type=int, default=1, help="depth of the deep cache (default: 1)")
-    parser.add_argument("--cells", nargs="*", help="names such as DDIM_50_3 (default: all)")
+    parser.add_argument("--cells", nargs="+", choices=list(map(_name, CELLS)), metavar="CELL", help="(default: all)")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if not _has_realnet():
+        print("The kernel distance is left out: it needs mvdiff[realnet]")
     write_toyworld(options.out / "data", rooms=options.rooms + 1, test_rooms=options.rooms, num_frames=0)
     held_out = list(Matterport3DDataModule(str(options.out / "data" / "mp3d_skybox"), TOY_RIG).test_dataset())
     starts = range(0, len(held_out), options.batch_size)

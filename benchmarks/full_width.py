@@ -104,6 +104,8 @@ def round_trip(task: str, names: dict[str, tuple[list[int], str]], out: Path) ->
     spent = ", ".join(f"{name} {value:.0f} s" for name, value in seconds.items())
     print(f"{task}: {count:,} parameters, {equal} of {len(state)} tensors bit for bit; {spent}", flush=True)
     shutil.rmtree(folder)
+    if equal < len(state):
+        sys.exit(f"{task}: {len(state) - equal} tensors came back different")
 
 
 def main() -> None:

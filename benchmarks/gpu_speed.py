@@ -9,6 +9,7 @@ few layers (text is encoded once per panorama). 8 views of 512x512 pixels (SDXL 
 with attention across views, "plain" its base on the same views. A panorama is one call with guidance and decoding: 50
 and 25 steps of DDIM (SANA: FlowMatchEuler), and 25 with a cache of interval 3 (SANA: TaylorSeer). A training step is
 forward, backward and, for ours, AdamW on the attention in float32 under autocast, from latents, without checkpointing.
+A row for which the device has no memory says so, and the exit status is then 1.
 The plain twin (explicit loops, `tests.plain_attention`) would take minutes at these sizes: it runs once on views of
 64x64 pixels, beside ours on those.
 """
@@ -16,10 +17,11 @@ The plain twin (explicit loops, `tests.plain_attention`) would take minutes at t
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
@@ -39,6 +41,14 @@ from mvdiff.pipelines.panorama import MVDiffusionPanoramaPipeline
 WORDS = ["a", "room"]
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "clip_sample": False}
 TAYLOR = ["transformer_blocks\\.[0-9]+"]
+
+
+class Call(NamedTuple):
+    """One row: its name, what to run first, and what to measure."""
+
+    name: str
+    warm_up: Callable[[], object]
+    run: Callable[[], object]
 
 
 @dataclass(frozen=True)
@@ -102,30 +112,27 @@ def pipeline_of(size: str, pixels: int, views: int, device: str, dtype: torch.dt
     return pipeline
 
 
-def panoramas(pipeline: MVDiffusionPanoramaPipeline, steps: int) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield the name of each kind of call, and the call."""
+def panoramas(size: str, pixels: int, views: int, steps: int, device: str, dtype: torch.dtype) -> Iterator[Call]:
+    """Yield each kind of call of a shape's pipeline."""
+    pipeline = pipeline_of(size, pixels, views, device, dtype)
 
     def call(steps: int, caa: bool = True) -> Callable[[], object]:
         settings = {"num_inference_steps": steps, "guidance_scale": 5.0, "seed": 0, "output_type": "uint8"}
         return lambda: pipeline("a room", caa=caa, **settings)
 
-    call(2)()
-    call(2, caa=False)()  # to warm up
-    yield f"{steps} steps, plain", call(steps, caa=False)
-    yield f"{steps} steps, ours", call(steps)
-    yield f"{steps // 2} steps, ours", call(steps // 2)
+    yield Call(f"{steps} steps, plain", call(2, caa=False), call(steps, caa=False))
+    yield Call(f"{steps} steps, ours", call(2), call(steps))
+    yield Call(f"{steps // 2} steps, ours", call(2), call(steps // 2))
     transformer = pipeline.adapter.config.sites is not None
     if transformer:
         pipeline.enable_cache(TaylorSeerCacheConfig(cache_interval=3, cache_identifiers=TAYLOR))
     else:
         pipeline.enable_deep_cache(interval=3)
-    call(2)()
-    yield f"{steps // 2} steps with cache 3, ours", call(steps // 2)
-    pipeline.disable_cache() if transformer else pipeline.disable_deep_cache()
+    yield Call(f"{steps // 2} steps with cache 3, ours", call(2), call(steps // 2))
 
 
-def training_steps(size: str, pixels: int, views: int, device: str) -> Iterator[tuple[str, Callable[[], object]]]:
-    """Yield the name of each kind of training step, and the step; the base is held in bfloat16."""
+def training_steps(size: str, pixels: int, views: int, device: str) -> Iterator[Call]:
+    """Yield each kind of training step; the base is held in bfloat16."""
     shape = SHAPES[size]
     model = build(size, device, torch.bfloat16)
     nn.Module.to(model.adapter, torch.float32)
@@ -147,12 +154,11 @@ def training_steps(size: str, pixels: int, views: int, device: str) -> Iterator[
         optimizer.zero_grad()
 
     for name, step in (("plain", plain), ("ours", ours)):
-        step()  # to warm up
-        yield f"training step, {name}", step
+        yield Call(f"training step, {name}", step, step)
 
 
-def main() -> None:
-    """Print a table of all sizes."""
+def main() -> int:
+    """Print a table of all sizes; return 1 if a row is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", choices=list(PLANS), default="full")
@@ -161,28 +167,39 @@ def main() -> None:
     name = torch.cuda.get_device_name() if device == "cuda" else device
     print(f"{name}, torch {torch.__version__}, {plan.views} views, bfloat16")
     print("| shape | pixels | | s | peak GB, weights included |\n|---|---|---|---|---|")
+    missing = 0
     for size, pixels in plan.pixels.items():
-        pipeline = pipeline_of(size, pixels, plan.views, device, torch.bfloat16)
-        report(size, pixels, panoramas(pipeline, plan.steps), device)
-        del pipeline
-        report(size, pixels, training_steps(size, pixels, plan.views, device), device)
+        missing += report(size, pixels, panoramas(size, pixels, plan.views, plan.steps, device, torch.bfloat16), device)
+        missing += report(size, pixels, training_steps(size, pixels, plan.views, device), device)
     torch.backends.cudnn.allow_tf32 = False
     model = build(plan.twin, device, torch.float32)
     compare_with_twin(plan.twin, model, 8, plan.views, device, torch.float32)
-    print(f"{time.perf_counter() - began:.0f} s in all", flush=True)
+    print(
+        f"{time.perf_counter() - began:.0f} s in all" + (f"; {missing} rows out of memory" if missing else ""),
+        flush=True,
+    )
+    return int(missing > 0)
 
 
-def report(size: str, pixels: int, runs: Iterator[tuple[str, Callable[[], object]]], device: str) -> None:
-    """Print a row per call; a device that is too small ends the rows of a shape."""
-    try:
-        for name, run in runs:
+def report(size: str, pixels: int, calls: Iterator[Call], device: str) -> int:
+    """Print a row per call; return the number of rows for which the device has no memory."""
+    missing = 0
+    while True:
+        name = "loading"
+        try:
+            name, warm_up, run = next(calls)
+            warm_up()
             seconds, mebibytes = measure(run, device, held=0)
-            print(f"| {size} | {pixels} | {name} | {seconds:.3f} | {mebibytes / 1024:.2f} |", flush=True)
-    except torch.OutOfMemoryError as error:
-        print(f"| {size} | {pixels} | out of memory: {str(error).splitlines()[0]} | | |", flush=True)
-    if device == "cuda":
-        torch.cuda.empty_cache()
+            cells = f"{name} | {seconds:.3f} | {mebibytes / 1024:.2f}"
+        except StopIteration:
+            return missing
+        except torch.OutOfMemoryError as error:
+            missing += 1
+            cells = f"{name}: out of memory: {str(error).splitlines()[0]} | |"
+        print(f"| {size} | {pixels} | {cells} |", flush=True)
+        if device == "cuda":
+            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -8,7 +8,7 @@ of the paper's model on Stable Diffusion 2; "generate" is a whole pipeline, two 
 process of its own, one after the other, so that no row inherits what another one left allocated. On a CPU "weights" is
 what building the modules adds to the resident set and "peak" the most that a run adds to that; on a GPU both are
 CUDA's, and the rows with CPU offload, which needs one, are measured too. Seconds are the process's own CPU time (on a
-GPU: wall time).
+GPU: wall time). A row that fails, for lack of memory or another reason, says so, and the exit status is then 1.
 """
 
 import argparse
@@ -185,7 +185,8 @@ def side(row: Row, latent: int) -> int:
     return latent // 2 if row.stage == "training" else latent
 
 
-def main() -> None:
+def main() -> int:
+    """Print a table of all rows; return 1 if one is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=STAGES, action="append", help="these rows only (default: all)")
     parser.add_argument("--views", type=int, default=8)
@@ -196,22 +197,26 @@ def main() -> None:
     if args.row is not None:
         row = ROWS[args.row]
         print(json.dumps(run_row(row, args.views, side(row, args.latent), args.device)))
-        return
+        return 0
     print(f"{args.views} views, {args.device}, {torch.get_num_threads()} threads, torch {torch.__version__}")
     if args.device == "cpu":
         print("The rows with CPU offload are left out: they need --device cuda.")
     print("| stage | settings | peak beyond the weights, MiB | weights, MiB | s |\n|---|---|---|---|---|", flush=True)
+    missing = 0
     for index, row in enumerate(ROWS):
         if (args.only and row.stage not in args.only) or (row.cpu_offload and args.device == "cpu"):
             continue
         latent = side(row, args.latent)
-        done = subprocess.run(
-            [sys.executable, *sys.argv, "--row", str(index)], check=True, stdout=subprocess.PIPE, text=True
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
-        numbers = f"{found['peak']:.0f} | {found['weights']:.0f} | {found['seconds']:.1f}"
+        done = subprocess.run([sys.executable, *sys.argv, "--row", str(index)], stdout=subprocess.PIPE, text=True)
+        if done.returncode:
+            missing += 1
+            numbers = f"failed with status {done.returncode} | | "
+        else:
+            found = json.loads(done.stdout.splitlines()[-1])
+            numbers = f"{found['peak']:.0f} | {found['weights']:.0f} | {found['seconds']:.1f}"
         print(f"| {row.stage}, {8 * latent}x{8 * latent} | {row.label} | {numbers} |", flush=True)
+    return int(missing > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -2,13 +2,15 @@
 
     python benchmarks/overlap_limits.py --data "$MVDIFF_TEST_DATA/data/mp3d_skybox" --out runs/overlap_limits
 
-Writes the results of each change as `<change>.json` and prints a table of all.
+Writes the results of each change as `<change>.json` and prints a table of all. The exit status is 1 if a number is
+missing.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -88,8 +90,8 @@ class Panoramas:
         return {"path": self.change, "num_samples": len(range(0, splits, self.every))}
 
 
-def main() -> None:
-    """Score every change."""
+def main() -> int:
+    """Score every change; return 1 if a number is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder in the Matterport3D layout")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
@@ -99,6 +101,7 @@ def main() -> None:
     options = parser.parse_args()
     settings = EvaluationSettings(overlap_size=options.overlap_size)
     print(f"| | {' | '.join(SHOWN)} |\n|{'---|' * (len(SHOWN) + 1)}")
+    complete = True
     for change in CHANGES:
         path = options.out / f"{change.replace(' ', '_').replace(',', '')}.json"
         if not path.is_file():
@@ -106,6 +109,8 @@ def main() -> None:
             write_results(evaluate(source, None, METRICS, settings), path)
         metrics = json.loads(path.read_text(encoding="utf-8"))["metrics"]
         print(f"| {change} | {' | '.join(_cell(metrics[name]) for name in SHOWN)} |", flush=True)
+        complete &= all("value" in metrics[name] for name in SHOWN)
+    return int(not complete)
 
 
 def _cell(entry: dict[str, Any]) -> str:
@@ -116,4 +121,4 @@ def _cell(entry: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -78,14 +78,31 @@ def test_checks_of_a_device_pass_on_a_cpu_and_can_fail(script, monkeypatch):
 
 def test_speed_of_every_kind_of_call(script, capsys):
     gpu = script("gpu_speed")
-    pipeline = gpu.pipeline_of("tiny-sana", 64, 3, "cpu", torch.float32)
-    gpu.report("tiny-sana", 64, gpu.panoramas(pipeline, 2), "cpu")
-    gpu.report("tiny", 64, gpu.training_steps("tiny", 64, 3, "cpu"), "cpu")
+    assert gpu.report("tiny-sana", 64, gpu.panoramas("tiny-sana", 64, 3, 2, "cpu", torch.float32), "cpu") == 0
+    assert gpu.report("tiny", 64, gpu.training_steps("tiny", 64, 3, "cpu"), "cpu") == 0
     rows = capsys.readouterr().out.splitlines()
     assert [row.split("|")[3].strip() for row in rows] == [
         *("2 steps, plain", "2 steps, ours", "1 steps, ours", "1 steps with cache 3, ours"),
         *("training step, plain", "training step, ours"),
     ]
+
+
+def test_rows_for_which_a_device_has_no_memory_are_printed_and_counted(script, capsys):
+    gpu = script("gpu_speed")
+
+    def too_large():
+        raise torch.OutOfMemoryError("tried to allocate 90 GiB")
+
+    def calls():
+        yield gpu.Call("a", list, too_large)
+        yield gpu.Call("b", too_large, list)
+        yield gpu.Call("c", list, list)
+        too_large()
+
+    assert gpu.report("sd2", 512, calls(), "cpu") == 3
+    rows = [row.split("|")[3].strip() for row in capsys.readouterr().out.splitlines()]
+    failed = "out of memory: tried to allocate 90 GiB"
+    assert rows == [f"a: {failed}", f"b: {failed}", "c", f"loading: {failed}"]
 
 
 def test_the_gpu_script_is_valid_bash():

@@ -34,7 +34,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
-from mvdiff.eval.warped_pairs import Pairs, Shown, WarpedPair, shown_pixels, warp_pairs
+from mvdiff.eval.warped_pairs import Pairs, Shown, Views, WarpedPair, shown_pixels, warp_pairs
 from mvdiff.geometry.cameras import resize_intrinsics
 from mvdiff.geometry.correspondence import apply_homography, homography, overlapping_neighbours
 from mvdiff.geometry.depth import DepthTolerance, depth_correspondence
@@ -47,7 +47,10 @@ PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MIN_PAIR_OVERLAP = 0.3
 MAX_PSNR = 100.0
 NUM_CACHED_PAIRS = 16
-"""Pairs of cameras whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring."""
+"""Homographies whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring, which has 3 (of 8
+pairs, 5 are equal to others to the last bit)."""
+NUM_POINTS = 2**17
+"""Pixels whose positions are computed at once: those of a whole view of 1024 x 1024 need 100 MB for a moment."""
 
 
 @dataclass(frozen=True)
@@ -178,10 +181,14 @@ def warped_views(
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
     compared = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
-    if covered is not None:
-        covered = _resize(covered.to(images.device).float(), K, size)[0] > 1 - 1e-6
-    unit, K = _resize(unit_range(images), K, size)
-    return warp_pairs(unit, unit, compared, shown_by_homography(K, R, *unit.shape[-2:]), view_valid, covered=covered)
+    height, width = _resized_size(sizes["H"], sizes["W"], size)
+    if (height, width) != (sizes["H"], sizes["W"]):
+        K = resize_intrinsics(K, width / sizes["W"], height / sizes["H"])
+    views, shown = _resized(unit_range(images), height, width), shown_by_homography(K, R, height, width)
+    if covered is None:
+        return warp_pairs(views, views, compared, shown, view_valid)
+    share = _resized(covered.to(images.device).float(), height, width)
+    return warp_pairs(views, views, compared, shown, view_valid, covered=lambda view: share(view) > 1 - 1e-6)
 
 
 def depth_overlap_errors(
@@ -225,9 +232,9 @@ def warped_depth_views(
 
     def shown(target: int, source: int) -> tuple[Tensor, Tensor]:
         target_view, source_view = ([values[view] for values in views] for view in (target, source))
-        return shown_pixels(*depth_correspondence(*target_view, *source_view, tolerance))
+        return shown_pixels(*depth_correspondence(*target_view, *source_view, tolerance), *unit.shape[-2:])
 
-    return warp_pairs(unit, unit, depth_view_pairs(*views[1:], views[0], pairs), shown, view_valid)
+    return warp_pairs(*[unit.__getitem__] * 2, depth_view_pairs(*views[1:], views[0], pairs), shown, view_valid)
 
 
 def shown_by_homography(K: Tensor, R: Tensor, height: int, width: int) -> Shown:
@@ -237,17 +244,23 @@ def shown_by_homography(K: Tensor, R: Tensor, height: int, width: int) -> Shown:
     """
 
     def shown(target: int, source: int) -> tuple[Tensor, Tensor]:
-        cameras = [tuple(values[view].flatten().tolist()) for view in (target, source) for values in (K, R)]
-        return _shown_by_homography(*cameras, height, width, K.device)
+        H = homography(K[target], R[target], K[source], R[source])
+        return _shown_by_homography(tuple(H.flatten().tolist()), height, width, K.device)
 
     return shown
 
 
 @lru_cache(maxsize=NUM_CACHED_PAIRS)
-def _shown_by_homography(*cameras_size_device: Any) -> tuple[Tensor, Tensor]:
-    *cameras, height, width, device = cameras_size_device
-    H = homography(*(torch.tensor(values, dtype=torch.float64, device=device).reshape(3, 3) for values in cameras))
-    return shown_pixels(*apply_homography(H, cell_centres(height, width, 1, device=device), height, width))
+def _shown_by_homography(
+    values: tuple[float, ...], height: int, width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    H = torch.tensor(values, dtype=torch.float64, device=device).reshape(3, 3)
+    parts, start = [], 0
+    for xy in cell_centres(height, width, 1, device=device).reshape(-1, 2).split(NUM_POINTS):
+        index, shown = shown_pixels(*apply_homography(H, xy, height, width), height, width)
+        parts.append((index + start, shown))
+        start += len(xy)
+    return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
 def errors_of(pairs: Iterable[WarpedPair]) -> PairErrors:
@@ -357,17 +370,26 @@ def _pairs(
     return pairs
 
 
-def _resize(unit: Tensor, K: Tensor, size: int | tuple[int, int] | None) -> tuple[Tensor, Tensor]:
-    height, width = unit.shape[-2:]
+def _resized_size(height: int, width: int, size: int | tuple[int, int] | None) -> tuple[int, int]:
     if size is None:
-        return unit, K
+        return height, width
     new_height, new_width = (size, round(width * size / height)) if isinstance(size, int) else size
     if new_height < 1 or new_width < 1:
         raise ValueError(f"overlap_size must be at least 1 pixel; got {size}.")
-    if (new_height, new_width) == (height, width):
-        return unit, K
-    resized = F.interpolate(unit, (new_height, new_width), mode="bilinear", align_corners=False, antialias=True)
-    return resized.clamp_(0, 1), resize_intrinsics(K, new_width / width, new_height / height)
+    return new_height, new_width
+
+
+def _resized(views: Tensor, height: int, width: int) -> Views:
+    """Return a function that resizes a view when it is asked for; eight views of 1024 x 1024 take 100 MB."""
+    if (height, width) == tuple(views.shape[-2:]):
+        return views.__getitem__
+
+    @lru_cache(maxsize=2)  # pairs of neighbours come one after the other
+    def view(index: int) -> Tensor:
+        how = {"mode": "bilinear", "align_corners": False, "antialias": True}
+        return F.interpolate(views[index : index + 1], (height, width), **how)[0].clamp_(0, 1)
+
+    return view
 
 
 def _samples(view_valid: Tensor | None, images: Tensor, *others: Tensor) -> Iterable[tuple[Tensor | None, ...]]:

@@ -90,7 +90,7 @@ class OverlapMetric(SampleMetric):
                 "each with a reference of the same kind."
             )
         settings = ("overlaps", self.size, repr(self.pairs), self.depth_error, self.image_device)
-        found = sample.once(settings, lambda: [_measures(pair) for pair in self._warped(sample)])
+        found = sample.once(settings, lambda: list(map(_measures, self._warped(sample))))
         if found:
             self.append("by_depth", sample, real, torch.tensor([[by_depth]]))
         return found

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from mvdiff import __version__
 from mvdiff.eval.image_hashes import content_hash
 from mvdiff.eval.sources import Source
 
@@ -60,7 +61,7 @@ def run_record(device: str, seconds: float) -> dict[str, Any]:
         seconds: Time of the evaluation.
     """
     return {
-        "commit": commit(),
+        "commit": code_name(),
         "versions": library_versions(),
         "device": f"{device} ({torch.cuda.get_device_name(device)})" if device.startswith("cuda") else device,
         "seconds": round(seconds, 2),
@@ -101,11 +102,17 @@ def are_versions_of_now(recorded: object) -> bool:
 
 
 @cache
-def commit(package: Path = PACKAGE) -> str | None:
-    """Return the git commit of a package, with "-dirty" where files differ from it; None outside of a checkout."""
-    root = package.parent
-    if not (root / ".git").exists():  # an installed package may lie in another project's repository
-        return None
+def code_name(package: Path = PACKAGE) -> str | None:
+    """Return what names the code of a package: its git commit, or its version outside of a checkout.
+
+    A commit ends with "-dirty" where files differ from it. None if git does not tell the commit of a checkout.
+    """
+    if not (package.parent / ".git").exists():  # an installed package may lie in another project's repository
+        return f"mvdiff {__version__}, no git checkout"
+    return _commit(package.parent)
+
+
+def _commit(root: Path) -> str | None:
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=True)

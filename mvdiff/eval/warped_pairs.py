@@ -8,12 +8,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import starmap
 
 from torch import Tensor
 
 from mvdiff.geometry.sampling import sample_bilinear
 
 Pairs = list[tuple[int, int]]
+Views = Callable[[int], Tensor]
+"""Function from the index of a view to its values [C, H, W], so that not all views need to be in memory."""
 Shown = Callable[[int, int], tuple[Tensor, Tensor]]
 """Function from (target, source) to what `shown_pixels` returns."""
 
@@ -50,58 +53,63 @@ class WarpedPair:
         return correlation(self.own, self.warped)
 
 
-def shown_pixels(xy: Tensor, visible: Tensor) -> tuple[Tensor, Tensor]:
+def shown_pixels(xy: Tensor, visible: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
     """Select the target pixels whose four bilinear neighbours lie in the source.
 
     Args:
-        xy: [H, W, 2] source positions (x, y) of the target's pixels.
-        visible: [H, W] bool, the target pixels that the source shows.
+        xy: [..., 2] source positions (x, y) of the target's pixels, row by row.
+        visible: [...] bool, the target pixels that the source shows.
+        height: Height of the source in pixels.
+        width: Width of the source in pixels.
 
     Returns:
-        [N] long, the pixels row by row (y * W + x), and [N, 2] their source positions.
+        [N] long, the places of the selected pixels among all, and [N, 2] their source positions.
     """
-    height, width = visible.shape
     inside = visible & ((xy >= 0) & (xy <= xy.new_tensor([width - 1, height - 1]))).all(dim=-1)
     index = inside.flatten().nonzero()[:, 0]
     return index, xy.reshape(-1, 2)[index]
 
 
 def warp_pairs(
-    targets: Tensor,
-    sources: Tensor,
+    targets: Views,
+    sources: Views,
     pairs: Pairs,
     shown: Shown,
     view_valid: Tensor | None = None,
-    known: Tensor | None = None,
-    covered: Tensor | None = None,
+    known: Views | None = None,
+    covered: Views | None = None,
 ) -> Iterator[WarpedPair]:
     """Warp the source view of each pair into its target view; skip pairs that share no pixel.
 
     Args:
-        targets: [V, 3, H, W] in [0, 1].
-        sources: [V, 3, H, W] in [0, 1].
+        targets: [3, H, W] in [0, 1] of each view.
+        sources: [3, H, W] in [0, 1] of each view.
         pairs: `(target, source)` view indices.
         shown: Function from (target, source) to what `shown_pixels` returns.
         view_valid: [V] bool; pairs with an invalid view are skipped. None: all valid.
-        known: [V, 1, H, W] bool. Compare only target pixels that are unknown and whose four bilinear neighbours in the
-            source are known. None: all pixels whose four neighbours lie in the image.
-        covered: [V, 1, H, W] bool. Compare only covered target pixels whose four neighbours are covered. None: all.
+        known: [1, H, W] bool of each view. Compare only target pixels that are unknown and whose four bilinear
+            neighbours in the source are known. None: all pixels whose four neighbours lie in the image.
+        covered: [1, H, W] bool of each view. Compare only covered target pixels whose four neighbours are covered.
+            None: all.
     """
-    for target, source in pairs:
-        if view_valid is not None and not (view_valid[target] and view_valid[source]):
-            continue
+
+    def warped(target: int, source: int) -> WarpedPair | None:
         index, xy = shown(target, source)
         for mask, wanted in ((known, False), (covered, True)):
             if mask is not None:
-                kept = mask[target].flatten()[index] == wanted
+                kept = mask(target).flatten()[index] == wanted
                 index, xy = index[kept], xy[kept]
-                kept = sample_bilinear(mask[source : source + 1].double(), xy[None])[0, 0] > 1 - 1e-6
+                kept = sample_bilinear(mask(source)[None].double(), xy[None])[0, 0] > 1 - 1e-6
                 index, xy = index[kept], xy[kept]
         if not len(index):
-            continue
-        warped = sample_bilinear(sources[source : source + 1].double(), xy[None])[0]
-        own = targets[target].flatten(1).index_select(1, index).double()
-        yield WarpedPair(target, source, (targets.shape[-2], targets.shape[-1]), index, own, warped)
+            return None
+        other = sample_bilinear(sources(source)[None].double(), xy[None])[0]
+        view = targets(target)
+        own = view.flatten(1).index_select(1, index).double()
+        return WarpedPair(target, source, (view.shape[-2], view.shape[-1]), index, own, other)
+
+    valid = [pair for pair in pairs if view_valid is None or all(view_valid[view] for view in pair)]
+    return filter(None, starmap(warped, valid))  # no pair is held while the next one is made
 
 
 def correlation(own: Tensor, warped: Tensor) -> float:

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import re
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +10,7 @@ from PIL import Image
 
 from mvdiff.cli.main import main
 from mvdiff.eval.protocol_files import read_protocol
+from mvdiff.eval.provenance import code_name
 from tests.eval.conforming import RECORDED, write_protocol
 from tests.eval.worlds import write_samples
 
@@ -223,7 +223,7 @@ def test_results_name_their_images_and_their_run(world):
     assert run["device"] == "cpu"
     assert run["seconds"] > 0
     assert run["versions"]["torch"]
-    assert run["commit"] is None or re.fullmatch("[0-9a-f]{40}(-dirty)?", run["commit"])
+    assert run["commit"] == code_name()
 
 
 def test_without_a_protocol_the_id_is_custom(world):

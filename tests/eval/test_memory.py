@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from mvdiff.eval.overlap import overlap_psnr
 from mvdiff.eval.runner import evaluate
 from mvdiff.eval.sample import ScoredSample
+from mvdiff.geometry.cameras import RingRig
 
 ROOT = Path(__file__).resolve().parents[2]
 METRICS = ("toy_fid", "toy_inception_score", "sharpness")
@@ -36,16 +38,44 @@ def resident() -> int:
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("RssAnon"))
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_memory_does_not_grow_with_samples():
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # a heap that no other test has used
+def peak_of_overlaps() -> int:
+    """Most memory, in KiB beyond what is held, that comparing 8 views of 256 pixels at 1024 takes."""
+    K, R = RingRig(num_views=8, height=256, width=256).cameras()
+    images = torch.randint(0, 256, (8, 3, 256, 256), dtype=torch.uint8)
+    held = resident()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
+    overlap_psnr(images, K, R)
+    lines = Path("/proc/self/status").read_text().splitlines()
+    peak, files = (
+        next(int(line.split()[1]) for line in lines if line.startswith(name)) for name in ("VmHWM", "RssFile")
+    )
+    return peak - files - held
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """Lines of a process whose heap no other test has used."""
+    if sys.platform != "linux":
+        pytest.skip("reads /proc")
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-m", "tests.eval.test_memory"], env=environment, cwd=ROOT, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    values = [int(line.split()[1]) for line in done.stdout.splitlines() if line.startswith("MEMORY")]
+    return done.stdout.splitlines()
+
+
+def test_memory_does_not_grow_with_samples(printed):
+    values = [int(line.split()[1]) for line in printed if line.startswith("MEMORY")]
     assert values[-1] - values[9] < 4 * 1024, values  # 29 samples later; the views of one have 1.5 MiB
+
+
+def test_overlaps_do_not_hold_all_resized_views(printed):
+    """Those of eight views at 1024 are 96 MiB, and eight pairs with their positions 90 MiB."""
+    (peak,) = [int(line.split()[1]) for line in printed if line.startswith("OVERLAPS")]
+    assert peak < 256 * 1024  # 365 MiB if both are held, 190 if not
 
 
 if __name__ == "__main__":
     evaluate(Noise(), None, METRICS)
+    print("OVERLAPS", peak_of_overlaps())

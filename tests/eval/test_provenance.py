@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import scipy
 
-from mvdiff.eval.provenance import are_versions_of_now, commit, library_versions, prompts_hash
+import mvdiff
+from mvdiff.eval.provenance import are_versions_of_now, code_name, library_versions, prompts_hash
 
 
 def test_the_hash_of_prompts_depends_on_ids_views_and_words():
@@ -54,17 +55,24 @@ def git(tmp_path):
     return run
 
 
-def test_the_commit_of_a_checkout(tmp_path, git):
+def test_the_name_of_code_is_its_commit_or_outside_of_a_checkout_its_version(tmp_path, git):
     package = tmp_path / "package"
     package.mkdir()
     (package / "code.py").write_text("1\n")
-    assert commit.__wrapped__(package) is None  # no checkout
+    installed = f"mvdiff {mvdiff.__version__}, no git checkout"
+    assert code_name.__wrapped__(package) == installed
     git("init", "-q")
     git("add", ".")
     git("commit", "-qm", "first")
-    assert commit.__wrapped__(package) == git("rev-parse", "HEAD").strip()
+    assert code_name.__wrapped__(package) == git("rev-parse", "HEAD").strip()
     (package / "code.py").write_text("2\n")
-    assert commit.__wrapped__(package) == git("rev-parse", "HEAD").strip() + "-dirty"
+    assert code_name.__wrapped__(package) == git("rev-parse", "HEAD").strip() + "-dirty"
     inner = package / "venv" / "installed"  # an installed package in another project's repository
     inner.mkdir(parents=True)
-    assert commit.__wrapped__(inner) is None
+    assert code_name.__wrapped__(inner) == installed
+
+
+def test_a_checkout_whose_commit_git_does_not_tell_is_no_installed_package(tmp_path, git, monkeypatch):
+    git("init", "-q")
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git there
+    assert code_name.__wrapped__(tmp_path / "package") is None

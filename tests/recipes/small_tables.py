@@ -1,11 +1,13 @@
 """Tables of three small rooms and two walks: tiny real models, one step; and a process that is killed in one."""
 
+import json
 import os
 import signal
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
+import pytest
 import yaml
 
 from mvdiff.geometry.cameras import RingRig
@@ -127,3 +129,34 @@ def run_killed(folder: Path, models: Mapping[str, Path], deadly: Path) -> None:
     """Run the table in a folder; die when a sample is to be written into `deadly`."""
     sample_writing.SampleWriter.__init__ = stop_at(deadly, lambda: os.kill(os.getpid(), signal.SIGKILL))
     run_table(small_table(folder, models), settings(folder / "out"))
+
+
+class Killed(BaseException):
+    """Stands for the end of the process: nothing catches it."""
+
+
+def run_until(deadly: Path, table, chosen) -> None:
+    """Run a table that is killed when a sample is to be written into a folder."""
+
+    def kill():
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sample_writing.SampleWriter, "__init__", stop_at(deadly, kill))
+        with pytest.raises(Killed):
+            run_table(table, chosen)
+
+
+def rows_of(folder: Path) -> dict:
+    """Return the rows of the table's JSON by method, and its differences."""
+    (file,) = folder.glob("table*.json")
+    (section,) = json.loads(file.read_text())["sections"].values()
+    return {row["method"]: row for row in section["rows"]} | {"differences": section["differences"]}
+
+
+def numbers_of(folder: Path) -> dict:
+    """Everything in the table's JSON that a rerun must repeat."""
+    found = rows_of(folder)
+    differences = found.pop("differences")
+    kept = ("content_hash", "metrics", "num_samples", "needs", "shortcomings")
+    return {"differences": differences} | {method: {key: row.get(key) for key in kept} for method, row in found.items()}

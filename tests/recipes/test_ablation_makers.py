@@ -1,24 +1,17 @@
 """Commits and machines of the ablations' runs: who is noted, what older runs tell, and the page's warning."""
 
 import json
-import re
 
 import pytest
 
 from mvdiff.eval.protocol_files import read_protocol
-from mvdiff.recipes.benchmarks.ablation_makers import (
-    FILE,
-    Maker,
-    makers_of,
-    note_maker,
-    this_process,
-    told_makers,
-    warnings_about,
-)
+from mvdiff.eval.provenance import code_name
+from mvdiff.recipes.benchmarks.ablation_makers import FILE, makers_of, note_maker
 from mvdiff.recipes.benchmarks.ablation_rows import AblationOutcome, AblationRow
 from mvdiff.recipes.benchmarks.ablation_runs import AblationRun
 from mvdiff.recipes.benchmarks.ablation_settings import VARIANTS, AblationScale
 from mvdiff.recipes.benchmarks.ablation_table import ablation_sentences, ablation_tables, ablation_values
+from mvdiff.recipes.benchmarks.makers import Maker, code_warnings, machine_warnings, this_process, told_makers
 
 OLD = Maker("1" * 40, "another processor, 8 cores, Python 3.12.1")
 
@@ -33,7 +26,7 @@ def test_every_process_is_noted_once_beside_those_before(tmp_path):
     note_maker(run)
     note_maker(run)
     assert makers_of(run) == [this_process()]
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|an installed package", this_process().commit)
+    assert this_process().commit == code_name()
     write_makers(run, OLD)
     note_maker(run)
     assert makers_of(run) == [OLD, this_process()]
@@ -74,7 +67,20 @@ def test_the_page_lists_all_commits_and_warns_of_more_than_one():
     assert told in warning
     assert told in ablation_tables(outcome, AblationScale(), read_protocol("toy-pano-v1"))[0].note
     assert ablation_values(outcome)["made_by"][1] == {**new._asdict(), "runs": ["caa-k3-1"]}
-    lines = warnings_about({OLD: ["a"], OLD._replace(machine=None): ["b"]})
-    assert len(lines) == 1
-    assert "on 2 machines, so their times and memory do not compare" in lines[0]
-    assert "a machine that was not recorded: b" in lines[0]
+    assert not machine_warnings(outcome.makers)
+    (line,) = machine_warnings({OLD: ["a"], OLD._replace(machine=None): ["b"]})
+    assert "on 2 machines, so their times and memory do not compare" in line
+    assert "a machine that was not recorded: b" in line
+
+
+@pytest.mark.parametrize("commit", ["2" * 40 + "-dirty", None])
+def test_code_that_no_commit_holds_is_warned_about(commit):
+    changed = Maker(commit, OLD.machine)
+    (line,) = code_warnings({changed: ["a"]})
+    assert "the code that made these results is not known" in line
+    assert f"{changed}: a." in line
+    more, only = code_warnings({OLD: ["a"], changed: ["b"]})
+    assert "made at 2 commits" in more
+    assert only == line.replace(": a.", ": b.")
+    outcome = AblationOutcome({}, makers={changed: ["caa-k3-0"]})
+    assert ablation_sentences(outcome)[0] == line.replace(": a.", ": caa-k3-0.")

@@ -16,12 +16,12 @@ from mvdiff.eval.intervals import Interval
 from mvdiff.eval.protocol_files import read_protocol
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import load_backbone
-from mvdiff.recipes.benchmarks.ablation_makers import this_process
 from mvdiff.recipes.benchmarks.ablation_numbers import SeedMean
 from mvdiff.recipes.benchmarks.ablation_rows import KERNEL, ZNCC, AblationOutcome, AblationRow
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, VARIANTS, AblationScale, AblationSettings
 from mvdiff.recipes.benchmarks.ablation_table import ablation_sentences, ablation_tables, ablation_values
 from mvdiff.recipes.benchmarks.ablations import run_ablations
+from mvdiff.recipes.benchmarks.makers import this_process
 from mvdiff.recipes.scoring import CONTENT, PSNR
 from mvdiff.training.trained_part import TrainedPartModule
 from tests.tiny import tiny_base

@@ -1,110 +1,26 @@
-"""Tables of small rooms: rows, kills, stale results, differences, verdicts, and what is written."""
+"""Tables of small rooms: rows, kills, stale results, differences, and what is written."""
 
 import json
+import re
 import shutil
-from dataclasses import fields, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from mvdiff.cli.main import main
-from mvdiff.eval.metrics import metric_columns
-from mvdiff.recipes.benchmarks.outcome import verdict_of
 from mvdiff.recipes.benchmarks.runner import run_table
-from mvdiff.recipes.benchmarks.settings import Table1Settings, Table2Settings, Table3Settings
-from mvdiff.recipes.benchmarks.table import TRUTH, Expectation
-from mvdiff.recipes.benchmarks.table1 import TABLE1
-from mvdiff.recipes.benchmarks.table2 import TABLE2
-from mvdiff.recipes.benchmarks.table3 import TABLE3
+from mvdiff.recipes.benchmarks.table import TRUTH
 from mvdiff.recipes.scoring import PSNR
 from mvdiff.samples import find_samples, sample_folder
-from mvdiff.samples.writing import SampleWriter
 from tests.forked import KILLED, run
-from tests.method_parts import depth_parts, panorama_parts
-from tests.recipes.small_tables import (
-    RIG,
-    depth_settings,
-    run_killed,
-    settings,
-    small_depth_table,
-    small_table,
-    stop_at,
-)
+from tests.method_parts import panorama_parts
+from tests.recipes.small_tables import RIG, numbers_of, rows_of, run_killed, run_until, settings, small_table
 from tests.shared_files import telling
 
-ROOT = Path(__file__).resolve().parents[2]
-TABLES = {"table1": (TABLE1, Table1Settings), "table2": (TABLE2, Table2Settings), "table3": (TABLE3, Table3Settings)}
-PUBLISHED = {  # PAPER.md, section 2
-    "table1": {
-        "inpainting": (42.13, 7.08, 29.05),
-        "text2light": (48.71, 5.41, 25.98),
-        "sd-pano": (23.02, 6.58, 28.63),
-        "independent": (25.59, 7.29, 30.25),
-        "mvdiffusion": (21.44, 7.32, 30.04),
-    },
-    "table2": {
-        "repaint": (70.05, 7.15, 26.98),
-        "controlnet-inpainting": (43.67, 7.23, 28.14),
-        "mvdiffusion": (23.10, 7.27, 29.03),
-    },
-    "table3 panorama": {"truth": (37.7, 1.00), "independent": (10.6, 0.28), "mvdiffusion": (25.4, 0.67)},
-    "table3 depth": {"truth": (21.41, 1.00), "independent": (11.20, 0.44), "mvdiffusion": (17.41, 0.76)},
-}
 MADE = ("inpainting", "independent", "multidiffusion", "mvdiffusion")
 DIFFERENT = ("inpainting", "multidiffusion", "mvdiffusion", TRUTH)
-WALKED = ("repaint", "controlnet-inpainting", "independent", "mvdiffusion", TRUTH)
 ROOMS = [f"toy{room:05d}_toy{room:05d}" for room in (1, 2, 3)]
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_published_numbers_are_those_of_the_paper(name):
-    for section in TABLES[name][0].sections:
-        found = {row.method: tuple(map(float, row.published)) for row in section.rows if row.published}
-        assert found == PUBLISHED.get(name) or found == PUBLISHED[f"{name} {section.task}"]
-        assert {len(numbers) for numbers in found.values()} == {len(section.published)}
-
-
-@pytest.mark.parametrize("name", TABLES)
-def test_options_methods_and_expectations_exist(name):
-    table, kind = TABLES[name]
-    options = {one.name for one in fields(kind)}
-    for section in table.sections:
-        assert section.data_option in options
-        methods = [row.method for row in section.rows]
-        assert {section.base, TRUTH} <= set(methods)
-        for row in section.rows:
-            assert {part.option for parts in row.parts.values() for part in parts.values()} <= options
-            assert row.imports or row.is_reference or set(row.parts) == {"toy", "paper"}
-        for size in ("toy", "paper"):
-            assert section.protocol(size).task == section.task
-        for one in table.expectations:
-            if one.task == section.task:
-                assert one.number in section.protocol("toy").numbers
-                assert {method for pair in one.higher for method in pair} <= set(methods)
-    assert {one.task for one in table.expectations} <= {section.task for section in table.sections}
-
-
-def test_the_tables_share_the_samples_of_a_task():
-    """Table 3 scores the same rows under the same protocol."""
-    for section, other in zip(TABLE3.sections, (*TABLE1.sections, *TABLE2.sections), strict=True):
-        assert (section.protocols, section.world, section.layout) == (other.protocols, other.world, other.layout)
-        for row in section.rows:
-            same = other.row(row.method)
-            for size, parts in row.parts.items():
-                assert {place: part.name for place, part in parts.items()} == {
-                    place: part.name for place, part in same.parts[size].items()
-                }
-
-
-@pytest.mark.parametrize("name", ["toy-pano-v1", "toy-depth-v1"])
-def test_the_world_is_that_of_the_protocols_own_command(name):
-    section = next(one for one in TABLE3.sections if one.protocols["toy"] == name)
-    text = (ROOT / "mvdiff" / "eval" / "protocols" / f"{name}.yaml").read_text()
-    words = next(line for line in text.splitlines() if line.startswith("# mvdiff data toyworld DIR")).split()[5:]
-    command = {key.removeprefix("--"): int(value) for key, value in zip(words[::2], words[1::2], strict=True)}
-    assert command == section.world
 
 
 @pytest.fixture(scope="module")
@@ -114,36 +30,6 @@ def small(tmp_path_factory):
     models = panorama_parts(folder, RIG)
     table = small_table(folder, models)
     return folder, table, run_table(table, settings(folder / "out"), "mvdiff benchmark table1"), models
-
-
-def rows_of(folder: Path) -> dict:
-    (file,) = folder.glob("table*.json")
-    (section,) = json.loads(file.read_text())["sections"].values()
-    return {row["method"]: row for row in section["rows"]} | {"differences": section["differences"]}
-
-
-class Killed(BaseException):
-    """Stands for the end of the process: nothing catches it."""
-
-
-def run_until(deadly: Path, table, chosen) -> None:
-    """Run a table that is killed when a sample is to be written into a folder."""
-
-    def kill():
-        raise Killed
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(SampleWriter, "__init__", stop_at(deadly, kill))
-        with pytest.raises(Killed):
-            run_table(table, chosen)
-
-
-def numbers_of(folder: Path) -> dict:
-    """Everything in the table's JSON that a rerun must repeat."""
-    found = rows_of(folder)
-    differences = found.pop("differences")
-    kept = ("content_hash", "metrics", "num_samples", "needs", "shortcomings")
-    return {"differences": differences} | {method: {key: row.get(key) for key in kept} for method, row in found.items()}
 
 
 def test_every_row_stays_in_the_table(small):
@@ -266,6 +152,20 @@ def test_results_that_name_fewer_libraries_are_kept_and_those_of_others_are_not(
     assert [path.read_bytes() == before for path, before in zip(scores, written, strict=True)] == [True, False]
 
 
+def test_rows_that_were_not_scored_by_the_code_of_one_commit_are_warned_about(copied):
+    table, out = copied
+    for name in ("independent", "mvdiffusion"):
+        path = out / "small" / "scores" / f"{name}.json"
+        results = json.loads(path.read_text())
+        results["run"]["commit"] = "1" * 40 + "-dirty"
+        path.write_text(json.dumps(results))
+    run_table(table, settings(out))
+    text = (out / "table1.md").read_text()
+    assert "Warning: these results were made at 2 commits" in text
+    named = re.search(r"Warning: the code that made these results is not known.*", text)[0]
+    assert f"{'1' * 40}-dirty on a machine that was not recorded: independent, mvdiffusion" in named
+
+
 def test_results_of_another_reference_are_not_used(copied):
     table, out = copied
     before = numbers_of(out)
@@ -325,90 +225,3 @@ def test_deviations_are_told_and_do_not_finish_a_run(copied):
     outcome = run_table(table, only)
     assert not outcome.is_finished
     assert "sampling.num_inference_steps must be 1; got '7'" in rows_of(out)["text2light"]["shortcomings"][0]
-
-
-@pytest.fixture(scope="module")
-def small_frames(tmp_path_factory):
-    """The same of frames."""
-    folder = tmp_path_factory.mktemp("frames")
-    table = small_depth_table(folder, depth_parts(folder))
-    return folder, table, run_table(table, depth_settings(folder / "out"))
-
-
-def test_frames_are_the_windows_that_the_protocol_names(small_frames):
-    folder, _, outcome = small_frames
-    scored = outcome.sections[0].results[TRUTH]
-    assert list(scored["generated"]["images"]) == ["toy00001_keyframes_0", "toy00002_keyframes_0"]
-    assert outcome.is_finished
-    assert scored["metrics"][PSNR]["model"] == "depth and pose"
-    rows = rows_of(folder / "out")
-    assert [row["shortcomings"] for name, row in rows.items() if name != "differences"] == [[]] * len(WALKED)
-    assert len({rows[name]["content_hash"] for name in WALKED}) == len(WALKED)
-    assert "toy FID" not in (folder / "out" / "table2.md").read_text().replace("There is no toy FID here", "")
-
-
-def test_a_killed_run_of_frames_goes_on_to_the_same_numbers(small_frames, tmp_path):
-    folder, table, _ = small_frames
-    out = tmp_path / "out"
-    samples = out / "walks" / "samples"
-    for method in ("repaint", "controlnet-inpainting", "mvdiffusion"):
-        run_until(sample_folder(samples / method, "toy00002_keyframes_0"), table, depth_settings(out))
-        assert [path.name for path in find_samples(samples / method)] == ["toy00001_keyframes_0"]
-    run_table(table, depth_settings(out))
-    assert numbers_of(out) == numbers_of(folder / "out")
-
-
-def planted(**means: float) -> dict:
-    """Results of methods whose 32 per-sample overlap PSNRs scatter around a mean."""
-    found = {}
-    column = metric_columns()[PSNR]
-    for seed, (name, mean) in enumerate(means.items()):
-        noise = np.random.default_rng(seed).normal(size=32)
-        values = {f"s{number:02d}": mean + float(one) for number, one in enumerate(noise - noise.mean())}
-        entry = {"value": mean, "model": "homography", "variant": "x", "per_sample": values}
-        found[name] = {
-            "protocol": {"id": "p", "hash": "0", "values": {}},
-            "generated": {"path": name, "images": {key: ["0"] for key in values}},
-            "reference": None,
-            "metrics": {PSNR: entry},
-            "columns": {PSNR: {"title": column.title}},
-        }
-    return found
-
-
-ORDER = Expectation(sentence="a above b, and b above c.", task="panorama", number=PSNR, higher=(("a", "b"), ("b", "c")))
-
-
-@pytest.mark.parametrize(
-    ("means", "answer"),
-    [
-        ({"a": 30.0, "b": 20.0, "c": 10.0}, "held"),
-        ({"a": 30.0, "b": 10.0, "c": 20.0}, "did not hold"),
-        ({"a": 10.0, "b": 20.0, "c": 20.0}, "did not hold"),
-        ({"a": 30.0, "b": 20.0, "c": 20.0}, "not decided"),
-        ({"a": 30.0, "b": 20.0}, "not decided"),
-        ({"b": 10.0, "c": 20.0}, "did not hold"),
-    ],
-)
-def test_verdicts(means, answer):
-    verdict = verdict_of(ORDER, planted(**means), None)
-    assert verdict.answer == answer
-    for (higher, lower), found in verdict.pairs.items():
-        if {higher, lower} <= means.keys():
-            assert found.interval.estimate == pytest.approx(means[higher] - means[lower])
-            assert found.num_samples == 32
-        else:
-            assert found is None
-
-
-def test_a_verdict_needs_intervals_and_one_protocol():
-    few = planted(a=30.0, b=20.0, c=10.0)
-    for results in few.values():
-        values = results["metrics"][PSNR]["per_sample"]
-        results["metrics"][PSNR]["per_sample"] = dict(list(values.items())[:7])
-    assert verdict_of(ORDER, few, None).answer == "not decided"
-    other = planted(a=30.0, b=20.0, c=10.0)
-    other["a"]["protocol"] = {"id": "q", "hash": "1", "values": {}}
-    assert verdict_of(ORDER, other, None).answer == "not decided"
-    alone = replace(ORDER, higher=(("b", "c"),))
-    assert verdict_of(alone, other, None).answer == "held"

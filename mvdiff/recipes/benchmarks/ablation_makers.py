@@ -1,40 +1,16 @@
-"""What made each run of the ablations: commits and machines, noted beside it by every process that works at it."""
+"""The makers of each run of the ablations, noted beside it by every process that works at it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import NamedTuple
 
 from mvdiff.eval.comparability import read_results
-from mvdiff.eval.provenance import commit
 from mvdiff.files.text import read_json_object
 from mvdiff.recipes.benchmarks.ablation_runs import SCORES, AblationRun
-from mvdiff.recipes.runner import machine
+from mvdiff.recipes.benchmarks.makers import Maker, scorer_of, this_process
 from mvdiff.samples import write_json
 
 FILE = "made_by.json"
-
-
-class Maker(NamedTuple):
-    """What a run, or a part of it, was made by.
-
-    Attributes:
-        commit: Commit of mvdiff; None: not recorded.
-        machine: Processor, cores and Python; None: not recorded.
-    """
-
-    commit: str | None = None
-    machine: str | None = None
-
-    def __str__(self) -> str:
-        at = "a commit that was not recorded" if self.commit is None else self.commit
-        return f"{at} on {'a machine that was not recorded' if self.machine is None else self.machine}"
-
-
-def this_process() -> Maker:
-    """Return the maker that this process is."""
-    return Maker(commit() or "an installed package", machine())
 
 
 def note_maker(run: AblationRun) -> None:
@@ -62,30 +38,7 @@ def makers_of(run: AblationRun) -> list[Maker]:
     noted = _read(run.folder / FILE)
     if noted is not None:
         return noted
-    scored = read_results(run.folder / SCORES).get("run")
-    return [Maker(scored.get("commit") if isinstance(scored, Mapping) else None)]
-
-
-def told_makers(makers: Mapping[Maker, Iterable[str]]) -> str:
-    """Return makers with the names of their runs as one line."""
-    return "; ".join(f"{maker}: {', '.join(names)}" for maker, names in makers.items())
-
-
-def warnings_about(makers: Mapping[Maker, Iterable[str]]) -> list[str]:
-    """Return a sentence if runs were made at more than one commit, and one if on more than one machine."""
-    commits, machines = ({maker[place] for maker in makers} for place in (0, 1))
-    lines = []
-    if len(commits) > 1:
-        lines.append(
-            f"Warning: these runs were made at {len(commits)} commits, so a difference between them may come from the "
-            f"code. {told_makers(makers)}."
-        )
-    if len(machines) > 1:
-        lines.append(
-            f"Warning: these runs were made on {len(machines)} machines, so their times and memory do not compare. "
-            f"{told_makers(makers)}."
-        )
-    return lines
+    return [scorer_of(read_results(run.folder / SCORES))]
 
 
 def _read(path: Path) -> list[Maker] | None:

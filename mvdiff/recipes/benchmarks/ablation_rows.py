@@ -17,10 +17,11 @@ from mvdiff.eval.shortcomings import shortcomings
 from mvdiff.eval.sources import FolderSource, Source
 from mvdiff.files.text import read_json_object
 from mvdiff.pipelines.model_folder import load_adapter
-from mvdiff.recipes.benchmarks.ablation_makers import Maker, makers_of
+from mvdiff.recipes.benchmarks.ablation_makers import makers_of
 from mvdiff.recipes.benchmarks.ablation_numbers import PanoramaNumber, SeedMean, difference_over_seeds, over_seeds
 from mvdiff.recipes.benchmarks.ablation_runs import ALONE, SCORES, TRUTH, AblationRun, AblationRuns
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, VARIANTS, Variant
+from mvdiff.recipes.benchmarks.makers import Maker
 from mvdiff.recipes.scoring import CONTENT, PSNR
 from mvdiff.training.cost import FILE as COST
 

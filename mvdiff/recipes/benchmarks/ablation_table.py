@@ -8,10 +8,10 @@ from typing import Any
 from mvdiff.eval.intervals import Interval
 from mvdiff.eval.metrics import metric_columns
 from mvdiff.eval.protocol import Protocol
-from mvdiff.recipes.benchmarks.ablation_makers import told_makers, warnings_about
 from mvdiff.recipes.benchmarks.ablation_numbers import SeedMean
 from mvdiff.recipes.benchmarks.ablation_rows import COSTS, KERNEL, NUMBERS, ZNCC, AblationOutcome
 from mvdiff.recipes.benchmarks.ablation_settings import BASE, AblationScale
+from mvdiff.recipes.benchmarks.makers import code_warnings, machine_warnings, told_makers
 from mvdiff.recipes.scoring import CONTENT, PSNR
 from mvdiff.report import Column, Table
 from mvdiff.report.tables import NumberText
@@ -34,7 +34,7 @@ def ablation_tables(outcome: AblationOutcome, scale: AblationScale, protocol: Pr
 def ablation_sentences(outcome: AblationOutcome) -> list[str]:
     """Return a sentence for each variant that is compared, each missing number, each deviation, and for runs that
     were not made alike."""
-    lines = warnings_about(outcome.makers)
+    lines = [*code_warnings(outcome.makers), *machine_warnings(outcome.makers)]
     for row in outcome.rows.values():
         if row.differences:
             said = [f"{column_of(metric).name} {verdict(one)}" for metric, one in row.differences.items()]

@@ -17,11 +17,12 @@ from mvdiff.eval.provenance import library_versions
 from mvdiff.files.locks import locked
 from mvdiff.files.sharing import shared_name
 from mvdiff.files.writing import write_whole
-from mvdiff.recipes.benchmarks.ablation_makers import note_maker, this_process, told_makers
+from mvdiff.recipes.benchmarks.ablation_makers import note_maker
 from mvdiff.recipes.benchmarks.ablation_rows import AblationOutcome, read_outcome
 from mvdiff.recipes.benchmarks.ablation_runs import AblationRun, AblationRuns
 from mvdiff.recipes.benchmarks.ablation_settings import AblationScale, AblationSettings
 from mvdiff.recipes.benchmarks.ablation_table import ablation_sentences, ablation_tables, ablation_values
+from mvdiff.recipes.benchmarks.makers import this_process, told_makers
 from mvdiff.recipes.fit_command import RunTrainer
 from mvdiff.recipes.page import print_tables
 from mvdiff.report import Page, report_sections, write_page
@@ -104,7 +105,7 @@ def _write(outcome: AblationOutcome, runs: AblationRuns, out: Path, command: str
     written_by = this_process()
     facts = {
         "command": command or "-",
-        "commit": written_by.commit,
+        "commit": written_by.commit or "not known",
         "runs made at": told_makers(outcome.makers) or "-",
         "base": shared_name(runs.scale.base),
         "protocol": f"{runs.protocol.id} {runs.protocol.hash()}",

@@ -11,6 +11,7 @@ from mvdiff.eval.intervals import Interval
 from mvdiff.eval.table import protocol_line
 from mvdiff.files.sharing import shared_values
 from mvdiff.files.writing import write_whole
+from mvdiff.recipes.benchmarks.makers import Maker, code_warnings, scorer_of
 from mvdiff.recipes.benchmarks.outcome import RowOutcome, SectionOutcome, TableOutcome, Verdict
 from mvdiff.recipes.benchmarks.table import TRUTH
 from mvdiff.recipes.page import print_tables
@@ -54,9 +55,19 @@ def page_of(outcome: TableOutcome) -> Page:
 
 
 def summary_of(outcome: TableOutcome) -> list[str]:
-    """Return a sentence for every expectation."""
+    """Return a sentence for every expectation, and warnings if rows were not scored by the code of one commit."""
     said = [sentence_of(verdict) for verdict in outcome.verdicts]
-    return said or ["No expectation was committed for this table."]
+    return [*code_warnings(scorers_of(outcome)), *(said or ["No expectation was committed for this table."])]
+
+
+def scorers_of(outcome: TableOutcome) -> dict[Maker, list[str]]:
+    """Return the names of the rows that each commit scored."""
+    scorers: dict[Maker, list[str]] = {}
+    for row in outcome.rows:
+        if row.results is not None:
+            names = scorers.setdefault(scorer_of(row.results), [])
+            names += [] if row.row.method in names else [row.row.method]  # two sections may have a row of one name
+    return scorers
 
 
 def sentence_of(verdict: Verdict) -> str:

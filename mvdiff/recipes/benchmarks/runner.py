@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 
 from mvdiff.eval.feature_cache import FeatureCache
-from mvdiff.eval.provenance import commit, library_versions
+from mvdiff.eval.provenance import code_name, library_versions
 from mvdiff.eval.sources import FolderSource
 from mvdiff.files.sharing import shared_name, shared_text
 from mvdiff.recipes.benchmarks.models import missing_models
@@ -169,7 +169,7 @@ def _facts(settings: BenchmarkSettings, command: str | None, clock: Clock) -> Ma
     return {
         "command": command or "-",
         "settings": ", ".join(f"{name}={value}" for name, value in told.items() if value not in (None, (), [])),
-        "commit": commit() or "an installed package",
+        "commit": code_name() or "not known",
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
         "machine": machine(),
         "time": str(clock),
