@@ -1,7 +1,8 @@
 """Processes of their own that start at once: forked from a server that has imported the package.
 
 A fresh Python takes most of its time to import. A process of this server is as separate from the test and from other
-ranks, and dies, exits and takes signals as a fresh one. Not where the start itself is tested: launchers, the wheel.
+ranks, and dies, exits and takes signals as a fresh one. Not where the start itself is tested (the wheel).
+Ranks under launchers are forked by `tests.launched`.
 """
 
 import multiprocessing
@@ -75,13 +76,15 @@ def run(log: Path, function: Callable, *arguments, ranks: int = 1, status: int =
     return said
 
 
-def command(words: Sequence[str], killed_at: int | None = None) -> None:
+def command(words: Sequence[str], killed_at: int | None = None, folder: Path | None = None) -> None:
     """Run `mvdiff`, and end with its status; or kill it as `kill -9` does, at the first batch after some steps."""
     from mvdiff.cli.main import main
     from tests.training.kill_at import kill_at
 
     if killed_at is not None:
         kill_at(killed_at)
+    if folder is not None:
+        os.chdir(folder)
     sys.argv = ["mvdiff", *words]
     sys.exit(main(words))
 

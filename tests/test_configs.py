@@ -31,15 +31,21 @@ CONFIGS = sorted(path.relative_to(configs_folder()).as_posix() for path in confi
 RUNS = [name for name in CONFIGS if not name.startswith(("overlay/", "common/"))]
 OVERLAYS = [name for name in CONFIGS if name.startswith("overlay/")]
 AVERAGE = "mvdiff.training.ema.TrainedWeightsEMA"
+PRINTED: dict[tuple, str] = {}
+"""What is said of packaged files alone, by the files: read once for all tests."""
 
 
 def printed(capsys, *names, flags=()) -> str:
     """What `--print_config` says of a run."""
-    files = [argument for name in names for argument in ("--config", str(name))]
+    files = tuple(config_path(name) for name in names)
+    if files in PRINTED and not flags:
+        return PRINTED[files]
     with pytest.raises(SystemExit) as stopped:
-        main(["fit", *files, *flags, "--print_config"])
+        main(["fit", *(word for name in names for word in ("--config", str(name))), *flags, "--print_config"])
     output = capsys.readouterr()
     assert stopped.value.code == 0, output.err
+    if not flags and all(path.is_relative_to(configs_folder()) for path in files):
+        PRINTED[files] = output.out
     return output.out
 
 

@@ -1,9 +1,6 @@
 """Several processes score together: a metric's states sync, and `mvdiff evaluate` under torchrun equals one process."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,20 +12,11 @@ from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.gathering import gather, scores
 from tests.eval.worlds import RIG, views, write_judge, write_samples
 from tests.forked import command, run
+from tests.launched import said, torchrun
 
-ROOT = Path(__file__).resolve().parents[2]
 BESIDE = ("overlap_chance", "overlap_zncc", "border_ratio")
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreement", "sharpness", *BESIDE)
-
-
-def torchrun(port: int, *arguments: str) -> None:
-    """Run Python in two processes of one thread each."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={port}"]
-    done = subprocess.run([*launcher, *arguments], env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
 
 
 def numbers_of(path: Path) -> dict:
@@ -79,7 +67,8 @@ def test_evaluate_under_torchrun_gives_the_numbers_of_one_process(tmp_path):
     one, two = tmp_path / "one.json", tmp_path / "two.json"
     assert main(["evaluate", *arguments, "--num_workers", "0", "--out", str(one)]) == 0
     caching = ["--cache", str(tmp_path / "cache"), "--num_workers", "1"]  # both processes write into one folder
-    torchrun(29432, "-m", "mvdiff.cli.main", "evaluate", *arguments, *caching, "--out", str(two))
+    done = torchrun(tmp_path, "evaluate", *arguments, *caching, "--out", str(two))
+    assert done.returncode == 0, said(tmp_path)[-4000:] + done.stderr[-2000:]
     results = numbers_of(two)
     assert results == numbers_of(one)
     assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 4  # two passes of two processes

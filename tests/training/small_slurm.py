@@ -4,6 +4,7 @@ Variables are those that sbatch(1) and srun(1) name. Nodes are all this machine.
 the job, once in the job's life. At `time-is-up` srun sends the signal of `--signal` to every task; at `preempted` it
 sends SIGTERM, as SLURM does with PreemptMode=REQUEUE; at `node-lost` the task itself is killed. After these two SLURM
 puts the job back, at the first `scontrol requeue` must. It is then started with a higher SLURM_RESTART_COUNT.
+`mvdiff` is a rank of `tests.launched`.
 """
 
 import json
@@ -16,6 +17,7 @@ import time
 from pathlib import Path
 
 JOB_ID = "4711"
+RANK = Path(__file__).parents[1] / "rank.py"
 
 
 def read_options(script: Path, *overrides: str) -> dict[str, str]:
@@ -33,8 +35,8 @@ def sbatch(folder: Path, script: Path, *arguments: str, overrides=(), only_note:
     """Run a job until it is not requeued; return the exit status of each start. Its log is `log` in `folder`."""
     bin_folder = folder / "bin"
     bin_folder.mkdir()
-    for name in ("srun", "scontrol"):
-        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" "{__file__}" {name} "$@"\n')
+    for name, program in {"srun": f'"{__file__}" srun', "scontrol": f'"{__file__}" scontrol', "mvdiff": RANK}.items():
+        (bin_folder / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {program} "$@"\n')
         (bin_folder / name).chmod(0o755)
     options = read_options(script, *overrides)
     path = os.pathsep.join([str(bin_folder), str(Path(sys.executable).parent), os.environ["PATH"]])

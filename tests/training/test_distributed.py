@@ -2,7 +2,6 @@
 
 import copy
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +13,9 @@ import yaml
 from mvdiff.models.backbone import load_backbone
 from mvdiff.samples import find_samples, read_sample
 from tests.forked import KILLED, TWO_RANKS, free_port, run_command
+from tests.launched import RANK, TORCHRUN, said, serve_ranks
 from tests.training.tiny_run import tiny_config, write_config
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
@@ -26,20 +25,19 @@ def words(folder: Path, *flags: str, subcommand: str = "fit") -> list[str]:
 
 
 def launched(commands: list[list[str]], folder: Path, flags: list[str]) -> None:
-    """Run train.py in processes of its own that launchers start, one of them per node, one thread each."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("WORLD_SIZE", "LOCAL_RANK")}
-    environment |= {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    nodes, log = [], folder.with_name(f"{folder.name}.log")
-    try:
-        with log.open("a") as output:
+    """Fit in processes that launchers start, one launcher per node."""
+    nodes, logs = [], folder.with_name(f"{folder.name}_logs")
+    logs.mkdir()
+    with (logs / "launchers").open("a") as output, serve_ranks(logs) as environment:
+        try:
             for command in commands:
-                line = [*command, str(ROOT / "train.py"), *words(folder, *flags)]
+                line = [*command, str(RANK), *words(folder, *flags)]
                 nodes.append(subprocess.Popen(line, env=environment, stdout=output, stderr=output))
-        statuses = [node.wait(300) for node in nodes]
-    finally:
-        for node in nodes:
-            node.terminate()  # a launcher ends its processes
-    assert statuses == [0] * len(nodes), log.read_text()[-6000:]
+            statuses = [node.wait(300) for node in nodes]
+        finally:
+            for node in nodes:
+                node.terminate()  # a launcher ends its processes
+    assert statuses == [0] * len(nodes), (logs / "launchers").read_text()[-3000:] + said(logs)[-6000:]
 
 
 def forked(folder: Path, *flags: str, subcommand: str = "fit", **how: int) -> None:
@@ -81,7 +79,7 @@ def single(runs):
 def launchers(port: int) -> dict[str, tuple[list[list[str]], list[str]]]:
     """Return the commands that start two processes, one command per node, and flags of `mvdiff`."""
     fabric = [str(Path(sys.executable).with_name("fabric")), "run", "--devices=2", "--accelerator=cpu"]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--master_addr=127.0.0.1", f"--master_port={port}"]
+    torchrun = [*TORCHRUN, "--master_addr=127.0.0.1", f"--master_port={port}"]
     nodes = [[*torchrun, "--nnodes=2", f"--node_rank={rank}", "--nproc_per_node=1"] for rank in range(2)]
     return {
         "fabric_run": ([[*fabric, f"--main_port={port}"]], []),

@@ -1,8 +1,5 @@
 """Sharded training on two processes (gloo): losses of DDP, half of the weights, checkpoints for any number of ranks."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,13 +11,12 @@ from mvdiff.models.named_weights import NamedWeights
 from mvdiff.pipelines.checkpoint import export_checkpoint
 from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.training.sharded_weights import spread_weights, whole_weights
-from tests.forked import run
+from tests.forked import command, run
 from tests.pipelines.test_outpaint import tiny_inpainting_base
 from tests.training.sharded_fits import FEW, FITS, HALF, STEPS, fit_all
 from tests.training.tiny_depth import tiny_depth_base
 from tests.training.tiny_run import tiny_config, write_config
 
-ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.distributed, pytest.mark.slow]
 
 
@@ -125,14 +121,12 @@ def test_the_lora_of_a_sharded_base_is_in_checkpoints(runs):
 def test_the_command_line_shards(runs):
     """`overlay/sharded.yaml` on two processes, validation and model folder included."""
     config = tiny_config(runs)
-    config["trainer"] |= {"devices": 2, "max_steps": 1, "limit_val_batches": 1, "val_check_interval": 1}
+    config["trainer"] |= {"max_steps": 1, "limit_val_batches": 1, "val_check_interval": 1}
     config["trainer"] |= {"default_root_dir": str(runs / "cli"), "num_sanity_val_steps": 0}
     path = write_config(runs / "run.yaml", config)
-    command = [sys.executable, str(ROOT / "train.py"), "fit", "--config", str(path), "--config", "overlay/sharded.yaml"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    assert "2 x CPU, ShardedStrategy" in done.stdout
+    words = ["fit", "--config", str(path), "--config", "overlay/sharded.yaml", "--trainer.devices=2"]
+    said = run(runs / "log", command, words, ranks=2)
+    assert "2 x CPU, ShardedStrategy" in said
     (model,) = (runs / "cli").rglob("model")
     assert load_adapter(model).state_dict().keys() == load_adapter(runs / "sharded" / "model").state_dict().keys()
 

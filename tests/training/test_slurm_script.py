@@ -6,10 +6,10 @@ import sys
 import pytest
 
 from mvdiff.run_files import configs_folder
+from tests.launched import said, serve_ranks
 from tests.training.one_weight import OneWeight, quiet_trainer
 from tests.training.signalled import NumbersData, weight_of, yaml_config
 from tests.training.small_slurm import JOB_ID, noted, read_options, sbatch
-from tests.training.test_stopping_ranks import ROOT
 from tests.training.tiny_run import write_config
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="bash and signals of POSIX")
@@ -53,9 +53,9 @@ def test_a_job_goes_on_when_its_time_is_up_when_it_is_preempted_and_when_it_lose
     """The steps of a lost node since its newest checkpoint, of the epoch's end, are repeated; no others are."""
     path = until_signal(tmp_path, {1: "time-is-up", 3: "preempted", 7: "node-lost"})
     overrides = ["--nodes=1", "--ntasks-per-node=1"]
-    environ = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    statuses = sbatch(tmp_path, SCRIPT, "--config", str(path), overrides=overrides, **environ)
-    log = (tmp_path / "log").read_text()
+    with serve_ranks(tmp_path) as environ:
+        statuses = sbatch(tmp_path, SCRIPT, "--config", str(path), overrides=overrides, **environ)
+    log = (tmp_path / "log").read_text() + said(tmp_path)
     assert statuses == [138, 143, 137, 0], log
     assert noted(tmp_path, "scontrol") == [["requeue", JOB_ID]]  # SLURM itself does it at the other two
     saved = "stopped by {} after step {}, which is saved in " + str(tmp_path / "run" / "hpc_ckpt_{}.ckpt") + "; {}"

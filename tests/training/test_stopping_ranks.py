@@ -5,22 +5,20 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 from lightning.pytorch.trainer.states import TrainerFn
 
 from mvdiff.signals import Stopped
 from mvdiff.training.stopping import ended_by_signal, handle_signals
-from tests.forked import command, free_port
+from tests.forked import command
 from tests.forked import run as run_forked
+from tests.launched import ROOT, said, torchrun
 from tests.training.one_weight import quiet_trainer
 from tests.training.signalled import yaml_config
 from tests.training.tiny_run import write_config
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-ROOT = Path(__file__).resolve().parents[2]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
 
 
 def test_a_rank_that_another_leaves_alone_in_a_validation_ends_without_an_error_of_the_backend(tmp_path, monkeypatch):
@@ -49,8 +47,9 @@ def run_two(folder, launcher, **model):
     path = write_config(folder / "run.yaml", config)
     if launcher == "forked":
         return 143, run_forked(folder / "log", command, ["fit", "--config", str(path)], ranks=2, status=143)
-    start = [*TORCHRUN, f"--master_port={free_port()}"] if launcher == "torchrun" else [sys.executable]
-    words = [*start, "train.py", "fit", "--config", str(path)]
+    if launcher == "torchrun":
+        return torchrun(folder, "fit", "--config", str(path)).returncode, said(folder)
+    words = [sys.executable, "train.py", "fit", "--config", str(path)]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     how = {"cwd": ROOT, "env": environment, "stdout": subprocess.DEVNULL, "stderr": subprocess.PIPE, "text": True}
     with subprocess.Popen(words, **how, start_new_session=True) as launched:
