@@ -32,6 +32,11 @@ def pytest_collection() -> Iterator[None]:
         gc.freeze()
 
 
+def pytest_unconfigure() -> None:
+    """Let the interpreter collect everything at its end."""
+    gc.unfreeze()
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """Folder of real inputs: MVDIFF_TEST_DATA, by default ../shared beside the repository."""
