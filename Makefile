@@ -24,7 +24,7 @@ quickstart: install
 	$(VENV)/bin/mvdiff quickstart
 
 test: $(VENV)/.installed-dev
-	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile
+	HF_HUB_OFFLINE=1 $(VENV)/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 lint: $(VENV)/.installed-dev
 	$(VENV)/bin/ruff check .
