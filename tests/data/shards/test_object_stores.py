@@ -65,7 +65,10 @@ def versioned(monkeypatch):
 @pytest.fixture
 def s3(monkeypatch):
     """A bucket of moto's server: its address and options."""
-    s3fs, server = pytest.importorskip("s3fs"), pytest.importorskip("moto.server")
+    s3fs, server = (
+        pytest.importorskip(name, reason='needs pip install s3fs "moto[s3]" flask flask-cors')
+        for name in ("s3fs", "moto.server")
+    )
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "test")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
