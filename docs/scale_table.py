@@ -30,10 +30,10 @@ FIGURES: dict[str, tuple[float, str, str]] = {
     "encode_tflop": (9.29, "TFLOP a sample: autoencoder and text encoder", FLOPS),
     "trained": (147_572_480, "trained parameters", FLOPS),
     "base": (1_289_952_427, "parameters of the base", FLOPS),
-    "files_rate": (2.9, "samples/s and core from files, cold", SHARDS),
-    "images_rate": (3.0, "samples/s and core from shards of images, cold", SHARDS),
-    "latents_rate": (92, "samples/s and core from shards of latents, cold", SHARDS),
-    "images_mb": (1.85, "MB a panorama in shards of images", SHARDS),
+    "files_rate": (5.8, "samples/s and core from files, cold", SHARDS),
+    "images_rate": (5.9, "samples/s and core from shards of images, cold", SHARDS),
+    "latents_rate": (145, "samples/s and core from shards of latents, cold", SHARDS),
+    "images_mb": (1.77, "MB a panorama in shards of images", SHARDS),
     "latents_mb": (3.05, "MB of a yaw and eight prompts, float32", "4 bytes x (8 x 4 x 64 x 64 + 8 x 77 x 1,024)"),
 }
 
