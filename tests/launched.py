@@ -47,7 +47,7 @@ def torchrun(folder: Path, *words: str) -> subprocess.CompletedProcess:
 
 
 def said(folder: Path) -> str:
-    """What all ranks have printed."""
+    """Return what all ranks have printed."""
     return "".join(path.read_text() for path in sorted(folder.glob("rank*.log")))
 
 

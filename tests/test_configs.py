@@ -32,7 +32,7 @@ RUNS = [name for name in CONFIGS if not name.startswith(("overlay/", "common/"))
 OVERLAYS = [name for name in CONFIGS if name.startswith("overlay/")]
 AVERAGE = "mvdiff.training.ema.TrainedWeightsEMA"
 PRINTED: dict[tuple, str] = {}
-"""What is said of packaged files alone, by the files: read once for all tests."""
+"""Printed configs of packaged files without flags, so that each is parsed once for all tests."""
 
 
 def printed(capsys, *names, flags=()) -> str:

@@ -24,7 +24,7 @@ Axes: B batch, V views, H x W image. Errors are squared errors of intensities in
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -34,19 +34,18 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
+from mvdiff.eval.view_pairs import depth_view_pairs, view_pairs
 from mvdiff.eval.warped_pairs import Pairs, Shown, Views, WarpedPair, shown_pixels, warp_pairs
 from mvdiff.geometry.cameras import resize_intrinsics
-from mvdiff.geometry.correspondence import apply_homography, homography, overlapping_neighbours
+from mvdiff.geometry.correspondence import apply_homography, homography
 from mvdiff.geometry.depth import DepthTolerance, depth_correspondence
-from mvdiff.geometry.depth_overlap import overlap_matrix
 from mvdiff.geometry.sampling import cell_centres
 from mvdiff.samples import from_uint8
 from mvdiff.shapes import check_shapes
 
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
-MIN_PAIR_OVERLAP = 0.3
 MAX_PSNR = 100.0
-NUM_CACHED_PAIRS = 16
+NUM_CACHED_HOMOGRAPHIES = 16
 """Homographies whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring, which has 3 (of 8
 pairs, 5 are equal to others to the last bit)."""
 NUM_POINTS = 2**17
@@ -84,76 +83,6 @@ def psnr_from_mse(mse: float) -> float:
         (20.0, 100.0)
     """
     return min(MAX_PSNR, -10 * math.log10(mse)) if mse > 0 else MAX_PSNR
-
-
-def view_pairs(K: Tensor, R: Tensor, height: int, width: int, rule: PairRule = "adjacent") -> Pairs:
-    """Select the pairs to compare among views that share a centre.
-
-    Args:
-        K: [V, 3, 3] intrinsics in pixels.
-        R: [V, 3, 3] world-from-camera.
-        height: Image height in pixels to which K refers.
-        width: Image width in pixels to which K refers.
-        rule: `"adjacent"`: the pairs whose viewing directions are closest, within 1 degree of the smallest angle (on
-            the paper's ring, the 8 pairs 45 degrees apart). `"overlapping"`: every pair of
-            `mvdiff.geometry.overlapping_neighbours`. Or a list of `(target, source)` pairs.
-
-    Returns:
-        `(target, source)` pairs. With a named rule the source is the view farther to the right, so the result does not
-        depend on the order of the views.
-
-    Raises:
-        ValueError: The rule is unknown, or a pair names a view that does not exist.
-
-    Example:
-        >>> from mvdiff.geometry.cameras import RingRig
-        >>> K, R = RingRig(num_views=8, height=64, width=64).cameras()
-        >>> view_pairs(K, R, 64, 64)
-        [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (6, 7), (7, 0)]
-    """
-
-    def adjacent() -> Iterable[tuple[int, int]]:
-        forward = R[:, :, 2].double()
-        angle = torch.rad2deg(torch.acos((forward @ forward.T).clamp(-1, 1)))
-        rows, columns = torch.triu_indices(len(R), len(R), offset=1)
-        if len(rows) == 0:
-            return []
-        between = angle[rows, columns]
-        near = between <= between.min() + 1.0
-        return zip(rows[near].tolist(), columns[near].tolist(), strict=True)
-
-    def overlapping() -> Iterable[tuple[int, int]]:
-        neighbours = overlapping_neighbours(K, R, height, width).tolist()
-        return {tuple(sorted((i, j))) for i, row in enumerate(neighbours) for j in row if j >= 0}
-
-    def rightwards(i: int, j: int) -> tuple[int, int]:
-        return (j, i) if float(R[i, :, 0] @ R[j, :, 2]) < -1e-6 else (i, j)
-
-    pairs = _pairs(rule, len(R), adjacent, overlapping)
-    return sorted(rightwards(i, j) for i, j in pairs) if isinstance(rule, str) else pairs
-
-
-def depth_view_pairs(K: Tensor, R: Tensor, t: Tensor, depths: Tensor, rule: PairRule = "adjacent") -> Pairs:
-    """Select the `(target, source)` pairs to compare among views with depth.
-
-    `"adjacent"` selects consecutive views (0, 1), (1, 2), ..., as in the paper. `"overlapping"` selects every pair
-    whose overlap exceeds 0.3 in both directions, with the later view as the source. A list of pairs is used as it is.
-
-    Raises:
-        ValueError: The rule is unknown, or a pair names a view that does not exist.
-
-    Example:
-        >>> eye, t, depths = torch.eye(3).expand(3, 3, 3), torch.zeros(3, 3), torch.ones(3, 4, 4)
-        >>> depth_view_pairs(eye, eye, t, depths), depth_view_pairs(eye, eye, t, depths, [(0, 2)])
-        ([(0, 1), (1, 2)], [(0, 2)])
-    """
-
-    def overlapping() -> Iterable[tuple[int, int]]:
-        overlap = overlap_matrix(K, R, t, depths, min(4, *depths.shape[-2:]))
-        shared = torch.minimum(overlap, overlap.mT).triu(diagonal=1) > MIN_PAIR_OVERLAP
-        return map(tuple, shared.nonzero().tolist())
-
-    return _pairs(rule, len(R), lambda: ((view, view + 1) for view in range(len(R) - 1)), overlapping)
 
 
 def overlap_errors(*views: Any, **options: Any) -> PairErrors:
@@ -234,13 +163,14 @@ def warped_depth_views(
         target_view, source_view = ([values[view] for values in views] for view in (target, source))
         return shown_pixels(*depth_correspondence(*target_view, *source_view, tolerance), *unit.shape[-2:])
 
-    return warp_pairs(*[unit.__getitem__] * 2, depth_view_pairs(*views[1:], views[0], pairs), shown, view_valid)
+    compared, view = depth_view_pairs(*views[1:], views[0], pairs), unit.__getitem__
+    return warp_pairs(view, view, compared, shown, view_valid)
 
 
 def shown_by_homography(K: Tensor, R: Tensor, height: int, width: int) -> Shown:
     """Return a function from view indices (target, source) to the `shown_pixels` of views that share a centre.
 
-    The last `NUM_CACHED_PAIRS` results are kept, since all samples of a data set have the same cameras.
+    The last `NUM_CACHED_HOMOGRAPHIES` results are kept, since all samples of a data set have the same cameras.
     """
 
     def shown(target: int, source: int) -> tuple[Tensor, Tensor]:
@@ -250,7 +180,7 @@ def shown_by_homography(K: Tensor, R: Tensor, height: int, width: int) -> Shown:
     return shown
 
 
-@lru_cache(maxsize=NUM_CACHED_PAIRS)
+@lru_cache(maxsize=NUM_CACHED_HOMOGRAPHIES)
 def _shown_by_homography(
     values: tuple[float, ...], height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
@@ -350,24 +280,6 @@ def unit_range(images: Tensor) -> Tensor:
             f"{float(images.max()):.3g}. Pass uint8 images for the range [0, 255]."
         )
     return ((images + 1) / 2).clamp(0, 1)
-
-
-def _pairs(
-    rule: PairRule,
-    num_views: int,
-    adjacent: Callable[[], Iterable[tuple[int, int]]],
-    overlapping: Callable[[], Iterable[tuple[int, int]]],
-) -> Pairs:
-    rules = {"adjacent": adjacent, "overlapping": overlapping}
-    if isinstance(rule, str):
-        if rule not in rules:
-            raise ValueError(f"overlap_pairs must be 'adjacent', 'overlapping' or a list of pairs; got {rule!r}.")
-        return list(rules[rule]())
-    pairs = [(int(i), int(j)) for i, j in rule]
-    for i, j in pairs:
-        if not (0 <= i < num_views and 0 <= j < num_views and i != j):
-            raise ValueError(f"pairs must name two different views from 0 to {num_views - 1}; got ({i}, {j}).")
-    return pairs
 
 
 def _resized_size(height: int, width: int, size: int | tuple[int, int] | None) -> tuple[int, int]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from mvdiff.eval.metrics.border_ratio import BorderRatio, same_surface
-from mvdiff.eval.overlap import view_pairs
 from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.view_pairs import view_pairs
 from mvdiff.geometry.cameras import Rig, RingRig
 from tests.eval.worlds import views, write_samples
 from tests.geometry.depth_views import EYE, HEIGHT, K90, WIDTH

@@ -10,9 +10,10 @@ import torch
 
 from mvdiff.data.toyworld.scene import make_walk, walk_poses
 from mvdiff.data.toyworld.write import render_view
-from mvdiff.eval.overlap import depth_overlap_errors, depth_overlap_psnr, depth_view_pairs
+from mvdiff.eval.overlap import depth_overlap_errors, depth_overlap_psnr
 from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sources import source_from_config
+from mvdiff.eval.view_pairs import depth_view_pairs
 from mvdiff.geometry import DEFAULT_DEPTH_TOLERANCE, DepthTolerance, intrinsics_from_fov, rotation_from_yaw_pitch
 from mvdiff.samples import SampleRecord, camera_record, sample_folder, write_sample
 from tests.data.scenes import write_scannet

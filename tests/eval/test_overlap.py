@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from mvdiff.eval.overlap import combine, overlap_errors, overlap_psnr, view_pairs
+from mvdiff.eval.overlap import combine, overlap_errors, overlap_psnr
+from mvdiff.eval.view_pairs import view_pairs
 from mvdiff.geometry.cameras import Rig, RingAndPolesRig, RingRig
 
 

@@ -14,9 +14,10 @@ from mvdiff.eval.intervals import jackknife_interval
 from mvdiff.eval.metrics.overlap_chance import MAX_OTHERS, OverlapChance, chance_level, shifts
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
 from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
-from mvdiff.eval.overlap import overlap_psnr, psnr_from_mse, view_pairs
+from mvdiff.eval.overlap import overlap_psnr, psnr_from_mse
 from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.view_pairs import view_pairs
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.samples import to_uint8
 from tests.eval.test_overlap import naive_pair

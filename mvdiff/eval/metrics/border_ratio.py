@@ -20,10 +20,11 @@ import torch
 from torch import Tensor
 
 from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
-from mvdiff.eval.overlap import depth_view_pairs, unit_range, view_pairs
+from mvdiff.eval.overlap import unit_range
 from mvdiff.eval.overlap_metric import centres, check_comparable
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import PairRule
+from mvdiff.eval.view_pairs import depth_view_pairs, view_pairs
 from mvdiff.eval.warped_pairs import Pairs
 from mvdiff.geometry.correspondence import apply_homography, homography
 from mvdiff.geometry.depth import depth_correspondence

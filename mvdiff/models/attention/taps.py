@@ -197,7 +197,7 @@ class PackedTaps(FlatTaps):
                 yield own[some], part._map(lambda values, some=some: values[some])
 
     def split_tokens(self, size: int) -> Iterator[PackedTaps]:
-        """Yield the taps of `size` tokens of every view at a time, with what is cached of their encodings."""
+        """Yield the taps of `size` tokens of each view at a time; cached encodings are sliced with them."""
         axis, num_tokens = self.visible.ndim - 2, self.visible.shape[-2]
         if size >= num_tokens:
             yield self

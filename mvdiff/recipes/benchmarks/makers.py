@@ -1,4 +1,4 @@
-"""What made results: commits and machines, and warnings where they are not one or not known."""
+"""The commits and machines that made results, and warnings where there are several or one is unknown."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mvdiff.recipes.runner import machine
 
 
 class Maker(NamedTuple):
-    """What a run, or a part of it, was made by.
+    """The code and the machine that made a run, or a part of it.
 
     Attributes:
         commit: Commit of mvdiff, or what else names its code (`code_name`); None: not recorded.
