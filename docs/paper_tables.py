@@ -8,30 +8,43 @@ from pathlib import Path
 
 from mvdiff.recipes.benchmarks.outcome import RowOutcome, SectionOutcome
 from mvdiff.recipes.benchmarks.page import scores_table
-from mvdiff.recipes.benchmarks.table import PaperTable
+from mvdiff.recipes.benchmarks.table import PaperTable, TableSection
 from mvdiff.recipes.benchmarks.table1 import TABLE1
 from mvdiff.recipes.benchmarks.table2 import TABLE2
 from mvdiff.recipes.benchmarks.table3 import TABLE3
 from mvdiff.report.markdown import markdown_table
 
 WRITTEN = Path(__file__).resolve().parents[1] / "notes" / "tables"
+BASES = {"UNet": "table1", "transformer": "table1-transformer"}
+"""Files of Table 1 by the base of its model."""
+WITHOUT_AND_WITH = ("independent", "mvdiffusion")
 
 
-def written(table: PaperTable) -> dict:
-    """Return what the command wrote of a table."""
-    return json.loads((WRITTEN / f"{table.name}.json").read_text(encoding="utf-8"))
+def written(name: str) -> dict:
+    """Return what the command wrote into a file."""
+    return json.loads((WRITTEN / f"{name}.json").read_text(encoding="utf-8"))
 
 
 def tables(table: PaperTable) -> dict[str, str]:
     """Return the scores of each section as a Markdown table, by task."""
-    found = {}
-    for section in table.sections:
-        rows = [
-            RowOutcome(section.row(row["method"]), Path(), _results(row), row["needs"] or "")
-            for row in written(table)["sections"][section.task]["rows"]
-        ]
-        found[section.task] = markdown_table(scores_table(SectionOutcome(section, section.protocol("toy"), rows)))
-    return found
+    sections = written(table.name)["sections"]
+    return {section.task: _scores(section, sections[section.task]["rows"]) for section in table.sections}
+
+
+def two_bases() -> str:
+    """Return the rows of Table 1 without and with CAA on both bases, as one Markdown table."""
+    (section,), lines = TABLE1.sections, []
+    for base, name in BASES.items():
+        rows = written(name)["sections"][section.task]["rows"]
+        head, rule, *found = _scores(section, [row for row in rows if row["method"] in WITHOUT_AND_WITH]).splitlines()
+        lines += [f"| {base} {line}" for line in found]
+    return "\n".join([f"| base {head}", f"| --- {rule}", *lines])
+
+
+def _scores(section: TableSection, rows: list[dict]) -> str:
+    """Return rows of a file as a Markdown table."""
+    found = [RowOutcome(section.row(row["method"]), Path(), _results(row), row["needs"] or "") for row in rows]
+    return markdown_table(scores_table(SectionOutcome(section, section.protocol("toy"), found)))
 
 
 def _results(row: dict) -> dict | None:
@@ -42,3 +55,4 @@ def _results(row: dict) -> dict | None:
 if __name__ == "__main__":
     for one in (TABLE1, TABLE2, TABLE3):
         print(f"{one.title}\n", *tables(one).values(), "", sep="\n\n")
+    print("Two bases\n", two_bases(), sep="\n\n")
