@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from mvdiff.eval import overlap
 from mvdiff.eval.overlap import combine, overlap_errors, overlap_psnr
 from mvdiff.eval.view_pairs import view_pairs
 from mvdiff.geometry.cameras import Rig, RingAndPolesRig, RingRig
@@ -55,7 +56,10 @@ def naive_pair(target, source, K_t, R_t, K_s, R_s):
     [RingRig(num_views=8, height=12, width=12), Rig([(0, 0, 80), (30, 10, 70), (50, -15, 90)], height=9, width=14)],
     ids=["ring", "non-square"],
 )
-def test_matches_naive_loop(rig):
+@pytest.mark.parametrize("points", [overlap.NUM_POINTS, 50])  # 50: a few rows at a time
+def test_matches_naive_loop(rig, points, monkeypatch):
+    monkeypatch.setattr(overlap, "NUM_POINTS", points)
+    overlap._shown_by_homography.cache_clear()
     K, R = rig.cameras()
     images = noise(rig.num_views, rig.height, rig.width)
     errors = overlap_errors(images, K, R, size=None, pairs="overlapping")
