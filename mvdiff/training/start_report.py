@@ -45,6 +45,11 @@ def num_steps(trainer: Trainer) -> int | None:
     return None if steps is None else steps.total
 
 
+def savers(trainer: Trainer) -> list[ModelCheckpoint]:
+    """Return the callbacks of a training that write checkpoints."""
+    return [callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint)]
+
+
 def _steps(trainer: Trainer) -> Steps | None:
     try:
         return Steps.of(trainer, len(trainer.train_dataloader))
@@ -114,12 +119,11 @@ def _places(trainer: Trainer, module: LightningModule, folder: str) -> Iterator[
     yield "run folder", folder
     if trainer.loggers:
         yield "logs", ", ".join(type(logger).__name__ for logger in trainer.loggers)
-    savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-    for saver in savers:
+    for saver in savers(trainer):
         yield "checkpoints", f"{saver.dirpath}/{saver.filename or '{epoch}-{step}'}.ckpt: {_when(saver)}"
     for callback in trainer.callbacks:
         if isinstance(callback, SaveModelFolder):
-            weights = "the best checkpoint" if any(saver.monitor for saver in savers) else "the last weights"
+            weights = "the best checkpoint" if any(saver.monitor for saver in savers(trainer)) else "the last weights"
             yield "model folder", f"{callback.dirpath or Path(folder) / 'model'}, when training ends: {weights}"
     if isinstance(out := getattr(module, "out", None), str):
         yield "weights", f"{out}, when training ends"

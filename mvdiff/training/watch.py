@@ -14,7 +14,7 @@ from mvdiff.data.counts import check_counts
 from mvdiff.files.sizes import duration_text, size_text, time_left_text
 from mvdiff.training.cost import reset_peak_memory
 from mvdiff.training.run_folder import run_folder
-from mvdiff.training.start_report import num_steps, start_report
+from mvdiff.training.start_report import num_steps, savers, start_report
 from mvdiff.training.throughput import Meter, Rates
 
 _TENTH = 10
@@ -51,11 +51,13 @@ class TrainingWatch(Callback):
         self._logged = self._printed = self._meter.read()
         self._first = self._step = trainer.global_step
         self._total = num_steps(trainer)
+        self._saved = _steps_saved(trainer)
         self._started = self._begun = time.monotonic()  # `_begun`: after the first step, which is a slow one
         self._say(trainer, start_report(trainer, pl_module, folder))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Begin a batch."""
+        """Say which checkpoints were written since the batch before; begin a batch."""
+        self._say_saved(trainer)
         self._meter.begin(batch, trainer)
 
     def on_train_batch_end(
@@ -87,8 +89,12 @@ class TrainingWatch(Callback):
             return
         numbers = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
         if numbers:
-            listed = "  ".join(f"{name} {value:.4g}" for name, value in numbers.items())
+            listed = "  ".join(f"{name} {value:.4g}{_unit(name)}" for name, value in numbers.items())
             self._say(trainer, f"step {trainer.global_step:,}: validation  {listed}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say which checkpoints were written after the last batch."""
+        self._say_saved(trainer)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Stop measuring."""
@@ -110,7 +116,7 @@ class TrainingWatch(Callback):
         if rates.samples_per_second is not None:
             yield f"{rates.samples_per_second:.3g} samples/s"
         yield f"{rates.data_wait:.0%} waiting for data"
-        yield f"memory {size_text(rates.peak_memory)}"
+        yield f"peak memory {size_text(rates.peak_memory)}" + (" a process" if trainer.world_size > 1 else "")
         left = self._seconds_left(trainer)
         if self._step == self._total:
             yield f"all steps made in {duration_text(time.monotonic() - self._started)}"
@@ -125,9 +131,26 @@ class TrainingWatch(Callback):
             limits.append((time.monotonic() - self._begun) / (done - 1) * (self._total - self._step))
         return min((limit for limit in limits if limit is not None), default=None)
 
+    def _say_saved(self, trainer: Trainer) -> None:
+        """Print a line for each ModelCheckpoint that has written since the last call."""
+        before, self._saved = self._saved, _steps_saved(trainer)
+        for saver in savers(trainer) if self.lines else ():
+            step = self._saved[id(saver)]
+            if step != before.get(id(saver)):
+                self._say(trainer, f"step {step:,}: checkpoint {saver._last_checkpoint_saved}")
+
     def _say(self, trainer: Trainer, text: str) -> None:
         if trainer.is_global_zero:
             print(text, flush=True)
+
+
+def _steps_saved(trainer: Trainer) -> dict[int, int]:
+    """Return the step of each ModelCheckpoint's last checkpoint; Lightning has no public name for it."""
+    return {id(saver): saver._last_global_step_saved for saver in savers(trainer)}
+
+
+def _unit(name: str) -> str:
+    return " dB" if "psnr" in name else ""
 
 
 def _named(rates: Rates) -> dict[str, float]:

@@ -112,7 +112,7 @@ def test_neighbour_lists_travel_from_the_yaml_to_the_model_folder(config, tmp_pa
         rf"run folder +{re.escape(str(tmp_path))}",
         rf"checkpoints +{re.escape(str(tmp_path))}/\S+\.ckpt: the lowest val/loss",
         rf"model folder +{re.escape(str(tmp_path / 'model'))}, when training ends: the best checkpoint",
-        r"step 1/1  epoch 1/2  loss \S+  lr \S+  \S+ samples/s  \d+% waiting for data  memory ",
+        r"step 1/1  epoch 1/2  loss \S+  lr \S+  \S+ samples/s  \d+% waiting for data  peak memory ",
     ):
         assert re.search(text, said), (text, said)
     assert pipeline.adapter.mid_block.neighbours == [[1], [2, 0], []]

@@ -106,7 +106,9 @@ def test_lines_come_first_and_tenth_and_every_n_and_last(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert steps_of(printed) == [1, 6, 10, 12, 18, 23]
     lines = {int(line.split("/")[0].split()[1]): line for line in printed.splitlines() if line.startswith("step ")}
-    assert re.match(r"step 12/23  epoch 1/1  loss \S+  lr 0\.1  \d+% waiting for data  memory \S+ [kMG]B  ", lines[12])
+    assert re.match(
+        r"step 12/23  epoch 1/1  loss \S+  lr 0\.1  \d+% waiting for data  peak memory \S+ [kMG]B  ", lines[12]
+    )
     assert " left, until " in lines[10]
     assert " left" not in lines[6]
     assert re.search(r"all steps made in \d+ s$", lines[23])
@@ -126,10 +128,33 @@ def test_validation_has_a_line(tmp_path, capsys):
     class Validated(OneWeight):
         def validation_step(self, batch, batch_idx):
             self.log("val/loss", 0.25, batch_size=1)
+            self.log("val/overlap_psnr", 20.5, batch_size=1)
 
     trainer = quiet_trainer(tmp_path, callbacks=[TrainingWatch()], max_epochs=1, num_sanity_val_steps=1)
     trainer.fit(Validated(), numbers(2.0, 3.0), numbers(1.0))
-    assert capsys.readouterr().out.count("step 2: validation  val/loss 0.25") == 1
+    assert capsys.readouterr().out.count("step 2: validation  val/loss 0.25  val/overlap_psnr 20.5 dB\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("saver", "written"),
+    [
+        ({"every_n_train_steps": 2}, [(2, "epoch=0-step=2.ckpt"), (4, "epoch=0-step=4.ckpt")]),
+        ({"every_n_train_steps": 2, "save_last": True}, [(2, "last.ckpt"), (4, "last.ckpt")]),
+        ({"save_on_train_epoch_end": True}, [(5, "epoch=0-step=5.ckpt")]),
+        ({"monitor": "train/loss", "every_n_train_steps": 5}, [(5, "epoch=0-step=5.ckpt")]),
+    ],
+)
+def test_a_checkpoint_has_a_line_once_it_is_written(tmp_path, capsys, saver, written):
+    trainer = quiet_trainer(
+        tmp_path,
+        callbacks=[TrainingWatch(), ModelCheckpoint(tmp_path / "kept", **saver)],
+        max_epochs=1,
+    )
+    trainer.fit(OneWeight(), numbers(*[2.0] * 5))
+    said = re.findall(r"^step (\d+): checkpoint (.+)$", capsys.readouterr().out, re.MULTILINE)
+    assert [(int(step), path) for step, path in said] == [
+        (step, str(tmp_path / "kept" / name)) for step, name in written
+    ]
 
 
 def test_the_report_counts_what_is_trained_how_long_and_where(tmp_path, capsys):
