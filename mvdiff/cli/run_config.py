@@ -92,7 +92,7 @@ def fingerprint(parser: LightningArgumentParser, config: Namespace) -> str:
 
 
 def prepare_folders(trainer: Trainer, is_new: bool) -> None:
-    """Make the folder of the versions; refuse the folder of another training before a logger clears files in it.
+    """Make the folder of the versions; refuse the folder of another training; keep the numbers of earlier starts.
 
     The version of loggers other than TensorBoard's and the CSV logger is known later; `SaveRunConfig` looks there.
 
@@ -104,6 +104,18 @@ def prepare_folders(trainer: Trainer, is_new: bool) -> None:
             os.makedirs(logger.root_dir, exist_ok=True)  # otherwise Lightning warns of a missing folder
             if is_new and trainer.is_global_zero and logger is trainer.loggers[0]:
                 check_unused(Path(logger.log_dir))
+            if trainer.is_global_zero and isinstance(logger, CSVLogger):
+                keep_metrics(Path(logger.log_dir) / "metrics.csv")
+
+
+def keep_metrics(path: Path) -> None:
+    """Give `metrics.csv` of an earlier start of a run the first free name of `metrics-1.csv`, `metrics-2.csv`, ...
+
+    Lightning's CSVLogger removes a file that it finds under its own name.
+    """
+    if path.is_file():
+        names = (path.with_stem(f"{path.stem}-{number}") for number in count(1))
+        path.rename(next(name for name in names if not name.exists()))
 
 
 def check_unused(folder: Path) -> None:

@@ -62,10 +62,12 @@ class MVDiffCLI(LightningCLI):
     def __init__(self, args: Sequence[str]) -> None:
         """Parse and run; `args` begin with the subcommand."""
         # The frozen base is in evaluation mode on purpose; the second one is between Lightning and torch; the third
-        # asks for as many workers as the machine has cores, also for a few small files, and names no setting of ours.
+        # asks for as many workers as the machine has cores, also for a few small files, and names no setting of ours;
+        # the fourth is not true of our runs (`keep_metrics`).
         warnings.filterwarnings("ignore", message=".*in eval mode at the start of training")
         warnings.filterwarnings("ignore", message=".*isinstance\\(treespec, LeafSpec\\)")
         warnings.filterwarnings("ignore", message="The '\\w+_dataloader' does not have many workers")
+        warnings.filterwarnings("ignore", message="Experiment logs directory .* exists and is not empty")
         quiet_libraries()
         set_parsing_settings(docstring_parse_attribute_docstrings=True)  # the help of settings classes
         self._command = args[0]
@@ -176,7 +178,10 @@ class MVDiffCLI(LightningCLI):
 
     def before_fit(self) -> None:
         """Prepare the run's folder; refuse that of another training."""
-        prepare_folders(self.trainer, is_new=not resumes(self.trainer, self._get(self.config, "ckpt_path")))
+        again = resumes(self.trainer, self._get(self.config, "ckpt_path"))
+        if again:
+            warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        prepare_folders(self.trainer, is_new=not again)
 
     def before_validate(self) -> None:
         """Prepare the run's folder."""

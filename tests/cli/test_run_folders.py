@@ -1,6 +1,7 @@
 """Each run has a folder of its own, whatever logs it; a second run changes nothing in the first one's."""
 
 import copy
+import warnings
 
 import pytest
 
@@ -62,6 +63,26 @@ def two_runs(run_in, root, logger):
     }
     assert [path for path in root.rglob("*.ckpt") if first not in path.parents and second not in path.parents] == []
     return first
+
+
+def test_a_run_that_goes_on_keeps_the_numbers_of_its_earlier_starts(run_in, tmp_path):
+    logger = copy.deepcopy(CSV)
+    logger["init_args"] |= {"name": "pano", "version": "mine"}
+    folder = tmp_path / "logs" / "pano" / "mine"
+    numbers = ["--trainer.log_every_n_steps", "1"]
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert run_in(logger, "fit", *numbers) == 0
+        first = (folder / "metrics.csv").read_bytes()
+        assert b"train/loss" in first
+        (saved,) = folder.rglob("*.ckpt")
+        assert run_in(logger, "fit", *numbers, "--trainer.max_steps", "2", "--ckpt_path", str(saved)) == 0
+        second = (folder / "metrics.csv").read_bytes()
+        assert run_in(logger, "validate", "--trainer.limit_val_batches", "1", "--ckpt_path", str(saved)) == 0
+    assert (folder / "metrics-1.csv").read_bytes() == first
+    assert (folder / "metrics-2.csv").read_bytes() == second != first
+    assert b"val/loss" in (folder / "metrics.csv").read_bytes()
+    assert [str(one.message) for one in seen if "exists and is not empty" in str(one.message)] == []
 
 
 LOGGERS = {"server": SERVER, "server without a folder": NOWHERE, "none": False, "two": [CSV, SERVER]}

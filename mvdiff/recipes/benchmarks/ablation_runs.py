@@ -167,9 +167,7 @@ class AblationRuns:
         """Train from the last checkpoint of an earlier start, or else from the beginning."""
         checkpoints = run.train / "checkpoints"
         resumes = any(checkpoints.glob("*.ckpt"))
-        if resumes:
-            (run.train / "metrics.csv").unlink(missing_ok=True)
-        elif run.train.exists():
+        if not resumes and run.train.exists():
             shutil.rmtree(run.train)
         self.run_trainer(self.fit_arguments(run, resumes))
         if not run.is_trained:
