@@ -27,6 +27,8 @@ Found = dict[str, str]
 
 _RECORDED = {"precision": "dtype"}
 """Names of fields of `SamplingRule` in `sample.json`, where they differ."""
+_SWITCHES = ("timesteps", "sigmas", "guidance_rescale", "clip_skip", "deep_cache", "cache", "freeu", "vae_tiling")
+"""Settings that change pixels, that `sample.json` records where they are on, and that are off in every protocol."""
 _NOT_RECORDED = "not recorded"
 _SMALLEST = {"K": 1e-2, "R": 1e-4}
 """Differences of cameras that count: in pixels, and in entries of rotations."""
@@ -128,6 +130,8 @@ def _sampling(rule: SamplingRule, sample: ScoredSample) -> Found:
             continue
         if _differs(wanted, value):
             found[f"sampling.{one.name}"] = str(value)
+    if rule != SamplingRule():
+        found |= {f"sampling.{name}": str(sample.settings[name]) for name in _SWITCHES if name in sample.settings}
     return found
 
 
@@ -141,8 +145,11 @@ def _of_samples(protocol: Protocol, side: str, samples: Mapping[str, Found]) -> 
     sentences = []
     for (name, value), names in ids.items():
         group, _, key = name.rpartition(".")
-        wanted = getattr(getattr(protocol, group) if group else protocol, key)
-        shown = {"rig": f"that of {images.num_views} views", "ids": str(wanted)}.get(key, repr(wanted))
+        if key in _SWITCHES:
+            shown = "left out"
+        else:
+            wanted = getattr(getattr(protocol, group) if group else protocol, key)
+            shown = {"rig": f"that of {images.num_views} views", "ids": str(wanted)}.get(key, repr(wanted))
         sentences.append(f"{name} must be {shown}; got {value!r} in {len(names)} {side} samples: {listed_ids(names)}")
     return sentences
 

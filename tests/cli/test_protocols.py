@@ -93,6 +93,26 @@ def test_deviations_are_printed_and_stored_and_fail_a_strict_run(world):
     assert all(line in text.split("--strict finds")[1] for line in lines)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("timesteps", [900, 500, 100]),
+        ("sigmas", [10.0, 1.0]),
+        ("guidance_rescale", 0.7),
+        ("clip_skip", 1),
+        ("deep_cache", {"interval": 3, "depth": 1}),
+        ("cache", "FirstBlockCacheConfig(threshold=0.2)"),
+        ("freeu", {"s1": 0.9, "s2": 0.2, "b1": 1.5, "b2": 1.6}),
+        ("vae_tiling", True),
+    ],
+)
+def test_switches_that_no_protocol_has_deviate(world, name, value):
+    world.edit(world.generated / "s1" / "sample.json", {name: value})
+    status, text = world.evaluate("--strict")
+    assert status == 3
+    assert f"sampling.{name} must be left out; got '{value}' in 1 generated samples: s1" in text.replace('"', "'")
+
+
 def test_a_setting_that_is_not_recorded_deviates_and_images_without_seed_are_not_checked(world):
     for number in range(4):
         path = world.generated / f"s{number}" / "sample.json"
