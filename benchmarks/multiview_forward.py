@@ -122,12 +122,15 @@ def main() -> None:
 
 
 def describe(shape: Shape, model: nn.Module) -> str:
-    """Return the number of parameters, of the whole network, too, where the measured one has fewer layers."""
+    """Return the numbers of parameters, of the whole network, too, where the measured one has fewer layers."""
     millions = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (model.unet, model.adapter)]
-    text = f"network {millions[0]:.1f}M, attention across views {millions[1]:.1f}M parameters"
     with torch.device("meta"):
-        whole = sum(p.numel() for p in network_of(shape).parameters()) / 1e6
-    return text if abs(whole - millions[0]) < 0.05 else f"{text}; the whole network has {whole:.1f}M"
+        network = network_of(shape)
+    whole = [sum(p.numel() for p in network.parameters()) / 1e6, millions[1]]
+    if shape.every:
+        whole[1] *= len(network.transformer_blocks) // shape.every / len(model.adapter.blocks)
+    text = "network {:.1f}M, attention across views {:.1f}M parameters".format(*millions)
+    return text if abs(whole[0] - millions[0]) < 0.05 else text + "; whole: {:.1f}M and {:.1f}M".format(*whole)
 
 
 class LeftOut:

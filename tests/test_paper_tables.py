@@ -67,6 +67,24 @@ def test_both_bases_stand_side_by_side():
     assert time_of(written) in " ".join(said.split())
 
 
+def test_the_page_has_the_ablations_of_the_file():
+    written, said = paper_tables.written("ablations"), PAGE.partition("\n## Ablations\n")[2]
+    for table in paper_tables.ablations():
+        assert f"\n{table}\n" in said
+    (maker,) = written["made_by"]
+    assert f"trainings at commit {maker['commit'][:7]}," in said
+    protocol_id, protocol_hash = written["protocol"].split()
+    assert f"`{protocol_id}`, hash `{protocol_hash[:12]}`" in said
+    trained = [row for row in written["rows"].values() if row["seeds"]]
+    assert {tuple(row["seeds"]) for row in trained} == {(0, 1, 2)}
+    assert {row["num_parameters"] for row in trained} == {1_452_544}
+    assert not written["missing"]
+    assert not written["deviations"]
+    values = {name: row["numbers"]["overlap_psnr_mean_of_pairs"]["value"] for name, row in written["rows"].items()}
+    gains = {name: f"{value - values['base-alone']:.1f} dB" for name, value in values.items()}
+    assert f"it is {gains['all-views']} above the base, CAA {gains['caa-k3']}." in " ".join(said.split())
+
+
 def measured() -> dict[str, list[tuple[float, float, float]]]:
     """Every number of the files with its interval, and every difference with either sign, as it is and in per cent."""
     found = {"": [], "%": []}
@@ -106,6 +124,6 @@ def test_every_number_with_an_interval_is_in_the_files():
 
 def test_the_files_are_small_and_tell_no_path():
     files = sorted((ROOT / "notes" / "tables").glob("*.json"))
-    assert {path.stem for path in files} == FILES
+    assert {path.stem for path in files} == {*FILES, "ablations"}
     assert sum(path.stat().st_size for path in files) < 250_000
     assert not telling(ROOT / "notes" / "tables", ROOT, Path.home(), "/home/", "/tmp/", "/root/")

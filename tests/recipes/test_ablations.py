@@ -228,8 +228,8 @@ def test_tables_tell_values_seeds_verdicts_and_what_is_missing():
     assert variants.rows[2][1:4] == [None, None, (46.0, 45.0, 47.0)]
     assert variants.references == ["ground truth"]
     assert [list(row[2:]) for row in differences.rows] == [
-        ["−2.0 [−2.4, −1.6]", "−2.1, −1.9", "lower"],
-        ["+0.010 [−0.010, +0.030]", "+0.030, −0.010", "no difference shown"],
+        ["−2.00 [−2.40, −1.60]", "−2.10, −1.90", "lower"],
+        ["+0.0100 [−0.0100, +0.0300]", "+0.0300, −0.0100", "no difference shown"],
     ]
     said = " ".join(ablation_sentences(outcome))
     assert "all views against CAA, K = 3: " in said

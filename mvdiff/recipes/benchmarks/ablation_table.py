@@ -17,12 +17,13 @@ from mvdiff.report import Column, Table
 from mvdiff.report.tables import NumberText
 
 DIGITS = {PSNR: 1, ZNCC: 3, KERNEL: 4, CONTENT: 3}
-_COST_COLUMNS = {
+DIFFERENCE_DIGITS = DIGITS | {PSNR: 2, ZNCC: 4}
+COST_COLUMNS = {
     "seconds_per_step": Column("time of a step", "s"),
     "cpu_seconds_per_step": Column("processor time of a step", "s"),
     "peak_memory_bytes": Column("peak memory", "MB", digits=0),
 }
-_SCALES = {"peak_memory_bytes": 1e-6}
+SCALES = {"peak_memory_bytes": 1e-6}
 
 
 def ablation_tables(outcome: AblationOutcome, scale: AblationScale, protocol: Protocol) -> list[Table]:
@@ -83,11 +84,11 @@ def verdict(difference: SeedMean) -> str:
 
 
 def _variants(outcome: AblationOutcome, scale: AblationScale, protocol: Protocol) -> Table:
-    columns = ["variant", "trainings", "parameters", *map(column_of, NUMBERS), *_COST_COLUMNS.values()]
+    columns = ["variant", "trainings", "parameters", *map(column_of, NUMBERS), *COST_COLUMNS.values()]
     cells = []
     for row in outcome.rows.values():
         numbers = [_cell(row.numbers[metric].interval) if metric in row.numbers else None for metric in NUMBERS]
-        costs = [_SCALES.get(cost, 1) * row.costs[cost] if row.costs else None for cost in COSTS]
+        costs = [SCALES.get(cost, 1) * row.costs[cost] if row.costs else None for cost in COSTS]
         trainings = None if row.variant is None else len(row.runs)
         cells.append([row.title, trainings, row.num_parameters, *numbers, *costs])
     references = [row.title for row in outcome.rows.values() if row.variant is None]
@@ -107,8 +108,9 @@ def _differences(outcome: AblationOutcome) -> Table:
     rows = []
     for row in outcome.rows.values():
         for metric, found in row.differences.items():
-            seeds = ", ".join(_signed(value, DIGITS[metric]) for value in found.by_seed.values())
-            difference = NumberText(_text(found.interval, DIGITS[metric]))
+            digits = DIFFERENCE_DIGITS[metric]
+            seeds = ", ".join(signed(value, digits) for value in found.by_seed.values())
+            difference = NumberText(_text(found.interval, digits))
             rows.append([row.title, column_of(metric).name, difference, seeds, verdict(found)])
     note = (
         "Paired by seed of the training and by panorama, on equal captions and noise; intervals as above. A difference "
@@ -123,9 +125,10 @@ def _cell(value: Interval) -> object:
 
 
 def _text(value: Interval, digits: int) -> str:
-    ends = "" if value.ends is None else f" [{', '.join(_signed(end, digits) for end in value.ends)}]"
-    return f"{_signed(value.estimate, digits)}{ends}"
+    ends = "" if value.ends is None else f" [{', '.join(signed(end, digits) for end in value.ends)}]"
+    return f"{signed(value.estimate, digits)}{ends}"
 
 
-def _signed(value: float, digits: int) -> str:
+def signed(value: float, digits: int) -> str:
+    """Return a number with its sign, as differences are shown."""
     return f"{value:+.{digits}f}".replace("-", "−")
