@@ -186,6 +186,10 @@ def test_a_finished_folder_trains_nothing_and_keeps_its_numbers(finished, scale)
     assert "CAA, K = 3" in text
     assert f"{means[1]:.1f}" in text
     assert "no difference shown" in text  # two panoramas have no interval
+    page = (whole / "ablations.html").read_text()
+    for row in ("CAA, K = 3, seed 0", "all views, seed 0", "ground truth", "base alone"):
+        assert row in page
+    assert page.count("data:image/png") == 2 * 4 * 4  # rooms, rows, views
 
 
 def test_every_variant_trains_on_the_same_data_with_the_same_settings(finished):
@@ -232,7 +236,10 @@ def test_tables_tell_values_seeds_verdicts_and_what_is_missing():
         ["+0.0100 [−0.0100, +0.0300]", "+0.0300, −0.0100", "no difference shown"],
     ]
     said = " ".join(ablation_sentences(outcome))
-    assert "all views against CAA, K = 3: " in said
+    assert (
+        "all views against CAA, K = 3: overlap PSNR, mean of pairs lower by 2.00 dB; "
+        "no difference shown in overlap correlation (ZNCC)." in said
+    )
     assert "its package is not installed" in said
     assert ablation_values(outcome)["rows"][other.name]["differences"][PSNR]["by_seed"] == {"0": -2.1, "1": -1.9}
     del rows[base.name]

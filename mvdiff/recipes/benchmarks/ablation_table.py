@@ -38,8 +38,7 @@ def ablation_sentences(outcome: AblationOutcome) -> list[str]:
     lines = [*code_warnings(outcome.makers), *machine_warnings(outcome.makers)]
     for row in outcome.rows.values():
         if row.differences:
-            said = [f"{column_of(metric).name} {verdict(one)}" for metric, one in row.differences.items()]
-            lines.append(f"{row.title} against {outcome.rows[BASE].title}: {', '.join(said)}.")
+            lines.append(f"{row.title} against {outcome.rows[BASE].title}: {_compared(row.differences)}.")
     if BASE not in outcome.rows:
         lines.append(f"Nothing is compared: {BASE} is not trained yet.")
     lines += [f"{column_of(metric).name} is missing: {reason}" for metric, reason in outcome.missing.items()]
@@ -81,6 +80,19 @@ def verdict(difference: SeedMean) -> str:
     if not difference.is_shown:
         return "no difference shown"
     return "higher" if difference.interval.estimate > 0 else "lower"
+
+
+def _compared(differences: Mapping[str, SeedMean]) -> str:
+    """Name the differences that are shown, with their sizes, then the numbers without one."""
+    shown, rest = [], []
+    for metric, one in differences.items():
+        column = column_of(metric)
+        if one.is_shown:
+            size = f"{abs(one.interval.estimate):.{DIFFERENCE_DIGITS[metric]}f} {column.unit}".strip()
+            shown.append(f"{column.name} {verdict(one)} by {size}")
+        else:
+            rest.append(column.name)
+    return "; ".join([*shown, *([f"no difference shown in {' and '.join(rest)}"] if rest else [])])
 
 
 def _variants(outcome: AblationOutcome, scale: AblationScale, protocol: Protocol) -> Table:

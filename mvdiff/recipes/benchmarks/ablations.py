@@ -22,10 +22,11 @@ from mvdiff.recipes.benchmarks.ablation_rows import AblationOutcome, read_outcom
 from mvdiff.recipes.benchmarks.ablation_runs import AblationRun, AblationRuns
 from mvdiff.recipes.benchmarks.ablation_settings import AblationScale, AblationSettings
 from mvdiff.recipes.benchmarks.ablation_table import ablation_sentences, ablation_tables, ablation_values
+from mvdiff.recipes.benchmarks.galleries import sample_galleries
 from mvdiff.recipes.benchmarks.makers import this_process, told_makers
 from mvdiff.recipes.fit_command import RunTrainer
 from mvdiff.recipes.page import print_tables
-from mvdiff.report import Page, report_sections, write_page
+from mvdiff.report import Gallery, Page, report_sections, write_page
 from mvdiff.report.markdown import markdown
 from mvdiff.samples import write_json
 
@@ -112,8 +113,18 @@ def _write(outcome: AblationOutcome, runs: AblationRuns, out: Path, command: str
         "versions": ", ".join(f"{name} {number}" for name, number in library_versions().items()),
         "machine": written_by.machine,
     }
-    page = Page(TITLE, said, report_sections(tables=tables, facts=facts))
+    sections = report_sections(tables=tables, galleries=_galleries(outcome, runs), facts=facts)
+    page = Page(TITLE, said, sections)
     write_page(out / "ablations.html", page)
     write_whole(out / "ablations.md", markdown(page))
     write_json(out / "ablations.json", {"schema_version": SCHEMA_VERSION, **facts, **ablation_values(outcome)})
     print_tables(tables, said)
+
+
+def _galleries(outcome: AblationOutcome, runs: AblationRuns) -> list[Gallery]:
+    """Show the first test rooms, a row for each variant's training with its lowest seed and for each reference."""
+    first = {row.title: (min(row.runs), row.runs[min(row.runs)]) for row in outcome.rows.values()}
+    folders = {
+        title if run.variant is None else f"{title}, seed {seed}": run.samples for title, (seed, run) in first.items()
+    }
+    return sample_galleries(folders, runs.reference.dataset.sample_ids())

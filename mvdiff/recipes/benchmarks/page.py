@@ -11,6 +11,7 @@ from mvdiff.eval.intervals import Interval
 from mvdiff.eval.table import protocol_line
 from mvdiff.files.sharing import shared_values
 from mvdiff.files.writing import write_whole
+from mvdiff.recipes.benchmarks.galleries import sample_galleries
 from mvdiff.recipes.benchmarks.makers import Maker, code_warnings, scorer_of
 from mvdiff.recipes.benchmarks.outcome import RowOutcome, SectionOutcome, TableOutcome, Verdict
 from mvdiff.recipes.benchmarks.table import TRUTH
@@ -19,14 +20,10 @@ from mvdiff.recipes.scoring import Number
 from mvdiff.report import Block, Details, Facts, Gallery, Note, Page, Section, Table, write_page
 from mvdiff.report.differences import difference_table, not_compared
 from mvdiff.report.markdown import markdown
-from mvdiff.report.pictures import open_pictures
 from mvdiff.report.tables import NumberText
-from mvdiff.samples import is_complete, read_sample, sample_folder, write_json
+from mvdiff.samples import write_json
 
 SCHEMA_VERSION = 1
-SHOWN = 3
-"""Samples that the page shows."""
-SHOWN_VIEWS = 12
 
 
 def write_outcome(outcome: TableOutcome, out: Path) -> None:
@@ -137,20 +134,8 @@ def deviations_of(outcome: SectionOutcome) -> list[str]:
 def galleries(outcome: SectionOutcome) -> list[Gallery]:
     """Show the first samples, a row for each method that has them."""
     folders = {row.row.label: row.folder for row in outcome.rows if row.results is not None}
-    ids = sorted({name for results in outcome.results.values() for name in results["generated"].get("images", ())})
-    shown = []
-    for sample_id in ids[:SHOWN]:
-        found = {label: sample_folder(folder, sample_id) for label, folder in folders.items()}
-        pictures = {
-            label: open_pictures(read_sample(folder), SHOWN_VIEWS)
-            for label, folder in found.items()
-            if is_complete(folder)
-        }
-        first = next(iter(pictures.values()), None)
-        if first is not None:
-            views = {label: one.views for label, one in pictures.items() if one.labels == first.labels}
-            shown.append(Gallery(views, sample_id, first.labels, first.prompts))
-    return shown
+    ids = {name for results in outcome.results.values() for name in results["generated"].get("images", ())}
+    return sample_galleries(folders, ids)
 
 
 def json_of(outcome: TableOutcome) -> dict[str, Any]:
