@@ -52,8 +52,8 @@ class EvaluateOptions:
     """folder that keeps what the networks make of each image: a killed run continues, and a reference is measured once
     for all methods; numbers are the same without it"""
     strict: bool = False
-    """exit with status 3 if anything is missing or left out, if a number is not of all samples, if the two sides differ in
-    number or in their views, or if anything deviates from --protocol or --manifest"""
+    """exit with status 3 if anything is missing or left out, if a number is not of all samples, if the two sides differ
+    in number or in their views, or if anything deviates from --protocol or --manifest"""
 
     def __post_init__(self) -> None:
         if self.reference is not None and self.config is not None:
