@@ -52,8 +52,8 @@ class EvaluateOptions:
     """folder that keeps what the networks make of each image: a killed run continues, and a reference is measured once
     for all methods; numbers are the same without it"""
     strict: bool = False
-    """exit with status 3 if anything is missing or left out, if samples and reference differ in number, or if anything
-    deviates from --protocol or --manifest"""
+    """exit with status 3 if anything is missing or left out, if a number is not of all samples, if the two sides differ
+    in number or in their views, or if anything deviates from --protocol or --manifest"""
 
     def __post_init__(self) -> None:
         if self.reference is not None and self.config is not None:
@@ -154,7 +154,7 @@ def _run(options: EvaluateOptions, settings: EvaluationSettings, words: Sequence
     for name in ("deviations", "unchecked"):
         for line in results[name]:
             print(f"{_SAID[name]}: {line}")
-    _say_what_was_done(options, results)
+    _say_what_was_done(options, results, words)
     if unwritten:
         print(f"mvdiff evaluate: error: --manifest {options.manifest} was not written.", file=sys.stderr)
     if not computed:
@@ -252,7 +252,6 @@ def _check(
     from mvdiff.eval.checks import check_needs, check_used
     from mvdiff.eval.metric_specs import parse_specs
     from mvdiff.eval.sources import FolderSource
-    from mvdiff.samples import is_complete
 
     try:
         specs = parse_specs(metrics)
@@ -262,18 +261,16 @@ def _check(
     folders = [source for source in (generated, reference) if isinstance(source, FolderSource)]
     if options.metrics is not None:
         check_needs(specs, reference is not None or any(source.has_natural() for source in folders))
-    if options.rig is not None and all(is_complete(path) for source in folders for path in source.complete):
-        raise SettingError("--rig is for samples without cameras; every sample here has its own in sample.json.")
+    if options.rig is not None and not any(source.needs_rig() for source in folders):
+        raise SettingError("--rig is for samples of the 2023 release, which store no cameras; there are none here.")
 
 
-def _say_what_was_done(options: EvaluateOptions, results: Mapping[str, Any]) -> None:
+def _say_what_was_done(options: EvaluateOptions, results: Mapping[str, Any], words: Sequence[str]) -> None:
     count = f"{plural(results['generated']['num_samples'], 'sample')} scored"
-    folder = options.generated or options.reference
     if options.out is not None:
         done(f"{options.out}: {count}", typed("mvdiff", "report", options.out))
-    elif folder is not None:
-        again = typed("mvdiff", "evaluate", "--generated", folder, "--out", "results.json")
-        done(f"{count}, nothing written", f"{again} to keep them")
+    else:
+        done(f"{count}, nothing written", typed("mvdiff", "evaluate", *words, "--out", "results.json"))
 
 
 COMMANDS = (

@@ -13,7 +13,7 @@ from mvdiff.data.importing.suggest import guess_kind
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.sources import FolderSource
 from mvdiff.files.images import IMAGE_SUFFIXES
-from mvdiff.files.paths import existing, expanded, kind_of, same_name, visible
+from mvdiff.files.paths import existing, expanded, kind_of, same_name, visible, walk
 from mvdiff.files.text import read_text
 from mvdiff.geometry.cameras import Rig
 from mvdiff.samples import scan_samples
@@ -47,9 +47,15 @@ def image_files(folder: Path) -> list[Path]:
     return [path for path in visible(folder, *IMAGE_SUFFIXES) if kind_of(path) != "folder"]
 
 
+def _nested_images(root: Path) -> list[str]:
+    """List the images in the folders below a root, relative to it."""
+    paths = (folder / name for folder, _, names in walk(root) if folder != root for name in names)
+    return [path.relative_to(root).as_posix() for path in paths if path.suffix.lower() in IMAGE_SUFFIXES]
+
+
 @dataclass
 class ImageFolder(FolderSource):
-    """Images that lie directly in a folder, each a sample of one view; unreadable ones are skipped and counted.
+    """Images that lie directly in a folder, each a sample of one view; unreadable and nested ones are counted.
 
     A sample is named after its file, without the ending unless two files differ in nothing else. Its prompt is the text
     of `<name>.txt`, if there is one.
@@ -57,10 +63,15 @@ class ImageFolder(FolderSource):
 
     def __post_init__(self) -> None:
         self.complete, self.incomplete = image_files(self.root), []
+        self.nested = _nested_images(self.root)
         self._stems = Counter(same_name(path.stem) for path in self.complete)
 
     def has_natural(self) -> bool:
         """Return False: images have no ground truth beside them."""
+        return False
+
+    def needs_rig(self) -> bool:
+        """Return False: an image counts as one view, whose camera no metric reads."""
         return False
 
     def _sample(self, index: int) -> ScoredSample | dict[str, str]:
@@ -74,5 +85,6 @@ class ImageFolder(FolderSource):
         return ScoredSample(name, images, torch.eye(3)[None], torch.eye(3)[None], prompts)
 
     def describe(self) -> dict[str, Any]:
-        """Describe the folder and its unreadable images, and as what `mvdiff import` may take them."""
-        return super().describe() | {"kind": "images", "note": NOTE, "import_as": guess_kind(self.root)}
+        """Describe the folder, its images that were not scored, and as what `mvdiff import` may take them."""
+        about = {"nested": self.nested, "kind": "images", "note": NOTE, "import_as": guess_kind(self.root)}
+        return super().describe() | about

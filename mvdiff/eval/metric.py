@@ -27,6 +27,9 @@ from mvdiff.eval.intervals import Interval, Statistic, interval, mean
 from mvdiff.eval.processes import gather_tensors
 from mvdiff.eval.sample import ScoredSample, keyed_sample
 
+OWN_SIZE = "the images' own size"
+"""Part of the variant of a number that depends on the size of views, since they are not resized."""
+
 
 class MissingMetricError(ValueError):
     """Raised if a number cannot be computed; the message gives the reason and the remedy."""
@@ -66,6 +69,7 @@ class Result:
         ratio_to_reference: `value / reference`.
         weights_hash: SHA-256 of the network's weights, in hex.
         note: Caveat for the reader.
+        lacks: Sentences on what the number lacks, each a reason for which `mvdiff evaluate --strict` fails.
         extra: Further entries for `results.json`.
     """
 
@@ -79,6 +83,7 @@ class Result:
     ratio_to_reference: float | None = None
     weights_hash: str | None = None
     note: str | None = None
+    lacks: list[str] | None = None
     extra: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self, sample_ids: Mapping[int, str]) -> dict[str, Any]:

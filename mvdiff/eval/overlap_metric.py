@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mvdiff.eval.metric import MissingMetricError, SampleMetric, check_finite
+from mvdiff.eval.metric import OWN_SIZE, MissingMetricError, SampleMetric, check_finite
 from mvdiff.eval.overlap import warped_depth_views, warped_views
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
@@ -118,8 +118,8 @@ class OverlapMetric(SampleMetric):
         rule = self.pairs if isinstance(self.pairs, str) else "given"
         if by_depth:
             rule = "consecutive" if rule == "adjacent" else rule
-            return f"{rule} pairs; the images' own size; pixels whose depth is off by at most {self.depth_error:g} m"
-        size = "the images' own size" if self.size is None else f"images resized to {self.size}"
+            return f"{rule} pairs; {OWN_SIZE}; pixels whose depth is off by at most {self.depth_error:g} m"
+        size = OWN_SIZE if self.size is None else f"images resized to {self.size}"
         return f"{rule} pairs; {size}; pixels whose warped mask is exactly one"
 
     def _warped(self, sample: ScoredSample) -> Iterator[WarpedPair]:

@@ -22,6 +22,7 @@ from mvdiff.eval.processes import gather_objects
 from mvdiff.eval.protocol import CUSTOM, Protocol, values_hash
 from mvdiff.eval.sample import keyed_sample
 from mvdiff.eval.settings import EvaluationSettings, SettingError
+from mvdiff.eval.shortcomings import NO_REFERENCE
 from mvdiff.eval.sources import SeenSample, Source, Tally
 
 UNAVAILABLE = (ValueError, OSError, ImportError)
@@ -168,7 +169,9 @@ class Scoring:
                 if not math.isfinite(result.value):
                     out[name] = {"missing": f"the number is not finite; got {result.value}."}
                     continue
-                out[name] = result.to_json(self.sample_ids) | ({"note": f"no reference: {reason}"} if reason else {})
+                entry = result.to_json(self.sample_ids)
+                lacks = [*entry.get("lacks", ()), *([f"{NO_REFERENCE}{reason}"] if reason else [])]
+                out[name] = entry | ({"lacks": lacks} if lacks else {})
         return out
 
     def protocol_record(self) -> dict[str, Any]:

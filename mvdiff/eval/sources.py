@@ -25,7 +25,7 @@ from mvdiff.files.paths import same_name
 from mvdiff.files.sharing import shared_name
 from mvdiff.files.text import read_json_object
 from mvdiff.geometry.cameras import Rig, resize_intrinsics
-from mvdiff.samples import read_sample, scan_samples, to_uint8
+from mvdiff.samples import is_complete, read_sample, scan_samples, to_uint8
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,10 @@ class FolderSource(Source):
     def has_natural(self) -> bool:
         """Return True if any sample has ground-truth views beside it (2023 release)."""
         return any((folder / "0_natural.png").is_file() for folder in self.complete)
+
+    def needs_rig(self) -> bool:
+        """Return True if any sample lacks cameras of its own (2023 release)."""
+        return not all(map(is_complete, self.complete))
 
     def __len__(self) -> int:
         """Return the number of complete samples in this share."""

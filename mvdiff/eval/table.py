@@ -23,6 +23,7 @@ def results_table(results: Mapping[str, Any], width: int) -> str:
     """
     generated = results["generated"]
     lost = generated.get("num_incomplete", 0) + generated.get("num_unreadable", 0)
+    lost += len(generated.get("nested", ()))
     title = f"{generated['path']}: {generated['num_samples']} samples" + (f", {lost} left out" if lost else "")
     entries = results["metrics"]
     columns = {"value": "value", "interval": "95% interval", "reference": "reference", "ratio_to_reference": "ratio"}
@@ -69,7 +70,7 @@ def result_column(results: Mapping[str, Any], name: str) -> Column:
 
 
 def how(entry: Mapping[str, Any]) -> str:
-    """Describe how a number was measured (model, counts, variant, samples, interval, note), or why it is missing.
+    """Describe how a number was measured (model, counts, variant, samples, interval, notes), or why it is missing.
 
     Example:
         >>> how({"value": 1.0, "model": "homography", "num_pairs": 8, "variant": "mean over pairs"})
@@ -86,6 +87,7 @@ def how(entry: Mapping[str, Any]) -> str:
     parts += [", ".join(counted)] if counted else []
     parts += [f"no interval: {entry['interval_rule'].removeprefix('none: ')}"] if _lacks_interval(entry) else []
     parts += [entry[key] for key in ("note",) if key in entry]
+    parts += entry.get("lacks", ())
     return "; ".join(parts)
 
 
@@ -143,6 +145,9 @@ def check_results(results: Mapping[str, Any], where: str) -> None:
             need(_is_number(entry["value"]), f"{name}.value", "a number", entry["value"])
         for key in sorted(texts):
             need(isinstance(entry.get(key), str), f"{name}.{key}", "a text", entry.get(key))
+        lacks = entry.get("lacks", [])
+        is_list = isinstance(lacks, list) and all(isinstance(one, str) for one in lacks)
+        need(is_list, f"{name}.lacks", "a list of texts", lacks)
         theirs, interval = entry.get("reference"), entry.get("interval")
         need(theirs is None or _is_number(theirs), f"{name}.reference", "a number", theirs)
         pair = isinstance(interval, list) and len(interval) == 2 and all(map(_is_number, interval))

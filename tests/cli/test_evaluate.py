@@ -1,6 +1,8 @@
 """`mvdiff evaluate`, in-process, over real folders."""
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -202,7 +204,21 @@ def test_a_rig_that_no_sample_needs_is_refused(tmp_path, capsys):
     rig.write_text(json.dumps(RIG.to_dict()))
     root = write_samples(tmp_path / "a", num=1)
     assert main(["evaluate", "--generated", str(root), "--metrics", "sharpness", "--rig", str(rig)]) == 2
-    assert "--rig is for samples without cameras" in capsys.readouterr().err
+    assert "--rig is for samples of the 2023 release" in capsys.readouterr().err
+    images = tmp_path / "images"
+    images.mkdir()
+    shutil.copy(root / "s0" / "0.png", images / "room.png")
+    assert main(["evaluate", "--generated", str(images), "--metrics", "sharpness", "--rig", str(rig)]) == 2
+    assert "--rig is for samples of the 2023 release" in capsys.readouterr().err
+
+
+def test_the_last_line_repeats_the_options_of_the_user(tmp_path, capsys):
+    root, real = write_samples(tmp_path / "my samples", num=2, noise=0.2), write_samples(tmp_path / "b", num=2)
+    words = ["--generated", str(root), "--reference", str(real), "--num_workers", "0", "--metrics", "sharpness"]
+    assert main(["evaluate", *words]) == 0
+    printed = capsys.readouterr().out
+    assert next_commands(printed) == ["evaluate"]
+    assert shlex.split(printed.split(". Next: ")[1]) == ["mvdiff", "evaluate", *words, "--out", "results.json"]
 
 
 def test_nothing_computed_ends_with_status_3(tmp_path, capsys):

@@ -63,8 +63,9 @@ def test_metrics_get_whole_views_alone(partial):
     seen = results["metrics"]["num_seen"]
     assert (seen["value"], list(seen["per_sample"])) == (3, ["half"])
     assert results["metrics"]["darkest"]["value"] > 25  # the uncovered pixels are 0
-    lines = left_out(results)
+    *lines, last = left_out(results)
     assert [line.split(" views of ")[0] for line in lines] == ["left out 5 of 8", "left out 8 of 8"]
+    assert last == "num_seen, darkest: measured on 1 of 2 samples"
     assert results["metrics"]["overlap_psnr_mean_of_pairs"]["num_samples"] == 2
 
 

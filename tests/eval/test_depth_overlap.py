@@ -267,7 +267,7 @@ def test_one_number_is_not_made_of_both_kinds(tmp_path, walk):
     reference = tmp_path / "all" / "more"
     write(tmp_path / "ours", walk, num=1)
     found = evaluate(tmp_path / "ours", reference, ["overlap_psnr"], AS_IS)["metrics"][MEAN]
-    assert "must all have depths or all have none" in found["note"]
+    assert "must all have depths or all have none" in found["lacks"][0]
     assert "ratio_to_reference" not in found
 
 

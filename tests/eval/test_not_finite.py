@@ -152,7 +152,7 @@ def test_a_spoilt_reference_is_not_used_in_part(tmp_path):
     found = evaluate(Samples(tmp_path / "a"), Samples(tmp_path / "real", grey), metrics)["metrics"]
     assert found["fid"]["missing"].startswith("reference: features must be finite; ")
     assert found["fid"]["missing"].endswith("(at reference sample 's1')")
-    assert "(at reference sample 's1')" in found["inception_score"]["note"]
+    assert "(at reference sample 's1')" in found["inception_score"]["lacks"][0]
     assert "reference" not in found["inception_score"]
 
 

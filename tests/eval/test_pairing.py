@@ -110,6 +110,18 @@ def test_a_folder_of_images_scores_as_samples_of_one_view(tmp_path, toy):
     assert torch.equal(stacked, torch.stack([torch.from_numpy(views(i)[0]).permute(2, 0, 1) for i in range(4)]))
 
 
+def test_images_in_folders_below_are_named_as_left_out(tmp_path, toy):
+    folder = write_images(tmp_path / "images", seeds=range(3))
+    write_images(folder / "more")
+    (folder / "more" / "notes.txt").write_text("no image")
+    results = evaluate(folder, None, ("sharpness",), toy)
+    assert results["generated"]["num_samples"] == 3
+    (line,) = shortcomings(results)
+    named = ", ".join(f"more/kitchen_{i:02d}.png" for i in range(4))
+    assert line == f"left out 4 images in folders below {folder}: {named}"
+    assert "3 samples, 4 left out" in results_table(results, 80)
+
+
 def test_captions_beside_images_are_their_prompts(tmp_path):
     folder = write_images(tmp_path / "images")
     for path in folder.glob("*.png"):

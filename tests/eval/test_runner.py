@@ -233,7 +233,7 @@ def test_reference_that_breaks_off_is_reported_not_used_in_part(tmp_path, toy):
     assert results["reference"] == {"missing": "panorama 2 must have six faces; got five"}
     assert results["metrics"]["toy_fid"]["missing"] == "reference: panorama 2 must have six faces; got five"
     assert "reference" not in results["metrics"]["overlap_psnr_pooled"]
-    assert "six faces" in results["metrics"]["overlap_psnr_pooled"]["note"]
+    assert "six faces" in results["metrics"]["overlap_psnr_pooled"]["lacks"][0]
 
 
 class Plain:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,9 +29,10 @@ def guess_kind(root: Path) -> Kind | None:
     if not shapes:
         return None
     ratios = [width / height for width, height in shapes]
-    if all(ratio == 2 for ratio in ratios):
+    if _is_most(ratio == 2 for ratio in ratios):
         return "erp"
-    if all(ratio == 6 for ratio in ratios) or (set(ratios) == {1.0} and 2 * sum(map(_is_cube, cubes)) > len(cubes)):
+    squares = _is_most(ratio == 1 for ratio in ratios)
+    if _is_most(ratio == 6 for ratio in ratios) or (squares and _is_most(map(_is_cube, cubes))):
         return "cubemap"
     counts = {len(one.files) for one in views}
     in_folders = any("/" in one.name for one in views)
@@ -54,6 +56,12 @@ def _shape(root: Path, pictures: SamplePictures) -> tuple[int, int] | None:
     with suppress(ValueError, OSError):
         return stored_size(root / pictures.files[WHOLE])
     return None
+
+
+def _is_most(answers: Iterable[bool]) -> bool:
+    """Return True if more than half of the answers are."""
+    told = list(answers)
+    return 2 * sum(told) > len(told)
 
 
 def _is_cube(pictures: SamplePictures) -> bool:

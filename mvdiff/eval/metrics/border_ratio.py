@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mvdiff.eval.metric import Column, MissingMetricError, PerSampleMetric, Result
+from mvdiff.eval.metric import OWN_SIZE, Column, MissingMetricError, PerSampleMetric, Result
 from mvdiff.eval.overlap import unit_range
 from mvdiff.eval.overlap_metric import centres, check_comparable
 from mvdiff.eval.sample import ScoredSample
@@ -47,7 +47,7 @@ class BorderRatio(PerSampleMetric):
     columns = (Column("border_ratio", "step at neighbours' borders / around"),)
     variant = (
         f"step in a row at the border of a neighbour's field of view over the steps {NEAREST} to {FARTHEST} columns "
-        "away; the images' own size; pooled within a sample, then their mean"
+        f"away; {OWN_SIZE}; pooled within a sample, then their mean"
     )
     model = "finite differences"
 

@@ -11,8 +11,9 @@ import torch
 
 from mvdiff.eval.features import caption_agreement, toy_judge
 from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric, sample_counts, with_reference
-from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.sample import ScoredSample, keyed_sample
 from mvdiff.eval.sources import read_truth
+from mvdiff.samples.ids import listed_ids
 
 
 class CaptionAgreement(SampleMetric):
@@ -57,8 +58,14 @@ class CaptionAgreement(SampleMetric):
         """Return both shares; the share of views also holds the share of each head."""
         (keys, own), (real_keys, real) = self._counts(real=False), self._counts(real=True)
         of = "" if self.judge_heads is None else f" (of {', '.join(self.judge_heads)})"
-        missing = MissingMetricError(self.needs["truth"])
-        by_view, by_label = missing, missing
+        unknown = self._unknown([*keys, *real_keys])
+        heads = ", ".join(self.heads)
+        lacking = (
+            [f"no view states a true label of every judged head ({heads}).", f"no view states a label of {heads}."]
+            if keys
+            else [self.needs["truth"]] * 2
+        )
+        by_view, by_label = (MissingMetricError(" ".join([reason, *unknown])) for reason in lacking)
         views = {key: pair for key, pair in zip(keys, own[:, -1], strict=True) if pair[1]}
         if views:
             pairs = np.array(list(views.values()))
@@ -71,6 +78,7 @@ class CaptionAgreement(SampleMetric):
                 | sample_counts(views, [key for key, pair in zip(real_keys, real[:, -1], strict=True) if pair[1]]),
                 interval=self.interval(_pooled, pairs),
                 per_sample={key: float(right / count) for key, (right, count) in views.items()},
+                lacks=unknown or None,
                 extra={"per_head": {head: _pooled(counts) for head, counts in per_head if counts[:, 1].any()}},
                 **self.network_fields,
                 **with_reference(share, [_pooled(real[:, -1])] if real[:, -1, 1].any() else []),
@@ -79,8 +87,16 @@ class CaptionAgreement(SampleMetric):
         if labels:
             variant = f"share of stated labels that are read{of}, mean over samples"
             real_labels = _label_shares(real_keys, real)
-            by_label = self.mean_over_samples(labels, real_labels, variant=variant, **self.network_fields)
+            fields = {"variant": variant, "lacks": unknown or None, **self.network_fields}
+            by_label = self.mean_over_samples(labels, real_labels, **fields)
         return {"caption_agreement": by_view, "label_agreement": by_label}
+
+    def _unknown(self, keys: Sequence[int]) -> list[str]:
+        """Name the samples of `truth` that are not among the keys of the samples that were judged."""
+        judged = set(keys)
+        ids = [name for name in self.truth if keyed_sample(name) not in judged]
+        counts = f"{len(ids)} of {len(self.truth)} samples in truth were not scored"
+        return [f"{counts}: {listed_ids(ids)}"] if ids else []
 
     def _counts(self, real: bool) -> tuple[list[int], np.ndarray]:
         """Return the sample keys and [S, heads + 1, 2] numbers of correct and judged labels (last: whole views)."""

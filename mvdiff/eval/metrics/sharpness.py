@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mvdiff.eval.metric import Column, PerSampleMetric
+from mvdiff.eval.metric import OWN_SIZE, Column, PerSampleMetric
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.shapes import check_shapes
 
@@ -22,7 +22,7 @@ class Sharpness(PerSampleMetric):
         Column("sharpness_laplacian_variance", "sharpness, variance of the Laplacian", "grey²", digits=5),
     )
     model = "finite differences"
-    variant = "grey in [0, 1] at the images' own size, mean over views, then samples"
+    variant = f"grey in [0, 1] at {OWN_SIZE}, mean over views, then samples"
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
         """Average both measures over a sample's views."""

@@ -97,6 +97,14 @@ def test_the_kind_is_guessed(tmp_path, kind, size, names):
     assert guess_kind(write(tmp_path, *names, size=size)) == kind
 
 
+def test_most_pictures_decide(tmp_path):
+    write(tmp_path, "a.png", "b.png", "c.png", size=(16, 8))
+    write(tmp_path, "thumbnail.png", size=(5, 5))
+    assert guess_kind(tmp_path) == "erp"
+    write(tmp_path, "d.png", "e.png", size=(5, 5))
+    assert guess_kind(tmp_path) is None  # three of six
+
+
 def test_nothing_is_guessed_without_pictures(tmp_path):
     assert guess_kind(tmp_path) is None
     (tmp_path / "a.png").write_bytes(b"no picture")
