@@ -10,9 +10,10 @@ import inspect
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
-from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg, retrieve_timesteps
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import rescale_noise_cfg
 from torch import Tensor
 
+from mvdiff.flow import is_flow, set_flow_sigmas
 from mvdiff.keyed import keyed_generator
 from mvdiff.text_states import TextStates, cat_states
 
@@ -89,7 +90,8 @@ def denoise(
         generators: One per sample, for schedulers that add noise; None uses torch's global generator.
         eta: DDIM's eta, from 0 (deterministic) to 1 (DDPM); schedulers without it ignore it.
         timesteps: Timesteps to denoise at, in place of `num_inference_steps` ones that the scheduler chooses.
-        sigmas: Noise levels to denoise at, likewise.
+        sigmas: Noise levels to denoise at, likewise. In flow matching, a timestep is a sigma times the number of
+            training steps, and neither is shifted again.
         callback: Called after each step with (step index, timestep, latents); a returned tensor replaces the latents.
         interrupted: Called after each step; True ends the loop.
 
@@ -97,8 +99,8 @@ def denoise(
         Latents in the shape of `noise`, float32, on its device.
 
     Raises:
-        ValueError: `num_inference_steps` is out of range, the scheduler does not take `timesteps` or `sigmas` or both
-            are passed, the scheduler's noise cannot be controlled by generators, or
+        ValueError: `num_inference_steps` is out of range, the scheduler does not take `timesteps` or `sigmas`, both are
+            passed or, in flow matching, do not descend, the scheduler's noise cannot be controlled by generators, or
             the model predicts noise at zero terminal SNR, where the first step would divide by zero.
     """
     scheduler = with_steps(scheduler, num_inference_steps, timesteps, sigmas, noise.device)
@@ -133,7 +135,20 @@ def with_steps(
     custom = {
         name: list(values) for name, values in (("timesteps", timesteps), ("sigmas", sigmas)) if values is not None
     }
-    retrieve_timesteps(scheduler, num_inference_steps, device, **custom)
+    if len(custom) == 2:
+        raise ValueError(f"timesteps must be left out where sigmas are set; got {custom['timesteps']}.")
+    if not custom:
+        scheduler.set_timesteps(num_inference_steps, device=device)
+        return scheduler
+    ((name, values),) = custom.items()
+    if is_flow(scheduler):
+        set_flow_sigmas(scheduler, name, values, device)
+    elif name in inspect.signature(scheduler.set_timesteps).parameters:
+        scheduler.set_timesteps(**custom, device=device)
+    else:
+        raise ValueError(
+            f"{name} must be left out for {type(scheduler).__name__}, which chooses its own steps; got {values}."
+        )
     return scheduler
 
 

@@ -6,7 +6,9 @@ Symbols: x0 clean latents, eps noise, sigma in [0, 1], x_sigma = (1 - sigma) x0 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+from typing import Literal
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
@@ -56,6 +58,36 @@ def shifted(sigma: Tensor, shift: float) -> Tensor:
         tensor([0.0000, 0.7500, 1.0000])
     """
     return shift * sigma / (1 + (shift - 1) * sigma)
+
+
+def set_flow_sigmas(
+    scheduler,
+    name: Literal["timesteps", "sigmas"],
+    values: Sequence[float],
+    device: torch.device | str | None = None,
+) -> None:
+    """Make a scheduler denoise at chosen noise levels, in place.
+
+    The `set_timesteps` of diffusers shifts levels that are passed to it, and Heun's takes none.
+
+    Args:
+        scheduler: One of `FLOW_SCHEDULERS`.
+        name: Kind of `values`: sigmas, or timesteps, which are sigmas times `num_train_timesteps`.
+        values: Levels in descending order, above 0; the last step goes to 0.
+        device: Device of the scheduler's tensors.
+
+    Raises:
+        ValueError: The levels do not descend or are out of range.
+    """
+    num_train_timesteps = scheduler.config.num_train_timesteps
+    limit = num_train_timesteps if name == "timesteps" else 1
+    if not values or not values[0] <= limit or not all(one > other for one, other in pairwise([*values, 0])):
+        raise ValueError(f"{name} must descend from at most {limit} to above 0; got {values}.")
+    sigmas = torch.tensor([*values, 0], dtype=torch.float64) / limit
+    first, rest = sigmas[:1], sigmas[1:-1].repeat_interleave(scheduler.order)  # Heun calls the model twice at the rest
+    scheduler.set_timesteps(len(values), device=device)
+    scheduler.timesteps = (torch.cat([first, rest]) * num_train_timesteps).to(device, torch.float32)
+    scheduler.sigmas = torch.cat([first, rest, sigmas[-1:]]).to(device, torch.float32)
 
 
 def flow_noisy(scheduler, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:

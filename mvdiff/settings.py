@@ -37,7 +37,8 @@ class Sampling:
     """timesteps to denoise at, in descending order, in place of num_inference_steps ones that the scheduler chooses,
     for schedulers that take them"""
     sigmas: Sequence[float] | None = None
-    """noise levels to denoise at, in descending order, likewise"""
+    """noise levels to denoise at, in descending order, likewise; for flow matching from at most 1 to above 0, and a
+    timestep is 1000 times a noise level: the scheduler's shift is not applied to either"""
     guidance_rescale: float = 0.0
     """moves the contrast that guidance adds back, from 0 (not) to 1 (wholly) (Lin et al. 2024, section 3.4)"""
     clip_skip: int | None = None

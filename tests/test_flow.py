@@ -5,7 +5,7 @@ import torch
 from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler
 from torch.testing import assert_close
 
-from mvdiff.denoising import denoise
+from mvdiff.denoising import denoise, with_steps
 from mvdiff.diffusion import (
     add_noise,
     clean_from_prediction,
@@ -87,6 +87,46 @@ def test_sampling_follows_a_straight_path_to_its_end(kind):
 
     for steps in (1, 4):
         assert_close(denoise(velocity, scheduler, noise, steps), clean, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("levels", [{"timesteps": [1000, 901, 250]}, {"sigmas": [1.0, 0.901, 0.25]}], ids=list)
+@pytest.mark.parametrize(
+    ("kind", "visited"),
+    [(FlowMatchEulerDiscreteScheduler, [0, 1, 2]), (FlowMatchHeunDiscreteScheduler, [0, 1, 1, 2, 2])],
+)
+def test_chosen_levels_are_those_of_the_network_and_of_the_latents(kind, visited, levels):
+    """A shift of 3 moves neither; along a straight path, latents show the level at which they stand."""
+    scheduler, clean, noise, told = kind(shift=3.0), latents(0), latents(1), []
+    steps = with_steps(scheduler, 50, **levels)
+    assert steps.timesteps.tolist() == [[1000.0, 901.0, 250.0][i] for i in visited]
+    assert_close(steps.sigmas, torch.tensor([*([1.0, 0.901, 0.25][i] for i in visited), 0.0]))
+
+    def velocity(noisy, timesteps):
+        told.append(timesteps[0].item())
+        assert_close(noisy, (1 - told[-1] / 1000) * clean + told[-1] / 1000 * noise, atol=1e-5, rtol=1e-5)
+        return noise - clean
+
+    assert_close(denoise(velocity, scheduler, noise, 50, **levels), clean, atol=1e-5, rtol=1e-5)
+    assert told == steps.timesteps.tolist()
+
+
+@pytest.mark.parametrize(
+    ("levels", "range_of"),
+    [
+        ({"timesteps": [500, 900]}, "1000"),
+        ({"timesteps": [1001, 900]}, "1000"),
+        ({"timesteps": [900, 900]}, "1000"),
+        ({"timesteps": []}, "1000"),
+        ({"sigmas": [900.0, 500.0]}, "1"),
+        ({"sigmas": [1.0, 0.0]}, "1"),
+    ],
+    ids=str,
+)
+def test_levels_that_do_not_descend_are_refused(levels, range_of):
+    ((name, values),) = levels.items()
+    with pytest.raises(ValueError, match=rf"^{name} must descend from at most {range_of} to above 0; got") as error:
+        with_steps(EULER, 50, **levels)
+    assert str(values) in str(error.value)
 
 
 def test_schedulers_of_the_other_kind_are_refused():

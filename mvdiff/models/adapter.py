@@ -277,7 +277,8 @@ def unet_channels(unet: UNet2DConditionModel) -> dict[str, Any]:
             names = ", ".join(kind.__name__ for kind in _BLOCKS)
             raise ValueError(f"unet blocks must be among {names}; got {type(block).__name__}.")
     sized = unet.config.get("addition_embed_type") == "text_time" and getattr(unet, "add_embedding", None) is not None
-    for name in ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type"):
+    refused = ("class_embed_type", "num_class_embeds", "addition_embed_type", "encoder_hid_dim_type")
+    for name in (*refused, "time_cond_proj_dim"):
         if unet.config.get(name) is not None and not (sized and name == "addition_embed_type"):
             raise ValueError(f"unet.config.{name} must be None; got {unet.config[name]!r}. Use a text-to-image UNet.")
     for level, block in enumerate(unet.down_blocks[:-1]):

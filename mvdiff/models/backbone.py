@@ -16,7 +16,7 @@ from mvdiff.models.absent import AbsentPart
 from mvdiff.models.autoencoder import VAE_PATTERNS, load_autoencoder
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import NETWORK_FOLDERS, family_of, load_family
-from mvdiff.models.bases.stable_diffusion import PARTS, StableDiffusionBase
+from mvdiff.models.bases.stable_diffusion import PARTS, StableDiffusionBase, check_no_guidance_input
 from mvdiff.models.loading import (
     PACKAGED,
     build_from_config,
@@ -27,7 +27,7 @@ from mvdiff.models.loading import (
     read_object,
     resolve_folder,
 )
-from mvdiff.models.schedulers import build_scheduler, scheduler_class
+from mvdiff.models.schedulers import build_scheduler, ddim_defaults, scheduler_class
 
 _PREDICTIONS = ("epsilon", "v_prediction", "sample")
 _FOLDERS = (*PARTS, "transformer", "text_encoder_2", "text_encoder_3", "tokenizer_2", "tokenizer_3")
@@ -193,6 +193,7 @@ def check_parts_fit(backbone: Backbone, folder: Path | str) -> None:
             "out_channels of the base's UNet must be the autoencoder's latent channels, "
             f"{backbone.latent_channels}; got {unet.out_channels}, in {folder}."
         )
+    check_no_guidance_input(backbone.unet, folder)
 
 
 def _check_kind(folder: Path) -> None:
@@ -223,7 +224,4 @@ def _ddim(path: Path) -> DDIMScheduler:
         raise ValueError(
             f"prediction_type of the base must be one of {', '.join(_PREDICTIONS)}; got {prediction!r}, in {path}."
         )
-    defaults = {"clip_sample": False}
-    if config["_class_name"] == "PNDMScheduler":
-        defaults["set_alpha_to_one"] = False
-    return build_scheduler(DDIMScheduler, defaults | config, path)
+    return build_scheduler(DDIMScheduler, ddim_defaults(config["_class_name"]) | config, path)

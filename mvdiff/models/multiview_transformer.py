@@ -141,8 +141,8 @@ class MultiViewTransformer(nn.Module):
         """Raise ValueError unless `views` is None: a transformer's own forward runs all views at once."""
         if views is not None:
             raise ValueError(
-                f"views_per_chunk must be null for a transformer, which runs all views at once; got {views}. Set "
-                "memory.gradient_checkpointing."
+                f"views_per_chunk must be null for a transformer, which runs all views at once; got {views}. In "
+                "training, memory.gradient_checkpointing saves memory; in sampling, half precision and CPU offload do."
             )
 
     def compile(self, **settings: Any) -> None:

@@ -57,6 +57,11 @@ def takes(scheduler: type, setting: str) -> bool:
     return setting in inspect.signature(scheduler.__init__).parameters
 
 
+def ddim_defaults(name: str) -> dict[str, Any]:
+    """Return the settings with which DDIM does what another scheduler class does by default."""
+    return {"clip_sample": False} | ({"set_alpha_to_one": False} if name == "PNDMScheduler" else {})
+
+
 def build_scheduler(kind: type, config: Mapping[str, Any], where: Path) -> Any:
     """Build a scheduler from the config that a file holds, and prove on one number that it can denoise.
 

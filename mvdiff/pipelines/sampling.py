@@ -20,7 +20,7 @@ from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
 from mvdiff.batch import MultiViewBatch
-from mvdiff.denoising import check_sampler, denoise, guided, step_generators, with_steps
+from mvdiff.denoising import denoise, guided, step_generators, with_steps
 from mvdiff.diffusion import frame_noise
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import family_of_network
@@ -148,11 +148,11 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
         Raises:
             ValueError: The batch lacks a field of the task, or a setting is out of range.
         """
-        check_sampler(self.scheduler, sampling.num_inference_steps)
+        backbone, device = self._backbone(), self._execution_device
+        check_sampling(backbone, sampling, encodes_text=self.embed_texts is None)
         self._check_size(batch)
         self._check_controls(batch, controls)
         self.task.check_batch(batch)
-        backbone, device = self._backbone(), self._execution_device
         seeds = [int(seed)] * batch.batch_size if isinstance(seed, Integral) else list(seed)
         batch = batch.to(device)
         noise = self._noise(batch, seeds, latents)
@@ -287,14 +287,6 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
         """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
         backbone, device = self._backbone(), self._execution_device
         skipped = {} if clip_skip is None else {"clip_skip": clip_skip}
-        if skipped and (self.embed_texts is not None or not isinstance(backbone, UNetBase)):
-            raise ValueError(
-                "clip_skip must be left out for transformers and with cache.text_only; it is for the text encoders of "
-                f"Stable Diffusion 1, 2 and XL; got {clip_skip}."
-            )
-        layers = self.text_encoder.config.num_hidden_layers if skipped else 0
-        if skipped and not 0 <= clip_skip < layers:
-            raise ValueError(f"clip_skip must lie between 0 and {layers - 1}; got {clip_skip}.")
 
         def alone(text: str) -> TextStates:
             own = self.embed_texts is None
@@ -376,6 +368,28 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
             raise ValueError(
                 f"neighbour_batch must be {count} indices below {count}, one per sample; got {list(lenders)}."
             )
+
+
+def check_sampling(base: Base, sampling: Sampling, encodes_text: bool = True) -> None:
+    """Raise ValueError if steps or `clip_skip` do not fit a base or its scheduler, or are out of range.
+
+    Args:
+        base: Base to sample with.
+        sampling: Sampling settings.
+        encodes_text: False if text embeddings come from a cache.
+    """
+    with_steps(base.scheduler, sampling.num_inference_steps, sampling.timesteps, sampling.sigmas)
+    clip_skip = sampling.clip_skip
+    if clip_skip is None:
+        return
+    if not encodes_text or not isinstance(base, UNetBase):
+        raise ValueError(
+            "clip_skip must be left out for transformers and with cache.text_only; it is for the text encoders of "
+            f"Stable Diffusion 1, 2 and XL; got {clip_skip}."
+        )
+    layers = base.text_encoder.config.num_hidden_layers
+    if not 0 <= clip_skip < layers:
+        raise ValueError(f"clip_skip must lie between 0 and {layers - 1}; got {clip_skip}.")
 
 
 def _shapes(states: TextStates) -> Any:

@@ -35,8 +35,8 @@ class SpeedSwitches(DiffusionPipeline):
         settings = DeepCacheSettings(interval, depth)
         if not isinstance(self._backbone(), UNetBase):
             raise ValueError(
-                f"deep cache needs a base with a UNet; got a {type(self.unet).__name__}. Call enable_cache with a "
-                "FirstBlockCacheConfig or TaylorSeerCacheConfig of diffusers."
+                f"deep cache (--deep_cache) needs a base with a UNet; got a {type(self.unet).__name__}. In Python, "
+                "pipeline.enable_cache takes diffusers' FirstBlockCacheConfig or TaylorSeerCacheConfig."
             )
         self.deep_cache = settings
 

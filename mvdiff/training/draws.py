@@ -27,8 +27,13 @@ def timesteps_of(
     return draw_timesteps(loss, scheduler.config.num_train_timesteps, seed, epoch, sample_index)
 
 
-def check_loss(loss: LossSettings, flow: FlowSettings, scheduler: Any, base: str) -> None:
+def check_loss(loss: LossSettings, flow: FlowSettings, snr_gamma: float | None, scheduler: Any, base: str) -> None:
     """Raise ValueError if settings of noise levels do not apply to the scheduler; the message names `base`."""
+    if is_flow(scheduler) and snr_gamma is not None:
+        raise ValueError(
+            f"model.snr_gamma must be null for {base}, a base of flow matching; got {snr_gamma}. Set "
+            "model.flow.weighting."
+        )
     if is_flow(scheduler) and (loss.timestep_sampling != "uniform" or loss.zero_terminal_snr):
         raise ValueError(
             "loss.timestep_sampling and loss.zero_terminal_snr do not apply to a base of flow matching "

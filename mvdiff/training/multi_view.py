@@ -24,6 +24,7 @@ from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.models.multiview_transformer import MultiViewTransformer
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.sampling import check_sampling
 from mvdiff.settings import (
     AdapterSettings,
     CacheSettings,
@@ -222,7 +223,8 @@ class MultiViewModule(DescribedModule):
             self.unet.compile(backend=self.torch_compile)
 
     def _check_family(self) -> None:
-        check_loss(self.loss, self.flow, self.backbone.scheduler, self.base)
+        check_sampling(self.backbone, self.sampling, encodes_text=not self.cache.text_only)
+        check_loss(self.loss, self.flow, self.snr_gamma, self.backbone.scheduler, self.base)
         if self.lora.rank and not isinstance(self.backbone, StableDiffusionBase):
             raise ValueError(
                 f"lora.rank must be 0 for {self.base}, which is not Stable Diffusion 1 or 2; got {self.lora.rank}."

@@ -26,6 +26,7 @@ from mvdiff.models.bases.transformer import TransformerBase
 from mvdiff.models.finite import check_finite
 from mvdiff.models.fresh import FreshBase, FreshTransformer
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
+from mvdiff.pipelines.sampling import check_sampling
 from mvdiff.settings import CacheSettings, FlowSettings, LossSettings, MemorySettings, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
@@ -141,7 +142,8 @@ class SingleViewModule(TrainedPartModule):
         self.backbone = fresh.build(seed) if fresh is not None else load_backbone(base, revision, vae=vae)
         named = "model.fresh" if base is None else base
         self._check_family(named, add_input, train_text_encoder)
-        check_loss(loss, flow, self.backbone.scheduler, named)
+        check_sampling(self.backbone, sampling)
+        check_loss(loss, flow, snr_gamma, self.backbone.scheduler, named)
         if add_input:
             self.task.add_input(self.backbone.unet)
         self.task.check_base(self.backbone.unet, self.backbone.latent_channels)

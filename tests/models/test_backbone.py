@@ -202,6 +202,12 @@ def test_widths_that_are_alike_on_every_level_are_one_width(base, copied):
     assert list(load_backbone(copied).unet.config.cross_attention_dim) == [32, 32]
 
 
+def test_a_unet_that_takes_a_guidance_scale_is_refused(base, copied):
+    replace_unet(base, copied, time_cond_proj_dim=256)
+    with pytest.raises(ValueError, match=r"time_cond_proj_dim of the base's UNet must be null; got 256 .*, in .*copy"):
+        load_backbone(copied)
+
+
 def test_a_unet_with_other_latents_than_the_autoencoder_is_refused(base, copied):
     replace_unet(base, copied, out_channels=8)
     with pytest.raises(ValueError, match=r"out_channels .* latent channels, 4; got 8, in .*copy"):

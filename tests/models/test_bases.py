@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from torch.testing import assert_close
 
 from mvdiff.batch import MultiViewBatch
@@ -176,8 +177,19 @@ def test_places_follow_the_setting_and_another_network_is_refused(bases, name):
     other = bases("sana" if name != "sana" else "sd3")
     with pytest.raises(ValueError, match="another model"):
         other.multi_view(adapter if name != "sana" else base.new_adapter(**SETTINGS, residual=True))
-    with pytest.raises(ValueError, match=r"views_per_chunk must be null.*got 2"):
+    with pytest.raises(ValueError, match=r"views_per_chunk must be null.*got 2\. In training, .*; in sampling, "):
         base.multi_view(adapter).set_views_per_chunk(2)
+
+
+def test_a_unet_that_takes_a_guidance_scale_is_refused(tmp_path):
+    folder = tiny_bases.write(tmp_path / "base", "sdxl")
+    base = load_backbone(folder)
+    base.unet = UNet2DConditionModel.from_config(dict(base.unet.config) | {"time_cond_proj_dim": 8})
+    base.unet.save_pretrained(str(folder / "unet"))
+    with pytest.raises(ValueError, match=r"time_cond_proj_dim of the base's UNet must be null; got 8 .*, in .*base"):
+        load_backbone(folder)
+    with pytest.raises(ValueError, match=r"unet.config.time_cond_proj_dim must be None; got 8"):
+        base.new_adapter(**SETTINGS)
 
 
 @torch.no_grad()
@@ -205,6 +217,21 @@ def test_sdxl_takes_the_channels_of_inpainting():
     assert_close(plain, stock(tiny_bases.make("sdxl"), sample, timesteps, text))  # new channels have zero weights
     channels = torch.cat([sample, sample, sample[:, :, :1]], dim=2)
     assert torch.equal(model(channels, timesteps, text, geometry), stock(base, channels, timesteps, text))
+
+
+@torch.no_grad()
+def test_sd3_reads_with_t5_what_clip_cuts_off():
+    """The 333 states are 77 of CLIP and 256 of T5, whose tokenizer here counts words as CLIP's does."""
+    base = tiny_bases.make("sd3")
+    ends = [" ".join(["red"] * 150 + [word]) for word in ("lamp", "sofa")]
+    one, other = (base.encode_prompts([text]) for text in ends)
+    assert torch.equal(one["pooled"], other["pooled"])
+    differs = (one["hidden_states"] != other["hidden_states"])[0].any(-1).nonzero()[:, 0]
+    assert differs.min() >= 77
+    assert base.text_context().describe_cut(ends) is None
+    assert "than the 256 that the text encoder reads" in base.text_context().describe_cut(["red " * 300])
+    del base.tokenizer.tokenizers["tokenizer_3"], base.text_encoder.encoders["text_encoder_3"]
+    assert "than the 77 that the text encoder reads" in base.text_context().describe_cut(ends)
 
 
 @pytest.mark.parametrize("name", ["sana", "z_image"])

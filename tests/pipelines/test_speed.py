@@ -12,8 +12,11 @@ from torch.testing import assert_close
 from mvdiff.cli.opening import MemoryOptions, with_memory_switches
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.deep_cache import DeepCache, DeepCacheSettings
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.tasks.panorama import PanoramaTask
+from tests import tiny_bases
 from tests.geometries import camera_geometry
-from tests.pipelines.conftest import make_pipeline, trained_like
+from tests.pipelines.conftest import RING, make_pipeline, trained_like
 
 CALL = {"seed": 1, "num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "latent"}
 
@@ -174,6 +177,14 @@ def test_the_command_line_sets_them(pipeline):
     found = with_memory_switches(pipeline, MemoryOptions(deep_cache=3, compile="eager"), "cpu")
     assert found.deep_cache == DeepCacheSettings(3, 1)
     assert found._multi_view_unet()._compiled_call_impl is not None
+
+
+def test_the_deep_cache_needs_a_unet():
+    base = tiny_bases.make("sana")
+    adapter = base.new_adapter({"init_args": {"head_dim": 8}})
+    made = MultiViewPipeline.from_backbone(base, adapter, task=PanoramaTask(), views={"rig": RING})
+    with pytest.raises(ValueError, match=r"\(--deep_cache\) needs a base with a UNet; got a SanaTransformer2DModel"):
+        with_memory_switches(made, MemoryOptions(deep_cache=3), "cpu")
 
 
 # Deep cache

@@ -20,7 +20,7 @@ from mvdiff.keyed import keyed_generator, keyed_int
 from mvdiff.models.autoencoder import load_autoencoder
 from mvdiff.models.backbone import load_backbone
 from mvdiff.run_files import configs_folder
-from mvdiff.settings import FlowSettings, LossSettings
+from mvdiff.settings import FlowSettings, LossSettings, Sampling
 from mvdiff.training.autoencoder import AutoencoderModule
 from mvdiff.training.controlnet import ControlNetModule
 from mvdiff.training.features import FeatureNetModule
@@ -222,8 +222,14 @@ def test_what_a_transformer_cannot_do_is_refused(tmp_path):
         SingleViewModule(**settings, task="depth", add_input=True)
     with pytest.raises(ValueError, match=r"loss.timestep_sampling .* do not apply to a base of flow matching"):
         SingleViewModule(**settings, loss=LossSettings(timestep_sampling="mode"))
+    with pytest.raises(ValueError, match=r"model.snr_gamma must be null for .*; got 5"):
+        SingleViewModule(**settings, snr_gamma=5.0)
+    with pytest.raises(ValueError, match=r"timesteps must descend from at most 1000 to above 0; got \[1001\]"):
+        SingleViewModule(**settings, sampling=Sampling(timesteps=[1001]))
     with pytest.raises(ValueError, match=r"Stable Diffusion 1 or 2 to train a ControlNet; got a SanaBase"):
         ControlNetModule(**settings)
     tiny_base(tmp_path / "unet")
+    with pytest.raises(ValueError, match=r"sigmas must be left out for DDIMScheduler, .*; got \[3.0\]"):
+        SingleViewModule(base=str(tmp_path / "unet"), out="unused", sampling=Sampling(sigmas=[3.0]))
     with pytest.raises(ValueError, match=r"model.flow must be left out for .*/unet, which is no base of flow matching"):
         SingleViewModule(base=str(tmp_path / "unet"), out="unused", flow=FlowSettings(shift=2.0))

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import re
 
 import diffusers
 import pytest
@@ -15,6 +16,7 @@ from mvdiff.pipelines.calls import rig_batch
 from mvdiff.samples.pixels import read_png
 from mvdiff.settings import Sampling
 from mvdiff.tasks.panorama import PanoramaTask
+from mvdiff.training.multi_view import MultiViewModule
 from tests import tiny_bases
 from tests.forked import KILLED, TWO_RANKS, run_command
 from tests.forked import run as run_forked
@@ -150,6 +152,23 @@ def test_a_prompt_that_the_cache_lacks_is_named(folder, tmp_path, capsys):
     assert main(["data", "cache-text", "--config", str(run), "--device", "cpu"]) == 0
     assert main(["fit", "--config", str(run), "--model.prompt_prefix", "another "]) == 1
     assert "got none of 'another " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "settings", "message"),
+    [
+        ("sana", {"sampling": {"clip_skip": 1}}, "clip_skip must be left out for transformers"),
+        ("sana", {"sampling": {"sigmas": [0.5, 1.0]}}, "sigmas must descend from at most 1 to above 0; got [0.5, 1.0]"),
+        ("sdxl", {"sampling": {"timesteps": [900, 500]}}, "timesteps must be left out for DDIMScheduler"),
+        ("sdxl", {"sampling": {"clip_skip": 9}}, "clip_skip must lie between 0 and 1; got 9"),
+        ("sana", {"snr_gamma": 5.0}, "model.snr_gamma must be null for"),
+    ],
+    ids=["clip_skip", "sigmas", "timesteps", "clip_skip out of range", "snr_gamma"],
+)
+def test_settings_that_do_not_fit_the_base_are_refused_before_training(folder, name, settings, message, tmp_path):
+    base = config_of(folder, name, tmp_path)["model"]["init_args"]["base"]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        MultiViewModule(base=base, **settings).configure_model()
 
 
 @pytest.mark.parametrize("name", FAMILIES)

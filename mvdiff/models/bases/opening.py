@@ -27,11 +27,20 @@ from mvdiff.models.bases.text_encoders import TextEncoders, Tokenizers
 from mvdiff.models.bases.transformer import TransformerBase
 from mvdiff.models.bases.z_image import ZImageBase
 from mvdiff.models.loading import build_from_config, load_strictly, opening, part_folders, read_object
-from mvdiff.models.schedulers import build_scheduler, scheduler_class, takes
+from mvdiff.models.schedulers import build_scheduler, ddim_defaults, scheduler_class, takes
 
 FAMILIES: tuple[type[Base], ...] = (StableDiffusionXLBase, SanaBase, StableDiffusion3Base, ZImageBase)
 """Families of this package, beside Stable Diffusion 1 and 2."""
 NETWORK_FOLDERS = ("transformer", "unet")
+_OTHER_LEVELS = (
+    "shift_terminal",
+    "stochastic_sampling",
+    "invert_sigmas",
+    "use_karras_sigmas",
+    "use_exponential_sigmas",
+    "use_beta_sigmas",
+)
+"""Settings of schedulers of flow matching that change noise levels or steps, and are not taken."""
 
 
 def family_of(folder: Path, class_path: str | None = None) -> type[Base]:
@@ -167,16 +176,23 @@ def own_scheduler(path: Path) -> Any:
     whatever its class (SANA has DPMSolverMultistep with `use_flow_sigmas` and `flow_shift`).
 
     Raises:
-        ValueError: The config is not that of a scheduler, or its shift depends on the size of the image.
+        ValueError: The config is not that of a scheduler, its shift depends on the size of the image, or it has other
+            noise levels or steps of flow matching than `shift` alone gives.
     """
     config = read_object(path)
     name = str(config.get("_class_name"))
     kind = scheduler_class(name)
     if kind not in FLOW_SCHEDULERS and not config.get("use_flow_sigmas"):
         own = {setting: value for setting, value in config.items() if takes(DDIMScheduler, setting)}
-        return build_scheduler(DDIMScheduler, {"clip_sample": False} | own, path)
+        return build_scheduler(DDIMScheduler, ddim_defaults(name) | own, path)
     if config.get("use_dynamic_shifting"):
         raise ValueError(f"use_dynamic_shifting of the base's scheduler must be false, and shift a number; in {path}.")
+    for setting in _OTHER_LEVELS:
+        if config.get(setting):
+            raise ValueError(
+                f"{setting} of the base's scheduler must be left out for flow matching; got {config[setting]!r}, in "
+                f"{path}."
+            )
     settings = {
         "num_train_timesteps": config.get("num_train_timesteps", 1000),
         "shift": config.get("shift", config.get("flow_shift", 1.0)),

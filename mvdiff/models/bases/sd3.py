@@ -11,6 +11,7 @@ from torch import Tensor
 
 from mvdiff.models.bases.text_encoders import clip_states, own_precision
 from mvdiff.models.bases.transformer import TransformerBase
+from mvdiff.text_context import TextContext
 
 T5_LENGTH = 256
 """Tokens of the T5 encoder, as in diffusers."""
@@ -43,6 +44,11 @@ class StableDiffusion3Base(TransformerBase):
                 t5 = states.new_zeros(len(prompts), T5_LENGTH, width)
         states = torch.cat([F.pad(states, (0, width - states.shape[-1])), t5], dim=1)
         return {"hidden_states": states, "pooled": torch.cat(pooled, dim=-1)}
+
+    def text_context(self) -> TextContext:
+        """Return the context of T5, where the base has it: it reads what the CLIP encoders cut off."""
+        t5 = self.tokenizer.tokenizers.get("tokenizer_3")
+        return super().text_context() if t5 is None else TextContext.of_tokenizer(t5, T5_LENGTH)
 
     def predict(self, sample: Tensor, timesteps: Tensor, text: dict[str, Tensor]) -> Tensor:
         """Run the transformer on N views by themselves; see `Base.predict`."""

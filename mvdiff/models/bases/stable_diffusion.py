@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import StableDiffusionPipeline
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor
 
 from mvdiff.files.writing import whole_folder
@@ -50,6 +50,11 @@ class UNetBase(Base):
     def multi_view(self, adapter: MultiViewAdapter) -> MultiViewUNet:
         """Combine the UNet with an adapter; see `Base.multi_view`."""
         return MultiViewUNet(self.unet, adapter)
+
+    def check_fit(self, folder: Any) -> None:
+        """Raise ValueError if the parts do not fit each other, or the UNet takes a guidance scale."""
+        super().check_fit(folder)
+        check_no_guidance_input(self.unet, folder)
 
 
 class StableDiffusionBase(UNetBase):
@@ -90,3 +95,12 @@ class StableDiffusionBase(UNetBase):
             pipeline.save_pretrained(str(new))
             for part in ("unet", "vae"):
                 forget_source(new / part / "config.json")
+
+
+def check_no_guidance_input(unet: UNet2DConditionModel, folder: Any) -> None:
+    """Raise ValueError if a UNet takes the guidance scale as input, which nothing passes to it; names `folder`."""
+    if (width := unet.config.get("time_cond_proj_dim")) is not None:
+        raise ValueError(
+            f"time_cond_proj_dim of the base's UNet must be null; got {width} (a guidance embedding, as of "
+            f"LCM-distilled UNets), in {folder}."
+        )
