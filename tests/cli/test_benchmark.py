@@ -25,6 +25,18 @@ def nothing_here(tmp_path, monkeypatch):
         (["table3", "--imported", "mine=out"], "--imported must be methods of table3"),
         (["table1", "--batch_size", "0"], "--batch_size must be at least 1; got 0"),
         (["table1", "--size", "huge"], "--size"),
+        (["table1", "--inception_weights", "x"], "--inception_weights is not used by the metrics of toy-pano-v1;"),
+        (["table2", "--clip_weights", "x"], "--clip_weights is not used by the metrics of toy-depth-v1;"),
+        (["table1", "--only", "truth", "--model", "x"], "--model is not used by the rows that are made (truth);"),
+        (
+            ["table1", "--only", "inpainting", "independent", "--pano_base", "x"],
+            "--pano_base is not used by the rows that are made (inpainting, independent);",
+        ),
+        (["table1", "--imported", "inpainting=x", "--inpainting_base", "y"], "--inpainting_base is not used by the"),
+        (
+            ["table2", "--size", "paper", "--only", "repaint", "--controlnet", "x"],
+            "--controlnet is not used by the rows that are made (repaint);",
+        ),
         (["table4"], "command must be one of benchmark table1, benchmark table2"),
     ],
 )
