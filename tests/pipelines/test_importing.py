@@ -137,6 +137,16 @@ def test_what_cannot_be_imported_is_named_and_the_rest_is(tmp_path):
     assert "shape" in bring_in("views", tmp_path / "views", tmp_path / "out3", wide).left_out["room2_0.png"]
 
 
+def test_samples_whose_pictures_are_gone_stay_and_are_named(tmp_path):
+    root, out = write_equirectangular(tmp_path / "erp", 3, 0), tmp_path / "out"
+    assert bring_in("erp", root, out).older == []
+    (root / "place0.png").unlink()
+    truncate(root / "place1.png")
+    report = bring_in("erp", root, out)
+    assert (report.skipped, list(report.left_out), report.older) == (1, ["place1.png"], ["place0", "place1"])
+    assert [one.sample_id for one in FolderSource(out)] == ["place0", "place1", "place2"]
+
+
 @pytest.mark.parametrize("number", [7, 9])
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_missing_view_does_not_shift_the_cameras(tmp_path, first, number):
