@@ -136,8 +136,7 @@ def _made(row: MethodRow, samples: SectionSamples, clock: Clock, bar: Bar) -> Ro
     elif not is_chosen:
         outcome.need = "not asked for (--only)"
     elif row.imports:
-        told = row.imports.format(folder=samples.folder)
-        outcome.need = f"{told}, then --imported {row.method}={row.method}"
+        outcome.need = row.how_to_import(samples.folder)
         outcome.is_failure = settings.only is not None
     elif lacking := missing_models(row, settings):
         outcome.need = "; ".join(lacking)
