@@ -15,7 +15,7 @@ from typing import Any
 
 # Command lines, split at blanks; sections fill in the names in braces.
 SAMPLING = "--num_inference_steps 4 --guidance_scale 2 --seed 7"
-RESAMPLES = "--num_resamples 50 --device cpu"
+RESAMPLES = "--num_resamples 100 --device cpu"
 QUICK = (
     "--out {out} --test_rooms 2 --batch_size 2 --max_steps 2 --continue_steps 2 --num_validations 1 "
     "--num_inference_steps 2 --num_workers 1"
@@ -127,7 +127,7 @@ def small(trained: str, model: dict[str, Any], data: dict[str, Any], **settings:
 
 def tested(adapter: str, metrics: list[str], **data: Any) -> dict[str, Any]:
     """Return YAML that generates and scores test samples with a packaged model."""
-    evaluation = {"overlap_size": 128, "num_resamples": 50, "num_splits": 2, "device": "cpu"}
+    evaluation = {"overlap_size": 128, "num_resamples": 100, "num_splits": 2, "device": "cpu"}
     model = {
         "init_adapter": adapter,
         "kernel_size": None,

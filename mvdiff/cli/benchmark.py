@@ -44,9 +44,10 @@ def _run(table, settings: BenchmarkSettings, words: Sequence[str]) -> int:
     from mvdiff.cli.progress import progress_of, quiet_libraries
     from mvdiff.eval.provenance import command_line
     from mvdiff.files.writing import check_apart
-    from mvdiff.recipes.benchmarks.runner import check_methods, run_table
+    from mvdiff.recipes.benchmarks.runner import check_methods, check_used, run_table
 
     check_methods(table, settings)
+    check_used(table, settings)
     check_folder(settings.out)
     names = ("data", "depth_data", "model", "depth_model", "inpainting_base", "pano_base", "controlnet")
     inputs = {f"--{name}": getattr(settings, name, None) for name in names}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mvdiff.cli.command import UNFINISHED, Command, done, plural, typed
+from mvdiff.eval.settings import FEWEST_RESAMPLES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,27 +32,30 @@ class CompareOptions:
     out: Path | None = None
     """JSON file that receives the differences"""
     num_resamples: int = 2000
-    """bootstrap resamples, with 30 samples or more (8 to 29: Student's t; fewer: no interval)"""
+    """bootstrap resamples, at least 100, with 30 samples or more (8 to 29: Student's t; fewer: no interval)"""
     fid_resamples: int = 200
-    """bootstrap resamples of FID, which take seconds each with Inception"""
+    """bootstrap resamples of FID, at least 100, which take seconds each with Inception"""
     seed: int = 0
     """random seed of the bootstrap"""
 
     def __post_init__(self) -> None:
         if len(self.file) < 2:
             raise ArgumentTypeError(f"FILE must be two or more results; got {len(self.file)}")
+        twice = [str(one) for at, one in enumerate(self.file) if one.resolve() in {o.resolve() for o in self.file[:at]}]
+        if twice:
+            raise ArgumentTypeError(f"FILE must be different files; got {twice[0]} twice")
         if self.names is not None and len(self.names) != len(self.file):
             raise ArgumentTypeError(f"--names must be one for each FILE ({len(self.file)}); got {len(self.names)}")
         if self.names is not None and len(set(self.names)) < len(self.names):
             raise ArgumentTypeError(f"--names must differ; got {', '.join(self.names)}")
-        for name, least in (("num_resamples", 1), ("fid_resamples", 1), ("seed", 0)):
+        for name, least in (("num_resamples", FEWEST_RESAMPLES), ("fid_resamples", FEWEST_RESAMPLES), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ArgumentTypeError(f"--{name} must be at least {least}; got {getattr(self, name)}")
 
 
 def run(options: CompareOptions) -> int:
     """Print the differences, write page and JSON; return the exit status, 3 if something could not be compared."""
-    from mvdiff.eval.comparability import differing, read_results
+    from mvdiff.eval.comparability import differing, made_differently, read_results
     from mvdiff.eval.comparison import compare
     from mvdiff.eval.feature_cache import FeatureCache
     from mvdiff.report import write_page
@@ -78,18 +82,22 @@ def run(options: CompareOptions) -> int:
     cache = None if options.cache is None else FeatureCache(options.cache)
     found = {one: compare(*_pair(results, base, one), (base, one), cache, *how) for one in others}
     _print(base, found)
+    warning = made_differently(results)
     deviations = [f"{name}: {line}" for name in names for line in results[name].get("deviations", ())]
-    for line in [*(line for one in others for line in not_compared(one, found[one]))]:
+    for line in [line for one in others for line in not_compared(one, found[one])]:
         print(line)
+    if warning is not None:
+        print(warning)
     for line in [*(f"differs: {line}" for line in differs), *(f"deviation of {line}" for line in deviations)]:
         print(line)
     facts = _facts(options, names, base, results[base])
     if options.html is not None:
-        page = difference_page(f"Compared with {base}", base, found, facts, [*differs, *deviations])
+        page = difference_page(f"Compared with {base}", base, found, facts, [*differs, *deviations], warning)
         write_page(options.html, page)
     if options.out is not None:
         entries = {one: {name: value.to_json() for name, value in found[one].items()} for one in others}
-        write_json(options.out, {"schema_version": 1, **facts, "differs": differs, "differences": entries})
+        told = {"differs": differs, "warning": warning, "differences": entries}
+        write_json(options.out, {"schema_version": 1, **facts, **told})
     values = [one for differences in found.values() for one in differences.values()]
     count = sum(one.interval is not None for one in values)
     _say_what_was_done(options, f"{plural(count, 'number')} compared with {base}")

@@ -76,6 +76,12 @@ def run(kind: str, options: ImportOptions) -> int:
     _note(found.unmatched, "picture", "not matched by --ids")
     _note(report.without_prompt, "sample", "without a prompt, which clip_score needs (--prompts)")
     _note(report.unused_prompts, "prompt", "without pictures")
+    _note(
+        report.older,
+        "sample folder",
+        f"in {options.out} not from these pictures, which mvdiff evaluate would score (remove what does not belong "
+        "there, or give another --out)",
+    )
     imported = report.written + report.skipped
     left_out = f", {len(report.left_out)} left out" if report.left_out else ""
     if not imported:

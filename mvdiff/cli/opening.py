@@ -91,9 +91,16 @@ def open_pipeline(kind, options: ModelOptions, memory: MemoryOptions):
     The device is tried before anything is loaded.
 
     Raises:
+        ArgumentTypeError: A revision of a model that is not on the hub was given.
         FileNotFoundError: There is no such model, or its base is missing.
         ValueError: It is one for another task, or an option does not fit it or this machine.
     """
+    from mvdiff.methods.parts import WrongPart, check_revision
+
+    try:
+        check_revision(options.model, options.revision)
+    except WrongPart as error:
+        raise ArgumentTypeError(str(error)) from error
     device = _checked_device(options, memory)
     pipeline = kind.from_pretrained(
         options.model,
@@ -136,7 +143,9 @@ def open_method(options: MethodOptions, memory: MemoryOptions, task=None, no_caa
         field: getattr(options, field) for field in ("model", "revision", "base", "vae", "controlnet", "prompt_prefix")
     }
     try:
-        method = kind.open(Parts(**parts, dtype=_dtype(options)), task)
+        given = Parts(**parts, dtype=_dtype(options))
+        given.check_used(name, kind.unused_parts)
+        method = kind.open(given, task)
     except WrongPart as error:
         raise ArgumentTypeError(str(error)) from error
     for pipeline in method.pipelines:

@@ -22,11 +22,22 @@ from mvdiff.recipes.benchmarks.table import PaperTable, TableSection
 
 
 def what_is_missing(table: PaperTable, settings: BenchmarkSettings) -> list[str]:
-    """Return a line for everything that a table at the paper's size needs and does not find, each with its remedy."""
+    """Return a line for everything that a table at the paper's size needs and does not find, each with its remedy.
+
+    Methods that are imported are listed last; they alone keep no run from starting, since it writes what they take.
+    """
     with offline(), quiet():
         found = [*_device(settings), *(one for section in table.sections for one in _of_section(section, settings))]
-    problems = (one for one in found if one.status == "problem")
-    return list(dict.fromkeys(f"{one.text}. {one.remedy}".strip() for one in problems))
+    problems = [f"{one.text}. {one.remedy}".strip() for one in found if one.status == "problem"]
+    return list(dict.fromkeys([*problems, *_to_import(table, settings)] if problems else ()))
+
+
+def _to_import(table: PaperTable, settings: BenchmarkSettings) -> Iterator[str]:
+    for section in table.sections:
+        folder = SectionSamples(section, settings).folder
+        for row in section.rows:
+            if row.imports and settings.makes(row.method):
+                yield f"row {row.method}: {row.note}: {row.how_to_import(folder)} (a run writes {folder})."
 
 
 def _device(settings: BenchmarkSettings) -> Iterator[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def check_used(specs: Mapping[type[SampleMetric], Mapping[str, Any]], settings: 
         specs: Arguments of each metric, see `mvdiff.eval.metric_specs.parse_specs`.
         settings: Settings; those equal to their defaults pass.
     """
-    used = {name for metric in specs for name in _taken(metric)}
+    used = taken_by(specs)
     for field in fields(settings):
         value = getattr(settings, field.name)
         if value == field.default or field.name in _FOR_ALL:
@@ -96,10 +96,14 @@ def check_complete(protocol: Protocol, specs: Mapping[type[SampleMetric], Mappin
         raise SettingError(f"protocol {protocol.id} must give settings of its metrics only; got {listed}.")
 
 
+def taken_by(specs: Iterable[type[SampleMetric] | SampleMetric]) -> set[str]:
+    """Return the names of all arguments of metrics and of their networks."""
+    return {name for metric in specs for name in _taken(metric if isinstance(metric, type) else type(metric))}
+
+
 def taken_settings(specs: Mapping[type[SampleMetric] | SampleMetric, Mapping[str, Any]]) -> list[str]:
     """Return the names of the settings that metrics take and a protocol holds, sorted."""
-    taken = {name for metric in specs for name in _taken(metric if isinstance(metric, type) else type(metric))}
-    return sorted(taken & {one.name for one in fields(EvaluationSettings)} - set(FREE))
+    return sorted(taken_by(specs) & {one.name for one in fields(EvaluationSettings)} - set(FREE))
 
 
 def custom_values(

@@ -58,6 +58,36 @@ def differing(base: Mapping[str, Any], other: Mapping[str, Any], names: tuple[st
     return lines
 
 
+def made_differently(results: Mapping[str, Mapping[str, Any]]) -> str | None:
+    """Say which commits, library versions and devices made results, where they differ; None: nowhere.
+
+    Results can be compared nevertheless. A library that results do not name, since an earlier version of mvdiff wrote
+    them, is not compared.
+
+    Args:
+        results: Results by name.
+    """
+    runs = {name: one["run"] if isinstance(one.get("run"), Mapping) else {} for name, one in results.items()}
+    versions = {name: run["versions"] if isinstance(run.get("versions"), Mapping) else {} for name, run in runs.items()}
+    facts = {key: {name: run.get(key) or "not recorded" for name, run in runs.items()} for key in ("commit", "device")}
+    for library in dict.fromkeys(library for one in versions.values() for library in one):
+        facts[library] = {name: one[library] for name, one in versions.items() if library in one}
+    told = [f"{key} ({_by_value(values)})" for key, values in facts.items() if len(set(map(str, values.values()))) > 1]
+    if not told:
+        return None
+    return (
+        "Warning: these results were made with different code or on different devices, so a difference between them "
+        f"may come from those: {', '.join(told)}."
+    )
+
+
+def _by_value(values: Mapping[str, Any]) -> str:
+    names: dict[str, list[str]] = {}
+    for name, value in values.items():
+        names.setdefault(str(value), []).append(name)
+    return "; ".join(f"{value}: {', '.join(ones)}" for value, ones in names.items())
+
+
 def measured_differently(entry: Mapping[str, Any], other: Mapping[str, Any], names: tuple[str, str]) -> str | None:
     """Say which network, weights or variant differ between two entries of one number; None: none does."""
     if "missing" in entry or "missing" in other:

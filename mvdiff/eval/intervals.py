@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import stdtrit
 
+from mvdiff.eval.settings import check_resamples
+
 Statistic = Callable[..., float]
 
 LEVEL = 0.95
@@ -83,7 +85,7 @@ def interval(
         statistic: Function of the arrays in `samples` that returns a number.
         samples: Arrays [S, ...] of equal S with samples along axis 0, such as features [S, V, D] of panoramas. Several
             arrays are measurements of the same samples, for example of two methods on the same prompts.
-        num_resamples: Number of resamples of the bootstrap.
+        num_resamples: Number of resamples of the bootstrap, at least 100.
         level: Confidence level, in (0, 1).
         seed: Random seed of the bootstrap.
         unbiased: False if resampling raises or lowers the statistic, as it does a Fréchet distance: the interval of the
@@ -93,8 +95,8 @@ def interval(
         The statistic of all samples, with its interval.
 
     Raises:
-        ValueError: There are no samples, the arrays differ in length, a value is not finite, or `level` is out of
-            range.
+        ValueError: There are no samples, the arrays differ in length, a value is not finite, or `level` or
+            `num_resamples` is out of range.
 
     Example:
         >>> interval(mean, [1.0] * 8)
@@ -109,6 +111,7 @@ def interval(
         raise ValueError("samples must be finite; got NaN or inf.")
     if not 0 < level < 1:
         raise ValueError(f"level must be between 0 and 1; got {level}.")
+    check_resamples("num_resamples", num_resamples)
     if len({len(array) for array in arrays}) > 1:
         raise ValueError(f"samples must be equal in number; got {[len(a) for a in arrays]}.")
     estimate, count = float(statistic(*arrays)), len(arrays[0])

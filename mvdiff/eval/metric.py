@@ -26,6 +26,7 @@ from torchmetrics import Metric
 from mvdiff.eval.intervals import Interval, Statistic, interval, mean
 from mvdiff.eval.processes import gather_tensors
 from mvdiff.eval.sample import ScoredSample, keyed_sample
+from mvdiff.eval.settings import check_resamples
 
 OWN_SIZE = "the images' own size"
 """Part of the variant of a number that depends on the size of views, since they are not resized."""
@@ -143,6 +144,7 @@ class SampleMetric(Metric):
     def __init__(
         self, *, network: Any = None, batch_size: int = 32, seed: int = 0, num_resamples: int = 1000, **options: Any
     ) -> None:
+        check_resamples("num_resamples", num_resamples)
         super().__init__(**{"dist_sync_fn": gather_tensors} | options)
         self.network, self.batch_size, self.seed, self.num_resamples = network, batch_size, seed, num_resamples
         self.add_state("sample_ids", default=[], dist_reduce_fx="cat")  # JSON strings as bytes, one per line

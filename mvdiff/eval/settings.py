@@ -11,6 +11,8 @@ from typing import Literal
 from mvdiff.files.paths import expanded_values
 
 PAPER_SIZE = 1024
+FEWEST_RESAMPLES = 100
+"""Smallest number of bootstrap resamples: the ends of an interval of fewer are chance."""
 PairRule = Literal["adjacent", "overlapping"] | Sequence[tuple[int, int]]
 """Rule to choose pairs of views by, or the pairs; "adjacent" of views with depth: consecutive ones."""
 FREE = ("inception_weights", "toy_features", "truth", "batch_size", "device")
@@ -63,20 +65,22 @@ class EvaluationSettings:
     seed: int = 0
     """random seed of the Inception Score's shuffle and of bootstrap resampling"""
     num_resamples: int = 1000
-    """bootstrap resamples for confidence intervals of per-sample means and KID, with 30 samples or more (8 to 29:
-    Student's t; fewer: no interval)"""
+    """bootstrap resamples, at least 100, for confidence intervals of per-sample means and KID, with 30 samples or more
+    (8 to 29: Student's t; fewer: no interval)"""
     fid_resamples: int = 0
-    """bootstrap resamples for the intervals of fid, toy_fid, realnet_distance and erp_* with 30 samples or more; 0: no
-    interval there. A resample of 74 panoramas takes 4 ms with the toy network and 0.04 s with others
+    """bootstrap resamples, at least 100, for the intervals of fid, toy_fid, realnet_distance and erp_* with 30 samples
+    or more; 0: no interval there. A resample of 74 panoramas takes 4 ms with the toy network and 0.04 s with others
     (docs/evaluate.md)"""
 
     def __post_init__(self) -> None:
         for name in ("inception_weights", "clip_model", "clip_weights", "toy_features", "truth"):
             object.__setattr__(self, name, expanded_values(getattr(self, name)))
-        for name in ("num_splits", "batch_size", "num_resamples"):
+        for name in ("num_splits", "batch_size"):
             _check_range(name, getattr(self, name), 1)
-        for name in ("overlap_size", "overlap_depth_error", "seed", "fid_resamples"):
+        for name in ("overlap_size", "overlap_depth_error", "seed"):
             _check_range(name, getattr(self, name), 0)
+        check_resamples("num_resamples", self.num_resamples)
+        check_resamples("fid_resamples", self.fid_resamples, or_none=True)
         if self.judge_heads is not None and not self.judge_heads:
             raise SettingError("judge_heads must name at least one head; got none.")
         pairs = self.overlap_pairs
@@ -86,6 +90,13 @@ class EvaluationSettings:
                 "overlap_pairs must be adjacent, overlapping, or a list of pairs of two different views from 0 on; got "
                 f"{pairs!r}."
             )
+
+
+def check_resamples(name: str, value: int, or_none: bool = False) -> None:
+    """Raise SettingError for too few resamples; with `or_none`, 0 passes, which asks for no interval."""
+    if value < FEWEST_RESAMPLES and not (or_none and value == 0):
+        none = ", or 0 for no interval" * or_none
+        raise SettingError(f"{name} must be at least {FEWEST_RESAMPLES}{none}; got {value}.")
 
 
 def _is_pair(pair: Sequence[int]) -> bool:

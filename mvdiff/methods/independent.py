@@ -18,6 +18,7 @@ class Independent(ModelMethod):
     """
 
     name = "independent"
+    unused_parts = ("controlnet",)
     controls = Controls(caa=False)
 
     @classmethod

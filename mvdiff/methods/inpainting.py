@@ -54,6 +54,7 @@ class Inpainting(ModelMethod):
     """
 
     name = "inpainting"
+    unused_parts = ("controlnet",)
     tasks = ("panorama",)
     controls = Controls(caa=False)
     makes_single_views = True

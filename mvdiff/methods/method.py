@@ -34,6 +34,8 @@ class Method(ABC):
     """Name that users write (`--method NAME`); a file of this package holds the method that is named as the file is."""
     tasks: ClassVar[tuple[str, ...] | None] = None
     """Names of the tasks that the method serves; None: all."""
+    unused_parts: ClassVar[tuple[str, ...]] = ()
+    """Fields of `Parts` that `open` does not read: giving one is a mistake."""
     is_sampled: ClassVar[bool] = True
     """True if the images depend on the seed."""
     makes_single_views: ClassVar[bool] = False

@@ -16,6 +16,7 @@ class MVDiffusion(ModelMethod):
     """
 
     name = "mvdiffusion"
+    unused_parts = ("controlnet",)
 
     @classmethod
     def open(cls, parts: Parts, task: Task | None = None) -> Self:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.autoencoder import autoencoder_stride
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.controlnet import load_controlnet
+from mvdiff.models.loading import is_hub_id
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.base_reference import reference_to
 from mvdiff.pipelines.model_folder import model_location, read_model_info
@@ -24,21 +25,36 @@ NO_ATTENTION = {"class_path": "mvdiff.models.attention.no_attention.NoAttention"
 
 
 class WrongPart(ValueError):
-    """Raised if a method cannot use a part that was given."""
+    """Raised if a method cannot use a part that was given, or lacks one.
+
+    Args:
+        part: Name of the part, a field of `Parts`, which is also its option.
+        problem: What is wrong with it, without full stop.
+    """
+
+    def __init__(self, part: str, problem: str) -> None:
+        super().__init__(f"--{part} {problem}.")
+        self.part = part
 
 
 class MissingPart(WrongPart):
     """Raised if a method needs a part that was not given.
 
     Args:
-        part: Name of the part, a field of `Parts`, which is also its option.
+        part: See `WrongPart`.
         method: Name of the method.
         needed: Description of the part, such as "an inpainting base".
     """
 
     def __init__(self, part: str, method: str, needed: str) -> None:
-        super().__init__(f"--{part} must be given: the method {method} needs {needed}.")
-        self.part = part
+        super().__init__(part, f"must be given: the method {method} needs {needed}")
+
+
+def check_revision(model: object, revision: str | None) -> None:
+    """Raise WrongPart for a revision of a model that is not on the hub."""
+    if revision is not None and not (isinstance(model, str | Path) and is_hub_id(model)):
+        problem = f"must be left out: it is that of a --model on the hub; got {revision!r}"
+        raise WrongPart("revision", problem)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +72,7 @@ class Parts:
             of the model.
 
     Raises:
-        WrongPart: Both a model and a prefix were given.
+        WrongPart: Both a model and a prefix were given, or a revision of a model that is not on the hub.
     """
 
     model: str | Path | MultiViewPipeline | None = None
@@ -69,9 +85,20 @@ class Parts:
 
     def __post_init__(self) -> None:
         if self.model is not None and self.prompt_prefix is not None:
-            raise WrongPart(
-                f"--prompt_prefix must be left out with --model, which has its own; got {self.prompt_prefix!r}."
-            )
+            problem = f"must be left out with --model, which has its own; got {self.prompt_prefix!r}"
+            raise WrongPart("prompt_prefix", problem)
+        check_revision(self.model, self.revision)
+
+    def check_used(self, method: str, unused: Iterable[str]) -> None:
+        """Raise WrongPart for a part that was given and that a method does not use.
+
+        Args:
+            method: Name of the method.
+            unused: Fields that the method does not read.
+        """
+        for part in unused:
+            if (value := getattr(self, part)) is not None:
+                raise WrongPart(part, f"must be left out: the method {method} does not use it; got {str(value)!r}")
 
     def open_model(self, method: str, task: Task | None = None) -> MultiViewPipeline:
         """Open the trained model.
@@ -82,11 +109,13 @@ class Parts:
 
         Raises:
             MissingPart: No model was given.
+            WrongPart: A part was given in place of one of a pipeline that is open already.
             ValueError, FileNotFoundError: See `MultiViewPipeline.from_pretrained`.
         """
         if self.model is None:
             raise MissingPart("model", method, "a trained model")
         if isinstance(self.model, MultiViewPipeline):
+            self.check_used(method, ("base", "vae"))
             return self.model
         kind = MultiViewPipeline if task is None else resolve_class(task.pipeline, MultiViewPipeline)
         return kind.from_pretrained(self.model, revision=self.revision, base=self.base, vae=self.vae, dtype=self.dtype)

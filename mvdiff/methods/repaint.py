@@ -46,6 +46,7 @@ class RePaint(FrameByFrame):
     """
 
     name = "repaint"
+    unused_parts = ("controlnet",)
 
     def __init__(
         self,

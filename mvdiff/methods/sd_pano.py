@@ -35,6 +35,7 @@ class SDPano(ModelMethod):
     """
 
     name = "sd-pano"
+    unused_parts = ("controlnet",)
     tasks = ("panorama",)
     controls = Controls(caa=False)
 
@@ -46,9 +47,8 @@ class SDPano(ModelMethod):
             WrongPart: A prompt prefix was given.
         """
         if parts.prompt_prefix is not None:
-            raise WrongPart(
-                f"--prompt_prefix must be left out: {cls.name} has one text for all views, without a prefix."
-            )
+            problem = f"must be left out: {cls.name} has one text for all views, without a prefix"
+            raise WrongPart("prompt_prefix", problem)
         needed = "a base that was finetuned on whole panoramas, see configs/pano_sd.yaml"
         pipeline = parts.open_base(cls.name, task_from("panorama"), needed)
         pipeline.prompt_prefix = ""

@@ -19,11 +19,11 @@ from mvdiff.data.importing.reading import PictureReader, rig_of
 from mvdiff.data.importing.views import ViewsReader
 from mvdiff.data.loader import BatchLoader, Reported
 from mvdiff.files.images import CHECK
-from mvdiff.files.paths import ignores_case
+from mvdiff.files.paths import expanded, ignores_case
 from mvdiff.geometry.cameras import Rig, RingRig
 from mvdiff.pipelines.prompt_files import PromptEntry
 from mvdiff.pipelines.sample_folders import library_versions
-from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, write_sample
+from mvdiff.samples import SampleRecord, is_complete, read_sample, sample_folder, scan_samples, write_sample
 from mvdiff.samples.ids import check_ids
 
 _UNREADABLE = (ValueError, FileNotFoundError, IsADirectoryError, PermissionError)
@@ -43,6 +43,7 @@ class ImportReport:
         doubts: Sentence by sample id, of faces that fit together badly; the samples are written.
         without_prompt: Ids of samples with empty prompts.
         unused_prompts: Ids of prompts without pictures.
+        older: Complete sample folders of the root that are not from these pictures, relative to the root; they stay.
     """
 
     written: int = 0
@@ -51,6 +52,7 @@ class ImportReport:
     doubts: dict[str, str] = field(default_factory=dict)
     without_prompt: list[str] = field(default_factory=list)
     unused_prompts: list[str] = field(default_factory=list)
+    older: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def import_samples(
         progress: Called with the numbers of samples done and in all.
 
     Returns:
-        What was written, skipped and left out.
+        What was written, skipped and left out, and what else is in `out`.
 
     Raises:
         ValueError: No prompt has the id of a sample, or two ids would share a folder.
@@ -129,17 +131,21 @@ def import_samples(
     generator = torch.Generator()  # the loader draws a seed; keep it off the global generator
     options = {"sampler": found.samples, "num_workers": num_workers, "collate_fn": _unchanged, "generator": generator}
     outcomes = BatchLoader(Reported(one), batch_size=None, **options)
+    own = set()
     for number, (pictures, outcome) in enumerate(zip(found.samples, outcomes, strict=True), start=1):
         report.written += outcome.state == "written"
         report.skipped += outcome.state == "complete"
         if outcome.state == "left out":
             report.left_out[pictures.name] = outcome.reason
-        elif not outcome.has_prompt:
-            report.without_prompt.append(pictures.sample_id)
+        else:
+            own.add(sample_folder(out, pictures.sample_id).name)
+            report.without_prompt += [] if outcome.has_prompt else [pictures.sample_id]
         if outcome.doubt:
             report.doubts[pictures.sample_id] = outcome.doubt
         if progress is not None:
             progress(number, len(found.samples))
+    complete = scan_samples(out)[0] if Path(out).is_dir() else []
+    report.older = [name for one in complete if (name := one.relative_to(expanded(out)).as_posix()) not in own]
     return report
 
 

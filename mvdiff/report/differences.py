@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from mvdiff.eval.comparison import Difference
-from mvdiff.report.blocks import Block, Details, Facts
+from mvdiff.report.blocks import Block, Details, Facts, Note
 from mvdiff.report.pages import Page, Section
 from mvdiff.report.tables import NumberText, Table
 
@@ -59,6 +59,7 @@ def difference_page(
     differences: Mapping[str, Mapping[str, Difference]],
     facts: Mapping[str, object],
     differing: Sequence[str] = (),
+    warning: str | None = None,
 ) -> Page:
     """Return the page.
 
@@ -68,11 +69,13 @@ def difference_page(
         differences: Differences of each method.
         facts: What was compared.
         differing: Sentences about what differs between the results, see `mvdiff.eval.comparability`.
+        warning: Sentence about the code and machines that made them, see there; None: they are the same.
     """
     tables = [difference_table(base, method, ones) for method, ones in differences.items()]
     left = [line for method, ones in differences.items() for line in not_compared(method, ones)]
     blocks: list[Block] = [Details("The results differ in more than the method", list(differing), is_open=True)]
     blocks = (blocks if differing else []) + [table for table in tables if table is not None]
+    blocks += [] if warning is None else [Note(warning)]
     blocks += [Details("Numbers that were not compared", left)] if left else []
     sections = [
         Section("differences", "Differences", blocks),

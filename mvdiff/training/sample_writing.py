@@ -29,7 +29,7 @@ from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.eval.sources import FolderSource
 from mvdiff.methods import method_class, method_names
 from mvdiff.methods.method import Method, write_method
-from mvdiff.methods.parts import MissingPart, Parts
+from mvdiff.methods.parts import Parts, WrongPart
 from mvdiff.pipelines.base import MultiViewPipeline
 from mvdiff.pipelines.sample_folders import write_reference
 from mvdiff.samples import sample_folder
@@ -97,15 +97,17 @@ class SampleWritingModule(TrainedPartModule):
         """Return the method that makes the samples of this run; the first call opens it.
 
         Raises:
-            ValueError: The method is unknown, is for another task, or needs a part that `output` does not name.
+            ValueError: The method is unknown, is for another task, or needs a part that `output` does not name, or
+                does not use one that it names.
         """
         if self._method is None:
             pipeline = self.pipeline()
             kind = method_class(self.output.method, pipeline.task.name)
             try:
                 parts = Parts(model=pipeline, base=self.output.base, controlnet=self.output.controlnet)
+                parts.check_used(self.output.method, kind.unused_parts)
                 self._method = kind.open(parts, pipeline.task)
-            except MissingPart as error:
+            except WrongPart as error:
                 raise ValueError(str(error).replace(f"--{error.part}", f"model.output.{error.part}", 1)) from error
             for part in self._method.pipelines:
                 if part is not pipeline:

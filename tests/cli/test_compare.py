@@ -22,7 +22,7 @@ def words(scored, *names):
 
 def test_tables_page_and_json(scored, tmp_path, capsys):
     page, out = tmp_path / "deep" / "compare.html", tmp_path / "compare.json"
-    cache = ["--cache", str(scored[0] / "cache"), "--fid_resamples", "5", "--num_resamples", "20"]
+    cache = ["--cache", str(scored[0] / "cache"), "--fid_resamples", "100", "--num_resamples", "100"]
     assert main([*words(scored, "clean", "noisy", "noisier"), *cache, "--html", str(page), "--out", str(out)]) == 0
     text = capsys.readouterr().out
     assert "noisy compared with clean" in text
@@ -82,6 +82,29 @@ def test_results_that_differ_are_refused_unless_allowed(scored, tmp_path, capsys
     assert "samples: only clean has s3" in page.read_text()
 
 
+def test_code_and_devices_that_differ_are_told_and_compared(scored, tmp_path, capsys):
+    page, out = tmp_path / "page.html", tmp_path / "compare.json"
+    written = ["--html", str(page), "--out", str(out)]
+    assert main([*words(scored, "clean", "noisy"), *written]) == 0
+    assert "Warning" not in capsys.readouterr().out
+    assert json.loads(out.read_text())["warning"] is None
+    other = json.loads(scored[1]["noisy"].read_text())
+    commit = json.loads(scored[1]["clean"].read_text())["run"]["commit"]
+    other["run"] |= {"commit": "0123abc", "device": "cuda (H200)"}
+    other["run"]["versions"]["torch"] = "1.0"
+    del other["run"]["versions"]["scipy"]  # as an earlier version of mvdiff wrote it
+    (tmp_path / "old.json").write_text(json.dumps(other))
+    assert main([*words(scored, "clean"), str(tmp_path / "old.json"), *written]) == 0
+    printed = capsys.readouterr().out
+    [line] = [line for line in printed.splitlines() if line.startswith("Warning: these results were made with")]
+    for told in (f"commit ({commit}: clean; 0123abc: old)", "device (cpu: clean; cuda (H200): old)", "; 1.0: old)."):
+        assert told in line
+    assert "scipy" not in line
+    assert "python" not in line
+    assert "so a difference between them may come from those: commit (" in page.read_text()
+    assert json.loads(out.read_text())["warning"] == line
+
+
 def test_a_number_that_is_missing_ends_with_status_3(scored, tmp_path, capsys):
     other = json.loads(scored[1]["noisy"].read_text())
     other["metrics"]["toy_fid"] = {"missing": "no weights"}
@@ -98,7 +121,10 @@ def test_a_number_that_is_missing_ends_with_status_3(scored, tmp_path, capsys):
         (["{noisy}", "--names", "a"], 2, "--names must be one for each FILE (2); got 1"),
         (["{noisy}", "--names", "a", "a"], 2, "--names must differ"),
         (["{noisy}", "--base", "truth"], 2, "--base must be one of clean, noisy; got truth"),
-        (["{noisy}", "--num_resamples", "0"], 2, "--num_resamples must be at least 1"),
+        (["{noisy}", "--num_resamples", "99"], 2, "--num_resamples must be at least 100; got 99"),
+        (["{noisy}", "--fid_resamples", "1"], 2, "--fid_resamples must be at least 100; got 1"),
+        (["{clean}"], 2, "FILE must be different files; got"),
+        (["{noisy}", "{folder}/../{folder_name}/noisy.json"], 2, "noisy.json twice"),
         (["{noisy}", "--cache", "nowhere"], 1, "--cache must be a folder that mvdiff evaluate --cache wrote"),
         (["{noisy}", "--html", "page.txt"], 1, "--html must end in .html"),
         (["{noisy}", "--out", "{noisy}"], 1, "FILE and --out must not be the same file"),
@@ -106,8 +132,9 @@ def test_a_number_that_is_missing_ends_with_status_3(scored, tmp_path, capsys):
     ],
 )
 def test_wrong_options_are_one_line(scored, capsys, more, status, text):
+    places = {**scored[1], "folder": scored[0], "folder_name": scored[0].name}
     try:
-        found = main([*words(scored, "clean"), *(word.format(noisy=scored[1]["noisy"]) for word in more)])
+        found = main([*words(scored, "clean"), *(word.format(**places) for word in more)])
     except SystemExit as exit_:
         found = exit_.code
     assert found == status

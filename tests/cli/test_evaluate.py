@@ -30,7 +30,7 @@ def write_config(tmp_path: Path, **changes) -> Path:
 def test_scores_two_folders(tmp_path, capsys):
     generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b")
     out = tmp_path / "out" / "results.json"
-    arguments = ["--metrics", "overlap_psnr", "toy_fid", "sharpness", "--overlap_size", "0", "--num_resamples", "20"]
+    arguments = ["--metrics", "overlap_psnr", "toy_fid", "sharpness", "--overlap_size", "0", "--num_resamples", "100"]
     arguments += ["--toy_features", str(write_judge(tmp_path / "judge")), "--out", str(out)]
     status = main(["evaluate", "--generated", str(generated), "--reference", str(reference), *arguments])
     assert status == 0
@@ -143,12 +143,12 @@ def test_options_follow_the_settings():
         "--overlap_pairs",
         "[[0, 2], [5, 3]]",
         "--fid_resamples",
-        "9",
+        "109",
     ]
     settings = parser.settings(words)[1]
     assert settings.judge_heads == ("object", "colour")
     assert [tuple(pair) for pair in settings.overlap_pairs] == [(0, 2), (5, 3)]
-    assert settings.fid_resamples == 9
+    assert settings.fid_resamples == 109
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_options_follow_the_settings():
             "choose overlap_chance or overlap_psnr or overlap_zncc in --metrics",
         ),
         (
-            ["--metrics", "kid", "--fid_resamples", "9"],
+            ["--metrics", "kid", "--fid_resamples", "100"],
             "--fid_resamples is not used by kid; ",
         ),
         (["--metrics", "caption_agreement", "--truth", "x.json"], "--truth must be an existing path; got x.json"),
@@ -177,7 +177,8 @@ def test_options_follow_the_settings():
         (["--metrics", "overlap_psnr", "--overlap_pairs", "[[1, 1]]"], "overlap_pairs must be adjacent"),
         (["--metrics", "toy_inception_score", "--num_splits", "0"], "num_splits must be at least 1; got 0"),
         (["--batch_size", "0"], "batch_size must be at least 1; got 0"),
-        (["--num_resamples", "0"], "num_resamples must be at least 1"),
+        (["--num_resamples", "99"], "num_resamples must be at least 100; got 99"),
+        (["--fid_resamples", "1"], "fid_resamples must be at least 100, or 0 for no interval; got 1"),
         (["--seed", "-1"], "seed must be at least 0"),
         (["--num_workers", "-1"], "--num_workers must be at least 0"),
         (["--metrics", "sharpness", "--device", "tpu9"], "device must be auto, cpu or cuda; got 'tpu9'"),

@@ -40,7 +40,7 @@ def panoramas(tmp_path_factory):
     """Parts, and a run's YAML."""
     folder = tmp_path_factory.mktemp("panoramas")
     parts = panorama_parts(folder)
-    output = {"metrics": ["overlap_psnr", "sharpness"], "evaluation": {"overlap_size": 0, "num_resamples": 20}}
+    output = {"metrics": ["overlap_psnr", "sharpness"], "evaluation": {"overlap_size": 0, "num_resamples": 100}}
     config = tiny_config(folder / "tiny", sampling={"num_inference_steps": 1, "guidance_scale": 1.0}, output=output)
     return parts, write_config(folder / "run.yaml", config)
 

@@ -211,8 +211,14 @@ def test_other_methods(walk, tmp_path, capsys):
         (["--method", "repaint"], 2, "--base must be given"),
         (["--method", "controlnet-inpainting"], 2, "--controlnet must be given"),
         (["--method", "inpainting"], 2, "must be one of controlnet-inpainting, independent, mvdiffusion, repaint"),
+        *(
+            (["--method", method, "--model", "mvdiff://toy-depth", "--controlnet", "x"], 2, f"out: the method {method}")
+            for method in ("independent", "mvdiffusion", "repaint")
+        ),
+        (["--method", "repaint", "--base", "mvdiff://toy-base", "--revision", "x"], 2, "--revision must be left out"),
+        (["--model", "mvdiff://toy-depth", "--revision", "x"], 2, "--revision must be left out"),
     ],
 )
-def test_missing_parts_of_methods_are_named(walk, tmp_path, capsys, options, status, missing):
+def test_missing_and_unused_parts_of_methods_are_named(walk, tmp_path, capsys, options, status, missing):
     assert main(["generate", "depth", "--scene", str(walk), "--out", str(tmp_path / "out"), *options]) == status
     assert missing in capsys.readouterr().err

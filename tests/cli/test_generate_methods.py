@@ -62,6 +62,29 @@ def test_what_is_missing_is_one_line(tmp_path, capsys, words, status, message):
     assert error.count("\n") == 1
 
 
+@pytest.mark.parametrize("method", sorted(set(method_names("panorama"))))
+@pytest.mark.parametrize("option", ["controlnet", "revision"])
+def test_a_part_that_the_method_does_not_use_is_refused(tmp_path, capsys, method, option):
+    """No method for panoramas has a ControlNet, and a base alone or a packaged model has no revision."""
+    model = ["--model", "mvdiff://toy-caa"] if method == "mvdiffusion" else ["--base", "mvdiff://toy-base"]
+    words = ["--method", method, *model, f"--{option}", "nope", "--out", str(tmp_path / "out")]
+    assert main(["generate", "panorama", *words, *PROMPT]) == 2
+    error = capsys.readouterr().err
+    reason = {
+        "controlnet": f"the method {method} does not use it; got 'nope'.",
+        "revision": "it is that of a --model on the hub; got 'nope'.",
+    }[option]
+    assert f"--{option} must be left out: {reason}" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(("part", "method"), [("base", "mvdiffusion"), ("controlnet", "multidiffusion")])
+def test_a_run_refuses_a_part_that_its_method_does_not_use(run, tmp_path, part, method):
+    output = [f"--model.output.{part}", str(run.parent / "base"), "--model.output.method", method]
+    with pytest.raises(ValueError, match=rf"model\.output\.{part} must be left out: the method {method} does not"):
+        run_trainer(["predict", "--config", str(run), "--trainer.default_root_dir", str(tmp_path / "run"), *output])
+
+
 def test_a_data_set_by_a_method_of_ones_own_and_by_a_run(run, tmp_path, monkeypatch):
     (tmp_path / "own_method.py").write_text(
         "from mvdiff.methods.method import Method\n\n\nclass Mirrored(Method):\n    is_sampled = False\n\n"

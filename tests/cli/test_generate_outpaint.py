@@ -134,3 +134,12 @@ def test_bad_input_is_one_clear_line(model, picture, tmp_path, capsys):
         assert message in error.replace("\n", " "), error
         assert "Traceback" not in error
     assert not list((tmp_path / "out").glob("*/sample.json"))
+
+
+@pytest.mark.parametrize("packaged", [True, False])
+def test_a_revision_of_a_model_that_is_not_on_the_hub_is_refused(model, picture, tmp_path, capsys, packaged):
+    name = "mvdiff://toy-outpaint" if packaged else model
+    assert generate(name, tmp_path / "out", "--image", picture, "--revision", "nope", *PROMPT) == 2
+    error = capsys.readouterr().err
+    assert "--revision must be left out: it is that of a --model on the hub; got 'nope'." in error
+    assert error.count("\n") == 1

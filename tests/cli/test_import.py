@@ -84,6 +84,19 @@ def test_what_is_left_out_is_named_and_ends_with_3(tmp_path, capsys, rig):
     assert "no sample could be imported, 1 left out" in capsys.readouterr().err
 
 
+def test_samples_without_pictures_are_named(tmp_path, capsys, rig):
+    root, out = write_equirectangular(tmp_path / "theirs", 3, 0), tmp_path / "out"
+    words = ["import", "erp", str(root), "--rig", str(rig), "--num_workers", "0", "--out", str(out)]
+    assert main(words) == 0
+    assert "note: " not in capsys.readouterr().out.replace("note: 3 samples without a prompt", "")
+    (root / "place0.png").unlink()
+    assert main(words) == 0
+    told = "would score (remove what does not belong there, or give another --out): place0\n"
+    printed = capsys.readouterr().out
+    assert f"note: 1 sample folder in {out} not from these pictures" in printed
+    assert told in printed
+
+
 @pytest.mark.parametrize(
     ("words", "status", "problem"),
     [

@@ -61,7 +61,7 @@ def test_samples_that_conform(world):
     assert results["protocol"] == {"id": "mine", "hash": protocol.hash(), "values": protocol.values()}
     assert results["deviations"] == results["left_out"] == []
     assert results["unchecked"] == ["data.split (test): a folder does not record its split; --config sets it"]
-    assert results["settings"]["num_resamples"] == 20
+    assert results["settings"]["num_resamples"] == 100
     assert set(results["metrics"]) >= {"overlap_psnr_pooled", "sharpness_gradient_energy"}
     assert f"protocol mine ({protocol.hash()[:12]})\n" in text
 
@@ -185,7 +185,7 @@ def test_a_missing_reference_is_a_deviation(world):
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--num_resamples", "1000"], "--num_resamples must be that of --protocol mine, 20; got 1000"),
+        (["--num_resamples", "1000"], "--num_resamples must be that of --protocol mine, 100; got 1000"),
         (["--overlap_size=64"], "--overlap_size must be that of --protocol mine, 0; got 64"),
         (
             ["--metrics", "sharpness"],
@@ -212,7 +212,7 @@ def test_the_split_of_a_protocol(world):
 
 
 def test_options_that_agree_or_change_no_number_are_free(world):
-    words = ["--num_resamples", "20", "--metrics", "sharpness", "overlap_psnr", "--batch_size", "3", "--device", "cpu"]
+    words = ["--num_resamples", "100", "--metrics", "sharpness", "overlap_psnr", "--batch_size", "3", "--device", "cpu"]
     assert world.evaluate(*words, "--strict")[0] == 0
 
 
@@ -254,7 +254,7 @@ def test_without_a_protocol_the_id_is_custom(world):
     assert first["values"] == {"metrics": ["sharpness"], "settings": {"num_resamples": 1000, "seed": 0}}
     text = '{"metrics":["sharpness"],"settings":{"num_resamples":1000,"seed":0}}'
     assert first["hash"] == hashlib.sha256(text.encode()).hexdigest()
-    assert main([*words, "--num_resamples", "10"]) == 0
+    assert main([*words, "--num_resamples", "100"]) == 0
     assert world.results()["protocol"]["hash"] != first["hash"]
     assert main([*words, "--batch_size", "3"]) == 0
     assert world.results()["protocol"] == first

@@ -26,7 +26,7 @@ images: {num_samples: 4, num_reference_samples: 4, num_views: 8, height: 12, wid
 sampling: {seed: 5, num_inference_steps: 3, guidance_scale: 2, eta: 0, negative_prompt: "", prompt_prefix: "",
   scheduler: DDIMScheduler, precision: float32}
 metrics: [overlap_psnr, sharpness]
-settings: {overlap_size: 0, overlap_pairs: adjacent, overlap_depth_error: 0.5, seed: 0, num_resamples: 20}
+settings: {overlap_size: 0, overlap_pairs: adjacent, overlap_depth_error: 0.5, seed: 0, num_resamples: 100}
 numbers:
   overlap_psnr_pooled:
     model: homography

@@ -22,7 +22,7 @@ def score(tmp_path: Path, root: Path, cache: bool = True, *more: str, out: str =
     """Score a folder of samples."""
     path = tmp_path / f"{out or root.name}.json"
     words = ["evaluate", "--generated", str(root), "--reference", str(tmp_path / "real"), "--metrics", *METRICS]
-    words += ["--overlap_size", "0", "--num_splits", "2", "--num_resamples", "20", "--num_workers", "0"]
+    words += ["--overlap_size", "0", "--num_splits", "2", "--num_resamples", "100", "--num_workers", "0"]
     words += ["--toy_features", str(tmp_path / "judge"), "--out", str(path), *more]
     assert main([*words, *(["--cache", str(tmp_path / "cache")] if cache else [])]) == 0
     return path

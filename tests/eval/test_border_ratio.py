@@ -122,7 +122,7 @@ def test_edges_in_depth_and_unknown_depths_do_not_count():
 
 
 def test_what_has_no_border_or_no_contrast_is_missing(tmp_path):
-    settings = EvaluationSettings(num_resamples=20)
+    settings = EvaluationSettings(num_resamples=100)
     apart = Rig([(0, 0, 40), (180, 0, 40)], height=12, width=12)
     entry = evaluate(write_samples(tmp_path, num=2, rig=apart), None, ["border_ratio"], settings)["metrics"]
     assert entry["border_ratio"]["missing"] == "no sample has a view in which the field of view of a neighbour ends."
@@ -135,7 +135,7 @@ def test_what_has_no_border_or_no_contrast_is_missing(tmp_path):
 
 def test_is_a_mean_over_samples_beside_the_reference(tmp_path):
     generated, reference = write_samples(tmp_path / "a", noise=0.2), write_samples(tmp_path / "b", num=3)
-    results = evaluate(generated, reference, ["border_ratio"], EvaluationSettings(num_resamples=20))
+    results = evaluate(generated, reference, ["border_ratio"], EvaluationSettings(num_resamples=100))
     entry = results["metrics"]["border_ratio"]
     assert entry["value"] == pytest.approx(np.mean(list(entry["per_sample"].values())))
     assert entry["ratio_to_reference"] == pytest.approx(entry["value"] / entry["reference"])

@@ -30,17 +30,19 @@ def scored(tmp_path_factory):
 
 def test_differences_are_those_of_the_functions_behind_them(scored):
     root, clean, noisy = scored
-    found = compare(clean, noisy, ("clean", "noisy"), FeatureCache(root / "cache"), num_resamples=50, fid_resamples=20)
+    found = compare(
+        clean, noisy, ("clean", "noisy"), FeatureCache(root / "cache"), num_resamples=100, fid_resamples=100
+    )
     for name in ("overlap_psnr_mean_of_pairs", "sharpness_gradient_energy"):
-        assert found[name].interval == paired(noisy, clean, name, num_resamples=50)
+        assert found[name].interval == paired(noisy, clean, name, num_resamples=100)
         values = [results["metrics"][name]["value"] for results in (clean, noisy)]
         assert (found[name].base, found[name].value) == pytest.approx(values)
         assert found[name].interval.estimate == pytest.approx(values[1] - values[0])
     extractor = toy_extractor(root / "judge")
     features = [sample_features(FolderSource(root / name), extractor) for name in ("noisy", "clean", "real")]
     truth = torch.cat(list(features[2].values()))
-    assert str(found["toy_fid"].interval) == str(paired_fid(*features[:2], truth, num_resamples=20))
-    kid = paired_distance(ResampledKernel, *features[:2], truth, num_resamples=50)
+    assert str(found["toy_fid"].interval) == str(paired_fid(*features[:2], truth, num_resamples=100))
+    kid = paired_distance(ResampledKernel, *features[:2], truth, num_resamples=100)
     assert found["kid"].interval.ends == pytest.approx(kid.ends, rel=1e-6)
     for name in ("toy_fid", "kid"):
         assert found[name].base == pytest.approx(clean["metrics"][name]["value"], rel=1e-5)

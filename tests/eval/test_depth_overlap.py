@@ -20,7 +20,7 @@ from tests.data.scenes import write_scannet
 from tests.geometry.depth_views import EYE, HEIGHT, K90, ORIGIN, WIDTH, uneven_views
 
 MEAN, POOLED = "overlap_psnr_mean_of_pairs", "overlap_psnr_pooled"
-AS_IS = EvaluationSettings(num_resamples=50)
+AS_IS = EvaluationSettings(num_resamples=100)
 
 
 def noise(num_views, height=HEIGHT, width=WIDTH, seed=0):
@@ -235,7 +235,7 @@ def test_runner_scores_folders_with_depth(tmp_path, walk):
 def test_runner_follows_the_settings(tmp_path, walk):
     write(tmp_path, walk, num=1)
     depths = (walk[1] * 1000).round() / 1000
-    settings = EvaluationSettings(num_resamples=50, overlap_depth_error=0.05, overlap_pairs=[(0, 2), (5, 3)])
+    settings = EvaluationSettings(num_resamples=100, overlap_depth_error=0.05, overlap_pairs=[(0, 2), (5, 3)])
     found = evaluate(tmp_path, metrics=["overlap_psnr"], settings=settings)["metrics"][POOLED]
     expected = depth_overlap_psnr(walk[0], depths, *walk[2:], pairs=[(0, 2), (5, 3)], tolerance=DepthTolerance(0.05, 0))
     assert found["value"] == pytest.approx(expected[POOLED])

@@ -46,7 +46,7 @@ class Pixels:
 
 @pytest.fixture
 def toy(tmp_path):
-    return EvaluationSettings(toy_features=str(write_judge(tmp_path / "judge")), num_splits=2, num_resamples=20)
+    return EvaluationSettings(toy_features=str(write_judge(tmp_path / "judge")), num_splits=2, num_resamples=100)
 
 
 def files(folder):
@@ -224,8 +224,8 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_results(tmp_path):
     generated, real = write_samples(tmp_path / "a", num=40, noise=0.2), write_samples(tmp_path / "b", num=6)
     words = ["evaluate", "--generated", str(generated), "--reference", str(real), "--metrics", *TOY_METRICS, "kid"]
     words = [word if word != "kid" else "tests.eval.gathering.ToyKID" for word in words]
-    words += ["--toy_features", str(write_judge(tmp_path / "judge")), "--num_splits", "2", "--num_resamples", "20"]
-    words += ["--fid_resamples", "5", "--num_workers", "0"]
+    words += ["--toy_features", str(write_judge(tmp_path / "judge")), "--num_splits", "2", "--num_resamples", "100"]
+    words += ["--fid_resamples", "100", "--num_workers", "0"]
     due = 2 * 40 - 1  # two metrics see each sample
     killed = [*words, "--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "killed.json")]
     run(tmp_path / "log", evaluate_until, due, killed, status=KILLED)
@@ -247,7 +247,7 @@ def test_a_run_that_was_killed_goes_on_and_gives_the_same_results(tmp_path):
     for results in (first, second, third):
         results.pop("run", None)  # seconds and command
     assert first == second == third
-    assert "less its bias, 40 samples, 5 resamples" in first["metrics"]["toy_fid"]["interval_rule"]
+    assert "less its bias, 40 samples, 100 resamples" in first["metrics"]["toy_fid"]["interval_rule"]
 
 
 class Watched(FolderSource):

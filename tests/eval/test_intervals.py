@@ -3,6 +3,9 @@ import pytest
 import scipy.stats
 
 from mvdiff.eval.intervals import interval, mean, paired_difference
+from mvdiff.eval.metrics.erp_fid import PanoramaFID
+from mvdiff.eval.metrics.fid import FID
+from mvdiff.eval.metrics.realnet import Realnet
 
 
 def values(num=40, seed=0, shift=0.0):
@@ -97,3 +100,17 @@ def test_statistic_over_whole_samples(num):
 def test_wrong_arguments_are_refused(args, options, message):
     with pytest.raises(ValueError, match=message):
         interval(mean, *args, **options)
+
+
+@pytest.mark.parametrize("count", [3, 30])
+def test_too_few_resamples_are_refused(count):
+    with pytest.raises(ValueError, match="num_resamples must be at least 100; got 99"):
+        interval(mean, np.arange(count), num_resamples=99)
+
+
+@pytest.mark.parametrize("kind", [FID, PanoramaFID, Realnet])
+def test_metrics_refuse_too_few_resamples_before_any_sample(kind):
+    with pytest.raises(ValueError, match="fid_resamples must be at least 100, or 0 for no interval; got 1"):
+        kind(network=None, fid_resamples=1)
+    with pytest.raises(ValueError, match="num_resamples must be at least 100; got 1"):
+        kind(network=None, num_resamples=1)

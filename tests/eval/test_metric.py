@@ -52,7 +52,7 @@ def toy(tmp_path):
         toy_features=str(write_judge(tmp_path / "judge")),
         overlap_size=0,
         num_splits=2,
-        num_resamples=20,
+        num_resamples=100,
         device="cpu",
     )
 
@@ -65,7 +65,7 @@ def test_a_users_metric_is_taken_by_class_path_with_arguments(tmp_path, toy):
     assert entry["value"] == pytest.approx(np.mean(expected))
     assert list(entry["per_sample"].values()) == pytest.approx(expected)
     assert result_column(results, "brightness") == Brightness.columns[0]
-    spec = {"class_path": OWN, "init_args": {"scale": 2.0, "num_resamples": 5}}
+    spec = {"class_path": OWN, "init_args": {"scale": 2.0, "num_resamples": 100}}
     assert evaluate(root, None, [spec], toy)["metrics"]["brightness"]["value"] == pytest.approx(2 * np.mean(expected))
     out = tmp_path / "results.json"
     arguments = ["--metrics", json.dumps(spec), "sharpness", "--out", str(out), "--num_workers", "0"]
@@ -74,10 +74,10 @@ def test_a_users_metric_is_taken_by_class_path_with_arguments(tmp_path, toy):
 
 
 def test_arguments_come_from_settings_of_their_name_unless_they_are_set():
-    settings = {"overlap_size": 0, "seed": 3, "num_resamples": 7, "batch_size": 5}
+    settings = {"overlap_size": 0, "seed": 3, "num_resamples": 107, "batch_size": 5}
     (metric, init_args), *_ = parse_specs([{"class_path": "overlap_psnr", "init_args": {"seed": 4}}]).items()
     built = MetricBuilder(settings).build(metric, init_args)
-    assert (built.size, built.seed, built.num_resamples) == (None, 4, 7)
+    assert (built.size, built.seed, built.num_resamples) == (None, 4, 107)
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_order_and_repetition_of_samples_change_nothing(tmp_path, toy, name):
 
 
 def test_a_metric_starts_anew_with_each_evaluation(tmp_path):
-    metric = Sharpness(num_resamples=5)
+    metric = Sharpness(num_resamples=100)
     roots = write_samples(tmp_path / "a", num=3), write_samples(tmp_path / "b", num=2, noise=0.2)
     first, second = (evaluate(root, None, [metric])["metrics"] for root in roots)
     assert first["sharpness_gradient_energy"]["num_samples"] == 3
-    assert second == evaluate(roots[1], None, [Sharpness(num_resamples=5)])["metrics"]
+    assert second == evaluate(roots[1], None, [Sharpness(num_resamples=100)])["metrics"]
 
 
 def test_thing_colours_need_things(tmp_path):

@@ -25,7 +25,7 @@ from tests.eval.worlds import RIG, views, write_samples
 from tests.geometry.depth_views import EYE, HEIGHT, K90, WIDTH
 
 CHANCE, ZNCC = "overlap_chance", "overlap_chance_zncc"
-AS_IS = EvaluationSettings(overlap_size=0, num_resamples=20)
+AS_IS = EvaluationSettings(overlap_size=0, num_resamples=100)
 
 
 def scored(name, images, rig=RIG, **depths):
@@ -39,7 +39,7 @@ def noise(seed, rig=RIG):
 
 
 def chance(samples, **options):
-    metric = OverlapChance(overlap_size=0, num_resamples=20, **options)
+    metric = OverlapChance(overlap_size=0, num_resamples=100, **options)
     for sample in samples:
         metric.update(sample, False)
     return metric.compute()

@@ -16,7 +16,7 @@ from mvdiff.eval.warped_pairs import correlation
 from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.worlds import RIG, views, write_samples
 
-AS_IS = EvaluationSettings(overlap_size=0, num_resamples=20)
+AS_IS = EvaluationSettings(overlap_size=0, num_resamples=100)
 seeds = st.integers(min_value=0, max_value=10_000)
 
 

@@ -48,7 +48,7 @@ def test_what_cannot_be_paired_is_named(other, text):
 
 def test_results_files_of_two_methods(tmp_path):
     toy = EvaluationSettings(
-        toy_features=str(write_judge(tmp_path / "judge")), overlap_size=0, num_splits=2, num_resamples=20
+        toy_features=str(write_judge(tmp_path / "judge")), overlap_size=0, num_splits=2, num_resamples=100
     )
     roots = write_samples(tmp_path / "a", num=8), write_samples(tmp_path / "b", num=8, noise=0.2)
     reference = write_samples(tmp_path / "c", num=6)
@@ -59,7 +59,7 @@ def test_results_files_of_two_methods(tmp_path):
     )
     for name in ("overlap_psnr_mean_of_pairs", "sharpness_gradient_energy", "sharpness_laplacian_variance"):
         difference = own["metrics"][name]["value"] - other["metrics"][name]["value"]
-        found = paired(own, other, name, num_resamples=50)
+        found = paired(own, other, name, num_resamples=100)
         assert found.estimate == pytest.approx(difference)
         assert found.low <= found.estimate <= found.high
     with pytest.raises(ValueError, match=r"got overlap_psnr_pooled.* overlap_psnr_mean_of_pairs"):
@@ -67,7 +67,7 @@ def test_results_files_of_two_methods(tmp_path):
     extractor = toy_extractor(toy.toy_features)
     features = [sample_features(FolderSource(root), extractor) for root in (*roots, reference)]
     truth = torch.cat(list(features[2].values()))
-    found = paired_fid(features[0], features[1], truth, num_resamples=20)
+    found = paired_fid(features[0], features[1], truth, num_resamples=100)
     difference = own["metrics"]["toy_fid"]["value"] - other["metrics"]["toy_fid"]["value"]
     assert found.estimate == pytest.approx(difference, rel=1e-6)
     # The same panorama is left out of both: by hand, Tukey's pseudo-values and their t-test.

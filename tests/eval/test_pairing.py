@@ -20,7 +20,7 @@ METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "sharpness")
 @pytest.fixture
 def toy(tmp_path):
     judge = str(write_judge(tmp_path / "judge"))
-    return EvaluationSettings(toy_features=judge, overlap_size=0, num_splits=3, num_resamples=20)
+    return EvaluationSettings(toy_features=judge, overlap_size=0, num_splits=3, num_resamples=100)
 
 
 def write_images(folder, seeds=range(4), name="kitchen_{:02d}.png"):

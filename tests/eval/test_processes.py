@@ -43,7 +43,7 @@ def test_a_sample_on_two_processes_counts_once_and_one_may_have_none(tmp_path):
         "truth": write_truth(tmp_path / "truth.json"),
         "overlap_size": 0,
         "num_splits": 2,
-        "num_resamples": 50,
+        "num_resamples": 100,
     }
     plan = {"generated": str(generated), "real": str(real), "metrics": METRICS, "settings": settings}
     (tmp_path / "plan.json").write_text(json.dumps(plan))
@@ -61,7 +61,7 @@ def test_evaluate_under_torchrun_gives_the_numbers_of_one_process(tmp_path):
     generated, real = write_samples(tmp_path / "a", num=5, noise=0.2), write_samples(tmp_path / "b", num=3)
     (generated / "s2" / "3.png").write_bytes(b"broken")
     arguments = ["--generated", str(generated), "--reference", str(real), "--overlap_size", "0", "--num_splits", "2"]
-    arguments += ["--metrics", *METRICS, "tests.extend.outside.my_metric.Brightness", "--num_resamples", "50"]
+    arguments += ["--metrics", *METRICS, "tests.extend.outside.my_metric.Brightness", "--num_resamples", "100"]
     arguments += ["--toy_features", str(write_judge(tmp_path / "judge"))]
     arguments += ["--truth", write_truth(tmp_path / "truth.json", label="unknown")]
     one, two = tmp_path / "one.json", tmp_path / "two.json"

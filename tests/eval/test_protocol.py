@@ -71,7 +71,7 @@ def changed(values, path):
     elif isinstance(old, bool):
         place[name] = not old
     elif isinstance(old, int | float):
-        place[name] = old + 1 if name != "level" else 0.9
+        place[name] = old + {"fid_resamples": 100}.get(name, 1) if name != "level" else 0.9
     elif old is None and (path[0] == "images" or name in ("seed", "num_inference_steps", "guidance_scale", "eta")):
         place[name] = 77
     elif isinstance(old, dict):  # an empty one
@@ -235,7 +235,7 @@ def test_a_protocol_names_every_setting_of_its_metrics(tmp_path):
     specs = parse_specs(values["metrics"])
     with pytest.raises(SettingError, match=r"lacks num_resamples \(default: 1000\)"):
         check_complete(protocol_from(values, "mine"), specs)
-    values["settings"] |= {"num_resamples": 20, "num_splits": 3}
+    values["settings"] |= {"num_resamples": 100, "num_splits": 3}
     with pytest.raises(SettingError, match="settings of its metrics only; got num_splits"):
         check_complete(protocol_from(values, "mine"), specs)
 

@@ -34,7 +34,7 @@ TOY_METRICS = ("toy_fid", "toy_inception_score", "overlap_psnr", "caption_agreem
 @pytest.fixture
 def toy(tmp_path):
     return EvaluationSettings(
-        toy_features=str(write_judge(tmp_path / "judge")), overlap_size=0, num_splits=2, num_resamples=50
+        toy_features=str(write_judge(tmp_path / "judge")), overlap_size=0, num_splits=2, num_resamples=100
     )
 
 
@@ -107,7 +107,7 @@ def test_default_metrics_with_local_weights(tmp_path):
         clip_model=str(write_transformers_clip(tmp_path / "clip")),
         overlap_size=24,
         num_splits=2,
-        num_resamples=20,
+        num_resamples=100,
     )
     results = evaluate(generated, reference, settings=settings)
     metrics = results["metrics"]
@@ -330,14 +330,14 @@ def test_images_at_another_size_than_their_cameras(tmp_path, toy):
 
 
 def test_fid_interval_is_over_panoramas(tmp_path, toy):
-    settings = EvaluationSettings(toy_features=toy.toy_features, fid_resamples=20)
+    settings = EvaluationSettings(toy_features=toy.toy_features, fid_resamples=100)
     generated, reference = write_samples(tmp_path / "a", num=8, noise=0.2), write_samples(tmp_path / "b")
     entry = evaluate(generated, reference, ("toy_fid",), settings)["metrics"]["toy_fid"]
     extractor = toy_extractor(toy.toy_features)
     samples = sorted(FolderSource(generated), key=lambda sample: sample.sample_id)
     own = torch.stack([extractor(s.images_uint8)[0] for s in samples]).numpy()
     truth = torch.cat([extractor(s.images_uint8)[0] for s in FolderSource(reference)])
-    expected = interval(lambda x: frechet_distance(torch.from_numpy(x).flatten(0, 1), truth), own, num_resamples=20)
+    expected = interval(lambda x: frechet_distance(torch.from_numpy(x).flatten(0, 1), truth), own, num_resamples=100)
     assert entry["interval"] == pytest.approx([expected.low, expected.high], rel=1e-4)
     assert entry["interval_rule"] == expected.rule
 

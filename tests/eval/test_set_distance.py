@@ -96,13 +96,13 @@ def test_paired_distances_resample_both_methods_alike():
 
 
 @pytest.mark.parametrize(
-    ("num", "fid_resamples", "rule"), [(7, 0, "none: 7"), (8, 0, "Student"), (30, 0, None), (30, 9, "percentile")]
+    ("num", "fid_resamples", "rule"), [(7, 0, "none: 7"), (8, 0, "Student"), (30, 0, None), (30, 100, "percentile")]
 )
 def test_which_intervals_a_run_gives(tmp_path, num, fid_resamples, rule):
     """KID always has one from 8 samples on; FID from 30 on only where it is asked for."""
     network = FeatureExtractor("pixels", "", 6, lambda images: (images.double().flatten(1)[:, 50:56], None), "as is")
     root, real = write_samples(tmp_path / "a", num, noise=0.2), write_samples(tmp_path / "b", 3)
-    metrics = [FID(network=network, fid_resamples=fid_resamples), KID(network=network, num_resamples=20)]
+    metrics = [FID(network=network, fid_resamples=fid_resamples), KID(network=network, num_resamples=100)]
     found = evaluate(root, real, metrics)["metrics"]
     assert found["fid"].get("interval_rule", "").startswith(rule or "")
     assert ("interval_rule" in found["fid"]) == (rule is not None)
@@ -117,14 +117,14 @@ def test_which_intervals_a_run_gives(tmp_path, num, fid_resamples, rule):
 def test_distances_of_other_images_have_the_intervals_of_fid(kind, rows):
     network = FeatureExtractor("pixels", "", 4, lambda images: (images, None), "as is")
     own, real = samples(4, sizes=(2,) * 30), samples(4, seed=1, sizes=(2,) * 5)
-    expected = interval(ResampledFrechet(own, torch.cat(real)), np.arange(30), num_resamples=20, unbiased=False)
-    for fid_resamples in (0, 20):
-        metric = kind(network=network, fid_resamples=fid_resamples, num_resamples=20)
+    expected = interval(ResampledFrechet(own, torch.cat(real)), np.arange(30), num_resamples=100, unbiased=False)
+    for fid_resamples in (0, 100):
+        metric = kind(network=network, fid_resamples=fid_resamples, num_resamples=100)
         for number, part in [*enumerate(own), *enumerate(real, 100)]:
             sample = ScoredSample(f"s{number:03d}", torch.zeros(0), torch.zeros(0), torch.zeros(0), [])
             for name in rows:
                 metric.append(name, sample, number >= 100, part)
         found = {name: one.interval for name, one in kind.compute(metric).items()}
-        assert found.pop("realnet_kid", expected).rule.endswith("30 samples, 20 resamples")
+        assert found.pop("realnet_kid", expected).rule.endswith("30 samples, 100 resamples")
         assert len(found) == len(rows)
         assert all(one == (expected if fid_resamples else None) for one in found.values())

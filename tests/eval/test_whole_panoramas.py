@@ -14,7 +14,7 @@ from mvdiff.eval.settings import EvaluationSettings
 from mvdiff.samples import save_panorama
 from tests.eval.worlds import write_samples
 
-SETTINGS = EvaluationSettings(device="cpu", num_resamples=10)
+SETTINGS = EvaluationSettings(device="cpu", num_resamples=100)
 
 
 def zigzag(step_at_wrap, width=512):

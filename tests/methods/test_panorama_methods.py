@@ -84,7 +84,7 @@ def test_a_sample_depends_on_seed_and_id_and_not_on_its_batch(methods, name):
 def test_independent_is_the_base_of_a_model_bit_for_bit(tmp_path):
     pipeline = make_pipeline(tmp_path / "base")
     batch = ring_batch()
-    plain = method_class("independent").open(Parts(base=tmp_path / "base", model=pipeline), task_from("panorama"))
+    plain = method_class("independent").open(Parts(model=pipeline), task_from("panorama"))
     parts = Parts(base=tmp_path / "base", prompt_prefix=pipeline.prompt_prefix)
     alone = method_class("independent").open(parts, task_from("panorama"))
     assert torch.equal(plain.generate(batch, STEPS, 3), alone.generate(batch, STEPS, 3))

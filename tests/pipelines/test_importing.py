@@ -137,6 +137,33 @@ def test_what_cannot_be_imported_is_named_and_the_rest_is(tmp_path):
     assert "shape" in bring_in("views", tmp_path / "views", tmp_path / "out3", wide).left_out["room2_0.png"]
 
 
+def test_samples_whose_pictures_are_gone_stay_and_are_named(tmp_path):
+    root, out = write_equirectangular(tmp_path / "erp", 3, 0), tmp_path / "out"
+    assert bring_in("erp", root, out).older == []
+    (root / "place0.png").unlink()
+    truncate(root / "place1.png")
+    report = bring_in("erp", root, out)
+    assert (report.skipped, list(report.left_out), report.older) == (1, ["place1.png"], ["place0", "place1"])
+    assert [one.sample_id for one in FolderSource(out)] == ["place0", "place1", "place2"]
+
+
+@pytest.mark.parametrize("number", [7, 9])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_missing_view_does_not_shift_the_cameras(tmp_path, first, number):
+    """Numbers 0 to 6 or 1 to 7 and one more: `number` 7 or 8 leaves no gap, 9 and 10 do."""
+    root = tmp_path / "theirs"
+    write_views(root, 2)
+    for view in reversed(range(8)):
+        new = first + (number if view == 7 else view)
+        (root / f"room1_{view}.png").rename(root / f"room1_{new}.png")
+    report = bring_in("views", root, tmp_path / "out")
+    assert report.written == (2 if number == 7 else 1)
+    assert list(report.left_out) == ([] if number == 7 else [f"room1_{first}.png"])
+    for reason in report.left_out.values():
+        assert "views 0 to 7 or 1 to 8" in reason
+        assert f"{first + 6}, {first + number})" in reason
+
+
 def test_prompts_of_a_file_belong_to_ids_and_numbers(tmp_path):
     write_views(tmp_path / "theirs", 3)
     how = {"ids": r"(?P<id>\d+)_(\d+)"}

@@ -48,7 +48,7 @@ PROTOCOL = {
         "overlap_pairs": "adjacent",
         "overlap_depth_error": 0.5,
         "seed": 0,
-        "num_resamples": 20,
+        "num_resamples": 100,
     },
 }
 WORLD = {"rooms": 4, "test_rooms": 3, "size": 32, "num_frames": 0}
@@ -86,7 +86,7 @@ def small_depth_table(folder: Path, models: Mapping[str, Path]) -> PaperTable:
     changes["data"] = {"ids": r"toy\d{5}_keyframes_0"}
     changes["metrics"] = ["overlap_psnr", "overlap_chance", "overlap_zncc", "border_ratio", "sharpness"]
     overlap = {"overlap_size": 0, "overlap_pairs": "adjacent", "overlap_depth_error": 0.5}
-    changes["settings"] = {**overlap, "seed": 0, "num_resamples": 20}
+    changes["settings"] = {**overlap, "seed": 0, "num_resamples": 100}
     protocol = folder / "walks.yaml"
     protocol.write_text(yaml.safe_dump(PROTOCOL | changes))
     world = {"rooms": 3, "test_rooms": 2, "size": 32, "num_frames": 16, "arc_deg": 150}

@@ -34,7 +34,7 @@ images: {num_samples: 2, num_reference_samples: 2, num_views: 4, height: 64, wid
 sampling: {seed: 0, num_inference_steps: 2, guidance_scale: 2, precision: float32}
 metrics: [caption_agreement, overlap_psnr, overlap_zncc]
 settings: {judge_heads: [object, colour], overlap_size: 0, overlap_pairs: adjacent, overlap_depth_error: 0.5, seed: 0,
-  num_resamples: 20}
+  num_resamples: 100}
 """
 STEPS, KILLED_AT = 3, 2
 CHOSEN = ("caa-k3", "all-views")

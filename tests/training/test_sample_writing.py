@@ -56,7 +56,7 @@ def test_a_kept_reference_is_checked(tmp_path):
 def test_only_the_runs_own_samples_are_scored(tmp_path):
     for name in ("generated", "reference"):
         write_reference(batch_of("a", "b/c", "left over"), tmp_path / name, rig=RIG)
-    settings = EvaluationSettings(overlap_size=0, num_resamples=10)
+    settings = EvaluationSettings(overlap_size=0, num_resamples=100)
     numbers = score_folder(tmp_path, {"a", "b/c"}, ["overlap_psnr"], settings)
     results = json.loads((tmp_path / "results.json").read_text())
     assert (results["generated"]["num_samples"], results["reference"]["num_samples"]) == (2, 2)

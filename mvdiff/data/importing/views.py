@@ -16,7 +16,7 @@ _PAPER_VIEWS = RingRig().num_views
 
 
 class ViewsReader:
-    """Read views, one file each, in the order of their numbers.
+    """Read views, one file each, numbered from 0 or from 1.
 
     Args:
         root: Folder of the pictures.
@@ -46,9 +46,9 @@ class ViewsReader:
 
         Raises:
             FileNotFoundError: The first picture does not exist.
-            ValueError: There are more or fewer pictures than cameras, or the first one is broken or of another shape.
+            ValueError: The pictures are not numbered as the cameras are, or the first is broken or of another shape.
         """
-        self._check_number(pictures)
+        self._check_numbers(pictures)
         if self.single_cameras is not None:
             return {"cameras": self.single_cameras}
         width, height = image_size(self.root / pictures.name, max_pixels=self.max_pixels)
@@ -61,7 +61,7 @@ class ViewsReader:
 
     def read(self, pictures: SamplePictures) -> ImportedViews:
         """Decode the views."""
-        self._check_number(pictures)
+        self._check_numbers(pictures)
         views = []
         for path in pictures.files.values():
             views.append(read_image_uint8(self.root / path, max_pixels=self.max_pixels))
@@ -70,10 +70,12 @@ class ViewsReader:
                 raise ValueError(f"views of a sample must have one size; got {sizes}, in {path.as_posix()}.")
         return ImportedViews(torch.stack(views).movedim(1, -1))
 
-    def _check_number(self, pictures: SamplePictures) -> None:
-        numbers = list(pictures.files)
-        if len(numbers) != self.num_views:
+    def _check_numbers(self, pictures: SamplePictures) -> None:
+        """Raise ValueError unless the views are numbered 0 to V - 1 or 1 to V: with a gap, cameras would be wrong."""
+        names, count = list(pictures.files), self.num_views
+        if names not in ([str(first + view) for view in range(count)] for first in (0, 1)):
+            remedy = " Give other cameras with --rig." * (len(names) != count)
             raise ValueError(
-                f"sample {pictures.sample_id!r} must have {self.num_views} views, one per camera; got {len(numbers)} "
-                f"({', '.join(numbers[:20])}). Give other cameras with --rig."
+                f"sample {pictures.sample_id!r} must have views 0 to {count - 1} or 1 to {count}, one per camera; got "
+                f"{len(names)} ({', '.join(names[:20])}).{remedy}"
             )

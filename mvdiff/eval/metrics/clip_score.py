@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from huggingface_hub import is_offline_mode
 from torch import Tensor
 
 from mvdiff.eval.extractors import UNREADABLE, first_line
@@ -192,7 +193,9 @@ def _open_clip_scorer(model: str, weights: str | Path | None, device: str | torc
         reason = first_line(error)
         if local:
             raise ValueError(f"clip_weights must be weights of {model}; got {reason}, in {weights}.") from error
-        raise FileNotFoundError(_missing_clip(model, f"{weights!r}, whose download failed ({reason})")) from error
+        failed = f"whose download failed ({reason})"
+        lacking = "which is not in the cache (no download: offline)" if is_offline_mode() else failed
+        raise FileNotFoundError(_missing_clip(model, f"{weights!r}, {lacking}")) from error
     net = net.to(device).eval()
     tokenizer = open_clip.get_tokenizer(model)
 

@@ -15,6 +15,7 @@ from mvdiff.eval.metric import Column, MissingMetricError, Result, SampleMetric
 from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.panorama_images import HEIGHT, VIEW_SIZE, panorama_images
 from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.settings import check_resamples
 from mvdiff.eval.shared_rows import distance_of_rows
 
 _WHOLE = f"panorama.png at {HEIGHT}x{2 * HEIGHT}"
@@ -47,6 +48,7 @@ class PanoramaFID(SampleMetric):
     load_network = staticmethod(inception_extractor)
 
     def __init__(self, *, fid_resamples: int = 0, **options: Any) -> None:
+        check_resamples("fid_resamples", fid_resamples, or_none=True)
         super().__init__(**options)
         self.fid_resamples = fid_resamples
         for name in IMAGES:

@@ -19,6 +19,7 @@ from torch import Tensor
 from mvdiff.eval.intervals import FEWEST_RESAMPLED, Interval
 from mvdiff.eval.metric import Column, check_finite
 from mvdiff.eval.set_distance import SetDistance, drawn_weights
+from mvdiff.eval.settings import FEWEST_RESAMPLES, check_resamples
 from mvdiff.shapes import check_shapes
 
 
@@ -126,6 +127,7 @@ class FID(SetDistance):
     biased = True
 
     def __init__(self, *, fid_resamples: int = 0, **options: Any) -> None:
+        check_resamples("fid_resamples", fid_resamples, or_none=True)
         super().__init__(**options)
         self.fid_resamples = fid_resamples
 
@@ -133,4 +135,4 @@ class FID(SetDistance):
         """Return the interval over samples; with 30 samples or more only if `fid_resamples` asks for it."""
         if len(samples) >= FEWEST_RESAMPLED and not self.fid_resamples:
             return None
-        return self.resample(samples, reference, max(1, self.fid_resamples), unbiased=False)
+        return self.resample(samples, reference, self.fid_resamples or FEWEST_RESAMPLES, unbiased=False)

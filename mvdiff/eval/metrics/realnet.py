@@ -13,6 +13,7 @@ from mvdiff.eval.metrics.fid import FID
 from mvdiff.eval.metrics.kid import KID
 from mvdiff.eval.realnet import realnet_extractor
 from mvdiff.eval.sample import ScoredSample
+from mvdiff.eval.settings import check_resamples
 from mvdiff.eval.shared_rows import distance_of_rows
 
 
@@ -33,6 +34,7 @@ class Realnet(SampleMetric):
     load_network = staticmethod(realnet_extractor)
 
     def __init__(self, *, fid_resamples: int = 0, **options: Any) -> None:
+        check_resamples("fid_resamples", fid_resamples, or_none=True)
         super().__init__(**options)
         self.fid_resamples = fid_resamples
         self.add_rows("features")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import fields
 
+from mvdiff.eval.checks import taken_by
 from mvdiff.eval.feature_cache import FeatureCache
+from mvdiff.eval.metric_specs import parse_specs
 from mvdiff.eval.provenance import code_name, library_versions
 from mvdiff.eval.sources import FolderSource
 from mvdiff.files.sharing import shared_name, shared_text
@@ -71,6 +73,27 @@ def check_methods(table: PaperTable, settings: BenchmarkSettings) -> None:
         raise ArgumentTypeError(f"--only must be some of {', '.join(table.methods)}; got {unknown[0]}")
 
 
+def check_used(table: PaperTable, settings: BenchmarkSettings) -> None:
+    """Raise ArgumentTypeError for a model or a weight file that no row, or no metric, of this run uses."""
+    sections = with_imported(table, settings)
+    rows = [row for section in sections for row in section.rows]
+    made = [row for row in rows if settings.makes(row.method)]
+    used = {part.option for row in made for part in row.parts.get(settings.size, {}).values()}
+    for option in dict.fromkeys(part.option for row in rows for part in row.parts.get(settings.size, {}).values()):
+        if getattr(settings, option) is not None and option not in used:
+            raise ArgumentTypeError(f"--{option} is not used by the rows that are made ({_names(made)}); leave it out")
+    protocols = [section.protocol(settings.size) for section in sections]
+    taken = {name for protocol in protocols for name in taken_by(parse_specs(protocol.metrics))}
+    for option in ("inception_weights", "clip_weights"):
+        if getattr(settings, option) is not None and option not in taken:
+            ids = " and ".join(protocol.id for protocol in protocols)
+            raise ArgumentTypeError(f"--{option} is not used by the metrics of {ids}; leave it out")
+
+
+def _names(rows: Iterable[MethodRow]) -> str:
+    return ", ".join(dict.fromkeys(row.method for row in rows)) or "none"
+
+
 def with_imported(table: PaperTable, settings: BenchmarkSettings) -> list[TableSection]:
     """Return the sections, with rows of their own for imported methods that the table does not have."""
     new = [MethodRow(method=name, label=name) for name in settings.imported_folders if name not in table.methods]
@@ -113,8 +136,7 @@ def _made(row: MethodRow, samples: SectionSamples, clock: Clock, bar: Bar) -> Ro
     elif not is_chosen:
         outcome.need = "not asked for (--only)"
     elif row.imports:
-        told = row.imports.format(folder=samples.folder)
-        outcome.need = f"{told}, then --imported {row.method}={row.method}"
+        outcome.need = row.how_to_import(samples.folder)
         outcome.is_failure = settings.only is not None
     elif lacking := missing_models(row, settings):
         outcome.need = "; ".join(lacking)

@@ -55,6 +55,10 @@ class BenchmarkSettings:
         """Folders of imported samples by method."""
         return {name: Path(folder) for name, _, folder in (word.partition("=") for word in self.imported)}
 
+    def makes(self, method: str) -> bool:
+        """Return True if the samples of a method are to be made: they are asked for and not imported."""
+        return method not in self.imported_folders and (self.only is None or method in self.only)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Table1Settings(BenchmarkSettings):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from mvdiff.eval.protocol import Protocol
@@ -57,6 +58,10 @@ class MethodRow:
     def is_reference(self) -> bool:
         """True for the real views."""
         return self.method == TRUTH
+
+    def how_to_import(self, folder: Path) -> str:
+        """Return what brings the images of a method that mvdiff does not run; `folder` is that of the section."""
+        return f"{self.imports.format(folder=folder)}, then --imported {self.method}={self.method}"
 
     def chosen(self, settings: BenchmarkSettings) -> dict[str, str | None]:
         """Return the names of the models by field; None: not given."""
