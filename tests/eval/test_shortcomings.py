@@ -20,7 +20,7 @@ from mvdiff.recipes.benchmarks.table1 import GROUND_TRUTH, PANORAMAS, TABLE1
 from mvdiff.samples import save_panorama
 from tests.eval.worlds import write_judge, write_samples
 
-AS_IS = EvaluationSettings(overlap_size=0, device="cpu", num_resamples=10)
+AS_IS = EvaluationSettings(overlap_size=0, device="cpu", num_resamples=100)
 LARGE = RingRig(num_views=8, height=48, width=48)
 FOUR = RingRig(num_views=4, height=12, width=12)
 PANORAMA = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
