@@ -166,7 +166,7 @@ def checks(device: str, size: str) -> Iterator[tuple[str, Check]]:
             kind = str(dtype).removeprefix("torch.")
             yield f"pipeline {name}, {kind}", partial(check_pipeline, device, make, dtype)
     yield "resumed training", partial(check_resume, device)
-    for name in ("panorama", "sana"):
+    for name in ("panorama", "sana", "sd3"):
         for kind in ("model", "sequential"):
             yield f"CPU offload, {kind}, {name}", partial(check_offload, device, makers[name], kind)
 

@@ -69,7 +69,9 @@ class ControlNetPipeline(MultiViewPipeline):
     def of(cls, pipeline: MultiViewPipeline, controlnet: ControlNetModel) -> Self:
         """Add a ControlNet to a pipeline."""
         described = {name: getattr(pipeline, name) for name in ("task", "views", "prompt_prefix", "base")}
-        return cls(**pipeline.components, controlnet=controlnet, **described)
+        controlled = cls(**pipeline.components, controlnet=controlnet, **described)
+        controlled._opened = pipeline._opened
+        return controlled
 
     def generate(self, batch: MultiViewBatch, *args: Any, **options: Any) -> Any:
         """Generate frames under the control of their depths; see `SamplingPipeline.generate`."""

@@ -100,7 +100,7 @@ def load_backbone(
     """
     folder = resolve_base(pretrained_model_name_or_path, revision)
     kind = family_of(folder, family)
-    if kind is not StableDiffusionBase:
+    if not issubclass(kind, StableDiffusionBase):
         own_vae = None if vae is None else resolve_folder(vae, None, "vae", VAE_PATTERNS)
         base = load_family(kind, folder, own_vae, dtype, without_weights, absent)
         base.commit = snapshot_commit(folder)
@@ -131,7 +131,7 @@ def load_backbone(
                 return AbsentPart("vae", load_autoencoder(vae_folder, with_weights=False).config)
         return load_autoencoder(vae_folder, dtype=dtype, with_weights="vae" not in without_weights)
 
-    backbone = Backbone(  # small parts first, so that their errors come before the large weights are read
+    backbone = kind(  # small parts first, so that their errors come before the large weights are read
         scheduler=_ddim(parts["scheduler"] / "scheduler_config.json"),
         tokenizer=_load_tokenizer(parts["tokenizer"]),
         vae=opened_vae(),

@@ -100,11 +100,16 @@ class MultiViewTransformer(nn.Module):
         adapter: Adapter made for this transformer.
 
     Raises:
-        ValueError: The adapter belongs to another network.
+        ValueError: The adapter belongs to another network, or `torch.compile` wraps the transformer.
     """
 
     def __init__(self, base: Tokens, adapter: MultiViewAdapter) -> None:
         super().__init__()
+        if hasattr(base.unet, "_orig_mod"):
+            raise ValueError(
+                "unet must not be wrapped by torch.compile, which cannot follow the attention between its blocks; got "
+                f"an {type(base.unet).__name__}. Call pipeline.enable_compile or pipeline.unet.compile."
+            )
         self.unet = base.unet.requires_grad_(False)
         self.adapter = adapter
         self.gradient_checkpointing = False

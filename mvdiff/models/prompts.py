@@ -18,23 +18,32 @@ class PromptEncoder:
     Args:
         encode: Maps N texts to [N, L, D], or to several tensors by name; see `Base.encode_prompts`.
         prefix: Text put before every prompt, but not before negative or missing prompts.
+        encode_negative: The same for negative prompts; None: `encode`.
     """
 
-    def __init__(self, encode: Callable[[list[str]], TextStates], prefix: str) -> None:
+    def __init__(
+        self,
+        encode: Callable[[list[str]], TextStates],
+        prefix: str,
+        encode_negative: Callable[[list[str]], TextStates] | None = None,
+    ) -> None:
         self.encode = encode
         self.prefix = prefix
+        self.encode_negative = encode if encode_negative is None else encode_negative
 
     def __call__(self, prompts: Sequence[Sequence[str | None]]) -> TextStates:
         """Embed B lists of V prompts as [B, V, L, D]; None stands for the empty prompt, without prefix."""
-        return self._embed([["" if text is None else self.prefix + text for text in sample] for sample in prompts])
+        texts = [["" if text is None else self.prefix + text for text in sample] for sample in prompts]
+        return _by_sample(self.encode, texts)
 
     def negative(self, prompts: Sequence[Sequence[str]]) -> TextStates:
         """Embed B lists of V negative prompts as [B, V, L, D], without prefix."""
-        return self._embed(prompts)
+        return _by_sample(self.encode_negative, prompts)
 
-    def _embed(self, texts: Sequence[Sequence[str]]) -> TextStates:
-        flat = [text for sample in texts for text in sample]
-        return map_states(lambda one: one.unflatten(0, (len(texts), -1)), self.encode(flat))
+
+def _by_sample(encode: Callable[[list[str]], TextStates], texts: Sequence[Sequence[str]]) -> TextStates:
+    flat = [text for sample in texts for text in sample]
+    return map_states(lambda one: one.unflatten(0, (len(texts), -1)), encode(flat))
 
 
 def text_notes(context: TextContext, prompts: Sequence[str], prefix: str, negative: Sequence[str]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.backbone import load_backbone
 from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.stable_diffusion import PARTS
 from mvdiff.models.trained_lora import LORA_FILE, LORA_NAME, TrainedLora
 from mvdiff.pipelines.base_reference import BaseReference, reference_to
 from mvdiff.pipelines.hub import check_repo_id, check_shareable, upload_model_folder
@@ -122,10 +123,13 @@ class MultiViewPipeline(LoraOfBase, SamplingPipeline):
         task = own or task
         if adapter is None:
             adapter = backbone.new_adapter(**({} if task is None else task.adapter.chosen()))
-        parts = {name: getattr(backbone, name) for name in ("vae", "text_encoder", "tokenizer", "unet", "scheduler")}
+        parts = {name: getattr(backbone, name) for name in PARTS}
         views = dict(views or {}) | face_views
         described = views if own is not None else {"task": task, "views": views}
-        return cls(**parts, adapter=adapter, prompt_prefix=prompt_prefix, base=base, **described)
+        pipeline = cls.__new__(cls)
+        pipeline._opened = backbone.with_parts(**dict.fromkeys(PARTS))  # __init__ asks the family
+        pipeline.__init__(**parts, adapter=adapter, prompt_prefix=prompt_prefix, base=base, **described)
+        return pipeline
 
     @classmethod
     def from_pretrained(

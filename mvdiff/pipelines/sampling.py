@@ -24,7 +24,7 @@ from mvdiff.denoising import denoise, guided, step_generators, with_steps
 from mvdiff.diffusion import frame_noise
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import family_of_network
-from mvdiff.models.bases.stable_diffusion import UNetBase
+from mvdiff.models.bases.stable_diffusion import PARTS, UNetBase
 from mvdiff.models.block_caches import fresh_block_cache
 from mvdiff.models.deep_cache import DeepCache
 from mvdiff.models.prompts import PromptEncoder, text_notes
@@ -90,8 +90,11 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
     _told: frozenset[str] = frozenset()
     wrapped: Any = None
     """The multi-view UNet of a training, whose weights may be sharded under it; None: wrap UNet and adapter."""
-    embed_texts: Callable[[list[str], torch.device], TextStates] | None = None
-    """Embeds texts, prefix included, in place of the text encoder, such as from a cache; None: the text encoder."""
+    _opened: Base | None = None
+    """The base that the pipeline was made of, without its parts; None: one of the package's family for the network."""
+    embed_texts: Callable[[list[str], torch.device, bool], TextStates] | None = None
+    """Embeds texts, prefix included, in place of the text encoder, such as from a cache; the last argument says whether
+    they are negative prompts. None: the text encoder."""
 
     @property
     def guidance_scale(self) -> float:
@@ -205,11 +208,12 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
         if not math.isfinite(sampling.guidance_scale):
             raise ValueError(f"guidance_scale must be finite; got {sampling.guidance_scale}. 1 means no guidance.")
         prefix = self.prompt_prefix if prompt_prefix is None else prompt_prefix
-        text = PromptEncoder(partial(self._encode_texts, clip_skip=sampling.clip_skip), prefix)
+        encode = partial(self._encode_texts, clip_skip=sampling.clip_skip)
+        text = PromptEncoder(encode, prefix, partial(self._encode_texts, negative=True))
         negative = expand_negative_prompt(sampling.negative_prompt, batch.num_views)
         tensors = {
             "prompt_embeds": text(batch.prompts),
-            "negative_prompt_embeds": PromptEncoder(self._encode_texts, "").negative([negative] * batch.batch_size),
+            "negative_prompt_embeds": text.negative([negative] * batch.batch_size),
         }
         self._guidance_scale, self._interrupt = sampling.guidance_scale, False
         self._num_timesteps = sampling.num_inference_steps
@@ -283,14 +287,18 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
     def _text_context(self) -> TextContext:
         return self._backbone().text_context()
 
-    def _encode_texts(self, texts: list[str], clip_skip: int | None = None) -> TextStates:
+    def _encode_texts(self, texts: list[str], clip_skip: int | None = None, negative: bool = False) -> TextStates:
         """Embed N texts, each distinct text once and alone, so that no embedding depends on the others."""
         backbone, device = self._backbone(), self._execution_device
         skipped = {} if clip_skip is None else {"clip_skip": clip_skip}
 
         def alone(text: str) -> TextStates:
-            own = self.embed_texts is None
-            embedded = backbone.encode_prompts([text], **skipped) if own else self.embed_texts([text], device)
+            if self.embed_texts is not None:
+                embedded = self.embed_texts([text], device, negative)
+            elif negative:
+                embedded = backbone.encode_negative_prompts([text])
+            else:
+                embedded = backbone.encode_prompts([text], **skipped)
             states = map_states(lambda one: one[0], embedded)
             return states_to(states, device, self.unet.dtype)
 
@@ -305,8 +313,8 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
         return images
 
     def _backbone(self) -> Base:
-        family = family_of_network(self.unet)
-        return family(self.vae, self.text_encoder, self.tokenizer, self.unet, self.scheduler)
+        parts = {name: getattr(self, name) for name in PARTS}
+        return family_of_network(self.unet)(**parts) if self._opened is None else self._opened.with_parts(**parts)
 
     def _multi_view_unet(self) -> Any:
         """Wrap network and adapter, restoring the adapter's training mode, which wrapping resets; or take `wrapped`."""

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from mvdiff.batch import MultiViewBatch, view_key
 from mvdiff.keyed import keyed_generator
 from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.opening import family_path
 from mvdiff.models.prompts import PromptEncoder
 from mvdiff.settings import CacheSettings
 from mvdiff.text_states import TextStates, states_to
@@ -51,7 +53,7 @@ class BatchInputs(ABC):
         self.cache = None if cache.dir is None else TensorCache(cache.dir)
         self.cache_latents, self.text_only = cache.latents, cache.text_only
         self.frozen_text = frozen_text
-        self._prompts = PromptEncoder(self._embed, prompt_prefix)
+        self._prompts = PromptEncoder(self._embed, prompt_prefix, partial(self._embed, negative=True))
         self.empty_text: Tensor | None = None  # [L, D] embedding of the empty prompt, for data with embeddings
         self.captions = CaptionCounter(backbone.text_context(), prompt_prefix)
 
@@ -143,19 +145,29 @@ class BatchInputs(ABC):
         """Embed one text, prefix included, by itself, as a cache of embeddings does: [L, D], on the CPU."""
         return self.backbone.encode_prompts([text])[0].cpu()
 
-    def _embed(self, texts: list[str]) -> TextStates:
+    def _embed(self, texts: list[str], negative: bool = False) -> TextStates:
         if not self.frozen_text:
-            return self.backbone.encode_prompts(texts)
-        return self.embed(texts, self.device)
+            return self._encoding(negative)(texts)
+        return self.embed(texts, self.device, negative)
 
-    def embed(self, texts: list[str], device: torch.device) -> TextStates:
+    def _encoding(self, negative: bool) -> Callable[[list[str]], TextStates]:
+        return self.backbone.encode_negative_prompts if negative else self.backbone.encode_prompts
+
+    def embed(self, texts: list[str], device: torch.device, negative: bool = False) -> TextStates:
         """Embed N texts, prefix included, with the cache if there is one, onto a device.
+
+        Args:
+            texts: Prompts or, if `negative`, negative prompts.
+            device: Device of the result.
+            negative: See `Base.encode_negative_prompts`.
 
         Raises:
             ValueError: With `cache.text_only`, the cache lacks a text.
         """
-        encoder = self.encoded_by("text_encoder") if self.cache else ""
-        base = self.backbone
+        encoder, base = "", self.backbone
+        if self.cache:
+            own = family_path(type(base)) or ""  # a family outside the package may encode in its own way
+            encoder = self.encoded_by("text_encoder") + base.text_settings(negative) + own
         missing = [text for text in texts if not self.cache.has("text", encoder, text)] if self.text_only else []
         if missing:
             raise ValueError(
@@ -163,7 +175,7 @@ class BatchInputs(ABC):
                 f"{missing[0]!r}. Run `mvdiff data cache-text --config RUN.yaml`, with this precision."
             )
         with torch.no_grad():
-            text = cached_text(self.cache, encoder, base.encode_prompts, texts, base.to_cache, base.from_cache)
+            text = cached_text(self.cache, encoder, self._encoding(negative), texts, base.to_cache, base.from_cache)
             return states_to(text, device, base.unet.dtype)
 
     def encoded_by(self, part: str) -> str:

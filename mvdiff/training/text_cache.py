@@ -51,27 +51,30 @@ def fill(
     base = model.backbone
     base.text_encoder.to(device)
     inputs: BatchInputs = model.inputs
-    texts = run_texts(data, model.prompt_prefix, model.sampling.negative_prompt)
+    texts = run_texts(data, model.prompt_prefix)
+    negative = model.sampling.negative_prompt
+    negatives = [negative] if isinstance(negative, str) else list(negative or [""])
     on = {"dtype": autocast or torch.bfloat16, "enabled": autocast is not None}
     with torch.autocast(device.type, **on), torch.autocast("cpu", **on):  # names of entries follow the network's device
         for text in progress(texts):
             inputs.embed([text], device)
+        for text in dict.fromkeys(negatives):
+            inputs.embed([text], device, negative=True)
     record, path = {}, Path(model.cache.dir) / RECORD
     with suppress(FileNotFoundError):
         record = read_json_object(path)
     record[encoder_files(model.base, model.revision)] = base.weights_hashes(["text_encoder"])["text_encoder"]
     write_whole(path, json.dumps(record, indent=2) + "\n")
-    return len(texts)
+    return len({*texts, *negatives})
 
 
-def run_texts(data: MultiViewDataModule, prefix: str, negative: Any = None) -> list[str]:
-    """Return the distinct texts that a run can ask for: prompts with the prefix, the empty and the negative prompts."""
+def run_texts(data: MultiViewDataModule, prefix: str) -> list[str]:
+    """Return the distinct prompts that a run can ask for: those of its data with the prefix, and the empty one."""
     datasets = [data.train_dataset(), *([data.val_dataset()] if data.num_val else [])]
     with suppress(FileNotFoundError):
         datasets.append(data.test_dataset())
     texts = [prefix + caption for dataset in datasets for caption in _captions(dataset)]
-    negatives = [negative] if isinstance(negative, str) else list(negative or ())
-    return list(dict.fromkeys(["", *negatives, *texts]))
+    return list(dict.fromkeys(["", *texts]))
 
 
 def _captions(dataset: Any) -> Iterator[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar, Self
 
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import nn
 from torch.nn.modules.module import _IncompatibleKeys
@@ -11,6 +12,9 @@ from mvdiff.files.refusals import plain_refusals
 from mvdiff.training.inputs import BatchInputs
 from mvdiff.training.optimization import OptimizedModule
 from mvdiff.training.sharded_weights import spread_weights
+
+ROUNDING = ("bf16-true", "16-true")
+"""Precisions of Lightning in which it casts every tensor of a batch."""
 
 
 class TrainedPartModule(OptimizedModule):
@@ -28,6 +32,20 @@ class TrainedPartModule(OptimizedModule):
     def trained(self) -> nn.ModuleDict:
         """Return what is trained, averaged and saved, by the first part of its keys in checkpoints."""
         return nn.ModuleDict({self.trained_part: getattr(self, self.trained_part)})
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Add the callbacks of `OptimizedModule`; Lightning calls this first.
+
+        Raises:
+            ValueError: The Trainer's precision would round cameras and depths.
+        """
+        if str(self.trainer.precision) in ROUNDING:
+            raise ValueError(
+                "trainer.precision must leave cameras and depths in float32; got "
+                f"{self.trainer.precision}, which casts the whole batch. Use bf16-mixed; in multi-view training, "
+                "model.base_dtype: bfloat16 holds the frozen base in half precision."
+            )
+        return super().configure_callbacks()
 
     def on_train_epoch_end(self) -> None:
         """Warn, once, of captions that the text encoder reads only in part or that are empty."""

@@ -8,8 +8,14 @@ from accelerate.hooks import CpuOffload
 from diffusers import AutoencoderTiny
 
 from mvdiff.cli.opening import MemoryOptions, with_memory_switches
+from mvdiff.geometry.cameras import Rig
+from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.calls import rig_batch
 from mvdiff.pipelines.model_folder import load_adapter
 from mvdiff.pipelines.sample_folders import described_settings
+from mvdiff.settings import Sampling
+from mvdiff.tasks.panorama import PanoramaTask
+from tests import tiny_bases
 from tests.pipelines.conftest import make_pipeline
 from tests.pipelines.depth_pipelines import given, make_depth_pipeline, walls
 from tests.pipelines.test_outpaint import make_outpaint, some_views
@@ -201,3 +207,20 @@ def test_dtype_and_device_move_all_parts(tmp_path):
     parts = [getattr(pipeline, name) for name in ("unet", "adapter", "vae", "text_encoder")]
     assert {part.dtype for part in parts} == {torch.bfloat16}
     assert {part.device.type for part in parts} == {"cpu"}
+
+
+@pytest.mark.parametrize("name", tiny_bases.FAMILIES)
+def test_model_offload_fetches_the_text_encoders_of_every_family(name, monkeypatch):
+    """Once for the prompt and once for the negative prompt, and before any weight of theirs is read."""
+    base, rig = tiny_bases.make(name), Rig([(0, 0, 90)], height=64, width=64)
+    adapter = base.new_adapter({"init_args": {"head_dim": 8}})
+    pipeline = MultiViewPipeline.from_backbone(base, adapter, task=PanoramaTask(), views={"rig": rig})
+    pipeline.set_progress_bar_config(disable=True)
+    fetched, fetch = [], CpuOffload.pre_forward
+    monkeypatch.setattr(
+        CpuOffload, "pre_forward", lambda hook, part, *a, **k: fetched.append(part) or fetch(hook, part, *a, **k)
+    )
+    pipeline.enable_model_cpu_offload(device="cpu")
+    sampling = Sampling(num_inference_steps=1, guidance_scale=2)
+    pipeline.generate(rig_batch(rig, [["a red lamp"]]), sampling, decode=False)
+    assert [part is pipeline.text_encoder for part in fetched][:3] == [True, True, False]

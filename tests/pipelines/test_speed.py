@@ -10,9 +10,12 @@ from diffusers.models.attention import BasicTransformerBlock
 from torch.testing import assert_close
 
 from mvdiff.cli.opening import MemoryOptions, with_memory_switches
+from mvdiff.geometry.cameras import RingRig
 from mvdiff.models.adapter import MultiViewAdapter
 from mvdiff.models.deep_cache import DeepCache, DeepCacheSettings
 from mvdiff.pipelines.base import MultiViewPipeline
+from mvdiff.pipelines.calls import rig_batch
+from mvdiff.settings import Controls, Sampling
 from mvdiff.tasks.panorama import PanoramaTask
 from tests import tiny_bases
 from tests.geometries import camera_geometry
@@ -84,6 +87,30 @@ def test_a_unet_compiled_as_a_whole_is_refused(pipeline):
     pipeline.unet = torch.compile(pipeline.unet, backend="eager")
     with pytest.raises(ValueError, match="unet must not be compiled as a whole"):
         latents(pipeline)
+
+
+@pytest.mark.parametrize("name", ["sana", "sd3", "z_image"])
+def test_a_transformer_compiles_in_place_and_a_wrapped_one_is_refused(name):
+    base, rig = tiny_bases.make(name), RingRig(num_views=3, fov_deg=150.0, height=32, width=32)
+    adapter = trained_like(base.new_adapter({"init_args": {"head_dim": 8}}))
+    pipeline = MultiViewPipeline.from_backbone(base, adapter, task=PanoramaTask(), views={"rig": rig})
+    pipeline.set_progress_bar_config(disable=True)
+
+    def views(caa):
+        batch, sampling = rig_batch(rig, [["a red lamp"] * 3]), Sampling(num_inference_steps=1, guidance_scale=1)
+        return pipeline.generate(batch, sampling, controls=Controls(caa=caa), decode=False).latents
+
+    order, backend = (True, False, True), Counted()
+    expected, own = [views(caa) for caa in order], pipeline.unet
+    pipeline.unet = torch.compile(own, backend=backend)
+    with pytest.raises(ValueError, match=r"unet must not be wrapped by torch.compile.*pipeline.unet.compile"):
+        views(caa=True)
+    pipeline.unet = own
+    pipeline.unet.compile(backend=backend)
+    for caa, plain in zip(order, expected, strict=True):
+        assert_close(views(caa), plain, rtol=1e-4, atol=1e-4)
+    assert backend.runs
+    assert not torch.allclose(expected[0], expected[1], atol=1e-3)
 
 
 @pytest.mark.parametrize("is_first", [True, False])

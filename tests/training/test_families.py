@@ -126,7 +126,8 @@ def test_a_trained_model_generates(whole, name, tmp_path):
 
 def test_a_run_from_the_text_cache_never_loads_the_text_encoder(folder, tmp_path, capsys, monkeypatch):
     cache = str(tmp_path / "text")
-    settings = {"base_dtype": "bfloat16", "cache": {"dir": cache}}
+    sampling = {"num_inference_steps": 2, "negative_prompt": "blurry"}
+    settings = {"base_dtype": "bfloat16", "cache": {"dir": cache}, "sampling": sampling}
     run = write_config(tmp_path / "run.yaml", config_of(folder, "sana", tmp_path / "loaded", **settings))
     only = settings | {"cache": {"dir": cache, "text_only": True}}
     alone = write_config(tmp_path / "alone.yaml", config_of(folder, "sana", tmp_path / "alone", **only))
@@ -171,16 +172,21 @@ def test_settings_that_do_not_fit_the_base_are_refused_before_training(folder, n
         MultiViewModule(base=base, **settings).configure_model()
 
 
-@pytest.mark.parametrize("name", FAMILIES)
-def test_one_view_samples_as_the_familys_own_pipeline_does(name):
+@pytest.mark.parametrize(
+    ("name", "negative", "zeros"),
+    [*((name, negative, True) for name in FAMILIES for negative in (None, "blurry")), ("sdxl", None, False)],
+)
+def test_one_view_samples_as_the_familys_own_pipeline_does(name, negative, zeros):
     """Prompts, guidance, timesteps and network against diffusers, end to end, with one view."""
     base = tiny_bases.make(name)
+    if not zeros:
+        base.force_zeros_for_empty_prompt = False
     rig, scale, steps = Rig([(0, 0, 90)], height=64, width=64), 4.0, 3
     adapter = base.new_adapter({"init_args": {"head_dim": 8}})
     latents = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
     pipeline = MultiViewPipeline.from_backbone(base, adapter, task=PanoramaTask(), views={"rig": rig})
     pipeline.set_progress_bar_config(disable=True)
-    sampling = Sampling(num_inference_steps=steps, guidance_scale=scale)
+    sampling = Sampling(num_inference_steps=steps, guidance_scale=scale, negative_prompt=negative)
     batch = rig_batch(rig, [["a red lamp"]])
     ours = pipeline.generate(batch, sampling, latents=latents[None], decode=False).latents[0]
 
@@ -188,7 +194,7 @@ def test_one_view_samples_as_the_familys_own_pipeline_does(name):
         getattr(diffusers, tiny_bases.PIPELINES[name]),
         tiny_bases.parts_of(base, "unet" if name == "sdxl" else "transformer"),
     )
-    stock = kind(**parts)
+    stock = kind(**parts, **({} if zeros else {"force_zeros_for_empty_prompt": False}))
     stock.set_progress_bar_config(disable=True)
     own = {"num_inference_steps": steps, "latents": latents.clone(), "output_type": "latent", "height": 64, "width": 64}
     if name == "z_image":
@@ -200,5 +206,7 @@ def test_one_view_samples_as_the_familys_own_pipeline_does(name):
         own["guidance_scale"] = scale
     if name == "sana":
         own["use_resolution_binning"] = False
+    if negative:
+        own["negative_prompt"] = negative
     theirs = stock("a red lamp", **own).images
     torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-3)

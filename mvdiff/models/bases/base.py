@@ -5,11 +5,12 @@ Axes: N images or views, C latent channels, H W image, h w latent, L text tokens
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -54,11 +55,13 @@ class Base(nn.Module, ABC):
     """
 
     network_class: ClassVar[type[nn.Module]]
-    """Class of the network, by which a base in memory finds its family."""
+    """Class of the network."""
     text_classes: ClassVar[dict[str, tuple[str, ...]]]
     """Folders of the text encoders, and the classes of transformers that each may have, the usual one first."""
     optional_parts: ClassVar[tuple[str, ...]] = ()
     """Folders that a base may lack."""
+    index_settings: ClassVar[tuple[str, ...]] = ()
+    """Settings, true or false, that model_index.json may have, and the base as attributes of the same names."""
     text_length: ClassVar[int | None] = None
     """Most tokens of a prompt that the text encoder reads; None: as the tokenizer says."""
 
@@ -127,6 +130,14 @@ class Base(nn.Module, ABC):
                 f"{self.latent_channels}; got {channels}, in {folder}."
             )
 
+    def encode_negative_prompts(self, prompts: list[str]) -> TextStates:
+        """Embed N negative prompts, by default as all prompts."""
+        return self.encode_prompts(prompts)
+
+    def text_settings(self, negative: bool) -> str:
+        """Return what embeddings, of negative prompts or of others, depend on besides the encoder, for cache keys."""
+        return ""
+
     def to_cache(self, text: TextStates) -> TextStates:
         """Return what a cache keeps of the embeddings of one prompt; `from_cache` restores the rest."""
         return text
@@ -165,6 +176,14 @@ class Base(nn.Module, ABC):
         """Return the device of the text encoder's input."""
         device = self.text_encoder.device
         return torch.device("cpu") if device.type == "meta" else device  # offload hooks move the input to the weights
+
+    def with_parts(self, vae: Any, text_encoder: Any, tokenizer: Any, unet: Any, scheduler: Any) -> Self:
+        """Return a base of this family and with its settings that has other parts; a part may be None."""
+        base = copy.copy(self)
+        base._modules, base._hashes = dict(self._modules), {}
+        base.vae, base.text_encoder, base.tokenizer = vae, text_encoder, tokenizer
+        base.unet, base.scheduler = unet, scheduler
+        return base
 
     def freeze(self) -> Base:
         """Disable gradients and set evaluation mode, in place; return the base."""

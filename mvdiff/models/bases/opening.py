@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from mvdiff.models.bases.sd3 import StableDiffusion3Base
 from mvdiff.models.bases.sdxl import StableDiffusionXLBase
 from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.models.bases.text_encoders import TextEncoders, Tokenizers
-from mvdiff.models.bases.transformer import TransformerBase
 from mvdiff.models.bases.z_image import ZImageBase
 from mvdiff.models.loading import build_from_config, load_strictly, opening, part_folders, read_object
 from mvdiff.models.schedulers import build_scheduler, ddim_defaults, scheduler_class, takes
@@ -71,21 +69,22 @@ def family_of(folder: Path, class_path: str | None = None) -> type[Base]:
 
 
 def family_of_network(network: nn.Module) -> type[Base]:
-    """Return the family of a network: one of the package, or one outside whose module was imported."""
+    """Return the family of the package for a network.
+
+    Raises:
+        ValueError: No family of the package has this network.
+    """
     network = getattr(network, "_orig_mod", network)  # of torch.compile
     if isinstance(network, UNet2DConditionModel):
         sized = network.config.addition_embed_type == "text_time"
         return StableDiffusionXLBase if sized else StableDiffusionBase
-    for family in (*_families_below(TransformerBase), *_families_below(Base)):
-        if isinstance(network, getattr(family, "network_class", ())):
+    for family in FAMILIES:
+        if isinstance(network, family.network_class):
             return family
-    raise ValueError(f"network must be one of a family of bases (docs/extend.md); got {type(network).__name__}.")
-
-
-def _families_below(kind: type[Base]) -> list[type[Base]]:
-    """Return all subclasses, those that were defined last first."""
-    own = kind.__subclasses__()[::-1]
-    return [*chain.from_iterable(_families_below(family) for family in own), *own]
+    raise ValueError(
+        f"network must be one of a family of the package; got {type(network).__name__}. Make the pipeline of a base of "
+        "another family by from_backbone."
+    )
 
 
 def load_family(
@@ -156,6 +155,11 @@ def load_family(
         unet,
         own_scheduler(parts["scheduler"] / "scheduler_config.json"),
     )
+    for name in family.index_settings:
+        value = index.get(name, getattr(family, name))
+        if not isinstance(value, bool):
+            raise ValueError(f"{name} of the base must be true or false; got {value!r}, in {folder}/model_index.json.")
+        setattr(base, name, value)
     base.check_fit(folder)
     base._hashes |= absent
     return base

@@ -46,11 +46,22 @@ class SanaBase(TransformerBase):
         There a prompt that says something follows SANA's instruction to the language model. As in diffusers, the first
         token and what follows the instruction are kept.
         """
-        encoded = [self._encode(prompt) for prompt in prompts]
+        return self._encode_all(prompts, self.is_instructed)
+
+    def encode_negative_prompts(self, prompts: list[str]) -> dict[str, Tensor]:
+        """Embed N negative prompts, without the instruction, as in diffusers."""
+        return self._encode_all(prompts, False)
+
+    def text_settings(self, negative: bool) -> str:
+        """Return the role of the text, if it changes embeddings; see `Base.text_settings`."""
+        return " negative" if negative and self.is_instructed else ""
+
+    def _encode_all(self, prompts: list[str], instructed: bool) -> dict[str, Tensor]:
+        encoded = [self._encode(prompt, instructed) for prompt in prompts]
         return {name: torch.stack([one[name] for one in encoded]) for name in encoded[0]}
 
-    def _encode(self, prompt: str) -> dict[str, Tensor]:
-        instruction = _instruction() if prompt and self.is_instructed else ""
+    def _encode(self, prompt: str, instructed: bool) -> dict[str, Tensor]:
+        instruction = _instruction() if prompt and instructed else ""
         length = self.text_length
         if instruction:
             length += len(self.tokenizer.encode(instruction)) - 2

@@ -33,15 +33,12 @@ class StableDiffusion3Base(TransformerBase):
         device, clip_length = self.text_device(), self.tokenizer.model_max_length
         lengths = [clip_length, clip_length, T5_LENGTH][: len(self.tokenizer.tokenizers)]
         tokens = self.tokenizer.ids(prompts, lengths, device)
-        encoders = list(self.text_encoder.encoders.values())
         width = self.unet.config.joint_attention_dim
         with own_precision(self.text_encoder, device):
-            pairs = zip(encoders[:2], tokens[:2], strict=True)
-            states, pooled = clip_states([encoder(ids, output_hidden_states=True) for encoder, ids in pairs])
-            if len(encoders) == 3:
-                t5 = encoders[2](tokens[2])[0].to(states.dtype)
-            else:
-                t5 = states.new_zeros(len(prompts), T5_LENGTH, width)
+            outputs = self.text_encoder(tokens, output_hidden_states=True)
+        states, pooled = clip_states(outputs[:2])
+        without = states.new_zeros(len(prompts), T5_LENGTH, width)
+        t5 = outputs[2][0].to(states.dtype) if len(outputs) == 3 else without
         states = torch.cat([F.pad(states, (0, width - states.shape[-1])), t5], dim=1)
         return {"hidden_states": states, "pooled": torch.cat(pooled, dim=-1)}
 

@@ -28,18 +28,27 @@ class StableDiffusionXLBase(UNetBase):
         "text_encoder_2": ("CLIPTextModelWithProjection",),
     }
 
-    def encode_prompts(self, prompts: list[str], clip_skip: int | None = None) -> dict[str, Tensor]:
-        """Embed N prompts as `hidden_states` [N, 77, D1 + D2] and `pooled` [N, P]; zeros for the empty prompt.
+    index_settings: ClassVar[tuple[str, ...]] = ("force_zeros_for_empty_prompt",)
+    force_zeros_for_empty_prompt: bool = True
+    """Take zeros for the empty prompt, as diffusers does where no negative prompt is given."""
 
-        diffusers, too, takes zeros where no negative prompt is given (`force_zeros_for_empty_prompt`). `clip_skip`
-        leaves out further layers at the end.
+    def encode_prompts(self, prompts: list[str], clip_skip: int | None = None) -> dict[str, Tensor]:
+        """Embed N prompts as `hidden_states` [N, 77, D1 + D2] and `pooled` [N, P].
+
+        `clip_skip` leaves out further layers at the end.
         """
         device, length = self.text_device(), self.tokenizer.model_max_length
         tokens = self.tokenizer.ids(prompts, [length, length], device)
         with own_precision(self.text_encoder, device):
             states, firsts = clip_states(self.text_encoder(tokens, output_hidden_states=True), clip_skip or 0)
+        if not self.force_zeros_for_empty_prompt:
+            return {"hidden_states": states, "pooled": firsts[1]}
         says = torch.tensor([bool(prompt.strip()) for prompt in prompts], device=states.device).to(states.dtype)
         return {"hidden_states": states * says[:, None, None], "pooled": firsts[1] * says[:, None]}
+
+    def text_settings(self, negative: bool) -> str:
+        """Return how the empty prompt is encoded, unless it is zeros; see `Base.text_settings`."""
+        return "" if self.force_zeros_for_empty_prompt else " with empty prompts"
 
     def predict(self, sample: Tensor, timesteps: Tensor, text: dict[str, Tensor]) -> Tensor:
         """Run the UNet on N views by themselves; see `Base.predict`."""
