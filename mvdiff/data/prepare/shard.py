@@ -60,9 +60,13 @@ def panoramas_by_split(data_set: DataSet, source: Source | None, **how: Any) -> 
         FileNotFoundError: None exists, or a file of one does not.
     """
     reader = source or Source(_READERS[data_set.layout])
-    lists = [existing(data_set.root / f"{split}{ending}") for split in SPLITS for ending in (".npy", ".txt")]
-    splits = [path.stem for path in lists if kind_of(path) == "file"]
-    return {split: reader(data_set.root, split, **how) for split in splits or SPLITS}
+    return {split: reader(data_set.root, split, **how) for split in listed_splits(data_set.root) or SPLITS}
+
+
+def listed_splits(root: Path) -> list[str]:
+    """Return the splits of panoramas whose list exists; none for a user's own layout without such lists."""
+    lists = [existing(root / f"{split}{ending}") for split in SPLITS for ending in (".npy", ".txt")]
+    return [path.stem for path in lists if kind_of(path) == "file"]
 
 
 def recordings_by_split(
