@@ -131,7 +131,7 @@ def check_shard_set(root: str, num_threads: int) -> int:
         return 0
     print(f"{plural(len(report.damage), 'problem')}: {counts}" + (f"; samples lost: {lost}" if lost else ""))
     done(
-        f"{root}: remove the damaged shards and write them again; `mvdiff data shard` keeps the others",
+        f"{root}: remove the named shards; `mvdiff data shard` writes what is missing and keeps the others",
         typed("mvdiff", "data", "check", root),
     )
     return 1

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mvdiff.data.shards.listing import shard_files
 from mvdiff.files.paths import folder_or_url, is_url
 from mvdiff.files.writing import check_plain_folder, sync_files, sync_folders, temporary_beside, write_whole
 
@@ -31,6 +32,7 @@ class Target:
     def __init__(self, place: str | Path, storage_options: Mapping[str, Any]) -> None:
         self.place = folder_or_url(place)
         self.is_remote = is_url(self.place)
+        self._options = storage_options
         if not self.is_remote:
             check_plain_folder(self.place)
             self.place.mkdir(parents=True, exist_ok=True)
@@ -43,6 +45,10 @@ class Target:
             raise ValueError(
                 f"--out must be a folder or an address that fsspec opens; got {place} ({error})."
             ) from error
+
+    def shard_files(self) -> set[str] | None:
+        """Return the names of the shards' files that are there; None: the store cannot be listed."""
+        return shard_files(self.place, self._options)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes; None: it does not exist."""

@@ -7,6 +7,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import webdataset
@@ -154,6 +155,43 @@ def test_other_data_are_refused_unless_they_are_to_be_replaced(source, tmp_path,
     assert contents(out) == contents(tmp_path / "new")
 
 
+@pytest.mark.parametrize("kind", ["folder", "address"])
+def test_what_a_stopped_run_of_another_plan_left_is_refused_or_removed(source, tmp_path, kind, capsys):
+    """Without a manifest, and without the first shards, whose names the new plan has, too."""
+    out = str(tmp_path / "out") if kind == "folder" else f"memory://{tmp_path.name}/out"
+    write_shards(image_content(source), out, 30_000)
+    files, root = fsspec.core.url_to_fs(out)
+    for name in ("manifest.json", "train-000000.json", "train-000000.tar", "test-000000.json", "train-000002.json"):
+        files.rm_file(f"{root}/{name}")
+    files.pipe_file(f"{root}/notes-000001.json", b"{}")
+    command = ["data", "shard", str(source), "--out", out]
+    assert main(command) == 1
+    assert "train-000001.json is of others" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert {path.rpartition("/")[2] for path in files.ls(root, detail=False)} == {
+        "manifest.json",
+        "notes-000001.json",
+        *(f"{split}-000000.{end}" for split in ("test", "train") for end in ("json", "tar")),
+    }
+
+
+def test_extra_shards_are_named_and_refused(source, tmp_path, capsys):
+    """Those beside a whole set, as earlier versions left them."""
+    command = ["data", "shard", str(source), "--out", str(tmp_path)]
+    assert main(command) == 0
+    extra = tmp_path / "train-000001.tar"
+    extra.write_bytes((tmp_path / "train-000000.tar").read_bytes())
+    assert main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"extra shard: {extra}" in said
+    assert "1 problem: 1 x extra shard\n" in said
+    assert main(command) == 1
+    assert "train-000001.tar is of others" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert not extra.exists()
+    assert main(["data", "check", str(tmp_path)]) == 0
+
+
 class Slow(PanoramaFiles):
     """Takes its time for each sample."""
 
@@ -251,8 +289,6 @@ def test_incomplete_panoramas_stop_or_are_left_out(tmp_path, on_broken, capsys):
 
 
 def test_an_address_receives_the_same_files(source, tmp_path):
-    import fsspec
-
     write_shards(image_content(source), tmp_path, 30_000)
     write_shards(image_content(source), "memory://written", 30_000, num_workers=2)
     files = fsspec.filesystem("memory")
