@@ -25,6 +25,10 @@ Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
 
+class WrongKind(ValueError):
+    """A setting of panoramas was given for recordings."""
+
+
 def image_content(
     root: str | Path,
     source: Source | None = None,
@@ -44,10 +48,13 @@ def image_content(
     Raises:
         FileNotFoundError: The folder or a file does not exist, or the data set has no split.
         ValueError: The folder has no known layout, or several, or a file is broken.
+        WrongKind: `max_pixels` is given for recordings.
     """
     data_set = _only_data_set(root, source)
     about = {"name": own_name(data_set.root), "layout": data_set.layout}
     if data_set.scenes:
+        if max_pixels is not None:
+            raise WrongKind(f"max_pixels is for panoramas; got {root}, which holds recordings.")
         return RecordingFiles(recordings_by_split(data_set, source, on_broken, progress), about)
     how = {"on_broken": on_broken} | ({} if max_pixels is None else {"max_pixels": max_pixels})
     return PanoramaFiles(panoramas_by_split(data_set, source, **how), about)

@@ -327,6 +327,38 @@ def test_out_must_not_be_the_source(source, capsys):
     assert "--shard_size" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("what", "option", "value", "needed"),
+    [
+        ("images", "dtype", "bfloat16", "latents"),
+        ("images", "dtype", "float32", "latents"),
+        ("images", "device", "cuda:7", "latents"),
+        ("views", "dtype", "bfloat16", "latents"),
+        ("views", "device", "cpu", "latents"),
+        *(
+            (what, option, value, "images")
+            for what in ("views", "latents")
+            for option, value in (("on_broken", "skip"), ("max_pixels", "1"), ("data", "my.Panoramas"))
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, what, option, value, needed, capsys):
+    run = ["run.yaml", "--what", what, f"--{option}", value]
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "shard", *run, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"--{option} needs --what {needed}; got --what {what}" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_max_pixels_is_refused_for_recordings(tmp_path, capsys):
+    source = write_scannet(tmp_path / "in", num_train=1, num_test=1, num_frames=3)
+    assert main(["data", "shard", str(source), "--out", str(tmp_path / "out"), "--max_pixels", "1"]) == 2
+    assert f"--max_pixels is for panoramas; got {source}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_frames_of_recordings_byte_for_byte(tmp_path):
     source = write_scannet(tmp_path / "in", num_train=1, num_test=1, num_frames=6)
     (source / "train" / "scene0" / "prompt" / "3.txt").unlink()
