@@ -15,6 +15,8 @@ from mvdiff.files.paths import folder_or_url, is_url
 from mvdiff.files.writing import check_plain_folder, sync_files, sync_folders, temporary_beside, write_whole
 
 _TRIES, _FIRST_WAIT = 6, 0.5  # of an upload; seconds before it is repeated, then twice as many
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""Errors of an upload that its repetition does not mend."""
 
 
 class Target:
@@ -45,6 +47,8 @@ class Target:
             raise ValueError(
                 f"--out must be a folder or an address that fsspec opens; got {place} ({error})."
             ) from error
+        if not self._files.async_impl:  # asynchronous ones have no folders: s3fs and gcsfs would make a bucket
+            self._repeated(lambda: self._files.makedirs(self._root, exist_ok=True))
 
     def shard_files(self) -> set[str] | None:
         """Return the names of the shards' files that are there; None: the store cannot be listed."""
@@ -101,13 +105,14 @@ class Target:
             raise
 
     def _repeated(self, upload: Callable[[], None]) -> None:
-        """Upload, again if it fails."""
+        """Upload, again if it fails for a reason that may pass."""
         for attempt in range(1, _TRIES + 1):
             try:
                 upload()
             except Exception as error:  # every file system has errors of its own
-                if attempt == _TRIES:
-                    raise OSError(f"--out {self.place} cannot be written: {error} ({attempt} attempts).") from error
+                if attempt == _TRIES or isinstance(error, _LASTING):
+                    tried = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise OSError(f"--out {self.place} cannot be written: {error}{tried}.") from error
                 time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
             else:
                 return

@@ -318,6 +318,27 @@ def test_an_upload_that_fails_is_repeated(source, tmp_path, failures, monkeypatc
             write_shards(image_content(source), place, 30_000)
 
 
+def test_the_folder_of_an_address_is_made(source, tmp_path):
+    out = tmp_path / "not" / "there"
+    assert main(["data", "shard", str(source), "--out", f"file://{out}", "--shard_size", "30kB"]) == 0
+    write_shards(image_content(source), tmp_path / "near", 30_000)
+    assert contents(out) == contents(tmp_path / "near")
+
+
+@pytest.mark.parametrize("kind", ["a file above it", "a folder in it"])
+def test_an_error_that_lasts_is_not_repeated(source, tmp_path, kind, monkeypatch, capsys):
+    monkeypatch.setattr("mvdiff.data.shards.target._FIRST_WAIT", 0.001)
+    out = tmp_path / "above" / "out"
+    if kind == "a file above it":
+        out.parent.write_text("")
+    else:
+        (out / "train-000000.tar").mkdir(parents=True)
+    assert main(["data", "shard", str(source), "--out", f"file://{out}"]) == 1
+    said = capsys.readouterr().err
+    assert f"--out file://{out} cannot be written: " in said
+    assert "attempts" not in said
+
+
 def test_out_must_not_be_the_source(source, capsys):
     assert main(["data", "shard", str(source), "--out", str(source / "shards")]) == 1
     assert "must not contain each other" in capsys.readouterr().err
