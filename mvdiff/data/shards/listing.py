@@ -1,4 +1,4 @@
-"""List the files of shards that lie in a folder or at an address, whether or not a manifest names them."""
+"""Look at the files in a folder or at an address: names of shards, whether or not a manifest has them, and sizes."""
 
 from __future__ import annotations
 
@@ -35,3 +35,16 @@ def _listed(place: str, storage_options: Mapping[str, Any]) -> list[str]:
     files, root = url_to_fs(place, **storage_options)
     files.invalidate_cache()
     return files.ls(root, detail=False)
+
+
+def file_size(place: Path | str, name: str, storage_options: Mapping[str, Any]) -> int | None:
+    """Return the size of a file in bytes; None: the store does not tell it."""
+    from fsspec.core import url_to_fs
+
+    try:
+        if not is_url(place):
+            return os.stat(place / name).st_size
+        files, root = url_to_fs(place, **storage_options)
+        return files.size(f"{root}/{name}")
+    except Exception:  # every file system has errors of its own
+        return None
