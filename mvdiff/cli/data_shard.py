@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from mvdiff.data.shards.plan import Content
 
 _RUN = "YOUR_RUN.yaml"
+_OF_RUN = {"data": "data.source", "on_broken": "data.on_broken", "max_pixels": "data.max_pixels"}
+"""Options of --what images, and the settings that take their place in a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,16 +36,25 @@ class ShardOptions(DataReader):
     """most bytes of a shard, such as 256MB"""
     num_workers: int = 1
     """shards written in parallel"""
-    on_broken: Literal["error", "skip"] = "error"
-    """what to do with incomplete panoramas and scenes: stop, or leave them out"""
+    on_broken: Literal["error", "skip"] | None = None
+    """with --what images: what to do with incomplete panoramas and scenes: stop, or leave them out (default: error)"""
     max_pixels: int | None = None
-    """maximum number of pixels (width x height) in a panorama's images (default: 178956970)"""
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
-    """precision in which latents and embeddings are stored; half of it changes numbers"""
-    device: str = "auto"
-    """device that makes latents: auto (the GPU if there is one), cpu, cuda, or one of several GPUs, such as cuda:1"""
+    """with --what images: maximum number of pixels (width x height) in a panorama's images (default: 178956970)"""
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """with --what latents: precision in which latents and embeddings are stored; half of it changes numbers (default:
+    float32)"""
+    device: str | None = None
+    """with --what latents: device that makes them: auto (the GPU if there is one), cpu, cuda, or one of several GPUs,
+    such as cuda:1 (default: auto)"""
     overwrite: bool = False
     """replace shards of other data or settings"""
+
+    def __post_init__(self) -> None:
+        """Refuse options that would do nothing."""
+        for name, what in {**dict.fromkeys(_OF_RUN, "images"), "dtype": "latents", "device": "latents"}.items():
+            if getattr(self, name) is not None and self.what != what:
+                instead = f"; set {_OF_RUN[name]} in the YAML file of the run" if name in _OF_RUN else ""
+                raise ArgumentTypeError(f"--{name} needs --what {what}; got --what {self.what}{instead}")
 
 
 def shard(options: ShardOptions) -> int:
@@ -78,19 +90,23 @@ def _content(options: ShardOptions, counted: Callable[[str], Callable[[int, int]
     """Return what goes into the shards; `counted` makes a task of the progress bar.
 
     Raises:
+        ArgumentTypeError: An option does not fit the data.
         FileNotFoundError: Data, or the base, do not exist.
         ValueError: They are broken, or do not fit --what.
     """
     from mvdiff.data.layouts import Source
-    from mvdiff.data.prepare.shard import image_content
+    from mvdiff.data.prepare.shard import WrongKind, image_content
 
     is_run = options.source.suffix.lower() in (".yaml", ".yml")
     if is_run != (options.what != "images"):
         kind = "the YAML file of a run" if options.what != "images" else "a folder"
         raise ValueError(f"SOURCE must be {kind} for --what {options.what}; got {options.source}.")
     if options.what == "images":
-        how = Source.of_option(options.data), options.on_broken, options.max_pixels
-        return image_content(options.source, *how, counted("opening"))
+        how = Source.of_option(options.data), options.on_broken or "error", options.max_pixels
+        try:
+            return image_content(options.source, *how, counted("opening"))
+        except WrongKind as error:
+            raise ArgumentTypeError(f"--{error}") from error
     from mvdiff.data.from_config import data_from_config
 
     data = data_from_config([options.source])
@@ -103,7 +119,7 @@ def _content(options: ShardOptions, counted: Callable[[str], Callable[[int, int]
     from mvdiff.training.latent_shards import latent_content
 
     quiet_libraries()
-    return latent_content(data, options.source, options.dtype, usable_device(options.device))
+    return latent_content(data, options.source, options.dtype or "float32", usable_device(options.device or "auto"))
 
 
 def check_shard_set(root: str, num_threads: int) -> int:
@@ -131,7 +147,7 @@ def check_shard_set(root: str, num_threads: int) -> int:
         return 0
     print(f"{plural(len(report.damage), 'problem')}: {counts}" + (f"; samples lost: {lost}" if lost else ""))
     done(
-        f"{root}: remove the damaged shards and write them again; `mvdiff data shard` keeps the others",
+        f"{root}: remove the named shards; `mvdiff data shard` writes what is missing and keeps the others",
         typed("mvdiff", "data", "check", root),
     )
     return 1

@@ -127,6 +127,28 @@ def test_a_score_that_nobody_gives_is_a_problem(config, tmp_path, capsys):
     )
 
 
+def test_damage_of_shards_that_costs_no_sample_is_a_warning(config, tmp_path, capsys):
+    data = config["data"]["init_args"]
+    assert main(["data", "shard", data["root"], "--out", "shards"]) == 0
+    data["root"] = "shards"
+    tar = Path("shards/train-000000.tar")
+    content = bytearray(tar.read_bytes())
+    content[10] ^= 1  # in the header of the first member
+    tar.write_bytes(content)
+    status, findings = doctor(tmp_path, config, "--no_step", "--all_data")
+    assert status == 0
+    (warning,) = [text for text in of_status(findings, "warning") if "every shard" in text]
+    assert f"damaged headers: {tar}" in warning
+    assert "write the shards again" in warning
+    assert "max_damaged" not in warning
+    Path("shards/test-000000.tar").unlink()
+    status, findings = doctor(tmp_path, config, "--no_step", "--all_data")
+    assert status == 1
+    (problem,) = [text for text in of_status(findings, "problem") if "every shard" in text]
+    assert "missing shard" in problem
+    assert "damaged headers" not in problem
+
+
 def test_one_of_a_kind_is_said_in_the_singular(config, tmp_path, capsys):
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": 1}
     _, findings = doctor(tmp_path, config, "--no_step")

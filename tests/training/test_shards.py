@@ -1,5 +1,7 @@
 """Training from shards: the losses, ids and weights of training from files, bit for bit."""
 
+import shutil
+
 import pytest
 import torch
 from lightning.pytorch import Callback, Trainer
@@ -121,6 +123,19 @@ def test_a_run_on_top_of_the_packaged_one_shards_and_trains(tiny_folder, tmp_pat
     assert main(["fit", "--config", "mine.yaml", "--data.root", "latents"]) == 0
     assert (tmp_path / "runs/pano/version_0/checkpoints/best-0.ckpt").is_file()
     assert (tmp_path / "runs/pano/version_0/model").is_dir()
+
+
+def test_a_broken_test_panorama_stops_shards_of_latents(tiny_folder, tmp_path, capsys):
+    data = tmp_path / "data"
+    shutil.copytree(tiny_folder / "data", data)
+    name = (data / "test.txt").read_text().split()[0]
+    (data / f"{name}.json").unlink()
+    config = tiny_config(tiny_folder)
+    config["data"]["init_args"] |= {"root": str(data), "yaw": YAWS}
+    run = write_config(tmp_path / "run.yaml", config)
+    assert main(["data", "shard", str(run), "--what", "latents", "--out", str(tmp_path / "out")]) == 1
+    assert f"{name}.json does not exist" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_half_of_the_precision_is_near(tiny_folder, world, tmp_path):

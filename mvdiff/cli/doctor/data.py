@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from lightning.pytorch import LightningDataModule
@@ -15,7 +15,7 @@ from mvdiff.data.keyed_datamodule import MultiViewDataModule
 from mvdiff.data.layouts import Source
 from mvdiff.data.prepare.check import check_folders
 from mvdiff.data.prepare.problems import CheckReport, Problem
-from mvdiff.data.shards.checking import check_shards
+from mvdiff.data.shards.checking import MILD, Damage, check_shards
 from mvdiff.data.shards.reading import holds_shards
 from mvdiff.files.paths import is_url
 
@@ -73,12 +73,15 @@ def _shards(root: str | Path, all_data: bool) -> Iterator[Finding]:
         )
         return
     damage = check_shards(root).damage
-    if damage:
-        shown = "; ".join(map(str, damage[:_SHOWN])) + ("; ..." if len(damage) > _SHOWN else "")
-        yield Finding(
-            "problem", f"every shard: {shown}", f"{whole} names all of them; data.max_damaged goes on around some."
-        )
-    else:
+    mild = [one for one in damage if one.kind in MILD]
+    bad = [one for one in damage if one.kind not in MILD]
+    if bad:
+        remedy = f"{whole} names all of them; data.max_damaged goes on around some."
+        yield Finding("problem", f"every shard: {_shown(bad)}", remedy)
+    if mild:
+        remedy = "Training reads every sample. For other tools, remove these files and write the shards again."
+        yield Finding("warning", f"every shard: {_shown(mild)}", remedy)
+    if not damage:
         yield Finding("ok", "every shard: all checksums match")
 
 
@@ -114,8 +117,11 @@ def of_files(report: CheckReport, mild_kinds: set[str], limit: int | None) -> It
 
 def _named(status: Status, problems: list[Problem], part: str, remedy: str) -> Finding:
     counts = ", ".join(f"{count} x {kind}" for kind, count in Counter(p.kind for p in problems).most_common())
-    shown = "; ".join(map(str, problems[:_SHOWN])) + ("; ..." if len(problems) > _SHOWN else "")
-    return Finding(status, f"{part}: {counts}: {shown}", remedy)
+    return Finding(status, f"{part}: {counts}: {_shown(problems)}", remedy)
+
+
+def _shown(problems: Sequence[Problem | Damage]) -> str:
+    return "; ".join(map(str, problems[:_SHOWN])) + ("; ..." if len(problems) > _SHOWN else "")
 
 
 def _counts(sizes: dict[str, int]) -> str:

@@ -25,6 +25,10 @@ Progress = Callable[[int, int], None]
 _log = logging.getLogger(__name__)
 
 
+class WrongKind(ValueError):
+    """A setting of panoramas was given for recordings."""
+
+
 def image_content(
     root: str | Path,
     source: Source | None = None,
@@ -44,10 +48,13 @@ def image_content(
     Raises:
         FileNotFoundError: The folder or a file does not exist, or the data set has no split.
         ValueError: The folder has no known layout, or several, or a file is broken.
+        WrongKind: `max_pixels` is given for recordings.
     """
     data_set = _only_data_set(root, source)
     about = {"name": own_name(data_set.root), "layout": data_set.layout}
     if data_set.scenes:
+        if max_pixels is not None:
+            raise WrongKind(f"max_pixels is for panoramas; got {root}, which holds recordings.")
         return RecordingFiles(recordings_by_split(data_set, source, on_broken, progress), about)
     how = {"on_broken": on_broken} | ({} if max_pixels is None else {"max_pixels": max_pixels})
     return PanoramaFiles(panoramas_by_split(data_set, source, **how), about)
@@ -60,9 +67,13 @@ def panoramas_by_split(data_set: DataSet, source: Source | None, **how: Any) -> 
         FileNotFoundError: None exists, or a file of one does not.
     """
     reader = source or Source(_READERS[data_set.layout])
-    lists = [existing(data_set.root / f"{split}{ending}") for split in SPLITS for ending in (".npy", ".txt")]
-    splits = [path.stem for path in lists if kind_of(path) == "file"]
-    return {split: reader(data_set.root, split, **how) for split in splits or SPLITS}
+    return {split: reader(data_set.root, split, **how) for split in listed_splits(data_set.root) or SPLITS}
+
+
+def listed_splits(root: Path) -> list[str]:
+    """Return the splits of panoramas whose list exists; none for a user's own layout without such lists."""
+    lists = [existing(root / f"{split}{ending}") for split in SPLITS for ending in (".npy", ".txt")]
+    return [path.stem for path in lists if kind_of(path) == "file"]
 
 
 def recordings_by_split(

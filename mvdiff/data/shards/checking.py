@@ -12,10 +12,14 @@ from typing import NamedTuple
 
 from mvdiff.data.counts import check_counts
 from mvdiff.data.shards.index import Member
+from mvdiff.data.shards.listing import file_size, shard_files
 from mvdiff.data.shards.manifest import Manifest, Shard
 from mvdiff.data.shards.reading import ShardSet, ShardSplit
 from mvdiff.settings import ShardSettings
 
+HEADERS, EXTRA_BYTES, EXTRA_SHARD = "damaged headers", "extra bytes", "extra shard"
+MILD = (HEADERS, EXTRA_BYTES, EXTRA_SHARD)
+"""Kinds of damage that cost no sample."""
 _CHUNK = 8 << 20  # bytes read at once
 Progress = Callable[[int, int], None]
 """Called with (shards done, total)."""
@@ -70,6 +74,7 @@ def check_shards(
             shard_set.file(name)
         except OSError as error:
             report.damage.append(Damage("damaged file", shard_set.store.place(name), str(error)))
+    report.damage += _extra_shards(shard_set)
     jobs = [
         (split, samples, shard)
         for split in shard_set.manifest.splits
@@ -84,6 +89,16 @@ def check_shards(
             if progress:
                 progress(done, len(jobs))
     return report
+
+
+def _extra_shards(shard_set: ShardSet) -> list[Damage]:
+    """Name files of shards that the manifest does not."""
+    store, shards = shard_set.store, shard_set.manifest.splits.values()
+    files = shard_files(store.root, store.settings.storage_options) or set()
+    extra = files - {name for split in shards for shard in split for name in (shard.tar, shard.index)}
+    return [
+        Damage(EXTRA_SHARD, store.place(name), "not in the manifest; other tools read it") for name in sorted(extra)
+    ]
 
 
 def _check_shard(samples: ShardSplit, shard: Shard) -> tuple[list[Damage], int]:
@@ -112,7 +127,11 @@ def _check_shard(samples: ShardSplit, shard: Shard) -> tuple[list[Damage], int]:
     for _ in _through(chunks, whole.update):
         pass
     if not damage and whole.hexdigest() != shard.sha256:
-        damage.append(Damage("damaged headers", place(shard.tar), "its samples are whole; other tools may not read it"))
+        damage.append(Damage(HEADERS, place(shard.tar), "its samples are whole; other tools may not read it"))
+    size = file_size(samples.store.root, shard.tar, samples.store.settings.storage_options)
+    if size is not None and size > shard.bytes:
+        details = f"{size - shard.bytes} behind the end of the shard; other tools may read them"
+        damage.append(Damage(EXTRA_BYTES, place(shard.tar), details))
     return damage, len(lost)
 
 

@@ -10,10 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mvdiff.data.shards.listing import shard_files
 from mvdiff.files.paths import folder_or_url, is_url
 from mvdiff.files.writing import check_plain_folder, sync_files, sync_folders, temporary_beside, write_whole
 
 _TRIES, _FIRST_WAIT = 6, 0.5  # of an upload; seconds before it is repeated, then twice as many
+_LASTING = (FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError)
+"""Errors of an upload that its repetition does not mend."""
 
 
 class Target:
@@ -31,6 +34,7 @@ class Target:
     def __init__(self, place: str | Path, storage_options: Mapping[str, Any]) -> None:
         self.place = folder_or_url(place)
         self.is_remote = is_url(self.place)
+        self._options = storage_options
         if not self.is_remote:
             check_plain_folder(self.place)
             self.place.mkdir(parents=True, exist_ok=True)
@@ -43,6 +47,12 @@ class Target:
             raise ValueError(
                 f"--out must be a folder or an address that fsspec opens; got {place} ({error})."
             ) from error
+        if not self._files.async_impl:  # asynchronous ones have no folders: s3fs and gcsfs would make a bucket
+            self._repeated(lambda: self._files.makedirs(self._root, exist_ok=True))
+
+    def shard_files(self) -> set[str] | None:
+        """Return the names of the shards' files that are there; None: the store cannot be listed."""
+        return shard_files(self.place, self._options)
 
     def size(self, name: str) -> int | None:
         """Return the size of a file in bytes; None: it does not exist."""
@@ -95,13 +105,14 @@ class Target:
             raise
 
     def _repeated(self, upload: Callable[[], None]) -> None:
-        """Upload, again if it fails."""
+        """Upload, again if it fails for a reason that may pass."""
         for attempt in range(1, _TRIES + 1):
             try:
                 upload()
             except Exception as error:  # every file system has errors of its own
-                if attempt == _TRIES:
-                    raise OSError(f"--out {self.place} cannot be written: {error} ({attempt} attempts).") from error
+                if attempt == _TRIES or isinstance(error, _LASTING):
+                    tried = f" ({attempt} attempts)" if attempt > 1 else ""
+                    raise OSError(f"--out {self.place} cannot be written: {error}{tried}.") from error
                 time.sleep(_FIRST_WAIT * 2 ** (attempt - 1))
             else:
                 return

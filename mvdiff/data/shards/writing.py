@@ -63,6 +63,7 @@ def write_shards(
     jobs = plan.jobs
     if overwrite:
         _remove_others(target, plan.hash)
+    _clear_extra(target, plan, overwrite)
     shards = _earlier(target, plan, overwrite)
     kept = len(shards)
     counter = _Counter(sum(shard.samples for shard in shards.values()), sum(len(job.samples) for job in jobs), progress)
@@ -113,10 +114,7 @@ def _earlier(target: Target, plan: Plan, overwrite: bool) -> dict[str, Shard]:
         if values is None or values.plan != plan.hash:
             if overwrite:
                 continue
-            raise ValueError(
-                f"--out must hold no shards of other data or settings; got {target.place}, where {name} is of others "
-                "or damaged. Name another place, or replace them with --overwrite."
-            )
+            raise _of_others(target, f"{name} is of others or damaged")
         if values.sources not in ("", job.sources):
             changed.append(job.name)
         elif target.size(f"{job.name}.tar") == values.tar_bytes:
@@ -140,6 +138,30 @@ def _remove_others(target: Target, plan: str) -> None:
     for shard in (shard for shards in manifest.splits.values() for shard in shards):
         target.remove(shard.index)
         target.remove(shard.tar)
+
+
+def _clear_extra(target: Target, plan: Plan, overwrite: bool) -> None:
+    """Remove files of shards that are not in the plan, as a run of another plan leaves that was stopped.
+
+    Raises:
+        ValueError: There are some, and they are not to be replaced.
+    """
+    files = target.shard_files()
+    if files is None:
+        _log.warning("%s cannot be listed; shards of an earlier run may lie beside the new ones.", target.place)
+        return
+    extra = sorted(files - {f"{job.name}.{ending}" for job in plan.jobs for ending in ("tar", "json")})
+    if extra and not overwrite:
+        raise _of_others(target, f"{extra[0]} is of others")
+    for name in extra:
+        target.remove(name)
+
+
+def _of_others(target: Target, problem: str) -> ValueError:
+    return ValueError(
+        f"--out must hold no shards of other data or settings; got {target.place}, where {problem}. Name another "
+        "place, or replace them with --overwrite."
+    )
 
 
 def _write_shard(target: Target, content: Content, plan: str, job: Job, counter: _Counter) -> Shard:

@@ -30,6 +30,10 @@ class VersionedFileSystem(AsyncFileSystem):
     async def _info(self, path, bucket=None, key=None, refresh=False, version_id=None):
         return {"name": path, "size": len(self._object(path)), "type": "file"}
 
+    async def _ls(self, path, detail=False, refresh=False, versions=False):
+        names = [name for name in self.objects if name.startswith(self._strip_protocol(path) + "/")]
+        return [await self._info(name) for name in names] if detail else names
+
     async def _pipe_file(self, path, data, chunksize=50 << 20, max_concurrency=None, mode="overwrite"):
         self.objects[self._strip_protocol(path)] = bytes(data)
 
@@ -101,7 +105,8 @@ def test_shards_are_written_read_checked_and_replaced(source, store, tmp_path, r
     assert "no problems" in capsys.readouterr().out
     with pytest.raises(ValueError, match="--overwrite"):
         write_shards(image_content(source), place, 10**9, storage_options=options)
-    assert write_shards(image_content(source), place, 10**9, overwrite=True, storage_options=options).written == 2
     files, root = fsspec.core.url_to_fs(place, **options)
+    files.rm_file(f"{root}/manifest.json")  # as a run that was stopped
+    assert write_shards(image_content(source), place, 10**9, overwrite=True, storage_options=options).written == 2
     with pytest.raises(FileNotFoundError):
         files.info(f"{root}/train-000001.tar")

@@ -185,6 +185,20 @@ def test_a_truncated_shard_is_named(copy, capsys):
     assert views(open_panoramas(copy, "train"), 2).shape == (4, 3, 8, 8)
 
 
+@pytest.mark.parametrize("kind", ["folder", "http", "memory"])
+def test_bytes_behind_the_end_of_a_shard_are_named(copy, kind, capsys):
+    with open(copy / "train-000001.tar", "ab") as file:
+        file.write(bytes(700))
+    with serving(copy) as server:
+        root = {"folder": str(copy), "http": server.url, "memory": f"memory://longer/{copy.name}"}[kind]
+        if kind == "memory":
+            fsspec.filesystem("memory").put(f"{copy}/", f"/longer/{copy.name}", recursive=True)
+        assert main(["data", "check", root]) == 1
+    said = capsys.readouterr().out
+    assert f"extra bytes: {root}/train-000001.tar (700 behind" in said
+    assert "1 problem: 1 x extra bytes\n" in said
+
+
 def test_readers_travel_to_other_processes(shards):
     panoramas = open_panoramas(shards, "train")
     views(panoramas, 0)

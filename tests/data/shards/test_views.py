@@ -101,3 +101,34 @@ def test_what_cannot_be_cut_before(world, tmp_path, capsys):
     assert "YAML file of a run" in capsys.readouterr().err
     assert main(["data", "shard", str(world / "run.yaml"), *out]) == 1
     assert "a folder for --what images" in capsys.readouterr().err
+
+
+def copied(world, tmp_path):
+    """A copy of the files to damage, and the command that cuts their views."""
+    shutil.copytree(world / "files", tmp_path / "files")
+    run = tmp_path / "run.yaml"
+    run.write_text((world / "run.yaml").read_text().replace(str(world / "files"), str(tmp_path / "files")))
+    return tmp_path / "files", ["data", "shard", str(run), "--what", "views", "--out", str(tmp_path / "out")]
+
+
+def test_a_broken_test_panorama_stops(world, tmp_path, capsys):
+    files, command = copied(world, tmp_path)
+    (files / face_path("scene5", "pano5", 2)).unlink()
+    assert main(command) == 1
+    assert "pano5_skybox2" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("kind", ["files", "shards"])
+def test_data_without_a_test_split_give_shards_of_the_other(world, tmp_path, kind, caplog):
+    files, command = copied(world, tmp_path)
+    (files / "test.npy").unlink()
+    if kind == "shards":
+        assert main(["data", "shard", str(files), "--out", str(tmp_path / "images")]) == 0
+        run = tmp_path / "run.yaml"
+        run.write_text(run.read_text().replace(str(files), str(tmp_path / "images")))
+    assert main(command) == 0
+    assert "has no split 'test'" in caplog.text
+    manifest = ShardSet(tmp_path / "out").manifest
+    assert list(manifest.splits) == ["train"]
+    assert manifest.num_samples("train") == 5

@@ -7,6 +7,7 @@ import tarfile
 import time
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import webdataset
@@ -154,6 +155,43 @@ def test_other_data_are_refused_unless_they_are_to_be_replaced(source, tmp_path,
     assert contents(out) == contents(tmp_path / "new")
 
 
+@pytest.mark.parametrize("kind", ["folder", "address"])
+def test_what_a_stopped_run_of_another_plan_left_is_refused_or_removed(source, tmp_path, kind, capsys):
+    """Without a manifest, and without the first shards, whose names the new plan has, too."""
+    out = str(tmp_path / "out") if kind == "folder" else f"memory://{tmp_path.name}/out"
+    write_shards(image_content(source), out, 30_000)
+    files, root = fsspec.core.url_to_fs(out)
+    for name in ("manifest.json", "train-000000.json", "train-000000.tar", "test-000000.json", "train-000002.json"):
+        files.rm_file(f"{root}/{name}")
+    files.pipe_file(f"{root}/notes-000001.json", b"{}")
+    command = ["data", "shard", str(source), "--out", out]
+    assert main(command) == 1
+    assert "train-000001.json is of others" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert {path.rpartition("/")[2] for path in files.ls(root, detail=False)} == {
+        "manifest.json",
+        "notes-000001.json",
+        *(f"{split}-000000.{end}" for split in ("test", "train") for end in ("json", "tar")),
+    }
+
+
+def test_extra_shards_are_named_and_refused(source, tmp_path, capsys):
+    """Those beside a whole set, as earlier versions left them."""
+    command = ["data", "shard", str(source), "--out", str(tmp_path)]
+    assert main(command) == 0
+    extra = tmp_path / "train-000001.tar"
+    extra.write_bytes((tmp_path / "train-000000.tar").read_bytes())
+    assert main(["data", "check", str(tmp_path)]) == 1
+    said = capsys.readouterr().out
+    assert f"extra shard: {extra}" in said
+    assert "1 problem: 1 x extra shard\n" in said
+    assert main(command) == 1
+    assert "train-000001.tar is of others" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert not extra.exists()
+    assert main(["data", "check", str(tmp_path)]) == 0
+
+
 class Slow(PanoramaFiles):
     """Takes its time for each sample."""
 
@@ -251,8 +289,6 @@ def test_incomplete_panoramas_stop_or_are_left_out(tmp_path, on_broken, capsys):
 
 
 def test_an_address_receives_the_same_files(source, tmp_path):
-    import fsspec
-
     write_shards(image_content(source), tmp_path, 30_000)
     write_shards(image_content(source), "memory://written", 30_000, num_workers=2)
     files = fsspec.filesystem("memory")
@@ -282,6 +318,27 @@ def test_an_upload_that_fails_is_repeated(source, tmp_path, failures, monkeypatc
             write_shards(image_content(source), place, 30_000)
 
 
+def test_the_folder_of_an_address_is_made(source, tmp_path):
+    out = tmp_path / "not" / "there"
+    assert main(["data", "shard", str(source), "--out", f"file://{out}", "--shard_size", "30kB"]) == 0
+    write_shards(image_content(source), tmp_path / "near", 30_000)
+    assert contents(out) == contents(tmp_path / "near")
+
+
+@pytest.mark.parametrize("kind", ["a file above it", "a folder in it"])
+def test_an_error_that_lasts_is_not_repeated(source, tmp_path, kind, monkeypatch, capsys):
+    monkeypatch.setattr("mvdiff.data.shards.target._FIRST_WAIT", 0.001)
+    out = tmp_path / "above" / "out"
+    if kind == "a file above it":
+        out.parent.write_text("")
+    else:
+        (out / "train-000000.tar").mkdir(parents=True)
+    assert main(["data", "shard", str(source), "--out", f"file://{out}"]) == 1
+    said = capsys.readouterr().err
+    assert f"--out file://{out} cannot be written: " in said
+    assert "attempts" not in said
+
+
 def test_out_must_not_be_the_source(source, capsys):
     assert main(["data", "shard", str(source), "--out", str(source / "shards")]) == 1
     assert "must not contain each other" in capsys.readouterr().err
@@ -289,6 +346,38 @@ def test_out_must_not_be_the_source(source, capsys):
     assert "nowhere" in capsys.readouterr().err
     assert main(["data", "shard", str(source), "--out", "memory://x", "--shard_size", "big"]) == 1
     assert "--shard_size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("what", "option", "value", "needed"),
+    [
+        ("images", "dtype", "bfloat16", "latents"),
+        ("images", "dtype", "float32", "latents"),
+        ("images", "device", "cuda:7", "latents"),
+        ("views", "dtype", "bfloat16", "latents"),
+        ("views", "device", "cpu", "latents"),
+        *(
+            (what, option, value, "images")
+            for what in ("views", "latents")
+            for option, value in (("on_broken", "skip"), ("max_pixels", "1"), ("data", "my.Panoramas"))
+        ),
+    ],
+)
+def test_options_that_would_do_nothing_are_refused(tmp_path, what, option, value, needed, capsys):
+    run = ["run.yaml", "--what", what, f"--{option}", value]
+    with pytest.raises(SystemExit) as stop:
+        main(["data", "shard", *run, "--out", str(tmp_path / "out")])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert f"--{option} needs --what {needed}; got --what {what}" in said
+    assert len(said.splitlines()) == 1
+
+
+def test_max_pixels_is_refused_for_recordings(tmp_path, capsys):
+    source = write_scannet(tmp_path / "in", num_train=1, num_test=1, num_frames=3)
+    assert main(["data", "shard", str(source), "--out", str(tmp_path / "out"), "--max_pixels", "1"]) == 2
+    assert f"--max_pixels is for panoramas; got {source}" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_frames_of_recordings_byte_for_byte(tmp_path):
