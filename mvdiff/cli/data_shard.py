@@ -137,6 +137,8 @@ def check_shard_set(root: str, num_threads: int) -> int:
     samples = ", ".join(f"{manifest.num_samples(split)} in {split}" for split in manifest.splits)
     shards = sum(map(len, manifest.splits.values()))
     print(f"{root}: {plural(shards, 'shard')} of {manifest.what} of {manifest.kind}; samples: {samples}")
+    if not report.is_listed:
+        print("not checked: whether there are shards beside these; the files there cannot be listed")
     counts = ", ".join(
         f"{count} x {kind}" for kind, count in sorted(Counter(one.kind for one in report.damage).items())
     )

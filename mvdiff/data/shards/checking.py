@@ -44,11 +44,13 @@ class ShardReport:
         manifest: The manifest.
         damage: What is missing or damaged, in the order of the shards.
         lost: Samples that cannot be read, by split.
+        is_listed: False if the store cannot be listed, so that shards beside those of the manifest are not found.
     """
 
     manifest: Manifest
     damage: list[Damage] = field(default_factory=list)
     lost: Counter[str] = field(default_factory=Counter)
+    is_listed: bool = True
 
 
 def check_shards(
@@ -74,7 +76,10 @@ def check_shards(
             shard_set.file(name)
         except OSError as error:
             report.damage.append(Damage("damaged file", shard_set.store.place(name), str(error)))
-    report.damage += _extra_shards(shard_set)
+    store = shard_set.store
+    files = shard_files(store.root, store.settings.storage_options)
+    report.is_listed = bool(files)  # at least its own shards
+    report.damage += _extra_shards(shard_set, files or set())
     jobs = [
         (split, samples, shard)
         for split in shard_set.manifest.splits
@@ -91,10 +96,9 @@ def check_shards(
     return report
 
 
-def _extra_shards(shard_set: ShardSet) -> list[Damage]:
+def _extra_shards(shard_set: ShardSet, files: set[str]) -> list[Damage]:
     """Name files of shards that the manifest does not."""
     store, shards = shard_set.store, shard_set.manifest.splits.values()
-    files = shard_files(store.root, store.settings.storage_options) or set()
     extra = files - {name for split in shards for shard in split for name in (shard.tar, shard.index)}
     return [
         Damage(EXTRA_SHARD, store.place(name), "not in the manifest; other tools read it") for name in sorted(extra)

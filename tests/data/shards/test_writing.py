@@ -24,6 +24,7 @@ from mvdiff.data.shards.writing import write_shards
 from tests.cli.last_lines import next_commands
 from tests.data.folders import face_path, write_equirectangular, write_matterport3d
 from tests.data.scenes import write_scannet
+from tests.data.shards.servers import serving
 
 
 @pytest.fixture(scope="module")
@@ -190,6 +191,16 @@ def test_extra_shards_are_named_and_refused(source, tmp_path, capsys):
     assert main([*command, "--overwrite"]) == 0
     assert not extra.exists()
     assert main(["data", "check", str(tmp_path)]) == 0
+
+
+def test_a_server_that_lists_nothing_is_checked_without_a_look_for_extra_shards(source, tmp_path, capsys):
+    assert main(["data", "shard", str(source), "--out", str(tmp_path)]) == 0
+    with serving(tmp_path) as server:
+        assert main(["data", "check", server.url]) == 0
+    said = capsys.readouterr().out
+    assert "not checked: whether there are shards beside these; the files there cannot be listed\n" in said
+    assert main(["data", "check", str(tmp_path)]) == 0
+    assert "not checked" not in capsys.readouterr().out
 
 
 class Slow(PanoramaFiles):
