@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_named(tiny_folder, world, tmp_path):
     with pytest.raises(ValueError, match="prompt_prefix must be that of the shards"):
         fit(tiny_folder, data_of(world / "latents"), tmp_path, cache=encoded, prompt_prefix="A view. ")
     with pytest.raises(ValueError, match=r"yaws 0, 90, with mirroring; got yaw 45"):
-        fit(tiny_folder, data_of(world / "latents", yaw=[45]), tmp_path, cache=encoded)
+        fit(tiny_folder, data_of(world / "latents", yaw=[0, 45], max_damaged=2), tmp_path, cache=encoded)
     with pytest.raises(ValueError, match="num_validation_samples must be 0"):
         fit(tiny_folder, data_of(world / "latents"), tmp_path, cache=encoded, num_validation_samples=2)
     with pytest.raises(ValueError, match=r"cache\.dir must be null"):
