@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mvdiff.data.damage import WrongSettings
 from mvdiff.data.shards.cache import RangeCache
 from mvdiff.files.paths import expanded, folder_or_url, is_url
 from mvdiff.files.sizes import parse_size
@@ -173,6 +174,11 @@ class ShardStore:
         """Ask the file system for bytes, again if it fails or sends others than `check` expects.
 
         No request is repeated after the time `until`, of `time.monotonic`.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            OSError: It cannot be read.
+            WrongSettings: The server sends more than the range that was asked for.
         """
         files, root = self._file_system()
         how = {"timeout": self.settings.timeout} if files.async_impl else {}
@@ -185,6 +191,11 @@ class ShardStore:
             except Exception as error:  # every file system has errors of its own
                 problem = " ".join(str(error).split()) or type(error).__name__
             else:
+                if end is not None and len(content) > end - start:  # never asked again: it costs the whole file
+                    raise WrongSettings(
+                        f"{self.root} must be an address whose server sends ranges of files; got {len(content)} bytes "
+                        f"of {name} where {end - start} were asked for."
+                    )
                 if not (problem := check(content)):
                     return content
             if attempt > self.settings.retries or time.monotonic() >= until:
