@@ -11,6 +11,7 @@ import torch
 
 from mvdiff.cli.main import main
 from mvdiff.data.datamodule import Matterport3DDataModule
+from mvdiff.data.recording_datamodule import RecordingDataModule
 from mvdiff.data.shards.opening import open_panoramas
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.settings import ShardSettings
@@ -153,6 +154,18 @@ def test_damage_in_evaluation_is_an_error(copy):
     data = Matterport3DDataModule(copy, RIG, num_val=0, max_damaged=5)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list(data.test_dataloader())
+
+
+@pytest.mark.parametrize("left", ["train-000000.tar", "train-000000.*"])
+def test_a_folder_whose_writing_was_stopped_is_to_be_finished(copy, capsys, left):
+    for path in {*copy.iterdir()} - {*copy.glob(left)}:
+        path.unlink()
+    remedy = r"must hold shards; manifest\.json does not exist\. Finish `mvdiff data shard`"
+    for data in (Matterport3DDataModule(copy, RIG), RecordingDataModule(copy)):
+        with pytest.raises(FileNotFoundError, match=remedy):
+            data.setup("fit")
+    assert main(["data", "check", str(copy)]) == 1
+    assert "Finish `mvdiff data shard`" in capsys.readouterr().err
 
 
 def test_check_names_all_damage(copy, capsys):
