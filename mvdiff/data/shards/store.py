@@ -46,11 +46,11 @@ class ShardStore:
     def __init__(self, root: str | Path, settings: ShardSettings) -> None:
         self.root = folder_or_url(root)
         self.settings = settings
-        self.is_remote = is_url(self.root)
+        self.is_remote = is_url(self.root) or settings.cache_dir is not None  # which only helps where a folder is far
         self.cache: RangeCache | None = None
         self._name = ""
         self._failed: set[tuple[str, int]] = set()  # pieces that this process does not fetch ahead again
-        if self.is_remote and settings.cache_dir is not None:
+        if settings.cache_dir is not None:
             self.cache = RangeCache(expanded(settings.cache_dir), parse_size("cache_size", settings.cache_size))
         units = -(-parse_size("read_ahead", settings.read_ahead) // RangeCache.unit)
         self._piece = min(units * RangeCache.unit, _LARGEST_PIECE)
@@ -206,8 +206,11 @@ class ShardStore:
 
     def _file_system(self) -> tuple[Any, str]:
         """Return the file system of this process (their connections do not survive a fork) and the path in it."""
+        from fsspec import filesystem
         from fsspec.core import url_to_fs
 
+        if isinstance(self.root, Path):
+            return filesystem("file"), os.path.abspath(self.root)
         try:
             return url_to_fs(self.root, **self.settings.storage_options)
         except (ImportError, ValueError) as error:

@@ -12,6 +12,7 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.data.datamodule import Matterport3DDataModule
 from mvdiff.data.recording_datamodule import RecordingDataModule
+from mvdiff.data.shards.cache import RangeCache
 from mvdiff.data.shards.opening import open_panoramas
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.settings import ShardSettings
@@ -71,11 +72,14 @@ def test_a_server_that_does_not_is_an_error_after_the_retries(shards, fault, sai
         assert server.requests["train-000001.tar"] == 2
 
 
-def test_a_server_without_ranges_is_no_damage(shards, no_waiting):
+@pytest.mark.parametrize("read_ahead", ["0", "4KiB"])
+def test_a_server_without_ranges_is_no_damage(shards, tmp_path, monkeypatch, read_ahead, no_waiting):
     """Each request costs a whole shard, so that none is repeated."""
+    monkeypatch.setattr(RangeCache, "unit", 4096)
+    settings = {"cache_dir": str(tmp_path), "read_ahead": read_ahead}
     with serving(shards) as server:
         server.fault = lambda path, count: "no ranges"
-        data = Matterport3DDataModule(server.url, RIG, num_val=0, max_damaged=3)
+        data = Matterport3DDataModule(server.url, RIG, num_val=0, max_damaged=3, shards=settings)
         with pytest.raises(ValueError, match=rf"^{server.url} must be an address whose server sends ranges of files"):
             next(iter(data.train_dataloader()))
         assert sum(count for path, count in server.requests.items() if path.endswith(".tar")) == 1
