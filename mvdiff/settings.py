@@ -225,7 +225,8 @@ class ShardSettings:
     """Reading of shards (`mvdiff data shard`), where `root` is a folder or an address of some."""
 
     cache_dir: str | None = None
-    """folder that keeps what was read from an address, for any number of jobs; None: nothing is kept"""
+    """folder that keeps what was read from an address, or a folder of a network file system, for any number of jobs;
+    None: nothing is kept"""
     cache_size: str | int = "50GB"
     """largest size of cache_dir; the shards that were used least recently are removed first"""
     read_ahead: str | int = "0"

@@ -16,6 +16,10 @@ TRIES = 20
 _log = logging.getLogger(__name__)
 
 
+class WrongSettings(ValueError):
+    """A setting does not fit the data, whatever the sample: never taken for damage."""
+
+
 class Damaged(NamedTuple):
     """A sample that could not be read: its index among the samples, and the reason."""
 
@@ -42,12 +46,15 @@ class Substituted:
 
         Raises:
             ValueError: `TRIES` samples could not be read, one after the other. The data set may raise other errors.
+            WrongSettings: The data set raised it.
         """
         epoch, first = key
         index, damaged = first, []
         while len(damaged) < TRIES:
             try:
                 return self.dataset[epoch, index], damaged
+            except WrongSettings:
+                raise
             except (ValueError, OSError) as error:
                 damaged.append(Damaged(index, str(error)))
                 index = keyed_int("substitute", self.seed, epoch, first, len(damaged)) % len(self.dataset)

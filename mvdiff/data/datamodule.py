@@ -16,6 +16,7 @@ from mvdiff.data.panoramas import OnBroken, PanoramaDataset, PanoramaSource
 from mvdiff.data.pictures import with_views
 from mvdiff.data.shards.latents import Encoding, ShardLatents
 from mvdiff.data.shards.opening import open_panoramas
+from mvdiff.data.shards.panoramas import ShardViews
 from mvdiff.data.shards.reading import holds_shards
 from mvdiff.files.paths import folder_or_url
 from mvdiff.geometry.cameras import Rig, RingRig
@@ -123,11 +124,17 @@ class PanoramaDataModule(MultiViewDataModule):
         return getattr(self.source("train"), "encoding", None) if holds_shards(self.root) else None
 
     def train_dataset(self) -> PanoramaDataset:
-        """Return the training samples."""
+        """Return the training samples.
+
+        Raises:
+            ValueError: They are shards of views or latents without a cut that `rig`, `yaw` and `mirror` ask for.
+        """
         source, indices = self._part("train")
-        return _class_of(source)(
+        dataset = _class_of(source)(
             *(source, self.rig, self.yaw, self.seed, self.mirror, indices, self.known, self.cut_on_device)
         )
+        _check_cuts(dataset)
+        return dataset
 
     def on_after_batch_transfer(self, batch: MultiViewBatch, dataloader_idx: int) -> MultiViewBatch:
         """Cut the views of a batch that brings pictures; Lightning calls this on the device."""
@@ -137,11 +144,13 @@ class PanoramaDataModule(MultiViewDataModule):
         """Return the samples of a split ("train" included) at yaw 0, not mirrored.
 
         Raises:
-            ValueError: The split is unknown or empty.
+            ValueError: The split is unknown or empty, or consists of shards of views or latents of another rig.
         """
         source, indices = self._part(split)
         known = None if self.known is None else "first"
-        return _class_of(source)(source, self.rig, (0,), self.seed, indices=indices, known=known)
+        dataset = _class_of(source)(source, self.rig, (0,), self.seed, indices=indices, known=known)
+        _check_cuts(dataset)
+        return dataset
 
     def _part(self, split: Split) -> tuple[PanoramaSource, range]:
         """Return the reader of a split and the indices of its panoramas."""
@@ -160,6 +169,12 @@ class PanoramaDataModule(MultiViewDataModule):
 def _class_of(source: PanoramaSource) -> type[PanoramaDataset]:
     """Return the class of a source's samples: shards of latents have one of their own."""
     return getattr(source, "dataset_class", PanoramaDataset)
+
+
+def _check_cuts(dataset: PanoramaDataset) -> None:
+    """Raise WrongSettings if samples are to be cut in a way that shards of views or latents do not hold."""
+    if isinstance(dataset.source, ShardViews | ShardLatents):
+        dataset.source.cuts.check(dataset.rig, dataset.yaw, dataset.mirror)
 
 
 class Matterport3DDataModule(PanoramaDataModule):

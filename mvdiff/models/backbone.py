@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from mvdiff.flow import FLOW_SCHEDULERS
 from mvdiff.hub_models import open_transformers, snapshot_commit
 from mvdiff.models.absent import AbsentPart
 from mvdiff.models.autoencoder import VAE_PATTERNS, load_autoencoder
-from mvdiff.models.bases.base import Base
+from mvdiff.models.bases.base import Base, hash_weights
 from mvdiff.models.bases.opening import NETWORK_FOLDERS, family_of, load_family
 from mvdiff.models.bases.stable_diffusion import PARTS, StableDiffusionBase, check_no_guidance_input
 from mvdiff.models.loading import (
@@ -64,6 +65,32 @@ def base_parts(name: str | Path, revision: str | None = None) -> dict[str, Path]
         return part_folders(folder, PARTS)
     own = [part for part in _FOLDERS if part not in NETWORK_FOLDERS or (folder / part).is_dir()]
     return {part: path for part, path in part_folders(folder, own).items() if path.is_dir()}
+
+
+def encoder_hashes(
+    name: str | Path, revision: str | None = None, vae: str | Path | None = None, family: str | None = None
+) -> dict[str, str]:
+    """Hash the weights of a base's autoencoder and text encoder, one after the other; none stays in memory.
+
+    A part whose folder has no weight files is left out. For the arguments and further errors see `load_backbone`.
+
+    Raises:
+        ValueError: The base is not Stable Diffusion 1 or 2.
+    """
+    folder = resolve_base(name, revision)
+    if family_of(folder, family) is not StableDiffusionBase:
+        raise ValueError(f"base must be Stable Diffusion 1 or 2 to train from latents; got another family, {name}.")
+    parts = part_folders(folder, PARTS)
+    vae_folder = parts["vae"] if vae is None else resolve_folder(vae, None, "vae", VAE_PATTERNS)
+    openers = {
+        "vae": (vae_folder, load_autoencoder),
+        "text_encoder": (parts["text_encoder"], partial(load_strictly, CLIPTextModel)),
+    }
+    return {part: hash_weights(opened(path)) for part, (path, opened) in openers.items() if _has_weights(path)}
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(path.suffix in (".safetensors", ".bin") for path in folder.rglob("*"))
 
 
 def load_backbone(

@@ -176,7 +176,9 @@ class MultiViewModule(DescribedModule):
         if self.unet is not None:
             return
         encoding = encoding_of(self.trainer.datamodule, self.prompt_prefix) if self._trainer is not None else None
-        absent = without_encoders(encoding) if self.cache.encoded_data else None
+        absent = None
+        if self.cache.encoded_data:
+            absent = without_encoders(encoding, self.base, self.revision, self.vae, self.family)
         if self.cache.text_only:
             absent = {"text_encoder": recorded_hash(self.cache.dir, self.base, self.revision)}
         self.backbone = load_backbone(self.base, self.revision, vae=self.vae, absent=absent, family=self.family)
@@ -206,7 +208,7 @@ class MultiViewModule(DescribedModule):
             *(self.backbone, self.seed, self.prompt_prefix, self.cache), views_return=self.task.views_return
         )
         if encoding is not None:
-            check_encoders(self.backbone, encoding)
+            check_encoders(self.backbone.weights_hashes(encoding.hashes), encoding)
             self.inputs.empty_text = encoding.empty_text
         mesh = sharding_mesh(self._trainer)
         if mesh is not None:

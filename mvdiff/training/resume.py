@@ -85,8 +85,8 @@ class Resume:
         if before != accumulate and done % accumulate:
             raise ValueError(
                 f"trainer.accumulate_grad_batches must be {before}, as in ckpt_path, which goes on after {done} "
-                f"batches of an epoch; got {accumulate}. Set it or total_batch_size as before, or resume from the end "
-                "of an epoch."
+                f"batches of an epoch; got {accumulate}. Keep data.batch_size x devices and total_batch_size as before,"
+                " or resume from the end of an epoch."
             )
         if not self._position.write(checkpoint, trainer.datamodule):
             self._position = None

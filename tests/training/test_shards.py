@@ -17,6 +17,7 @@ from mvdiff.eval.sources import DataSource
 from mvdiff.settings import CacheSettings
 from mvdiff.training.multi_view import MultiViewModule
 from mvdiff.training.single_view import SingleViewModule
+from tests.tiny import tiny_base
 from tests.training.grouped import grouped
 from tests.training.test_multi_view import RIG, make
 from tests.training.tiny_run import tiny_config, write_config
@@ -55,11 +56,12 @@ def data_of(root, **how):
     return EquirectangularDataModule(root, rig=RIG, **{"num_val": 2, "seed": 4, "yaw": YAWS, "mirror": True} | how)
 
 
-def fit(tiny_folder, data, tmp_path, steps=5, ckpt_path=None, last=None, **settings):
+def fit(tiny_folder, data, tmp_path, steps=5, ckpt_path=None, last=None, base=None, vae=None, **settings):
     torch.manual_seed(0)
     settings = {"head_dim": 8, "num_inference_steps": 2, "num_validation_samples": 0, "text_dropout": 0.5} | settings
     optimizer = {"optimizer": lambda parameters: AdamW(parameters, lr=1e-2)}
-    module = MultiViewModule(base=str(tiny_folder / "base"), **grouped(**settings), **optimizer)
+    base = str(base or tiny_folder / "base")
+    module = MultiViewModule(base=base, vae=vae, **grouped(**settings), **optimizer)
     seen = Seen(last)
     trainer = Trainer(
         accelerator="cpu",
@@ -138,6 +140,40 @@ def test_a_broken_test_panorama_stops_shards_of_latents(tiny_folder, tmp_path, c
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("part", ["vae", "text_encoder"])
+def test_latents_of_another_base_are_refused(tiny_folder, world, tmp_path, part):
+    """Those of a base that has the same UNet, and another autoencoder or text encoder."""
+    base = shutil.copytree(tiny_folder / "base", tmp_path / "base")
+    other = tiny_base(tmp_path / "other", seed=1)
+    shutil.rmtree(base / part)
+    shutil.copytree(other / part, base / part)
+    for encoded in (True, False):
+        cache = CacheSettings(encoded_data=encoded)
+        with pytest.raises(ValueError, match=rf"the {part} of model\.base must be the one that made the shards"):
+            fit(tiny_folder, data_of(world / "latents"), tmp_path, base=base, cache=cache)
+
+
+def test_another_autoencoder_is_refused_and_a_copy_of_the_own_is_not(tiny_folder, world, tmp_path):
+    other = tiny_base(tmp_path / "other", seed=1) / "vae"
+    encoded = {"cache": CacheSettings(encoded_data=True)}
+    with pytest.raises(ValueError, match=r"the vae of model\.base must be the one"):
+        fit(tiny_folder, data_of(world / "latents"), tmp_path, vae=str(other), **encoded)
+    _, seen = fit(
+        tiny_folder, data_of(world / "latents"), tmp_path, steps=1, vae=str(tiny_folder / "base/vae"), **encoded
+    )
+    assert len(seen.losses) == 1
+
+
+def test_a_base_without_the_weights_of_its_encoders_trains_from_latents(tiny_folder, world, tmp_path):
+    base = shutil.copytree(tiny_folder / "base", tmp_path / "base")
+    for part in ("vae", "text_encoder"):
+        for weights in (base / part).glob("*.safetensors"):
+            weights.unlink()
+    cache = CacheSettings(encoded_data=True)
+    module, _ = fit(tiny_folder, data_of(world / "latents"), tmp_path, steps=1, base=base, cache=cache)
+    assert module.backbone.weights_hash() == make(tiny_folder).backbone.weights_hash()
+
+
 def test_half_of_the_precision_is_near(tiny_folder, world, tmp_path):
     encoded = CacheSettings(encoded_data=True)
     _, whole = fit(tiny_folder, data_of(world / "latents"), tmp_path, steps=2, cache=encoded)
@@ -202,7 +238,7 @@ def test_what_does_not_fit_is_named(tiny_folder, world, tmp_path):
     with pytest.raises(ValueError, match="prompt_prefix must be that of the shards"):
         fit(tiny_folder, data_of(world / "latents"), tmp_path, cache=encoded, prompt_prefix="A view. ")
     with pytest.raises(ValueError, match=r"yaws 0, 90, with mirroring; got yaw 45"):
-        fit(tiny_folder, data_of(world / "latents", yaw=[45]), tmp_path, cache=encoded)
+        fit(tiny_folder, data_of(world / "latents", yaw=[0, 45], max_damaged=2), tmp_path, cache=encoded)
     with pytest.raises(ValueError, match="num_validation_samples must be 0"):
         fit(tiny_folder, data_of(world / "latents"), tmp_path, cache=encoded, num_validation_samples=2)
     with pytest.raises(ValueError, match=r"cache\.dir must be null"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from mvdiff.data.damage import WrongSettings
 from mvdiff.data.panoramas import cut_rotations
 from mvdiff.geometry.cameras import Rig
 
@@ -61,28 +62,41 @@ class Cuts:
             for mirrored in (False, True) if self.mirror else (False,):
                 yield self.name(yaw, mirrored), yaw, mirrored
 
+    def check(self, rig: Rig, yaw: str | Sequence[float], mirror: bool) -> None:
+        """Check that there is every cut that a data module asks for; see `PanoramaDataModule`.
+
+        Raises:
+            WrongSettings: There is none of a yaw, or of the rig.
+        """
+        if rig != self.rig:
+            raise WrongSettings(self.other(str(rig)))
+        if isinstance(yaw, str):
+            raise WrongSettings(self.other(f"yaw {yaw}"))
+        for yaw_deg in yaw:
+            self.name(yaw_deg, mirror)
+
     def name(self, yaw_deg: float, mirrored: bool) -> str:
         """Return the name of a cut's member, without ending.
 
         Raises:
-            ValueError: There is no such cut.
+            WrongSettings: There is no such cut.
         """
         if yaw_deg not in self.yaws or (mirrored and not self.mirror):
-            raise ValueError(self.other(f"yaw {yaw_deg:g}{', mirrored' * mirrored}"))
+            raise WrongSettings(self.other(f"yaw {yaw_deg:g}{', mirrored' * mirrored}"))
         return f"yaw{yaw_deg:g}{'-mirrored' * mirrored}"
 
     def name_of(self, K: Tensor, R: Tensor, height: int, width: int) -> str:
         """Return the name of the cut with these cameras.
 
         Raises:
-            ValueError: There is none.
+            WrongSettings: There is none.
         """
         own_K, _ = self.rig.cameras()
         if (height, width) == (self.rig.height, self.rig.width) and torch.equal(K, own_K):
             for name, rotations in self._rotations:
                 if torch.equal(R, rotations):
                     return name
-        raise ValueError(self.other(f"{len(K)} views of {width}x{height} in other directions"))
+        raise WrongSettings(self.other(f"{len(K)} views of {width}x{height} in other directions"))
 
     @cached_property
     def _rotations(self) -> list[tuple[str, Tensor]]:

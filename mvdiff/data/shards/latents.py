@@ -12,6 +12,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from mvdiff.batch import blank_images
+from mvdiff.data.damage import WrongSettings
 from mvdiff.data.panoramas import PanoramaDataset, view_prompts
 from mvdiff.data.shards.cuts import Cuts
 from mvdiff.data.shards.panoramas import ShardedPanoramas
@@ -81,14 +82,14 @@ class ShardLatents(ShardedPanoramas):
         return Encoding(dict(self.settings["hashes"]), self.settings["prompt_prefix"], empty.float())
 
     def views(self, index: int, K: Tensor, R: Tensor, height: int, width: int) -> Tensor:
-        """Raise ValueError: there are no pictures."""
-        raise ValueError(f"{self.samples.store.root} must hold pictures to cut views; it holds latents.")
+        """Raise WrongSettings: there are no pictures."""
+        raise WrongSettings(f"{self.samples.store.root} must hold pictures to cut views; it holds latents.")
 
     def encoded(self, index: int, yaw_deg: float, mirrored: bool) -> tuple[Tensor, list[str], Tensor]:
         """Return the latents [V, C, h, w] of a cut, the texts of a panorama [N], and their embeddings [N, L, D].
 
         Raises:
-            ValueError: There is no such cut.
+            WrongSettings: There is no such cut.
         """
         cut = f"{self.cuts.name(yaw_deg, mirrored)}.safetensors"
         members = self.samples.sample(index, ("json", TEXT, cut))
@@ -107,7 +108,7 @@ class EncodedPanoramaDataset(PanoramaDataset):
         """Return blank `images`, `K`, `R`, `prompts`, `latents` and `text` of a cut."""
         rig, cuts = self.rig, self.source.cuts
         if rig != cuts.rig:
-            raise ValueError(cuts.other(str(rig)))
+            raise WrongSettings(cuts.other(str(rig)))
         latents, texts, embeddings = self.source.encoded(index, yaw_deg, mirrored)
         prompts = view_prompts(self.source.captions(index), rig, yaw_deg, mirrored)
         K, R = rig.cameras()

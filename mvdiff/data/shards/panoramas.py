@@ -93,7 +93,7 @@ class ShardViews(ShardedPanoramas):
         """Return views [V, 3, H, W] in [-1, 1].
 
         Raises:
-            ValueError: The shards have no views of these cameras.
+            WrongSettings: The shards have no views of these cameras.
         """
         name = f"{self.cuts.name_of(K, R, height, width)}.npy"
         file = StoredFile(self.samples.place(index, name), self.samples.sample(index, (name,))[name])

@@ -19,15 +19,19 @@ from mvdiff.files.paths import existing, folder_or_url, is_url, kind_of
 from mvdiff.settings import ShardSettings
 
 T = TypeVar("T")
+_FIRST = "train-000000.tar"  # the shard that is written first
 _INDICES = 64  # indices of shards that a process keeps; one of 500 panoramas takes 1 MB, one of 5,000 frames 4 MB
 _GAP = 64 << 10  # bytes that are read for nothing rather than in a request of their own
 _SAMPLES = 2  # whole samples that a process keeps, since their parts are asked for one by one
 
 
 def holds_shards(root: str | Path) -> bool:
-    """Return True for a folder of shards, and for any address, since nothing else is read from addresses."""
+    """Return True for a folder of shards, and for any address, since nothing else is read from addresses.
+
+    A folder whose writing was stopped has shards and no manifest; `ShardSet` says what to do about it.
+    """
     place = folder_or_url(root)
-    return is_url(place) or kind_of(existing(place / manifests.NAME)) == "file"
+    return is_url(place) or any(kind_of(existing(place / name)) == "file" for name in (manifests.NAME, _FIRST))
 
 
 class ShardSet:

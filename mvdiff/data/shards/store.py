@@ -17,6 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+from mvdiff.data.damage import WrongSettings
 from mvdiff.data.shards.cache import RangeCache
 from mvdiff.files.paths import expanded, folder_or_url, is_url
 from mvdiff.files.sizes import parse_size
@@ -45,11 +46,11 @@ class ShardStore:
     def __init__(self, root: str | Path, settings: ShardSettings) -> None:
         self.root = folder_or_url(root)
         self.settings = settings
-        self.is_remote = is_url(self.root)
+        self.is_remote = is_url(self.root) or settings.cache_dir is not None  # which only helps where a folder is far
         self.cache: RangeCache | None = None
         self._name = ""
         self._failed: set[tuple[str, int]] = set()  # pieces that this process does not fetch ahead again
-        if self.is_remote and settings.cache_dir is not None:
+        if settings.cache_dir is not None:
             self.cache = RangeCache(expanded(settings.cache_dir), parse_size("cache_size", settings.cache_size))
         units = -(-parse_size("read_ahead", settings.read_ahead) // RangeCache.unit)
         self._piece = min(units * RangeCache.unit, _LARGEST_PIECE)
@@ -173,6 +174,11 @@ class ShardStore:
         """Ask the file system for bytes, again if it fails or sends others than `check` expects.
 
         No request is repeated after the time `until`, of `time.monotonic`.
+
+        Raises:
+            FileNotFoundError: The file does not exist.
+            OSError: It cannot be read.
+            WrongSettings: The server sends more than the range that was asked for.
         """
         files, root = self._file_system()
         how = {"timeout": self.settings.timeout} if files.async_impl else {}
@@ -185,6 +191,11 @@ class ShardStore:
             except Exception as error:  # every file system has errors of its own
                 problem = " ".join(str(error).split()) or type(error).__name__
             else:
+                if end is not None and len(content) > end - start:  # never asked again: it costs the whole file
+                    raise WrongSettings(
+                        f"{self.root} must be an address whose server sends ranges of files; got {len(content)} bytes "
+                        f"of {name} where {end - start} were asked for."
+                    )
                 if not (problem := check(content)):
                     return content
             if attempt > self.settings.retries or time.monotonic() >= until:
@@ -195,8 +206,11 @@ class ShardStore:
 
     def _file_system(self) -> tuple[Any, str]:
         """Return the file system of this process (their connections do not survive a fork) and the path in it."""
+        from fsspec import filesystem
         from fsspec.core import url_to_fs
 
+        if isinstance(self.root, Path):
+            return filesystem("file"), os.path.abspath(self.root)
         try:
             return url_to_fs(self.root, **self.settings.storage_options)
         except (ImportError, ValueError) as error:

@@ -219,7 +219,7 @@ class Base(nn.Module, ABC):
         """
         for part in parts:
             if part not in self._hashes:
-                self._hashes[part] = _hash_weights(getattr(self, part))
+                self._hashes[part] = hash_weights(getattr(self, part))
         return {part: self._hashes[part] for part in parts}
 
     def weights_hash(self) -> str:
@@ -228,7 +228,8 @@ class Base(nn.Module, ABC):
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _hash_weights(module: nn.Module) -> str:
+def hash_weights(module: nn.Module) -> str:
+    """Return the hash of a part's weights, see `Base.weights_hashes`."""
     digest = hashlib.blake2b(digest_size=16)
     for name, tensor in sorted(module.state_dict().items()):
         values = tensor.detach().cpu()

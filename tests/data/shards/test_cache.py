@@ -34,6 +34,22 @@ def test_a_second_epoch_is_read_from_the_cache(shards, tmp_path):
     assert torch.equal(first, all_views(shards))
 
 
+@pytest.mark.parametrize("read_ahead", ["0", "1GB"])
+def test_a_folder_is_cached_too(copy, tmp_path_factory, monkeypatch, read_ahead):
+    """One of a network file system; what was read once is not read there again."""
+    expected = all_views(copy)
+    monkeypatch.chdir(copy.parent)
+    root = copy.name
+    settings = {"cache_dir": str(tmp_path_factory.mktemp("cache")), "read_ahead": read_ahead, **QUICK}
+    assert torch.equal(all_views(root, **settings), expected)
+    for path in copy.iterdir():
+        if path.name != "manifest.json":
+            path.unlink()
+    assert torch.equal(all_views(root, **settings), expected)
+    with pytest.raises(FileNotFoundError, match=r"train-000000\.json does not exist"):
+        all_views(root)
+
+
 @pytest.mark.parametrize(("setting", "piece"), [("1GB", 64 << 20), ("14kB", 16 << 10)])
 def test_pieces_are_fetched_once_in_any_order(shards, tmp_path, setting, piece, monkeypatch):
     """Shards as a whole, or in pieces of 16 kB, of which samples of 13 kB share one."""

@@ -11,6 +11,8 @@ import torch
 
 from mvdiff.cli.main import main
 from mvdiff.data.datamodule import Matterport3DDataModule
+from mvdiff.data.recording_datamodule import RecordingDataModule
+from mvdiff.data.shards.cache import RangeCache
 from mvdiff.data.shards.opening import open_panoramas
 from mvdiff.data.shards.reading import ShardSet
 from mvdiff.settings import ShardSettings
@@ -59,9 +61,7 @@ def test_half_a_manifest_or_index_is_asked_for_again(shards, no_waiting):
         assert server.requests["manifest.json"] == server.requests["train-000000.json"] == 2
 
 
-@pytest.mark.parametrize(
-    ("fault", "said"), [("503", "503"), ("half", "of"), ("other", "checksum"), ("no ranges", ""), ("slow", "")]
-)
+@pytest.mark.parametrize(("fault", "said"), [("503", "503"), ("half", "of"), ("other", "checksum"), ("slow", "")])
 def test_a_server_that_does_not_is_an_error_after_the_retries(shards, fault, said, no_waiting):
     with serving(shards) as server:
         server.fault = lambda path, count: fault if path == "train-000001.tar" else None
@@ -70,6 +70,19 @@ def test_a_server_that_does_not_is_an_error_after_the_retries(shards, fault, sai
         with pytest.raises(OSError, match=rf"scene2_pano2: .*train-000001\.tar cannot be read: .*{said}.*2 attempts"):
             views(panoramas, 2)
         assert server.requests["train-000001.tar"] == 2
+
+
+@pytest.mark.parametrize("read_ahead", ["0", "4KiB"])
+def test_a_server_without_ranges_is_no_damage(shards, tmp_path, monkeypatch, read_ahead, no_waiting):
+    """Each request costs a whole shard, so that none is repeated."""
+    monkeypatch.setattr(RangeCache, "unit", 4096)
+    settings = {"cache_dir": str(tmp_path), "read_ahead": read_ahead}
+    with serving(shards) as server:
+        server.fault = lambda path, count: "no ranges"
+        data = Matterport3DDataModule(server.url, RIG, num_val=0, max_damaged=3, shards=settings)
+        with pytest.raises(ValueError, match=rf"^{server.url} must be an address whose server sends ranges of files"):
+            next(iter(data.train_dataloader()))
+        assert sum(count for path, count in server.requests.items() if path.endswith(".tar")) == 1
 
 
 def test_a_missing_shard_is_not_asked_for_again(copy, no_waiting):
@@ -145,6 +158,18 @@ def test_damage_in_evaluation_is_an_error(copy):
     data = Matterport3DDataModule(copy, RIG, num_val=0, max_damaged=5)
     with pytest.raises(FileNotFoundError, match="does not exist"):
         list(data.test_dataloader())
+
+
+@pytest.mark.parametrize("left", ["train-000000.tar", "train-000000.*"])
+def test_a_folder_whose_writing_was_stopped_is_to_be_finished(copy, capsys, left):
+    for path in {*copy.iterdir()} - {*copy.glob(left)}:
+        path.unlink()
+    remedy = r"must hold shards; manifest\.json does not exist\. Finish `mvdiff data shard`"
+    for data in (Matterport3DDataModule(copy, RIG), RecordingDataModule(copy)):
+        with pytest.raises(FileNotFoundError, match=remedy):
+            data.setup("fit")
+    assert main(["data", "check", str(copy)]) == 1
+    assert "Finish `mvdiff data shard`" in capsys.readouterr().err
 
 
 def test_check_names_all_damage(copy, capsys):

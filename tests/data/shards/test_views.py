@@ -73,12 +73,33 @@ def test_a_cut_is_read_without_the_others(world):
 
 
 def test_other_cuts_are_an_error_that_says_which_there_are(world):
-    for rig, how in ((RIG, {"yaw": [45]}), (RingRig(4, height=16, width=16), {"yaw": [90]})):
-        data = Matterport3DDataModule(world / "shards", rig, num_val=0, **how)
-        with pytest.raises(ValueError, match=r"yaws 0, 37\.5, 90, with mirroring"):
-            data.train_dataset()[0]
-    with pytest.raises(ValueError, match="must be those of the shards"):
-        WholePanoramaDataModule(world / "shards", height=8, num_val=0).train_dataset()[0]
+    other = RingRig(4, height=16, width=16)
+    for rig, yaw, got in ((RIG, [90, 45], "yaw 45"), (RIG, "random", "yaw random"), (other, [90], "Rig")):
+        data = Matterport3DDataModule(world / "shards", rig, num_val=0, yaw=yaw, max_damaged=2)
+        with pytest.raises(ValueError, match=rf"yaws 0, 37\.5, 90, with mirroring; got {got}"):
+            data.setup("fit")
+    with pytest.raises(ValueError, match=r"must be those of the shards: .*; got Rig"):
+        Matterport3DDataModule(world / "shards", other, num_val=0).setup("test")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_other_cuts_are_no_damage(world, workers):
+    """A data module that cuts other views than its rig's finds it out when it reads."""
+    how = {"num_val": 0, "yaw": [0], "max_damaged": 4, "num_workers": workers}
+    data = WholePanoramaDataModule(world / "shards", height=8, **how)
+    with pytest.raises(ValueError, match=r"^data\.rig, data\.yaw and data\.mirror must be those of the shards"):
+        next(iter(data.train_dataloader()))
+
+
+def test_views_without_mirroring_are_not_mirrored(world, tmp_path):
+    run = yaml.safe_load((world / "run.yaml").read_text())
+    run["data"]["init_args"]["mirror"] = False
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
+    command = ["data", "shard", str(tmp_path / "run.yaml"), "--what", "views", "--out", str(tmp_path / "shards")]
+    assert main(command) == 0
+    Matterport3DDataModule(tmp_path / "shards", RIG, **HOW | {"mirror": False}).setup("fit")
+    with pytest.raises(ValueError, match=r"without mirroring; got yaw 90, mirrored"):
+        Matterport3DDataModule(tmp_path / "shards", RIG, **HOW).setup("fit")
 
 
 def test_a_packaged_run_cuts_the_views_of_its_own_settings(tmp_path, monkeypatch, capsys):
