@@ -24,11 +24,12 @@ from mvdiff.denoising import denoise, guided, step_generators, with_steps
 from mvdiff.diffusion import frame_noise
 from mvdiff.models.bases.base import Base
 from mvdiff.models.bases.opening import family_of_network
-from mvdiff.models.bases.stable_diffusion import PARTS, UNetBase
+from mvdiff.models.bases.stable_diffusion import PARTS
 from mvdiff.models.block_caches import fresh_block_cache
 from mvdiff.models.deep_cache import DeepCache
 from mvdiff.models.prompts import PromptEncoder, text_notes
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
+from mvdiff.pipelines.sampling_checks import check_sampling
 from mvdiff.pipelines.sampling_encoder import SamplingEncoder
 from mvdiff.pipelines.speed import SpeedSwitches
 from mvdiff.pipelines.switches import MemorySwitches
@@ -376,28 +377,6 @@ class SamplingPipeline(SpeedSwitches, MemorySwitches):
             raise ValueError(
                 f"neighbour_batch must be {count} indices below {count}, one per sample; got {list(lenders)}."
             )
-
-
-def check_sampling(base: Base, sampling: Sampling, encodes_text: bool = True) -> None:
-    """Raise ValueError if steps or `clip_skip` do not fit a base or its scheduler, or are out of range.
-
-    Args:
-        base: Base to sample with.
-        sampling: Sampling settings.
-        encodes_text: False if text embeddings come from a cache.
-    """
-    with_steps(base.scheduler, sampling.num_inference_steps, sampling.timesteps, sampling.sigmas)
-    clip_skip = sampling.clip_skip
-    if clip_skip is None:
-        return
-    if not encodes_text or not isinstance(base, UNetBase):
-        raise ValueError(
-            "clip_skip must be left out for transformers and with cache.text_only; it is for the text encoders of "
-            f"Stable Diffusion 1, 2 and XL; got {clip_skip}."
-        )
-    layers = base.text_encoder.config.num_hidden_layers
-    if not 0 <= clip_skip < layers:
-        raise ValueError(f"clip_skip must lie between 0 and {layers - 1}; got {clip_skip}.")
 
 
 def _shapes(states: TextStates) -> Any:

@@ -24,7 +24,7 @@ from mvdiff.models.bases.stable_diffusion import StableDiffusionBase
 from mvdiff.models.multiview_transformer import MultiViewTransformer
 from mvdiff.models.multiview_unet import MultiViewUNet
 from mvdiff.pipelines.base import MultiViewPipeline
-from mvdiff.pipelines.sampling import check_sampling
+from mvdiff.pipelines.sampling_checks import check_sampling
 from mvdiff.settings import (
     AdapterSettings,
     CacheSettings,

@@ -26,7 +26,7 @@ from mvdiff.models.bases.transformer import TransformerBase
 from mvdiff.models.finite import check_finite
 from mvdiff.models.fresh import FreshBase, FreshTransformer
 from mvdiff.pipelines.prompt_files import expand_negative_prompt
-from mvdiff.pipelines.sampling import check_sampling
+from mvdiff.pipelines.sampling_checks import check_sampling
 from mvdiff.settings import CacheSettings, FlowSettings, LossSettings, MemorySettings, Sampling
 from mvdiff.tasks.opening import task_from
 from mvdiff.tasks.task import Task
