@@ -6,7 +6,7 @@ implement `measure`. Other metrics store rows of numbers per sample with `add_ro
 synchronised across processes; a sample seen by several processes counts once. Rows are ordered by (sample id, view), so
 that no number depends on the names or the order of folders.
 
-Axes: N rows, W numbers per row.
+Axes: S samples, N rows, W numbers per row.
 """
 
 from __future__ import annotations
@@ -100,10 +100,14 @@ class Result:
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of all samples, [N, W] in the order of sample ids, and as one (key, rows) pair per sample."""
+    """Rows of all samples: one (key, rows [n, W]) pair per sample that has any, in the order of sample ids."""
 
-    values: Tensor
     samples: list[tuple[int, Tensor]]
+
+    @property
+    def values(self) -> Tensor:
+        """Rows of all samples [N, W]; [0, 0] without samples."""
+        return torch.cat([rows for _, rows in self.samples]) if self.samples else torch.empty(0, 0)
 
     @property
     def keys(self) -> list[int]:
@@ -173,9 +177,8 @@ class SampleMetric(Metric):
 
     def _store(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
         keys_state, values_state = self.states(name, real)
-        keys = torch.stack([torch.full((len(values),), sample.key), torch.arange(len(values))], dim=1)
         line = (json.dumps(sample.sample_id) + "\n").encode()
-        _extend(getattr(self, keys_state), keys)
+        _extend(getattr(self, keys_state), torch.tensor([[sample.key, len(values)]]))
         _extend(getattr(self, values_state), values.detach().cpu())
         _extend(self.sample_ids, torch.tensor(list(line), dtype=torch.uint8))
 
@@ -183,13 +186,13 @@ class SampleMetric(Metric):
         """Return the stored rows, each sample once, in the order of sample ids."""
         keys, values = (_joined(getattr(self, state)) for state in self.states(name, real))
         if len(keys) == 0:
-            return Rows(values, [])
-        keys, first = np.unique(keys.numpy(), axis=0, return_index=True)
-        starts = np.flatnonzero(np.diff(keys[:, 0], prepend=-1))
-        parts = values[torch.from_numpy(first)].tensor_split(torch.from_numpy(starts[1:]))
+            return Rows([])
+        parts: dict[int, Tensor] = {}
+        for key, part in zip(keys[:, 0].tolist(), values.split(keys[:, 1].tolist()), strict=True):
+            if len(part):
+                parts.setdefault(key, part)
         ids = {keyed_sample(name): name for name in map(json.loads, _lines(self.sample_ids))}
-        samples = sorted(zip(keys[starts, 0].tolist(), parts, strict=True), key=lambda sample: ids[sample[0]])
-        return Rows(torch.cat([part for _, part in samples]), samples)
+        return Rows(sorted(parts.items(), key=lambda sample: ids[sample[0]]))
 
     def mean_over_samples(
         self,
@@ -227,7 +230,7 @@ class SampleMetric(Metric):
 
     @staticmethod
     def states(name: str, real: bool) -> tuple[str, str]:
-        """Return the names of the states of rows: keys [N, 2] (sample, view) and values [N, W]."""
+        """Return the names of the states of rows: key and number of rows of each sample [S, 2], and values [N, W]."""
         which = "real" if real else "generated"
         return f"{name}_{which}_keys", f"{name}_{which}"
 

@@ -113,10 +113,11 @@ def warped_views(
     height, width = _resized_size(sizes["H"], sizes["W"], size)
     if (height, width) != (sizes["H"], sizes["W"]):
         K = resize_intrinsics(K, width / sizes["W"], height / sizes["H"])
-    views, shown = _resized(unit_range(images), height, width), shown_by_homography(K, R, height, width)
+    views = _resized(lambda view: unit_range(images[view]), height, width)
+    shown = shown_by_homography(K, R, height, width)
     if covered is None:
         return warp_pairs(views, views, compared, shown, view_valid)
-    share = _resized(covered.to(images.device).float(), height, width)
+    share = _resized(lambda view: covered[view].to(images.device).float(), height, width)
     return warp_pairs(views, views, compared, shown, view_valid, covered=lambda view: share(view) > 1 - 1e-6)
 
 
@@ -195,7 +196,10 @@ def _shown_by_homography(
 
 def errors_of(pairs: Iterable[WarpedPair]) -> PairErrors:
     """Sum the squared errors of each pair."""
-    rows = [((pair.target, pair.source), pair.squared_error(), pair.own.numel()) for pair in pairs]
+    rows = []
+    for pair in pairs:
+        sums = pair.sums()
+        rows.append(((pair.target, pair.source), float(sums[:, -1].sum()), len(sums) * len(pair.index)))
     return PairErrors(*([row[i] for row in rows] for i in range(3)))
 
 
@@ -291,15 +295,16 @@ def _resized_size(height: int, width: int, size: int | tuple[int, int] | None) -
     return new_height, new_width
 
 
-def _resized(views: Tensor, height: int, width: int) -> Views:
+def _resized(views: Views, height: int, width: int) -> Views:
     """Return a function that resizes a view when it is asked for; eight views of 1024 x 1024 take 100 MB."""
-    if (height, width) == tuple(views.shape[-2:]):
-        return views.__getitem__
 
-    @lru_cache(maxsize=2)  # pairs of neighbours come one after the other
+    @lru_cache(maxsize=1)  # the source of a pair is often the target of the next
     def view(index: int) -> Tensor:
+        values = views(index)
+        if (height, width) == tuple(values.shape[-2:]):
+            return values
         how = {"mode": "bilinear", "align_corners": False, "antialias": True}
-        return F.interpolate(views[index : index + 1], (height, width), **how)[0].clamp_(0, 1)
+        return F.interpolate(values[None], (height, width), **how)[0].clamp_(0, 1)
 
     return view
 

@@ -13,7 +13,7 @@ from mvdiff.eval.metric import OWN_SIZE, MissingMetricError, SampleMetric, check
 from mvdiff.eval.overlap import warped_depth_views, warped_views
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.settings import PAPER_SIZE, PairRule
-from mvdiff.eval.warped_pairs import WarpedPair
+from mvdiff.eval.warped_pairs import WarpedPair, correlation
 from mvdiff.geometry.depth import DepthTolerance
 
 GRID = 32
@@ -31,7 +31,8 @@ class PairMeasures:
         squared_error: Sum of squared errors over pixels and channels, intensities in [0, 1].
         num_values: Number of compared values (pixels x channels).
         correlation: ZNCC, see `mvdiff.eval.warped_pairs.correlation`.
-        grid: See `grid_pixels`.
+        on_grid: bool [GRID, GRID] on the CPU, the grid pixels that are compared.
+        grid_values: uint8 [6, n] on the CPU, these pixels: three channels in the target, three in the warped source.
     """
 
     target: int
@@ -40,7 +41,8 @@ class PairMeasures:
     squared_error: float
     num_values: int
     correlation: float
-    grid: Tensor
+    on_grid: Tensor
+    grid_values: Tensor
 
 
 class OverlapMetric(SampleMetric):
@@ -90,7 +92,7 @@ class OverlapMetric(SampleMetric):
                 "each with a reference of the same kind."
             )
         settings = ("overlaps", self.size, repr(self.pairs), self.depth_error, self.image_device)
-        found = sample.once(settings, lambda: list(map(_measures, self._warped(sample))))
+        found = sample.once(settings, lambda: list(map(measured, self._warped(sample))))
         if found:
             self.append("by_depth", sample, real, torch.tensor([[by_depth]]))
         return found
@@ -148,28 +150,24 @@ def centres(sample: ScoredSample) -> Tensor:
     return sample.R.new_zeros(len(sample.R), 3) if sample.t is None else sample.t
 
 
-def grid_pixels(pair: WarpedPair) -> Tensor:
-    """Keep the pixels of a pair on a regular grid: every k-th pixel, with the smallest k that leaves at most `GRID`.
-
-    Returns:
-        uint8 [7, GRID, GRID] on the CPU: 1 where a compared pixel lies, its three channels in the target, its three
-        channels in the warped source; 0 elsewhere.
-    """
-    height, width = pair.size
+def measured(pair: WarpedPair) -> PairMeasures:
+    """Compare the views of a pair, and keep the pixels on a grid: every k-th, with the smallest k that fits `GRID`."""
+    height, width = pair.own.shape[-2:]
     step = -(-max(height, width) // GRID)
-    rows, columns = (torch.arange(step // 2, length, step, device=pair.own.device) for length in (height, width))
+    rows, columns = (torch.arange(step // 2, length, step, device=pair.index.device) for length in (height, width))
     places = rows[:, None] * width + columns
     found = torch.searchsorted(pair.index, places).clamp(max=len(pair.index) - 1)
     compared = pair.index[found] == places
-    kept = torch.zeros(7, *compared.shape, dtype=torch.uint8, device=pair.own.device)
-    kept[0] = compared
-    found = found[compared]
-    kept[1:, compared] = (torch.cat([pair.own[:, found], pair.warped[:, found]]) * 255).round().to(torch.uint8)
-    grid = torch.zeros(7, GRID, GRID, dtype=torch.uint8)
-    grid[:, : len(rows), : len(columns)] = kept.cpu()
-    return grid
-
-
-def _measures(pair: WarpedPair) -> PairMeasures:
-    numbers = pair.squared_error(), pair.own.numel(), pair.correlation()
-    return PairMeasures(pair.target, pair.source, pair.size, *numbers, grid_pixels(pair))
+    sums, values = pair.sums(), torch.cat(pair.at(found[compared]))
+    on_grid = torch.zeros(GRID, GRID, dtype=torch.bool)
+    on_grid[: len(rows), : len(columns)] = compared
+    return PairMeasures(
+        target=pair.target,
+        source=pair.source,
+        size=(height, width),
+        squared_error=float(sums[:, -1].sum()),
+        num_values=len(sums) * len(pair.index),
+        correlation=correlation(sums, len(pair.index)),
+        on_grid=on_grid,
+        grid_values=(values * 255).round().to("cpu", torch.uint8),
+    )

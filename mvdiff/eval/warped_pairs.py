@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import starmap
 
+import torch
 from torch import Tensor
 
 from mvdiff.geometry.sampling import sample_bilinear
@@ -24,33 +25,39 @@ LEAST_CONTRAST = 0.5 / 255
 """Standard deviation below which pixels count as flat: half a grey level."""
 
 
+BLOCK = 2**16
+"""Pixels compared at once: all of a pair of 1024 x 1024 need 60 MB more for a moment."""
+
+
 @dataclass(frozen=True)
 class WarpedPair:
-    """A target view and the source view warped into it.
+    """A target view and the source view to be warped into it; at least one pixel is compared.
 
     Attributes:
         target: Index of the target view.
         source: Index of the source view.
-        size: Height and width of the views in pixels.
-        index: [N] long, the target pixels that both views show, row by row: y * W + x.
-        own: [3, N] float64, the target view at these pixels.
-        warped: [3, N] float64, the source view at these pixels.
+        own: [C, H, W], the target view.
+        other: [C, H, W] float64, the source view.
+        index: [N] long, the target pixels that both views show, in ascending order: y * W + x.
+        xy: [N, 2] float64, the positions of these pixels in the source.
     """
 
     target: int
     source: int
-    size: tuple[int, int]
-    index: Tensor
     own: Tensor
-    warped: Tensor
+    other: Tensor
+    index: Tensor
+    xy: Tensor
 
-    def squared_error(self) -> float:
-        """Return the sum of squared differences over pixels and channels."""
-        return _dot(*[self.warped - self.own] * 2)
+    def at(self, places: slice | Tensor) -> tuple[Tensor, Tensor]:
+        """Return the target and the warped source, [C, n] float64, at some of the N compared pixels."""
+        own = self.own.flatten(1)[:, self.index[places]].double()
+        return own, sample_bilinear(self.other[None], self.xy[None, places])[0]
 
-    def correlation(self) -> float:
-        """Return the zero-mean normalised cross-correlation (ZNCC) of both views; see `correlation`."""
-        return correlation(self.own, self.warped)
+    def sums(self) -> Tensor:
+        """Return the `pixel_sums` [C, 6] over all compared pixels."""
+        starts = range(0, len(self.index), BLOCK)
+        return sum(pixel_sums(*self.at(slice(start, start + BLOCK))) for start in starts)
 
 
 def shown_pixels(xy: Tensor, visible: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
@@ -103,24 +110,35 @@ def warp_pairs(
                 index, xy = index[kept], xy[kept]
         if not len(index):
             return None
-        other = sample_bilinear(sources(source)[None].double(), xy[None])[0]
-        view = targets(target)
-        own = view.flatten(1).index_select(1, index).double()
-        return WarpedPair(target, source, (view.shape[-2], view.shape[-1]), index, own, other)
+        return WarpedPair(target, source, targets(target), sources(source).double(), index, xy)
 
     valid = [pair for pair in pairs if view_valid is None or all(view_valid[view] for view in pair)]
     return filter(None, starmap(warped, valid))  # no pair is held while the next one is made
 
 
-def correlation(own: Tensor, warped: Tensor) -> float:
+def pixel_sums(own: Tensor, warped: Tensor) -> Tensor:
+    """Sum over the last axis, the pixels of a channel.
+
+    Args:
+        own: [..., N] of the target.
+        warped: [..., N] of the warped source.
+
+    Returns:
+        [..., 6]: sums of own, warped, own * warped, own², warped² and (own - warped)².
+    """
+    products = own, warped, own * warped, own.square(), warped.square(), (own - warped).square()
+    return torch.stack([values.sum(dim=-1) for values in products], dim=-1)
+
+
+def correlation(sums: Tensor, num_pixels: int) -> float:
     """Compute the ZNCC of two sets of pixels, each channel about its own mean, all channels together.
 
     It does not change with the brightness of a channel or the contrast of a view (own derivation: the cosine of the
     centred values).
 
     Args:
-        own: [3, N] in [0, 1].
-        warped: [3, N] in [0, 1].
+        sums: [C, 6] of `pixel_sums`, float64, of intensities in [0, 1].
+        num_pixels: Number of pixels that were summed.
 
     Returns:
         A number in [-1, 1]; 0 if one of the two is flat (`LEAST_CONTRAST`), NaN if both are.
@@ -128,26 +146,19 @@ def correlation(own: Tensor, warped: Tensor) -> float:
     Example:
         >>> import torch
         >>> ramp = torch.linspace(0, 1, 5, dtype=torch.float64).expand(3, 5)
-        >>> round(correlation(ramp, 0.1 * ramp + 0.7), 6), round(correlation(ramp, 1 - ramp), 6)
-        (1.0, -1.0)
+        >>> [round(correlation(pixel_sums(ramp, other), 5), 6) for other in (0.1 * ramp + 0.7, 1 - ramp)]
+        [1.0, -1.0]
     """
-    a, b = (values - values.mean(dim=1, keepdim=True) for values in (own, warped))
-    return zncc_from_moments(*(_dot(x, y) / x.numel() for x, y in ((a, b), (a, a), (b, b))))
-
-
-def zncc_from_moments(covariance: float, own_variance: float, warped_variance: float) -> float:
-    """Return the ZNCC from moments averaged over pixels and channels; see `correlation`."""
-    flat = [variance < LEAST_CONTRAST**2 for variance in (own_variance, warped_variance)]
+    own, warped, *products = (sums[:, :5] / num_pixels).unbind(dim=1)
+    means = own * warped, own.square(), warped.square()
+    covariance, *variances = (float((a - b).mean()) for a, b in zip(products, means, strict=True))
+    flat = [variance < LEAST_CONTRAST**2 for variance in variances]
     if any(flat):
         return math.nan if all(flat) else 0.0
-    return min(1.0, max(-1.0, covariance / math.sqrt(own_variance * warped_variance)))
+    return min(1.0, max(-1.0, covariance / math.sqrt(math.prod(variances))))
 
 
 def mean_of_known(values: Iterable[float]) -> float:
     """Return the mean of the values that are not NaN; NaN if there is none."""
     known = [value for value in values if not math.isnan(value)]
     return sum(known) / len(known) if known else math.nan
-
-
-def _dot(x: Tensor, y: Tensor) -> float:
-    return float(x.flatten() @ y.flatten())

@@ -12,7 +12,7 @@ from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
 from mvdiff.eval.overlap import warped_views
 from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sample import ScoredSample
-from mvdiff.eval.warped_pairs import correlation
+from mvdiff.eval.warped_pairs import BLOCK, WarpedPair, correlation, pixel_sums
 from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.worlds import RIG, views, write_samples
 
@@ -24,21 +24,25 @@ def pixels(seed, num=50):
     return torch.rand(3, num, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
 
 
+def zncc(own, warped):
+    return correlation(pixel_sums(own, warped), own.shape[1])
+
+
 @given(seeds)
 def test_is_numpys_correlation_of_centred_channels(seed):
     own, warped = pixels(seed), pixels(seed + 1)
     centred = [(values - values.mean(dim=1, keepdim=True)).flatten().numpy() for values in (own, warped)]
-    assert correlation(own, warped) == pytest.approx(np.corrcoef(*centred)[0, 1])
-    assert correlation(warped, own) == pytest.approx(correlation(own, warped))
+    assert zncc(own, warped) == pytest.approx(np.corrcoef(*centred)[0, 1])
+    assert zncc(warped, own) == pytest.approx(zncc(own, warped))
 
 
 @given(seeds, st.floats(0.05, 20), st.tuples(*[st.floats(-5, 5)] * 3))
 def test_contrast_and_brightness_do_not_matter(seed, scale, shift):
     own, warped = pixels(seed), pixels(seed + 1)
     changed = scale * warped + torch.tensor(shift, dtype=torch.float64)[:, None]
-    assert correlation(own, changed) == pytest.approx(correlation(own, warped), abs=1e-9)
-    assert correlation(warped, changed) == pytest.approx(1)
-    assert correlation(warped, -changed) == pytest.approx(-1)
+    assert zncc(own, changed) == pytest.approx(zncc(own, warped), abs=1e-9)
+    assert zncc(warped, changed) == pytest.approx(1)
+    assert zncc(warped, -changed) == pytest.approx(-1)
 
 
 @pytest.mark.parametrize("strength", [0.1, 0.5, 1.0])
@@ -46,16 +50,25 @@ def test_noise_on_both_views_lowers_it_as_derived(strength):
     # Signal of variance 1, independent noise of variance n on both sides: 1 / (1 + n).
     draw = torch.Generator().manual_seed(0)
     signal, *noise = (torch.randn(3, 40_000, dtype=torch.float64, generator=draw) for _ in range(3))
-    found = correlation(*(signal + strength * part for part in noise))
+    found = zncc(*(signal + strength * part for part in noise))
     assert found == pytest.approx(1 / (1 + strength**2), abs=0.01)
 
 
 def test_flat_views_agree_with_nothing():
     textured, flat = pixels(0), torch.full((3, 50), 0.5, dtype=torch.float64)
     faint = flat + 0.001 * pixels(1)  # below half a grey level
-    assert correlation(textured, flat) == correlation(faint, textured) == 0
-    assert math.isnan(correlation(flat, faint))
-    assert correlation(textured, flat + 0.01 * textured) == pytest.approx(1)
+    assert zncc(textured, flat) == zncc(faint, textured) == 0
+    assert math.isnan(zncc(flat, faint))
+    assert zncc(textured, flat + 0.01 * textured) == pytest.approx(1)
+
+
+def test_sums_do_not_depend_on_blocks():
+    own, other = torch.rand(2, 3, 300, 400, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    index = torch.arange(100_003)  # more than one block, and no whole number of them
+    xy = 250 * torch.rand(len(index), 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    pair = WarpedPair(0, 1, own, other, index, xy)
+    assert len(index) > BLOCK
+    torch.testing.assert_close(pair.sums(), pixel_sums(*pair.at(slice(None))), rtol=1e-12, atol=0)
 
 
 def score(images):
@@ -66,7 +79,7 @@ def score(images):
 
 def test_is_the_mean_over_pairs_of_the_warped_views():
     images = torch.from_numpy(views(0, noise=0.2)).permute(0, 3, 1, 2)
-    expected = [correlation(pair.own, pair.warped) for pair in warped_views(images, *RIG.cameras(), size=None)]
+    expected = [zncc(*pair.at(slice(None))) for pair in warped_views(images, *RIG.cameras(), size=None)]
     assert len(expected) == 8
     assert score(images) == pytest.approx(np.mean(expected))
 

@@ -117,8 +117,14 @@ def given_overlap_errors(images: Tensor, given: Tensor, known: Tensor, K: Tensor
     sources = mask.flatten(1).any(1).nonzero()[:, 0].tolist()
     pairs = [(target, source) for source in sources for target in range(sizes["V"]) if target != source]
     shown = shown_by_homography(K.double(), R.double(), sizes["H"], sizes["W"])
-    views, known_views = unit_range(images), _known_part(given, mask)
-    return errors_of(warp_pairs(views.__getitem__, known_views.__getitem__, pairs, shown, known=mask.__getitem__))
+
+    def generated_view(view: int) -> Tensor:
+        return unit_range(images[view])
+
+    def given_view(view: int) -> Tensor:
+        return _known_part(given[view], mask[view])
+
+    return errors_of(warp_pairs(generated_view, given_view, pairs, shown, known=mask.__getitem__))
 
 
 def _known_part(images: Tensor, mask: Tensor) -> Tensor:

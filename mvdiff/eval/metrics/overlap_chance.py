@@ -1,8 +1,8 @@
 """Chance level of overlap PSNR and ZNCC: the neighbour is taken from another sample.
 
 Other samples: all of them, or `MAX_OTHERS` spread evenly over the order of sample ids where there are more. Compared
-are the pixels of a grid (`mvdiff.eval.overlap_metric.grid_pixels`) that are visible in the pair of both samples, so a
-few kilobytes per sample are kept instead of its images.
+are the pixels of a grid (`PairMeasures.on_grid`) that are visible in the pair of both samples, so a few kilobytes per
+sample are kept instead of its images.
 
 The number of a sample depends on the others that it meets, so an interval over these numbers would be too narrow: it
 covers 67 % instead of 95 %. The interval takes its standard error from a jackknife that leaves each sample out in both
@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,12 +25,13 @@ from torch import Tensor
 from mvdiff.eval.intervals import FEWEST, LEVEL, Interval, jackknife_interval
 from mvdiff.eval.metric import Column, MissingMetricError, Result
 from mvdiff.eval.overlap import psnr_from_mse
-from mvdiff.eval.overlap_metric import GRID, OverlapMetric
+from mvdiff.eval.overlap_metric import GRID, OverlapMetric, PairMeasures
 from mvdiff.eval.sample import ScoredSample
-from mvdiff.eval.warped_pairs import zncc_from_moments
+from mvdiff.eval.warped_pairs import correlation, pixel_sums
 
 PSNR, ZNCC = "overlap_chance", "overlap_chance_zncc"
 MAX_OTHERS = 16
+MASK_BYTES = GRID**2 // 8
 RULE = "Student's t, jackknife of each sample in both roles"
 
 
@@ -62,7 +63,7 @@ class OverlapChance(OverlapMetric):
         if pairs:
             numbers = [(pair.target, pair.source, *pair.size) for pair in pairs]
             self.append("pairs", sample, real, torch.tensor(numbers))
-            self.append("grids", sample, real, torch.stack([pair.grid.flatten() for pair in pairs]))
+            self.append("grids", sample, real, torch.cat([pack(pair) for pair in pairs])[:, None])
 
     def compute(self) -> dict[str, Result | MissingMetricError]:
         """Compare every sample with the neighbours of others; average over others and pairs, then samples."""
@@ -92,12 +93,12 @@ class OverlapChance(OverlapMetric):
         """Return PSNR and ZNCC of every pair of views, with the keys of its sample and of the other."""
         alike: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
         both = zip(self.rows("pairs", real).samples, self.rows("grids", real).samples, strict=True)
-        for (key, pairs), (_, grids) in both:
-            for pair, grid in zip(pairs.tolist(), grids.reshape(-1, 7, GRID**2), strict=True):
+        for (key, pairs), (_, packed) in both:
+            for pair, grid in zip(pairs.tolist(), split(packed[:, 0].numpy()), strict=True):
                 alike[tuple(pair)].append((key, grid))
         found: dict[str, list[tuple[int, int, float]]] = {PSNR: [], ZNCC: []}
         for samples in alike.values():
-            keys, grids = [key for key, _ in samples], torch.stack([grid for _, grid in samples])
+            keys, grids = [key for key, _ in samples], torch.stack([unpack(grid) for _, grid in samples])
             for shift in shifts(len(samples)):
                 measures = compare(grids, grids.roll(-shift, 0))
                 for key, other, numbers in zip(keys, keys[shift:] + keys[:shift], measures, strict=True):
@@ -111,6 +112,29 @@ class OverlapChance(OverlapMetric):
         if len(left_out) >= FEWEST and not np.isfinite(left_out).all():
             return Interval(value, None, None, LEVEL, "none: all samples meet one sample only")
         return jackknife_interval(value, len(left_out), left_out, how=RULE)
+
+
+def pack(pair: PairMeasures) -> Tensor:
+    """Return the pixels of a pair on the grid as bytes [`MASK_BYTES` + 6 n]: which are compared, and their values."""
+    mask = torch.from_numpy(np.packbits(pair.on_grid.numpy()))
+    return torch.cat([mask, pair.grid_values.flatten()])
+
+
+def split(pairs: np.ndarray) -> Iterator[np.ndarray]:
+    """Split the bytes of several pairs, see `pack`, into those of each."""
+    while len(pairs):
+        end = MASK_BYTES + 6 * int(np.unpackbits(pairs[:MASK_BYTES]).sum())
+        yield pairs[:end]
+        pairs = pairs[end:]
+
+
+def unpack(pair: np.ndarray) -> Tensor:
+    """Return uint8 [7, P]: 1 for compared pixels, their channels in the target and in the warped source; else 0."""
+    mask = np.unpackbits(pair[:MASK_BYTES])
+    grid = np.zeros((7, GRID**2), dtype=np.uint8)
+    grid[0] = mask
+    grid[1:, mask == 1] = pair[MASK_BYTES:].reshape(6, -1)
+    return torch.from_numpy(grid)
 
 
 def chance_level(measures: Sequence[tuple[int, int, float]]) -> tuple[dict[int, float], np.ndarray, int]:
@@ -160,7 +184,7 @@ def compare(grids: Tensor, others: Tensor) -> list[tuple[float, float]]:
     """Compare the targets of some pairs with the warped sources of others.
 
     Args:
-        grids: uint8 [S, 7, P] of `grid_pixels`.
+        grids: uint8 [S, 7, P], see `unpack`.
         others: uint8 [S, 7, P].
 
     Returns:
@@ -169,14 +193,9 @@ def compare(grids: Tensor, others: Tensor) -> list[tuple[float, float]]:
     mask = (grids[:, :1] & others[:, :1]).int()
     own, warped = grids[:, 1:4] * mask, others[:, 4:] * mask
     num = mask.sum(dim=(1, 2))
-    sums = [values.sum(dim=2) for values in (own, warped, own * warped, own * own, warped * warped)]
+    sums = pixel_sums(own, warped).double() / torch.tensor([255, 255, *[255**2] * 4])
     results = []
-    for count, *moments in zip(num.tolist(), *(values.double() for values in sums), strict=True):
-        if not count:
-            results.append((math.nan, math.nan))
-            continue
-        a, b, ab, aa, bb = (values / count for values in moments)
-        mse = float((aa + bb - 2 * ab).mean()) / 255**2
-        centred = (float((xy - x * y).mean()) / 255**2 for xy, x, y in ((ab, a, b), (aa, a, a), (bb, b, b)))
-        results.append((psnr_from_mse(mse), zncc_from_moments(*centred)))
+    for count, pair in zip(num.tolist(), sums, strict=True):
+        mse = float(pair[:, -1].sum()) / (3 * count) if count else math.nan
+        results.append((psnr_from_mse(mse), correlation(pair, count)) if count else (math.nan, math.nan))
     return results
