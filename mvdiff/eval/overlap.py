@@ -46,8 +46,11 @@ from mvdiff.shapes import check_shapes
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MAX_PSNR = 100.0
 NUM_CACHED_HOMOGRAPHIES = 16
-"""Homographies whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring, which has 3 (of 8
-pairs, 5 are equal to others to the last bit)."""
+"""Homographies whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring, whose pairs have
+the same one."""
+HOMOGRAPHY_DIGITS = 12
+"""Decimals to which a homography is rounded, so that pairs alike but for the last bit share one. Positions in views of
+1024 x 1024 move by about 1e-6 pixels."""
 NUM_POINTS = 2**17
 """Pixels whose positions are computed at once: those of a whole view of 1024 x 1024 need 100 MB for a moment."""
 
@@ -176,7 +179,8 @@ def shown_by_homography(K: Tensor, R: Tensor, height: int, width: int) -> Shown:
 
     def shown(target: int, source: int) -> tuple[Tensor, Tensor]:
         H = homography(K[target], R[target], K[source], R[source])
-        return _shown_by_homography(tuple(H.flatten().tolist()), height, width, K.device)
+        values = tuple(round(value, HOMOGRAPHY_DIGITS) for value in H.flatten().tolist())
+        return _shown_by_homography(values, height, width, K.device)
 
     return shown
 
@@ -186,11 +190,12 @@ def _shown_by_homography(
     values: tuple[float, ...], height: int, width: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
     H = torch.tensor(values, dtype=torch.float64, device=device).reshape(3, 3)
-    parts, start = [], 0
-    for xy in cell_centres(height, width, 1, device=device).reshape(-1, 2).split(NUM_POINTS):
+    parts, rows = [], max(1, NUM_POINTS // width)
+    for top in range(0, height, rows):
+        xy = cell_centres(min(rows, height - top), width, 1, device=device).reshape(-1, 2)
+        xy[:, 1] += top
         index, shown = shown_pixels(*apply_homography(H, xy, height, width), height, width)
-        parts.append((index + start, shown))
-        start += len(xy)
+        parts.append((index + top * width, shown))
     return tuple(map(torch.cat, zip(*parts, strict=True)))
 
 
@@ -198,8 +203,8 @@ def errors_of(pairs: Iterable[WarpedPair]) -> PairErrors:
     """Sum the squared errors of each pair."""
     rows = []
     for pair in pairs:
-        sums = pair.sums()
-        rows.append(((pair.target, pair.source), float(sums[:, -1].sum()), len(sums) * len(pair.index)))
+        error = sum(float(channel.sums()[-1]) for channel in pair.channels())
+        rows.append(((pair.target, pair.source), error, len(pair.own) * len(pair.index)))
     return PairErrors(*([row[i] for row in rows] for i in range(3)))
 
 

@@ -158,7 +158,9 @@ def measured(pair: WarpedPair) -> PairMeasures:
     places = rows[:, None] * width + columns
     found = torch.searchsorted(pair.index, places).clamp(max=len(pair.index) - 1)
     compared = pair.index[found] == places
-    sums, values = pair.sums(), torch.cat(pair.at(found[compared]))
+    found = found[compared]
+    sums, values = zip(*((channel.sums(), channel.at(found)) for channel in pair.channels()), strict=True)
+    sums, values = torch.stack(sums), torch.stack(values, dim=1).flatten(0, 1)
     on_grid = torch.zeros(GRID, GRID, dtype=torch.bool)
     on_grid[: len(rows), : len(columns)] = compared
     return PairMeasures(

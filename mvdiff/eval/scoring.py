@@ -219,18 +219,18 @@ class Scoring:
 
 
 def _states(metric: SampleMetric) -> dict[str, Any]:
-    """Copy a metric's states."""
-    return {name: _copied(state) for name, state in metric.metric_state.items()}
+    """Return what a metric has gathered. Rows are not copied: later ones are stored behind them."""
+    return {
+        name: state.clone() if isinstance(state, torch.Tensor) else list(state)
+        for name, state in metric.metric_state.items()
+    }
 
 
 def _set_states(metric: SampleMetric, states: Mapping[str, Any]) -> None:
     """Give a metric copies of states that `_states` returned."""
     for name, state in states.items():
-        setattr(metric, name, _copied(state))
-
-
-def _copied(state: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
-    return state.clone() if isinstance(state, torch.Tensor) else [part.clone() for part in state]
+        copied = state.clone() if isinstance(state, torch.Tensor) else [part.clone() for part in state]
+        setattr(metric, name, copied)
 
 
 def _device(name: str, rank: int) -> str:

@@ -183,10 +183,28 @@ def sample_bilinear(images: Tensor, xy: Tensor, padding: Literal["zeros", "borde
         [[[2.5, 10.0]]]
     """
     sizes = check_shapes(images=(images, "B C H W"), xy=(xy, "... 2"))
+    return sample_normalized(images, normalized_from_pixel(xy.to(images.dtype), sizes["H"], sizes["W"]), padding)
+
+
+def sample_normalized(images: Tensor, xy: Tensor, padding: Literal["zeros", "border"] = "zeros") -> Tensor:
+    """Sample images as `sample_bilinear` does, at grid_sample coordinates.
+
+    Args:
+        images: [B, C, H, W] floating point.
+        xy: [B, ..., 2] of `normalized_from_pixel`, in the dtype of the images.
+        padding: See `sample_bilinear`.
+
+    Returns:
+        [B, C, ...] samples.
+
+    Raises:
+        ValueError: Shapes do not match.
+    """
+    sizes = check_shapes(images=(images, "B C H W"), xy=(xy, "... 2"))
     if xy.ndim < 2 or xy.shape[0] != sizes["B"]:
         raise ValueError(
             f"xy must have shape [B, ..., 2] with B = {sizes['B']}, the images' batch size; got {list(xy.shape)}."
         )
-    grid = normalized_from_pixel(xy.to(images.dtype), sizes["H"], sizes["W"]).reshape(sizes["B"], 1, -1, 2)
+    grid = xy.reshape(sizes["B"], 1, -1, 2)
     samples = F.grid_sample(images, grid, mode="bilinear", padding_mode=padding, align_corners=False)
     return samples.reshape(sizes["B"], sizes["C"], *xy.shape[1:-1])

@@ -11,10 +11,19 @@ from hypothesis import strategies as st
 from mvdiff.data.matterport3d import Matterport3DPanoramas
 from mvdiff.eval.comparison import compare
 from mvdiff.eval.intervals import jackknife_interval
-from mvdiff.eval.metrics.overlap_chance import MAX_OTHERS, OverlapChance, chance_level, shifts
+from mvdiff.eval.metrics.overlap_chance import (
+    MAX_OTHERS,
+    OverlapChance,
+    chance_level,
+    pack,
+    shifts,
+    split_pairs,
+    unpack,
+)
 from mvdiff.eval.metrics.overlap_psnr import OverlapPSNR
 from mvdiff.eval.metrics.overlap_zncc import OverlapZNCC
 from mvdiff.eval.overlap import overlap_psnr, psnr_from_mse
+from mvdiff.eval.overlap_metric import GRID, PairMeasures
 from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.view_pairs import view_pairs
@@ -62,6 +71,23 @@ def test_golden_samples_of_one_grey_each():
     assert found[CHANCE].value == pytest.approx((two + four + six) / 3)
     assert found[CHANCE].n == {"num_samples": 3, "num_pairs": 3 * 2 * 8}
     assert "at least two samples" in str(found[ZNCC])
+
+
+@given(st.lists(st.tuples(st.integers(0, 10_000), st.floats(0, 1)), min_size=1, max_size=4))
+def test_packed_pairs_come_back_in_order(pairs):
+    grids, bytes_of_all = [], []
+    for seed, share in pairs:
+        draw = np.random.default_rng(seed)
+        mask = draw.random((GRID, GRID)) < share  # none and all of it, too
+        values = draw.integers(0, 256, (6, int(mask.sum())), dtype=np.uint8)
+        grid = np.zeros((7, GRID, GRID), dtype=np.uint8)
+        grid[0], grid[1:, mask] = mask, values
+        grids.append(grid.reshape(7, -1))
+        numbers = {"squared_error": 0.0, "num_values": 3, "correlation": 0.0}
+        one = PairMeasures(0, 1, (64, 64), **numbers, on_grid=torch.tensor(mask), grid_values=torch.tensor(values))
+        bytes_of_all.append(pack(one).numpy())
+    found = [unpack(pair).numpy() for pair in split_pairs(np.concatenate(bytes_of_all))]
+    np.testing.assert_array_equal(found, grids)
 
 
 @pytest.mark.parametrize(

@@ -112,7 +112,7 @@ def border_ratio(
         >>> round(border_ratio(images, [(0, 1)], lambda target, source: left.expand(4, 20)), 4)
         10.0
     """
-    steps = unit_range(images).double().diff(dim=-1).abs().mean(dim=1)
+    steps = torch.cat([unit_range(view).double().diff(dim=-1).abs().mean(dim=1) for view in images.split(1)])
     counted = torch.ones_like(steps, dtype=torch.bool) if counted is None else counted
     sums, counts = [0.0, 0.0], [0, 0]
     for target, source in [both for pair in pairs for both in (pair, pair[::-1])]:

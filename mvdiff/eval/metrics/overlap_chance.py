@@ -32,6 +32,8 @@ from mvdiff.eval.warped_pairs import correlation, pixel_sums
 PSNR, ZNCC = "overlap_chance", "overlap_chance_zncc"
 MAX_OTHERS = 16
 MASK_BYTES = GRID**2 // 8
+COMPARED_AT_ONCE = 32
+"""Samples whose grids are compared at once: 32 need 3 MB for a moment."""
 RULE = "Student's t, jackknife of each sample in both roles"
 
 
@@ -94,7 +96,7 @@ class OverlapChance(OverlapMetric):
         alike: dict[tuple[int, ...], list[tuple[int, Tensor]]] = defaultdict(list)
         both = zip(self.rows("pairs", real).samples, self.rows("grids", real).samples, strict=True)
         for (key, pairs), (_, packed) in both:
-            for pair, grid in zip(pairs.tolist(), split(packed[:, 0].numpy()), strict=True):
+            for pair, grid in zip(pairs.tolist(), split_pairs(packed[:, 0].numpy()), strict=True):
                 alike[tuple(pair)].append((key, grid))
         found: dict[str, list[tuple[int, int, float]]] = {PSNR: [], ZNCC: []}
         for samples in alike.values():
@@ -120,7 +122,7 @@ def pack(pair: PairMeasures) -> Tensor:
     return torch.cat([mask, pair.grid_values.flatten()])
 
 
-def split(pairs: np.ndarray) -> Iterator[np.ndarray]:
+def split_pairs(pairs: np.ndarray) -> Iterator[np.ndarray]:
     """Split the bytes of several pairs, see `pack`, into those of each."""
     while len(pairs):
         end = MASK_BYTES + 6 * int(np.unpackbits(pairs[:MASK_BYTES]).sum())
@@ -190,12 +192,13 @@ def compare(grids: Tensor, others: Tensor) -> list[tuple[float, float]]:
     Returns:
         PSNR in dB and ZNCC per sample, from exact integer sums; NaN without common pixels.
     """
-    mask = (grids[:, :1] & others[:, :1]).int()
-    own, warped = grids[:, 1:4] * mask, others[:, 4:] * mask
-    num = mask.sum(dim=(1, 2))
-    sums = pixel_sums(own, warped).double() / torch.tensor([255, 255, *[255**2] * 4])
     results = []
-    for count, pair in zip(num.tolist(), sums, strict=True):
-        mse = float(pair[:, -1].sum()) / (3 * count) if count else math.nan
-        results.append((psnr_from_mse(mse), correlation(pair, count)) if count else (math.nan, math.nan))
+    for part in zip(grids.split(COMPARED_AT_ONCE), others.split(COMPARED_AT_ONCE), strict=True):
+        grid, other = (values.int() for values in part)
+        mask = grid[:, :1] & other[:, :1]
+        sums = pixel_sums(grid[:, 1:4] * mask, other[:, 4:] * mask).double()
+        sums /= torch.tensor([255, 255, *[255**2] * 4])
+        for count, pair in zip(mask.sum(dim=(1, 2)).tolist(), sums, strict=True):
+            mse = float(pair[:, -1].sum()) / (3 * count) if count else math.nan
+            results.append((psnr_from_mse(mse), correlation(pair, count)) if count else (math.nan, math.nan))
     return results

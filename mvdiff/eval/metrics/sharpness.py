@@ -26,9 +26,10 @@ class Sharpness(PerSampleMetric):
 
     def measure(self, sample: ScoredSample) -> dict[str, float]:
         """Average both measures over a sample's views."""
+        views = sample.images_uint8.split(1)  # all at once need much memory in float64
         return {
-            "sharpness_gradient_energy": float(gradient_energy(sample.images_uint8).mean()),
-            "sharpness_laplacian_variance": float(laplacian_variance(sample.images_uint8).mean()),
+            "sharpness_gradient_energy": float(torch.cat([gradient_energy(view) for view in views]).mean()),
+            "sharpness_laplacian_variance": float(torch.cat([laplacian_variance(view) for view in views]).mean()),
         }
 
 
