@@ -92,20 +92,21 @@ class FeatureCache:
         found = {key: row for key in dict.fromkeys(keys) if (row := part.get(key)) is not None}
         if len(found) < len(set(keys)):
             computed = {name: values.detach().cpu() for name, values in compute().items()}
-            new = {}
+            are_finite = all(bool(torch.isfinite(values).all()) for values in computed.values())
             for index, key in enumerate(keys):
                 if key not in found:
-                    found[key] = new[key] = {name: values[index].clone() for name, values in computed.items()}
-            if all(bool(torch.isfinite(values).all()) for values in computed.values()):
-                part.pending |= new
-            if len(part.pending) >= ROWS_PER_FILE:
-                self._write(part)
-        return {name: torch.stack([found[key][name] for key in keys]) for name in found[keys[0]]}
+                    found[key] = {name: values[index] for name, values in computed.items()}
+                    if are_finite:
+                        part.waiting.add(key, found[key])
+        rows = {name: torch.stack([found[key][name] for key in keys]) for name in found[keys[0]]}
+        if len(part.waiting) >= ROWS_PER_FILE:
+            self._write(part)
+        return rows
 
     def flush(self) -> None:
         """Write the rows that wait in memory."""
         for part in self._parts.values():
-            if part.pending:
+            if len(part.waiting):
                 self._write(part)
 
     def refresh(self) -> None:
@@ -141,7 +142,42 @@ class FeatureCache:
             except OSError as error:
                 self.failed = f"{self.folder} must be a writable folder with free space ({error.strerror or error})."
                 _log.warning("Features are not cached: %s", self.failed)
-        part.pending = {}
+        part.waiting.clear()
+
+
+class _Waiting:
+    """Rows that wait to be written, in one tensor per name, which is used again after that.
+
+    A tensor per row would stay in memory between the large tensors that a sample needs for a moment; see
+    `mvdiff.eval.metric`.
+    """
+
+    def __init__(self) -> None:
+        self.places: dict[str, int] = {}
+        self._rows: dict[str, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def add(self, key: str, row: Row) -> None:
+        place = len(self)
+        for name, value in row.items():
+            rows = self._rows.get(name)
+            if rows is None or place >= len(rows):
+                wider = value.new_empty(2 * max(ROWS_PER_FILE, place), *value.shape)
+                wider[:place] = wider[:0] if rows is None else rows
+                self._rows[name] = rows = wider
+            rows[place] = value
+        self.places[key] = place
+
+    def get(self, key: str) -> Row:
+        return {name: rows[self.places[key]] for name, rows in self._rows.items()}
+
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: rows[: len(self)] for name, rows in self._rows.items()}
+
+    def clear(self) -> None:
+        self.places = {}
 
 
 class _Part:
@@ -149,7 +185,7 @@ class _Part:
 
     def __init__(self, folder: Path, about: Mapping[str, str | int]) -> None:
         self.folder, self.about = folder, _canonical(about)
-        self.pending: dict[str, Row] = {}
+        self.waiting = _Waiting()
         self._named: set[str] = set()
         self._opened: dict[Path, dict[str, Tensor]] = {}
         self.index()
@@ -166,8 +202,8 @@ class _Part:
 
     def get(self, key: str) -> Row | None:
         """Return a row, or None."""
-        if key in self.pending:
-            return self.pending[key]
+        if key in self.waiting.places:
+            return self.waiting.get(key)
         if key in self._places:
             path, number = self._places[key]
             try:
@@ -179,17 +215,15 @@ class _Part:
 
     def write(self) -> None:
         """Write the waiting rows to a file named after their keys: the same rows replace a damaged file of theirs."""
-        keys = " ".join(self.pending)
-        rows = list(self.pending.values())
-        tensors = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
+        keys, tensors = " ".join(self.waiting.places), self.waiting.tensors()
         path = self.folder / f"{hashlib.sha256(keys.encode()).hexdigest()[:16]}.safetensors"
         digest = _digest(self.about, keys, tensors)
         header = {"format": _FORMAT, "about": self.about, "keys": keys, "sha256": digest}
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(path, save(tensors, header))
         self._opened.pop(path, None)
-        self._places |= {key: (path, number) for number, key in enumerate(self.pending)}
-        self.pending = {}
+        self._places |= {key: (path, number) for key, number in self.waiting.places.items()}
+        self.waiting.clear()
 
     def _open(self, path: Path) -> dict[str, Tensor]:
         if path not in self._opened:
