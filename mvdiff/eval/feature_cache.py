@@ -146,7 +146,7 @@ class FeatureCache:
 
 
 class _Waiting:
-    """Rows that wait to be written, in one tensor per name, which is used again after that.
+    """Rows that wait to be written, in one tensor per name, which is used again after each write.
 
     A tensor per row would stay in memory between the large tensors that a sample needs for a moment; see
     `mvdiff.eval.metric`.

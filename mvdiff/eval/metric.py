@@ -106,7 +106,7 @@ class Rows:
 
     @property
     def values(self) -> Tensor:
-        """Rows of all samples [N, W]; [0, 0] without samples."""
+        """Copy of the rows of all samples [N, W]; [0, 0] without samples."""
         return torch.cat([rows for _, rows in self.samples]) if self.samples else torch.empty(0, 0)
 
     @property
@@ -151,6 +151,7 @@ class SampleMetric(Metric):
         check_resamples("num_resamples", num_resamples)
         super().__init__(**{"dist_sync_fn": gather_tensors} | options)
         self.network, self.batch_size, self.seed, self.num_resamples = network, batch_size, seed, num_resamples
+        self.row_states = {"sample_ids"}  # states to which rows are only ever added
         self.add_state("sample_ids", default=[], dist_reduce_fx="cat")  # JSON strings as bytes, one per line
 
     @abstractmethod
@@ -164,6 +165,7 @@ class SampleMetric(Metric):
     def add_rows(self, name: str) -> None:
         """Declare a state of rows, for generated and for real samples."""
         for state in self.states(name, real=False) + self.states(name, real=True):
+            self.row_states.add(state)
             self.add_state(state, default=[], dist_reduce_fx="cat")
 
     def append(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
@@ -335,6 +337,8 @@ def _extend(state: list[Tensor], values: Tensor) -> None:
     A tensor per sample would stay in memory between the large tensors that a sample needs for a moment. glibc could not
     use the place of those again, and the heap would grow by several megabytes with each sample.
     """
+    if state and not len(values):
+        return
     rows = state.pop() if state else values[:0].clone()
     if rows.dtype != values.dtype or rows.shape[1:] != values.shape[1:]:
         state += [rows, values.clone()]

@@ -46,8 +46,8 @@ from mvdiff.shapes import check_shapes
 PAPER_TOLERANCE = DepthTolerance(absolute=0.5, relative=0.0)
 MAX_PSNR = 100.0
 NUM_CACHED_HOMOGRAPHIES = 16
-"""Homographies whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring, whose pairs have
-the same one."""
+"""Homographies whose common pixels are kept: 12 MB each for views of 1024 x 1024 on the paper's ring, whose
+adjacent pairs share one homography."""
 HOMOGRAPHY_DIGITS = 12
 """Decimals to which a homography is rounded, so that pairs alike but for the last bit share one. Positions in views of
 1024 x 1024 move by about 1e-6 pixels."""
@@ -111,6 +111,8 @@ def warped_views(
         ValueError: A shape, dtype or value range is wrong.
     """
     sizes = check_shapes(images=(images, "V 3 H W"), K=(K, "V 3 3"), R=(R, "V 3 3"))
+    for view in images:
+        unit_range(view)  # check all views before any work, one by one
     compared = view_pairs(K.cpu().double(), R.cpu().double(), sizes["H"], sizes["W"], pairs)
     K, R = K.to(images.device, torch.float64), R.to(images.device, torch.float64)
     height, width = _resized_size(sizes["H"], sizes["W"], size)
@@ -201,10 +203,12 @@ def _shown_by_homography(
 
 def errors_of(pairs: Iterable[WarpedPair]) -> PairErrors:
     """Sum the squared errors of each pair."""
-    rows = []
-    for pair in pairs:
+
+    def row(pair: WarpedPair) -> tuple[tuple[int, int], float, int]:
         error = sum(float(channel.sums()[-1]) for channel in pair.channels())
-        rows.append(((pair.target, pair.source), error, len(pair.own) * len(pair.index)))
+        return (pair.target, pair.source), error, len(pair.own) * len(pair.index)
+
+    rows = list(map(row, pairs))  # no pair is held while the next one is made
     return PairErrors(*([row[i] for row in rows] for i in range(3)))
 
 

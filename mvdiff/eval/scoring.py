@@ -219,9 +219,9 @@ class Scoring:
 
 
 def _states(metric: SampleMetric) -> dict[str, Any]:
-    """Return what a metric has gathered. Rows are not copied: later ones are stored behind them."""
+    """Copy a metric's states, except rows: later ones are stored behind them, so those that are there stay."""
     return {
-        name: state.clone() if isinstance(state, torch.Tensor) else list(state)
+        name: list(state) if name in metric.row_states else _copied(state)
         for name, state in metric.metric_state.items()
     }
 
@@ -229,8 +229,11 @@ def _states(metric: SampleMetric) -> dict[str, Any]:
 def _set_states(metric: SampleMetric, states: Mapping[str, Any]) -> None:
     """Give a metric copies of states that `_states` returned."""
     for name, state in states.items():
-        copied = state.clone() if isinstance(state, torch.Tensor) else [part.clone() for part in state]
-        setattr(metric, name, copied)
+        setattr(metric, name, _copied(state))
+
+
+def _copied(state: torch.Tensor | list[torch.Tensor]) -> torch.Tensor | list[torch.Tensor]:
+    return state.clone() if isinstance(state, torch.Tensor) else [part.clone() for part in state]
 
 
 def _device(name: str, rank: int) -> str:

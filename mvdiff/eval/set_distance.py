@@ -56,15 +56,15 @@ class SetDistance(SampleMetric):
     def compute(self) -> dict[str, Result]:
         """Compute the distance between generated and reference features."""
         generated, real = self.rows("features", real=False), self.rows("features", real=True)
-        reference = real.values
+        own, reference = generated.values, real.values
         if len(reference) == 0:
             raise MissingMetricError(self.needs["reference"])
         size = self.network.num_features
-        few = self.biased and min(len(generated.values), len(reference)) <= size
+        few = self.biased and min(len(own), len(reference)) <= size
         result = Result(
-            self.distance(generated.values, reference),
+            self.distance(own, reference),
             variant=f"{size} features; {self.network.variant}; {self.estimator}",
-            n={"num_images": len(generated.values), "num_reference_images": len(reference)}
+            n={"num_images": len(own), "num_reference_images": len(reference)}
             | sample_counts(generated.keys, real.keys),
             **self.network_fields,
             note=f"no more images than {size} features: compare only with equally many images" if few else None,

@@ -10,7 +10,7 @@ import torch
 from mvdiff.cli.main import main
 from mvdiff.eval.checks import DEFAULT_METRICS, PAPER_METRICS
 from mvdiff.eval.extractors import FeatureExtractor
-from mvdiff.eval.metric import SampleMetric
+from mvdiff.eval.metric import Column, Result, SampleMetric
 from mvdiff.eval.metric_specs import MetricBuilder, parse_specs
 from mvdiff.eval.metrics import metric_class, metric_columns, metric_names
 from mvdiff.eval.metrics.fid import FID
@@ -209,3 +209,39 @@ def test_overlap_psnr_on_a_gpu_is_that_of_the_cpu(tmp_path, toy):
         scored = [evaluate(root, None, ["overlap_psnr"], replace(settings, device=d)) for d in ("cpu", "cuda")]
         for name, entry in scored[0]["metrics"].items():
             assert scored[1]["metrics"][name]["value"] == pytest.approx(entry["value"], abs=1e-5)
+
+
+class CountsInPlace(SampleMetric):
+    name = "counts_in_place"
+    columns = (Column("counts_in_place", "samples"),)
+
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.add_state("counts", default=[], dist_reduce_fx=None)
+
+    def update(self, sample, real):
+        if not self.counts:
+            self.counts.append(torch.zeros(1))
+        self.counts[0] += 1
+
+    def compute(self):
+        return {self.name: Result(float(self.counts[0]), "counter", "every sample", {"num_samples": 1})}
+
+
+class BreaksOff:
+    def __init__(self, samples):
+        self.samples = samples
+
+    def __iter__(self):
+        yield from self.samples
+        raise ValueError("the disk is gone")
+
+    def describe(self):
+        return {"path": "broken", "num_samples": len(self.samples)}
+
+
+def test_a_reference_that_breaks_off_leaves_no_trace_in_states_changed_in_place(tmp_path):
+    write_samples(tmp_path, num=3)
+    reference = BreaksOff([*FolderSource(tmp_path)][:2])
+    metrics = evaluate(tmp_path, reference, [CountsInPlace()], EvaluationSettings(device="cpu"))["metrics"]
+    assert metrics["counts_in_place"]["value"] == 3

@@ -195,5 +195,7 @@ def test_wrong_images_are_refused():
         overlap_psnr(noise(8, 8, 8) * 255, K, R)
     with pytest.raises(ValueError, match="images must be uint8 or float"):
         overlap_psnr(noise(8, 8, 8).long(), K, R)
+    with pytest.raises(ValueError, match="images must be uint8 or float"):  # also where no pair is compared
+        overlap_psnr(noise(8, 8, 8).long(), K, R, view_valid=torch.zeros(8, dtype=torch.bool))
     with pytest.raises(ValueError, match="images"):
         overlap_psnr(noise(7, 8, 8), K, R)

@@ -13,9 +13,11 @@ from mvdiff.eval.overlap import warped_views
 from mvdiff.eval.runner import EvaluationSettings, evaluate
 from mvdiff.eval.sample import ScoredSample
 from mvdiff.eval.warped_pairs import BLOCK, WarpedPair, correlation, pixel_sums
+from mvdiff.geometry.cameras import RingRig
 from mvdiff.samples import SampleRecord, sample_folder, write_sample
 from tests.eval.worlds import RIG, views, write_samples
 
+ONE_VIEW = RingRig(num_views=1, height=12, width=12)
 AS_IS = EvaluationSettings(overlap_size=0, num_resamples=100)
 seeds = st.integers(min_value=0, max_value=10_000)
 
@@ -108,3 +110,17 @@ def test_flat_samples_are_left_out_and_missing_alone(tmp_path):
     entry = evaluate(tmp_path, None, ["overlap_zncc"], AS_IS)["metrics"]["overlap_zncc"]
     assert (list(entry["per_sample"]), entry["num_pairs"], entry["num_samples"]) == (["s0", "s1"], 16, 2)
     assert "mean over pairs, then samples; adjacent pairs; the images' own size" in entry["variant"]
+
+
+def values_of(root, metric):
+    return {name: entry["value"] for name, entry in evaluate(root, None, [metric], AS_IS)["metrics"].items()}
+
+
+@pytest.mark.parametrize("metric", ["overlap_psnr", "overlap_zncc", "overlap_chance"])
+def test_many_samples_without_overlap_take_no_room(tmp_path, metric):
+    write_samples(tmp_path, num=2)
+    expected = values_of(tmp_path, metric)
+    for number in range(12):
+        record = SampleRecord(f"t{number:02d}", ["a wall"], rig=ONE_VIEW.to_dict())
+        write_sample(sample_folder(tmp_path, record.sample_id), record, np.zeros((1, 12, 12, 3), dtype=np.uint8))
+    assert values_of(tmp_path, metric) == expected

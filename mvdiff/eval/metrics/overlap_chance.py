@@ -1,7 +1,7 @@
 """Chance level of overlap PSNR and ZNCC: the neighbour is taken from another sample.
 
 Other samples: all of them, or `MAX_OTHERS` spread evenly over the order of sample ids where there are more. Compared
-are the pixels of a grid (`PairMeasures.on_grid`) that are visible in the pair of both samples, so a few kilobytes per
+are the pixels of a grid (`PairMeasures.on_grid`) that are visible in the pair of both samples, so about 24 kB per
 sample are kept instead of its images.
 
 The number of a sample depends on the others that it meets, so an interval over these numbers would be too narrow: it
