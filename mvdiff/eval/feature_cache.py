@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from mvdiff.eval.row_storage import extend
 from mvdiff.eval.weights import tensors_hash
 from mvdiff.files.paths import kind_of, visible
 from mvdiff.files.text import parse_json
@@ -146,38 +147,29 @@ class FeatureCache:
 
 
 class _Waiting:
-    """Rows that wait to be written, in one tensor per name, which is used again after each write.
-
-    A tensor per row would stay in memory between the large tensors that a sample needs for a moment; see
-    `mvdiff.eval.metric`.
-    """
+    """Rows that wait to be written; their storage is reused after each write."""
 
     def __init__(self) -> None:
         self.places: dict[str, int] = {}
-        self._rows: dict[str, Tensor] = {}
+        self._rows: dict[str, list[Tensor]] = {}
 
     def __len__(self) -> int:
         return len(self.places)
 
     def add(self, key: str, row: Row) -> None:
-        place = len(self)
+        self.places[key] = len(self)
         for name, value in row.items():
-            rows = self._rows.get(name)
-            if rows is None or place >= len(rows):
-                wider = value.new_empty(2 * max(ROWS_PER_FILE, place), *value.shape)
-                wider[:place] = wider[:0] if rows is None else rows
-                self._rows[name] = rows = wider
-            rows[place] = value
-        self.places[key] = place
+            extend(self._rows.setdefault(name, []), value[None])
 
     def get(self, key: str) -> Row:
-        return {name: rows[self.places[key]] for name, rows in self._rows.items()}
+        return {name: rows[self.places[key]] for name, rows in self.tensors().items()}
 
     def tensors(self) -> dict[str, Tensor]:
-        return {name: rows[: len(self)] for name, rows in self._rows.items()}
+        return {name: rows for name, (rows,) in self._rows.items()}
 
     def clear(self) -> None:
         self.places = {}
+        self._rows = {name: [rows[:0]] for name, rows in self.tensors().items()}
 
 
 class _Part:

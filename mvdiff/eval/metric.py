@@ -25,6 +25,7 @@ from torchmetrics import Metric
 
 from mvdiff.eval.intervals import Interval, Statistic, interval, mean
 from mvdiff.eval.processes import gather_tensors
+from mvdiff.eval.row_storage import extend
 from mvdiff.eval.sample import ScoredSample, keyed_sample
 from mvdiff.eval.settings import check_resamples
 
@@ -180,9 +181,9 @@ class SampleMetric(Metric):
     def _store(self, name: str, sample: ScoredSample, real: bool, values: Tensor) -> None:
         keys_state, values_state = self.states(name, real)
         line = (json.dumps(sample.sample_id) + "\n").encode()
-        _extend(getattr(self, keys_state), torch.tensor([[sample.key, len(values)]]))
-        _extend(getattr(self, values_state), values.detach().cpu())
-        _extend(self.sample_ids, torch.tensor(list(line), dtype=torch.uint8))
+        extend(getattr(self, keys_state), torch.tensor([[sample.key, len(values)]]))
+        extend(getattr(self, values_state), values.detach().cpu())
+        extend(self.sample_ids, torch.tensor(list(line), dtype=torch.uint8))
 
     def rows(self, name: str, real: bool) -> Rows:
         """Return the stored rows, each sample once, in the order of sample ids."""
@@ -329,29 +330,6 @@ def with_reference(value: float, reference: list[float]) -> dict[str, float]:
 
 def _lines(state: list[Tensor] | Tensor) -> set[str]:
     return set(bytes(_joined(state).to(torch.uint8).flatten().tolist()).decode().splitlines())
-
-
-def _extend(state: list[Tensor], values: Tensor) -> None:
-    """Add rows [N, ...] to a state, in place in the spare room behind the rows of its last tensor.
-
-    A tensor per sample would stay in memory between the large tensors that a sample needs for a moment. glibc could not
-    use the place of those again, and the heap would grow by several megabytes with each sample.
-    """
-    if state and not len(values):
-        return
-    rows = state.pop() if state else values[:0].clone()
-    if rows.dtype != values.dtype or rows.shape[1:] != values.shape[1:]:
-        state += [rows, values.clone()]
-        return
-    size, storage = len(rows) + len(values), rows.untyped_storage()
-    room = storage.nbytes() // max(1, values[:1].nbytes)
-    if room < size:
-        wider = values.new_empty(2 * size, *values.shape[1:])
-        wider[: len(rows)] = rows
-    else:
-        wider = values.new_empty(0).set_(storage, 0, (room, *values.shape[1:]))
-    wider[len(rows) : size] = values
-    state.append(wider[:size])
 
 
 def _joined(state: list[Tensor] | Tensor) -> Tensor:

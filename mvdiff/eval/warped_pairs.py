@@ -23,8 +23,6 @@ Shown = Callable[[int, int], tuple[Tensor, Tensor]]
 
 LEAST_CONTRAST = 0.5 / 255
 """Standard deviation below which pixels count as flat: half a grey level."""
-
-
 BLOCK = 2**16
 """Pixels compared at once: all of a pair of 1024 x 1024 take 30 MB more for a moment."""
 

@@ -169,6 +169,17 @@ def test_a_damaged_or_foreign_file_is_named_and_its_rows_computed_again(tmp_path
     assert not caplog.records  # the same rows replaced the file
 
 
+def test_a_large_pass_after_rows_that_wait_is_kept_in_order(tmp_path):
+    cache, rows = FeatureCache(tmp_path), torch.arange(1400).view(700, 2)
+    keys = [f"{number:064x}" for number in range(700)]
+    for part in (slice(0, 5), slice(5, 605), slice(605, 700)):  # 5 wait when 600 come; the storage is used again
+        found = cache.fetch({"network": "n"}, keys[part], lambda part=part: {"numbers": rows[part]})
+        assert torch.equal(found["numbers"], rows[part])
+    cache.flush()
+    read = FeatureCache(tmp_path).fetch({"network": "n"}, keys, dict)["numbers"]
+    assert torch.equal(read, rows)
+
+
 def test_a_feature_that_is_not_finite_is_not_kept(tmp_path):
     cache, key = FeatureCache(tmp_path), 64 * "a"
     for _ in range(2):
