@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 
 from mvdiff.files.paths import expanded
@@ -42,6 +43,12 @@ def pytest_collection() -> Iterator[None]:
 def pytest_unconfigure() -> None:
     """Let the interpreter collect everything at its end."""
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def nothing_compiled() -> None:
+    """Forget what earlier tests compiled: torch runs code of diffusers uncompiled after eight compilations of it."""
+    torch._dynamo.reset()
 
 
 @pytest.fixture(scope="session")

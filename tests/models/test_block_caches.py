@@ -93,7 +93,6 @@ def short(request):
 
 @pytest.mark.parametrize("part", ["network", "unet"])
 def test_compiled_blocks_run_the_attention_of_the_current_call(short, part):
-    torch._dynamo.reset()  # code that many tests compiled is compiled no more
     network, call = short
     alone = (*call[:3], None)
     expected = run(network, call, alone)
