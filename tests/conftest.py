@@ -15,6 +15,7 @@ from tests.browser import Browser, find_chromium
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["OMP_NUM_THREADS"] = "1"  # sums round alike in every process, and two workers of pytest share two cores
+torch.set_num_threads(1)  # this process, where torch has read the environment already; a fork with its threads hangs
 os.environ.pop("COLUMNS", None)  # pytest-xdist sets it: tables are as wide as without a terminal
 settings.register_profile(
     "mvdiff", derandomize=True, deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow]
